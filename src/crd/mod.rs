@@ -1,0 +1,1 @@
+//! What users write: the three kinds, their schemas, and raw → checked.

@@ -1,0 +1,296 @@
+//! SMTP user names and passwords: how they are made, stored and compared.
+//!
+//! The Secret alone holds a plaintext. The directory holds an HMAC-SHA-256 of it under a key that the database does
+//! not hold, so a stolen database opens nothing. A keyed hash is enough (and 100,000 times cheaper than Argon2)
+//! because passwords are machine-made with ≥ 130 bits.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::Timestamp;
+use rand::{Rng, RngExt as _};
+use ring::hmac;
+use serde::{Deserialize, Serialize};
+
+use super::id::KeyId;
+
+/// The longest user name: old printers have fields of 31 characters (Dell 2335dn manual).
+pub const USERNAME_MAX: usize = 31;
+/// Characters in a generated password: 26 of 62 symbols are 154 bits.
+pub const PASSWORD_LENGTH: usize = 26;
+/// The shortest password that a user may bring.
+pub const PASSWORD_MIN: usize = 16;
+
+const PASSWORD_ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+/// Crockford's base 32 in lower case: no i, l, o, u, so it can be read to somebody on the telephone.
+const USERNAME_ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// Characters of the id in a user name: 50 bits, so two keys of one installation do not meet.
+const USERNAME_SUFFIX: usize = 10;
+
+/// A user name for SMTP AUTH: `[a-z][a-z0-9-]*`, at most 31 characters.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Username(String);
+
+impl Username {
+    /// The user name of a key: what can be kept of its resource's name, then a part of its id. It follows from the
+    /// two, so it never has to be stored to stay the same.
+    pub fn of(name: &str, id: KeyId) -> Self {
+        let mut slug: String = name
+            .chars()
+            .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' })
+            .skip_while(|c| !c.is_ascii_lowercase())
+            .take(USERNAME_MAX - USERNAME_SUFFIX - 1)
+            .collect();
+        slug.truncate(slug.trim_end_matches('-').len());
+        if slug.is_empty() {
+            slug.push_str("key");
+        }
+        let bits = id.0.as_u128();
+        slug.push('-');
+        for position in 0..USERNAME_SUFFIX {
+            // The top bits of a random UUID up to its version nibble are 48 random bits; the low 62 are random too.
+            let index = (bits >> (5 * position)) & 31;
+            slug.push(char::from(USERNAME_ALPHABET[index as usize]));
+        }
+        Self(slug)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Username {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let well_formed = text.len() <= USERNAME_MAX
+            && text.starts_with(|c: char| c.is_ascii_lowercase())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if well_formed {
+            Ok(Self(text))
+        } else {
+            Err(format!("a user name is [a-z][a-z0-9-]* of at most {USERNAME_MAX} characters"))
+        }
+    }
+}
+
+impl From<Username> for String {
+    fn from(username: Username) -> Self {
+        username.0
+    }
+}
+
+impl fmt::Display for Username {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A plaintext password. It never prints itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(String);
+
+impl Password {
+    /// A new password of [`PASSWORD_LENGTH`] alphanumerics.
+    pub fn mint(rng: &mut impl Rng) -> Self {
+        Self(
+            (0..PASSWORD_LENGTH)
+                .map(|_| char::from(PASSWORD_ALPHABET[rng.random_range(0..PASSWORD_ALPHABET.len())]))
+                .collect(),
+        )
+    }
+
+    /// What somebody typed or a Secret holds.
+    pub fn given(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The plaintext, named so that every use of it can be found.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(…)")
+    }
+}
+
+/// The installation's key for hashing passwords, 32 bytes. It lives in the relay config, never in the database.
+#[derive(Clone)]
+pub struct HashKey(hmac::Key);
+
+impl HashKey {
+    pub fn new(bytes: &[u8; 32]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+    }
+
+    pub fn hash(&self, password: &Password) -> SecretHash {
+        let tag = hmac::sign(&self.0, password.expose().as_bytes());
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(tag.as_ref());
+        SecretHash(bytes)
+    }
+
+    /// Constant-time comparison of a password with a stored hash.
+    pub fn verify(&self, password: &Password, hash: &SecretHash) -> bool {
+        hmac::verify(&self.0, password.expose().as_bytes(), &hash.0).is_ok()
+    }
+}
+
+impl fmt::Debug for HashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HashKey(…)")
+    }
+}
+
+/// HMAC-SHA-256 of a password. Base64 when serialized.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SecretHash([u8; 32]);
+
+impl TryFrom<String> for SecretHash {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let bytes = BASE64.decode(&text).map_err(|_| "a secret hash is not base64".to_owned())?;
+        bytes.try_into().map(Self).map_err(|_| "a secret hash is not 32 bytes".to_owned())
+    }
+}
+
+impl From<SecretHash> for String {
+    fn from(hash: SecretHash) -> Self {
+        BASE64.encode(hash.0)
+    }
+}
+
+impl fmt::Debug for SecretHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretHash(…)")
+    }
+}
+
+/// Where a credential is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "stage")]
+pub enum Stage {
+    /// Its Secret may or may not have been written yet. It already opens the relay, because a pod may read the
+    /// Secret before the operator comes back to promote it; the clock of the old credential has not started.
+    #[serde(rename_all = "camelCase")]
+    Staged { at: Timestamp },
+    /// The one that the Secret holds.
+    #[serde(rename_all = "camelCase")]
+    Current { since: Timestamp },
+    /// The one before, still good until the overlap ends.
+    #[serde(rename_all = "camelCase")]
+    Previous { until: Timestamp },
+}
+
+/// One password of a key, by its hash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Credential {
+    pub hash: SecretHash,
+    #[serde(flatten)]
+    pub stage: Stage,
+}
+
+impl Credential {
+    pub fn usable(&self, now: Timestamp) -> bool {
+        match self.stage {
+            Stage::Staged { .. } | Stage::Current { .. } => true,
+            Stage::Previous { until } => now < until,
+        }
+    }
+}
+
+/// Whether `password` opens one of `credentials` now. Every credential is compared, so that the time taken says
+/// nothing about which one matched.
+pub fn opens(key: &HashKey, credentials: &[Credential], password: &Password, now: Timestamp) -> bool {
+    credentials
+        .iter()
+        .fold(false, |open, credential| (key.verify(password, &credential.hash) && credential.usable(now)) | open)
+}
+
+/// Adds a staged credential. One that was staged before and never promoted gives way: its plaintext is lost.
+/// A previous one gives way too when `force` allows a rotation inside an overlap; callers check that first.
+pub fn stage(credentials: &mut Vec<Credential>, hash: SecretHash, now: Timestamp) {
+    credentials.retain(|credential| !matches!(credential.stage, Stage::Staged { .. }));
+    credentials.push(Credential { hash, stage: Stage::Staged { at: now } });
+}
+
+/// Makes `hash` the current credential, which starts the overlap of the one before (`until`). Anything older goes.
+pub fn promote(credentials: &mut Vec<Credential>, hash: SecretHash, now: Timestamp, until: Timestamp) {
+    credentials.retain_mut(|credential| {
+        if credential.hash == hash {
+            credential.stage = Stage::Current { since: now };
+            return true;
+        }
+        match credential.stage {
+            Stage::Current { .. } => {
+                credential.stage = Stage::Previous { until };
+                true
+            }
+            Stage::Staged { .. } | Stage::Previous { .. } => false,
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
+    use uuid::Uuid;
+
+    fn key() -> HashKey {
+        HashKey::new(&[7; 32])
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    #[test]
+    fn user_names_fit_old_printers_and_follow_from_name_and_id() {
+        let id = KeyId(Uuid::from_u128(0x0123_4567_89ab_4def_8123_4567_89ab_cdef));
+        for name in ["printer", "7th-floor.printer", "9", "a-very-long-name-of-a-printer-on-the-seventh-floor", "x.-"] {
+            let username = Username::of(name, id);
+            assert_eq!(username, Username::of(name, id));
+            Username::try_from(username.as_str().to_owned()).expect("well formed");
+        }
+        assert_ne!(Username::of("a", id), Username::of("a", KeyId(Uuid::from_u128(1 << 3))));
+    }
+
+    #[test]
+    fn passwords_are_alphanumeric_and_never_print() {
+        let password = Password::mint(&mut StdRng::seed_from_u64(1));
+        assert_eq!(password.expose().len(), PASSWORD_LENGTH);
+        assert!(password.expose().bytes().all(|b| b.is_ascii_alphanumeric()));
+        assert!(!format!("{password:?}").contains(password.expose()));
+    }
+
+    #[test]
+    fn old_and_new_work_until_the_overlap_ends() {
+        let (old, new) = (Password::given("old"), Password::given("new"));
+        let mut credentials = vec![Credential { hash: key().hash(&old), stage: Stage::Current { since: at(0) } }];
+        stage(&mut credentials, key().hash(&new), at(10));
+        assert!(opens(&key(), &credentials, &old, at(10)) && opens(&key(), &credentials, &new, at(10)));
+        promote(&mut credentials, key().hash(&new), at(20), at(100));
+        assert!(opens(&key(), &credentials, &old, at(99)) && opens(&key(), &credentials, &new, at(99)));
+        assert!(!opens(&key(), &credentials, &old, at(100)) && opens(&key(), &credentials, &new, at(100)));
+    }
+
+    #[test]
+    fn a_staged_credential_that_was_lost_gives_way() {
+        let mut credentials = vec![];
+        stage(&mut credentials, key().hash(&Password::given("lost")), at(1));
+        stage(&mut credentials, key().hash(&Password::given("kept")), at(2));
+        assert_eq!(credentials.len(), 1);
+        assert!(!opens(&key(), &credentials, &Password::given("lost"), at(3)));
+    }
+}

@@ -1,0 +1,273 @@
+//! The directory: all that the relay must know to judge a message.
+//!
+//! The operator writes entries to the ledger; every relay follows them by epoch and keeps this copy in memory. The
+//! ledger also reads the limits of its lots from them, so there is one truth about what a policy, an account or a
+//! key may do. Secrets in it are hashes, or sealed with a key that the database does not hold.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::credential::{Credential, Username};
+use super::credit::{Blocked, Chain, Limit};
+use super::id::{AccountId, Holder, KeyId, PolicyId};
+use super::sender::{MailDomain, SenderPattern};
+
+/// Why and by whom something may not send.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Suspension {
+    /// What the user wrote; shown to the sender.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// How TLS is done towards an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum UpstreamTls {
+    Implicit,
+    StartTls,
+    None,
+}
+
+/// Bytes sealed with the installation's key (see `ledger::seal`), as base64. Useless without it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Sealed(pub String);
+
+/// The smarthost that a policy's mail is forwarded to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpstreamEntry {
+    pub host: String,
+    pub port: u16,
+    pub tls: UpstreamTls,
+    /// Sealed JSON of [`UpstreamSecret`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Sealed>,
+    /// The most recipients of one message; more are refused at the client's RCPT.
+    pub max_recipients: u16,
+}
+
+/// What is sealed in [`UpstreamEntry::secret`]: the login, and the private CA of the upstream where it has one.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpstreamSecret {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<(String, String)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_pem: Option<String>,
+}
+
+impl std::fmt::Debug for UpstreamSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UpstreamSecret(…)")
+    }
+}
+
+/// A policy as the relay and the ledger see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyEntry {
+    pub id: PolicyId,
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<Suspension>,
+    pub pool: Limit,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sender_domains: Vec<MailDomain>,
+    /// `None` while it cannot be used, for example because its credentials are missing: mail waits with 451.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<UpstreamEntry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_at: Option<Timestamp>,
+}
+
+/// An account as the relay and the ledger see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountEntry {
+    pub id: AccountId,
+    pub policy: PolicyId,
+    /// Empty when personal data was purged.
+    pub namespace: String,
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<Suspension>,
+    pub cap: Limit,
+    /// Deleted, or no longer accepted by its policy: nothing is sent, used credits stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_at: Option<Timestamp>,
+}
+
+/// A key as the relay and the ledger see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyEntry {
+    pub id: KeyId,
+    pub account: AccountId,
+    pub namespace: String,
+    pub name: String,
+    pub username: Username,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<Credential>,
+    /// Empty = from anywhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_from: Vec<IpNet>,
+    /// Empty = all that the account may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_senders: Vec<SenderPattern>,
+    #[serde(default)]
+    pub plain_listener: bool,
+    pub cap: Limit,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    #[serde(default)]
+    pub revoked: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_at: Option<Timestamp>,
+}
+
+/// One row of the directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Entry {
+    Policy(PolicyEntry),
+    Account(AccountEntry),
+    Key(KeyEntry),
+}
+
+impl Entry {
+    pub fn holder(&self) -> Holder {
+        match self {
+            Self::Policy(policy) => Holder::Policy(policy.id),
+            Self::Account(account) => Holder::Account(account.id),
+            Self::Key(key) => Holder::Key(key.id),
+        }
+    }
+
+    /// The limit of the holder's lots.
+    pub fn limit(&self) -> &Limit {
+        match self {
+            Self::Policy(policy) => &policy.pool,
+            Self::Account(account) => &account.cap,
+            Self::Key(key) => &key.cap,
+        }
+    }
+
+    pub fn removed_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Policy(policy) => policy.removed_at,
+            Self::Account(account) => account.removed_at,
+            Self::Key(key) => key.removed_at,
+        }
+    }
+}
+
+/// A key with its account and policy: what one message is judged by.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    pub key: Arc<KeyEntry>,
+    pub account: Arc<AccountEntry>,
+    pub policy: Arc<PolicyEntry>,
+}
+
+impl Sender {
+    pub fn chain(&self) -> Chain {
+        Chain { key: self.key.id, account: self.account.id, policy: self.policy.id }
+    }
+
+    /// Whether this sender may send at all. The relay asks at AUTH and MAIL; the ledger asks again, on fresh rows,
+    /// when it charges, and that is the last word.
+    pub fn standing(&self, now: Timestamp) -> Result<(), Blocked> {
+        let reason = |suspension: &Suspension| suspension.reason.clone();
+        if self.key.revoked || self.key.removed_at.is_some() {
+            return Err(Blocked::KeyRevoked);
+        }
+        if self.key.expires_at.is_some_and(|expiry| expiry <= now) {
+            return Err(Blocked::KeyExpired);
+        }
+        if self.account.removed_at.is_some() {
+            return Err(Blocked::AccountRemoved);
+        }
+        if self.policy.removed_at.is_some() {
+            return Err(Blocked::PolicyRemoved);
+        }
+        if let Some(suspension) = &self.account.suspended {
+            return Err(Blocked::AccountSuspended { reason: reason(suspension) });
+        }
+        if let Some(suspension) = &self.policy.suspended {
+            return Err(Blocked::PolicySuspended { reason: reason(suspension) });
+        }
+        Ok(())
+    }
+}
+
+/// The in-memory copy. Cheap to clone in part: entries are shared.
+#[derive(Clone, Debug, Default)]
+pub struct Directory {
+    policies: HashMap<PolicyId, Arc<PolicyEntry>>,
+    accounts: HashMap<AccountId, Arc<AccountEntry>>,
+    keys: HashMap<KeyId, Arc<KeyEntry>>,
+    usernames: HashMap<Username, KeyId>,
+}
+
+impl Directory {
+    /// Takes over one row, replacing what was known of the same holder.
+    pub fn apply(&mut self, entry: Entry) {
+        match entry {
+            Entry::Policy(policy) => {
+                self.policies.insert(policy.id, Arc::new(policy));
+            }
+            Entry::Account(account) => {
+                self.accounts.insert(account.id, Arc::new(account));
+            }
+            Entry::Key(key) => {
+                if let Some(old) = self.keys.get(&key.id) {
+                    self.usernames.remove(&old.username);
+                }
+                self.usernames.insert(key.username.clone(), key.id);
+                self.keys.insert(key.id, Arc::new(key));
+            }
+        }
+    }
+
+    /// The key of a user name with its account and policy. `None` where any of the three is unknown.
+    pub fn by_username(&self, username: &Username) -> Option<Sender> {
+        self.sender(*self.usernames.get(username)?)
+    }
+
+    pub fn sender(&self, key: KeyId) -> Option<Sender> {
+        let key = self.keys.get(&key)?;
+        let account = self.accounts.get(&key.account)?;
+        let policy = self.policies.get(&account.policy)?;
+        Some(Sender { key: key.clone(), account: account.clone(), policy: policy.clone() })
+    }
+
+    pub fn policy(&self, id: PolicyId) -> Option<&Arc<PolicyEntry>> {
+        self.policies.get(&id)
+    }
+
+    pub fn account(&self, id: AccountId) -> Option<&Arc<AccountEntry>> {
+        self.accounts.get(&id)
+    }
+
+    pub fn key(&self, id: KeyId) -> Option<&Arc<KeyEntry>> {
+        self.keys.get(&id)
+    }
+
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<PolicyEntry>> {
+        self.policies.values()
+    }
+
+    pub fn accounts(&self) -> impl Iterator<Item = &Arc<AccountEntry>> {
+        self.accounts.values()
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<KeyEntry>> {
+        self.keys.values()
+    }
+}

@@ -1,0 +1,110 @@
+//! The names that outlive Kubernetes objects.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub Uuid);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = uuid::Error;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                text.parse().map(Self)
+            }
+        }
+
+        impl From<Uuid> for $name {
+            fn from(id: Uuid) -> Self {
+                Self(id)
+            }
+        }
+    };
+}
+
+id! {
+    /// A policy's id in the ledger.
+    PolicyId
+}
+id! {
+    /// An account's id: random, minted once by the ledger for (namespace UID, name). Deleting and re-applying in
+    /// the same namespace finds the same id; a namespace that was made again is somebody new.
+    AccountId
+}
+id! {
+    /// A key's id, minted like an account's.
+    KeyId
+}
+id! {
+    /// A message's id: a UUIDv7 that the relay makes before it asks for credits. It is what makes a retry of the
+    /// same question charge nothing twice.
+    MessageId
+}
+
+/// Which of the three kinds something is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Key,
+    Account,
+    Policy,
+}
+
+impl Kind {
+    /// The word used in the ledger's tables, in metric labels and in replies.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Account => "account",
+            Self::Policy => "policy",
+        }
+    }
+}
+
+/// One of the three parties that hold meters: a key, its account, its policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Holder {
+    Key(KeyId),
+    Account(AccountId),
+    Policy(PolicyId),
+}
+
+impl Holder {
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Key(_) => Kind::Key,
+            Self::Account(_) => Kind::Account,
+            Self::Policy(_) => Kind::Policy,
+        }
+    }
+
+    pub fn uuid(self) -> Uuid {
+        match self {
+            Self::Key(id) => id.0,
+            Self::Account(id) => id.0,
+            Self::Policy(id) => id.0,
+        }
+    }
+
+    pub fn new(kind: Kind, id: Uuid) -> Self {
+        match kind {
+            Kind::Key => Self::Key(KeyId(id)),
+            Kind::Account => Self::Account(AccountId(id)),
+            Kind::Policy => Self::Policy(PolicyId(id)),
+        }
+    }
+}

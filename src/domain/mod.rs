@@ -1,0 +1,16 @@
+//! What Franking decides, and nothing else.
+//!
+//! Everything here is a function of its arguments: no `async`, no clock, no randomness, no environment, no
+//! files. `now` and `rng` are handed in. That is why every rule about money and identity can be tested with a
+//! table, and why the two ledger engines and the relay cannot disagree about one: they call the same function.
+//!
+//! Invariant: *domain never learns what day it is.*
+
+pub mod credential;
+pub mod credit;
+pub mod directory;
+pub mod id;
+pub mod network;
+pub mod period;
+pub mod relay_config;
+pub mod sender;

@@ -1,0 +1,296 @@
+//! `relay.yaml`: what changes by the deploy. One type, written by the operator and read by the relay.
+//!
+//! It is all that a relay is told besides the directory: where to listen, with which certificate, within which
+//! limits, where the ledger is, and the two keys that the ledger does not hold.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The file's content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RelayConfig {
+    /// Names the ledger that this relay may work with; another one is refused.
+    pub installation: Uuid,
+    /// The name in the greeting, in EHLO and in Received: what clients connect to.
+    pub hostname: String,
+    pub listeners: Vec<Listener>,
+    pub tls: Tls,
+    #[serde(default)]
+    pub limits: Limits,
+    pub ledger: LedgerAddress,
+    pub keys: InstallationKeys,
+}
+
+impl RelayConfig {
+    /// What no type can say: refused with a sentence before it takes effect.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.hostname.is_empty() || self.hostname.len() > 255 || self.hostname.contains(char::is_whitespace) {
+            return Err(format!("hostname \"{}\" is not a host name", self.hostname));
+        }
+        if self.listeners.is_empty() {
+            return Err("listeners is empty; name at least one".to_owned());
+        }
+        for (index, listener) in self.listeners.iter().enumerate() {
+            let twin = self.listeners[..index].iter().any(|other| other.name == listener.name);
+            if twin {
+                return Err(format!("listeners: the name \"{}\" is used twice", listener.name));
+            }
+            match listener.mode {
+                ListenerMode::Plain if listener.networks.is_empty() => {
+                    return Err(format!(
+                        "listeners: \"{}\" is plain and names no networks; list the trusted source networks it may serve",
+                        listener.name
+                    ));
+                }
+                ListenerMode::Implicit | ListenerMode::StartTls if self.tls.certificates.is_empty() => {
+                    return Err(format!("listeners: \"{}\" needs a certificate; set tls.certificates", listener.name));
+                }
+                ListenerMode::Plain | ListenerMode::Implicit | ListenerMode::StartTls => {}
+            }
+        }
+        self.limits.validate()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Listener {
+    /// For logs and metrics, and the port's name in the Service.
+    pub name: String,
+    pub address: SocketAddr,
+    pub mode: ListenerMode,
+    /// Source networks that may connect; empty = any. A plain listener must name some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<IpNet>,
+    /// Seconds after the client's final dot until it is answered 451 at the latest. Devices give up at 30 s.
+    #[serde(default = "default_budget_seconds")]
+    pub budget_seconds: u32,
+    /// Whether a bare CR or LF in a body is made CRLF (devices send them) or the message refused.
+    #[serde(default)]
+    pub line_ends: LineEnds,
+}
+
+fn default_budget_seconds() -> u32 {
+    300
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ListenerMode {
+    /// Port 587 (RFC 6409): AUTH only after STARTTLS.
+    StartTls,
+    /// Port 465 (RFC 8314 §3.3).
+    Implicit,
+    /// No TLS: trusted networks and keys with `plainListener` only.
+    Plain,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LineEnds {
+    #[default]
+    Normalize,
+    Reject,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tls {
+    /// ECDSA and RSA may stand side by side; the client's signature schemes choose.
+    #[serde(default)]
+    pub certificates: Vec<CertificateFiles>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CertificateFiles {
+    pub certificate_file: PathBuf,
+    pub key_file: PathBuf,
+}
+
+/// Every bound of the relay, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Octets of one message, announced as SIZE (RFC 1870).
+    pub message_bytes: usize,
+    /// Recipients of one message; RFC 5321 §4.5.3.1.8 wants at least 100.
+    pub recipients: u16,
+    /// Octets of all bodies being read or forwarded.
+    pub bytes_in_flight: usize,
+    pub connections: u32,
+    pub connections_per_address: u32,
+    pub connections_per_key: u32,
+    /// Connections that have not authenticated yet.
+    pub unauthenticated: u32,
+    /// Failed AUTH commands in one connection before it is closed.
+    pub auth_attempts: u32,
+    /// Commands that were refused in one connection before it is closed.
+    pub errors: u32,
+    /// From the accept until AUTH succeeded.
+    pub login_seconds: u32,
+    /// Waiting for a command; RFC 5321 §4.5.3.2.7 wants 5 minutes.
+    pub idle_seconds: u32,
+    /// Waiting for the next bytes of a body.
+    pub data_seconds: u32,
+    /// A body must arrive at this rate on the average after its first `data_seconds`.
+    pub data_bytes_per_second: u32,
+    /// How long sessions may finish after the stop was asked for.
+    pub drain_seconds: u32,
+    /// Connections to one upstream.
+    pub upstream_connections: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Scanners send 25–50 MB; SES takes 40 MB, most smarthosts 25–50.
+            message_bytes: 50 * 1024 * 1024,
+            recipients: 100,
+            // Five of the largest messages at once, or some ten thousand of 50 kB.
+            bytes_in_flight: 256 * 1024 * 1024,
+            connections: 10_000,
+            // An office of printers behind one address.
+            connections_per_address: 100,
+            connections_per_key: 50,
+            unauthenticated: 1_000,
+            auth_attempts: 3,
+            errors: 20,
+            login_seconds: 60,
+            idle_seconds: 300,
+            data_seconds: 180,
+            data_bytes_per_second: 256,
+            drain_seconds: 330,
+            upstream_connections: 50,
+        }
+    }
+}
+
+impl Limits {
+    fn validate(&self) -> Result<(), String> {
+        let at_least_one = [
+            ("messageBytes", self.message_bytes),
+            ("recipients", usize::from(self.recipients)),
+            ("connections", self.connections as usize),
+            ("connectionsPerAddress", self.connections_per_address as usize),
+            ("connectionsPerKey", self.connections_per_key as usize),
+            ("unauthenticated", self.unauthenticated as usize),
+            ("authAttempts", self.auth_attempts as usize),
+            ("errors", self.errors as usize),
+            ("loginSeconds", self.login_seconds as usize),
+            ("idleSeconds", self.idle_seconds as usize),
+            ("dataSeconds", self.data_seconds as usize),
+            ("upstreamConnections", self.upstream_connections as usize),
+        ];
+        if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("limits.{name} is 0; nothing could be sent, use at least 1"));
+        }
+        if self.bytes_in_flight < self.message_bytes {
+            return Err(format!(
+                "limits.bytesInFlight ({}) is under limits.messageBytes ({}); one message of the largest size must fit",
+                self.bytes_in_flight, self.message_bytes
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Where the ledger is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, tag = "engine")]
+pub enum LedgerAddress {
+    /// One file on a local disk, shared by the containers of one pod.
+    #[serde(rename_all = "camelCase")]
+    Sqlite { path: PathBuf },
+}
+
+/// The keys of the installation: 32 random bytes each, base64. Whoever holds them can check passwords against the
+/// directory and open the upstreams' logins, so they never enter the database, a log or a status.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InstallationKeys {
+    pub hash: KeyBytes,
+    pub seal: KeyBytes,
+}
+
+impl fmt::Debug for InstallationKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InstallationKeys(…)")
+    }
+}
+
+/// 32 bytes, base64 when serialized.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct KeyBytes(pub [u8; 32]);
+
+impl TryFrom<String> for KeyBytes {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let bytes = BASE64.decode(text).map_err(|_| "a key is not base64".to_owned())?;
+        bytes.try_into().map(Self).map_err(|_| "a key is not 32 bytes".to_owned())
+    }
+}
+
+impl From<KeyBytes> for String {
+    fn from(key: KeyBytes) -> Self {
+        BASE64.encode(key.0)
+    }
+}
+
+impl fmt::Debug for KeyBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyBytes(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> RelayConfig {
+        serde_yaml::from_str(
+            "installation: 6a1b0d7e-3b1f-4a6e-9d52-0d8f3f1b7c11\n\
+             hostname: relay.example.com\n\
+             listeners: [{name: submission, address: '[::]:587', mode: StartTls}]\n\
+             tls: {certificates: [{certificateFile: tls.crt, keyFile: tls.key}]}\n\
+             ledger: {engine: sqlite, path: ledger.db}\n\
+             keys: {hash: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=, seal: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=}\n",
+        )
+        .expect("a config")
+    }
+
+    #[test]
+    fn each_impossible_setting_is_refused_by_name() {
+        type Edit = fn(&mut RelayConfig);
+        let cases: [(Edit, &str); 6] = [
+            (|c| c.hostname = "two words".into(), "hostname"),
+            (|c| c.listeners.clear(), "listeners is empty"),
+            (|c| c.listeners.push(c.listeners[0].clone()), "used twice"),
+            (|c| c.listeners[0].mode = ListenerMode::Plain, "trusted source networks"),
+            (|c| c.tls.certificates.clear(), "tls.certificates"),
+            (|c| c.limits.bytes_in_flight = 1, "limits.bytesInFlight"),
+        ];
+        assert_eq!(config().validate(), Ok(()));
+        for (edit, sentence) in cases {
+            let mut config = config();
+            edit(&mut config);
+            let error = config.validate().expect_err(sentence);
+            assert!(error.contains(sentence), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_keys_do_not_print() {
+        let text = serde_yaml::to_string(&config()).expect("yaml");
+        assert_eq!(serde_yaml::from_str::<RelayConfig>(&text).expect("a config"), config());
+        assert!(!format!("{:?}", config()).contains("AAAA"));
+    }
+}

@@ -1,0 +1,206 @@
+//! The contract between the rooms and an engine. Each method is one transaction; absent is `None`, not an error.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::domain::credential::Username;
+use crate::domain::credit::{Lot, LotId, Meter, Outcome, Reservation, Verdict};
+use crate::domain::directory::{Entry, Sender};
+use crate::domain::id::{Holder, Kind, MessageId};
+
+/// Why the ledger did not answer. Every variant is temporary for a sender (4xx), and exhaustive matches say so.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The engine could not be reached or failed; nothing is known about the call.
+    #[error("{doing}")]
+    Unavailable {
+        doing: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The disk is full. Nothing was written; it heals when there is room.
+    #[error("the ledger's disk is full")]
+    Full,
+    /// This session was given up or replaced: the process must open a new one before it writes again.
+    #[error("the ledger gave this session up")]
+    Fenced,
+    /// Not the ledger that this installation knows.
+    #[error("the ledger belongs to installation {found}, expected {expected}")]
+    Foreign { found: Uuid, expected: Uuid },
+    /// Its schema is of a release that this binary does not know.
+    #[error("the ledger has schema version {found}, this release reads {oldest} to {newest}")]
+    Schema { found: i64, oldest: i64, newest: i64 },
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Who a ledger is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Made with the ledger.
+    pub installation: Uuid,
+    /// UID of the cluster's `kube-system` namespace, or of whatever stands for it.
+    pub cluster: String,
+    /// Changes when an administrator accepts a restored ledger.
+    pub incarnation: Uuid,
+    pub schema_version: i64,
+}
+
+/// A running process as the ledger knows it. Every write carries it, and a stale epoch is refused: a paused process
+/// that wakes after it was given up changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    pub id: i64,
+    pub epoch: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Operator,
+    Relay,
+}
+
+impl Role {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Relay => "relay",
+        }
+    }
+}
+
+/// The outcome of one message, by its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    pub message: MessageId,
+    pub outcome: Outcome,
+}
+
+/// What followed `after` in the directory.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    pub entries: Vec<Entry>,
+    /// Pass it as `after` next time.
+    pub epoch: i64,
+}
+
+/// A holder's running lot with what was counted beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Balance {
+    pub lot: Lot,
+    /// Figures of the lot's period.
+    pub usage: Usage,
+}
+
+/// Counted recipients (credits) of a period, by outcome. `accepted` = charged and not refunded so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub messages: i64,
+    pub accepted: i64,
+    pub relayed: i64,
+    /// Refunded because the upstream refused.
+    pub refused: i64,
+    /// Refunded because it never got to the upstream's final dot.
+    pub not_offered: i64,
+    /// Charged, and what became of it is not known.
+    pub unknown: i64,
+    pub last_sent_at: Option<Timestamp>,
+}
+
+/// A row of the audit trail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub seq: i64,
+    pub at: Timestamp,
+    /// Field manager, API key or role that caused it.
+    pub actor: String,
+    pub kind: String,
+    pub holder: Option<Holder>,
+    pub detail: serde_json::Value,
+}
+
+/// A lot whose balance does not follow from its reservations and settlements. There must be none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discrepancy {
+    pub lot: LotId,
+    pub holder: Holder,
+    pub meter: Meter,
+    pub consumed: i64,
+    /// Charged − refunded, recomputed from the rows.
+    pub recomputed: i64,
+}
+
+/// An engine.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    async fn identity(&self) -> Result<Identity>;
+
+    /// Opens a session: a new epoch for (role, name); an older one of the same name is fenced from here on.
+    async fn open_session(&self, role: Role, name: &str) -> Result<Session>;
+
+    /// Says that the session lives. Batches say so too.
+    async fn heartbeat(&self, session: &Session) -> Result<()>;
+
+    /// Ends a session in good order.
+    async fn close_session(&self, session: &Session) -> Result<()>;
+
+    /// Gives up every other session that was silent since `silent_since`, or closed, and settles its open
+    /// reservations as unknown. Returns how many messages that were.
+    async fn sweep_sessions(&self, session: &Session, silent_since: Timestamp) -> Result<u64>;
+
+    /// The id of (kind, namespace UID, name): found, or minted once and for ever. A cluster-scoped object's
+    /// namespace UID is "". Only a digest of the two is kept, so that purging personal data keeps the id.
+    async fn identify(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid>;
+
+    /// Writes directory entries and the limits that follow from them, in one transaction. A changed limit applies to
+    /// the running lot at once; a changed calendar when the running lot ends (at once where nothing was limited).
+    /// An entry equal to what is stored is not written and moves no epoch. `actor` goes to the audit trail.
+    async fn put(&self, session: &Session, actor: &str, entries: &[Entry]) -> Result<()>;
+
+    /// All that changed in the directory after epoch `after` (0 = everything). Cheap when nothing did: the relays
+    /// ask every 200 ms.
+    async fn changes(&self, after: i64) -> Result<Changes>;
+
+    /// One fresh look: the relay's last word before 535.
+    async fn find_sender(&self, username: &Username) -> Result<Option<Sender>>;
+
+    /// One fresh entry.
+    async fn find(&self, holder: Holder) -> Result<Option<Entry>>;
+
+    /// Charges a batch, all meters of a message or none, in order. Idempotent by message id, whatever happened to
+    /// earlier calls. Judges standing (revoked, expired, suspended) on fresh rows.
+    async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>>;
+
+    /// Writes outcomes, refunding what they refund to the lots it came from. Idempotent: the first outcome stays,
+    /// only `unknown` may be replaced, once. A late outcome is taken even from a fenced session: it corrects.
+    async fn settle(&self, session: &Session, batch: &[Settlement]) -> Result<()>;
+
+    /// Makes the lots that will hold at `until`, ahead of their time. Idempotent. Returns how many were new.
+    async fn prepare_lots(&self, session: &Session, until: Timestamp) -> Result<u64>;
+
+    /// The running lots of holders with the usage of their periods. A holder without an entry is left out.
+    async fn balances(&self, holders: &[Holder]) -> Result<Vec<Balance>>;
+
+    /// Holders whose figures moved after `cursor`, with the next cursor. At most `limit`; ask again while it is full.
+    async fn moved(&self, cursor: i64, limit: usize) -> Result<(Vec<Holder>, i64)>;
+
+    /// Moves new reservations and settlements into the hourly rollup, exactly once. Returns how many rows it took.
+    async fn rollup(&self, session: &Session) -> Result<u64>;
+
+    /// The audit trail after `seq`, oldest first.
+    async fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>>;
+
+    /// Adds to the audit trail.
+    async fn record(
+        &self,
+        session: &Session,
+        actor: &str,
+        kind: &str,
+        holder: Option<Holder>,
+        detail: serde_json::Value,
+    ) -> Result<()>;
+
+    /// Recomputes every balance from its rows. Must be empty.
+    async fn check(&self) -> Result<Vec<Discrepancy>>;
+}

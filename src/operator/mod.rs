@@ -1,0 +1,1 @@
+//! Specs become Secrets, directory entries and status: observe, plan (pure), apply, report.

@@ -1,0 +1,1 @@
+//! Mail comes in: SMTP, admission, forwarding. It never talks to Kubernetes.
