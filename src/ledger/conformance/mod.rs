@@ -4,11 +4,14 @@
 //! of [`Store`], sentence by sentence, so an engine that passes can replace another.
 
 mod charging;
+mod faulty;
+mod handle;
 mod limits;
 mod records;
 mod world;
 
 pub(super) use charging::*;
+pub(super) use handle::*;
 pub(super) use limits::*;
 pub(super) use records::*;
 pub(super) use world::Place;
