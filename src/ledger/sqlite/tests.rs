@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::SqliteStore;
-use crate::ledger::conformance::{Place, conformance};
+use crate::ledger::conformance::{Place, conformance, random_histories_agree_with_the_model};
 use crate::ledger::store::Store;
 use crate::runtime::clock::Clock;
 
@@ -84,3 +84,8 @@ conformance!(File::new();
     a_given_up_session_is_renewed,
     batches_grow_with_the_load_and_limits_hold,
 );
+
+#[test]
+fn random_histories_agree() {
+    random_histories_agree_with_the_model(File::new);
+}
