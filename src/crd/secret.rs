@@ -48,6 +48,11 @@ pub struct SecretSpec {
     /// {{ .username }}, {{ .password }}, {{ .uri }}, {{ .certificates }} and {{ .accountId }} are replaced.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = json!({"type": "string", "maxLength": 4096})))]
+    #[x_kube(validation = Rule::new("self.all(key, key.matches('^[-._a-zA-Z0-9]{1,253}$'))")
+        .message("name the keys of template with letters, digits, -, _ and ."))]
+    #[x_kube(validation = Rule::new(
+        "!self.exists(key, key in ['type', 'provider', 'host', 'port', 'username', 'password', 'uri', 'certificates'])"
+    ).message("franking writes type, provider, host, port, username, password, uri and certificates itself: choose other names for the keys of template"))]
     pub template: BTreeMap<String, String>,
 }
 
@@ -55,12 +60,16 @@ pub struct SecretSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretMetadata {
-    /// Labels, at most 32.
+    /// Labels, at most 32. Those that Franking sets itself win.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[x_kube(validation = Rule::new("!self.exists(key, key.startsWith('franking.io/'))")
+        .message("labels that begin with franking.io/ are franking's own"))]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = json!({"type": "string", "maxLength": 63})))]
     pub labels: BTreeMap<String, String>,
-    /// Annotations, at most 32.
+    /// Annotations, at most 32. Those that Franking sets itself win.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[x_kube(validation = Rule::new("!self.exists(key, key.startsWith('franking.io/'))")
+        .message("annotations that begin with franking.io/ are franking's own"))]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = json!({"type": "string", "maxLength": 4096})))]
     pub annotations: BTreeMap<String, String>,
 }
@@ -144,6 +153,9 @@ fn check_metadata(metadata: &SecretMetadata) -> Result<(), Problem> {
         for key in map.keys() {
             if !is_qualified_name(key) {
                 return Err(Problem::new(of(part, key), "write a key such as team or example.com/team"));
+            }
+            if key.starts_with("franking.io/") {
+                return Err(Problem::new(of(part, key), "choose another prefix; this one is franking's own"));
             }
         }
     }
