@@ -1,3 +1,4 @@
 //! What tests start and build with.
 
 pub mod control_plane;
+pub mod definitions;
