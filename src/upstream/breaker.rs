@@ -11,6 +11,8 @@ pub(super) const FAILURES_TO_OPEN: u32 = 5;
 /// pause of seconds costs no message and spares the upstream.
 const PAUSE_MIN: Duration = Duration::from_secs(2);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// The longest that others wait for a probe: a transaction within the usual budget is over by then.
+const PROBE_MAX: Duration = Duration::from_secs(300);
 /// Different senders that hear the same refusal in a row before it is taken for a refusal of us.
 const SENDERS_ALIKE: usize = 3;
 
@@ -53,8 +55,10 @@ impl Breaker {
     pub fn admits(&mut self, now: Instant) -> bool {
         match &mut self.opened {
             None => true,
-            Some(pause) if pause.probing || now < pause.until => false,
+            Some(pause) if now < pause.until => false,
             Some(pause) => {
+                // A probe that never reports back does not keep the others waiting for ever.
+                pause.until = now + PROBE_MAX;
                 pause.probing = true;
                 true
             }
@@ -77,8 +81,10 @@ impl Breaker {
             }
             // A probe that said nothing hands the right to probe to the next.
             Health::Silent => {
-                if let Some(pause) = &mut self.opened {
-                    pause.probing = false;
+                if let Some(pause) = &mut self.opened
+                    && pause.probing
+                {
+                    (pause.until, pause.probing) = (now, false);
                 }
             }
         }
@@ -147,7 +153,7 @@ mod tests {
         breaker.note(Health::Bad, later);
         assert!(!breaker.admits(later + PAUSE_MIN), "the pause doubles");
         assert!(breaker.admits(later + 2 * PAUSE_MIN));
-        breaker.note(Health::Silent, later);
+        breaker.note(Health::Silent, later + 2 * PAUSE_MIN);
         assert!(breaker.admits(later + 2 * PAUSE_MIN), "a probe that said nothing is not the last");
         breaker.note(Health::Good, later);
         assert_eq!(breaker.state(), State::Closed);
