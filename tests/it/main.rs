@@ -3,3 +3,4 @@
 mod generated;
 mod refusals;
 mod support;
+mod upstream;
