@@ -1,4 +1,6 @@
 //! One test binary for all that crosses a room's border: the real API server, the real wire, the whole story.
 
+mod chart;
+mod examples;
 mod generated;
 mod support;

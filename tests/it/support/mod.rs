@@ -1,3 +1,5 @@
 //! What tests start and build with.
 
+pub mod chart;
 pub mod control_plane;
+pub mod identity;
