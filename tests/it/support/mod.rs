@@ -5,3 +5,5 @@ pub mod control_plane;
 pub mod definitions;
 pub mod sink;
 pub mod identity;
+pub mod franking;
+pub mod mail;
