@@ -1,5 +1,8 @@
 //! One test binary for all that crosses a room's border: the real API server, the real wire, the whole story.
 
+mod chart;
+mod examples;
 mod generated;
 mod refusals;
 mod support;
+mod upstream;

@@ -1,0 +1,1 @@
+//! The examples: what a user copies must work.
