@@ -1,3 +1,6 @@
 //! One test binary for all that crosses a room's border: the real API server, the real wire, the whole story.
 
+mod boundaries;
+mod process;
+mod rust_tokens;
 mod support;
