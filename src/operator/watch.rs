@@ -16,6 +16,8 @@ use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
+use super::plan::meta::trim;
+
 /// Namespace and name; the namespace of a cluster-scoped object is empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {
@@ -73,8 +75,8 @@ pub async fn follow<K, F>(
     let mut known: HashMap<Name, Marks> = HashMap::new();
     let mut listed: HashMap<Name, Marks> = HashMap::new();
     let mut pending: Vec<K> = Vec::new();
-    // Managed fields are half of an object's size and nobody here reads them.
-    let events = watch(api, config).default_backoff().modify(|object| object.managed_fields_mut().clear());
+    // Managed fields are half of an object's size; only who wrote last is read.
+    let events = watch(api, config).default_backoff().modify(|object| trim(object.meta_mut()));
     let mut events = pin!(events);
     while let Some(event) = events.next().await {
         let event = match event {
