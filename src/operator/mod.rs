@@ -1,10 +1,14 @@
 //! Specs become Secrets, directory entries and status: observe ▶ plan (pure) ▶ apply ▶ report.
 
 pub mod books;
+pub mod certificate;
 pub mod error;
 pub mod index;
+pub mod installation;
 pub mod plan;
+pub mod prepare;
 pub mod references;
+pub mod relay_config;
 pub mod watch;
 
 /// Where programs send to: what Secrets and status say of the relay.

@@ -1,8 +1,11 @@
 //! One test binary for all that crosses a room's border: the real API server, the real wire, the whole story.
 
+mod boundaries;
 mod chart;
 mod examples;
 mod generated;
+mod process;
 mod refusals;
+mod rust_tokens;
 mod support;
 mod upstream;

@@ -6,9 +6,7 @@ use kube::ResourceExt as _;
 
 use super::usage::{self, Figures, Gauge, Metered};
 use super::{Outcome, Plan, Step, meta};
-use crate::crd::{
-    AccountCounts, CheckedPolicy, CreditPolicy, CreditPolicyStatus, Reason, RelayPort, RelayStatus,
-};
+use crate::crd::{AccountCounts, CheckedPolicy, CreditPolicy, CreditPolicyStatus, Reason, RelayPort, RelayStatus};
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, UpstreamEntry};
 use crate::domain::id::PolicyId;
 use crate::operator::Endpoint;
