@@ -275,7 +275,9 @@ fn parse_duration(text: &str) -> Option<SignedDuration> {
     let mut total = SignedDuration::ZERO;
     for (unit, seconds) in [('h', 3600), ('m', 60), ('s', 1)] {
         if let Some((count, after)) = rest.split_once(unit) {
-            let count: u32 = count.parse().ok()?;
+            // The number parser would take a sign.
+            let digits = count.bytes().all(|b| b.is_ascii_digit());
+            let count: u32 = count.parse().ok().filter(|_| digits)?;
             total = total.checked_add(SignedDuration::from_secs(i64::from(count) * seconds))?;
             rest = after;
         }

@@ -285,11 +285,10 @@ impl CreditPolicySpec {
                 format!("write at most maxCap's {} credits, with the same period", ceiling.credits),
             ));
         }
-        let max_accounts_per_namespace = per_account
-            .max_accounts_per_namespace
-            .map(u32::try_from)
-            .transpose()
-            .map_err(|_| Problem::new("spec.perAccount.maxAccountsPerNamespace", "write 0 or more"))?;
+        let max_accounts_per_namespace =
+            per_account.max_accounts_per_namespace.map(u32::try_from).transpose().map_err(|_| {
+                Problem::new("spec.perAccount.maxAccountsPerNamespace", "write how many accounts, 0 or more")
+            })?;
         let domains = self.senders.iter().flat_map(|senders| &senders.domains);
         let sender_domains = domains
             .enumerate()

@@ -7,6 +7,7 @@
 //! kubeconfig instead of starting a cluster.
 
 mod cluster;
+#[expect(dead_code, reason = "shared with the benchmarks, which log in without a word")]
 mod mail;
 mod steps;
 

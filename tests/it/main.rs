@@ -3,4 +3,5 @@
 mod chart;
 mod examples;
 mod generated;
+mod refusals;
 mod support;

@@ -2,4 +2,5 @@
 
 pub mod chart;
 pub mod control_plane;
+pub mod definitions;
 pub mod identity;
