@@ -171,7 +171,7 @@ pub struct CredentialStatus {
     /// Until when the password before it works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_valid_until: Option<Time>,
-    /// The rotation.restartedAt that was last followed, as it was written.
+    /// The rotation.restartedAt that was last followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub restarted_at: Option<String>,

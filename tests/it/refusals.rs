@@ -15,6 +15,8 @@ use crate::support::control_plane::{ControlPlane, succeeded};
 use crate::support::definitions;
 
 const NAMESPACE: &str = "refusals";
+/// The object of each kind that is changed; policies share their names with all other tests.
+const STORED: &str = "refusals-stored";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -96,7 +98,7 @@ async fn each_change_is_refused_by_the_api_server_or_left_to_check() {
     let client = server().await;
     let table = table();
     for (kind, fixture) in &table.fixtures {
-        let stored = api(&client, kind).create(&Default::default(), &object(kind, "stored", fixture)).await;
+        let stored = api(&client, kind).create(&Default::default(), &object(kind, STORED, fixture)).await;
         let stored = stored.unwrap_or_else(|error| panic!("{kind}: {error}"));
         assert_eq!(&stored.data["spec"], fixture, "{kind}: the API server adds and drops nothing");
     }
@@ -107,7 +109,7 @@ async fn each_change_is_refused_by_the_api_server_or_left_to_check() {
         let answer = if case.update {
             // A merge patch reads nulls as this table does.
             let patch = Patch::Merge(json!({"spec": case.change}));
-            api.patch("stored", &PatchParams { dry_run: true, ..Default::default() }, &patch).await
+            api.patch(STORED, &PatchParams { dry_run: true, ..Default::default() }, &patch).await
         } else {
             api.create(&dry_run(), &object(&case.kind, "new", &spec)).await
         };
@@ -123,7 +125,7 @@ async fn each_change_is_refused_by_the_api_server_or_left_to_check() {
         }
     }
     for kind in table.fixtures.keys() {
-        api(&client, kind).delete("stored", &Default::default()).await.expect("it goes");
+        api(&client, kind).delete(STORED, &Default::default()).await.expect("it goes");
     }
 }
 
@@ -170,14 +172,23 @@ async fn accounts_and_keys_are_found_by_what_they_refer_to() {
 
 #[tokio::test]
 async fn the_words_of_the_kinds_are_known_to_kubectl() {
-    let client = server().await;
-    drop(client);
+    server().await;
     let plane = ControlPlane::shared();
     for short in ["credpol", "suba", "sak", "franking"] {
         succeeded(plane.kubectl(&["get", short, "--namespace", NAMESPACE]));
     }
     let text = succeeded(plane.kubectl(&["explain", "sak.spec.rotation.overlap"]));
     assert!(text.contains("from 10m to 720h"), "{text}");
+}
+
+#[tokio::test]
+async fn the_committed_definitions_are_taken_without_a_warning() {
+    server().await;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds");
+    let folder = folder.to_str().expect("the checkout has a UTF-8 path");
+    let arguments = ["apply", "--server-side", "--field-manager=franking-tests", "--dry-run=server"];
+    let arguments = [arguments.as_slice(), &["--warnings-as-errors", "--filename", folder]].concat();
+    succeeded(ControlPlane::shared().kubectl(&arguments));
 }
 
 #[tokio::test]
