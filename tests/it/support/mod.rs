@@ -7,3 +7,4 @@ pub mod sink;
 pub mod identity;
 pub mod franking;
 pub mod mail;
+pub mod identity;
