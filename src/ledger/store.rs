@@ -31,6 +31,9 @@ pub enum Error {
     /// Its schema is of a release that this binary does not know.
     #[error("the ledger has schema version {found}, this release reads {oldest} to {newest}")]
     Schema { found: i64, oldest: i64, newest: i64 },
+    /// It cannot be used where or as it is: an administrator has to do something.
+    #[error("the ledger {path} cannot be used: {why}")]
+    Unfit { path: String, why: String },
 }
 
 pub type Result<T> = std::result::Result<T, Error>;

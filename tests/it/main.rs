@@ -1,3 +1,4 @@
 //! One test binary for all that crosses a room's border: the real API server, the real wire, the whole story.
 
 mod support;
+mod upstream;

@@ -1,1 +1,3 @@
 //! What tests start and build with.
+
+pub mod sink;

@@ -1,0 +1,1 @@
+//! Limits, periods and time.

@@ -1,0 +1,1 @@
+//! The directory, ids, usage and the audit trail.
