@@ -115,9 +115,11 @@ impl Pool {
         let (forwarded, rest) = self.attempt(&message, &point, deadline).await;
         let forwarded = self.learn(forwarded, &message);
         self.figures.ended(&self.label, &forwarded, started.elapsed().as_secs_f64());
-        // Nobody listens any more: the caller was told that it is open and went away.
+        // What is clean is parked before the word is out, so that whoever hears it finds the connection.
+        let rest = rest.and_then(|(lease, fate, slot)| Some((self.park(lease, fate)?, slot)));
+        // Nobody may listen any more: the caller was told that it is open, and went away.
         let _ = say.send(forwarded);
-        if let Some((lease, fate, slot)) = rest {
+        if let Some(((lease, fate), slot)) = rest {
             self.put_back(lease, fate).await;
             drop(slot);
         }
@@ -214,24 +216,28 @@ impl Pool {
         self.settings.max_age.mul_f64(0.8 + 0.4 * (number as f64 * GOLDEN).fract())
     }
 
+    /// Parks a connection that needs nothing first; else it comes back.
+    fn park(&self, lease: Lease, fate: Fate) -> Option<(Lease, Fate)> {
+        let now = Instant::now();
+        let worn = lease.connection.uses >= self.settings.max_uses || now >= lease.retire_at;
+        // Asked under the lock that `close` takes afterwards, so nothing is parked behind its back.
+        let mut parked = lock(&self.parked);
+        if fate != Fate::Keep || worn || self.closing.load(Ordering::Acquire) {
+            return Some((lease, fate));
+        }
+        parked.push(Parked { lease, since: now });
+        None
+    }
+
+    /// Makes a connection ready for the next message, or ends it.
     async fn put_back(&self, mut lease: Lease, fate: Fate) {
         let clean = match fate {
             Fate::Keep => true,
             Fate::Reset => lease.connection.reset().await,
-            Fate::Discard => return,
+            Fate::Discard => false,
         };
-        if !clean || !lease.connection.is_quiet() {
-            return;
-        }
-        let now = Instant::now();
-        let worn = lease.connection.uses >= self.settings.max_uses || now >= lease.retire_at;
-        if worn || self.closing.load(Ordering::Acquire) {
-            return lease.quit().await;
-        }
-        lock(&self.parked).push(Parked { lease, since: now });
-        // `close` may have emptied the list a moment ago.
-        if self.closing.load(Ordering::Acquire) {
-            self.quit_parked(|_| true).await;
+        if clean && let Some((worn, _)) = self.park(lease, Fate::Keep) {
+            worn.quit().await;
         }
     }
 

@@ -107,6 +107,8 @@ pub enum Act {
     Drop,
     /// Goes on only after [`Sink::release`].
     Stall,
+    /// The same, and then this.
+    StallThen(Box<Act>),
     Delay(Duration),
 }
 

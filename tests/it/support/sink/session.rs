@@ -18,7 +18,6 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 struct Session {
     shared: Arc<Shared>,
-    /// `None` only while it is handed to the TLS handshake.
     stream: Box<dyn Stream>,
     input: Vec<u8>,
     /// Read up to here.
@@ -43,16 +42,14 @@ enum Then {
 
 pub(super) async fn serve(stream: TcpStream, connection: u64, shared: Arc<Shared>) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut stream = Some(stream);
     let tls = shared.options.tls == SinkTls::Implicit;
-    let boxed: Box<dyn Stream> = match (&shared.tls, stream.take()) {
-        (Some(acceptor), Some(stream)) if tls => Box::new(acceptor.accept(stream).await?),
-        (_, Some(stream)) => Box::new(stream),
-        (_, None) => return Ok(()),
+    let stream: Box<dyn Stream> = match &shared.tls {
+        Some(acceptor) if tls => Box::new(acceptor.accept(stream).await?),
+        Some(_) | None => Box::new(stream),
     };
     let mut session = Session {
         shared,
-        stream: boxed,
+        stream,
         input: Vec::new(),
         at: 0,
         output: Vec::new(),
@@ -118,8 +115,15 @@ impl Session {
 
     /// The same, and whether it said `text` in the end.
     async fn answer(&mut self, here: impl Fn(At) -> bool, text: &str) -> io::Result<(Then, bool)> {
-        match self.shared.act(here) {
-            None => {}
+        let mut act = self.shared.act(here);
+        if let Some(Act::StallThen(later)) = act {
+            self.flush().await?;
+            self.shared.clone().stall().await;
+            act = Some(*later);
+        }
+        match act {
+            // What comes after one stall does not stall again.
+            None | Some(Act::StallThen(_)) => {}
             Some(Act::Reply(instead)) => {
                 self.say(instead);
                 return Ok((Then::GoOn, false));
@@ -323,12 +327,10 @@ impl Session {
     }
 
     async fn data(&mut self) -> io::Result<Then> {
-        if self.to.is_empty() {
-            self.say("503 5.5.1 no valid recipients");
-            return Ok(Then::GoOn);
-        }
-        let (then, said) = self.answer(|told| told == At::Data, "354 end with a dot\r\n").await?;
-        if !said || then != Then::GoOn {
+        let empty = self.to.is_empty();
+        let text = if empty { "503 5.5.1 no valid recipients\r\n" } else { "354 end with a dot\r\n" };
+        let (then, said) = self.answer(|told| told == At::Data, text).await?;
+        if !said || empty || then != Then::GoOn {
             return Ok(then);
         }
         let Some(body) = self.body().await? else { return Ok(Then::HangUp) };
@@ -385,7 +387,7 @@ impl Session {
                     return Ok(None);
                 }
                 Some(Act::Inject(bytes)) => self.output.extend_from_slice(bytes),
-                Some(Act::Stall) => self.shared.clone().stall().await,
+                Some(Act::Stall | Act::StallThen(_)) => self.shared.clone().stall().await,
                 Some(Act::Delay(delay)) => tokio::time::sleep(delay).await,
             }
             if !self.more().await? {
