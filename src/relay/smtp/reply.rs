@@ -166,7 +166,7 @@ impl Reply {
                 (452, "4.5.3", Cow::Owned(format!("a message may have {limit} recipients; send the others in another")))
             }
             Self::Short(shortage) => (452, "4.7.1", Cow::Owned(short_text(shortage))),
-            Self::Upstream { code, text } => (*code, "", Cow::Owned(printable(text))),
+            Self::Upstream { code, enhanced, text } => (*code, "", Cow::Owned(passed(*code, enhanced, text))),
             fixed => {
                 let (code, enhanced, text) = fixed.fixed();
                 (code, enhanced, Cow::Borrowed(text))
@@ -337,6 +337,13 @@ fn short_text(shortage: &Shortage) -> String {
     format!("credits: {limit} of {granted} has {remaining} left; it opens again at {opens}")
 }
 
+/// The upstream's enhanced code where it is of its reply's class, and its text.
+fn passed(code: u16, enhanced: &Option<String>, text: &str) -> String {
+    let class = code / 100;
+    let own = enhanced.as_deref().filter(|enhanced| enhanced.starts_with(&format!("{class}.")));
+    printable(&format!("{} {text}", own.unwrap_or(if class == 4 { "4.0.0" } else { "5.0.0" })))
+}
+
 /// Text of others, safe inside one reply line: printable ASCII, bounded.
 pub fn printable(text: &str) -> String {
     text.chars().take(TEXT_MAX).map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
@@ -387,7 +394,7 @@ mod tests {
             text(&Reply::Blocked(blocked, Moment::Login)),
             "535 5.7.13 the account is suspended: unpaid??250 ok ?\r\n"
         );
-        let long = text(&Reply::Upstream { code: 550, text: "x".repeat(5000) });
+        let long = text(&Reply::Upstream { code: 550, enhanced: None, text: "x".repeat(5000) });
         assert!(long.len() <= 512 && long.ends_with("\r\n"), "{}", long.len());
     }
 
