@@ -3,8 +3,7 @@
 pub mod chart;
 pub mod control_plane;
 pub mod definitions;
-pub mod sink;
-pub mod identity;
 pub mod franking;
-pub mod mail;
 pub mod identity;
+pub mod mail;
+pub mod sink;
