@@ -1,6 +1,7 @@
 //! `franking`: one binary, a subcommand for each role. Here the roles' dependencies are built and handed over; what a
 //! role does is in its room.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,9 +55,12 @@ fn main() -> ExitCode {
     ended.unwrap_or_else(|error: RoleError| fail(error.as_ref(), FAILED))
 }
 
+/// A reader that has seen enough (`franking crds | head`) is no fault.
 fn say(text: &str) -> ExitCode {
-    print!("{text}");
-    ExitCode::SUCCESS
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => fail(&error, FAILED),
+        Ok(()) | Err(_) => ExitCode::SUCCESS,
+    }
 }
 
 fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
@@ -70,11 +74,12 @@ async fn check_ledger(settings: &Settings) -> Result<ExitCode, RoleError> {
     if found.is_empty() {
         return Ok(say("the ledger is in balance\n"));
     }
-    println!("{:<12} {:<8} {:<36} {:>16} {:>16}", "METER", "LOT", "HOLDER", "CONSUMED", "RECOMPUTED");
+    let mut table = format!("{:<12} {:<8} {:<36} {:>16} {:>16}\n", "METER", "LOT", "HOLDER", "CONSUMED", "RECOMPUTED");
     for row in &found {
         let (meter, lot, holder) = (row.meter.as_str(), row.lot.0, row.holder.uuid());
-        println!("{meter:<12} {lot:<8} {holder:<36} {:>16} {:>16}", row.consumed, row.recomputed);
+        table.push_str(&format!("{meter:<12} {lot:<8} {holder:<36} {:>16} {:>16}\n", row.consumed, row.recomputed));
     }
+    say(&table);
     Ok(ExitCode::from(FAILED))
 }
 
@@ -115,7 +120,7 @@ impl Process {
     }
 
     async fn all(mut self, accept_empty_ledger: bool) -> Result<ExitCode, RoleError> {
-        let mut roles = self.roles().await?;
+        let mut roles = self.roles(&["operator", "relay"]).await?;
         let (client, settings, stop) = (kube::Client::try_default().await?, &self.settings, self.stop.clone());
         let prepared = tokio::select! {
             prepared = prepare::run(&client, settings, accept_empty_ledger, self.clock.clone(), &mut self.rng) => prepared?,
@@ -127,7 +132,7 @@ impl Process {
     }
 
     async fn operator(mut self) -> Result<ExitCode, RoleError> {
-        let mut roles = self.roles().await?;
+        let mut roles = self.roles(&["operator"]).await?;
         let client = kube::Client::try_default().await?;
         let stop = self.stop.clone();
         let resumed = tokio::select! {
@@ -139,19 +144,23 @@ impl Process {
     }
 
     async fn relay(mut self) -> Result<ExitCode, RoleError> {
-        let mut roles = self.roles().await?;
+        let mut roles = self.roles(&["relay"]).await?;
         self.spawn_relay(&mut roles);
         self.wait(roles).await
     }
 
     /// No roles yet, but somebody who answers probes and scrapes: while `prepare` waits, and until the last role has
     /// drained, so it is no role and ends with the process.
-    async fn roles(&self) -> Result<Roles, RoleError> {
+    async fn roles(&self, roles: &[&'static str]) -> Result<Roles, RoleError> {
         let address = self.settings.telemetry.address;
         let listener = tokio::net::TcpListener::bind(address)
             .await
             .map_err(|error| format!("listening on telemetry.address {address}: {error}"))?;
         tracing::info!(address = %listener.local_addr()?, "serving /healthz, /readyz and /metrics");
+        // A role's gate is there before the role is, so that a probe never finds a process ready that has not begun.
+        for role in roles {
+            drop(self.health.gate(role));
+        }
         tokio::spawn(http::serve(listener, self.registry.clone(), self.health.clone()));
         Ok(Roles::new(self.stop.clone()))
     }
@@ -189,6 +198,7 @@ impl Process {
         let dependencies = relay::Dependencies {
             config_file: self.settings.relay.config_file.clone(),
             clock: self.clock.clone(),
+            rng: StdRng::from_rng(&mut self.rng),
             registry: self.registry.clone(),
             health: self.health.clone(),
             name: self.settings.name.clone(),

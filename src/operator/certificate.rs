@@ -80,10 +80,12 @@ impl Authority {
         Ok(Leaf { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
-    /// Whether `leaf` was issued by this CA for exactly these names and has more than a third of its life left.
-    pub fn stands_behind(&self, leaf: &str, names: &BTreeSet<String>, now: Timestamp) -> bool {
+    /// Whether `leaf` was issued by this CA for its key and exactly these names, and has more than a third of its life
+    /// left.
+    pub fn stands_behind(&self, leaf: &Leaf, names: &BTreeSet<String>, now: Timestamp) -> bool {
+        let Ok(key) = KeyPair::from_pem(&leaf.key) else { return false };
         let (Ok((_, leaf)), Ok((_, authority))) =
-            (parse_x509_pem(leaf.as_bytes()), parse_x509_pem(self.certificate.as_bytes()))
+            (parse_x509_pem(leaf.certificate.as_bytes()), parse_x509_pem(self.certificate.as_bytes()))
         else {
             return false;
         };
@@ -92,6 +94,8 @@ impl Authority {
         let (from, to) = (validity.not_before.timestamp(), validity.not_after.timestamp());
         let fresh = from <= now.as_second() && now.as_second() + (to - from) / 3 < to;
         fresh
+            // A process that was stopped between writing the two leaves a pair that does not fit.
+            && leaf.public_key().subject_public_key.data == key.public_key_raw()
             && leaf.verify_signature(Some(authority.public_key())).is_ok()
             && alternative_names(&leaf).as_ref() == Some(names)
     }
@@ -151,13 +155,17 @@ mod tests {
     fn a_leaf_stands_until_a_third_of_its_life_or_other_names_or_another_ca() {
         let authority = Authority::mint(Uuid::from_u128(1), day(0)).expect("a CA");
         let names = set(&["relay.example.com", "127.0.0.1", "::1"]);
-        let leaf = authority.issue(&names, day(0)).expect("a leaf").certificate;
+        let leaf = authority.issue(&names, day(0)).expect("a leaf");
         assert!(authority.stands_behind(&leaf, &names, day(0)));
         assert!(authority.stands_behind(&leaf, &names, day(58)));
         assert!(!authority.stands_behind(&leaf, &names, day(60)), "a third is left");
         assert!(!authority.stands_behind(&leaf, &names, day(-2)), "not yet valid");
         assert!(!authority.stands_behind(&leaf, &set(&["relay.example.com", "127.0.0.1"]), day(0)));
-        assert!(!authority.stands_behind("", &names, day(0)));
+        let another = authority.issue(&names, day(0)).expect("a leaf");
+        for (certificate, key) in [("", leaf.key.as_str()), (&leaf.certificate, ""), (&leaf.certificate, &another.key)] {
+            let pair = Leaf { certificate: certificate.to_owned(), key: key.to_owned() };
+            assert!(!authority.stands_behind(&pair, &names, day(0)));
+        }
         let other = Authority::mint(Uuid::from_u128(1), day(0)).expect("a CA");
         assert!(!other.stands_behind(&leaf, &names, day(0)));
     }
@@ -181,7 +189,7 @@ mod tests {
     fn a_host_name_longer_than_a_common_name_is_issued_all_the_same() {
         let authority = Authority::mint(Uuid::from_u128(1), day(0)).expect("a CA");
         let names = set(&[&format!("{}.svc", "a".repeat(60))]);
-        let leaf = authority.issue(&names, day(0)).expect("a leaf").certificate;
+        let leaf = authority.issue(&names, day(0)).expect("a leaf");
         assert!(authority.stands_behind(&leaf, &names, day(0)));
     }
 }

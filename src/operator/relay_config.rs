@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Endpoint;
-use super::certificate;
+use super::certificate::{self, Leaf};
 use super::installation::Installation;
 use crate::domain::relay_config::{LedgerAddress, Listener, ListenerMode, RelayConfig};
 use crate::runtime::clock::Clock;
@@ -133,8 +133,9 @@ impl Keeper {
         let authority = &self.installation.authority;
         let names = certificate::names(&fleet.hostname, &fleet.advertise.host, &fleet.listeners);
         for files in fleet.certificates.tls(&self.relay.config_file).certificates {
-            let standing = fs::read_to_string(&files.certificate_file).unwrap_or_default();
-            if files.key_file.exists() && authority.stands_behind(&standing, &names, now) {
+            let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+            let standing = Leaf { certificate: read(&files.certificate_file), key: read(&files.key_file) };
+            if authority.stands_behind(&standing, &names, now) {
                 continue;
             }
             let leaf = authority.issue(&names, now)?;
