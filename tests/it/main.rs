@@ -1,6 +1,7 @@
 //! One test binary for all that crosses a room's border: the real API server, the real wire, the whole story.
 
 mod chart;
+mod chart_life;
 mod examples;
 mod generated;
 mod refusals;
