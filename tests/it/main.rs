@@ -4,5 +4,6 @@ mod chart;
 mod chart_life;
 mod examples;
 mod generated;
+mod image;
 mod refusals;
 mod support;
