@@ -37,7 +37,7 @@ pub use credit_policy::{
 pub use limit::{Cap, CheckedCap, CreditStatus, Period, PeriodStatus, Pool, PoolCreditStatus, UsageStatus};
 pub use print::{File, all, chart_template, files, yaml};
 pub use reference::{LocalRef, is_dns_label, is_dns_subdomain};
-pub use secret::{CheckedSecret, Preset, SECRET_TYPE, SecretMetadata, SecretSpec};
+pub use secret::{CheckedSecret, ENV_KEYS, Preset, SECRET_KEYS, SECRET_TYPE, SecretMetadata, SecretSpec};
 pub use selector::NamespaceRule;
 pub use sub_account::{
     AccountState, CheckedAccount, DeletionPolicy, KeyCounts, SubAccount, SubAccountSpec, SubAccountStatus,

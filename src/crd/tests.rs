@@ -143,6 +143,17 @@ fn no_rule_is_without_a_case() {
     assert!(rules >= 15, "found {rules} rules: the walk has lost its way");
 }
 
+#[test]
+fn the_schema_and_check_know_the_same_keys_of_a_secret() {
+    for key in SECRET_KEYS.iter().chain(&ENV_KEYS) {
+        let mut spec = table().fixtures["SubAccountApiKey"].clone();
+        merge(&mut spec, &serde_json::json!({"secret": {"template": {*key: "x"}}}));
+        let object = object("SubAccountApiKey", &spec);
+        assert!(rules("SubAccountApiKey", object.clone(), None).is_err(), "the schema takes {key}");
+        assert_eq!(check("SubAccountApiKey", object).expect_err(key).field, format!("spec.secret.template[{key}]"));
+    }
+}
+
 /// Visits the schema of every field, with its path.
 fn walk(crd: &Value, visit: &mut dyn FnMut(&str, &Value)) {
     fn fields(path: &str, schema: &Value, visit: &mut dyn FnMut(&str, &Value)) {

@@ -66,7 +66,11 @@ impl Books {
             let session = self.session().await?;
             match work(&session).await {
                 Err(Error::Fenced) => {
-                    tracing::warn!(session.id, session.epoch, "the ledger gave the operator's session up; opening another");
+                    tracing::warn!(
+                        session.id,
+                        session.epoch,
+                        "the ledger gave the operator's session up; opening another"
+                    );
                     let mut open = self.session.lock().await;
                     if open.as_ref() == Some(&session) {
                         *open = None;
@@ -87,10 +91,8 @@ impl Books {
     }
 
     pub async fn record(&self, actor: &str, kind: &str, holder: Holder, detail: serde_json::Value) -> Result<()> {
-        self.under_session(async |session| {
-            self.store.record(session, actor, kind, Some(holder), detail.clone()).await
-        })
-        .await
+        self.under_session(async |session| self.store.record(session, actor, kind, Some(holder), detail.clone()).await)
+            .await
     }
 
     pub async fn heartbeat(&self) -> Result<()> {

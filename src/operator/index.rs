@@ -20,6 +20,14 @@ pub struct AccountFacts {
     pub suspended: bool,
 }
 
+/// What others need to know of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyFacts {
+    /// In the key's namespace.
+    pub account: String,
+    pub ready: bool,
+}
+
 /// The accounts of one policy, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AccountCount {
@@ -34,8 +42,7 @@ pub struct Index {
     accounts_of_policy: HashMap<String, BTreeSet<Name>>,
     /// By policy and externalId, oldest first.
     external_ids: HashMap<(String, String), BTreeSet<(Timestamp, Name)>>,
-    /// Account by key.
-    keys: BTreeMap<Name, String>,
+    keys: BTreeMap<Name, KeyFacts>,
     keys_of_account: HashMap<Name, BTreeSet<String>>,
     /// Key by own Secret.
     secrets: HashMap<Name, String>,
@@ -90,17 +97,32 @@ impl Index {
         twins.chain(refused).collect()
     }
 
-    pub fn set_key(&mut self, name: &Name, account: Option<String>) {
-        let old = match &account {
-            Some(account) => self.keys.insert(name.clone(), account.clone()),
+    /// Takes over what is known of a key (`None`: it is gone). Returns its account if that should count again.
+    pub fn set_key(&mut self, name: &Name, facts: Option<KeyFacts>) -> Option<Name> {
+        let old = match &facts {
+            Some(facts) => self.keys.insert(name.clone(), facts.clone()),
             None => self.keys.remove(name),
         };
+        if old == facts {
+            return None;
+        }
+        let account = facts.as_ref().or(old.as_ref()).map(|facts| Name::new(&name.namespace, &facts.account));
         if let Some(old) = old {
-            remove_from(&mut self.keys_of_account, &Name::new(&name.namespace, old), &name.name);
+            remove_from(&mut self.keys_of_account, &Name::new(&name.namespace, old.account), &name.name);
         }
-        if let Some(account) = account {
-            self.keys_of_account.entry(Name::new(&name.namespace, account)).or_default().insert(name.name.clone());
+        if let Some(facts) = facts {
+            let account = Name::new(&name.namespace, facts.account);
+            self.keys_of_account.entry(account).or_default().insert(name.name.clone());
         }
+        account
+    }
+
+    /// How many keys an account has, and how many of them are ready.
+    pub fn count_keys(&self, account: &Name) -> (i64, i64) {
+        self.keys_of_account(account)
+            .iter()
+            .filter_map(|key| self.keys.get(key))
+            .fold((0, 0), |(total, ready), facts| (total + 1, ready + i64::from(facts.ready)))
     }
 
     /// Returns the key that the Secret belonged to before.
@@ -118,6 +140,10 @@ impl Index {
             self.secrets_of_key.entry(key).or_default().insert(secret.name.clone());
         }
         old
+    }
+
+    pub fn policy_of(&self, account: &Name) -> Option<String> {
+        self.accounts.get(account).map(|facts| facts.policy.clone())
     }
 
     pub fn accounts_of_policy(&self, policy: &str) -> impl Iterator<Item = &Name> {

@@ -16,6 +16,8 @@ use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
+use super::plan::meta::trim;
+
 /// Namespace and name; the namespace of a cluster-scoped object is empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {
@@ -35,11 +37,7 @@ impl Name {
 
 impl std::fmt::Display for Name {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.namespace.is_empty() {
-            f.write_str(&self.name)
-        } else {
-            write!(f, "{}/{}", self.namespace, self.name)
-        }
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
     }
 }
 
@@ -67,14 +65,20 @@ pub async fn follow<K, F>(
     marks: fn(&K) -> Marks,
     mut tell: F,
 ) where
-    K: Resource<DynamicType: Default + Eq + Hash + Clone + Send> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Resource<DynamicType: Default + Eq + Hash + Clone + Send>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + Sync
+        + 'static,
     F: AsyncFnMut(Change<'_, K>),
 {
     let mut known: HashMap<Name, Marks> = HashMap::new();
     let mut listed: HashMap<Name, Marks> = HashMap::new();
     let mut pending: Vec<K> = Vec::new();
-    // Managed fields are half of an object's size and nobody here reads them.
-    let events = watch(api, config).default_backoff().modify(|object| object.managed_fields_mut().clear());
+    // Managed fields are half of an object's size; only who wrote last is read.
+    let events = watch(api, config).default_backoff().modify(|object| trim(object.meta_mut()));
     let mut events = pin!(events);
     while let Some(event) = events.next().await {
         let event = match event {

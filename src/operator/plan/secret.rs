@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -15,6 +15,7 @@ use ring::digest;
 use serde_json::{Value, json};
 
 use super::meta;
+use crate::crd::{CheckedRotation, CheckedSecret, Field, Preset};
 use crate::domain::credential::{Credential, HashKey, Password, SecretHash, Stage, Username};
 use crate::domain::id::AccountId;
 use crate::operator::Endpoint;
@@ -45,23 +46,9 @@ pub fn adoptable(secret: &Secret) -> bool {
     !secret.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true))
 }
 
-/// When passwords change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rotation {
-    pub restarted_at: Option<Timestamp>,
-    pub overlap: SignedDuration,
-    /// Rotate although the password before the current one is still valid, which ends it.
-    pub force: bool,
-}
-
-impl Rotation {
-    fn mark(&self) -> String {
-        self.restarted_at.map(|at| at.to_string()).unwrap_or_default()
-    }
-
-    pub fn until(&self, now: Timestamp) -> Timestamp {
-        now.checked_add(self.overlap).unwrap_or(Timestamp::MAX)
-    }
+/// How a time of `rotation.restartedAt` is marked on the Secret.
+fn mark(restarted_at: Option<Timestamp>) -> String {
+    restarted_at.map(|at| at.to_string()).unwrap_or_default()
 }
 
 /// Why a new password is made.
@@ -78,7 +65,11 @@ pub enum Cause {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Judgement {
     /// `promote` names a staged credential that the Secret turned out to hold.
-    Keep { password: Password, promote: Option<SecretHash>, rotation_waits_until: Option<Timestamp> },
+    Keep {
+        password: Password,
+        promote: Option<SecretHash>,
+        rotation_waits_until: Option<Timestamp>,
+    },
     Issue(Cause),
 }
 
@@ -88,7 +79,7 @@ pub fn judge(
     credentials: &[Credential],
     named: Option<&Secret>,
     others: &[Secret],
-    rotation: &Rotation,
+    rotation: &CheckedRotation,
     hash_key: &HashKey,
     now: Timestamp,
 ) -> Judgement {
@@ -98,9 +89,10 @@ pub fn judge(
     };
     let Some(secret) = named else {
         // A new name for the same credential: the Secret under the old name still has it.
-        let kept = others.iter().filter_map(password_of).find(|password| {
-            stage_of(password).is_some_and(|(_, stage)| matches!(stage, Stage::Current { .. }))
-        });
+        let kept = others
+            .iter()
+            .filter_map(password_of)
+            .find(|password| stage_of(password).is_some_and(|(_, stage)| matches!(stage, Stage::Current { .. })));
         let standing = credentials.iter().any(|credential| !matches!(credential.stage, Stage::Staged { .. }));
         return match kept {
             Some(password) => Judgement::Keep { password, promote: None, rotation_waits_until: None },
@@ -129,9 +121,14 @@ pub fn judge(
 }
 
 /// A mark that somebody removed is written again; it asks for nothing.
-fn rotation_wanted(secret: &Secret, rotation: &Rotation) -> bool {
+fn rotation_wanted(secret: &Secret, rotation: &CheckedRotation) -> bool {
     let recorded = secret.metadata.annotations.as_ref().and_then(|annotations| annotations.get(meta::RESTARTED_AT));
-    rotation.restarted_at.is_some() && recorded.is_some_and(|recorded| *recorded != rotation.mark())
+    rotation.restarted_at.is_some() && recorded.is_some_and(|recorded| *recorded != mark(rotation.restarted_at))
+}
+
+/// The `restartedAt` that the Secret's password was made for.
+pub fn marked(secret: &Secret) -> Option<Timestamp> {
+    secret.metadata.annotations.as_ref()?.get(meta::RESTARTED_AT)?.parse().ok()
 }
 
 /// Until when the credential before the current one is valid, if it still is.
@@ -152,21 +149,6 @@ pub fn carries(secret: &Secret, password: &Password) -> bool {
     password_of(secret).is_some_and(|found| found == *password)
 }
 
-/// What the key's Secret shall look like, besides its password.
-#[derive(Clone, Debug)]
-pub struct Shape {
-    pub name: String,
-    pub secret_type: String,
-    pub labels: BTreeMap<String, String>,
-    pub annotations: BTreeMap<String, String>,
-    /// Own keys, with `{{ .username }}` and its like in their values.
-    pub template: BTreeMap<String, String>,
-    /// Adds the names that programs read from the environment.
-    pub env: bool,
-    /// The one address that the key may send as, where it is one.
-    pub from: Option<String>,
-}
-
 /// How a pod gets in.
 #[derive(Clone, Copy, Debug)]
 pub struct Access<'a> {
@@ -183,76 +165,73 @@ pub struct Content {
     annotations: BTreeMap<String, String>,
 }
 
-pub fn content(shape: &Shape, access: Access<'_>, password: &Password, rotation: &Rotation) -> Content {
+/// `from` is the one address that the key may send as, where it is one.
+pub fn content(
+    shape: &CheckedSecret,
+    access: Access<'_>,
+    from: Option<&str>,
+    password: &Password,
+    restarted_at: Option<Timestamp>,
+) -> Content {
     let (scheme, port) = access.endpoint.preferred();
-    let (username, host) = (access.username.as_str(), &access.endpoint.host);
+    let (username, host) = (access.username.as_str(), access.endpoint.host.as_str());
     let quote = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     let uri = format!("{scheme}://{}:{}@{host}:{port}", quote(username), quote(password.expose()));
-    let mut data = BTreeMap::from([
-        ("type", "smtp".to_owned()),
-        ("provider", "franking".to_owned()),
-        ("host", host.clone()),
-        ("port", port.to_string()),
-        ("username", username.to_owned()),
-        ("password", password.expose().to_owned()),
-        ("uri", uri),
-        ("account-id", access.account.to_string()),
-    ]);
-    if let Some(ca) = &access.endpoint.ca_pem {
-        data.insert("certificates", ca.clone());
-    }
-    let mut all: BTreeMap<String, String> = shape.template.iter().map(|(k, v)| (k.clone(), fill(v, &data))).collect();
-    if shape.env {
-        for (name, key) in ENV_PRESET {
-            all.insert(name.to_owned(), data[key].clone());
+    let (port, account) = (port.to_string(), access.account.to_string());
+    let ca = access.endpoint.ca_pem.as_deref().unwrap_or_default();
+    let value = |field: Field| match field {
+        Field::Host => host,
+        Field::Port => port.as_str(),
+        Field::Username => username,
+        Field::Password => password.expose(),
+        Field::Uri => uri.as_str(),
+        Field::Certificates => ca,
+        Field::AccountId => account.as_str(),
+    };
+    let mut text: BTreeMap<String, String> =
+        shape.template.iter().map(|(key, template)| (key.clone(), template.render(value))).collect();
+    for preset in &shape.presets {
+        match preset {
+            Preset::Env => {
+                text.extend(ENV_PRESET.map(|(name, field)| (name.to_owned(), value(field).to_owned())));
+                text.extend(from.map(|from| ("SMTP_FROM".to_owned(), from.to_owned())));
+            }
         }
-        all.extend(shape.from.iter().map(|from| ("SMTP_FROM".to_owned(), from.clone())));
     }
     // What the Service Binding specification names is never a template's to change.
-    all.extend(data.into_iter().map(|(key, value)| (key.to_owned(), value)));
-    let data: BTreeMap<String, Vec<u8>> = all.into_iter().map(|(key, value)| (key, value.into_bytes())).collect();
+    text.extend(BINDING.map(|(key, field)| (key.to_owned(), value(field).to_owned())));
+    text.extend([("type", "smtp"), ("provider", "franking")].map(|(key, value)| (key.to_owned(), value.to_owned())));
+    if !ca.is_empty() {
+        text.insert("certificates".to_owned(), ca.to_owned());
+    }
+    let data: BTreeMap<String, Vec<u8>> = text.into_iter().map(|(key, value)| (key, value.into_bytes())).collect();
 
     let mut labels = shape.labels.clone();
     labels.extend(meta::labels());
     let mut annotations = shape.annotations.clone();
     annotations.insert(meta::CONTENT_HASH.to_owned(), content_hash(&data));
-    annotations.insert(meta::RESTARTED_AT.to_owned(), rotation.mark());
+    annotations.insert(meta::RESTARTED_AT.to_owned(), mark(restarted_at));
     Content { data, labels, annotations }
 }
 
-/// The preset `env`: the names that programs read, and the keys they stand for.
-const ENV_PRESET: [(&str, &str); 5] = [
-    ("SMTP_HOST", "host"),
-    ("SMTP_PORT", "port"),
-    ("SMTP_USERNAME", "username"),
-    ("SMTP_PASSWORD", "password"),
-    ("SMTP_URL", "uri"),
+/// The keys of the Service Binding specification that have one value each, and the account's id.
+const BINDING: [(&str, Field); 6] = [
+    ("host", Field::Host),
+    ("port", Field::Port),
+    ("username", Field::Username),
+    ("password", Field::Password),
+    ("uri", Field::Uri),
+    ("account-id", Field::AccountId),
 ];
 
-/// Replaces `{{ .host }}` and its like. What it does not know stays as it is: the resource's check has refused it.
-fn fill(template: &str, data: &BTreeMap<&str, String>) -> String {
-    let mut filled = String::with_capacity(template.len());
-    let mut rest = template;
-    while let Some((before, after)) = rest.split_once("{{") {
-        let field = after.split_once("}}").and_then(|(inside, tail)| {
-            let value = data.get(inside.trim().strip_prefix('.')?)?;
-            Some((value, tail))
-        });
-        filled.push_str(before);
-        match field {
-            Some((value, tail)) => {
-                filled.push_str(value);
-                rest = tail;
-            }
-            None => {
-                filled.push_str("{{");
-                rest = after;
-            }
-        }
-    }
-    filled.push_str(rest);
-    filled
-}
+/// The preset `env`: the names that programs read, and the keys they stand for.
+const ENV_PRESET: [(&str, Field); 5] = [
+    ("SMTP_HOST", Field::Host),
+    ("SMTP_PORT", Field::Port),
+    ("SMTP_USERNAME", Field::Username),
+    ("SMTP_PASSWORD", Field::Password),
+    ("SMTP_URL", Field::Uri),
+];
 
 /// Lengths are hashed too, so that no two contents run together.
 fn content_hash(data: &BTreeMap<String, Vec<u8>>) -> String {
@@ -267,7 +246,7 @@ fn content_hash(data: &BTreeMap<String, Vec<u8>>) -> String {
 }
 
 /// The Secret to create where there is none.
-pub fn fresh(shape: &Shape, content: Content, namespace: &str, owner: &OwnerReference) -> Secret {
+pub fn fresh(shape: &CheckedSecret, content: Content, namespace: &str, owner: &OwnerReference) -> Secret {
     Secret {
         metadata: ObjectMeta {
             name: Some(shape.name.clone()),
@@ -277,7 +256,7 @@ pub fn fresh(shape: &Shape, content: Content, namespace: &str, owner: &OwnerRefe
             owner_references: Some(vec![owner.clone()]),
             ..ObjectMeta::default()
         },
-        type_: Some(shape.secret_type.clone()),
+        type_: Some(shape.type_.clone()),
         data: Some(content.data.into_iter().map(|(key, value)| (key, ByteString(value))).collect()),
         ..Secret::default()
     }

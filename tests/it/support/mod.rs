@@ -3,4 +3,7 @@
 pub mod chart;
 pub mod control_plane;
 pub mod definitions;
+pub mod franking;
 pub mod identity;
+pub mod mail;
+pub mod sink;
