@@ -178,10 +178,9 @@ impl Admission {
                 self.shortages.remember(errand.sender.chain(), shortage.clone(), Instant::now());
                 Some(Answer { reply: Reply::Short(shortage), result: MessageResult::Short })
             }
-            Ok(Verdict::Blocked(blocked)) => Some(Answer {
-                reply: Reply::Blocked(blocked, Moment::Transaction),
-                result: MessageResult::Blocked,
-            }),
+            Ok(Verdict::Blocked(blocked)) => {
+                Some(Answer { reply: Reply::Blocked(blocked, Moment::Transaction), result: MessageResult::Blocked })
+            }
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "asking the ledger for credits");
                 Some(Answer { reply: Reply::LedgerUnavailable, result: MessageResult::LedgerUnavailable })

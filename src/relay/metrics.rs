@@ -133,9 +133,11 @@ impl Metrics {
             logins: counters("logins_total", "Logins by result.", &["result"]),
             replies: counters("replies_total", "Replies to clients by code.", &["code"]),
             messages: counters("messages_total", "Messages read to their end, by result.", &["policy", "result"]),
-            credits: counters("credits_total", "Recipients of messages that were charged, by outcome.", &[
-                "policy", "outcome",
-            ]),
+            credits: counters(
+                "credits_total",
+                "Recipients of messages that were charged, by outcome.",
+                &["policy", "outcome"],
+            ),
             octets: counters("message_bytes_total", "Octets of relayed messages.", &["policy"]),
             forwarding: register(registry, known(Histogram::with_opts(forwarding.buckets(buckets)))),
             in_flight: register(

@@ -56,9 +56,9 @@ impl Settings {
         config.validate().map_err(|sentence| Error::Invalid { path: path(), sentence })?;
         let certificates = match config.tls.certificates.is_empty() {
             true => None,
-            false => Some(Arc::new(
-                Certificates::load(&config.tls).map_err(|source| Error::Tls { path: path(), source })?,
-            )),
+            false => {
+                Some(Arc::new(Certificates::load(&config.tls).map_err(|source| Error::Tls { path: path(), source })?))
+            }
         };
         Ok(Self {
             hash_key: HashKey::new(&config.keys.hash.0),

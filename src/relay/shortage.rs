@@ -32,16 +32,6 @@ impl Shortages {
         seen.insert(holder(chain, shortage.meter), (now + MEMORY, shortage));
     }
 
-    /// Forgets what was known of a chain: it was just charged.
-    pub fn forget(&self, chain: Chain) {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !seen.is_empty() {
-            for holder in chain.holders() {
-                seen.remove(&holder);
-            }
-        }
-    }
-
     /// The shortage that would refuse `credits`, if one was seen a moment ago.
     pub fn foresee(&self, chain: Chain, credits: usize, now: Instant) -> Option<Shortage> {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -137,6 +137,7 @@ pub enum Reply {
     /// The upstream's own words about this message.
     Upstream {
         code: u16,
+        enhanced: Option<String>,
         text: String,
     },
 
