@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::support::chart::{CHART, file, object, objects, render, utf8};
 use crate::support::control_plane::{ControlPlane, succeeded};
+use crate::support::identity;
 
 /// The controller manager aggregates within a second; a machine that compiles at the same time gets plenty.
 const AGGREGATED: Duration = Duration::from_secs(60);
@@ -326,20 +327,8 @@ fn everybody_may_write_what_the_design_says_and_nothing_else() {
     let namespaces = format!(
         "{{apiVersion: v1, kind: Namespace, metadata: {{name: {home}}}}}\n---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {team}}}}}"
     );
-    let names = format!("fullnameOverride={home}");
-    let roles = render(
-        home,
-        &[
-            "--set",
-            &names,
-            "--show-only",
-            "templates/serviceaccount.yaml",
-            "--show-only",
-            "templates/rbac.yaml",
-            "--show-only",
-            "templates/rbac-people.yaml",
-        ],
-    );
+    let people = ["--set", "fullnameOverride=chart-roles", "--show-only", "templates/rbac-people.yaml"];
+    let roles = identity::operator_rbac(home) + &render(home, &people);
     let bind = |user: &str, role: &str| {
         format!(
             "---\n{{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {{name: {user}, namespace: {team}}}, \
@@ -393,6 +382,16 @@ fn everybody_may_write_what_the_design_says_and_nothing_else() {
     for resource in ["configmaps", "secrets"] {
         succeeded(plane.kubectl(&["auth", "can-i", "create", resource, "--namespace", home, "--as", &operator]));
     }
+}
+
+#[tokio::test]
+async fn the_operators_identity_may_do_its_work_and_is_nobody_else() {
+    let plane = ControlPlane::shared();
+    let (kubeconfig, client) = identity::operator(plane, "chart-identity").await;
+    let secrets = kube::Api::<k8s_openapi::api::core::v1::Secret>::all(client);
+    secrets.list(&Default::default()).await.expect("the operator watches its Secrets");
+    let command = ["--kubeconfig", &utf8(&kubeconfig), "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"];
+    assert_eq!(succeeded(plane.kubectl(&command)), "system:serviceaccount:chart-identity:chart-identity");
 }
 
 /// The definitions, which tests of one control plane share.

@@ -2,8 +2,10 @@
 
 mod boundaries;
 mod chart;
+mod chart_life;
 mod examples;
 mod generated;
+mod image;
 mod process;
 mod refusals;
 mod rust_tokens;
