@@ -36,7 +36,8 @@ impl Pod {
         };
         for role in ["prepare", "operator", "relay"] {
             for mount in pod.container(role)["volumeMounts"].as_array().expect("mounts").clone() {
-                let (name, path) = (mount["name"].as_str().expect("a name"), mount["mountPath"].as_str().expect("a path"));
+                let (name, path) =
+                    (mount["name"].as_str().expect("a name"), mount["mountPath"].as_str().expect("a path"));
                 pod.instead.push((path.to_owned(), utf8(&pod.folder.path().join(name))));
             }
         }
@@ -55,7 +56,8 @@ impl Pod {
     }
 
     fn container(&self, role: &str) -> &Value {
-        let all = ["initContainers", "containers"].into_iter().flat_map(|part| self.spec()[part].as_array().expect(part));
+        let all =
+            ["initContainers", "containers"].into_iter().flat_map(|part| self.spec()[part].as_array().expect(part));
         all.into_iter().find(|container| container["name"] == role).expect(role)
     }
 
@@ -195,9 +197,7 @@ async fn the_containers_of_the_pod_make_a_franking_together() {
     let relay_settings = pod.folder.path().join("relay-settings/relay-settings.yaml");
     let text = std::fs::read_to_string(&relay_settings).expect("it is mounted");
     std::fs::write(&relay_settings, text + "\nlimits: {recipients: 7}\n").expect("the folder is ours");
-    eventually("relay.yaml to follow", DEADLINE, || {
-        (value(&relay_yaml, "limits")["recipients"] == 7).then_some(())
-    });
+    eventually("relay.yaml to follow", DEADLINE, || (value(&relay_yaml, "limits")["recipients"] == 7).then_some(()));
     session.quit().expect("a goodbye");
     assert_eq!(relay.stop(), Some(0), "{}", relay.said());
     assert_eq!(operator.stop(), Some(0), "{}", operator.said());
