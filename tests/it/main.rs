@@ -6,6 +6,7 @@ mod chart_life;
 mod examples;
 mod generated;
 mod image;
+mod pod;
 mod process;
 mod refusals;
 mod rust_tokens;
