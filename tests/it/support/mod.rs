@@ -1,3 +1,4 @@
 //! What tests start and build with.
 
+pub mod client;
 pub mod sink;
