@@ -4,13 +4,11 @@
 //! of [`Store`], sentence by sentence, so an engine that passes can replace another.
 
 mod charging;
-mod histories;
 mod limits;
 mod records;
 mod world;
 
 pub(super) use charging::*;
-pub(super) use histories::*;
 pub(super) use limits::*;
 pub(super) use records::*;
 pub(super) use world::Place;

@@ -1,1 +1,0 @@
-//! Random histories against a model.
