@@ -119,9 +119,10 @@ impl Index {
 
     /// How many keys an account has, and how many of them are ready.
     pub fn count_keys(&self, account: &Name) -> (i64, i64) {
-        self.keys_of_account(account).iter().filter_map(|key| self.keys.get(key)).fold((0, 0), |(total, ready), facts| {
-            (total + 1, ready + i64::from(facts.ready))
-        })
+        self.keys_of_account(account)
+            .iter()
+            .filter_map(|key| self.keys.get(key))
+            .fold((0, 0), |(total, ready), facts| (total + 1, ready + i64::from(facts.ready)))
     }
 
     /// Returns the key that the Secret belonged to before.

@@ -37,11 +37,7 @@ impl Name {
 
 impl std::fmt::Display for Name {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.namespace.is_empty() {
-            f.write_str(&self.name)
-        } else {
-            write!(f, "{}/{}", self.namespace, self.name)
-        }
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
     }
 }
 
@@ -69,7 +65,13 @@ pub async fn follow<K, F>(
     marks: fn(&K) -> Marks,
     mut tell: F,
 ) where
-    K: Resource<DynamicType: Default + Eq + Hash + Clone + Send> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Resource<DynamicType: Default + Eq + Hash + Clone + Send>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + Sync
+        + 'static,
     F: AsyncFnMut(Change<'_, K>),
 {
     let mut known: HashMap<Name, Marks> = HashMap::new();

@@ -164,8 +164,7 @@ impl Work<'_> {
         // What is judged is ours; a Secret that is about to be adopted holds nothing of ours yet.
         let named = present.filter(|secret| matches!(secret::standing(Some(secret), &self.owner), Standing::Ours(_)));
         let rotation = &self.spec.rotation;
-        let judgement =
-            secret::judge(&entry.credentials, named, &observed.others, rotation, &observed.hash_key, now);
+        let judgement = secret::judge(&entry.credentials, named, &observed.others, rotation, &observed.hash_key, now);
         let (entry, waits_until) = match judgement {
             Judgement::Keep { password, promote, rotation_waits_until } => {
                 let mut kept = entry.clone();
@@ -331,7 +330,8 @@ impl Work<'_> {
         };
         let credential = issued.map(|since| CredentialStatus {
             issued_at: Time(usage::second(since)),
-            previous_valid_until: secret::previous_until(&entry.credentials, self.now).map(|at| Time(usage::second(at))),
+            previous_valid_until: secret::previous_until(&entry.credentials, self.now)
+                .map(|at| Time(usage::second(at))),
             restarted_at,
         });
         let gauge = self.observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&entry.cap, self.now));
@@ -358,7 +358,8 @@ fn notice(cause: Cause, secret: &str) -> Option<Notice> {
         Cause::Edited => (true, Reason::CredentialReplaced, "holds a password that franking did not write"),
         Cause::Rotation => (false, Reason::CredentialReplaced, "was due for rotation"),
     };
-    let note = format!("the Secret \"{secret}\" {what}: a new password was issued, the old one works until the overlap ends");
+    let note =
+        format!("the Secret \"{secret}\" {what}: a new password was issued, the old one works until the overlap ends");
     Some(Notice { warning, reason, note })
 }
 

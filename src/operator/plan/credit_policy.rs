@@ -6,9 +6,7 @@ use kube::ResourceExt as _;
 
 use super::usage::{self, Figures, Gauge, Metered};
 use super::{Outcome, Plan, Step, meta};
-use crate::crd::{
-    AccountCounts, CheckedPolicy, CreditPolicy, CreditPolicyStatus, Reason, RelayPort, RelayStatus,
-};
+use crate::crd::{AccountCounts, CheckedPolicy, CreditPolicy, CreditPolicyStatus, Reason, RelayPort, RelayStatus};
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, UpstreamEntry};
 use crate::domain::id::PolicyId;
 use crate::operator::Endpoint;
@@ -163,7 +161,6 @@ fn status(
 ) -> CreditPolicyStatus {
     let standing = policy.status.as_ref();
     let conditions = standing.map(|status| status.conditions.as_slice()).unwrap_or_default();
-    let ports = observed.endpoint.ports.iter();
     let next = CreditPolicyStatus {
         policy_id: Some(observed.id.to_string()),
         observed_generation: policy.metadata.generation,
@@ -173,7 +170,10 @@ fn status(
         accounts: Some(observed.accounts),
         relay: Some(RelayStatus {
             host: observed.endpoint.host.clone(),
-            ports: ports.map(|(name, port)| RelayPort { name: name.clone(), port: i32::from(*port) }).collect(),
+            ports: vec![RelayPort {
+                name: observed.endpoint.service_name().to_owned(),
+                port: i32::from(observed.endpoint.port),
+            }],
         }),
         observed_at: Some(Time(usage::second(now))),
     };

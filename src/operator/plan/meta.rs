@@ -48,7 +48,9 @@ pub fn controller_of<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference
 /// The key that controls this object, by its reference.
 pub fn controlling_key<'a>(meta: &'a ObjectMeta, kind: &str) -> Option<&'a OwnerReference> {
     let mut owners = meta.owner_references.iter().flatten();
-    owners.find(|owner| owner.controller == Some(true) && owner.kind == kind && owner.api_version.starts_with("franking.io/"))
+    owners.find(|owner| {
+        owner.controller == Some(true) && owner.kind == kind && owner.api_version.starts_with("franking.io/")
+    })
 }
 
 /// Whether its deletion was asked for.

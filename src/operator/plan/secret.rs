@@ -65,7 +65,11 @@ pub enum Cause {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Judgement {
     /// `promote` names a staged credential that the Secret turned out to hold.
-    Keep { password: Password, promote: Option<SecretHash>, rotation_waits_until: Option<Timestamp> },
+    Keep {
+        password: Password,
+        promote: Option<SecretHash>,
+        rotation_waits_until: Option<Timestamp>,
+    },
     Issue(Cause),
 }
 
@@ -85,9 +89,10 @@ pub fn judge(
     };
     let Some(secret) = named else {
         // A new name for the same credential: the Secret under the old name still has it.
-        let kept = others.iter().filter_map(password_of).find(|password| {
-            stage_of(password).is_some_and(|(_, stage)| matches!(stage, Stage::Current { .. }))
-        });
+        let kept = others
+            .iter()
+            .filter_map(password_of)
+            .find(|password| stage_of(password).is_some_and(|(_, stage)| matches!(stage, Stage::Current { .. })));
         let standing = credentials.iter().any(|credential| !matches!(credential.stage, Stage::Staged { .. }));
         return match kept {
             Some(password) => Judgement::Keep { password, promote: None, rotation_waits_until: None },
@@ -168,7 +173,7 @@ pub fn content(
     password: &Password,
     restarted_at: Option<Timestamp>,
 ) -> Content {
-    let (scheme, port) = access.endpoint.preferred();
+    let (scheme, port) = (access.endpoint.scheme(), access.endpoint.port);
     let (username, host) = (access.username.as_str(), access.endpoint.host.as_str());
     let quote = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     let uri = format!("{scheme}://{}:{}@{host}:{port}", quote(username), quote(password.expose()));

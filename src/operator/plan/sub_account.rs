@@ -97,10 +97,8 @@ fn judge(account: &SubAccount, observed: &Observed) -> Result<Accepted, Outcome>
         !meta::deleting(&policy.object.metadata) || observed.entry.as_ref().is_some_and(|e| e.removed_at.is_none())
     });
     let Some(policy) = policy else {
-        let fix = format!(
-            "spec.policyRef.name: there is no CreditPolicy \"{}\"; create it, or name another",
-            spec.policy
-        );
+        let fix =
+            format!("spec.policyRef.name: there is no CreditPolicy \"{}\"; create it, or name another", spec.policy);
         return Err(Outcome::refused(Reason::PolicyNotFound, fix));
     };
     let plan = policy.object.spec.check().map_err(|problem| {
@@ -221,10 +219,8 @@ fn gauge(observed: &Observed, limit: &Limit, now: Timestamp) -> Gauge {
 fn suspensions(account: &SubAccount, accepted: &Accepted, now: Timestamp) -> Vec<SuspensionStatus> {
     let standing = account.status.iter().flat_map(|status| &status.suspensions);
     let known: Vec<&SuspensionStatus> = standing.collect();
-    let both = [
-        (SuspensionSource::Spec, &accepted.spec.suspended),
-        (SuspensionSource::Policy, &accepted.policy_suspended),
-    ];
+    let both =
+        [(SuspensionSource::Spec, &accepted.spec.suspended), (SuspensionSource::Policy, &accepted.policy_suspended)];
     both.into_iter()
         .filter_map(|(source, suspension)| {
             let reason = suspension.as_ref()?.reason.clone();

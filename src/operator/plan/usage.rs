@@ -104,8 +104,7 @@ impl Gauge {
     /// What will be read of a holder that is about to be made.
     pub fn untouched(limit: &Limit, now: Timestamp) -> Self {
         let window = limit.calendar.window(now);
-        let figures =
-            Figures { start: second(window.from), end: second(window.to), granted: limit.credits, used: 0 };
+        let figures = Figures { start: second(window.from), end: second(window.to), granted: limit.credits, used: 0 };
         Self { figures, usage: Usage::default() }
     }
 
