@@ -77,24 +77,6 @@ impl Books {
         Ok(session)
     }
 
-    /// Does `work` under the session, under a new one where the old was given up.
-    async fn under_session<T>(&self, work: impl AsyncFn(&Session) -> Result<T>) -> Result<T> {
-        for _ in 1..SESSIONS {
-            let session = self.session().await?;
-            match work(&session).await {
-                Err(Error::Fenced) => {
-                    tracing::warn!(
-                        session.id,
-                        session.epoch,
-                        "the ledger gave the operator's session up; opening another"
-                    );
-                    let mut open = self.session.lock().await;
-                    if open.as_ref() == Some(&session) {
-                        *open = None;
-                    }
-                }
-                answer => return answer,
-            }
     /// Lets go of a session that the ledger gave up, unless another task has opened a new one meanwhile.
     async fn lost(&self, session: &Session) {
         tracing::warn!(session.id, session.epoch, "the ledger gave the operator's session up; opening another");
@@ -113,8 +95,6 @@ impl Books {
     }
 
     pub async fn record(&self, actor: &str, kind: &str, holder: Holder, detail: serde_json::Value) -> Result<()> {
-        self.under_session(async |session| self.store.record(session, actor, kind, Some(holder), detail.clone()).await)
-            .await
         under_session!(self, session, self.store.record(session, actor, kind, Some(holder), detail.clone()))
     }
 
