@@ -1,8 +1,9 @@
 //! Which cap holds for an account: its own, the policy's default, and never above the policy's ceiling.
 
-use super::{CheckedCap, CheckedPolicy};
-use crate::domain::credit::Limit;
 use std::fmt;
+
+use super::{CheckedCap, CheckedPolicy, Reason};
+use crate::domain::credit::Limit;
 
 /// Why a policy does not take an account's cap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,12 +14,22 @@ pub enum CapRefusal {
     OtherPeriod { cap: CheckedCap, ceiling: CheckedCap },
 }
 
+impl CapRefusal {
+    /// The reason of the account's condition.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::AboveCeiling { .. } => Reason::CapAboveCeiling,
+            Self::OtherPeriod { .. } => Reason::CapPeriodMismatch,
+        }
+    }
+}
+
 impl fmt::Display for CapRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AboveCeiling { cap, ceiling } => write!(
                 f,
-                "spec.cap.credits: the policy allows at most {} credits {:?}; write {} or less instead of {}",
+                "spec.cap.credits: the policy allows at most {} credits per {:?} period; write {} or less instead of {}",
                 ceiling.credits, ceiling.period, ceiling.credits, cap.credits
             ),
             Self::OtherPeriod { cap, ceiling } => write!(

@@ -1,5 +1,7 @@
 //! `SubAccountApiKey`: one program or device, and the Secret that it logs in with.
 
+#![expect(clippy::duplicated_attributes, reason = "each printer column has a type and a path of its own")]
+
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -20,6 +22,7 @@ use crate::domain::sender::SenderPattern;
     group = "franking.io",
     version = "v1alpha1",
     kind = "SubAccountApiKey",
+    doc = "One program or device that sends for a SubAccount: it becomes a Secret with SMTP credentials that a pod mounts.",
     plural = "subaccountapikeys",
     shortname = "sak",
     category = "franking",
@@ -64,12 +67,16 @@ pub struct SubAccountApiKeySpec {
     /// Networks that this key may be used from, such as 10.1.2.0/24 or 2001:db8::1. Empty means from anywhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 2, max = 43)))]
-    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(net, isIP(net) || (isCIDR(net) && cidr(net) == cidr(net).masked()))")
+            .message("write addresses and networks such as 10.1.2.3, 10.1.2.0/24 or 2001:db8::/32, with no bits set after the prefix")
+    )]
     pub allow_from: Vec<String>,
     /// Senders that this key may name, such as alerts@example.com or *@example.com. They narrow what the account may
     /// and never widen it. Empty means all that the account may.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 3, max = 320)))]
+    #[schemars(length(max = 64), inner(length(min = 3, max = 320), regex(pattern = r"^[^@\s]*@[^@\s]+$")))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub allowed_senders: Vec<String>,
     /// True lets this key log in without TLS, on the relay's plain listener, for old devices. Needs allowFrom.
@@ -164,7 +171,7 @@ pub struct CredentialStatus {
     /// Until when the password before it works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_valid_until: Option<Time>,
-    /// The rotation.restartedAt that was last followed, as it was written.
+    /// The rotation.restartedAt that was last followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub restarted_at: Option<String>,
@@ -268,7 +275,9 @@ fn parse_duration(text: &str) -> Option<SignedDuration> {
     let mut total = SignedDuration::ZERO;
     for (unit, seconds) in [('h', 3600), ('m', 60), ('s', 1)] {
         if let Some((count, after)) = rest.split_once(unit) {
-            let count: u32 = count.parse().ok()?;
+            // The number parser would take a sign.
+            let digits = count.bytes().all(|b| b.is_ascii_digit());
+            let count: u32 = count.parse().ok().filter(|_| digits)?;
             total = total.checked_add(SignedDuration::from_secs(i64::from(count) * seconds))?;
             rest = after;
         }

@@ -66,6 +66,8 @@ pub enum Reason {
     NotAllowedByPolicy,
     /// The cap is above the policy's `maxCap`.
     CapAboveCeiling,
+    /// The cap has another period than the policy's `maxCap`.
+    CapPeriodMismatch,
     /// The namespace has the policy's `maxAccountsPerNamespace` already.
     TooManyAccounts,
     /// Another account of the policy has the same `externalId`.
@@ -116,6 +118,7 @@ impl Reason {
             Self::PolicyNotReady => "PolicyNotReady",
             Self::NotAllowedByPolicy => "NotAllowedByPolicy",
             Self::CapAboveCeiling => "CapAboveCeiling",
+            Self::CapPeriodMismatch => "CapPeriodMismatch",
             Self::TooManyAccounts => "TooManyAccounts",
             Self::DuplicateExternalId => "DuplicateExternalId",
             Self::AccountNotFound => "AccountNotFound",
@@ -156,27 +159,41 @@ impl<'a> Conditions<'a> {
     /// Sets a condition. `lastTransitionTime` moves only when the status flips. An abnormal-true condition that is
     /// false is left out.
     #[must_use]
-    pub fn set(mut self, kind: ConditionType, holds: bool, reason: Reason, message: impl Into<String>) -> Self {
-        self.next.retain(|(other, _)| *other != kind);
+    pub fn set(self, kind: ConditionType, holds: bool, reason: Reason, message: impl Into<String>) -> Self {
         if !holds && kind.abnormal() {
-            return self;
+            return self.without(kind);
         }
-        let status = if holds { "True" } else { "False" };
-        let since = find_condition(self.standing, kind)
+        self.put(kind, if holds { "True" } else { "False" }, reason, message.into())
+    }
+
+    /// Sets a condition of which nothing is known yet.
+    #[must_use]
+    pub fn unknown(self, kind: ConditionType, reason: Reason, message: impl Into<String>) -> Self {
+        self.put(kind, "Unknown", reason, message.into())
+    }
+
+    fn without(mut self, kind: ConditionType) -> Self {
+        self.next.retain(|(other, _)| *other != kind);
+        self
+    }
+
+    fn put(self, kind: ConditionType, status: &str, reason: Reason, message: String) -> Self {
+        let mut this = self.without(kind);
+        let since = find_condition(this.standing, kind)
             .filter(|standing| standing.status == status)
-            .map_or_else(|| Time(whole_seconds(self.now)), |standing| standing.last_transition_time.clone());
-        self.next.push((
+            .map_or_else(|| Time(whole_seconds(this.now)), |standing| standing.last_transition_time.clone());
+        this.next.push((
             kind,
             Condition {
                 type_: kind.as_str().to_owned(),
                 status: status.to_owned(),
                 reason: reason.as_str().to_owned(),
-                message: message.into().chars().take(MESSAGE_MAX).collect(),
-                observed_generation: self.generation,
+                message: message.chars().take(MESSAGE_MAX).collect(),
+                observed_generation: this.generation,
                 last_transition_time: since,
             },
         ));
-        self
+        this
     }
 
     /// The conditions in the order of [`ConditionType`], so that equal ones compare equal. What is not set is gone.

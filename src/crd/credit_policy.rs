@@ -1,16 +1,17 @@
 //! `CreditPolicy`: the parent account and its plan.
 
+#![expect(clippy::duplicated_attributes, reason = "each printer column has a type and a path of its own")]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
-use kube::core::{Selector, SelectorExt as _};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::limit::{Cap, CheckedCap, PeriodStatus, Pool, PoolCreditStatus};
 use super::reference::{LocalRef, is_dns_subdomain};
-use super::{Problem, is_false};
+use super::selector::NamespaceRule;
+use super::{Problem, is_false, suspension};
 use crate::domain::credit::Limit;
 use crate::domain::directory::{self, Suspension};
 use crate::domain::sender::MailDomain;
@@ -21,6 +22,7 @@ use crate::domain::sender::MailDomain;
     group = "franking.io",
     version = "v1alpha1",
     kind = "CreditPolicy",
+    doc = "A mail plan that many senders share: a pool of credits, an upstream smarthost, and the rules.",
     plural = "creditpolicies",
     shortname = "credpol",
     category = "franking",
@@ -67,13 +69,18 @@ pub struct CreditPolicySpec {
     pub suspended: bool,
     /// Why it is suspended; senders are told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), regex(pattern = r"^[^\x00-\x1f\x7f]*$"))]
     pub suspend_reason: Option<String>,
 }
 
 /// Defaults and ceilings of the accounts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "!has(self.defaultCap) || !has(self.maxCap) || (self.defaultCap.credits <= self.maxCap.credits && \
+     (has(self.defaultCap.period) ? self.defaultCap.period : 'Monthly') == \
+     (has(self.maxCap.period) ? self.maxCap.period : 'Monthly'))"
+).message("defaultCap may not be above maxCap, and must have its period"))]
 pub struct PerAccount {
     /// The cap of an account that names none. Absent means maxCap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,7 +103,7 @@ pub struct Senders {
     /// Mail domains that every account of this policy may send from, such as example.com. Subdomains are domains of
     /// their own. Nothing listed means that nothing may be sent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(min = 1, max = 253)))]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 253), regex(pattern = r"^[^@\s]+$")))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub domains: Vec<String>,
 }
@@ -111,6 +118,7 @@ pub struct AllowedNamespaces {
     pub from: NamespacesFrom,
     /// Which labels a namespace must have. An empty selector matches all namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::crd::selector::schema")]
     pub selector: Option<LabelSelector>,
 }
 
@@ -249,23 +257,6 @@ pub struct CheckedPolicy {
     pub suspended: Option<Suspension>,
 }
 
-/// Which namespaces may attach accounts.
-#[derive(Clone, Debug)]
-pub enum NamespaceRule {
-    All,
-    Matching(Selector),
-}
-
-impl NamespaceRule {
-    /// Whether a namespace with these labels may attach accounts.
-    pub fn allows(&self, labels: &BTreeMap<String, String>) -> bool {
-        match self {
-            Self::All => true,
-            Self::Matching(selector) => selector.matches(labels),
-        }
-    }
-}
-
 /// An upstream without its secret, which only the operator can read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedUpstream {
@@ -294,11 +285,10 @@ impl CreditPolicySpec {
                 format!("write at most maxCap's {} credits, with the same period", ceiling.credits),
             ));
         }
-        let max_accounts_per_namespace = per_account
-            .max_accounts_per_namespace
-            .map(u32::try_from)
-            .transpose()
-            .map_err(|_| Problem::new("spec.perAccount.maxAccountsPerNamespace", "write 0 or more"))?;
+        let max_accounts_per_namespace =
+            per_account.max_accounts_per_namespace.map(u32::try_from).transpose().map_err(|_| {
+                Problem::new("spec.perAccount.maxAccountsPerNamespace", "write how many accounts, 0 or more")
+            })?;
         let domains = self.senders.iter().flat_map(|senders| &senders.domains);
         let sender_domains = domains
             .enumerate()
@@ -314,7 +304,7 @@ impl CreditPolicySpec {
             sender_domains,
             namespaces: self.allowed_namespaces.as_ref().map_or(Ok(NamespaceRule::All), AllowedNamespaces::check)?,
             upstream: self.upstream.check()?,
-            suspended: self.suspended.then(|| Suspension { reason: self.suspend_reason.clone() }),
+            suspended: suspension(self.suspended, self.suspend_reason.as_deref())?,
         })
     }
 }
@@ -324,10 +314,7 @@ impl AllowedNamespaces {
         match (self.from, &self.selector) {
             (NamespacesFrom::All, None) => Ok(NamespaceRule::All),
             (NamespacesFrom::Selector, Some(selector)) => {
-                let selector = Selector::try_from(selector.clone()).map_err(|error| {
-                    Problem::new("spec.allowedNamespaces.selector", format!("write a valid label selector: {error}"))
-                })?;
-                Ok(NamespaceRule::Matching(selector))
+                NamespaceRule::matching(selector, "spec.allowedNamespaces.selector")
             }
             (NamespacesFrom::All, Some(_)) | (NamespacesFrom::Selector, None) => Err(Problem::new(
                 "spec.allowedNamespaces.selector",

@@ -16,8 +16,11 @@ mod limit;
 mod print;
 mod reference;
 mod secret;
+mod selector;
 mod sub_account;
 mod template;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
@@ -29,18 +32,20 @@ pub use api_key::{
 pub use condition::{ConditionType, Conditions, Reason, find_condition};
 pub use credit_policy::{
     AccountCounts, AllowedNamespaces, CheckedPolicy, CheckedUpstream, CreditPolicy, CreditPolicySpec,
-    CreditPolicyStatus, NamespaceRule, NamespacesFrom, PerAccount, RelayPort, RelayStatus, Senders, Upstream,
-    UpstreamTls,
+    CreditPolicyStatus, NamespacesFrom, PerAccount, RelayPort, RelayStatus, Senders, Upstream, UpstreamTls,
 };
 pub use limit::{Cap, CheckedCap, CreditStatus, Period, PeriodStatus, Pool, PoolCreditStatus, UsageStatus};
 pub use print::{File, all, chart_template, files, yaml};
 pub use reference::{LocalRef, is_dns_label, is_dns_subdomain};
-pub use secret::{CheckedSecret, Preset, SECRET_TYPE, SecretMetadata, SecretSpec};
+pub use secret::{CheckedSecret, ENV_KEYS, Preset, SECRET_KEYS, SECRET_TYPE, SecretMetadata, SecretSpec};
+pub use selector::NamespaceRule;
 pub use sub_account::{
     AccountState, CheckedAccount, DeletionPolicy, KeyCounts, SubAccount, SubAccountSpec, SubAccountStatus,
     SuspensionSource, SuspensionStatus,
 };
 pub use template::{Field, Template};
+
+use crate::domain::directory::Suspension;
 
 /// The API group of all kinds.
 pub const GROUP: &str = "franking.io";
@@ -66,6 +71,14 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.field, self.fix)
     }
+}
+
+/// A suspension as written in a spec. The reason is told to senders, so it must fit into one line of a reply.
+fn suspension(suspended: bool, reason: Option<&str>) -> Result<Option<Suspension>, Problem> {
+    if reason.is_some_and(|reason| reason.chars().any(char::is_control)) {
+        return Err(Problem::new("spec.suspendReason", "write one line without control characters"));
+    }
+    Ok(suspended.then(|| Suspension { reason: reason.map(str::to_owned) }))
 }
 
 /// For `skip_serializing_if`: a switch that is off is left out, as a user would leave it out.

@@ -24,16 +24,35 @@ pub fn all() -> Vec<CustomResourceDefinition> {
 
 /// A definition as YAML, with its first line saying that it is generated.
 pub fn yaml(crd: &CustomResourceDefinition) -> String {
-    let body = serde_yaml::to_string(crd).expect("a definition made of maps, lists and scalars is YAML");
-    format!("{HEADER}{body}")
+    format!("{HEADER}{}", body(crd))
+}
+
+fn body(crd: &CustomResourceDefinition) -> String {
+    let mut value = serde_json::to_value(crd).expect("a definition is JSON");
+    whole_numbers(&mut value);
+    serde_yaml::to_string(&value).expect("a definition made of maps, lists and scalars is YAML")
+}
+
+/// Bounds are floats in the type of a definition; `0` reads better than `0.0` and is what everybody else writes.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            let whole = number.as_f64().filter(|float| number.is_f64() && float.fract() == 0.0);
+            if let Some(whole) = whole {
+                *value = Value::from(whole as i64);
+            }
+        }
+        Value::Object(map) => map.values_mut().for_each(whole_numbers),
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
 }
 
 /// A definition as a template of the Helm chart: installed with `crds.install`, kept on uninstall with `crds.keep`.
 pub fn chart_template(crd: &CustomResourceDefinition) -> String {
-    let body = serde_yaml::to_string(crd).expect("a definition made of maps, lists and scalars is YAML");
     let keep =
         "metadata:\n  {{- if .Values.crds.keep }}\n  annotations:\n    helm.sh/resource-policy: keep\n  {{- end }}\n";
-    let body = escape(&body).replacen("metadata:\n", keep, 1);
+    let body = escape(&body(crd)).replacen("metadata:\n", keep, 1);
     format!("{HEADER}{{{{- if .Values.crds.install }}}}\n{body}{{{{- end }}}}\n")
 }
 
@@ -51,7 +70,7 @@ fn escape(text: &str) -> String {
 
 /// Makes a derived definition say what Kubernetes would say: no defaults (the API server would write them into the
 /// object, and GitOps tools would see a difference), no `nullable` (so that an explicit null is dropped, as for every
-/// built-in kind), no titles, and no number formats that the API server does not know.
+/// built-in kind), no titles, and texts that wrap where the reader's window ends, not where the source's line did.
 fn tidy(crd: CustomResourceDefinition) -> CustomResourceDefinition {
     let mut value = serde_json::to_value(crd).expect("a definition is JSON");
     tidy_value(&mut value);
@@ -70,6 +89,12 @@ fn tidy_value(value: &mut Value) {
             }
             for annotation in ["default", "nullable", "title"] {
                 map.remove(annotation);
+            }
+            if let Some(Value::Array(choices)) = map.get_mut("enum") {
+                choices.retain(|choice| !choice.is_null());
+            }
+            if let Some(Value::String(text)) = map.get_mut("description") {
+                *text = text.replace('\n', " ");
             }
         }
         Value::Array(items) => items.iter_mut().for_each(tidy_value),

@@ -13,13 +13,32 @@ use super::{Problem, is_false};
 /// The type of a Secret where none is named: the Service Binding specification's word for an SMTP binding.
 pub const SECRET_TYPE: &str = "servicebinding.io/smtp";
 
-/// Keys that Franking writes into every Secret. A template may not redefine them: the operator reads them back.
-pub(super) const RESERVED_KEYS: [&str; 8] =
-    ["type", "provider", "host", "port", "username", "password", "uri", "certificates"];
+/// Keys of the Secret that are Franking's own, written today or in the next releases. A template may not redefine them:
+/// the operator reads them back.
+pub const SECRET_KEYS: [&str; 11] = [
+    "type",
+    "provider",
+    "host",
+    "port",
+    "username",
+    "password",
+    "uri",
+    "certificates",
+    "account-id",
+    "api-key",
+    "api-url",
+];
+
+/// Keys that the preset `env` adds.
+pub const ENV_KEYS: [&str; 6] = ["SMTP_HOST", "SMTP_PORT", "SMTP_USERNAME", "SMTP_PASSWORD", "SMTP_URL", "SMTP_FROM"];
 
 /// How the Secret looks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "!has(self.presets) || !('env' in self.presets) || !has(self.template) || !self.template.exists(key, \
+     key in ['SMTP_HOST', 'SMTP_PORT', 'SMTP_USERNAME', 'SMTP_PASSWORD', 'SMTP_URL', 'SMTP_FROM'])"
+).message("the preset env writes the SMTP_ keys: leave them out of template, or leave out the preset"))]
 pub struct SecretSpec {
     /// Name of the Secret. The name of this object where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,7 +58,8 @@ pub struct SecretSpec {
     /// Labels and annotations of the Secret. Those of this object are not copied to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<SecretMetadata>,
-    /// Sets of further keys: env adds SMTP_HOST, SMTP_PORT, SMTP_USERNAME, SMTP_PASSWORD and SMTP_URL, for envFrom.
+    /// Sets of further keys: env adds SMTP_HOST, SMTP_PORT, SMTP_USERNAME, SMTP_PASSWORD and SMTP_URL, for envFrom,
+    /// and SMTP_FROM where allowedSenders is one address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -48,6 +68,15 @@ pub struct SecretSpec {
     /// {{ .username }}, {{ .password }}, {{ .uri }}, {{ .certificates }} and {{ .accountId }} are replaced.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = json!({"type": "string", "maxLength": 4096})))]
+    #[x_kube(validation = Rule::new("self.all(key, key.matches('^[-._a-zA-Z0-9]{1,253}$'))")
+        .message("name the keys of template with letters, digits, -, _ and ."))]
+    #[x_kube(validation = Rule::new(
+        "!self.exists(key, key in ['type', 'provider', 'host', 'port', 'username', 'password', 'uri', 'certificates', \
+         'account-id', 'api-key', 'api-url'])"
+    ).message(
+        "type, provider, host, port, username, password, uri, certificates, account-id, api-key and api-url are \
+         franking's own: choose other names for the keys of template"
+    ))]
     pub template: BTreeMap<String, String>,
 }
 
@@ -55,12 +84,16 @@ pub struct SecretSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretMetadata {
-    /// Labels, at most 32.
+    /// Labels, at most 32. Those that Franking sets itself win.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[x_kube(validation = Rule::new("!self.exists(key, key.startsWith('franking.io/'))")
+        .message("labels that begin with franking.io/ are franking's own"))]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = json!({"type": "string", "maxLength": 63})))]
     pub labels: BTreeMap<String, String>,
-    /// Annotations, at most 32.
+    /// Annotations, at most 32. Those that Franking sets itself win.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[x_kube(validation = Rule::new("!self.exists(key, key.startsWith('franking.io/'))")
+        .message("annotations that begin with franking.io/ are franking's own"))]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = json!({"type": "string", "maxLength": 4096})))]
     pub annotations: BTreeMap<String, String>,
 }
@@ -128,8 +161,11 @@ impl SecretSpec {
                 if !well_formed {
                     return Err(Problem::new(field, "name the key with letters, digits, -, _ and ."));
                 }
-                if RESERVED_KEYS.contains(&key.as_str()) {
-                    return Err(Problem::new(field, "franking writes this key itself; choose another name"));
+                if SECRET_KEYS.contains(&key.as_str()) {
+                    return Err(Problem::new(field, "this key is franking's own; choose another name"));
+                }
+                if self.presets.contains(&Preset::Env) && ENV_KEYS.contains(&key.as_str()) {
+                    return Err(Problem::new(field, "the preset env writes this key; leave out one of the two"));
                 }
                 let template = Template::parse(text).map_err(|fix| Problem::new(field, fix))?;
                 Ok((key.clone(), template))
@@ -144,6 +180,9 @@ fn check_metadata(metadata: &SecretMetadata) -> Result<(), Problem> {
         for key in map.keys() {
             if !is_qualified_name(key) {
                 return Err(Problem::new(of(part, key), "write a key such as team or example.com/team"));
+            }
+            if key.starts_with("franking.io/") {
+                return Err(Problem::new(of(part, key), "choose another prefix; this one is franking's own"));
             }
         }
     }

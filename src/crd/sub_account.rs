@@ -1,5 +1,7 @@
 //! `SubAccount`: the child account, a customer, department or application.
 
+#![expect(clippy::duplicated_attributes, reason = "each printer column has a type and a path of its own")]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -9,7 +11,7 @@ use std::collections::BTreeMap;
 
 use super::limit::{Cap, CheckedCap, CreditStatus, UsageStatus};
 use super::reference::LocalRef;
-use super::{Problem, is_false};
+use super::{Problem, is_false, suspension};
 use crate::domain::directory::Suspension;
 
 /// One sender of a shared plan: a customer, a department or an application.
@@ -18,6 +20,7 @@ use crate::domain::directory::Suspension;
     group = "franking.io",
     version = "v1alpha1",
     kind = "SubAccount",
+    doc = "One sender of a shared mail plan: a customer, a department or an application.",
     plural = "subaccounts",
     shortname = "suba",
     category = "franking",
@@ -62,6 +65,8 @@ pub struct SubAccountSpec {
     /// them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = json!({"type": "string", "maxLength": 256})))]
+    #[x_kube(validation = Rule::new("self.all(key, key.size() >= 1 && key.size() <= 63)")
+        .message("a key of metadata has 1 to 63 characters"))]
     pub metadata: BTreeMap<String, String>,
     /// The most that this account may send in a period. Absent means the policy's defaultCap, else its maxCap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,7 +76,7 @@ pub struct SubAccountSpec {
     pub suspended: bool,
     /// Why it is suspended; senders are told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), regex(pattern = r"^[^\x00-\x1f\x7f]*$"))]
     pub suspend_reason: Option<String>,
     /// What becomes of the account when this object is deleted. Retain: usage is kept, and applying it again in the
     /// same namespace finds it. Purge: personal data is erased; used credits stay until the period ends. Retain where
@@ -197,7 +202,7 @@ impl SubAccountSpec {
             policy: self.policy_ref.check("spec.policyRef")?,
             external_id: self.external_id.clone(),
             cap: self.cap.as_ref().map(|cap| cap.check("spec.cap")).transpose()?,
-            suspended: self.suspended.then(|| Suspension { reason: self.suspend_reason.clone() }),
+            suspended: suspension(self.suspended, self.suspend_reason.as_deref())?,
             deletion: self.deletion_policy.unwrap_or_default(),
         })
     }

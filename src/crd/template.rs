@@ -5,6 +5,10 @@
 
 use std::fmt::Write as _;
 
+/// Fields in one template. Each may stand for a whole certificate chain of some 10 kB, and a Secret holds 1 MiB: without
+/// this bound a spec of 128 kB could ask for 80 MB.
+const FIELDS_MAX: usize = 32;
+
 /// What a template may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
@@ -53,6 +57,7 @@ impl Template {
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut pieces = Vec::new();
         let mut rest = text;
+        let mut fields = 0;
         while let Some((before, after)) = rest.split_once("{{") {
             if !before.is_empty() {
                 pieces.push(Piece::Text(before.to_owned()));
@@ -65,6 +70,10 @@ impl Template {
                 .and_then(Field::parse)
                 .ok_or_else(|| format!("{{{{ {name} }}}} is not a field; use one of {}", known_fields()))?;
             pieces.push(Piece::Field(field));
+            fields += 1;
+            if fields > FIELDS_MAX {
+                return Err(format!("a template names at most {FIELDS_MAX} fields; split it into several keys"));
+            }
             rest = after;
         }
         if !rest.is_empty() {
@@ -112,5 +121,7 @@ mod tests {
             assert!(error.contains("{{ .accountId }}"), "{error}");
         }
         assert!(Template::parse("a {{ .host").expect_err("open").contains("close it"));
+        assert!(Template::parse(&"{{.host}}".repeat(FIELDS_MAX)).is_ok());
+        assert!(Template::parse(&"{{.host}}".repeat(FIELDS_MAX + 1)).expect_err("too many").contains("split"));
     }
 }

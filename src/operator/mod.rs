@@ -19,14 +19,18 @@
 
 pub mod apply;
 pub mod books;
+pub mod certificate;
 pub mod error;
 pub mod housekeeping;
 pub mod index;
+pub mod installation;
 pub mod kinds;
 pub mod observe;
 pub mod plan;
+pub mod prepare;
 pub mod reconcile;
 pub mod references;
+pub mod relay_config;
 pub mod report;
 pub mod sweep;
 pub mod usage;

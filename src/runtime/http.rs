@@ -13,7 +13,6 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 
 use super::health::Health;
 use super::metrics::{self, Registry};
@@ -29,20 +28,12 @@ const HEADER_BYTES: usize = 8 * 1024;
 /// Before the next accept after one failed: out of file descriptors heals when something closes.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `stop`. Failing connections are the other side's affair and end alone.
-pub async fn serve(
-    listener: TcpListener,
-    registry: Registry,
-    health: Health,
-    stop: CancellationToken,
-) -> Result<(), Infallible> {
+/// Serves for as long as the process lives, a drain included: that is when somebody wants to know. Failing connections
+/// are the other side's affair and end alone.
+pub async fn serve(listener: TcpListener, registry: Registry, health: Health) -> Infallible {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return Ok(()),
-        };
-        let stream = match accepted {
+        let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "accepting a telemetry connection");
@@ -52,12 +43,10 @@ pub async fn serve(
         };
         // Over the bound the connection is closed at once, so that probes never queue behind strangers.
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let (registry, health, stop) = (registry.clone(), health.clone(), stop.clone());
+        let (registry, health) = (registry.clone(), health.clone());
         tokio::spawn(async move {
-            tokio::select! {
-                () = connection(stream, registry, health) => {}
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(CONNECTION_LIFE) => {}
+            if tokio::time::timeout(CONNECTION_LIFE, connection(stream, registry, health)).await.is_err() {
+                tracing::debug!("a telemetry connection was closed for its age");
             }
             drop(place);
         });
@@ -136,12 +125,12 @@ mod tests {
 
     #[tokio::test]
     async fn readyz_says_why_not_and_healthz_only_that_we_live() {
-        let (registry, health, stop) = (Registry::new(), Health::default(), CancellationToken::new());
+        let (registry, health) = (Registry::new(), Health::default());
         register(&registry, IntGauge::new("franking_answer", "The answer.").expect("a gauge")).set(42);
         let gate = health.gate("relay");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("an address");
-        let server = tokio::spawn(serve(listener, registry, health, stop.clone()));
+        tokio::spawn(serve(listener, registry, health));
 
         let not_ready = get(address, "/readyz").await;
         assert!(not_ready.starts_with("HTTP/1.1 503") && not_ready.ends_with("relay: starting\n"), "{not_ready}");
@@ -154,17 +143,13 @@ mod tests {
         assert!(get(address, "/").await.starts_with("HTTP/1.1 404"));
         let post = ask(address, "POST /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
         assert!(post.starts_with("HTTP/1.1 405"), "{post}");
-
-        stop.cancel();
-        assert!(matches!(server.await, Ok(Ok(()))));
     }
 
     #[tokio::test]
     async fn a_stranger_over_the_bound_is_closed_and_a_place_that_is_left_is_given_again() {
-        let stop = CancellationToken::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("an address");
-        tokio::spawn(serve(listener, Registry::new(), Health::default(), stop.clone()));
+        tokio::spawn(serve(listener, Registry::new(), Health::default()));
         let mut held = vec![];
         for _ in 0..CONNECTIONS {
             let mut stream = TcpStream::connect(address).await.expect("connects");
@@ -181,7 +166,6 @@ mod tests {
             let mut stream = TcpStream::connect(address).await.expect("connects");
             let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await;
             if stream.read(&mut [0; 12]).await.unwrap_or(0) > 0 {
-                stop.cancel();
                 return;
             }
         }

@@ -1,13 +1,11 @@
 //! The story, one function a step. Each says what it does and how long it took.
 
-use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 
 use crate::cluster::{Kube, Program, wait_for};
@@ -214,22 +212,10 @@ fn wait_ready(kube: &Kube) -> Result<(), String> {
 
 fn read_secret(kube: &Kube) -> Result<Credentials, String> {
     let json = kube.kubectl(&["get", "secret", SECRET, "--namespace", TEAM, "--output", "json"])?;
-    let secret: Value = serde_json::from_str(&json).map_err(|error| format!("reading the Secret: {error}"))?;
-    let data: BTreeMap<String, String> =
-        serde_json::from_value(secret["data"].clone()).map_err(|error| format!("reading its data: {error}"))?;
-    let value = |key: &str| {
-        let encoded = data.get(key).ok_or_else(|| format!("the Secret has no `{key}`"))?;
-        let bytes = BASE64.decode(encoded).map_err(|error| format!("reading `{key}`: {error}"))?;
-        String::from_utf8(bytes).map_err(|error| format!("reading `{key}`: {error}"))
-    };
-    println!("    keys: {}", data.keys().cloned().collect::<Vec<_>>().join(", "));
-    Ok(Credentials {
-        host: value("host")?,
-        port: value("port")?.parse().map_err(|error| format!("reading `port`: {error}"))?,
-        username: value("username")?,
-        password: value("password")?,
-        certificates: value("certificates")?,
-    })
+    let secret: Secret = serde_json::from_str(&json).map_err(|error| format!("reading the Secret: {error}"))?;
+    let keys: Vec<&str> = secret.data.iter().flat_map(|data| data.keys().map(String::as_str)).collect();
+    println!("    keys: {}", keys.join(", "));
+    Credentials::from_secret(&secret)
 }
 
 fn send_until_refused(credentials: &Credentials) -> Result<(), String> {

@@ -1,3 +1,13 @@
 //! One test binary for all that crosses a room's border: the real API server, the real wire, the whole story.
 
+mod boundaries;
+mod chart;
+mod chart_life;
+mod examples;
+mod generated;
+mod image;
+mod process;
+mod refusals;
+mod rust_tokens;
 mod support;
+mod upstream;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use k8s_openapi::api::core::v1::Secret;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -15,6 +16,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 const REPLY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a pod reads from the mounted files.
+#[derive(Clone)]
 pub struct Credentials {
     pub host: String,
     pub port: u16,
@@ -30,8 +32,37 @@ pub struct Session {
     pub shown: bool,
 }
 
+impl Credentials {
+    /// From the data of a Secret.
+    pub fn from_secret(secret: &Secret) -> Result<Self, String> {
+        let data = secret.data.as_ref().ok_or("the Secret has no data")?;
+        let value = |key: &str| {
+            let bytes = data.get(key).ok_or_else(|| format!("the Secret has no `{key}`"))?;
+            String::from_utf8(bytes.0.clone()).map_err(|error| format!("reading `{key}`: {error}"))
+        };
+        Ok(Self {
+            host: value("host")?,
+            port: value("port")?.parse().map_err(|error| format!("reading `port`: {error}"))?,
+            username: value("username")?,
+            password: value("password")?,
+            certificates: value("certificates")?,
+        })
+    }
+}
+
 impl Session {
+    /// Connects, logs in and prints the dialogue; an error where the relay refuses the login.
     pub fn open(credentials: &Credentials) -> Result<Self, String> {
+        let (session, reply) = Self::log_in(credentials, true)?;
+        if reply.starts_with("235") { Ok(session) } else { Err(format!("the login was answered {reply}")) }
+    }
+
+    /// Connects and logs in without a word; the session and the reply to AUTH.
+    pub fn open_quietly(credentials: &Credentials) -> Result<(Self, String), String> {
+        Self::log_in(credentials, false)
+    }
+
+    fn log_in(credentials: &Credentials, shown: bool) -> Result<(Self, String), String> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(credentials.certificates.as_bytes()) {
             let certificate = certificate.map_err(|error| format!("reading `certificates`: {error}"))?;
@@ -49,12 +80,13 @@ impl Session {
         let socket = TcpStream::connect((credentials.host.as_str(), credentials.port))
             .map_err(|error| format!("connecting to {}:{}: {error}", credentials.host, credentials.port))?;
         socket.set_read_timeout(Some(REPLY_DEADLINE)).map_err(|error| format!("setting a deadline: {error}"))?;
-        let mut session = Self { stream: BufReader::new(StreamOwned::new(connection, socket)), shown: true };
+        let mut session = Self { stream: BufReader::new(StreamOwned::new(connection, socket)), shown };
         session.reply()?;
         session.say("EHLO app.demo")?;
         let plain = BASE64.encode(format!("\0{}\0{}", credentials.username, credentials.password));
-        session.say_as(&format!("AUTH PLAIN {plain}"), "AUTH PLAIN (the mounted user name and password)")?;
-        Ok(session)
+        let reply =
+            session.say_as(&format!("AUTH PLAIN {plain}"), "AUTH PLAIN (the mounted user name and password)")?;
+        Ok((session, reply))
     }
 
     /// Sends one message and returns the last reply: the 250 after its body, or the refusal.
