@@ -11,5 +11,6 @@ mod process;
 mod refusals;
 mod rust_tokens;
 mod relay;
+mod story;
 mod support;
 mod upstream;
