@@ -70,7 +70,9 @@ impl Stage {
 
     fn wait_ready(&self) {
         for kind in ["creditpolicies", "subaccounts", "subaccountapikeys"] {
-            self.kubectl(&["wait", "--for=condition=Ready", kind, "--all", "-A", "--timeout=60s"]);
+            let wait = ["wait", "--for=condition=Ready", kind, "--all", "-A", "--timeout=60s"];
+            let ready = self.plane.kubectl(&wait).status.success();
+            assert!(ready, "{}\n{}", self.kubectl(&["get", "franking", "-A", "-o", "yaml"]), self.home.log());
         }
     }
 
