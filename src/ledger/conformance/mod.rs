@@ -17,7 +17,7 @@ pub(super) use handle::*;
 pub(super) use histories::random_histories_agree_with_the_model;
 pub(super) use limits::*;
 pub(super) use records::*;
-pub(super) use world::Place;
+pub(super) use world::{Place, World};
 
 /// One test of each rule for the engine whose fresh place `$place` makes.
 macro_rules! conformance {

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
@@ -52,7 +52,7 @@ fn unfit(path: &Path, why: impl Into<String>) -> Error {
 
 /// File systems on which several processes cannot share SQLite's locks and shared memory safely, by `statfs` type
 /// (statfs(2), linux/magic.h).
-fn network_file_system(kind: i64) -> Option<&'static str> {
+pub fn network_file_system(kind: i64) -> Option<&'static str> {
     match kind {
         0x6969 => Some("NFS"),
         0x517b | 0xff53_4d42 | 0xfe53_4d42 => Some("SMB"),
@@ -66,7 +66,7 @@ fn network_file_system(kind: i64) -> Option<&'static str> {
 }
 
 #[expect(unsafe_code, reason = "std has no statfs; the call writes into a zeroed struct of its own type")]
-fn file_system_of(directory: &Path) -> io::Result<i64> {
+pub fn file_system_of(directory: &Path) -> io::Result<i64> {
     use std::os::unix::ffi::OsStrExt as _;
     let path = std::ffi::CString::new(directory.as_os_str().as_bytes())?;
     // SAFETY: `path` is a C string that outlives the call, and all-zero is a valid `statfs`.
@@ -94,9 +94,7 @@ fn refuse_network(path: &Path) -> Result<()> {
 /// A connection for the writer. The file must exist.
 pub fn connect_writer(path: &Path) -> Result<Connection> {
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    let failed = |error| Failure::from(error).of("opening the ledger");
-    wait_when_busy(&mut connection).map_err(failed)?;
-    configure(&connection).map_err(|failure| failure.of("opening the ledger"))?;
+    wait_when_busy(&mut connection).and_then(|()| configure(&connection)).map_err(|error| opening(path, error))?;
     verify(&connection, path)?;
     Ok(connection)
 }
@@ -104,7 +102,7 @@ pub fn connect_writer(path: &Path) -> Result<Connection> {
 /// A connection that cannot write.
 pub fn connect_reader(path: &Path) -> Result<Connection> {
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    let failed = |error| Failure::from(error).of("opening the ledger for reading");
+    let failed = |error| opening(path, error);
     wait_when_busy(&mut connection).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "cache_size", CACHE_KIB).map_err(failed)?;
@@ -117,8 +115,18 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
         return Err(unfit(path, "there is no such file; `franking prepare` makes it"));
     }
     refuse_network(path)?;
-    Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-        .map_err(|error| Failure::from(error).of("opening the ledger"))
+    Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(|error| opening(path, error))
+}
+
+/// Tells what an administrator must repair from what may pass.
+fn opening(path: &Path, error: rusqlite::Error) -> Error {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => unfit(path, "it is not a database"),
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            unfit(path, format!("it cannot be opened for reading and writing ({error})"))
+        }
+        Some(_) | None => Failure::from(error).of("opening the ledger"),
+    }
 }
 
 /// SQLite's own handler sleeps up to 100 ms between two tries; a commit is over in a few.
@@ -129,7 +137,7 @@ fn wait_when_busy(connection: &mut Connection) -> rusqlite::Result<()> {
     }))
 }
 
-fn configure(connection: &Connection) -> Op<()> {
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -144,7 +152,7 @@ fn configure(connection: &Connection) -> Op<()> {
 /// `NORMAL` may roll an acknowledged commit back in a power cut, which is a credit spent twice.
 fn verify(connection: &Connection, path: &Path) -> Result<()> {
     let read = |name| connection.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0));
-    let failed = |error| Failure::from(error).of("opening the ledger");
+    let failed = |error| opening(path, error);
     let journal = read("journal_mode").map_err(failed)?;
     let synchronous = read("synchronous").map_err(failed)?;
     if journal != rusqlite::types::Value::Text("wal".to_owned()) {

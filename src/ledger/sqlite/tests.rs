@@ -1,14 +1,18 @@
 //! The suite on this engine, and what only this engine can do wrong.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use rusqlite::Connection;
 use uuid::Uuid;
 
-use super::SqliteStore;
-use crate::ledger::conformance::{Place, conformance, random_histories_agree_with_the_model};
-use crate::ledger::store::Store;
-use crate::runtime::clock::Clock;
+use super::file::{self, Migration, Naming};
+use super::{SqliteStore, failure, writer};
+use crate::domain::credit::{Meter, Verdict};
+use crate::ledger::conformance::{Place, World, conformance, random_histories_agree_with_the_model};
+use crate::ledger::store::{Error, Result, Role, Session, Store};
+use crate::runtime::clock::{Clock, ManualClock};
 
 /// A directory of its own, gone with the test.
 struct File(tempfile::TempDir);
@@ -16,7 +20,7 @@ struct File(tempfile::TempDir);
 impl File {
     fn new() -> Self {
         let file = Self(tempfile::tempdir().expect("a directory"));
-        super::prepare(&file.path(), Uuid::from_u128(1), "cluster", Uuid::from_u128(2), jiff::Timestamp::UNIX_EPOCH)
+        super::prepare(&file.path(), Uuid::from_u128(1), "cluster", Uuid::from_u128(2), Timestamp::UNIX_EPOCH)
             .expect("a ledger");
         file
     }
@@ -88,4 +92,263 @@ conformance!(File::new();
 #[test]
 fn random_histories_agree() {
     random_histories_agree_with_the_model(File::new);
+}
+
+fn open(path: &Path) -> Result<SqliteStore> {
+    SqliteStore::open(path, Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH)))
+}
+
+fn naming(installation: u128) -> Naming<'static> {
+    Naming { installation: Uuid::from_u128(installation), cluster: "cluster", incarnation: Uuid::from_u128(2) }
+}
+
+fn why<T>(result: Result<T>) -> String {
+    match result {
+        Ok(_) => panic!("it was accepted"),
+        Err(Error::Unfit { why, .. }) => why,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_prepared_ledger_knows_who_it_is_and_preparing_again_changes_nothing() {
+    let file = File::new();
+    for _ in 0..2 {
+        let identity = file::prepare(&file.path(), &naming(1), file::MIGRATIONS, Timestamp::UNIX_EPOCH).expect("same");
+        assert_eq!((identity.installation, identity.schema_version), (Uuid::from_u128(1), 1));
+        assert_eq!(open(&file.path()).expect("opened").identity().await.expect("read"), identity);
+    }
+    let entries = std::fs::read_dir(file.0.path()).expect("a directory").filter_map(std::result::Result::ok);
+    let copies = entries.filter(|entry| entry.file_name().to_string_lossy().contains("schema-")).count();
+    assert_eq!(copies, 0);
+}
+
+#[test]
+fn another_installations_ledger_is_refused() {
+    let file = File::new();
+    let refused = file::prepare(&file.path(), &naming(9), file::MIGRATIONS, Timestamp::UNIX_EPOCH);
+    assert!(matches!(refused, Err(Error::Foreign { found, expected })
+        if found == Uuid::from_u128(1) && expected == Uuid::from_u128(9)));
+}
+
+#[test]
+fn what_is_not_a_ledger_is_refused_with_a_sentence() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("ledger.db");
+    assert!(why(open(&path)).contains("no such file"));
+    std::fs::write(&path, "").expect("written");
+    assert!(why(open(&path)).contains("it is empty"));
+    let other = Connection::open(&path).expect("a database");
+    other.execute_batch("CREATE TABLE recipes (name TEXT)").expect("a table");
+    drop(other);
+    assert!(why(open(&path)).contains("another program"));
+    assert!(why(file::prepare(&path, &naming(1), file::MIGRATIONS, Timestamp::UNIX_EPOCH)).contains("another program"));
+    std::fs::write(&path, "this is a text and not a database at all, whatever its name says".repeat(100))
+        .expect("written");
+    assert!(why(open(&path)).contains("not a database"));
+}
+
+#[test]
+fn a_schema_of_another_release_is_refused() {
+    let file = File::new();
+    let connection = Connection::open(file.path()).expect("a database");
+    connection.execute("UPDATE meta SET schema_version = 7", []).expect("written");
+    drop(connection);
+    let refused = [
+        open(&file.path()).map(|_| ()),
+        file::prepare(&file.path(), &naming(1), file::MIGRATIONS, Timestamp::UNIX_EPOCH).map(|_| ()),
+    ];
+    for result in refused {
+        assert!(matches!(result, Err(Error::Schema { found: 7, oldest: 1, newest: 1 })), "{result:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_existing_file_is_copied_before_its_schema_changes() {
+    let file = File::new();
+    let store = open(&file.path()).expect("opened");
+    store.open_session(Role::Operator, "kept").await.expect("a session");
+    drop(store);
+    let newer = [
+        Migration { version: 1, sql: "must not run again" },
+        Migration { version: 2, sql: "CREATE TABLE later (a INTEGER) STRICT" },
+    ];
+    let now = Timestamp::from_second(1_000).expect("a time");
+    let identity = file::prepare(&file.path(), &naming(1), &newer, now).expect("migrated");
+    assert_eq!(identity.schema_version, 2);
+    let copy = Connection::open(file::copy_path(&file.path(), 1, now)).expect("the copy");
+    let kept = |connection: &Connection| -> (i64, i64) {
+        connection
+            .query_row("SELECT schema_version, (SELECT count(*) FROM session) FROM meta", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .expect("readable")
+    };
+    assert_eq!(kept(&copy), (1, 1));
+    assert_eq!(kept(&Connection::open(file.path()).expect("the ledger")), (2, 1));
+}
+
+#[test]
+fn a_migration_that_fails_changes_nothing() {
+    let file = File::new();
+    let broken = [
+        Migration { version: 1, sql: "" },
+        Migration { version: 2, sql: "CREATE TABLE later (a INTEGER) STRICT; SELECT nonsense FROM nowhere" },
+    ];
+    assert!(file::prepare(&file.path(), &naming(1), &broken, Timestamp::UNIX_EPOCH).is_err());
+    let connection = Connection::open(file.path()).expect("a database");
+    let found: (i64, i64) = connection
+        .query_row(
+            "SELECT schema_version, (SELECT count(*) FROM sqlite_schema WHERE name = 'later') FROM meta",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .expect("readable");
+    assert_eq!(found, (1, 0));
+}
+
+#[test]
+fn network_file_systems_are_refused_by_name() {
+    for (kind, name) in [(0x6969, "NFS"), (0xff53_4d42, "SMB"), (0xfe53_4d42, "SMB"), (0x6573_5546, "FUSE")] {
+        assert_eq!(file::network_file_system(kind), Some(name));
+    }
+    // ext4, XFS, Btrfs, tmpfs, overlayfs.
+    for kind in [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630] {
+        assert_eq!(file::network_file_system(kind), None);
+    }
+    let here = file::file_system_of(&std::env::temp_dir()).expect("examined");
+    assert_ne!(here, 0);
+}
+
+#[test]
+fn the_file_is_only_for_its_owner() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let file = File::new();
+    let mode = std::fs::metadata(file.path()).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn commits_are_durable_and_the_belt_holds() {
+    let file = File::new();
+    let store = open(&file.path()).expect("opened");
+    let pragmas = store
+        .writer
+        .call("testing", 1, |tx| {
+            let read = |name| tx.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+            Ok((read("synchronous")?, read("foreign_keys")?, read("wal_autocheckpoint")?))
+        })
+        .await
+        .expect("read");
+    assert_eq!(pragmas, (2, 1, 4_000));
+    let overspent = store
+        .writer
+        .call("testing", 1, |tx| {
+            Ok(tx.connection.execute(
+                "INSERT INTO lot (kind, holder, period, valid_from, valid_to, calendar, part, whole, granted, consumed) \
+                 VALUES ('key', zeroblob(16), 'p', 0, 1, '', 1, 1, 5, 6)",
+                [],
+            )?)
+        })
+        .await;
+    assert!(overspent.expect_err("refused").is_undone());
+}
+
+#[tokio::test]
+async fn a_full_disk_writes_nothing_and_heals() {
+    let file = File::new();
+    let mut world = World::with(&file, None, Some(1_000_000), None).await;
+    let store = open(&file.path()).expect("opened");
+    let session = store.open_session(Role::Relay, "relay-9").await.expect("a session");
+    let pages = |count: i64| {
+        store.writer.call("testing", 1, move |tx| {
+            Ok(tx.connection.pragma_update_and_check(None, "max_page_count", count, |_| Ok(()))?)
+        })
+    };
+    // Not less than there are: the next page that is needed does not fit.
+    pages(1).await.expect("set");
+    let mut batch = vec![];
+    let full = loop {
+        batch.extend((0..200).map(|_| world.reservation(1)));
+        match store.reserve(&session, &batch).await {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, Error::Full), "{full}");
+    world.check().await;
+    pages(1_000_000).await.expect("set");
+    let verdicts = store.reserve(&session, &batch).await.expect("healed");
+    assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Reserved));
+    assert_eq!(world.consumed().await[1], batch.len() as i64);
+    world.check().await;
+}
+
+/// Holds the writer until everything that a test wants in one transaction is queued.
+async fn in_one_group(store: &SqliteStore, queued: impl AsyncFnOnce()) {
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (started, starts) = tokio::sync::oneshot::channel();
+    let mut started = Some(started);
+    let hold = store.writer.call("testing", writer::GROUP, move |_| {
+        if let Some(started) = started.take() {
+            let _ = started.send(());
+        }
+        let _ = held.recv();
+        Ok(())
+    });
+    let others = async {
+        starts.await.expect("the writer is held");
+        tokio::join!(queued(), async { drop(release) });
+    };
+    let (held, ()) = tokio::join!(hold, others);
+    held.expect("released");
+}
+
+#[tokio::test]
+async fn calls_that_fail_or_panic_do_not_fail_the_others_of_their_transaction() {
+    let file = File::new();
+    let mut world = World::with(&file, None, Some(10), None).await;
+    let store = open(&file.path()).expect("opened");
+    let session = store.open_session(Role::Relay, "relay-9").await.expect("a session");
+    let stale = Session { id: session.id, epoch: session.epoch - 1 };
+    let (before, after) = (world.reservation(1), world.reservation(2));
+    in_one_group(&store, async || {
+        let (first, broken, panicked, fenced, last) = tokio::join!(
+            store.reserve(&session, std::slice::from_ref(&before)),
+            store.writer.call("testing", 1, |tx| {
+                tx.record("half done", "test", None, &serde_json::json!({}))?;
+                Ok(tx.connection.execute("INSERT INTO cursor (name, seq) VALUES ('twice', 1), ('twice', 1)", [])?)
+            }),
+            store.writer.call("testing", 1, |tx| -> failure::Op<()> {
+                tx.record("half done", "test", None, &serde_json::json!({}))?;
+                panic!("on purpose")
+            }),
+            store.heartbeat(&stale),
+            store.reserve(&session, std::slice::from_ref(&after)),
+        );
+        assert_eq!(
+            (first.expect("answered"), last.expect("answered")),
+            (vec![Verdict::Reserved], vec![Verdict::Reserved])
+        );
+        assert!(broken.expect_err("a constraint").is_undone());
+        assert!(panicked.expect_err("a panic").is_undone());
+        assert!(matches!(fenced, Err(Error::Fenced)));
+    })
+    .await;
+    assert_eq!(world.consumed().await, [3; 3]);
+    let events = store.events(0, 1_000).await.expect("events");
+    assert!(events.iter().all(|event| event.actor != "half done"));
+    world.check().await;
+}
+
+#[tokio::test]
+async fn a_check_finds_a_balance_that_does_not_follow_from_its_rows() {
+    let file = File::new();
+    let mut world = World::with(&file, None, Some(10), None).await;
+    world.send(3).await;
+    let connection = Connection::open(file.path()).expect("a database");
+    connection.execute("UPDATE lot SET consumed = 2 WHERE kind = 'account'", []).expect("tampered");
+    let wrong = world.store.check().await.expect("checked");
+    assert_eq!(wrong.len(), 1);
+    assert_eq!((wrong[0].consumed, wrong[0].recomputed, wrong[0].meter), (2, 3, Meter::AccountCap));
 }
