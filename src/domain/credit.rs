@@ -160,7 +160,7 @@ pub struct Reservation {
 }
 
 /// Who a reservation is charged to, as the fresh rows say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Chain {
     pub key: KeyId,
     pub account: AccountId,

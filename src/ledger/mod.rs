@@ -8,6 +8,27 @@
 //! What it must never do: give credits from a cache, answer "charged" without a durable write, or refuse for good
 //! while it cannot be reached.
 
+mod batch;
+#[cfg(test)]
+mod conformance;
+mod figures;
+mod outcomes;
+pub mod seal;
+pub mod sqlite;
 pub mod store;
 
+use std::sync::Arc;
+
+use crate::domain::relay_config::LedgerAddress;
+use crate::runtime::clock::Clock;
+
+pub use batch::Ledger;
+pub use seal::Sealer;
 pub use store::{Error, Store};
+
+/// Opens the engine that an address names.
+pub fn open(address: &LedgerAddress, clock: Arc<dyn Clock>) -> store::Result<Arc<dyn Store>> {
+    match address {
+        LedgerAddress::Sqlite { path } => Ok(Arc::new(sqlite::SqliteStore::open(path, clock)?)),
+    }
+}

@@ -1,0 +1,464 @@
+//! The handle through which a role uses the ledger: it batches, asks again, and forgets nothing.
+//!
+//! One batch of reservations is in flight at a time and the next one takes what has queued meanwhile, so batches grow
+//! with the load and nobody waits for a timer. A batch whose answer is not known is asked again, with the same ids,
+//! until it is. A charge that nobody collects (the caller's deadline passed, or its connection went away) is settled
+//! as not offered: used or cancelled, never forgotten.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::figures::Figures;
+use super::outcomes::Outcomes;
+use super::store::{Error, Result, Role, Session, Settlement, Store};
+use crate::domain::credit::{Outcome, Reservation, Verdict};
+use crate::domain::id::MessageId;
+use crate::runtime::metrics::Registry;
+
+/// Messages of one call. Measured: 500 share a commit's cost well enough.
+const BATCH: usize = 500;
+/// Questions that may wait: two seconds' worth at the rate that one ledger is built for.
+const QUEUE: usize = 20_000;
+/// Outcomes that may wait before nothing new is reserved. They are small; what bounds them is that somebody must
+/// have been charged for each.
+const OUTCOMES: usize = 100_000;
+/// A session that is silent for several of these is given up by the operator.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Between two tries of a call that failed: first, doubling, at most.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LONGEST: Duration = Duration::from_secs(2);
+
+/// Cheap to clone. Its tasks end after [`drain`](Self::drain), or when the last clone is gone and nothing waits.
+#[derive(Clone)]
+pub struct Ledger {
+    shared: Arc<Shared>,
+    asks: mpsc::Sender<Ask>,
+}
+
+struct Shared {
+    store: Arc<dyn Store>,
+    role: Role,
+    name: String,
+    session: RwLock<Session>,
+    reopening: tokio::sync::Mutex<()>,
+    outcomes: Outcomes,
+    /// Questions that were queued and are not answered.
+    asked: AtomicUsize,
+    /// Rings when something was answered or written: for whoever drains.
+    progress: Notify,
+    draining: AtomicBool,
+    /// No handle is left.
+    abandoned: AtomicBool,
+    stop: CancellationToken,
+    figures: Figures,
+}
+
+/// A queued question.
+struct Ask {
+    reservation: Reservation,
+    since: Instant,
+    reply: oneshot::Sender<Reply>,
+}
+
+enum Reply {
+    Decided(Collectable),
+    /// It is certain that nothing was written.
+    Failed(Error),
+}
+
+/// A verdict on its way to the caller. If it is dropped on the way, a charge is given back.
+struct Collectable {
+    verdict: Option<Verdict>,
+    message: MessageId,
+    shared: Arc<Shared>,
+}
+
+impl Collectable {
+    fn collect(mut self) -> Verdict {
+        self.verdict.take().expect("a verdict is collected once, by value")
+    }
+}
+
+impl Drop for Collectable {
+    fn drop(&mut self) {
+        if self.verdict == Some(Verdict::Reserved) {
+            self.shared.settle(Settlement { message: self.message, outcome: Outcome::NotOffered });
+        }
+    }
+}
+
+/// A call to the ledger that did not come to an answer.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("there was no answer before the deadline")]
+    Late,
+    #[error("{QUEUE} questions are waiting already")]
+    Crowded,
+    #[error("{OUTCOMES} outcomes wait to be written")]
+    Behind,
+    #[error("the process is stopping")]
+    Stopping,
+}
+
+impl Trouble {
+    fn reserving(self) -> Error {
+        Error::Unavailable { doing: "reserving credits", source: Box::new(self) }
+    }
+}
+
+impl Ledger {
+    /// Opens a session and starts the tasks. When `shutdown` is cancelled everything in flight still goes on, so that
+    /// a role can finish its messages before it calls [`drain`](Self::drain); but outcomes that nobody drains are no
+    /// longer retried once the last handle is gone.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        role: Role,
+        name: String,
+        registry: &Registry,
+        shutdown: CancellationToken,
+    ) -> Result<Self> {
+        let session = store.open_session(role, &name).await?;
+        let shared = Arc::new(Shared {
+            store,
+            role,
+            name,
+            session: RwLock::new(session),
+            reopening: tokio::sync::Mutex::default(),
+            outcomes: Outcomes::default(),
+            asked: AtomicUsize::new(0),
+            progress: Notify::new(),
+            draining: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
+            stop: CancellationToken::new(),
+            figures: Figures::new(registry, role),
+        });
+        let (asks, queue) = mpsc::channel(QUEUE);
+        tokio::spawn(stoppable(shared.clone(), reserve_until_closed(shared.clone(), queue)));
+        tokio::spawn(stoppable(shared.clone(), settle_until_abandoned(shared.clone(), shutdown)));
+        tokio::spawn(stoppable(shared.clone(), beat(shared.clone())));
+        Ok(Self { shared, asks })
+    }
+
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.shared.store
+    }
+
+    /// The session to write with now. After [`Error::Fenced`] ask [`renew`](Self::renew) for the next.
+    pub async fn session(&self) -> Session {
+        self.shared.session()
+    }
+
+    /// A session that replaces `stale`, which the ledger gave up.
+    pub async fn renew(&self, stale: &Session) -> Result<Session> {
+        self.shared.renew(stale).await
+    }
+
+    /// Charges one message. Returns by `deadline` at the latest. An error means that nothing is charged in the end,
+    /// unless the process ends before that is written: then the message stays charged, as unknown.
+    pub async fn reserve(&self, reservation: Reservation, deadline: Instant) -> Result<Verdict> {
+        if self.shared.draining.load(Ordering::Relaxed) {
+            return Err(Trouble::Stopping.reserving());
+        }
+        if self.shared.outcomes.len() >= OUTCOMES {
+            return Err(Trouble::Behind.reserving());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.shared.asked.fetch_add(1, Ordering::Relaxed);
+        if let Err(refused) = self.asks.try_send(Ask { reservation, since: Instant::now(), reply }) {
+            self.shared.answered(1);
+            return Err(match refused {
+                mpsc::error::TrySendError::Full(_) => Trouble::Crowded.reserving(),
+                mpsc::error::TrySendError::Closed(_) => Trouble::Stopping.reserving(),
+            });
+        }
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(Reply::Decided(verdict))) => Ok(verdict.collect()),
+            Ok(Ok(Reply::Failed(error))) => Err(error),
+            Ok(Err(_)) => Err(Trouble::Stopping.reserving()),
+            Err(_) => Err(Trouble::Late.reserving()),
+        }
+    }
+
+    /// Hands in the outcome of a message that was reserved. It is written soon, and retried until it is.
+    pub fn settle(&self, settlement: Settlement) {
+        self.shared.settle(settlement);
+    }
+
+    /// How many outcomes are not written yet.
+    pub fn unsettled(&self) -> usize {
+        self.shared.outcomes.len()
+    }
+
+    /// Takes no more questions, waits until everything is answered and written, closes the session and ends the
+    /// tasks. Returns how many outcomes could not be written by `deadline`; the operator's sweep makes their messages
+    /// `unknown`.
+    pub async fn drain(&self, deadline: Instant) -> usize {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        loop {
+            let mut progress = std::pin::pin!(self.shared.progress.notified());
+            progress.as_mut().enable();
+            if self.shared.asked.load(Ordering::Relaxed) == 0 && self.shared.outcomes.len() == 0 {
+                break;
+            }
+            if timeout_at(deadline, progress).await.is_err() {
+                break;
+            }
+        }
+        let left = self.shared.outcomes.len();
+        let session = self.shared.session();
+        match timeout_at(deadline, self.shared.store.close_session(&session)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "the session stays open"),
+            Err(_) => tracing::warn!("the session stays open: there was no time to close it"),
+        }
+        self.shared.stop.cancel();
+        left
+    }
+}
+
+/// Runs a task until the ledger is drained.
+async fn stoppable(shared: Arc<Shared>, task: impl Future<Output = ()>) {
+    shared.stop.run_until_cancelled(task).await;
+}
+
+impl Shared {
+    fn session(&self) -> Session {
+        self.session.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// One task opens the new session, the others find it.
+    async fn renew(&self, stale: &Session) -> Result<Session> {
+        let _one_at_a_time = self.reopening.lock().await;
+        let current = self.session();
+        if current != *stale {
+            return Ok(current);
+        }
+        let session = self.store.open_session(self.role, &self.name).await?;
+        tracing::warn!(
+            role = self.role.as_str(),
+            epoch = session.epoch,
+            "the ledger gave the session up; opened another"
+        );
+        *self.session.write().unwrap_or_else(PoisonError::into_inner) = session.clone();
+        Ok(session)
+    }
+
+    fn settle(&self, settlement: Settlement) {
+        self.outcomes.push(settlement);
+        self.figures.settlements_open.set(self.outcomes.len() as i64);
+    }
+
+    fn written(&self, batch: &[Settlement]) {
+        self.outcomes.written(batch.len());
+        self.figures.settlements_open.set(self.outcomes.len() as i64);
+        self.figures.settled(batch.iter().map(|settlement| settlement.outcome));
+        self.progress.notify_waiters();
+    }
+
+    fn answered(&self, count: usize) {
+        self.asked.fetch_sub(count, Ordering::Relaxed);
+        self.progress.notify_waiters();
+    }
+
+    /// Waits after a failure; the session is renewed where that was the failure. Logs the first of a row.
+    async fn recover(&self, doing: &'static str, error: &Error, session: &Session, retry: &mut Retry) {
+        self.figures.failed(error);
+        match error {
+            Error::Fenced => {
+                if self.renew(session).await.is_ok() {
+                    return;
+                }
+            }
+            Error::Unavailable { .. }
+            | Error::Full
+            | Error::Foreign { .. }
+            | Error::Schema { .. }
+            | Error::Unfit { .. } => {}
+        }
+        if retry.is_first() {
+            tracing::warn!(error = error as &dyn std::error::Error, "{doing} failed; trying again until it is done");
+        }
+        sleep(retry.next()).await;
+    }
+}
+
+/// The pauses between tries.
+struct Retry(Duration);
+
+impl Retry {
+    fn new() -> Self {
+        Self(RETRY_FIRST)
+    }
+
+    fn is_first(&self) -> bool {
+        self.0 == RETRY_FIRST
+    }
+
+    fn next(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(RETRY_LONGEST);
+        pause
+    }
+}
+
+async fn reserve_until_closed(shared: Arc<Shared>, mut queue: mpsc::Receiver<Ask>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while queue.recv_many(&mut batch, BATCH).await > 0 {
+        let queued = batch.len();
+        // Nobody waits for these any more, and they were never asked: they cost nothing.
+        batch.retain(|ask: &Ask| !ask.reply.is_closed());
+        if !batch.is_empty() {
+            reserve_batch(&shared, &mut batch).await;
+        }
+        shared.answered(queued);
+    }
+    shared.abandoned.store(true, Ordering::Relaxed);
+    shared.outcomes.wake();
+}
+
+/// Asks until it is answered, and tells everybody.
+async fn reserve_batch(shared: &Arc<Shared>, batch: &mut Vec<Ask>) {
+    let reservations: Vec<Reservation> = batch.iter().map(|ask| ask.reservation.clone()).collect();
+    shared.figures.asked(batch.len());
+    for ask in batch.iter() {
+        shared.figures.queued(ask.since.elapsed());
+    }
+    let verdicts = match reserve_until_known(shared, &reservations, false).await {
+        Ok(verdicts) => verdicts.into_iter().map(Ok).collect(),
+        // One message of many is the cause; the others must not suffer for it.
+        Err(failed) if failed.error.is_undone() && batch.len() > 1 => {
+            let mut each = Vec::with_capacity(batch.len());
+            for reservation in reservations.chunks(1) {
+                let one = reserve_until_known(shared, reservation, failed.may_be_charged).await;
+                each.push(one.map(|mut verdicts| verdicts.remove(0)));
+            }
+            each
+        }
+        Err(failed) if failed.error.is_undone() => vec![Err(failed)],
+        Err(failed) => {
+            let may_be_charged = failed.may_be_charged;
+            batch.iter().map(|_| Err(Failed { error: Error::Full, may_be_charged })).collect()
+        }
+    };
+    for (ask, verdict) in batch.drain(..).zip(verdicts) {
+        let message = ask.reservation.message;
+        let reply = match verdict {
+            Ok(verdict) => {
+                shared.figures.answered(&verdict, ask.since.elapsed());
+                Reply::Decided(Collectable { verdict: Some(verdict), message, shared: shared.clone() })
+            }
+            Err(failed) => {
+                if failed.may_be_charged {
+                    shared.settle(Settlement { message, outcome: Outcome::NotOffered });
+                }
+                Reply::Failed(failed.error)
+            }
+        };
+        // If nobody takes a charge, it drops here and is given back.
+        drop(ask.reply.send(reply));
+    }
+}
+
+/// The last try certainly wrote nothing: the disk is full, or the call was undone.
+struct Failed {
+    error: Error,
+    /// An earlier try may have charged: what it charged is to be given back.
+    may_be_charged: bool,
+}
+
+/// Asks until it is known what was written.
+async fn reserve_until_known(
+    shared: &Shared,
+    reservations: &[Reservation],
+    mut may_be_charged: bool,
+) -> std::result::Result<Vec<Verdict>, Failed> {
+    let mut retry = Retry::new();
+    loop {
+        let session = shared.session();
+        let error = match shared.store.reserve(&session, reservations).await {
+            Ok(verdicts) => return Ok(verdicts),
+            Err(error) => error,
+        };
+        match &error {
+            Error::Full => {
+                shared.figures.failed(&error);
+                return Err(Failed { error, may_be_charged });
+            }
+            Error::Unavailable { .. } if error.is_undone() => {
+                shared.figures.failed(&error);
+                tracing::error!(error = &error as &dyn std::error::Error, "a reservation cannot be written");
+                return Err(Failed { error, may_be_charged });
+            }
+            Error::Unavailable { .. } => may_be_charged = true,
+            Error::Fenced | Error::Foreign { .. } | Error::Schema { .. } | Error::Unfit { .. } => {}
+        }
+        shared.recover("reserving credits", &error, &session, &mut retry).await;
+    }
+}
+
+async fn settle_until_abandoned(shared: Arc<Shared>, shutdown: CancellationToken) {
+    let mut retry = Retry::new();
+    // One at a time while one of the oldest cannot be written by itself.
+    let mut singly = 0;
+    loop {
+        let batch = shared.outcomes.oldest(if singly > 0 { 1 } else { BATCH });
+        let abandoned = shared.abandoned.load(Ordering::Relaxed);
+        if batch.is_empty() {
+            if abandoned {
+                break;
+            }
+            shared.outcomes.added().await;
+            continue;
+        }
+        let session = shared.session();
+        let Err(error) = shared.store.settle(&session, &batch).await else {
+            shared.written(&batch);
+            singly -= singly.min(batch.len());
+            retry = Retry::new();
+            continue;
+        };
+        if abandoned && shutdown.is_cancelled() {
+            let left = shared.outcomes.len();
+            tracing::warn!(error = &error as &dyn std::error::Error, left, "outcomes were left unwritten");
+            break;
+        }
+        if error.is_undone() && singly == 0 && batch.len() > 1 {
+            singly = batch.len();
+            continue;
+        }
+        if error.is_undone() {
+            shared.outcomes.postpone();
+            singly -= singly.min(1);
+        }
+        shared.recover("settling messages", &error, &session, &mut retry).await;
+    }
+    // Ends the heartbeat too.
+    shared.stop.cancel();
+}
+
+async fn beat(shared: Arc<Shared>) {
+    let mut ticks = interval(HEARTBEAT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let session = shared.session();
+        let Err(error) = shared.store.heartbeat(&session).await else { continue };
+        shared.figures.failed(&error);
+        let renewed = match error {
+            Error::Fenced => shared.renew(&session).await.map(|_| ()),
+            error @ (Error::Unavailable { .. }
+            | Error::Full
+            | Error::Foreign { .. }
+            | Error::Schema { .. }
+            | Error::Unfit { .. }) => Err(error),
+        };
+        if let Err(error) = renewed {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the ledger did not take the heartbeat");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! What every engine must do, as tests that know no engine.
+//!
+//! An engine hands in a [`Place`]; [`conformance!`] makes one test of each rule. What is stated here is the contract
+//! of [`Store`], sentence by sentence, so an engine that passes can replace another.
+
+mod charging;
+mod faulty;
+mod handle;
+mod histories;
+mod limits;
+mod model;
+mod records;
+mod world;
+
+pub(super) use charging::*;
+pub(super) use handle::*;
+pub(super) use histories::random_histories_agree_with_the_model;
+pub(super) use limits::*;
+pub(super) use records::*;
+pub(super) use world::Place;
+
+/// One test of each rule for the engine whose fresh place `$place` makes.
+macro_rules! conformance {
+    ($place:expr; $($rule:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $rule() {
+                crate::ledger::conformance::$rule(&$place).await;
+            }
+        )*
+    };
+}
+pub(super) use conformance;

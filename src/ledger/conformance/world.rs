@@ -1,0 +1,196 @@
+//! The fixture: a ledger with one policy, and accounts and keys as a test wants them.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::domain::credential::Username;
+use crate::domain::credit::{Limit, Lot, Outcome, Reservation, Verdict};
+use crate::domain::directory::{AccountEntry, Entry, KeyEntry, PolicyEntry};
+use crate::domain::id::{AccountId, Holder, KeyId, MessageId, PolicyId};
+use crate::domain::period::{Calendar, Period};
+use crate::ledger::store::{Balance, Role, Session, Settlement, Store};
+use crate::runtime::clock::{Clock, ManualClock};
+
+/// Where an engine keeps one ledger. It can be opened several times, also at once.
+pub trait Place: Sync {
+    fn open(&self, clock: Arc<dyn Clock>) -> Arc<dyn Store>;
+}
+
+pub const START: &str = "2026-11-20T10:00:00Z";
+
+pub struct World {
+    pub clock: ManualClock,
+    pub store: Arc<dyn Store>,
+    pub session: Session,
+    next_message: u128,
+}
+
+pub fn at(text: &str) -> Timestamp {
+    text.parse().expect("a timestamp")
+}
+
+pub fn calendar(period: Period) -> Calendar {
+    Calendar::new(period, 1, "UTC").expect("a calendar")
+}
+
+pub fn limit(credits: Option<i64>, period: Period) -> Limit {
+    Limit { credits, calendar: calendar(period) }
+}
+
+pub fn monthly(credits: Option<i64>) -> Limit {
+    limit(credits, Period::Monthly)
+}
+
+pub fn policy_id(n: u128) -> PolicyId {
+    PolicyId(Uuid::from_u128(0x100 + n))
+}
+
+pub fn account_id(n: u128) -> AccountId {
+    AccountId(Uuid::from_u128(0x200 + n))
+}
+
+pub fn key_id(n: u128) -> KeyId {
+    KeyId(Uuid::from_u128(0x300 + n))
+}
+
+pub fn policy(n: u128, pool: Limit) -> PolicyEntry {
+    PolicyEntry {
+        id: policy_id(n),
+        name: format!("policy-{n}"),
+        suspended: None,
+        pool,
+        sender_domains: vec![],
+        upstream: None,
+        removed_at: None,
+    }
+}
+
+pub fn account(n: u128, cap: Limit) -> AccountEntry {
+    AccountEntry {
+        id: account_id(n),
+        policy: policy_id(1),
+        namespace: "team".to_owned(),
+        name: format!("account-{n}"),
+        suspended: None,
+        cap,
+        removed_at: None,
+    }
+}
+
+/// Key `n` belongs to account `of`.
+pub fn key(n: u128, of: u128, cap: Limit) -> KeyEntry {
+    KeyEntry {
+        id: key_id(n),
+        account: account_id(of),
+        namespace: "team".to_owned(),
+        name: format!("key-{n}"),
+        username: Username::try_from(format!("key-{n}")).expect("a user name"),
+        credentials: vec![],
+        allow_from: vec![],
+        allowed_senders: vec![],
+        plain_listener: false,
+        cap,
+        expires_at: None,
+        revoked: false,
+        removed_at: None,
+    }
+}
+
+impl World {
+    /// Key 1 of account 1 of policy 1, with these monthly limits.
+    pub async fn with(place: &impl Place, key_cap: Option<i64>, account_cap: Option<i64>, pool: Option<i64>) -> Self {
+        let mut world = Self::empty(place).await;
+        world
+            .put(&[
+                Entry::Policy(policy(1, monthly(pool))),
+                Entry::Account(account(1, monthly(account_cap))),
+                Entry::Key(key(1, 1, monthly(key_cap))),
+            ])
+            .await;
+        world
+    }
+
+    pub async fn empty(place: &impl Place) -> Self {
+        let clock = ManualClock::new(at(START));
+        let store = place.open(Arc::new(clock.clone()));
+        let session = store.open_session(Role::Relay, "relay-0").await.expect("a session");
+        Self { clock, store, session, next_message: 1 }
+    }
+
+    /// As after a crash: everything in memory is gone.
+    pub async fn reopen(&mut self, place: &impl Place) {
+        self.store = place.open(Arc::new(self.clock.clone()));
+        self.session = self.store.open_session(Role::Relay, "relay-0").await.expect("a session");
+    }
+
+    pub async fn put(&mut self, entries: &[Entry]) {
+        self.store.put(&self.session, "test", entries).await.expect("written");
+    }
+
+    pub fn message(&mut self) -> MessageId {
+        self.next_message += 1;
+        MessageId(Uuid::from_u128(self.next_message))
+    }
+
+    /// A new message of key 1.
+    pub fn reservation(&mut self, credits: u32) -> Reservation {
+        Reservation { message: self.message(), key: key_id(1), credits }
+    }
+
+    pub async fn ask(&self, reservation: &Reservation) -> Verdict {
+        let verdicts = self.store.reserve(&self.session, std::slice::from_ref(reservation)).await.expect("answered");
+        assert_eq!(verdicts.len(), 1);
+        verdicts.into_iter().next().expect("one verdict")
+    }
+
+    /// Reserves a new message of key 1.
+    pub async fn send(&mut self, credits: u32) -> (MessageId, Verdict) {
+        let reservation = self.reservation(credits);
+        (reservation.message, self.ask(&reservation).await)
+    }
+
+    pub async fn settle(&self, message: MessageId, outcome: Outcome) {
+        self.store.settle(&self.session, &[Settlement { message, outcome }]).await.expect("settled");
+    }
+
+    pub async fn balance(&self, holder: Holder) -> Balance {
+        let mut balances = self.store.balances(&[holder]).await.expect("balances");
+        assert_eq!(balances.len(), 1, "{holder:?}");
+        balances.remove(0)
+    }
+
+    pub async fn lot(&self, holder: Holder) -> Lot {
+        self.balance(holder).await.lot
+    }
+
+    /// What key 1, its account and its policy have consumed.
+    pub async fn consumed(&self) -> [i64; 3] {
+        let mut consumed = [0; 3];
+        for (slot, holder) in consumed.iter_mut().zip(chain()) {
+            *slot = self.lot(holder).await.consumed;
+        }
+        consumed
+    }
+
+    /// Balances follow from their rows.
+    pub async fn check(&self) {
+        assert_eq!(self.store.check().await.expect("checked"), vec![]);
+    }
+}
+
+pub fn chain() -> [Holder; 3] {
+    [Holder::Key(key_id(1)), Holder::Account(account_id(1)), Holder::Policy(policy_id(1))]
+}
+
+impl World {
+    pub fn clock_now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The policy's consumption: every charge of the world goes through it.
+    pub async fn consumed_total(&self) -> i64 {
+        self.lot(chain()[2]).await.consumed
+    }
+}

@@ -1,0 +1,53 @@
+//! Outcomes that wait to be written. None is dropped while the process lives.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::store::Settlement;
+
+/// First in, first out, and a bell.
+#[derive(Default)]
+pub struct Outcomes {
+    waiting: Mutex<VecDeque<Settlement>>,
+    added: Notify,
+}
+
+impl Outcomes {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Settlement>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn push(&self, settlement: Settlement) {
+        self.waiting().push_back(settlement);
+        self.added.notify_one();
+    }
+
+    pub fn len(&self) -> usize {
+        self.waiting().len()
+    }
+
+    /// The oldest, left where they are until they are written.
+    pub fn oldest(&self, limit: usize) -> Vec<Settlement> {
+        self.waiting().iter().take(limit).copied().collect()
+    }
+
+    pub fn written(&self, count: usize) {
+        self.waiting().drain(..count);
+    }
+
+    /// Puts the oldest behind the others: it cannot be written by itself, and they must not wait for it.
+    pub fn postpone(&self) {
+        self.waiting().rotate_left(1);
+    }
+
+    /// Returns when something was added since it was last asked. Rings also for [`wake`](Self::wake).
+    pub async fn added(&self) {
+        self.added.notified().await;
+    }
+
+    pub fn wake(&self) {
+        self.added.notify_one();
+    }
+}

@@ -1,0 +1,202 @@
+//! Reserve and settle: the only operations that move a balance.
+
+use std::collections::HashMap;
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::failure::{Failure, Op};
+use super::lots::Ledgered;
+use super::write::Tx;
+use crate::domain::credit::{Blocked, Chain, Demand, Outcome, Part, Reservation, Verdict, decide};
+use crate::domain::id::MessageId;
+use crate::ledger::store::{Session, Settlement};
+
+impl Tx<'_> {
+    pub fn reserve(&mut self, session: &Session, batch: &[Reservation]) -> Op<Vec<Verdict>> {
+        self.fence(session)?;
+        let mut lots = Ledgered::default();
+        let mut first = HashMap::with_capacity(batch.len());
+        let mut demands = Vec::with_capacity(batch.len());
+        let mut chains = Vec::with_capacity(batch.len());
+        for (index, reservation) in batch.iter().enumerate() {
+            let repeated = *first.entry(reservation.message).or_insert(index) != index;
+            let (demand, chain) = if repeated { (Demand::Known, None) } else { self.demand(&mut lots, reservation)? };
+            demands.push(demand);
+            chains.push(chain);
+        }
+        let decided = decide(&mut lots.lots, &demands);
+        for ((reservation, chain), (verdict, parts)) in batch.iter().zip(&chains).zip(&decided) {
+            if let (Verdict::Reserved, Some(chain)) = (verdict, chain) {
+                self.insert_reservation(session, reservation, *chain, parts)?;
+                for part in parts {
+                    lots.count(part.0).messages += 1;
+                }
+            }
+        }
+        lots.save(self)?;
+        // A message that is asked for twice in one batch is answered the same twice.
+        Ok(batch.iter().map(|reservation| decided[first[&reservation.message]].0.clone()).collect())
+    }
+
+    /// What one message asks for, judged on fresh rows. Its lots are made here if they are not, before any denial.
+    fn demand(&mut self, lots: &mut Ledgered, reservation: &Reservation) -> Op<(Demand, Option<Chain>)> {
+        if self.is_reserved(reservation.message)? {
+            return Ok((Demand::Known, None));
+        }
+        // The directory never deletes a key; one that it does not know was never good.
+        let Some(sender) = self.sender(reservation.key)? else {
+            return Ok((Demand::Blocked(Blocked::KeyRevoked), None));
+        };
+        if let Err(blocked) = sender.standing(self.now) {
+            return Ok((Demand::Blocked(blocked), None));
+        }
+        let chain = sender.chain();
+        let [key, account, policy] = chain.holders();
+        let lots = [
+            lots.running(self, key, &sender.key.cap)?,
+            lots.running(self, account, &sender.account.cap)?,
+            lots.running(self, policy, &sender.policy.pool)?,
+        ];
+        Ok((Demand::Charge { credits: i64::from(reservation.credits), lots }, Some(chain)))
+    }
+
+    fn is_reserved(&self, message: MessageId) -> Op<bool> {
+        Ok(self
+            .connection
+            .prepare_cached("SELECT 1 FROM reservation WHERE message = ?1")?
+            .exists([message.0.as_bytes()])?)
+    }
+
+    fn insert_reservation(&self, session: &Session, reservation: &Reservation, chain: Chain, parts: &[Part]) -> Op<()> {
+        let parts = serde_json::to_string(parts).map_err(|error| Failure::Row(error.to_string()))?;
+        self.connection
+            .prepare_cached(
+                "INSERT INTO reservation (message, key, account, policy, credits, parts, session, epoch, at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            )?
+            .execute(params![
+                reservation.message.0.as_bytes(),
+                chain.key.0.as_bytes(),
+                chain.account.0.as_bytes(),
+                chain.policy.0.as_bytes(),
+                reservation.credits,
+                parts,
+                session.id,
+                session.epoch,
+                self.now_ms()
+            ])?;
+        self.connection
+            .prepare_cached("INSERT INTO pending (message, session, epoch) VALUES (?1, ?2, ?3)")?
+            .execute(params![reservation.message.0.as_bytes(), session.id, session.epoch])?;
+        Ok(())
+    }
+
+    /// A fenced session's outcomes are taken too: they correct.
+    pub fn settle(&mut self, session: &Session, batch: &[Settlement]) -> Op<()> {
+        self.touch(session)?;
+        let mut lots = Ledgered::default();
+        for settlement in batch {
+            self.settle_one(&mut lots, *settlement)?;
+        }
+        lots.save(self)
+    }
+
+    fn settle_one(&mut self, lots: &mut Ledgered, settlement: Settlement) -> Op<()> {
+        let message = settlement.message.0.as_bytes();
+        let open = self.connection.prepare_cached("DELETE FROM pending WHERE message = ?1")?.execute([message])? == 1;
+        let earlier = if open { None } else { self.latest_outcome(settlement.message)? };
+        let correction = match (open, earlier, settlement.outcome) {
+            (true, _, _) => false,
+            (false, Some((Outcome::Unknown, false)), Outcome::Relayed | Outcome::Refused | Outcome::NotOffered) => true,
+            // Never reserved, or settled for good.
+            (false, _, _) => return Ok(()),
+        };
+        self.connection
+            .prepare_cached("INSERT INTO settlement (message, correction, outcome, at) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![message, correction, settlement.outcome.as_str(), self.now_ms()])?;
+        for Part(id, credits) in self.parts(settlement.message)? {
+            if settlement.outcome.refunds() {
+                lots.lot(self, id)?.refund(credits);
+            } else {
+                lots.lot(self, id)?;
+            }
+            let usage = lots.count(id);
+            if correction {
+                usage.unknown -= credits;
+            }
+            match settlement.outcome {
+                Outcome::Relayed => {
+                    usage.relayed += credits;
+                    usage.last_sent_at = Some(self.now);
+                }
+                Outcome::Unknown => usage.unknown += credits,
+                Outcome::Refused => {
+                    usage.refused += credits;
+                    usage.messages -= 1;
+                }
+                Outcome::NotOffered => {
+                    usage.not_offered += credits;
+                    usage.messages -= 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The outcome that holds, and whether it was a correction.
+    fn latest_outcome(&self, message: MessageId) -> Op<Option<(Outcome, bool)>> {
+        let found: Option<(String, bool)> = self
+            .connection
+            .prepare_cached(
+                "SELECT outcome, correction FROM settlement WHERE message = ?1 ORDER BY correction DESC LIMIT 1",
+            )?
+            .query_row([message.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        found
+            .map(|(word, correction)| {
+                let outcome = Outcome::parse(&word).ok_or_else(|| Failure::Row(format!("unknown outcome {word}")))?;
+                Ok((outcome, correction))
+            })
+            .transpose()
+    }
+
+    fn parts(&self, message: MessageId) -> Op<Vec<Part>> {
+        let parts: String = self
+            .connection
+            .prepare_cached("SELECT parts FROM reservation WHERE message = ?1")?
+            .query_row([message.0.as_bytes()], |row| row.get(0))?;
+        serde_json::from_str(&parts).map_err(|error| Failure::Row(error.to_string()))
+    }
+
+    /// Settles up to `limit` open messages of sessions that are gone as unknown. Returns how many.
+    pub fn sweep(&mut self, session: &Session, silent_since: jiff::Timestamp, limit: usize) -> Op<usize> {
+        self.fence(session)?;
+        let given_up: Vec<(String, String)> = self
+            .connection
+            .prepare_cached(
+                "UPDATE session SET closed_at = ?3, epoch = epoch + 1 \
+                 WHERE id <> ?1 AND closed_at IS NULL AND seen_at < ?2 RETURNING role, name",
+            )?
+            .query_map(params![session.id, silent_since.as_millisecond(), self.now_ms()], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        for (role, name) in given_up {
+            self.record("ledger", "session.given_up", None, &serde_json::json!({ "role": role, "name": name }))?;
+        }
+        let orphans: Vec<Settlement> = self
+            .connection
+            .prepare_cached(
+                "SELECT p.message FROM pending p WHERE NOT EXISTS \
+                 (SELECT 1 FROM session s WHERE s.id = p.session AND s.epoch = p.epoch AND s.closed_at IS NULL) \
+                 LIMIT ?1",
+            )?
+            .query_map([super::rows::limit(limit)], |row| {
+                let message = MessageId(uuid::Uuid::from_bytes(row.get(0)?));
+                Ok(Settlement { message, outcome: Outcome::Unknown })
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        self.settle(session, &orphans)?;
+        Ok(orphans.len())
+    }
+}

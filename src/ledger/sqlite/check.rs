@@ -1,0 +1,45 @@
+//! Whether the balances follow from the rows.
+
+use rusqlite::Connection;
+
+use super::failure::Op;
+use super::rows;
+use crate::domain::credit::{LotId, Meter};
+use crate::ledger::store::Discrepancy;
+
+/// Charged − refunded of every lot, from reservations and the settlements that hold, beside what the lot says.
+const RECOMPUTED: &str = "
+    WITH final AS (
+        SELECT s.message, s.outcome FROM settlement s
+        WHERE s.correction = 1 OR NOT EXISTS
+            (SELECT 1 FROM settlement c WHERE c.message = s.message AND c.correction = 1)
+    ), charged AS (
+        SELECT part.value ->> 0 AS lot, sum(part.value ->> 1) AS credits
+        FROM reservation r
+        JOIN json_each(r.parts) part
+        LEFT JOIN final f ON f.message = r.message
+        WHERE f.outcome IS NULL OR f.outcome NOT IN ('refused', 'not_offered')
+        GROUP BY 1
+    )
+    SELECT l.kind, l.holder, l.id, l.consumed, ifnull(c.credits, 0)
+    FROM lot l LEFT JOIN charged c ON c.lot = l.id
+    WHERE l.consumed <> ifnull(c.credits, 0)
+    UNION ALL
+    -- Charged to a lot that is not there.
+    SELECT 'policy', zeroblob(16), c.lot, 0, c.credits
+    FROM charged c WHERE NOT EXISTS (SELECT 1 FROM lot l WHERE l.id = c.lot)";
+
+pub fn check(connection: &Connection) -> Op<Vec<Discrepancy>> {
+    let mut statement = connection.prepare(RECOMPUTED)?;
+    let found = statement.query_map([], |row| {
+        let holder = rows::holder(row)?;
+        Ok(Discrepancy {
+            lot: LotId(row.get(2)?),
+            holder,
+            meter: Meter::of(holder),
+            consumed: row.get(3)?,
+            recomputed: row.get(4)?,
+        })
+    })?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
+}

@@ -1,0 +1,99 @@
+//! The directory's writes, the limits that follow from them, and lots made ahead of their time.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+use rusqlite::params;
+
+use super::failure::Op;
+use super::rows;
+use super::write::Tx;
+use crate::domain::directory::Entry;
+use crate::domain::id::Holder;
+use crate::ledger::store::Session;
+
+/// Lots of one holder made in one go. A holder that nobody touched for longer gets the rest next time.
+const LOTS_AHEAD_MAX: usize = 40;
+
+impl Tx<'_> {
+    pub fn put(&mut self, session: &Session, actor: &str, entries: &[Entry]) -> Op<()> {
+        self.fence(session)?;
+        let mut epoch = None;
+        for entry in entries {
+            let before = rows::entry(self.connection, entry.holder())?;
+            if before.as_ref() == Some(entry) {
+                continue;
+            }
+            let epoch = *epoch.get_or_insert_with(|| self.next_epoch());
+            self.store(entry, epoch)?;
+            self.record_change(actor, before.as_ref(), entry)?;
+            let limit_changed = before.as_ref().is_none_or(|before| before.limit() != entry.limit());
+            // What is removed keeps its lot as it is: nothing is charged to it any more.
+            let returns = before.as_ref().is_some_and(|before| before.removed_at().is_some());
+            if entry.removed_at().is_none() && (limit_changed || returns) {
+                let of_before = before.as_ref().map_or(entry.limit(), Entry::limit);
+                self.apply_limit(actor, entry.holder(), of_before, entry.limit())?;
+            }
+            self.moved(entry.holder())?;
+        }
+        Ok(())
+    }
+
+    /// Says what happened without repeating names, addresses or hashes: the trail outlives them.
+    fn record_change(&mut self, actor: &str, before: Option<&Entry>, entry: &Entry) -> Op<()> {
+        let kind = match (before, entry.removed_at()) {
+            (_, Some(_)) => "directory.removed",
+            (None, None) => "directory.added",
+            (Some(_), None) => "directory.changed",
+        };
+        let suspended = match entry {
+            Entry::Policy(policy) => policy.suspended.is_some(),
+            Entry::Account(account) => account.suspended.is_some(),
+            Entry::Key(key) => key.revoked,
+        };
+        let detail = serde_json::json!({ "limit": entry.limit(), "stopped": suspended });
+        self.record(actor, kind, Some(entry.holder()), &detail)
+    }
+
+    /// Makes the lots that will hold at `until`, for up to `limit` holders that lack one. Returns how many lots.
+    pub fn prepare_lots(&mut self, session: &Session, until: Timestamp, limit: usize) -> Op<u64> {
+        self.fence(session)?;
+        let lacking: Vec<Holder> = self
+            .connection
+            .prepare_cached(
+                "SELECT d.kind, d.id FROM directory d WHERE d.removed = 0 AND NOT EXISTS \
+                 (SELECT 1 FROM lot l WHERE l.holder = d.id AND l.kind = d.kind AND l.valid_to > ?1) LIMIT ?2",
+            )?
+            .query_map(params![until.as_millisecond(), rows::limit(limit)], rows::holder)?
+            .collect::<rusqlite::Result<_>>()?;
+        let mut made = 0;
+        for holder in lacking {
+            made += self.prepare_holder(holder, until)?;
+        }
+        Ok(made)
+    }
+
+    fn prepare_holder(&mut self, holder: Holder, until: Timestamp) -> Op<u64> {
+        let Some(entry) = rows::entry(self.connection, holder)? else { return Ok(0) };
+        let mut made = 0;
+        let mut previous = super::lots::latest(self.connection, holder, until)?.map(|latest| latest.lot);
+        for _ in 0..LOTS_AHEAD_MAX {
+            // A holder that slept over whole periods needs no lots for them.
+            let at = previous.as_ref().map_or(self.now, |lot| lot.window.to.max(self.now));
+            if at > until {
+                break;
+            }
+            previous = Some(self.make_lot(holder, entry.limit(), previous.as_ref(), at)?);
+            made += 1;
+        }
+        Ok(made)
+    }
+
+    /// Marks holders as moved, each once.
+    pub fn all_moved(&mut self, holders: &HashSet<Holder>) -> Op<()> {
+        for holder in holders {
+            self.moved(*holder)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,60 @@
+//! What can go wrong inside a transaction, before it is known which call it belongs to.
+
+use std::sync::Arc;
+
+use rusqlite::ErrorCode;
+
+use crate::ledger::store::{Error, Undone};
+
+/// Cloned to every call of a transaction that failed as a whole.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("the database failed")]
+    Sql(#[source] Arc<rusqlite::Error>),
+    #[error("a stored row cannot be read: {0}")]
+    Row(String),
+    #[error("the session was given up")]
+    Fenced,
+    #[error("the operation panicked")]
+    Panicked,
+    #[error("too many calls are waiting")]
+    Crowded,
+    #[error("the ledger's thread ended")]
+    Stopped,
+}
+
+pub type Op<T> = Result<T, Failure>;
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(Arc::new(error))
+    }
+}
+
+impl Failure {
+    /// What the caller hears.
+    pub fn of(self, doing: &'static str) -> Error {
+        match &self {
+            Self::Fenced => Error::Fenced,
+            Self::Sql(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Error::Full,
+            Self::Row(_) | Self::Panicked => Error::Unavailable { doing, source: Box::new(Undone(Box::new(self))) },
+            Self::Sql(_) if !self.spoils_transaction() => {
+                Error::Unavailable { doing, source: Box::new(Undone(Box::new(self))) }
+            }
+            Self::Sql(_) | Self::Crowded | Self::Stopped => Error::Unavailable { doing, source: Box::new(self) },
+        }
+    }
+
+    /// Whether the transaction around the operation cannot be trusted any more. A constraint or a row that cannot be
+    /// read is one operation's own trouble.
+    pub fn spoils_transaction(&self) -> bool {
+        match self {
+            Self::Sql(error) => !matches!(
+                error.sqlite_error_code(),
+                // None: a conversion, a missing row, a wrong number of parameters.
+                None | Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
+            ),
+            Self::Row(_) | Self::Fenced | Self::Panicked | Self::Crowded | Self::Stopped => false,
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The ledger in one file, for one pod.
+//!
+//! Several processes (the containers of the pod) share the file. Each has one thread that writes, in group commits,
+//! and one that reads; nothing is remembered across transactions that another process could have changed, except
+//! directory rows, whose epoch is compared inside each transaction.
+//!
+//! It must never acknowledge what a power cut can undo (WAL with `synchronous=FULL`, verified when it is opened),
+//! and never run on a file system where locks are only a polite request.
+
+mod charge;
+mod check;
+mod config;
+mod failure;
+mod file;
+mod lots;
+mod read;
+mod rows;
+mod usage;
+mod write;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::domain::credential::Username;
+use crate::domain::credit::{Reservation, Verdict};
+use crate::domain::directory::{Entry, Sender};
+use crate::domain::id::{Holder, Kind};
+use crate::ledger::store::{Balance, Changes, Discrepancy, Event, Identity, Result, Role, Session, Settlement, Store};
+use crate::runtime::clock::Clock;
+
+use failure::Failure;
+use read::Reader;
+use writer::Writer;
+
+/// Rows that one transaction of the rollup, the sweep or the lot maker takes, so that mail waits for none of them
+/// longer than some tens of milliseconds.
+const PIECE: usize = 5_000;
+
+/// The engine. Its threads end when it is dropped.
+pub struct SqliteStore {
+    path: PathBuf,
+    writer: Writer,
+    reader: Reader,
+}
+
+/// Makes the ledger's file or brings it to this release's schema (copying it beside itself before), and refuses
+/// another installation's.
+pub fn prepare(path: &Path, installation: Uuid, cluster: &str, incarnation: Uuid, now: Timestamp) -> Result<Identity> {
+    file::prepare(path, &file::Naming { installation, cluster, incarnation }, file::MIGRATIONS, now)
+}
+
+impl SqliteStore {
+    /// Opens a ledger that [`prepare`] made.
+    pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
+        let connection = file::connect_writer(path)?;
+        file::check_schema(&connection, path)?;
+        let reading = file::connect_reader(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            writer: Writer::start(connection, clock.clone(), path)?,
+            reader: Reader::start(reading, clock, path)?,
+        })
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn identity(&self) -> Result<Identity> {
+        self.reader.call("reading who the ledger is", |connection, _| file::read_identity(connection)).await
+    }
+
+    async fn open_session(&self, role: Role, name: &str) -> Result<Session> {
+        let name = name.to_owned();
+        self.writer.call("opening a ledger session", 1, move |tx| tx.open_session(role, &name)).await
+    }
+
+    async fn heartbeat(&self, session: &Session) -> Result<()> {
+        let session = session.clone();
+        self.writer.call("renewing the ledger session", 1, move |tx| tx.fence(&session)).await
+    }
+
+    async fn close_session(&self, session: &Session) -> Result<()> {
+        let session = session.clone();
+        self.writer.call("closing the ledger session", 1, move |tx| tx.close_session(&session)).await
+    }
+
+    async fn sweep_sessions(&self, session: &Session, silent_since: Timestamp) -> Result<u64> {
+        let mut total = 0;
+        loop {
+            let session = session.clone();
+            let swept = self
+                .writer
+                .call("giving up silent sessions", writer::GROUP, move |tx| tx.sweep(&session, silent_since, PIECE))
+                .await?;
+            total += swept as u64;
+            if swept < PIECE {
+                return Ok(total);
+            }
+        }
+    }
+
+    async fn identify(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
+        let (session, namespace_uid, name) = (session.clone(), namespace_uid.to_owned(), name.to_owned());
+        self.writer.call("looking an id up", 1, move |tx| tx.identify(&session, kind, &namespace_uid, &name)).await
+    }
+
+    async fn put(&self, session: &Session, actor: &str, entries: &[Entry]) -> Result<()> {
+        let (session, actor, entries) = (session.clone(), actor.to_owned(), entries.to_vec());
+        self.writer.call("writing the directory", entries.len(), move |tx| tx.put(&session, &actor, &entries)).await
+    }
+
+    async fn changes(&self, after: i64) -> Result<Changes> {
+        self.reader.call("reading the directory", move |connection, _| read::changes(connection, after)).await
+    }
+
+    async fn find_sender(&self, username: &Username) -> Result<Option<Sender>> {
+        let username = username.clone();
+        self.reader.call("looking a sender up", move |connection, _| read::find_sender(connection, &username)).await
+    }
+
+    async fn find(&self, holder: Holder) -> Result<Option<Entry>> {
+        self.reader.call("looking an entry up", move |connection, _| rows::entry(connection, holder)).await
+    }
+
+    async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>> {
+        let (session, batch) = (session.clone(), batch.to_vec());
+        self.writer.call("reserving credits", batch.len(), move |tx| tx.reserve(&session, &batch)).await
+    }
+
+    async fn settle(&self, session: &Session, batch: &[Settlement]) -> Result<()> {
+        let (session, batch) = (session.clone(), batch.to_vec());
+        self.writer.call("settling messages", batch.len(), move |tx| tx.settle(&session, &batch)).await
+    }
+
+    async fn prepare_lots(&self, session: &Session, until: Timestamp) -> Result<u64> {
+        let mut total = 0;
+        loop {
+            let session = session.clone();
+            let made = self
+                .writer
+                .call("making the next lots", writer::GROUP, move |tx| tx.prepare_lots(&session, until, writer::GROUP))
+                .await?;
+            total += made;
+            if made == 0 {
+                return Ok(total);
+            }
+        }
+    }
+
+    async fn balances(&self, holders: &[Holder]) -> Result<Vec<Balance>> {
+        let holders = holders.to_vec();
+        self.reader.call("reading balances", move |connection, now| read::balances(connection, &holders, now)).await
+    }
+
+    async fn moved(&self, cursor: i64, limit: usize) -> Result<(Vec<Holder>, i64)> {
+        self.reader.call("reading what moved", move |connection, _| read::moved(connection, cursor, limit)).await
+    }
+
+    async fn rollup(&self, session: &Session) -> Result<u64> {
+        let mut total = 0;
+        loop {
+            let session = session.clone();
+            let taken =
+                self.writer.call("rolling usage up", writer::GROUP, move |tx| tx.rollup(&session, PIECE)).await?;
+            total += taken;
+            if taken < PIECE as u64 {
+                return Ok(total);
+            }
+        }
+    }
+
+    async fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>> {
+        self.reader.call("reading the audit trail", move |connection, _| read::events(connection, after, limit)).await
+    }
+
+    async fn record(
+        &self,
+        session: &Session,
+        actor: &str,
+        kind: &str,
+        holder: Option<Holder>,
+        detail: serde_json::Value,
+    ) -> Result<()> {
+        let (session, actor, kind) = (session.clone(), actor.to_owned(), kind.to_owned());
+        self.writer
+            .call("writing the audit trail", 1, move |tx| {
+                tx.fence(&session)?;
+                tx.record(&actor, &kind, holder, &detail)
+            })
+            .await
+    }
+
+    async fn check(&self) -> Result<Vec<Discrepancy>> {
+        let doing = "checking the ledger";
+        let path = self.path.clone();
+        // On a connection of its own: it reads everything, and the relays' directory must not wait for it.
+        tokio::task::spawn_blocking(move || {
+            let connection = file::connect_reader(&path)?;
+            read::snapshot(&connection, check::check).map_err(|failure| failure.of(doing))
+        })
+        .await
+        .unwrap_or_else(|_| Err(Failure::Panicked.of(doing)))
+    }
+}

@@ -1,0 +1,156 @@
+//! The one thread of this process that reads, on a connection that cannot write, and what it reads.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, params};
+use tokio::sync::{mpsc, oneshot};
+
+use super::failure::{Failure, Op};
+use super::{lots, rows};
+use crate::domain::credential::Username;
+use crate::domain::directory::{Directory, Entry, Sender};
+use crate::domain::id::{Holder, KeyId};
+use crate::ledger::store::{Balance, Changes, Error, Event, Result};
+use crate::runtime::clock::Clock;
+
+/// Reads that may wait. Each takes microseconds, a status read of a thousand holders some milliseconds.
+const QUEUE: usize = 1_024;
+/// Rows of the audit trail in one answer.
+const EVENTS_MAX: usize = 1_000;
+
+type Job = Box<dyn FnOnce(&Connection) + Send>;
+
+/// The reader's queue.
+pub struct Reader {
+    jobs: mpsc::Sender<Job>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Reader {
+    pub fn start(connection: Connection, clock: Arc<dyn Clock>, path: &Path) -> Result<Self> {
+        let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
+        thread::Builder::new()
+            .name("ledger-reader".to_owned())
+            .spawn(move || {
+                while let Some(job) = queue.blocking_recv() {
+                    job(&connection);
+                }
+            })
+            .map_err(|error| Error::Unfit {
+                path: path.display().to_string(),
+                why: format!("no thread could be started for it ({error})"),
+            })?;
+        Ok(Self { jobs, clock })
+    }
+
+    /// Runs `work` on one state of the file.
+    pub async fn call<T, F>(&self, doing: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection, Timestamp) -> Op<T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let clock = self.clock.clone();
+        let job: Job = Box::new(move |connection| {
+            let result = snapshot(connection, |connection| {
+                let last: i64 =
+                    connection.prepare_cached("SELECT last_now FROM meta")?.query_row([], |row| row.get(0))?;
+                work(connection, rows::later(clock.now(), last)?)
+            });
+            let _ = reply.send(result.map_err(|failure| failure.of(doing)));
+        });
+        self.jobs.try_send(job).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => Failure::Crowded.of(doing),
+            mpsc::error::TrySendError::Closed(_) => Failure::Stopped.of(doing),
+        })?;
+        answer.await.unwrap_or_else(|_| Err(Failure::Stopped.of(doing)))
+    }
+}
+
+/// All statements of `work` see the same commit.
+pub fn snapshot<T>(connection: &Connection, work: impl FnOnce(&Connection) -> Op<T>) -> Op<T> {
+    let transaction = connection.unchecked_transaction()?;
+    work(&transaction)
+}
+
+pub fn changes(connection: &Connection, after: i64) -> Op<Changes> {
+    let epoch = connection.prepare_cached("SELECT config_epoch FROM meta")?.query_row([], |row| row.get(0))?;
+    let entries = if epoch > after { rows::entries_after(connection, after)? } else { Vec::new() };
+    Ok(Changes { entries, epoch })
+}
+
+pub fn find_sender(connection: &Connection, username: &Username) -> Op<Option<Sender>> {
+    // A name that was given again belongs to the key that is not removed.
+    let id: Option<[u8; 16]> = connection
+        .prepare_cached("SELECT id FROM directory WHERE username = ?1 ORDER BY removed, epoch DESC LIMIT 1")?
+        .query_row([username.as_str()], |row| row.get(0))
+        .optional()?;
+    let Some(id) = id else { return Ok(None) };
+    let id = KeyId(uuid::Uuid::from_bytes(id));
+    let mut directory = Directory::default();
+    let mut next = Some(Holder::Key(id));
+    while let Some(holder) = next {
+        let Some(entry) = rows::entry(connection, holder)? else { return Ok(None) };
+        next = match &entry {
+            Entry::Key(key) => Some(Holder::Account(key.account)),
+            Entry::Account(account) => Some(Holder::Policy(account.policy)),
+            Entry::Policy(_) => None,
+        };
+        directory.apply(entry);
+    }
+    Ok(directory.sender(id))
+}
+
+pub fn balances(connection: &Connection, holders: &[Holder], now: Timestamp) -> Op<Vec<Balance>> {
+    let mut balances = Vec::with_capacity(holders.len());
+    for holder in holders {
+        let Some(entry) = rows::entry(connection, *holder)? else { continue };
+        let latest = lots::latest(connection, *holder, now)?;
+        balances.push(match latest {
+            Some(row) if now < row.lot.window.to => Balance { usage: row.usage(), lot: row.lot },
+            // Nobody has sent in this period yet: what the first message would find.
+            ended => Balance {
+                lot: lots::following(*holder, entry.limit(), ended.as_ref().map(|row| &row.lot), now),
+                usage: crate::ledger::store::Usage::default(),
+            },
+        });
+    }
+    Ok(balances)
+}
+
+pub fn moved(connection: &Connection, cursor: i64, limit: usize) -> Op<(Vec<Holder>, i64)> {
+    let mut next = cursor;
+    let mut statement =
+        connection.prepare_cached("SELECT kind, id, seq FROM moved WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
+    let mut found = statement.query(params![cursor, rows::limit(limit)])?;
+    let mut holders = Vec::new();
+    while let Some(row) = found.next()? {
+        holders.push(rows::holder(row)?);
+        next = row.get(2)?;
+    }
+    Ok((holders, next))
+}
+
+pub fn events(connection: &Connection, after: i64, limit: usize) -> Op<Vec<Event>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT holder_kind, holder, seq, at, actor, kind, detail FROM event WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+    )?;
+    let mut found = statement.query(params![after, rows::limit(limit.min(EVENTS_MAX))])?;
+    let mut events = Vec::new();
+    while let Some(row) = found.next()? {
+        let about_nobody = row.get_ref(0)? == rusqlite::types::ValueRef::Null;
+        let detail: String = row.get(6)?;
+        events.push(Event {
+            seq: row.get(2)?,
+            at: rows::instant(row.get(3)?)?,
+            actor: row.get(4)?,
+            kind: row.get(5)?,
+            holder: if about_nobody { None } else { Some(rows::holder(row)?) },
+            detail: serde_json::from_str(&detail).map_err(|error| Failure::Row(error.to_string()))?,
+        });
+    }
+    Ok(events)
+}

@@ -1,0 +1,158 @@
+//! The one thread of this process that writes.
+//!
+//! It takes what is queued, runs it in one transaction, commits, and only then answers: group commit without a
+//! timer. A call that fails is undone alone; a transaction that fails is answered as failed to every call in it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::failure::{Failure, Op};
+use super::write::{Cache, Tx};
+use crate::ledger::store::{Error, Result};
+use crate::runtime::clock::Clock;
+
+/// Calls that may wait for the writer. A relay has one batch in flight, so this is room for the operator's workers.
+const QUEUE: usize = 1_024;
+/// Messages (or other calls) of one transaction. Measured: beyond 500 a commit's cost is shared well enough, and a
+/// larger transaction only makes everybody wait.
+pub const GROUP: usize = 500;
+
+/// A queued call.
+trait Job: Send {
+    fn weight(&self) -> usize;
+    fn run(&mut self, tx: &mut Tx<'_>) -> Op<()>;
+    /// After the commit, or with what made it fail.
+    fn answer(self: Box<Self>, failure: Option<Failure>);
+}
+
+struct Call<T, F> {
+    doing: &'static str,
+    weight: usize,
+    work: F,
+    value: Option<T>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T: Send, F: FnMut(&mut Tx<'_>) -> Op<T> + Send> Job for Call<T, F> {
+    fn weight(&self) -> usize {
+        self.weight
+    }
+
+    fn run(&mut self, tx: &mut Tx<'_>) -> Op<()> {
+        self.value = Some((self.work)(tx)?);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, failure: Option<Failure>) {
+        let answer = match (failure, self.value) {
+            (None, Some(value)) => Ok(value),
+            (Some(failure), _) => Err(failure.of(self.doing)),
+            (None, None) => Err(Failure::Stopped.of(self.doing)),
+        };
+        // Nobody may be waiting any more; what was written stays written.
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// The writer's queue.
+pub struct Writer {
+    jobs: mpsc::Sender<Box<dyn Job>>,
+}
+
+impl Writer {
+    pub fn start(connection: Connection, clock: Arc<dyn Clock>, path: &Path) -> Result<Self> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        thread::Builder::new()
+            .name("ledger-writer".to_owned())
+            .spawn(move || write_until_closed(connection, &*clock, queue))
+            .map_err(|error| Error::Unfit {
+                path: path.display().to_string(),
+                why: format!("no thread could be started for it ({error})"),
+            })?;
+        Ok(Self { jobs })
+    }
+
+    /// Runs `work` in a transaction and returns after its commit. `work` must not be asked twice for its arguments:
+    /// it may run only once, but it is `FnMut` so that it need not be consumed before it is known to have failed.
+    pub async fn call<T, F>(&self, doing: &'static str, weight: usize, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Op<T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Call { doing, weight: weight.max(1), work, value: None, reply });
+        self.jobs.try_send(job).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => Failure::Crowded.of(doing),
+            mpsc::error::TrySendError::Closed(_) => Failure::Stopped.of(doing),
+        })?;
+        answer.await.unwrap_or_else(|_| Err(Failure::Stopped.of(doing)))
+    }
+}
+
+fn write_until_closed(connection: Connection, clock: &dyn Clock, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+    let mut cache = Cache::default();
+    while let Some(first) = queue.blocking_recv() {
+        let mut weight = first.weight();
+        let mut group = vec![first];
+        while weight < GROUP {
+            let Ok(job) = queue.try_recv() else { break };
+            weight += job.weight();
+            group.push(job);
+        }
+        let failures = match run_group(&connection, clock, &mut cache, &mut group) {
+            Ok(failures) => failures,
+            Err(failure) => {
+                undo(&connection, &mut cache);
+                vec![Some(failure); group.len()]
+            }
+        };
+        for (job, failure) in group.into_iter().zip(failures) {
+            job.answer(failure);
+        }
+    }
+}
+
+/// One transaction. Returns what failed of each job, or what made the whole fail.
+fn run_group(
+    connection: &Connection,
+    clock: &dyn Clock,
+    cache: &mut Cache,
+    group: &mut [Box<dyn Job>],
+) -> Op<Vec<Option<Failure>>> {
+    // IMMEDIATE: a transaction that read first and then finds the file changed cannot be retried from inside.
+    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    let mut tx = Tx::begin(connection, cache, clock.now())?;
+    let mut failures = Vec::with_capacity(group.len());
+    for job in group.iter_mut() {
+        connection.prepare_cached("SAVEPOINT job")?.execute([])?;
+        let before = tx.mark();
+        // A bug in one operation must not take the writer, and every other call, with it.
+        let result = catch_unwind(AssertUnwindSafe(|| job.run(&mut tx))).unwrap_or(Err(Failure::Panicked));
+        if let Err(failure) = &result {
+            if failure.spoils_transaction() || connection.is_autocommit() {
+                return Err(failure.clone());
+            }
+            connection.prepare_cached("ROLLBACK TO job")?.execute([])?;
+            tx.reset(before);
+        }
+        connection.prepare_cached("RELEASE job")?.execute([])?;
+        failures.push(result.err());
+    }
+    tx.finish()?;
+    connection.prepare_cached("COMMIT")?.execute([])?;
+    Ok(failures)
+}
+
+fn undo(connection: &Connection, cache: &mut Cache) {
+    cache.forget();
+    if !connection.is_autocommit()
+        && let Err(error) = connection.execute_batch("ROLLBACK")
+    {
+        tracing::error!(error = &error as &dyn std::error::Error, "rolling back a ledger transaction failed");
+    }
+}
