@@ -15,10 +15,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::domain::directory::UpstreamTls;
 
 use super::UpstreamSettings;
+use super::line::{Ended, Line};
 use super::message::{Cause, Target};
 use super::reply::Reply;
 use super::tls::{self, Upgrade};
-use super::wire::{Ended, Line, Socket, Wire};
+use super::wire::{Socket, Wire};
 
 /// Time for a RSET or QUIT: nobody's mail waits for it, only a connection's slot.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);

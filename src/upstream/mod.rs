@@ -3,13 +3,14 @@
 //! It must never say `Relayed` without the upstream's 250 for that very message, and never say that a message may be
 //! refunded once the upstream could hold it complete. Everything else here serves these two sentences: a transaction
 //! runs in its own task that no caller can cancel half-way, a connection goes back to the pool only when the last
-//! reply that is owed was read, and the final dot is the one point of no return (`wire::Point`).
+//! reply that is owed was read, and the final dot is the one point of no return (`line::Point`).
 //!
 //! lettre speaks SMTP for us at its low level; its ready-made pool is not used, because a dropped send parks a
 //! connection with a reply outstanding and the next message is told the reply of another.
 
 mod breaker;
 mod connection;
+mod line;
 mod measure;
 mod message;
 mod pool;
@@ -32,9 +33,9 @@ use crate::runtime::metrics::Registry;
 pub use connection::Capabilities;
 pub use message::{Cause, Forwarded, Message, Stage, Target};
 
+use line::Point;
 use measure::Figures;
 use pool::Pool;
-use wire::Point;
 
 /// After its deadline a transaction that was stopped has this long to say what stopped it. Only the word gets better
 /// by it, so it is short.

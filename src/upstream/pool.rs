@@ -16,12 +16,12 @@ use crate::domain::directory::UpstreamTls;
 use super::UpstreamSettings;
 use super::breaker::{Breaker, Health, State, Streak};
 use super::connection::{Capabilities, Connection, NoConnection};
+use super::line::Point;
 use super::measure::{Open, PolicyFigures};
 use super::message::{Cause, Forwarded, Message, Stage, Target};
 use super::reply::likeness;
 use super::tls;
 use super::transaction::{self, Fate, Ran};
-use super::wire::Point;
 
 pub(super) struct Pool {
     pub target: Target,

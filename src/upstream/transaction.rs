@@ -8,9 +8,9 @@ use bytes::Bytes;
 use crate::domain::sender::Address;
 
 use super::connection::{Broken, Capabilities, Connection};
+use super::line::{Ended, Line, Point};
 use super::message::{Cause, Forwarded, Message, Stage};
 use super::reply::{Class, Reply, judge};
-use super::wire::{Ended, Line, Point};
 
 /// What lettre copies at a time. Its copy of a body is made chunk by chunk, so memory stays bounded.
 const CHUNK: usize = 32 * 1024;

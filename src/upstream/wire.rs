@@ -6,10 +6,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use lettre::transport::smtp::client::AsyncTokioStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -17,147 +15,19 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::client::TlsStream;
 
+use super::line::{Body, Ended, Line, Point};
+
 /// Held bytes at which they are sent without waiting for a read: a few segments, one TLS record or more.
 const HELD_MAX: usize = 64 * 1024;
-/// What lettre reads of one reply at the most (its own limit), kept while the capabilities are learned.
-const TAP_MAX: usize = 100_000;
 /// What an upstream may say before we are done speaking.
 const EARLY_MAX: usize = 4096;
-
-/// The point of no return of one message. Both sides race for it: the wire before it takes the final dot, the caller
-/// when its deadline has passed. Whoever is first is right for ever.
-#[derive(Debug, Default)]
-pub(super) struct Point(AtomicU8);
-
-const OPEN: u8 = 0;
-const WRITTEN: u8 = 1;
-const ABANDONED: u8 = 2;
-
-impl Point {
-    /// The wire is about to write the final dot. False: it must not.
-    fn commit(&self) -> bool {
-        self.0.compare_exchange(OPEN, WRITTEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-
-    /// Nobody waits any more. True: the final dot will never be written.
-    pub fn abandon(&self) -> bool {
-        self.0.compare_exchange(OPEN, ABANDONED, Ordering::AcqRel, Ordering::Acquire).is_ok() || self.is_abandoned()
-    }
-
-    pub fn is_written(&self) -> bool {
-        self.0.load(Ordering::Acquire) == WRITTEN
-    }
-
-    fn is_abandoned(&self) -> bool {
-        self.0.load(Ordering::Acquire) == ABANDONED
-    }
-}
-
-/// Why a wire cannot be used any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
-    Timeout,
-    Closed,
-    /// The upstream answered before the message was complete; its reply can still be read.
-    Early,
-    Abandoned,
-}
-
-/// How far a body is.
-#[derive(Debug)]
-enum Body {
-    None,
-    Open(Arc<Point>),
-    /// All of it was handed over: what comes next is the final dot.
-    Dot(Arc<Point>),
-}
-
-/// What the transaction and its wire share: lettre owns the wire, so this is how it is spoken to.
-#[derive(Debug)]
-pub(super) struct Line(Mutex<State>);
-
-#[derive(Debug)]
-struct State {
-    /// How long one wait may last, and when the last one must be over.
-    stall: Duration,
-    deadline: Instant,
-    /// Counts the changes of the two.
-    terms: u64,
-    final_reply: Duration,
-    /// Everything read so far, while somebody wants it.
-    tap: Option<Vec<u8>>,
-    /// Read, but not yet handed to lettre.
-    ahead: Vec<u8>,
-    body: Body,
-    ended: Option<Ended>,
-    /// Octets handed to lettre, and where in a line the last one was.
-    delivered: u64,
-    column: u32,
-}
-
-impl Line {
-    /// `ahead` is what was read before lettre came: the greeting of a STARTTLS upstream.
-    pub fn new(ahead: Vec<u8>, stall: Duration, deadline: Instant) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State {
-            stall,
-            deadline,
-            terms: 0,
-            final_reply: stall,
-            tap: Some(Vec::new()),
-            ahead,
-            body: Body::None,
-            ended: None,
-            delivered: 0,
-            column: 0,
-        })))
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Everything that was read until now; the tap closes.
-    pub fn tapped(&self) -> Vec<u8> {
-        self.state().tap.take().unwrap_or_default()
-    }
-
-    /// From here on each wait lasts at most `stall` and none beyond `deadline`.
-    pub fn limit(&self, stall: Duration, deadline: Instant) {
-        let mut state = self.state();
-        (state.stall, state.deadline) = (stall, deadline);
-        state.terms += 1;
-    }
-
-    /// A body follows; its dot needs `point`, and the reply after it may take `final_reply`.
-    pub fn body(&self, point: Arc<Point>, final_reply: Duration) {
-        let mut state = self.state();
-        state.body = Body::Open(point);
-        state.final_reply = final_reply;
-    }
-
-    /// The body is complete: the next bytes are the final dot.
-    pub fn dot_is_next(&self) {
-        let mut state = self.state();
-        if let Body::Open(point) = &state.body {
-            state.body = Body::Dot(point.clone());
-        }
-    }
-
-    pub fn ended(&self) -> Option<Ended> {
-        self.state().ended
-    }
-
-    /// Octets handed to lettre, when the last of them ended a line; `None` in the middle of one.
-    pub fn delivered(&self) -> Option<u64> {
-        let state = self.state();
-        (state.column == 0 && state.ahead.is_empty() && state.ended.is_none()).then_some(state.delivered)
-    }
-}
 
 #[derive(Debug)]
 pub(super) enum Socket {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    #[cfg(test)]
+    Memory(tokio::io::DuplexStream),
 }
 
 impl Socket {
@@ -165,6 +35,8 @@ impl Socket {
         match self {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            #[cfg(test)]
+            Self::Memory(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 
@@ -172,6 +44,8 @@ impl Socket {
         match self {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            #[cfg(test)]
+            Self::Memory(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -179,6 +53,8 @@ impl Socket {
         match self {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            #[cfg(test)]
+            Self::Memory(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -186,6 +62,8 @@ impl Socket {
         match self {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            #[cfg(test)]
+            Self::Memory(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -303,35 +181,6 @@ impl Wire {
         state.terms += 1;
         Ok(())
     }
-
-    /// Hands `fresh` to lettre as it can take it. Returns what must go there instead, where it differs.
-    fn deliver(&self, fresh: &[u8]) -> Option<Vec<u8>> {
-        let mut state = self.line.state();
-        let mut mended = None;
-        for (index, &byte) in fresh.iter().enumerate() {
-            // A text in Latin-1 is no reason to lose the code before it; `250` without a text is a reply (RFC 5321
-            // §4.2), which lettre does not know.
-            let bare = state.column == 3 && byte == b'\r';
-            if bare || !byte.is_ascii() {
-                mended.get_or_insert_with(|| fresh[..index].to_vec());
-            }
-            if let Some(mended) = &mut mended {
-                if bare {
-                    mended.push(b' ');
-                }
-                mended.push(if byte.is_ascii() { byte } else { b'?' });
-            }
-            state.column = if byte == b'\n' { 0 } else { state.column.saturating_add(1) };
-        }
-        state.delivered += fresh.len() as u64;
-        let seen = mended.as_deref().unwrap_or(fresh);
-        if let Some(tap) = &mut state.tap
-            && tap.len() + seen.len() <= TAP_MAX
-        {
-            tap.extend(seen);
-        }
-        mended
-    }
 }
 
 impl AsyncRead for Wire {
@@ -366,7 +215,7 @@ impl AsyncRead for Wire {
             self.end(Ended::Closed, io::ErrorKind::UnexpectedEof.into());
             return Poll::Ready(Ok(()));
         }
-        match self.deliver(fresh.filled()) {
+        match self.line.deliver(fresh.filled()) {
             Some(mended) => buf.put_slice(&mended),
             None => buf.put_slice(fresh.filled()),
         }
@@ -388,11 +237,10 @@ impl AsyncWrite for Wire {
             Body::Dot(point) => (Some(point.clone()), true),
         };
         if let Some(point) = point {
-            if point.is_abandoned() {
-                return Poll::Ready(Err(self.end(Ended::Abandoned, io::ErrorKind::ConnectionAborted.into())));
-            }
             if dot {
                 self.take_dot(cx, &point)?;
+            } else if point.is_abandoned() {
+                return Poll::Ready(Err(self.end(Ended::Abandoned, io::ErrorKind::ConnectionAborted.into())));
             }
         }
         self.held.extend_from_slice(bytes);
@@ -415,5 +263,109 @@ impl AsyncWrite for Wire {
 impl AsyncTokioStream for Wire {
     fn peer_addr(&self) -> io::Result<SocketAddr> {
         Ok(self.peer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A wire in the middle of a body, whose other end takes `room` octets before it is read.
+    fn wire(room: usize) -> (Wire, Arc<Line>, Arc<Point>, DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(room);
+        let line = Line::new(Vec::new(), LONG, Instant::now() + LONG);
+        let point = Arc::new(Point::default());
+        line.body(point.clone(), LONG);
+        let peer = SocketAddr::from(([127, 0, 0, 1], 25));
+        (Wire::new(Socket::Memory(ours), peer, line.clone()), line, point, theirs)
+    }
+
+    /// What the other end hears in all, after the wire is gone.
+    async fn heard(wire: Wire, mut theirs: DuplexStream) -> Vec<u8> {
+        drop(wire);
+        let mut bytes = Vec::new();
+        theirs.read_to_end(&mut bytes).await.expect("reading what was written");
+        bytes
+    }
+
+    #[tokio::test]
+    async fn once_abandoned_the_final_dot_is_never_taken() {
+        let (mut wire, line, point, theirs) = wire(1024);
+        wire.write_all(b"body").await.expect("a body");
+        line.dot_is_next();
+        assert!(point.abandon());
+        assert!(wire.write_all(b"\r\n.\r\n").await.is_err());
+        assert_eq!(line.ended(), Some(Ended::Abandoned));
+        assert!(!heard(wire, theirs).await.ends_with(b".\r\n"));
+    }
+
+    #[tokio::test]
+    async fn once_abandoned_no_more_of_the_body_is_taken() {
+        let (mut wire, line, point, _theirs) = wire(1024);
+        wire.write_all(b"body").await.expect("a body");
+        assert!(point.abandon());
+        assert!(wire.write_all(b"more").await.is_err());
+        assert_eq!(line.ended(), Some(Ended::Abandoned));
+    }
+
+    #[tokio::test]
+    async fn the_dot_leaves_with_the_body_and_only_then_counts_as_written() {
+        let (mut wire, line, point, mut theirs) = wire(1024);
+        wire.write_all(b"body").await.expect("a body");
+        line.dot_is_next();
+        assert!(!point.is_written());
+        wire.write_all(b"\r\n.\r\n").await.expect("a dot");
+        assert!(point.is_written() && !point.abandon());
+        theirs.write_all(b"250 ok\r\n").await.expect("a reply");
+        let mut reply = [0; 64];
+        let read = wire.read(&mut reply).await.expect("the reply");
+        assert_eq!(&reply[..read], b"250 ok\r\n");
+        assert_eq!(heard(wire, theirs).await, b"body\r\n.\r\n");
+    }
+
+    #[tokio::test]
+    async fn the_dot_is_held_back_when_the_upstream_spoke_or_went() {
+        let (mut wire, line, point, mut theirs) = wire(1024);
+        wire.write_all(b"body").await.expect("a body");
+        theirs.write_all(b"452 4.3.1 disk full\r\n").await.expect("an early reply");
+        line.dot_is_next();
+        assert!(wire.write_all(b"\r\n.\r\n").await.is_err());
+        assert_eq!((line.ended(), point.is_written()), (Some(Ended::Early), false));
+        let mut reply = [0; 64];
+        let read = wire.read(&mut reply).await.expect("the early reply");
+        assert_eq!(&reply[..read], b"452 4.3.1 disk full\r\n");
+
+        let (mut gone, line, point, theirs) = self::wire(1024);
+        drop(theirs);
+        line.dot_is_next();
+        assert!(gone.write_all(b".\r\n").await.is_err());
+        assert_eq!((line.ended(), point.is_written()), (Some(Ended::Closed), false));
+    }
+
+    #[tokio::test]
+    async fn an_upstream_that_speaks_and_reads_no_more_is_heard() {
+        let (mut wire, line, _point, mut theirs) = wire(64);
+        theirs.write_all(b"552 5.3.4 too big\r\n").await.expect("an early reply");
+        let body = vec![b'x'; 2 * HELD_MAX];
+        wire.write_all(&body).await.expect("held");
+        assert!(wire.write_all(&body).await.is_err(), "the held octets cannot leave");
+        assert_eq!(line.ended(), Some(Ended::Early));
+    }
+
+    #[tokio::test]
+    async fn every_wait_ends() {
+        let short = Duration::from_millis(20);
+        for (stall, deadline) in [(short, LONG), (LONG, short)] {
+            let (mut wire, line, _point, _theirs) = wire(64);
+            line.limit(stall, Instant::now() + deadline);
+            assert!(wire.read(&mut [0; 64]).await.is_err());
+            assert_eq!(line.ended(), Some(Ended::Timeout));
+        }
     }
 }
