@@ -43,7 +43,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::crd::{CreditPolicy, SubAccount, SubAccountApiKey};
-use crate::domain::relay_config::{InstallationKeys, ListenerMode};
+use crate::domain::relay_config::InstallationKeys;
 use crate::ledger::Store;
 use crate::runtime::clock::Clock;
 use crate::runtime::health::Health;
@@ -56,27 +56,26 @@ use references::{References, Wakes};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub host: String,
-    pub port: u16,
-    /// How TLS is done on this port.
-    pub mode: ListenerMode,
+    /// Listeners by name.
+    pub ports: Vec<(String, u16)>,
+    /// The port with TLS from the first byte, for `smtps://`.
+    pub tls_port: Option<u16>,
+    /// The port with STARTTLS, for `smtp://` where there is no other.
+    pub starttls_port: Option<u16>,
     /// The certificate authority, where it is a private one.
     pub ca_pem: Option<String>,
 }
 
-impl Endpoint {
-    pub fn scheme(&self) -> &'static str {
-        match self.mode {
-            ListenerMode::Implicit => "smtps",
-            ListenerMode::StartTls | ListenerMode::Plain => "smtp",
-        }
-    }
+/// The port of a relay that names none: RFC 6409's.
+const SUBMISSION: u16 = 587;
 
-    /// The port's name in IANA's list of services.
-    pub fn service_name(&self) -> &'static str {
-        match self.mode {
-            ListenerMode::Implicit => "submissions",
-            ListenerMode::StartTls => "submission",
-            ListenerMode::Plain => "smtp",
+impl Endpoint {
+    /// Scheme and port of the URI that programs are given.
+    pub fn preferred(&self) -> (&'static str, u16) {
+        match (self.tls_port, self.starttls_port) {
+            (Some(port), _) => ("smtps", port),
+            (None, Some(port)) => ("smtp", port),
+            (None, None) => ("smtp", self.ports.first().map_or(SUBMISSION, |(_, port)| *port)),
         }
     }
 }
@@ -88,7 +87,7 @@ pub struct Settings {
     pub namespace: String,
     /// Reconciles at a time, for each kind. Each has one request under way at most, and kube opens a connection for
     /// each, so this bounds the sockets too.
-    pub concurrency: u16,
+    pub concurrency: usize,
     /// Statuses written for figures alone.
     pub status_writes_per_second: u32,
 }
@@ -123,7 +122,7 @@ pub async fn run(dependencies: Dependencies, shutdown: CancellationToken) -> Res
     let client = dependencies.client.clone();
     let context = Arc::new(Context::new(dependencies, references, wakes.clone()));
     let mut reconcilers = JoinSet::new();
-    let concurrency = settings.concurrency;
+    let concurrency = u16::try_from(settings.concurrency).unwrap_or(u16::MAX);
     let (c, s) = (&context, &shutdown);
     reconcilers.spawn(reconcile::run::<CreditPolicy>(c.clone(), queues.policies, concurrency, s.clone()));
     reconcilers.spawn(reconcile::run::<SubAccount>(c.clone(), queues.accounts, concurrency, s.clone()));

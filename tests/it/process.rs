@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::support::control_plane::ControlPlane;
 use crate::support::franking::{DEADLINE, Home, eventually};
-use crate::support::identity;
+use crate::support::{definitions, identity};
 
 /// Name of the installation's ConfigMap and Secret.
 const INSTALLATION: &str = "franking-installation";
@@ -271,6 +271,26 @@ async fn a_relay_alone_says_why_it_is_not_ready_and_ends_well_on_sigterm() {
     assert!(asked.expect("kill is there").success());
     let status = eventually("the relay to stop", DEADLINE, || child.try_wait().expect("our own child"));
     assert_eq!(status.code(), Some(0), "{}", read(&log));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_roles_in_one_process_get_ready_and_end_well_on_sigterm() {
+    let place = Place::new("process-all").await;
+    definitions::install(&ControlPlane::shared().admin_client().await).await;
+    let franking = place.home.start();
+    let metrics = place.home.get("/metrics").expect("an answer").1;
+    assert!(metrics.contains("franking_relay_settings_valid 1"), "{metrics}");
+    assert_eq!(franking.stop(), 0, "{}", place.home.log());
+    assert!(place.home.check().0, "the ledger is in balance");
+    // Again over the same state, the operator in a process of its own this time.
+    let mut command = place.home.command(&["operator"]);
+    let log = fs::File::create(place.file("operator.log")).expect("a log");
+    let mut child = command.stdout(Stdio::null()).stderr(log).spawn().expect("the binary starts");
+    eventually("the operator to be ready", DEADLINE, || place.home.get("/readyz").filter(|(status, _)| *status == 200));
+    let asked = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+    assert!(asked.expect("kill is there").success());
+    let status = eventually("the operator to stop", DEADLINE, || child.try_wait().expect("our own child"));
+    assert_eq!(status.code(), Some(0), "{}", read(&place.file("operator.log")));
 }
 
 fn read(path: &Path) -> String {

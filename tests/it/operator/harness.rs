@@ -8,7 +8,7 @@ use std::time::Duration;
 use franking::crd::{self, CreditPolicy, SubAccount, SubAccountApiKey};
 use franking::domain::credential::{HashKey, Password, Username, opens};
 use franking::domain::directory::Sender;
-use franking::domain::relay_config::{InstallationKeys, KeyBytes, ListenerMode};
+use franking::domain::relay_config::{InstallationKeys, KeyBytes};
 use franking::ledger::Store;
 use franking::ledger::sqlite::SqliteStore;
 use franking::operator::{self, Dependencies, Endpoint, Settings};
@@ -128,17 +128,18 @@ pub struct Running {
 pub fn endpoint() -> Endpoint {
     Endpoint {
         host: "relay.franking.svc".to_owned(),
-        port: 465,
-        mode: ListenerMode::Implicit,
+        ports: vec![("submissions".to_owned(), 465), ("submission".to_owned(), 587)],
+        tls_port: Some(465),
+        starttls_port: Some(587),
         ca_pem: Some("-----BEGIN CERTIFICATE-----\n".to_owned()),
     }
 }
 
 impl Running {
     /// Starts an operator on the present runtime.
-    pub async fn start(plane: &Plane, store: Arc<dyn Store>, clock: Arc<dyn Clock>, stop_after: Option<i64>) -> Self {
+    pub async fn start(kubeconfig: &Path, store: Arc<dyn Store>, clock: Arc<dyn Clock>, stop_after: Option<i64>) -> Self {
         let fuse = Fuse::after(stop_after);
-        let kubeconfig = Kubeconfig::read_from(&plane.kubeconfig).expect("the operator's kubeconfig");
+        let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("the operator's kubeconfig");
         let options = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a config");
         let builder = ClientBuilder::try_from(config).expect("a client");
@@ -198,14 +199,11 @@ fn start_shared() -> Shared {
     std::fs::create_dir_all(&folder).expect("a folder");
     let ledger = store(&folder, Arc::new(clock.clone()));
     let shared = Shared { plane, store: ledger.clone(), clock: clock.clone() };
-    let plane = Plane {
-        control: ControlPlane::alias(&shared.plane.control),
-        kubeconfig: shared.plane.kubeconfig.clone(),
-    };
+    let kubeconfig = shared.plane.kubeconfig.clone();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async {
-            let running = Running::start(&plane, ledger, Arc::new(clock), None).await;
+            let running = Running::start(&kubeconfig, ledger, Arc::new(clock), None).await;
             let ended = running.task.await;
             panic!("the shared operator ended: {ended:?}");
         });
