@@ -41,6 +41,23 @@ pub struct Removed {
     pub at: Timestamp,
 }
 
+/// Does a write under the session, under a new one where the old was given up. A macro, because the futures of an
+/// async closure cannot be promised to be `Send` yet.
+macro_rules! under_session {
+    ($books:ident, $session:ident, $write:expr) => {{
+        let mut tries = SESSIONS;
+        loop {
+            let open = $books.session().await?;
+            let $session = &open;
+            tries -= 1;
+            match $write.await {
+                Err(Error::Fenced) if tries > 0 => $books.lost(&open).await,
+                answer => break answer,
+            }
+        }
+    }};
+}
+
 impl Books {
     pub fn new(store: Arc<dyn Store>, name: String) -> Self {
         Self { store, name, session: Mutex::new(None), tally: Mutex::default() }
@@ -60,55 +77,41 @@ impl Books {
         Ok(session)
     }
 
-    /// Does `work` under the session, under a new one where the old was given up.
-    async fn under_session<T>(&self, work: impl AsyncFn(&Session) -> Result<T>) -> Result<T> {
-        for _ in 1..SESSIONS {
-            let session = self.session().await?;
-            match work(&session).await {
-                Err(Error::Fenced) => {
-                    tracing::warn!(
-                        session.id,
-                        session.epoch,
-                        "the ledger gave the operator's session up; opening another"
-                    );
-                    let mut open = self.session.lock().await;
-                    if open.as_ref() == Some(&session) {
-                        *open = None;
-                    }
-                }
-                answer => return answer,
-            }
+    /// Lets go of a session that the ledger gave up, unless another task has opened a new one meanwhile.
+    async fn lost(&self, session: &Session) {
+        tracing::warn!(session.id, session.epoch, "the ledger gave the operator's session up; opening another");
+        let mut open = self.session.lock().await;
+        if open.as_ref() == Some(session) {
+            *open = None;
         }
-        work(&self.session().await?).await
     }
 
     pub async fn identify(&self, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
-        self.under_session(async |session| self.store.identify(session, kind, namespace_uid, name).await).await
+        under_session!(self, session, self.store.identify(session, kind, namespace_uid, name))
     }
 
     pub async fn put(&self, actor: &str, entries: &[Entry]) -> Result<()> {
-        self.under_session(async |session| self.store.put(session, actor, entries).await).await
+        under_session!(self, session, self.store.put(session, actor, entries))
     }
 
     pub async fn record(&self, actor: &str, kind: &str, holder: Holder, detail: serde_json::Value) -> Result<()> {
-        self.under_session(async |session| self.store.record(session, actor, kind, Some(holder), detail.clone()).await)
-            .await
+        under_session!(self, session, self.store.record(session, actor, kind, Some(holder), detail.clone()))
     }
 
     pub async fn heartbeat(&self) -> Result<()> {
-        self.under_session(async |session| self.store.heartbeat(session).await).await
+        under_session!(self, session, self.store.heartbeat(session))
     }
 
     pub async fn rollup(&self) -> Result<u64> {
-        self.under_session(async |session| self.store.rollup(session).await).await
+        under_session!(self, session, self.store.rollup(session))
     }
 
     pub async fn prepare_lots(&self, until: Timestamp) -> Result<u64> {
-        self.under_session(async |session| self.store.prepare_lots(session, until).await).await
+        under_session!(self, session, self.store.prepare_lots(session, until))
     }
 
     pub async fn sweep_sessions(&self, silent_since: Timestamp) -> Result<u64> {
-        self.under_session(async |session| self.store.sweep_sessions(session, silent_since).await).await
+        under_session!(self, session, self.store.sweep_sessions(session, silent_since))
     }
 
     /// Ends the session in good order; the next write would open another.

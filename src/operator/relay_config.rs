@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use super::Endpoint;
 use super::certificate::{self, Leaf};
 use super::installation::Installation;
-use crate::domain::relay_config::{LedgerAddress, Listener, ListenerMode, RelayConfig};
+use crate::domain::relay_config::{LedgerAddress, RelayConfig};
 use crate::runtime::clock::Clock;
 use crate::runtime::config::Refused;
-use crate::runtime::fleet::{Certificates, Fleet, Relay};
+use crate::runtime::fleet::{Advertise, Certificates, Fleet, Relay};
 use crate::runtime::metrics::{IntGauge, Registry, register};
 use crate::runtime::shutdown::chain;
 
@@ -72,39 +72,6 @@ pub fn render(fleet: &Fleet, config_file: &Path, ledger: &LedgerAddress, install
     }
 }
 
-/// What Secrets and status say. Where the advertised port is a listener's, clients see the listeners' own ports; where
-/// it is not, a Service maps it, and of the ports behind it only this one is known.
-fn endpoint(fleet: &Fleet, ca_pem: Option<String>) -> Endpoint {
-    let advertise = &fleet.advertise;
-    let mapped = !fleet.listeners.iter().any(|listener| listener.address.port() == advertise.port);
-    let seen: Vec<(&Listener, u16)> = if mapped {
-        let best = fleet.listeners.iter().find(|listener| listener.mode == advertise.mode);
-        best.map(|listener| (listener, advertise.port)).into_iter().collect()
-    } else {
-        fleet.listeners.iter().map(|listener| (listener, listener.address.port())).collect()
-    };
-    // The advertised one first, so that it is the one that is preferred among several of its mode.
-    let port_of = |mode: ListenerMode| {
-        let ports = seen.iter().filter(|(listener, _)| listener.mode == mode).map(|(_, port)| *port);
-        ports.max_by_key(|port| *port == advertise.port)
-    };
-    let preferred = |mode| match advertise.mode {
-        // An advertised port with STARTTLS is preferred to a better one that was not advertised.
-        ListenerMode::StartTls | ListenerMode::Plain if mode == ListenerMode::Implicit => None,
-        ListenerMode::Plain => None,
-        ListenerMode::Implicit | ListenerMode::StartTls => port_of(mode),
-    };
-    let mut ports: Vec<(String, u16)> = seen.iter().map(|(listener, port)| (listener.name.clone(), *port)).collect();
-    ports.sort_by_key(|(_, port)| *port != advertise.port);
-    Endpoint {
-        host: advertise.host.clone(),
-        ports,
-        tls_port: preferred(ListenerMode::Implicit),
-        starttls_port: preferred(ListenerMode::StartTls),
-        ca_pem,
-    }
-}
-
 impl Keeper {
     /// Brings `relay.yaml` and a certificate of our own up to date, and says what Secrets should tell programs. Reads
     /// and writes small local files, so callers in async code put it on a blocking thread.
@@ -125,7 +92,8 @@ impl Keeper {
         if write_if_changed(file, &serde_yaml::to_string(&config)?)? {
             tracing::info!(file = %file.display(), "relay.yaml was written");
         }
-        Ok(endpoint(&fleet, ca_pem))
+        let Advertise { host, port, mode } = fleet.advertise;
+        Ok(Endpoint { host, port, mode, ca_pem })
     }
 
     fn refresh_certificate(&self, fleet: &Fleet) -> Result<(), Error> {
@@ -320,8 +288,7 @@ mod tests {
             let mode = fs::metadata(house.file(name)).expect(name).permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
-        assert_eq!(endpoint.preferred(), ("smtps", 2465));
-        assert_eq!(endpoint.ports, [("a".to_owned(), 2465), ("b".to_owned(), 2587)]);
+        assert_eq!((endpoint.scheme(), endpoint.port), ("smtps", 2465));
         assert_eq!(endpoint.ca_pem.as_ref(), Some(&house.keeper.installation.authority.certificate));
         let left: Vec<_> = fs::read_dir(house.file("run")).expect("a folder").collect();
         assert_eq!(left.len(), 3, "a partial file was left: {left:?}");
@@ -359,13 +326,13 @@ mod tests {
     }
 
     #[test]
-    fn a_mapped_port_is_all_that_is_said_of_a_service() {
+    fn what_is_advertised_is_what_secrets_say() {
         let house = house("advertise: {host: mail.example.com, port: 465}");
         let endpoint = house.keeper.refresh().expect("refreshed");
-        assert_eq!((endpoint.host.as_str(), endpoint.preferred()), ("mail.example.com", ("smtps", 465)));
-        assert_eq!(endpoint.ports, [("submissions".to_owned(), 465)]);
+        assert_eq!((endpoint.host.as_str(), endpoint.scheme(), endpoint.port), ("mail.example.com", "smtps", 465));
         house.say("advertise: {host: mail.example.com, port: 2587}");
-        assert_eq!(house.keeper.refresh().expect("refreshed").preferred(), ("smtp", 2587));
+        let endpoint = house.keeper.refresh().expect("refreshed");
+        assert_eq!((endpoint.scheme(), endpoint.port), ("smtp", 2587));
     }
 
     #[test]

@@ -10,5 +10,6 @@ mod pod;
 mod process;
 mod refusals;
 mod rust_tokens;
+mod relay;
 mod support;
 mod upstream;

@@ -161,7 +161,6 @@ fn status(
 ) -> CreditPolicyStatus {
     let standing = policy.status.as_ref();
     let conditions = standing.map(|status| status.conditions.as_slice()).unwrap_or_default();
-    let ports = observed.endpoint.ports.iter();
     let next = CreditPolicyStatus {
         policy_id: Some(observed.id.to_string()),
         observed_generation: policy.metadata.generation,
@@ -171,7 +170,10 @@ fn status(
         accounts: Some(observed.accounts),
         relay: Some(RelayStatus {
             host: observed.endpoint.host.clone(),
-            ports: ports.map(|(name, port)| RelayPort { name: name.clone(), port: i32::from(*port) }).collect(),
+            ports: vec![RelayPort {
+                name: observed.endpoint.service_name().to_owned(),
+                port: i32::from(observed.endpoint.port),
+            }],
         }),
         observed_at: Some(Time(usage::second(now))),
     };

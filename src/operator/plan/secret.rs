@@ -173,7 +173,7 @@ pub fn content(
     password: &Password,
     restarted_at: Option<Timestamp>,
 ) -> Content {
-    let (scheme, port) = access.endpoint.preferred();
+    let (scheme, port) = (access.endpoint.scheme(), access.endpoint.port);
     let (username, host) = (access.username.as_str(), access.endpoint.host.as_str());
     let quote = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     let uri = format!("{scheme}://{}:{}@{host}:{port}", quote(username), quote(password.expose()));
