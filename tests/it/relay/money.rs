@@ -71,7 +71,10 @@ async fn a_directory_that_cannot_be_read_refuses_nobody_for_good() {
     let scene = Scene::new().await;
     let mut client = scene.client().await;
     let thief = intruder(&scene);
-    thief.execute_batch("ALTER TABLE directory RENAME TO stolen").expect("no directory");
+    // The epoch moves, so that the relay looks for what is new.
+    thief
+        .execute_batch("ALTER TABLE directory RENAME TO stolen; UPDATE meta SET config_epoch = config_epoch + 1")
+        .expect("no directory");
     scene
         .until("the copy is too old", async |scene| {
             scene.health.closed().iter().any(|(gate, _)| *gate == "relay directory")

@@ -51,7 +51,12 @@ async fn an_upstream_that_refuses_us_is_no_bounce_for_the_sender() {
 
 #[tokio::test]
 async fn an_upstream_that_dies_before_the_final_dot_costs_nothing() {
-    ends(At::Body(1), Act::Drop, "451 4.4.1", [0, 0, 0, 3, 0]).await;
+    let scene = Scene::with(|config| config.limits.message_bytes = 10_000_000, |_| {}).await;
+    scene.sink.once(At::Body(100_000), Act::Drop);
+    // More than the sockets between them hold, so that the final dot is still here when the upstream goes.
+    let large = format!("{MAIL}\r\n{}", format!("{}\r\n", "x".repeat(98)).repeat(90_000));
+    scene.client().await.deliver(FROM, &THREE, &large).await.is("451 4.4.1");
+    scene.until_usage([0, 0, 0, 3, 0]).await;
 }
 
 #[tokio::test]
