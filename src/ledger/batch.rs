@@ -67,8 +67,8 @@ struct Ask {
 
 enum Reply {
     Decided(Collectable),
-    /// The disk is full and nothing was written.
-    Full,
+    /// It is certain that nothing was written.
+    Failed(Error),
 }
 
 /// A verdict on its way to the caller. If it is dropped on the way, a charge is given back.
@@ -158,7 +158,8 @@ impl Ledger {
         self.shared.renew(stale).await
     }
 
-    /// Charges one message. Returns by `deadline` at the latest; an error means that nothing is charged in the end.
+    /// Charges one message. Returns by `deadline` at the latest. An error means that nothing is charged in the end,
+    /// unless the process ends before that is written: then the message stays charged, as unknown.
     pub async fn reserve(&self, reservation: Reservation, deadline: Instant) -> Result<Verdict> {
         if self.shared.draining.load(Ordering::Relaxed) {
             return Err(Trouble::Stopping.reserving());
@@ -177,7 +178,7 @@ impl Ledger {
         }
         match timeout_at(deadline, answer).await {
             Ok(Ok(Reply::Decided(verdict))) => Ok(verdict.collect()),
-            Ok(Ok(Reply::Full)) => Err(Error::Full),
+            Ok(Ok(Reply::Failed(error))) => Err(error),
             Ok(Err(_)) => Err(Trouble::Stopping.reserving()),
             Err(_) => Err(Trouble::Late.reserving()),
         }
@@ -252,6 +253,13 @@ impl Shared {
         self.figures.settlements_open.set(self.outcomes.len() as i64);
     }
 
+    fn written(&self, batch: &[Settlement]) {
+        self.outcomes.written(batch.len());
+        self.figures.settlements_open.set(self.outcomes.len() as i64);
+        self.figures.settled(batch.iter().map(|settlement| settlement.outcome));
+        self.progress.notify_waiters();
+    }
+
     fn answered(&self, count: usize) {
         self.asked.fetch_sub(count, Ordering::Relaxed);
         self.progress.notify_waiters();
@@ -320,41 +328,85 @@ async fn reserve_batch(shared: &Arc<Shared>, batch: &mut Vec<Ask>) {
     for ask in batch.iter() {
         shared.figures.queued(ask.since.elapsed());
     }
+    let verdicts = match reserve_until_known(shared, &reservations, false).await {
+        Ok(verdicts) => verdicts.into_iter().map(Ok).collect(),
+        // One message of many is the cause; the others must not suffer for it.
+        Err(failed) if failed.error.is_undone() && batch.len() > 1 => {
+            let mut each = Vec::with_capacity(batch.len());
+            for reservation in reservations.chunks(1) {
+                let one = reserve_until_known(shared, reservation, failed.may_be_charged).await;
+                each.push(one.map(|mut verdicts| verdicts.remove(0)));
+            }
+            each
+        }
+        Err(failed) if failed.error.is_undone() => vec![Err(failed)],
+        Err(failed) => {
+            let may_be_charged = failed.may_be_charged;
+            batch.iter().map(|_| Err(Failed { error: Error::Full, may_be_charged })).collect()
+        }
+    };
+    for (ask, verdict) in batch.drain(..).zip(verdicts) {
+        let message = ask.reservation.message;
+        let reply = match verdict {
+            Ok(verdict) => {
+                shared.figures.answered(&verdict, ask.since.elapsed());
+                Reply::Decided(Collectable { verdict: Some(verdict), message, shared: shared.clone() })
+            }
+            Err(failed) => {
+                if failed.may_be_charged {
+                    shared.settle(Settlement { message, outcome: Outcome::NotOffered });
+                }
+                Reply::Failed(failed.error)
+            }
+        };
+        // If nobody takes a charge, it drops here and is given back.
+        drop(ask.reply.send(reply));
+    }
+}
+
+/// The last try certainly wrote nothing: the disk is full, or the call was undone.
+struct Failed {
+    error: Error,
+    /// An earlier try may have charged: what it charged is to be given back.
+    may_be_charged: bool,
+}
+
+/// Asks until it is known what was written.
+async fn reserve_until_known(
+    shared: &Shared,
+    reservations: &[Reservation],
+    mut may_be_charged: bool,
+) -> std::result::Result<Vec<Verdict>, Failed> {
     let mut retry = Retry::new();
-    let mut may_be_charged = false;
-    let verdicts = loop {
+    loop {
         let session = shared.session();
-        let error = match shared.store.reserve(&session, &reservations).await {
-            Ok(verdicts) => break verdicts,
+        let error = match shared.store.reserve(&session, reservations).await {
+            Ok(verdicts) => return Ok(verdicts),
             Err(error) => error,
         };
         match &error {
-            Error::Full if !may_be_charged => {
+            Error::Full => {
                 shared.figures.failed(&error);
-                for ask in batch.drain(..) {
-                    let _ = ask.reply.send(Reply::Full);
-                }
-                return;
+                return Err(Failed { error, may_be_charged });
             }
-            // The one that leaves open whether it was written.
+            Error::Unavailable { .. } if error.is_undone() => {
+                shared.figures.failed(&error);
+                tracing::error!(error = &error as &dyn std::error::Error, "a reservation cannot be written");
+                return Err(Failed { error, may_be_charged });
+            }
             Error::Unavailable { .. } => may_be_charged = true,
-            Error::Full | Error::Fenced | Error::Foreign { .. } | Error::Schema { .. } | Error::Unfit { .. } => {}
+            Error::Fenced | Error::Foreign { .. } | Error::Schema { .. } | Error::Unfit { .. } => {}
         }
         shared.recover("reserving credits", &error, &session, &mut retry).await;
-    };
-    for (ask, verdict) in batch.drain(..).zip(verdicts) {
-        shared.figures.answered(&verdict, ask.since.elapsed());
-        let message = ask.reservation.message;
-        let collectable = Collectable { verdict: Some(verdict), message, shared: shared.clone() };
-        // If nobody takes it, it drops here and is given back.
-        drop(ask.reply.send(Reply::Decided(collectable)));
     }
 }
 
 async fn settle_until_abandoned(shared: Arc<Shared>, shutdown: CancellationToken) {
     let mut retry = Retry::new();
+    // One at a time while one of the oldest cannot be written by itself.
+    let mut singly = 0;
     loop {
-        let batch = shared.outcomes.oldest(BATCH);
+        let batch = shared.outcomes.oldest(if singly > 0 { 1 } else { BATCH });
         let abandoned = shared.abandoned.load(Ordering::Relaxed);
         if batch.is_empty() {
             if abandoned {
@@ -364,21 +416,26 @@ async fn settle_until_abandoned(shared: Arc<Shared>, shutdown: CancellationToken
             continue;
         }
         let session = shared.session();
-        match shared.store.settle(&session, &batch).await {
-            Ok(()) => {
-                shared.outcomes.written(batch.len());
-                shared.figures.settlements_open.set(shared.outcomes.len() as i64);
-                shared.figures.settled(batch.iter().map(|settlement| settlement.outcome));
-                shared.progress.notify_waiters();
-                retry = Retry::new();
-            }
-            Err(error) if abandoned && shutdown.is_cancelled() => {
-                let left = shared.outcomes.len();
-                tracing::warn!(error = &error as &dyn std::error::Error, left, "outcomes were left unwritten");
-                break;
-            }
-            Err(error) => shared.recover("settling messages", &error, &session, &mut retry).await,
+        let Err(error) = shared.store.settle(&session, &batch).await else {
+            shared.written(&batch);
+            singly -= singly.min(batch.len());
+            retry = Retry::new();
+            continue;
+        };
+        if abandoned && shutdown.is_cancelled() {
+            let left = shared.outcomes.len();
+            tracing::warn!(error = &error as &dyn std::error::Error, left, "outcomes were left unwritten");
+            break;
         }
+        if error.is_undone() && singly == 0 && batch.len() > 1 {
+            singly = batch.len();
+            continue;
+        }
+        if error.is_undone() {
+            shared.outcomes.postpone();
+            singly -= singly.min(1);
+        }
+        shared.recover("settling messages", &error, &session, &mut retry).await;
     }
     // Ends the heartbeat too.
     shared.stop.cancel();

@@ -37,6 +37,11 @@ impl Outcomes {
         self.waiting().drain(..count);
     }
 
+    /// Puts the oldest behind the others: it cannot be written by itself, and they must not wait for it.
+    pub fn postpone(&self) {
+        self.waiting().rotate_left(1);
+    }
+
     /// Returns when something was added since it was last asked. Rings also for [`wake`](Self::wake).
     pub async fn added(&self) {
         self.added.notified().await;

@@ -36,6 +36,22 @@ pub enum Error {
     Unfit { path: String, why: String },
 }
 
+/// The source of an [`Error::Unavailable`] whose call failed by itself and was undone: nothing of it is written, and
+/// other calls go on. Asking the same again would fail the same.
+#[derive(Debug, thiserror::Error)]
+#[error("the call was undone")]
+pub struct Undone(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+impl Error {
+    /// Whether the call failed by itself, so that nothing is left open.
+    pub fn is_undone(&self) -> bool {
+        match self {
+            Self::Unavailable { source, .. } => source.is::<Undone>(),
+            Self::Full | Self::Fenced | Self::Foreign { .. } | Self::Schema { .. } | Self::Unfit { .. } => false,
+        }
+    }
+}
+
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Who a ledger is.
@@ -194,7 +210,7 @@ pub trait Store: Send + Sync + 'static {
     /// The audit trail after `seq`, oldest first.
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>>;
 
-    /// Adds to the audit trail.
+    /// Adds to the audit trail. `detail` must name nobody: the trail outlives what is purged.
     async fn record(
         &self,
         session: &Session,

@@ -66,7 +66,7 @@ pub enum Forwarded {
     Unknown { cause: Cause },
     /// The deadline passed after the final dot was written and before the reply. Answer the client now (451 4.4.2,
     /// settled as unknown), and settle once more when `outcome` speaks: it yields `Relayed`, `Refused`, `RefusesUs`
-    /// or `Unknown`, at the latest `FINAL_REPLY_LIMIT` after the dot. A closed channel is `Unknown`.
+    /// or `Unknown`, at the latest `UpstreamSettings::final_reply_limit` after the dot. A closed channel is `Unknown`.
     Open { cause: Cause, outcome: oneshot::Receiver<Forwarded> },
 }
 

@@ -1,5 +1,15 @@
 //! One test binary for all that crosses a room's border: the real API server, the real wire, the whole story.
 
+mod boundaries;
+mod chart;
+mod chart_life;
+mod examples;
+mod generated;
+mod image;
+mod pod;
+mod process;
+mod refusals;
+mod rust_tokens;
 mod relay;
 mod support;
 mod upstream;

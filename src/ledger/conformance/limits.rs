@@ -1,1 +1,228 @@
 //! Limits, periods and time.
+
+use super::world::{Place, World, account, account_id, at, calendar, chain, key, key_id, limit, monthly, policy};
+use crate::domain::credit::{Blocked, Meter, Outcome, Share, Verdict};
+use crate::domain::directory::Entry;
+use crate::domain::id::Holder;
+use crate::domain::period::Period;
+
+const ACCOUNT: usize = 1;
+
+async fn change_cap(world: &mut World, credits: Option<i64>, period: Period) {
+    world.put(&[Entry::Account(account(1, limit(credits, period)))]).await;
+}
+
+pub async fn a_raised_limit_holds_at_once(place: &impl Place) {
+    let mut world = World::with(place, None, Some(1), None).await;
+    world.send(1).await;
+    assert!(matches!(world.send(1).await.1, Verdict::Short { .. }));
+    change_cap(&mut world, Some(2), Period::Monthly).await;
+    assert_eq!(world.send(1).await.1, Verdict::Reserved);
+    assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 2, .. }));
+}
+
+pub async fn a_lowered_limit_stops_sending_and_its_refunds_make_no_room(place: &impl Place) {
+    let mut world = World::with(place, None, Some(10), None).await;
+    let (first, _) = world.send(4).await;
+    let (second, _) = world.send(4).await;
+    change_cap(&mut world, Some(5), Period::Monthly).await;
+    let lot = world.lot(chain()[ACCOUNT]).await;
+    assert_eq!((lot.granted, lot.overhang, lot.consumed), (Some(5), 8, 8));
+    world.settle(first, Outcome::Refused).await;
+    assert_eq!(world.send(1).await.1, Verdict::Reserved);
+    assert!(matches!(world.send(1).await.1, Verdict::Short { remaining: 0, .. }));
+    world.settle(second, Outcome::Refused).await;
+    assert_eq!(world.send(4).await.1, Verdict::Reserved);
+    world.check().await;
+}
+
+pub async fn a_limit_that_comes_later_counts_what_was_used_before(place: &impl Place) {
+    let mut world = World::with(place, None, None, None).await;
+    world.send(7).await;
+    change_cap(&mut world, Some(10), Period::Monthly).await;
+    assert!(matches!(world.send(4).await.1, Verdict::Short { remaining: 3, .. }));
+    change_cap(&mut world, None, Period::Monthly).await;
+    assert_eq!(world.send(100).await.1, Verdict::Reserved);
+}
+
+pub async fn a_period_ends_by_itself(place: &impl Place) {
+    let mut world = World::with(place, None, Some(5), None).await;
+    let (late, _) = world.send(5).await;
+    world.clock.set(at("2026-11-30T23:59:59Z"));
+    assert!(matches!(world.send(1).await.1, Verdict::Short { .. }));
+    world.clock.set(at("2026-12-01T00:00:00Z"));
+    assert_eq!(world.lot(chain()[ACCOUNT]).await.window.key, "2026-12");
+    assert_eq!(world.send(5).await.1, Verdict::Reserved);
+    // A refund goes to the period that it was charged in.
+    world.settle(late, Outcome::Refused).await;
+    assert_eq!(world.consumed().await, [5; 3]);
+    assert!(matches!(world.send(1).await.1, Verdict::Short { .. }));
+    world.check().await;
+}
+
+pub async fn a_clock_that_steps_back_opens_no_older_period(place: &impl Place) {
+    let mut world = World::with(place, None, Some(5), None).await;
+    world.clock.set(at("2026-12-01T00:00:10Z"));
+    assert_eq!(world.send(5).await.1, Verdict::Reserved);
+    world.clock.set(at("2026-11-30T10:00:00Z"));
+    assert!(matches!(world.send(1).await.1, Verdict::Short { .. }));
+    assert_eq!(world.lot(chain()[ACCOUNT]).await.window.key, "2026-12");
+    world.reopen(place).await;
+    assert!(matches!(world.send(1).await.1, Verdict::Short { .. }));
+    let reopens_at = at("2027-01-01T00:00:00Z");
+    let (_, verdict) = world.send(1).await;
+    assert_eq!(verdict, Verdict::Short { meter: Meter::AccountCap, granted: 5, remaining: 0, reopens_at });
+}
+
+pub async fn a_changed_calendar_takes_effect_when_the_running_lot_ends(place: &impl Place) {
+    let mut world = World::empty(place).await;
+    world
+        .put(&[
+            Entry::Policy(policy(1, monthly(None))),
+            Entry::Account(account(1, limit(Some(70), Period::Weekly))),
+            Entry::Key(key(1, 1, monthly(None))),
+        ])
+        .await;
+    world.send(70).await;
+    change_cap(&mut world, Some(3000), Period::Monthly).await;
+    assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 70, .. }), "no edit refills");
+    // The week ends on Monday the 23rd; what is left of November is 8 of its 30 days.
+    world.clock.set(at("2026-11-23T00:00:00Z"));
+    assert_eq!(world.send(800).await.1, Verdict::Reserved);
+    assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 800, .. }));
+    world.clock.set(at("2026-12-01T00:00:00Z"));
+    assert_eq!(world.send(3000).await.1, Verdict::Reserved);
+    assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 3000, .. }));
+    world.check().await;
+}
+
+pub async fn a_short_lot_is_regranted_in_proportion(place: &impl Place) {
+    let mut world = World::empty(place).await;
+    world
+        .put(&[
+            Entry::Policy(policy(1, monthly(None))),
+            Entry::Account(account(1, limit(Some(70), Period::Weekly))),
+            Entry::Key(key(1, 1, monthly(None))),
+        ])
+        .await;
+    change_cap(&mut world, Some(3000), Period::Monthly).await;
+    world.clock.set(at("2026-11-23T00:00:00Z"));
+    world.send(1).await;
+    change_cap(&mut world, Some(300), Period::Monthly).await;
+    let lot = world.lot(chain()[ACCOUNT]).await;
+    assert_eq!((lot.granted, lot.share), (Some(80), Share { part: 8 * 86_400, whole: 30 * 86_400 }));
+}
+
+pub async fn an_edit_and_its_reverse_leave_the_running_lot_as_it_was(place: &impl Place) {
+    let mut world = World::with(place, None, Some(10), None).await;
+    world.send(10).await;
+    let before = world.lot(chain()[ACCOUNT]).await;
+    for (credits, period) in [(Some(10), Period::Daily), (Some(50), Period::Daily), (Some(10), Period::Monthly)] {
+        change_cap(&mut world, credits, period).await;
+        assert!(matches!(world.send(1).await.1, Verdict::Short { .. }), "{credits:?} {period:?}");
+    }
+    assert_eq!(world.lot(chain()[ACCOUNT]).await, before);
+}
+
+pub async fn an_unlimited_lot_is_cut_when_its_calendar_changes(place: &impl Place) {
+    let mut world = World::with(place, None, None, None).await;
+    let (before, _) = world.send(7).await;
+    world.clock.advance(1);
+    change_cap(&mut world, Some(5), Period::Daily).await;
+    let lot = world.lot(chain()[ACCOUNT]).await;
+    assert_eq!((lot.granted, lot.consumed, lot.share), (Some(5), 0, Share::FULL));
+    assert_eq!((lot.window.from, lot.window.to), (at("2026-11-20T10:00:01Z"), at("2026-11-21T00:00:00Z")));
+    assert_eq!(world.send(5).await.1, Verdict::Reserved);
+    assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 5, .. }));
+    world.settle(before, Outcome::Refused).await;
+    assert_eq!(world.lot(chain()[ACCOUNT]).await.consumed, 5);
+    world.clock.set(at("2026-11-21T00:00:00Z"));
+    assert_eq!(world.send(5).await.1, Verdict::Reserved);
+    world.check().await;
+}
+
+pub async fn a_calendar_that_changes_twice_in_a_millisecond_leaves_one_lot(place: &impl Place) {
+    let mut world = World::with(place, None, None, None).await;
+    world.send(2).await;
+    for period in [Period::Daily, Period::Weekly, Period::Daily] {
+        change_cap(&mut world, None, period).await;
+    }
+    change_cap(&mut world, Some(1), Period::Weekly).await;
+    let lot = world.lot(chain()[ACCOUNT]).await;
+    assert_eq!((lot.granted, lot.window.to), (Some(1), at("2026-11-23T00:00:00Z")));
+    assert_eq!(world.send(1).await.1, Verdict::Reserved);
+    assert!(matches!(world.send(1).await.1, Verdict::Short { .. }));
+    world.check().await;
+}
+
+pub async fn a_limit_that_is_taken_away_is_gone_at_once(place: &impl Place) {
+    let mut world = World::empty(place).await;
+    world
+        .put(&[
+            Entry::Policy(policy(1, monthly(None))),
+            Entry::Account(account(1, limit(Some(1), Period::Daily))),
+            Entry::Key(key(1, 1, monthly(None))),
+        ])
+        .await;
+    world.send(1).await;
+    change_cap(&mut world, None, Period::Monthly).await;
+    assert_eq!(world.send(9).await.1, Verdict::Reserved);
+    // Added again on the same day, it counts that day.
+    change_cap(&mut world, Some(10), Period::Daily).await;
+    assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 10, remaining: 0, .. }));
+}
+
+pub async fn lots_made_ahead_are_the_ones_that_would_have_been_made(place: &impl Place) {
+    let mut world = World::with(place, Some(3), Some(4), Some(5)).await;
+    let until = at("2027-02-10T00:00:00Z");
+    // November's were made when the entries were written.
+    assert_eq!(world.store.prepare_lots(&world.session, until).await.expect("made"), 9);
+    assert_eq!(world.store.prepare_lots(&world.session, until).await.expect("made"), 0);
+    change_cap(&mut world, Some(6), Period::Monthly).await;
+    for (month, period) in [("2026-11-21", "2026-11"), ("2026-12-15", "2026-12"), ("2027-02-01", "2027-02")] {
+        world.clock.set(at(&format!("{month}T00:00:00Z")));
+        world.send(1).await;
+        let lot = world.lot(chain()[ACCOUNT]).await;
+        assert_eq!((lot.window.key.as_str(), lot.granted, lot.consumed), (period, Some(6), 1));
+        assert_eq!(lot.window, calendar(Period::Monthly).window(at(&format!("{month}T00:00:00Z"))));
+    }
+    world.check().await;
+}
+
+pub async fn what_is_removed_gets_no_lots_ahead(place: &impl Place) {
+    let mut world = World::with(place, None, Some(5), None).await;
+    let mut removed = account(1, monthly(Some(5)));
+    removed.removed_at = Some(world.clock_now());
+    world.put(&[Entry::Account(removed)]).await;
+    let made = world.store.prepare_lots(&world.session, at("2026-12-10T00:00:00Z")).await.expect("made");
+    assert_eq!(made, 2, "the key's and the policy's");
+}
+
+pub async fn a_holder_that_returns_finds_what_it_used_and_the_limit_of_now(place: &impl Place) {
+    let mut world = World::with(place, None, Some(5), None).await;
+    world.send(3).await;
+    let mut removed = account(1, monthly(Some(4)));
+    removed.removed_at = Some(world.clock_now());
+    world.put(&[Entry::Account(removed)]).await;
+    assert_eq!(world.send(1).await.1, Verdict::Blocked(Blocked::AccountRemoved));
+    change_cap(&mut world, Some(4), Period::Monthly).await;
+    let lot = world.lot(Holder::Account(account_id(1))).await;
+    assert_eq!((lot.granted, lot.consumed), (Some(4), 3));
+}
+
+pub async fn two_keys_race_for_the_last_credit_of_their_account(place: &impl Place) {
+    let mut world = World::with(place, None, Some(1), None).await;
+    world.put(&[Entry::Key(key(2, 1, monthly(None)))]).await;
+    let mut asks = vec![];
+    for n in [1, 2] {
+        let mut reservation = world.reservation(1);
+        reservation.key = key_id(n);
+        let (store, session) = (world.store.clone(), world.session.clone());
+        asks.push(tokio::spawn(async move { store.reserve(&session, &[reservation]).await.expect("answered") }));
+    }
+    let mut reserved = 0;
+    for ask in asks {
+        reserved += usize::from(ask.await.expect("no panic")[0] == Verdict::Reserved);
+    }
+    assert_eq!(reserved, 1);
+}

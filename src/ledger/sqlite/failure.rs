@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::ErrorCode;
 
-use crate::ledger::store::Error;
+use crate::ledger::store::{Error, Undone};
 
 /// Cloned to every call of a transaction that failed as a whole.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -37,9 +37,11 @@ impl Failure {
         match &self {
             Self::Fenced => Error::Fenced,
             Self::Sql(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Error::Full,
-            Self::Sql(_) | Self::Row(_) | Self::Panicked | Self::Crowded | Self::Stopped => {
-                Error::Unavailable { doing, source: Box::new(self) }
+            Self::Row(_) | Self::Panicked => Error::Unavailable { doing, source: Box::new(Undone(Box::new(self))) },
+            Self::Sql(_) if !self.spoils_transaction() => {
+                Error::Unavailable { doing, source: Box::new(Undone(Box::new(self))) }
             }
+            Self::Sql(_) | Self::Crowded | Self::Stopped => Error::Unavailable { doing, source: Box::new(self) },
         }
     }
 
