@@ -9,7 +9,7 @@ mod image;
 mod pod;
 mod process;
 mod refusals;
-mod rust_tokens;
 mod relay;
+mod rust_tokens;
 mod support;
 mod upstream;
