@@ -16,13 +16,13 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::crowd::Share;
-use super::judge::{self, Identity, Judge};
+use super::judge::{self, Identity, Judge, Labels};
 use super::metrics::{MessageResult, Metrics};
 use super::settings::Settings;
 use super::shortage::Shortages;
 use super::smtp::data::Body;
 use super::smtp::header::{self, Added, Header};
-use super::smtp::reply::{Moment, Reply, Shortage};
+use super::smtp::reply::{Carries, Moment, Reply, Shortage};
 use super::smtp::session::Transaction;
 use super::targets::Targets;
 use crate::domain::credit::{Outcome, Reservation, Verdict};
@@ -101,13 +101,13 @@ impl Admission {
     pub async fn take(self: &Arc<Self>, who: &Identity, received: Received) -> Reply {
         let header = match header::read(received.body.content()) {
             Ok(header) => header,
-            Err(fault) => return self.refused(None, MessageResult::Malformed, Reply::Header(fault)),
+            Err(fault) => return self.refused(who, MessageResult::Malformed, Reply::Header(fault)),
         };
         if header.received > RECEIVED_MAX {
-            return self.refused(None, MessageResult::Loop, Reply::Loop);
+            return self.refused(who, MessageResult::Loop, Reply::Loop);
         }
         if header.from_fields != 1 {
-            return self.refused(None, MessageResult::Malformed, Reply::FromCount);
+            return self.refused(who, MessageResult::Malformed, Reply::FromCount);
         }
         let from = received.transaction.mail.from.clone();
         let allowed = |sender: &Sender| {
@@ -116,10 +116,10 @@ impl Admission {
         };
         let sender = match self.judge.sender(who, allowed).await {
             Ok(sender) => sender,
-            Err(reply) => return self.refused(None, denied_as(&reply), reply),
+            Err(reply) => return self.refused(who, denied_as(&reply), reply),
         };
         let Some(target) = self.targets.of(&sender.policy, &self.settings.load().sealer) else {
-            return self.refused(Some(&sender), MessageResult::NoUpstream, Reply::NoUpstream);
+            return self.refused(who, MessageResult::NoUpstream, Reply::NoUpstream);
         };
         let (errand, message) = self.errand(sender, target, &header, received);
         let (say, hear) = oneshot::channel();
@@ -129,10 +129,22 @@ impl Admission {
     }
 
     /// Counts a message that was refused before it asked for credits.
-    pub fn refused(&self, sender: Option<&Sender>, result: MessageResult, reply: Reply) -> Reply {
-        self.metrics.message(sender.map_or("", |sender| &sender.policy.name), result);
-        tracing::info!(outcome = result.as_str(), code = reply.code(), "message refused");
+    pub fn refused(&self, who: &Identity, result: MessageResult, reply: Reply) -> Reply {
+        let Labels { policy, account, key } = self.judge.labels(who);
+        self.metrics.message(&policy, result);
+        tracing::info!(policy, account, key, outcome = result.as_str(), code = reply.code(), "message");
         reply
+    }
+
+    /// What every upstream can take, as far as they were asked. One that was never asked is given the benefit of the
+    /// doubt; it refuses the single message otherwise.
+    pub fn carries(&self) -> Carries {
+        let mut carries = Carries { eight_bit: true, utf8: true };
+        for seen in self.judge.policies().into_iter().filter_map(|policy| self.upstreams.seen(policy)) {
+            carries.eight_bit &= seen.eight_bit_mime;
+            carries.utf8 &= seen.smtputf8;
+        }
+        carries
     }
 
     fn errand(&self, sender: Sender, target: Arc<Target>, header: &Header, received: Received) -> (Errand, Message) {
@@ -220,21 +232,22 @@ impl Admission {
     fn answer(&self, errand: &Errand, started: Instant, answer: Answer, say: oneshot::Sender<Reply>) {
         let Errand { id, sender, credits, octets, .. } = errand;
         let took = started.elapsed();
-        self.metrics.message(&sender.policy.name, answer.result);
+        let Labels { policy, account, key } = Labels::of(sender);
+        self.metrics.message(&policy, answer.result);
         self.metrics.took(took);
         let reply = match answer.reply {
             // Only here is the id at hand.
             Reply::Accepted(_) => {
-                self.metrics.relayed(&sender.policy.name, *octets);
+                self.metrics.relayed(&policy, *octets);
                 Reply::Accepted(*id)
             }
             reply => reply,
         };
         tracing::info!(
             message.id = %id,
-            policy = sender.policy.name,
-            account = format_args!("{}/{}", sender.account.namespace, sender.account.name),
-            key = format_args!("{}/{}", sender.key.namespace, sender.key.name),
+            policy,
+            account,
+            key,
             credits,
             octets,
             outcome = answer.result.as_str(),

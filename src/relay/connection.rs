@@ -20,7 +20,7 @@ use super::smtp::command::{self, text_of};
 use super::smtp::data::{Body, BodyReader, Progress, Refusal};
 use super::smtp::reply::Reply;
 use super::smtp::sasl::Login;
-use super::smtp::session::{Next, Session, Terms};
+use super::smtp::session::{Answer, Next, Session, Terms};
 use super::wire::{Cut, Wire};
 use crate::domain::id::KeyId;
 use crate::domain::relay_config::{LineEnds, Listener, ListenerMode};
@@ -28,7 +28,7 @@ use crate::domain::relay_config::{LineEnds, Listener, ListenerMode};
 /// The pause after a failed login; it doubles with each. A guesser gets three tries in three connections' worth of
 /// time, a typing mistake costs half a second.
 const LOGIN_PAUSE: Duration = Duration::from_millis(500);
-/// A client that goes on for this long after its body was refused for size is cut off: it is not going to listen.
+/// A client that sends so many times the largest message without a final dot is cut off: it is not going to listen.
 const DISCARD_FACTOR: usize = 4;
 
 /// What all connections share.
@@ -77,6 +77,7 @@ impl Connection {
             message_bytes: limits.message_bytes,
             errors: limits.errors,
             auth_attempts: limits.auth_attempts,
+            carries: front.admission.carries(),
         };
         Self {
             front,
@@ -117,8 +118,8 @@ impl Connection {
                     Flow::End => return Ok(()),
                 },
                 Cut::TooLong => {
-                    let next = self.session.reply(Reply::CommandTooLong);
-                    self.follow(next).await?
+                    let answer = self.session.answer(Reply::CommandTooLong);
+                    self.give(&answer)
                 }
                 Cut::Line(length) => self.line(length).await?,
             };
@@ -135,13 +136,13 @@ impl Connection {
         if self.session.is_logged_in() { idle } else { idle.min(self.login_deadline) }
     }
 
-    /// Sends what is due and waits for more, or for the stop.
+    /// Sends what is due and waits for more, or for the stop. No whole command is buffered here, so nothing that was
+    /// asked goes unanswered.
     async fn wait(&mut self, deadline: Instant) -> io::Result<Flow> {
         self.wire.flush().await?;
-        let between_commands = self.wire.input.is_empty();
         tokio::select! {
             biased;
-            () = self.front.draining.cancelled(), if between_commands => {
+            () = self.front.draining.cancelled() => {
                 self.say(&Reply::Draining);
                 Ok(Flow::End)
             }
@@ -153,7 +154,7 @@ impl Connection {
         let line = &self.wire.input[..length];
         let bare = self.listener.line_ends == LineEnds::Reject && !line.ends_with(b"\r\n");
         let next = if bare {
-            self.session.reply(Reply::NotText)
+            Next::Answer(self.session.answer(Reply::NotText))
         } else if self.session.in_exchange() {
             self.session.auth_line(text_of(line))
         } else {
@@ -164,40 +165,33 @@ impl Connection {
     }
 
     async fn follow(&mut self, next: Next) -> io::Result<Flow> {
-        let next = match next {
+        let answer = match next {
+            Next::Answer(answer) => answer,
             Next::StartTls => return self.upgrade().await.map(|()| Flow::On),
-            Next::Prompt(prompt) => Next::Reply(Reply::Challenge(prompt)),
+            Next::Prompt(prompt) => Answer::say(Reply::Challenge(prompt)),
             Next::Login(login) => self.login(&login).await?,
             Next::Mail(mail) => match self.may_begin().await {
                 Ok(()) => {
                     self.session.begin(mail);
-                    Next::Reply(Reply::SenderOk)
+                    Answer::say(Reply::SenderOk)
                 }
-                Err(reply) => self.session.reply(reply),
+                Err(reply) => self.session.answer(reply),
             },
             Next::Recipient(address) => match self.may_add().await {
                 Ok(()) => {
                     self.session.add(address);
-                    Next::Reply(Reply::RecipientOk)
+                    Answer::say(Reply::RecipientOk)
                 }
-                Err(reply) => self.session.reply(reply),
+                Err(reply) => self.session.answer(reply),
             },
-            Next::Data => return self.data().await,
-            next @ (Next::Reply(_) | Next::Close(_)) => next,
+            Next::Data => self.data().await?,
         };
-        match next {
-            Next::Reply(reply) => {
-                self.say(&reply);
-                Ok(Flow::On)
-            }
-            Next::Close(reply) => {
-                self.say(&reply);
-                Ok(Flow::End)
-            }
-            Next::StartTls | Next::Prompt(_) | Next::Login(_) | Next::Mail(_) | Next::Recipient(_) | Next::Data => {
-                unreachable!("answered above")
-            }
-        }
+        Ok(self.give(&answer))
+    }
+
+    fn give(&mut self, answer: &Answer) -> Flow {
+        self.say(&answer.reply);
+        if answer.close { Flow::End } else { Flow::On }
     }
 
     fn say(&mut self, reply: &Reply) {
@@ -224,7 +218,7 @@ impl Connection {
         started
     }
 
-    async fn login(&mut self, login: &Login) -> io::Result<Next> {
+    async fn login(&mut self, login: &Login) -> io::Result<Answer> {
         let origin = Origin { address: self.address, mode: self.listener.mode };
         let metrics = &self.front.admission.metrics;
         let denied = match self.front.admission.judge.login(login, origin).await {
@@ -232,14 +226,14 @@ impl Connection {
                 let limit = self.front.admission.settings.load().config.limits.connections_per_key;
                 let Some(seat) = self.front.crowd.key(identity.key, limit) else {
                     metrics.login(LoginResult::Crowded);
-                    return Ok(Next::Close(Reply::Crowded));
+                    return Ok(Answer::close(Reply::Crowded));
                 };
                 metrics.login(LoginResult::Ok);
                 self._key_seat = Some(seat);
                 self.identity = Some(identity);
                 self.unauthenticated = None;
                 self.session.logged_in();
-                return Ok(Next::Reply(Reply::AuthOk));
+                return Ok(Answer::say(Reply::AuthOk));
             }
             Err(denied) => denied,
         };
@@ -247,16 +241,16 @@ impl Connection {
         let reply = denied.reply();
         if reply.code() < 500 {
             // Nobody's fault: it costs no try.
-            return Ok(Next::Reply(reply));
+            return Ok(Answer::say(reply));
         }
         let pause = LOGIN_PAUSE * 2_u32.saturating_pow(self.session.failed_logins().min(8));
-        let next = self.session.login_failed(reply);
+        let answer = self.session.login_failed(reply);
         self.wire.flush().await?;
         tokio::select! {
             () = sleep(pause) => {}
             () = self.front.draining.cancelled() => {}
         }
-        Ok(next)
+        Ok(answer)
     }
 
     async fn may_begin(&self) -> Result<(), Reply> {
@@ -267,46 +261,44 @@ impl Connection {
     async fn may_add(&self) -> Result<(), Reply> {
         let who = self.identity.as_ref().ok_or(Reply::AuthFirst)?;
         let transaction = self.session.transaction().ok_or(Reply::OutOfOrder("MAIL first"))?;
-        self.front.admission.recipient(who, transaction).await
+        let added = self.front.admission.recipient(who, transaction).await;
+        if let Err(reply) = &added {
+            let account = self.front.admission.judge.labels(who);
+            tracing::info!(account = account.account, key = account.key, code = reply.code(), "recipient refused");
+        }
+        added
     }
 
     /// DATA to the answer after the final dot.
-    async fn data(&mut self) -> io::Result<Flow> {
+    async fn data(&mut self) -> io::Result<Answer> {
         let announced = self.session.transaction().map_or(0, |transaction| transaction.mail.size);
-        let memory = match self.may_begin().await {
-            Ok(()) => self.memory(announced).ok_or(Reply::NoMemory),
-            Err(reply) => Err(reply),
-        };
-        let memory = match memory {
-            Ok(memory) => memory,
-            Err(reply) => {
-                let next = self.session.reply(reply);
-                return Box::pin(self.follow(next)).await;
-            }
-        };
+        if let Err(reply) = self.may_begin().await {
+            return Ok(self.session.answer(reply));
+        }
+        let Some(memory) = self.memory(announced) else { return Ok(self.session.answer(Reply::NoMemory)) };
         self.say(&Reply::StartData);
-        let (body, memory) = match self.body(announced, memory).await? {
-            Some(read) => read,
-            None => return Ok(Flow::End),
-        };
+        let read = self.body(announced, memory).await?;
         let deadline = Instant::now() + seconds(self.listener.budget_seconds);
-        let (transaction, identity) = (self.session.reset(), self.identity.clone());
-        let (Some(transaction), Some(who)) = (transaction, identity) else {
-            unreachable!("DATA needs a login and a transaction")
+        let transaction = self.session.reset();
+        let (Some(transaction), Some(who)) = (transaction, &self.identity) else {
+            return Ok(self.session.answer(Reply::AuthFirst));
         };
         let admission = &self.front.admission;
-        let reply = match body {
-            Ok(body) => {
+        let reply = match read {
+            Read::Whole(body, memory) => {
                 let encrypted = self.session.is_encrypted();
-                admission.take(&who, Received { transaction, body, encrypted, deadline, memory }).await
+                admission.take(who, Received { transaction, body, encrypted, deadline, memory }).await
             }
-            Err(refusal) => {
+            Read::Refused(refusal) => {
                 let (result, reply) = self.refusal(refusal);
-                admission.refused(None, result, reply)
+                admission.refused(who, result, reply)
+            }
+            Read::Endless => {
+                let (result, reply) = self.refusal(Refusal::TooBig);
+                return Ok(Answer::close(admission.refused(who, result, reply)));
             }
         };
-        let next = self.session.reply(reply);
-        Box::pin(self.follow(next)).await
+        Ok(self.session.answer(reply))
     }
 
     fn memory(&self, octets: usize) -> Option<Share> {
@@ -324,12 +316,8 @@ impl Connection {
         }
     }
 
-    /// Reads to the final dot. `None` when the client went away or would not end.
-    async fn body(
-        &mut self,
-        announced: usize,
-        mut memory: Share,
-    ) -> io::Result<Option<(Result<Body, Refusal>, Share)>> {
+    /// Reads to the final dot.
+    async fn body(&mut self, announced: usize, mut memory: Share) -> io::Result<Read> {
         let settings = self.settings.clone();
         let limits = &settings.config.limits;
         let mut reader = BodyReader::new(limits.message_bytes, announced, self.listener.line_ends);
@@ -341,7 +329,10 @@ impl Connection {
                 Progress::End(length) => {
                     self.wire.consume(length);
                     self.front.admission.metrics.in_flight(self.front.crowd.octets.taken());
-                    return Ok(Some((reader.finish(), memory)));
+                    return Ok(match reader.finish() {
+                        Ok(body) => Read::Whole(body, memory),
+                        Err(refusal) => Read::Refused(refusal),
+                    });
                 }
                 Progress::More => self.wire.consume(self.wire.input.len()),
             }
@@ -350,9 +341,7 @@ impl Connection {
                 reader.discard();
             }
             if reader.size() > limits.message_bytes.saturating_mul(DISCARD_FACTOR) {
-                let (_, reply) = self.refusal(Refusal::TooBig);
-                self.say(&reply);
-                return Ok(None);
+                return Ok(Read::Endless);
             }
             self.wire.flush().await?;
             // The rate is owed on the average, so a pause after a fast start is forgiven.
@@ -360,11 +349,19 @@ impl Connection {
             let due = started + patience + Duration::from_secs(octets / rate);
             let read = self.wire.fill(due.min(Instant::now() + patience)).await?;
             if read == 0 {
-                return Ok(None);
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
             }
             octets += read as u64;
         }
     }
+}
+
+/// How a body ended.
+enum Read {
+    Whole(Body, Share),
+    Refused(Refusal),
+    /// Far over the limit, and still no final dot.
+    Endless,
 }
 
 fn seconds(count: u32) -> Duration {

@@ -18,7 +18,7 @@ use super::smtp::sasl::Login;
 use crate::domain::credential::{Credential, HashKey, Password, SecretHash, Stage, Username, opens};
 use crate::domain::credit::Blocked;
 use crate::domain::directory::Sender;
-use crate::domain::id::KeyId;
+use crate::domain::id::{KeyId, PolicyId};
 use crate::domain::network;
 use crate::domain::relay_config::ListenerMode;
 use crate::domain::sender::{Address, may_send_as};
@@ -60,6 +60,24 @@ impl Denied {
             Self::NeedsTls => LoginResult::NeedsTls,
             Self::Blocked(_) => LoginResult::Blocked,
             Self::Unavailable => LoginResult::Unavailable,
+        }
+    }
+}
+
+/// The names of a sender for logs and metrics; empty where nobody knows them.
+#[derive(Clone, Debug, Default)]
+pub struct Labels {
+    pub policy: String,
+    pub account: String,
+    pub key: String,
+}
+
+impl Labels {
+    pub fn of(sender: &Sender) -> Self {
+        Self {
+            policy: sender.policy.name.clone(),
+            account: format!("{}/{}", sender.account.namespace, sender.account.name),
+            key: format!("{}/{}", sender.key.namespace, sender.key.name),
         }
     }
 }
@@ -145,6 +163,18 @@ impl Judge {
             Look::Found(_) | Look::Nobody => Err(Reply::Blocked(Blocked::KeyRevoked, Moment::Transaction)),
             Look::Unavailable => Err(Reply::DirectoryStale),
         }
+    }
+
+    /// What to call `who`, as far as the copy knows.
+    pub fn labels(&self, who: &Identity) -> Labels {
+        let sender = self.directory.current().and_then(|copy| copy.sender(who.key));
+        sender.map_or_else(Labels::default, |sender| Labels::of(&sender))
+    }
+
+    /// The policies that there are, as far as the copy knows.
+    pub fn policies(&self) -> Vec<PolicyId> {
+        let copy = self.directory.current();
+        copy.map_or_else(Vec::new, |copy| copy.policies().map(|policy| policy.id).collect())
     }
 
     pub fn now(&self) -> Timestamp {

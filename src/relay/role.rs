@@ -74,7 +74,9 @@ pub async fn run(dependencies: Dependencies, shutdown: CancellationToken) -> Res
 pub struct Relay {
     house: Arc<House>,
     gate: Gate,
-    /// Ends the watching of files and of the directory.
+    /// Ends the watching of files.
+    settled: CancellationToken,
+    /// Ends the following of the directory: not before the last session, which is judged by it.
     stop: CancellationToken,
     background: TaskTracker,
 }
@@ -131,9 +133,10 @@ impl Relay {
         for listener in settings.load().config.listeners.clone() {
             house.open(listener).await?;
         }
-        background.spawn(watch(house.clone(), text, stop.clone()));
+        let settled = CancellationToken::new();
+        background.spawn(watch(house.clone(), text, settled.clone()));
         gate.open();
-        Ok(Some(Self { house, gate, stop, background }))
+        Ok(Some(Self { house, gate, settled, stop, background }))
     }
 
     /// Where each listener listens.
@@ -145,7 +148,7 @@ impl Relay {
     /// Stops accepting, lets sessions finish what is under way, and closes the books.
     pub async fn drain(self) {
         self.gate.close("draining");
-        self.stop.cancel();
+        self.settled.cancel();
         self.background.close();
         let Front { admission, draining, .. } = &*self.house.front;
         let limit = Duration::from_secs(u64::from(admission.settings.load().config.limits.drain_seconds));
@@ -172,6 +175,7 @@ impl Relay {
         if left > 0 {
             tracing::warn!(left, "outcomes were not written; their messages end as unknown");
         }
+        self.stop.cancel();
         self.background.wait().await;
     }
 }

@@ -23,6 +23,14 @@ pub struct Offer {
     pub size: usize,
     pub start_tls: bool,
     pub auth: bool,
+    pub carries: Carries,
+}
+
+/// What every upstream behind a listener can take; EHLO comes before AUTH, so less cannot be promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carries {
+    pub eight_bit: bool,
+    pub utf8: bool,
 }
 
 /// Which limit lacked credits.
@@ -147,100 +155,82 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// Code, enhanced code, text.
+    /// Code, enhanced code, text: the table of all replies.
     fn parts(&self) -> (u16, &'static str, Cow<'_, str>) {
-        let (code, enhanced, text) = match self {
-            Self::Greeting { hostname } => (220, "", Cow::Owned(format!("{hostname} ESMTP Franking"))),
-            Self::Helo { hostname } | Self::Ehlo { hostname, .. } => (250, "", Cow::Borrowed(hostname.as_str())),
-            Self::Accepted(id) => (250, "2.0.0", Cow::Owned(format!("relayed, id {id}"))),
-            Self::Challenge(prompt) => (334, "", Cow::Borrowed(*prompt)),
-            Self::Syntax(syntax) => (501, "5.5.4", Cow::Owned(format!("syntax: {syntax}"))),
-            Self::OutOfOrder(why) => (503, "5.5.1", Cow::Borrowed(*why)),
-            Self::Blocked(blocked, moment) => return blocked_parts(blocked, *moment),
-            Self::HeaderDenied(field) => {
-                (550, "5.7.1", Cow::Owned(format!("this key may not send as an address in the {field} header")))
-            }
-            Self::Header(fault) => return header_parts(*fault),
-            Self::Body(fault) => (554, "5.6.0", Cow::Borrowed(body_text(*fault))),
-            Self::TooBig { limit } => (552, "5.3.4", Cow::Owned(format!("a message may have {limit} octets"))),
-            Self::TooManyRecipients { limit } => {
-                (452, "4.5.3", Cow::Owned(format!("a message may have {limit} recipients; send the others in another")))
-            }
-            Self::Short(shortage) => (452, "4.7.1", Cow::Owned(short_text(shortage))),
-            Self::Upstream { code, enhanced, text } => (*code, "", Cow::Owned(passed(*code, enhanced, text))),
-            fixed => {
-                let (code, enhanced, text) = fixed.fixed();
-                (code, enhanced, Cow::Borrowed(text))
-            }
-        };
-        (code, enhanced, text)
-    }
-
-    /// The replies that never differ.
-    fn fixed(&self) -> (u16, &'static str, &'static str) {
+        let fixed = |code, enhanced, text| (code, enhanced, Cow::Borrowed(text));
+        let written = |code, enhanced, text| (code, enhanced, Cow::Owned(text));
         match self {
-            Self::Ok => (250, "2.0.0", "ok"),
-            Self::SenderOk => (250, "2.1.0", "sender ok"),
-            Self::RecipientOk => (250, "2.1.5", "recipient ok"),
-            Self::StartData => (354, "", "end the message with a dot on its own line"),
-            Self::Bye => (221, "2.0.0", "bye"),
-            Self::Help => {
-                (214, "2.0.0", "this is a submission server; log in with the user name and password of a key")
+            Self::Greeting { hostname } => written(220, "", format!("{hostname} ESMTP Franking")),
+            Self::Helo { hostname } | Self::Ehlo { hostname, .. } => (250, "", Cow::Borrowed(hostname.as_str())),
+            Self::Accepted(id) => written(250, "2.0.0", format!("relayed, id {id}")),
+            Self::Challenge(prompt) => fixed(334, "", *prompt),
+            Self::Syntax(syntax) => written(501, "5.5.4", format!("syntax: {syntax}")),
+            Self::OutOfOrder(why) => fixed(503, "5.5.1", *why),
+            Self::Blocked(blocked, moment) => blocked_parts(blocked, *moment),
+            Self::HeaderDenied(field) => {
+                written(550, "5.7.1", format!("this key may not send as an address in the {field} header"))
             }
-            Self::CannotVerify => (252, "2.5.0", "addresses are not verified here; send, and the upstream will judge"),
-            Self::ReadyForTls => (220, "2.0.0", "ready to start TLS"),
-            Self::AuthOk => (235, "2.7.0", "logged in"),
-            Self::UnknownCommand => (500, "5.5.2", "unknown command"),
-            Self::NotImplemented => (502, "5.5.1", "this command is not offered here"),
-            Self::NotText => (500, "5.5.2", "a command is one line of text without control characters"),
-            Self::CommandTooLong => (500, "5.5.2", "the command line is too long"),
-            Self::UnsupportedParameter => (555, "5.5.4", "a parameter of this command is not offered here"),
-            Self::BadSenderAddress => (501, "5.1.7", "the sender is not a mail address such as name@example.com"),
-            Self::BadRecipientAddress => (501, "5.1.3", "the recipient is not a mail address such as name@example.com"),
-            Self::Utf8NotAsked => (553, "5.6.7", "a non-ASCII address needs SMTPUTF8 in the MAIL command"),
-            Self::NoRecipients => (554, "5.5.1", "no valid recipients"),
-            Self::TooManyErrors => (421, "4.7.0", "too many refused commands, closing"),
-            Self::AuthCancelled => (501, "5.7.0", "login cancelled"),
-            Self::AuthMalformed => (501, "5.5.2", "the login is not the base64 that its mechanism wants"),
-            Self::AuthMechanism => (504, "5.5.4", "use AUTH PLAIN or AUTH LOGIN"),
-            Self::TlsFirst => (530, "5.7.0", "STARTTLS first"),
-            Self::TlsFirstForAuth => (538, "5.7.11", "STARTTLS first; passwords are not taken in the clear"),
-            Self::AuthFirst => (530, "5.7.0", "log in first"),
-            Self::BadLogin => (535, "5.7.8", "user name or password is wrong"),
-            Self::WrongNetwork => (535, "5.7.8", "this key may not be used from this network (allowFrom)"),
-            Self::KeyNeedsTls => (538, "5.7.11", "this key may only be used with TLS (plainListener is not set)"),
-            Self::TooManyLogins => (421, "4.7.0", "too many failed logins, closing"),
-            Self::LoginUnavailable => (454, "4.7.0", "logins cannot be checked for a moment, try again"),
-            Self::SenderDenied => (550, "5.7.1", "this key may not send as the envelope's sender"),
-            Self::FromCount => (550, "5.7.1", "a message needs exactly one From header"),
-            Self::Loop => (554, "5.4.6", "the message passed too many servers; it is going in circles"),
-            Self::LedgerUnavailable => (451, "4.3.2", "credits cannot be counted for a moment, try again"),
-            Self::DirectoryStale => (451, "4.3.2", "senders cannot be judged for a moment, try again"),
-            Self::Crowded => (421, "4.3.2", "too many connections, try again later"),
-            Self::NoMemory => (452, "4.3.1", "too many messages at this moment, try again"),
-            Self::NoUpstream => (451, "4.3.5", "the policy's upstream cannot be used at present, try again later"),
-            Self::UpstreamDown => (451, "4.4.1", "the upstream cannot be reached, try again later"),
-            Self::UpstreamSlow => (451, "4.4.2", "the upstream did not answer in time, try again later"),
-            Self::OutcomeUnknown => (451, "4.4.2", "the upstream took the message and did not say what became of it"),
-            Self::UpstreamRefusesUs => (451, "4.3.5", "the upstream does not accept mail from here at present"),
-            Self::NoService => (554, "5.7.1", "no service for this network"),
-            Self::TimedOut => (421, "4.4.2", "waited too long, closing"),
-            Self::Draining => (421, "4.3.2", "shutting down, connect again"),
-            Self::Greeting { .. }
-            | Self::Helo { .. }
-            | Self::Ehlo { .. }
-            | Self::Accepted(_)
-            | Self::Challenge(_)
-            | Self::Syntax(_)
-            | Self::OutOfOrder(_)
-            | Self::Blocked(..)
-            | Self::HeaderDenied(_)
-            | Self::Header(_)
-            | Self::Body(_)
-            | Self::TooBig { .. }
-            | Self::TooManyRecipients { .. }
-            | Self::Short(_)
-            | Self::Upstream { .. } => unreachable!("parts() wrote this reply"),
+            Self::Header(fault) => header_parts(*fault),
+            Self::Body(fault) => fixed(554, "5.6.0", body_text(*fault)),
+            Self::TooBig { limit } => written(552, "5.3.4", format!("a message may have {limit} octets")),
+            Self::TooManyRecipients { limit } => {
+                written(452, "4.5.3", format!("a message may have {limit} recipients; send the others in another"))
+            }
+            Self::Short(shortage) => written(452, "4.7.1", short_text(shortage)),
+            Self::Upstream { code, enhanced, text } => written(*code, "", passed(*code, enhanced, text)),
+            Self::Ok => fixed(250, "2.0.0", "ok"),
+            Self::SenderOk => fixed(250, "2.1.0", "sender ok"),
+            Self::RecipientOk => fixed(250, "2.1.5", "recipient ok"),
+            Self::StartData => fixed(354, "", "end the message with a dot on its own line"),
+            Self::Bye => fixed(221, "2.0.0", "bye"),
+            Self::CannotVerify => {
+                fixed(252, "2.5.0", "addresses are not verified here; send, and the upstream will judge")
+            }
+            Self::ReadyForTls => fixed(220, "2.0.0", "ready to start TLS"),
+            Self::AuthOk => fixed(235, "2.7.0", "logged in"),
+            Self::UnknownCommand => fixed(500, "5.5.2", "unknown command"),
+            Self::NotImplemented => fixed(502, "5.5.1", "this command is not offered here"),
+            Self::NotText => fixed(500, "5.5.2", "a command is one line of text without control characters"),
+            Self::CommandTooLong => fixed(500, "5.5.2", "the command line is too long"),
+            Self::UnsupportedParameter => fixed(555, "5.5.4", "a parameter of this command is not offered here"),
+            Self::BadSenderAddress => fixed(501, "5.1.7", "the sender is not a mail address such as name@example.com"),
+            Self::BadRecipientAddress => {
+                fixed(501, "5.1.3", "the recipient is not a mail address such as name@example.com")
+            }
+            Self::Utf8NotAsked => fixed(553, "5.6.7", "a non-ASCII address needs SMTPUTF8 in the MAIL command"),
+            Self::NoRecipients => fixed(554, "5.5.1", "no valid recipients"),
+            Self::TooManyErrors => fixed(421, "4.7.0", "too many refused commands, closing"),
+            Self::AuthCancelled => fixed(501, "5.7.0", "login cancelled"),
+            Self::AuthMalformed => fixed(501, "5.5.2", "the login is not the base64 that its mechanism wants"),
+            Self::AuthMechanism => fixed(504, "5.5.4", "use AUTH PLAIN or AUTH LOGIN"),
+            Self::TlsFirst => fixed(530, "5.7.0", "STARTTLS first"),
+            Self::TlsFirstForAuth => fixed(538, "5.7.11", "STARTTLS first; passwords are not taken in the clear"),
+            Self::AuthFirst => fixed(530, "5.7.0", "log in first"),
+            Self::BadLogin => fixed(535, "5.7.8", "user name or password is wrong"),
+            Self::WrongNetwork => fixed(535, "5.7.8", "this key may not be used from this network (allowFrom)"),
+            Self::KeyNeedsTls => fixed(538, "5.7.11", "this key may only be used with TLS (plainListener is not set)"),
+            Self::TooManyLogins => fixed(421, "4.7.0", "too many failed logins, closing"),
+            Self::LoginUnavailable => fixed(454, "4.7.0", "logins cannot be checked for a moment, try again"),
+            Self::SenderDenied => fixed(550, "5.7.1", "this key may not send as the envelope's sender"),
+            Self::FromCount => fixed(550, "5.7.1", "a message needs exactly one From header"),
+            Self::Loop => fixed(554, "5.4.6", "the message passed too many servers; it is going in circles"),
+            Self::LedgerUnavailable => fixed(451, "4.3.2", "credits cannot be counted for a moment, try again"),
+            Self::DirectoryStale => fixed(451, "4.3.2", "senders cannot be judged for a moment, try again"),
+            Self::Crowded => fixed(421, "4.3.2", "too many connections, try again later"),
+            Self::NoMemory => fixed(452, "4.3.1", "too many messages at this moment, try again"),
+            Self::NoUpstream => fixed(451, "4.3.5", "the policy's upstream cannot be used at present, try again later"),
+            Self::UpstreamDown => fixed(451, "4.4.1", "the upstream cannot be reached, try again later"),
+            Self::UpstreamSlow => fixed(451, "4.4.2", "the upstream did not answer in time, try again later"),
+            Self::OutcomeUnknown => {
+                fixed(451, "4.4.2", "the upstream took the message and did not say what became of it")
+            }
+            Self::UpstreamRefusesUs => fixed(451, "4.3.5", "the upstream does not accept mail from here at present"),
+            Self::NoService => fixed(554, "5.7.1", "no service for this network"),
+            Self::TimedOut => fixed(421, "4.4.2", "waited too long, closing"),
+            Self::Draining => fixed(421, "4.3.2", "shutting down, connect again"),
+            Self::Help => {
+                fixed(214, "2.0.0", "this is a submission server; log in with the user name and password of a key")
+            }
         }
     }
 
@@ -277,7 +267,12 @@ impl std::fmt::Write for Lines<'_> {
 fn write_ehlo(hostname: &str, offer: &Offer, out: &mut BytesMut) {
     let mut lines = Lines(out);
     let _ = write!(lines, "250-{hostname}\r\n250-PIPELINING\r\n250-SIZE {}\r\n", offer.size);
-    out.put_slice(b"250-8BITMIME\r\n250-SMTPUTF8\r\n");
+    if offer.carries.eight_bit {
+        out.put_slice(b"250-8BITMIME\r\n");
+    }
+    if offer.carries.utf8 {
+        out.put_slice(b"250-SMTPUTF8\r\n");
+    }
     if offer.start_tls {
         out.put_slice(b"250-STARTTLS\r\n");
     }
@@ -362,16 +357,19 @@ mod tests {
 
     #[test]
     fn ehlo_offers_auth_and_starttls_only_where_they_work() {
-        let offer = Offer { size: 10, start_tls: true, auth: false };
+        let carries = Carries { eight_bit: true, utf8: true };
+        let offer = Offer { size: 10, start_tls: true, auth: false, carries };
         let reply = Reply::Ehlo { hostname: "relay.example".into(), offer };
         assert_eq!(
             text(&reply),
             "250-relay.example\r\n250-PIPELINING\r\n250-SIZE 10\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-STARTTLS\r\n\
              250 ENHANCEDSTATUSCODES\r\n"
         );
-        let offer = Offer { size: 10, start_tls: false, auth: true };
+        let carries = Carries { eight_bit: true, utf8: false };
+        let offer = Offer { size: 10, start_tls: false, auth: true, carries };
         let inside = text(&Reply::Ehlo { hostname: "relay.example".into(), offer });
         assert!(inside.contains("250-AUTH PLAIN LOGIN\r\n") && !inside.contains("STARTTLS"), "{inside}");
+        assert!(inside.contains("250-8BITMIME\r\n") && !inside.contains("SMTPUTF8"), "{inside}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! replies, and tells the session what came of it. So the order of commands is tested without a socket.
 
 use super::command::{Command, Mail};
-use super::reply::{Offer, Reply};
+use super::reply::{Carries, Offer, Reply};
 use super::sasl::{self, Exchange, Login, Step};
 use crate::domain::relay_config::ListenerMode;
 use crate::domain::sender::Address;
@@ -20,14 +20,30 @@ pub struct Terms {
     pub errors: u32,
     /// Failed logins before the connection is closed.
     pub auth_attempts: u32,
+    pub carries: Carries,
+}
+
+/// A reply, and whether the connection ends with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub reply: Reply,
+    pub close: bool,
+}
+
+impl Answer {
+    pub fn say(reply: Reply) -> Self {
+        Self { reply, close: false }
+    }
+
+    pub fn close(reply: Reply) -> Self {
+        Self { reply, close: true }
+    }
 }
 
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
-    Reply(Reply),
-    /// Say it and close.
-    Close(Reply),
+    Answer(Answer),
     /// Say 220, then start TLS and call [`Session::encrypted`].
     StartTls,
     /// Send the prompt; the next line goes to [`Session::auth_line`].
@@ -104,21 +120,26 @@ impl Session {
     pub fn command(&mut self, parsed: Result<Command, Reply>) -> Next {
         let next = match parsed {
             Ok(command) => self.next(command),
-            Err(refusal) => Next::Reply(refusal),
+            Err(refusal) => say(refusal),
         };
+        self.counted(next)
+    }
+
+    fn counted(&mut self, next: Next) -> Next {
         match next {
-            Next::Reply(reply) => self.reply(reply),
+            Next::Answer(Answer { reply, close: false }) => Next::Answer(self.answer(reply)),
             next => next,
         }
     }
 
-    /// Counts a refusal, and closes after too many.
-    pub fn reply(&mut self, reply: Reply) -> Next {
-        if reply.code() < 500 {
-            return Next::Reply(reply);
+    /// Counts a refusal, and closes after too many. What the upstream refuses is no mistake of the client: a
+    /// newsletter may well name twenty people who are gone.
+    pub fn answer(&mut self, reply: Reply) -> Answer {
+        if reply.code() < 500 || matches!(reply, Reply::Upstream { .. }) {
+            return Answer::say(reply);
         }
         self.errors += 1;
-        if self.errors > self.terms.errors { Next::Close(Reply::TooManyErrors) } else { Next::Reply(reply) }
+        if self.errors > self.terms.errors { Answer::close(Reply::TooManyErrors) } else { Answer::say(reply) }
     }
 
     fn next(&mut self, command: Command) -> Next {
@@ -132,12 +153,12 @@ impl Session {
             Command::Data => self.data(),
             Command::Rset => {
                 self.reset();
-                Next::Reply(Reply::Ok)
+                say(Reply::Ok)
             }
-            Command::Noop => Next::Reply(Reply::Ok),
-            Command::Quit => Next::Close(Reply::Bye),
-            Command::Vrfy => Next::Reply(Reply::CannotVerify),
-            Command::Help => Next::Reply(Reply::Help),
+            Command::Noop => say(Reply::Ok),
+            Command::Quit => Next::Answer(Answer::close(Reply::Bye)),
+            Command::Vrfy => say(Reply::CannotVerify),
+            Command::Help => say(Reply::Help),
         }
     }
 
@@ -146,14 +167,15 @@ impl Session {
         self.reset();
         let hostname = self.terms.hostname.clone();
         if !extended {
-            return Next::Reply(Reply::Helo { hostname });
+            return say(Reply::Helo { hostname });
         }
         let offer = Offer {
             size: self.terms.message_bytes,
             start_tls: !self.encrypted && self.terms.mode == ListenerMode::StartTls,
             auth: self.may_auth(),
+            carries: self.terms.carries,
         };
-        Next::Reply(Reply::Ehlo { hostname, offer })
+        say(Reply::Ehlo { hostname, offer })
     }
 
     fn may_auth(&self) -> bool {
@@ -167,9 +189,9 @@ impl Session {
         match self.terms.mode {
             ListenerMode::StartTls if !self.encrypted => Next::StartTls,
             ListenerMode::StartTls | ListenerMode::Implicit => {
-                Next::Reply(Reply::OutOfOrder("the connection is encrypted already"))
+                say(Reply::OutOfOrder("the connection is encrypted already"))
             }
-            ListenerMode::Plain => Next::Reply(Reply::NotImplemented),
+            ListenerMode::Plain => say(Reply::NotImplemented),
         }
     }
 
@@ -183,13 +205,13 @@ impl Session {
 
     fn auth(&mut self, start: impl FnOnce() -> Step) -> Next {
         if !self.may_auth() {
-            return Next::Reply(Reply::TlsFirstForAuth);
+            return say(Reply::TlsFirstForAuth);
         }
         if self.logged_in {
-            return Next::Reply(Reply::OutOfOrder("logged in already"));
+            return say(Reply::OutOfOrder("logged in already"));
         }
         if !self.greeted {
-            return Next::Reply(Reply::OutOfOrder("EHLO first"));
+            return say(Reply::OutOfOrder("EHLO first"));
         }
         self.step(start())
     }
@@ -200,10 +222,8 @@ impl Session {
             (Some(exchange), Ok(line)) => exchange.respond(line),
             (Some(_) | None, Ok(_) | Err(_)) => Step::Malformed,
         };
-        match self.step(step) {
-            Next::Reply(reply) => self.reply(reply),
-            next => next,
-        }
+        let next = self.step(step);
+        self.counted(next)
     }
 
     fn step(&mut self, step: Step) -> Next {
@@ -213,8 +233,8 @@ impl Session {
                 Next::Prompt(prompt)
             }
             Step::Done(login) => Next::Login(login),
-            Step::Cancelled => Next::Reply(Reply::AuthCancelled),
-            Step::Malformed => Next::Reply(Reply::AuthMalformed),
+            Step::Cancelled => say(Reply::AuthCancelled),
+            Step::Malformed => say(Reply::AuthMalformed),
         }
     }
 
@@ -223,12 +243,12 @@ impl Session {
     }
 
     /// Counts a failed login and says how to answer it. `refusal` is what this login deserves.
-    pub fn login_failed(&mut self, refusal: Reply) -> Next {
+    pub fn login_failed(&mut self, refusal: Reply) -> Answer {
         self.failed_logins += 1;
         if self.failed_logins >= self.terms.auth_attempts {
-            Next::Close(Reply::TooManyLogins)
+            Answer::close(Reply::TooManyLogins)
         } else {
-            Next::Reply(refusal)
+            Answer::say(refusal)
         }
     }
 
@@ -249,35 +269,35 @@ impl Session {
 
     fn mail(&self, mail: Mail) -> Next {
         if let Err(refusal) = self.ready() {
-            return Next::Reply(refusal);
+            return say(refusal);
         }
         if self.transaction.is_some() {
-            return Next::Reply(Reply::OutOfOrder("a transaction is open; RSET ends it"));
+            return say(Reply::OutOfOrder("a transaction is open; RSET ends it"));
         }
         if mail.size > self.terms.message_bytes {
-            return Next::Reply(Reply::TooBig { limit: self.terms.message_bytes });
+            return say(Reply::TooBig { limit: self.terms.message_bytes });
         }
         Next::Mail(mail)
     }
 
     fn recipient(&self, address: Address) -> Next {
         if let Err(refusal) = self.ready() {
-            return Next::Reply(refusal);
+            return say(refusal);
         }
         match &self.transaction {
-            None => Next::Reply(Reply::OutOfOrder("MAIL first")),
-            Some(transaction) if !transaction.mail.utf8 && !address.is_ascii() => Next::Reply(Reply::Utf8NotAsked),
+            None => say(Reply::OutOfOrder("MAIL first")),
+            Some(transaction) if !transaction.mail.utf8 && !address.is_ascii() => say(Reply::Utf8NotAsked),
             Some(_) => Next::Recipient(address),
         }
     }
 
     fn data(&self) -> Next {
         if let Err(refusal) = self.ready() {
-            return Next::Reply(refusal);
+            return say(refusal);
         }
         match &self.transaction {
-            None => Next::Reply(Reply::OutOfOrder("MAIL first")),
-            Some(transaction) if transaction.recipients.is_empty() => Next::Reply(Reply::NoRecipients),
+            None => say(Reply::OutOfOrder("MAIL first")),
+            Some(transaction) if transaction.recipients.is_empty() => say(Reply::NoRecipients),
             Some(_) => Next::Data,
         }
     }
@@ -302,22 +322,28 @@ impl Session {
     }
 }
 
+fn say(reply: Reply) -> Next {
+    Next::Answer(Answer::say(reply))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::command::parse;
     use super::*;
 
     fn session(mode: ListenerMode) -> Session {
-        Session::new(Terms { hostname: "relay.example".into(), mode, message_bytes: 100, errors: 3, auth_attempts: 3 })
+        let carries = Carries { eight_bit: true, utf8: true };
+        let hostname = "relay.example".to_owned();
+        Session::new(Terms { hostname, mode, message_bytes: 100, errors: 3, auth_attempts: 3, carries })
     }
 
-    fn say(session: &mut Session, line: &str) -> Next {
+    fn hear(session: &mut Session, line: &str) -> Next {
         session.command(parse(line.as_bytes()))
     }
 
     fn code(next: Next) -> u16 {
         match next {
-            Next::Reply(reply) | Next::Close(reply) => reply.code(),
+            Next::Answer(answer) => answer.reply.code(),
             other => panic!("no reply: {other:?}"),
         }
     }
@@ -325,7 +351,7 @@ mod tests {
     /// A session that may send.
     fn ready() -> Session {
         let mut session = session(ListenerMode::Implicit);
-        say(&mut session, "EHLO x");
+        hear(&mut session, "EHLO x");
         session.logged_in();
         session
     }
@@ -333,81 +359,90 @@ mod tests {
     #[test]
     fn what_comes_too_early_is_refused_with_what_comes_first() {
         let mut clear = session(ListenerMode::StartTls);
-        assert_eq!(say(&mut clear, "AUTH LOGIN"), Next::Reply(Reply::TlsFirstForAuth));
-        assert_eq!(say(&mut clear, "MAIL FROM:<a@b.c>"), Next::Reply(Reply::TlsFirst));
+        assert_eq!(hear(&mut clear, "AUTH LOGIN"), say(Reply::TlsFirstForAuth));
+        assert_eq!(hear(&mut clear, "MAIL FROM:<a@b.c>"), say(Reply::TlsFirst));
         let mut encrypted = session(ListenerMode::Implicit);
-        assert_eq!(code(say(&mut encrypted, "AUTH LOGIN")), 503);
-        assert_eq!(say(&mut encrypted, "MAIL FROM:<a@b.c>"), Next::Reply(Reply::AuthFirst));
+        assert_eq!(code(hear(&mut encrypted, "AUTH LOGIN")), 503);
+        assert_eq!(hear(&mut encrypted, "MAIL FROM:<a@b.c>"), say(Reply::AuthFirst));
         let mut ready = ready();
-        assert_eq!(code(say(&mut ready, "RCPT TO:<a@b.c>")), 503);
-        assert_eq!(code(say(&mut ready, "DATA")), 503);
-        assert_eq!(code(say(&mut ready, "AUTH LOGIN")), 503);
+        assert_eq!(code(hear(&mut ready, "RCPT TO:<a@b.c>")), 503);
+        assert_eq!(code(hear(&mut ready, "DATA")), 503);
+        assert_eq!(code(hear(&mut ready, "AUTH LOGIN")), 503);
     }
 
     #[test]
     fn a_transaction_opens_once_and_needs_a_recipient() {
         let mut session = ready();
-        let Next::Mail(mail) = say(&mut session, "MAIL FROM:<a@b.c> SIZE=100") else { panic!("no mail") };
+        let Next::Mail(mail) = hear(&mut session, "MAIL FROM:<a@b.c> SIZE=100") else { panic!("no mail") };
         session.begin(mail);
-        assert_eq!(code(say(&mut session, "MAIL FROM:<a@b.c>")), 503);
-        assert_eq!(say(&mut session, "DATA"), Next::Reply(Reply::NoRecipients));
+        assert_eq!(code(hear(&mut session, "MAIL FROM:<a@b.c>")), 503);
+        assert_eq!(hear(&mut session, "DATA"), say(Reply::NoRecipients));
         for line in ["RCPT TO:<x@y.z>", "RCPT TO:<x@Y.z>"] {
-            let Next::Recipient(address) = say(&mut session, line) else { panic!("no recipient") };
+            let Next::Recipient(address) = hear(&mut session, line) else { panic!("no recipient") };
             session.add(address);
         }
         assert_eq!(session.transaction().expect("a transaction").recipients.len(), 1);
-        assert_eq!(say(&mut session, "DATA"), Next::Data);
-        assert_eq!(say(&mut session, "RSET"), Next::Reply(Reply::Ok));
+        assert_eq!(hear(&mut session, "DATA"), Next::Data);
+        assert_eq!(hear(&mut session, "RSET"), say(Reply::Ok));
         assert!(session.transaction().is_none() && session.is_logged_in());
     }
 
     #[test]
     fn a_size_over_the_limit_is_refused_before_the_upload() {
-        assert_eq!(code(say(&mut ready(), "MAIL FROM:<a@b.c> SIZE=101")), 552);
+        assert_eq!(code(hear(&mut ready(), "MAIL FROM:<a@b.c> SIZE=101")), 552);
     }
 
     #[test]
     fn tls_forgets_what_was_said_before_it_and_is_offered_once() {
         let mut session = session(ListenerMode::StartTls);
-        say(&mut session, "EHLO x");
-        assert_eq!(say(&mut session, "STARTTLS"), Next::StartTls);
+        hear(&mut session, "EHLO x");
+        assert_eq!(hear(&mut session, "STARTTLS"), Next::StartTls);
         session.encrypted();
-        assert_eq!(code(say(&mut session, "AUTH PLAIN")), 503, "EHLO has to be said again");
-        let Next::Reply(Reply::Ehlo { offer, .. }) = say(&mut session, "EHLO x") else { panic!("no EHLO") };
+        assert_eq!(code(hear(&mut session, "AUTH PLAIN")), 503, "EHLO has to be said again");
+        let Next::Answer(Answer { reply: Reply::Ehlo { offer, .. }, .. }) = hear(&mut session, "EHLO x") else {
+            panic!("no EHLO")
+        };
         assert!(offer.auth && !offer.start_tls);
-        assert_eq!(code(say(&mut session, "STARTTLS")), 503);
+        assert_eq!(code(hear(&mut session, "STARTTLS")), 503);
     }
 
     #[test]
     fn a_plain_listener_offers_auth_and_no_tls() {
         let mut session = session(ListenerMode::Plain);
-        let Next::Reply(Reply::Ehlo { offer, .. }) = say(&mut session, "EHLO x") else { panic!("no EHLO") };
+        let Next::Answer(Answer { reply: Reply::Ehlo { offer, .. }, .. }) = hear(&mut session, "EHLO x") else {
+            panic!("no EHLO")
+        };
         assert!(offer.auth && !offer.start_tls);
-        assert_eq!(code(say(&mut session, "STARTTLS")), 502);
+        assert_eq!(code(hear(&mut session, "STARTTLS")), 502);
     }
 
     #[test]
     fn too_many_errors_and_too_many_logins_close() {
         let mut noisy = session(ListenerMode::Implicit);
         for _ in 0..3 {
-            assert_eq!(code(say(&mut noisy, "FOO")), 500);
+            assert_eq!(code(hear(&mut noisy, "FOO")), 500);
         }
-        assert_eq!(say(&mut noisy, "FOO"), Next::Close(Reply::TooManyErrors));
+        assert_eq!(hear(&mut noisy, "FOO"), Next::Answer(Answer::close(Reply::TooManyErrors)));
+        let words = Reply::Upstream { code: 550, enhanced: None, text: "no such person".into() };
+        let mut unlucky = ready();
+        for _ in 0..10 {
+            assert!(!unlucky.answer(words.clone()).close, "what an upstream refuses is no mistake of the client");
+        }
         let mut guessing = session(ListenerMode::Implicit);
-        assert_eq!(guessing.login_failed(Reply::BadLogin), Next::Reply(Reply::BadLogin));
-        assert_eq!(guessing.login_failed(Reply::BadLogin), Next::Reply(Reply::BadLogin));
-        assert_eq!(guessing.login_failed(Reply::BadLogin), Next::Close(Reply::TooManyLogins));
+        assert_eq!(guessing.login_failed(Reply::BadLogin), Answer::say(Reply::BadLogin));
+        assert_eq!(guessing.login_failed(Reply::BadLogin), Answer::say(Reply::BadLogin));
+        assert_eq!(guessing.login_failed(Reply::BadLogin), Answer::close(Reply::TooManyLogins));
     }
 
     #[test]
     fn a_login_is_an_exchange_of_lines_that_a_star_ends() {
         let mut session = session(ListenerMode::Implicit);
-        say(&mut session, "EHLO x");
-        assert_eq!(say(&mut session, "AUTH LOGIN"), Next::Prompt("VXNlcm5hbWU6"));
+        hear(&mut session, "EHLO x");
+        assert_eq!(hear(&mut session, "AUTH LOGIN"), Next::Prompt("VXNlcm5hbWU6"));
         assert!(session.in_exchange());
-        assert_eq!(session.auth_line(Ok("*")), Next::Reply(Reply::AuthCancelled));
+        assert_eq!(session.auth_line(Ok("*")), say(Reply::AuthCancelled));
         assert!(!session.in_exchange());
-        let Next::Login(login) = say(&mut session, "AUTH PLAIN AGEAYg==") else { panic!("no login") };
+        let Next::Login(login) = hear(&mut session, "AUTH PLAIN AGEAYg==") else { panic!("no login") };
         assert_eq!(login.username, "a");
     }
 }
