@@ -162,7 +162,8 @@ mod tests {
         assert!(!authority.stands_behind(&leaf, &names, day(-2)), "not yet valid");
         assert!(!authority.stands_behind(&leaf, &set(&["relay.example.com", "127.0.0.1"]), day(0)));
         let another = authority.issue(&names, day(0)).expect("a leaf");
-        for (certificate, key) in [("", leaf.key.as_str()), (&leaf.certificate, ""), (&leaf.certificate, &another.key)] {
+        for (certificate, key) in [("", leaf.key.as_str()), (&leaf.certificate, ""), (&leaf.certificate, &another.key)]
+        {
             let pair = Leaf { certificate: certificate.to_owned(), key: key.to_owned() };
             assert!(!authority.stands_behind(&pair, &names, day(0)));
         }

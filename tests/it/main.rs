@@ -9,5 +9,6 @@ mod image;
 mod process;
 mod refusals;
 mod rust_tokens;
+mod operator;
 mod support;
 mod upstream;
