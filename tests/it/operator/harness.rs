@@ -10,7 +10,7 @@ use franking::domain::credential::{HashKey, Password, Username, opens};
 use franking::domain::directory::Sender;
 use franking::domain::relay_config::{InstallationKeys, KeyBytes};
 use franking::ledger::Store;
-use franking::ledger::sqlite::SqliteStore;
+use franking::ledger::sqlite::{self, SqliteStore};
 use franking::operator::{self, Dependencies, Endpoint, Settings};
 use franking::runtime::clock::{Clock, ManualClock, SystemClock};
 use franking::runtime::health::Health;
@@ -29,6 +29,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::fuse::{Fragile, Fuse, Wire};
 use crate::support::control_plane::{ControlPlane, Options};
@@ -137,7 +138,12 @@ pub fn endpoint() -> Endpoint {
 
 impl Running {
     /// Starts an operator on the present runtime.
-    pub async fn start(kubeconfig: &Path, store: Arc<dyn Store>, clock: Arc<dyn Clock>, stop_after: Option<i64>) -> Self {
+    pub async fn start(
+        kubeconfig: &Path,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        stop_after: Option<i64>,
+    ) -> Self {
         let fuse = Fuse::after(stop_after);
         let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("the operator's kubeconfig");
         let options = KubeConfigOptions::default();
@@ -176,7 +182,9 @@ impl Running {
 }
 
 pub fn store(folder: &Path, clock: Arc<dyn Clock>) -> Arc<dyn Store> {
-    Arc::new(SqliteStore::open(&folder.join("ledger.db"), clock).expect("a ledger"))
+    let path = folder.join("ledger.db");
+    sqlite::prepare(&path, Uuid::nil(), "test", Uuid::nil(), clock.now()).expect("a ledger");
+    Arc::new(SqliteStore::open(&path, clock).expect("a ledger"))
 }
 
 /// The operator that most tests share.
@@ -188,7 +196,9 @@ pub struct Shared {
 
 pub fn shared() -> &'static Shared {
     static SHARED: OnceLock<Shared> = OnceLock::new();
-    SHARED.get_or_init(|| std::thread::spawn(start_shared).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    SHARED.get_or_init(|| {
+        std::thread::spawn(start_shared).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn start_shared() -> Shared {
@@ -372,7 +382,8 @@ fn holding<'a, K: Conditioned>(object: &'a K, kind: &str, status: &str) -> Optio
 
 /// Waits for Ready=True of the present generation.
 pub async fn ready<K: Conditioned>(api: Api<K>, name: &str) -> K {
-    until(api, name, "Ready", |object| object.filter(|object| holding(*object, "Ready", "True").is_some()).cloned()).await
+    until(api, name, "Ready", |object| object.filter(|object| holding(*object, "Ready", "True").is_some()).cloned())
+        .await
 }
 
 /// Waits for Stalled with this reason, and returns its sentence. Ready must say the same.

@@ -94,7 +94,8 @@ async fn a_key_without_its_account_waits_for_it() {
 #[tokio::test]
 async fn a_foreign_secret_is_never_touched_unless_adopted() {
     let world = World::shared("foreign").await;
-    let foreign = json!({"metadata": {"name": "key"}, "type": "servicebinding.io/smtp", "stringData": {"password": "theirs"}});
+    let foreign =
+        json!({"metadata": {"name": "key"}, "type": "servicebinding.io/smtp", "stringData": {"password": "theirs"}});
     let foreign: Secret = create(&world.secrets(), foreign).await;
     world.plain_policy("foreign", json!({})).await;
     world.account("a", json!({})).await;
@@ -106,7 +107,8 @@ async fn a_foreign_secret_is_never_touched_unless_adopted() {
     delete(&world.secrets(), "key").await;
     ready(world.keys(), "key").await;
 
-    let taken = json!({"metadata": {"name": "other"}, "type": "servicebinding.io/smtp", "stringData": {"more": "stays"}});
+    let taken =
+        json!({"metadata": {"name": "other"}, "type": "servicebinding.io/smtp", "stringData": {"more": "stays"}});
     let _: Secret = create(&world.secrets(), taken).await;
     world.key("other", "a", json!({})).await;
     stalled(world.keys(), "other", "SecretConflict").await;

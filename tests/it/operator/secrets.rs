@@ -67,7 +67,8 @@ async fn a_secret_has_what_programs_read_and_nothing_of_the_resource() {
 async fn an_edited_password_is_replaced_and_the_old_one_works_for_the_overlap() {
     let world = World::shared("edited").await;
     let old = world.ready_key().await;
-    let edited = merge_patch(&world.secrets(), "key", json!({"stringData": {"password": "chosen by hand, long enough"}})).await;
+    let edited =
+        merge_patch(&world.secrets(), "key", json!({"stringData": {"password": "chosen by hand, long enough"}})).await;
     let new = replaced(&world, &edited).await;
     assert_ne!(text(&new)["password"], text(&old)["password"]);
     let promoted = until(world.keys(), "key", "an overlap", |key: Option<&SubAccountApiKey>| {
