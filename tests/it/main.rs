@@ -6,7 +6,11 @@ mod chart_life;
 mod examples;
 mod generated;
 mod image;
+<<<<<<< HEAD
 mod pod;
+=======
+mod operator;
+>>>>>>> operator
 mod process;
 mod refusals;
 mod relay;
