@@ -10,7 +10,7 @@
 //! | [`operator`] | specs become Secrets, directory entries and status | domain, crd, ledger, runtime |
 //! | [`upstream`] | how mail leaves | domain, runtime |
 //! | [`relay`] | how mail comes in: SMTP, admission, forwarding | domain, ledger, upstream, runtime |
-//! | [`runtime`] | the process: settings, clock, stop, logs, metrics, health | – |
+//! | [`runtime`] | the process: settings, clock, stop, logs, metrics, health | domain |
 //!
 //! Three invariants, checked by `tests/it/boundaries.rs`: *domain never learns what day it is; the relay never talks
 //! to Kubernetes; the console can do nothing a curl cannot.*

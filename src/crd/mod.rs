@@ -1,1 +1,87 @@
 //! What users write: the three kinds, their schemas, and raw → checked.
+//!
+//! A raw spec is what the API server lets through. `check()` of each spec makes the checked type from it, in one
+//! place for operator and API alike, or names the field that is wrong and says what to write instead. What can be
+//! said in the schema is said there (bounds, CEL), so that `kubectl apply` refuses it and nothing has to be explained
+//! later in a status.
+//!
+//! It must never talk to anybody: no client, no clock, no ledger. Nothing here defaults a field in the schema either:
+//! what a user left out stays left out, so that GitOps tools see no difference between their file and the object.
+
+mod account_cap;
+mod api_key;
+mod condition;
+mod credit_policy;
+mod limit;
+mod print;
+mod reference;
+mod secret;
+mod selector;
+mod sub_account;
+mod template;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+pub use account_cap::{CapRefusal, account_limit};
+pub use api_key::{
+    CheckedKey, CheckedRotation, CredentialStatus, Rotation, SubAccountApiKey, SubAccountApiKeySpec,
+    SubAccountApiKeyStatus,
+};
+pub use condition::{ConditionType, Conditions, Reason, find_condition};
+pub use credit_policy::{
+    AccountCounts, AllowedNamespaces, CheckedPolicy, CheckedUpstream, CreditPolicy, CreditPolicySpec,
+    CreditPolicyStatus, NamespacesFrom, PerAccount, RelayPort, RelayStatus, Senders, Upstream, UpstreamTls,
+};
+pub use limit::{Cap, CheckedCap, CreditStatus, Period, PeriodStatus, Pool, PoolCreditStatus, UsageStatus};
+pub use print::{File, all, chart_template, files, yaml};
+pub use reference::{LocalRef, is_dns_label, is_dns_subdomain};
+pub use secret::{CheckedSecret, ENV_KEYS, Preset, SECRET_KEYS, SECRET_TYPE, SecretMetadata, SecretSpec};
+pub use selector::NamespaceRule;
+pub use sub_account::{
+    AccountState, CheckedAccount, DeletionPolicy, KeyCounts, SubAccount, SubAccountSpec, SubAccountStatus,
+    SuspensionSource, SuspensionStatus,
+};
+pub use template::{Field, Template};
+
+use crate::domain::directory::Suspension;
+
+/// The API group of all kinds.
+pub const GROUP: &str = "franking.io";
+/// The version of all kinds. Fields are only added until v1.
+pub const VERSION: &str = "v1alpha1";
+
+/// What is wrong in a spec, and what to write instead. It becomes the message of a condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Path from the object's root, such as `spec.allowFrom[2]`.
+    pub field: String,
+    /// A sentence that says how to put it right.
+    pub fix: String,
+}
+
+impl Problem {
+    pub(crate) fn new(field: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { field: field.into(), fix: fix.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.fix)
+    }
+}
+
+/// A suspension as written in a spec. The reason is told to senders, so it must fit into one line of a reply.
+fn suspension(suspended: bool, reason: Option<&str>) -> Result<Option<Suspension>, Problem> {
+    if reason.is_some_and(|reason| reason.chars().any(char::is_control)) {
+        return Err(Problem::new("spec.suspendReason", "write one line without control characters"));
+    }
+    Ok(suspended.then(|| Suspension { reason: reason.map(str::to_owned) }))
+}
+
+/// For `skip_serializing_if`: a switch that is off is left out, as a user would leave it out.
+pub(crate) fn is_false(switch: &bool) -> bool {
+    !switch
+}

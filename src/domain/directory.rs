@@ -226,10 +226,15 @@ impl Directory {
                 self.accounts.insert(account.id, Arc::new(account));
             }
             Entry::Key(key) => {
-                if let Some(old) = self.keys.get(&key.id) {
-                    self.usernames.remove(&old.username);
+                let old = self.keys.get(&key.id).map(|old| old.username.clone());
+                if let Some(old) = old.filter(|old| self.usernames.get(old) == Some(&key.id)) {
+                    self.usernames.remove(&old);
                 }
-                self.usernames.insert(key.username.clone(), key.id);
+                // A name that was given again belongs to the key that is not removed.
+                let taken = self.usernames.get(&key.username).and_then(|holder| self.keys.get(holder));
+                if key.removed_at.is_none() || taken.is_none_or(|holder| holder.removed_at.is_some()) {
+                    self.usernames.insert(key.username.clone(), key.id);
+                }
                 self.keys.insert(key.id, Arc::new(key));
             }
         }

@@ -32,32 +32,37 @@ pub struct RelayConfig {
 impl RelayConfig {
     /// What no type can say: refused with a sentence before it takes effect.
     pub fn validate(&self) -> Result<(), String> {
-        if self.hostname.is_empty() || self.hostname.len() > 255 || self.hostname.contains(char::is_whitespace) {
-            return Err(format!("hostname \"{}\" is not a host name", self.hostname));
-        }
-        if self.listeners.is_empty() {
-            return Err("listeners is empty; name at least one".to_owned());
-        }
-        for (index, listener) in self.listeners.iter().enumerate() {
-            let twin = self.listeners[..index].iter().any(|other| other.name == listener.name);
-            if twin {
-                return Err(format!("listeners: the name \"{}\" is used twice", listener.name));
-            }
-            match listener.mode {
-                ListenerMode::Plain if listener.networks.is_empty() => {
-                    return Err(format!(
-                        "listeners: \"{}\" is plain and names no networks; list the trusted source networks it may serve",
-                        listener.name
-                    ));
-                }
-                ListenerMode::Implicit | ListenerMode::StartTls if self.tls.certificates.is_empty() => {
-                    return Err(format!("listeners: \"{}\" needs a certificate; set tls.certificates", listener.name));
-                }
-                ListenerMode::Plain | ListenerMode::Implicit | ListenerMode::StartTls => {}
-            }
-        }
-        self.limits.validate()
+        validate(&self.hostname, &self.listeners, &self.tls, &self.limits)
     }
+}
+
+/// The same for the parts that a user writes, before there is an installation to make a whole of them.
+pub fn validate(hostname: &str, listeners: &[Listener], tls: &Tls, limits: &Limits) -> Result<(), String> {
+    if hostname.is_empty() || hostname.len() > 255 || hostname.contains(char::is_whitespace) {
+        return Err(format!("hostname \"{hostname}\" is not a host name"));
+    }
+    if listeners.is_empty() {
+        return Err("listeners is empty; name at least one".to_owned());
+    }
+    for (index, listener) in listeners.iter().enumerate() {
+        let twin = listeners[..index].iter().any(|other| other.name == listener.name);
+        if twin {
+            return Err(format!("listeners: the name \"{}\" is used twice", listener.name));
+        }
+        match listener.mode {
+            ListenerMode::Plain if listener.networks.is_empty() => {
+                return Err(format!(
+                    "listeners: \"{}\" is plain and names no networks; list the trusted source networks it may serve",
+                    listener.name
+                ));
+            }
+            ListenerMode::Implicit | ListenerMode::StartTls if tls.certificates.is_empty() => {
+                return Err(format!("listeners: \"{}\" needs a certificate; set tls.certificates", listener.name));
+            }
+            ListenerMode::Plain | ListenerMode::Implicit | ListenerMode::StartTls => {}
+        }
+    }
+    limits.validate()
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

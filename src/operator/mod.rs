@@ -1,1 +1,175 @@
-//! Specs become Secrets, directory entries and status: observe, plan (pure), apply, report.
+//! Specs become Secrets, directory entries and status: observe ▶ plan (pure) ▶ apply ▶ report.
+//!
+//! One generic loop ([`reconcile`]) for the three kinds; a plan decides everything, [`apply`] only writes, [`report`]
+//! is the only writer of status, Events and the loop's metrics. References are resolved by watches ([`references`]).
+//!
+//! What it must never do: write to a `spec`; touch a Secret that is not ours; let a credential outlive its resource;
+//! retry every few seconds what only a user can put right; write where there is nothing to do.
+//!
+//! The rights it needs, and no others (`charts/franking` grants exactly these):
+//!
+//! | group | resources | verbs | where |
+//! | --- | --- | --- | --- |
+//! | franking.io | creditpolicies, subaccounts, subaccountapikeys | get, list, watch, patch | everywhere |
+//! | franking.io | the three, `/status` | patch | everywhere |
+//! | franking.io | the three, `/finalizers` | update | everywhere (owner references where that is enforced) |
+//! | – | namespaces | get, list, watch | everywhere |
+//! | – | secrets | get, list, watch, create, patch, delete | everywhere |
+//! | events.k8s.io | events | create | everywhere |
+
+pub mod apply;
+pub mod books;
+pub mod certificate;
+pub mod error;
+pub mod housekeeping;
+pub mod index;
+pub mod installation;
+pub mod kinds;
+pub mod observe;
+pub mod plan;
+pub mod prepare;
+pub mod reconcile;
+pub mod references;
+pub mod relay_config;
+pub mod report;
+pub mod sweep;
+pub mod usage;
+pub mod watch;
+
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::crd::{CreditPolicy, SubAccount, SubAccountApiKey};
+use crate::domain::relay_config::InstallationKeys;
+use crate::ledger::Store;
+use crate::runtime::clock::Clock;
+use crate::runtime::health::Health;
+use crate::runtime::metrics::Registry;
+pub use error::Error;
+use observe::Context;
+use references::{References, Wakes};
+
+/// Where programs send to: what Secrets and status say of the relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub host: String,
+    /// Listeners by name.
+    pub ports: Vec<(String, u16)>,
+    /// The port with TLS from the first byte, for `smtps://`.
+    pub tls_port: Option<u16>,
+    /// The port with STARTTLS, for `smtp://` where there is no other.
+    pub starttls_port: Option<u16>,
+    /// The certificate authority, where it is a private one.
+    pub ca_pem: Option<String>,
+}
+
+/// The port of a relay that names none: RFC 6409's.
+const SUBMISSION: u16 = 587;
+
+impl Endpoint {
+    /// Scheme and port of the URI that programs are given.
+    pub fn preferred(&self) -> (&'static str, u16) {
+        match (self.tls_port, self.starttls_port) {
+            (Some(port), _) => ("smtps", port),
+            (None, Some(port)) => ("smtp", port),
+            (None, None) => ("smtp", self.ports.first().map_or(SUBMISSION, |(_, port)| *port)),
+        }
+    }
+}
+
+/// What a deploy decides about the operator.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The operator's own namespace, where upstream Secrets are.
+    pub namespace: String,
+    /// Reconciles at a time, for each kind. Each has one request under way at most, and kube opens a connection for
+    /// each, so this bounds the sockets too.
+    pub concurrency: usize,
+    /// Statuses written for figures alone.
+    pub status_writes_per_second: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { namespace: "franking".to_owned(), concurrency: 16, status_writes_per_second: 5 }
+    }
+}
+
+/// All that the role is built from.
+pub struct Dependencies {
+    pub client: kube::Client,
+    pub store: Arc<dyn Store>,
+    pub settings: Settings,
+    pub endpoint: tokio::sync::watch::Receiver<Endpoint>,
+    pub keys: InstallationKeys,
+    pub clock: Arc<dyn Clock>,
+    pub rng: StdRng,
+    pub registry: Registry,
+    pub health: Health,
+    /// Names the ledger session: a new one under the same name fences the old.
+    pub name: String,
+}
+
+/// Runs until `shutdown`, then lets the reconciles under way finish. Every task ends with the returned future.
+pub async fn run(dependencies: Dependencies, shutdown: CancellationToken) -> Result<(), Error> {
+    let settings = dependencies.settings.clone();
+    let gate = dependencies.health.gate("operator");
+    let (references, writers) = References::new();
+    let (wakes, queues) = Wakes::new();
+    let client = dependencies.client.clone();
+    let context = Arc::new(Context::new(dependencies, references, wakes.clone()));
+    let mut reconcilers = JoinSet::new();
+    let concurrency = u16::try_from(settings.concurrency).unwrap_or(u16::MAX);
+    let (c, s) = (&context, &shutdown);
+    reconcilers.spawn(reconcile::run::<CreditPolicy>(c.clone(), queues.policies, concurrency, s.clone()));
+    reconcilers.spawn(reconcile::run::<SubAccount>(c.clone(), queues.accounts, concurrency, s.clone()));
+    reconcilers.spawn(reconcile::run::<SubAccountApiKey>(c.clone(), queues.keys, concurrency, s.clone()));
+
+    let watching = context.references.watch(&client, &settings.namespace, writers, &wakes);
+    let background = async {
+        context.references.ready().await?;
+        gate.open();
+        tracing::info!("the operator has seen all resources");
+        tokio::join!(
+            housekeeping::run(&context),
+            usage::run(&context),
+            sweep::run(&context),
+            endpoint_changes(&context)
+        );
+        Ok(())
+    };
+    let ended = tokio::select! {
+        () = watching => Err(Error::Watch),
+        ended = background => ended,
+        () = shutdown.cancelled() => Ok(()),
+    };
+    gate.close("stopping");
+    shutdown.cancel();
+    while reconcilers.join_next().await.is_some() {}
+    if let Err(error) = context.books.close().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "closing the ledger's session");
+    }
+    ended
+}
+
+/// Another address of the relay goes into every Secret.
+async fn endpoint_changes(context: &Context) {
+    let mut endpoint = context.endpoint.clone();
+    endpoint.mark_unchanged();
+    while endpoint.changed().await.is_ok() {
+        context.wake_everything().await;
+    }
+    std::future::pending::<()>().await;
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_role_can_run_on_any_thread() {
+        fn is_send<T: Send>(_: impl FnOnce(super::Dependencies, super::CancellationToken) -> T) {}
+        is_send(super::run);
+    }
+}

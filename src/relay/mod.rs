@@ -1,1 +1,26 @@
-//! Mail comes in: SMTP, admission, forwarding. It never talks to Kubernetes.
+//! Mail comes in: SMTP, admission, forwarding.
+//!
+//! A synchronous, stateless submission server: 250 to the client only after the upstream's 250. There is no queue,
+//! so nothing of ours to lose. It is told all it knows by `relay.yaml` and the directory; it never talks to
+//! Kubernetes, never keeps a message after its answer, and never refuses for good on its own memory.
+//!
+//! `listen` accepts, `connection` turns bytes into commands and decisions into replies, `smtp` is the protocol
+//! without a socket, `judge` says who may, `admit` charges, forwards and settles.
+
+mod admit;
+mod connection;
+mod crowd;
+mod directory;
+mod judge;
+mod listen;
+mod metrics;
+mod settings;
+mod shortage;
+pub mod smtp;
+mod targets;
+mod tls;
+mod wire;
+
+mod role;
+
+pub use role::{Dependencies, Error, Relay, run};

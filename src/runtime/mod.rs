@@ -1,7 +1,15 @@
 //! The process around the rooms: settings, clock, stop, logs, metrics, health.
 //!
-//! It knows nothing of credits, mail or Kubernetes; every other room may use it.
+//! It knows nothing of credits, mail or Kubernetes; every other room may use it. Only [`config`] and [`fleet`] look into
+//! [`domain`](crate::domain), for the types that a settings file names: listeners, limits, where the ledger is.
 
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod fleet;
 pub mod health;
+pub mod http;
 pub mod metrics;
+pub mod process;
+pub mod shutdown;
+pub mod telemetry;

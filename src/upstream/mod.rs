@@ -1,1 +1,202 @@
-//! How mail leaves.
+//! How mail leaves: one message to one smarthost, and the exact word on what became of it.
+//!
+//! It must never say `Relayed` without the upstream's 250 for that very message, and never say that a message may be
+//! refunded once the upstream could hold it complete. Everything else here serves these two sentences: a transaction
+//! runs in its own task that no caller can cancel half-way, a connection goes back to the pool only when the last
+//! reply that is owed was read, and the final dot is the one point of no return (`line::Point`).
+//!
+//! lettre speaks SMTP for us at its low level; its ready-made pool is not used, because a dropped send parks a
+//! connection with a reply outstanding and the next message is told the reply of another.
+
+mod breaker;
+mod connection;
+mod line;
+mod measure;
+mod message;
+mod pool;
+mod reply;
+mod tls;
+mod transaction;
+mod wire;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
+
+use crate::domain::id::PolicyId;
+use crate::runtime::metrics::Registry;
+
+pub use connection::Capabilities;
+pub use message::{Cause, Forwarded, Message, Stage, Target};
+
+use line::Point;
+use measure::Figures;
+use pool::Pool;
+
+/// After its deadline a transaction that was stopped has this long to say what stopped it. Only the word gets better
+/// by it, so it is short.
+const LAST_WORD: Duration = Duration::from_millis(100);
+
+/// What is the same for all upstreams.
+#[derive(Clone, Debug)]
+pub struct UpstreamSettings {
+    /// The name in our EHLO.
+    pub hostname: String,
+    /// Connections to one policy's upstream, in use and parked together.
+    pub connections: usize,
+    /// Messages that may wait for one of them; more are `Busy` at once.
+    pub queue: usize,
+    /// How long a connection may be parked: under the 5 minutes that RFC 5321 §4.5.3.2.7 asks of servers, and of the
+    /// minute that busy ones grant.
+    pub idle: Duration,
+    /// After about this time a connection is closed at the next boundary, so that a moved upstream is found.
+    pub max_age: Duration,
+    pub max_uses: u32,
+    /// Dial and TLS.
+    pub connect_limit: Duration,
+    /// Any reply before the final dot, and any standstill while a body is written: RFC 5321 §4.5.3.2 gives MAIL and
+    /// RCPT 5 minutes. The deadline of a message is usually shorter.
+    pub reply_limit: Duration,
+    /// The reply to the final dot: RFC 5321 §4.5.3.2.6 says 10 minutes, because giving up early sends mail twice.
+    pub final_reply_limit: Duration,
+    /// A pool that nobody used for so long goes, and its figures with it.
+    pub forget_after: Duration,
+    /// How often parked connections and idle pools are looked through.
+    pub tidy_every: Duration,
+}
+
+impl UpstreamSettings {
+    pub fn new(hostname: impl Into<String>, connections: usize) -> Self {
+        Self {
+            hostname: hostname.into(),
+            connections: connections.max(1),
+            queue: 10_000,
+            idle: Duration::from_secs(50),
+            max_age: Duration::from_secs(600),
+            max_uses: 10_000,
+            connect_limit: Duration::from_secs(30),
+            reply_limit: Duration::from_secs(300),
+            final_reply_limit: Duration::from_secs(600),
+            forget_after: Duration::from_secs(3600),
+            tidy_every: Duration::from_secs(5),
+        }
+    }
+}
+
+/// All upstreams, each with its bounded pool. Cheap to clone.
+#[derive(Clone)]
+pub struct Upstreams(Arc<Inner>);
+
+struct Inner {
+    settings: Arc<UpstreamSettings>,
+    figures: Figures,
+    pools: Mutex<HashMap<PolicyId, Arc<Pool>>>,
+    tidying: AtomicBool,
+}
+
+impl Upstreams {
+    pub fn new(settings: UpstreamSettings, registry: &Registry) -> Self {
+        Self(Arc::new(Inner {
+            settings: Arc::new(settings),
+            figures: Figures::new(registry),
+            pools: Mutex::default(),
+            tidying: AtomicBool::new(false),
+        }))
+    }
+
+    /// Sends one message and says what became of it, at `deadline` (and a tenth of a second) at the latest. Needs a
+    /// tokio runtime. The transaction runs in its own task: dropping this future does not stop it, it only loses the
+    /// word, so do not drop it.
+    pub async fn forward(&self, target: &Target, message: Message, deadline: Instant) -> Forwarded {
+        self.keep_tidy();
+        let pool = self.0.pool(target);
+        let point = Arc::new(Point::default());
+        let (say, mut word) = oneshot::channel();
+        tokio::spawn(pool.transact(message, point.clone(), deadline, say));
+        match timeout_at(deadline, &mut word).await {
+            Ok(said) => said.unwrap_or_else(|_| lost(&point)),
+            Err(_) if point.abandon() => match timeout(LAST_WORD, word).await {
+                Ok(said) => said.unwrap_or_else(|_| lost(&point)),
+                Err(_) => Forwarded::NotOffered { cause: Cause::Timeout },
+            },
+            Err(_) => Forwarded::Open { cause: Cause::Timeout, outcome: word },
+        }
+    }
+
+    /// What a policy's upstream announced when we last connected to it; `None` before the first message.
+    pub fn seen(&self, policy: PolicyId) -> Option<Capabilities> {
+        self.0.pools().get(&policy)?.seen()
+    }
+
+    /// QUITs the parked connections; those in use QUIT when their transaction ends.
+    pub async fn drain(&self) {
+        let pools: Vec<Arc<Pool>> = self.0.pools().drain().map(|(_, pool)| pool).collect();
+        futures::future::join_all(pools.iter().map(|pool| pool.close())).await;
+    }
+
+    /// Starts the task that closes idle connections, once; it ends with the last clone of this.
+    fn keep_tidy(&self) {
+        if !self.0.tidying.swap(true, Ordering::AcqRel) {
+            tokio::spawn(tidy(Arc::downgrade(&self.0), self.0.settings.tidy_every));
+        }
+    }
+}
+
+impl Inner {
+    fn pools(&self) -> MutexGuard<'_, HashMap<PolicyId, Arc<Pool>>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pool of a policy's upstream. One for an upstream that the policy no longer names closes.
+    fn pool(&self, target: &Target) -> Arc<Pool> {
+        let mut pools = self.pools();
+        if let Some(pool) = pools.get(&target.policy)
+            && pool.target == *target
+        {
+            return pool.clone();
+        }
+        let pool = Pool::new(target.clone(), self.settings.clone(), self.figures.of(target.policy));
+        if let Some(old) = pools.insert(target.policy, pool.clone()) {
+            tokio::spawn(async move { old.close().await });
+        }
+        pool
+    }
+
+    fn forget(&self, pool: &Arc<Pool>) {
+        let mut pools = self.pools();
+        let policy = pool.target.policy;
+        if pools.get(&policy).is_some_and(|current| Arc::ptr_eq(current, pool)) {
+            pools.remove(&policy);
+            self.figures.forget(policy);
+        }
+    }
+}
+
+async fn tidy(inner: Weak<Inner>, every: Duration) {
+    let mut rounds = tokio::time::interval(every);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        let Some(inner) = inner.upgrade() else { return };
+        let pools: Vec<Arc<Pool>> = inner.pools().values().cloned().collect();
+        for pool in pools {
+            if pool.tidy().await {
+                pool.close().await;
+                inner.forget(&pool);
+            }
+        }
+    }
+}
+
+/// The transaction's task ended without a word: a panic, or the runtime stops.
+fn lost(point: &Point) -> Forwarded {
+    if point.abandon() {
+        Forwarded::NotOffered { cause: Cause::Protocol }
+    } else {
+        Forwarded::Unknown { cause: Cause::Protocol }
+    }
+}

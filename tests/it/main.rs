@@ -1,3 +1,20 @@
 //! One test binary for all that crosses a room's border: the real API server, the real wire, the whole story.
 
+mod boundaries;
+mod chart;
+mod chart_life;
+mod examples;
+mod generated;
+mod image;
+<<<<<<< HEAD
+mod pod;
+=======
+mod operator;
+>>>>>>> operator
+mod process;
+mod refusals;
+mod relay;
+mod rust_tokens;
+mod story;
 mod support;
+mod upstream;

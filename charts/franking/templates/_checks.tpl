@@ -1,0 +1,49 @@
+{{- /*
+What no schema can say with a reason. Each refusal is one sentence that names the value, and what to do.
+*/ -}}
+{{- define "franking.checks" -}}
+{{- if ne (int .Values.replicas) 1 -}}
+{{- fail (printf "replicas is %d, and it can only be 1: the ledger is one SQLite file on one volume, and two pods cannot share it without charging credits twice" (int .Values.replicas)) -}}
+{{- end -}}
+{{- if ne .Values.ledger.engine "sqlite" -}}
+{{- fail (printf "ledger.engine is %q, and this release only has sqlite: one file on the pod's own volume" .Values.ledger.engine) -}}
+{{- end -}}
+{{- if and .Values.relay.plain.enabled (not .Values.relay.plain.networks) -}}
+{{- fail "relay.plain.networks is empty: a listener without TLS serves only source networks that are trusted by name, so list them or set relay.plain.enabled to false" -}}
+{{- end -}}
+{{- $served := dict -}}
+{{- range $name, $port := include "franking.ports" . | fromYaml -}}
+{{- $port = toString $port -}}
+{{- if hasKey $served $port -}}
+{{- fail (printf "relay: port %s is used for %s and for %s; one port has one listener" $port (get $served $port) $name) -}}
+{{- end -}}
+{{- $_ := set $served $port $name -}}
+{{- end -}}
+{{- if not $served -}}
+{{- fail "relay.ports are all 0 and relay.plain is off: no mail could come in, so give at least one listener a port" -}}
+{{- end -}}
+{{- $least := add (int (include "franking.drainSeconds" .)) 20 -}}
+{{- if lt (int64 .Values.terminationGracePeriodSeconds) $least -}}
+{{- fail (printf "terminationGracePeriodSeconds is %d, and relay.limits.drainSeconds wants at least %d: messages in flight would be cut off" (int .Values.terminationGracePeriodSeconds) $least) -}}
+{{- end -}}
+{{- if and .Values.relay.tls.privateCa (not .Values.relay.tls.secretName) -}}
+{{- fail "relay.tls.privateCa is true without relay.tls.secretName: name the Secret whose ca.crt is meant" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The relay's listeners that are served, as name: port of the Service. */ -}}
+{{- define "franking.ports" -}}
+{{- range $name, $port := .Values.relay.ports }}
+{{- if $port }}
+{{ $name }}: {{ int $port }}
+{{- end }}
+{{- end }}
+{{- if .Values.relay.plain.enabled }}
+plain: {{ int .Values.relay.plain.port }}
+{{- end }}
+{{- end -}}
+
+{{- /* How long the relay lets sessions finish: the built-in bound, unless a value replaces it. */ -}}
+{{- define "franking.drainSeconds" -}}
+{{- dig "drainSeconds" 330 .Values.relay.limits | int -}}
+{{- end -}}

@@ -1,0 +1,286 @@
+//! `SubAccountApiKey`: one program or device, and the Secret that it logs in with.
+
+#![expect(clippy::duplicated_attributes, reason = "each printer column has a type and a path of its own")]
+
+use ipnet::IpNet;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::limit::{Cap, CheckedCap, CreditStatus, UsageStatus};
+use super::reference::LocalRef;
+use super::secret::{CheckedSecret, SecretSpec};
+use super::{Problem, is_false};
+use crate::domain::network;
+use crate::domain::sender::SenderPattern;
+
+/// One program or device that sends for an account. It becomes a Secret with SMTP credentials that a pod mounts.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "franking.io",
+    version = "v1alpha1",
+    kind = "SubAccountApiKey",
+    doc = "One program or device that sends for a SubAccount: it becomes a Secret with SMTP credentials that a pod mounts.",
+    plural = "subaccountapikeys",
+    shortname = "sak",
+    category = "franking",
+    namespaced,
+    status = "SubAccountApiKeyStatus",
+    derive = "PartialEq",
+    label("servicebinding.io/provisioned-service", "true"),
+    selectable = ".spec.subAccountRef.name",
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Account", type_ = "string", json_path = ".spec.subAccountRef.name"),
+    printcolumn(name = "Username", type_ = "string", json_path = ".status.username"),
+    printcolumn(name = "Used", type_ = "integer", json_path = ".status.credits.used"),
+    printcolumn(name = "Remaining", type_ = "integer", json_path = ".status.credits.remaining"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+        priority = 1
+    ),
+    printcolumn(name = "Secret", type_ = "string", json_path = ".status.binding.name", priority = 1),
+    printcolumn(name = "Last used", type_ = "date", json_path = ".status.lastUsedAt", priority = 1)
+)]
+#[cfg_attr(test, kube(cel))]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "!has(self.plainListener) || !self.plainListener || (has(self.allowFrom) && self.allowFrom.size() > 0)"
+).message("plainListener sends the password in clear text: name the networks that may use it in allowFrom"))]
+#[x_kube(validation = Rule::new(
+    "(has(self.secret) && has(self.secret.type) ? self.secret.type : 'servicebinding.io/smtp') == \
+     (has(oldSelf.secret) && has(oldSelf.secret.type) ? oldSelf.secret.type : 'servicebinding.io/smtp')"
+).message("secret.type cannot be changed, because Kubernetes does not change the type of a Secret: make a new key"))]
+pub struct SubAccountApiKeySpec {
+    /// The account in this namespace that this key sends for. It cannot be changed: make a new key for another account.
+    #[x_kube(validation = Rule::new("self == oldSelf")
+        .message("subAccountRef cannot be changed: make a new key for another account"))]
+    pub sub_account_ref: LocalRef,
+    /// A name for people, such as "printer on the seventh floor".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub label: Option<String>,
+    /// Networks that this key may be used from, such as 10.1.2.0/24 or 2001:db8::1. Empty means from anywhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 2, max = 43)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(net, isIP(net) || (isCIDR(net) && cidr(net) == cidr(net).masked()))")
+            .message("write addresses and networks such as 10.1.2.3, 10.1.2.0/24 or 2001:db8::/32, with no bits set after the prefix")
+    )]
+    pub allow_from: Vec<String>,
+    /// Senders that this key may name, such as alerts@example.com or *@example.com. They narrow what the account may
+    /// and never widen it. Empty means all that the account may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 3, max = 320), regex(pattern = r"^[^@\s]*@[^@\s]+$")))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub allowed_senders: Vec<String>,
+    /// True lets this key log in without TLS, on the relay's plain listener, for old devices. Needs allowFrom.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub plain_listener: bool,
+    /// The most that this key may send in a period, within what its account may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cap: Option<Cap>,
+    /// When this key stops working, as RFC 3339 time such as 2027-01-01T00:00:00Z. Absent means never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), extend("format" = "date-time"))]
+    pub expires_at: Option<String>,
+    /// True stops this key within a second. The Secret stays, and false lets the same password in again: where a
+    /// password has leaked, make a new key.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub revoked: bool,
+    /// When to change the password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
+    /// How the Secret looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretSpec>,
+}
+
+/// When to change the password.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Rotation {
+    /// Another time than the last one changes the password now, such as the present time in RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), extend("format" = "date-time"))]
+    pub restarted_at: Option<String>,
+    /// How long the old password still works, from 10m to 720h, such as 24h or 1h30m. 24h where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 32), regex(pattern = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('10m') && duration(self) <= duration('720h')")
+        .message("overlap is from 10m to 720h, such as 24h"))]
+    pub overlap: Option<String>,
+    /// True lets a rotation start while the old password of the last one still works; that old password stops at once,
+    /// because at most two are valid.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub force: bool,
+}
+
+/// What was last seen of the key.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SubAccountApiKeyStatus {
+    /// Id in the ledger; it outlives this object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 36))]
+    pub key_id: Option<String>,
+    /// User name for SMTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 31))]
+    pub username: Option<String>,
+    /// The metadata.generation that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub observed_generation: Option<i64>,
+    /// Ready, Accepted, Programmed; Reconciling and Stalled only while true.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::crd::condition::schema")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The Secret, where the Service Binding specification looks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<LocalRef>,
+    /// The password's dates; never the password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialStatus>,
+    /// What was sent in the running period.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageStatus>,
+    /// Credits in the running period.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credits: Option<CreditStatus>,
+    /// When the key was last used, to the hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used_at: Option<Time>,
+    /// When the figures were read. They follow with a delay; exact ones are in the metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<Time>,
+}
+
+/// The password's dates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CredentialStatus {
+    /// When the password in the Secret was made.
+    pub issued_at: Time,
+    /// Until when the password before it works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_valid_until: Option<Time>,
+    /// The rotation.restartedAt that was last followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub restarted_at: Option<String>,
+}
+
+/// How long the old password works after a rotation where nothing is said: a day covers a nightly deploy.
+const OVERLAP_DEFAULT: SignedDuration = SignedDuration::from_hours(24);
+/// Pods read a changed Secret after up to two minutes, and a rolling restart takes a few more.
+const OVERLAP_MIN: SignedDuration = SignedDuration::from_mins(10);
+/// Thirty days: longer is not a rotation any more but two passwords.
+const OVERLAP_MAX: SignedDuration = SignedDuration::from_hours(720);
+
+/// A key that makes sense by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedKey {
+    /// Name of the account, in the key's namespace.
+    pub account: String,
+    pub allow_from: Vec<IpNet>,
+    pub allowed_senders: Vec<SenderPattern>,
+    pub plain_listener: bool,
+    pub cap: Option<CheckedCap>,
+    pub expires_at: Option<Timestamp>,
+    pub revoked: bool,
+    pub rotation: CheckedRotation,
+    pub secret: CheckedSecret,
+}
+
+/// When to change the password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedRotation {
+    pub restarted_at: Option<Timestamp>,
+    pub overlap: SignedDuration,
+    pub force: bool,
+}
+
+impl SubAccountApiKeySpec {
+    /// The one way from what a user wrote to what the rest of Franking works with. `name` is the object's.
+    pub fn check(&self, name: &str) -> Result<CheckedKey, Problem> {
+        let allow_from: Vec<IpNet> = self
+            .allow_from
+            .iter()
+            .enumerate()
+            .map(|(index, text)| {
+                network::parse(text).map_err(|fix| Problem::new(format!("spec.allowFrom[{index}]"), fix))
+            })
+            .collect::<Result<_, _>>()?;
+        if self.plain_listener && allow_from.is_empty() {
+            return Err(Problem::new(
+                "spec.allowFrom",
+                "plainListener sends the password in clear text; name the networks that may use it",
+            ));
+        }
+        let allowed_senders = self
+            .allowed_senders
+            .iter()
+            .enumerate()
+            .map(|(index, text)| {
+                SenderPattern::parse(text).map_err(|fix| Problem::new(format!("spec.allowedSenders[{index}]"), fix))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(CheckedKey {
+            account: self.sub_account_ref.check("spec.subAccountRef")?,
+            allow_from,
+            allowed_senders,
+            plain_listener: self.plain_listener,
+            cap: self.cap.as_ref().map(|cap| cap.check("spec.cap")).transpose()?,
+            expires_at: self.expires_at.as_deref().map(|text| check_time(text, "spec.expiresAt")).transpose()?,
+            revoked: self.revoked,
+            rotation: self.rotation.clone().unwrap_or_default().check()?,
+            secret: self.secret.clone().unwrap_or_default().check(name)?,
+        })
+    }
+}
+
+impl Rotation {
+    fn check(&self) -> Result<CheckedRotation, Problem> {
+        let wrong = || Problem::new("spec.rotation.overlap", "write a duration from 10m to 720h, such as 24h");
+        let overlap = match &self.overlap {
+            Some(text) => parse_duration(text).ok_or_else(wrong)?,
+            None => OVERLAP_DEFAULT,
+        };
+        if !(OVERLAP_MIN..=OVERLAP_MAX).contains(&overlap) {
+            return Err(wrong());
+        }
+        let restarted_at = self.restarted_at.as_deref();
+        Ok(CheckedRotation {
+            restarted_at: restarted_at.map(|text| check_time(text, "spec.rotation.restartedAt")).transpose()?,
+            overlap,
+            force: self.force,
+        })
+    }
+}
+
+fn check_time(text: &str, field: &str) -> Result<Timestamp, Problem> {
+    text.parse().map_err(|_| Problem::new(field, "write a time such as 2027-01-01T00:00:00Z"))
+}
+
+/// A Kubernetes duration of hours, minutes and seconds in this order: 24h, 1h30m, 600s.
+fn parse_duration(text: &str) -> Option<SignedDuration> {
+    let mut rest = text;
+    let mut total = SignedDuration::ZERO;
+    for (unit, seconds) in [('h', 3600), ('m', 60), ('s', 1)] {
+        if let Some((count, after)) = rest.split_once(unit) {
+            // The number parser would take a sign.
+            let digits = count.bytes().all(|b| b.is_ascii_digit());
+            let count: u32 = count.parse().ok().filter(|_| digits)?;
+            total = total.checked_add(SignedDuration::from_secs(i64::from(count) * seconds))?;
+            rest = after;
+        }
+    }
+    (rest.is_empty() && !text.is_empty()).then_some(total)
+}

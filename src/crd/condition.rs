@@ -1,0 +1,301 @@
+//! Conditions: what they are called, why they hold, and how they change.
+//!
+//! `Ready` sums up. `Accepted` says whether the resource may be used as it is written. `Reconciling` and `Stalled` are
+//! abnormal-true (kstatus): they exist only while they are true, so that nobody waits for a condition that is fine.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+/// Characters of a message; the API conventions' own bound.
+const MESSAGE_MAX: usize = 32_768;
+
+/// The types of conditions, in the order in which they are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConditionType {
+    /// The sum: mail can be sent with it, as far as this resource is concerned.
+    Ready,
+    /// The spec is valid and what it refers to lets it.
+    Accepted,
+    /// The ledger's directory says what the spec says.
+    Programmed,
+    /// Work is under way. Only present while true.
+    Reconciling,
+    /// Nothing will change until somebody edits something. Only present while true.
+    Stalled,
+}
+
+impl ConditionType {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::Accepted => "Accepted",
+            Self::Programmed => "Programmed",
+            Self::Reconciling => "Reconciling",
+            Self::Stalled => "Stalled",
+        }
+    }
+
+    /// Whether the condition is only present while true.
+    fn abnormal(self) -> bool {
+        match self {
+            Self::Reconciling | Self::Stalled => true,
+            Self::Ready | Self::Accepted | Self::Programmed => false,
+        }
+    }
+}
+
+/// Why a condition holds. These words are part of the API: people alert on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// All is as the spec says.
+    Ready,
+    /// The resource may be used.
+    Accepted,
+    /// The directory holds it.
+    Programmed,
+    /// Work is under way.
+    Progressing,
+    /// The spec is wrong; the message names the field.
+    Invalid,
+    /// The policy that an account names does not exist.
+    PolicyNotFound,
+    /// The policy exists and is not accepted itself.
+    PolicyNotReady,
+    /// The policy's `allowedNamespaces` does not select the namespace.
+    NotAllowedByPolicy,
+    /// The cap is above the policy's `maxCap`.
+    CapAboveCeiling,
+    /// The cap has another period than the policy's `maxCap`.
+    CapPeriodMismatch,
+    /// The namespace has the policy's `maxAccountsPerNamespace` already.
+    TooManyAccounts,
+    /// Another account of the policy has the same `externalId`.
+    DuplicateExternalId,
+    /// The account that a key names does not exist.
+    AccountNotFound,
+    /// The account exists and is not accepted itself.
+    AccountNotReady,
+    /// A Secret that is named does not exist.
+    SecretNotFound,
+    /// A Secret that is named lacks the label `franking.io/use: "true"`.
+    SecretNotLabelled,
+    /// A Secret that is named lacks what it should hold.
+    SecretInvalid,
+    /// A Secret of that name belongs to somebody else.
+    SecretConflict,
+    /// A rotation was asked for while the last one's overlap runs.
+    RotationWaiting,
+    /// A credential was issued anew because its Secret was edited or deleted.
+    CredentialReplaced,
+    /// `spec.suspended` is set.
+    Suspended,
+    /// The policy is suspended.
+    ParentSuspended,
+    /// `spec.revoked` is set.
+    Revoked,
+    /// `spec.expiresAt` has passed.
+    Expired,
+    /// The ledger did not answer; it is tried again.
+    LedgerUnavailable,
+    /// The Kubernetes API refused a write; the message says which.
+    ApplyFailed,
+    /// Deletion waits for what still uses it.
+    InUse,
+    /// It is being deleted.
+    Deleting,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::Accepted => "Accepted",
+            Self::Programmed => "Programmed",
+            Self::Progressing => "Progressing",
+            Self::Invalid => "Invalid",
+            Self::PolicyNotFound => "PolicyNotFound",
+            Self::PolicyNotReady => "PolicyNotReady",
+            Self::NotAllowedByPolicy => "NotAllowedByPolicy",
+            Self::CapAboveCeiling => "CapAboveCeiling",
+            Self::CapPeriodMismatch => "CapPeriodMismatch",
+            Self::TooManyAccounts => "TooManyAccounts",
+            Self::DuplicateExternalId => "DuplicateExternalId",
+            Self::AccountNotFound => "AccountNotFound",
+            Self::AccountNotReady => "AccountNotReady",
+            Self::SecretNotFound => "SecretNotFound",
+            Self::SecretNotLabelled => "SecretNotLabelled",
+            Self::SecretInvalid => "SecretInvalid",
+            Self::SecretConflict => "SecretConflict",
+            Self::RotationWaiting => "RotationWaiting",
+            Self::CredentialReplaced => "CredentialReplaced",
+            Self::Suspended => "Suspended",
+            Self::ParentSuspended => "ParentSuspended",
+            Self::Revoked => "Revoked",
+            Self::Expired => "Expired",
+            Self::LedgerUnavailable => "LedgerUnavailable",
+            Self::ApplyFailed => "ApplyFailed",
+            Self::InUse => "InUse",
+            Self::Deleting => "Deleting",
+        }
+    }
+}
+
+/// Builds the next conditions from those that stand.
+#[derive(Clone, Debug)]
+pub struct Conditions<'a> {
+    standing: &'a [Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+    next: Vec<(ConditionType, Condition)>,
+}
+
+impl<'a> Conditions<'a> {
+    /// `generation` is the `metadata.generation` that was looked at.
+    pub fn new(standing: &'a [Condition], generation: Option<i64>, now: Timestamp) -> Self {
+        Self { standing, generation, now, next: Vec::new() }
+    }
+
+    /// Sets a condition. `lastTransitionTime` moves only when the status flips. An abnormal-true condition that is
+    /// false is left out.
+    #[must_use]
+    pub fn set(self, kind: ConditionType, holds: bool, reason: Reason, message: impl Into<String>) -> Self {
+        if !holds && kind.abnormal() {
+            return self.without(kind);
+        }
+        self.put(kind, if holds { "True" } else { "False" }, reason, message.into())
+    }
+
+    /// Sets a condition of which nothing is known yet.
+    #[must_use]
+    pub fn unknown(self, kind: ConditionType, reason: Reason, message: impl Into<String>) -> Self {
+        self.put(kind, "Unknown", reason, message.into())
+    }
+
+    fn without(mut self, kind: ConditionType) -> Self {
+        self.next.retain(|(other, _)| *other != kind);
+        self
+    }
+
+    fn put(self, kind: ConditionType, status: &str, reason: Reason, message: String) -> Self {
+        let mut this = self.without(kind);
+        let since = find_condition(this.standing, kind)
+            .filter(|standing| standing.status == status)
+            .map_or_else(|| Time(whole_seconds(this.now)), |standing| standing.last_transition_time.clone());
+        this.next.push((
+            kind,
+            Condition {
+                type_: kind.as_str().to_owned(),
+                status: status.to_owned(),
+                reason: reason.as_str().to_owned(),
+                message: message.chars().take(MESSAGE_MAX).collect(),
+                observed_generation: this.generation,
+                last_transition_time: since,
+            },
+        ));
+        this
+    }
+
+    /// The conditions in the order of [`ConditionType`], so that equal ones compare equal. What is not set is gone.
+    pub fn build(mut self) -> Vec<Condition> {
+        self.next.sort_by_key(|(kind, _)| *kind);
+        self.next.into_iter().map(|(_, condition)| condition).collect()
+    }
+}
+
+/// The condition of a type.
+pub fn find_condition(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
+    conditions.iter().find(|condition| condition.type_ == kind.as_str())
+}
+
+/// Kubernetes times have whole seconds on the wire; a finer one would differ from what is read back.
+fn whole_seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+/// The schema of `status.conditions`, with the bounds of the API conventions.
+pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 16,
+        "items": {
+            "description": "One aspect of the current state.",
+            "type": "object",
+            "required": ["lastTransitionTime", "message", "reason", "status", "type"],
+            "properties": {
+                "type": {
+                    "description": "What it is about: Ready, Accepted, Programmed, Reconciling or Stalled.",
+                    "type": "string", "maxLength": 316
+                },
+                "status": {
+                    "description": "True, False or Unknown.",
+                    "type": "string", "enum": ["True", "False", "Unknown"]
+                },
+                "reason": {
+                    "description": "One word that says why, for programs.",
+                    "type": "string", "minLength": 1, "maxLength": 1024
+                },
+                "message": {
+                    "description": "A sentence that says why, and what to do about it, for people.",
+                    "type": "string", "maxLength": MESSAGE_MAX
+                },
+                "observedGeneration": {
+                    "description": "The metadata.generation that this is about.",
+                    "type": "integer", "format": "int64", "minimum": 0
+                },
+                "lastTransitionTime": {
+                    "description": "When status changed last.",
+                    "type": "string", "format": "date-time"
+                }
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::new(second, 500_000_000).expect("a time")
+    }
+
+    fn ready(standing: &[Condition], holds: bool, message: &str, now: Timestamp) -> Vec<Condition> {
+        Conditions::new(standing, Some(3), now).set(ConditionType::Ready, holds, Reason::Ready, message).build()
+    }
+
+    #[test]
+    fn the_transition_time_moves_only_when_the_status_flips() {
+        let first = ready(&[], true, "a", at(100));
+        let reworded = ready(&first, true, "b", at(200));
+        let flipped = ready(&reworded, false, "c", at(300));
+        let since = |conditions: &[Condition]| conditions[0].last_transition_time.0.as_second();
+        assert_eq!((since(&first), since(&reworded), since(&flipped)), (100, 100, 300));
+        assert_eq!(reworded[0].message, "b");
+        assert_eq!(reworded[0].observed_generation, Some(3));
+    }
+
+    #[test]
+    fn the_same_again_compares_equal_also_after_the_wire() {
+        let first = ready(&[], true, "a", at(100));
+        let wire = serde_json::to_value(&first).expect("json");
+        let back: Vec<Condition> = serde_json::from_value(wire).expect("conditions");
+        assert_eq!(ready(&back, true, "a", at(200)), first);
+    }
+
+    #[test]
+    fn abnormal_conditions_exist_only_while_true_and_order_is_fixed() {
+        let types = |conditions: Vec<Condition>| -> Vec<String> { conditions.into_iter().map(|c| c.type_).collect() };
+        let stalled = Conditions::new(&[], None, at(1))
+            .set(ConditionType::Stalled, true, Reason::Invalid, "")
+            .set(ConditionType::Reconciling, false, Reason::Progressing, "")
+            .set(ConditionType::Ready, false, Reason::Invalid, "")
+            .build();
+        assert_eq!(types(stalled), ["Ready", "Stalled"]);
+        let healed = Conditions::new(&[], None, at(1))
+            .set(ConditionType::Stalled, true, Reason::Invalid, "")
+            .set(ConditionType::Stalled, false, Reason::Ready, "")
+            .build();
+        assert!(healed.is_empty());
+    }
+}

@@ -1,0 +1,360 @@
+//! `CreditPolicy`: the parent account and its plan.
+
+#![expect(clippy::duplicated_attributes, reason = "each printer column has a type and a path of its own")]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+use super::limit::{Cap, CheckedCap, PeriodStatus, Pool, PoolCreditStatus};
+use super::reference::{LocalRef, is_dns_subdomain};
+use super::selector::NamespaceRule;
+use super::{Problem, is_false, suspension};
+use crate::domain::credit::Limit;
+use crate::domain::directory::{self, Suspension};
+use crate::domain::sender::MailDomain;
+
+/// The plan that many senders share: a pool of credits, an upstream smarthost, and the rules.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "franking.io",
+    version = "v1alpha1",
+    kind = "CreditPolicy",
+    doc = "A mail plan that many senders share: a pool of credits, an upstream smarthost, and the rules.",
+    plural = "creditpolicies",
+    shortname = "credpol",
+    category = "franking",
+    status = "CreditPolicyStatus",
+    derive = "PartialEq",
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Accounts", type_ = "integer", json_path = ".status.accounts.active"),
+    printcolumn(name = "Used", type_ = "integer", json_path = ".status.credits.used"),
+    printcolumn(name = "Remaining", type_ = "integer", json_path = ".status.credits.remaining"),
+    printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspended"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+        priority = 1
+    )
+)]
+#[cfg_attr(test, kube(cel))]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.suspendReason) || (has(self.suspended) && self.suspended)")
+    .message("suspendReason says why it is suspended: remove it, or set suspended to true"))]
+pub struct CreditPolicySpec {
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub display_name: Option<String>,
+    /// The shared credits, and the calendar of all periods. Absent means unlimited, counted per month in UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Pool>,
+    /// Defaults and ceilings of the accounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_account: Option<PerAccount>,
+    /// Who may be named as sender.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub senders: Option<Senders>,
+    /// From which namespaces accounts may be attached. Absent means from all: accounts are made by the platform team.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_namespaces: Option<AllowedNamespaces>,
+    /// The smarthost that mail is forwarded to.
+    pub upstream: Upstream,
+    /// True stops all accounts within a second; they become ParentSuspended. Nothing is deleted.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub suspended: bool,
+    /// Why it is suspended; senders are told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), regex(pattern = r"^[^\x00-\x1f\x7f]*$"))]
+    pub suspend_reason: Option<String>,
+}
+
+/// Defaults and ceilings of the accounts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "!has(self.defaultCap) || !has(self.maxCap) || (self.defaultCap.credits <= self.maxCap.credits && \
+     (has(self.defaultCap.period) ? self.defaultCap.period : 'Monthly') == \
+     (has(self.maxCap.period) ? self.maxCap.period : 'Monthly'))"
+).message("defaultCap may not be above maxCap, and must have its period"))]
+pub struct PerAccount {
+    /// The cap of an account that names none. Absent means maxCap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_cap: Option<Cap>,
+    /// The highest cap that an account may name, and the cap of accounts that name none where there is no defaultCap.
+    /// Accounts must use its period, because caps of different periods cannot be compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_cap: Option<Cap>,
+    /// How many accounts of this policy one namespace may have. Accounts removed in this period count too. Absent means
+    /// any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub max_accounts_per_namespace: Option<i32>,
+}
+
+/// Who may be named as sender.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Senders {
+    /// Mail domains that every account of this policy may send from, such as example.com. Subdomains are domains of
+    /// their own. Nothing listed means that nothing may be sent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 253), regex(pattern = r"^[^@\s]+$")))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub domains: Vec<String>,
+}
+
+/// From which namespaces accounts may be attached.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(self.from == 'Selector') == has(self.selector)")
+    .message("selector goes with from: Selector, and only with it"))]
+pub struct AllowedNamespaces {
+    /// All, or Selector: namespaces whose labels the selector matches.
+    pub from: NamespacesFrom,
+    /// Which labels a namespace must have. An empty selector matches all namespaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::crd::selector::schema")]
+    pub selector: Option<LabelSelector>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum NamespacesFrom {
+    All,
+    Selector,
+}
+
+/// The smarthost that mail is forwarded to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.credentialsSecretRef) || !has(self.tls) || self.tls != 'None'")
+    .message("credentials must not cross the network in clear text: use tls Implicit or StartTls, or remove credentialsSecretRef"))]
+pub struct Upstream {
+    /// Host name or IP address, such as smtp.example.com.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9:]([A-Za-z0-9.:-]*[A-Za-z0-9:])?$"))]
+    pub host: String,
+    /// TCP port. Where absent 465 for tls Implicit, 587 for StartTls, 25 for None.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<i32>,
+    /// Implicit (TLS from the first byte), StartTls (required, never optional) or None (no TLS: only for a smarthost in
+    /// the same network). Implicit where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<UpstreamTls>,
+    /// Secret in the operator's namespace with the keys username and password, and ca.crt for a private CA. It must
+    /// carry the label franking.io/use: "true".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<LocalRef>,
+    /// The most recipients of one message that the smarthost takes. 100 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_recipients: Option<i32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum UpstreamTls {
+    Implicit,
+    StartTls,
+    None,
+}
+
+/// What was last seen of the policy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CreditPolicyStatus {
+    /// Id in the ledger; it outlives this object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 36))]
+    pub policy_id: Option<String>,
+    /// The metadata.generation that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub observed_generation: Option<i64>,
+    /// Ready, Accepted, Programmed; Reconciling and Stalled only while true.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::crd::condition::schema")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The running period of the pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub period: Option<PeriodStatus>,
+    /// Credits of the pool in the running period.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credits: Option<PoolCreditStatus>,
+    /// How many accounts the policy has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accounts: Option<AccountCounts>,
+    /// Where accounts of this policy send to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<RelayStatus>,
+    /// When the figures were read. They follow with a delay; exact ones are in the metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<Time>,
+}
+
+/// How many accounts a policy has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountCounts {
+    /// Accounts that exist.
+    #[schemars(range(min = 0))]
+    pub total: i64,
+    /// Accounts that may send.
+    #[schemars(range(min = 0))]
+    pub active: i64,
+    /// Accounts that are suspended themselves.
+    #[schemars(range(min = 0))]
+    pub suspended: i64,
+    /// Accounts deleted in the running period; their used credits still count.
+    #[schemars(range(min = 0))]
+    pub removed: i64,
+}
+
+/// Where programs send to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayStatus {
+    /// Host name of the relay.
+    #[schemars(length(max = 253))]
+    pub host: String,
+    /// Ports of the relay.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub ports: Vec<RelayPort>,
+}
+
+/// A port of the relay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayPort {
+    /// Name of the listener.
+    #[schemars(length(max = 63))]
+    pub name: String,
+    /// TCP port.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: i32,
+}
+
+/// The most recipients of one message where the policy does not say: what every server must take (RFC 5321
+/// §4.5.3.1.8).
+const MAX_RECIPIENTS_DEFAULT: i32 = 100;
+
+/// A policy that makes sense.
+#[derive(Clone, Debug)]
+pub struct CheckedPolicy {
+    /// The pool, whose calendar is the one of all the policy's periods.
+    pub pool: Limit,
+    pub default_cap: Option<CheckedCap>,
+    pub max_cap: Option<CheckedCap>,
+    pub max_accounts_per_namespace: Option<u32>,
+    pub sender_domains: Vec<MailDomain>,
+    pub namespaces: NamespaceRule,
+    pub upstream: CheckedUpstream,
+    pub suspended: Option<Suspension>,
+}
+
+/// An upstream without its secret, which only the operator can read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedUpstream {
+    pub host: String,
+    pub port: u16,
+    pub tls: directory::UpstreamTls,
+    /// Name of the Secret in the operator's namespace.
+    pub credentials_secret: Option<String>,
+    pub max_recipients: u16,
+}
+
+impl CreditPolicySpec {
+    /// The one way from what a user wrote to what the rest of Franking works with.
+    pub fn check(&self) -> Result<CheckedPolicy, Problem> {
+        let per_account = self.per_account.clone().unwrap_or_default();
+        let cap = |cap: &Option<Cap>, field: &str| {
+            cap.as_ref().map(|cap| cap.check(&format!("spec.perAccount.{field}"))).transpose()
+        };
+        let default_cap = cap(&per_account.default_cap, "defaultCap")?;
+        let max_cap = cap(&per_account.max_cap, "maxCap")?;
+        if let (Some(default), Some(ceiling)) = (default_cap, max_cap)
+            && (default.period != ceiling.period || default.credits > ceiling.credits)
+        {
+            return Err(Problem::new(
+                "spec.perAccount.defaultCap",
+                format!("write at most maxCap's {} credits, with the same period", ceiling.credits),
+            ));
+        }
+        let max_accounts_per_namespace =
+            per_account.max_accounts_per_namespace.map(u32::try_from).transpose().map_err(|_| {
+                Problem::new("spec.perAccount.maxAccountsPerNamespace", "write how many accounts, 0 or more")
+            })?;
+        let domains = self.senders.iter().flat_map(|senders| &senders.domains);
+        let sender_domains = domains
+            .enumerate()
+            .map(|(index, domain)| {
+                MailDomain::parse(domain).map_err(|fix| Problem::new(format!("spec.senders.domains[{index}]"), fix))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(CheckedPolicy {
+            pool: self.pool.clone().unwrap_or_default().check("spec.pool")?,
+            default_cap,
+            max_cap,
+            max_accounts_per_namespace,
+            sender_domains,
+            namespaces: self.allowed_namespaces.as_ref().map_or(Ok(NamespaceRule::All), AllowedNamespaces::check)?,
+            upstream: self.upstream.check()?,
+            suspended: suspension(self.suspended, self.suspend_reason.as_deref())?,
+        })
+    }
+}
+
+impl AllowedNamespaces {
+    fn check(&self) -> Result<NamespaceRule, Problem> {
+        match (self.from, &self.selector) {
+            (NamespacesFrom::All, None) => Ok(NamespaceRule::All),
+            (NamespacesFrom::Selector, Some(selector)) => {
+                NamespaceRule::matching(selector, "spec.allowedNamespaces.selector")
+            }
+            (NamespacesFrom::All, Some(_)) | (NamespacesFrom::Selector, None) => Err(Problem::new(
+                "spec.allowedNamespaces.selector",
+                "write it together with from: Selector, and only then",
+            )),
+        }
+    }
+}
+
+impl Upstream {
+    fn check(&self) -> Result<CheckedUpstream, Problem> {
+        let lower = self.host.to_ascii_lowercase();
+        if !is_dns_subdomain(&lower) && self.host.parse::<IpAddr>().is_err() {
+            return Err(Problem::new("spec.upstream.host", "write a host name or an IP address, without a port"));
+        }
+        let (tls, usual_port) = match self.tls.unwrap_or(UpstreamTls::Implicit) {
+            UpstreamTls::Implicit => (directory::UpstreamTls::Implicit, 465),
+            UpstreamTls::StartTls => (directory::UpstreamTls::StartTls, 587),
+            UpstreamTls::None => (directory::UpstreamTls::None, 25),
+        };
+        if tls == directory::UpstreamTls::None && self.credentials_secret_ref.is_some() {
+            return Err(Problem::new(
+                "spec.upstream.credentialsSecretRef",
+                "credentials must not cross the network in clear text; use tls Implicit or StartTls, or remove it",
+            ));
+        }
+        let credentials_secret = match &self.credentials_secret_ref {
+            Some(reference) => Some(reference.check("spec.upstream.credentialsSecretRef")?),
+            None => None,
+        };
+        let port = u16::try_from(self.port.unwrap_or(usual_port)).ok().filter(|port| *port > 0);
+        let recipients = u16::try_from(self.max_recipients.unwrap_or(MAX_RECIPIENTS_DEFAULT)).ok();
+        Ok(CheckedUpstream {
+            host: lower,
+            port: port.ok_or_else(|| Problem::new("spec.upstream.port", "write a port from 1 to 65535"))?,
+            tls,
+            credentials_secret,
+            max_recipients: recipients
+                .filter(|count| (1..=1000).contains(count))
+                .ok_or_else(|| Problem::new("spec.upstream.maxRecipients", "write a number from 1 to 1000"))?,
+        })
+    }
+}

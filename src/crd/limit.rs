@@ -1,0 +1,191 @@
+//! Credits per period, as users write them and as status shows them.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Problem;
+use crate::domain::credit::{CREDITS_MAX, Limit};
+use crate::domain::period::{self, Calendar};
+
+/// How often a limit opens again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Period {
+    Daily,
+    Weekly,
+    Monthly,
+}
+
+impl From<Period> for period::Period {
+    fn from(period: Period) -> Self {
+        match period {
+            Period::Daily => Self::Daily,
+            Period::Weekly => Self::Weekly,
+            Period::Monthly => Self::Monthly,
+        }
+    }
+}
+
+/// What holds where a pool or a cap names no period.
+const PERIOD_DEFAULT: Period = Period::Monthly;
+/// The first day of a month or an ISO week.
+const ANCHOR_DEFAULT: i32 = 1;
+const TIME_ZONE_DEFAULT: &str = "UTC";
+
+/// The credits that all accounts of a policy draw on, and the calendar of all its periods.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "!has(self.anchor) || self.anchor == 1 || (has(self.period) && self.period == 'Weekly' && self.anchor <= 7) || \
+     (!has(self.period) || self.period == 'Monthly')"
+).message("anchor does not fit the period: 1 to 31 for Monthly, 1 (Monday) to 7 for Weekly, 1 or absent for Daily"))]
+pub struct Pool {
+    /// Credits per period; one credit is one recipient. Absent means unlimited, 0 means that nothing may be sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000_000_000_i64))]
+    pub credits: Option<i64>,
+    /// How often the pool opens again: Daily, Weekly or Monthly. Monthly where absent. A change takes effect when the
+    /// running period ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub period: Option<Period>,
+    /// Where a period starts: the day of the month for Monthly (1 to 31, the last day where the month is shorter), the
+    /// day of the week for Weekly (1 is Monday). 1 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31))]
+    pub anchor: Option<i32>,
+    /// IANA time zone in which periods start at midnight, such as Europe/Berlin. UTC where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_+/-]+$"))]
+    pub time_zone: Option<String>,
+}
+
+impl Pool {
+    pub(super) fn check(&self, field: &str) -> Result<Limit, Problem> {
+        let credits = self.credits.map(|credits| check_credits(credits, &format!("{field}.credits"))).transpose()?;
+        let anchor = u8::try_from(self.anchor.unwrap_or(ANCHOR_DEFAULT))
+            .map_err(|_| Problem::new(format!("{field}.anchor"), "write a day from 1 to 31"))?;
+        let period = self.period.unwrap_or(PERIOD_DEFAULT).into();
+        let zone = self.time_zone.as_deref().unwrap_or(TIME_ZONE_DEFAULT);
+        let calendar = Calendar::new(period, anchor, zone).map_err(|fix| {
+            // The two arguments that can be wrong are told apart by trying the anchor in a zone that exists.
+            let wrong = if Calendar::new(period, anchor, TIME_ZONE_DEFAULT).is_err() { "anchor" } else { "timeZone" };
+            Problem::new(format!("{field}.{wrong}"), fix)
+        })?;
+        Ok(Limit { credits, calendar })
+    }
+}
+
+/// A limit per period, in the time zone of the policy's pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Cap {
+    /// Credits per period; one credit is one recipient. 0 means that nothing may be sent.
+    #[schemars(range(min = 0, max = 1_000_000_000_000_i64))]
+    pub credits: i64,
+    /// How often the cap opens again: Daily, Weekly or Monthly. Monthly where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub period: Option<Period>,
+}
+
+impl Cap {
+    pub(super) fn check(&self, field: &str) -> Result<CheckedCap, Problem> {
+        Ok(CheckedCap {
+            credits: check_credits(self.credits, &format!("{field}.credits"))?,
+            period: self.period.unwrap_or(PERIOD_DEFAULT).into(),
+        })
+    }
+}
+
+/// A cap with its period resolved. Only a policy's calendar makes a [`Limit`] of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckedCap {
+    pub credits: i64,
+    pub period: period::Period,
+}
+
+impl CheckedCap {
+    /// The cap in the time zone of `calendar`. Without a cap usage is counted per month and nothing is refused.
+    pub fn limit(cap: Option<Self>, calendar: &Calendar) -> Limit {
+        let period = cap.map_or(PERIOD_DEFAULT.into(), |cap| cap.period);
+        Limit { credits: cap.map(|cap| cap.credits), calendar: calendar.with_period(period) }
+    }
+}
+
+fn check_credits(credits: i64, field: &str) -> Result<i64, Problem> {
+    if (0..=CREDITS_MAX).contains(&credits) {
+        Ok(credits)
+    } else {
+        Err(Problem::new(field, format!("write a number from 0 to {CREDITS_MAX}")))
+    }
+}
+
+/// The period that figures are about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PeriodStatus {
+    /// First instant of the period.
+    pub start: Time,
+    /// First instant after the period: when limits open again.
+    pub end: Time,
+}
+
+/// What was sent in a period. One recipient counts one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UsageStatus {
+    /// The period of these figures.
+    pub period: PeriodStatus,
+    /// Recipients charged and not given back.
+    #[schemars(range(min = 0))]
+    pub accepted: i64,
+    /// Recipients that the upstream took.
+    #[schemars(range(min = 0))]
+    pub relayed: i64,
+    /// Recipients that the upstream refused; their credits were given back.
+    #[schemars(range(min = 0))]
+    pub refused: i64,
+    /// Recipients charged whose outcome is not known, because the upstream's answer was lost.
+    #[schemars(range(min = 0))]
+    pub unknown: i64,
+    /// When the last message was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_sent_at: Option<Time>,
+}
+
+/// Credits of an account or a key in the running period.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CreditStatus {
+    /// Credits per period; absent means no cap of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub cap: Option<i64>,
+    /// Credits used in the running period.
+    #[schemars(range(min = 0))]
+    pub used: i64,
+    /// Credits left under this cap; absent where there is no cap. The pool may hold less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub remaining: Option<i64>,
+    /// When the cap opens again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reopens_at: Option<Time>,
+}
+
+/// Credits of a policy's pool in the running period.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolCreditStatus {
+    /// Credits of the running period; absent means unlimited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub granted: Option<i64>,
+    /// Credits used by all accounts in the running period.
+    #[schemars(range(min = 0))]
+    pub used: i64,
+    /// Credits left; absent where the pool is unlimited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub remaining: Option<i64>,
+}

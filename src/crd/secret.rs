@@ -1,0 +1,196 @@
+//! `spec.secret` of a key: how the Secret looks that a pod mounts.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+use super::reference::{is_dns_subdomain, is_label_text, is_qualified_name};
+use super::template::Template;
+use super::{Problem, is_false};
+
+/// The type of a Secret where none is named: the Service Binding specification's word for an SMTP binding.
+pub const SECRET_TYPE: &str = "servicebinding.io/smtp";
+
+/// Keys of the Secret that are Franking's own, written today or in the next releases. A template may not redefine them:
+/// the operator reads them back.
+pub const SECRET_KEYS: [&str; 11] = [
+    "type",
+    "provider",
+    "host",
+    "port",
+    "username",
+    "password",
+    "uri",
+    "certificates",
+    "account-id",
+    "api-key",
+    "api-url",
+];
+
+/// Keys that the preset `env` adds.
+pub const ENV_KEYS: [&str; 6] = ["SMTP_HOST", "SMTP_PORT", "SMTP_USERNAME", "SMTP_PASSWORD", "SMTP_URL", "SMTP_FROM"];
+
+/// How the Secret looks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "!has(self.presets) || !('env' in self.presets) || !has(self.template) || !self.template.exists(key, \
+     key in ['SMTP_HOST', 'SMTP_PORT', 'SMTP_USERNAME', 'SMTP_PASSWORD', 'SMTP_URL', 'SMTP_FROM'])"
+).message("the preset env writes the SMTP_ keys: leave them out of template, or leave out the preset"))]
+pub struct SecretSpec {
+    /// Name of the Secret. The name of this object where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: Option<String>,
+    /// Type of the Secret; it cannot be changed later. servicebinding.io/smtp where absent.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$"))]
+    #[x_kube(validation = Rule::new("self == 'kubernetes.io/basic-auth' || !self.contains('kubernetes.io/')")
+        .message("Kubernetes gives Secrets of this type a meaning of their own: use servicebinding.io/smtp, Opaque, \
+                  kubernetes.io/basic-auth or a type of your own"))]
+    pub type_: Option<String>,
+    /// True lets a Secret of this name that nobody owns be taken over. Without it, such a Secret is left alone and the
+    /// key waits with the reason SecretConflict.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub adopt: bool,
+    /// Labels and annotations of the Secret. Those of this object are not copied to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<SecretMetadata>,
+    /// Sets of further keys: env adds SMTP_HOST, SMTP_PORT, SMTP_USERNAME, SMTP_PASSWORD and SMTP_URL, for envFrom,
+    /// and SMTP_FROM where allowedSenders is one address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub presets: Vec<Preset>,
+    /// Keys of your own, at most 32: the name of the key, and a text in which {{ .host }}, {{ .port }},
+    /// {{ .username }}, {{ .password }}, {{ .uri }}, {{ .certificates }} and {{ .accountId }} are replaced.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = json!({"type": "string", "maxLength": 4096})))]
+    #[x_kube(validation = Rule::new("self.all(key, key.matches('^[-._a-zA-Z0-9]{1,253}$'))")
+        .message("name the keys of template with letters, digits, -, _ and ."))]
+    #[x_kube(validation = Rule::new(
+        "!self.exists(key, key in ['type', 'provider', 'host', 'port', 'username', 'password', 'uri', 'certificates', \
+         'account-id', 'api-key', 'api-url'])"
+    ).message(
+        "type, provider, host, port, username, password, uri, certificates, account-id, api-key and api-url are \
+         franking's own: choose other names for the keys of template"
+    ))]
+    pub template: BTreeMap<String, String>,
+}
+
+/// Labels and annotations of the Secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretMetadata {
+    /// Labels, at most 32. Those that Franking sets itself win.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[x_kube(validation = Rule::new("!self.exists(key, key.startsWith('franking.io/'))")
+        .message("labels that begin with franking.io/ are franking's own"))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = json!({"type": "string", "maxLength": 63})))]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations, at most 32. Those that Franking sets itself win.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[x_kube(validation = Rule::new("!self.exists(key, key.startsWith('franking.io/'))")
+        .message("annotations that begin with franking.io/ are franking's own"))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = json!({"type": "string", "maxLength": 4096})))]
+    pub annotations: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Preset {
+    #[serde(rename = "env")]
+    Env,
+}
+
+/// A Secret's shape that makes sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedSecret {
+    pub name: String,
+    pub type_: String,
+    pub adopt: bool,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub presets: Vec<Preset>,
+    pub template: BTreeMap<String, Template>,
+}
+
+impl SecretSpec {
+    /// `key_name` is the name of the key's object, which is the Secret's name where none is written.
+    pub(super) fn check(&self, key_name: &str) -> Result<CheckedSecret, Problem> {
+        let name = self.name.as_deref().unwrap_or(key_name);
+        if !is_dns_subdomain(name) {
+            return Err(Problem::new(
+                "spec.secret.name",
+                "write the name of a Secret: lower-case letters, digits, - and .",
+            ));
+        }
+        let type_ = self.type_.as_deref().unwrap_or(SECRET_TYPE);
+        if type_ != "kubernetes.io/basic-auth" && type_.contains("kubernetes.io/") {
+            return Err(Problem::new(
+                "spec.secret.type",
+                "Kubernetes gives Secrets of this type a meaning of their own; use servicebinding.io/smtp, Opaque, \
+                 kubernetes.io/basic-auth or a type of your own",
+            ));
+        }
+        let metadata = self.metadata.clone().unwrap_or_default();
+        check_metadata(&metadata)?;
+        let mut presets = self.presets.clone();
+        presets.sort_unstable();
+        presets.dedup();
+        Ok(CheckedSecret {
+            name: name.to_owned(),
+            type_: type_.to_owned(),
+            adopt: self.adopt,
+            labels: metadata.labels,
+            annotations: metadata.annotations,
+            presets,
+            template: self.check_template()?,
+        })
+    }
+
+    fn check_template(&self) -> Result<BTreeMap<String, Template>, Problem> {
+        self.template
+            .iter()
+            .map(|(key, text)| {
+                let field = format!("spec.secret.template[{key}]");
+                let well_formed = !key.is_empty()
+                    && key.len() <= 253
+                    && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+                if !well_formed {
+                    return Err(Problem::new(field, "name the key with letters, digits, -, _ and ."));
+                }
+                if SECRET_KEYS.contains(&key.as_str()) {
+                    return Err(Problem::new(field, "this key is franking's own; choose another name"));
+                }
+                if self.presets.contains(&Preset::Env) && ENV_KEYS.contains(&key.as_str()) {
+                    return Err(Problem::new(field, "the preset env writes this key; leave out one of the two"));
+                }
+                let template = Template::parse(text).map_err(|fix| Problem::new(field, fix))?;
+                Ok((key.clone(), template))
+            })
+            .collect()
+    }
+}
+
+fn check_metadata(metadata: &SecretMetadata) -> Result<(), Problem> {
+    let of = |part: &str, key: &str| format!("spec.secret.metadata.{part}[{key}]");
+    for (part, map) in [("labels", &metadata.labels), ("annotations", &metadata.annotations)] {
+        for key in map.keys() {
+            if !is_qualified_name(key) {
+                return Err(Problem::new(of(part, key), "write a key such as team or example.com/team"));
+            }
+            if key.starts_with("franking.io/") {
+                return Err(Problem::new(of(part, key), "choose another prefix; this one is franking's own"));
+            }
+        }
+    }
+    for (key, value) in &metadata.labels {
+        if !is_label_text(value) {
+            let fix = "write a value of at most 63 letters, digits, -, _ and ., with a letter or digit at both ends";
+            return Err(Problem::new(of("labels", key), fix));
+        }
+    }
+    Ok(())
+}

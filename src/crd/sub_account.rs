@@ -1,0 +1,209 @@
+//! `SubAccount`: the child account, a customer, department or application.
+
+#![expect(clippy::duplicated_attributes, reason = "each printer column has a type and a path of its own")]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+use super::limit::{Cap, CheckedCap, CreditStatus, UsageStatus};
+use super::reference::LocalRef;
+use super::{Problem, is_false, suspension};
+use crate::domain::directory::Suspension;
+
+/// One sender of a shared plan: a customer, a department or an application.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "franking.io",
+    version = "v1alpha1",
+    kind = "SubAccount",
+    doc = "One sender of a shared mail plan: a customer, a department or an application.",
+    plural = "subaccounts",
+    shortname = "suba",
+    category = "franking",
+    namespaced,
+    status = "SubAccountStatus",
+    derive = "PartialEq",
+    selectable = ".spec.policyRef.name",
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
+    printcolumn(name = "Policy", type_ = "string", json_path = ".spec.policyRef.name"),
+    printcolumn(name = "Used", type_ = "integer", json_path = ".status.credits.used"),
+    printcolumn(name = "Remaining", type_ = "integer", json_path = ".status.credits.remaining"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+        priority = 1
+    )
+)]
+#[cfg_attr(test, kube(cel))]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.suspendReason) || (has(self.suspended) && self.suspended)")
+    .message("suspendReason says why it is suspended: remove it, or set suspended to true"))]
+pub struct SubAccountSpec {
+    /// The policy whose plan this account shares. A change takes effect from the next message on.
+    pub policy_ref: LocalRef,
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub display_name: Option<String>,
+    /// Web site of the sender, such as https://example.com.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048), regex(pattern = r"^https?://[^\s]+$"))]
+    pub website: Option<String>,
+    /// Name of this account in your own systems, such as a customer number. No two accounts of a policy may have the
+    /// same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub external_id: Option<String>,
+    /// Your own notes, at most 32 keys with values of at most 256 characters. Franking keeps them and does not read
+    /// them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = json!({"type": "string", "maxLength": 256})))]
+    #[x_kube(validation = Rule::new("self.all(key, key.size() >= 1 && key.size() <= 63)")
+        .message("a key of metadata has 1 to 63 characters"))]
+    pub metadata: BTreeMap<String, String>,
+    /// The most that this account may send in a period. Absent means the policy's defaultCap, else its maxCap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cap: Option<Cap>,
+    /// True stops all keys of this account within a second. Nothing is deleted.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub suspended: bool,
+    /// Why it is suspended; senders are told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), regex(pattern = r"^[^\x00-\x1f\x7f]*$"))]
+    pub suspend_reason: Option<String>,
+    /// What becomes of the account when this object is deleted. Retain: usage is kept, and applying it again in the
+    /// same namespace finds it. Purge: personal data is erased; used credits stay until the period ends. Retain where
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    #[default]
+    Retain,
+    Purge,
+}
+
+/// What was last seen of the account.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SubAccountStatus {
+    /// Id in the ledger; it outlives this object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 36))]
+    pub account_id: Option<String>,
+    /// Active, Suspended (itself), ParentSuspended (its policy), Refused (the policy does not take it; see the
+    /// conditions) or Deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<AccountState>,
+    /// All that keeps the account from sending; any one does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub suspensions: Vec<SuspensionStatus>,
+    /// The metadata.generation that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub observed_generation: Option<i64>,
+    /// Ready, Accepted, Programmed; Reconciling and Stalled only while true.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::crd::condition::schema")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// What was sent in the running period.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageStatus>,
+    /// Credits in the running period.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credits: Option<CreditStatus>,
+    /// How many keys the account has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<KeyCounts>,
+    /// When the figures were read. They follow with a delay; exact ones are in the metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<Time>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AccountState {
+    Active,
+    Suspended,
+    ParentSuspended,
+    Refused,
+    Deleted,
+}
+
+impl AccountState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "Active",
+            Self::Suspended => "Suspended",
+            Self::ParentSuspended => "ParentSuspended",
+            Self::Refused => "Refused",
+            Self::Deleted => "Deleted",
+        }
+    }
+}
+
+/// One thing that keeps an account from sending.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SuspensionStatus {
+    /// Who suspended: Spec (the account's own) or Policy.
+    pub source: SuspensionSource,
+    /// What was written as the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub reason: Option<String>,
+    /// When it was first seen.
+    pub since: Time,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SuspensionSource {
+    Spec,
+    Policy,
+}
+
+/// How many keys an account has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyCounts {
+    /// Keys that exist.
+    #[schemars(range(min = 0))]
+    pub total: i64,
+    /// Keys that are Ready.
+    #[schemars(range(min = 0))]
+    pub active: i64,
+}
+
+/// An account that makes sense by itself; whether its policy takes it is for the policy to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedAccount {
+    /// Name of the policy.
+    pub policy: String,
+    pub external_id: Option<String>,
+    pub cap: Option<CheckedCap>,
+    pub suspended: Option<Suspension>,
+    pub deletion: DeletionPolicy,
+}
+
+impl SubAccountSpec {
+    /// The one way from what a user wrote to what the rest of Franking works with.
+    pub fn check(&self) -> Result<CheckedAccount, Problem> {
+        Ok(CheckedAccount {
+            policy: self.policy_ref.check("spec.policyRef")?,
+            external_id: self.external_id.clone(),
+            cap: self.cap.as_ref().map(|cap| cap.check("spec.cap")).transpose()?,
+            suspended: suspension(self.suspended, self.suspend_reason.as_deref())?,
+            deletion: self.deletion_policy.unwrap_or_default(),
+        })
+    }
+}

@@ -1,0 +1,124 @@
+//! The writes of a plan, in its order, with nothing left to choose.
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+
+use super::error::{Error, Result, status_code};
+use super::kinds::Kind;
+use super::observe::Context;
+use super::plan::{Step, meta, secret};
+use crate::domain::directory::Entry;
+
+/// How far a plan got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    Done,
+    /// Somebody else was faster: what was judged is not what is there.
+    LookAgain,
+    /// The object or its namespace is on its way out, and nothing more can be written.
+    Leaving,
+}
+
+pub async fn apply<K: Kind>(context: &Context, object: &K, steps: Vec<Step>) -> Result<Applied> {
+    for step in steps {
+        match one(context, object, step).await? {
+            Applied::Done => {}
+            stop @ (Applied::LookAgain | Applied::Leaving) => return Ok(stop),
+        }
+    }
+    Ok(Applied::Done)
+}
+
+async fn one<K: Kind>(context: &Context, object: &K, step: Step) -> Result<Applied> {
+    let namespace = object.namespace();
+    let api = K::api(&context.client, namespace.as_deref());
+    let secrets = || Api::<Secret>::namespaced(context.client.clone(), namespace.as_deref().unwrap_or_default());
+    match step {
+        Step::AddFinalizer => {
+            let finalizers = object.finalizers();
+            let patch = if finalizers.is_empty() {
+                json!([{"op": "test", "path": "/metadata/finalizers", "value": null},
+                       {"op": "add", "path": "/metadata/finalizers", "value": [meta::FINALIZER]}])
+            } else {
+                json!([{"op": "test", "path": "/metadata/finalizers", "value": finalizers},
+                       {"op": "add", "path": "/metadata/finalizers/-", "value": meta::FINALIZER}])
+            };
+            let patched = patch_json(&api, &object.name_any(), patch).await;
+            written(patched, "adding the finalizer")
+        }
+        Step::RemoveFinalizer => {
+            let position = object.finalizers().iter().position(|finalizer| finalizer == meta::FINALIZER);
+            let Some(position) = position else { return Ok(Applied::Done) };
+            let path = format!("/metadata/finalizers/{position}");
+            let patch =
+                json!([{"op": "test", "path": &path, "value": meta::FINALIZER}, {"op": "remove", "path": &path}]);
+            let patched = patch_json(&api, &object.name_any(), patch).await;
+            written(patched, "removing the finalizer")
+        }
+        Step::Put(entry) => {
+            let entries: [Entry; 1] = [*entry];
+            let actor = meta::actor(object.meta());
+            context.books.put(&actor, &entries).await.map_err(Error::ledger("writing the directory"))?;
+            Ok(Applied::Done)
+        }
+        Step::CreateSecret(secret) => {
+            let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
+            written(secrets().create(&parameters, &secret).await, "creating a secret")
+        }
+        Step::PatchSecret { name, patch } => {
+            let patched = secrets().patch(&name, &manager(), &Patch::Merge(patch)).await;
+            written(patched, "writing a secret")
+        }
+        Step::ReadBack { name, password } => {
+            let live = secrets().get_opt(&name).await.map_err(Error::cluster("reading a secret back"))?;
+            match live {
+                Some(live) if secret::carries(&live, &password) => Ok(Applied::Done),
+                Some(_) => Err(Error::ReadBack),
+                None => Ok(Applied::LookAgain),
+            }
+        }
+        Step::DeleteSecret { name, uid, resource_version } => {
+            let preconditions = Preconditions { uid: Some(uid), resource_version: Some(resource_version) };
+            let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+            match secrets().delete(&name, &parameters).await {
+                Err(error) if status_code(&error) == Some(404) => Ok(Applied::Done),
+                deleted => written(deleted, "deleting a secret of an earlier name"),
+            }
+        }
+    }
+}
+
+async fn patch_json<K: Kind>(api: &Api<K>, name: &str, operations: serde_json::Value) -> kube::Result<()> {
+    let operations = serde_json::from_value(operations).map_err(kube::Error::SerdeError)?;
+    api.patch_metadata(name, &manager(), &Patch::Json::<()>(operations)).await.map(drop)
+}
+
+/// Plain writes carry our name too, so that `managedFields` tells what is ours.
+fn manager() -> PatchParams {
+    PatchParams { field_manager: Some(meta::MANAGER.to_owned()), ..PatchParams::default() }
+}
+
+/// What an answer to a write means.
+fn written<T>(answer: kube::Result<T>, doing: &'static str) -> Result<Applied> {
+    let error = match answer {
+        Ok(_) => return Ok(Applied::Done),
+        Err(error) => error,
+    };
+    match status_code(&error) {
+        // 409: a racing creator, or another version. 422 of a JSON patch: its test failed.
+        Some(409) => Ok(Applied::LookAgain),
+        Some(422) if doing.contains("finalizer") => Ok(Applied::LookAgain),
+        Some(404) => Ok(Applied::Leaving),
+        Some(403) if is_terminating(&error) => Ok(Applied::Leaving),
+        Some(_) | None => Err(Error::cluster(doing)(error)),
+    }
+}
+
+/// The API server's word for a namespace in which nothing may be made any more.
+fn is_terminating(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+}

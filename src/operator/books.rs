@@ -1,0 +1,186 @@
+//! The ledger as the operator uses it: one session, opened again when it was given up, and a tally of what the
+//! directory holds that no resource shows any more.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use crate::domain::directory::Entry;
+use crate::domain::id::{AccountId, Holder, KeyId, Kind, PolicyId};
+use crate::ledger::store::{Balance, Error, Result, Role, Session, Store};
+
+/// How often a write is tried under a new session before its fencing is passed on: once is the rule (we were given
+/// up), twice means that another process uses our name.
+const SESSIONS: usize = 2;
+
+pub struct Books {
+    store: Arc<dyn Store>,
+    name: String,
+    session: Mutex<Option<Session>>,
+    tally: Mutex<Tally>,
+}
+
+/// What the directory holds, as far as the operator has to know it without asking.
+#[derive(Default)]
+pub struct Tally {
+    epoch: i64,
+    /// Removed accounts with their policy, namespace and name.
+    removed: HashMap<AccountId, Removed>,
+    /// Keys that were not removed, with namespace and name.
+    keys: BTreeMap<KeyId, (String, String)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    pub policy: PolicyId,
+    pub namespace: String,
+    pub name: String,
+    pub at: Timestamp,
+}
+
+/// Does a write under the session, under a new one where the old was given up. A macro, because the futures of an
+/// async closure cannot be promised to be `Send` yet.
+macro_rules! under_session {
+    ($books:ident, $session:ident, $write:expr) => {{
+        let mut tries = SESSIONS;
+        loop {
+            let open = $books.session().await?;
+            let $session = &open;
+            tries -= 1;
+            match $write.await {
+                Err(Error::Fenced) if tries > 0 => $books.lost(&open).await,
+                answer => break answer,
+            }
+        }
+    }};
+}
+
+impl Books {
+    pub fn new(store: Arc<dyn Store>, name: String) -> Self {
+        Self { store, name, session: Mutex::new(None), tally: Mutex::default() }
+    }
+
+    pub fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    async fn session(&self) -> Result<Session> {
+        let mut open = self.session.lock().await;
+        if let Some(session) = &*open {
+            return Ok(session.clone());
+        }
+        let session = self.store.open_session(Role::Operator, &self.name).await?;
+        *open = Some(session.clone());
+        Ok(session)
+    }
+
+    /// Lets go of a session that the ledger gave up, unless another task has opened a new one meanwhile.
+    async fn lost(&self, session: &Session) {
+        tracing::warn!(session.id, session.epoch, "the ledger gave the operator's session up; opening another");
+        let mut open = self.session.lock().await;
+        if open.as_ref() == Some(session) {
+            *open = None;
+        }
+    }
+
+    pub async fn identify(&self, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
+        under_session!(self, session, self.store.identify(session, kind, namespace_uid, name))
+    }
+
+    pub async fn put(&self, actor: &str, entries: &[Entry]) -> Result<()> {
+        under_session!(self, session, self.store.put(session, actor, entries))
+    }
+
+    pub async fn record(&self, actor: &str, kind: &str, holder: Holder, detail: serde_json::Value) -> Result<()> {
+        under_session!(self, session, self.store.record(session, actor, kind, Some(holder), detail.clone()))
+    }
+
+    pub async fn heartbeat(&self) -> Result<()> {
+        under_session!(self, session, self.store.heartbeat(session))
+    }
+
+    pub async fn rollup(&self) -> Result<u64> {
+        under_session!(self, session, self.store.rollup(session))
+    }
+
+    pub async fn prepare_lots(&self, until: Timestamp) -> Result<u64> {
+        under_session!(self, session, self.store.prepare_lots(session, until))
+    }
+
+    pub async fn sweep_sessions(&self, silent_since: Timestamp) -> Result<u64> {
+        under_session!(self, session, self.store.sweep_sessions(session, silent_since))
+    }
+
+    /// Ends the session in good order; the next write would open another.
+    pub async fn close(&self) -> Result<()> {
+        match self.session.lock().await.take() {
+            Some(session) => self.store.close_session(&session).await,
+            None => Ok(()),
+        }
+    }
+
+    pub async fn entry(&self, holder: Holder) -> Result<Option<Entry>> {
+        self.store.find(holder).await
+    }
+
+    pub async fn balance(&self, holder: Holder) -> Result<Option<Balance>> {
+        Ok(self.store.balances(&[holder]).await?.into_iter().next())
+    }
+
+    async fn refreshed(&self) -> Result<tokio::sync::MutexGuard<'_, Tally>> {
+        let mut tally = self.tally.lock().await;
+        let changes = self.store.changes(tally.epoch).await?;
+        tally.epoch = changes.epoch;
+        changes.entries.into_iter().for_each(|entry| tally.take(entry));
+        Ok(tally)
+    }
+
+    /// The accounts of a policy that were removed in `namespace` (anywhere, without one) since `since`.
+    pub async fn removed_accounts(
+        &self,
+        policy: PolicyId,
+        namespace: Option<&str>,
+        since: Timestamp,
+    ) -> Result<Vec<(AccountId, Removed)>> {
+        let tally = self.refreshed().await?;
+        let matching = tally.removed.iter().filter(|(_, removed)| {
+            removed.policy == policy
+                && removed.at >= since
+                && namespace.is_none_or(|namespace| removed.namespace == namespace)
+        });
+        Ok(matching.map(|(id, removed)| (*id, removed.clone())).collect())
+    }
+
+    /// The keys that the directory would let in, with namespace and name.
+    pub async fn standing_keys(&self) -> Result<BTreeMap<KeyId, (String, String)>> {
+        Ok(self.refreshed().await?.keys.clone())
+    }
+}
+
+impl Tally {
+    fn take(&mut self, entry: Entry) {
+        match entry {
+            Entry::Policy(_) => {}
+            Entry::Account(account) => match account.removed_at {
+                Some(at) => {
+                    let removed =
+                        Removed { policy: account.policy, namespace: account.namespace, name: account.name, at };
+                    self.removed.insert(account.id, removed);
+                }
+                None => {
+                    self.removed.remove(&account.id);
+                }
+            },
+            Entry::Key(key) => {
+                if key.removed_at.is_some() || key.revoked {
+                    self.keys.remove(&key.id);
+                } else {
+                    self.keys.insert(key.id, (key.namespace, key.name));
+                }
+            }
+        }
+    }
+}

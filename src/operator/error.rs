@@ -1,0 +1,120 @@
+//! What can break between the operator and the world, and how long to wait before the next try.
+
+use std::time::Duration;
+
+use rand::{Rng, RngExt as _};
+
+use crate::ledger;
+
+/// The first delay after a failure.
+const FIRST_DELAY: Duration = Duration::from_secs(1);
+/// The longest delay: a fault that lasts for hours is noticed five minutes after its end at the latest.
+const LONGEST_DELAY: Duration = Duration::from_secs(300);
+/// A try every ten seconds where the fault is known to be the ledger's: it serves everybody and comes back at once.
+const LEDGER_DELAY: Duration = Duration::from_secs(10);
+/// Delays are spread by this part of them, so that objects that failed together do not come back together.
+const JITTER: f64 = 0.2;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{doing}")]
+    Cluster {
+        doing: &'static str,
+        #[source]
+        source: Box<kube::Error>,
+    },
+    #[error("{doing}")]
+    Ledger {
+        doing: &'static str,
+        #[source]
+        source: ledger::Error,
+    },
+    #[error("opening a sealed secret of the directory: {problem}")]
+    Seal { problem: String },
+    #[error("reconciling took longer than {} seconds", limit.as_secs())]
+    Timeout { limit: Duration },
+    #[error("somebody else kept changing the object while we did")]
+    Contended,
+    #[error("the secret that was written is not the one that was read back")]
+    ReadBack,
+    #[error("a watch ended before it was complete")]
+    Watch,
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Whose fault it is, for a condition's reason and a metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Cluster,
+    Conflict,
+    Ledger,
+    Internal,
+}
+
+impl Fault {
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Cluster => "ApiServerUnavailable",
+            Self::Conflict => "Contended",
+            Self::Ledger => "LedgerUnavailable",
+            Self::Internal => "InternalError",
+        }
+    }
+}
+
+impl Error {
+    pub fn cluster(doing: &'static str) -> impl FnOnce(kube::Error) -> Self {
+        move |source| Self::Cluster { doing, source: Box::new(source) }
+    }
+
+    pub fn ledger(doing: &'static str) -> impl FnOnce(ledger::Error) -> Self {
+        move |source| Self::Ledger { doing, source }
+    }
+
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Cluster { source, .. } if status_code(source) == Some(409) => Fault::Conflict,
+            Self::Cluster { .. } | Self::Timeout { .. } => Fault::Cluster,
+            Self::Ledger { .. } => Fault::Ledger,
+            Self::Contended | Self::ReadBack => Fault::Conflict,
+            Self::Seal { .. } | Self::Watch => Fault::Internal,
+        }
+    }
+
+    /// How long to wait after the `failures`-th failure in a row.
+    pub fn delay(&self, failures: u32, rng: &mut impl Rng) -> Duration {
+        let doubled = FIRST_DELAY.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_DELAY);
+        let delay = match self.fault() {
+            Fault::Ledger => doubled.min(LEDGER_DELAY),
+            Fault::Cluster | Fault::Conflict | Fault::Internal => doubled,
+        };
+        delay.mul_f64(1.0 + rng.random_range(-JITTER..JITTER))
+    }
+}
+
+/// The HTTP status of an answer of the API server.
+pub fn status_code(error: &kube::Error) -> Option<u16> {
+    match error {
+        kube::Error::Api(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
+
+    #[test]
+    fn delays_double_are_spread_and_end_at_five_minutes() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut delay = |failures| Error::Contended.delay(failures, &mut rng).as_secs_f64();
+        assert!((0.8..1.2).contains(&delay(1)));
+        assert!((3.2..4.8).contains(&delay(3)));
+        assert!((240.0..360.0).contains(&delay(30)));
+        let ledger = Error::Ledger { doing: "writing", source: ledger::Error::Full };
+        assert!(ledger.delay(30, &mut rng).as_secs() <= 12);
+    }
+}

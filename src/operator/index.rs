@@ -1,0 +1,262 @@
+//! Who refers to whom, as the watches have seen it. It answers the questions that would otherwise scan every object.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jiff::Timestamp;
+
+use super::watch::Name;
+
+/// What others need to know of an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountFacts {
+    pub policy: String,
+    pub created: Timestamp,
+    pub external_id: Option<String>,
+    /// Its deletion was asked for.
+    pub deleting: bool,
+    /// The operator refused it: it may not send.
+    pub refused: bool,
+    /// Its spec suspends it.
+    pub suspended: bool,
+}
+
+/// What others need to know of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyFacts {
+    /// In the key's namespace.
+    pub account: String,
+    pub ready: bool,
+}
+
+/// The accounts of one policy, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AccountCount {
+    pub total: i64,
+    pub active: i64,
+    pub suspended: i64,
+}
+
+#[derive(Default)]
+pub struct Index {
+    accounts: BTreeMap<Name, AccountFacts>,
+    accounts_of_policy: HashMap<String, BTreeSet<Name>>,
+    /// By policy and externalId, oldest first.
+    external_ids: HashMap<(String, String), BTreeSet<(Timestamp, Name)>>,
+    keys: BTreeMap<Name, KeyFacts>,
+    keys_of_account: HashMap<Name, BTreeSet<String>>,
+    /// Key by own Secret.
+    secrets: HashMap<Name, String>,
+    secrets_of_key: HashMap<Name, BTreeSet<String>>,
+}
+
+impl Index {
+    /// Takes over what is known of an account (`None`: it is gone). Returns the accounts whose judgement may hang on
+    /// the difference: those that were refused, and those that share an externalId with it.
+    pub fn set_account(&mut self, name: &Name, facts: Option<AccountFacts>) -> BTreeSet<Name> {
+        let old = match &facts {
+            Some(facts) => self.accounts.insert(name.clone(), facts.clone()),
+            None => self.accounts.remove(name),
+        };
+        if old == facts {
+            return BTreeSet::new();
+        }
+        let mut touched = BTreeSet::new();
+        if let Some(old) = old {
+            touched.extend(self.neighbours(&old));
+            remove_from(&mut self.accounts_of_policy, &old.policy, name);
+            if let Some(id) = &old.external_id {
+                let row = (old.created, name.clone());
+                remove_from(&mut self.external_ids, &(old.policy.clone(), id.clone()), &row);
+            }
+        }
+        if let Some(facts) = facts {
+            self.accounts_of_policy.entry(facts.policy.clone()).or_default().insert(name.clone());
+            if let Some(id) = &facts.external_id
+                && !facts.deleting
+            {
+                let row = (facts.created, name.clone());
+                self.external_ids.entry((facts.policy.clone(), id.clone())).or_default().insert(row);
+            }
+            touched.extend(self.neighbours(&facts));
+        }
+        touched.remove(name);
+        touched
+    }
+
+    fn neighbours(&self, facts: &AccountFacts) -> Vec<Name> {
+        let twins = facts
+            .external_id
+            .iter()
+            .filter_map(|id| self.external_ids.get(&(facts.policy.clone(), id.clone())))
+            .flatten()
+            .map(|(_, name)| name.clone());
+        let refused = self
+            .accounts_of_policy(&facts.policy)
+            .filter(|name| self.accounts.get(*name).is_some_and(|facts| facts.refused))
+            .cloned();
+        twins.chain(refused).collect()
+    }
+
+    /// Takes over what is known of a key (`None`: it is gone). Returns its account if that should count again.
+    pub fn set_key(&mut self, name: &Name, facts: Option<KeyFacts>) -> Option<Name> {
+        let old = match &facts {
+            Some(facts) => self.keys.insert(name.clone(), facts.clone()),
+            None => self.keys.remove(name),
+        };
+        if old == facts {
+            return None;
+        }
+        let account = facts.as_ref().or(old.as_ref()).map(|facts| Name::new(&name.namespace, &facts.account));
+        if let Some(old) = old {
+            remove_from(&mut self.keys_of_account, &Name::new(&name.namespace, old.account), &name.name);
+        }
+        if let Some(facts) = facts {
+            let account = Name::new(&name.namespace, facts.account);
+            self.keys_of_account.entry(account).or_default().insert(name.name.clone());
+        }
+        account
+    }
+
+    /// How many keys an account has, and how many of them are ready.
+    pub fn count_keys(&self, account: &Name) -> (i64, i64) {
+        self.keys_of_account(account)
+            .iter()
+            .filter_map(|key| self.keys.get(key))
+            .fold((0, 0), |(total, ready), facts| (total + 1, ready + i64::from(facts.ready)))
+    }
+
+    /// Returns the key that the Secret belonged to before.
+    pub fn set_secret(&mut self, secret: &Name, key: Option<String>) -> Option<Name> {
+        let old = match &key {
+            Some(key) => self.secrets.insert(secret.clone(), key.clone()),
+            None => self.secrets.remove(secret),
+        };
+        let old = old.map(|old| Name::new(&secret.namespace, old));
+        if let Some(old) = &old {
+            remove_from(&mut self.secrets_of_key, old, &secret.name);
+        }
+        if let Some(key) = key {
+            let key = Name::new(&secret.namespace, key);
+            self.secrets_of_key.entry(key).or_default().insert(secret.name.clone());
+        }
+        old
+    }
+
+    pub fn policy_of(&self, account: &Name) -> Option<String> {
+        self.accounts.get(account).map(|facts| facts.policy.clone())
+    }
+
+    pub fn accounts_of_policy(&self, policy: &str) -> impl Iterator<Item = &Name> {
+        self.accounts_of_policy.get(policy).into_iter().flatten()
+    }
+
+    pub fn accounts_in_namespace(&self, namespace: &str) -> Vec<Name> {
+        let from = Name::new(namespace, "");
+        self.accounts.range(from..).map(|(name, _)| name).take_while(|n| n.namespace == namespace).cloned().collect()
+    }
+
+    pub fn keys_in_namespace(&self, namespace: &str) -> Vec<Name> {
+        let from = Name::new(namespace, "");
+        self.keys.range(from..).map(|(name, _)| name).take_while(|n| n.namespace == namespace).cloned().collect()
+    }
+
+    pub fn keys_of_account(&self, account: &Name) -> Vec<Name> {
+        let keys = self.keys_of_account.get(account).into_iter().flatten();
+        keys.map(|name| Name::new(&account.namespace, name)).collect()
+    }
+
+    /// The names of the Secrets that carry our label and belong to this key.
+    pub fn secrets_of_key(&self, key: &Name) -> Vec<String> {
+        self.secrets_of_key.get(key).into_iter().flatten().cloned().collect()
+    }
+
+    /// The live accounts of `policy` in `namespace`, oldest first.
+    pub fn live_in_namespace(&self, policy: &str, namespace: &str) -> Vec<Name> {
+        let from = Name::new(namespace, "");
+        let Some(names) = self.accounts_of_policy.get(policy) else { return Vec::new() };
+        let mut live: Vec<_> = names
+            .range(from..)
+            .take_while(|name| name.namespace == namespace)
+            .filter_map(|name| Some((self.accounts.get(name).filter(|facts| !facts.deleting)?.created, name)))
+            .collect();
+        live.sort();
+        live.into_iter().map(|(_, name)| name.clone()).collect()
+    }
+
+    /// The oldest account of `policy` that claims `external_id`.
+    pub fn claimant(&self, policy: &str, external_id: &str) -> Option<Name> {
+        let claims = self.external_ids.get(&(policy.to_owned(), external_id.to_owned()))?;
+        claims.first().map(|(_, name)| name.clone())
+    }
+
+    pub fn count(&self, policy: &str) -> AccountCount {
+        let mut count = AccountCount::default();
+        for facts in self.accounts_of_policy(policy).filter_map(|name| self.accounts.get(name)) {
+            count.total += 1;
+            if facts.suspended {
+                count.suspended += 1;
+            } else if !facts.refused && !facts.deleting {
+                count.active += 1;
+            }
+        }
+        count
+    }
+}
+
+fn remove_from<A: Eq + std::hash::Hash + Clone, B: Ord>(map: &mut HashMap<A, BTreeSet<B>>, at: &A, value: &B) {
+    if let Some(set) = map.get_mut(at) {
+        set.remove(value);
+        if set.is_empty() {
+            map.remove(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(created: i64) -> AccountFacts {
+        AccountFacts {
+            policy: "plan".into(),
+            created: Timestamp::from_second(created).expect("a time"),
+            external_id: Some("x".into()),
+            deleting: false,
+            refused: false,
+            suspended: false,
+        }
+    }
+
+    #[test]
+    fn the_oldest_claim_wins_and_its_end_wakes_the_next() {
+        let mut index = Index::default();
+        let (old, young) = (Name::new("b", "old"), Name::new("a", "young"));
+        assert!(index.set_account(&old, Some(facts(1))).is_empty());
+        assert_eq!(index.set_account(&young, Some(facts(2))), BTreeSet::from([old.clone()]));
+        assert_eq!(index.claimant("plan", "x"), Some(old.clone()));
+        assert_eq!(index.set_account(&old, None), BTreeSet::from([young.clone()]));
+        assert_eq!(index.claimant("plan", "x"), Some(young));
+    }
+
+    #[test]
+    fn a_deleting_account_gives_its_place_up() {
+        let mut index = Index::default();
+        let (first, second) = (Name::new("a", "1"), Name::new("a", "2"));
+        index.set_account(&first, Some(facts(1)));
+        index.set_account(&second, Some(AccountFacts { refused: true, external_id: None, ..facts(2) }));
+        assert_eq!(index.live_in_namespace("plan", "a"), [first.clone(), second.clone()]);
+        let woken = index.set_account(&first, Some(AccountFacts { deleting: true, ..facts(1) }));
+        assert!(woken.contains(&second));
+        assert_eq!(index.live_in_namespace("plan", "a"), [second]);
+    }
+
+    #[test]
+    fn a_moved_secret_leaves_its_key() {
+        let mut index = Index::default();
+        let secret = Name::new("a", "s");
+        assert_eq!(index.set_secret(&secret, Some("k1".into())), None);
+        assert_eq!(index.set_secret(&secret, Some("k2".into())), Some(Name::new("a", "k1")));
+        assert!(index.secrets_of_key(&Name::new("a", "k1")).is_empty());
+        assert_eq!(index.secrets_of_key(&Name::new("a", "k2")), ["s"]);
+    }
+}

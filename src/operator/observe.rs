@@ -1,0 +1,395 @@
+//! What is there: read from the stores, the ledger and, where a stale answer could destroy something, live.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::core::PartialObjectMeta;
+use kube::{Api, Client, ResourceExt as _};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::books::Books;
+use super::error::{Error, Result};
+use super::plan::credit_policy::Login;
+use super::plan::usage::Gauge;
+use super::plan::{api_key, credit_policy, is_true, meta, sub_account};
+use super::reconcile::{Awaited, Failures};
+use super::references::{Ref, References, Wakes};
+use super::report::Report;
+use super::watch::Name;
+use super::{Dependencies, Endpoint, Settings};
+use crate::crd::{AccountCounts, ConditionType, CreditPolicy, KeyCounts, SubAccount, SubAccountApiKey, find_condition};
+use crate::domain::credential::HashKey;
+use crate::domain::directory::{Entry, PolicyEntry, Sealed, UpstreamSecret};
+use crate::domain::id::{Holder, Kind, PolicyId};
+use crate::domain::period::Calendar;
+use crate::ledger::Sealer;
+use crate::runtime::clock::Clock;
+
+/// Ids that are remembered. They never change, so this only bounds the memory.
+const IDS_MAX: usize = 200_000;
+
+/// All that a reconcile may reach.
+pub struct Context {
+    pub client: Client,
+    pub books: Books,
+    pub references: References,
+    pub wakes: Wakes,
+    pub settings: Settings,
+    pub endpoint: watch::Receiver<Endpoint>,
+    pub clock: Arc<dyn Clock>,
+    pub report: Report,
+    pub failures: Failures,
+    pub awaited: Awaited,
+    hash_key: HashKey,
+    sealer: Sealer,
+    rng: Mutex<StdRng>,
+    ids: Mutex<HashMap<(Kind, String, String), Uuid>>,
+    /// Which object a holder in the ledger is.
+    holders: Mutex<HashMap<Holder, Ref>>,
+    /// Objects whose figures may be written now.
+    granted: Mutex<HashSet<Ref>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Context {
+    pub fn new(dependencies: Dependencies, references: References, wakes: Wakes) -> Self {
+        let Dependencies { client, store, settings, endpoint, keys, clock, rng, registry, health: _, name } =
+            dependencies;
+        Self {
+            report: Report::new(client.clone(), &registry),
+            awaited: Awaited::new(client.clone(), wakes.clone()),
+            client,
+            books: Books::new(store, name),
+            references,
+            wakes,
+            settings,
+            endpoint,
+            clock,
+            failures: Failures::default(),
+            hash_key: HashKey::new(&keys.hash.0),
+            sealer: Sealer::new(&keys.seal),
+            rng: Mutex::new(rng),
+            ids: Mutex::default(),
+            holders: Mutex::default(),
+            granted: Mutex::default(),
+        }
+    }
+
+    /// An rng of one's own, so that no lock is held while a plan is made.
+    pub fn rng(&self) -> StdRng {
+        StdRng::from_rng(&mut *lock(&self.rng))
+    }
+
+    pub fn grant(&self, what: Ref) {
+        lock(&self.granted).insert(what);
+    }
+
+    fn take_grant(&self, what: &Ref) -> bool {
+        lock(&self.granted).remove(what)
+    }
+
+    pub fn object_of(&self, holder: Holder) -> Option<Ref> {
+        lock(&self.holders).get(&holder).cloned()
+    }
+
+    pub fn holder_of(&self, what: &Ref) -> Option<Holder> {
+        let id = |kind, namespace: &str, name: &str| {
+            let uid = if namespace.is_empty() { String::new() } else { self.references.namespace(namespace)?.uid()? };
+            let id = lock(&self.ids).get(&(kind, uid, name.to_owned())).copied();
+            id.map(|id| Holder::new(kind, id))
+        };
+        match what {
+            Ref::Policy(name) => id(Kind::Policy, "", &name.name),
+            Ref::Account(name) => id(Kind::Account, &name.namespace, &name.name),
+            Ref::Key(name) => id(Kind::Key, &name.namespace, &name.name),
+        }
+    }
+
+    pub fn forget(&self, what: &Ref) {
+        lock(&self.holders).retain(|_, object| object != what);
+        lock(&self.granted).remove(what);
+    }
+
+    pub async fn wake_everything(&self) {
+        for policy in self.references.policies.state() {
+            self.wakes.wake(&Ref::Policy(Name::of(policy.as_ref()))).await;
+        }
+        for key in self.references.keys.state() {
+            self.wakes.wake(&Ref::Key(Name::of(key.as_ref()))).await;
+        }
+    }
+
+    async fn id(&self, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
+        let row = (kind, namespace_uid.to_owned(), name.to_owned());
+        if let Some(id) = lock(&self.ids).get(&row) {
+            return Ok(*id);
+        }
+        let id =
+            self.books.identify(kind, namespace_uid, name).await.map_err(Error::ledger("identifying an object"))?;
+        let mut ids = lock(&self.ids);
+        if ids.len() >= IDS_MAX {
+            ids.clear();
+        }
+        ids.insert(row, id);
+        Ok(id)
+    }
+
+    /// Its id, remembered as the holder of `what`.
+    async fn holder(&self, kind: Kind, namespace_uid: &str, name: &str, what: Ref) -> Result<Holder> {
+        let holder = Holder::new(kind, self.id(kind, namespace_uid, name).await?);
+        lock(&self.holders).insert(holder, what);
+        Ok(holder)
+    }
+
+    async fn entry(&self, holder: Holder) -> Result<Option<Entry>> {
+        self.books.entry(holder).await.map_err(Error::ledger("reading the directory"))
+    }
+
+    async fn gauge(&self, holder: Holder) -> Result<Option<Gauge>> {
+        let balance = self.books.balance(holder).await.map_err(Error::ledger("reading a balance"))?;
+        Ok(balance.as_ref().map(Gauge::of))
+    }
+
+    /// The namespace from its watch, or live where that has not seen it yet.
+    async fn namespace(&self, name: &str) -> Result<sub_account::Namespace> {
+        let found = match self.references.namespace(name) {
+            Some(namespace) => Some(namespace.metadata.clone()),
+            None => {
+                let api: Api<Namespace> = Api::all(self.client.clone());
+                let live = api.get_metadata_opt(name).await.map_err(Error::cluster("reading a namespace"))?;
+                live.map(|namespace: PartialObjectMeta<Namespace>| namespace.metadata)
+            }
+        };
+        Ok(found.map_or_else(
+            || sub_account::Namespace { terminating: true, ..sub_account::Namespace::default() },
+            |metadata| sub_account::Namespace {
+                terminating: meta::deleting(&metadata),
+                uid: metadata.uid.unwrap_or_default(),
+                labels: metadata.labels.unwrap_or_default(),
+            },
+        ))
+    }
+
+    pub async fn observe_policy(&self, policy: &CreditPolicy) -> Result<credit_policy::Observed> {
+        let endpoint = self.endpoint.borrow().clone();
+        let (name, what) = (policy.name_any(), Ref::Policy(Name::of(policy)));
+        let figures_granted = self.take_grant(&what);
+        let holder = self.holder(Kind::Policy, "", &name, what).await?;
+        let entry = match self.entry(holder).await? {
+            Some(Entry::Policy(entry)) => Some(entry),
+            Some(Entry::Account(_) | Entry::Key(_)) | None => None,
+        };
+        let id = PolicyId(holder.uuid());
+        let count = self.references.index(|index| index.count(&name));
+        let since =
+            policy.spec.check().map_or(self.clock.now(), |spec| spec.pool.calendar.window(self.clock.now()).from);
+        let removed = self.books.removed_accounts(id, None, since).await.map_err(Error::ledger("counting accounts"))?;
+        Ok(credit_policy::Observed {
+            id,
+            login: self.login(policy, id, entry.as_ref()).await?,
+            entry,
+            namespace: self.settings.namespace.clone(),
+            gauge: self.gauge(holder).await?,
+            accounts: AccountCounts {
+                total: count.total,
+                active: count.active,
+                suspended: count.suspended,
+                removed: removed.iter().filter(|(_, removed)| !self.lives(&removed.namespace, &removed.name)).count()
+                    as i64,
+            },
+            users: if meta::deleting(&policy.metadata) {
+                self.references.index(|index| index.accounts_of_policy(&name).cloned().collect())
+            } else {
+                Vec::new()
+            },
+            endpoint,
+            figures_granted,
+        })
+    }
+
+    /// Whether an account of this name exists: one that was refused is out of service, not removed.
+    fn lives(&self, namespace: &str, name: &str) -> bool {
+        self.references.account(&Name::new(namespace, name)).is_some()
+    }
+
+    async fn login(&self, policy: &CreditPolicy, id: PolicyId, entry: Option<&PolicyEntry>) -> Result<Login> {
+        let Some(reference) = &policy.spec.upstream.credentials_secret_ref else { return Ok(Login::None) };
+        let namespace = &self.settings.namespace;
+        let Some(secret) = self.references.login(namespace, &reference.name) else {
+            let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+            let live = api.get_metadata_opt(&reference.name).await.map_err(Error::cluster("reading a secret"))?;
+            return Ok(if live.is_some() { Login::Unlabelled } else { Login::Missing });
+        };
+        let wanted = match upstream_secret(&secret) {
+            Ok(wanted) => wanted,
+            Err(sentence) => return Ok(Login::Unusable(sentence)),
+        };
+        self.sealed(id, &wanted, entry).map(Login::Sealed)
+    }
+
+    /// The login sealed; as it is sealed already where it did not change, because no two sealings are alike.
+    fn sealed(&self, id: PolicyId, wanted: &UpstreamSecret, entry: Option<&PolicyEntry>) -> Result<Sealed> {
+        let context = seal_context(id);
+        let standing = entry.and_then(|entry| entry.upstream.as_ref()?.secret.as_ref());
+        if let Some(sealed) = standing
+            && let Some(text) = self.sealer.open(&context, sealed)
+            && serde_json::from_slice::<UpstreamSecret>(&text).is_ok_and(|standing| standing == *wanted)
+        {
+            return Ok(sealed.clone());
+        }
+        let text = serde_json::to_vec(wanted).map_err(|error| Error::Seal { problem: error.to_string() })?;
+        let mut nonce = [0; 12];
+        self.rng().fill_bytes(&mut nonce);
+        Ok(self.sealer.seal(&context, &text, nonce))
+    }
+
+    pub async fn observe_account(&self, account: &SubAccount) -> Result<sub_account::Observed> {
+        let (name, what) = (Name::of(account), Ref::Account(Name::of(account)));
+        let figures_granted = self.take_grant(&what);
+        let namespace = self.namespace(&name.namespace).await?;
+        let holder = self.holder(Kind::Account, &namespace.uid, &name.name, what).await?;
+        let entry = match self.entry(holder).await? {
+            Some(Entry::Account(entry)) => Some(entry),
+            Some(Entry::Policy(_) | Entry::Key(_)) | None => None,
+        };
+        let policy_name = &account.spec.policy_ref.name;
+        let policy = match self.references.policy(policy_name) {
+            Some(object) => {
+                let id = PolicyId(self.id(Kind::Policy, "", policy_name).await?);
+                Some(sub_account::Policy { id, object })
+            }
+            None => None,
+        };
+        let removed = match &policy {
+            Some(policy) => self.removed_beside(policy, &name).await?,
+            None => 0,
+        };
+        let (before, claimant, (total, active)) = self.references.index(|index| {
+            let live = index.live_in_namespace(policy_name, &name.namespace);
+            let before = live.iter().position(|other| *other == name).unwrap_or(live.len());
+            let id = account.spec.external_id.as_ref();
+            (before, id.and_then(|id| index.claimant(policy_name, id)), index.count_keys(&name))
+        });
+        Ok(sub_account::Observed {
+            id: holder.uuid().into(),
+            entry,
+            namespace,
+            policy,
+            claimant,
+            before,
+            removed,
+            gauge: self.gauge(holder).await?,
+            keys: KeyCounts { total, active },
+            figures_granted,
+        })
+    }
+
+    /// How many accounts of the policy were removed in this namespace and this period, where that counts.
+    async fn removed_beside(&self, policy: &sub_account::Policy, name: &Name) -> Result<usize> {
+        let Ok(spec) = policy.object.spec.check() else { return Ok(0) };
+        if spec.max_accounts_per_namespace.is_none() {
+            return Ok(0);
+        }
+        let since = spec.pool.calendar.window(self.clock.now()).from;
+        let removed = self.books.removed_accounts(policy.id, Some(&name.namespace), since);
+        let removed = removed.await.map_err(Error::ledger("counting accounts"))?;
+        Ok(removed.iter().filter(|(_, removed)| !self.lives(&removed.namespace, &removed.name)).count())
+    }
+
+    pub async fn observe_key(&self, key: &SubAccountApiKey) -> Result<api_key::Observed> {
+        let endpoint = self.endpoint.borrow().clone();
+        let (name, what) = (Name::of(key), Ref::Key(Name::of(key)));
+        let figures_granted = self.take_grant(&what);
+        let namespace = self.namespace(&name.namespace).await?;
+        let holder = self.holder(Kind::Key, &namespace.uid, &name.name, what).await?;
+        let entry = match self.entry(holder).await? {
+            Some(Entry::Key(entry)) => Some(entry),
+            Some(Entry::Policy(_) | Entry::Account(_)) | None => None,
+        };
+        let leaving = meta::deleting(&key.metadata) || namespace.terminating;
+        let (secret, others) = if leaving { (None, Vec::new()) } else { self.secrets(key, &name).await? };
+        Ok(api_key::Observed {
+            id: holder.uuid().into(),
+            entry,
+            account: if leaving { None } else { self.account_of(key, &name, &namespace.uid).await? },
+            namespace,
+            secret,
+            others,
+            endpoint,
+            hash_key: self.hash_key.clone(),
+            gauge: self.gauge(holder).await?,
+            figures_granted,
+        })
+    }
+
+    /// The key's Secret and those under its earlier names, all live: a cache that lacks one proves nothing.
+    async fn secrets(&self, key: &SubAccountApiKey, name: &Name) -> Result<(Option<Secret>, Vec<Secret>)> {
+        let Ok(spec) = key.spec.check(&name.name) else { return Ok((None, Vec::new())) };
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &name.namespace);
+        let secret = api.get_opt(&spec.secret.name).await.map_err(Error::cluster("reading a key's secret"))?;
+        let owner = meta::controller_of(key);
+        let mut others = Vec::new();
+        for old in self.references.index(|index| index.secrets_of_key(name)) {
+            if old == spec.secret.name {
+                continue;
+            }
+            let live = api.get_opt(&old).await.map_err(Error::cluster("reading a key's earlier secret"))?;
+            others.extend(live.filter(|secret| {
+                let controller = meta::controlling_key(&secret.metadata, &owner.kind);
+                controller.is_some_and(|controller| controller.uid == owner.uid) && !meta::deleting(&secret.metadata)
+            }));
+        }
+        Ok((secret, others))
+    }
+
+    async fn account_of(&self, key: &SubAccountApiKey, name: &Name, uid: &str) -> Result<Option<api_key::Account>> {
+        let account_name = Name::new(&name.namespace, &key.spec.sub_account_ref.name);
+        let found = self.references.account(&account_name);
+        let Some(account) = found.filter(|account| !meta::deleting(&account.metadata)) else { return Ok(None) };
+        let id = self.id(Kind::Account, uid, &account_name.name).await?;
+        let programmed = match self.entry(Holder::new(Kind::Account, id)).await? {
+            Some(Entry::Account(entry)) => entry.removed_at.is_none(),
+            Some(Entry::Policy(_) | Entry::Key(_)) | None => false,
+        };
+        let conditions = account.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        let refusal = find_condition(conditions, ConditionType::Ready).map(|condition| condition.message.clone());
+        let refusal = refusal.filter(|_| !is_true(conditions, ConditionType::Ready));
+        Ok(Some(api_key::Account { id: id.into(), programmed, refusal, calendar: self.calendar_of(&account) }))
+    }
+
+    fn calendar_of(&self, account: &SubAccount) -> Option<Calendar> {
+        let policy = self.references.policy(&account.spec.policy_ref.name)?;
+        policy.spec.check().ok().map(|spec| spec.pool.calendar)
+    }
+}
+
+/// What a sealed login is bound to: the policy that it belongs to.
+pub fn seal_context(policy: PolicyId) -> String {
+    format!("upstream/{policy}")
+}
+
+/// The login in an upstream's Secret, or what is wrong with it.
+fn upstream_secret(secret: &Secret) -> std::result::Result<UpstreamSecret, String> {
+    let text = |key: &str| match secret.data.as_ref().and_then(|data| data.get(key)) {
+        None => Ok(None),
+        Some(bytes) => match String::from_utf8(bytes.0.clone()) {
+            Ok(text) if text.is_empty() => Ok(None),
+            Ok(text) => Ok(Some(text)),
+            Err(_) => Err(format!("has something under {key} that is not text; write UTF-8")),
+        },
+    };
+    let lacks = |key: &str| format!("lacks {key}; write both username and password");
+    let login = match (text("username")?, text("password")?) {
+        (Some(username), Some(password)) => (username, password),
+        (None, _) => return Err(lacks("username")),
+        (Some(_), None) => return Err(lacks("password")),
+    };
+    Ok(UpstreamSecret { login: Some(login), ca_pem: text("ca.crt")? })
+}

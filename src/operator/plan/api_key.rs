@@ -1,0 +1,419 @@
+//! A key: its credential, its Secret, and what the relay is told.
+//!
+//! The order of a new credential: stage its hash → write the Secret → read it back → promote, which starts the overlap
+//! of the old one. Interrupted anywhere, the password in the Secret works.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+use kube::ResourceExt as _;
+use rand::Rng;
+
+use super::secret::{self, Access, Cause, Judgement, Standing};
+use super::sub_account::Namespace;
+use super::usage::{self, Figures, Gauge, Metered};
+use super::{Notice, Outcome, Plan, Step, meta};
+use crate::crd::{
+    CheckedCap, CheckedKey, CredentialStatus, LocalRef, Reason, SubAccountApiKey, SubAccountApiKeyStatus,
+};
+use crate::domain::credential::{self, Credential, HashKey, Password, Stage, Username};
+use crate::domain::directory::{Entry, KeyEntry};
+use crate::domain::id::{AccountId, KeyId};
+use crate::domain::period::Calendar;
+use crate::operator::Endpoint;
+
+/// What was seen of a key and of what it hangs on.
+#[derive(Debug)]
+pub struct Observed {
+    pub id: KeyId,
+    pub entry: Option<KeyEntry>,
+    pub namespace: Namespace,
+    pub account: Option<Account>,
+    /// The Secret of the spec's name, read live.
+    pub secret: Option<Secret>,
+    /// Other Secrets of this key, read live: it had another name before.
+    pub others: Vec<Secret>,
+    pub endpoint: Endpoint,
+    pub hash_key: HashKey,
+    pub gauge: Option<Gauge>,
+    pub figures_granted: bool,
+}
+
+/// The account that a key names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub id: AccountId,
+    /// Whether the directory lets it send.
+    pub programmed: bool,
+    /// What its own conditions say where it does not.
+    pub refusal: Option<String>,
+    /// The calendar of its policy, where that is known.
+    pub calendar: Option<Calendar>,
+}
+
+impl Metered for SubAccountApiKeyStatus {
+    fn shown(&self) -> Option<(Figures, Timestamp)> {
+        let (usage, credits) = (self.usage.as_ref()?, self.credits.as_ref()?);
+        Some((Figures::shown(&usage.period, credits.cap, credits.used), self.observed_at.as_ref()?.0))
+    }
+
+    fn carry(&mut self, from: &Self) {
+        self.usage.clone_from(&from.usage);
+        self.credits.clone_from(&from.credits);
+        self.last_used_at.clone_from(&from.last_used_at);
+        self.observed_at.clone_from(&from.observed_at);
+    }
+}
+
+type KeyPlan = Plan<SubAccountApiKeyStatus>;
+
+pub fn plan(key: &SubAccountApiKey, observed: &Observed, now: Timestamp, rng: &mut impl Rng) -> KeyPlan {
+    if meta::deleting(&key.metadata) {
+        return removal(key, observed, now);
+    }
+    if observed.namespace.terminating {
+        return Plan::nothing();
+    }
+    let mut plan = Plan::nothing();
+    if !meta::holds(&key.metadata) {
+        plan.steps.push(Step::AddFinalizer);
+    }
+    let spec = match key.spec.check(&key.name_any()) {
+        Ok(spec) => spec,
+        Err(problem) => {
+            let outcome = Outcome::refused(Reason::Invalid, problem.to_string());
+            return refuse(plan, key, observed, outcome, now);
+        }
+    };
+    let Some(account) = &observed.account else {
+        let fix = format!(
+            "spec.subAccountRef.name: there is no SubAccount \"{}\" in this namespace; create it, or make a key for another",
+            spec.account
+        );
+        return refuse(plan, key, observed, Outcome::refused(Reason::AccountNotFound, fix), now);
+    };
+    let owner = meta::controller_of(key);
+    let standing = secret::standing(observed.secret.as_ref(), &owner);
+    let present = match own_secret(standing, &spec, &owner) {
+        Ok(present) => present,
+        Err(outcome) => {
+            plan.awaited_secret = Some(spec.secret.name.clone());
+            return refuse(plan, key, observed, outcome, now);
+        }
+    };
+    Work { key, observed, spec: &spec, account, owner, now }.plan(plan, present, rng)
+}
+
+/// The Secret that is ours to write, if there is one; else why it is not.
+fn own_secret<'a>(
+    standing: Standing<'a>,
+    spec: &CheckedKey,
+    owner: &OwnerReference,
+) -> Result<Option<&'a Secret>, Outcome> {
+    let name = &spec.secret.name;
+    let secret = match standing {
+        Standing::Absent => return Ok(None),
+        Standing::Ours(secret) => secret,
+        Standing::Leaving => {
+            let message = format!("waiting until the Secret \"{name}\" of an earlier key is gone");
+            return Err(Outcome::waiting(Reason::Progressing, message));
+        }
+        Standing::Foreign(secret) if spec.secret.adopt && secret::adoptable(secret) => secret,
+        Standing::Foreign(secret) if spec.secret.adopt => {
+            let fix = format!(
+                "spec.secret.name: the Secret \"{name}\" is controlled by {}, not by this {}; name another",
+                secret.metadata.owner_references.iter().flatten().map(|o| o.kind.as_str()).next().unwrap_or("another"),
+                owner.kind
+            );
+            return Err(Outcome::refused(Reason::SecretConflict, fix));
+        }
+        Standing::Foreign(_) => {
+            let fix = format!(
+                "spec.secret.name: a Secret \"{name}\" exists that is not this key's; remove it, name another, or set \
+                 spec.secret.adopt to take it over"
+            );
+            return Err(Outcome::refused(Reason::SecretConflict, fix));
+        }
+    };
+    if secret.type_.as_deref() != Some(spec.secret.type_.as_str()) {
+        let fix = format!(
+            "spec.secret.type: the Secret \"{name}\" has the type {}, which Kubernetes does not change; name another \
+             Secret, or remove this one",
+            secret.type_.as_deref().unwrap_or("Opaque")
+        );
+        return Err(Outcome::refused(Reason::SecretConflict, fix));
+    }
+    Ok(Some(secret))
+}
+
+/// All that the writing of one key needs.
+struct Work<'a> {
+    key: &'a SubAccountApiKey,
+    observed: &'a Observed,
+    spec: &'a CheckedKey,
+    account: &'a Account,
+    owner: OwnerReference,
+    now: Timestamp,
+}
+
+impl Work<'_> {
+    fn plan(&self, mut plan: KeyPlan, present: Option<&Secret>, rng: &mut impl Rng) -> KeyPlan {
+        let (observed, now) = (self.observed, self.now);
+        let entry = self.entry();
+        let dead = self.dead();
+        // What is judged is ours; a Secret that is about to be adopted holds nothing of ours yet.
+        let named = present.filter(|secret| matches!(secret::standing(Some(secret), &self.owner), Standing::Ours(_)));
+        let rotation = &self.spec.rotation;
+        let judgement = secret::judge(&entry.credentials, named, &observed.others, rotation, &observed.hash_key, now);
+        let (entry, waits_until) = match judgement {
+            Judgement::Keep { password, promote, rotation_waits_until } => {
+                let mut kept = entry.clone();
+                match promote {
+                    Some(hash) => {
+                        credential::promote(&mut kept.credentials, hash, now, self.overlap_end());
+                        self.put(&mut plan, &kept);
+                        self.write(&mut plan, present, &password, self.followed(named, rotation_waits_until));
+                    }
+                    None => {
+                        kept.credentials.retain(|c| c.usable(now) && !matches!(c.stage, Stage::Staged { .. }));
+                        self.put(&mut plan, &kept);
+                        self.write(&mut plan, present, &password, self.followed(named, rotation_waits_until));
+                    }
+                }
+                (kept, rotation_waits_until)
+            }
+            // A key that nobody may use gets no new password.
+            Judgement::Issue(_) if dead.is_some() => {
+                self.put(&mut plan, &entry);
+                (entry, None)
+            }
+            Judgement::Issue(cause) => {
+                plan.notices.extend(notice(cause, &self.spec.secret.name));
+                (self.issue(&mut plan, entry, present, &Password::mint(rng)), None)
+            }
+        };
+        self.clear_old_names(&mut plan);
+        let outcome = dead.unwrap_or_else(|| self.outcome(waits_until));
+        plan.look_by(secret::previous_until(&entry.credentials, now));
+        plan.look_by(entry.expires_at.filter(|expiry| now < *expiry));
+        plan.status = Some(self.status(&entry, &outcome));
+        plan
+    }
+
+    /// Stage → write → read back → promote.
+    fn issue(&self, plan: &mut KeyPlan, entry: KeyEntry, present: Option<&Secret>, password: &Password) -> KeyEntry {
+        let hash = self.observed.hash_key.hash(password);
+        let mut staged = entry;
+        credential::stage(&mut staged.credentials, hash, self.now);
+        self.put(plan, &staged);
+        self.write(plan, present, password, self.spec.rotation.restarted_at);
+        let name = self.spec.secret.name.clone();
+        plan.steps.push(Step::ReadBack { name, password: password.clone() });
+        let mut promoted = staged;
+        credential::promote(&mut promoted.credentials, hash, self.now, self.overlap_end());
+        plan.steps.push(Step::Put(Box::new(Entry::Key(promoted.clone()))));
+        promoted
+    }
+
+    fn put(&self, plan: &mut KeyPlan, entry: &KeyEntry) {
+        if self.observed.entry.as_ref() != Some(entry) {
+            plan.steps.push(Step::Put(Box::new(Entry::Key(entry.clone()))));
+        }
+    }
+
+    fn write(&self, plan: &mut KeyPlan, present: Option<&Secret>, password: &Password, mark: Option<Timestamp>) {
+        let username = self.username();
+        let access = Access { endpoint: &self.observed.endpoint, username: &username, account: self.account.id };
+        let from = self.key.spec.allowed_senders.iter().find(|sender| !sender.starts_with(['*', '@']));
+        let shape = &self.spec.secret;
+        let content = secret::content(shape, access, from.map(String::as_str), password, mark);
+        match present {
+            None => {
+                let namespace = self.key.namespace().unwrap_or_default();
+                let fresh = secret::fresh(shape, content, &namespace, &self.owner);
+                plan.steps.push(Step::CreateSecret(Box::new(fresh)));
+            }
+            Some(secret) => {
+                if let Some(patch) = secret::difference(secret, &content, &self.owner) {
+                    plan.steps.push(Step::PatchSecret { name: shape.name.clone(), patch });
+                }
+            }
+        }
+    }
+
+    /// The `restartedAt` that the kept password was made for: the Secret's own mark while a rotation waits.
+    fn followed(&self, named: Option<&Secret>, waits_until: Option<Timestamp>) -> Option<Timestamp> {
+        match waits_until {
+            Some(_) => named.and_then(secret::marked),
+            None => self.spec.rotation.restarted_at,
+        }
+    }
+
+    /// Secrets under earlier names go last, when the new one is there.
+    fn clear_old_names(&self, plan: &mut KeyPlan) {
+        for old in &self.observed.others {
+            let (Some(uid), Some(resource_version)) = (old.uid(), old.resource_version()) else { continue };
+            plan.steps.push(Step::DeleteSecret { name: old.name_any(), uid, resource_version });
+        }
+    }
+
+    fn username(&self) -> Username {
+        Username::of(&self.key.name_any(), self.observed.id)
+    }
+
+    fn overlap_end(&self) -> Timestamp {
+        self.now.checked_add(self.spec.rotation.overlap).unwrap_or(Timestamp::MAX)
+    }
+
+    /// The entry as the spec wants it, with the credentials that stand.
+    fn entry(&self) -> KeyEntry {
+        let (spec, standing) = (self.spec, self.observed.entry.as_ref());
+        let calendar = self.account.calendar.clone().or_else(|| Some(standing?.cap.calendar.clone()));
+        KeyEntry {
+            id: self.observed.id,
+            account: self.account.id,
+            namespace: self.key.namespace().unwrap_or_default(),
+            name: self.key.name_any(),
+            username: self.username(),
+            credentials: standing.map(|entry| entry.credentials.clone()).unwrap_or_default(),
+            allow_from: spec.allow_from.clone(),
+            allowed_senders: spec.allowed_senders.clone(),
+            plain_listener: spec.plain_listener,
+            cap: CheckedCap::limit(spec.cap, &calendar.unwrap_or_else(Calendar::monthly_utc)),
+            expires_at: spec.expires_at,
+            revoked: spec.revoked,
+            removed_at: None,
+        }
+    }
+
+    /// Why nobody may use this key any more.
+    fn dead(&self) -> Option<Outcome> {
+        if self.spec.revoked {
+            let message = "spec.revoked: nothing can log in with this key; remove it to let the same password in again";
+            return Some(Outcome::refused(Reason::Revoked, message));
+        }
+        let expired = self.spec.expires_at.filter(|expiry| *expiry <= self.now)?;
+        let message = format!("spec.expiresAt: this key ended at {expired}; write a later time, or remove the field");
+        Some(Outcome::refused(Reason::Expired, message))
+    }
+
+    fn outcome(&self, waits_until: Option<Timestamp>) -> Outcome {
+        if !self.account.programmed {
+            let why = self.account.refusal.as_deref().unwrap_or("it has not been looked at yet");
+            let message = format!("waiting for the SubAccount \"{}\": {why}", self.spec.account);
+            return Outcome::waiting(Reason::AccountNotReady, message);
+        }
+        match waits_until {
+            Some(until) => Outcome::Ready {
+                reason: Reason::RotationWaiting,
+                message: format!(
+                    "spec.rotation.restartedAt: the password changes at {}, when the one before it ends; set \
+                     spec.rotation.force to change it now",
+                    usage::second(until)
+                ),
+            },
+            None => Outcome::ready(format!("the Secret \"{}\" holds a password that works", self.spec.secret.name)),
+        }
+    }
+
+    fn status(&self, entry: &KeyEntry, outcome: &Outcome) -> SubAccountApiKeyStatus {
+        let issued = entry.credentials.iter().find_map(|c: &Credential| match c.stage {
+            Stage::Current { since } => Some(since),
+            Stage::Staged { .. } | Stage::Previous { .. } => None,
+        });
+        let waiting = matches!(outcome, Outcome::Ready { reason: Reason::RotationWaiting, .. });
+        let restarted_at = if waiting {
+            let credential = self.key.status.as_ref().and_then(|status| status.credential.as_ref());
+            credential.and_then(|credential| credential.restarted_at.clone())
+        } else {
+            self.key.spec.rotation.as_ref().and_then(|rotation| rotation.restarted_at.clone())
+        };
+        let credential = issued.map(|since| CredentialStatus {
+            issued_at: Time(usage::second(since)),
+            previous_valid_until: secret::previous_until(&entry.credentials, self.now)
+                .map(|at| Time(usage::second(at))),
+            restarted_at,
+        });
+        let gauge = self.observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&entry.cap, self.now));
+        let gauge = match &self.observed.entry {
+            Some(old) if old.cap.calendar == entry.cap.calendar && old.cap.credits != entry.cap.credits => {
+                gauge.regranted(entry.cap.credits)
+            }
+            Some(_) | None => gauge,
+        };
+        let accepted = !matches!(outcome, Outcome::Refused { .. });
+        let mut next = base_status(self.key, self.observed, outcome, (accepted, true), Some(gauge), self.now);
+        next.username = Some(entry.username.to_string());
+        next.binding = issued.map(|_| LocalRef { name: self.spec.secret.name.clone() });
+        next.credential = credential;
+        usage::settle(next, self.key.status.as_ref(), self.observed.figures_granted)
+    }
+}
+
+/// What people are told of a new password that they did not ask for, or asked for.
+fn notice(cause: Cause, secret: &str) -> Option<Notice> {
+    let (warning, reason, what) = match cause {
+        Cause::First => return None,
+        Cause::Deleted => (true, Reason::CredentialReplaced, "was deleted"),
+        Cause::Edited => (true, Reason::CredentialReplaced, "holds a password that franking did not write"),
+        Cause::Rotation => (false, Reason::CredentialReplaced, "was due for rotation"),
+    };
+    let note =
+        format!("the Secret \"{secret}\" {what}: a new password was issued, the old one works until the overlap ends");
+    Some(Notice { warning, reason, note })
+}
+
+/// What stands in the directory stays as it is: a mistake in an edit stops nobody's mail.
+fn refuse(mut plan: KeyPlan, key: &SubAccountApiKey, observed: &Observed, outcome: Outcome, now: Timestamp) -> KeyPlan {
+    let mut next = base_status(key, observed, &outcome, (false, false), observed.gauge.clone(), now);
+    if let Some(standing) = &key.status {
+        next.username.clone_from(&standing.username);
+        next.binding.clone_from(&standing.binding);
+        next.credential.clone_from(&standing.credential);
+    }
+    plan.status = Some(usage::settle(next, key.status.as_ref(), observed.figures_granted));
+    plan
+}
+
+fn base_status(
+    key: &SubAccountApiKey,
+    observed: &Observed,
+    outcome: &Outcome,
+    said: (bool, bool),
+    gauge: Option<Gauge>,
+    now: Timestamp,
+) -> SubAccountApiKeyStatus {
+    let standing = key.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    SubAccountApiKeyStatus {
+        key_id: Some(observed.id.to_string()),
+        username: None,
+        observed_generation: key.metadata.generation,
+        conditions: outcome.conditions(standing, key.metadata.generation, now, said),
+        binding: None,
+        credential: None,
+        usage: gauge.as_ref().map(Gauge::usage),
+        credits: gauge.as_ref().map(Gauge::credits),
+        last_used_at: gauge.as_ref().and_then(Gauge::last_sent_at).map(|at| Time(hour(at))),
+        observed_at: Some(Time(usage::second(now))),
+    }
+}
+
+/// When somebody last sent is kept to the hour: it is written, and it is about people.
+fn hour(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second() - at.as_second().rem_euclid(3600)).unwrap_or(at)
+}
+
+/// A credential must not outlive its resource. The Secret goes with its owner.
+fn removal(key: &SubAccountApiKey, observed: &Observed, now: Timestamp) -> KeyPlan {
+    let mut plan = Plan::nothing();
+    if !meta::holds(&key.metadata) {
+        return plan;
+    }
+    if let Some(entry) = observed.entry.as_ref().filter(|e| e.removed_at.is_none() || !e.credentials.is_empty()) {
+        let removed_at = entry.removed_at.or(Some(now));
+        let entry = KeyEntry { removed_at, credentials: Vec::new(), ..entry.clone() };
+        plan.steps.push(Step::Put(Box::new(Entry::Key(entry))));
+    }
+    plan.steps.push(Step::RemoveFinalizer);
+    plan
+}

@@ -1,0 +1,213 @@
+//! A policy: its upstream, its pool, and the accounts that hold it when it is to be deleted.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt as _;
+
+use super::usage::{self, Figures, Gauge, Metered};
+use super::{Outcome, Plan, Step, meta};
+use crate::crd::{AccountCounts, CheckedPolicy, CreditPolicy, CreditPolicyStatus, Reason, RelayPort, RelayStatus};
+use crate::domain::directory::{Entry, PolicyEntry, Sealed, UpstreamEntry};
+use crate::domain::id::PolicyId;
+use crate::operator::Endpoint;
+use crate::operator::watch::Name;
+
+/// How many of the accounts that hold a policy are named.
+const NAMED_USERS: usize = 10;
+
+/// What was seen of a policy and of what it hangs on.
+#[derive(Debug)]
+pub struct Observed {
+    pub id: PolicyId,
+    pub entry: Option<PolicyEntry>,
+    pub login: Login,
+    /// The operator's own namespace, where upstream Secrets are.
+    pub namespace: String,
+    pub gauge: Option<Gauge>,
+    pub accounts: AccountCounts,
+    /// The accounts that name it, when it is to be deleted.
+    pub users: Vec<Name>,
+    pub endpoint: Endpoint,
+    pub figures_granted: bool,
+}
+
+/// What was found where the policy's upstream credentials should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Login {
+    /// The upstream wants none, or the spec is wrong anyway.
+    None,
+    Missing,
+    Unlabelled,
+    /// It lacks a key, or holds something unusable; the sentence names it.
+    Unusable(String),
+    Sealed(Sealed),
+}
+
+impl Metered for CreditPolicyStatus {
+    fn shown(&self) -> Option<(Figures, Timestamp)> {
+        let (period, credits) = (self.period.as_ref()?, self.credits.as_ref()?);
+        Some((Figures::shown(period, credits.granted, credits.used), self.observed_at.as_ref()?.0))
+    }
+
+    fn carry(&mut self, from: &Self) {
+        self.period.clone_from(&from.period);
+        self.credits.clone_from(&from.credits);
+        self.accounts = from.accounts;
+        self.observed_at.clone_from(&from.observed_at);
+    }
+}
+
+type PolicyPlan = Plan<CreditPolicyStatus>;
+
+pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> PolicyPlan {
+    if meta::deleting(&policy.metadata) {
+        return removal(policy, observed, now);
+    }
+    let mut plan = Plan::nothing();
+    if !meta::holds(&policy.metadata) {
+        plan.steps.push(Step::AddFinalizer);
+    }
+    let spec = match policy.spec.check() {
+        Ok(spec) => spec,
+        Err(problem) => {
+            // What stands in the directory stays: a mistake in an edit stops nobody's mail.
+            let outcome = Outcome::refused(Reason::Invalid, problem.to_string());
+            let gauge = observed.gauge.clone();
+            plan.status = Some(status(policy, observed, &outcome, (false, false), gauge, now));
+            return plan;
+        }
+    };
+    let (upstream, outcome) = upstream(&spec, observed);
+    let entry = PolicyEntry {
+        id: observed.id,
+        name: policy.name_any(),
+        suspended: spec.suspended.clone(),
+        pool: spec.pool.clone(),
+        sender_domains: spec.sender_domains.clone(),
+        upstream,
+        removed_at: None,
+    };
+    let gauge = gauge(observed, &entry, now);
+    if observed.entry.as_ref() != Some(&entry) {
+        plan.steps.push(Step::Put(Box::new(Entry::Policy(entry))));
+    }
+    let accepted = matches!(outcome, Outcome::Ready { .. });
+    plan.status = Some(status(policy, observed, &outcome, (accepted, true), Some(gauge), now));
+    plan
+}
+
+/// The upstream as the relay uses it; `None` makes mail wait with 451, which is what a missing login means.
+fn upstream(spec: &CheckedPolicy, observed: &Observed) -> (Option<UpstreamEntry>, Outcome) {
+    let upstream = &spec.upstream;
+    let name = upstream.credentials_secret.as_deref().unwrap_or_default();
+    let namespace = &observed.namespace;
+    let field = "spec.upstream.credentialsSecretRef.name";
+    let secret = match &observed.login {
+        Login::None => None,
+        Login::Sealed(sealed) => Some(sealed.clone()),
+        Login::Missing => {
+            let fix = format!(
+                "{field}: there is no Secret \"{name}\" in the namespace {namespace}; create it with the label \
+                 {}: \"true\" and the keys username and password",
+                meta::USE_LABEL
+            );
+            return (None, Outcome::refused(Reason::SecretNotFound, fix));
+        }
+        Login::Unlabelled => {
+            let fix = format!(
+                "{field}: the Secret \"{name}\" in the namespace {namespace} may not be used; give it the label {}: \"true\"",
+                meta::USE_LABEL
+            );
+            return (None, Outcome::refused(Reason::SecretNotLabelled, fix));
+        }
+        Login::Unusable(what) => {
+            let fix = format!("{field}: the Secret \"{name}\" in the namespace {namespace} {what}");
+            return (None, Outcome::refused(Reason::SecretInvalid, fix));
+        }
+    };
+    let entry = UpstreamEntry {
+        host: upstream.host.clone(),
+        port: upstream.port,
+        tls: upstream.tls,
+        secret,
+        max_recipients: upstream.max_recipients,
+    };
+    let outcome = if spec.suspended.is_some() {
+        let message = "suspended by spec.suspended: no account sends until it is removed";
+        Outcome::Ready { reason: Reason::Suspended, message: message.to_owned() }
+    } else {
+        Outcome::ready("accounts can send")
+    };
+    (Some(entry), outcome)
+}
+
+fn gauge(observed: &Observed, entry: &PolicyEntry, now: Timestamp) -> Gauge {
+    let gauge = observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&entry.pool, now));
+    match &observed.entry {
+        Some(old) if old.pool.calendar == entry.pool.calendar && old.pool.credits != entry.pool.credits => {
+            gauge.regranted(entry.pool.credits)
+        }
+        Some(_) | None => gauge,
+    }
+}
+
+fn status(
+    policy: &CreditPolicy,
+    observed: &Observed,
+    outcome: &Outcome,
+    said: (bool, bool),
+    gauge: Option<Gauge>,
+    now: Timestamp,
+) -> CreditPolicyStatus {
+    let standing = policy.status.as_ref();
+    let conditions = standing.map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let ports = observed.endpoint.ports.iter();
+    let next = CreditPolicyStatus {
+        policy_id: Some(observed.id.to_string()),
+        observed_generation: policy.metadata.generation,
+        conditions: outcome.conditions(conditions, policy.metadata.generation, now, said),
+        period: gauge.as_ref().map(Gauge::period),
+        credits: gauge.as_ref().map(Gauge::pool),
+        accounts: Some(observed.accounts),
+        relay: Some(RelayStatus {
+            host: observed.endpoint.host.clone(),
+            ports: ports.map(|(name, port)| RelayPort { name: name.clone(), port: i32::from(*port) }).collect(),
+        }),
+        observed_at: Some(Time(usage::second(now))),
+    };
+    usage::settle(next, standing, observed.figures_granted)
+}
+
+/// A policy that accounts use waits for them, unless it was forced.
+fn removal(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> PolicyPlan {
+    let mut plan = Plan::nothing();
+    if !meta::holds(&policy.metadata) {
+        return plan;
+    }
+    if !observed.users.is_empty() && !meta::forced(&policy.metadata) {
+        let outcome = Outcome::waiting(Reason::InUse, in_use(&observed.users));
+        let gauge = observed.gauge.clone();
+        plan.status = Some(status(policy, observed, &outcome, (true, true), gauge, now));
+        return plan;
+    }
+    if let Some(entry) = observed.entry.as_ref().filter(|entry| entry.removed_at.is_none()) {
+        // The upstream's login goes with the policy.
+        let entry = PolicyEntry { removed_at: Some(now), upstream: None, ..entry.clone() };
+        plan.steps.push(Step::Put(Box::new(Entry::Policy(entry))));
+    }
+    plan.steps.push(Step::RemoveFinalizer);
+    plan
+}
+
+fn in_use(users: &[Name]) -> String {
+    let named: Vec<String> = users.iter().take(NAMED_USERS).map(Name::to_string).collect();
+    let more = match users.len().saturating_sub(NAMED_USERS) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "deletion waits for {} SubAccounts that use this policy: {}{more}; delete them or name another policy in them",
+        users.len(),
+        named.join(", ")
+    )
+}

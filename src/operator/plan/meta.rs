@@ -1,0 +1,91 @@
+//! Names, labels, owners and finalizers: what every object we make or hold carries.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta, OwnerReference};
+use kube::{Resource, ResourceExt as _};
+
+/// The name under which we write: server-side apply and `metadata.managedFields` know us by it.
+pub const MANAGER: &str = "franking";
+/// Holds an object until the ledger has taken note of its end.
+pub const FINALIZER: &str = "franking.io/ledger";
+/// Lets an object go without the ledger's note: for a ledger that is lost for good.
+pub const FORCE_DELETE: &str = "franking.io/force-delete";
+/// Without this label a Secret cannot be pointed to: naming a Secret is not a way to read one.
+pub const USE_LABEL: &str = "franking.io/use";
+/// What every object that we make carries, and the only Secrets that we watch in tenants' namespaces.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// The hash of a Secret's content, so that reloaders roll pods when, and only when, it changed.
+pub const CONTENT_HASH: &str = "franking.io/content-hash";
+/// The `rotation.restartedAt` that the Secret's password was made for; empty for none. It is written with the
+/// password, so a crash can never rotate twice or not at all.
+pub const RESTARTED_AT: &str = "franking.io/restarted-at";
+
+/// The labels of the Secrets that we make.
+pub fn labels() -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (MANAGED_BY.to_owned(), MANAGER.to_owned()),
+        ("app.kubernetes.io/name".to_owned(), "franking".to_owned()),
+        ("app.kubernetes.io/part-of".to_owned(), "franking".to_owned()),
+        ("app.kubernetes.io/component".to_owned(), "smtp-credential".to_owned()),
+    ])
+}
+
+/// The reference with which `owner` controls what we make for it. It does not block the owner's deletion: the
+/// finalizer does what has to be waited for.
+pub fn controller_of<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
+    OwnerReference {
+        api_version: K::api_version(&()).into_owned(),
+        kind: K::kind(&()).into_owned(),
+        name: owner.name_any(),
+        uid: owner.uid().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: None,
+    }
+}
+
+/// The key that controls this object, by its reference.
+pub fn controlling_key<'a>(meta: &'a ObjectMeta, kind: &str) -> Option<&'a OwnerReference> {
+    let mut owners = meta.owner_references.iter().flatten();
+    owners.find(|owner| {
+        owner.controller == Some(true) && owner.kind == kind && owner.api_version.starts_with("franking.io/")
+    })
+}
+
+/// Whether its deletion was asked for.
+pub fn deleting(meta: &ObjectMeta) -> bool {
+    meta.deletion_timestamp.is_some()
+}
+
+pub fn holds(meta: &ObjectMeta) -> bool {
+    meta.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+}
+
+/// Whether an administrator let it go without the ledger.
+pub fn forced(meta: &ObjectMeta) -> bool {
+    meta.annotations.as_ref().and_then(|annotations| annotations.get(FORCE_DELETE)).is_some_and(|value| value == "true")
+}
+
+/// Whether a Secret may be pointed to.
+pub fn may_be_used(secret: &Secret) -> bool {
+    secret.metadata.labels.as_ref().and_then(|labels| labels.get(USE_LABEL)).is_some_and(|value| value == "true")
+}
+
+/// Who changed an object last, besides us: the field manager that goes to the audit trail.
+pub fn actor(meta: &ObjectMeta) -> String {
+    let entries = meta.managed_fields.iter().flatten().filter(|entry| by_a_user(entry));
+    let last = entries.max_by_key(|entry| entry.time.as_ref().map(|time| time.0));
+    last.and_then(|entry| entry.manager.clone()).unwrap_or_else(|| "operator".to_owned())
+}
+
+/// Keeps of the managed fields who wrote last, and lets the fields go: they are half of an object's size.
+pub fn trim(meta: &mut ObjectMeta) {
+    let Some(entries) = meta.managed_fields.take() else { return };
+    let last = entries.into_iter().filter(by_a_user).max_by_key(|entry| entry.time.as_ref().map(|time| time.0));
+    meta.managed_fields = last.map(|entry| vec![ManagedFieldsEntry { fields_v1: None, ..entry }]);
+}
+
+fn by_a_user(entry: &ManagedFieldsEntry) -> bool {
+    entry.subresource.as_deref().unwrap_or_default().is_empty() && entry.manager.as_deref() != Some(MANAGER)
+}

@@ -1,0 +1,181 @@
+//! What is to be done, decided from what was seen. Pure: Kubernetes types yes, a client no.
+//!
+//! A plan is data: writes in the order in which they must happen, the status to show, when to look again. Nothing is
+//! left to choose when it is applied, so every rule about credentials and refusals can be tested with a table.
+
+pub mod api_key;
+pub mod credit_policy;
+pub mod meta;
+pub mod secret;
+pub mod sub_account;
+pub mod usage;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use serde_json::Value;
+
+use crate::crd::{ConditionType, Conditions, Reason, find_condition};
+use crate::domain::credential::Password;
+use crate::domain::directory::Entry;
+
+/// What to do about one object.
+#[derive(Debug)]
+pub struct Plan<S> {
+    /// Writes, in order. Each is safe to stop after.
+    pub steps: Vec<Step>,
+    /// The status to show; `None` leaves it alone.
+    pub status: Option<S>,
+    /// What people should hear of besides the conditions.
+    pub notices: Vec<Notice>,
+    /// When to look again although nothing changed.
+    pub look_at: Option<Timestamp>,
+    /// A Secret of somebody else's that this object waits for.
+    pub awaited_secret: Option<String>,
+}
+
+impl<S> Plan<S> {
+    /// Nothing to do, nothing to say.
+    pub fn nothing() -> Self {
+        Self { steps: Vec::new(), status: None, notices: Vec::new(), look_at: None, awaited_secret: None }
+    }
+
+    /// Looks again at `at` or when it was going to, whichever is first.
+    pub fn look_by(&mut self, at: Option<Timestamp>) {
+        self.look_at = [self.look_at, at].into_iter().flatten().min();
+    }
+}
+
+/// One write.
+#[derive(Debug)]
+pub enum Step {
+    /// Before anything is written elsewhere about the object.
+    AddFinalizer,
+    /// To the directory.
+    Put(Box<Entry>),
+    /// Only where there is none: a racing creator wins, and we look again.
+    CreateSecret(Box<Secret>),
+    /// Only the version that was judged: a change in between makes us look again.
+    PatchSecret { name: String, patch: Value },
+    /// The Secret must hold this password now, read live.
+    ReadBack { name: String, password: Password },
+    /// Only this very object in this version.
+    DeleteSecret { name: String, uid: String, resource_version: String },
+    /// The ledger has taken note; the object may go.
+    RemoveFinalizer,
+}
+
+/// Something that happened, for an Event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    pub warning: bool,
+    pub reason: Reason,
+    pub note: String,
+}
+
+/// What became of an object. Expected outcomes are values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is as the spec says; the reason is `Ready` or what the spec asked for (`Suspended`).
+    Ready { reason: Reason, message: String },
+    /// Something else must happen first, and it will wake us.
+    Waiting { reason: Reason, message: String },
+    /// Nothing changes until somebody edits something.
+    Refused { reason: Reason, message: String },
+}
+
+impl Outcome {
+    pub fn ready(message: impl Into<String>) -> Self {
+        Self::Ready { reason: Reason::Ready, message: message.into() }
+    }
+
+    pub fn waiting(reason: Reason, message: impl Into<String>) -> Self {
+        Self::Waiting { reason, message: message.into() }
+    }
+
+    pub fn refused(reason: Reason, message: impl Into<String>) -> Self {
+        Self::Refused { reason, message: message.into() }
+    }
+
+    /// The conditions that say so. `accepted` is about the spec and what it refers to, `programmed` about the
+    /// directory.
+    pub fn conditions(
+        &self,
+        standing: &[Condition],
+        generation: Option<i64>,
+        now: Timestamp,
+        (accepted, programmed): (bool, bool),
+    ) -> Vec<Condition> {
+        let (holds, reason, message) = match self {
+            Self::Ready { reason, message } => (true, *reason, message),
+            Self::Waiting { reason, message } | Self::Refused { reason, message } => (false, *reason, message),
+        };
+        let accepted_reason = if accepted { Reason::Accepted } else { reason };
+        let programmed_reason = if programmed { Reason::Programmed } else { reason };
+        let say = |holds: bool, kind: &'static str| if holds { kind.to_owned() } else { message.clone() };
+        Conditions::new(standing, generation, now)
+            .set(ConditionType::Ready, holds, reason, message)
+            .set(ConditionType::Accepted, accepted, accepted_reason, say(accepted, "the spec is accepted"))
+            .set(ConditionType::Programmed, programmed, programmed_reason, say(programmed, "the relay knows it"))
+            .set(ConditionType::Reconciling, matches!(self, Self::Waiting { .. }), reason, message)
+            .set(ConditionType::Stalled, matches!(self, Self::Refused { .. }), reason, message)
+            .build()
+    }
+}
+
+/// Whether a condition stands with the status True.
+pub fn is_true(conditions: &[Condition], kind: ConditionType) -> bool {
+    find_condition(conditions, kind).is_some_and(|condition| condition.status == "True")
+}
+
+/// What a change of conditions is worth telling: that an object came to a stop, and that it went on after one. A first
+/// success is not news, and neither is waiting.
+pub fn transition(before: &[Condition], after: &[Condition]) -> Option<Notice> {
+    let stalled = find_condition(after, ConditionType::Stalled);
+    let was_stalled = find_condition(before, ConditionType::Stalled);
+    match (was_stalled, stalled) {
+        (was, Some(is)) if was.is_none_or(|was| was.reason != is.reason) => {
+            Some(Notice { warning: true, reason: reason_of(is)?, note: is.message.clone() })
+        }
+        (Some(_), None) if is_true(after, ConditionType::Ready) => {
+            let note = find_condition(after, ConditionType::Ready)?.message.clone();
+            Some(Notice { warning: false, reason: Reason::Ready, note })
+        }
+        (Some(_), Some(_) | None) | (None, None) | (None, Some(_)) => None,
+    }
+}
+
+/// The reasons that an object can come to a stop for.
+const STOPS: [Reason; 14] = [
+    Reason::Invalid,
+    Reason::PolicyNotFound,
+    Reason::PolicyNotReady,
+    Reason::NotAllowedByPolicy,
+    Reason::CapAboveCeiling,
+    Reason::TooManyAccounts,
+    Reason::DuplicateExternalId,
+    Reason::AccountNotFound,
+    Reason::SecretNotFound,
+    Reason::SecretNotLabelled,
+    Reason::SecretInvalid,
+    Reason::SecretConflict,
+    Reason::Revoked,
+    Reason::Expired,
+];
+
+fn reason_of(condition: &Condition) -> Option<Reason> {
+    STOPS.into_iter().find(|reason| reason.as_str() == condition.reason)
+}
+
+/// The status that stays while a pass failed and the object's latest spec, or its deletion, is outstanding.
+pub fn interrupted(
+    standing: &[Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+    reason: Reason,
+    message: &str,
+) -> Vec<Condition> {
+    let accepted = is_true(standing, ConditionType::Accepted);
+    let programmed = false;
+    Outcome::waiting(reason, message).conditions(standing, generation, now, (accepted, programmed))
+}

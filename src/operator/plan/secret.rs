@@ -1,0 +1,325 @@
+//! The Secret of a key: whose it is, which password it holds, and what is to be written.
+//!
+//! The Secret alone holds the plaintext, so it is asked first: a password that the directory knows is kept whatever
+//! else happened. Only a password that is lost (the Secret deleted, or edited by hand) or a rotation that was asked
+//! for makes a new one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use ring::digest;
+use serde_json::{Value, json};
+
+use super::meta;
+use crate::crd::{CheckedRotation, CheckedSecret, Field, Preset};
+use crate::domain::credential::{Credential, HashKey, Password, SecretHash, Stage, Username};
+use crate::domain::id::AccountId;
+use crate::operator::Endpoint;
+
+/// Whose a Secret is.
+#[derive(Clone, Copy, Debug)]
+pub enum Standing<'a> {
+    Absent,
+    Ours(&'a Secret),
+    /// It belonged to an earlier resource of the same name and is about to be collected.
+    Leaving,
+    Foreign(&'a Secret),
+}
+
+/// Judges a live Secret by its controller.
+pub fn standing<'a>(secret: Option<&'a Secret>, owner: &OwnerReference) -> Standing<'a> {
+    let Some(secret) = secret else { return Standing::Absent };
+    match meta::controlling_key(&secret.metadata, &owner.kind) {
+        Some(_) | None if meta::deleting(&secret.metadata) => Standing::Leaving,
+        Some(found) if found.uid == owner.uid => Standing::Ours(secret),
+        Some(found) if found.name == owner.name => Standing::Leaving,
+        Some(_) | None => Standing::Foreign(secret),
+    }
+}
+
+/// Whether a foreign Secret could become ours: nobody else controls it.
+pub fn adoptable(secret: &Secret) -> bool {
+    !secret.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true))
+}
+
+/// How a time of `rotation.restartedAt` is marked on the Secret.
+fn mark(restarted_at: Option<Timestamp>) -> String {
+    restarted_at.map(|at| at.to_string()).unwrap_or_default()
+}
+
+/// Why a new password is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    First,
+    /// The Secret is gone, and the plaintext with it.
+    Deleted,
+    /// The Secret holds a password that is not ours.
+    Edited,
+    Rotation,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// `promote` names a staged credential that the Secret turned out to hold.
+    Keep {
+        password: Password,
+        promote: Option<SecretHash>,
+        rotation_waits_until: Option<Timestamp>,
+    },
+    Issue(Cause),
+}
+
+/// Which password the Secret shall hold. `named` is the Secret under its present name if it is ours; `others` are
+/// Secrets of ours under earlier names.
+pub fn judge(
+    credentials: &[Credential],
+    named: Option<&Secret>,
+    others: &[Secret],
+    rotation: &CheckedRotation,
+    hash_key: &HashKey,
+    now: Timestamp,
+) -> Judgement {
+    let stage_of = |password: &Password| {
+        let hash = hash_key.hash(password);
+        credentials.iter().find(|credential| credential.hash == hash).map(|credential| (hash, credential.stage))
+    };
+    let Some(secret) = named else {
+        // A new name for the same credential: the Secret under the old name still has it.
+        let kept = others
+            .iter()
+            .filter_map(password_of)
+            .find(|password| stage_of(password).is_some_and(|(_, stage)| matches!(stage, Stage::Current { .. })));
+        let standing = credentials.iter().any(|credential| !matches!(credential.stage, Stage::Staged { .. }));
+        return match kept {
+            Some(password) => Judgement::Keep { password, promote: None, rotation_waits_until: None },
+            None if standing => Judgement::Issue(Cause::Deleted),
+            None => Judgement::Issue(Cause::First),
+        };
+    };
+    let Some(password) = password_of(secret) else { return Judgement::Issue(Cause::Edited) };
+    match stage_of(&password) {
+        Some((hash, Stage::Staged { .. })) => {
+            Judgement::Keep { password, promote: Some(hash), rotation_waits_until: None }
+        }
+        Some((_, Stage::Current { .. })) => {
+            if !rotation_wanted(secret, rotation) {
+                return Judgement::Keep { password, promote: None, rotation_waits_until: None };
+            }
+            match previous_until(credentials, now) {
+                Some(until) if !rotation.force => {
+                    Judgement::Keep { password, promote: None, rotation_waits_until: Some(until) }
+                }
+                Some(_) | None => Judgement::Issue(Cause::Rotation),
+            }
+        }
+        Some((_, Stage::Previous { .. })) | None => Judgement::Issue(Cause::Edited),
+    }
+}
+
+/// A mark that somebody removed is written again; it asks for nothing.
+fn rotation_wanted(secret: &Secret, rotation: &CheckedRotation) -> bool {
+    let recorded = secret.metadata.annotations.as_ref().and_then(|annotations| annotations.get(meta::RESTARTED_AT));
+    rotation.restarted_at.is_some() && recorded.is_some_and(|recorded| *recorded != mark(rotation.restarted_at))
+}
+
+/// The `restartedAt` that the Secret's password was made for.
+pub fn marked(secret: &Secret) -> Option<Timestamp> {
+    secret.metadata.annotations.as_ref()?.get(meta::RESTARTED_AT)?.parse().ok()
+}
+
+/// Until when the credential before the current one is valid, if it still is.
+pub fn previous_until(credentials: &[Credential], now: Timestamp) -> Option<Timestamp> {
+    credentials.iter().find_map(|credential| match credential.stage {
+        Stage::Previous { until } if now < until => Some(until),
+        Stage::Previous { .. } | Stage::Current { .. } | Stage::Staged { .. } => None,
+    })
+}
+
+fn password_of(secret: &Secret) -> Option<Password> {
+    let bytes = secret.data.as_ref()?.get("password")?;
+    String::from_utf8(bytes.0.clone()).ok().map(Password::given)
+}
+
+/// Whether a Secret that was read back holds this password.
+pub fn carries(secret: &Secret, password: &Password) -> bool {
+    password_of(secret).is_some_and(|found| found == *password)
+}
+
+/// How a pod gets in.
+#[derive(Clone, Copy, Debug)]
+pub struct Access<'a> {
+    pub endpoint: &'a Endpoint,
+    pub username: &'a Username,
+    pub account: AccountId,
+}
+
+/// The keys of ours with their values, labels and annotations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    data: BTreeMap<String, Vec<u8>>,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+}
+
+/// `from` is the one address that the key may send as, where it is one.
+pub fn content(
+    shape: &CheckedSecret,
+    access: Access<'_>,
+    from: Option<&str>,
+    password: &Password,
+    restarted_at: Option<Timestamp>,
+) -> Content {
+    let (scheme, port) = access.endpoint.preferred();
+    let (username, host) = (access.username.as_str(), access.endpoint.host.as_str());
+    let quote = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let uri = format!("{scheme}://{}:{}@{host}:{port}", quote(username), quote(password.expose()));
+    let (port, account) = (port.to_string(), access.account.to_string());
+    let ca = access.endpoint.ca_pem.as_deref().unwrap_or_default();
+    let value = |field: Field| match field {
+        Field::Host => host,
+        Field::Port => port.as_str(),
+        Field::Username => username,
+        Field::Password => password.expose(),
+        Field::Uri => uri.as_str(),
+        Field::Certificates => ca,
+        Field::AccountId => account.as_str(),
+    };
+    let mut text: BTreeMap<String, String> =
+        shape.template.iter().map(|(key, template)| (key.clone(), template.render(value))).collect();
+    for preset in &shape.presets {
+        match preset {
+            Preset::Env => {
+                text.extend(ENV_PRESET.map(|(name, field)| (name.to_owned(), value(field).to_owned())));
+                text.extend(from.map(|from| ("SMTP_FROM".to_owned(), from.to_owned())));
+            }
+        }
+    }
+    // What the Service Binding specification names is never a template's to change.
+    text.extend(BINDING.map(|(key, field)| (key.to_owned(), value(field).to_owned())));
+    text.extend([("type", "smtp"), ("provider", "franking")].map(|(key, value)| (key.to_owned(), value.to_owned())));
+    if !ca.is_empty() {
+        text.insert("certificates".to_owned(), ca.to_owned());
+    }
+    let data: BTreeMap<String, Vec<u8>> = text.into_iter().map(|(key, value)| (key, value.into_bytes())).collect();
+
+    let mut labels = shape.labels.clone();
+    labels.extend(meta::labels());
+    let mut annotations = shape.annotations.clone();
+    annotations.insert(meta::CONTENT_HASH.to_owned(), content_hash(&data));
+    annotations.insert(meta::RESTARTED_AT.to_owned(), mark(restarted_at));
+    Content { data, labels, annotations }
+}
+
+/// The keys of the Service Binding specification that have one value each, and the account's id.
+const BINDING: [(&str, Field); 6] = [
+    ("host", Field::Host),
+    ("port", Field::Port),
+    ("username", Field::Username),
+    ("password", Field::Password),
+    ("uri", Field::Uri),
+    ("account-id", Field::AccountId),
+];
+
+/// The preset `env`: the names that programs read, and the keys they stand for.
+const ENV_PRESET: [(&str, Field); 5] = [
+    ("SMTP_HOST", Field::Host),
+    ("SMTP_PORT", Field::Port),
+    ("SMTP_USERNAME", Field::Username),
+    ("SMTP_PASSWORD", Field::Password),
+    ("SMTP_URL", Field::Uri),
+];
+
+/// Lengths are hashed too, so that no two contents run together.
+fn content_hash(data: &BTreeMap<String, Vec<u8>>) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for (key, value) in data {
+        context.update(&(key.len() as u64).to_be_bytes());
+        context.update(key.as_bytes());
+        context.update(&(value.len() as u64).to_be_bytes());
+        context.update(value);
+    }
+    context.finish().as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The Secret to create where there is none.
+pub fn fresh(shape: &CheckedSecret, content: Content, namespace: &str, owner: &OwnerReference) -> Secret {
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(shape.name.clone()),
+            namespace: Some(namespace.to_owned()),
+            labels: Some(content.labels),
+            annotations: Some(content.annotations),
+            owner_references: Some(vec![owner.clone()]),
+            ..ObjectMeta::default()
+        },
+        type_: Some(shape.type_.clone()),
+        data: Some(content.data.into_iter().map(|(key, value)| (key, ByteString(value))).collect()),
+        ..Secret::default()
+    }
+}
+
+/// The merge patch that gives a Secret our content, or `None` where it has it. It names the version that was judged,
+/// so a Secret that changed hands in between is not written; keys that others added stay; keys, labels and
+/// annotations that we wrote (by `managedFields`) and no longer want go.
+pub fn difference(secret: &Secret, content: &Content, owner: &OwnerReference) -> Option<Value> {
+    let mut patch = json!({});
+    let found: BTreeMap<String, Vec<u8>> =
+        secret.data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone())).collect();
+    let encode = |value: &Vec<u8>| json!(ByteString(value.clone()));
+    set(&mut patch["data"], &found, &content.data, &managed(secret, "/f:data"), encode);
+    let text = |value: &String| json!(value);
+    let metadata = &secret.metadata;
+    let labels = metadata.labels.clone().unwrap_or_default();
+    set(&mut patch["metadata"]["labels"], &labels, &content.labels, &managed(secret, "/f:metadata/f:labels"), text);
+    let annotations = metadata.annotations.clone().unwrap_or_default();
+    let ours = managed(secret, "/f:metadata/f:annotations");
+    set(&mut patch["metadata"]["annotations"], &annotations, &content.annotations, &ours, text);
+    let owners = metadata.owner_references.clone().unwrap_or_default();
+    if !owners.contains(owner) {
+        let others = owners.into_iter().filter(|other| other.uid != owner.uid);
+        patch["metadata"]["ownerReferences"] = json!(others.chain([owner.clone()]).collect::<Vec<_>>());
+    }
+    prune(&mut patch);
+    if patch.as_object().is_none_or(serde_json::Map::is_empty) {
+        return None;
+    }
+    patch["metadata"]["resourceVersion"] = json!(metadata.resource_version);
+    Some(patch)
+}
+
+fn set<T: PartialEq>(
+    patch: &mut Value,
+    found: &BTreeMap<String, T>,
+    wanted: &BTreeMap<String, T>,
+    ours: &BTreeSet<String>,
+    encode: impl Fn(&T) -> Value,
+) {
+    for (key, value) in wanted.iter().filter(|(key, value)| found.get(*key) != Some(*value)) {
+        patch[key] = encode(value);
+    }
+    for key in ours.iter().filter(|key| found.contains_key(*key) && !wanted.contains_key(*key)) {
+        patch[key] = Value::Null;
+    }
+}
+
+/// Drops the parts of a patch that say nothing.
+fn prune(patch: &mut Value) {
+    if let Some(metadata) = patch["metadata"].as_object_mut() {
+        metadata.retain(|_, part| !part.is_null());
+    }
+    if let Some(parts) = patch.as_object_mut() {
+        parts.retain(|_, part| part.as_object().is_some_and(|part| !part.is_empty()));
+    }
+}
+
+/// The keys under `path` that we wrote, by the Secret's managed fields.
+fn managed(secret: &Secret, path: &str) -> BTreeSet<String> {
+    let entries = secret.metadata.managed_fields.iter().flatten();
+    let ours = entries.filter(|entry| entry.manager.as_deref() == Some(meta::MANAGER));
+    let fields = ours.filter_map(|entry| entry.fields_v1.as_ref()?.0.pointer(path)?.as_object());
+    fields.flat_map(|fields| fields.keys()).filter_map(|key| key.strip_prefix("f:").map(str::to_owned)).collect()
+}

@@ -1,0 +1,278 @@
+//! An account: whether its policy takes it, and what the relay is told.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt as _;
+
+use super::usage::{self, Figures, Gauge, Metered};
+use super::{Outcome, Plan, Step, meta};
+use crate::crd::{
+    AccountState, CheckedAccount, CheckedPolicy, CreditPolicy, DeletionPolicy, KeyCounts, Reason, SubAccount,
+    SubAccountStatus, SuspensionSource, SuspensionStatus, account_limit,
+};
+use crate::domain::credit::Limit;
+use crate::domain::directory::{AccountEntry, Entry, Suspension};
+use crate::domain::id::{AccountId, PolicyId};
+use crate::operator::watch::Name;
+
+/// What was seen of an account and of what it hangs on.
+#[derive(Debug)]
+pub struct Observed {
+    pub id: AccountId,
+    /// What the directory holds of it.
+    pub entry: Option<AccountEntry>,
+    pub namespace: Namespace,
+    pub policy: Option<Policy>,
+    /// The oldest account of the policy with the same externalId.
+    pub claimant: Option<Name>,
+    /// Accounts of the policy in this namespace that are older, and those that were removed in this period.
+    pub before: usize,
+    pub removed: usize,
+    pub gauge: Option<Gauge>,
+    pub keys: KeyCounts,
+    /// Whether figures alone may be written now.
+    pub figures_granted: bool,
+}
+
+/// The namespace of a namespaced object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    pub uid: String,
+    pub labels: BTreeMap<String, String>,
+    pub terminating: bool,
+}
+
+/// The policy that an account names.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub id: PolicyId,
+    pub object: std::sync::Arc<CreditPolicy>,
+}
+
+impl Metered for SubAccountStatus {
+    fn shown(&self) -> Option<(Figures, Timestamp)> {
+        let (usage, credits) = (self.usage.as_ref()?, self.credits.as_ref()?);
+        Some((Figures::shown(&usage.period, credits.cap, credits.used), self.observed_at.as_ref()?.0))
+    }
+
+    fn carry(&mut self, from: &Self) {
+        self.usage.clone_from(&from.usage);
+        self.credits.clone_from(&from.credits);
+        self.keys = from.keys;
+        self.observed_at.clone_from(&from.observed_at);
+    }
+}
+
+pub fn plan(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<SubAccountStatus> {
+    if meta::deleting(&account.metadata) {
+        return removal(account, observed, now);
+    }
+    if observed.namespace.terminating {
+        return Plan::nothing();
+    }
+    let mut plan = Plan::nothing();
+    if !meta::holds(&account.metadata) {
+        plan.steps.push(Step::AddFinalizer);
+    }
+    match judge(account, observed) {
+        Ok(accepted) => accept(plan, account, observed, &accepted, now),
+        Err(outcome) => refuse(plan, account, observed, &outcome, now),
+    }
+}
+
+struct Accepted {
+    spec: CheckedAccount,
+    policy: PolicyId,
+    policy_suspended: Option<Suspension>,
+    limit: Limit,
+}
+
+/// All that can be wrong, in the order in which a user can put it right.
+fn judge(account: &SubAccount, observed: &Observed) -> Result<Accepted, Outcome> {
+    let spec = account.spec.check().map_err(|problem| Outcome::refused(Reason::Invalid, problem.to_string()))?;
+    let policy = observed.policy.as_ref().filter(|policy| {
+        // A policy that is being deleted takes nobody new.
+        !meta::deleting(&policy.object.metadata) || observed.entry.as_ref().is_some_and(|e| e.removed_at.is_none())
+    });
+    let Some(policy) = policy else {
+        let fix =
+            format!("spec.policyRef.name: there is no CreditPolicy \"{}\"; create it, or name another", spec.policy);
+        return Err(Outcome::refused(Reason::PolicyNotFound, fix));
+    };
+    let plan = policy.object.spec.check().map_err(|problem| {
+        let message = format!("the CreditPolicy \"{}\" is not valid: {problem}", spec.policy);
+        Outcome::waiting(Reason::PolicyNotReady, message)
+    })?;
+    if !plan.namespaces.allows(&observed.namespace.labels) {
+        let fix = format!(
+            "spec.policyRef.name: the CreditPolicy \"{}\" does not allow this namespace; give the namespace a label \
+             that its spec.allowedNamespaces selects, or name another policy",
+            spec.policy
+        );
+        return Err(Outcome::refused(Reason::NotAllowedByPolicy, fix));
+    }
+    let limit = account_limit(&plan, spec.cap)
+        .map_err(|refusal| Outcome::refused(Reason::CapAboveCeiling, refusal.to_string()))?;
+    not_too_many(&plan, observed)?;
+    unique(account, &spec, observed)?;
+    Ok(Accepted { policy: policy.id, policy_suspended: plan.suspended, limit, spec })
+}
+
+fn not_too_many(plan: &CheckedPolicy, observed: &Observed) -> Result<(), Outcome> {
+    let Some(most) = plan.max_accounts_per_namespace else { return Ok(()) };
+    if observed.before + observed.removed < most as usize {
+        return Ok(());
+    }
+    let fix = format!(
+        "spec.policyRef.name: the policy allows {most} accounts per namespace, and this one has {} older ones and {} \
+         that were removed in this period; remove an account and wait for the next period, or have \
+         perAccount.maxAccountsPerNamespace raised",
+        observed.before, observed.removed
+    );
+    Err(Outcome::refused(Reason::TooManyAccounts, fix))
+}
+
+fn unique(account: &SubAccount, spec: &CheckedAccount, observed: &Observed) -> Result<(), Outcome> {
+    let (Some(id), Some(claimant)) = (&spec.external_id, &observed.claimant) else { return Ok(()) };
+    if *claimant == Name::of(account) {
+        return Ok(());
+    }
+    // Another tenant's names are not ours to tell.
+    let who = if claimant.namespace == account.namespace().unwrap_or_default() {
+        format!("the older SubAccount \"{}\"", claimant.name)
+    } else {
+        "an older SubAccount of the policy in another namespace".to_owned()
+    };
+    let fix = format!("spec.externalId: \"{id}\" is used by {who}; choose another");
+    Err(Outcome::refused(Reason::DuplicateExternalId, fix))
+}
+
+fn accept(
+    mut plan: Plan<SubAccountStatus>,
+    account: &SubAccount,
+    observed: &Observed,
+    accepted: &Accepted,
+    now: Timestamp,
+) -> Plan<SubAccountStatus> {
+    let entry = AccountEntry {
+        id: observed.id,
+        policy: accepted.policy,
+        namespace: account.namespace().unwrap_or_default(),
+        name: account.name_any(),
+        suspended: accepted.spec.suspended.clone(),
+        cap: accepted.limit.clone(),
+        removed_at: None,
+    };
+    if observed.entry.as_ref() != Some(&entry) {
+        plan.steps.push(Step::Put(Box::new(Entry::Account(entry))));
+    }
+    let suspensions = suspensions(account, accepted, now);
+    let (state, outcome) = match suspensions.first().map(|suspension| suspension.source) {
+        Some(SuspensionSource::Spec) => {
+            let message = "suspended by spec.suspended: nothing is sent until it is removed";
+            (AccountState::Suspended, Outcome::Ready { reason: Reason::Suspended, message: message.into() })
+        }
+        Some(SuspensionSource::Policy) => {
+            let message = "the policy is suspended: nothing is sent until it resumes";
+            (AccountState::ParentSuspended, Outcome::Ready { reason: Reason::ParentSuspended, message: message.into() })
+        }
+        None => (AccountState::Active, Outcome::ready("mail can be sent")),
+    };
+    let gauge = gauge(observed, &accepted.limit, now);
+    plan.status = Some(status(account, observed, &outcome, (true, true), now, (state, suspensions, Some(gauge))));
+    plan
+}
+
+/// A refused account may not send: what the directory holds of it is taken out of service, its used credits stay.
+fn refuse(
+    mut plan: Plan<SubAccountStatus>,
+    account: &SubAccount,
+    observed: &Observed,
+    outcome: &Outcome,
+    now: Timestamp,
+) -> Plan<SubAccountStatus> {
+    if let Some(entry) = observed.entry.as_ref().filter(|entry| entry.removed_at.is_none()) {
+        // A policy that is broken for the moment must not stop the accounts that it had already taken.
+        if matches!(outcome, Outcome::Refused { .. }) {
+            let entry = AccountEntry { removed_at: Some(now), ..entry.clone() };
+            plan.steps.push(Step::Put(Box::new(Entry::Account(entry))));
+        }
+    }
+    let state = AccountState::Refused;
+    let shown = (state, Vec::new(), observed.gauge.clone());
+    plan.status = Some(status(account, observed, outcome, (false, false), now, shown));
+    plan
+}
+
+fn gauge(observed: &Observed, limit: &Limit, now: Timestamp) -> Gauge {
+    match (&observed.gauge, &observed.entry) {
+        (Some(gauge), Some(entry)) if entry.cap.calendar == limit.calendar && entry.cap.credits != limit.credits => {
+            gauge.clone().regranted(limit.credits)
+        }
+        (Some(gauge), _) => gauge.clone(),
+        (None, _) => Gauge::untouched(limit, now),
+    }
+}
+
+fn suspensions(account: &SubAccount, accepted: &Accepted, now: Timestamp) -> Vec<SuspensionStatus> {
+    let standing = account.status.iter().flat_map(|status| &status.suspensions);
+    let known: Vec<&SuspensionStatus> = standing.collect();
+    let both =
+        [(SuspensionSource::Spec, &accepted.spec.suspended), (SuspensionSource::Policy, &accepted.policy_suspended)];
+    both.into_iter()
+        .filter_map(|(source, suspension)| {
+            let reason = suspension.as_ref()?.reason.clone();
+            let since = known.iter().find(|known| known.source == source).map(|known| known.since.clone());
+            Some(SuspensionStatus { source, reason, since: since.unwrap_or(Time(usage::second(now))) })
+        })
+        .collect()
+}
+
+fn status(
+    account: &SubAccount,
+    observed: &Observed,
+    outcome: &Outcome,
+    (accepted, programmed): (bool, bool),
+    now: Timestamp,
+    (state, suspensions, gauge): (AccountState, Vec<SuspensionStatus>, Option<Gauge>),
+) -> SubAccountStatus {
+    let standing = account.status.as_ref();
+    let conditions = standing.map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let next = SubAccountStatus {
+        account_id: Some(observed.id.to_string()),
+        state: Some(state),
+        suspensions,
+        observed_generation: account.metadata.generation,
+        conditions: outcome.conditions(conditions, account.metadata.generation, now, (accepted, programmed)),
+        usage: gauge.as_ref().map(Gauge::usage),
+        credits: gauge.as_ref().map(Gauge::credits),
+        keys: Some(observed.keys),
+        observed_at: Some(Time(usage::second(now))),
+    };
+    usage::settle(next, standing, observed.figures_granted)
+}
+
+/// The ledger takes note before the object goes: its keys stop with it.
+fn removal(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<SubAccountStatus> {
+    let mut plan = Plan::nothing();
+    if !meta::holds(&account.metadata) {
+        return plan;
+    }
+    if let Some(entry) = &observed.entry {
+        let mut gone = AccountEntry { removed_at: entry.removed_at.or(Some(now)), ..entry.clone() };
+        match account.spec.deletion_policy.unwrap_or_default() {
+            DeletionPolicy::Retain => {}
+            DeletionPolicy::Purge => {
+                gone.namespace.clear();
+                gone.name.clear();
+            }
+        }
+        if gone != *entry {
+            plan.steps.push(Step::Put(Box::new(Entry::Account(gone))));
+        }
+    }
+    plan.steps.push(Step::RemoveFinalizer);
+    plan
+}

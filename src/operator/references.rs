@@ -1,0 +1,366 @@
+//! The stores, and who is woken by what.
+//!
+//! References are resolved by watches, never by polling: a policy wakes its accounts and their keys, an account its
+//! keys and those it competes with, a namespace its accounts, a Secret of ours its key, an upstream's Secret the
+//! policies that name it. What is only counted (accounts of a policy, keys of an account) waits for the budget.
+
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::watcher;
+use kube::{Api, Client, Resource, ResourceExt as _};
+use tokio::sync::{mpsc, watch};
+
+use super::error::{Error, Result};
+use super::index::{AccountFacts, Index, KeyFacts};
+use super::plan::{is_true, meta};
+use super::watch::{Change, Listed, Marks, Name, Told, follow};
+use crate::crd::{ConditionType, CreditPolicy, SubAccount, SubAccountApiKey, find_condition};
+
+/// Wakes that may wait for a reconciler. It takes them at once and keeps one of each object, so this fills only while
+/// it starts; then the watch waits.
+const WAKES: usize = 1024;
+/// Kinds that are followed: the three, namespaces, our Secrets, and the upstreams' logins.
+const KINDS: usize = 6;
+
+/// One of the three kinds by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ref {
+    Policy(Name),
+    Account(Name),
+    Key(Name),
+}
+
+/// Asks for a reconcile.
+#[derive(Clone)]
+pub struct Wakes {
+    policies: mpsc::Sender<ObjectRef<CreditPolicy>>,
+    accounts: mpsc::Sender<ObjectRef<SubAccount>>,
+    keys: mpsc::Sender<ObjectRef<SubAccountApiKey>>,
+}
+
+/// The other ends of [`Wakes`].
+pub struct Queues {
+    pub policies: mpsc::Receiver<ObjectRef<CreditPolicy>>,
+    pub accounts: mpsc::Receiver<ObjectRef<SubAccount>>,
+    pub keys: mpsc::Receiver<ObjectRef<SubAccountApiKey>>,
+}
+
+impl Wakes {
+    pub fn new() -> (Self, Queues) {
+        let (policies, policy_queue) = mpsc::channel(WAKES);
+        let (accounts, account_queue) = mpsc::channel(WAKES);
+        let (keys, key_queue) = mpsc::channel(WAKES);
+        let queues = Queues { policies: policy_queue, accounts: account_queue, keys: key_queue };
+        (Self { policies, accounts, keys }, queues)
+    }
+
+    /// A reconciler that is gone is stopping, and so are we.
+    pub async fn wake(&self, what: &Ref) {
+        let _ = match what {
+            Ref::Policy(name) => self.policies.send(ObjectRef::new(&name.name)).await.map_err(drop),
+            Ref::Account(name) => {
+                self.accounts.send(ObjectRef::new(&name.name).within(&name.namespace)).await.map_err(drop)
+            }
+            Ref::Key(name) => self.keys.send(ObjectRef::new(&name.name).within(&name.namespace)).await.map_err(drop),
+        };
+    }
+
+    async fn all(&self, what: impl IntoIterator<Item = Ref>) {
+        for one in what {
+            self.wake(&one).await;
+        }
+    }
+}
+
+/// What the watches know.
+pub struct References {
+    pub policies: Store<CreditPolicy>,
+    pub accounts: Store<SubAccount>,
+    pub keys: Store<SubAccountApiKey>,
+    namespaces: Store<PartialObjectMeta<Namespace>>,
+    secrets: Store<PartialObjectMeta<Secret>>,
+    /// Secrets in the operator's namespace that may be used.
+    logins: Store<Secret>,
+    index: RwLock<Index>,
+    /// Objects whose counts changed.
+    recount: Mutex<BTreeSet<Ref>>,
+    /// Kinds whose first list is in its store. Not `Store::wait_until_ready`: kube 5 keeps one waker for all who wait
+    /// for a store, so of several (each reconcile, and kube's own scheduler) all but the last would sleep for ever.
+    listed: watch::Sender<usize>,
+}
+
+/// The writing ends of the stores.
+pub struct Writers {
+    policies: Writer<CreditPolicy>,
+    accounts: Writer<SubAccount>,
+    keys: Writer<SubAccountApiKey>,
+    namespaces: Writer<PartialObjectMeta<Namespace>>,
+    secrets: Writer<PartialObjectMeta<Secret>>,
+    logins: Writer<Secret>,
+}
+
+impl References {
+    pub fn new() -> (Self, Writers) {
+        let (policies, policy_writer) = reflector::store();
+        let (accounts, account_writer) = reflector::store();
+        let (keys, key_writer) = reflector::store();
+        let (namespaces, namespace_writer) = reflector::store();
+        let (secrets, secret_writer) = reflector::store();
+        let (logins, login_writer) = reflector::store();
+        let (index, recount, listed) = (RwLock::default(), Mutex::default(), watch::Sender::new(0));
+        let writers = Writers {
+            policies: policy_writer,
+            accounts: account_writer,
+            keys: key_writer,
+            namespaces: namespace_writer,
+            secrets: secret_writer,
+            logins: login_writer,
+        };
+        (Self { policies, accounts, keys, namespaces, secrets, logins, index, recount, listed }, writers)
+    }
+
+    /// Waits until every store has its first list: nothing is judged from half a picture.
+    pub async fn ready(&self) -> Result<()> {
+        self.listed.subscribe().wait_for(|listed| *listed == KINDS).await.map(drop).map_err(|_| Error::Watch)
+    }
+
+    pub fn policy(&self, name: &str) -> Option<Arc<CreditPolicy>> {
+        self.policies.get(&ObjectRef::new(name))
+    }
+
+    pub fn account(&self, name: &Name) -> Option<Arc<SubAccount>> {
+        self.accounts.get(&ObjectRef::new(&name.name).within(&name.namespace))
+    }
+
+    pub fn key(&self, name: &Name) -> Option<Arc<SubAccountApiKey>> {
+        self.keys.get(&ObjectRef::new(&name.name).within(&name.namespace))
+    }
+
+    pub fn namespace(&self, name: &str) -> Option<Arc<PartialObjectMeta<Namespace>>> {
+        self.namespaces.get(&ObjectRef::new(name))
+    }
+
+    pub fn login(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
+        self.logins.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// Asks the index a question.
+    pub fn index<T>(&self, question: impl FnOnce(&Index) -> T) -> T {
+        question(&self.index.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change_index<T>(&self, change: impl FnOnce(&mut Index) -> T) -> T {
+        change(&mut self.index.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The objects whose counts changed since this was last asked.
+    pub fn take_recounts(&self) -> BTreeSet<Ref> {
+        std::mem::take(&mut *self.recount.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn recount(&self, what: Ref) {
+        self.recount.lock().unwrap_or_else(PoisonError::into_inner).insert(what);
+    }
+
+    /// Follows all six kinds until the future is dropped.
+    pub async fn watch(&self, client: &Client, namespace: &str, writers: Writers, wakes: &Wakes) {
+        let all = watcher::Config::default;
+        let ours = all().labels(&format!("{}={}", meta::MANAGED_BY, meta::MANAGER));
+        let usable = all().labels(&format!("{}=true", meta::USE_LABEL));
+        let api = client.clone();
+        let feed = &Feed { references: self, wakes };
+        tokio::join!(
+            follow("CreditPolicy", Api::all(api.clone()), all(), writers.policies, policy_marks, feed),
+            follow("SubAccount", Api::all(api.clone()), all(), writers.accounts, account_marks, feed),
+            follow("SubAccountApiKey", Api::all(api.clone()), all(), writers.keys, key_marks, feed),
+            follow("Namespace", Api::all(api.clone()), all(), writers.namespaces, namespace_marks, feed),
+            follow("Secret", Api::all(api.clone()), ours, writers.secrets, secret_marks, feed),
+            follow("login", Api::namespaced(api, namespace), usable, writers.logins, login_marks, feed),
+        );
+    }
+}
+
+/// The relations: who is woken by a change.
+struct Feed<'a> {
+    references: &'a References,
+    wakes: &'a Wakes,
+}
+
+impl Listed for Feed<'_> {
+    fn listed(&self) {
+        self.references.listed.send_modify(|listed| *listed += 1);
+    }
+}
+
+impl Told<CreditPolicy> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, CreditPolicy>) {
+        let Self { references, wakes } = self;
+        let (name, own, outward) = match change {
+            Change::Seen { object, own, outward } => (Name::of(object), own, outward),
+            Change::Gone(name) => (name, false, true),
+        };
+        if outward {
+            let accounts: Vec<Name> = references.index(|index| index.accounts_of_policy(&name.name).cloned().collect());
+            let keys: Vec<Name> =
+                references.index(|index| accounts.iter().flat_map(|a| index.keys_of_account(a)).collect());
+            wakes.all(accounts.into_iter().map(Ref::Account)).await;
+            wakes.all(keys.into_iter().map(Ref::Key)).await;
+        }
+        if own {
+            wakes.wake(&Ref::Policy(name)).await;
+        }
+    }
+}
+
+impl Told<SubAccount> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, SubAccount>) {
+        let Self { references, wakes } = self;
+        let (name, facts, own) = match change {
+            Change::Seen { object, own, .. } => (Name::of(object), Some(account_facts(object)), own),
+            Change::Gone(name) => (name, None, false),
+        };
+        let old_policy = references.index(|index| index.policy_of(&name));
+        let policies = BTreeSet::from_iter(old_policy.into_iter().chain(facts.as_ref().map(|f| f.policy.clone())));
+        let neighbours = references.change_index(|index| index.set_account(&name, facts));
+        for policy in policies {
+            // A policy that waits for its last account must not wait for the budget too.
+            if references.policy(&policy).is_some_and(|policy| meta::deleting(&policy.metadata)) {
+                wakes.wake(&Ref::Policy(Name::new("", &policy))).await;
+            }
+            references.recount(Ref::Policy(Name::new("", policy)));
+        }
+        if own {
+            wakes.wake(&Ref::Account(name.clone())).await;
+        }
+        wakes.all(references.index(|index| index.keys_of_account(&name)).into_iter().map(Ref::Key)).await;
+        wakes.all(neighbours.into_iter().map(Ref::Account)).await;
+    }
+}
+
+impl Told<SubAccountApiKey> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, SubAccountApiKey>) {
+        let Self { references, wakes } = self;
+        let (name, facts, own) = match change {
+            Change::Seen { object, own, .. } => (Name::of(object), Some(key_facts(object)), own),
+            Change::Gone(name) => (name, None, false),
+        };
+        if let Some(account) = references.change_index(|index| index.set_key(&name, facts)) {
+            references.recount(Ref::Account(account));
+        }
+        if own {
+            wakes.wake(&Ref::Key(name)).await;
+        }
+    }
+}
+
+impl Told<PartialObjectMeta<Namespace>> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, PartialObjectMeta<Namespace>>) {
+        let Self { references, wakes } = self;
+        let name = match change {
+            Change::Seen { object, .. } => object.name_any(),
+            Change::Gone(name) => name.name,
+        };
+        wakes.all(references.index(|index| index.accounts_in_namespace(&name)).into_iter().map(Ref::Account)).await;
+        wakes.all(references.index(|index| index.keys_in_namespace(&name)).into_iter().map(Ref::Key)).await;
+    }
+}
+
+impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, PartialObjectMeta<Secret>>) {
+        let Self { references, wakes } = self;
+        let kind = SubAccountApiKey::kind(&());
+        let (name, key) = match change {
+            Change::Seen { object, .. } => {
+                let owner = meta::controlling_key(&object.metadata, &kind).map(|owner| owner.name.clone());
+                (Name::of(object), owner)
+            }
+            Change::Gone(name) => (name, None),
+        };
+        let before = references.change_index(|index| index.set_secret(&name, key.clone()));
+        let now = key.map(|key| Name::new(&name.namespace, key));
+        wakes.all(BTreeSet::from_iter(before.into_iter().chain(now)).into_iter().map(Ref::Key)).await;
+    }
+}
+
+impl Told<Secret> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, Secret>) {
+        let Self { references, wakes } = self;
+        let name = match change {
+            Change::Seen { object, .. } => object.name_any(),
+            Change::Gone(name) => name.name,
+        };
+        let users = references.policies.state_filter(|policy| {
+            policy.spec.upstream.credentials_secret_ref.as_ref().is_some_and(|reference| reference.name == name)
+        });
+        let users: Vec<Ref> = users.iter().map(|policy| Ref::Policy(Name::of(policy.as_ref()))).collect();
+        wakes.all(users).await;
+    }
+}
+
+fn account_facts(account: &SubAccount) -> AccountFacts {
+    AccountFacts {
+        policy: account.spec.policy_ref.name.clone(),
+        created: account.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+        external_id: account.spec.external_id.clone(),
+        deleting: meta::deleting(&account.metadata),
+        refused: is_true(account_conditions(account), ConditionType::Stalled),
+        suspended: account.spec.suspended,
+    }
+}
+
+fn key_facts(key: &SubAccountApiKey) -> KeyFacts {
+    let conditions = key.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    KeyFacts { account: key.spec.sub_account_ref.name.clone(), ready: is_true(conditions, ConditionType::Ready) }
+}
+
+fn account_conditions(account: &SubAccount) -> &[Condition] {
+    account.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
+}
+
+/// What everybody looks at: the spec, by its generation, and whether it is on its way out.
+fn spec_mark<K: Resource>(object: &K, more: impl Hash) -> u64 {
+    let meta = object.meta();
+    let mut hasher = DefaultHasher::new();
+    (&meta.uid, meta.generation, meta::deleting(meta)).hash(&mut hasher);
+    more.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn own_mark<K: Resource>(object: &K) -> u64 {
+    let meta = object.meta();
+    spec_mark(object, (&meta.finalizers, meta::forced(meta)))
+}
+
+fn policy_marks(policy: &CreditPolicy) -> Marks {
+    Marks { own: own_mark(policy), outward: spec_mark(policy, ()) }
+}
+
+fn account_marks(account: &SubAccount) -> Marks {
+    let verdict = |kind| find_condition(account_conditions(account), kind).map(|c| (&c.status, &c.reason));
+    let verdicts = (verdict(ConditionType::Accepted), verdict(ConditionType::Stalled));
+    Marks { own: own_mark(account), outward: spec_mark(account, verdicts) }
+}
+
+fn key_marks(key: &SubAccountApiKey) -> Marks {
+    Marks { own: own_mark(key), outward: spec_mark(key, key_facts(key).ready) }
+}
+
+fn namespace_marks(namespace: &PartialObjectMeta<Namespace>) -> Marks {
+    Marks { own: 0, outward: spec_mark(namespace, &namespace.metadata.labels) }
+}
+
+fn secret_marks(secret: &PartialObjectMeta<Secret>) -> Marks {
+    Marks { own: 0, outward: spec_mark(secret, &secret.metadata.resource_version) }
+}
+
+fn login_marks(secret: &Secret) -> Marks {
+    Marks { own: 0, outward: spec_mark(secret, &secret.metadata.resource_version) }
+}

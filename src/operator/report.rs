@@ -1,0 +1,264 @@
+//! What people and machines are told: status, Events and the loop's metrics. Nobody else writes them.
+//!
+//! Status goes by server-side apply under our name: a field that we no longer say disappears without a null for each,
+//! and another writer (a later role) keeps its own fields. What is equal is not written.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::{Value, json};
+
+use super::error::{Error, Result, status_code};
+use super::kinds::Kind;
+use super::plan::usage::Figures;
+use super::plan::{Notice, meta};
+use super::references::Ref;
+use crate::runtime::metrics::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
+};
+
+/// Accounts that have a metric of their own: more would hurt a Prometheus more than they help.
+const ACCOUNTS_MEASURED: usize = 1_000;
+/// An Event's note; the API server takes no more.
+const NOTE_MAX: usize = 1_000;
+/// Statuses that the cache has not caught up with. Only a stuck watch makes this many.
+const UNSEEN_MAX: usize = 10_000;
+
+pub struct Report {
+    client: Client,
+    /// What was written last and not seen in the cache yet, by UID: the version and the status.
+    unseen: Mutex<HashMap<String, (u64, Value)>>,
+    reconciles: IntCounterVec,
+    seconds: HistogramVec,
+    active: IntGaugeVec,
+    status_writes: IntCounter,
+    credits: IntGaugeVec,
+    account_credits: IntGaugeVec,
+    measured: Mutex<std::collections::HashSet<Ref>>,
+    sweep_stopped: IntGauge,
+    swept: IntCounter,
+}
+
+impl Report {
+    pub fn new(client: Client, registry: &Registry) -> Self {
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            register(registry, metric(IntCounterVec::new(Opts::new(name, help), labels)))
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            register(registry, metric(IntGaugeVec::new(Opts::new(name, help), labels)))
+        };
+        // The names of controller-runtime, so that dashboards made for it work.
+        let buckets = vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+        let times =
+            HistogramOpts::new("controller_runtime_reconcile_time_seconds", "Length of a reconcile.").buckets(buckets);
+        Self {
+            client,
+            unseen: Mutex::default(),
+            reconciles: counter(
+                "controller_runtime_reconcile_total",
+                "Reconciles by result.",
+                &["controller", "result"],
+            ),
+            seconds: register(registry, metric(HistogramVec::new(times, &["controller"]))),
+            active: gauge("controller_runtime_active_workers", "Reconciles under way.", &["controller"]),
+            status_writes: register(
+                registry,
+                metric(IntCounter::new("franking_operator_status_writes_total", "Statuses written.")),
+            ),
+            credits: gauge(
+                "franking_policy_credits",
+                "Credits of a policy's pool in the running period; granted is absent where it is unlimited.",
+                &["policy", "what"],
+            ),
+            account_credits: gauge(
+                "franking_account_credits",
+                "Credits of an account in the running period, for the first 1000 accounts that were seen.",
+                &["namespace", "account", "what"],
+            ),
+            measured: Mutex::default(),
+            sweep_stopped: register(
+                registry,
+                metric(IntGauge::new(
+                    "franking_operator_sweep_stopped",
+                    "1 while too many keys have no resource to be revoked unseen.",
+                )),
+            ),
+            swept: register(
+                registry,
+                metric(IntCounter::new(
+                    "franking_operator_swept_keys_total",
+                    "Keys revoked because their resource is gone.",
+                )),
+            ),
+        }
+    }
+
+    pub fn started(&self, controller: &str) -> Running {
+        self.active.with_label_values(&[controller]).inc();
+        let seconds = self.seconds.with_label_values(&[controller]);
+        Running { active: self.active.with_label_values(&[controller]), seconds, started: std::time::Instant::now() }
+    }
+
+    pub fn finished(&self, controller: &str, result: &str) {
+        self.reconciles.with_label_values(&[controller, result]).inc();
+    }
+
+    pub fn sweep(&self, stopped: bool, revoked: u64) {
+        self.sweep_stopped.set(i64::from(stopped));
+        self.swept.inc_by(revoked);
+    }
+
+    /// The same figures as on status, exact.
+    pub fn figures(&self, what: &Ref, figures: &Figures) {
+        let remaining = figures.granted.map(|granted| (granted - figures.used).max(0));
+        let values = [("granted", figures.granted), ("used", Some(figures.used)), ("remaining", remaining)];
+        for (label, value) in values.into_iter().filter_map(|(label, value)| Some((label, value?))) {
+            match what {
+                Ref::Policy(name) => self.credits.with_label_values(&[name.name.as_str(), label]).set(value),
+                Ref::Account(name) if self.is_measured(what) => {
+                    let labels = [name.namespace.as_str(), name.name.as_str(), label];
+                    self.account_credits.with_label_values(&labels).set(value);
+                }
+                Ref::Account(_) | Ref::Key(_) => {}
+            }
+        }
+    }
+
+    fn is_measured(&self, what: &Ref) -> bool {
+        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        measured.contains(what) || (measured.len() < ACCOUNTS_MEASURED && measured.insert(what.clone()))
+    }
+
+    /// What is gone has no figures.
+    pub fn forget(&self, what: &Ref) {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
+        for label in ["granted", "used", "remaining"] {
+            // A series that never was cannot be removed; that is no fault.
+            let _ = match what {
+                Ref::Policy(name) => self.credits.remove_label_values(&[name.name.as_str(), label]),
+                Ref::Account(name) => {
+                    self.account_credits.remove_label_values(&[name.namespace.as_str(), name.name.as_str(), label])
+                }
+                Ref::Key(_) => Ok(()),
+            };
+        }
+    }
+
+    /// The object with the status that was written last, where the cache is behind.
+    pub fn freshest<K: Kind>(&self, object: &K) -> K {
+        let mut object = object.clone();
+        let (Some(uid), seen) = (object.uid(), version(object.meta())) else { return object };
+        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
+        match unseen.get(&uid) {
+            Some((written, _)) if seen >= *written => {
+                unseen.remove(&uid);
+            }
+            Some((_, status)) => object.set_status(serde_json::from_value(status.clone()).ok()),
+            None => {}
+        }
+        object
+    }
+
+    /// Writes a status, unless it stands. `object` is the [`freshest`](Self::freshest).
+    pub async fn status<K: Kind>(&self, object: &K, next: &K::Status) -> Result<()> {
+        if object.status() == Some(next) {
+            return Ok(());
+        }
+        let status = serde_json::to_value(next).map_err(|source| Error::Cluster {
+            doing: "writing a status",
+            source: Box::new(kube::Error::SerdeError(source)),
+        })?;
+        let (name, namespace) = (object.name_any(), object.namespace());
+        let body = json!({
+            "apiVersion": K::api_version(&()),
+            "kind": K::kind(&()),
+            "metadata": {"name": name, "namespace": namespace, "uid": object.uid()},
+            "status": status,
+        });
+        let api = K::api(&self.client, namespace.as_deref());
+        match api.patch_status(&name, &PatchParams::apply(meta::MANAGER).force(), &Patch::Apply(body)).await {
+            Ok(written) => {
+                self.status_writes.inc();
+                self.remember(object, version(written.meta()), status);
+                Ok(())
+            }
+            // It is gone, or another of its name is there: there is nobody to tell.
+            Err(error) if matches!(status_code(&error), Some(404 | 409)) => Ok(()),
+            Err(error) => Err(Error::cluster("writing a status")(error)),
+        }
+    }
+
+    fn remember<K: Kind>(&self, object: &K, version: u64, status: Value) {
+        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
+        if unseen.len() >= UNSEEN_MAX {
+            unseen.clear();
+        }
+        if let Some(uid) = object.uid() {
+            unseen.insert(uid, (version, status));
+        }
+    }
+
+    /// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
+    pub async fn notice<K: Kind>(&self, object: &K, notice: &Notice, now: Timestamp) {
+        let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
+        let event = Event {
+            metadata: ObjectMeta {
+                generate_name: Some(format!("{}.", object.name_any().chars().take(200).collect::<String>())),
+                namespace: Some(namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            action: Some("Reconcile".to_owned()),
+            event_time: Some(MicroTime(now)),
+            note: Some(notice.note.chars().take(NOTE_MAX).collect()),
+            reason: Some(notice.reason.as_str().to_owned()),
+            regarding: Some(ObjectReference {
+                api_version: Some(K::api_version(&()).into_owned()),
+                kind: Some(K::kind(&()).into_owned()),
+                name: Some(object.name_any()),
+                namespace: object.namespace(),
+                uid: object.uid(),
+                resource_version: object.resource_version(),
+                ..ObjectReference::default()
+            }),
+            reporting_controller: Some("franking.io/operator".to_owned()),
+            reporting_instance: Some(meta::MANAGER.to_owned()),
+            type_: Some(if notice.warning { "Warning" } else { "Normal" }.to_owned()),
+            ..Event::default()
+        };
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
+        let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
+        if let Err(error) = api.create(&parameters, &event).await {
+            tracing::warn!(object = object.name_any(), error = &error as &dyn std::error::Error, "writing an event");
+        }
+    }
+}
+
+/// A reconcile under way; dropping it ends its measure.
+pub struct Running {
+    active: IntGauge,
+    seconds: Histogram,
+    started: std::time::Instant,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.active.dec();
+        self.seconds.observe(self.started.elapsed().as_secs_f64());
+    }
+}
+
+/// Versions of one kind of resource are numbers that grow (guaranteed since Kubernetes 1.35).
+fn version(meta: &ObjectMeta) -> u64 {
+    meta.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+/// The names and labels are constants above.
+fn metric<T, E: std::fmt::Display>(made: std::result::Result<T, E>) -> T {
+    made.unwrap_or_else(|error| panic!("a metric of the operator is malformed: {error}"))
+}

@@ -1,0 +1,155 @@
+//! Which figures are written to a status, and when: in a budget, what a reader would act on first.
+//!
+//! The ledger says whose figures moved; [`due`] says whether that is worth a write; a bucket of tokens says when. The
+//! write itself is a reconcile, so nobody else writes a status.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::error::{Error, Result};
+use super::kinds::Kind as _;
+use super::observe::Context;
+use super::plan::usage::{Due, Figures, Gauge, Metered, due};
+use super::references::Ref;
+use crate::domain::id::Holder;
+
+const TICK: Duration = Duration::from_secs(1);
+/// Holders asked for at a time.
+const PAGE: usize = 500;
+/// Counts (accounts of a policy, keys of an account) wait this long, so that a thousand changes are one write.
+const COUNTS_AFTER: SignedDuration = SignedDuration::from_secs(2);
+
+/// How urgent a write is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Phase,
+    Movement,
+    Count,
+}
+
+#[derive(Default)]
+struct Desk {
+    cursor: i64,
+    /// Objects whose figures are to be judged, from when on.
+    judge: BTreeMap<Ref, Timestamp>,
+    /// Objects whose status is to be written, most urgent first.
+    write: BTreeSet<(Rank, Ref)>,
+    tokens: u32,
+}
+
+/// Runs until the future is dropped.
+pub async fn run(context: &Context) {
+    let mut desk = Desk::default();
+    loop {
+        tokio::time::sleep(TICK).await;
+        if let Err(error) = desk.tick(context).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "following usage");
+        }
+    }
+}
+
+impl Desk {
+    async fn tick(&mut self, context: &Context) -> Result<()> {
+        let now = context.clock.now();
+        for what in context.references.take_recounts() {
+            self.judge.entry(what).or_insert_with(|| now.saturating_add(COUNTS_AFTER).unwrap_or(now));
+        }
+        self.moved(context, now).await?;
+        self.judge(context, now).await?;
+        let budget = context.settings.status_writes_per_second.max(1);
+        self.tokens = (self.tokens + budget).min(budget);
+        while self.tokens > 0
+            && let Some((_, what)) = self.write.pop_first()
+        {
+            self.tokens -= 1;
+            context.grant(what.clone());
+            context.wakes.wake(&what).await;
+        }
+        Ok(())
+    }
+
+    async fn moved(&mut self, context: &Context, now: Timestamp) -> Result<()> {
+        loop {
+            let asked = context.books.store().moved(self.cursor, PAGE).await;
+            let (holders, cursor) = asked.map_err(Error::ledger("asking whose figures moved"))?;
+            let full = holders.len() >= PAGE && cursor != self.cursor;
+            self.cursor = cursor;
+            for what in holders.into_iter().filter_map(|holder| context.object_of(holder)) {
+                self.judge.insert(what, now);
+            }
+            if !full {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn judge(&mut self, context: &Context, now: Timestamp) -> Result<()> {
+        let ripe: Vec<Ref> =
+            self.judge.iter().filter(|(_, from)| **from <= now).map(|(what, _)| what.clone()).collect();
+        for page in ripe.chunks(PAGE) {
+            let holders: HashMap<Holder, &Ref> =
+                page.iter().filter_map(|what| Some((context.holder_of(what)?, what))).collect();
+            let asked: Vec<Holder> = holders.keys().copied().collect();
+            let balances = context.books.store().balances(&asked).await;
+            let balances = balances.map_err(Error::ledger("reading balances"))?;
+            for what in page {
+                self.judge.remove(what);
+            }
+            for balance in balances {
+                if let Some(what) = holders.get(&balance.lot.holder) {
+                    self.judge_one(context, what, &Gauge::of(&balance), now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_one(&mut self, context: &Context, what: &Ref, gauge: &Gauge, now: Timestamp) {
+        let fresh = &gauge.figures;
+        context.report.figures(what, fresh);
+        let Some((shown, recount)) = shown(context, what) else { return };
+        let verdict = due(shown.as_ref().map(|(figures, at)| (figures, *at)), fresh, now);
+        let rank = match verdict {
+            Due::AtOnce => Some(Rank::Phase),
+            Due::Now => Some(Rank::Movement),
+            Due::From(_) | Due::No => recount.then_some(Rank::Count),
+        };
+        if let Due::From(from) = verdict {
+            self.judge.insert(what.clone(), from);
+        }
+        if let Some(rank) = rank {
+            self.write.retain(|(_, queued)| queued != what);
+            self.write.insert((rank, what.clone()));
+        }
+        // The next period's figures are news although nothing moves: it opens what was exhausted.
+        self.judge.entry(what.clone()).or_insert(fresh.end);
+    }
+}
+
+/// What a status shows, and whether its counts are behind. `None`: the object is gone, or has no status yet.
+fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>, bool)> {
+    match what {
+        Ref::Policy(name) => {
+            let policy = context.references.policy(&name.name)?;
+            let status = policy.status()?;
+            let count = context.references.index(|index| index.count(&name.name));
+            let recount = status.accounts.is_none_or(|shown| {
+                (shown.total, shown.active, shown.suspended) != (count.total, count.active, count.suspended)
+            });
+            Some((status.shown(), recount))
+        }
+        Ref::Account(name) => {
+            let account = context.references.account(name)?;
+            let status = account.status()?;
+            let count = context.references.index(|index| index.count_keys(name));
+            let recount = status.keys.is_none_or(|shown| (shown.total, shown.active) != count);
+            Some((status.shown(), recount))
+        }
+        Ref::Key(name) => {
+            let key = context.references.key(name)?;
+            Some((key.status()?.shown(), false))
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! One watch per kind: it fills a store, and says what changed in a way that others care about.
+//!
+//! A predicate on `generation` alone would hide finalizers and deletions, so every object has two marks: one of what
+//! its own reconcile looks at, one of what others look at. What vanished while a watch was down is told apart by
+//! comparing the lists, because no deletion is ever sent for it.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::pin::pin;
+
+use futures::StreamExt as _;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt as _, watcher as watch};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+
+use super::plan::meta::trim;
+
+/// Namespace and name; the namespace of a cluster-scoped object is empty.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Name {
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    pub fn of<K: Resource>(object: &K) -> Self {
+        Self::new(object.meta().namespace.clone().unwrap_or_default(), object.name_any())
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
+}
+
+/// What of an object matters, as two hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// To its own reconcile.
+    pub own: u64,
+    /// To the objects that refer to it.
+    pub outward: u64,
+}
+
+/// A change that somebody cares about.
+pub enum Change<'a, K> {
+    Seen { object: &'a K, own: bool, outward: bool },
+    Gone(Name),
+}
+
+/// Whoever is told that a kind's first list is in its store.
+pub trait Listed: Sync {
+    fn listed(&self);
+}
+
+/// Whoever is told of the changes of a kind.
+pub trait Told<K>: Listed {
+    /// Called after the store has taken the change. The watch waits for it.
+    fn changed(&self, change: Change<'_, K>) -> impl Future<Output = ()> + Send;
+}
+
+/// Follows `api` until the future is dropped.
+pub async fn follow<K>(
+    kind: &'static str,
+    api: Api<K>,
+    config: watcher::Config,
+    mut writer: Writer<K>,
+    marks: fn(&K) -> Marks,
+    told: &impl Told<K>,
+) where
+    K: Resource<DynamicType: Default + Eq + Hash + Clone + Send>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + Sync
+        + 'static,
+{
+    let mut first = true;
+    let mut known: HashMap<Name, Marks> = HashMap::new();
+    let mut listed: HashMap<Name, Marks> = HashMap::new();
+    let mut pending: Vec<K> = Vec::new();
+    // Managed fields are half of an object's size; only who wrote last is read.
+    let events = watch(api, config).default_backoff().modify(|object| trim(object.meta_mut()));
+    let mut events = pin!(events);
+    while let Some(event) = events.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::warn!(kind, error = &error as &dyn std::error::Error, "watching");
+                continue;
+            }
+        };
+        writer.apply_watcher_event(&event);
+        match event {
+            Event::Init => {
+                listed.clear();
+                pending.clear();
+            }
+            Event::InitApply(object) => {
+                listed.insert(Name::of(&object), marks(&object));
+                pending.push(object);
+            }
+            Event::InitDone => {
+                if std::mem::take(&mut first) {
+                    told.listed();
+                }
+                let before = std::mem::replace(&mut known, std::mem::take(&mut listed));
+                for object in std::mem::take(&mut pending) {
+                    let name = Name::of(&object);
+                    tell_seen(&object, before.get(&name).copied(), marks(&object), told).await;
+                }
+                for name in before.into_keys().filter(|name| !known.contains_key(name)).collect::<Vec<_>>() {
+                    told.changed(Change::Gone(name)).await;
+                }
+            }
+            Event::Apply(object) => {
+                let now = marks(&object);
+                let before = known.insert(Name::of(&object), now);
+                tell_seen(&object, before, now, told).await;
+            }
+            Event::Delete(object) => {
+                let name = Name::of(&object);
+                known.remove(&name);
+                told.changed(Change::Gone(name)).await;
+            }
+        }
+    }
+}
+
+async fn tell_seen<K>(object: &K, before: Option<Marks>, now: Marks, told: &impl Told<K>) {
+    let own = before.is_none_or(|before| before.own != now.own);
+    let outward = before.is_none_or(|before| before.outward != now.outward);
+    if own || outward {
+        told.changed(Change::Seen { object, own, outward }).await;
+    }
+}

@@ -1,0 +1,369 @@
+//! One connection: the socket's bytes become commands, decisions become replies.
+//!
+//! Replies go out in the order of their commands, all that is buffered answered in one write. Every wait has a
+//! deadline. A stop of the relay is heard between commands, so a transaction is never cut in the middle.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::admit::{Admission, Received};
+use super::crowd::{Crowd, Seat, Share};
+use super::judge::{Identity, Origin};
+use super::metrics::{LoginResult, MessageResult};
+use super::settings::Settings;
+use super::smtp::command::{self, text_of};
+use super::smtp::data::{Body, BodyReader, Progress, Refusal};
+use super::smtp::reply::Reply;
+use super::smtp::sasl::Login;
+use super::smtp::session::{Answer, Next, Session, Terms};
+use super::wire::{Cut, Wire};
+use crate::domain::id::KeyId;
+use crate::domain::relay_config::{LineEnds, Listener, ListenerMode};
+
+/// The pause after a failed login; it doubles with each. A guesser gets three tries in three connections' worth of
+/// time, a typing mistake costs half a second.
+const LOGIN_PAUSE: Duration = Duration::from_millis(500);
+/// A client that sends so many times the largest message without a final dot is cut off: it is not going to listen.
+const DISCARD_FACTOR: usize = 4;
+
+/// What all connections share.
+pub struct Front {
+    pub admission: Arc<Admission>,
+    pub crowd: Crowd,
+    /// Says that sessions end at their next command.
+    pub draining: CancellationToken,
+}
+
+/// Where a connection came in, with the places that it takes.
+pub struct Visitor {
+    pub address: IpAddr,
+    pub listener: Arc<Listener>,
+    /// Given back after the login.
+    pub unauthenticated: Share,
+}
+
+pub struct Connection {
+    front: Arc<Front>,
+    settings: Arc<Settings>,
+    listener: Arc<Listener>,
+    address: IpAddr,
+    wire: Wire,
+    session: Session,
+    unauthenticated: Option<Share>,
+    identity: Option<Identity>,
+    _key_seat: Option<Seat<KeyId>>,
+    /// Until then somebody must have logged in.
+    login_deadline: Instant,
+}
+
+/// Whether the session goes on.
+#[derive(PartialEq, Eq)]
+enum Flow {
+    On,
+    End,
+}
+
+impl Connection {
+    pub fn new(front: Arc<Front>, settings: Arc<Settings>, wire: Wire, visitor: Visitor) -> Self {
+        let limits = &settings.config.limits;
+        let terms = Terms {
+            hostname: settings.config.hostname.clone(),
+            mode: visitor.listener.mode,
+            message_bytes: limits.message_bytes,
+            errors: limits.errors,
+            auth_attempts: limits.auth_attempts,
+            carries: front.admission.carries(),
+        };
+        Self {
+            front,
+            login_deadline: Instant::now() + seconds(limits.login_seconds),
+            settings,
+            listener: visitor.listener,
+            address: visitor.address,
+            wire,
+            session: Session::new(terms),
+            unauthenticated: Some(visitor.unauthenticated),
+            identity: None,
+            _key_seat: None,
+        }
+    }
+
+    /// Serves until one side ends it. A broken connection is the client's affair and no error of ours.
+    pub async fn serve(mut self) {
+        if let Err(error) = self.converse().await {
+            if error.kind() == io::ErrorKind::TimedOut {
+                self.say(&Reply::TimedOut);
+            }
+            tracing::debug!(listener = self.listener.name, %error, "connection ended");
+        }
+        self.wire.close().await;
+    }
+
+    async fn converse(&mut self) -> io::Result<()> {
+        if self.listener.mode == ListenerMode::Implicit {
+            self.start_tls().await?;
+        }
+        let greeting = self.session.greeting();
+        self.say(&greeting);
+        let mut deadline = self.command_deadline();
+        loop {
+            let flow = match self.wire.cut() {
+                Cut::Wait => match self.wait(deadline).await? {
+                    Flow::On => continue,
+                    Flow::End => return Ok(()),
+                },
+                Cut::TooLong => {
+                    let answer = self.session.answer(Reply::CommandTooLong);
+                    self.give(&answer)
+                }
+                Cut::Line(length) => self.line(length).await?,
+            };
+            if flow == Flow::End {
+                return Ok(());
+            }
+            deadline = self.command_deadline();
+        }
+    }
+
+    /// RFC 5321 §4.5.3.2.7, less before the login: nobody may hold a place for long without a name.
+    fn command_deadline(&self) -> Instant {
+        let idle = Instant::now() + seconds(self.settings.config.limits.idle_seconds);
+        if self.session.is_logged_in() { idle } else { idle.min(self.login_deadline) }
+    }
+
+    /// Sends what is due and waits for more, or for the stop. No whole command is buffered here, so nothing that was
+    /// asked goes unanswered.
+    async fn wait(&mut self, deadline: Instant) -> io::Result<Flow> {
+        self.wire.flush().await?;
+        tokio::select! {
+            biased;
+            () = self.front.draining.cancelled() => {
+                self.say(&Reply::Draining);
+                Ok(Flow::End)
+            }
+            read = self.wire.fill(deadline) => Ok(if read? == 0 { Flow::End } else { Flow::On }),
+        }
+    }
+
+    async fn line(&mut self, length: usize) -> io::Result<Flow> {
+        let line = &self.wire.input[..length];
+        let bare = self.listener.line_ends == LineEnds::Reject && !line.ends_with(b"\r\n");
+        let next = if bare {
+            Next::Answer(self.session.answer(Reply::NotText))
+        } else if self.session.in_exchange() {
+            self.session.auth_line(text_of(line))
+        } else {
+            self.session.command(command::parse(line))
+        };
+        self.wire.consume(length);
+        self.follow(next).await
+    }
+
+    async fn follow(&mut self, next: Next) -> io::Result<Flow> {
+        let answer = match next {
+            Next::Answer(answer) => answer,
+            Next::StartTls => return self.upgrade().await.map(|()| Flow::On),
+            Next::Prompt(prompt) => Answer::say(Reply::Challenge(prompt)),
+            Next::Login(login) => self.login(&login).await?,
+            Next::Mail(mail) => match self.may_begin().await {
+                Ok(()) => {
+                    self.session.begin(mail);
+                    Answer::say(Reply::SenderOk)
+                }
+                Err(reply) => self.session.answer(reply),
+            },
+            Next::Recipient(address) => match self.may_add().await {
+                Ok(()) => {
+                    self.session.add(address);
+                    Answer::say(Reply::RecipientOk)
+                }
+                Err(reply) => self.session.answer(reply),
+            },
+            Next::Data => self.data().await?,
+        };
+        Ok(self.give(&answer))
+    }
+
+    fn give(&mut self, answer: &Answer) -> Flow {
+        self.say(&answer.reply);
+        if answer.close { Flow::End } else { Flow::On }
+    }
+
+    fn say(&mut self, reply: &Reply) {
+        self.front.admission.metrics.reply(reply);
+        self.wire.say(reply);
+    }
+
+    async fn upgrade(&mut self) -> io::Result<()> {
+        self.say(&Reply::ReadyForTls);
+        self.wire.flush().await?;
+        self.start_tls().await?;
+        self.session.encrypted();
+        Ok(())
+    }
+
+    async fn start_tls(&mut self) -> io::Result<()> {
+        let certificates = self.settings.certificates.as_ref();
+        // A listener with TLS and no certificate does not pass `RelayConfig::validate`.
+        let server = certificates.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?.server();
+        let started = self.wire.start_tls(server, self.login_deadline).await;
+        if started.is_err() {
+            self.front.admission.metrics.tls_failed();
+        }
+        started
+    }
+
+    async fn login(&mut self, login: &Login) -> io::Result<Answer> {
+        let origin = Origin { address: self.address, mode: self.listener.mode };
+        let metrics = &self.front.admission.metrics;
+        let denied = match self.front.admission.judge.login(login, origin).await {
+            Ok(identity) => {
+                let limit = self.front.admission.settings.load().config.limits.connections_per_key;
+                let Some(seat) = self.front.crowd.key(identity.key, limit) else {
+                    metrics.login(LoginResult::Crowded);
+                    return Ok(Answer::close(Reply::Crowded));
+                };
+                metrics.login(LoginResult::Ok);
+                self._key_seat = Some(seat);
+                self.identity = Some(identity);
+                self.unauthenticated = None;
+                self.session.logged_in();
+                return Ok(Answer::say(Reply::AuthOk));
+            }
+            Err(denied) => denied,
+        };
+        metrics.login(denied.result());
+        let reply = denied.reply();
+        if reply.code() < 500 {
+            // Nobody's fault: it costs no try.
+            return Ok(Answer::say(reply));
+        }
+        let pause = LOGIN_PAUSE * 2_u32.saturating_pow(self.session.failed_logins().min(8));
+        let answer = self.session.login_failed(reply);
+        self.wire.flush().await?;
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = self.front.draining.cancelled() => {}
+        }
+        Ok(answer)
+    }
+
+    async fn may_begin(&self) -> Result<(), Reply> {
+        let who = self.identity.as_ref().ok_or(Reply::AuthFirst)?;
+        self.front.admission.judge.sender(who, |_| Ok(())).await.map(|_| ())
+    }
+
+    async fn may_add(&self) -> Result<(), Reply> {
+        let who = self.identity.as_ref().ok_or(Reply::AuthFirst)?;
+        let transaction = self.session.transaction().ok_or(Reply::OutOfOrder("MAIL first"))?;
+        let added = self.front.admission.recipient(who, transaction).await;
+        if let Err(reply) = &added {
+            let account = self.front.admission.judge.labels(who);
+            tracing::info!(account = account.account, key = account.key, code = reply.code(), "recipient refused");
+        }
+        added
+    }
+
+    /// DATA to the answer after the final dot.
+    async fn data(&mut self) -> io::Result<Answer> {
+        let announced = self.session.transaction().map_or(0, |transaction| transaction.mail.size);
+        if let Err(reply) = self.may_begin().await {
+            return Ok(self.session.answer(reply));
+        }
+        let Some(memory) = self.memory(announced) else { return Ok(self.session.answer(Reply::NoMemory)) };
+        self.say(&Reply::StartData);
+        let read = self.body(announced, memory).await?;
+        let deadline = Instant::now() + seconds(self.listener.budget_seconds);
+        let transaction = self.session.reset();
+        let (Some(transaction), Some(who)) = (transaction, &self.identity) else {
+            return Ok(self.session.answer(Reply::AuthFirst));
+        };
+        let admission = &self.front.admission;
+        let reply = match read {
+            Read::Whole(body, memory) => {
+                let encrypted = self.session.is_encrypted();
+                admission.take(who, Received { transaction, body, encrypted, deadline, memory }).await
+            }
+            Read::Refused(refusal) => {
+                let (result, reply) = self.refusal(refusal);
+                admission.refused(who, result, reply)
+            }
+            Read::Endless => {
+                let (result, reply) = self.refusal(Refusal::TooBig);
+                return Ok(Answer::close(admission.refused(who, result, reply)));
+            }
+        };
+        Ok(self.session.answer(reply))
+    }
+
+    fn memory(&self, octets: usize) -> Option<Share> {
+        let limits = &self.front.admission.settings.load().config.limits;
+        self.front.crowd.octets.take(octets.min(limits.message_bytes), limits.bytes_in_flight)
+    }
+
+    fn refusal(&self, refusal: Refusal) -> (MessageResult, Reply) {
+        match refusal {
+            Refusal::TooBig => {
+                (MessageResult::TooBig, Reply::TooBig { limit: self.settings.config.limits.message_bytes })
+            }
+            Refusal::NoMemory => (MessageResult::NoMemory, Reply::NoMemory),
+            Refusal::Fault(fault) => (MessageResult::Malformed, Reply::Body(fault)),
+        }
+    }
+
+    /// Reads to the final dot.
+    async fn body(&mut self, announced: usize, mut memory: Share) -> io::Result<Read> {
+        let settings = self.settings.clone();
+        let limits = &settings.config.limits;
+        let mut reader = BodyReader::new(limits.message_bytes, announced, self.listener.line_ends);
+        let patience = seconds(limits.data_seconds);
+        let started = Instant::now();
+        let mut octets: u64 = 0;
+        loop {
+            match reader.feed(&self.wire.input) {
+                Progress::End(length) => {
+                    self.wire.consume(length);
+                    self.front.admission.metrics.in_flight(self.front.crowd.octets.taken());
+                    return Ok(match reader.finish() {
+                        Ok(body) => Read::Whole(body, memory),
+                        Err(refusal) => Read::Refused(refusal),
+                    });
+                }
+                Progress::More => self.wire.consume(self.wire.input.len()),
+            }
+            let in_flight = self.front.admission.settings.load().config.limits.bytes_in_flight;
+            if !memory.grow_to(reader.held(), in_flight) {
+                reader.discard();
+            }
+            if reader.size() > limits.message_bytes.saturating_mul(DISCARD_FACTOR) {
+                return Ok(Read::Endless);
+            }
+            self.wire.flush().await?;
+            // The rate is owed on the average, so a pause after a fast start is forgiven.
+            let rate = u64::from(limits.data_bytes_per_second).max(1);
+            let due = started + patience + Duration::from_secs(octets / rate);
+            let read = self.wire.fill(due.min(Instant::now() + patience)).await?;
+            if read == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+            }
+            octets += read as u64;
+        }
+    }
+}
+
+/// How a body ended.
+enum Read {
+    Whole(Body, Share),
+    Refused(Refusal),
+    /// Far over the limit, and still no final dot.
+    Endless,
+}
+
+fn seconds(count: u32) -> Duration {
+    Duration::from_secs(u64::from(count))
+}

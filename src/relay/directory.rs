@@ -1,0 +1,132 @@
+//! The relay's copy of the directory: pulled by epoch, and old enough to be mistrusted after two seconds.
+//!
+//! A refusal for good is never given from the copy. What the copy would refuse is looked up once in the ledger
+//! first ([`Follower::look`]), and the number of such looks at a time is bounded, because strangers can cause them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::credential::Username;
+use crate::domain::directory::{Directory, Sender};
+use crate::ledger::Store;
+use crate::runtime::health::Gate;
+
+/// A changed key works or fails within a second: five pulls.
+const PULL_EVERY: Duration = Duration::from_millis(200);
+/// An older copy judges nobody.
+const STALE_AFTER: Duration = Duration::from_secs(2);
+/// One pull or look may take as long as a copy may be old.
+const ASK_LIMIT: Duration = Duration::from_secs(2);
+/// Looks at a time. A password guesser gets these, and no more of the ledger.
+const LOOKS_MAX: usize = 16;
+
+/// What a look found.
+pub enum Look {
+    Found(Box<Sender>),
+    Nobody,
+    /// The ledger did not answer, or too many are looking.
+    Unavailable,
+}
+
+/// Follows the ledger's directory.
+pub struct Follower {
+    store: Arc<dyn Store>,
+    copy: ArcSwap<Directory>,
+    started: Instant,
+    /// When the latest pull that succeeded was asked, in milliseconds after `started`; 0 = never.
+    asked_at: AtomicU64,
+    looks: Semaphore,
+}
+
+impl Follower {
+    pub fn new(store: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            copy: ArcSwap::default(),
+            // A moment earlier, so that the first pull is not at 0.
+            started: Instant::now() - Duration::from_millis(1),
+            asked_at: AtomicU64::new(0),
+            looks: Semaphore::new(LOOKS_MAX),
+        })
+    }
+
+    /// Pulls until `shutdown`. The gate is open while the copy is fresh.
+    pub async fn follow(self: Arc<Self>, gate: Gate, shutdown: CancellationToken) {
+        let mut epoch = 0;
+        let mut failing = false;
+        let mut ticks = interval(PULL_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = shutdown.cancelled() => return,
+            }
+            match self.pull(epoch).await {
+                Ok(next) => {
+                    if failing || epoch == 0 {
+                        gate.open();
+                    }
+                    (epoch, failing) = (next, false);
+                }
+                Err(reason) => {
+                    // Said once, not five times a second.
+                    if !failing {
+                        tracing::warn!(reason, "following the directory");
+                    }
+                    failing = true;
+                    if self.current().is_none() {
+                        gate.close("the directory cannot be read from the ledger");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn pull(&self, epoch: i64) -> Result<i64, String> {
+        let asked = Instant::now();
+        let changes = match timeout(ASK_LIMIT, self.store.changes(epoch)).await {
+            Ok(Ok(changes)) => changes,
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err("the ledger did not answer in time".to_owned()),
+        };
+        if !changes.entries.is_empty() {
+            let mut directory = Directory::clone(&self.copy.load());
+            for entry in changes.entries {
+                directory.apply(entry);
+            }
+            self.copy.store(Arc::new(directory));
+        }
+        self.asked_at.store(millis(asked.duration_since(self.started)), Ordering::Release);
+        Ok(changes.epoch)
+    }
+
+    /// The copy, unless it is too old to judge by.
+    pub fn current(&self) -> Option<Guard<Arc<Directory>>> {
+        let asked_at = self.asked_at.load(Ordering::Acquire);
+        let age = millis(self.started.elapsed()).saturating_sub(asked_at);
+        (asked_at != 0 && age <= millis(STALE_AFTER)).then(|| self.copy.load())
+    }
+
+    /// One fresh look at the ledger.
+    pub async fn look(&self, username: &Username) -> Look {
+        let look = async {
+            let _place = self.looks.acquire().await.ok()?;
+            self.store.find_sender(username).await.ok()
+        };
+        match timeout(ASK_LIMIT, look).await {
+            Ok(Some(Some(sender))) => Look::Found(Box::new(sender)),
+            Ok(Some(None)) => Look::Nobody,
+            Ok(None) | Err(_) => Look::Unavailable,
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

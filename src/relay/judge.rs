@@ -1,0 +1,211 @@
+//! Who may log in, and who may send as whom.
+//!
+//! Judged on the copy of the directory first. A yes from the copy is enough (the ledger has the last word when it
+//! charges); a no is never given from it: the rows are looked at once more, fresh, and then judged.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+
+use super::directory::{Follower, Look};
+use super::metrics::LoginResult;
+use super::settings::Settings;
+use super::smtp::header::Header;
+use super::smtp::reply::{Moment, Reply};
+use super::smtp::sasl::Login;
+use crate::domain::credential::{Credential, HashKey, Password, SecretHash, Stage, Username, opens};
+use crate::domain::credit::Blocked;
+use crate::domain::directory::Sender;
+use crate::domain::id::{KeyId, PolicyId};
+use crate::domain::network;
+use crate::domain::relay_config::ListenerMode;
+use crate::domain::sender::{Address, may_send_as};
+use crate::runtime::clock::Clock;
+
+/// Somebody who logged in.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub key: KeyId,
+    username: Username,
+}
+
+/// Why a login is not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    BadLogin,
+    WrongNetwork,
+    NeedsTls,
+    Blocked(Blocked),
+    /// Nobody can say at this moment.
+    Unavailable,
+}
+
+impl Denied {
+    pub fn reply(&self) -> Reply {
+        match self {
+            Self::BadLogin => Reply::BadLogin,
+            Self::WrongNetwork => Reply::WrongNetwork,
+            Self::NeedsTls => Reply::KeyNeedsTls,
+            Self::Blocked(blocked) => Reply::Blocked(blocked.clone(), Moment::Login),
+            Self::Unavailable => Reply::LoginUnavailable,
+        }
+    }
+
+    pub fn result(&self) -> LoginResult {
+        match self {
+            Self::BadLogin => LoginResult::BadLogin,
+            Self::WrongNetwork => LoginResult::WrongNetwork,
+            Self::NeedsTls => LoginResult::NeedsTls,
+            Self::Blocked(_) => LoginResult::Blocked,
+            Self::Unavailable => LoginResult::Unavailable,
+        }
+    }
+}
+
+/// The names of a sender for logs and metrics; empty where nobody knows them.
+#[derive(Clone, Debug, Default)]
+pub struct Labels {
+    pub policy: String,
+    pub account: String,
+    pub key: String,
+}
+
+impl Labels {
+    pub fn of(sender: &Sender) -> Self {
+        Self {
+            policy: sender.policy.name.clone(),
+            account: format!("{}/{}", sender.account.namespace, sender.account.name),
+            key: format!("{}/{}", sender.key.namespace, sender.key.name),
+        }
+    }
+}
+
+/// Where somebody comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    pub address: IpAddr,
+    pub mode: ListenerMode,
+}
+
+pub struct Judge {
+    settings: Arc<ArcSwap<Settings>>,
+    directory: Arc<Follower>,
+    clock: Arc<dyn Clock>,
+    /// Compared with when nobody has the name, so that the time taken says nothing.
+    decoy: [Credential; 1],
+}
+
+impl Judge {
+    pub fn new(settings: Arc<ArcSwap<Settings>>, directory: Arc<Follower>, clock: Arc<dyn Clock>) -> Self {
+        let hash = settings.load().hash_key.hash(&Password::given("nobody's password"));
+        Self { settings, directory, clock, decoy: [decoy(hash)] }
+    }
+
+    pub async fn login(&self, login: &Login, origin: Origin) -> Result<Identity, Denied> {
+        let username = Username::try_from(login.username.clone());
+        let found = {
+            let copy = self.directory.current().ok_or(Denied::Unavailable)?;
+            username.as_ref().ok().and_then(|username| copy.by_username(username))
+        };
+        let denied = match (self.check(found.as_ref(), login, origin), found) {
+            (Ok(()), Some(sender)) => return Ok(identity(&sender)),
+            (Ok(()), None) => Denied::BadLogin,
+            (Err(denied), _) => denied,
+        };
+        // A name that no key can have needs no look.
+        let Ok(username) = username else { return Err(denied) };
+        match self.directory.look(&username).await {
+            Look::Found(sender) => self.check(Some(&sender), login, origin).map(|()| identity(&sender)),
+            Look::Nobody => Err(Denied::BadLogin),
+            Look::Unavailable => Err(Denied::Unavailable),
+        }
+    }
+
+    /// The password first: whoever does not know it learns nothing else.
+    fn check(&self, sender: Option<&Sender>, login: &Login, origin: Origin) -> Result<(), Denied> {
+        let now = self.clock.now();
+        let hash_key: &HashKey = &self.settings.load().hash_key;
+        let credentials = sender.map_or(&self.decoy[..], |sender| &sender.key.credentials);
+        let open = opens(hash_key, credentials, &login.password, now);
+        let Some(sender) = sender.filter(|_| open) else { return Err(Denied::BadLogin) };
+        sender.standing(now).map_err(Denied::Blocked)?;
+        if !sender.key.allow_from.is_empty() && !network::contains(&sender.key.allow_from, origin.address) {
+            return Err(Denied::WrongNetwork);
+        }
+        match origin.mode {
+            ListenerMode::Plain if !sender.key.plain_listener => Err(Denied::NeedsTls),
+            ListenerMode::Plain | ListenerMode::StartTls | ListenerMode::Implicit => Ok(()),
+        }
+    }
+
+    /// Whether `who` may still send, and `allowed` besides.
+    pub async fn sender(
+        &self,
+        who: &Identity,
+        allowed: impl Fn(&Sender) -> Result<(), Reply>,
+    ) -> Result<Sender, Reply> {
+        let now = self.clock.now();
+        let known = self.directory.current().ok_or(Reply::DirectoryStale)?.sender(who.key);
+        if let Some(sender) = known
+            && sender.standing(now).is_ok()
+            && allowed(&sender).is_ok()
+        {
+            return Ok(sender);
+        }
+        match self.directory.look(&who.username).await {
+            Look::Found(sender) if sender.key.id == who.key => {
+                sender.standing(now).map_err(|blocked| Reply::Blocked(blocked, Moment::Transaction))?;
+                allowed(&sender)?;
+                Ok(*sender)
+            }
+            Look::Found(_) | Look::Nobody => Err(Reply::Blocked(Blocked::KeyRevoked, Moment::Transaction)),
+            Look::Unavailable => Err(Reply::DirectoryStale),
+        }
+    }
+
+    /// What to call `who`, as far as the copy knows.
+    pub fn labels(&self, who: &Identity) -> Labels {
+        let sender = self.directory.current().and_then(|copy| copy.sender(who.key));
+        sender.map_or_else(Labels::default, |sender| Labels::of(&sender))
+    }
+
+    /// The policies that there are, as far as the copy knows.
+    pub fn policies(&self) -> Vec<PolicyId> {
+        let copy = self.directory.current();
+        copy.map_or_else(Vec::new, |copy| copy.policies().map(|policy| policy.id).collect())
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+fn decoy(hash: SecretHash) -> Credential {
+    Credential { hash, stage: Stage::Current { since: Timestamp::UNIX_EPOCH } }
+}
+
+fn identity(sender: &Sender) -> Identity {
+    Identity { key: sender.key.id, username: sender.key.username.clone() }
+}
+
+/// Whether the envelope's sender may be used. The empty path passes here: the From header is judged in any case.
+pub fn envelope(sender: &Sender, from: Option<&Address>) -> Result<(), Reply> {
+    match from {
+        Some(address) if !may_be(sender, address) => Err(Reply::SenderDenied),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Whether every address that the message claims to be from may be used.
+pub fn header(sender: &Sender, header: &Header) -> Result<(), Reply> {
+    match header.senders.iter().find(|(_, address)| !may_be(sender, address)) {
+        Some((field, _)) => Err(Reply::HeaderDenied(*field)),
+        None => Ok(()),
+    }
+}
+
+fn may_be(sender: &Sender, address: &Address) -> bool {
+    may_send_as(&sender.policy.sender_domains, &sender.key.allowed_senders, address)
+}

@@ -1,0 +1,322 @@
+//! The role: waits for its settings, opens what it needs, follows changes, and stops without losing a message.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rand::rngs::StdRng;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::admit::Admission;
+use super::connection::Front;
+use super::crowd::Crowd;
+use super::directory::Follower;
+use super::judge::Judge;
+use super::listen::Door;
+use super::metrics::Metrics;
+use super::settings::{self, Settings};
+use super::shortage::Shortages;
+use super::targets::Targets;
+use crate::domain::relay_config::Listener;
+use crate::ledger::store::Role;
+use crate::ledger::{self, Ledger};
+use crate::runtime::clock::Clock;
+use crate::runtime::health::{Gate, Health};
+use crate::runtime::metrics::Registry;
+use crate::upstream::{UpstreamSettings, Upstreams};
+
+/// How often `relay.yaml` and the certificates are read: a few kilobytes, and nobody waits longer for a change.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// What is left of the drain for the books, after the last session.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the relay is given.
+pub struct Dependencies {
+    /// `relay.yaml`.
+    pub config_file: PathBuf,
+    pub clock: Arc<dyn Clock>,
+    /// Makes message ids.
+    pub rng: StdRng,
+    pub registry: Registry,
+    pub health: Health,
+    /// The name of its session in the ledger.
+    pub name: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("using the ledger")]
+    Ledger(#[from] ledger::Error),
+    #[error("listening on {address} (listener \"{name}\")")]
+    Listen {
+        name: String,
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Serves until `shutdown`, then drains.
+pub async fn run(dependencies: Dependencies, shutdown: CancellationToken) -> Result<(), Error> {
+    let Some(relay) = Relay::start(dependencies, &shutdown).await? else { return Ok(()) };
+    shutdown.cancelled().await;
+    relay.drain().await;
+    Ok(())
+}
+
+/// A relay that listens.
+pub struct Relay {
+    house: Arc<House>,
+    gate: Gate,
+    /// Ends the watching of files.
+    settled: CancellationToken,
+    /// Ends the following of the directory: not before the last session, which is judged by it.
+    stop: CancellationToken,
+    background: TaskTracker,
+}
+
+/// What the relay's tasks share.
+struct House {
+    config_file: PathBuf,
+    front: Arc<Front>,
+    sessions: TaskTracker,
+    doors: Mutex<BTreeMap<String, Door>>,
+}
+
+impl Relay {
+    /// Waits for `relay.yaml`, then opens everything. `None` when the stop came first.
+    pub async fn start(dependencies: Dependencies, shutdown: &CancellationToken) -> Result<Option<Self>, Error> {
+        let Dependencies { config_file, clock, rng, registry, health, name } = dependencies;
+        let gate = health.gate("relay");
+        let first = tokio::select! {
+            first = first_settings(&config_file, &gate) => first,
+            () = shutdown.cancelled() => return Ok(None),
+        };
+        let (text, settings) = first;
+        let config = &settings.config;
+        let store = ledger::open(&config.ledger, clock.clone())?;
+        let found = store.identity().await?.installation;
+        refuse_foreign(found, config.installation)?;
+
+        let stop = CancellationToken::new();
+        let background = TaskTracker::new();
+        let ledger = Ledger::start(store.clone(), Role::Relay, name, &registry, stop.child_token()).await?;
+        let directory = Follower::new(store);
+        background.spawn(directory.clone().follow(health.gate("relay directory"), stop.clone()));
+        let upstream = UpstreamSettings::new(&config.hostname, config.limits.upstream_connections as usize);
+        let settings = Arc::new(ArcSwap::from_pointee(settings));
+        let admission = Admission {
+            judge: Judge::new(settings.clone(), directory, clock),
+            settings: settings.clone(),
+            ledger,
+            upstreams: Upstreams::new(upstream, &registry),
+            targets: Targets::default(),
+            shortages: Shortages::default(),
+            metrics: Metrics::new(&registry),
+            tasks: TaskTracker::new(),
+            rng: Mutex::new(rng),
+        };
+        let front =
+            Front { admission: Arc::new(admission), crowd: Crowd::default(), draining: CancellationToken::new() };
+        let house = Arc::new(House {
+            config_file,
+            front: Arc::new(front),
+            sessions: TaskTracker::new(),
+            doors: Mutex::default(),
+        });
+        for listener in settings.load().config.listeners.clone() {
+            house.open(listener).await?;
+        }
+        let settled = CancellationToken::new();
+        background.spawn(watch(house.clone(), text, settled.clone()));
+        gate.open();
+        Ok(Some(Self { house, gate, settled, stop, background }))
+    }
+
+    /// Where each listener listens.
+    pub fn addresses(&self) -> BTreeMap<String, SocketAddr> {
+        let doors = self.house.doors();
+        doors.iter().map(|(name, door)| (name.clone(), door.address())).collect()
+    }
+
+    /// Stops accepting, lets sessions finish what is under way, and closes the books.
+    pub async fn drain(self) {
+        self.gate.close("draining");
+        self.settled.cancel();
+        self.background.close();
+        let Front { admission, draining, .. } = &*self.house.front;
+        let limit = Duration::from_secs(u64::from(admission.settings.load().config.limits.drain_seconds));
+        let deadline = Instant::now() + limit;
+        let doors = std::mem::take(&mut *self.house.doors());
+        for door in doors.into_values() {
+            door.close().await;
+        }
+        draining.cancel();
+        self.house.sessions.close();
+        admission.tasks.close();
+        let finished = async {
+            self.house.sessions.wait().await;
+            admission.tasks.wait().await;
+        };
+        if timeout(limit, finished).await.is_err() {
+            let (sessions, messages) = (self.house.sessions.len(), admission.tasks.len());
+            tracing::warn!(sessions, messages, "the time to drain is over; messages under way end as unknown");
+        }
+        if timeout(SETTLE_LIMIT, admission.upstreams.drain()).await.is_err() {
+            tracing::debug!("an upstream did not answer QUIT");
+        }
+        let left = admission.ledger.drain(deadline.max(Instant::now() + SETTLE_LIMIT)).await;
+        if left > 0 {
+            tracing::warn!(left, "outcomes were not written; their messages end as unknown");
+        }
+        self.stop.cancel();
+        self.background.wait().await;
+    }
+}
+
+fn refuse_foreign(found: Uuid, expected: Uuid) -> Result<(), ledger::Error> {
+    if found == expected { Ok(()) } else { Err(ledger::Error::Foreign { found, expected }) }
+}
+
+/// Waits until the file is there and valid. What is wrong with it is said once, and by the gate.
+async fn first_settings(config_file: &std::path::Path, gate: &Gate) -> (String, Settings) {
+    let mut said = String::new();
+    loop {
+        let trouble = match settings::read(config_file) {
+            Ok(Some(text)) => match Settings::parse(config_file, &text) {
+                Ok(settings) => return (text, settings),
+                Err(error) => sentence(&error),
+            },
+            Ok(None) => format!("waiting for {} to be written", config_file.display()),
+            Err(error) => sentence(&error),
+        };
+        if trouble != said {
+            tracing::warn!(trouble, "the relay has no settings yet");
+            gate.close(trouble.clone());
+            said = trouble;
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// An error with its causes on one line.
+fn sentence(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Follows `relay.yaml` and the certificates until the stop.
+async fn watch(house: Arc<House>, mut text: String, stop: CancellationToken) {
+    let mut said = String::new();
+    loop {
+        tokio::select! {
+            () = sleep(LOOK_EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+        let trouble = match house.look(&mut text).await {
+            Ok(()) => String::new(),
+            Err(trouble) => trouble,
+        };
+        if trouble != said {
+            if !trouble.is_empty() {
+                tracing::error!(trouble, "keeping the running settings");
+            }
+            said = trouble;
+        }
+    }
+}
+
+impl House {
+    fn doors(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Door>> {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn open(&self, listener: Listener) -> Result<(), Error> {
+        let (name, address) = (listener.name.clone(), listener.address);
+        let door = Door::open(listener, self.front.clone(), self.sessions.clone()).await;
+        let door = door.map_err(|source| Error::Listen { name: name.clone(), address, source })?;
+        self.doors().insert(name, door);
+        Ok(())
+    }
+
+    /// Takes over what changed in the files. `Err` is what keeps it from that.
+    async fn look(&self, text: &mut String) -> Result<(), String> {
+        let settings = &self.front.admission.settings;
+        let read = settings::read(&self.config_file).map_err(|error| sentence(&error))?;
+        if let Some(new) = read.filter(|new| new != text) {
+            let parsed = Settings::parse(&self.config_file, &new).map_err(|error| sentence(&error))?;
+            self.take_over(parsed)?;
+            *text = new;
+        }
+        self.arrange_doors().await?;
+        let running = settings.load_full();
+        if let Some(certificates) = &running.certificates
+            && certificates.reload(&running.config.tls).map_err(|error| sentence(&error))?
+        {
+            tracing::info!("took over changed certificates");
+        }
+        Ok(())
+    }
+
+    fn take_over(&self, new: Settings) -> Result<(), String> {
+        let admission = &self.front.admission;
+        let running = admission.settings.load_full();
+        if new.config.installation != running.config.installation || new.config.ledger != running.config.ledger {
+            return Err("another ledger or installation needs a restart of the relay".to_owned());
+        }
+        let renamed = new.config.hostname != running.config.hostname
+            || new.config.limits.upstream_connections != running.config.limits.upstream_connections;
+        if renamed {
+            tracing::warn!("the upstreams hear of the changed hostname and upstreamConnections after a restart");
+        }
+        admission.settings.store(Arc::new(new));
+        // The key that opens upstream logins may be another.
+        admission.targets.clear();
+        tracing::info!("took over changed settings");
+        Ok(())
+    }
+
+    /// Opens, changes and closes doors until they are what the settings say. Tried at every look, because an address
+    /// that is taken now may be free in a moment.
+    async fn arrange_doors(&self) -> Result<(), String> {
+        let wanted = self.front.admission.settings.load().config.listeners.clone();
+        let superfluous: Vec<Door> = {
+            let mut doors = self.doors();
+            let keeps = |door: &Door| wanted.iter().any(|listener| same_door(&door.listener(), listener));
+            let names: Vec<String> =
+                doors.iter().filter(|(_, door)| !keeps(door)).map(|(name, _)| name.clone()).collect();
+            names.iter().filter_map(|name| doors.remove(name)).collect()
+        };
+        for door in superfluous {
+            tracing::info!(listener = door.listener().name, "closing a listener");
+            door.close().await;
+        }
+        let mut trouble = Vec::new();
+        for listener in wanted {
+            let missing = match self.doors().get(&listener.name) {
+                Some(door) => {
+                    if *door.listener() != listener {
+                        door.change(listener.clone());
+                    }
+                    false
+                }
+                None => true,
+            };
+            if missing && let Err(error) = self.open(listener).await {
+                trouble.push(sentence(&error));
+            }
+        }
+        if trouble.is_empty() { Ok(()) } else { Err(trouble.join("; ")) }
+    }
+}
+
+/// Whether the socket can stay as it is.
+fn same_door(open: &Listener, wanted: &Listener) -> bool {
+    open.name == wanted.name && open.address == wanted.address
+}

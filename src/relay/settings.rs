@@ -1,0 +1,82 @@
+//! `relay.yaml` as the relay runs with it: read, checked, and taken over live when it changes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::domain::credential::HashKey;
+use crate::domain::relay_config::RelayConfig;
+use crate::ledger::seal::Sealer;
+
+use super::tls::{self, Certificates};
+
+/// The largest `relay.yaml` that is read: hundreds of listeners.
+const FILE_MAX: u64 = 1024 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("reading {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{path} is larger than {FILE_MAX} octets")]
+    TooLarge { path: PathBuf },
+    #[error("understanding {path}")]
+    Syntax {
+        path: PathBuf,
+        #[source]
+        source: serde_yaml::Error,
+    },
+    #[error("{path}: {sentence}")]
+    Invalid { path: PathBuf, sentence: String },
+    #[error("loading the certificates of {path}")]
+    Tls {
+        path: PathBuf,
+        #[source]
+        source: tls::Error,
+    },
+}
+
+/// A valid config with what is made from it.
+pub struct Settings {
+    pub config: RelayConfig,
+    pub hash_key: HashKey,
+    pub sealer: Sealer,
+    /// `None` where every listener is plain.
+    pub certificates: Option<Arc<Certificates>>,
+}
+
+impl Settings {
+    /// The settings of a file's text. `path` is for the sentence when it is wrong.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Error> {
+        let path = || path.to_owned();
+        let config: RelayConfig =
+            serde_yaml::from_str(text).map_err(|source| Error::Syntax { path: path(), source })?;
+        config.validate().map_err(|sentence| Error::Invalid { path: path(), sentence })?;
+        let certificates = match config.tls.certificates.is_empty() {
+            true => None,
+            false => {
+                Some(Arc::new(Certificates::load(&config.tls).map_err(|source| Error::Tls { path: path(), source })?))
+            }
+        };
+        Ok(Self {
+            hash_key: HashKey::new(&config.keys.hash.0),
+            sealer: Sealer::new(&config.keys.seal),
+            certificates,
+            config,
+        })
+    }
+}
+
+/// The file's text; `None` while it is not there.
+pub fn read(path: &Path) -> Result<Option<String>, Error> {
+    let wrong = |source| Error::Read { path: path.to_owned(), source };
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(wrong(error)),
+        Ok(file) if file.len() > FILE_MAX => return Err(Error::TooLarge { path: path.to_owned() }),
+        Ok(_) => {}
+    }
+    std::fs::read_to_string(path).map(Some).map_err(wrong)
+}

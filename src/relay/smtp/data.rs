@@ -1,0 +1,395 @@
+//! The body of a message: from DATA to the final dot.
+//!
+//! Only CRLF.CRLF ends it. Every other spelling (LF.LF, LF.CRLF, CR.CR, CRLF.LF) is content, so nobody can hide a
+//! second message in a first one ("SMTP smuggling", CVE-2023-51764 and its kin). What comes out has CRLF line ends
+//! only, because the upstream's client stuffs dots after CRLF and nowhere else.
+//!
+//! A refused body is read to its end all the same: the client can only hear the refusal there. Bytes are moved in
+//! runs between line ends, never one by one.
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use memchr::memchr3;
+
+use super::reply::BodyFault;
+use crate::domain::relay_config::LineEnds;
+
+/// Devices send lines far over RFC 5321's 1,000 octets; more than this is no text.
+pub const LINE_MAX: usize = 64 * 1024;
+
+/// Room in front of a body for the fields that the relay adds, so that the body is never copied for them: Received
+/// and Message-ID name the host (at most 255 octets) and the message's id, Date is 40 octets.
+pub const HEADROOM: usize = 1024;
+
+/// The most that is allocated on a client's word alone.
+const INITIAL_MAX: usize = 256 * 1024;
+
+/// What followed from some bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// All bytes were taken; there must be more.
+    More,
+    /// The final dot was read after this many of the bytes; what follows them is the next command.
+    End(usize),
+}
+
+/// Why a body is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    TooBig,
+    /// Other bodies take all the memory that there is for them.
+    NoMemory,
+    Fault(BodyFault),
+}
+
+/// Where the reader stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    /// After CRLF (or at the start): a dot here is the protocol's.
+    LineStart,
+    /// A dot at the start of a line was read and held back.
+    Dot,
+    /// That dot and a CR.
+    DotCr,
+    /// Inside a line.
+    Text,
+    /// Inside a line, after a CR that was held back.
+    Cr,
+}
+
+/// Reads one body.
+pub struct BodyReader {
+    at: At,
+    line_ends: LineEnds,
+    limit: usize,
+    /// Octets of the current line.
+    line: usize,
+    /// Octets as RFC 1870 counts them: with line ends, without stuffed dots. Also counted while refused.
+    size: usize,
+    refusal: Option<Refusal>,
+    /// [`HEADROOM`], then the body.
+    body: BytesMut,
+}
+
+/// A complete body: CRLF line ends only, ending in one (or empty), dots unstuffed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Body(BytesMut);
+
+impl Body {
+    pub fn content(&self) -> &[u8] {
+        &self.0[HEADROOM..]
+    }
+
+    /// The message with `fields` in front of it.
+    pub fn with(mut self, fields: &str) -> Bytes {
+        if let Some(start) = HEADROOM.checked_sub(fields.len()) {
+            self.0[start..HEADROOM].copy_from_slice(fields.as_bytes());
+            self.0.advance(start);
+            return self.0.freeze();
+        }
+        // Longer than a valid host name allows; right all the same.
+        let mut message = BytesMut::with_capacity(fields.len() + self.content().len());
+        message.extend_from_slice(fields.as_bytes());
+        message.extend_from_slice(self.content());
+        message.freeze()
+    }
+}
+
+impl BodyReader {
+    /// `expected` is the size that the client announced; 0 = none.
+    pub fn new(limit: usize, expected: usize, line_ends: LineEnds) -> Self {
+        let mut body = BytesMut::with_capacity(HEADROOM + expected.min(limit).min(INITIAL_MAX));
+        body.resize(HEADROOM, 0);
+        Self { at: At::LineStart, line_ends, limit, line: 0, size: 0, refusal: None, body }
+    }
+
+    /// Octets that are held in memory.
+    pub fn held(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Octets that were read so far, kept or not.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    pub fn refused(&self) -> bool {
+        self.refusal.is_some()
+    }
+
+    /// Refuses the body from outside: there is no memory for it.
+    pub fn discard(&mut self) {
+        self.refuse(Refusal::NoMemory);
+    }
+
+    /// The whole body, or why not.
+    pub fn finish(self) -> Result<Body, Refusal> {
+        match self.refusal {
+            None => Ok(Body(self.body)),
+            Some(refusal) => Err(refusal),
+        }
+    }
+
+    /// Takes bytes until the final dot.
+    pub fn feed(&mut self, bytes: &[u8]) -> Progress {
+        let mut next = 0;
+        while next < bytes.len() {
+            next += match self.at {
+                At::LineStart if bytes[next] == b'.' => {
+                    self.at = At::Dot;
+                    1
+                }
+                At::LineStart | At::Text => self.text(&bytes[next..]),
+                At::Dot if bytes[next] == b'\r' => {
+                    self.at = At::DotCr;
+                    1
+                }
+                // The dot was stuffed: it is dropped, whatever follows it.
+                At::Dot => {
+                    self.at = At::Text;
+                    0
+                }
+                At::DotCr if bytes[next] == b'\n' => return Progress::End(next + 1),
+                // A dot, then a CR that ends no line as the protocol sees it.
+                At::DotCr => {
+                    self.at = At::Cr;
+                    0
+                }
+                At::Cr if bytes[next] == b'\n' => {
+                    self.end_line(true);
+                    1
+                }
+                At::Cr => {
+                    self.end_line(false);
+                    0
+                }
+            };
+        }
+        Progress::More
+    }
+
+    /// Takes a run of whole lines and text that needs no change, and the byte that ended it. Returns how many bytes
+    /// that were.
+    fn text(&mut self, bytes: &[u8]) -> usize {
+        // Where the current line started, so that lines need no counter of their own inside a run.
+        let mut line_start = 0;
+        let mut next = 0;
+        self.at = At::Text;
+        loop {
+            let Some(found) = memchr3(b'\r', b'\n', 0, &bytes[next..]) else {
+                self.count_line(bytes.len() - line_start);
+                self.keep(bytes);
+                return bytes.len();
+            };
+            let end = next + found;
+            match (bytes[end], bytes.get(end + 1), bytes.get(end + 2)) {
+                // A proper line end, and the next line starts with no dot: the run goes on.
+                (b'\r', Some(b'\n'), Some(first)) if *first != b'.' => {
+                    self.count_line(end - line_start);
+                    self.line = 0;
+                    next = end + 2;
+                    line_start = next;
+                }
+                (stop, _, _) => {
+                    self.count_line(end - line_start);
+                    self.keep(&bytes[..end]);
+                    self.stop(stop);
+                    return end + 1;
+                }
+            }
+        }
+    }
+
+    /// Handles the byte that interrupted a run.
+    fn stop(&mut self, byte: u8) {
+        match byte {
+            b'\r' => self.at = At::Cr,
+            b'\n' => self.end_line(false),
+            _ => self.refuse(Refusal::Fault(BodyFault::Nul)),
+        }
+    }
+
+    /// Ends a line: by CRLF, or by a CR or LF alone, which is no line start for dots.
+    fn end_line(&mut self, proper: bool) {
+        if !proper {
+            match self.line_ends {
+                LineEnds::Normalize => {}
+                LineEnds::Reject => self.refuse(Refusal::Fault(BodyFault::BareLineEnd)),
+            }
+        }
+        self.keep(b"\r\n");
+        self.line = 0;
+        self.at = if proper { At::LineStart } else { At::Text };
+    }
+
+    fn count_line(&mut self, octets: usize) {
+        self.line += octets;
+        if self.line > LINE_MAX {
+            self.refuse(Refusal::Fault(BodyFault::LineTooLong));
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        self.size = self.size.saturating_add(bytes.len());
+        if self.size > self.limit {
+            self.refuse(Refusal::TooBig);
+        }
+        if self.refusal.is_none() {
+            self.body.extend_from_slice(bytes);
+        }
+    }
+
+    /// The first reason stays; the memory goes at once.
+    fn refuse(&mut self, refusal: Refusal) {
+        if self.refusal.is_none() {
+            self.refusal = Some(refusal);
+            self.body = BytesMut::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMIT: usize = 10_000_000;
+
+    /// Reads `wire` in pieces of `step` bytes; the body (or the refusal) and how many bytes were the message's.
+    fn read(wire: &[u8], step: usize, line_ends: LineEnds) -> (Option<Result<Vec<u8>, Refusal>>, usize) {
+        let mut reader = BodyReader::new(LIMIT, 0, line_ends);
+        let mut used = 0;
+        for piece in wire.chunks(step) {
+            match reader.feed(piece) {
+                Progress::More => used += piece.len(),
+                Progress::End(end) => return (Some(reader.finish().map(|body| body.content().to_vec())), used + end),
+            }
+        }
+        (None, used)
+    }
+
+    fn body(wire: &[u8]) -> Vec<u8> {
+        let (body, used) = read(wire, wire.len(), LineEnds::Normalize);
+        assert_eq!(used, wire.len(), "the end was seen early in {}", wire.escape_ascii());
+        body.expect("an end").expect("a body")
+    }
+
+    #[test]
+    fn dots_and_line_ends_come_out_as_they_were_meant() {
+        let cases: [(&[u8], &[u8]); 12] = [
+            (b".\r\n", b""),
+            (b"a\r\n.\r\n", b"a\r\n"),
+            (b"\r\n.\r\n", b"\r\n"),
+            (b"..\r\n.\r\n", b".\r\n"),
+            (b"..a\r\nb.\r\n...c\r\n.\r\n", b".a\r\nb.\r\n..c\r\n"),
+            (b".a\r\n.\r\n", b"a\r\n"),
+            (b"a\nb\rc\r\n.\r\n", b"a\r\nb\r\nc\r\n"),
+            (b"a\r\r\n.\r\n", b"a\r\n\r\n"),
+            // A dot is the protocol's only after CRLF.
+            (b"a\n.\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
+            (b"a\n..b\r\n.\r\n", b"a\r\n..b\r\n"),
+            (b"a\r\n.\nb\r\n.\r\n", b"a\r\n\r\nb\r\n"),
+            (b"a\r\n.\rb\r\n.\r\n", b"a\r\n\r\nb\r\n"),
+        ];
+        for (wire, expected) in cases {
+            assert_eq!(body(wire).escape_ascii().to_string(), expected.escape_ascii().to_string());
+        }
+    }
+
+    #[test]
+    fn nothing_but_crlf_dot_crlf_ends_a_message() {
+        for trick in
+            ["\n.\n", "\n.\r\n", "\r.\r", "\r.\r\n", "\r\n.\n", "\r\n.\r", "\r\n.\r\r\n", "\r\n.\0\r\n", "\r\n\0.\r\n"]
+        {
+            let wire = format!("a{trick}MAIL FROM:<x@y.z>\r\n.\r\nQUIT\r\n");
+            let (body, used) = read(wire.as_bytes(), wire.len(), LineEnds::Normalize);
+            assert!(body.is_some(), "{trick:?}");
+            assert_eq!(&wire[used..], "QUIT\r\n", "{trick:?}");
+        }
+    }
+
+    #[test]
+    fn bare_line_ends_and_nul_are_refused_after_the_final_dot() {
+        type Case = (&'static [u8], LineEnds, Refusal);
+        let cases: [Case; 5] = [
+            (b"a\nb\r\n.\r\n", LineEnds::Reject, Refusal::Fault(BodyFault::BareLineEnd)),
+            (b"a\rb\r\n.\r\n", LineEnds::Reject, Refusal::Fault(BodyFault::BareLineEnd)),
+            (b"a\r\n.\nb\r\n.\r\n", LineEnds::Reject, Refusal::Fault(BodyFault::BareLineEnd)),
+            (b"a\0b\r\n.\r\n", LineEnds::Normalize, Refusal::Fault(BodyFault::Nul)),
+            (b"a\0b\nc\r\n.\r\n", LineEnds::Reject, Refusal::Fault(BodyFault::Nul)),
+        ];
+        for (wire, line_ends, refusal) in cases {
+            let (result, used) = read(wire, wire.len(), line_ends);
+            assert_eq!((result, used), (Some(Err(refusal)), wire.len()), "{}", wire.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_long_line_and_a_large_body_are_refused_and_not_kept() {
+        let mut reader = BodyReader::new(LIMIT, 0, LineEnds::Normalize);
+        reader.feed(&[b'x'; LINE_MAX]);
+        assert!(!reader.refused());
+        reader.feed(b"x");
+        assert_eq!((reader.refused(), reader.held()), (true, 0));
+        assert_eq!(reader.finish(), Err(Refusal::Fault(BodyFault::LineTooLong)));
+
+        let mut reader = BodyReader::new(10, 0, LineEnds::Normalize);
+        reader.feed(b"12345678\r\n");
+        assert!(!reader.refused());
+        assert_eq!(reader.feed(b"9\r\n.\r\n"), Progress::End(6));
+        assert_eq!(reader.finish(), Err(Refusal::TooBig));
+    }
+
+    #[test]
+    fn fields_go_in_front_without_moving_the_body() {
+        let read = || {
+            let mut reader = BodyReader::new(LIMIT, 0, LineEnds::Normalize);
+            assert_eq!(reader.feed(b"a\r\n.\r\n"), Progress::End(6));
+            reader.finish().expect("a body")
+        };
+        assert_eq!(&read().with("X: y\r\n")[..], b"X: y\r\na\r\n");
+        let long = "x".repeat(HEADROOM + 1);
+        assert_eq!(read().with(&long), format!("{long}a\r\n"));
+    }
+
+    /// The rules again, byte by byte, as slowly as they are easy to believe.
+    fn model(wire: &[u8]) -> (Vec<u8>, usize) {
+        let (mut out, mut next, mut start) = (Vec::new(), 0, true);
+        loop {
+            let rest = &wire[next..];
+            if start && rest.starts_with(b".\r\n") {
+                return (out, next + 3);
+            }
+            if start && rest.starts_with(b".") {
+                next += 1;
+            }
+            start = false;
+            let rest = &wire[next..];
+            if rest.starts_with(b"\r\n") {
+                out.extend(b"\r\n");
+                next += 2;
+                start = true;
+            } else if rest[0] == b'\r' || rest[0] == b'\n' {
+                out.extend(b"\r\n");
+                next += 1;
+            } else {
+                out.push(rest[0]);
+                next += 1;
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_pieces_give_what_the_plain_rules_give(
+            content in prop::collection::vec(prop::sample::select(b"\r\n..ab".to_vec()), 0..60),
+            step in 1_usize..9,
+        ) {
+            let mut wire = content;
+            wire.extend(b"\r\n.\r\nRSET\r\n");
+            let (body, used) = read(&wire, step, LineEnds::Normalize);
+            let (expected, end) = model(&wire);
+            prop_assert_eq!(body, Some(Ok(expected)));
+            prop_assert_eq!(used, end);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The header section: who it says the message is from, how often it was relayed, and what is missing.
+//!
+//! Nothing is rewritten. A Received field goes in front (RFC 5321 §4.4), and Date and Message-ID where a device left
+//! them out (RFC 6409 §8.2, §8.3).
+
+use std::borrow::Cow;
+use std::fmt;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use memchr::memchr;
+
+use super::mailbox;
+use super::reply::HeaderFault;
+use crate::domain::id::MessageId;
+use crate::domain::sender::Address;
+
+/// The largest header section. DKIM, ARC and long reference lists stay far under it.
+pub const HEADER_MAX: usize = 256 * 1024;
+
+/// The fields that name a sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldName {
+    From,
+    Sender,
+    ResentFrom,
+    ResentSender,
+}
+
+impl fmt::Display for FieldName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::From => "From",
+            Self::Sender => "Sender",
+            Self::ResentFrom => "Resent-From",
+            Self::ResentSender => "Resent-Sender",
+        })
+    }
+}
+
+/// What the relay must know of a header section.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// How many From fields there are. Exactly one is right.
+    pub from_fields: usize,
+    /// Every address that the message claims to be from, with the field that says so.
+    pub senders: Vec<(FieldName, Address)>,
+    pub received: usize,
+    pub has_date: bool,
+    pub has_message_id: bool,
+}
+
+/// Reads the header section of a body with CRLF line ends.
+pub fn read(body: &[u8]) -> Result<Header, HeaderFault> {
+    let mut header = Header::default();
+    let mut next = 0;
+    while let Some(end) = field_end(body, next)? {
+        let field = &body[next..end];
+        next = end;
+        take(&mut header, field)?;
+    }
+    Ok(header)
+}
+
+/// Where the field that starts at `start` ends, with its continuation lines; `None` at the end of the section.
+fn field_end(body: &[u8], start: usize) -> Result<Option<usize>, HeaderFault> {
+    if start >= body.len() || body[start..].starts_with(b"\r\n") {
+        return Ok(None);
+    }
+    let mut end = start;
+    loop {
+        end = memchr(b'\n', &body[end..]).map_or(body.len(), |found| end + found + 1);
+        if end > HEADER_MAX {
+            return Err(HeaderFault::TooLarge);
+        }
+        match body.get(end) {
+            Some(b' ' | b'\t') => {}
+            Some(_) | None => return Ok(Some(end)),
+        }
+    }
+}
+
+fn take(header: &mut Header, field: &[u8]) -> Result<(), HeaderFault> {
+    let colon = memchr(b':', field).ok_or(HeaderFault::Malformed)?;
+    // Some programs take "From :" for From, so do we.
+    let name = field[..colon].trim_ascii_end();
+    if name.is_empty() || !name.iter().all(u8::is_ascii_graphic) {
+        return Err(HeaderFault::Malformed);
+    }
+    let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+    let sender = if is("From") {
+        header.from_fields += 1;
+        Some(FieldName::From)
+    } else if is("Sender") {
+        Some(FieldName::Sender)
+    } else if is("Resent-From") {
+        Some(FieldName::ResentFrom)
+    } else if is("Resent-Sender") {
+        Some(FieldName::ResentSender)
+    } else {
+        None
+    };
+    if let Some(sender) = sender {
+        return take_sender(header, sender, &field[colon + 1..]);
+    }
+    header.received += usize::from(is("Received"));
+    header.has_date |= is("Date");
+    header.has_message_id |= is("Message-ID");
+    Ok(())
+}
+
+fn take_sender(header: &mut Header, name: FieldName, value: &[u8]) -> Result<(), HeaderFault> {
+    let fault = HeaderFault::Sender(name);
+    let value = unfolded(value).ok_or(fault)?;
+    let found = mailbox::addresses(&value).ok_or(fault)?;
+    if header.senders.len() + found.len() > mailbox::ADDRESSES_MAX {
+        return Err(fault);
+    }
+    header.senders.extend(found.into_iter().map(|address| (name, address)));
+    Ok(())
+}
+
+/// The value on one line: CRLF before white space is dropped (RFC 5322 §2.2.3). `None` where it is no UTF-8.
+fn unfolded(value: &[u8]) -> Option<Cow<'_, str>> {
+    let value = std::str::from_utf8(value).ok()?.trim_ascii_end();
+    Some(if value.contains("\r\n") { Cow::Owned(value.replace("\r\n", "")) } else { Cow::Borrowed(value) })
+}
+
+/// What goes in front of a message.
+pub struct Added<'a> {
+    pub id: MessageId,
+    pub hostname: &'a str,
+    pub received_at: Timestamp,
+    pub encrypted: bool,
+    pub utf8: bool,
+}
+
+impl Added<'_> {
+    /// The Received field, and Date and Message-ID where `header` has none. No client address: it is nobody's
+    /// business where a customer's printer stands.
+    pub fn fields(&self, header: &Header) -> String {
+        let date = self.received_at.to_zoned(TimeZone::UTC).strftime("%a, %d %b %Y %H:%M:%S +0000");
+        let Self { id, hostname, .. } = self;
+        let mut text = format!("Received: by {hostname} (Franking) with {} id {id};\r\n\t{date}\r\n", self.protocol());
+        if !header.has_date {
+            text.push_str(&format!("Date: {date}\r\n"));
+        }
+        if !header.has_message_id {
+            text.push_str(&format!("Message-ID: <{id}@{hostname}>\r\n"));
+        }
+        text
+    }
+
+    /// The protocol's name in Received (RFC 3848, RFC 6531 §4.3).
+    fn protocol(&self) -> &'static str {
+        match (self.utf8, self.encrypted) {
+            (false, false) => "ESMTPA",
+            (false, true) => "ESMTPSA",
+            (true, false) => "UTF8SMTPA",
+            (true, true) => "UTF8SMTPSA",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn senders(text: &str) -> Result<Vec<String>, HeaderFault> {
+        let header = read(text.as_bytes())?;
+        Ok(header.senders.iter().map(|(field, address)| format!("{field} {address}")).collect())
+    }
+
+    #[test]
+    fn every_field_that_names_a_sender_is_read() {
+        let text = "Subject: x\r\nFROM : \"Doe, A\"\r\n <a@b.c>\r\nsender: s@b.c\r\nResent-From: r@b.c,\r\n\tq@b.c\r\n\
+                    Resent-Sender: t@b.c\r\nReply-To: x@evil.com\r\n\r\nFrom: body@evil.com\r\n";
+        assert_eq!(
+            senders(text),
+            Ok(["From a@b.c", "Sender s@b.c", "Resent-From r@b.c", "Resent-From q@b.c", "Resent-Sender t@b.c"]
+                .map(str::to_owned)
+                .to_vec())
+        );
+    }
+
+    #[test]
+    fn a_header_section_that_hides_something_is_refused() {
+        let cases: [(&str, HeaderFault); 9] = [
+            ("From a@b.c\r\n\r\n", HeaderFault::Malformed),
+            ("no header at all\r\n", HeaderFault::Malformed),
+            (" folded: first\r\n\r\n", HeaderFault::Malformed),
+            (": empty\r\n\r\n", HeaderFault::Malformed),
+            ("Two words: x\r\n\r\n", HeaderFault::Malformed),
+            ("Fröm: a@b.c\r\n\r\n", HeaderFault::Malformed),
+            ("From:\r\n\r\n", HeaderFault::Sender(FieldName::From)),
+            ("From: a@b.c <x@evil.com>\r\n\r\n", HeaderFault::Sender(FieldName::From)),
+            ("Sender: undisclosed:;\r\n\r\n", HeaderFault::Sender(FieldName::Sender)),
+        ];
+        for (text, fault) in cases {
+            assert_eq!(senders(text), Err(fault), "{text:?}");
+        }
+        assert_eq!(read(b"From: \xff <a@b.c>\r\n\r\n"), Err(HeaderFault::Sender(FieldName::From)));
+        let large = format!("From: a@b.c\r\nX: {}\r\n\r\n", "x".repeat(HEADER_MAX));
+        assert_eq!(senders(&large), Err(HeaderFault::TooLarge));
+    }
+
+    #[test]
+    fn fields_are_counted_and_an_empty_body_has_none() {
+        let header =
+            read(b"Received: x\r\nreceived: y\r\nFrom: a@b.c\r\nfrom: a@b.c\r\nDATE: x\r\nMessage-Id: <x>\r\n\r\n");
+        let header = header.expect("a header");
+        assert_eq!((header.received, header.from_fields, header.has_date, header.has_message_id), (2, 2, true, true));
+        assert_eq!(read(b""), Ok(Header::default()));
+        assert_eq!(read(b"\r\nFrom: a@b.c\r\n"), Ok(Header::default()));
+        assert_eq!(read(b"From: a@b.c").expect("a header").from_fields, 1);
+    }
+
+    #[test]
+    fn only_what_is_missing_is_added() {
+        let added = Added {
+            id: MessageId(Uuid::nil()),
+            hostname: "relay.example",
+            received_at: "2026-11-22T03:04:05Z".parse().expect("a time"),
+            encrypted: true,
+            utf8: false,
+        };
+        assert_eq!(
+            added.fields(&Header::default()),
+            "Received: by relay.example (Franking) with ESMTPSA id 00000000-0000-0000-0000-000000000000;\r\n\
+             \tSun, 22 Nov 2026 03:04:05 +0000\r\n\
+             Date: Sun, 22 Nov 2026 03:04:05 +0000\r\n\
+             Message-ID: <00000000-0000-0000-0000-000000000000@relay.example>\r\n"
+        );
+        let complete = Header { has_date: true, has_message_id: true, ..Header::default() };
+        assert_eq!(added.fields(&complete).matches("\r\n").count(), 2);
+    }
+}

@@ -1,0 +1,296 @@
+//! The addresses in a header that names senders (RFC 5322 §3.4, groups as RFC 6854 allows them).
+//!
+//! Conservative on purpose: a program further on may read a doubtful header differently, and then the address that
+//! was allowed is not the one that is shown. So the obsolete forms (routes, spaces inside an address), quoted local
+//! parts that need their quotes, domain literals and raw bytes that are no UTF-8 are refused, not guessed.
+
+use crate::domain::sender::Address;
+
+/// The most addresses of one header that are looked at.
+pub const ADDRESSES_MAX: usize = 100;
+/// How deep comments may nest.
+const COMMENT_DEPTH_MAX: usize = 8;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Token<'a> {
+    Atom(&'a str),
+    Quoted(String),
+    Special(char),
+}
+
+/// A token, and whether white space or a comment stood before it.
+struct Spaced<'a> {
+    token: Token<'a>,
+    apart: bool,
+}
+
+/// All addresses of an unfolded header value. `None` when any part of it cannot be understood for certain.
+pub fn addresses(value: &str) -> Option<Vec<Address>> {
+    let tokens = tokens(value)?;
+    let mut found = Vec::new();
+    let mut group = false;
+    let mut entry: Vec<&Spaced<'_>> = Vec::new();
+    for spaced in &tokens {
+        match spaced.token {
+            Token::Special(',') => take(&mut entry, &mut found)?,
+            // A group's name is only words, and groups do not nest.
+            Token::Special(':') if !group && !entry.is_empty() && entry.iter().all(|s| is_word(&s.token)) => {
+                group = true;
+                entry.clear();
+            }
+            Token::Special(';') if group => {
+                take(&mut entry, &mut found)?;
+                group = false;
+            }
+            Token::Special(':' | ';') => return None,
+            Token::Special(_) | Token::Atom(_) | Token::Quoted(_) => entry.push(spaced),
+        }
+    }
+    take(&mut entry, &mut found)?;
+    (!group && !found.is_empty()).then_some(found)
+}
+
+/// Reads one mailbox, or nothing between two commas.
+fn take(entry: &mut Vec<&Spaced<'_>>, found: &mut Vec<Address>) -> Option<()> {
+    let parts = std::mem::take(entry);
+    if parts.is_empty() {
+        return Some(());
+    }
+    if found.len() == ADDRESSES_MAX {
+        return None;
+    }
+    let open = parts.iter().position(|spaced| spaced.token == Token::Special('<'));
+    let spec = match open {
+        Some(open) => {
+            let (phrase, angle) = parts.split_at(open);
+            let phrase_ok = phrase.iter().all(|spaced| is_word(&spaced.token) || spaced.token == Token::Special('.'));
+            let (last, inside) = angle[1..].split_last()?;
+            if !phrase_ok || last.token != Token::Special('>') {
+                return None;
+            }
+            inside
+        }
+        None => &parts[..],
+    };
+    found.push(address(spec)?);
+    Some(())
+}
+
+fn is_word(token: &Token<'_>) -> bool {
+    match token {
+        Token::Atom(_) | Token::Quoted(_) => true,
+        Token::Special(_) => false,
+    }
+}
+
+/// `local@domain` with nothing between its parts.
+fn address(spec: &[&Spaced<'_>]) -> Option<Address> {
+    let mut text = String::new();
+    for (index, spaced) in spec.iter().enumerate() {
+        if index > 0 && spaced.apart {
+            return None;
+        }
+        match &spaced.token {
+            Token::Atom(atom) => text.push_str(atom),
+            // A quoted string stands for a local part alone; the check below refuses what needs its quotes.
+            Token::Quoted(quoted) if index == 0 && spec.get(1)?.token == Token::Special('@') => {
+                if quoted.contains('@') {
+                    return None;
+                }
+                text.push_str(quoted);
+            }
+            Token::Special(special @ ('.' | '@')) => text.push(*special),
+            Token::Quoted(_) | Token::Special(_) => return None,
+        }
+    }
+    Address::parse(&text).ok()
+}
+
+fn tokens(value: &str) -> Option<Vec<Spaced<'_>>> {
+    let mut tokens = Vec::new();
+    let mut rest = value;
+    let mut apart = true;
+    while let Some(first) = rest.chars().next() {
+        match first {
+            ' ' | '\t' => {
+                apart = true;
+                rest = &rest[1..];
+                continue;
+            }
+            '(' => {
+                apart = true;
+                rest = after_comment(rest)?;
+                continue;
+            }
+            '"' => {
+                let (quoted, after) = quoted(&rest[1..])?;
+                tokens.push(Spaced { token: Token::Quoted(quoted), apart });
+                rest = after;
+            }
+            '<' | '>' | '@' | ',' | ';' | ':' | '.' => {
+                tokens.push(Spaced { token: Token::Special(first), apart });
+                rest = &rest[1..];
+            }
+            c if is_atom(c) => {
+                let end = rest.find(|c| !is_atom(c)).unwrap_or(rest.len());
+                let (atom, after) = rest.split_at(end);
+                tokens.push(Spaced { token: Token::Atom(atom), apart });
+                rest = after;
+            }
+            // Brackets, backslashes, stray closing parentheses, control characters.
+            _ => return None,
+        }
+        apart = false;
+    }
+    Some(tokens)
+}
+
+/// RFC 5322 `atext` and non-ASCII (RFC 6532) that shows and is no space. Directional and invisible characters would
+/// let a header read differently from how it is parsed.
+fn is_atom(c: char) -> bool {
+    if c.is_ascii() {
+        c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c)
+    } else {
+        !c.is_control() && !c.is_whitespace() && !is_invisible(c)
+    }
+}
+
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// What a quoted string holds, and what follows it. `text` starts after its first quote.
+fn quoted(text: &str) -> Option<(String, &str)> {
+    let mut content = String::new();
+    let mut characters = text.char_indices();
+    while let Some((index, c)) = characters.next() {
+        match c {
+            '"' => return Some((content, &text[index + 1..])),
+            '\\' => content.push(characters.next()?.1),
+            c if c.is_control() && c != '\t' => return None,
+            c => content.push(c),
+        }
+    }
+    None
+}
+
+/// What follows a comment. `text` starts with its parenthesis.
+fn after_comment(text: &str) -> Option<&str> {
+    let mut depth = 0_usize;
+    let mut characters = text.char_indices();
+    while let Some((index, c)) = characters.next() {
+        match c {
+            '(' => {
+                depth += 1;
+                if depth > COMMENT_DEPTH_MAX {
+                    return None;
+                }
+            }
+            ')' => {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(&text[index + 1..]);
+                }
+            }
+            '\\' => {
+                characters.next()?;
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(value: &str) -> Option<Vec<String>> {
+        addresses(value).map(|found| found.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn every_honest_way_to_write_a_sender_is_understood() {
+        let cases: [(&str, &[&str]); 17] = [
+            ("a@b.c", &["a@b.c"]),
+            ("<a@b.c>", &["a@b.c"]),
+            ("Alice <a@b.c>", &["a@b.c"]),
+            ("\"Doe, Alice\" <a@b.c>", &["a@b.c"]),
+            ("\"x@evil.com\" <a@b.c>", &["a@b.c"]),
+            ("\"a \\\" <x@evil.com>\" <a@b.c>", &["a@b.c"]),
+            ("John Q. Public <a@b.c>", &["a@b.c"]),
+            ("=?utf-8?Q?Gr=C3=BC=C3=9Fe?= <a@b.c>", &["a@b.c"]),
+            ("=?utf-8?B?w6Q=?= =?utf-8?B?w6Q=?= <a@b.c>", &["a@b.c"]),
+            ("Müller <müller@b.c>", &["müller@b.c"]),
+            ("a@b.c (Alice <x@evil.com>)", &["a@b.c"]),
+            ("(x (y) \\) z) Alice (w) <a@b.c> (v)", &["a@b.c"]),
+            ("a@b.c, Bob <b@b.c>,", &["a@b.c", "b@b.c"]),
+            ("Team: a@b.c, Bob <b@b.c>;", &["a@b.c", "b@b.c"]),
+            ("\"first.last\"@b.c", &["first.last@b.c"]),
+            ("first.last+tag@B.C", &["first.last+tag@b.c"]),
+            (" \t a@b.c ", &["a@b.c"]),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(
+                read(value).as_deref(),
+                Some(&expected.iter().map(|&s| s.to_owned()).collect::<Vec<_>>()[..]),
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_another_program_could_read_differently_is_refused() {
+        for value in [
+            "",
+            "  ",
+            "(only a comment)",
+            "nobody:;",
+            "Alice",
+            "<>",
+            "Alice <>",
+            "a@b.c <x@evil.com>",
+            "<a@b.c> x@evil.com",
+            "<a@b.c> <x@evil.com>",
+            "<a@b.c",
+            "a@b.c>",
+            "<<a@b.c>>",
+            "<a@b.c>>",
+            "a@b.c x@evil.com",
+            "a@b.c@evil.com",
+            "a @b.c",
+            "a@ b.c",
+            "a.(x)b@b.c",
+            "<@evil.com:a@b.c>",
+            "<@evil.com,@x.y:a@b.c>",
+            "\"x@evil.com\"@b.c",
+            "\"a b\"@b.c",
+            "x.\"a\"@b.c",
+            "\"a\".x@b.c",
+            "a@[1.2.3.4]",
+            "\"open <a@b.c>",
+            "(open <a@b.c>",
+            "close) <a@b.c>",
+            "Doe, Alice <a@b.c>",
+            "a@b.c; x@evil.com",
+            "A: B: a@b.c;;",
+            "A: a@b.c",
+            "a\\b@b.c",
+            "a@b.c\u{202e}",
+            "a\u{200b}@b.c",
+            "((((((((((a)))))))))) a@b.c",
+        ] {
+            assert_eq!(read(value), None, "{value}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_makes_the_parser_fail_and_what_it_finds_stood_there(value in "[a-c@.<>,;:\"() \\\\\\[]{0,40}") {
+            for address in addresses(&value).into_iter().flatten() {
+                prop_assert!(value.contains(address.local()), "{} in {}", address, value);
+            }
+        }
+    }
+}

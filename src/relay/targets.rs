@@ -1,0 +1,55 @@
+//! A policy's upstream with its secret opened, kept until the policy changes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::domain::directory::{PolicyEntry, Sealed, UpstreamSecret};
+use crate::domain::id::PolicyId;
+use crate::ledger::seal::Sealer;
+use crate::upstream::Target;
+
+/// As many as there are policies in the directory.
+#[derive(Default)]
+pub struct Targets(RwLock<HashMap<PolicyId, Opened>>);
+
+struct Opened {
+    policy: Arc<PolicyEntry>,
+    target: Option<Arc<Target>>,
+}
+
+impl Targets {
+    /// `None` where the policy has no upstream at present, or its secret does not open with the installation's key.
+    pub fn of(&self, policy: &Arc<PolicyEntry>, sealer: &Sealer) -> Option<Arc<Target>> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opened) = known.get(&policy.id).filter(|opened| Arc::ptr_eq(&opened.policy, policy)) {
+            return opened.target.clone();
+        }
+        drop(known);
+        let target = open(policy, sealer).map(Arc::new);
+        let opened = Opened { policy: policy.clone(), target: target.clone() };
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(policy.id, opened);
+        target
+    }
+
+    /// Forgets everything: the installation's keys changed.
+    pub fn clear(&self) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+fn open(policy: &PolicyEntry, sealer: &Sealer) -> Option<Target> {
+    let entry = policy.upstream.clone()?;
+    let secret = match &entry.secret {
+        None => None,
+        Some(sealed) => Some(unseal(policy.id, sealed, sealer).or_else(|| {
+            tracing::error!(policy = policy.name, "the upstream's secret does not open with this installation's key");
+            None
+        })?),
+    };
+    Some(Target { policy: policy.id, entry, secret })
+}
+
+fn unseal(policy: PolicyId, sealed: &Sealed, sealer: &Sealer) -> Option<UpstreamSecret> {
+    let plain = sealer.open(&format!("upstream/{policy}"), sealed)?;
+    serde_json::from_slice(&plain).ok()
+}

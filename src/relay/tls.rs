@@ -1,0 +1,191 @@
+//! The relay's certificates: from files, looked at again and again, taken over live.
+//!
+//! ECDSA and RSA stand side by side: the client's signature schemes choose, so a printer that knows only RSA is
+//! served beside everybody else. TLS 1.2 and 1.3; session tickets, because devices connect anew for every message.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::{Ticketer, default_provider};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig};
+use rustls::sign::CertifiedKey;
+use rustls::{SignatureAlgorithm, version};
+
+use crate::domain::relay_config::{CertificateFiles, Tls};
+
+/// The largest certificate or key file that is read: a chain of ten RSA-4096 certificates has 20 kB.
+const FILE_MAX: u64 = 256 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("reading {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{path} is larger than {FILE_MAX} octets")]
+    TooLarge { path: PathBuf },
+    #[error("reading the PEM in {path}")]
+    Pem {
+        path: PathBuf,
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    #[error("{path} holds no certificate")]
+    Empty { path: PathBuf },
+    #[error("using the key in {path} with its certificate")]
+    Unusable {
+        path: PathBuf,
+        #[source]
+        source: rustls::Error,
+    },
+    #[error("preparing TLS")]
+    Rustls(#[source] rustls::Error),
+}
+
+/// What the listeners serve with. The certificates change inside it.
+pub struct Certificates {
+    chosen: Arc<Chosen>,
+    server: Arc<ServerConfig>,
+    /// The bytes of the files that are in use, to see a change.
+    seen: ArcSwap<Vec<Vec<u8>>>,
+}
+
+#[derive(Debug)]
+struct Chosen(ArcSwap<Vec<Arc<CertifiedKey>>>);
+
+impl ResolvesServerCert for Chosen {
+    /// The first certificate whose key can sign in a way that the client understands.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let keys = self.0.load();
+        keys.iter().find(|key| key.key.choose_scheme(hello.signature_schemes()).is_some()).cloned()
+    }
+}
+
+impl Certificates {
+    pub fn load(tls: &Tls) -> Result<Self, Error> {
+        let provider = Arc::new(default_provider());
+        let files = read_all(tls)?;
+        let chosen = Arc::new(Chosen(ArcSwap::from_pointee(keys(tls, &files, &provider)?)));
+        let mut server = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&version::TLS13, &version::TLS12])
+            .map_err(Error::Rustls)?
+            .with_no_client_auth()
+            .with_cert_resolver(chosen.clone());
+        server.ticketer = Ticketer::new().map_err(Error::Rustls)?;
+        Ok(Self { chosen, server: Arc::new(server), seen: ArcSwap::from_pointee(files) })
+    }
+
+    pub fn server(&self) -> Arc<ServerConfig> {
+        self.server.clone()
+    }
+
+    /// Reads the files again and takes over what changed. On an error the running certificates stay.
+    pub fn reload(&self, tls: &Tls) -> Result<bool, Error> {
+        let files = read_all(tls)?;
+        if **self.seen.load() == files {
+            return Ok(false);
+        }
+        let keys = keys(tls, &files, self.server.crypto_provider())?;
+        self.chosen.0.store(Arc::new(keys));
+        self.seen.store(Arc::new(files));
+        Ok(true)
+    }
+}
+
+/// Certificate, key, certificate, key, …
+fn read_all(tls: &Tls) -> Result<Vec<Vec<u8>>, Error> {
+    let paths = tls.certificates.iter().flat_map(|files| [&files.certificate_file, &files.key_file]);
+    paths.map(|path| read(path)).collect()
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let wrong = |source| Error::Read { path: path.to_owned(), source };
+    if std::fs::metadata(path).map_err(wrong)?.len() > FILE_MAX {
+        return Err(Error::TooLarge { path: path.to_owned() });
+    }
+    std::fs::read(path).map_err(wrong)
+}
+
+/// ECDSA first: it is cheaper to sign, and whoever cannot verify it says so.
+fn keys(tls: &Tls, files: &[Vec<u8>], provider: &CryptoProvider) -> Result<Vec<Arc<CertifiedKey>>, Error> {
+    let pairs = tls.certificates.iter().zip(files.chunks_exact(2));
+    let mut keys = pairs
+        .map(|(paths, files)| certified(paths, &files[0], &files[1], provider))
+        .collect::<Result<Vec<_>, Error>>()?;
+    keys.sort_by_key(|key| key.key.algorithm() == SignatureAlgorithm::RSA);
+    Ok(keys)
+}
+
+fn certified(
+    paths: &CertificateFiles,
+    certificate: &[u8],
+    key: &[u8],
+    provider: &CryptoProvider,
+) -> Result<Arc<CertifiedKey>, Error> {
+    let pem = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Pem { path, source }
+    };
+    let chain = CertificateDer::pem_slice_iter(certificate)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(pem(&paths.certificate_file))?;
+    if chain.is_empty() {
+        return Err(Error::Empty { path: paths.certificate_file.clone() });
+    }
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(pem(&paths.key_file))?;
+    CertifiedKey::from_der(chain, key, provider)
+        .map(Arc::new)
+        .map_err(|source| Error::Unusable { path: paths.key_file.clone(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertifiedKey as Generated, generate_simple_self_signed};
+
+    fn write(folder: &Path, name: &str) -> CertificateFiles {
+        let Generated { cert, signing_key } = generate_simple_self_signed([name.to_owned()]).expect("a certificate");
+        let files = CertificateFiles { certificate_file: folder.join("tls.crt"), key_file: folder.join("tls.key") };
+        std::fs::write(&files.certificate_file, cert.pem()).expect("a file");
+        std::fs::write(&files.key_file, signing_key.serialize_pem()).expect("a file");
+        files
+    }
+
+    fn leaf(certificates: &Certificates) -> Vec<u8> {
+        certificates.chosen.0.load()[0].cert[0].to_vec()
+    }
+
+    #[test]
+    fn a_changed_certificate_is_taken_over_and_a_broken_one_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let tls = Tls { certificates: vec![write(folder.path(), "a.example")] };
+        let certificates = Certificates::load(&tls).expect("certificates");
+        let first = leaf(&certificates);
+        assert!(!certificates.reload(&tls).expect("the same files"));
+
+        write(folder.path(), "b.example");
+        assert!(certificates.reload(&tls).expect("a new pair"));
+        let second = leaf(&certificates);
+        assert_ne!(first, second);
+
+        std::fs::write(&tls.certificates[0].certificate_file, "no certificate").expect("a file");
+        let error = certificates.reload(&tls).expect_err("a broken file").to_string();
+        assert!(error.contains("tls.crt"), "{error}");
+        assert_eq!(leaf(&certificates), second);
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let tls = Tls { certificates: vec![write(folder.path(), "a.example")] };
+        let other = generate_simple_self_signed(["a.example".to_owned()]).expect("a certificate");
+        std::fs::write(&tls.certificates[0].key_file, other.signing_key.serialize_pem()).expect("a file");
+        assert!(matches!(Certificates::load(&tls), Err(Error::Unusable { .. })));
+    }
+}

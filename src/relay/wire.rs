@@ -1,0 +1,174 @@
+//! The socket with its two buffers: whole lines out of it, batches of replies into it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use memchr::memchr;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::smtp::command::LINE_MAX;
+use super::smtp::reply::Reply;
+
+/// Room for one read: a pipelined envelope, or a TLS record of a body.
+const READ_CHUNK: usize = 16 * 1024;
+/// How long a client may take to read our replies. A reply is small, so only a dead client takes any time.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
+
+/// A connection before and after STARTTLS.
+pub enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    /// Only while a handshake is under way, or after it failed.
+    Gone,
+}
+
+/// What is at the front of the input.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// A line of so many octets with its end.
+    Line(usize),
+    /// A line that was longer than [`LINE_MAX`]; it is gone.
+    TooLong,
+    /// No whole line yet.
+    Wait,
+}
+
+pub struct Wire {
+    stream: Stream,
+    pub input: BytesMut,
+    output: BytesMut,
+    /// Octets of the input that are known to hold no line end.
+    scanned: usize,
+    /// The rest of an overlong line is thrown away as it comes.
+    skipping: bool,
+}
+
+impl Wire {
+    pub fn new(stream: TcpStream) -> Self {
+        Self {
+            stream: Stream::Plain(stream),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            scanned: 0,
+            skipping: false,
+        }
+    }
+
+    /// Adds a reply to the batch.
+    pub fn say(&mut self, reply: &Reply) {
+        reply.write(&mut self.output);
+    }
+
+    /// Sends the batch in one write.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        let write = async {
+            self.stream.write_all(&self.output).await?;
+            self.stream.flush().await
+        };
+        timeout(WRITE_LIMIT, write).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        self.output.clear();
+        Ok(())
+    }
+
+    /// Reads more. `Ok(0)` is the client's end; a `TimedOut` error is the deadline.
+    pub async fn fill(&mut self, deadline: Instant) -> io::Result<usize> {
+        self.input.reserve(READ_CHUNK);
+        timeout_at(deadline, self.stream.read_buf(&mut self.input))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+
+    /// Looks for a whole line. Call [`Wire::consume`] with its length when it was read.
+    pub fn cut(&mut self) -> Cut {
+        let Some(found) = memchr(b'\n', &self.input[self.scanned..]) else {
+            if self.skipping || self.input.len() > LINE_MAX {
+                self.skipping = true;
+                self.input.clear();
+            }
+            self.scanned = self.input.len();
+            return Cut::Wait;
+        };
+        let length = self.scanned + found + 1;
+        if self.skipping || length > LINE_MAX {
+            self.skipping = false;
+            self.consume(length);
+            return Cut::TooLong;
+        }
+        Cut::Line(length)
+    }
+
+    pub fn consume(&mut self, octets: usize) {
+        self.input.advance(octets);
+        self.scanned = 0;
+    }
+
+    /// Starts TLS. Nothing may be buffered: bytes that came in the clear are not the client's word (CVE-2011-0411).
+    pub async fn start_tls(&mut self, config: Arc<ServerConfig>, deadline: Instant) -> io::Result<()> {
+        if !self.input.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "octets before the TLS handshake"));
+        }
+        let Stream::Plain(stream) = std::mem::replace(&mut self.stream, Stream::Gone) else {
+            return Err(io::Error::from(io::ErrorKind::NotConnected));
+        };
+        let accept = TlsAcceptor::from(config).accept(stream);
+        let stream = timeout_at(deadline, accept).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        self.stream = Stream::Tls(Box::new(stream));
+        Ok(())
+    }
+
+    /// Ends the connection in good order, as far as the client lets us.
+    pub async fn close(&mut self) {
+        if self.flush().await.is_ok() {
+            // A client that is gone is what closing wants, too.
+            let _ = timeout(WRITE_LIMIT, self.stream.shutdown()).await;
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Gone => Poll::Ready(Err(io::Error::from(io::ErrorKind::NotConnected))),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Gone => Poll::Ready(Err(io::Error::from(io::ErrorKind::NotConnected))),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Gone => Poll::Ready(Err(io::Error::from(io::ErrorKind::NotConnected))),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Gone => Poll::Ready(Ok(())),
+        }
+    }
+}

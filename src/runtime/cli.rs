@@ -1,0 +1,150 @@
+//! The command line: one binary, a subcommand for each role, and the few flags that a deploy or a laptop changes.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use super::config::{LogFormat, LogLevel, Refused};
+
+/// Franking: one mail plan, shared by many senders.
+#[derive(Debug, Parser)]
+#[command(name = "franking", version, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub flags: Flags,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What stands over the settings file. Each has an environment variable of its own.
+///
+/// Variables that we do not know are not refused: Kubernetes gives pods `FRANKING_…_SERVICE_HOST` and the like for
+/// every Service whose name begins with ours.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Flags {
+    /// The settings file; without it the defaults hold
+    #[arg(long, global = true, env = "FRANKING_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder of the ledger and relay.yaml where the settings name no path
+    #[arg(long, global = true, env = "FRANKING_DATA", value_name = "FOLDER")]
+    pub data: Option<PathBuf>,
+    /// Name of this process in the ledger; a second process of one name and role fences the first
+    #[arg(long, global = true, env = "FRANKING_NAME", value_name = "NAME")]
+    pub name: Option<String>,
+    /// The operator's namespace
+    #[arg(long, global = true, env = "FRANKING_NAMESPACE", value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// The relay's host name
+    #[arg(long, global = true, env = "FRANKING_HOSTNAME", value_name = "HOST")]
+    pub hostname: Option<String>,
+    /// How much is logged
+    #[arg(long, global = true, env = "FRANKING_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<LogLevel>,
+    /// How a log line is written
+    #[arg(long, global = true, env = "FRANKING_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Where /healthz, /readyz and /metrics are served
+    #[arg(long, global = true, env = "FRANKING_TELEMETRY_ADDRESS", value_name = "ADDRESS")]
+    pub telemetry_address: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Prepare, operator and relay in one process: laptops and the demo
+    All(Accept),
+    /// Reconcile the three kinds; write Secrets, status, the directory and relay.yaml
+    Operator,
+    /// Take mail in and forward it
+    Relay,
+    /// Make the installation's keys, the ledger and the first relay.yaml, then end
+    Prepare(Accept),
+    /// Print the CustomResourceDefinitions
+    Crds,
+    /// Look after the ledger
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+}
+
+/// What only an administrator may decide.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct Accept {
+    /// Begin with an empty ledger although this installation had one: what was used so far is forgotten
+    #[arg(long, env = "FRANKING_ACCEPT_EMPTY_LEDGER")]
+    pub accept_empty_ledger: bool,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum LedgerCommand {
+    /// Recompute every balance from its rows; exit code 1 when one differs
+    Check,
+}
+
+/// What the command line asks for.
+pub enum Asked {
+    Run(Box<Cli>),
+    /// Help or the version, as text for the standard output.
+    Text(String),
+}
+
+/// Parses the command line and the environment. A mistake is one sentence that names the flag.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Asked, Refused> {
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => Ok(Asked::Run(Box::new(cli))),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Asked::Text(error.to_string())),
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                Err(Refused::new("no subcommand was given: all, operator, relay, prepare, crds or ledger check"))
+            }
+            // Of every other kind the first paragraph says what is wrong; the usage after it is left to --help.
+            _ => Err(Refused::new(first_paragraph(&error.to_string()))),
+        },
+    }
+}
+
+fn first_paragraph(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let sentence = lines.join(" ");
+    let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);
+    format!("{sentence}; see franking --help")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Asked, Refused> {
+        parse(line.split(' ').map(OsString::from))
+    }
+
+    #[test]
+    fn the_definition_of_the_command_line_holds_together() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn a_mistake_is_one_sentence_that_names_it() {
+        for (line, named) in [
+            ("franking", "subcommand"),
+            ("franking serve", "serve"),
+            ("franking relay --log-level loud", "--log-level"),
+            ("franking relay --telemetry-address here", "--telemetry-address"),
+            ("franking relay --accept-empty-ledger", "--accept-empty-ledger"),
+            ("franking ledger", "subcommand"),
+        ] {
+            let Err(Refused(sentence)) = parsed(line) else { panic!("{line} was accepted") };
+            assert!(sentence.contains(named) && !sentence.contains('\n'), "{line}: {sentence}");
+        }
+    }
+
+    #[test]
+    fn flags_may_stand_before_and_after_the_role() {
+        for line in ["franking --name a relay", "franking relay --name a"] {
+            let Ok(Asked::Run(cli)) = parsed(line) else { panic!("{line} was refused") };
+            assert_eq!(cli.flags.name.as_deref(), Some("a"));
+        }
+        assert!(matches!(parsed("franking --version"), Ok(Asked::Text(text)) if text.contains("0.1")));
+    }
+}

@@ -1,0 +1,305 @@
+//! Settings: `franking.yaml`, and over it the environment and the flags. Raw → checked, once, at the start.
+//!
+//! An unknown key or an impossible value stops the start with one sentence that names it: a setting that is
+//! silently ignored is worse than a process that does not start.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use clap::ValueEnum;
+use serde::Deserialize;
+
+use super::cli::Flags;
+use super::fleet::{RawRelay, Relay};
+use crate::domain::relay_config::LedgerAddress;
+
+/// Where state lives when nothing else is said: the place of the FHS for it.
+const DATA_FOLDER: &str = "/var/lib/franking";
+/// Where `relay.yaml` lives when nothing else is said: it holds keys, so it belongs in memory, not beside the
+/// database that they seal.
+const RUN_FOLDER: &str = "/run/franking";
+/// The most reconciles at once. Each may hold a connection to the API server, and those stay under 100.
+const CONCURRENCY_MAX: usize = 64;
+/// The most status writes per second: an API server feels more than this.
+const STATUS_WRITES_MAX: u32 = 100;
+/// The default drain of a relay (330 s, [`Limits`]) and 15 s to close sessions and connections after it.
+const STOP_SECONDS: u64 = 345;
+/// Longer than any grace period that makes sense: an hour.
+const STOP_SECONDS_MAX: u64 = 3600;
+/// A settings file is a page; 1 MiB is also all that a ConfigMap can hold.
+const FILE_MAX: u64 = 1024 * 1024;
+
+/// Why a start was refused: one sentence that names the setting.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+impl Refused {
+    pub fn new(sentence: impl Into<String>) -> Self {
+        Self(sentence.into().replace('\n', " "))
+    }
+}
+
+/// All that a process is told, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub name: String,
+    /// Seconds from the first signal until the process ends in any case.
+    pub stop_seconds: u64,
+    pub ledger: LedgerAddress,
+    pub operator: Operator,
+    pub relay: Relay,
+    pub telemetry: Telemetry,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operator {
+    pub namespace: String,
+    pub concurrency: usize,
+    pub status_writes_per_second: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telemetry {
+    pub format: LogFormat,
+    pub level: LogLevel,
+    pub address: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct RawSettings {
+    name: Option<String>,
+    stop_seconds: Option<u64>,
+    ledger: Option<LedgerAddress>,
+    operator: RawOperator,
+    relay: RawRelay,
+    telemetry: RawTelemetry,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct RawOperator {
+    namespace: Option<String>,
+    concurrency: Option<usize>,
+    status_writes_per_second: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct RawTelemetry {
+    format: Option<LogFormat>,
+    level: Option<LogLevel>,
+    address: Option<SocketAddr>,
+}
+
+/// Reads the settings file, puts the flags over it, checks the whole.
+pub fn load(flags: &Flags) -> Result<Settings, Refused> {
+    let raw = match &flags.config {
+        Some(path) => parse_file(path)?,
+        None => RawSettings::default(),
+    };
+    check(raw, flags)
+}
+
+/// Reads one YAML file, bounded; unknown keys are refused by the types.
+pub(super) fn parse_file<T: for<'de> Deserialize<'de> + Default>(path: &Path) -> Result<T, Refused> {
+    let refused = |what: &dyn fmt::Display| Refused::new(format!("settings file {}: {what}", path.display()));
+    let length = std::fs::metadata(path).map_err(|error| refused(&error))?.len();
+    if length > FILE_MAX {
+        return Err(refused(&format_args!("{length} octets are more than the {FILE_MAX} that are read")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| refused(&error))?;
+    // An empty file is a file without keys, not an error.
+    serde_yaml::from_str::<Option<T>>(&text).map(Option::unwrap_or_default).map_err(|error| refused(&error))
+}
+
+fn check(raw: RawSettings, flags: &Flags) -> Result<Settings, Refused> {
+    let data = flags.data.as_deref();
+    let ledger = raw
+        .ledger
+        .unwrap_or_else(|| LedgerAddress::Sqlite { path: data.unwrap_or(Path::new(DATA_FOLDER)).join("ledger.db") });
+    let LedgerAddress::Sqlite { path } = &ledger;
+    if path.as_os_str().is_empty() {
+        return Err(Refused::new("ledger.path is empty; name the ledger's file"));
+    }
+    let name = flags.name.clone().or(raw.name).unwrap_or_else(|| "franking".to_owned());
+    if name.is_empty() || name.len() > 253 {
+        return Err(Refused::new(format!("name \"{name}\" is not 1 to 253 characters long")));
+    }
+    let stop_seconds = within("stopSeconds", raw.stop_seconds.unwrap_or(STOP_SECONDS), 1, STOP_SECONDS_MAX)?;
+    let operator = check_operator(raw.operator, flags)?;
+    let run = data.unwrap_or(Path::new(RUN_FOLDER));
+    let relay = Relay::new(raw.relay, flags.hostname.clone(), &operator.namespace, run)?;
+    let telemetry = Telemetry {
+        format: flags.log_format.or(raw.telemetry.format).unwrap_or_default(),
+        level: flags.log_level.or(raw.telemetry.level).unwrap_or_default(),
+        address: flags
+            .telemetry_address
+            .or(raw.telemetry.address)
+            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9464))),
+    };
+    Ok(Settings { name, stop_seconds, ledger, operator, relay, telemetry })
+}
+
+fn check_operator(raw: RawOperator, flags: &Flags) -> Result<Operator, Refused> {
+    let namespace = flags.namespace.clone().or(raw.namespace).unwrap_or_else(|| "franking-system".to_owned());
+    // RFC 1123 label, as the API server wants it.
+    let label = (1..=63).contains(&namespace.len())
+        && namespace.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !namespace.starts_with('-')
+        && !namespace.ends_with('-');
+    if !label {
+        return Err(Refused::new(format!("operator.namespace \"{namespace}\" is not the name of a namespace")));
+    }
+    Ok(Operator {
+        namespace,
+        concurrency: within("operator.concurrency", raw.concurrency.unwrap_or(16), 1, CONCURRENCY_MAX)?,
+        status_writes_per_second: within(
+            "operator.statusWritesPerSecond",
+            raw.status_writes_per_second.unwrap_or(5),
+            1,
+            STATUS_WRITES_MAX,
+        )?,
+    })
+}
+
+fn within<T: PartialOrd + fmt::Display>(name: &str, value: T, least: T, most: T) -> Result<T, Refused> {
+    if value < least || value > most {
+        return Err(Refused::new(format!("{name} is {value}; it must be {least} to {most}")));
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VALID: &str = "\
+name: franking-0
+stopSeconds: 60
+ledger: {engine: sqlite, path: /data/ledger.db}
+operator: {namespace: mail, concurrency: 8, statusWritesPerSecond: 2}
+relay: {configFile: /run/franking/relay.yaml, hostname: relay.example.com, limits: {recipients: 50}}
+telemetry: {format: json, level: debug, address: '127.0.0.1:9464'}
+";
+
+    fn load_text(text: &str, flags: Flags) -> Result<Settings, Refused> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), text).expect("writes");
+        load(&Flags { config: Some(file.path().to_owned()), ..flags })
+    }
+
+    #[test]
+    fn a_valid_file_says_everything() {
+        let settings = load_text(VALID, Flags::default()).expect("valid");
+        assert_eq!(settings.name, "franking-0");
+        assert_eq!(settings.stop_seconds, 60);
+        assert_eq!(settings.ledger, LedgerAddress::Sqlite { path: "/data/ledger.db".into() });
+        let operator = Operator { namespace: "mail".into(), concurrency: 8, status_writes_per_second: 2 };
+        assert_eq!(settings.operator, operator);
+        let fleet = settings.relay.fleet().expect("a fleet");
+        assert_eq!((fleet.hostname.as_str(), fleet.limits.recipients), ("relay.example.com", 50));
+        let address = SocketAddr::from(([127, 0, 0, 1], 9464));
+        assert_eq!(settings.telemetry, Telemetry { format: LogFormat::Json, level: LogLevel::Debug, address });
+    }
+
+    #[test]
+    fn each_mistake_stops_the_start_with_one_sentence_that_names_it() {
+        for (right, wrong, named) in [
+            ("name:", "nam:", "nam"),
+            ("name: franking-0", "name: ''", "name"),
+            ("stopSeconds: 60", "stopSeconds: 0", "stopSeconds"),
+            ("stopSeconds: 60", "stopSeconds: soon", "stopSeconds"),
+            ("engine: sqlite", "engine: postgres", "postgres"),
+            ("path: /data", "file: /data", "file"),
+            ("path: /data/ledger.db", "path: ''", "ledger.path"),
+            ("concurrency: 8", "concurrency: 0", "operator.concurrency"),
+            ("concurrency: 8", "concurrency: 65", "operator.concurrency"),
+            ("concurrency: 8", "concurrency: many", "operator.concurrency"),
+            ("concurrency: 8", "concurency: 8", "concurency"),
+            ("namespace: mail", "namespace: Mail", "operator.namespace"),
+            ("namespace: mail", "namespace: -mail", "operator.namespace"),
+            ("statusWritesPerSecond: 2", "statusWritesPerSecond: 101", "operator.statusWritesPerSecond"),
+            ("recipients: 50", "recipients: 0", "relay.limits.recipients"),
+            ("recipients: 50", "recipients: 70000", "relay.limits.recipients"),
+            ("hostname: relay.example.com", "host: relay.example.com", "host"),
+            ("format: json", "format: xml", "telemetry.format"),
+            ("level: debug", "level: loud", "telemetry.level"),
+            ("'127.0.0.1:9464'", "localhost", "telemetry.address"),
+            ("telemetry:", "telemetries:", "telemetries"),
+        ] {
+            assert!(VALID.contains(right), "{right} is not in the fixture");
+            let Refused(sentence) = load_text(&VALID.replace(right, wrong), Flags::default()).expect_err(wrong);
+            assert!(sentence.contains(named) && !sentence.contains('\n'), "{wrong}: {sentence}");
+        }
+    }
+
+    #[test]
+    fn flags_stand_over_the_file() {
+        let flags = Flags {
+            name: Some("laptop".into()),
+            namespace: Some("other".into()),
+            hostname: Some("localhost".into()),
+            log_level: Some(LogLevel::Warn),
+            log_format: Some(LogFormat::Text),
+            telemetry_address: Some(SocketAddr::from(([127, 0, 0, 1], 1))),
+            ..Flags::default()
+        };
+        let settings = load_text(VALID, flags).expect("valid");
+        assert_eq!((settings.name.as_str(), settings.operator.namespace.as_str()), ("laptop", "other"));
+        assert_eq!(settings.relay.fleet().expect("a fleet").hostname, "localhost");
+        assert_eq!((settings.telemetry.level, settings.telemetry.format), (LogLevel::Warn, LogFormat::Text));
+        assert_eq!(settings.telemetry.address.port(), 1);
+    }
+
+    #[test]
+    fn without_a_file_the_data_folder_holds_all_state() {
+        let settings = load(&Flags { data: Some("/tmp/d".into()), ..Flags::default() }).expect("defaults");
+        assert_eq!(settings.ledger, LedgerAddress::Sqlite { path: "/tmp/d/ledger.db".into() });
+        assert_eq!(settings.relay.config_file, Path::new("/tmp/d/relay.yaml"));
+        let settings = load_text("", Flags::default()).expect("defaults");
+        assert_eq!(settings.ledger, LedgerAddress::Sqlite { path: "/var/lib/franking/ledger.db".into() });
+        assert_eq!(settings.relay.config_file, Path::new("/run/franking/relay.yaml"));
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_far_too_large_is_named() {
+        let missing = load(&Flags { config: Some("/nowhere/franking.yaml".into()), ..Flags::default() });
+        assert!(missing.expect_err("missing").0.contains("/nowhere/franking.yaml"));
+        let large = "#".repeat(usize::try_from(FILE_MAX).expect("fits") + 1);
+        assert!(load_text(&large, Flags::default()).expect_err("large").0.contains("more than"));
+    }
+}

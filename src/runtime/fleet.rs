@@ -1,0 +1,291 @@
+//! What clients see of the relays: host name, listeners, certificates, limits. A section of `franking.yaml`, or a file
+//! of its own (the chart mounts ConfigMap `franking-relay`), which the operator follows while it runs.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::config::{Refused, parse_file};
+use crate::domain::relay_config::{self, CertificateFiles, Limits, LineEnds, Listener, ListenerMode, Tls};
+
+/// The relay's part. What clients see of it may also stand in a file of its own, which is followed while we run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relay {
+    /// `relay.yaml`: prepare and the operator write it, the relay reads it.
+    pub config_file: PathBuf,
+    pub settings_file: Option<PathBuf>,
+    /// The flag, which stands over every file.
+    hostname: Option<String>,
+    /// The host name says where the relays' Service is.
+    namespace: String,
+    raw: RawFleet,
+}
+
+/// What clients see of the relays: the content of ConfigMap `franking-relay`, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fleet {
+    pub hostname: String,
+    pub advertise: Advertise,
+    pub listeners: Vec<Listener>,
+    pub certificates: Certificates,
+    pub limits: Limits,
+}
+
+/// What Secrets tell programs to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advertise {
+    pub host: String,
+    pub port: u16,
+    pub mode: ListenerMode,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certificates {
+    /// `prepare` and the operator issue one under the installation's own CA.
+    SelfSigned,
+    /// Mounted by the user. `ca_file`, where clients need a private CA to trust them.
+    Files { files: Vec<CertificateFiles>, ca_file: Option<PathBuf> },
+}
+
+/// The section `relay`. The keys of [`RawFleet`] are repeated here because serde cannot both flatten and refuse unknown keys.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct RawRelay {
+    config_file: Option<PathBuf>,
+    settings_file: Option<PathBuf>,
+    hostname: Option<String>,
+    advertise: Option<RawAdvertise>,
+    listeners: Option<Vec<Listener>>,
+    tls: Option<RawTls>,
+    limits: Option<Limits>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct RawFleet {
+    hostname: Option<String>,
+    advertise: Option<RawAdvertise>,
+    listeners: Option<Vec<Listener>>,
+    tls: Option<RawTls>,
+    limits: Option<Limits>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct RawAdvertise {
+    host: Option<String>,
+    port: Option<u16>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct RawTls {
+    certificates: Vec<CertificateFiles>,
+    ca_file: Option<PathBuf>,
+}
+
+impl Relay {
+    pub(super) fn new(raw: RawRelay, hostname: Option<String>, namespace: &str, run: &Path) -> Result<Self, Refused> {
+        let relay = Self {
+            config_file: raw.config_file.unwrap_or_else(|| run.join("relay.yaml")),
+            settings_file: raw.settings_file,
+            hostname,
+            namespace: namespace.to_owned(),
+            raw: RawFleet {
+                hostname: raw.hostname,
+                advertise: raw.advertise,
+                listeners: raw.listeners,
+                tls: raw.tls,
+                limits: raw.limits,
+            },
+        };
+        if relay.config_file.file_name().is_none() {
+            return Err(Refused::new(format!("relay.configFile \"{}\" is not a file", relay.config_file.display())));
+        }
+        // Found at the start, whatever the role: a mistake in the file is a mistake for all who read it.
+        relay.check(&relay.raw)?;
+        Ok(relay)
+    }
+
+    /// What clients see of the relays, read anew: a key in the relay's own settings file stands over the same key
+    /// in `franking.yaml`.
+    pub fn fleet(&self) -> Result<Fleet, Refused> {
+        let Some(path) = &self.settings_file else { return self.check(&self.raw) };
+        let over: RawFleet = parse_file(path)?;
+        let merged = RawFleet {
+            hostname: over.hostname.or_else(|| self.raw.hostname.clone()),
+            advertise: over.advertise.or_else(|| self.raw.advertise.clone()),
+            listeners: over.listeners.or_else(|| self.raw.listeners.clone()),
+            tls: over.tls.or_else(|| self.raw.tls.clone()),
+            limits: over.limits.or_else(|| self.raw.limits.clone()),
+        };
+        self.check(&merged)
+            .map_err(|Refused(sentence)| Refused::new(format!("settings file {}: {sentence}", path.display())))
+    }
+
+    fn check(&self, raw: &RawFleet) -> Result<Fleet, Refused> {
+        let refused = |sentence: String| Refused::new(format!("relay.{sentence}"));
+        let hostname = self
+            .hostname
+            .clone()
+            .or_else(|| raw.hostname.clone())
+            .unwrap_or_else(|| format!("franking-relay.{}.svc", self.namespace));
+        let listeners = raw.listeners.clone().unwrap_or_else(default_listeners);
+        let limits = raw.limits.clone().unwrap_or_default();
+        let tls = raw.tls.clone().unwrap_or_default();
+        let certificates = match (tls.certificates, tls.ca_file) {
+            (files, None) if files.is_empty() => Certificates::SelfSigned,
+            (files, Some(_)) if files.is_empty() => {
+                return Err(refused(
+                    "tls.caFile is set without tls.certificates; name the certificates of that CA".into(),
+                ));
+            }
+            (files, ca_file) => Certificates::Files { files, ca_file },
+        };
+        relay_config::validate(&hostname, &listeners, &certificates.tls(&self.config_file), &limits)
+            .map_err(refused)?;
+        let mut addresses = BTreeSet::new();
+        if let Some(twin) = listeners.iter().find(|listener| !addresses.insert(listener.address)) {
+            return Err(refused(format!("listeners: \"{}\" has an address that another one has", twin.name)));
+        }
+        let advertise = advertise(raw.advertise.clone().unwrap_or_default(), &hostname, &listeners)?;
+        Ok(Fleet { hostname, advertise, listeners, certificates, limits })
+    }
+}
+
+impl Certificates {
+    /// The files that the relay reads: the user's, or those that are issued beside `relay.yaml`.
+    pub fn tls(&self, config_file: &Path) -> Tls {
+        match self {
+            Self::Files { files, .. } => Tls { certificates: files.clone() },
+            Self::SelfSigned => Tls {
+                certificates: vec![CertificateFiles {
+                    certificate_file: config_file.with_file_name("tls.crt"),
+                    key_file: config_file.with_file_name("tls.key"),
+                }],
+            },
+        }
+    }
+}
+
+fn advertise(raw: RawAdvertise, hostname: &str, listeners: &[Listener]) -> Result<Advertise, Refused> {
+    let host = raw.host.unwrap_or_else(|| hostname.to_owned());
+    if host.is_empty() || host.len() > 255 || host.contains(char::is_whitespace) {
+        return Err(Refused::new(format!("relay.advertise.host \"{host}\" is not a host name")));
+    }
+    if raw.port == Some(0) {
+        return Err(Refused::new("relay.advertise.port is 0; name the port that programs connect to"));
+    }
+    // Implicit TLS is the best for programs (RFC 8314 §3), then STARTTLS.
+    let best = [ListenerMode::Implicit, ListenerMode::StartTls, ListenerMode::Plain]
+        .into_iter()
+        .find_map(|mode| listeners.iter().find(|listener| listener.mode == mode));
+    match (raw.port, best) {
+        (Some(port), best) => {
+            let same = listeners.iter().find(|listener| listener.address.port() == port);
+            // A Service may map ports: then the port is no listener's, and the best listener is what it leads to.
+            let mode = same.or(best).map_or(ListenerMode::Implicit, |listener| listener.mode);
+            Ok(Advertise { host, port, mode })
+        }
+        (None, Some(listener)) if listener.address.port() != 0 => {
+            Ok(Advertise { host, port: listener.address.port(), mode: listener.mode })
+        }
+        (None, _) => {
+            Err(Refused::new("relay.advertise.port is not set and the listener's port is 0; name one of them"))
+        }
+    }
+}
+
+/// Ports above 1024, because a container drops the capability for the ones below; the Service maps 587 and 465.
+fn default_listeners() -> Vec<Listener> {
+    let listener = |name: &str, port: u16, mode: ListenerMode| Listener {
+        name: name.to_owned(),
+        address: SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
+        mode,
+        networks: vec![],
+        budget_seconds: 300,
+        line_ends: LineEnds::default(),
+    };
+    vec![listener("submission", 2587, ListenerMode::StartTls), listener("submissions", 2465, ListenerMode::Implicit)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn relay(yaml: &str) -> Result<Relay, Refused> {
+        let raw: RawRelay = serde_yaml::from_str(yaml).map_err(|error| Refused::new(error.to_string()))?;
+        Relay::new(raw, None, "mail", Path::new("/run/franking"))
+    }
+
+    const LISTENERS: &str = "[{name: a, address: '[::]:2465', mode: Implicit}]";
+
+    #[test]
+    fn nothing_said_is_a_self_signed_relay_on_unprivileged_ports() {
+        let relay = relay("{}").expect("defaults");
+        let fleet = relay.fleet().expect("defaults");
+        assert_eq!(relay.config_file, Path::new("/run/franking/relay.yaml"));
+        assert_eq!(fleet.hostname, "franking-relay.mail.svc");
+        assert_eq!(fleet.advertise, Advertise { host: fleet.hostname, port: 2465, mode: ListenerMode::Implicit });
+        assert_eq!(fleet.certificates, Certificates::SelfSigned);
+        let tls = fleet.certificates.tls(&relay.config_file);
+        assert_eq!(tls.certificates[0].key_file, Path::new("/run/franking/tls.key"));
+    }
+
+    #[test]
+    fn each_impossible_relay_is_refused_by_name() {
+        for (yaml, named) in [
+            ("hostname: ''", "relay.hostname"),
+            ("hostname: a b", "relay.hostname"),
+            ("listeners: []", "relay.listeners"),
+            ("listeners: [{name: a, address: '0.0.0.0:25', mode: Plain}]", "relay.listeners: \"a\" is plain"),
+            (
+                "listeners: [{name: a, address: '[::]:1', mode: Implicit}, {name: b, address: '[::]:1', mode: StartTls}]",
+                "relay.listeners: \"b\" has an address",
+            ),
+            ("listeners: [{name: a, address: '[::]:0', mode: Implicit}]", "relay.advertise.port"),
+            ("advertise: {port: 0}", "relay.advertise.port"),
+            ("advertise: {host: ''}", "relay.advertise.host"),
+            ("tls: {caFile: ca.crt}", "relay.tls.caFile"),
+            ("limits: {recipients: 0}", "relay.limits.recipients"),
+            ("limits: {bytesInFlight: 5}", "relay.limits.bytesInFlight"),
+            ("limits: {recipient: 5}", "recipient"),
+            ("advertise: {ports: 5}", "ports"),
+            ("configFile: /", "relay.configFile"),
+        ] {
+            let sentence = relay(yaml).expect_err(yaml).0;
+            assert!(sentence.contains(named), "{yaml}: {sentence}");
+        }
+    }
+
+    #[test]
+    fn programs_are_told_the_best_listener_unless_a_port_is_advertised() {
+        let mode = |yaml: &str| relay(yaml).expect(yaml).fleet().expect(yaml).advertise;
+        let start_tls = mode("listeners: [{name: a, address: '[::]:587', mode: StartTls}]");
+        assert_eq!((start_tls.port, start_tls.mode), (587, ListenerMode::StartTls));
+        let mapped = mode(&format!("{{listeners: {LISTENERS}, advertise: {{host: mail.example.com, port: 465}}}}"));
+        assert_eq!(mapped, Advertise { host: "mail.example.com".to_owned(), port: 465, mode: ListenerMode::Implicit });
+        assert_eq!(mode("advertise: {port: 2587}").mode, ListenerMode::StartTls);
+    }
+
+    #[test]
+    fn the_settings_file_stands_over_the_section_and_is_read_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("relay-settings.yaml");
+        let relay = relay(&format!("{{settingsFile: {}, hostname: one, limits: {{recipients: 7}}}}", file.display()))
+            .expect("a relay");
+        assert!(relay.fleet().expect_err("no file").0.contains("relay-settings.yaml"));
+        std::fs::write(&file, "").expect("writes");
+        assert_eq!(relay.fleet().expect("empty").hostname, "one");
+        std::fs::write(&file, "hostname: two").expect("writes");
+        let fleet = relay.fleet().expect("a host name");
+        assert_eq!((fleet.hostname.as_str(), fleet.limits.recipients), ("two", 7));
+        for (text, named) in [("configFile: x", "configFile"), ("hostname: ''", "relay.hostname")] {
+            std::fs::write(&file, text).expect("writes");
+            let sentence = relay.fleet().expect_err(text).0;
+            assert!(sentence.contains(named) && sentence.contains("relay-settings.yaml"), "{sentence}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What a transaction and its wire share: the point of no return, the limits of waiting, what was read.
+//!
+//! lettre owns the wire, so this is how it is spoken to.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What lettre reads of one reply at the most (its own limit), kept while the capabilities are learned.
+const TAP_MAX: usize = 100_000;
+
+/// The point of no return of one message. Both sides race for it: the wire before it takes the final dot, the caller
+/// when its deadline has passed. Whoever is first is right for ever.
+#[derive(Debug, Default)]
+pub(super) struct Point(AtomicU8);
+
+const OPEN: u8 = 0;
+const WRITTEN: u8 = 1;
+const ABANDONED: u8 = 2;
+
+impl Point {
+    /// The wire is about to write the final dot. False: it must not.
+    pub fn commit(&self) -> bool {
+        self.0.compare_exchange(OPEN, WRITTEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Nobody waits any more. True: the final dot will never be written.
+    pub fn abandon(&self) -> bool {
+        self.0.compare_exchange(OPEN, ABANDONED, Ordering::AcqRel, Ordering::Acquire).is_ok() || self.is_abandoned()
+    }
+
+    pub fn is_written(&self) -> bool {
+        self.0.load(Ordering::Acquire) == WRITTEN
+    }
+
+    pub fn is_abandoned(&self) -> bool {
+        self.0.load(Ordering::Acquire) == ABANDONED
+    }
+}
+
+/// Why a wire cannot be used any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Timeout,
+    Closed,
+    /// The upstream answered before the message was complete; its reply can still be read.
+    Early,
+    Abandoned,
+}
+
+/// How far a body is.
+#[derive(Debug)]
+pub(super) enum Body {
+    None,
+    Open(Arc<Point>),
+    /// All of it was handed over: what comes next is the final dot.
+    Dot(Arc<Point>),
+}
+
+/// One connection's side of it.
+#[derive(Debug)]
+pub(super) struct Line(Mutex<State>);
+
+#[derive(Debug)]
+pub(super) struct State {
+    /// How long one wait may last, and when the last one must be over.
+    pub stall: Duration,
+    pub deadline: Instant,
+    /// Counts the changes of the two.
+    pub terms: u64,
+    pub final_reply: Duration,
+    /// Everything read so far, while somebody wants it.
+    tap: Option<Vec<u8>>,
+    /// Read, but not yet handed to lettre.
+    pub ahead: Vec<u8>,
+    pub body: Body,
+    pub ended: Option<Ended>,
+    /// Octets handed to lettre, and where in a line the last one was.
+    delivered: u64,
+    column: u32,
+}
+
+impl Line {
+    /// `ahead` is what was read before lettre came: the greeting of a STARTTLS upstream.
+    pub fn new(ahead: Vec<u8>, stall: Duration, deadline: Instant) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(State {
+            stall,
+            deadline,
+            terms: 0,
+            final_reply: stall,
+            tap: Some(Vec::new()),
+            ahead,
+            body: Body::None,
+            ended: None,
+            delivered: 0,
+            column: 0,
+        })))
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything that was read until now; the tap closes.
+    pub fn tapped(&self) -> Vec<u8> {
+        self.state().tap.take().unwrap_or_default()
+    }
+
+    /// From here on each wait lasts at most `stall` and none beyond `deadline`.
+    pub fn limit(&self, stall: Duration, deadline: Instant) {
+        let mut state = self.state();
+        (state.stall, state.deadline) = (stall, deadline);
+        state.terms += 1;
+    }
+
+    /// A body follows; its dot needs `point`, and the reply after it may take `final_reply`.
+    pub fn body(&self, point: Arc<Point>, final_reply: Duration) {
+        let mut state = self.state();
+        state.body = Body::Open(point);
+        state.final_reply = final_reply;
+    }
+
+    /// The body is complete: the next bytes are the final dot.
+    pub fn dot_is_next(&self) {
+        let mut state = self.state();
+        if let Body::Open(point) = &state.body {
+            state.body = Body::Dot(point.clone());
+        }
+    }
+
+    pub fn ended(&self) -> Option<Ended> {
+        self.state().ended
+    }
+
+    /// Octets handed to lettre, when the last of them ended a line; `None` in the middle of one.
+    pub fn delivered(&self) -> Option<u64> {
+        let state = self.state();
+        (state.column == 0 && state.ahead.is_empty() && state.ended.is_none()).then_some(state.delivered)
+    }
+
+    /// Counts `fresh` as read. Returns what lettre must be given instead, where it differs.
+    pub fn deliver(&self, fresh: &[u8]) -> Option<Vec<u8>> {
+        let mut state = self.state();
+        let mut mended = None;
+        for (index, &byte) in fresh.iter().enumerate() {
+            // A text in Latin-1 is no reason to lose the code before it; `250` without a text is a reply (RFC 5321
+            // §4.2), which lettre does not know.
+            let bare = state.column == 3 && byte == b'\r';
+            if bare || !byte.is_ascii() {
+                mended.get_or_insert_with(|| fresh[..index].to_vec());
+            }
+            if let Some(mended) = &mut mended {
+                if bare {
+                    mended.push(b' ');
+                }
+                mended.push(if byte.is_ascii() { byte } else { b'?' });
+            }
+            state.column = if byte == b'\n' { 0 } else { state.column.saturating_add(1) };
+        }
+        state.delivered += fresh.len() as u64;
+        let seen = mended.as_deref().unwrap_or(fresh);
+        if let Some(tap) = &mut state.tap
+            && tap.len() + seen.len() <= TAP_MAX
+        {
+            tap.extend(seen);
+        }
+        mended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_reaches_the_point_first_is_right_for_ever() {
+        let point = Point::default();
+        assert!(point.commit());
+        assert!(!point.abandon());
+        assert!(point.is_written());
+        let point = Point::default();
+        assert!(point.abandon());
+        assert!(point.abandon());
+        assert!(!point.commit());
+        assert!(!point.is_written());
+    }
+}

@@ -1,0 +1,102 @@
+//! What goes in and what comes out: the words between this room and its callers.
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::domain::directory::{UpstreamEntry, UpstreamSecret};
+use crate::domain::id::PolicyId;
+use crate::domain::sender::Address;
+
+/// Where to: a policy's upstream with its secret already opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub policy: PolicyId,
+    pub entry: UpstreamEntry,
+    pub secret: Option<UpstreamSecret>,
+}
+
+/// One message with its envelope.
+#[derive(Clone)]
+pub struct Message {
+    /// `None` is the null sender `<>`.
+    pub sender: Option<Address>,
+    pub recipients: Vec<Address>,
+    /// CRLF line ends only, not dot-stuffed, ending with CRLF (or empty). Anything else is refused with 554 5.6.0:
+    /// lettre 0.11.23 would let a dot after a bare LF through, which ends the message early (RUSTSEC-2026-0561).
+    pub body: Bytes,
+    /// Whether the body has octets above 127.
+    pub eight_bit: bool,
+    /// Whether the client gave SMTPUTF8.
+    pub smtputf8: bool,
+    /// Who sends, for telling "our fault" from "theirs": the same refusal for several senders in a row is ours. The
+    /// account's id is right.
+    pub sender_tag: Uuid,
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Message({} recipients, {} octets)", self.recipients.len(), self.body.len())
+    }
+}
+
+/// What became of a message.
+#[derive(Debug)]
+pub enum Forwarded {
+    /// The upstream said 250 to the complete message.
+    Relayed {
+        /// The text of its reply, one line.
+        reply: String,
+    },
+    /// A definite refusal of this message; nothing of it was accepted for anybody.
+    Refused {
+        code: u16,
+        /// The enhanced status code, such as `5.1.1`, already taken off `text`.
+        enhanced: Option<String>,
+        text: String,
+        /// Whom it is about, where the upstream refused a recipient.
+        recipient: Option<Address>,
+        stage: Stage,
+    },
+    /// The upstream refuses us, not the message: login, quota, greeting. Nothing was accepted. Our fault: 451 4.3.5.
+    RefusesUs { text: String },
+    /// The final dot was not written and never will be: the upstream cannot have accepted it.
+    NotOffered { cause: Cause },
+    /// The final dot was written, if only in part, and no reply was read. It may have been accepted.
+    Unknown { cause: Cause },
+    /// The deadline passed after the final dot was written and before the reply. Answer the client now (451 4.4.2,
+    /// settled as unknown), and settle once more when `outcome` speaks: it yields `Relayed`, `Refused`, `RefusesUs`
+    /// or `Unknown`, at the latest `UpstreamSettings::final_reply_limit` after the dot. A closed channel is `Unknown`.
+    Open { cause: Cause, outcome: oneshot::Receiver<Forwarded> },
+}
+
+/// Which answer of the upstream it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Mail,
+    Recipient,
+    Data,
+    /// After the final dot.
+    Message,
+    /// Refused by us, before asking: the upstream announced that it cannot take it.
+    Announced,
+}
+
+/// What came in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// No address, no route, connection refused.
+    Unreachable,
+    /// It did not answer in time.
+    Timeout,
+    /// The TLS handshake failed, STARTTLS was not offered or was tampered with, or a login would go in the clear.
+    Tls,
+    /// The connection ended in the middle.
+    Closed,
+    /// It answered something that SMTP does not know.
+    Protocol,
+    /// Every connection was in use until the deadline, or too many messages wait for one.
+    Busy,
+    /// It failed several times in a row a moment ago, so it was not asked.
+    BreakerOpen,
+}

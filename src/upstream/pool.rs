@@ -1,0 +1,357 @@
+//! One upstream of one policy: its connections, its breaker, and what becomes of a message there.
+//!
+//! Pools are not shared between policies, even where they name the same host: a policy that floods its upstream or
+//! breaks its login must not slow another one down, and its figures must be its own.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use crate::domain::directory::UpstreamTls;
+
+use super::UpstreamSettings;
+use super::breaker::{Breaker, Health, State, Streak};
+use super::connection::{Capabilities, Connection, NoConnection};
+use super::line::Point;
+use super::measure::{Open, PolicyFigures};
+use super::message::{Cause, Forwarded, Message, Stage, Target};
+use super::reply::likeness;
+use super::tls;
+use super::transaction::{self, Fate, Ran};
+
+pub(super) struct Pool {
+    pub target: Target,
+    settings: Arc<UpstreamSettings>,
+    figures: PolicyFigures,
+    /// One permit per connection in use. A parked one holds none, but a connection is opened only when none is
+    /// parked, so both together never exceed the permits.
+    slots: Semaphore,
+    waiting: AtomicUsize,
+    /// Last in, first out: what is not needed grows old at the bottom.
+    parked: Mutex<Vec<Parked>>,
+    opened: AtomicU64,
+    closing: AtomicBool,
+    tls: OnceLock<Option<Arc<ClientConfig>>>,
+    seen: Mutex<Option<Capabilities>>,
+    standing: Mutex<Standing>,
+    used: Mutex<Instant>,
+}
+
+#[derive(Default)]
+struct Standing {
+    breaker: Breaker,
+    streak: Streak,
+}
+
+struct Parked {
+    lease: Lease,
+    since: Instant,
+}
+
+/// A connection that is counted while it is open.
+struct Lease {
+    connection: Connection,
+    retire_at: Instant,
+    open: Open,
+}
+
+impl Pool {
+    pub fn new(target: Target, settings: Arc<UpstreamSettings>, figures: PolicyFigures) -> Arc<Self> {
+        Arc::new(Self {
+            slots: Semaphore::new(settings.connections),
+            target,
+            settings,
+            figures,
+            waiting: AtomicUsize::new(0),
+            parked: Mutex::default(),
+            opened: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            tls: OnceLock::new(),
+            seen: Mutex::default(),
+            standing: Mutex::default(),
+            used: Mutex::new(Instant::now()),
+        })
+    }
+
+    /// What the upstream announced the last time we connected.
+    pub fn seen(&self) -> Option<Capabilities> {
+        *lock(&self.seen)
+    }
+
+    /// Takes a message to its end, says what became of it, and then puts the connection in order. Runs in a task of
+    /// its own.
+    pub async fn transact(
+        self: Arc<Self>,
+        message: Message,
+        point: Arc<Point>,
+        deadline: Instant,
+        say: oneshot::Sender<Forwarded>,
+    ) {
+        let started = Instant::now();
+        *lock(&self.used) = started;
+        let (forwarded, rest) = self.attempt(&message, &point, deadline).await;
+        let forwarded = self.learn(forwarded, &message);
+        self.figures.ended(&forwarded, started.elapsed().as_secs_f64());
+        // What is clean is parked before the word is out, so that whoever hears it finds the connection.
+        let rest = rest.and_then(|(lease, fate, slot)| Some((self.park(lease, fate)?, slot)));
+        // Nobody may listen any more: the caller was told that it is open, and went away.
+        let _ = say.send(forwarded);
+        if let Some(((lease, fate), slot)) = rest {
+            self.put_back(lease, fate).await;
+            drop(slot);
+        }
+    }
+
+    async fn attempt(&self, message: &Message, point: &Arc<Point>, deadline: Instant) -> (Forwarded, Option<Rest<'_>>) {
+        if !transaction::is_normalised(&message.body) {
+            tracing::error!(policy = %self.target.policy, "a body with bare line ends was handed to the upstream room; refused");
+            return (bare_line_ends(), None);
+        }
+        if !lock(&self.standing).breaker.admits(Instant::now()) {
+            return (Forwarded::NotOffered { cause: Cause::BreakerOpen }, None);
+        }
+        self.show_breaker();
+        let Some(slot) = self.slot(deadline).await else {
+            return (Forwarded::NotOffered { cause: Cause::Busy }, None);
+        };
+        let parked = self.unpark();
+        if let Some(mut lease) = parked {
+            let ran = self.run(&mut lease, message, point, deadline).await;
+            if !ran.stale {
+                return (ran.forwarded, Some((lease, ran.fate, slot)));
+            }
+            // It hung up while parked. The others are no younger in its eyes, so the second try is on a fresh one.
+            lock(&self.parked).clear();
+        }
+        match self.open(deadline).await {
+            Ok(mut lease) => {
+                let ran = self.run(&mut lease, message, point, deadline).await;
+                (ran.forwarded, Some((lease, ran.fate, slot)))
+            }
+            Err(NoConnection::Failed(cause)) => (Forwarded::NotOffered { cause }, None),
+            Err(NoConnection::RefusesUs(text)) => (Forwarded::RefusesUs { text }, None),
+        }
+    }
+
+    async fn run(&self, lease: &mut Lease, message: &Message, point: &Arc<Point>, deadline: Instant) -> Ran {
+        lease.connection.begin(deadline);
+        transaction::run(&mut lease.connection, message, point, self.settings.final_reply_limit).await
+    }
+
+    /// Waits for a free connection's place, in order, at most until `deadline`.
+    async fn slot(&self, deadline: Instant) -> Option<SemaphorePermit<'_>> {
+        if let Ok(slot) = self.slots.try_acquire() {
+            return Some(slot);
+        }
+        let _place = Place::take(&self.waiting, self.settings.queue)?;
+        timeout_at(deadline, self.slots.acquire()).await.ok()?.ok()
+    }
+
+    /// The youngest parked connection that is still good.
+    fn unpark(&self) -> Option<Lease> {
+        loop {
+            let mut parked = lock(&self.parked).pop()?;
+            let now = Instant::now();
+            if now < parked.lease.retire_at
+                && now < parked.since + self.settings.idle
+                && parked.lease.connection.is_quiet()
+            {
+                return Some(parked.lease);
+            }
+        }
+    }
+
+    async fn open(&self, deadline: Instant) -> Result<Lease, NoConnection> {
+        let tls = match self.target.entry.tls {
+            UpstreamTls::None => None,
+            UpstreamTls::Implicit | UpstreamTls::StartTls => self.tls_config(),
+        };
+        let open = self.figures.open();
+        let connection = Connection::open(&self.target, tls, &self.settings, deadline).await?;
+        *lock(&self.seen) = Some(connection.capabilities);
+        let retire_at = connection.opened + self.life();
+        Ok(Lease { connection, retire_at, open })
+    }
+
+    fn tls_config(&self) -> Option<Arc<ClientConfig>> {
+        let ca_pem = self.target.secret.as_ref().and_then(|secret| secret.ca_pem.as_deref());
+        let build = || match tls::client_config(ca_pem) {
+            Ok(config) => Some(config),
+            Err(error) => {
+                tracing::error!(policy = %self.target.policy, %error, "the upstream's TLS cannot be set up");
+                None
+            }
+        };
+        self.tls.get_or_init(build).clone()
+    }
+
+    /// Connections that were opened together must not be closed together, so each gets 80 to 120 % of the age. The
+    /// golden ratio spreads any number of them evenly, which chance does not.
+    fn life(&self) -> Duration {
+        const GOLDEN: f64 = 0.618_033_988_749_894_9;
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        self.settings.max_age.mul_f64(0.8 + 0.4 * (number as f64 * GOLDEN).fract())
+    }
+
+    /// Parks a connection that needs nothing first; else it comes back.
+    fn park(&self, lease: Lease, fate: Fate) -> Option<(Lease, Fate)> {
+        let now = Instant::now();
+        let worn = lease.connection.uses >= self.settings.max_uses || now >= lease.retire_at;
+        // Asked under the lock that `close` takes afterwards, so nothing is parked behind its back.
+        let mut parked = lock(&self.parked);
+        if fate != Fate::Keep || worn || self.closing.load(Ordering::Acquire) {
+            return Some((lease, fate));
+        }
+        parked.push(Parked { lease, since: now });
+        None
+    }
+
+    /// Makes a connection ready for the next message, or ends it.
+    async fn put_back(&self, mut lease: Lease, fate: Fate) {
+        let clean = match fate {
+            Fate::Keep => true,
+            Fate::Reset => lease.connection.reset().await,
+            Fate::Discard => false,
+        };
+        if clean && let Some((worn, _)) = self.park(lease, Fate::Keep) {
+            worn.quit().await;
+        }
+    }
+
+    /// Lets an outcome count: for the breaker, and for telling a refusal of us from one of a message.
+    fn learn(&self, forwarded: Forwarded, message: &Message) -> Forwarded {
+        let mut standing = lock(&self.standing);
+        let forwarded = match likeness(&forwarded) {
+            Some(likeness) => {
+                let ours = standing.streak.refused(likeness, message.sender_tag);
+                if ours { refuses_all(forwarded) } else { forwarded }
+            }
+            None => {
+                if matches!(forwarded, Forwarded::Relayed { .. }) {
+                    standing.streak.broken();
+                }
+                forwarded
+            }
+        };
+        let before = standing.breaker.state();
+        standing.breaker.note(health(&forwarded), Instant::now());
+        let after = standing.breaker.state();
+        drop(standing);
+        self.log_breaker(before, after, &forwarded);
+        self.show_breaker();
+        forwarded
+    }
+
+    /// Says it once when mail stops flowing, and once when it flows again. No text of the upstream: it may name people.
+    fn log_breaker(&self, before: State, after: State, why: &Forwarded) {
+        match (before, after) {
+            (State::Closed, State::Open) => match why {
+                Forwarded::RefusesUs { text } => {
+                    let code = text.split(' ').next().unwrap_or("");
+                    tracing::error!(policy = %self.target.policy, code, "the upstream keeps refusing us; not asking it for a while");
+                }
+                Forwarded::NotOffered { cause } | Forwarded::Unknown { cause } | Forwarded::Open { cause, .. } => {
+                    tracing::error!(policy = %self.target.policy, ?cause, "the upstream keeps failing; not asking it for a while");
+                }
+                Forwarded::Relayed { .. } | Forwarded::Refused { .. } => {}
+            },
+            (State::HalfOpen | State::Open, State::Closed) => {
+                tracing::info!(policy = %self.target.policy, "the upstream takes mail again");
+            }
+            (State::Closed, State::Closed | State::HalfOpen)
+            | (State::HalfOpen | State::Open, State::HalfOpen | State::Open) => {}
+        }
+    }
+
+    fn show_breaker(&self) {
+        self.figures.breaker(lock(&self.standing).breaker.state());
+    }
+
+    /// Closes what was parked too long. True: nobody has used the pool for so long that it can go.
+    pub async fn tidy(&self) -> bool {
+        let now = Instant::now();
+        self.quit_parked(|parked| now >= parked.lease.retire_at || now >= parked.since + self.settings.idle).await;
+        let idle = now.saturating_duration_since(*lock(&self.used)) >= self.settings.forget_after;
+        idle && self.slots.available_permits() == self.settings.connections
+    }
+
+    /// QUITs what is parked, and what will come back.
+    pub async fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.quit_parked(|_| true).await;
+    }
+
+    async fn quit_parked(&self, which: impl Fn(&Parked) -> bool) {
+        let leaving: Vec<Parked> = lock(&self.parked).extract_if(.., |parked| which(parked)).collect();
+        futures::future::join_all(leaving.into_iter().map(|parked| parked.lease.quit())).await;
+    }
+}
+
+/// A connection after its transaction, with the place it holds.
+type Rest<'a> = (Lease, Fate, SemaphorePermit<'a>);
+
+impl Lease {
+    async fn quit(self) {
+        self.connection.quit().await;
+        drop(self.open);
+    }
+}
+
+/// A place among those who wait for a connection.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(waiting: &'a AtomicUsize, limit: usize) -> Option<Self> {
+        let place = Self(waiting);
+        (waiting.fetch_add(1, Ordering::AcqRel) < limit).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn bare_line_ends() -> Forwarded {
+    Forwarded::Refused {
+        code: 554,
+        enhanced: Some("5.6.0".to_owned()),
+        text: "the message has line ends that are not CRLF".to_owned(),
+        recipient: None,
+        stage: Stage::Announced,
+    }
+}
+
+fn refuses_all(forwarded: Forwarded) -> Forwarded {
+    match forwarded {
+        Forwarded::Refused { code, text, .. } => Forwarded::RefusesUs { text: format!("{code} {text}") },
+        other @ (Forwarded::Relayed { .. }
+        | Forwarded::RefusesUs { .. }
+        | Forwarded::NotOffered { .. }
+        | Forwarded::Unknown { .. }
+        | Forwarded::Open { .. }) => other,
+    }
+}
+
+/// What an outcome says about the upstream.
+fn health(forwarded: &Forwarded) -> Health {
+    match forwarded {
+        Forwarded::Relayed { .. } => Health::Good,
+        Forwarded::Refused { stage: Stage::Announced, .. } => Health::Silent,
+        Forwarded::Refused { .. } => Health::Good,
+        Forwarded::RefusesUs { .. } => Health::Bad,
+        Forwarded::NotOffered { cause } | Forwarded::Unknown { cause } | Forwarded::Open { cause, .. } => match cause {
+            Cause::Unreachable | Cause::Timeout | Cause::Tls | Cause::Closed | Cause::Protocol => Health::Bad,
+            Cause::Busy | Cause::BreakerOpen => Health::Silent,
+        },
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

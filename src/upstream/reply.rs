@@ -1,0 +1,190 @@
+//! An upstream's reply as a value, and the verdict on whom it refuses: the message, or us. Pure.
+
+use super::message::{Forwarded, Stage};
+
+/// One reply, its lines joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub code: u16,
+    /// Without the enhanced code.
+    pub text: String,
+    pub enhanced: Option<String>,
+}
+
+/// Characters of an upstream's text that we pass on: one reply line of ours (RFC 5321 §4.5.3.1.5 allows 512 octets)
+/// with room for our own words.
+const TEXT_MAX: usize = 350;
+
+impl Reply {
+    pub fn new<'a>(code: u16, lines: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut enhanced: Option<&str> = None;
+        let mut text = String::new();
+        for line in lines {
+            let line = line.trim();
+            let rest = match split_enhanced(code, line) {
+                Some((status, rest)) => {
+                    enhanced.get_or_insert(status);
+                    rest
+                }
+                None => line,
+            };
+            if !text.is_empty() && !rest.is_empty() {
+                text.push(' ');
+            }
+            text.extend(rest.chars().map(|c| if c.is_control() { ' ' } else { c }));
+        }
+        if let Some((cut, _)) = text.char_indices().nth(TEXT_MAX) {
+            text.truncate(cut);
+        }
+        Self { code, text, enhanced: enhanced.map(str::to_owned) }
+    }
+
+    pub fn class(&self) -> Class {
+        match self.code {
+            200..=299 => Class::Done,
+            300..=399 => Class::GoOn,
+            400..=499 => Class::Later,
+            _ => Class::Never,
+        }
+    }
+
+    /// The line as the upstream said it.
+    pub fn line(&self) -> String {
+        match &self.enhanced {
+            Some(status) => format!("{} {status} {}", self.code, self.text),
+            None => format!("{} {}", self.code, self.text),
+        }
+    }
+}
+
+/// The first digit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    Done,
+    GoOn,
+    Later,
+    Never,
+}
+
+/// An enhanced status code at the front whose class agrees with the reply code (RFC 2034 §4).
+fn split_enhanced(code: u16, line: &str) -> Option<(&str, &str)> {
+    let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+    let mut parts = word.split('.');
+    let class = parts.next()?;
+    let well_formed = class.parse() == Ok(code / 100)
+        && matches!(class, "2" | "4" | "5")
+        && parts.clone().count() == 2
+        && parts.all(|part| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit()));
+    well_formed.then_some((word, rest.trim_start()))
+}
+
+/// What a negative reply at `stage` means. 4xx and 5xx only.
+pub(super) fn judge(stage: Stage, reply: Reply) -> Forwarded {
+    if refuses_us(stage, &reply) {
+        return Forwarded::RefusesUs { text: reply.line() };
+    }
+    Forwarded::Refused { code: reply.code, enhanced: reply.enhanced, text: reply.text, recipient: None, stage }
+}
+
+/// Whether a refusal is about who we are to the upstream rather than about the message.
+fn refuses_us(stage: Stage, reply: &Reply) -> bool {
+    match reply.code {
+        // 421: it closes the connection; 432 (Exchange Online), 454 (SES): throttled; 53x: login wanted or wrong.
+        421 | 432 | 454 | 530 | 534 | 535 | 538 => return true,
+        _ => {}
+    }
+    let enhanced = reply.enhanced.as_deref().unwrap_or("");
+    // X.2.2 is the recipient's own full mailbox.
+    if !enhanced.ends_with(".2.2") && speaks_of_our_quota(&reply.text) {
+        return true;
+    }
+    match stage {
+        // A policy's senders are checked before, so a refused MAIL means that the upstream does not let us send. Only
+        // the size (RFC 1870: 552) is about the message.
+        Stage::Mail => reply.class() == Class::Never && reply.code != 552,
+        Stage::Recipient | Stage::Data | Stage::Message | Stage::Announced => false,
+    }
+}
+
+/// Providers have no code of their own for it: SES "Daily message quota exceeded", Google "Daily user sending quota
+/// exceeded", SendGrid "Maximum credits exceeded", Mailgun "sending limit".
+fn speaks_of_our_quota(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    ["message quota", "sending quota", "credits exceeded", "sending limit", "sending rate"]
+        .iter()
+        .any(|words| text.contains(words))
+}
+
+/// What makes two refusals "the same" when different senders get them: the code and the text without digits and
+/// addresses. `None` where the refusal is plainly about a recipient or a content, which says nothing about us.
+pub(super) fn likeness(forwarded: &Forwarded) -> Option<String> {
+    let Forwarded::Refused { code: code @ 500..=599, enhanced, text, stage, .. } = forwarded else { return None };
+    let subject = enhanced.as_deref().and_then(|status| status.split('.').nth(1));
+    let about_us = match (stage, subject) {
+        // X.1 addresses, X.2 mailboxes, X.6 content.
+        (Stage::Recipient | Stage::Data | Stage::Message, Some("1" | "2" | "6")) => false,
+        (Stage::Recipient, subject) => subject.is_some(),
+        (Stage::Data | Stage::Message, _) => true,
+        (Stage::Mail | Stage::Announced, _) => false,
+    };
+    about_us.then(|| {
+        let words = text.split_whitespace().filter(|word| !word.contains(['@', '<']));
+        let plain: Vec<String> = words.map(|word| word.replace(|c: char| c.is_ascii_digit(), "")).collect();
+        format!("{code} {}", plain.join(" "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(stage: Stage, code: u16, text: &str) -> Forwarded {
+        judge(stage, Reply::new(code, [text]))
+    }
+
+    #[test]
+    fn the_enhanced_code_is_taken_off_every_line() {
+        let reply = Reply::new(550, ["5.7.25 no PTR", "5.7.25 record"]);
+        assert_eq!(reply, Reply { code: 550, text: "no PTR record".into(), enhanced: Some("5.7.25".into()) });
+        assert_eq!(Reply::new(550, ["4.7.1 disagrees"]).enhanced, None);
+        assert_eq!(Reply::new(250, ["2.0.0 Ok"]).line(), "250 2.0.0 Ok");
+        assert_eq!(Reply::new(250, ["1.2.3.4 said ok"]).enhanced, None);
+    }
+
+    #[test]
+    fn a_refusal_of_us_is_told_from_a_refusal_of_the_message() {
+        let ours = [
+            (Stage::Mail, 550, "5.7.1 relaying denied"),
+            (Stage::Mail, 530, "5.7.0 Authentication required"),
+            (Stage::Mail, 421, "4.3.2 shutting down"),
+            (Stage::Message, 421, "closing"),
+            (Stage::Message, 454, "Throttling failure: Daily message quota exceeded."),
+            (Stage::Message, 550, "5.4.5 Daily user sending quota exceeded"),
+            (Stage::Recipient, 451, "Maximum credits exceeded"),
+            (Stage::Data, 535, "no"),
+        ];
+        for (stage, code, text) in ours {
+            assert!(matches!(judged(stage, code, text), Forwarded::RefusesUs { .. }), "{stage:?} {code} {text}");
+        }
+        let theirs = [
+            (Stage::Mail, 552, "5.3.4 too big"),
+            (Stage::Mail, 451, "4.3.0 try later"),
+            (Stage::Recipient, 550, "5.1.1 no such user"),
+            (Stage::Recipient, 552, "5.2.2 mailbox over its message quota"),
+            (Stage::Message, 554, "5.7.1 spam"),
+        ];
+        for (stage, code, text) in theirs {
+            assert!(matches!(judged(stage, code, text), Forwarded::Refused { .. }), "{stage:?} {code} {text}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_alike_without_their_numbers_and_addresses() {
+        let one = likeness(&judged(Stage::Message, 554, "5.7.1 blocked id 123 for <a@b.c>"));
+        assert!(one.is_some());
+        assert_eq!(one, likeness(&judged(Stage::Message, 554, "5.7.1 blocked id 9 for <x@y.z>")));
+        assert_eq!(likeness(&judged(Stage::Recipient, 550, "5.1.1 no such user")), None);
+        assert_eq!(likeness(&judged(Stage::Recipient, 550, "no such user")), None);
+        assert_eq!(likeness(&judged(Stage::Message, 451, "4.7.1 later")), None);
+    }
+}

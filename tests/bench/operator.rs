@@ -1,0 +1,313 @@
+//! The operator on the real API server: from empty to Ready, restart, edits, revocations.
+//!
+//! The floor of "from empty to Ready" is a bare loop that does the same writes to the same API server in the same run:
+//! for an account a finalizer and a status, for a key a finalizer, a Secret and a status.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use franking::crd::{CreditPolicy, SubAccount, SubAccountApiKey};
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::{Value, json};
+
+use crate::mail::{Credentials, Session};
+use crate::support::control_plane::{ControlPlane, Options, succeeded};
+use crate::support::franking::{Franking, Home, eventually};
+use crate::support::identity;
+
+/// Accounts, and as many keys (issue: 2,000 each).
+const OBJECTS: usize = 2000;
+const NAMESPACES: usize = 20;
+/// What the bare loop and the loading have in flight at once: the operator's own concurrency for two kinds.
+const CONCURRENCY: usize = 32;
+const EDITS: usize = 200;
+const REVOCATIONS: usize = 100;
+const PATIENCE: Duration = Duration::from_secs(600);
+const SYSTEM: &str = "franking-system";
+
+pub async fn run() {
+    let plane = ControlPlane::start(Options::default()).expect("a control plane");
+    let admin = plane.admin_client().await;
+    succeeded(plane.kubectl(&["apply", "--server-side", "-f", "crds"]));
+    let (kubeconfig, _) = identity::operator(&plane, SYSTEM).await;
+
+    let floor = bare_loop(&admin).await;
+    println!("floor: the same writes by a bare loop            {:7.1} s", floor.as_secs_f64());
+
+    load(&admin).await;
+    let home = Home::new(&kubeconfig, SYSTEM);
+    let began = Instant::now();
+    let franking = home.start();
+    let (sockets, memory) = wait_ready(&admin, &franking).await;
+    let took = began.elapsed();
+    println!("{OBJECTS} accounts + {OBJECTS} keys, empty to Ready     {:7.1} s", took.as_secs_f64());
+    println!("  ratio to the floor (goal 1.5)                  {:7.2}", took.as_secs_f64() / floor.as_secs_f64());
+    println!("  sockets at most (goal under 100)               {sockets:7}");
+    println!("  memory at most, MiB (goal under 150)           {memory:7}");
+
+    settle(&home);
+    let before = versions(&admin).await;
+    assert_eq!(franking.stop(), 0);
+    let began = Instant::now();
+    let franking = home.start();
+    settle(&home);
+    let changed = versions(&admin).await.iter().filter(|(uid, version)| before.get(*uid) != Some(version)).count();
+    println!("restart with all standing: {:.1} s, objects written (goal 0)  {changed}", began.elapsed().as_secs_f64());
+
+    report("edit of a key → Secret changed", edits(&admin).await);
+    report("revoke → refused by the relay", revocations(&admin).await);
+    drop(franking);
+}
+
+fn namespace(index: usize, prefix: &str) -> String {
+    format!("{prefix}-{}", index % NAMESPACES)
+}
+
+async fn make_namespaces(admin: &Client, prefix: &str) {
+    let namespaces = Api::<Namespace>::all(admin.clone());
+    for index in 0..NAMESPACES {
+        let body = json!({"metadata": {"name": namespace(index, prefix)}});
+        let body = serde_json::from_value(body).expect("a namespace");
+        namespaces.create(&PostParams::default(), &body).await.expect("it is new");
+    }
+}
+
+fn account(index: usize) -> SubAccount {
+    object(json!({
+        "apiVersion": "franking.io/v1alpha1", "kind": "SubAccount",
+        "metadata": {"name": format!("account-{index}")},
+        "spec": {"policyRef": {"name": "bench"}, "displayName": format!("Account {index}"), "cap": {"credits": 1000}},
+    }))
+}
+
+fn key(index: usize) -> SubAccountApiKey {
+    object(json!({
+        "apiVersion": "franking.io/v1alpha1", "kind": "SubAccountApiKey",
+        "metadata": {"name": format!("key-{index}")},
+        "spec": {"subAccountRef": {"name": format!("account-{index}")}, "secret": {"name": format!("key-{index}-smtp")}},
+    }))
+}
+
+fn object<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).expect("a manifest of our own kind")
+}
+
+async fn create_all(admin: &Client, prefix: &str) {
+    each(0..OBJECTS, |index| {
+        let admin = admin.clone();
+        async move {
+            let namespace = namespace(index, prefix);
+            let accounts = Api::<SubAccount>::namespaced(admin.clone(), &namespace);
+            accounts.create(&PostParams::default(), &account(index)).await?;
+            Api::namespaced(admin, &namespace).create(&PostParams::default(), &key(index)).await.map(drop)
+        }
+    })
+    .await;
+}
+
+async fn each<F: Future<Output = Result<(), kube::Error>>>(
+    range: std::ops::Range<usize>,
+    act: impl Fn(usize) -> F,
+) {
+    let done: Result<(), kube::Error> =
+        futures::stream::iter(range.map(Ok)).try_for_each_concurrent(CONCURRENCY, act).await;
+    done.expect("the API server takes it");
+}
+
+async fn load(admin: &Client) {
+    let policy: CreditPolicy = object(json!({
+        "apiVersion": "franking.io/v1alpha1", "kind": "CreditPolicy", "metadata": {"name": "bench"},
+        "spec": {
+            "pool": {"credits": 1_000_000, "period": "Monthly"},
+            "senders": {"domains": ["example.com"]},
+            "upstream": {"host": "127.0.0.1", "port": 2500, "tls": "None"},
+        },
+    }));
+    Api::all(admin.clone()).create(&PostParams::default(), &policy).await.expect("a policy");
+    make_namespaces(admin, "bench").await;
+    create_all(admin, "bench").await;
+}
+
+/// Loads objects of its own, then times the writes that an operator cannot do without.
+async fn bare_loop(admin: &Client) -> Duration {
+    make_namespaces(admin, "floor").await;
+    create_all(admin, "floor").await;
+    let began = Instant::now();
+    let finalizer = json!({"metadata": {"finalizers": ["bench.franking.io/floor"]}});
+    let status = json!({"status": {"observedGeneration": 1}});
+    let (finalizer, status) = (Patch::Merge(&finalizer), Patch::Merge(&status));
+    let params = PatchParams::default();
+    each(0..OBJECTS, |index| {
+        let (admin, params, finalizer, status) = (admin.clone(), &params, &finalizer, &status);
+        async move {
+            let namespace = namespace(index, "floor");
+            let accounts = Api::<SubAccount>::namespaced(admin.clone(), &namespace);
+            let keys = Api::<SubAccountApiKey>::namespaced(admin.clone(), &namespace);
+            let (account, key) = (format!("account-{index}"), format!("key-{index}"));
+            accounts.patch(&account, params, finalizer).await?;
+            accounts.patch_status(&account, params, status).await?;
+            keys.patch(&key, params, finalizer).await?;
+            let secret: Secret = object(json!({
+                "metadata": {"name": format!("{key}-smtp")},
+                "stringData": {"host": "localhost", "username": key, "password": "0123456789abcdefghijklmnop"},
+            }));
+            Api::namespaced(admin, &namespace).create(&PostParams::default(), &secret).await?;
+            keys.patch_status(&key, params, status).await.map(drop)
+        }
+    })
+    .await;
+    let took = began.elapsed();
+    let release = json!({"metadata": {"finalizers": null}});
+    let release = Patch::Merge(&release);
+    each(0..OBJECTS, |index| {
+        let (admin, params, release) = (admin.clone(), &params, &release);
+        async move {
+            let namespace = namespace(index, "floor");
+            let accounts = Api::<SubAccount>::namespaced(admin.clone(), &namespace);
+            let keys = Api::<SubAccountApiKey>::namespaced(admin.clone(), &namespace);
+            keys.patch(&format!("key-{index}"), params, release).await?;
+            accounts.patch(&format!("account-{index}"), params, release).await?;
+            keys.delete(&format!("key-{index}"), &Default::default()).await?;
+            accounts.delete(&format!("account-{index}"), &Default::default()).await.map(drop)
+        }
+    })
+    .await;
+    took
+}
+
+/// Waits until every key is Ready; the most sockets and MiB that were seen on the way.
+async fn wait_ready(admin: &Client, franking: &Franking<'_>) -> (usize, u64) {
+    let keys = Api::<SubAccountApiKey>::all(admin.clone());
+    let until = Instant::now() + PATIENCE;
+    let (mut sockets, mut memory) = (0, 0);
+    loop {
+        let list = keys.list(&ListParams::default()).await.expect("keys");
+        let ready = list.iter().filter(|key| is_ready(key)).count();
+        sockets = sockets.max(open_sockets(franking.id()));
+        memory = memory.max(resident_mib(franking.id()));
+        if ready == OBJECTS {
+            return (sockets, memory);
+        }
+        assert!(Instant::now() < until, "{ready} of {OBJECTS} keys are Ready");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+fn is_ready(key: &SubAccountApiKey) -> bool {
+    let conditions = key.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+fn open_sockets(process: u32) -> usize {
+    let entries = std::fs::read_dir(format!("/proc/{process}/fd")).expect("our own child");
+    entries
+        .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+        .filter(|target| target.to_string_lossy().starts_with("socket:"))
+        .count()
+}
+
+fn resident_mib(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("our own child");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux says it");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("kibibytes") / 1024
+}
+
+/// Until the number of reconciles stands still: three looks that agree, a second apart.
+fn settle(home: &Home) {
+    let mut seen = Vec::new();
+    eventually("the operator to be quiet", PATIENCE, || {
+        std::thread::sleep(Duration::from_secs(1));
+        let (_, text) = home.get("/metrics")?;
+        let total: f64 = text
+            .lines()
+            .filter(|line| line.starts_with("franking_operator_reconcile") && line.contains("_total"))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum();
+        seen.push(total);
+        seen.iter().rev().take(3).filter(|count| **count == total && total > 0.0).nth(2).map(drop)
+    });
+}
+
+/// uid → resourceVersion of all that the operator may write.
+async fn versions(admin: &Client) -> BTreeMap<String, String> {
+    let mut versions = BTreeMap::new();
+    let mut note = |uid: Option<String>, version: Option<String>| {
+        versions.insert(uid.expect("stored"), version.expect("stored"));
+    };
+    for object in Api::<SubAccount>::all(admin.clone()).list(&ListParams::default()).await.expect("accounts") {
+        note(object.uid(), object.resource_version());
+    }
+    for object in Api::<SubAccountApiKey>::all(admin.clone()).list(&ListParams::default()).await.expect("keys") {
+        note(object.uid(), object.resource_version());
+    }
+    let ours = ListParams::default().labels("app.kubernetes.io/managed-by=franking");
+    for object in Api::<Secret>::all(admin.clone()).list(&ours).await.expect("secrets") {
+        note(object.uid(), object.resource_version());
+    }
+    versions
+}
+
+/// From the patch of a key's spec to the changed Secret, one after the other.
+async fn edits(admin: &Client) -> Vec<Duration> {
+    let mut times = Vec::with_capacity(EDITS);
+    for index in 0..EDITS {
+        let namespace = namespace(index, "bench");
+        let keys = Api::<SubAccountApiKey>::namespaced(admin.clone(), &namespace);
+        let secrets = Api::<Secret>::namespaced(admin.clone(), &namespace);
+        let name = format!("key-{index}-smtp");
+        let old = secrets.get(&name).await.expect("a Secret").resource_version();
+        let watch = kube::api::WatchParams::default().fields(&format!("metadata.name={name}"));
+        let mut changes = secrets.watch(&watch, old.as_deref().unwrap_or("0")).await.expect("a watch").boxed();
+        let edit = json!({"spec": {"secret": {"template": {"EDITED": format!("{{{{ .username }}}}/{index}")}}}});
+        let began = Instant::now();
+        keys.patch(&format!("key-{index}"), &PatchParams::default(), &Patch::Merge(&edit)).await.expect("an edit");
+        changes.try_next().await.expect("the watch goes on").expect("a change");
+        times.push(began.elapsed());
+    }
+    times
+}
+
+/// From `revoked: true` to the first login that the relay refuses, one after the other.
+async fn revocations(admin: &Client) -> Vec<Duration> {
+    let mut times = Vec::with_capacity(REVOCATIONS);
+    for index in 0..REVOCATIONS {
+        let namespace = namespace(index, "bench");
+        let keys = Api::<SubAccountApiKey>::namespaced(admin.clone(), &namespace);
+        let secret = Api::<Secret>::namespaced(admin.clone(), &namespace)
+            .get(&format!("key-{index}-smtp"))
+            .await
+            .expect("a Secret");
+        let credentials = Credentials::from_secret(&secret).expect("a Secret of ours");
+        assert!(logs_in(&credentials).await, "a key that stands logs in");
+        let began = Instant::now();
+        let revoke = json!({"spec": {"revoked": true}});
+        keys.patch(&format!("key-{index}"), &PatchParams::default(), &Patch::Merge(&revoke)).await.expect("an edit");
+        while logs_in(&credentials).await {
+            assert!(began.elapsed() < PATIENCE, "a revoked key still logs in");
+        }
+        times.push(began.elapsed());
+    }
+    times
+}
+
+async fn logs_in(credentials: &Credentials) -> bool {
+    let credentials = credentials.clone();
+    tokio::task::spawn_blocking(move || Session::open_quietly(&credentials).is_ok_and(|(_, reply)| reply.starts_with("235")))
+        .await
+        .expect("no panic")
+}
+
+fn report(what: &str, mut times: Vec<Duration>) {
+    times.sort();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize].as_secs_f64() * 1000.0;
+    println!(
+        "{what}, {} times with {OBJECTS} standing: p50 {:.0} ms, p99 {:.0} ms (goal 1000), most {:.0} ms",
+        times.len(),
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
+}

@@ -1,0 +1,90 @@
+//! The parts of a benchmark that run as processes of their own, so that each one's CPU time can be read.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+
+use crate::sink::{Sink, SinkOptions, SinkTls};
+
+pub const SINK: &str = "part-sink";
+pub const TLS_SINK: &str = "part-tls-sink";
+pub const COPIER: &str = "part-copier";
+
+/// A running part. It ends with this value.
+pub struct Part {
+    child: Child,
+    pub address: SocketAddr,
+}
+
+impl Part {
+    /// Starts this program again as one of its parts.
+    pub async fn start(arguments: &[&str]) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("the path of this program"));
+        command.args(arguments);
+        Self::spawn(command).await
+    }
+
+    /// Starts a program that prints `listening on ADDRESS`.
+    pub async fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("starting a part");
+        let stdout = child.stdout.take().expect("the part's output");
+        let mut lines = BufReader::new(stdout).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            if let Some(address) = line.split("listening on ").nth(1) {
+                let address = address.trim().parse().expect("the part's address");
+                return Self { child, address };
+            }
+        }
+        panic!("a part ended before it listened");
+    }
+
+    /// Seconds of CPU used so far, in user and kernel space.
+    pub fn cpu_seconds(&self) -> f64 {
+        let pid = self.child.id().expect("a running part");
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the part's figures");
+        // Fields 14 and 15, counted after the name, which ends with the last parenthesis; in ticks of 10 ms.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+        let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+        (ticks(11) + ticks(12)) / 100.0
+    }
+}
+
+/// The sink alone: counts and forgets.
+pub async fn sink(tls: SinkTls) {
+    let sink = Sink::start(SinkOptions { tls, keep: false, ..SinkOptions::default() }).await;
+    println!("listening on {}", sink.address());
+    std::future::pending::<()>().await;
+}
+
+/// A hop that does nothing but copy: what any relay costs at the least.
+pub async fn copier(to: &str) {
+    let to: SocketAddr = to.parse().expect("where to copy to");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    println!("listening on {}", listener.local_addr().expect("its address"));
+    loop {
+        let Ok((client, _)) = listener.accept().await else { continue };
+        tokio::spawn(async move {
+            let Ok(server) = TcpStream::connect(to).await else { return };
+            if client.set_nodelay(true).is_err() || server.set_nodelay(true).is_err() {
+                return;
+            }
+            let (client_in, client_out) = client.into_split();
+            let (server_in, server_out) = server.into_split();
+            tokio::join!(copy(client_in, server_out), copy(server_in, client_out));
+        });
+    }
+}
+
+async fn copy(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf) {
+    let mut bytes = vec![0; 16 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut bytes).await {
+        if to.write_all(&bytes[..read]).await.is_err() {
+            return;
+        }
+    }
+    // The other side hears the end too; it may be gone already.
+    let _ = to.shutdown().await;
+}

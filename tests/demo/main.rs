@@ -1,0 +1,25 @@
+//! `make demo`: the main job on real parts, told step by step.
+//!
+//! A real etcd and kube-apiserver, Franking under the identity that the chart gives it, a sink for the upstream, the
+//! quickstart example, and mail sent with the credential of a generated Secret until the account's cap refuses.
+//!
+//! `KEEP=1` leaves it all running until Enter is pressed and prints the KUBECONFIG; `CLUSTER=current` uses the current
+//! kubeconfig instead of starting a cluster.
+
+mod cluster;
+#[path = "../it/support/mail.rs"]
+#[expect(dead_code, reason = "shared with the tests and the benchmarks, which log in without a word")]
+mod mail;
+mod steps;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match steps::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nthe demo stopped: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Stops the operator after its i-th write, wherever that is: between the operator and the API server, and between the
+//! operator and its ledger. And takes the ledger away.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use franking::domain::credential::Username;
+use franking::domain::credit::{Reservation, Verdict};
+use franking::domain::directory::{Entry, Sender};
+use franking::domain::id::{Holder, Kind};
+use franking::ledger::store::{
+    Balance, Changes, Discrepancy, Event, Identity, Result, Role, Session, Settlement, Store,
+};
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tower::{Layer, Service};
+use uuid::Uuid;
+
+/// Counts writes and blows after so many. Nothing gets through a blown one.
+#[derive(Default)]
+pub struct Fuse {
+    /// Writes until it blows; negative: never.
+    left: AtomicI64,
+    writes: AtomicI64,
+    blown: AtomicBool,
+    news: Notify,
+}
+
+impl Fuse {
+    pub fn after(writes: Option<i64>) -> Arc<Self> {
+        Arc::new(Self { left: AtomicI64::new(writes.unwrap_or(-1)), ..Self::default() })
+    }
+
+    pub fn writes(&self) -> i64 {
+        self.writes.load(Ordering::SeqCst)
+    }
+
+    pub async fn blows(&self) {
+        loop {
+            let news = self.news.notified();
+            if self.blown.load(Ordering::SeqCst) {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    /// After a write that was done: nobody hears of its answer when it was the last.
+    async fn wrote(&self) {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        if self.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.blown.store(true, Ordering::SeqCst);
+            self.news.notify_waiters();
+        }
+        self.pass().await;
+    }
+
+    async fn pass(&self) {
+        if self.blown.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The fuse in a Kubernetes client.
+#[derive(Clone)]
+pub struct Wire(pub Arc<Fuse>);
+
+impl<S> Layer<S> for Wire {
+    type Service = Fused<S>;
+
+    fn layer(&self, inner: S) -> Fused<S> {
+        Fused { inner, fuse: self.0.clone() }
+    }
+}
+
+#[derive(Clone)]
+pub struct Fused<S> {
+    inner: S,
+    fuse: Arc<Fuse>,
+}
+
+impl<S, B> Service<http::Request<B>> for Fused<S>
+where
+    S: Service<http::Request<B>>,
+    S::Future: Send + 'static,
+    S::Response: Send,
+    S::Error: Send,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = std::result::Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<std::result::Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let writes = !matches!(*request.method(), http::Method::GET | http::Method::HEAD);
+        // The request itself is lazy: nothing is sent before the future is polled.
+        let (fuse, answer) = (self.fuse.clone(), self.inner.call(request));
+        Box::pin(async move {
+            fuse.pass().await;
+            let answer = answer.await;
+            if writes {
+                fuse.wrote().await;
+            }
+            fuse.pass().await;
+            answer
+        })
+    }
+}
+
+/// A ledger that can be down, behind a fuse.
+pub struct Fragile {
+    pub inner: Arc<dyn Store>,
+    pub fuse: Arc<Fuse>,
+    pub down: AtomicBool,
+}
+
+impl Fragile {
+    pub fn new(inner: Arc<dyn Store>, fuse: Arc<Fuse>) -> Arc<Self> {
+        Arc::new(Self { inner, fuse, down: AtomicBool::new(false) })
+    }
+
+    async fn pass(&self) -> Result<()> {
+        self.fuse.pass().await;
+        if self.down.load(Ordering::SeqCst) {
+            let source = std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into();
+            return Err(franking::ledger::Error::Unavailable { doing: "reaching the ledger", source });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for Fragile {
+    async fn identity(&self) -> Result<Identity> {
+        self.pass().await?;
+        self.inner.identity().await
+    }
+
+    async fn open_session(&self, role: Role, name: &str) -> Result<Session> {
+        self.pass().await?;
+        self.inner.open_session(role, name).await
+    }
+
+    async fn heartbeat(&self, session: &Session) -> Result<()> {
+        self.pass().await?;
+        self.inner.heartbeat(session).await
+    }
+
+    async fn close_session(&self, session: &Session) -> Result<()> {
+        self.pass().await?;
+        self.inner.close_session(session).await
+    }
+
+    async fn sweep_sessions(&self, session: &Session, silent_since: Timestamp) -> Result<u64> {
+        self.pass().await?;
+        self.inner.sweep_sessions(session, silent_since).await
+    }
+
+    async fn identify(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
+        self.pass().await?;
+        self.inner.identify(session, kind, namespace_uid, name).await
+    }
+
+    async fn put(&self, session: &Session, actor: &str, entries: &[Entry]) -> Result<()> {
+        self.pass().await?;
+        self.inner.put(session, actor, entries).await?;
+        self.fuse.wrote().await;
+        Ok(())
+    }
+
+    async fn changes(&self, after: i64) -> Result<Changes> {
+        self.pass().await?;
+        self.inner.changes(after).await
+    }
+
+    async fn find_sender(&self, username: &Username) -> Result<Option<Sender>> {
+        self.pass().await?;
+        self.inner.find_sender(username).await
+    }
+
+    async fn find(&self, holder: Holder) -> Result<Option<Entry>> {
+        self.pass().await?;
+        self.inner.find(holder).await
+    }
+
+    async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>> {
+        self.pass().await?;
+        self.inner.reserve(session, batch).await
+    }
+
+    async fn settle(&self, session: &Session, batch: &[Settlement]) -> Result<()> {
+        self.pass().await?;
+        self.inner.settle(session, batch).await
+    }
+
+    async fn prepare_lots(&self, session: &Session, until: Timestamp) -> Result<u64> {
+        self.pass().await?;
+        self.inner.prepare_lots(session, until).await
+    }
+
+    async fn balances(&self, holders: &[Holder]) -> Result<Vec<Balance>> {
+        self.pass().await?;
+        self.inner.balances(holders).await
+    }
+
+    async fn moved(&self, cursor: i64, limit: usize) -> Result<(Vec<Holder>, i64)> {
+        self.pass().await?;
+        self.inner.moved(cursor, limit).await
+    }
+
+    async fn rollup(&self, session: &Session) -> Result<u64> {
+        self.pass().await?;
+        self.inner.rollup(session).await
+    }
+
+    async fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>> {
+        self.pass().await?;
+        self.inner.events(after, limit).await
+    }
+
+    async fn record(
+        &self,
+        session: &Session,
+        actor: &str,
+        kind: &str,
+        holder: Option<Holder>,
+        detail: serde_json::Value,
+    ) -> Result<()> {
+        self.pass().await?;
+        self.inner.record(session, actor, kind, holder, detail).await
+    }
+
+    async fn check(&self) -> Result<Vec<Discrepancy>> {
+        self.pass().await?;
+        self.inner.check().await
+    }
+}

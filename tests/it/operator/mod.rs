@@ -1,0 +1,11 @@
+//! The operator on a real API server, under its own identity with exactly its rights.
+//!
+//! Most tests share one running operator and take their own namespace and policy. Those that stop it, take its ledger
+//! away or count its writes have a control plane of their own, one after the other.
+
+mod crash;
+mod fuse;
+mod harness;
+mod lifecycle;
+mod refusals;
+mod secrets;

@@ -1,0 +1,164 @@
+//! What changes while the relay runs: certificates, settings, and the stop.
+
+use std::time::Duration;
+
+use franking::domain::relay_config::{LedgerAddress, ListenerMode};
+use franking::relay::{Error, Relay, run};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::scene::{FROM, MAIL, PASSWORD, SOON, Scene, TO, certificate, listener, username};
+use crate::support::client::Client;
+use crate::support::sink::{Act, At};
+
+#[tokio::test]
+async fn a_changed_certificate_is_served_without_a_restart() {
+    let mut scene = Scene::new().await;
+    let mut before = scene.client().await;
+    scene.ca_pem = certificate(scene.folder.path());
+    scene
+        .until("the new certificate is served", async |scene| {
+            // A handshake with the old certificate panics its task and nothing else.
+            let (address, ca_pem) = (scene.address("implicit"), scene.ca_pem.clone());
+            tokio::spawn(async move { Client::connect_tls(address, &ca_pem).await }).await.is_ok()
+        })
+        .await;
+    before.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    scene.client().await.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+}
+
+#[tokio::test]
+async fn changed_settings_are_taken_over_and_wrong_ones_are_not() {
+    let mut scene = Scene::new().await;
+    let mut before = scene.client().await;
+    let submission = scene.address("submission");
+
+    scene.config.listeners.retain(|listener| listener.name != "plain");
+    scene.config.listeners.push(listener("new", ListenerMode::Implicit));
+    scene.config.limits.message_bytes = 200_000;
+    scene.write_config();
+    scene
+        .until("the listeners changed", async |scene| {
+            let addresses = scene.relay.as_ref().expect("a relay").addresses();
+            addresses.contains_key("new") && !addresses.contains_key("plain")
+        })
+        .await;
+    assert_eq!(scene.address("submission"), submission, "a listener that did not change keeps its socket");
+    let mut client = Client::connect_tls(scene.address("new"), &scene.ca_pem).await;
+    let offer = client.ask("EHLO x").await;
+    assert!(offer.text.contains("SIZE 200000"), "{}", offer.text);
+    before.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+
+    let good = scene.config.clone();
+    scene.config.listeners.clear();
+    scene.write_config();
+    std::fs::write(scene.folder.path().join("other.yaml"), "x").expect("a file");
+    // The next look that finds good settings proves that the wrong ones were looked at and left.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    scene.client().await.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    scene.config = good;
+    scene.config.limits.message_bytes = 300_000;
+    scene.write_config();
+    scene
+        .until("settings are taken over again", async |scene| {
+            let mut client = Client::connect_tls(scene.address("implicit"), &scene.ca_pem).await;
+            client.ask("EHLO x").await.text.contains("SIZE 300000")
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn another_key_for_hashes_is_taken_over() {
+    let mut scene = Scene::new().await;
+    scene.config.keys.hash.0 = [9; 32];
+    scene.write_config();
+    scene
+        .until("passwords are hashed with the new key", async |scene| {
+            let mut client = scene.greeted().await;
+            client.login(&username(1), PASSWORD).await.code == 535
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn the_relay_waits_for_its_settings_and_says_so() {
+    let mut scene = Scene::new().await;
+    scene.relay.take().expect("a relay").drain().await;
+    std::fs::remove_file(scene.config_file()).expect("relay.yaml");
+    let (registry, health) =
+        (franking::runtime::metrics::Registry::new(), franking::runtime::health::Health::default());
+    let mut dependencies = scene.dependencies();
+    (dependencies.registry, dependencies.health) = (registry, health.clone());
+    let stop = CancellationToken::new();
+    let role = tokio::spawn(run(dependencies, stop.clone()));
+    scene
+        .until("the gate names the file", async |_| {
+            health.closed().iter().any(|(gate, reason)| *gate == "relay" && reason.contains("relay.yaml"))
+        })
+        .await;
+    scene.write_config();
+    scene.until("the relay is ready", async |_| health.closed().is_empty()).await;
+    stop.cancel();
+    timeout(SOON, role).await.expect("in time").expect("no panic").expect("a stop in good order");
+}
+
+#[tokio::test]
+async fn a_foreign_ledger_is_refused() {
+    let mut scene = Scene::new().await;
+    scene.relay.take().expect("a relay").drain().await;
+    scene.config.installation = Uuid::from_u128(99);
+    scene.write_config();
+    let mut dependencies = scene.dependencies();
+    dependencies.registry = franking::runtime::metrics::Registry::new();
+    let refused = Relay::start(dependencies, &CancellationToken::new()).await.err();
+    assert!(matches!(refused, Some(Error::Ledger(franking::ledger::Error::Foreign { .. }))), "{refused:?}");
+    assert!(matches!(scene.config.ledger, LedgerAddress::Sqlite { .. }));
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_is_in_flight_and_says_goodbye() {
+    let mut scene = Scene::new().await;
+    scene.sink.once(At::Final, Act::Stall);
+    let mut idle = scene.client().await;
+    let mut sending = scene.client().await;
+    sending.ask(&format!("MAIL FROM:<{FROM}>")).await.is("250");
+    sending.ask(&format!("RCPT TO:<{TO}>")).await.is("250");
+    sending.ask("DATA").await.is("354");
+    sending.send(format!("{MAIL}\r\n.\r\n")).await;
+    scene.sink.wait_for_stalled(1, SOON).await;
+
+    let address = scene.address("implicit");
+    let drain = tokio::spawn(scene.relay.take().expect("a relay").drain());
+    idle.reply().await.is("421 4.3.2");
+    idle.closed().await;
+    assert!(scene.health.closed().iter().any(|(gate, reason)| *gate == "relay" && reason == "draining"));
+    let refused = tokio::net::TcpStream::connect(address).await;
+    assert!(refused.is_err(), "a draining relay accepts no connection");
+    assert!(!drain.is_finished());
+
+    scene.sink.release();
+    sending.reply().await.is("250 2.0.0 relayed");
+    sending.reply().await.is("421 4.3.2");
+    sending.closed().await;
+    timeout(SOON, drain).await.expect("drained in time").expect("no panic");
+    scene.until_usage([1, 1, 0, 0, 0]).await;
+    scene.sink.wait_for_open(0, SOON).await;
+    assert_eq!(scene.sink.quits(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_is_being_read_when_the_drain_begins_is_relayed() {
+    let mut scene = Scene::new().await;
+    let mut client = scene.client().await;
+    let mut idle = scene.client().await;
+    client.ask(&format!("MAIL FROM:<{FROM}>")).await.is("250");
+    client.ask(&format!("RCPT TO:<{TO}>")).await.is("250");
+    client.ask("DATA").await.is("354");
+    let drain = tokio::spawn(scene.relay.take().expect("a relay").drain());
+    idle.reply().await.is("421 4.3.2");
+    client.send(format!("{MAIL}\r\n.\r\n")).await;
+    client.reply().await.is("250 2.0.0 relayed");
+    client.reply().await.is("421 4.3.2");
+    timeout(SOON, drain).await.expect("drained in time").expect("no panic");
+}

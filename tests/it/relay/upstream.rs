@@ -1,0 +1,156 @@
+//! The failure table: what the client hears and what is settled, for each way in which an upstream can fail.
+
+use std::time::Duration;
+
+use franking::domain::directory::{UpstreamEntry, UpstreamSecret, UpstreamTls};
+use franking::domain::relay_config::KeyBytes;
+use franking::ledger::seal::Sealer;
+
+use super::scene::{FROM, MAIL, POLICY, SOON, Scene, TO};
+use crate::support::sink::{Act, At, Sink, SinkOptions, SinkTls};
+
+const THREE: [&str; 3] = [TO, "second@elsewhere.example", "third@elsewhere.example"];
+
+/// What one message ends with when the upstream does `act` once at `at`.
+async fn ends(at: At, act: Act, reply: &str, usage: [i64; 5]) {
+    let scene = Scene::new().await;
+    scene.sink.once(at, act);
+    let mut client = scene.client().await;
+    client.deliver(FROM, &THREE, MAIL).await.is(reply);
+    scene.until_usage(usage).await;
+}
+
+#[tokio::test]
+async fn one_refused_recipient_refuses_the_message_for_all_and_costs_nothing() {
+    let scene = Scene::new().await;
+    scene.sink.once(At::Recipient(2), Act::Reply("553 5.1.3 no such person"));
+    let mut client = scene.client().await;
+    client.deliver(FROM, &THREE, MAIL).await.is("550 5.1.3 second@elsewhere.example: no such person");
+    assert_eq!(scene.sink.count(), 0);
+    scene.until_usage([0, 0, 3, 0, 0]).await;
+    client.deliver(FROM, &THREE, MAIL).await.is("250 2.0.0");
+    scene.until_usage([3, 3, 3, 0, 0]).await;
+}
+
+#[tokio::test]
+async fn a_recipient_refused_for_now_is_451() {
+    ends(At::Recipient(3), Act::Reply("450 4.2.1 mailbox busy"), "451 4.2.1 third@elsewhere.example", [0, 0, 3, 0, 0])
+        .await;
+}
+
+#[tokio::test]
+async fn the_upstreams_own_words_about_a_message_are_passed_on() {
+    ends(At::Final, Act::Reply("554 5.7.1 looks like spam"), "554 5.7.1 looks like spam", [0, 0, 3, 0, 0]).await;
+    ends(At::Final, Act::Reply("452 4.3.1 full"), "452 4.3.1 full", [0, 0, 3, 0, 0]).await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_refuses_us_is_no_bounce_for_the_sender() {
+    ends(At::Mail, Act::Reply("530 5.7.0 authentication required"), "451 4.3.5", [0, 0, 3, 0, 0]).await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_dies_before_the_final_dot_costs_nothing() {
+    let scene = Scene::with(|config| config.limits.message_bytes = 10_000_000, |_| {}).await;
+    scene.sink.once(At::Body(100_000), Act::Drop);
+    // More than the sockets between them hold, so that the final dot is still here when the upstream goes.
+    let large = format!("{MAIL}\r\n{}", format!("{}\r\n", "x".repeat(98)).repeat(90_000));
+    scene.client().await.deliver(FROM, &THREE, &large).await.is("451 4.4.1");
+    scene.until_usage([0, 0, 0, 3, 0]).await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_dies_after_the_final_dot_leaves_the_charge() {
+    ends(At::Final, Act::Drop, "451 4.4.2", [3, 0, 0, 0, 3]).await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_not_there_costs_nothing() {
+    let scene = Scene::with(
+        |_| {},
+        |rows| {
+            if let Some(upstream) = &mut rows.policy.upstream {
+                // Nobody listens on the discard port of this machine.
+                upstream.port = 9;
+            }
+        },
+    )
+    .await;
+    scene.client().await.deliver(FROM, &[TO], MAIL).await.is("451 4.4.1");
+    scene.until_usage([0, 0, 0, 1, 0]).await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_stalls_before_the_final_dot_is_slow_and_costs_nothing() {
+    let scene = Scene::with(|config| config.listeners[1].budget_seconds = 1, |_| {}).await;
+    scene.sink.once(At::Mail, Act::Stall);
+    scene.client().await.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2");
+    scene.until_usage([0, 0, 0, 1, 0]).await;
+}
+
+#[tokio::test]
+async fn an_outcome_that_is_known_late_corrects_the_books() {
+    let scene = Scene::with(|config| config.listeners[1].budget_seconds = 1, |_| {}).await;
+    scene.sink.once(At::Final, Act::Stall);
+    let mut client = scene.client().await;
+    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2");
+    scene.until_usage([1, 0, 0, 0, 1]).await;
+    scene.sink.release();
+    scene.until_usage([1, 1, 0, 0, 0]).await;
+}
+
+#[tokio::test]
+async fn a_late_refusal_is_refunded() {
+    let scene = Scene::with(|config| config.listeners[1].budget_seconds = 1, |_| {}).await;
+    scene.sink.once(At::Final, Act::StallThen(Box::new(Act::Reply("554 5.7.1 no"))));
+    scene.client().await.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2");
+    scene.until_usage([1, 0, 0, 0, 1]).await;
+    scene.sink.release();
+    scene.until_usage([0, 0, 1, 0, 0]).await;
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_after_the_final_dot_changes_nothing() {
+    let scene = Scene::new().await;
+    scene.sink.once(At::Final, Act::Stall);
+    let mut client = scene.client().await;
+    for line in [format!("MAIL FROM:<{FROM}>"), format!("RCPT TO:<{TO}>")] {
+        client.ask(&line).await.is("250");
+    }
+    client.ask("DATA").await.is("354");
+    client.send(format!("{MAIL}\r\n.\r\n")).await;
+    scene.sink.wait_for_stalled(1, SOON).await;
+    drop(client);
+    scene.sink.release();
+    scene.until_usage([1, 1, 0, 0, 0]).await;
+    assert_eq!(scene.sink.count(), 1);
+}
+
+#[tokio::test]
+async fn policies_have_their_own_upstreams_with_sealed_logins() {
+    let login = ("relay".to_owned(), "upstream-password".to_owned());
+    let options = SinkOptions { tls: SinkTls::Implicit, login: Some(login.clone()), ..SinkOptions::default() };
+    let other = Sink::start(options).await;
+    let secret = UpstreamSecret { login: Some(login), ca_pem: other.ca_pem().map(str::to_owned) };
+    let plain = serde_json::to_vec(&secret).expect("JSON");
+    let sealed = Sealer::new(&KeyBytes([8; 32])).seal(&format!("upstream/{POLICY}"), &plain, [1; 12]);
+    let upstream = UpstreamEntry {
+        host: "localhost".to_owned(),
+        port: other.address().port(),
+        tls: UpstreamTls::Implicit,
+        secret: Some(sealed),
+        max_recipients: 5,
+    };
+    let scene = Scene::new().await;
+    let mut client = scene.client().await;
+    client.deliver(FROM, &[TO], MAIL).await.is("250");
+    let mut policy = super::scene::policy(scene.sink.address().port());
+    policy.upstream = Some(upstream);
+    scene.put(&[franking::domain::directory::Entry::Policy(policy)]).await;
+    let moved = std::time::Instant::now();
+    while other.count() == 0 {
+        client.deliver(FROM, &[TO], MAIL).await.is("250");
+        assert!(moved.elapsed() < Duration::from_secs(1), "the upstream has not changed within a second");
+    }
+    assert_eq!(other.messages()[0].auth.as_deref(), Some("relay"));
+}
