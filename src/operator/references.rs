@@ -86,7 +86,6 @@ pub struct References {
     pub accounts: Store<SubAccount>,
     pub keys: Store<SubAccountApiKey>,
     namespaces: Store<PartialObjectMeta<Namespace>>,
-    secrets: Store<PartialObjectMeta<Secret>>,
     /// Secrets in the operator's namespace that may be used.
     logins: Store<Secret>,
     index: RwLock<Index>,
@@ -103,7 +102,6 @@ pub struct Writers {
     accounts: Writer<SubAccount>,
     keys: Writer<SubAccountApiKey>,
     namespaces: Writer<PartialObjectMeta<Namespace>>,
-    secrets: Writer<PartialObjectMeta<Secret>>,
     logins: Writer<Secret>,
 }
 
@@ -113,7 +111,6 @@ impl References {
         let (accounts, account_writer) = reflector::store();
         let (keys, key_writer) = reflector::store();
         let (namespaces, namespace_writer) = reflector::store();
-        let (secrets, secret_writer) = reflector::store();
         let (logins, login_writer) = reflector::store();
         let (index, recount, listed) = (RwLock::default(), Mutex::default(), watch::Sender::new(0));
         let writers = Writers {
@@ -121,10 +118,9 @@ impl References {
             accounts: account_writer,
             keys: key_writer,
             namespaces: namespace_writer,
-            secrets: secret_writer,
             logins: login_writer,
         };
-        (Self { policies, accounts, keys, namespaces, secrets, logins, index, recount, listed }, writers)
+        (Self { policies, accounts, keys, namespaces, logins, index, recount, listed }, writers)
     }
 
     /// Waits until every store has its first list: nothing is judged from half a picture.
@@ -178,12 +174,12 @@ impl References {
         let api = client.clone();
         let feed = &Feed { references: self, wakes };
         tokio::join!(
-            follow("CreditPolicy", Api::all(api.clone()), all(), writers.policies, policy_marks, feed),
-            follow("SubAccount", Api::all(api.clone()), all(), writers.accounts, account_marks, feed),
-            follow("SubAccountApiKey", Api::all(api.clone()), all(), writers.keys, key_marks, feed),
-            follow("Namespace", Api::all(api.clone()), all(), writers.namespaces, namespace_marks, feed),
-            follow("Secret", Api::all(api.clone()), ours, writers.secrets, secret_marks, feed),
-            follow("login", Api::namespaced(api, namespace), usable, writers.logins, login_marks, feed),
+            follow("CreditPolicy", Api::all(api.clone()), all(), Some(writers.policies), policy_marks, feed),
+            follow("SubAccount", Api::all(api.clone()), all(), Some(writers.accounts), account_marks, feed),
+            follow("SubAccountApiKey", Api::all(api.clone()), all(), Some(writers.keys), key_marks, feed),
+            follow("Namespace", Api::all(api.clone()), all(), Some(writers.namespaces), namespace_marks, feed),
+            follow("Secret", Api::all(api.clone()), ours, None, secret_marks, feed),
+            follow("login", Api::namespaced(api, namespace), usable, Some(writers.logins), login_marks, feed),
         );
     }
 }

@@ -67,12 +67,12 @@ pub trait Told<K>: Listed {
     fn changed(&self, change: Change<'_, K>) -> impl Future<Output = ()> + Send;
 }
 
-/// Follows `api` until the future is dropped.
+/// Follows `api` until the future is dropped, into a store where somebody looks objects up.
 pub async fn follow<K>(
     kind: &'static str,
     api: Api<K>,
     config: watcher::Config,
-    mut writer: Writer<K>,
+    mut store: Option<Writer<K>>,
     marks: fn(&K) -> Marks,
     told: &impl Told<K>,
 ) where
@@ -99,7 +99,9 @@ pub async fn follow<K>(
                 continue;
             }
         };
-        writer.apply_watcher_event(&event);
+        if let Some(store) = &mut store {
+            store.apply_watcher_event(&event);
+        }
         match event {
             Event::Init => {
                 listed.clear();

@@ -6,11 +6,8 @@ mod chart_life;
 mod examples;
 mod generated;
 mod image;
-<<<<<<< HEAD
-mod pod;
-=======
 mod operator;
->>>>>>> operator
+mod pod;
 mod process;
 mod refusals;
 mod relay;
