@@ -16,17 +16,19 @@ use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::error::{Error, Result};
 use super::index::{AccountFacts, Index, KeyFacts};
 use super::plan::{is_true, meta};
-use super::watch::{Change, Marks, Name, Told, follow};
+use super::watch::{Change, Listed, Marks, Name, Told, follow};
 use crate::crd::{ConditionType, CreditPolicy, SubAccount, SubAccountApiKey, find_condition};
 
 /// Wakes that may wait for a reconciler. It takes them at once and keeps one of each object, so this fills only while
 /// it starts; then the watch waits.
 const WAKES: usize = 1024;
+/// Kinds that are followed: the three, namespaces, our Secrets, and the upstreams' logins.
+const KINDS: usize = 6;
 
 /// One of the three kinds by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,12 +86,14 @@ pub struct References {
     pub accounts: Store<SubAccount>,
     pub keys: Store<SubAccountApiKey>,
     namespaces: Store<PartialObjectMeta<Namespace>>,
-    secrets: Store<PartialObjectMeta<Secret>>,
     /// Secrets in the operator's namespace that may be used.
     logins: Store<Secret>,
     index: RwLock<Index>,
     /// Objects whose counts changed.
     recount: Mutex<BTreeSet<Ref>>,
+    /// Kinds whose first list is in its store. Not `Store::wait_until_ready`: kube 5 keeps one waker for all who wait
+    /// for a store, so of several (each reconcile, and kube's own scheduler) all but the last would sleep for ever.
+    listed: watch::Sender<usize>,
 }
 
 /// The writing ends of the stores.
@@ -98,7 +102,6 @@ pub struct Writers {
     accounts: Writer<SubAccount>,
     keys: Writer<SubAccountApiKey>,
     namespaces: Writer<PartialObjectMeta<Namespace>>,
-    secrets: Writer<PartialObjectMeta<Secret>>,
     logins: Writer<Secret>,
 }
 
@@ -108,29 +111,21 @@ impl References {
         let (accounts, account_writer) = reflector::store();
         let (keys, key_writer) = reflector::store();
         let (namespaces, namespace_writer) = reflector::store();
-        let (secrets, secret_writer) = reflector::store();
         let (logins, login_writer) = reflector::store();
-        let (index, recount) = (RwLock::default(), Mutex::default());
+        let (index, recount, listed) = (RwLock::default(), Mutex::default(), watch::Sender::new(0));
         let writers = Writers {
             policies: policy_writer,
             accounts: account_writer,
             keys: key_writer,
             namespaces: namespace_writer,
-            secrets: secret_writer,
             logins: login_writer,
         };
-        (Self { policies, accounts, keys, namespaces, secrets, logins, index, recount }, writers)
+        (Self { policies, accounts, keys, namespaces, logins, index, recount, listed }, writers)
     }
 
     /// Waits until every store has its first list: nothing is judged from half a picture.
     pub async fn ready(&self) -> Result<()> {
-        let lost = |_| Error::Watch;
-        self.policies.wait_until_ready().await.map_err(lost)?;
-        self.accounts.wait_until_ready().await.map_err(lost)?;
-        self.keys.wait_until_ready().await.map_err(lost)?;
-        self.namespaces.wait_until_ready().await.map_err(lost)?;
-        self.secrets.wait_until_ready().await.map_err(lost)?;
-        self.logins.wait_until_ready().await.map_err(lost)
+        self.listed.subscribe().wait_for(|listed| *listed == KINDS).await.map(drop).map_err(|_| Error::Watch)
     }
 
     pub fn policy(&self, name: &str) -> Option<Arc<CreditPolicy>> {
@@ -179,12 +174,12 @@ impl References {
         let api = client.clone();
         let feed = &Feed { references: self, wakes };
         tokio::join!(
-            follow("CreditPolicy", Api::all(api.clone()), all(), writers.policies, policy_marks, feed),
-            follow("SubAccount", Api::all(api.clone()), all(), writers.accounts, account_marks, feed),
-            follow("SubAccountApiKey", Api::all(api.clone()), all(), writers.keys, key_marks, feed),
-            follow("Namespace", Api::all(api.clone()), all(), writers.namespaces, namespace_marks, feed),
-            follow("Secret", Api::all(api.clone()), ours, writers.secrets, secret_marks, feed),
-            follow("login", Api::namespaced(api, namespace), usable, writers.logins, login_marks, feed),
+            follow("CreditPolicy", Api::all(api.clone()), all(), Some(writers.policies), policy_marks, feed),
+            follow("SubAccount", Api::all(api.clone()), all(), Some(writers.accounts), account_marks, feed),
+            follow("SubAccountApiKey", Api::all(api.clone()), all(), Some(writers.keys), key_marks, feed),
+            follow("Namespace", Api::all(api.clone()), all(), Some(writers.namespaces), namespace_marks, feed),
+            follow("Secret", Api::all(api.clone()), ours, None, secret_marks, feed),
+            follow("login", Api::namespaced(api, namespace), usable, Some(writers.logins), login_marks, feed),
         );
     }
 }
@@ -193,6 +188,12 @@ impl References {
 struct Feed<'a> {
     references: &'a References,
     wakes: &'a Wakes,
+}
+
+impl Listed for Feed<'_> {
+    fn listed(&self) {
+        self.references.listed.send_modify(|listed| *listed += 1);
+    }
 }
 
 impl Told<CreditPolicy> for Feed<'_> {

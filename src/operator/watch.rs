@@ -56,18 +56,23 @@ pub enum Change<'a, K> {
     Gone(Name),
 }
 
+/// Whoever is told that a kind's first list is in its store.
+pub trait Listed: Sync {
+    fn listed(&self);
+}
+
 /// Whoever is told of the changes of a kind.
-pub trait Told<K>: Sync {
+pub trait Told<K>: Listed {
     /// Called after the store has taken the change. The watch waits for it.
     fn changed(&self, change: Change<'_, K>) -> impl Future<Output = ()> + Send;
 }
 
-/// Follows `api` until the future is dropped.
+/// Follows `api` until the future is dropped, into a store where somebody looks objects up.
 pub async fn follow<K>(
     kind: &'static str,
     api: Api<K>,
     config: watcher::Config,
-    mut writer: Writer<K>,
+    mut store: Option<Writer<K>>,
     marks: fn(&K) -> Marks,
     told: &impl Told<K>,
 ) where
@@ -79,6 +84,7 @@ pub async fn follow<K>(
         + Sync
         + 'static,
 {
+    let mut first = true;
     let mut known: HashMap<Name, Marks> = HashMap::new();
     let mut listed: HashMap<Name, Marks> = HashMap::new();
     let mut pending: Vec<K> = Vec::new();
@@ -93,7 +99,9 @@ pub async fn follow<K>(
                 continue;
             }
         };
-        writer.apply_watcher_event(&event);
+        if let Some(store) = &mut store {
+            store.apply_watcher_event(&event);
+        }
         match event {
             Event::Init => {
                 listed.clear();
@@ -104,6 +112,9 @@ pub async fn follow<K>(
                 pending.push(object);
             }
             Event::InitDone => {
+                if std::mem::take(&mut first) {
+                    told.listed();
+                }
                 let before = std::mem::replace(&mut known, std::mem::take(&mut listed));
                 for object in std::mem::take(&mut pending) {
                     let name = Name::of(&object);

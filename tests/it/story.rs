@@ -144,7 +144,7 @@ async fn a_plan_is_applied_mounted_sent_with_used_up_suspended_and_restored() {
 
     // Revoked: refused within a second, in the open session too.
     stage.key("website", "label: Website, revoked: true");
-    eventually("the revoked key to be refused", SOON, || log_in(&rotated).starts_with("535 5.7.8").then_some(()));
+    eventually("the revoked key to be refused", SOON, || log_in(&rotated).starts_with("535 5.7.13").then_some(()));
     eventually("the open session to be refused", SOON, || {
         send(&mut session, "revoked").starts_with("55").then_some(())
     });
