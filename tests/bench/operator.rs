@@ -108,10 +108,7 @@ async fn create_all(admin: &Client, prefix: &str) {
     .await;
 }
 
-async fn each<F: Future<Output = Result<(), kube::Error>>>(
-    range: std::ops::Range<usize>,
-    act: impl Fn(usize) -> F,
-) {
+async fn each<F: Future<Output = Result<(), kube::Error>>>(range: std::ops::Range<usize>, act: impl Fn(usize) -> F) {
     let done: Result<(), kube::Error> =
         futures::stream::iter(range.map(Ok)).try_for_each_concurrent(CONCURRENCY, act).await;
     done.expect("the API server takes it");
@@ -295,9 +292,11 @@ async fn revocations(admin: &Client) -> Vec<Duration> {
 
 async fn logs_in(credentials: &Credentials) -> bool {
     let credentials = credentials.clone();
-    tokio::task::spawn_blocking(move || Session::open_quietly(&credentials).is_ok_and(|(_, reply)| reply.starts_with("235")))
-        .await
-        .expect("no panic")
+    tokio::task::spawn_blocking(move || {
+        Session::open_quietly(&credentials).is_ok_and(|(_, reply)| reply.starts_with("235"))
+    })
+    .await
+    .expect("no panic")
 }
 
 fn report(what: &str, mut times: Vec<Duration>) {
