@@ -11,5 +11,6 @@ mod process;
 mod refusals;
 mod relay;
 mod rust_tokens;
+mod story;
 mod support;
 mod upstream;
