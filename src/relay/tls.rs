@@ -147,7 +147,8 @@ fn certified(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rcgen::{CertifiedKey as Generated, generate_simple_self_signed};
+    use rcgen::{CertificateParams, CertifiedKey as Generated, KeyPair, PKCS_ED25519, generate_simple_self_signed};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection, SignatureScheme};
 
     fn write(folder: &Path, name: &str) -> CertificateFiles {
         let Generated { cert, signing_key } = generate_simple_self_signed([name.to_owned()]).expect("a certificate");
@@ -157,8 +158,8 @@ mod tests {
         files
     }
 
-    fn leaf(certificates: &Certificates) -> Vec<u8> {
-        certificates.chosen.0.load()[0].cert[0].to_vec()
+    fn leaf(certificates: &Certificates, index: usize) -> Vec<u8> {
+        certificates.chosen.0.load()[index].cert[0].to_vec()
     }
 
     #[test]
@@ -166,18 +167,68 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let tls = Tls { certificates: vec![write(folder.path(), "a.example")] };
         let certificates = Certificates::load(&tls).expect("certificates");
-        let first = leaf(&certificates);
+        let first = leaf(&certificates, 0);
         assert!(!certificates.reload(&tls).expect("the same files"));
 
         write(folder.path(), "b.example");
         assert!(certificates.reload(&tls).expect("a new pair"));
-        let second = leaf(&certificates);
+        let second = leaf(&certificates, 0);
         assert_ne!(first, second);
 
         std::fs::write(&tls.certificates[0].certificate_file, "no certificate").expect("a file");
         let error = certificates.reload(&tls).expect_err("a broken file").to_string();
         assert!(error.contains("tls.crt"), "{error}");
-        assert_eq!(leaf(&certificates), second);
+        assert_eq!(leaf(&certificates, 0), second);
+    }
+
+    /// The certificate that a client sees which can verify only one kind of signature.
+    fn seen_with(certificates: &Certificates, scheme: SignatureScheme) -> Vec<u8> {
+        let mut provider = default_provider();
+        let known = &mut provider.signature_verification_algorithms;
+        known.mapping = known.mapping.iter().filter(|(known, _)| *known == scheme).copied().collect::<Vec<_>>().leak();
+        let mut roots = RootCertStore::empty();
+        for index in 0..2 {
+            roots.add(leaf(certificates, index).into()).expect("a root");
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_safe_default_protocol_versions()
+            .expect("the TLS versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = "a.example".try_into().expect("a name");
+        let mut client = ClientConnection::new(Arc::new(config), name).expect("a client");
+        let mut server = ServerConnection::new(certificates.server()).expect("a server");
+        while client.is_handshaking() {
+            let mut bytes = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut bytes).expect("memory");
+            }
+            server.read_tls(&mut &bytes[..]).expect("memory");
+            server.process_new_packets().expect("the client's messages");
+            bytes.clear();
+            while server.wants_write() {
+                server.write_tls(&mut bytes).expect("memory");
+            }
+            client.read_tls(&mut &bytes[..]).expect("memory");
+            client.process_new_packets().expect("the server's messages");
+        }
+        client.peer_certificates().expect("a certificate")[0].to_vec()
+    }
+    #[test]
+    fn a_client_is_served_the_certificate_that_it_can_verify() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ecdsa = write(folder.path(), "a.example");
+        let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
+        let params = CertificateParams::new(["a.example".to_owned()]).expect("a name");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        let paths = ["other.crt", "other.key"].map(|name| folder.path().join(name));
+        std::fs::write(&paths[0], certificate.pem()).expect("a file");
+        std::fs::write(&paths[1], key.serialize_pem()).expect("a file");
+        let [certificate_file, key_file] = paths;
+        let tls = Tls { certificates: vec![ecdsa, CertificateFiles { certificate_file, key_file }] };
+        let certificates = Certificates::load(&tls).expect("certificates");
+        assert_eq!(seen_with(&certificates, SignatureScheme::ECDSA_NISTP256_SHA256), leaf(&certificates, 0));
+        assert_eq!(seen_with(&certificates, SignatureScheme::ED25519), leaf(&certificates, 1));
     }
 
     #[test]

@@ -328,8 +328,8 @@ fn say(reply: Reply) -> Next {
 
 #[cfg(test)]
 mod tests {
-    use super::super::command::parse;
     use super::*;
+    use crate::relay::smtp::command::parse;
 
     fn session(mode: ListenerMode) -> Session {
         let carries = Carries { eight_bit: true, utf8: true };

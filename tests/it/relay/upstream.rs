@@ -154,3 +154,23 @@ async fn policies_have_their_own_upstreams_with_sealed_logins() {
     }
     assert_eq!(other.messages()[0].auth.as_deref(), Some("relay"));
 }
+
+#[tokio::test]
+async fn what_an_upstream_cannot_carry_is_not_promised() {
+    let options = SinkOptions { smtputf8: false, eight_bit_mime: false, ..SinkOptions::default() };
+    let modest = Sink::start(options).await;
+    let scene = Scene::with(|_| {}, |rows| rows.policy = super::scene::policy(modest.address().port())).await;
+    // Nobody has asked the upstream yet.
+    let promised = scene.greeted().await.ask("EHLO x").await.text;
+    assert!(promised.contains("SMTPUTF8") && promised.contains("8BITMIME"), "{promised}");
+    let mut client = scene.client().await;
+    client.deliver(FROM, &[TO], MAIL).await.is("250");
+    let promised = scene.greeted().await.ask("EHLO x").await.text;
+    assert!(!promised.contains("SMTPUTF8") && !promised.contains("8BITMIME"), "{promised}");
+    client.ask(&format!("MAIL FROM:<{FROM}> SMTPUTF8")).await.is("250");
+    client.ask("RCPT TO:<grüße@elsewhere.example>").await.is("250");
+    client.ask("DATA").await.is("354");
+    client.send(format!("{MAIL}\r\n.\r\n")).await;
+    client.reply().await.is("550 5.6.7");
+    scene.until_usage([1, 1, 1, 0, 0]).await;
+}
