@@ -188,7 +188,11 @@ impl Process {
             health: self.health.clone(),
             name: self.settings.name.clone(),
         };
-        roles.spawn("operator", operator::run(dependencies, self.stop.clone()));
+        let stop = self.stop.clone();
+        let thread = tokio::task::spawn_blocking(move || {
+            tokio::runtime::Handle::current().block_on(operator::run(dependencies, stop))
+        });
+        roles.spawn("operator", async move { thread.await?.map_err(RoleError::from) });
         let keep = relay_config::keep(keeper, self.registry.clone(), publish, self.stop.clone());
         roles.spawn("keeper of relay.yaml", keep);
         Ok(())

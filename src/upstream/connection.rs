@@ -172,7 +172,8 @@ impl Connection {
     /// parked connection is used: a 421 that came while it was parked would be taken for the reply to MAIL.
     pub fn is_quiet(&mut self) -> bool {
         let Some(before) = self.line.delivered() else { return false };
-        let heard = self.smtp.read_response().now_or_never();
+        // Unconstrained, because a used-up budget of the task would look like silence.
+        let heard = tokio::task::unconstrained(self.smtp.read_response()).now_or_never();
         heard.is_none() && self.line.delivered() == Some(before)
     }
 

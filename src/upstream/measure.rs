@@ -1,7 +1,9 @@
 //! What this room counts, by policy. A policy's figures go when its pool goes, so the number of series is bounded.
 
 use crate::domain::id::PolicyId;
-use crate::runtime::metrics::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, register};
+use crate::runtime::metrics::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
+};
 
 use super::breaker::State;
 use super::message::Forwarded;
@@ -40,26 +42,15 @@ impl Figures {
         }
     }
 
-    pub fn ended(&self, policy: &str, forwarded: &Forwarded, seconds: f64) {
-        self.transactions.with_label_values(&[policy, outcome(forwarded)]).inc();
-        self.seconds.with_label_values(&[policy]).observe(seconds);
-    }
-
-    pub fn opened(&self, policy: &str) {
-        self.connections.with_label_values(&[policy]).inc();
-    }
-
-    pub fn closed(&self, policy: &str) {
-        self.connections.with_label_values(&[policy]).dec();
-    }
-
-    pub fn breaker(&self, policy: &str, state: State) {
-        let level = match state {
-            State::Closed => 0,
-            State::HalfOpen => 1,
-            State::Open => 2,
-        };
-        self.breaker.with_label_values(&[policy]).set(level);
+    pub fn of(&self, policy: PolicyId) -> PolicyFigures {
+        let policy = policy.to_string();
+        let policy = policy.as_str();
+        PolicyFigures {
+            transactions: OUTCOMES.map(|outcome| self.transactions.with_label_values(&[policy, outcome])),
+            seconds: self.seconds.with_label_values(&[policy]),
+            connections: self.connections.with_label_values(&[policy]),
+            breaker: self.breaker.with_label_values(&[policy]),
+        }
     }
 
     pub fn forget(&self, policy: PolicyId) {
@@ -74,15 +65,54 @@ impl Figures {
     }
 }
 
+/// The figures of one policy. They are taken once, so that a connection which ends after its policy was forgotten
+/// brings no series back.
+pub(super) struct PolicyFigures {
+    transactions: [IntCounter; OUTCOMES.len()],
+    seconds: Histogram,
+    connections: IntGauge,
+    breaker: IntGauge,
+}
+
+/// Counts one open connection for as long as it lives, however it ends.
+pub(super) struct Open(IntGauge);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl PolicyFigures {
+    pub fn ended(&self, forwarded: &Forwarded, seconds: f64) {
+        self.transactions[outcome(forwarded)].inc();
+        self.seconds.observe(seconds);
+    }
+
+    pub fn open(&self) -> Open {
+        self.connections.inc();
+        Open(self.connections.clone())
+    }
+
+    pub fn breaker(&self, state: State) {
+        self.breaker.set(match state {
+            State::Closed => 0,
+            State::HalfOpen => 1,
+            State::Open => 2,
+        });
+    }
+}
+
+/// The values of the label `outcome`.
 const OUTCOMES: [&str; 5] = ["relayed", "refused", "refuses_us", "not_offered", "unknown"];
 
-fn outcome(forwarded: &Forwarded) -> &'static str {
-    let [relayed, refused, refuses_us, not_offered, unknown] = OUTCOMES;
+/// Index into [`OUTCOMES`].
+fn outcome(forwarded: &Forwarded) -> usize {
     match forwarded {
-        Forwarded::Relayed { .. } => relayed,
-        Forwarded::Refused { .. } => refused,
-        Forwarded::RefusesUs { .. } => refuses_us,
-        Forwarded::NotOffered { .. } => not_offered,
-        Forwarded::Unknown { .. } | Forwarded::Open { .. } => unknown,
+        Forwarded::Relayed { .. } => 0,
+        Forwarded::Refused { .. } => 1,
+        Forwarded::RefusesUs { .. } => 2,
+        Forwarded::NotOffered { .. } => 3,
+        Forwarded::Unknown { .. } | Forwarded::Open { .. } => 4,
     }
 }

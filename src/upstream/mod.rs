@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 
 use crate::domain::id::PolicyId;
 use crate::runtime::metrics::Registry;
@@ -36,8 +36,6 @@ use measure::Figures;
 use pool::Pool;
 use wire::Point;
 
-/// How often parked connections are looked through.
-const TIDY_EVERY: Duration = Duration::from_secs(5);
 /// After its deadline a transaction that was stopped has this long to say what stopped it. Only the word gets better
 /// by it, so it is short.
 const LAST_WORD: Duration = Duration::from_millis(100);
@@ -66,6 +64,8 @@ pub struct UpstreamSettings {
     pub final_reply_limit: Duration,
     /// A pool that nobody used for so long goes, and its figures with it.
     pub forget_after: Duration,
+    /// How often parked connections and idle pools are looked through.
+    pub tidy_every: Duration,
 }
 
 impl UpstreamSettings {
@@ -81,6 +81,7 @@ impl UpstreamSettings {
             reply_limit: Duration::from_secs(300),
             final_reply_limit: Duration::from_secs(600),
             forget_after: Duration::from_secs(3600),
+            tidy_every: Duration::from_secs(5),
         }
     }
 }
@@ -139,7 +140,7 @@ impl Upstreams {
     /// Starts the task that closes idle connections, once; it ends with the last clone of this.
     fn keep_tidy(&self) {
         if !self.0.tidying.swap(true, Ordering::AcqRel) {
-            tokio::spawn(tidy(Arc::downgrade(&self.0)));
+            tokio::spawn(tidy(Arc::downgrade(&self.0), self.0.settings.tidy_every));
         }
     }
 }
@@ -157,7 +158,7 @@ impl Inner {
         {
             return pool.clone();
         }
-        let pool = Pool::new(target.clone(), self.settings.clone(), self.figures.clone());
+        let pool = Pool::new(target.clone(), self.settings.clone(), self.figures.of(target.policy));
         if let Some(old) = pools.insert(target.policy, pool.clone()) {
             tokio::spawn(async move { old.close().await });
         }
@@ -174,16 +175,17 @@ impl Inner {
     }
 }
 
-async fn tidy(inner: Weak<Inner>) {
-    let mut rounds = tokio::time::interval(TIDY_EVERY);
+async fn tidy(inner: Weak<Inner>, every: Duration) {
+    let mut rounds = tokio::time::interval(every);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;
         let Some(inner) = inner.upgrade() else { return };
         let pools: Vec<Arc<Pool>> = inner.pools().values().cloned().collect();
         for pool in pools {
             if pool.tidy().await {
-                inner.forget(&pool);
                 pool.close().await;
+                inner.forget(&pool);
             }
         }
     }

@@ -14,9 +14,9 @@ use tokio::time::{Instant, timeout_at};
 use crate::domain::directory::UpstreamTls;
 
 use super::UpstreamSettings;
-use super::breaker::{Breaker, Health, Streak};
+use super::breaker::{Breaker, Health, State, Streak};
 use super::connection::{Capabilities, Connection, NoConnection};
-use super::measure::Figures;
+use super::measure::{Open, PolicyFigures};
 use super::message::{Cause, Forwarded, Message, Stage, Target};
 use super::reply::likeness;
 use super::tls;
@@ -26,9 +26,7 @@ use super::wire::Point;
 pub(super) struct Pool {
     pub target: Target,
     settings: Arc<UpstreamSettings>,
-    figures: Figures,
-    /// The policy's id as a metric label.
-    label: String,
+    figures: PolicyFigures,
     /// One permit per connection in use. A parked one holds none, but a connection is opened only when none is
     /// parked, so both together never exceed the permits.
     slots: Semaphore,
@@ -61,26 +59,9 @@ struct Lease {
     open: Open,
 }
 
-/// Counts one open connection for as long as it lives, however it ends.
-struct Open(Figures, String);
-
-impl Open {
-    fn new(figures: &Figures, label: &str) -> Self {
-        figures.opened(label);
-        Self(figures.clone(), label.to_owned())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.closed(&self.1);
-    }
-}
-
 impl Pool {
-    pub fn new(target: Target, settings: Arc<UpstreamSettings>, figures: Figures) -> Arc<Self> {
+    pub fn new(target: Target, settings: Arc<UpstreamSettings>, figures: PolicyFigures) -> Arc<Self> {
         Arc::new(Self {
-            label: target.policy.to_string(),
             slots: Semaphore::new(settings.connections),
             target,
             settings,
@@ -114,7 +95,7 @@ impl Pool {
         *lock(&self.used) = started;
         let (forwarded, rest) = self.attempt(&message, &point, deadline).await;
         let forwarded = self.learn(forwarded, &message);
-        self.figures.ended(&self.label, &forwarded, started.elapsed().as_secs_f64());
+        self.figures.ended(&forwarded, started.elapsed().as_secs_f64());
         // What is clean is parked before the word is out, so that whoever hears it finds the connection.
         let rest = rest.and_then(|(lease, fate, slot)| Some((self.park(lease, fate)?, slot)));
         // Nobody may listen any more: the caller was told that it is open, and went away.
@@ -127,7 +108,7 @@ impl Pool {
 
     async fn attempt(&self, message: &Message, point: &Arc<Point>, deadline: Instant) -> (Forwarded, Option<Rest<'_>>) {
         if !transaction::is_normalised(&message.body) {
-            tracing::error!(policy = %self.label, "a body with bare line ends was handed to the upstream room; refused");
+            tracing::error!(policy = %self.target.policy, "a body with bare line ends was handed to the upstream room; refused");
             return (bare_line_ends(), None);
         }
         if !lock(&self.standing).breaker.admits(Instant::now()) {
@@ -189,7 +170,7 @@ impl Pool {
             UpstreamTls::None => None,
             UpstreamTls::Implicit | UpstreamTls::StartTls => self.tls_config(),
         };
-        let open = Open::new(&self.figures, &self.label);
+        let open = self.figures.open();
         let connection = Connection::open(&self.target, tls, &self.settings, deadline).await?;
         *lock(&self.seen) = Some(connection.capabilities);
         let retire_at = connection.opened + self.life();
@@ -201,7 +182,7 @@ impl Pool {
         let build = || match tls::client_config(ca_pem) {
             Ok(config) => Some(config),
             Err(error) => {
-                tracing::error!(policy = %self.label, %error, "the upstream's TLS cannot be set up");
+                tracing::error!(policy = %self.target.policy, %error, "the upstream's TLS cannot be set up");
                 None
             }
         };
@@ -256,14 +237,38 @@ impl Pool {
                 forwarded
             }
         };
+        let before = standing.breaker.state();
         standing.breaker.note(health(&forwarded), Instant::now());
+        let after = standing.breaker.state();
         drop(standing);
+        self.log_breaker(before, after, &forwarded);
         self.show_breaker();
         forwarded
     }
 
+    /// Says it once when mail stops flowing, and once when it flows again. No text of the upstream: it may name people.
+    fn log_breaker(&self, before: State, after: State, why: &Forwarded) {
+        match (before, after) {
+            (State::Closed, State::Open) => match why {
+                Forwarded::RefusesUs { text } => {
+                    let code = text.split(' ').next().unwrap_or("");
+                    tracing::error!(policy = %self.target.policy, code, "the upstream keeps refusing us; not asking it for a while");
+                }
+                Forwarded::NotOffered { cause } | Forwarded::Unknown { cause } | Forwarded::Open { cause, .. } => {
+                    tracing::error!(policy = %self.target.policy, ?cause, "the upstream keeps failing; not asking it for a while");
+                }
+                Forwarded::Relayed { .. } | Forwarded::Refused { .. } => {}
+            },
+            (State::HalfOpen | State::Open, State::Closed) => {
+                tracing::info!(policy = %self.target.policy, "the upstream takes mail again");
+            }
+            (State::Closed, State::Closed | State::HalfOpen)
+            | (State::HalfOpen | State::Open, State::HalfOpen | State::Open) => {}
+        }
+    }
+
     fn show_breaker(&self) {
-        self.figures.breaker(&self.label, lock(&self.standing).breaker.state());
+        self.figures.breaker(lock(&self.standing).breaker.state());
     }
 
     /// Closes what was parked too long. True: nobody has used the pool for so long that it can go.

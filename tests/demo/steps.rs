@@ -136,7 +136,7 @@ fn start_sink(folder: &Path) -> Result<(Program, u16), String> {
     let mail = folder.join("mail");
     std::fs::create_dir(&mail).map_err(|error| format!("making {}: {error}", mail.display()))?;
     let mut command = Command::new(beside_us("sink")?);
-    let (program, line) = Program::start_and_read("the sink", command.arg("--folder").arg(&mail))?;
+    let (program, line) = Program::start_and_read("the sink", command.arg(&mail))?;
     let port = line.rsplit(':').next().and_then(|port| port.trim().parse().ok());
     Ok((program, port.ok_or_else(|| format!("the sink said {line}"))?))
 }

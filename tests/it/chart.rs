@@ -277,6 +277,45 @@ fn the_process_takes_the_settings_that_the_chart_writes() {
     }
 }
 
+/// Names that must meet, although no API server checks that they do.
+#[test]
+fn selectors_find_the_pod_and_ports_have_names_that_it_knows() {
+    let text = format!("{EVERYTHING}\n    metrics: {{serviceMonitor: {{enabled: true}}}}\n");
+    let text = text.replace("    metrics: {service: {annotations: {example.com/scrape: 'true'}}}\n", "");
+    let objects = objects(&render("mail", &["--values", &values("names", "everything", &text)]));
+    let set = &object(&objects, "StatefulSet", "franking")["spec"];
+    let containers = set["template"]["spec"]["containers"].as_array().expect("containers");
+    let ports: BTreeSet<&str> = containers
+        .iter()
+        .flat_map(|own| own["ports"].as_array().expect("ports"))
+        .filter_map(|port| port["name"].as_str())
+        .collect();
+    let selected = |selector: &Value, labels: &Value| {
+        selector.as_object().expect("a selector").iter().all(|(key, value)| &labels[key.as_str()] == value)
+    };
+    let pod = &set["template"]["metadata"]["labels"];
+    assert!(selected(&set["selector"]["matchLabels"], pod));
+    for name in ["franking-relay", "franking-metrics"] {
+        let service = &object(&objects, "Service", name)["spec"];
+        assert!(selected(&service["selector"], pod), "{name}");
+        for port in service["ports"].as_array().expect("ports") {
+            assert!(ports.contains(port["targetPort"].as_str().expect("a name")), "{name}: {port}");
+        }
+    }
+    let policy = &object(&objects, "NetworkPolicy", "franking")["spec"];
+    assert!(selected(&policy["podSelector"]["matchLabels"], pod));
+    let let_in =
+        policy["ingress"].as_array().expect("rules").iter().flat_map(|rule| rule["ports"].as_array().expect("ports"));
+    assert_eq!(let_in.filter_map(|port| port["port"].as_str()).collect::<BTreeSet<_>>(), ports);
+    let monitor = &object(&objects, "ServiceMonitor", "franking")["spec"];
+    let metrics = object(&objects, "Service", "franking-metrics");
+    assert!(selected(&monitor["selector"]["matchLabels"], &metrics["metadata"]["labels"]));
+    for endpoint in monitor["endpoints"].as_array().expect("endpoints") {
+        let offered = metrics["spec"]["ports"].as_array().expect("ports");
+        assert!(offered.iter().any(|port| port["name"] == endpoint["port"]), "{endpoint}");
+    }
+}
+
 /// Who, what, and whether the chart's roles allow it in a namespace where they are bound.
 const MATRIX: [(&str, &str, &str, bool); 33] = [
     // A tenant with the ordinary role edit.

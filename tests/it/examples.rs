@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use crate::support::chart::{objects, utf8};
 use crate::support::control_plane::{ControlPlane, Options, succeeded};
+use crate::support::franking::Home;
+use crate::support::identity;
 
 /// What is applied, in the order of the READMEs: the argument for kubectl, and the path under `examples/`.
 const APPLIED: [(&str, &str); 6] = [
@@ -24,6 +26,19 @@ const APPLIED: [(&str, &str); 6] = [
 const ELSEWHERE: [(&str, &str); 2] = [
     ("printers/relay-values.yaml", "values of the chart: tests/it/chart.rs"),
     ("gitops/flux/kustomization.yaml", "a kind of Flux, whose expressions are judged below"),
+];
+
+/// Where the operator lives in the READMEs.
+const SYSTEM: &str = "franking-system";
+
+/// Secrets that the examples speak of: namespace, name, and some of the keys that a program finds in it.
+const SECRETS: [(&str, &str, &[&str]); 6] = [
+    ("newsroom", "website-smtp", &["host", "port", "username", "password", "uri"]),
+    ("newsroom", "alerts-smtp", &["username", "password"]),
+    ("shop", "orders-smtp", &["SMTP_HOST", "SMTP_PORT", "SMTP_USERNAME", "SMTP_PASSWORD", "SMTP_URL"]),
+    ("sales", "crm-mail", &["EMAIL_HOST", "EMAIL_PORT", "EMAIL_HOST_USER", "EMAIL_HOST_PASSWORD", "MAIL_ACCOUNT"]),
+    ("facilities", "scanner-seventh-floor", &["host", "port", "username", "password"]),
+    ("weather", "weather-mail", &["SMTP_URL"]),
 ];
 
 fn folder() -> PathBuf {
@@ -65,6 +80,40 @@ fn every_example_is_taken_by_a_real_api_server_without_a_warning() {
             "{kind}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_example_becomes_ready_and_every_key_a_secret_as_its_comments_say() {
+    let (kubeconfig, _) = identity::operator(plane(), SYSTEM).await;
+    let home = Home::new(&kubeconfig, SYSTEM);
+    let franking = home.start();
+    for (how, what) in APPLIED {
+        let path = utf8(&folder().join(what));
+        succeeded(plane().kubectl(&["apply", "--server-side", "--force-conflicts", how, &path]));
+    }
+    // As company/README.md says: until its login is there, the policy waits, and then it heals by itself.
+    let stalled = ["wait", "--for=condition=Ready=false", "creditpolicy/company", "--timeout=60s"];
+    succeeded(plane().kubectl(&stalled));
+    let login = format!(
+        "{{apiVersion: v1, kind: Secret, metadata: {{name: provider-login, namespace: {SYSTEM}, \
+         labels: {{franking.io/use: 'true'}}}}, stringData: {{username: company, password: secret}}}}"
+    );
+    succeeded(plane().kubectl_stdin(&["apply", "--server-side", "-f", "-"], &login));
+    for kind in ["creditpolicies", "subaccountapikeys"] {
+        let wait = ["wait", "--for=condition=Ready", kind, "--all", "--all-namespaces", "--timeout=60s"];
+        succeeded(plane().kubectl(&wait));
+    }
+    let state = "jsonpath={.status.state}";
+    let events = succeeded(plane().kubectl(&["get", "subaccount", "events", "--namespace", "events", "-o", state]));
+    assert_eq!(events, "Suspended");
+    for (namespace, name, keys) in SECRETS {
+        let secret = succeeded(plane().kubectl(&["get", "secret", name, "--namespace", namespace, "-o", "json"]));
+        let secret: Value = serde_json::from_str(&secret).expect("JSON");
+        for key in keys {
+            assert!(secret["data"][key].is_string(), "{namespace}/{name} has no {key}");
+        }
+    }
+    assert_eq!(franking.stop(), 0, "{}", home.log());
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn a_wrong_setting_stops_the_start_with_one_sentence_that_names_it() {
         for role in ["all", "operator", "relay", "prepare"] {
             let (code, said) = said(franking(&[role, "--config", file]).output().expect("the binary starts"));
             assert_eq!(code, Some(2), "{role} {text}: {said}");
-            assert!(said.starts_with("franking: ") && said.contains(named) && said.contains(file), "{text}: {said}");
+            assert!(said.starts_with("franking: ") && said.contains(named), "{text}: {said}");
             assert_eq!(said.lines().count(), 1, "{said}");
         }
     }

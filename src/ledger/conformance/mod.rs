@@ -4,11 +4,17 @@
 //! of [`Store`], sentence by sentence, so an engine that passes can replace another.
 
 mod charging;
+mod faulty;
+mod handle;
+mod histories;
 mod limits;
+mod model;
 mod records;
 mod world;
 
 pub(super) use charging::*;
+pub(super) use handle::*;
+pub(super) use histories::random_histories_agree_with_the_model;
 pub(super) use limits::*;
 pub(super) use records::*;
 pub(super) use world::Place;

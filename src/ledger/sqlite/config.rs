@@ -31,7 +31,8 @@ impl Tx<'_> {
             // What is removed keeps its lot as it is: nothing is charged to it any more.
             let returns = before.as_ref().is_some_and(|before| before.removed_at().is_some());
             if entry.removed_at().is_none() && (limit_changed || returns) {
-                self.apply_limit(actor, entry.holder(), entry.limit())?;
+                let of_before = before.as_ref().map_or(entry.limit(), Entry::limit);
+                self.apply_limit(actor, entry.holder(), of_before, entry.limit())?;
             }
             self.moved(entry.holder())?;
         }

@@ -132,14 +132,16 @@ impl Tx<'_> {
     /// A lot of the same calendar is granted what the limit says now. A lot of another calendar keeps what it was
     /// granted until it ends; where it limits nothing, it ends now and a full lot of the new calendar begins. A limit
     /// that is taken away is gone at once: there is nothing to wait for.
-    pub fn apply_limit(&mut self, actor: &str, holder: Holder, limit: &Limit) -> Op<()> {
+    ///
+    /// A lot follows from the limit that held when it began, whether or not anybody has used it yet: where the running
+    /// one is not made, it is made from the limit `before`.
+    pub fn apply_limit(&mut self, actor: &str, holder: Holder, before: &Limit, limit: &Limit) -> Op<()> {
         self.connection
             .prepare_cached("DELETE FROM lot WHERE holder = ?1 AND kind = ?2 AND valid_from > ?3")?
             .execute(params![holder.uuid().as_bytes(), holder.kind().as_str(), self.now_ms()])?;
-        let latest = latest(self.connection, holder, self.now)?;
-        let Some(running) = latest.filter(|latest| self.now < latest.lot.window.to) else {
-            self.running_lot(holder, limit)?;
-            return Ok(());
+        self.running_lot(holder, before)?;
+        let Some(running) = latest(self.connection, holder, self.now)? else {
+            return Err(Failure::Row(format!("the lot that was made for {holder:?} is gone")));
         };
         if running.calendar == json(&limit.calendar)? {
             self.regrant(actor, running.lot, limit)

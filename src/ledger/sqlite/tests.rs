@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::SqliteStore;
-use crate::ledger::conformance::{Place, conformance};
+use crate::ledger::conformance::{Place, conformance, random_histories_agree_with_the_model};
 use crate::ledger::store::Store;
 use crate::runtime::clock::Clock;
 
@@ -73,4 +73,19 @@ conformance!(File::new();
     a_balance_of_a_period_in_which_nobody_sent_is_what_the_first_message_finds,
     the_trail_says_who_changed_which_limit_and_names_nobody,
     two_processes_have_two_sessions,
+    a_call_without_an_answer_is_asked_again_and_charged_once,
+    a_charge_that_comes_after_the_deadline_is_given_back,
+    a_caller_that_goes_away_is_not_charged,
+    a_full_disk_is_answered_at_once_and_heals,
+    one_message_that_cannot_be_written_does_not_stop_the_others,
+    outcomes_are_retried_until_they_are_written,
+    draining_writes_what_waits_and_closes_the_session,
+    what_cannot_be_written_by_the_deadline_is_counted,
+    a_given_up_session_is_renewed,
+    batches_grow_with_the_load_and_limits_hold,
 );
+
+#[test]
+fn random_histories_agree() {
+    random_histories_agree_with_the_model(File::new);
+}

@@ -6,4 +6,5 @@ pub mod definitions;
 pub mod franking;
 pub mod identity;
 pub mod mail;
+pub mod client;
 pub mod sink;

@@ -84,6 +84,27 @@ async fn connections_are_retired_by_uses_and_by_idleness() {
 }
 
 #[tokio::test]
+async fn an_idle_pool_quits_its_connections_and_then_goes_with_its_figures() {
+    let edit = |settings: &mut UpstreamSettings| {
+        settings.tidy_every = Duration::from_millis(10);
+        settings.idle = Duration::from_millis(50);
+        settings.forget_after = Duration::from_millis(200);
+    };
+    let scene = Scene::with(SinkOptions::default(), edit).await;
+    assert_relayed(&scene.forward(hello()).await);
+    let policy = scene.target.policy.to_string();
+    assert!(scene.metrics().contains(&policy));
+    scene.sink.wait_for_open(0, SOON).await;
+    assert_eq!(scene.sink.quits(), 1);
+    let deadline = Instant::now() + SOON;
+    while scene.metrics().contains(&policy) {
+        assert!(Instant::now() < deadline, "the figures of a forgotten policy stay: {}", scene.metrics());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_relayed(&scene.forward(hello()).await);
+}
+
+#[tokio::test]
 async fn draining_says_quit_on_every_parked_connection() {
     let scene = Scene::new(SinkOptions::default()).await;
     assert_relayed(&scene.forward(hello()).await);

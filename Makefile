@@ -1,0 +1,47 @@
+# The commands of tests and demo. `make` alone lists them.
+#
+# Go and Rust are built one after the other: on two cores they only take each other's memory and turn.
+
+CARGO ?= cargo
+CLUSTER = target/cluster/current
+.DEFAULT_GOAL := help
+# Prerequisites in the order they are written, also under -j: see above.
+.NOTPARALLEL:
+
+.PHONY: help
+help:
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+
+.PHONY: cluster
+cluster: ## build the real Kubernetes programs for tests and demo (once, 6 minutes)
+	@tests/cluster/build.sh
+
+.PHONY: build
+build:
+	@$(CARGO) build --locked --bins --examples
+
+.PHONY: test
+test: cluster build ## run all tests: unit, property, wire, real API server
+	@$(CARGO) test --locked
+
+.PHONY: demo
+demo: cluster build ## the main job on real parts; KEEP=1 leaves it running, CLUSTER=current uses your cluster
+	@target/debug/examples/demo
+
+.PHONY: bench
+bench: cluster ## benchmarks, each figure beside its floor from the same run
+	@$(CARGO) bench --locked --bench bench
+
+.PHONY: generate
+generate: ## write the files that are made from the code
+	@UPDATE=1 $(CARGO) test --locked --test it generated::
+
+.PHONY: lint
+lint: cluster ## format, clippy, chart
+	@$(CARGO) fmt --check
+	@$(CARGO) clippy --locked --all-targets -- --deny warnings
+	@$(CLUSTER)/helm lint --strict charts/franking
+
+.PHONY: image
+image: ## write target/franking-image.tar, an OCI image, without docker
+	@charts/image/build.sh

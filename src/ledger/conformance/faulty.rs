@@ -1,0 +1,177 @@
+//! A store that loses replies, fails and stalls on command, in front of a real one.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use crate::domain::credential::Username;
+use crate::domain::credit::{Reservation, Verdict};
+use crate::domain::directory::{Entry, Sender};
+use crate::domain::id::{Holder, Kind, MessageId};
+use crate::ledger::store::{
+    Balance, Changes, Discrepancy, Error, Event, Identity, Result, Role, Session, Settlement, Store, Undone,
+};
+
+/// What happens to the next call that reserves or settles.
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    /// It never arrives.
+    LostRequest,
+    /// It is done, and the caller does not hear of it.
+    LostReply,
+    DiskFull,
+    Fenced,
+}
+
+pub struct Faulty {
+    pub inner: Arc<dyn Store>,
+    pub reserve: Mutex<VecDeque<Fault>>,
+    pub settle: Mutex<VecDeque<Fault>>,
+    /// A batch with this message is undone by itself.
+    pub poison: Mutex<Option<MessageId>>,
+    /// Reservations need a permit to be answered.
+    pub permits: Semaphore,
+    /// How many messages each reservation call had.
+    pub batches: Mutex<Vec<usize>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("injected")]
+struct Injected;
+
+fn unavailable() -> Error {
+    Error::Unavailable { doing: "testing", source: Box::new(Injected) }
+}
+
+impl Faulty {
+    pub fn new(inner: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            reserve: Mutex::default(),
+            settle: Mutex::default(),
+            poison: Mutex::default(),
+            permits: Semaphore::new(1_000_000),
+            batches: Mutex::default(),
+        })
+    }
+
+    fn next(queue: &Mutex<VecDeque<Fault>>) -> Option<Fault> {
+        queue.lock().expect("no panic").pop_front()
+    }
+
+    fn check_poison(&self, mut messages: impl Iterator<Item = MessageId>) -> Result<()> {
+        let poison = *self.poison.lock().expect("no panic");
+        if messages.any(|message| Some(message) == poison) {
+            return Err(Error::Unavailable { doing: "testing", source: Box::new(Undone(Box::new(Injected))) });
+        }
+        Ok(())
+    }
+}
+
+/// Injects `fault` around a call.
+async fn around<T>(fault: Option<Fault>, call: impl Future<Output = Result<T>>) -> Result<T> {
+    match fault {
+        None => call.await,
+        Some(Fault::LostRequest) => Err(unavailable()),
+        Some(Fault::LostReply) => {
+            call.await?;
+            Err(unavailable())
+        }
+        Some(Fault::DiskFull) => Err(Error::Full),
+        Some(Fault::Fenced) => Err(Error::Fenced),
+    }
+}
+
+#[async_trait]
+impl Store for Faulty {
+    async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>> {
+        let _permit = self.permits.acquire().await.expect("open");
+        self.batches.lock().expect("no panic").push(batch.len());
+        self.check_poison(batch.iter().map(|reservation| reservation.message))?;
+        around(Self::next(&self.reserve), self.inner.reserve(session, batch)).await
+    }
+
+    async fn settle(&self, session: &Session, batch: &[Settlement]) -> Result<()> {
+        self.check_poison(batch.iter().map(|settlement| settlement.message))?;
+        around(Self::next(&self.settle), self.inner.settle(session, batch)).await
+    }
+
+    async fn identity(&self) -> Result<Identity> {
+        self.inner.identity().await
+    }
+
+    async fn open_session(&self, role: Role, name: &str) -> Result<Session> {
+        self.inner.open_session(role, name).await
+    }
+
+    async fn heartbeat(&self, session: &Session) -> Result<()> {
+        self.inner.heartbeat(session).await
+    }
+
+    async fn close_session(&self, session: &Session) -> Result<()> {
+        self.inner.close_session(session).await
+    }
+
+    async fn sweep_sessions(&self, session: &Session, silent_since: Timestamp) -> Result<u64> {
+        self.inner.sweep_sessions(session, silent_since).await
+    }
+
+    async fn identify(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
+        self.inner.identify(session, kind, namespace_uid, name).await
+    }
+
+    async fn put(&self, session: &Session, actor: &str, entries: &[Entry]) -> Result<()> {
+        self.inner.put(session, actor, entries).await
+    }
+
+    async fn changes(&self, after: i64) -> Result<Changes> {
+        self.inner.changes(after).await
+    }
+
+    async fn find_sender(&self, username: &Username) -> Result<Option<Sender>> {
+        self.inner.find_sender(username).await
+    }
+
+    async fn find(&self, holder: Holder) -> Result<Option<Entry>> {
+        self.inner.find(holder).await
+    }
+
+    async fn prepare_lots(&self, session: &Session, until: Timestamp) -> Result<u64> {
+        self.inner.prepare_lots(session, until).await
+    }
+
+    async fn balances(&self, holders: &[Holder]) -> Result<Vec<Balance>> {
+        self.inner.balances(holders).await
+    }
+
+    async fn moved(&self, cursor: i64, limit: usize) -> Result<(Vec<Holder>, i64)> {
+        self.inner.moved(cursor, limit).await
+    }
+
+    async fn rollup(&self, session: &Session) -> Result<u64> {
+        self.inner.rollup(session).await
+    }
+
+    async fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>> {
+        self.inner.events(after, limit).await
+    }
+
+    async fn record(
+        &self,
+        session: &Session,
+        actor: &str,
+        kind: &str,
+        holder: Option<Holder>,
+        detail: serde_json::Value,
+    ) -> Result<()> {
+        self.inner.record(session, actor, kind, holder, detail).await
+    }
+
+    async fn check(&self) -> Result<Vec<Discrepancy>> {
+        self.inner.check().await
+    }
+}

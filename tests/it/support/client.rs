@@ -1,0 +1,168 @@
+//! An SMTP client that says exactly what it is told, byte for byte, and reads replies one by one.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rustls::client::WebPkiServerVerifier;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+/// Longer than any reply takes; a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// One reply, of one line or several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub code: u16,
+    /// The lines after their codes, joined by line feeds.
+    pub text: String,
+}
+
+impl Reply {
+    /// Fails unless the reply starts with `expected`, such as `452 4.7.1`.
+    #[track_caller]
+    pub fn is(self, expected: &str) -> Self {
+        let found = format!("{} {}", self.code, self.text);
+        assert!(found.starts_with(expected), "expected {expected}, heard {found}");
+        self
+    }
+}
+
+pub struct Client {
+    stream: Box<dyn Stream>,
+    input: Vec<u8>,
+}
+
+impl Client {
+    /// Connects in the clear and reads nothing yet.
+    pub async fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("connecting to the relay");
+        stream.set_nodelay(true).expect("no delay");
+        Self { stream: Box::new(stream), input: Vec::new() }
+    }
+
+    /// Connects in the clear and reads the greeting.
+    pub async fn connect(address: SocketAddr) -> Self {
+        let mut client = Self::open(address).await;
+        client.reply().await.is("220 ");
+        client
+    }
+
+    /// Connects by implicit TLS and reads the greeting.
+    pub async fn connect_tls(address: SocketAddr, ca_pem: &str) -> Self {
+        let mut client = Self::open(address).await.encrypt(ca_pem).await;
+        client.reply().await.is("220 ");
+        client
+    }
+
+    /// The handshake. The certificate must be the one of `ca_pem`, for `localhost`.
+    pub async fn encrypt(self, ca_pem: &str) -> Self {
+        assert!(self.input.is_empty(), "octets before the handshake: {}", self.input.escape_ascii());
+        let stream = TlsConnector::from(trusting(ca_pem))
+            .connect(ServerName::try_from("localhost").expect("a name"), self.stream)
+            .await
+            .expect("the TLS handshake");
+        Self { stream: Box::new(stream), input: Vec::new() }
+    }
+
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.try_send(bytes).await.expect("writing to the relay");
+    }
+
+    /// For a relay that may hang up in the middle.
+    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        self.stream.write_all(bytes.as_ref()).await?;
+        self.stream.flush().await
+    }
+
+    /// Says one line and hears the reply.
+    pub async fn ask(&mut self, line: &str) -> Reply {
+        self.send(format!("{line}\r\n")).await;
+        self.reply().await
+    }
+
+    pub async fn reply(&mut self) -> Reply {
+        let mut lines = Vec::new();
+        loop {
+            let line = self.line().await.unwrap_or_else(|| panic!("the relay hung up after {lines:?}"));
+            let code = line[..3].parse().expect("a code");
+            lines.push(line.get(4..).unwrap_or("").to_owned());
+            if line.as_bytes().get(3) != Some(&b'-') {
+                return Reply { code, text: lines.join("\n") };
+            }
+        }
+    }
+
+    /// Fails unless the relay hangs up without another word.
+    pub async fn closed(&mut self) {
+        let rest = self.line().await;
+        assert_eq!(rest, None, "the relay has not hung up");
+    }
+
+    async fn line(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.input.drain(..=end).collect();
+                assert!(line.ends_with(b"\r\n"), "a reply line without CRLF: {}", line.escape_ascii());
+                return Some(String::from_utf8(line[..line.len() - 2].to_vec()).expect("an ASCII reply"));
+            }
+            let read = timeout(PATIENCE, self.stream.read_buf(&mut self.input)).await.expect("no reply in time");
+            // An abrupt end is an end.
+            if read.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+    }
+
+    pub async fn login(&mut self, username: &str, password: &str) -> Reply {
+        self.ask(&format!("AUTH PLAIN {}", plain(username, password))).await
+    }
+
+    /// MAIL, RCPT and DATA, one by one; the reply to the first that is refused, or to the final dot.
+    pub async fn deliver(&mut self, from: &str, to: &[&str], message: &str) -> Reply {
+        let mut commands = vec![format!("MAIL FROM:<{from}>")];
+        commands.extend(to.iter().map(|to| format!("RCPT TO:<{to}>")));
+        for command in commands {
+            let reply = self.ask(&command).await;
+            if reply.code != 250 {
+                return reply;
+            }
+        }
+        let reply = self.ask("DATA").await;
+        if reply.code != 354 {
+            return reply;
+        }
+        self.send(format!("{message}\r\n.\r\n")).await;
+        self.reply().await
+    }
+}
+
+/// The response of AUTH PLAIN.
+pub fn plain(username: &str, password: &str) -> String {
+    BASE64.encode(format!("\0{username}\0{password}"))
+}
+
+fn trusting(ca_pem: &str) -> Arc<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).expect("a certificate")).expect("a root");
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().expect("a verifier");
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the TLS versions of ring")
+        .with_webpki_verifier(verifier)
+        .with_no_client_auth();
+    Arc::new(config)
+}
