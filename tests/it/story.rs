@@ -124,7 +124,9 @@ async fn a_plan_is_applied_mounted_sent_with_used_up_suspended_and_restored() {
 
     // Suspended in the middle of a session, and resumed by itself when the cause goes.
     stage.account("cap: {credits: 10}, suspended: true, suspendReason: unpaid");
-    eventually("the open session to be refused", SOON, || send(&mut session, "suspended").starts_with("550 5.7.13").then_some(()));
+    eventually("the open session to be refused", SOON, || {
+        send(&mut session, "suspended").starts_with("550 5.7.13").then_some(())
+    });
     eventually("the login to be refused", SOON, || log_in(&credentials).starts_with("535 5.7.13").then_some(()));
     stage.account("cap: {credits: 10}");
     eventually("the session to go on", SOON, || send(&mut session, "resumed").starts_with("250").then_some(()));
@@ -141,7 +143,9 @@ async fn a_plan_is_applied_mounted_sent_with_used_up_suspended_and_restored() {
     // Revoked: refused within a second, in the open session too.
     stage.key("website", "label: Website, revoked: true");
     eventually("the revoked key to be refused", SOON, || log_in(&rotated).starts_with("535 5.7.8").then_some(()));
-    eventually("the open session to be refused", SOON, || send(&mut session, "revoked").starts_with("55").then_some(()));
+    eventually("the open session to be refused", SOON, || {
+        send(&mut session, "revoked").starts_with("55").then_some(())
+    });
 
     // Deleted and applied again: the same id, and the used credits with it.
     stage.kubectl(&["delete", "subaccount", "shop", "-n", "team", "--timeout=60s"]);
@@ -208,7 +212,8 @@ async fn a_kill_under_load_charges_all_that_was_acknowledged_and_changes_no_secr
     let mut franking = stage.home.start();
     stage.wait_ready();
     let credentials = stage.credentials("website");
-    let secret = || stage.kubectl(&["get", "secrets", "-n", "team", "-o", "jsonpath={.items[*].metadata.resourceVersion}"]);
+    let secret =
+        || stage.kubectl(&["get", "secrets", "-n", "team", "-o", "jsonpath={.items[*].metadata.resourceVersion}"]);
     let version = secret();
 
     let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
@@ -263,7 +268,13 @@ async fn a_second_start_over_the_same_state_writes_nothing_and_is_quick() {
     stage.wait_ready();
     let versions = || {
         let kinds = "creditpolicies,subaccounts,subaccountapikeys,secrets";
-        stage.kubectl(&["get", kinds, "-A", "-o", "jsonpath={range .items[*]}{.metadata.name}={.metadata.resourceVersion} {end}"])
+        stage.kubectl(&[
+            "get",
+            kinds,
+            "-A",
+            "-o",
+            "jsonpath={range .items[*]}{.metadata.name}={.metadata.resourceVersion} {end}",
+        ])
     };
     let standing = eventually("nothing more to be written", DEADLINE, {
         let mut before = String::new();

@@ -3,7 +3,7 @@
 use franking::domain::directory::{Entry, Suspension};
 use franking::domain::id::Holder;
 
-use super::scene::{ACCOUNT, FROM, MAIL, POLICY, PASSWORD, SOON, Scene, TO, key, monthly, username};
+use super::scene::{ACCOUNT, FROM, MAIL, PASSWORD, POLICY, SOON, Scene, TO, key, monthly, username};
 use crate::support::client::Client;
 
 #[tokio::test]
@@ -26,4 +26,3 @@ async fn a_message_is_relayed_charged_and_accepted() {
     assert!(metrics.contains("franking_relay_messages_total{policy=\"plan\",result=\"relayed\"} 1"), "{metrics}");
     assert!(metrics.contains("franking_relay_credits_total{outcome=\"relayed\",policy=\"plan\"} 2"), "{metrics}");
 }
-

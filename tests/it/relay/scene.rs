@@ -10,8 +10,8 @@ use franking::domain::directory::{AccountEntry, Entry, KeyEntry, PolicyEntry, Up
 use franking::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use franking::domain::period::Calendar;
 use franking::domain::relay_config::{
-    CertificateFiles, InstallationKeys, KeyBytes, LedgerAddress, Limits, LineEnds, Listener, ListenerMode,
-    RelayConfig, Tls,
+    CertificateFiles, InstallationKeys, KeyBytes, LedgerAddress, Limits, LineEnds, Listener, ListenerMode, RelayConfig,
+    Tls,
 };
 use franking::domain::sender::MailDomain;
 use franking::ledger::sqlite;
