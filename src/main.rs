@@ -188,12 +188,7 @@ impl Process {
             health: self.health.clone(),
             name: self.settings.name.clone(),
         };
-        // Its watches borrow in async closures, which rustc cannot prove to be Send yet; what they start runs on all threads.
-        let stop = self.stop.clone();
-        let thread = tokio::task::spawn_blocking(move || {
-            tokio::runtime::Handle::current().block_on(operator::run(dependencies, stop))
-        });
-        roles.spawn("operator", async move { thread.await?.map_err(RoleError::from) });
+        roles.spawn("operator", operator::run(dependencies, self.stop.clone()));
         let keep = relay_config::keep(keeper, self.registry.clone(), publish, self.stop.clone());
         roles.spawn("keeper of relay.yaml", keep);
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::observe::Context;
 use crate::ledger::store::Result;
@@ -19,36 +19,70 @@ const LOTS_AHEAD: SignedDuration = SignedDuration::from_hours(24);
 /// After a failure, before the next try.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// One piece of periodic work.
+#[derive(Clone, Copy)]
+enum Chore {
+    Heartbeat,
+    Rollup,
+    Lots,
+    Sweep,
+}
+
 /// Runs until the future is dropped.
 pub async fn run(context: &Context) {
-    let books = &context.books;
     tokio::join!(
-        every(HEARTBEAT_EVERY, "saying that the operator lives", async || books.heartbeat().await),
-        every(ROLLUP_EVERY, "rolling usage up", async || books.rollup().await.map(drop)),
-        every(LOTS_EVERY, "making the next lots", async || {
-            let until = context.clock.now().saturating_add(LOTS_AHEAD).unwrap_or(jiff::Timestamp::MAX);
-            books.prepare_lots(until).await.map(drop)
-        }),
-        every(SWEEP_EVERY, "giving silent sessions up", async || {
-            let since = context.clock.now().saturating_sub(SILENCE).unwrap_or(jiff::Timestamp::MIN);
-            let lost = books.sweep_sessions(since).await?;
-            if lost > 0 {
-                tracing::warn!(messages = lost, "sessions ended without settling; their messages count as unknown");
-            }
-            Ok(())
-        }),
+        Chore::Heartbeat.keep(context),
+        Chore::Rollup.keep(context),
+        Chore::Lots.keep(context),
+        Chore::Sweep.keep(context)
     );
 }
 
-async fn every(interval: Duration, doing: &'static str, work: impl AsyncFn() -> Result<()>) {
-    loop {
-        let pause = match work().await {
-            Ok(()) => interval,
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "{doing}");
-                RETRY
+impl Chore {
+    fn doing(self) -> &'static str {
+        match self {
+            Self::Heartbeat => "saying that the operator lives",
+            Self::Rollup => "rolling usage up",
+            Self::Lots => "making the next lots",
+            Self::Sweep => "giving silent sessions up",
+        }
+    }
+
+    fn interval(self) -> Duration {
+        match self {
+            Self::Heartbeat => HEARTBEAT_EVERY,
+            Self::Rollup => ROLLUP_EVERY,
+            Self::Lots => LOTS_EVERY,
+            Self::Sweep => SWEEP_EVERY,
+        }
+    }
+
+    async fn keep(self, context: &Context) {
+        loop {
+            let pause = match self.once(context).await {
+                Ok(()) => self.interval(),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "{}", self.doing());
+                    RETRY
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn once(self, context: &Context) -> Result<()> {
+        let (books, now) = (&context.books, context.clock.now());
+        match self {
+            Self::Heartbeat => books.heartbeat().await,
+            Self::Rollup => books.rollup().await.map(drop),
+            Self::Lots => books.prepare_lots(now.saturating_add(LOTS_AHEAD).unwrap_or(Timestamp::MAX)).await.map(drop),
+            Self::Sweep => {
+                let lost = books.sweep_sessions(now.saturating_sub(SILENCE).unwrap_or(Timestamp::MIN)).await?;
+                if lost > 0 {
+                    tracing::warn!(messages = lost, "sessions ended without settling; their messages count as unknown");
+                }
+                Ok(())
             }
-        };
-        tokio::time::sleep(pause).await;
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::ready;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::PartialObjectMeta;
@@ -66,7 +67,9 @@ pub async fn run<K: Kind>(
 ) where
     ObjectRef<K>: Debug + Hash + Eq,
 {
-    let queue = stream::unfold(queue, async |mut queue| queue.recv().await.map(|wake| (Ok::<_, Error>(wake), queue)));
+    let next =
+        |mut queue: mpsc::Receiver<_>| async move { queue.recv().await.map(|wake| (Ok::<_, Error>(wake), queue)) };
+    let queue = stream::unfold(queue, next);
     let stopped = shutdown.clone();
     let queue = queue.take_until(async move { stopped.cancelled().await }).boxed();
     let store = K::store(&context.references).clone();
@@ -80,10 +83,13 @@ pub async fn run<K: Kind>(
         config,
     );
     reconciles
-        .for_each(async |done| match done {
-            // What is gone by the time of its turn has nobody to reconcile it for.
-            Ok(_) | Err(controller::Error::ObjectNotFound(_) | controller::Error::ReconcilerFailed(..)) => {}
-            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "the reconcile loop"),
+        .for_each(|done| {
+            match done {
+                // What is gone by the time of its turn has nobody to reconcile it for.
+                Ok(_) | Err(controller::Error::ObjectNotFound(_) | controller::Error::ReconcilerFailed(..)) => {}
+                Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "the reconcile loop"),
+            }
+            ready(())
         })
         .await;
 }

@@ -16,17 +16,19 @@ use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::error::{Error, Result};
 use super::index::{AccountFacts, Index, KeyFacts};
 use super::plan::{is_true, meta};
-use super::watch::{Change, Marks, Name, follow};
+use super::watch::{Change, Listed, Marks, Name, Told, follow};
 use crate::crd::{ConditionType, CreditPolicy, SubAccount, SubAccountApiKey, find_condition};
 
 /// Wakes that may wait for a reconciler. It takes them at once and keeps one of each object, so this fills only while
 /// it starts; then the watch waits.
 const WAKES: usize = 1024;
+/// Kinds that are followed: the three, namespaces, our Secrets, and the upstreams' logins.
+const KINDS: usize = 6;
 
 /// One of the three kinds by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,12 +86,14 @@ pub struct References {
     pub accounts: Store<SubAccount>,
     pub keys: Store<SubAccountApiKey>,
     namespaces: Store<PartialObjectMeta<Namespace>>,
-    secrets: Store<PartialObjectMeta<Secret>>,
     /// Secrets in the operator's namespace that may be used.
     logins: Store<Secret>,
     index: RwLock<Index>,
     /// Objects whose counts changed.
     recount: Mutex<BTreeSet<Ref>>,
+    /// Kinds whose first list is in its store. Not `Store::wait_until_ready`: kube 5 keeps one waker for all who wait
+    /// for a store, so of several (each reconcile, and kube's own scheduler) all but the last would sleep for ever.
+    listed: watch::Sender<usize>,
 }
 
 /// The writing ends of the stores.
@@ -98,7 +102,6 @@ pub struct Writers {
     accounts: Writer<SubAccount>,
     keys: Writer<SubAccountApiKey>,
     namespaces: Writer<PartialObjectMeta<Namespace>>,
-    secrets: Writer<PartialObjectMeta<Secret>>,
     logins: Writer<Secret>,
 }
 
@@ -108,29 +111,21 @@ impl References {
         let (accounts, account_writer) = reflector::store();
         let (keys, key_writer) = reflector::store();
         let (namespaces, namespace_writer) = reflector::store();
-        let (secrets, secret_writer) = reflector::store();
         let (logins, login_writer) = reflector::store();
-        let (index, recount) = (RwLock::default(), Mutex::default());
+        let (index, recount, listed) = (RwLock::default(), Mutex::default(), watch::Sender::new(0));
         let writers = Writers {
             policies: policy_writer,
             accounts: account_writer,
             keys: key_writer,
             namespaces: namespace_writer,
-            secrets: secret_writer,
             logins: login_writer,
         };
-        (Self { policies, accounts, keys, namespaces, secrets, logins, index, recount }, writers)
+        (Self { policies, accounts, keys, namespaces, logins, index, recount, listed }, writers)
     }
 
     /// Waits until every store has its first list: nothing is judged from half a picture.
     pub async fn ready(&self) -> Result<()> {
-        let lost = |_| Error::Watch;
-        self.policies.wait_until_ready().await.map_err(lost)?;
-        self.accounts.wait_until_ready().await.map_err(lost)?;
-        self.keys.wait_until_ready().await.map_err(lost)?;
-        self.namespaces.wait_until_ready().await.map_err(lost)?;
-        self.secrets.wait_until_ready().await.map_err(lost)?;
-        self.logins.wait_until_ready().await.map_err(lost)
+        self.listed.subscribe().wait_for(|listed| *listed == KINDS).await.map(drop).map_err(|_| Error::Watch)
     }
 
     pub fn policy(&self, name: &str) -> Option<Arc<CreditPolicy>> {
@@ -177,36 +172,41 @@ impl References {
         let ours = all().labels(&format!("{}={}", meta::MANAGED_BY, meta::MANAGER));
         let usable = all().labels(&format!("{}=true", meta::USE_LABEL));
         let api = client.clone();
+        let feed = &Feed { references: self, wakes };
         tokio::join!(
-            follow("CreditPolicy", Api::all(api.clone()), all(), writers.policies, policy_marks, async |change| {
-                self.policy_changed(change, wakes).await;
-            }),
-            follow("SubAccount", Api::all(api.clone()), all(), writers.accounts, account_marks, async |change| {
-                self.account_changed(change, wakes).await;
-            }),
-            follow("SubAccountApiKey", Api::all(api.clone()), all(), writers.keys, key_marks, async |change| {
-                self.key_changed(change, wakes).await;
-            }),
-            follow("Namespace", Api::all(api.clone()), all(), writers.namespaces, namespace_marks, async |change| {
-                self.namespace_changed(change, wakes).await;
-            }),
-            follow("Secret", Api::all(api.clone()), ours, writers.secrets, secret_marks, async |change| {
-                self.secret_changed(change, wakes).await;
-            }),
-            follow("login", Api::namespaced(api, namespace), usable, writers.logins, login_marks, async |change| {
-                self.login_changed(change, wakes).await;
-            }),
+            follow("CreditPolicy", Api::all(api.clone()), all(), Some(writers.policies), policy_marks, feed),
+            follow("SubAccount", Api::all(api.clone()), all(), Some(writers.accounts), account_marks, feed),
+            follow("SubAccountApiKey", Api::all(api.clone()), all(), Some(writers.keys), key_marks, feed),
+            follow("Namespace", Api::all(api.clone()), all(), Some(writers.namespaces), namespace_marks, feed),
+            follow("Secret", Api::all(api.clone()), ours, None, secret_marks, feed),
+            follow("login", Api::namespaced(api, namespace), usable, Some(writers.logins), login_marks, feed),
         );
     }
+}
 
-    async fn policy_changed(&self, change: Change<'_, CreditPolicy>, wakes: &Wakes) {
+/// The relations: who is woken by a change.
+struct Feed<'a> {
+    references: &'a References,
+    wakes: &'a Wakes,
+}
+
+impl Listed for Feed<'_> {
+    fn listed(&self) {
+        self.references.listed.send_modify(|listed| *listed += 1);
+    }
+}
+
+impl Told<CreditPolicy> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, CreditPolicy>) {
+        let Self { references, wakes } = self;
         let (name, own, outward) = match change {
             Change::Seen { object, own, outward } => (Name::of(object), own, outward),
             Change::Gone(name) => (name, false, true),
         };
         if outward {
-            let accounts: Vec<Name> = self.index(|index| index.accounts_of_policy(&name.name).cloned().collect());
-            let keys: Vec<Name> = self.index(|index| accounts.iter().flat_map(|a| index.keys_of_account(a)).collect());
+            let accounts: Vec<Name> = references.index(|index| index.accounts_of_policy(&name.name).cloned().collect());
+            let keys: Vec<Name> =
+                references.index(|index| accounts.iter().flat_map(|a| index.keys_of_account(a)).collect());
             wakes.all(accounts.into_iter().map(Ref::Account)).await;
             wakes.all(keys.into_iter().map(Ref::Key)).await;
         }
@@ -214,52 +214,64 @@ impl References {
             wakes.wake(&Ref::Policy(name)).await;
         }
     }
+}
 
-    async fn account_changed(&self, change: Change<'_, SubAccount>, wakes: &Wakes) {
+impl Told<SubAccount> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, SubAccount>) {
+        let Self { references, wakes } = self;
         let (name, facts, own) = match change {
             Change::Seen { object, own, .. } => (Name::of(object), Some(account_facts(object)), own),
             Change::Gone(name) => (name, None, false),
         };
-        let old_policy = self.index(|index| index.policy_of(&name));
+        let old_policy = references.index(|index| index.policy_of(&name));
         let policies = BTreeSet::from_iter(old_policy.into_iter().chain(facts.as_ref().map(|f| f.policy.clone())));
-        let neighbours = self.change_index(|index| index.set_account(&name, facts));
+        let neighbours = references.change_index(|index| index.set_account(&name, facts));
         for policy in policies {
             // A policy that waits for its last account must not wait for the budget too.
-            if self.policy(&policy).is_some_and(|policy| meta::deleting(&policy.metadata)) {
+            if references.policy(&policy).is_some_and(|policy| meta::deleting(&policy.metadata)) {
                 wakes.wake(&Ref::Policy(Name::new("", &policy))).await;
             }
-            self.recount(Ref::Policy(Name::new("", policy)));
+            references.recount(Ref::Policy(Name::new("", policy)));
         }
         if own {
             wakes.wake(&Ref::Account(name.clone())).await;
         }
-        wakes.all(self.index(|index| index.keys_of_account(&name)).into_iter().map(Ref::Key)).await;
+        wakes.all(references.index(|index| index.keys_of_account(&name)).into_iter().map(Ref::Key)).await;
         wakes.all(neighbours.into_iter().map(Ref::Account)).await;
     }
+}
 
-    async fn key_changed(&self, change: Change<'_, SubAccountApiKey>, wakes: &Wakes) {
+impl Told<SubAccountApiKey> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, SubAccountApiKey>) {
+        let Self { references, wakes } = self;
         let (name, facts, own) = match change {
             Change::Seen { object, own, .. } => (Name::of(object), Some(key_facts(object)), own),
             Change::Gone(name) => (name, None, false),
         };
-        if let Some(account) = self.change_index(|index| index.set_key(&name, facts)) {
-            self.recount(Ref::Account(account));
+        if let Some(account) = references.change_index(|index| index.set_key(&name, facts)) {
+            references.recount(Ref::Account(account));
         }
         if own {
             wakes.wake(&Ref::Key(name)).await;
         }
     }
+}
 
-    async fn namespace_changed(&self, change: Change<'_, PartialObjectMeta<Namespace>>, wakes: &Wakes) {
+impl Told<PartialObjectMeta<Namespace>> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, PartialObjectMeta<Namespace>>) {
+        let Self { references, wakes } = self;
         let name = match change {
             Change::Seen { object, .. } => object.name_any(),
             Change::Gone(name) => name.name,
         };
-        wakes.all(self.index(|index| index.accounts_in_namespace(&name)).into_iter().map(Ref::Account)).await;
-        wakes.all(self.index(|index| index.keys_in_namespace(&name)).into_iter().map(Ref::Key)).await;
+        wakes.all(references.index(|index| index.accounts_in_namespace(&name)).into_iter().map(Ref::Account)).await;
+        wakes.all(references.index(|index| index.keys_in_namespace(&name)).into_iter().map(Ref::Key)).await;
     }
+}
 
-    async fn secret_changed(&self, change: Change<'_, PartialObjectMeta<Secret>>, wakes: &Wakes) {
+impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, PartialObjectMeta<Secret>>) {
+        let Self { references, wakes } = self;
         let kind = SubAccountApiKey::kind(&());
         let (name, key) = match change {
             Change::Seen { object, .. } => {
@@ -268,20 +280,24 @@ impl References {
             }
             Change::Gone(name) => (name, None),
         };
-        let before = self.change_index(|index| index.set_secret(&name, key.clone()));
+        let before = references.change_index(|index| index.set_secret(&name, key.clone()));
         let now = key.map(|key| Name::new(&name.namespace, key));
         wakes.all(BTreeSet::from_iter(before.into_iter().chain(now)).into_iter().map(Ref::Key)).await;
     }
+}
 
-    async fn login_changed(&self, change: Change<'_, Secret>, wakes: &Wakes) {
+impl Told<Secret> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, Secret>) {
+        let Self { references, wakes } = self;
         let name = match change {
             Change::Seen { object, .. } => object.name_any(),
             Change::Gone(name) => name.name,
         };
-        let users = self.policies.state_filter(|policy| {
+        let users = references.policies.state_filter(|policy| {
             policy.spec.upstream.credentials_secret_ref.as_ref().is_some_and(|reference| reference.name == name)
         });
-        wakes.all(users.iter().map(|policy| Ref::Policy(Name::of(policy.as_ref())))).await;
+        let users: Vec<Ref> = users.iter().map(|policy| Ref::Policy(Name::of(policy.as_ref()))).collect();
+        wakes.all(users).await;
     }
 }
 

@@ -56,14 +56,25 @@ pub enum Change<'a, K> {
     Gone(Name),
 }
 
-/// Follows `api` until the future is dropped. `tell` is called after the store has taken the change.
-pub async fn follow<K, F>(
+/// Whoever is told that a kind's first list is in its store.
+pub trait Listed: Sync {
+    fn listed(&self);
+}
+
+/// Whoever is told of the changes of a kind.
+pub trait Told<K>: Listed {
+    /// Called after the store has taken the change. The watch waits for it.
+    fn changed(&self, change: Change<'_, K>) -> impl Future<Output = ()> + Send;
+}
+
+/// Follows `api` until the future is dropped, into a store where somebody looks objects up.
+pub async fn follow<K>(
     kind: &'static str,
     api: Api<K>,
     config: watcher::Config,
-    mut writer: Writer<K>,
+    mut store: Option<Writer<K>>,
     marks: fn(&K) -> Marks,
-    mut tell: F,
+    told: &impl Told<K>,
 ) where
     K: Resource<DynamicType: Default + Eq + Hash + Clone + Send>
         + Clone
@@ -72,8 +83,8 @@ pub async fn follow<K, F>(
         + Send
         + Sync
         + 'static,
-    F: AsyncFnMut(Change<'_, K>),
 {
+    let mut first = true;
     let mut known: HashMap<Name, Marks> = HashMap::new();
     let mut listed: HashMap<Name, Marks> = HashMap::new();
     let mut pending: Vec<K> = Vec::new();
@@ -88,7 +99,9 @@ pub async fn follow<K, F>(
                 continue;
             }
         };
-        writer.apply_watcher_event(&event);
+        if let Some(store) = &mut store {
+            store.apply_watcher_event(&event);
+        }
         match event {
             Event::Init => {
                 listed.clear();
@@ -99,36 +112,36 @@ pub async fn follow<K, F>(
                 pending.push(object);
             }
             Event::InitDone => {
+                if std::mem::take(&mut first) {
+                    told.listed();
+                }
                 let before = std::mem::replace(&mut known, std::mem::take(&mut listed));
                 for object in std::mem::take(&mut pending) {
                     let name = Name::of(&object);
-                    tell_seen(&object, before.get(&name).copied(), marks(&object), &mut tell).await;
+                    tell_seen(&object, before.get(&name).copied(), marks(&object), told).await;
                 }
                 for name in before.into_keys().filter(|name| !known.contains_key(name)).collect::<Vec<_>>() {
-                    tell(Change::Gone(name)).await;
+                    told.changed(Change::Gone(name)).await;
                 }
             }
             Event::Apply(object) => {
                 let now = marks(&object);
                 let before = known.insert(Name::of(&object), now);
-                tell_seen(&object, before, now, &mut tell).await;
+                tell_seen(&object, before, now, told).await;
             }
             Event::Delete(object) => {
                 let name = Name::of(&object);
                 known.remove(&name);
-                tell(Change::Gone(name)).await;
+                told.changed(Change::Gone(name)).await;
             }
         }
     }
 }
 
-async fn tell_seen<K, F>(object: &K, before: Option<Marks>, now: Marks, tell: &mut F)
-where
-    F: AsyncFnMut(Change<'_, K>),
-{
+async fn tell_seen<K>(object: &K, before: Option<Marks>, now: Marks, told: &impl Told<K>) {
     let own = before.is_none_or(|before| before.own != now.own);
     let outward = before.is_none_or(|before| before.outward != now.outward);
     if own || outward {
-        tell(Change::Seen { object, own, outward }).await;
+        told.changed(Change::Seen { object, own, outward }).await;
     }
 }

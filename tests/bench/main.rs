@@ -1,14 +1,20 @@
-//! Benchmarks: `cargo bench --bench bench -- NAME`. Each prints its figure beside its floor from the same run,
-//! because a figure alone says more about the machine than about us.
+//! Benchmarks: `cargo bench --bench bench -- NAME`, all of them without a name. Each prints its figure beside its floor
+//! from the same run, because a figure alone says more about the machine than about us.
 
 mod generator;
+mod operator;
 mod part;
 mod relay;
-#[expect(dead_code, reason = "a sink that only listens needs no misbehaviour")]
-#[path = "../it/support/sink/mod.rs"]
-mod sink;
+mod relayed;
+#[expect(dead_code, unused_imports, reason = "the tests need more of what they share")]
+#[path = "../it/support/mod.rs"]
+mod support;
 
-const USAGE: &str = "usage: bench relay [SECONDS]   messages per second: straight to a sink (the floor), through a byte copier, through us";
+use support::mail;
+
+const USAGE: &str = "usage: bench [NAME]
+  relay [SECONDS]   messages per second: straight to a sink (the floor), through a byte copier, through us
+  operator          2,000 accounts and keys from empty to Ready, edits and revocations, on the real API server";
 
 fn main() {
     // cargo adds `--bench` for harnesses.
@@ -16,14 +22,20 @@ fn main() {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     match words.as_slice() {
-        ["relay"] | [] => runtime.block_on(relay::run(relay::SECONDS)),
+        [] => runtime.block_on(async {
+            relay::run(relay::SECONDS).await;
+            operator::run().await;
+        }),
+        ["relay"] => runtime.block_on(relay::run(relay::SECONDS)),
         ["relay", seconds] => match seconds.parse() {
             Ok(seconds) => runtime.block_on(relay::run(seconds)),
             Err(_) => stop(USAGE),
         },
-        [part::SINK] => runtime.block_on(part::sink(sink::SinkTls::None)),
-        [part::TLS_SINK] => runtime.block_on(part::sink(sink::SinkTls::Implicit)),
+        ["operator"] => runtime.block_on(operator::run()),
+        [part::SINK] => runtime.block_on(part::sink(support::sink::SinkTls::None)),
+        [part::TLS_SINK] => runtime.block_on(part::sink(support::sink::SinkTls::Implicit)),
         [part::COPIER, to] => runtime.block_on(part::copier(to)),
+        [part::RELAY, mode, folder, to] => runtime.block_on(relayed::serve(mode, folder.as_ref(), to)),
         _ => stop(USAGE),
     }
 }

@@ -108,10 +108,7 @@ async fn create_all(admin: &Client, prefix: &str) {
     .await;
 }
 
-async fn each<F: Future<Output = Result<(), kube::Error>>>(
-    range: std::ops::Range<usize>,
-    act: impl Fn(usize) -> F,
-) {
+async fn each<F: Future<Output = Result<(), kube::Error>>>(range: std::ops::Range<usize>, act: impl Fn(usize) -> F) {
     let done: Result<(), kube::Error> =
         futures::stream::iter(range.map(Ok)).try_for_each_concurrent(CONCURRENCY, act).await;
     done.expect("the API server takes it");
@@ -223,7 +220,7 @@ fn settle(home: &Home) {
         let (_, text) = home.get("/metrics")?;
         let total: f64 = text
             .lines()
-            .filter(|line| line.starts_with("franking_operator_reconcile") && line.contains("_total"))
+            .filter(|line| line.starts_with("controller_runtime_reconcile_total"))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum();
         seen.push(total);
@@ -295,9 +292,11 @@ async fn revocations(admin: &Client) -> Vec<Duration> {
 
 async fn logs_in(credentials: &Credentials) -> bool {
     let credentials = credentials.clone();
-    tokio::task::spawn_blocking(move || Session::open_quietly(&credentials).is_ok_and(|(_, reply)| reply.starts_with("235")))
-        .await
-        .expect("no panic")
+    tokio::task::spawn_blocking(move || {
+        Session::open_quietly(&credentials).is_ok_and(|(_, reply)| reply.starts_with("235"))
+    })
+    .await
+    .expect("no panic")
 }
 
 fn report(what: &str, mut times: Vec<Duration>) {

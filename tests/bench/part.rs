@@ -7,11 +7,12 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
-use crate::sink::{Sink, SinkOptions, SinkTls};
+use crate::support::sink::{Sink, SinkOptions, SinkTls};
 
 pub const SINK: &str = "part-sink";
 pub const TLS_SINK: &str = "part-tls-sink";
 pub const COPIER: &str = "part-copier";
+pub const RELAY: &str = "part-relay";
 
 /// A running part. It ends with this value.
 pub struct Part {

@@ -2,7 +2,8 @@
 //! connection for each message.
 
 use super::generator::{self, ClientTls, Load, Report};
-use super::part::{COPIER, Part, SINK, TLS_SINK};
+use super::part::{COPIER, Part, RELAY, SINK, TLS_SINK};
+use super::relayed;
 
 /// Per figure.
 pub const SECONDS: u64 = 5;
@@ -45,8 +46,18 @@ pub async fn run(seconds: u64) {
         let floor = generator::run(&load).await;
         say("straight to the sink", &floor, &floor, None);
         let copier = Part::start(&[COPIER, &sink.address.to_string()]).await;
-        let copied = generator::run(&Load { address: copier.address, ..load }).await;
+        let copied = generator::run(&Load { address: copier.address, ..load.clone() }).await;
         say("through a byte copier", &copied, &floor, Some(copier.cpu_seconds()));
+        drop(copier);
+        let folder = tempfile::tempdir().expect("a folder for the ledger");
+        let path = folder.path().to_str().expect("a path in UTF-8");
+        let mode = if way.tls { relayed::IMPLICIT } else { relayed::PLAIN };
+        // Behind us there is no TLS in any of the ways: what is compared is what clients see.
+        let relay = Part::start(&[RELAY, mode, path, &plain.address.to_string()]).await;
+        let login = Some((relayed::USERNAME.to_owned(), relayed::PASSWORD.to_owned()));
+        let before = relay.cpu_seconds();
+        let ours = generator::run(&Load { address: relay.address, login, ..load }).await;
+        say("through us, with credits", &ours, &floor, Some(relay.cpu_seconds() - before));
     }
 }
 

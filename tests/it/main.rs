@@ -6,6 +6,7 @@ mod chart_life;
 mod examples;
 mod generated;
 mod image;
+mod operator;
 mod pod;
 mod process;
 mod refusals;

@@ -80,8 +80,8 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Runs histories on a fresh place each.
-pub fn random_histories_agree_with_the_model<P: Place>(fresh: impl Fn() -> P) {
+/// Runs histories on a fresh place each. `inspect` looks at the engine's own rows after each history.
+pub fn random_histories_agree_with_the_model<P: Place>(fresh: impl Fn() -> P, inspect: impl Fn(&P)) {
     let config = ProptestConfig { cases: HISTORIES, failure_persistence: None, ..ProptestConfig::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let outcome = TestRunner::new(config).run(&prop::collection::vec(steps(), 1..STEPS), |history| {
@@ -92,6 +92,7 @@ pub fn random_histories_agree_with_the_model<P: Place>(fresh: impl Fn() -> P) {
                 run.step(&place, step).await?;
                 run.compare(step).await?;
             }
+            inspect(&place);
             let wrong = run.store.check().await.expect("checked");
             agree(&"the end", "check", &wrong, &vec![])
         })

@@ -117,8 +117,6 @@ impl Tx<'_> {
         for Part(id, credits) in self.parts(settlement.message)? {
             if settlement.outcome.refunds() {
                 lots.lot(self, id)?.refund(credits);
-            } else {
-                lots.lot(self, id)?;
             }
             let usage = lots.count(id);
             if correction {

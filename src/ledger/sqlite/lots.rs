@@ -14,8 +14,16 @@ use crate::domain::id::Holder;
 use crate::domain::period::{Calendar, Window};
 use crate::ledger::store::Usage;
 
-const COLUMNS: &str = "id, kind, holder, period, valid_from, valid_to, part, whole, granted, overhang, consumed, \
-     calendar, messages, relayed, refused, not_offered, unknown, last_sent_at";
+/// The columns in the order that [`row`] reads them, before the rest of a query.
+macro_rules! select_lot {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, kind, holder, period, valid_from, valid_to, part, whole, granted, overhang, consumed, \
+             calendar, messages, relayed, refused, not_offered, unknown, last_sent_at FROM lot ",
+            $rest
+        )
+    };
+}
 
 /// A lot as stored.
 #[derive(Clone, Debug)]
@@ -65,9 +73,8 @@ fn row(row: &Row<'_>) -> rusqlite::Result<LotRow> {
 /// The latest lot of a holder that began by `at`.
 pub fn latest(connection: &Connection, holder: Holder, at: Timestamp) -> Op<Option<LotRow>> {
     let found = connection
-        .prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM lot WHERE holder = ?1 AND kind = ?2 AND valid_from <= ?3 \
-             ORDER BY valid_from DESC LIMIT 1"
+        .prepare_cached(select_lot!(
+            "WHERE holder = ?1 AND kind = ?2 AND valid_from <= ?3 ORDER BY valid_from DESC LIMIT 1"
         ))?
         .query_row(params![holder.uuid().as_bytes(), holder.kind().as_str(), at.as_millisecond()], row)
         .optional()?;
@@ -75,7 +82,7 @@ pub fn latest(connection: &Connection, holder: Holder, at: Timestamp) -> Op<Opti
 }
 
 fn by_id(connection: &Connection, id: LotId) -> Op<LotRow> {
-    Ok(connection.prepare_cached(&format!("SELECT {COLUMNS} FROM lot WHERE id = ?1"))?.query_row([id.0], row)?)
+    Ok(connection.prepare_cached(select_lot!("WHERE id = ?1"))?.query_row([id.0], row)?)
 }
 
 fn json(calendar: &Calendar) -> Op<String> {
@@ -241,25 +248,46 @@ impl Ledgered {
         self.counted.entry(id).or_default()
     }
 
+    /// Writes what was counted, and the balance of the lots that were looked at.
     pub fn save(self, tx: &Tx<'_>) -> Op<()> {
-        let mut statement = tx.connection.prepare_cached(
-            "UPDATE lot SET consumed = ?2, overhang = ?3, messages = messages + ?4, relayed = relayed + ?5, \
-             refused = refused + ?6, not_offered = not_offered + ?7, unknown = unknown + ?8, \
-             last_sent_at = max(last_sent_at, ?9) WHERE id = ?1",
+        let mut counters = tx.connection.prepare_cached(
+            "UPDATE lot SET messages = messages + ?2, relayed = relayed + ?3, refused = refused + ?4, \
+             not_offered = not_offered + ?5, unknown = unknown + ?6, last_sent_at = max(last_sent_at, ?7) \
+             WHERE id = ?1",
+        )?;
+        let mut both = tx.connection.prepare_cached(
+            "UPDATE lot SET messages = messages + ?2, relayed = relayed + ?3, refused = refused + ?4, \
+             not_offered = not_offered + ?5, unknown = unknown + ?6, last_sent_at = max(last_sent_at, ?7), \
+             consumed = ?8, overhang = ?9 WHERE id = ?1",
         )?;
         for (id, more) in self.counted {
-            let lot = &self.lots[&id];
-            statement.execute(params![
-                id.0,
-                lot.consumed,
-                lot.overhang,
-                more.messages,
-                more.relayed,
-                more.refused,
-                more.not_offered,
-                more.unknown,
-                more.last_sent_at.map_or(0, Timestamp::as_millisecond)
-            ])?;
+            let last_sent_at = more.last_sent_at.map_or(0, Timestamp::as_millisecond);
+            let (messages, relayed, refused) = (more.messages, more.relayed, more.refused);
+            let written = match self.lots.get(&id) {
+                None => counters.execute(params![
+                    id.0,
+                    messages,
+                    relayed,
+                    refused,
+                    more.not_offered,
+                    more.unknown,
+                    last_sent_at
+                ])?,
+                Some(lot) => both.execute(params![
+                    id.0,
+                    messages,
+                    relayed,
+                    refused,
+                    more.not_offered,
+                    more.unknown,
+                    last_sent_at,
+                    lot.consumed,
+                    lot.overhang
+                ])?,
+            };
+            if written != 1 {
+                return Err(Failure::Row(format!("lot {} is gone", id.0)));
+            }
         }
         Ok(())
     }

@@ -91,7 +91,21 @@ conformance!(File::new();
 
 #[test]
 fn random_histories_agree() {
-    random_histories_agree_with_the_model(File::new);
+    random_histories_agree_with_the_model(File::new, no_lots_overlap);
+}
+
+/// Every holder has at most one lot at any instant.
+fn no_lots_overlap(file: &File) {
+    let connection = Connection::open(file.path()).expect("a database");
+    let overlaps: i64 = connection
+        .query_row(
+            "SELECT count(*) FROM lot a JOIN lot b ON a.holder = b.holder AND a.kind = b.kind AND a.id <> b.id \
+             WHERE a.valid_from <= b.valid_from AND b.valid_from < a.valid_to",
+            [],
+            |row| row.get(0),
+        )
+        .expect("counted");
+    assert_eq!(overlaps, 0);
 }
 
 fn open(path: &Path) -> Result<SqliteStore> {

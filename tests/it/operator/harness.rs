@@ -10,7 +10,7 @@ use franking::domain::credential::{HashKey, Password, Username, opens};
 use franking::domain::directory::Sender;
 use franking::domain::relay_config::{InstallationKeys, KeyBytes};
 use franking::ledger::Store;
-use franking::ledger::sqlite::SqliteStore;
+use franking::ledger::sqlite::{self, SqliteStore};
 use franking::operator::{self, Dependencies, Endpoint, Settings};
 use franking::runtime::clock::{Clock, ManualClock, SystemClock};
 use franking::runtime::health::Health;
@@ -29,6 +29,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::fuse::{Fragile, Fuse, Wire};
 use crate::support::control_plane::{ControlPlane, Options};
@@ -137,7 +138,12 @@ pub fn endpoint() -> Endpoint {
 
 impl Running {
     /// Starts an operator on the present runtime.
-    pub async fn start(kubeconfig: &Path, store: Arc<dyn Store>, clock: Arc<dyn Clock>, stop_after: Option<i64>) -> Self {
+    pub async fn start(
+        kubeconfig: &Path,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        stop_after: Option<i64>,
+    ) -> Self {
         let fuse = Fuse::after(stop_after);
         let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("the operator's kubeconfig");
         let options = KubeConfigOptions::default();
@@ -176,7 +182,9 @@ impl Running {
 }
 
 pub fn store(folder: &Path, clock: Arc<dyn Clock>) -> Arc<dyn Store> {
-    Arc::new(SqliteStore::open(&folder.join("ledger.db"), clock).expect("a ledger"))
+    let path = folder.join("ledger.db");
+    sqlite::prepare(&path, Uuid::nil(), "test", Uuid::nil(), clock.now()).expect("a ledger");
+    Arc::new(SqliteStore::open(&path, clock).expect("a ledger"))
 }
 
 /// The operator that most tests share.
@@ -188,7 +196,9 @@ pub struct Shared {
 
 pub fn shared() -> &'static Shared {
     static SHARED: OnceLock<Shared> = OnceLock::new();
-    SHARED.get_or_init(|| std::thread::spawn(start_shared).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    SHARED.get_or_init(|| {
+        std::thread::spawn(start_shared).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn start_shared() -> Shared {
@@ -209,4 +219,224 @@ fn start_shared() -> Shared {
         });
     });
     shared
+}
+
+/// Control planes for tests that cannot share the operator, one test at a time.
+pub fn alone() -> (MutexGuard<'static, ()>, &'static Plane) {
+    static ALONE: OnceLock<Plane> = OnceLock::new();
+    static TURN: Mutex<()> = Mutex::new(());
+    // A test that failed left its mess in its own namespace; the next one does not care.
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let start = || std::thread::spawn(Plane::start).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    (turn, ALONE.get_or_init(start))
+}
+
+impl Plane {
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+}
+
+/// A namespace and a policy of one test's own, both called `name`.
+pub struct World {
+    pub client: Client,
+    pub store: Arc<dyn Store>,
+    pub clock: Arc<dyn Clock>,
+    pub name: String,
+}
+
+impl World {
+    /// In the cluster of the shared operator.
+    pub async fn shared(name: &str) -> Self {
+        let shared = tokio::task::spawn_blocking(shared).await.expect("the shared operator starts");
+        let client = shared.plane.control.admin_client().await;
+        Self::new(client, shared.store.clone(), Arc::new(shared.clock.clone()), name).await
+    }
+
+    pub async fn new(client: Client, store: Arc<dyn Store>, clock: Arc<dyn Clock>, name: &str) -> Self {
+        let world = Self { client, store, clock, name: name.to_owned() };
+        world.make_namespace(name, json!({})).await;
+        world
+    }
+
+    pub async fn make_namespace(&self, name: &str, labels: Value) {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+        apply_any(&self.client, namespace).await;
+    }
+
+    pub async fn policy(&self, name: &str, spec: Value) {
+        self.apply("CreditPolicy", None, name, spec).await;
+    }
+
+    /// A policy that accounts can use, with more in its spec.
+    pub async fn plain_policy(&self, name: &str, more: Value) {
+        let mut spec = json!({"upstream": {"host": "smtp.example.com", "tls": "None"}});
+        merge(&mut spec, more);
+        self.policy(name, spec).await;
+    }
+
+    pub async fn account(&self, name: &str, more: Value) {
+        let mut spec = json!({"policyRef": {"name": self.name}});
+        merge(&mut spec, more);
+        self.apply("SubAccount", Some(&self.name), name, spec).await;
+    }
+
+    pub async fn key(&self, name: &str, account: &str, more: Value) {
+        let mut spec = json!({"subAccountRef": {"name": account}});
+        merge(&mut spec, more);
+        self.apply("SubAccountApiKey", Some(&self.name), name, spec).await;
+    }
+
+    pub async fn apply(&self, kind: &str, namespace: Option<&str>, name: &str, spec: Value) {
+        let metadata = json!({"name": name, "namespace": namespace});
+        let object = json!({"apiVersion": "franking.io/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec});
+        apply_any(&self.client, object).await;
+    }
+
+    pub fn policies(&self) -> Api<CreditPolicy> {
+        Api::all(self.client.clone())
+    }
+
+    pub fn accounts(&self) -> Api<SubAccount> {
+        Api::namespaced(self.client.clone(), &self.name)
+    }
+
+    pub fn keys(&self) -> Api<SubAccountApiKey> {
+        Api::namespaced(self.client.clone(), &self.name)
+    }
+
+    pub fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.name)
+    }
+
+    pub fn namespaces(&self) -> Api<Namespace> {
+        Api::all(self.client.clone())
+    }
+
+    /// A policy, an account and a key, all ready; the key's Secret.
+    pub async fn ready_key(&self) -> Secret {
+        self.plain_policy(&self.name, json!({})).await;
+        self.account("account", json!({})).await;
+        self.key("key", "account", json!({})).await;
+        ready(self.keys(), "key").await;
+        self.secrets().get("key").await.expect("the key's secret")
+    }
+
+    /// Whether the relay would let this Secret's password in, and let it send.
+    pub async fn may_send(&self, secret: &Secret) -> bool {
+        let text = |key: &str| String::from_utf8(secret.data.as_ref().expect("data")[key].0.clone()).expect("text");
+        let username = Username::try_from(text("username")).expect("a user name");
+        let found: Option<Sender> = self.store.find_sender(&username).await.expect("the ledger answers");
+        let Some(sender) = found else { return false };
+        let password = Password::given(text("password"));
+        let now = self.clock.now();
+        let open = opens(&HashKey::new(&keys().hash.0), &sender.key.credentials, &password, now);
+        open && sender.standing(now).is_ok()
+    }
+}
+
+fn merge(into: &mut Value, more: Value) {
+    let (Value::Object(into), Value::Object(more)) = (into, more) else { panic!("specs are objects") };
+    into.extend(more);
+}
+
+/// Waits until the object is as `condition` wants it (`None`: gone).
+pub async fn until<K, T>(api: Api<K>, name: &str, what: &str, condition: impl Fn(Option<&K>) -> Option<T>) -> T
+where
+    K: Resource + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
+    T: Send,
+{
+    let holds = |object: Option<&K>| condition(object).is_some();
+    let waited = tokio::time::timeout(DEADLINE, await_condition(api.clone(), name, holds)).await;
+    let Ok(found) = waited else {
+        let standing = api.get_opt(name).await.map(|object| format!("{object:?}")).unwrap_or_default();
+        panic!("waited for {name}: {what}; it is {standing}");
+    };
+    let found = found.expect("the watch works");
+    condition(found.as_ref()).expect("it held a moment ago")
+}
+
+/// The conditions of any of the three kinds.
+pub trait Conditioned: Resource + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static {
+    fn conditions(&self) -> &[Condition];
+}
+
+macro_rules! conditioned {
+    ($($kind:ty),*) => {
+        $(impl Conditioned for $kind {
+            fn conditions(&self) -> &[Condition] {
+                self.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
+            }
+        })*
+    };
+}
+
+conditioned!(CreditPolicy, SubAccount, SubAccountApiKey);
+
+fn holding<'a, K: Conditioned>(object: &'a K, kind: &str, status: &str) -> Option<&'a Condition> {
+    let conditions = object.conditions().iter();
+    conditions
+        .filter(|condition| condition.observed_generation == object.meta().generation)
+        .find(|condition| condition.type_ == kind && condition.status == status)
+}
+
+/// Waits for Ready=True of the present generation.
+pub async fn ready<K: Conditioned>(api: Api<K>, name: &str) -> K {
+    until(api, name, "Ready", |object| object.filter(|object| holding(*object, "Ready", "True").is_some()).cloned())
+        .await
+}
+
+/// Waits for Stalled with this reason, and returns its sentence. Ready must say the same.
+pub async fn stalled<K: Conditioned>(api: Api<K>, name: &str, reason: &str) -> String {
+    until(api, name, &format!("Stalled, {reason}"), |object| {
+        let object = object?;
+        let stalled = holding(object, "Stalled", "True").filter(|condition| condition.reason == reason)?;
+        holding(object, "Ready", "False").filter(|condition| condition.reason == reason)?;
+        Some(stalled.message.clone())
+    })
+    .await
+}
+
+/// Waits for Ready=False with this reason and Reconciling, and returns its sentence.
+pub async fn waiting<K: Conditioned>(api: Api<K>, name: &str, reason: &str) -> String {
+    until(api, name, &format!("Reconciling, {reason}"), |object| {
+        let object = object?;
+        let waiting = holding(object, "Reconciling", "True").filter(|condition| condition.reason == reason)?;
+        holding(object, "Ready", "False").map(|_| waiting.message.clone())
+    })
+    .await
+}
+
+pub async fn gone<K>(api: Api<K>, name: &str)
+where
+    K: Resource + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
+{
+    until(api, name, "gone", |object| object.is_none().then_some(())).await;
+}
+
+pub async fn delete<K>(api: &Api<K>, name: &str)
+where
+    K: Resource + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    api.delete(name, &DeleteParams::default()).await.expect("the deletion is accepted");
+}
+
+pub async fn merge_patch<K>(api: &Api<K>, name: &str, patch: Value) -> K
+where
+    K: Resource + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("the patch is accepted")
+}
+
+pub async fn create<K>(api: &Api<K>, object: Value) -> K
+where
+    K: Resource + Clone + std::fmt::Debug + DeserializeOwned + serde::Serialize,
+{
+    let object: K = serde_json::from_value(object).expect("an object");
+    api.create(&PostParams::default(), &object).await.expect("the object is created")
+}
+
+pub fn text(secret: &Secret) -> BTreeMap<String, String> {
+    let data = secret.data.iter().flatten();
+    data.map(|(key, value)| (key.clone(), String::from_utf8(value.0.clone()).expect("text"))).collect()
 }

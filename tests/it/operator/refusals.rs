@@ -1,0 +1,155 @@
+//! Each refusal is a condition with a sentence, waits for its cause, and heals by itself when that goes.
+
+use serde_json::json;
+
+use super::harness::{SYSTEM, World, create, delete, merge_patch, ready, stalled, waiting};
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+
+#[tokio::test]
+async fn an_account_without_its_policy_waits_for_it() {
+    let world = World::shared("no-policy").await;
+    world.account("a", json!({})).await;
+    let sentence = stalled(world.accounts(), "a", "PolicyNotFound").await;
+    assert!(sentence.contains("spec.policyRef.name") && sentence.contains("\"no-policy\""), "{sentence}");
+    world.plain_policy("no-policy", json!({})).await;
+    ready(world.accounts(), "a").await;
+}
+
+#[tokio::test]
+async fn a_namespace_is_taken_when_it_gets_the_label() {
+    let world = World::shared("label").await;
+    let selector = json!({"from": "Selector", "selector": {"matchLabels": {"mail": "yes"}}});
+    world.plain_policy("label", json!({"allowedNamespaces": selector})).await;
+    world.account("a", json!({})).await;
+    let sentence = stalled(world.accounts(), "a", "NotAllowedByPolicy").await;
+    assert!(sentence.contains("spec.allowedNamespaces"), "{sentence}");
+    world.make_namespace("label", json!({"mail": "yes"})).await;
+    ready(world.accounts(), "a").await;
+}
+
+#[tokio::test]
+async fn a_cap_above_the_ceiling_stops_the_keys_until_it_is_lowered() {
+    let world = World::shared("ceiling").await;
+    let secret = world.ready_key().await;
+    assert!(world.may_send(&secret).await);
+    world.plain_policy("ceiling", json!({"perAccount": {"maxCap": {"credits": 100}}})).await;
+    world.account("account", json!({"cap": {"credits": 101}})).await;
+    let sentence = stalled(world.accounts(), "account", "CapAboveCeiling").await;
+    assert!(sentence.contains("spec.cap.credits") && sentence.contains("100"), "{sentence}");
+    assert!(!world.may_send(&secret).await);
+    waiting(world.keys(), "key", "AccountNotReady").await;
+    world.account("account", json!({"cap": {"credits": 100}})).await;
+    ready(world.accounts(), "account").await;
+    assert!(world.may_send(&secret).await);
+    ready(world.keys(), "key").await;
+}
+
+#[tokio::test]
+async fn accounts_removed_in_this_period_count() {
+    let world = World::shared("many").await;
+    world.plain_policy("many", json!({"perAccount": {"maxAccountsPerNamespace": 2}})).await;
+    world.account("a", json!({})).await;
+    ready(world.accounts(), "a").await;
+    world.account("b", json!({})).await;
+    ready(world.accounts(), "b").await;
+    world.account("c", json!({})).await;
+    let sentence = stalled(world.accounts(), "c", "TooManyAccounts").await;
+    assert!(sentence.contains("allows 2 accounts"), "{sentence}");
+    // Removing one makes no room in this period …
+    delete(&world.accounts(), "a").await;
+    super::harness::gone(world.accounts(), "a").await;
+    stalled(world.accounts(), "c", "TooManyAccounts").await;
+    // … and a higher limit does.
+    world.plain_policy("many", json!({"perAccount": {"maxAccountsPerNamespace": 3}})).await;
+    ready(world.accounts(), "c").await;
+    ready(world.accounts(), "b").await;
+}
+
+#[tokio::test]
+async fn the_oldest_account_keeps_its_external_id() {
+    let world = World::shared("external").await;
+    world.plain_policy("external", json!({})).await;
+    world.account("first", json!({"externalId": "4711"})).await;
+    ready(world.accounts(), "first").await;
+    // Creation times have whole seconds; the name decides among equals.
+    world.account("second", json!({"externalId": "4711"})).await;
+    let sentence = stalled(world.accounts(), "second", "DuplicateExternalId").await;
+    assert!(sentence.contains("spec.externalId") && sentence.contains("\"first\""), "{sentence}");
+    delete(&world.accounts(), "first").await;
+    ready(world.accounts(), "second").await;
+}
+
+#[tokio::test]
+async fn a_key_without_its_account_waits_for_it() {
+    let world = World::shared("no-account").await;
+    world.plain_policy("no-account", json!({})).await;
+    world.key("key", "a", json!({})).await;
+    let sentence = stalled(world.keys(), "key", "AccountNotFound").await;
+    assert!(sentence.contains("spec.subAccountRef.name"), "{sentence}");
+    world.account("a", json!({})).await;
+    ready(world.keys(), "key").await;
+}
+
+#[tokio::test]
+async fn a_foreign_secret_is_never_touched_unless_adopted() {
+    let world = World::shared("foreign").await;
+    let foreign =
+        json!({"metadata": {"name": "key"}, "type": "servicebinding.io/smtp", "stringData": {"password": "theirs"}});
+    let foreign: Secret = create(&world.secrets(), foreign).await;
+    world.plain_policy("foreign", json!({})).await;
+    world.account("a", json!({})).await;
+    world.key("key", "a", json!({})).await;
+    let sentence = stalled(world.keys(), "key", "SecretConflict").await;
+    assert!(sentence.contains("spec.secret.name"), "{sentence}");
+    let untouched = world.secrets().get("key").await.expect("it stands");
+    assert_eq!(untouched, foreign);
+    delete(&world.secrets(), "key").await;
+    ready(world.keys(), "key").await;
+
+    let taken =
+        json!({"metadata": {"name": "other"}, "type": "servicebinding.io/smtp", "stringData": {"more": "stays"}});
+    let _: Secret = create(&world.secrets(), taken).await;
+    world.key("other", "a", json!({})).await;
+    stalled(world.keys(), "other", "SecretConflict").await;
+    world.key("other", "a", json!({"secret": {"adopt": true}})).await;
+    ready(world.keys(), "other").await;
+    let adopted = world.secrets().get("other").await.expect("the adopted secret");
+    assert_eq!(super::harness::text(&adopted)["more"], "stays");
+    assert!(world.may_send(&adopted).await);
+}
+
+#[tokio::test]
+async fn an_upstream_secret_must_exist_carry_the_label_and_hold_a_login() {
+    let world = World::shared("upstream").await;
+    let secrets: Api<Secret> = Api::namespaced(world.client.clone(), SYSTEM);
+    let upstream = json!({"host": "smtp.example.com", "credentialsSecretRef": {"name": "login"}});
+    world.policy("upstream", json!({"upstream": upstream})).await;
+    let sentence = stalled(world.policies(), "upstream", "SecretNotFound").await;
+    assert!(sentence.contains("spec.upstream.credentialsSecretRef.name") && sentence.contains(SYSTEM), "{sentence}");
+    world.account("a", json!({})).await;
+    ready(world.accounts(), "a").await;
+    let unlabelled = json!({"metadata": {"name": "login"}, "stringData": {"username": "u"}});
+    let _: Secret = create(&secrets, unlabelled).await;
+    // Nothing watches Secrets without the label; the next look says what is wrong with it.
+    world.policy("upstream", json!({"upstream": upstream, "displayName": "look"})).await;
+    stalled(world.policies(), "upstream", "SecretNotLabelled").await;
+    merge_patch(&secrets, "login", json!({"metadata": {"labels": {"franking.io/use": "true"}}})).await;
+    let sentence = stalled(world.policies(), "upstream", "SecretInvalid").await;
+    assert!(sentence.contains("lacks password"), "{sentence}");
+    merge_patch(&secrets, "login", json!({"stringData": {"password": "p"}})).await;
+    ready(world.policies(), "upstream").await;
+}
+
+#[tokio::test]
+async fn a_spec_that_only_the_check_can_refuse_is_refused_with_its_field() {
+    let world = World::shared("invalid").await;
+    world.plain_policy("invalid", json!({"pool": {"timeZone": "Mars/Olympus"}})).await;
+    let sentence = stalled(world.policies(), "invalid", "Invalid").await;
+    assert!(sentence.contains("spec.pool.timeZone"), "{sentence}");
+    world.account("a", json!({})).await;
+    waiting(world.accounts(), "a", "PolicyNotReady").await;
+    world.plain_policy("invalid", json!({"pool": {"timeZone": "Europe/Berlin"}})).await;
+    ready(world.policies(), "invalid").await;
+    ready(world.accounts(), "a").await;
+}
