@@ -27,6 +27,8 @@ use crate::runtime::metrics::{
 const ACCOUNTS_MEASURED: usize = 1_000;
 /// An Event's note; the API server takes no more.
 const NOTE_MAX: usize = 1_000;
+/// Characters of an object's name in an Event's, which leaves room for the part that the API server adds.
+const EVENT_PREFIX_MAX: usize = 200;
 /// Statuses that the cache has not caught up with. Only a stuck watch makes this many.
 const UNSEEN_MAX: usize = 10_000;
 
@@ -209,7 +211,7 @@ impl Report {
         let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
         let event = Event {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{}.", object.name_any().chars().take(200).collect::<String>())),
+                generate_name: Some(event_prefix(&object.name_any())),
                 namespace: Some(namespace.clone()),
                 ..ObjectMeta::default()
             },
@@ -237,6 +239,12 @@ impl Report {
             tracing::warn!(object = object.name_any(), error = &error as &dyn std::error::Error, "writing an event");
         }
     }
+}
+
+/// What the API server makes an Event's name from. Kubernetes' own `name.` is not taken from others.
+fn event_prefix(name: &str) -> String {
+    let kept: String = name.chars().take(EVENT_PREFIX_MAX).collect();
+    format!("{}-", kept.trim_end_matches(['.', '-']))
 }
 
 /// A reconcile under way; dropping it ends its measure.
