@@ -87,7 +87,7 @@ pub struct Settings {
     pub namespace: String,
     /// Reconciles at a time, for each kind. Each has one request under way at most, and kube opens a connection for
     /// each, so this bounds the sockets too.
-    pub concurrency: usize,
+    pub concurrency: u16,
     /// Statuses written for figures alone.
     pub status_writes_per_second: u32,
 }
@@ -122,7 +122,7 @@ pub async fn run(dependencies: Dependencies, shutdown: CancellationToken) -> Res
     let client = dependencies.client.clone();
     let context = Arc::new(Context::new(dependencies, references, wakes.clone()));
     let mut reconcilers = JoinSet::new();
-    let concurrency = u16::try_from(settings.concurrency).unwrap_or(u16::MAX);
+    let concurrency = settings.concurrency;
     let (c, s) = (&context, &shutdown);
     reconcilers.spawn(reconcile::run::<CreditPolicy>(c.clone(), queues.policies, concurrency, s.clone()));
     reconcilers.spawn(reconcile::run::<SubAccount>(c.clone(), queues.accounts, concurrency, s.clone()));

@@ -209,7 +209,7 @@ impl Report {
         let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
         let event = Event {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{}.", object.name_any().chars().take(200).collect::<String>())),
+                generate_name: Some(event_prefix(&object.name_any())),
                 namespace: Some(namespace.clone()),
                 ..ObjectMeta::default()
             },
@@ -237,6 +237,14 @@ impl Report {
             tracing::warn!(object = object.name_any(), error = &error as &dyn std::error::Error, "writing an event");
         }
     }
+}
+
+/// The API server makes a name of this by adding characters, and wants what is before them to be a name too: it takes off
+/// a last hyphen to see, and no dot.
+fn event_prefix(name: &str) -> String {
+    // Names have at most 253 characters, and the API server adds five.
+    let kept: String = name.chars().take(200).collect();
+    format!("{}-", kept.trim_end_matches(['.', '-']))
 }
 
 /// A reconcile under way; dropping it ends its measure.

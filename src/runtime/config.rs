@@ -20,7 +20,7 @@ const DATA_FOLDER: &str = "/var/lib/franking";
 /// database that they seal.
 const RUN_FOLDER: &str = "/run/franking";
 /// The most reconciles at once. Each may hold a connection to the API server, and those stay under 100.
-const CONCURRENCY_MAX: usize = 64;
+const CONCURRENCY_MAX: u16 = 64;
 /// The most status writes per second: an API server feels more than this.
 const STATUS_WRITES_MAX: u32 = 100;
 /// The default drain of a relay (330 s, [`Limits`]) and 15 s to close sessions and connections after it.
@@ -56,7 +56,7 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operator {
     pub namespace: String,
-    pub concurrency: usize,
+    pub concurrency: u16,
     pub status_writes_per_second: u32,
 }
 
@@ -113,7 +113,7 @@ struct RawSettings {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct RawOperator {
     namespace: Option<String>,
-    concurrency: Option<usize>,
+    concurrency: Option<u16>,
     status_writes_per_second: Option<u32>,
 }
 

@@ -61,8 +61,17 @@ impl Pod {
         all.into_iter().find(|container| container["name"] == role).expect(role)
     }
 
+    /// In two steps, because what stands for a path may have another path of the pod in it: `/tmp` is one.
     fn translate(&self, text: &str) -> String {
-        self.instead.iter().fold(text.to_owned(), |text, (there, here)| text.replace(there, here))
+        let marked = self
+            .instead
+            .iter()
+            .enumerate()
+            .fold(text.to_owned(), |text, (index, (there, _))| text.replace(there, &format!("\0{index}\0")));
+        self.instead
+            .iter()
+            .enumerate()
+            .fold(marked, |text, (index, (_, here))| text.replace(&format!("\0{index}\0"), here))
     }
 
     fn fill_volumes(&self) {

@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use franking::crd::{self, CreditPolicy, SubAccount, SubAccountApiKey};
-use franking::domain::credential::{HashKey, Password, Username, opens};
-use franking::domain::directory::Sender;
+use franking::domain::credential::{HashKey, Password, Stage, Username, opens};
+use franking::domain::directory::{Entry, Sender};
+use franking::domain::id::Holder;
 use franking::domain::relay_config::{InstallationKeys, KeyBytes};
 use franking::ledger::Store;
 use franking::ledger::sqlite::{self, SqliteStore};
 use franking::operator::{self, Dependencies, Endpoint, Settings};
 use franking::runtime::clock::{Clock, ManualClock, SystemClock};
 use franking::runtime::health::Health;
-use franking::runtime::metrics::Registry;
+use franking::runtime::metrics::{Registry, render};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
@@ -174,6 +175,22 @@ impl Running {
         self.task.await.expect("the operator does not panic").expect("the operator ends well");
     }
 
+    /// Waits until so many reconciles have succeeded.
+    pub async fn reconciled(&self, count: u64) {
+        let done = || {
+            let text = render(&self.registry);
+            let totals = text.lines().filter(|line| {
+                line.starts_with("controller_runtime_reconcile_total") && line.contains("result=\"success\"")
+            });
+            totals.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum::<u64>() >= count
+        };
+        poll("reconciles", done).await;
+    }
+
+    pub async fn until_metric(&self, line: &str) {
+        poll(line, || render(&self.registry).lines().any(|found| found == line)).await;
+    }
+
     /// As `kill -9` would: nothing is finished.
     pub async fn kill(self) {
         self.task.abort();
@@ -221,14 +238,18 @@ fn start_shared() -> Shared {
     shared
 }
 
-/// Control planes for tests that cannot share the operator, one test at a time.
-pub fn alone() -> (MutexGuard<'static, ()>, &'static Plane) {
+/// The control plane of the tests that cannot share the operator.
+pub fn plane() -> &'static Plane {
     static ALONE: OnceLock<Plane> = OnceLock::new();
-    static TURN: Mutex<()> = Mutex::new(());
-    // A test that failed left its mess in its own namespace; the next one does not care.
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let start = || std::thread::spawn(Plane::start).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    (turn, ALONE.get_or_init(start))
+    ALONE.get_or_init(|| {
+        std::thread::spawn(Plane::start).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// One test at a time has that control plane.
+pub async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    TURN.lock().await
 }
 
 impl Plane {
@@ -439,4 +460,102 @@ where
 pub fn text(secret: &Secret) -> BTreeMap<String, String> {
     let data = secret.data.iter().flatten();
     data.map(|(key, value)| (key.clone(), String::from_utf8(value.0.clone()).expect("text"))).collect()
+}
+
+/// What has no event of its own is looked at again and again, within the deadline.
+async fn poll(what: &str, mut done: impl FnMut() -> bool) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    let waited = async {
+        while !done() {
+            ticks.tick().await;
+        }
+    };
+    assert!(tokio::time::timeout(DEADLINE, waited).await.is_ok(), "waited for {what}");
+}
+
+impl World {
+    /// Removes all that the test made, with the operator running.
+    pub async fn clear(&self) {
+        delete(&self.namespaces(), &self.name).await;
+        gone(self.namespaces(), &self.name).await;
+        let made = self.policies().get_opt(&self.name).await.expect("the API server answers");
+        if made.is_some() {
+            delete(&self.policies(), &self.name).await;
+            gone(self.policies(), &self.name).await;
+        }
+    }
+}
+
+/// The versions of all objects of the world: what any write would change.
+pub async fn snapshot(world: &World) -> BTreeMap<String, String> {
+    async fn versions<K>(api: Api<K>) -> Vec<(String, String)>
+    where
+        K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+    {
+        let list = api.list(&Default::default()).await.expect("a list").items;
+        let version = |object: &K| (format!("{}/{}", K::kind(&()), object.name_any()), object.resource_version());
+        list.iter().map(version).map(|(name, version)| (name, version.unwrap_or_default())).collect()
+    }
+    let mut all = versions(world.policies()).await;
+    all.extend(versions(world.accounts()).await);
+    all.extend(versions(world.keys()).await);
+    all.extend(versions(world.secrets()).await);
+    all.into_iter().collect()
+}
+
+/// Waits until nothing has been written for a while: counts follow with a delay of two seconds, a second a tick.
+pub async fn settled(world: &World) {
+    let mut last = snapshot(world).await;
+    let mut quiet = 0;
+    let mut ticks = tokio::time::interval(Duration::from_millis(500));
+    let waited = async {
+        while quiet < 10 {
+            ticks.tick().await;
+            let now = snapshot(world).await;
+            quiet = if now == last { quiet + 1 } else { 0 };
+            last = now;
+        }
+    };
+    assert!(tokio::time::timeout(DEADLINE, waited).await.is_ok(), "the operator does not come to rest: {last:?}");
+}
+
+/// What stands in the end, without what differs between any two runs: ids, times, versions, passwords.
+pub async fn shape(world: &World) -> Value {
+    let conditions = |conditions: &[Condition]| -> Vec<String> {
+        conditions
+            .iter()
+            .map(|condition| format!("{}={} {}", condition.type_, condition.status, condition.reason))
+            .collect()
+    };
+    let mut objects = BTreeMap::new();
+    for key in world.keys().list(&Default::default()).await.expect("a list").items {
+        let status = key.status.clone().unwrap_or_default();
+        let id = status.key_id.as_deref().expect("an id").parse().expect("a uuid");
+        let entry = world.store.find(Holder::Key(id)).await.expect("the ledger answers");
+        let Some(Entry::Key(entry)) = entry else { panic!("the directory lacks the key") };
+        let stages: Vec<&str> = entry.credentials.iter().map(|credential| stage(&credential.stage)).collect();
+        let shown = json!({
+            "finalizers": key.metadata.finalizers, "conditions": conditions(key.conditions()), "stages": stages,
+            "binding": status.binding, "overlap": status.credential.is_some_and(|c| c.previous_valid_until.is_some()),
+        });
+        objects.insert(format!("key/{}", key.name_any()), shown);
+    }
+    for account in world.accounts().list(&Default::default()).await.expect("a list").items {
+        let shown = json!({"finalizers": account.metadata.finalizers, "conditions": conditions(account.conditions())});
+        objects.insert(format!("account/{}", account.name_any()), shown);
+    }
+    for secret in world.secrets().list(&Default::default()).await.expect("a list").items {
+        let keys: Vec<String> = text(&secret).into_keys().collect();
+        let labels = secret.metadata.labels.clone();
+        objects.insert(format!("secret/{}", secret.name_any()), json!({"keys": keys, "labels": labels}));
+    }
+    json!(objects)
+}
+
+fn stage(stage: &Stage) -> &'static str {
+    match stage {
+        Stage::Staged { .. } => "staged",
+        Stage::Current { .. } => "current",
+        Stage::Previous { .. } => "previous",
+    }
 }

@@ -4,7 +4,9 @@ pub mod chart;
 pub mod client;
 pub mod control_plane;
 pub mod definitions;
+#[expect(dead_code, reason = "the benchmarks ask for more")]
 pub mod franking;
 pub mod identity;
+#[expect(dead_code, reason = "the demo prints its dialogue with it")]
 pub mod mail;
 pub mod sink;
