@@ -144,6 +144,8 @@ pub async fn run(dependencies: Dependencies, shutdown: CancellationToken) -> Res
     let ended = tokio::select! {
         () = watching => Err(Error::Watch),
         ended = background => ended,
+        // A loop ends by itself only when it broke, and an operator with two loops of three would look alive.
+        Some(_) = reconcilers.join_next() => Err(Error::Loop),
         () = shutdown.cancelled() => Ok(()),
     };
     gate.close("stopping");

@@ -27,6 +27,8 @@ use crate::runtime::metrics::{
 const ACCOUNTS_MEASURED: usize = 1_000;
 /// An Event's note; the API server takes no more.
 const NOTE_MAX: usize = 1_000;
+/// Characters of an object's name in an Event's, which leaves room for the part that the API server adds.
+const EVENT_PREFIX_MAX: usize = 200;
 /// Statuses that the cache has not caught up with. Only a stuck watch makes this many.
 const UNSEEN_MAX: usize = 10_000;
 
@@ -239,11 +241,9 @@ impl Report {
     }
 }
 
-/// The API server makes a name of this by adding characters, and wants what is before them to be a name too: it takes off
-/// a last hyphen to see, and no dot.
+/// What the API server makes an Event's name from. Kubernetes' own `name.` is not taken from others.
 fn event_prefix(name: &str) -> String {
-    // Names have at most 253 characters, and the API server adds five.
-    let kept: String = name.chars().take(200).collect();
+    let kept: String = name.chars().take(EVENT_PREFIX_MAX).collect();
     format!("{}-", kept.trim_end_matches(['.', '-']))
 }
 
