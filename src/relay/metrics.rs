@@ -108,6 +108,7 @@ pub struct Metrics {
     forwarding: Histogram,
     in_flight: IntGauge,
     tls_failures: IntCounter,
+    settings_refused: IntGauge,
 }
 
 impl Metrics {
@@ -143,6 +144,13 @@ impl Metrics {
             in_flight: register(
                 registry,
                 known(IntGauge::new("franking_relay_bytes_in_flight", "Octets of bodies in memory.")),
+            ),
+            settings_refused: register(
+                registry,
+                known(IntGauge::new(
+                    "franking_relay_settings_refused",
+                    "1 while relay.yaml or a certificate file cannot be taken over and the older ones are used.",
+                )),
             ),
             tls_failures: register(
                 registry,
@@ -190,6 +198,10 @@ impl Metrics {
 
     pub fn in_flight(&self, octets: usize) {
         self.in_flight.set(i64::try_from(octets).unwrap_or(i64::MAX));
+    }
+
+    pub fn settings_refused(&self, refused: bool) {
+        self.settings_refused.set(i64::from(refused));
     }
 
     pub fn tls_failed(&self) {

@@ -223,6 +223,7 @@ async fn watch(house: Arc<House>, mut text: String, stop: CancellationToken) {
             Ok(()) => String::new(),
             Err(trouble) => trouble,
         };
+        house.front.admission.metrics.settings_refused(!trouble.is_empty());
         if trouble != said {
             if !trouble.is_empty() {
                 tracing::error!(trouble, "keeping the running settings");

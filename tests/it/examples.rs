@@ -113,6 +113,9 @@ async fn every_example_becomes_ready_and_every_key_a_secret_as_its_comments_say(
             assert!(secret["data"][key].is_string(), "{namespace}/{name} has no {key}");
         }
     }
+    let told = "jsonpath={range .items[*]}{.reportingController} {.regarding.kind}/{.regarding.name}{'\\n'}{end}";
+    let told = succeeded(plane().kubectl(&["get", "events.events.k8s.io", "--all-namespaces", "-o", told]));
+    assert!(told.contains("franking.io/operator CreditPolicy/company"), "{told}");
     assert_eq!(franking.stop(), 0, "{}", home.log());
 }
 

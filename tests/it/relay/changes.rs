@@ -1,7 +1,5 @@
 //! What changes while the relay runs: certificates, settings, and the stop.
 
-use std::time::Duration;
-
 use franking::domain::relay_config::{LedgerAddress, ListenerMode};
 use franking::relay::{Error, Relay, run};
 use tokio::time::timeout;
@@ -53,9 +51,11 @@ async fn changed_settings_are_taken_over_and_wrong_ones_are_not() {
     let good = scene.config.clone();
     scene.config.listeners.clear();
     scene.write_config();
-    std::fs::write(scene.folder.path().join("other.yaml"), "x").expect("a file");
-    // The next look that finds good settings proves that the wrong ones were looked at and left.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    scene
+        .until("the wrong settings were looked at", async |scene| {
+            scene.metrics().contains("franking_relay_settings_refused 1")
+        })
+        .await;
     scene.client().await.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
     scene.config = good;
     scene.config.limits.message_bytes = 300_000;
@@ -64,6 +64,11 @@ async fn changed_settings_are_taken_over_and_wrong_ones_are_not() {
         .until("settings are taken over again", async |scene| {
             let mut client = Client::connect_tls(scene.address("implicit"), &scene.ca_pem).await;
             client.ask("EHLO x").await.text.contains("SIZE 300000")
+        })
+        .await;
+    scene
+        .until("nothing is refused any more", async |scene| {
+            scene.metrics().contains("franking_relay_settings_refused 0")
         })
         .await;
 }
