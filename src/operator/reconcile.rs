@@ -32,6 +32,8 @@ use crate::crd::Reason;
 
 /// kube-client waits for an answer without end; a healthy pass takes milliseconds.
 const PASS_DEADLINE: Duration = Duration::from_secs(30);
+/// Objects whose failures are counted. What vanished while it failed stays counted, so there is a bound.
+const FAILURES_MAX: usize = 10_000;
 /// Looks at an object that somebody else keeps changing, before it is left to the back-off.
 const LOOKS: usize = 5;
 /// Foreign Secrets that are watched for their end, each by a connection of its own.
@@ -50,6 +52,9 @@ pub struct Failures(Mutex<HashMap<String, u32>>);
 impl Failures {
     fn count(&self, uid: &str) -> u32 {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() >= FAILURES_MAX {
+            failures.clear();
+        }
         let count = failures.entry(uid.to_owned()).or_default();
         *count += 1;
         *count
@@ -125,6 +130,8 @@ async fn reconcile<K: Kind>(object: Arc<K>, context: Arc<Context>, shutdown: Can
         }
         Err(error) => {
             context.report.finished(&kind, "error");
+            // A grant to write figures that came to nothing is asked for again.
+            context.references.recount(object.reference());
             interrupted(&object, &context, error).await;
         }
     }
