@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -118,6 +119,9 @@ async fn apply_any(client: &Client, object: Value) {
     api.patch(&object.name_any(), &parameters, &Patch::Apply(&object)).await.expect("the object is applied");
 }
 
+/// Each operator has its own: two with the same would mint the same passwords.
+static SEED: AtomicU64 = AtomicU64::new(1);
+
 /// One operator that is up; it stops when this is dropped.
 pub struct Running {
     pub fuse: Arc<Fuse>,
@@ -162,7 +166,7 @@ impl Running {
             endpoint: receiver,
             keys: keys(),
             clock,
-            rng: StdRng::seed_from_u64(7),
+            rng: StdRng::seed_from_u64(SEED.fetch_add(1, Ordering::SeqCst)),
             registry: registry.clone(),
             health: Health::default(),
             name: "operator".to_owned(),
