@@ -96,6 +96,17 @@ pub async fn a_changed_calendar_takes_effect_when_the_running_lot_ends(place: &i
     world.check().await;
 }
 
+pub async fn a_limit_of_nothing_holds_at_once_whatever_its_period(place: &impl Place) {
+    let mut world = World::with(place, None, Some(10), None).await;
+    world.send(3).await;
+    change_cap(&mut world, Some(0), Period::Daily).await;
+    assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 0, .. }));
+    change_cap(&mut world, Some(10), Period::Monthly).await;
+    assert_eq!(world.send(7).await.1, Verdict::Reserved);
+    assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 10, .. }));
+    world.check().await;
+}
+
 pub async fn a_short_lot_is_regranted_in_proportion(place: &impl Place) {
     let mut world = World::empty(place).await;
     world

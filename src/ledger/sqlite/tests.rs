@@ -58,6 +58,7 @@ conformance!(File::new();
     a_period_ends_by_itself,
     a_clock_that_steps_back_opens_no_older_period,
     a_changed_calendar_takes_effect_when_the_running_lot_ends,
+    a_limit_of_nothing_holds_at_once_whatever_its_period,
     a_short_lot_is_regranted_in_proportion,
     an_edit_and_its_reverse_leave_the_running_lot_as_it_was,
     an_unlimited_lot_is_cut_when_its_calendar_changes,
