@@ -48,7 +48,6 @@ fn rules() -> Value {
     json!([
         {"apiGroups": ["franking.io"], "resources": kinds, "verbs": ["get", "list", "watch", "patch"]},
         {"apiGroups": ["franking.io"], "resources": kinds.map(|kind| format!("{kind}/status")), "verbs": ["patch"]},
-        {"apiGroups": ["franking.io"], "resources": kinds.map(|kind| format!("{kind}/finalizers")), "verbs": ["update"]},
         {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch", "create", "patch", "delete"]},
         {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
