@@ -170,17 +170,18 @@ impl Index {
         self.secrets_of_key.get(key).into_iter().flatten().cloned().collect()
     }
 
-    /// The live accounts of `policy` in `namespace`, oldest first.
-    pub fn live_in_namespace(&self, policy: &str, namespace: &str) -> Vec<Name> {
+    /// The accounts of `policy` in `namespace`, oldest first. One that is being deleted keeps its place until it is
+    /// gone: by then the ledger knows that it was removed, and nobody slips in between.
+    pub fn in_namespace(&self, policy: &str, namespace: &str) -> Vec<Name> {
         let from = Name::new(namespace, "");
         let Some(names) = self.accounts_of_policy.get(policy) else { return Vec::new() };
-        let mut live: Vec<_> = names
+        let mut places: Vec<_> = names
             .range(from..)
             .take_while(|name| name.namespace == namespace)
-            .filter_map(|name| Some((self.accounts.get(name).filter(|facts| !facts.deleting)?.created, name)))
+            .filter_map(|name| Some((self.accounts.get(name)?.created, name)))
             .collect();
-        live.sort();
-        live.into_iter().map(|(_, name)| name.clone()).collect()
+        places.sort();
+        places.into_iter().map(|(_, name)| name.clone()).collect()
     }
 
     /// The oldest account of `policy` that claims `external_id`.
@@ -239,15 +240,15 @@ mod tests {
     }
 
     #[test]
-    fn a_deleting_account_gives_its_place_up() {
+    fn a_deleting_account_keeps_its_place_until_it_is_gone() {
         let mut index = Index::default();
         let (first, second) = (Name::new("a", "1"), Name::new("a", "2"));
         index.set_account(&first, Some(facts(1)));
         index.set_account(&second, Some(AccountFacts { refused: true, external_id: None, ..facts(2) }));
-        assert_eq!(index.live_in_namespace("plan", "a"), [first.clone(), second.clone()]);
-        let woken = index.set_account(&first, Some(AccountFacts { deleting: true, ..facts(1) }));
-        assert!(woken.contains(&second));
-        assert_eq!(index.live_in_namespace("plan", "a"), [second]);
+        index.set_account(&first, Some(AccountFacts { deleting: true, ..facts(1) }));
+        assert_eq!(index.in_namespace("plan", "a"), [first.clone(), second.clone()]);
+        assert!(index.set_account(&first, None).contains(&second));
+        assert_eq!(index.in_namespace("plan", "a"), [second]);
     }
 
     #[test]

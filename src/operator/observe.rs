@@ -277,8 +277,8 @@ impl Context {
             None => 0,
         };
         let (before, claimant, (total, active)) = self.references.index(|index| {
-            let live = index.live_in_namespace(policy_name, &name.namespace);
-            let before = live.iter().position(|other| *other == name).unwrap_or(live.len());
+            let places = index.in_namespace(policy_name, &name.namespace);
+            let before = places.iter().position(|other| *other == name).unwrap_or(places.len());
             let id = account.spec.external_id.as_ref();
             (before, id.and_then(|id| index.claimant(policy_name, id)), index.count_keys(&name))
         });
