@@ -132,7 +132,7 @@ pub(super) async fn run(
     };
     match envelope {
         // A reply that is here before the body would be taken for the reply to it.
-        Ok(()) if !connection.is_quiet() => Ran::new(Forwarded::NotOffered { cause: Cause::Protocol }, Fate::Discard),
+        Ok(()) if !connection.is_quiet() => Ran::broken(Broken(connection.line.ended())),
         Ok(()) => body(connection, &message.body, point, final_reply).await,
         Err(ran) => ran,
     }
