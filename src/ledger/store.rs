@@ -1,4 +1,5 @@
-//! The contract between the rooms and an engine. Each method is one transaction; absent is `None`, not an error.
+//! The contract between the rooms and an engine. Each method is one transaction (those that may have much to do, one
+//! after another: sweep, lots ahead, rollup); absent is `None`, not an error.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -188,7 +189,8 @@ pub trait Store: Send + Sync + 'static {
     async fn find(&self, holder: Holder) -> Result<Option<Entry>>;
 
     /// Charges a batch, all meters of a message or none, in order. Idempotent by message id, whatever happened to
-    /// earlier calls. Judges standing (revoked, expired, suspended) on fresh rows.
+    /// earlier calls. Judges standing (revoked, expired, suspended) on fresh rows. An id is answered as reserved for
+    /// ever, also after its credits were given back: whoever settles a message is done with its id.
     async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>>;
 
     /// Writes outcomes, refunding what they refund to the lots it came from. Idempotent: the first outcome stays,
@@ -198,10 +200,12 @@ pub trait Store: Send + Sync + 'static {
     /// Makes the lots that will hold at `until`, ahead of their time. Idempotent. Returns how many were new.
     async fn prepare_lots(&self, session: &Session, until: Timestamp) -> Result<u64>;
 
-    /// The running lots of holders with the usage of their periods. A holder without an entry is left out.
+    /// The running lots of holders with the usage of their periods, as of the last commit. A holder without an entry
+    /// is left out; a lot that nobody has used yet may be told before it is made (its id is 0 then).
     async fn balances(&self, holders: &[Holder]) -> Result<Vec<Balance>>;
 
     /// Holders whose figures moved after `cursor`, with the next cursor. At most `limit`; ask again while it is full.
+    /// Messages move it when [`rollup`](Self::rollup) takes them. A period that ends moves nothing: it is known when.
     async fn moved(&self, cursor: i64, limit: usize) -> Result<(Vec<Holder>, i64)>;
 
     /// Moves new reservations and settlements into the hourly rollup, exactly once. Returns how many rows it took.

@@ -39,6 +39,8 @@ pub enum Error {
     ReadBack,
     #[error("a watch ended before it was complete")]
     Watch,
+    #[error("a reconcile loop broke")]
+    Loop,
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -78,7 +80,7 @@ impl Error {
             Self::Cluster { .. } | Self::Timeout { .. } => Fault::Cluster,
             Self::Ledger { .. } => Fault::Ledger,
             Self::Contended | Self::ReadBack => Fault::Conflict,
-            Self::Seal { .. } | Self::Watch => Fault::Internal,
+            Self::Seal { .. } | Self::Watch | Self::Loop => Fault::Internal,
         }
     }
 

@@ -31,7 +31,6 @@ pub trait Kind:
     fn api(client: &Client, namespace: Option<&str>) -> Api<Self>;
     fn store(references: &References) -> &Store<Self>;
     fn status(&self) -> Option<&Self::Status>;
-    fn set_status(&mut self, status: Option<Self::Status>);
     fn conditions(status: &Self::Status) -> &[Condition];
     fn set_conditions(status: &mut Self::Status, conditions: Vec<Condition>);
     fn observed_generation(status: &Self::Status) -> Option<i64>;
@@ -47,10 +46,6 @@ macro_rules! status_of {
 
         fn status(&self) -> Option<&Self::Status> {
             self.status.as_ref()
-        }
-
-        fn set_status(&mut self, status: Option<Self::Status>) {
-            self.status = status;
         }
 
         fn conditions(status: &Self::Status) -> &[Condition] {

@@ -142,9 +142,13 @@ pub async fn run(dependencies: Dependencies, shutdown: CancellationToken) -> Res
         Ok(())
     };
     let ended = tokio::select! {
+        // First, because a stop ends the loops too, and that is not their breaking.
+        biased;
+        () = shutdown.cancelled() => Ok(()),
         () = watching => Err(Error::Watch),
         ended = background => ended,
-        () = shutdown.cancelled() => Ok(()),
+        // A loop ends by itself only when it broke, and an operator with two loops of three would look alive.
+        Some(_) = reconcilers.join_next() => Err(Error::Loop),
     };
     gate.close("stopping");
     shutdown.cancel();

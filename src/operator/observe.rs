@@ -113,7 +113,9 @@ impl Context {
     }
 
     pub fn forget(&self, what: &Ref) {
-        lock(&self.holders).retain(|_, object| object != what);
+        if let Some(holder) = self.holder_of(what) {
+            lock(&self.holders).remove(&holder);
+        }
         lock(&self.granted).remove(what);
     }
 
@@ -144,7 +146,10 @@ impl Context {
     /// Its id, remembered as the holder of `what`.
     async fn holder(&self, kind: Kind, namespace_uid: &str, name: &str, what: Ref) -> Result<Holder> {
         let holder = Holder::new(kind, self.id(kind, namespace_uid, name).await?);
-        lock(&self.holders).insert(holder, what);
+        // Whose figures moved before it was known which object it is, is judged now.
+        if lock(&self.holders).insert(holder, what.clone()).is_none() {
+            self.references.recount(what);
+        }
         Ok(holder)
     }
 

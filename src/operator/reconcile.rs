@@ -32,12 +32,16 @@ use crate::crd::Reason;
 
 /// kube-client waits for an answer without end; a healthy pass takes milliseconds.
 const PASS_DEADLINE: Duration = Duration::from_secs(30);
+/// Objects whose failures are counted. What vanished while it failed stays counted, so there is a bound.
+const FAILURES_MAX: usize = 10_000;
 /// Looks at an object that somebody else keeps changing, before it is left to the back-off.
 const LOOKS: usize = 5;
 /// Foreign Secrets that are watched for their end, each by a connection of its own.
 const AWAITED_MAX: usize = 32;
 /// Where more are awaited, the rest is looked at again after this long.
 const AWAITED_LOOK: Duration = Duration::from_secs(60);
+/// What looked as if it was on its way out is looked at once more: if it is gone by then, nothing happens.
+const LEAVING_LOOK: Duration = Duration::from_secs(10);
 /// An instant is looked at a little after it has passed, so that it has passed for everybody's clock.
 const AFTER: Duration = Duration::from_millis(500);
 
@@ -48,6 +52,9 @@ pub struct Failures(Mutex<HashMap<String, u32>>);
 impl Failures {
     fn count(&self, uid: &str) -> u32 {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() >= FAILURES_MAX {
+            failures.clear();
+        }
         let count = failures.entry(uid.to_owned()).or_default();
         *count += 1;
         *count
@@ -70,7 +77,7 @@ pub async fn run<K: Kind>(
     let next =
         |mut queue: mpsc::Receiver<_>| async move { queue.recv().await.map(|wake| (Ok::<_, Error>(wake), queue)) };
     let queue = stream::unfold(queue, next);
-    let stopped = shutdown.clone();
+    let (stopped, stopping) = (shutdown.clone(), shutdown.clone());
     let queue = queue.take_until(async move { stopped.cancelled().await }).boxed();
     let store = K::store(&context.references).clone();
     let config = controller::Config::default().concurrency(concurrency.max(1));
@@ -87,6 +94,8 @@ pub async fn run<K: Kind>(
             match done {
                 // What is gone by the time of its turn has nobody to reconcile it for.
                 Ok(_) | Err(controller::Error::ObjectNotFound(_) | controller::Error::ReconcilerFailed(..)) => {}
+                // A stop before the first list was complete.
+                Err(_) if stopping.is_cancelled() => {}
                 Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "the reconcile loop"),
             }
             ready(())
@@ -121,6 +130,8 @@ async fn reconcile<K: Kind>(object: Arc<K>, context: Arc<Context>, shutdown: Can
         }
         Err(error) => {
             context.report.finished(&kind, "error");
+            // A grant to write figures that came to nothing is asked for again.
+            context.references.recount(object.reference());
             interrupted(&object, &context, error).await;
         }
     }
@@ -155,7 +166,10 @@ async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Action>> 
     match apply(context, object, plan.steps).await? {
         Applied::Done => {}
         Applied::LookAgain => return Ok(None),
-        Applied::Leaving => return Ok(Some(Action::await_change())),
+        Applied::Leaving => {
+            tracing::debug!(kind = %K::kind(&()), name = object.name_any(), "the object or its namespace is leaving");
+            return Ok(Some(Action::requeue(LEAVING_LOOK)));
+        }
     }
     if leaves {
         context.forget(&what);

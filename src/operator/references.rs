@@ -162,7 +162,8 @@ impl References {
         std::mem::take(&mut *self.recount.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn recount(&self, what: Ref) {
+    /// Has the figures and counts of an object judged again.
+    pub fn recount(&self, what: Ref) {
         self.recount.lock().unwrap_or_else(PoisonError::into_inner).insert(what);
     }
 

@@ -27,12 +27,14 @@ use crate::runtime::metrics::{
 const ACCOUNTS_MEASURED: usize = 1_000;
 /// An Event's note; the API server takes no more.
 const NOTE_MAX: usize = 1_000;
+/// Characters of an object's name in an Event's, which leaves room for the part that the API server adds.
+const EVENT_PREFIX_MAX: usize = 200;
 /// Statuses that the cache has not caught up with. Only a stuck watch makes this many.
 const UNSEEN_MAX: usize = 10_000;
 
 pub struct Report {
     client: Client,
-    /// What was written last and not seen in the cache yet, by UID: the version and the status.
+    /// What was written last and not seen in the cache yet, by UID: the version and the whole object.
     unseen: Mutex<HashMap<String, (u64, Value)>>,
     reconciles: IntCounterVec,
     seconds: HistogramVec,
@@ -150,19 +152,18 @@ impl Report {
         }
     }
 
-    /// The object with the status that was written last, where the cache is behind.
+    /// The object as it was written last, where the cache is behind.
     pub fn freshest<K: Kind>(&self, object: &K) -> K {
-        let mut object = object.clone();
-        let (Some(uid), seen) = (object.uid(), version(object.meta())) else { return object };
+        let (Some(uid), seen) = (object.uid(), version(object.meta())) else { return object.clone() };
         let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
         match unseen.get(&uid) {
             Some((written, _)) if seen >= *written => {
                 unseen.remove(&uid);
+                object.clone()
             }
-            Some((_, status)) => object.set_status(serde_json::from_value(status.clone()).ok()),
-            None => {}
+            Some((_, written)) => serde_json::from_value(written.clone()).unwrap_or_else(|_| object.clone()),
+            None => object.clone(),
         }
-        object
     }
 
     /// Writes a status, unless it stands. `object` is the [`freshest`](Self::freshest).
@@ -185,7 +186,7 @@ impl Report {
         match api.patch_status(&name, &PatchParams::apply(meta::MANAGER).force(), &Patch::Apply(body)).await {
             Ok(written) => {
                 self.status_writes.inc();
-                self.remember(object, version(written.meta()), status);
+                self.remember(&written);
                 Ok(())
             }
             // It is gone, or another of its name is there: there is nobody to tell.
@@ -194,13 +195,13 @@ impl Report {
         }
     }
 
-    fn remember<K: Kind>(&self, object: &K, version: u64, status: Value) {
+    fn remember<K: Kind>(&self, written: &K) {
         let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
         if unseen.len() >= UNSEEN_MAX {
             unseen.clear();
         }
-        if let Some(uid) = object.uid() {
-            unseen.insert(uid, (version, status));
+        if let (Some(uid), Ok(object)) = (written.uid(), serde_json::to_value(written)) {
+            unseen.insert(uid, (version(written.meta()), object));
         }
     }
 
@@ -239,11 +240,9 @@ impl Report {
     }
 }
 
-/// The API server makes a name of this by adding characters, and wants what is before them to be a name too: it takes off
-/// a last hyphen to see, and no dot.
+/// What the API server makes an Event's name from. Kubernetes' own `name.` is not taken from others.
 fn event_prefix(name: &str) -> String {
-    // Names have at most 253 characters, and the API server adds five.
-    let kept: String = name.chars().take(200).collect();
+    let kept: String = name.chars().take(EVENT_PREFIX_MAX).collect();
     format!("{}-", kept.trim_end_matches(['.', '-']))
 }
 

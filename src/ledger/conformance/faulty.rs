@@ -35,7 +35,7 @@ pub struct Faulty {
     pub poison: Mutex<Option<MessageId>>,
     /// Reservations need a permit to be answered.
     pub permits: Semaphore,
-    /// How many messages each reservation call had.
+    /// How many messages each reservation call had, noted when it arrived.
     pub batches: Mutex<Vec<usize>>,
 }
 
@@ -89,8 +89,8 @@ async fn around<T>(fault: Option<Fault>, call: impl Future<Output = Result<T>>) 
 #[async_trait]
 impl Store for Faulty {
     async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>> {
-        let _permit = self.permits.acquire().await.expect("open");
         self.batches.lock().expect("no panic").push(batch.len());
+        let _permit = self.permits.acquire().await.expect("open");
         self.check_poison(batch.iter().map(|reservation| reservation.message))?;
         around(Self::next(&self.reserve), self.inner.reserve(session, batch)).await
     }

@@ -49,6 +49,16 @@ impl Desk {
         (reservation.message, self.ledger.reserve(reservation, soon()).await)
     }
 
+    /// Waits until the store was asked so often.
+    async fn until_asked(&self, calls: usize) {
+        let reached = async {
+            while self.faulty.batches.lock().expect("no panic").len() < calls {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("the store was never asked {calls} times"));
+    }
+
     /// Waits until the account has consumed `credits`.
     async fn settles_at(&self, credits: i64) {
         let reached = async {
@@ -73,8 +83,9 @@ pub async fn a_charge_that_comes_after_the_deadline_is_given_back(place: &impl P
     let mut desk = desk(place, Some(5)).await;
     let permits = desk.faulty.permits.acquire_many(1_000_000).await.expect("all");
     let reservation = desk.world.reservation(2);
-    let deadline = Instant::now() + Duration::from_millis(30);
+    let deadline = Instant::now() + Duration::from_millis(300);
     let late = desk.ledger.reserve(reservation, deadline).await;
+    desk.until_asked(1).await;
     assert!(matches!(late, Err(Error::Unavailable { .. })), "{late:?}");
     drop(permits);
     let (_, verdict) = desk.send(1).await;
@@ -89,6 +100,7 @@ pub async fn a_caller_that_goes_away_is_not_charged(place: &impl Place) {
     let (first, second) = (desk.world.reservation(1), desk.world.reservation(2));
     let (ledger, other) = (desk.ledger.clone(), desk.ledger.clone());
     let asked = tokio::spawn(async move { ledger.reserve(first, soon()).await });
+    desk.until_asked(1).await;
     let queued = tokio::spawn(async move { other.reserve(second, soon()).await });
     tokio::task::yield_now().await;
     asked.abort();

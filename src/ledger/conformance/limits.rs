@@ -96,6 +96,17 @@ pub async fn a_changed_calendar_takes_effect_when_the_running_lot_ends(place: &i
     world.check().await;
 }
 
+pub async fn a_limit_of_nothing_holds_at_once_whatever_its_period(place: &impl Place) {
+    let mut world = World::with(place, None, Some(10), None).await;
+    world.send(3).await;
+    change_cap(&mut world, Some(0), Period::Daily).await;
+    assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 0, .. }));
+    change_cap(&mut world, Some(10), Period::Monthly).await;
+    assert_eq!(world.send(7).await.1, Verdict::Reserved);
+    assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 10, .. }));
+    world.check().await;
+}
+
 pub async fn a_short_lot_is_regranted_in_proportion(place: &impl Place) {
     let mut world = World::empty(place).await;
     world
@@ -187,6 +198,23 @@ pub async fn lots_made_ahead_are_the_ones_that_would_have_been_made(place: &impl
         assert_eq!(lot.window, calendar(Period::Monthly).window(at(&format!("{month}T00:00:00Z"))));
     }
     world.check().await;
+}
+
+pub async fn a_lot_follows_from_the_limit_that_held_when_it_began_made_or_not(place: &impl Place) {
+    let mut world = World::empty(place).await;
+    let limited = |n| Entry::Account(account(n, limit(Some(5), Period::Monthly)));
+    world.put(&[Entry::Policy(policy(1, monthly(None))), limited(1)]).await;
+    world.store.prepare_lots(&world.session, at("2026-12-02T00:00:00Z")).await.expect("made");
+    // This one's lot of December is not made.
+    world.put(&[limited(2)]).await;
+    world.clock.set(at("2026-12-01T12:00:00Z"));
+    let mut lots = vec![];
+    for n in [1, 2] {
+        world.put(&[Entry::Account(account(n, limit(Some(9), Period::Daily)))]).await;
+        lots.push(world.lot(Holder::Account(account_id(n))).await);
+    }
+    assert_eq!((lots[0].granted, lots[0].window.key.as_str()), (Some(5), "2026-12"));
+    assert_eq!((&lots[0].window, lots[0].granted), (&lots[1].window, lots[1].granted));
 }
 
 pub async fn what_is_removed_gets_no_lots_ahead(place: &impl Place) {

@@ -108,7 +108,7 @@ impl Model {
         let lots = self.lots.entry(holder).or_default();
         let lot = &mut lots[index];
         let of_this_calendar = lot.calendar == limit.calendar;
-        if of_this_calendar || (lot.granted.is_some() && limit.credits.is_none()) {
+        if of_this_calendar || (lot.granted.is_some() && matches!(limit.credits, None | Some(0))) {
             lot.granted = limit.credits.map(|credits| credits * lot.share.0 / lot.share.1);
         } else if lot.granted.is_none() && lot.from == now {
             lot.to = limit.calendar.window(now).to;

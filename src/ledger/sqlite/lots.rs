@@ -138,7 +138,7 @@ impl Tx<'_> {
     ///
     /// A lot of the same calendar is granted what the limit says now. A lot of another calendar keeps what it was
     /// granted until it ends; where it limits nothing, it ends now and a full lot of the new calendar begins. A limit
-    /// that is taken away is gone at once: there is nothing to wait for.
+    /// that is taken away is gone at once, and one of nothing holds at once: there is nothing to wait for.
     ///
     /// A lot follows from the limit that held when it began, whether or not anybody has used it yet: where the running
     /// one is not made, it is made from the limit `before`.
@@ -154,7 +154,7 @@ impl Tx<'_> {
             self.regrant(actor, running.lot, limit)
         } else if running.lot.granted.is_none() {
             self.cut(actor, running.lot, limit)
-        } else if limit.credits.is_none() {
+        } else if matches!(limit.credits, None | Some(0)) {
             self.regrant(actor, running.lot, limit)
         } else {
             Ok(())

@@ -1,5 +1,6 @@
 //! The one thread of this process that reads, on a connection that cannot write, and what it reads.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -36,7 +37,10 @@ impl Reader {
             .name("ledger-reader".to_owned())
             .spawn(move || {
                 while let Some(job) = queue.blocking_recv() {
-                    job(&connection);
+                    // A bug in one read must not end all others. Whoever asked finds its reply dropped.
+                    if catch_unwind(AssertUnwindSafe(|| job(&connection))).is_err() {
+                        tracing::error!("a ledger read panicked");
+                    }
                 }
             })
             .map_err(|error| Error::Unfit {
@@ -66,7 +70,7 @@ impl Reader {
             mpsc::error::TrySendError::Full(_) => Failure::Crowded.of(doing),
             mpsc::error::TrySendError::Closed(_) => Failure::Stopped.of(doing),
         })?;
-        answer.await.unwrap_or_else(|_| Err(Failure::Stopped.of(doing)))
+        answer.await.unwrap_or_else(|_| Err(Failure::Panicked.of(doing)))
     }
 }
 

@@ -58,12 +58,14 @@ conformance!(File::new();
     a_period_ends_by_itself,
     a_clock_that_steps_back_opens_no_older_period,
     a_changed_calendar_takes_effect_when_the_running_lot_ends,
+    a_limit_of_nothing_holds_at_once_whatever_its_period,
     a_short_lot_is_regranted_in_proportion,
     an_edit_and_its_reverse_leave_the_running_lot_as_it_was,
     an_unlimited_lot_is_cut_when_its_calendar_changes,
     a_calendar_that_changes_twice_in_a_millisecond_leaves_one_lot,
     a_limit_that_is_taken_away_is_gone_at_once,
     lots_made_ahead_are_the_ones_that_would_have_been_made,
+    a_lot_follows_from_the_limit_that_held_when_it_began_made_or_not,
     what_is_removed_gets_no_lots_ahead,
     a_holder_that_returns_finds_what_it_used_and_the_limit_of_now,
     two_keys_race_for_the_last_credit_of_their_account,
@@ -365,4 +367,30 @@ async fn a_check_finds_a_balance_that_does_not_follow_from_its_rows() {
     let wrong = world.store.check().await.expect("checked");
     assert_eq!(wrong.len(), 1);
     assert_eq!((wrong[0].consumed, wrong[0].recomputed, wrong[0].meter), (2, 3, Meter::AccountCap));
+}
+
+/// Takes the five seconds that a lock is waited for.
+#[tokio::test]
+async fn a_lock_that_is_never_given_back_is_unavailable_and_heals() {
+    let file = File::new();
+    let mut world = World::with(&file, None, Some(10), None).await;
+    let stuck = Connection::open(file.path()).expect("a database");
+    stuck.execute_batch("BEGIN IMMEDIATE").expect("locked");
+    let reservation = world.reservation(1);
+    let batch = std::slice::from_ref(&reservation);
+    let error = world.store.reserve(&world.session, batch).await.expect_err("locked out");
+    assert!(matches!(error, Error::Unavailable { .. }) && !error.is_undone(), "{error}");
+    assert!(world.store.changes(0).await.is_ok(), "reading goes on");
+    stuck.execute_batch("ROLLBACK").expect("unlocked");
+    assert_eq!(world.ask(&reservation).await, Verdict::Reserved);
+    assert_eq!(world.consumed().await, [1; 3]);
+}
+
+#[tokio::test]
+async fn a_read_that_panics_does_not_end_the_others() {
+    let file = File::new();
+    let store = open(&file.path()).expect("opened");
+    let panicked = store.reader.call("testing", |_, _| -> failure::Op<()> { panic!("on purpose") }).await;
+    assert!(panicked.expect_err("a panic").is_undone());
+    assert!(store.identity().await.is_ok());
 }

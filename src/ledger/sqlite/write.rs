@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use ring::digest;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
@@ -19,11 +19,25 @@ use crate::ledger::store::{Role, Session};
 pub struct Cache {
     directory: Directory,
     config_epoch: i64,
+    /// Whether it was said that the clock is behind.
+    said_behind: bool,
 }
+
+/// A clock that is further behind the ledger's time than this is told of. Clocks of one machine agree far better.
+const BEHIND: SignedDuration = SignedDuration::from_secs(60);
 
 impl Cache {
     pub fn forget(&mut self) {
-        *self = Self::default();
+        *self = Self { said_behind: self.said_behind, ..Self::default() };
+    }
+
+    /// Until the clock catches up no period opens and no key expires: somebody should look at it.
+    fn watch_clock(&mut self, now: Timestamp, clock: Timestamp) {
+        let behind = now.duration_since(clock) > BEHIND;
+        if behind && !self.said_behind {
+            tracing::warn!(ledger = %now, %clock, "the clock stepped back; the ledger's time stands until it catches up");
+        }
+        self.said_behind = behind;
     }
 
     fn knows(&self, holder: Holder) -> bool {
@@ -62,6 +76,7 @@ impl<'a> Tx<'a> {
             .prepare_cached("SELECT config_epoch, moved, last_now FROM meta")?
             .query_row([], |row| Ok((State { config_epoch: row.get(0)?, moved: row.get(1)? }, row.get(2)?)))?;
         let now = rows::later(clock, last_now)?;
+        cache.watch_clock(now, clock);
         let mut tx = Self { connection, now, cache, state, written: HashSet::new() };
         if tx.cache.config_epoch != state.config_epoch {
             tx.renew_cache()?;

@@ -8,6 +8,8 @@ pub mod credit_policy;
 pub mod meta;
 pub mod secret;
 pub mod sub_account;
+#[cfg(test)]
+mod tests;
 pub mod usage;
 
 use jiff::Timestamp;

@@ -78,8 +78,17 @@ pub fn plan(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<S
     }
     match judge(account, observed) {
         Ok(accepted) => accept(plan, account, observed, &accepted, now),
-        Err(outcome) => refuse(plan, account, observed, &outcome, now),
+        Err(outcome) => {
+            plan.look_at = next_period(observed, now).filter(|_| observed.removed > 0);
+            refuse(plan, account, observed, &outcome, now)
+        }
     }
+}
+
+/// When accounts that were removed in this period no longer count.
+fn next_period(observed: &Observed, now: Timestamp) -> Option<Timestamp> {
+    let policy = observed.policy.as_ref()?.object.spec.check().ok()?;
+    Some(policy.pool.calendar.window(now).to)
 }
 
 struct Accepted {
@@ -200,7 +209,11 @@ fn refuse(
             plan.steps.push(Step::Put(Box::new(Entry::Account(entry))));
         }
     }
-    let state = AccountState::Refused;
+    let serves = observed.entry.as_ref().is_some_and(|entry| entry.removed_at.is_none());
+    let state = match outcome {
+        Outcome::Waiting { .. } if serves => AccountState::Active,
+        Outcome::Waiting { .. } | Outcome::Refused { .. } | Outcome::Ready { .. } => AccountState::Refused,
+    };
     let shown = (state, Vec::new(), observed.gauge.clone());
     plan.status = Some(status(account, observed, outcome, (false, false), now, shown));
     plan

@@ -51,9 +51,9 @@ impl Figures {
 /// Whether fresh figures are to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// The phase, the period or the limit changed, or nothing was ever written.
+    /// The phase or the limit changed, or nothing was ever written.
     AtOnce,
-    /// They moved far enough and long enough ago.
+    /// They moved far enough and long enough ago, or are another period's.
     Now,
     /// They moved far enough; not before this.
     From(Timestamp),
@@ -63,9 +63,12 @@ pub enum Due {
 
 pub fn due(shown: Option<(&Figures, Timestamp)>, fresh: &Figures, now: Timestamp) -> Due {
     let Some((shown, written_at)) = shown else { return Due::AtOnce };
-    let same_rules = shown.start == fresh.start && shown.end == fresh.end && shown.granted == fresh.granted;
-    if !same_rules || shown.phase() != fresh.phase() {
+    if shown.granted != fresh.granted || shown.phase() != fresh.phase() {
         return Due::AtOnce;
+    }
+    // Everybody's period ends at midnight: what merely starts anew waits behind what opens again.
+    if shown.start != fresh.start || shown.end != fresh.end {
+        return Due::Now;
     }
     let moved = (fresh.used - shown.used).abs();
     let (enough, interval) = match fresh.granted {
@@ -209,10 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn a_new_period_a_new_limit_and_a_first_look_are_due_at_once() {
+    fn a_new_phase_a_new_limit_and_a_first_look_are_due_before_a_new_period() {
         let shown = figures(Some(10), 5);
         let next = Figures { start: at(1_000_000), end: at(2_000_000), ..shown.clone() };
-        for fresh in [next, figures(Some(20), 5), figures(None, 5)] {
+        assert_eq!(due(Some((&shown, at(0))), &next, at(1)), Due::Now);
+        let opened = Figures { used: 0, ..next };
+        for fresh in [opened, figures(Some(20), 5), figures(None, 5)] {
             assert_eq!(due(Some((&shown, at(0))), &fresh, at(1)), Due::AtOnce);
         }
         assert_eq!(due(None, &shown, at(1)), Due::AtOnce);

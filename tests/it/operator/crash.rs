@@ -114,16 +114,16 @@ async fn run(plane: &'static Plane, scenario: Scenario, name: &str, stop_after: 
     let start = |after| Running::start(plane.kubeconfig(), ledger.clone(), clock.clone(), after);
     let undisturbed = start(None).await;
     scenario.prepare(&world).await;
-    super::harness::settled(&world).await;
     undisturbed.stop().await;
 
     let operator = start(stop_after).await;
     scenario.act(&world).await;
     let killed = tokio::select! {
+        biased;
         () = operator.fuse.blows() => true,
-        end = scenario.end(&world), if stop_after.is_some() => { drop(end); false }
-        () = async {}, if stop_after.is_none() => false,
+        _ = scenario.end(&world) => false,
     };
+    operator.fuse.disarm();
     let survivor = if killed {
         operator.kill().await;
         start(None).await
@@ -133,7 +133,7 @@ async fn run(plane: &'static Plane, scenario: Scenario, name: &str, stop_after: 
     let end = scenario.end(&world).await;
     let check = ledger.check().await.expect("the ledger answers");
     assert!(check.is_empty(), "{check:?}");
-    world.clear().await;
+    world.clear_quickly().await;
     survivor.stop().await;
     Run { end, killed }
 }

@@ -35,6 +35,11 @@ impl Fuse {
         Arc::new(Self { left: AtomicI64::new(writes.unwrap_or(-1)), ..Self::default() })
     }
 
+    /// It does not blow any more, unless it has.
+    pub fn disarm(&self) {
+        self.left.store(-1, Ordering::SeqCst);
+    }
+
     pub fn writes(&self) -> i64 {
         self.writes.load(Ordering::SeqCst)
     }

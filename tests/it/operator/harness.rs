@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use franking::runtime::clock::{Clock, ManualClock, SystemClock};
 use franking::runtime::health::Health;
 use franking::runtime::metrics::{Registry, render};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::client::ClientBuilder;
@@ -117,6 +119,9 @@ async fn apply_any(client: &Client, object: Value) {
     api.patch(&object.name_any(), &parameters, &Patch::Apply(&object)).await.expect("the object is applied");
 }
 
+/// Each operator has its own: two with the same would mint the same passwords.
+static SEED: AtomicU64 = AtomicU64::new(1);
+
 /// One operator that is up; it stops when this is dropped.
 pub struct Running {
     pub fuse: Arc<Fuse>,
@@ -161,7 +166,7 @@ impl Running {
             endpoint: receiver,
             keys: keys(),
             clock,
-            rng: StdRng::seed_from_u64(7),
+            rng: StdRng::seed_from_u64(SEED.fetch_add(1, Ordering::SeqCst)),
             registry: registry.clone(),
             health: Health::default(),
             name: "operator".to_owned(),
@@ -486,6 +491,23 @@ impl World {
     }
 }
 
+impl World {
+    /// Removes what the operator holds, and leaves the empty namespace to the controllers.
+    pub async fn clear_quickly(&self) {
+        for key in self.keys().list(&Default::default()).await.expect("a list").items {
+            delete(&self.keys(), &key.name_any()).await;
+            gone(self.keys(), &key.name_any()).await;
+        }
+        for account in self.accounts().list(&Default::default()).await.expect("a list").items {
+            delete(&self.accounts(), &account.name_any()).await;
+            gone(self.accounts(), &account.name_any()).await;
+        }
+        delete(&self.policies(), &self.name).await;
+        gone(self.policies(), &self.name).await;
+        delete(&self.namespaces(), &self.name).await;
+    }
+}
+
 /// The versions of all objects of the world: what any write would change.
 pub async fn snapshot(world: &World) -> BTreeMap<String, String> {
     async fn versions<K>(api: Api<K>) -> Vec<(String, String)>
@@ -558,4 +580,20 @@ fn stage(stage: &Stage) -> &'static str {
         Stage::Current { .. } => "current",
         Stage::Previous { .. } => "previous",
     }
+}
+
+/// Waits for an Event with this reason in the world's namespace.
+pub async fn told(world: &World, reason: &str) -> Event {
+    let api: Api<Event> = Api::namespaced(world.client.clone(), &world.name);
+    let mut ticks = tokio::time::interval(Duration::from_millis(50));
+    let waited = async {
+        loop {
+            ticks.tick().await;
+            let events = api.list(&Default::default()).await.expect("events").items;
+            if let Some(event) = events.into_iter().find(|event| event.reason.as_deref() == Some(reason)) {
+                return event;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, waited).await.expect("the event is written in time")
 }

@@ -76,6 +76,9 @@ async fn an_edited_password_is_replaced_and_the_old_one_works_for_the_overlap() 
     });
     promoted.await;
     assert!(world.may_send(&old).await && world.may_send(&new).await && !world.may_send(&edited).await);
+    let told = super::harness::told(&world, "CredentialReplaced").await;
+    assert!(told.note.as_deref().is_some_and(|note| note.contains("did not write")), "{told:?}");
+    assert_eq!(told.type_.as_deref(), Some("Warning"));
 }
 
 #[tokio::test]

@@ -119,12 +119,17 @@ impl Home {
             .expect("the temporary folder can be written");
         let child = self.command(&["all"]).stdout(Stdio::null()).stderr(log).spawn().expect("the binary starts");
         let mut franking = Franking { home: self, child };
-        eventually("franking to be ready", DEADLINE, || {
+        let until = Instant::now() + DEADLINE;
+        loop {
             let ended = franking.child.try_wait().expect("our own child");
             assert!(ended.is_none(), "franking ended: {ended:?}\n{}", self.log());
-            (self.get("/readyz")?.0 == 200).then_some(())
-        });
-        franking
+            let answer = self.get("/readyz");
+            if answer.as_ref().is_some_and(|(status, _)| *status == 200) {
+                return franking;
+            }
+            assert!(Instant::now() < until, "franking is not ready: {answer:?}\n{}", self.log());
+            std::thread::park_timeout(POLL);
+        }
     }
 
     /// Status and body of a GET on the telemetry address.
@@ -162,7 +167,11 @@ impl Franking<'_> {
         let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         assert!(asked.expect("kill is there").success());
         let status = eventually("franking to stop", DEADLINE, || self.child.try_wait().expect("our own child"));
-        status.code().unwrap_or_else(|| panic!("ended by a signal\n{}", self.home.log()))
+        let code = status.code().unwrap_or_else(|| panic!("ended by a signal\n{}", self.home.log()));
+        if code != 0 {
+            eprintln!("{}", self.home.log());
+        }
+        code
     }
 }
 
