@@ -214,7 +214,12 @@ impl Connection {
         let certificates = self.settings.certificates.as_ref();
         // A listener with TLS and no certificate does not pass `RelayConfig::validate`.
         let server = certificates.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?.server();
-        let started = self.wire.start_tls(server, self.login_deadline).await;
+        let started = tokio::select! {
+            biased;
+            started = self.wire.start_tls(server, self.login_deadline) => started,
+            // Nothing was asked yet, so nothing is cut off; a silent client must not hold up the stop for a minute.
+            () = self.front.draining.cancelled() => return Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
+        };
         if started.is_err() {
             self.front.admission.metrics.tls_failed();
         }

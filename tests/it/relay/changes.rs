@@ -173,6 +173,25 @@ async fn a_client_that_says_everything_at_once_begins_nothing_new_in_a_drain() {
 }
 
 #[tokio::test]
+async fn a_client_that_never_begins_its_handshake_does_not_hold_up_a_drain() {
+    let mut scene = Scene::new().await;
+    let silent = tokio::net::TcpStream::connect(scene.address("implicit")).await.expect("a connection");
+    let mut halfway = Client::connect(scene.address("submission")).await;
+    halfway.ask("STARTTLS").await.is("220 2.0.0");
+    scene
+        .until("both are served", async |scene| {
+            let served = |name| format!("franking_relay_connections{{listener=\"{name}\"}} 1");
+            let metrics = scene.metrics();
+            metrics.contains(&served("implicit")) && metrics.contains(&served("submission"))
+        })
+        .await;
+    let started = std::time::Instant::now();
+    scene.relay.take().expect("a relay").drain().await;
+    assert!(started.elapsed().as_secs() < 10, "the drain waited {:?} for nobody's mail", started.elapsed());
+    drop((silent, halfway));
+}
+
+#[tokio::test]
 async fn a_body_that_is_being_read_when_the_drain_begins_is_relayed() {
     let mut scene = Scene::new().await;
     let mut client = scene.client().await;
