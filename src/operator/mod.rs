@@ -12,10 +12,12 @@
 //! | --- | --- | --- | --- |
 //! | franking.io | creditpolicies, subaccounts, subaccountapikeys | get, list, watch, patch | everywhere |
 //! | franking.io | the three, `/status` | patch | everywhere |
-//! | franking.io | the three, `/finalizers` | update | everywhere (owner references where that is enforced) |
 //! | – | namespaces | get, list, watch | everywhere |
 //! | – | secrets | get, list, watch, create, patch, delete | everywhere |
 //! | events.k8s.io | events | create | everywhere |
+//!
+//! No right on `/finalizers`: the owner references of our Secrets do not block the owner's deletion, so no admission
+//! asks for it. `prepare` needs more in its own namespace; the chart says what.
 
 pub mod apply;
 pub mod books;

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use franking::runtime::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
 
-use super::harness::{
-    Plane, Running, World, alone, delete, gone, merge_patch, plane, ready, shape, store, text, until,
-};
+use super::harness::{Plane, Running, World, alone, plane, store};
+use super::waits::{delete, gone, merge_patch, ready, shape, text, until};
 
 /// What is done to the cluster, and how its end is waited for.
 #[derive(Clone, Copy, Debug)]

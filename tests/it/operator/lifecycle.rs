@@ -13,9 +13,8 @@ use kube::ResourceExt as _;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::harness::{
-    Running, World, alone, delete, gone, merge_patch, ready, settled, snapshot, stalled, store, text, until, waiting,
-};
+use super::harness::{Running, World, alone, store};
+use super::waits::{delete, gone, merge_patch, ready, settled, snapshot, stalled, text, until, waiting};
 
 /// Charges `credits` to the key of a Secret, as a relay would.
 async fn send(world: &World, key: KeyId, credits: u32) -> Verdict {

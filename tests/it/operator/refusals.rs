@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::harness::{SYSTEM, World, create, delete, merge_patch, ready, stalled, waiting};
+use super::harness::{SYSTEM, World};
+use super::waits::{create, delete, merge_patch, ready, stalled, waiting};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 
@@ -58,7 +59,7 @@ async fn accounts_removed_in_this_period_count() {
     assert!(sentence.contains("allows 2 accounts"), "{sentence}");
     // Removing one makes no room in this period …
     delete(&world.accounts(), "a").await;
-    super::harness::gone(world.accounts(), "a").await;
+    super::waits::gone(world.accounts(), "a").await;
     stalled(world.accounts(), "c", "TooManyAccounts").await;
     // … and a higher limit does.
     world.plain_policy("many", json!({"perAccount": {"maxAccountsPerNamespace": 3}})).await;
@@ -115,7 +116,7 @@ async fn a_foreign_secret_is_never_touched_unless_adopted() {
     world.key("other", "a", json!({"secret": {"adopt": true}})).await;
     ready(world.keys(), "other").await;
     let adopted = world.secrets().get("other").await.expect("the adopted secret");
-    assert_eq!(super::harness::text(&adopted)["more"], "stays");
+    assert_eq!(super::waits::text(&adopted)["more"], "stays");
     assert!(world.may_send(&adopted).await);
 }
 

@@ -4,7 +4,8 @@ use franking::crd::SubAccountApiKey;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
 
-use super::harness::{World, delete, merge_patch, ready, text, until};
+use super::harness::World;
+use super::waits::{delete, merge_patch, ready, text, until};
 
 /// Waits until the key's Secret holds another password than `old`.
 async fn replaced(world: &World, old: &Secret) -> Secret {
@@ -76,7 +77,7 @@ async fn an_edited_password_is_replaced_and_the_old_one_works_for_the_overlap() 
     });
     promoted.await;
     assert!(world.may_send(&old).await && world.may_send(&new).await && !world.may_send(&edited).await);
-    let told = super::harness::told(&world, "CredentialReplaced").await;
+    let told = super::waits::told(&world, "CredentialReplaced").await;
     assert!(told.note.as_deref().is_some_and(|note| note.contains("did not write")), "{told:?}");
     assert_eq!(told.type_.as_deref(), Some("Warning"));
 }
@@ -111,7 +112,7 @@ async fn a_renamed_secret_takes_its_password_along() {
     world.key("key", "account", json!({"secret": {"name": "smtp"}})).await;
     let new = until(world.secrets(), "smtp", "made", |secret| secret.cloned()).await;
     assert_eq!(text(&new), text(&old));
-    super::harness::gone(world.secrets(), "key").await;
+    super::waits::gone(world.secrets(), "key").await;
     let key = ready(world.keys(), "key").await;
     assert_eq!(key.status.and_then(|status| status.binding).map(|binding| binding.name).as_deref(), Some("smtp"));
 }
@@ -155,7 +156,7 @@ async fn a_revoked_key_lets_nobody_in() {
     let world = World::shared("revoked").await;
     let secret = world.ready_key().await;
     world.key("key", "account", json!({"revoked": true})).await;
-    super::harness::stalled(world.keys(), "key", "Revoked").await;
+    super::waits::stalled(world.keys(), "key", "Revoked").await;
     assert!(!world.may_send(&secret).await);
     world.key("key", "account", json!({"revoked": false})).await;
     ready(world.keys(), "key").await;
