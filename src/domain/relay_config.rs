@@ -49,6 +49,12 @@ pub fn validate(hostname: &str, listeners: &[Listener], tls: &Tls, limits: &Limi
         if twin {
             return Err(format!("listeners: the name \"{}\" is used twice", listener.name));
         }
+        if listener.budget_seconds == 0 {
+            return Err(format!(
+                "listeners: budgetSeconds of \"{}\" is 0; no message could be sent in it",
+                listener.name
+            ));
+        }
         match listener.mode {
             ListenerMode::Plain if listener.networks.is_empty() => {
                 return Err(format!(
@@ -275,12 +281,13 @@ mod tests {
     #[test]
     fn each_impossible_setting_is_refused_by_name() {
         type Edit = fn(&mut RelayConfig);
-        let cases: [(Edit, &str); 6] = [
+        let cases: [(Edit, &str); 7] = [
             (|c| c.hostname = "two words".into(), "hostname"),
             (|c| c.listeners.clear(), "listeners is empty"),
             (|c| c.listeners.push(c.listeners[0].clone()), "used twice"),
             (|c| c.listeners[0].mode = ListenerMode::Plain, "trusted source networks"),
             (|c| c.tls.certificates.clear(), "tls.certificates"),
+            (|c| c.listeners[0].budget_seconds = 0, "budgetSeconds"),
             (|c| c.limits.bytes_in_flight = 1, "limits.bytesInFlight"),
         ];
         assert_eq!(config().validate(), Ok(()));

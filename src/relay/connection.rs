@@ -118,7 +118,7 @@ impl Connection {
                     Flow::End => return Ok(()),
                 },
                 Cut::TooLong => {
-                    let answer = self.session.answer(Reply::CommandTooLong);
+                    let answer = self.session.unreadable(Reply::CommandTooLong);
                     self.give(&answer)
                 }
                 Cut::Line(length) => self.line(length).await?,
@@ -126,6 +126,7 @@ impl Connection {
             if flow == Flow::End {
                 return Ok(());
             }
+            self.wire.relieve().await?;
             deadline = self.command_deadline();
         }
     }
@@ -154,7 +155,7 @@ impl Connection {
         let line = &self.wire.input[..length];
         let bare = self.listener.line_ends == LineEnds::Reject && !line.ends_with(b"\r\n");
         let next = if bare {
-            Next::Answer(self.session.answer(Reply::NotText))
+            Next::Answer(self.session.unreadable(Reply::NotText))
         } else if self.session.in_exchange() {
             self.session.auth_line(text_of(line))
         } else {
@@ -170,6 +171,8 @@ impl Connection {
             Next::StartTls => return self.upgrade().await.map(|()| Flow::On),
             Next::Prompt(prompt) => Answer::say(Reply::Challenge(prompt)),
             Next::Login(login) => self.login(&login).await?,
+            // Where the next message is buffered already, the session never waits and would not hear of the stop.
+            Next::Mail(_) if self.front.draining.is_cancelled() => Answer::close(Reply::Draining),
             Next::Mail(mail) => match self.may_begin().await {
                 Ok(()) => {
                     self.session.begin(mail);
@@ -211,7 +214,12 @@ impl Connection {
         let certificates = self.settings.certificates.as_ref();
         // A listener with TLS and no certificate does not pass `RelayConfig::validate`.
         let server = certificates.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?.server();
-        let started = self.wire.start_tls(server, self.login_deadline).await;
+        let started = tokio::select! {
+            biased;
+            started = self.wire.start_tls(server, self.login_deadline) => started,
+            // Nothing was asked yet, so nothing is cut off; a silent client must not hold up the stop for a minute.
+            () = self.front.draining.cancelled() => return Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
+        };
         if started.is_err() {
             self.front.admission.metrics.tls_failed();
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rand::rngs::StdRng;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -79,6 +80,7 @@ pub struct Relay {
     /// Ends the following of the directory: not before the last session, which is judged by it.
     stop: CancellationToken,
     background: TaskTracker,
+    watching: JoinHandle<()>,
 }
 
 /// What the relay's tasks share.
@@ -134,9 +136,9 @@ impl Relay {
             house.open(listener).await?;
         }
         let settled = CancellationToken::new();
-        background.spawn(watch(house.clone(), text, settled.clone()));
+        let watching = tokio::spawn(watch(house.clone(), text, settled.clone()));
         gate.open();
-        Ok(Some(Self { house, gate, settled, stop, background }))
+        Ok(Some(Self { house, gate, settled, stop, background, watching }))
     }
 
     /// Where each listener listens.
@@ -150,6 +152,9 @@ impl Relay {
         self.gate.close("draining");
         self.settled.cancel();
         self.background.close();
+        // A look that is under way would open the doors again behind our back. It does not panic, and if it did, the
+        // doors are closed all the same.
+        let _ = self.watching.await;
         let Front { admission, draining, .. } = &*self.house.front;
         let limit = Duration::from_secs(u64::from(admission.settings.load().config.limits.drain_seconds));
         let deadline = Instant::now() + limit;

@@ -20,6 +20,9 @@ use super::smtp::reply::Reply;
 
 /// Room for one read: a pipelined envelope, or a TLS record of a body.
 const READ_CHUNK: usize = 16 * 1024;
+/// Replies that are gathered at most: those to a pipelined envelope of a hundred recipients fit. Short commands have
+/// long replies (EHLO), so without it one read makes a megabyte of them.
+const BATCH_MAX: usize = 8 * 1024;
 /// How long a client may take to read our replies. A reply is small, so only a dead client takes any time.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -68,6 +71,11 @@ impl Wire {
         reply.write(&mut self.output);
     }
 
+    /// Sends the batch if it is large.
+    pub async fn relieve(&mut self) -> io::Result<()> {
+        if self.output.len() < BATCH_MAX { Ok(()) } else { self.flush().await }
+    }
+
     /// Sends the batch in one write.
     pub async fn flush(&mut self) -> io::Result<()> {
         if self.output.is_empty() {
@@ -82,8 +90,12 @@ impl Wire {
         Ok(())
     }
 
-    /// Reads more. `Ok(0)` is the client's end; a `TimedOut` error is the deadline.
+    /// Reads more. `Ok(0)` is the client's end; a `TimedOut` error is the deadline, also where octets are there: a
+    /// client that always has something to say would never be waited for.
     pub async fn fill(&mut self, deadline: Instant) -> io::Result<usize> {
+        if Instant::now() >= deadline {
+            return Err(io::Error::from(io::ErrorKind::TimedOut));
+        }
         self.input.reserve(READ_CHUNK);
         timeout_at(deadline, self.stream.read_buf(&mut self.input))
             .await
@@ -170,5 +182,55 @@ impl AsyncWrite for Stream {
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Gone => Poll::Ready(Ok(())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::smtp::reply::{Carries, Offer};
+    use tokio::net::TcpListener;
+
+    async fn pair() -> (Wire, TcpStream) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("its address")).await.expect("a connection");
+        let (server, _) = listener.accept().await.expect("the other end");
+        (Wire::new(server), client)
+    }
+
+    #[tokio::test]
+    async fn a_deadline_that_passed_is_over_even_where_octets_wait() {
+        let (mut wire, mut client) = pair().await;
+        client.write_all(b"NOOP\r\nNOOP\r\n").await.expect("written");
+        let later = Instant::now() + WRITE_LIMIT;
+        assert!(wire.fill(later).await.expect("octets") > 0);
+        client.write_all(b"NOOP\r\n").await.expect("written");
+        let Stream::Plain(stream) = &wire.stream else { panic!("no socket") };
+        stream.readable().await.expect("octets wait");
+        let late = wire.fill(Instant::now()).await.expect_err("the deadline");
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn replies_to_many_short_commands_take_little_memory() {
+        let (mut wire, mut client) = pair().await;
+        let carries = Carries { eight_bit: true, utf8: true };
+        let offer = Offer { size: 1, start_tls: true, auth: true, carries };
+        let reply = Reply::Ehlo { hostname: "relay.example".to_owned(), offer };
+        let mut one = BytesMut::new();
+        reply.write(&mut one);
+        let reading = tokio::spawn(async move {
+            let mut heard = Vec::new();
+            client.read_to_end(&mut heard).await.expect("replies");
+            heard.len()
+        });
+        for _ in 0..5_000 {
+            wire.say(&reply);
+            wire.relieve().await.expect("sent");
+            assert!(wire.output.capacity() <= 4 * BATCH_MAX, "{} octets are kept", wire.output.capacity());
+        }
+        wire.close().await;
+        drop(wire);
+        assert_eq!(reading.await.expect("heard"), 5_000 * one.len());
     }
 }

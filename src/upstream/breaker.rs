@@ -27,6 +27,15 @@ pub(super) enum Health {
     Silent,
 }
 
+/// How a message was let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// The upstream was trusted when it began.
+    Trusted,
+    /// The others wait for what becomes of it.
+    Probe,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Closed,
@@ -52,27 +61,28 @@ struct Pause {
 
 impl Breaker {
     /// Whether a message may try now. The first one after the pause is the probe, the others wait for its result.
-    pub fn admits(&mut self, now: Instant) -> bool {
+    pub fn admits(&mut self, now: Instant) -> Option<Pass> {
         match &mut self.opened {
-            None => true,
-            Some(pause) if now < pause.until => false,
+            None => Some(Pass::Trusted),
+            Some(pause) if now < pause.until => None,
             Some(pause) => {
                 // A probe that never reports back does not keep the others waiting for ever.
                 pause.until = now + PROBE_MAX;
                 pause.probing = true;
-                true
+                Some(Pass::Probe)
             }
         }
     }
 
-    pub fn note(&mut self, health: Health, now: Instant) {
+    /// Only the probe says how the probe went: a straggler that began before it opened, and one that was not let
+    /// through, must not let others through in its place.
+    pub fn note(&mut self, pass: Pass, health: Health, now: Instant) {
         match health {
             Health::Good => *self = Self::default(),
             Health::Bad => {
                 self.failures = self.failures.saturating_add(1);
                 let length = match &self.opened {
-                    Some(pause) if pause.probing => (pause.length * 2).min(PAUSE_MAX),
-                    // A straggler that began before it opened changes nothing.
+                    Some(pause) if pass == Pass::Probe => (pause.length * 2).min(PAUSE_MAX),
                     Some(_) => return,
                     None if self.failures < FAILURES_TO_OPEN => return,
                     None => PAUSE_MIN,
@@ -82,7 +92,7 @@ impl Breaker {
             // A probe that said nothing hands the right to probe to the next.
             Health::Silent => {
                 if let Some(pause) = &mut self.opened
-                    && pause.probing
+                    && pass == Pass::Probe
                 {
                     (pause.until, pause.probing) = (now, false);
                 }
@@ -136,26 +146,34 @@ mod tests {
         let start = Instant::now();
         let mut breaker = Breaker::default();
         for _ in 1..FAILURES_TO_OPEN {
-            breaker.note(Health::Bad, start);
+            breaker.note(Pass::Trusted, Health::Bad, start);
         }
-        breaker.note(Health::Good, start);
+        breaker.note(Pass::Trusted, Health::Good, start);
         for _ in 1..FAILURES_TO_OPEN {
-            breaker.note(Health::Bad, start);
-            assert!(breaker.admits(start), "a success in between starts the count anew");
+            breaker.note(Pass::Trusted, Health::Bad, start);
+            assert_eq!(breaker.admits(start), Some(Pass::Trusted), "a success in between starts the count anew");
         }
-        breaker.note(Health::Bad, start);
+        breaker.note(Pass::Trusted, Health::Bad, start);
         assert_eq!(breaker.state(), State::Open);
-        assert!(!breaker.admits(start));
+        assert_eq!(breaker.admits(start), None);
         let later = start + PAUSE_MIN;
-        assert!(breaker.admits(later));
+        assert_eq!(breaker.admits(later), Some(Pass::Probe));
         assert_eq!(breaker.state(), State::HalfOpen);
-        assert!(!breaker.admits(later), "one probe at a time");
-        breaker.note(Health::Bad, later);
-        assert!(!breaker.admits(later + PAUSE_MIN), "the pause doubles");
-        assert!(breaker.admits(later + 2 * PAUSE_MIN));
-        breaker.note(Health::Silent, later + 2 * PAUSE_MIN);
-        assert!(breaker.admits(later + 2 * PAUSE_MIN), "a probe that said nothing is not the last");
-        breaker.note(Health::Good, later);
+        assert_eq!(breaker.admits(later), None, "one probe at a time");
+        for straggler in [Health::Silent, Health::Bad] {
+            breaker.note(Pass::Trusted, straggler, later);
+            assert_eq!((breaker.state(), breaker.admits(later)), (State::HalfOpen, None), "{straggler:?}");
+        }
+        breaker.note(Pass::Probe, Health::Bad, later);
+        assert_eq!(breaker.admits(later + PAUSE_MIN), None, "the pause doubles");
+        assert_eq!(breaker.admits(later + 2 * PAUSE_MIN), Some(Pass::Probe));
+        breaker.note(Pass::Probe, Health::Silent, later + 2 * PAUSE_MIN);
+        assert_eq!(
+            breaker.admits(later + 2 * PAUSE_MIN),
+            Some(Pass::Probe),
+            "a probe that said nothing is not the last"
+        );
+        breaker.note(Pass::Probe, Health::Good, later);
         assert_eq!(breaker.state(), State::Closed);
     }
 

@@ -170,7 +170,8 @@ impl Connection {
     }
 
     /// Whether nothing was said since the last reply, and the upstream did not hang up. It must be asked before a
-    /// parked connection is used: a 421 that came while it was parked would be taken for the reply to MAIL.
+    /// parked connection is used: a 421 that came while it was parked would be taken for the reply to MAIL. And
+    /// before a body is written: a 250 right behind the 354 would be taken for the reply to the message.
     pub fn is_quiet(&mut self) -> bool {
         let Some(before) = self.line.delivered() else { return false };
         // Unconstrained, because a used-up budget of the task would look like silence.

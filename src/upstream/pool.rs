@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::domain::directory::UpstreamTls;
 
 use super::UpstreamSettings;
-use super::breaker::{Breaker, Health, State, Streak};
+use super::breaker::{Breaker, Health, Pass, State, Streak};
 use super::connection::{Capabilities, Connection, NoConnection};
 use super::line::Point;
 use super::measure::{Open, PolicyFigures};
@@ -93,8 +93,15 @@ impl Pool {
     ) {
         let started = Instant::now();
         *lock(&self.used) = started;
-        let (forwarded, rest) = self.attempt(&message, &point, deadline).await;
-        let forwarded = self.learn(forwarded, &message);
+        let pass = lock(&self.standing).breaker.admits(started);
+        let (forwarded, rest) = match pass {
+            Some(_) => {
+                self.show_breaker();
+                self.attempt(&message, &point, deadline).await
+            }
+            None => (Forwarded::NotOffered { cause: Cause::BreakerOpen }, None),
+        };
+        let forwarded = self.learn(forwarded, pass, &message);
         self.figures.ended(&forwarded, started.elapsed().as_secs_f64());
         // What is clean is parked before the word is out, so that whoever hears it finds the connection.
         let rest = rest.and_then(|(lease, fate, slot)| Some((self.park(lease, fate)?, slot)));
@@ -111,10 +118,6 @@ impl Pool {
             tracing::error!(policy = %self.target.policy, "a body with bare line ends was handed to the upstream room; refused");
             return (bare_line_ends(), None);
         }
-        if !lock(&self.standing).breaker.admits(Instant::now()) {
-            return (Forwarded::NotOffered { cause: Cause::BreakerOpen }, None);
-        }
-        self.show_breaker();
         let Some(slot) = self.slot(deadline).await else {
             return (Forwarded::NotOffered { cause: Cause::Busy }, None);
         };
@@ -223,7 +226,7 @@ impl Pool {
     }
 
     /// Lets an outcome count: for the breaker, and for telling a refusal of us from one of a message.
-    fn learn(&self, forwarded: Forwarded, message: &Message) -> Forwarded {
+    fn learn(&self, forwarded: Forwarded, pass: Option<Pass>, message: &Message) -> Forwarded {
         let mut standing = lock(&self.standing);
         let forwarded = match likeness(&forwarded) {
             Some(likeness) => {
@@ -238,7 +241,9 @@ impl Pool {
             }
         };
         let before = standing.breaker.state();
-        standing.breaker.note(health(&forwarded), Instant::now());
+        if let Some(pass) = pass {
+            standing.breaker.note(pass, health(&forwarded), Instant::now());
+        }
         let after = standing.breaker.state();
         drop(standing);
         self.log_breaker(before, after, &forwarded);

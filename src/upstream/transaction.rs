@@ -131,6 +131,8 @@ pub(super) async fn run(
         recipients => step_by_step(connection, message, recipients).await,
     };
     match envelope {
+        // A reply that is here before the body would be taken for the reply to it.
+        Ok(()) if !connection.is_quiet() => Ran::broken(Broken(connection.line.ended())),
         Ok(()) => body(connection, &message.body, point, final_reply).await,
         Err(ran) => ran,
     }

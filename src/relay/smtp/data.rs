@@ -204,7 +204,11 @@ impl BodyReader {
         match byte {
             b'\r' => self.at = At::Cr,
             b'\n' => self.end_line(false),
-            _ => self.refuse(Refusal::Fault(BodyFault::Nul)),
+            _ => {
+                self.refuse(Refusal::Fault(BodyFault::Nul));
+                // It came all the same: a flood of them is cut off like any other.
+                self.keep(&[byte]);
+            }
         }
     }
 
@@ -337,6 +341,13 @@ mod tests {
         assert!(!reader.refused());
         assert_eq!(reader.feed(b"9\r\n.\r\n"), Progress::End(6));
         assert_eq!(reader.finish(), Err(Refusal::TooBig));
+    }
+
+    #[test]
+    fn every_octet_that_comes_is_counted_whatever_it_is() {
+        let mut reader = BodyReader::new(10, 0, LineEnds::Normalize);
+        reader.feed(&[0; 100]);
+        assert_eq!((reader.refused(), reader.size()), (true, 100));
     }
 
     #[test]

@@ -103,6 +103,10 @@ fn address(spec: &[&Spaced<'_>]) -> Option<Address> {
             Token::Quoted(_) | Token::Special(_) => return None,
         }
     }
+    // RFC 2047 §5 forbids an encoded word in an address; readers that decode it all the same show another one.
+    if text.contains("=?") {
+        return None;
+    }
     Address::parse(&text).ok()
 }
 
@@ -280,6 +284,10 @@ mod tests {
             "a@b.c\u{202e}",
             "a\u{200b}@b.c",
             "((((((((((a)))))))))) a@b.c",
+            // Some readers decode these and show another address ("Mailsploit").
+            "=?utf-8?B?Ym9zc0BldmlsLmNvbQ==?=@b.c",
+            "Boss <=?utf-8?Q?boss=40evil.com?=@b.c>",
+            "\"=?utf-8?Q?boss=40evil.com=00?=\"@b.c",
         ] {
             assert_eq!(read(value), None, "{value}");
         }

@@ -226,6 +226,13 @@ impl Session {
         self.counted(next)
     }
 
+    /// A line that nobody can read, be it a command or a part of a login: the login ends with it, so that the next
+    /// line is a command for both sides.
+    pub fn unreadable(&mut self, reply: Reply) -> Answer {
+        self.exchange = None;
+        self.answer(reply)
+    }
+
     fn step(&mut self, step: Step) -> Next {
         match step {
             Step::Prompt(prompt, exchange) => {
@@ -444,5 +451,8 @@ mod tests {
         assert!(!session.in_exchange());
         let Next::Login(login) = hear(&mut session, "AUTH PLAIN AGEAYg==") else { panic!("no login") };
         assert_eq!(login.username, "a");
+        hear(&mut session, "AUTH LOGIN");
+        assert_eq!(session.unreadable(Reply::CommandTooLong), Answer::say(Reply::CommandTooLong));
+        assert!(!session.in_exchange(), "the next line is a command again, not a password");
     }
 }

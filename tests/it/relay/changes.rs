@@ -153,6 +153,45 @@ async fn a_drain_finishes_what_is_in_flight_and_says_goodbye() {
 }
 
 #[tokio::test]
+async fn a_client_that_says_everything_at_once_begins_nothing_new_in_a_drain() {
+    let mut scene = Scene::new().await;
+    scene.sink.once(At::Final, Act::Stall);
+    let mut idle = scene.client().await;
+    let mut sending = scene.client().await;
+    let message = format!("MAIL FROM:<{FROM}>\r\nRCPT TO:<{TO}>\r\nDATA\r\n{MAIL}\r\n.\r\n");
+    sending.send(message.repeat(3)).await;
+    scene.sink.wait_for_stalled(1, SOON).await;
+    let drain = tokio::spawn(scene.relay.take().expect("a relay").drain());
+    idle.reply().await.is("421 4.3.2");
+    scene.sink.release();
+    for reply in ["250 2.1.0", "250 2.1.5", "354", "250 2.0.0 relayed", "421 4.3.2"] {
+        sending.reply().await.is(reply);
+    }
+    sending.closed().await;
+    timeout(SOON, drain).await.expect("drained in time").expect("no panic");
+    scene.until_usage([1, 1, 0, 0, 0]).await;
+}
+
+#[tokio::test]
+async fn a_client_that_never_begins_its_handshake_does_not_hold_up_a_drain() {
+    let mut scene = Scene::new().await;
+    let silent = tokio::net::TcpStream::connect(scene.address("implicit")).await.expect("a connection");
+    let mut halfway = Client::connect(scene.address("submission")).await;
+    halfway.ask("STARTTLS").await.is("220 2.0.0");
+    scene
+        .until("both are served", async |scene| {
+            let served = |name| format!("franking_relay_connections{{listener=\"{name}\"}} 1");
+            let metrics = scene.metrics();
+            metrics.contains(&served("implicit")) && metrics.contains(&served("submission"))
+        })
+        .await;
+    let started = std::time::Instant::now();
+    scene.relay.take().expect("a relay").drain().await;
+    assert!(started.elapsed().as_secs() < 10, "the drain waited {:?} for nobody's mail", started.elapsed());
+    drop((silent, halfway));
+}
+
+#[tokio::test]
 async fn a_body_that_is_being_read_when_the_drain_begins_is_relayed() {
     let mut scene = Scene::new().await;
     let mut client = scene.client().await;

@@ -205,6 +205,48 @@ async fn every_address_that_a_message_claims_to_be_from_must_be_allowed() {
 }
 
 #[tokio::test]
+async fn no_trick_of_writing_hides_a_forged_sender() {
+    let scene = Scene::with(|config| config.limits.errors = 100, |_| {}).await;
+    let mut client = scene.client().await;
+    let forged = [
+        // A second From in another spelling, or where another program would still look for one.
+        "From: alerts@example.com\r\nFROM : x@evil.example\r\n\r\nx",
+        "From: alerts@example.com\r\nfrom\t: x@evil.example\r\n\r\nx",
+        "From: alerts@example.com\r\nFrom\r\n : x@evil.example\r\n\r\nx",
+        "From: alerts@example.com\r\n \r\nFrom: x@evil.example\r\n\r\nx",
+        "From: alerts@example.com\rFrom: x@evil.example\r\n\r\nx",
+        "From: alerts@example.com\nFrom: x@evil.example\r\n\r\nx",
+        "From: alerts@example.com\r\n.From: x@evil.example\r\n\r\nx",
+        "\tX: y\r\nFrom: alerts@example.com\r\n\r\nx",
+        "Fr\u{2060}om: x@evil.example\r\nFrom: alerts@example.com\r\n\r\nx",
+        // One From that two programs read differently.
+        "From: x@evil.example,\r\n alerts@example.com\r\n\r\nx",
+        "From: Team: alerts@example.com, x@evil.example;\r\n\r\nx",
+        "From: alerts@example.com (\r\n) x@evil.example\r\n\r\nx",
+        "From: \"x@evil.example\"@example.com\r\n\r\nx",
+        "From: <@evil.example:alerts@example.com>\r\n\r\nx",
+        "From: =?utf-8?Q?x=40evil.example?=@example.com\r\n\r\nx",
+        "From: alerts@example.com.\r\n\r\nx",
+        "From: alerts@example.com.evil.example\r\n\r\nx",
+        "From: alerts@ex\u{e4}mple.com\r\n\r\nx",
+        "From: alerts@xn--exmple-cua.com\r\n\r\nx",
+        // Others who would be shown as the sender.
+        "From: alerts@example.com\r\nSENDER : x@evil.example\r\n\r\nx",
+        "From: alerts@example.com\r\nResent-From: alerts@example.com\r\nresent-from: x@evil.example\r\n\r\nx",
+        "From: alerts@example.com\r\nResent-Sender: x@evil.example\r\n\r\nx",
+    ];
+    for message in forged {
+        let reply = client.deliver(FROM, &[TO], message).await;
+        assert!(matches!(reply.code, 550 | 554), "{message:?}: {reply:?}");
+    }
+    for honest in ["FROM\t:\r\n Alerts\r\n\t<Alerts@EXAMPLE.com>\r\n\r\nx", "From: (a) alerts@example.com (b)\r\n\r\nx"]
+    {
+        client.deliver(FROM, &[TO], honest).await.is("250 2.0.0");
+    }
+    scene.until_usage([2, 2, 0, 0, 0]).await;
+}
+
+#[tokio::test]
 async fn credits_that_are_gone_are_named_with_the_limit_and_when_it_opens_again() {
     type Edit = fn(&mut Rows, Limit);
     let cases: [(Edit, &str); 3] = [

@@ -69,6 +69,18 @@ async fn a_reply_too_many_is_not_taken_for_the_next_messages() {
 }
 
 #[tokio::test]
+async fn a_250_that_came_before_the_message_does_not_accept_it() {
+    let scene = Scene::new(SinkOptions::default()).await;
+    for recipients in [&["one@example.net"][..], &["one@example.net", "two@example.net"]] {
+        scene.sink.once(At::Data, Act::Inject(b"250 2.0.0 queued already\r\n"));
+        let said = scene.forward(to(recipients)).await;
+        assert!(matches!(said, Forwarded::NotOffered { cause: Cause::Protocol }), "{said:?}");
+    }
+    assert_eq!(scene.sink.count(), 0);
+    assert_relayed(&scene.forward(hello()).await);
+}
+
+#[tokio::test]
 async fn connections_are_retired_by_uses_and_by_idleness() {
     let scene = Scene::with(SinkOptions::default(), |settings| settings.max_uses = 2).await;
     for _ in 0..4 {
@@ -146,6 +158,37 @@ async fn an_upstream_that_keeps_failing_is_not_asked_until_a_probe_is_good() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_relayed(&scene.forward(hello()).await);
+}
+
+#[tokio::test]
+async fn one_probe_at_a_time_asks_an_upstream_that_failed() {
+    let scene = Scene::new(SinkOptions::default()).await;
+    scene.sink.always(At::Mail, Act::Reply("550 5.7.1 relaying denied"));
+    while matches!(scene.forward(hello()).await, Forwarded::RefusesUs { .. }) {}
+    scene.sink.behave();
+    scene.sink.once(At::Mail, Act::Stall);
+    let others = async {
+        scene.sink.wait_for_stalled(1, SOON).await;
+        let asked = scene.sink.connections();
+        for _ in 0..5 {
+            let said = scene.forward(hello()).await;
+            assert!(matches!(said, Forwarded::NotOffered { cause: Cause::BreakerOpen }), "{said:?}");
+        }
+        assert_eq!(scene.sink.connections(), asked, "more than the probe reached the upstream");
+        scene.sink.release();
+    };
+    let deadline = Instant::now() + SOON;
+    let probe = async {
+        loop {
+            match scene.forward(hello()).await {
+                Forwarded::NotOffered { cause: Cause::BreakerOpen } => assert!(Instant::now() < deadline, "no probe"),
+                said => break said,
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let (probe, ()) = tokio::join!(probe, others);
+    assert_relayed(&probe);
 }
 
 #[tokio::test]
