@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::mail::{Credentials, Session};
 use crate::support::control_plane::{ControlPlane, Options, succeeded};
-use crate::support::franking::{Franking, Home, eventually};
+use crate::support::franking::{Franking, Home};
 use crate::support::identity;
 
 /// Accounts, and as many keys (issue: 2,000 each).
@@ -25,6 +25,8 @@ const NAMESPACES: usize = 20;
 const CONCURRENCY: usize = 32;
 const EDITS: usize = 200;
 const REVOCATIONS: usize = 100;
+/// How long nothing may be written before it counts as quiet: ten of the budget's turns.
+const QUIET: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(600);
 const SYSTEM: &str = "franking-system";
 
@@ -39,6 +41,9 @@ pub async fn run() {
 
     load(&admin).await;
     let home = Home::new(&kubeconfig, SYSTEM);
+    // How many keys an account has trails behind in the budget of status writes; the default of 5 a second is for years,
+    // not for the minutes of a benchmark.
+    home.tune("statusWritesPerSecond: 100");
     let began = Instant::now();
     let franking = home.start();
     let (sockets, memory) = wait_ready(&admin, &franking).await;
@@ -48,14 +53,14 @@ pub async fn run() {
     println!("  sockets at most (goal under 100)               {sockets:7}");
     println!("  memory at most, MiB (goal under 150)           {memory:7}");
 
-    settle(&home);
-    let before = versions(&admin).await;
+    let before = settle(&admin, &home).await;
     assert_eq!(franking.stop(), 0);
     let began = Instant::now();
     let franking = home.start();
-    settle(&home);
-    let changed = versions(&admin).await.iter().filter(|(uid, version)| before.get(*uid) != Some(version)).count();
-    println!("restart with all standing: {:.1} s, objects written (goal 0)  {changed}", began.elapsed().as_secs_f64());
+    let after = settle(&admin, &home).await;
+    let changed = after.iter().filter(|(uid, version)| before.get(*uid) != Some(version)).count();
+    let took = began.elapsed().saturating_sub(QUIET).as_secs_f64();
+    println!("restart with all standing: looked through in at most {took:.1} s, objects written (goal 0)  {changed}");
 
     report("edit of a key → Secret changed", edits(&admin).await);
     report("revoke → refused by the relay", revocations(&admin).await);
@@ -212,20 +217,26 @@ fn resident_mib(process: u32) -> u64 {
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("kibibytes") / 1024
 }
 
-/// Until the number of reconciles stands still: three looks that agree, a second apart.
-fn settle(home: &Home) {
-    let mut seen = Vec::new();
-    eventually("the operator to be quiet", PATIENCE, || {
-        std::thread::sleep(Duration::from_secs(1));
-        let (_, text) = home.get("/metrics")?;
-        let total: f64 = text
-            .lines()
-            .filter(|line| line.starts_with("controller_runtime_reconcile_total"))
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum();
-        seen.push(total);
-        seen.iter().rev().take(3).filter(|count| **count == total && total > 0.0).nth(2).map(drop)
-    });
+/// Until nothing was written and every object has been looked at: two looks at all versions, a while apart, that agree.
+/// Returns them.
+async fn settle(admin: &Client, home: &Home) -> BTreeMap<String, String> {
+    let until = Instant::now() + PATIENCE;
+    let mut before = versions(admin).await;
+    loop {
+        tokio::time::sleep(QUIET).await;
+        let now = versions(admin).await;
+        if now == before && reconciles(home) >= (2 * OBJECTS) as f64 {
+            return now;
+        }
+        assert!(Instant::now() < until, "the operator goes on writing");
+        before = now;
+    }
+}
+
+fn reconciles(home: &Home) -> f64 {
+    let (_, text) = home.get("/metrics").unwrap_or_default();
+    let lines = text.lines().filter(|line| line.starts_with("controller_runtime_reconcile_total"));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
 /// uid → resourceVersion of all that the operator may write.

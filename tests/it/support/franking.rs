@@ -61,8 +61,13 @@ impl Home {
             plain: local(),
             telemetry: local(),
         };
-        std::fs::write(home.settings(), home.yaml()).expect("the temporary folder can be written");
+        home.tune("");
         home
+    }
+
+    /// Writes the settings, with more keys for the operator, such as `concurrency: 8`.
+    pub fn tune(&self, operator: &str) {
+        std::fs::write(self.settings(), self.yaml(operator)).expect("the temporary folder can be written");
     }
 
     pub fn folder(&self) -> &Path {
@@ -81,9 +86,9 @@ impl Home {
         std::fs::read_to_string(self.folder().join("franking.log")).unwrap_or_default()
     }
 
-    fn yaml(&self) -> String {
+    fn yaml(&self, operator: &str) -> String {
         format!(
-            "operator: {{namespace: {}}}\n\
+            "operator: {{namespace: {}, {operator}}}\n\
              relay:\n  hostname: localhost\n  advertise: {{host: localhost, port: {}}}\n  listeners:\n\
              \x20 - {{name: submissions, address: '{}', mode: Implicit}}\n\
              \x20 - {{name: printers, address: '{}', mode: Plain, networks: [127.0.0.0/8], budgetSeconds: 25}}\n\
