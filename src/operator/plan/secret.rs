@@ -89,13 +89,13 @@ pub fn judge(
     };
     let Some(secret) = named else {
         // A new name for the same credential: the Secret under the old name still has it.
-        let kept = others
-            .iter()
-            .filter_map(password_of)
-            .find(|password| stage_of(password).is_some_and(|(_, stage)| matches!(stage, Stage::Current { .. })));
+        let kept = others.iter().find_map(|other| {
+            let password = password_of(other)?;
+            matches!(stage_of(&password)?.1, Stage::Current { .. }).then_some((other, password))
+        });
         let standing = credentials.iter().any(|credential| !matches!(credential.stage, Stage::Staged { .. }));
         return match kept {
-            Some(password) => Judgement::Keep { password, promote: None, rotation_waits_until: None },
+            Some((other, password)) => keep_or_rotate(other, password, credentials, rotation, now),
             None if standing => Judgement::Issue(Cause::Deleted),
             None => Judgement::Issue(Cause::First),
         };
@@ -105,18 +105,27 @@ pub fn judge(
         Some((hash, Stage::Staged { .. })) => {
             Judgement::Keep { password, promote: Some(hash), rotation_waits_until: None }
         }
-        Some((_, Stage::Current { .. })) => {
-            if !rotation_wanted(secret, rotation) {
-                return Judgement::Keep { password, promote: None, rotation_waits_until: None };
-            }
-            match previous_until(credentials, now) {
-                Some(until) if !rotation.force => {
-                    Judgement::Keep { password, promote: None, rotation_waits_until: Some(until) }
-                }
-                Some(_) | None => Judgement::Issue(Cause::Rotation),
-            }
-        }
+        Some((_, Stage::Current { .. })) => keep_or_rotate(secret, password, credentials, rotation, now),
         Some((_, Stage::Previous { .. })) | None => Judgement::Issue(Cause::Edited),
+    }
+}
+
+/// The current password, which `secret` holds: kept, unless a rotation is asked for and may begin.
+fn keep_or_rotate(
+    secret: &Secret,
+    password: Password,
+    credentials: &[Credential],
+    rotation: &CheckedRotation,
+    now: Timestamp,
+) -> Judgement {
+    if !rotation_wanted(secret, rotation) {
+        return Judgement::Keep { password, promote: None, rotation_waits_until: None };
+    }
+    match previous_until(credentials, now) {
+        Some(until) if !rotation.force => {
+            Judgement::Keep { password, promote: None, rotation_waits_until: Some(until) }
+        }
+        Some(_) | None => Judgement::Issue(Cause::Rotation),
     }
 }
 
