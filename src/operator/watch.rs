@@ -56,7 +56,7 @@ pub enum Change<'a, K> {
     Gone(Name),
 }
 
-/// Whoever is told that a kind's first list is in its store.
+/// Whoever is told that a kind's first list is in its store, and that all of it was told.
 pub trait Listed: Sync {
     fn listed(&self);
 }
@@ -112,9 +112,6 @@ pub async fn follow<K>(
                 pending.push(object);
             }
             Event::InitDone => {
-                if std::mem::take(&mut first) {
-                    told.listed();
-                }
                 let before = std::mem::replace(&mut known, std::mem::take(&mut listed));
                 for object in std::mem::take(&mut pending) {
                     let name = Name::of(&object);
@@ -122,6 +119,11 @@ pub async fn follow<K>(
                 }
                 for name in before.into_keys().filter(|name| !known.contains_key(name)).collect::<Vec<_>>() {
                     told.changed(Change::Gone(name)).await;
+                }
+                // Only now: what was told is part of the picture that others judge from. A policy on its way out
+                // would be let go while the accounts that use it are being counted.
+                if std::mem::take(&mut first) {
+                    told.listed();
                 }
             }
             Event::Apply(object) => {
