@@ -95,7 +95,7 @@ pub fn plan(key: &SubAccountApiKey, observed: &Observed, now: Timestamp, rng: &m
     let owner = meta::controller_of(key);
     let work = Work { key, observed, spec: &spec, account, owner, now };
     let standing = secret::standing(observed.secret.as_ref(), &work.owner);
-    match own_secret(standing, &spec, &work.owner) {
+    match own_secret(standing, &spec) {
         Ok(present) => work.plan(plan, present, rng),
         Err(outcome) => {
             plan.awaited_secret = Some(spec.secret.name.clone());
@@ -105,11 +105,7 @@ pub fn plan(key: &SubAccountApiKey, observed: &Observed, now: Timestamp, rng: &m
 }
 
 /// The Secret that is ours to write, if there is one; else why it is not.
-fn own_secret<'a>(
-    standing: Standing<'a>,
-    spec: &CheckedKey,
-    owner: &OwnerReference,
-) -> Result<Option<&'a Secret>, Outcome> {
+fn own_secret<'a>(standing: Standing<'a>, spec: &CheckedKey) -> Result<Option<&'a Secret>, Outcome> {
     let name = &spec.secret.name;
     let secret = match standing {
         Standing::Absent => return Ok(None),
@@ -118,15 +114,14 @@ fn own_secret<'a>(
             let message = format!("waiting until the Secret \"{name}\" of an earlier key is gone");
             return Err(Outcome::waiting(Reason::Progressing, message));
         }
-        Standing::Foreign(secret) if spec.secret.adopt && secret::adoptable(secret) => secret,
-        Standing::Foreign(secret) if spec.secret.adopt => {
-            let fix = format!(
-                "spec.secret.name: the Secret \"{name}\" is controlled by {}, not by this {}; name another",
-                secret.metadata.owner_references.iter().flatten().map(|o| o.kind.as_str()).next().unwrap_or("another"),
-                owner.kind
-            );
-            return Err(Outcome::refused(Reason::SecretConflict, fix));
-        }
+        Standing::Foreign(secret) if spec.secret.adopt => match secret::obstacle(secret) {
+            None => secret,
+            Some(obstacle) => {
+                let fix =
+                    format!("spec.secret.name: the Secret \"{name}\" {obstacle} and cannot be adopted; name another");
+                return Err(Outcome::refused(Reason::SecretConflict, fix));
+            }
+        },
         Standing::Foreign(_) => {
             let fix = format!(
                 "spec.secret.name: a Secret \"{name}\" exists that is not this key's; remove it, name another, or set \

@@ -18,7 +18,7 @@ use super::meta;
 use crate::crd::{CheckedRotation, CheckedSecret, Field, Preset};
 use crate::domain::credential::{Credential, HashKey, Password, SecretHash, Stage, Username};
 use crate::domain::id::AccountId;
-use crate::operator::Endpoint;
+use crate::operator::{Endpoint, installation};
 
 /// Whose a Secret is.
 #[derive(Clone, Copy, Debug)]
@@ -41,9 +41,19 @@ pub fn standing<'a>(secret: Option<&'a Secret>, owner: &OwnerReference) -> Stand
     }
 }
 
-/// Whether a foreign Secret could become ours: nobody else controls it.
-pub fn adoptable(secret: &Secret) -> bool {
-    !secret.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true))
+/// Why a foreign Secret cannot become ours, if it cannot. What we adopt we write over, and it ends with its key: so not
+/// what another controls, not a login that a policy points to, and not the keys of the installation itself, which a
+/// tenant of our own namespace could name.
+pub fn obstacle(secret: &Secret) -> Option<String> {
+    let controller = secret.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    match controller {
+        Some(controller) => Some(format!("is controlled by a {}", controller.kind)),
+        None if meta::may_be_used(secret) => Some(format!("is marked by the label {} for others", meta::USE_LABEL)),
+        None if secret.metadata.name.as_deref() == Some(installation::NAME) => {
+            Some("holds the keys of franking itself".to_owned())
+        }
+        None => None,
+    }
 }
 
 /// How a time of `rotation.restartedAt` is marked on the Secret.

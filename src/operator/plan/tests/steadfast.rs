@@ -73,6 +73,21 @@ fn a_key_is_narrowed_while_its_secret_is_another_s() {
 }
 
 #[test]
+fn neither_a_login_nor_the_installation_s_keys_are_adopted() {
+    let secret = |name: &str, label: &str| -> Secret {
+        let metadata = json!({"name": name, "labels": {label: "true"}});
+        serde_json::from_value(json!({"metadata": metadata, "type": "servicebinding.io/smtp"})).expect("a secret")
+    };
+    for (name, label, writes) in
+        [("printer", "team", true), ("printer", "franking.io/use", false), ("franking-installation", "app", false)]
+    {
+        let mut scene = Scene::new(json!({"secret": {"adopt": true, "name": name}}));
+        scene.seen.secret = Some(secret(name, label));
+        assert_eq!(letters(&scene.plan()).contains('W'), writes, "{name} {label}");
+    }
+}
+
+#[test]
 fn a_key_ends_with_its_account_and_comes_back_with_it() {
     let mut scene = Scene::new(json!({}));
     scene.settle();
