@@ -92,8 +92,9 @@ pub struct PolicyEntry {
 pub struct AccountEntry {
     pub id: AccountId,
     pub policy: PolicyId,
-    /// Empty when personal data was purged.
+    /// The UID of the namespace when personal data was purged.
     pub namespace: String,
+    /// Empty when personal data was purged.
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended: Option<Suspension>,

@@ -138,18 +138,19 @@ impl Books {
         Ok(tally)
     }
 
-    /// The accounts of a policy that were removed in `namespace` (anywhere, without one) since `since`.
+    /// The accounts of a policy that were removed since `since`: anywhere, or in the namespace of this name or, where
+    /// they were purged, of this UID.
     pub async fn removed_accounts(
         &self,
         policy: PolicyId,
-        namespace: Option<&str>,
+        namespace: Option<[&str; 2]>,
         since: Timestamp,
     ) -> Result<Vec<(AccountId, Removed)>> {
         let tally = self.refreshed().await?;
         let matching = tally.removed.iter().filter(|(_, removed)| {
             removed.policy == policy
                 && removed.at >= since
-                && namespace.is_none_or(|namespace| removed.namespace == namespace)
+                && namespace.is_none_or(|ways| ways.contains(&removed.namespace.as_str()))
         });
         Ok(matching.map(|(id, removed)| (*id, removed.clone())).collect())
     }

@@ -8,10 +8,10 @@ use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt as _};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
-use super::books::Books;
+use super::books::{Books, Removed};
 use super::error::{Error, Result};
 use super::plan::credit_policy::Login;
 use super::plan::usage::Gauge;
@@ -24,13 +24,17 @@ use super::{Dependencies, Endpoint, Settings};
 use crate::crd::{AccountCounts, ConditionType, CreditPolicy, KeyCounts, SubAccount, SubAccountApiKey, find_condition};
 use crate::domain::credential::HashKey;
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, UpstreamSecret};
-use crate::domain::id::{Holder, Kind, PolicyId};
+use crate::domain::id::{AccountId, Holder, KeyId, Kind, PolicyId};
 use crate::domain::period::Calendar;
 use crate::ledger::Sealer;
 use crate::runtime::clock::Clock;
 
 /// Ids that are remembered. They never change, so this only bounds the memory.
 const IDS_MAX: usize = 200_000;
+
+/// Secrets under earlier names that one pass reads. Each that it clears wakes the next pass, and who marks a thousand
+/// Secrets of a namespace as a key's must not make that key's passes longer than their deadline.
+const EARLIER_MAX: usize = 8;
 
 /// All that a reconcile may reach.
 pub struct Context {
@@ -44,6 +48,8 @@ pub struct Context {
     pub report: Report,
     pub failures: Failures,
     pub awaited: Awaited,
+    /// Told when an object was let go without the ledger's note, so that the sweep does not take an hour to come.
+    pub let_go: Notify,
     hash_key: HashKey,
     sealer: Sealer,
     rng: Mutex<StdRng>,
@@ -73,6 +79,7 @@ impl Context {
             endpoint,
             clock,
             failures: Failures::default(),
+            let_go: Notify::new(),
             hash_key: HashKey::new(&keys.hash.0),
             sealer: Sealer::new(&keys.seal),
             rng: Mutex::new(rng),
@@ -91,8 +98,12 @@ impl Context {
         lock(&self.granted).insert(what);
     }
 
-    fn take_grant(&self, what: &Ref) -> bool {
-        lock(&self.granted).remove(what)
+    pub fn granted(&self, what: &Ref) -> bool {
+        lock(&self.granted).contains(what)
+    }
+
+    pub fn spend_grant(&self, what: &Ref) {
+        lock(&self.granted).remove(what);
     }
 
     pub fn object_of(&self, holder: Holder) -> Option<Ref> {
@@ -143,6 +154,16 @@ impl Context {
         Ok(id)
     }
 
+    /// The id of the key of this name in the namespace as it is now, asked live: a watch may still show the one before.
+    pub async fn key_id(&self, name: &Name) -> Result<Option<KeyId>> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let live = api.get_metadata_opt(&name.namespace).await.map_err(Error::cluster("reading a namespace"))?;
+        let Some(uid) = live.and_then(|namespace: PartialObjectMeta<Namespace>| namespace.metadata.uid) else {
+            return Ok(None);
+        };
+        Ok(Some(KeyId(self.id(Kind::Key, &uid, &name.name).await?)))
+    }
+
     /// Its id, remembered as the holder of `what`.
     async fn holder(&self, kind: Kind, namespace_uid: &str, name: &str, what: Ref) -> Result<Holder> {
         let holder = Holder::new(kind, self.id(kind, namespace_uid, name).await?);
@@ -185,7 +206,7 @@ impl Context {
     pub async fn observe_policy(&self, policy: &CreditPolicy) -> Result<credit_policy::Observed> {
         let endpoint = self.endpoint.borrow().clone();
         let (name, what) = (policy.name_any(), Ref::Policy(Name::of(policy)));
-        let figures_granted = self.take_grant(&what);
+        let figures_granted = self.granted(&what);
         let holder = self.holder(Kind::Policy, "", &name, what).await?;
         let entry = match self.entry(holder).await? {
             Some(Entry::Policy(entry)) => Some(entry),
@@ -206,8 +227,7 @@ impl Context {
                 total: count.total,
                 active: count.active,
                 suspended: count.suspended,
-                removed: removed.iter().filter(|(_, removed)| !self.lives(&removed.namespace, &removed.name)).count()
-                    as i64,
+                removed: removed.iter().filter(|(_, removed)| !self.lives(&name, removed)).count() as i64,
             },
             users: if meta::deleting(&policy.metadata) {
                 self.references.index(|index| index.accounts_of_policy(&name).cloned().collect())
@@ -219,9 +239,10 @@ impl Context {
         })
     }
 
-    /// Whether an account of this name exists: one that was refused is out of service, not removed.
-    fn lives(&self, namespace: &str, name: &str) -> bool {
-        self.references.account(&Name::new(namespace, name)).is_some()
+    /// Whether the account still exists and names this policy: one that was refused is out of service, not removed.
+    fn lives(&self, policy: &str, removed: &Removed) -> bool {
+        let account = self.references.account(&Name::new(&removed.namespace, &removed.name));
+        account.is_some_and(|account| account.spec.policy_ref.name == policy)
     }
 
     async fn login(&self, policy: &CreditPolicy, id: PolicyId, entry: Option<&PolicyEntry>) -> Result<Login> {
@@ -257,7 +278,7 @@ impl Context {
 
     pub async fn observe_account(&self, account: &SubAccount) -> Result<sub_account::Observed> {
         let (name, what) = (Name::of(account), Ref::Account(Name::of(account)));
-        let figures_granted = self.take_grant(&what);
+        let figures_granted = self.granted(&what);
         let namespace = self.namespace(&name.namespace).await?;
         let holder = self.holder(Kind::Account, &namespace.uid, &name.name, what).await?;
         let entry = match self.entry(holder).await? {
@@ -273,7 +294,9 @@ impl Context {
             None => None,
         };
         let removed = match &policy {
-            Some(policy) => self.removed_beside(policy, &name).await?,
+            Some(policy) => {
+                self.removed_beside(policy, [&name.namespace, &namespace.uid], holder.uuid().into()).await?
+            }
             None => 0,
         };
         let (before, claimant, (total, active)) = self.references.index(|index| {
@@ -297,21 +320,23 @@ impl Context {
     }
 
     /// How many accounts of the policy were removed in this namespace and this period, where that counts.
-    async fn removed_beside(&self, policy: &sub_account::Policy, name: &Name) -> Result<usize> {
+    async fn removed_beside(&self, policy: &sub_account::Policy, namespace: [&str; 2], id: AccountId) -> Result<usize> {
         let Ok(spec) = policy.object.spec.check() else { return Ok(0) };
         if spec.max_accounts_per_namespace.is_none() {
             return Ok(0);
         }
         let since = spec.pool.calendar.window(self.clock.now()).from;
-        let removed = self.books.removed_accounts(policy.id, Some(&name.namespace), since);
+        let removed = self.books.removed_accounts(policy.id, Some(namespace), since);
         let removed = removed.await.map_err(Error::ledger("counting accounts"))?;
-        Ok(removed.iter().filter(|(_, removed)| !self.lives(&removed.namespace, &removed.name)).count())
+        // Its own place is its own, also where a purge took the name by which it would be found.
+        let others = removed.iter().filter(|(other, _)| *other != id);
+        Ok(others.filter(|(_, removed)| !self.lives(&policy.object.name_any(), removed)).count())
     }
 
     pub async fn observe_key(&self, key: &SubAccountApiKey) -> Result<api_key::Observed> {
         let endpoint = self.endpoint.borrow().clone();
         let (name, what) = (Name::of(key), Ref::Key(Name::of(key)));
-        let figures_granted = self.take_grant(&what);
+        let figures_granted = self.granted(&what);
         let namespace = self.namespace(&name.namespace).await?;
         let holder = self.holder(Kind::Key, &namespace.uid, &name.name, what).await?;
         let entry = match self.entry(holder).await? {
@@ -341,10 +366,8 @@ impl Context {
         let secret = api.get_opt(&spec.secret.name).await.map_err(Error::cluster("reading a key's secret"))?;
         let owner = meta::controller_of(key);
         let mut others = Vec::new();
-        for old in self.references.index(|index| index.secrets_of_key(name)) {
-            if old == spec.secret.name {
-                continue;
-            }
+        let names = self.references.index(|index| index.secrets_of_key(name));
+        for old in names.into_iter().filter(|old| *old != spec.secret.name).take(EARLIER_MAX) {
             let live = api.get_opt(&old).await.map_err(Error::cluster("reading a key's earlier secret"))?;
             others.extend(live.filter(|secret| {
                 let controller = meta::controlling_key(&secret.metadata, &owner.kind);

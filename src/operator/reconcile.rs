@@ -130,8 +130,6 @@ async fn reconcile<K: Kind>(object: Arc<K>, context: Arc<Context>, shutdown: Can
         }
         Err(error) => {
             context.report.finished(&kind, "error");
-            // A grant to write figures that came to nothing is asked for again.
-            context.references.recount(object.reference());
             interrupted(&object, &context, error).await;
         }
     }
@@ -148,6 +146,8 @@ async fn looks<K: Kind>(object: &K, context: &Context) -> Result<Action> {
             Err(Error::Ledger { .. }) if meta::deleting(object.meta()) && meta::forced(object.meta()) => {
                 tracing::warn!(kind = %K::kind(&()), name = object.name_any(), "let go without the ledger's note");
                 apply(context, object, vec![Step::RemoveFinalizer]).await?;
+                forget(context, &object.reference());
+                context.let_go.notify_one();
                 return Ok(Action::await_change());
             }
             Err(error) => return Err(error),
@@ -159,6 +159,7 @@ async fn looks<K: Kind>(object: &K, context: &Context) -> Result<Action> {
 /// One pass; `None` asks for another look.
 async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Action>> {
     let what = object.reference();
+    let granted = context.granted(&what);
     let observed = object.observe(context).await?;
     let now = context.clock.now();
     let plan = object.plan(&observed, now, &mut context.rng());
@@ -172,8 +173,7 @@ async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Action>> 
         }
     }
     if leaves {
-        context.forget(&what);
-        context.report.forget(&what);
+        forget(context, &what);
         return Ok(Some(Action::await_change()));
     }
     let before = object.status().map(K::conditions).unwrap_or_default();
@@ -183,6 +183,11 @@ async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Action>> 
         for notice in plan.notices.iter().chain(&news) {
             context.report.notice(object, notice, now).await;
         }
+    }
+    // Only now: a grant that came to nothing is there at the next try. To ask for it again would wake the object, and
+    // that past its back-off.
+    if granted {
+        context.spend_grant(&what);
     }
     let mut after = plan.look_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default() + AFTER);
     match (plan.awaited_secret, &what) {
@@ -196,6 +201,13 @@ async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Action>> 
         (Some(_) | None, _) => context.awaited.release(&what),
     }
     Ok(Some(after.map_or_else(Action::await_change, Action::requeue)))
+}
+
+/// What has left is not followed any more.
+fn forget(context: &Context, what: &Ref) {
+    context.forget(what);
+    context.report.forget(what);
+    context.awaited.release(what);
 }
 
 /// A failed pass is shown where work is outstanding: a new spec, or a deletion. What stands and works stays Ready.
@@ -251,13 +263,18 @@ impl Awaited {
         followed.insert(what.clone(), stop.clone());
         let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(self.client.clone(), namespace);
         let (secret, wakes, all) = (secret.to_owned(), self.wakes.clone(), self.followed.clone());
+        let replaced = stop.clone();
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         // Tasks that ended are let go of here, so that the set holds no more than are followed.
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
             tokio::select! {
                 () = changed(api, &secret, judged) => {
-                    let ours = all.lock().unwrap_or_else(PoisonError::into_inner).remove(&what).is_some();
+                    // Where another watch took this one's place meanwhile, the place is not ours to give up.
+                    let ours = {
+                        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+                        !replaced.is_cancelled() && all.remove(&what).is_some()
+                    };
                     if ours {
                         wakes.wake(&what).await;
                     }

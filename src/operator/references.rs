@@ -91,7 +91,7 @@ pub struct References {
     index: RwLock<Index>,
     /// Objects whose counts changed.
     recount: Mutex<BTreeSet<Ref>>,
-    /// Kinds whose first list is in its store. Not `Store::wait_until_ready`: kube 5 keeps one waker for all who wait
+    /// Kinds whose first list is in its store and in the index. Not `Store::wait_until_ready`: kube 5 keeps one waker for all who wait
     /// for a store, so of several (each reconcile, and kube's own scheduler) all but the last would sleep for ever.
     listed: watch::Sender<usize>,
 }
@@ -123,7 +123,7 @@ impl References {
         (Self { policies, accounts, keys, namespaces, logins, index, recount, listed }, writers)
     }
 
-    /// Waits until every store has its first list: nothing is judged from half a picture.
+    /// Waits until every store, and the index, has its first list: nothing is judged from half a picture.
     pub async fn ready(&self) -> Result<()> {
         self.listed.subscribe().wait_for(|listed| *listed == KINDS).await.map(drop).map_err(|_| Error::Watch)
     }

@@ -25,7 +25,7 @@ use crate::runtime::metrics::{
 
 /// Accounts that have a metric of their own: more would hurt a Prometheus more than they help.
 const ACCOUNTS_MEASURED: usize = 1_000;
-/// An Event's note; the API server takes no more.
+/// Octets of an Event's note; the API server takes 1024, and counts octets where it counts characters elsewhere.
 const NOTE_MAX: usize = 1_000;
 /// Characters of an object's name in an Event's, which leaves room for the part that the API server adds.
 const EVENT_PREFIX_MAX: usize = 200;
@@ -216,7 +216,7 @@ impl Report {
             },
             action: Some("Reconcile".to_owned()),
             event_time: Some(MicroTime(now)),
-            note: Some(notice.note.chars().take(NOTE_MAX).collect()),
+            note: Some(notice.note[..notice.note.floor_char_boundary(NOTE_MAX)].to_owned()),
             reason: Some(notice.reason.as_str().to_owned()),
             regarding: Some(ObjectReference {
                 api_version: Some(K::api_version(&()).into_owned()),

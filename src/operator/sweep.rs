@@ -9,6 +9,7 @@ use kube::Api;
 
 use super::error::{Error, Result};
 use super::observe::Context;
+use super::references::Ref;
 use super::watch::Name;
 use crate::crd::SubAccountApiKey;
 use crate::domain::directory::{Entry, KeyEntry};
@@ -32,7 +33,11 @@ pub async fn run(context: &Context) {
                 RETRY
             }
         };
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // What was let go without the ledger's note is gone from the store by then, and the ledger may be back.
+            () = context.let_go.notified() => tokio::time::sleep(RETRY).await,
+        }
     }
 }
 
@@ -42,7 +47,7 @@ async fn sweep(context: &Context) -> Result<()> {
     let gone: Vec<(KeyId, Name)> = standing
         .into_iter()
         .map(|(id, (namespace, name))| (id, Name::new(namespace, name)))
-        .filter(|(_, name)| context.references.key(name).is_none())
+        .filter(|(id, name)| !is_theirs(context, *id, name))
         .collect();
     if is_too_many(gone.len(), total) {
         tracing::error!(
@@ -61,6 +66,13 @@ async fn sweep(context: &Context) -> Result<()> {
     Ok(())
 }
 
+/// Whether the resource of this name is this key's, as far as is known. In a namespace that was made again another key
+/// may have the name.
+fn is_theirs(context: &Context, id: KeyId, name: &Name) -> bool {
+    let known = context.holder_of(&Ref::Key(name.clone()));
+    context.references.key(name).is_some() && known.is_none_or(|holder| holder == Holder::Key(id))
+}
+
 fn is_too_many(gone: usize, total: usize) -> bool {
     gone > FLOOR.max(total / SHARE)
 }
@@ -68,7 +80,8 @@ fn is_too_many(gone: usize, total: usize) -> bool {
 /// Revokes after a live look: a cache that lacks an object proves nothing.
 async fn revoke(context: &Context, id: KeyId, name: &Name) -> Result<bool> {
     let api: Api<SubAccountApiKey> = Api::namespaced(context.client.clone(), &name.namespace);
-    if api.get_metadata_opt(&name.name).await.map_err(Error::cluster("looking for a key's resource"))?.is_some() {
+    let live = api.get_metadata_opt(&name.name).await.map_err(Error::cluster("looking for a key's resource"))?;
+    if live.is_some() && context.key_id(name).await?.is_none_or(|current| current == id) {
         return Ok(false);
     }
     let entry = context.books.entry(Holder::Key(id)).await.map_err(Error::ledger("reading the directory"))?;
@@ -76,6 +89,8 @@ async fn revoke(context: &Context, id: KeyId, name: &Name) -> Result<bool> {
     let entry = KeyEntry { removed_at: Some(context.clock.now()), credentials: Vec::new(), ..entry };
     tracing::warn!(key.id = %id, "a key without a resource is revoked");
     context.books.put("sweep", &[Entry::Key(entry)]).await.map_err(Error::ledger("revoking a key"))?;
+    // A resource that came between the look and the write gets its credential back at once.
+    context.wakes.wake(&Ref::Key(name.clone())).await;
     Ok(true)
 }
 

@@ -3,7 +3,7 @@
 //! The ledger says whose figures moved; [`due`] says whether that is worth a write; a bucket of tokens says when. The
 //! write itself is a reconcile, so nobody else writes a status.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -13,6 +13,8 @@ use super::kinds::Kind as _;
 use super::observe::Context;
 use super::plan::usage::{Due, Figures, Gauge, Metered, due};
 use super::references::Ref;
+#[cfg(test)]
+use super::watch::Name;
 use crate::domain::id::Holder;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -29,13 +31,56 @@ enum Rank {
     Count,
 }
 
+/// Every so many writes, the object that has waited longest is next: ever new movements of some must not keep the
+/// counts of others from being shown at all.
+const FAIR: u64 = 5;
+
+/// Objects whose status is to be written, each once: the most urgent first, and who waited longer before.
+#[derive(Default)]
+struct Queue {
+    places: HashMap<Ref, (Rank, u64)>,
+    by_rank: BTreeMap<(Rank, u64), Ref>,
+    by_age: BTreeMap<u64, Rank>,
+    arrived: u64,
+    left: u64,
+}
+
+impl Queue {
+    /// Who waits already keeps its age.
+    fn push(&mut self, rank: Rank, what: Ref) {
+        let age = match self.places.get(&what) {
+            Some((old, age)) => {
+                self.by_rank.remove(&(*old, *age));
+                *age
+            }
+            None => {
+                self.arrived += 1;
+                self.arrived
+            }
+        };
+        self.by_rank.insert((rank, age), what.clone());
+        self.by_age.insert(age, rank);
+        self.places.insert(what, (rank, age));
+    }
+
+    fn pop(&mut self) -> Option<Ref> {
+        let oldest = || self.by_age.first_key_value().map(|(age, rank)| (*rank, *age));
+        let urgent = || self.by_rank.keys().next().copied();
+        let place = if self.left % FAIR == FAIR - 1 { oldest() } else { urgent() }?;
+        let what = self.by_rank.remove(&place)?;
+        self.by_age.remove(&place.1);
+        self.places.remove(&what);
+        self.left += 1;
+        Some(what)
+    }
+}
+
 #[derive(Default)]
 struct Desk {
     cursor: i64,
     /// Objects whose figures are to be judged, from when on.
     judge: BTreeMap<Ref, Timestamp>,
-    /// Objects whose status is to be written, most urgent first.
-    write: BTreeSet<(Rank, Ref)>,
+    write: Queue,
     tokens: u32,
 }
 
@@ -61,7 +106,7 @@ impl Desk {
         let budget = context.settings.status_writes_per_second.max(1);
         self.tokens = (self.tokens + budget).min(budget);
         while self.tokens > 0
-            && let Some((_, what)) = self.write.pop_first()
+            && let Some(what) = self.write.pop()
         {
             self.tokens -= 1;
             context.grant(what.clone());
@@ -120,8 +165,7 @@ impl Desk {
             self.judge.insert(what.clone(), from);
         }
         if let Some(rank) = rank {
-            self.write.retain(|(_, queued)| queued != what);
-            self.write.insert((rank, what.clone()));
+            self.write.push(rank, what.clone());
         }
         // The next period's figures are news although nothing moves: it opens what was exhausted.
         self.judge.entry(what.clone()).or_insert(fresh.end);
@@ -151,5 +195,34 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
             let key = context.references.key(name)?;
             Some((key.status()?.shown(), false))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Name, Queue, Rank, Ref};
+
+    fn account(name: &str) -> Ref {
+        Ref::Account(Name::new("team", name))
+    }
+
+    #[test]
+    fn the_urgent_go_first_then_who_waited_longer_and_nobody_waits_for_ever() {
+        let mut queue = Queue::default();
+        queue.push(Rank::Count, account("counted"));
+        for name in ["z", "y", "x"] {
+            queue.push(Rank::Movement, account(name));
+        }
+        queue.push(Rank::Phase, account("x"));
+        assert_eq!(queue.pop(), Some(account("x")));
+        assert_eq!(queue.pop(), Some(account("z")));
+        // New movements at every tick, and still the count is written.
+        let written = (0..10).position(|index| {
+            queue.push(Rank::Phase, account(&format!("busy-{index}")));
+            queue.pop() == Some(account("counted"))
+        });
+        assert_eq!(written, Some(2));
+        while queue.pop().is_some() {}
+        assert!(queue.places.is_empty() && queue.by_rank.is_empty() && queue.by_age.is_empty());
     }
 }

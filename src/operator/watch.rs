@@ -56,7 +56,7 @@ pub enum Change<'a, K> {
     Gone(Name),
 }
 
-/// Whoever is told that a kind's first list is in its store.
+/// Whoever is told that a kind's first list is in its store, and that all of it was told.
 pub trait Listed: Sync {
     fn listed(&self);
 }
@@ -112,9 +112,6 @@ pub async fn follow<K>(
                 pending.push(object);
             }
             Event::InitDone => {
-                if std::mem::take(&mut first) {
-                    told.listed();
-                }
                 let before = std::mem::replace(&mut known, std::mem::take(&mut listed));
                 for object in std::mem::take(&mut pending) {
                     let name = Name::of(&object);
@@ -122,6 +119,11 @@ pub async fn follow<K>(
                 }
                 for name in before.into_keys().filter(|name| !known.contains_key(name)).collect::<Vec<_>>() {
                     told.changed(Change::Gone(name)).await;
+                }
+                // Only now: what was told is part of the picture that others judge from. A policy on its way out
+                // would be let go while the accounts that use it are being counted.
+                if std::mem::take(&mut first) {
+                    told.listed();
                 }
             }
             Event::Apply(object) => {
@@ -143,5 +145,72 @@ async fn tell_seen<K>(object: &K, before: Option<Marks>, now: Marks, told: &impl
     let outward = before.is_none_or(|before| before.outward != now.outward);
     if own || outward {
         told.changed(Change::Seen { object, own, outward }).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+
+    use http::{Request, Response};
+    use k8s_openapi::api::core::v1::Namespace;
+    use kube::client::Body;
+    use serde_json::json;
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Heard {
+        words: Mutex<Vec<String>>,
+        listed: Notify,
+    }
+
+    impl Heard {
+        fn hear(&self, word: String) {
+            self.words.lock().expect("unpoisoned").push(word);
+        }
+    }
+
+    impl Listed for Heard {
+        fn listed(&self) {
+            self.hear("listed".to_owned());
+            self.listed.notify_one();
+        }
+    }
+
+    impl Told<Namespace> for Heard {
+        async fn changed(&self, change: Change<'_, Namespace>) {
+            match change {
+                Change::Seen { object, .. } => self.hear(object.name_any()),
+                Change::Gone(name) => self.hear(format!("-{name}")),
+            }
+        }
+    }
+
+    /// Answers every list with two namespaces and lets every watch wait.
+    async fn answer(request: Request<Body>) -> Result<Response<Body>, Infallible> {
+        if request.uri().query().is_some_and(|query| query.contains("watch=")) {
+            std::future::pending::<()>().await;
+        }
+        let item = |name: &str| json!({"metadata": {"name": name, "uid": name, "resourceVersion": "1"}});
+        let list = json!({
+            "apiVersion": "v1", "kind": "NamespaceList", "metadata": {"resourceVersion": "1"},
+            "items": [item("a"), item("b")]
+        });
+        Ok(Response::new(Body::from(list.to_string().into_bytes())))
+    }
+
+    #[tokio::test]
+    async fn a_list_counts_as_there_when_all_of_it_was_told() {
+        let client = kube::Client::new(tower::service_fn(answer), "default");
+        let heard = Heard::default();
+        let marks = |_: &Namespace| Marks { own: 0, outward: 0 };
+        tokio::select! {
+            () = follow("Namespace", Api::all(client), watcher::Config::default(), None, marks, &heard) => {}
+            () = heard.listed.notified() => {}
+        }
+        assert_eq!(*heard.words.lock().expect("unpoisoned"), ["a", "b", "listed"]);
     }
 }

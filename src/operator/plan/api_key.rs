@@ -93,23 +93,19 @@ pub fn plan(key: &SubAccountApiKey, observed: &Observed, now: Timestamp, rng: &m
         return refuse(plan, key, observed, Outcome::refused(Reason::AccountNotFound, fix), now);
     };
     let owner = meta::controller_of(key);
-    let standing = secret::standing(observed.secret.as_ref(), &owner);
-    let present = match own_secret(standing, &spec, &owner) {
-        Ok(present) => present,
+    let work = Work { key, observed, spec: &spec, account, owner, now };
+    let standing = secret::standing(observed.secret.as_ref(), &work.owner);
+    match own_secret(standing, &spec) {
+        Ok(present) => work.plan(plan, present, rng),
         Err(outcome) => {
             plan.awaited_secret = Some(spec.secret.name.clone());
-            return refuse(plan, key, observed, outcome, now);
+            work.hold(plan, outcome)
         }
-    };
-    Work { key, observed, spec: &spec, account, owner, now }.plan(plan, present, rng)
+    }
 }
 
 /// The Secret that is ours to write, if there is one; else why it is not.
-fn own_secret<'a>(
-    standing: Standing<'a>,
-    spec: &CheckedKey,
-    owner: &OwnerReference,
-) -> Result<Option<&'a Secret>, Outcome> {
+fn own_secret<'a>(standing: Standing<'a>, spec: &CheckedKey) -> Result<Option<&'a Secret>, Outcome> {
     let name = &spec.secret.name;
     let secret = match standing {
         Standing::Absent => return Ok(None),
@@ -118,15 +114,14 @@ fn own_secret<'a>(
             let message = format!("waiting until the Secret \"{name}\" of an earlier key is gone");
             return Err(Outcome::waiting(Reason::Progressing, message));
         }
-        Standing::Foreign(secret) if spec.secret.adopt && secret::adoptable(secret) => secret,
-        Standing::Foreign(secret) if spec.secret.adopt => {
-            let fix = format!(
-                "spec.secret.name: the Secret \"{name}\" is controlled by {}, not by this {}; name another",
-                secret.metadata.owner_references.iter().flatten().map(|o| o.kind.as_str()).next().unwrap_or("another"),
-                owner.kind
-            );
-            return Err(Outcome::refused(Reason::SecretConflict, fix));
-        }
+        Standing::Foreign(secret) if spec.secret.adopt => match secret::obstacle(secret) {
+            None => secret,
+            Some(obstacle) => {
+                let fix =
+                    format!("spec.secret.name: the Secret \"{name}\" {obstacle} and cannot be adopted; name another");
+                return Err(Outcome::refused(Reason::SecretConflict, fix));
+            }
+        },
         Standing::Foreign(_) => {
             let fix = format!(
                 "spec.secret.name: a Secret \"{name}\" exists that is not this key's; remove it, name another, or set \
@@ -198,6 +193,17 @@ impl Work<'_> {
         plan.look_by(entry.expires_at.filter(|expiry| now < *expiry));
         plan.status = Some(self.status(&entry, &outcome));
         plan
+    }
+
+    /// The Secret is not ours to write. What the spec says of the credentials that stand holds all the same: who
+    /// revokes or narrows a key does not wait for a Secret.
+    fn hold(&self, mut plan: KeyPlan, outcome: Outcome) -> KeyPlan {
+        if self.observed.entry.is_some() {
+            self.put(&mut plan, &self.entry());
+        }
+        plan.look_by(self.spec.expires_at.filter(|expiry| self.now < *expiry));
+        let outcome = self.dead().unwrap_or(outcome);
+        shown_refused(plan, self.key, self.observed, outcome, self.now)
     }
 
     /// Stage → write → read back → promote.
@@ -363,8 +369,27 @@ fn notice(cause: Cause, secret: &str) -> Option<Notice> {
     Some(Notice { warning, reason, note })
 }
 
-/// What stands in the directory stays as it is: a mistake in an edit stops nobody's mail.
+/// What stands in the directory stays as it is: a mistake in an edit stops nobody's mail. But who revokes means it,
+/// whatever else is wrong, and without its account a key is nobody's: an account that was let go by force may stand in
+/// the directory still.
 fn refuse(mut plan: KeyPlan, key: &SubAccountApiKey, observed: &Observed, outcome: Outcome, now: Timestamp) -> KeyPlan {
+    if let Some(entry) = &observed.entry {
+        let removed_at = entry.removed_at.or(observed.account.is_none().then_some(now));
+        let next = KeyEntry { revoked: entry.revoked || key.spec.revoked, removed_at, ..entry.clone() };
+        if next != *entry {
+            plan.steps.push(Step::Put(Box::new(Entry::Key(next))));
+        }
+    }
+    shown_refused(plan, key, observed, outcome, now)
+}
+
+fn shown_refused(
+    mut plan: KeyPlan,
+    key: &SubAccountApiKey,
+    observed: &Observed,
+    outcome: Outcome,
+    now: Timestamp,
+) -> KeyPlan {
     let mut next = base_status(key, observed, &outcome, (false, false), observed.gauge.clone(), now);
     if let Some(standing) = &key.status {
         next.username.clone_from(&standing.username);

@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use super::usage::{self, Figures, Gauge, Metered};
 use super::{Outcome, Plan, Step, meta};
 use crate::crd::{AccountCounts, CheckedPolicy, CreditPolicy, CreditPolicyStatus, Reason, RelayPort, RelayStatus};
-use crate::domain::directory::{Entry, PolicyEntry, Sealed, UpstreamEntry};
+use crate::domain::directory::{Entry, PolicyEntry, Sealed, Suspension, UpstreamEntry};
 use crate::domain::id::PolicyId;
 use crate::operator::Endpoint;
 use crate::operator::watch::Name;
@@ -60,9 +60,13 @@ impl Metered for CreditPolicyStatus {
 type PolicyPlan = Plan<CreditPolicyStatus>;
 
 pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> PolicyPlan {
-    if meta::deleting(&policy.metadata) {
+    let deleting = meta::deleting(&policy.metadata);
+    // A policy that accounts use waits for them, and is a policy until then.
+    let in_use = deleting && !observed.users.is_empty() && !meta::forced(&policy.metadata);
+    if deleting && !(in_use && meta::holds(&policy.metadata)) {
         return removal(policy, observed, now);
     }
+    let waiting = in_use.then(|| Outcome::waiting(Reason::InUse, sentence_of_users(&observed.users)));
     let mut plan = Plan::nothing();
     if !meta::holds(&policy.metadata) {
         plan.steps.push(Step::AddFinalizer);
@@ -70,8 +74,8 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
     let spec = match policy.spec.check() {
         Ok(spec) => spec,
         Err(problem) => {
-            // What stands in the directory stays: a mistake in an edit stops nobody's mail.
-            let outcome = Outcome::refused(Reason::Invalid, problem.to_string());
+            suspend(&mut plan, policy, observed);
+            let outcome = waiting.unwrap_or_else(|| Outcome::refused(Reason::Invalid, problem.to_string()));
             let gauge = observed.gauge.clone();
             plan.status = Some(status(policy, observed, &outcome, (false, false), gauge, now));
             return plan;
@@ -88,12 +92,24 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
         removed_at: None,
     };
     let gauge = gauge(observed, &entry, now);
-    if observed.entry.as_ref() != Some(&entry) {
+    let stands = observed.entry.as_ref().is_some_and(|entry| entry.removed_at.is_none());
+    if observed.entry.as_ref() != Some(&entry) && (stands || !deleting) {
         plan.steps.push(Step::Put(Box::new(Entry::Policy(entry))));
     }
     let accepted = matches!(outcome, Outcome::Ready { .. });
+    let outcome = waiting.unwrap_or(outcome);
     plan.status = Some(status(policy, observed, &outcome, (accepted, true), Some(gauge), now));
     plan
+}
+
+/// What stands in the directory stays: a mistake in an edit stops nobody's mail. But who suspends means it, whatever
+/// else is wrong.
+fn suspend(plan: &mut PolicyPlan, policy: &CreditPolicy, observed: &Observed) {
+    let Some(entry) = observed.entry.as_ref().filter(|entry| entry.suspended.is_none()) else { return };
+    if policy.spec.suspended {
+        let entry = PolicyEntry { suspended: Some(Suspension { reason: None }), ..entry.clone() };
+        plan.steps.push(Step::Put(Box::new(Entry::Policy(entry))));
+    }
 }
 
 /// The upstream as the relay uses it; `None` makes mail wait with 451, which is what a missing login means.
@@ -178,16 +194,10 @@ fn status(
     usage::settle(next, standing, observed.figures_granted)
 }
 
-/// A policy that accounts use waits for them, unless it was forced.
+/// The end of a policy that nobody uses, or that was forced.
 fn removal(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> PolicyPlan {
     let mut plan = Plan::nothing();
     if !meta::holds(&policy.metadata) {
-        return plan;
-    }
-    if !observed.users.is_empty() && !meta::forced(&policy.metadata) {
-        let outcome = Outcome::waiting(Reason::InUse, in_use(&observed.users));
-        let gauge = observed.gauge.clone();
-        plan.status = Some(status(policy, observed, &outcome, (true, true), gauge, now));
         return plan;
     }
     if let Some(entry) = observed.entry.as_ref().filter(|entry| entry.removed_at.is_none()) {
@@ -199,7 +209,7 @@ fn removal(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Policy
     plan
 }
 
-fn in_use(users: &[Name]) -> String {
+fn sentence_of_users(users: &[Name]) -> String {
     let named: Vec<String> = users.iter().take(NAMED_USERS).map(Name::to_string).collect();
     let more = match users.len().saturating_sub(NAMED_USERS) {
         0 => String::new(),

@@ -18,7 +18,7 @@ use super::meta;
 use crate::crd::{CheckedRotation, CheckedSecret, Field, Preset};
 use crate::domain::credential::{Credential, HashKey, Password, SecretHash, Stage, Username};
 use crate::domain::id::AccountId;
-use crate::operator::Endpoint;
+use crate::operator::{Endpoint, installation};
 
 /// Whose a Secret is.
 #[derive(Clone, Copy, Debug)]
@@ -41,9 +41,19 @@ pub fn standing<'a>(secret: Option<&'a Secret>, owner: &OwnerReference) -> Stand
     }
 }
 
-/// Whether a foreign Secret could become ours: nobody else controls it.
-pub fn adoptable(secret: &Secret) -> bool {
-    !secret.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true))
+/// Why a foreign Secret cannot become ours, if it cannot. What we adopt we write over, and it ends with its key: so not
+/// what another controls, not a login that a policy points to, and not the keys of the installation itself, which a
+/// tenant of our own namespace could name.
+pub fn obstacle(secret: &Secret) -> Option<String> {
+    let controller = secret.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    match controller {
+        Some(controller) => Some(format!("is controlled by a {}", controller.kind)),
+        None if meta::may_be_used(secret) => Some(format!("is marked by the label {} for others", meta::USE_LABEL)),
+        None if secret.metadata.name.as_deref() == Some(installation::NAME) => {
+            Some("holds the keys of franking itself".to_owned())
+        }
+        None => None,
+    }
 }
 
 /// How a time of `rotation.restartedAt` is marked on the Secret.
@@ -89,13 +99,13 @@ pub fn judge(
     };
     let Some(secret) = named else {
         // A new name for the same credential: the Secret under the old name still has it.
-        let kept = others
-            .iter()
-            .filter_map(password_of)
-            .find(|password| stage_of(password).is_some_and(|(_, stage)| matches!(stage, Stage::Current { .. })));
+        let kept = others.iter().find_map(|other| {
+            let password = password_of(other)?;
+            matches!(stage_of(&password)?.1, Stage::Current { .. }).then_some((other, password))
+        });
         let standing = credentials.iter().any(|credential| !matches!(credential.stage, Stage::Staged { .. }));
         return match kept {
-            Some(password) => Judgement::Keep { password, promote: None, rotation_waits_until: None },
+            Some((other, password)) => keep_or_rotate(other, password, credentials, rotation, now),
             None if standing => Judgement::Issue(Cause::Deleted),
             None => Judgement::Issue(Cause::First),
         };
@@ -105,18 +115,27 @@ pub fn judge(
         Some((hash, Stage::Staged { .. })) => {
             Judgement::Keep { password, promote: Some(hash), rotation_waits_until: None }
         }
-        Some((_, Stage::Current { .. })) => {
-            if !rotation_wanted(secret, rotation) {
-                return Judgement::Keep { password, promote: None, rotation_waits_until: None };
-            }
-            match previous_until(credentials, now) {
-                Some(until) if !rotation.force => {
-                    Judgement::Keep { password, promote: None, rotation_waits_until: Some(until) }
-                }
-                Some(_) | None => Judgement::Issue(Cause::Rotation),
-            }
-        }
+        Some((_, Stage::Current { .. })) => keep_or_rotate(secret, password, credentials, rotation, now),
         Some((_, Stage::Previous { .. })) | None => Judgement::Issue(Cause::Edited),
+    }
+}
+
+/// The current password, which `secret` holds: kept, unless a rotation is asked for and may begin.
+fn keep_or_rotate(
+    secret: &Secret,
+    password: Password,
+    credentials: &[Credential],
+    rotation: &CheckedRotation,
+    now: Timestamp,
+) -> Judgement {
+    if !rotation_wanted(secret, rotation) {
+        return Judgement::Keep { password, promote: None, rotation_waits_until: None };
+    }
+    match previous_until(credentials, now) {
+        Some(until) if !rotation.force => {
+            Judgement::Keep { password, promote: None, rotation_waits_until: Some(until) }
+        }
+        Some(_) | None => Judgement::Issue(Cause::Rotation),
     }
 }
 

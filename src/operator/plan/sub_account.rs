@@ -203,14 +203,22 @@ fn refuse(
     now: Timestamp,
 ) -> Plan<SubAccountStatus> {
     if let Some(entry) = observed.entry.as_ref().filter(|entry| entry.removed_at.is_none()) {
-        // A policy that is broken for the moment must not stop the accounts that it had already taken.
-        if matches!(outcome, Outcome::Refused { .. }) {
-            let entry = AccountEntry { removed_at: Some(now), ..entry.clone() };
-            plan.steps.push(Step::Put(Box::new(Entry::Account(entry))));
+        // A policy that is broken for the moment must not stop the accounts that it had already taken. But who
+        // suspends one of them does not wait for the policy.
+        let refused = matches!(outcome, Outcome::Refused { .. });
+        let suspend = || account.spec.suspended.then(|| Suspension { reason: account.spec.suspend_reason.clone() });
+        let next = AccountEntry {
+            removed_at: refused.then_some(now),
+            suspended: entry.suspended.clone().or_else(suspend),
+            ..entry.clone()
+        };
+        if next != *entry {
+            plan.steps.push(Step::Put(Box::new(Entry::Account(next))));
         }
     }
     let serves = observed.entry.as_ref().is_some_and(|entry| entry.removed_at.is_none());
     let state = match outcome {
+        Outcome::Waiting { .. } if serves && account.spec.suspended => AccountState::Suspended,
         Outcome::Waiting { .. } if serves => AccountState::Active,
         Outcome::Waiting { .. } | Outcome::Refused { .. } | Outcome::Ready { .. } => AccountState::Refused,
     };
@@ -277,8 +285,10 @@ fn removal(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<Su
         let mut gone = AccountEntry { removed_at: entry.removed_at.or(Some(now)), ..entry.clone() };
         match account.spec.deletion_policy.unwrap_or_default() {
             DeletionPolicy::Retain => {}
+            // The namespace's place is taken until the period ends, however the account went. A UID says whose place,
+            // and names nobody.
             DeletionPolicy::Purge => {
-                gone.namespace.clear();
+                gone.namespace.clone_from(&observed.namespace.uid);
                 gone.name.clear();
             }
         }

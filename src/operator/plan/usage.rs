@@ -163,9 +163,9 @@ pub trait Metered: Clone + PartialEq {
 }
 
 /// Gives `next` the figures of `standing` where nothing else changed and no write was granted for figures alone; else
-/// the fresh ones that are in it.
+/// the fresh ones that are in it. Where neither has figures, the time alone is no news either.
 pub fn settle<S: Metered>(next: S, standing: Option<&S>, granted: bool) -> S {
-    let Some(standing) = standing.filter(|standing| !granted && standing.shown().is_some()) else { return next };
+    let Some(standing) = standing.filter(|_| !granted) else { return next };
     let limit = |status: &S| status.shown().map(|(figures, _)| figures.granted);
     if limit(&next) != limit(standing) {
         return next;

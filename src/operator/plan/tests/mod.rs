@@ -1,5 +1,7 @@
 //! A valid fixture and one mutation per refusal, for each kind; and the life of a password.
 
+mod steadfast;
+
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};

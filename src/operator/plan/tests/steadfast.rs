@@ -1,0 +1,166 @@
+//! What must hold whatever else is wrong: who revokes, suspends or narrows is obeyed, nothing is written twice, and a
+//! credential does not outlive what it hangs on.
+
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// A Secret of the key's name that is not the key's.
+fn foreign() -> Secret {
+    let secret = json!({"metadata": {"name": "printer"}, "type": "servicebinding.io/smtp"});
+    serde_json::from_value(secret).expect("a secret")
+}
+
+fn put_key(plan: &Plan<SubAccountApiKeyStatus>) -> Option<KeyEntry> {
+    entries(plan).first().map(|entry| match entry {
+        Entry::Key(key) => key.clone(),
+        Entry::Policy(_) | Entry::Account(_) => panic!("a key is put"),
+    })
+}
+
+fn seen_policy(entry: Option<crate::domain::directory::PolicyEntry>, users: Vec<Name>) -> credit_policy::Observed {
+    credit_policy::Observed {
+        id: PolicyId(Uuid::from_u128(1)),
+        entry,
+        login: Login::None,
+        namespace: "franking".into(),
+        gauge: None,
+        accounts: AccountCounts::default(),
+        users,
+        endpoint: endpoint(),
+        figures_granted: false,
+    }
+}
+
+fn put_policy(plan: &Plan<crate::crd::CreditPolicyStatus>) -> Option<crate::domain::directory::PolicyEntry> {
+    entries(plan).first().map(|entry| match entry {
+        Entry::Policy(policy) => policy.clone(),
+        Entry::Account(_) | Entry::Key(_) => panic!("a policy is put"),
+    })
+}
+
+#[test]
+fn a_key_is_revoked_whatever_else_is_wrong_with_it() {
+    type Fault = fn(&mut Scene);
+    let cases: [(&str, Fault, Value); 3] = [
+        ("another mistake", |_| {}, json!({"revoked": true, "allowFrom": ["10.0.0.1/8"]})),
+        ("no account", |scene| scene.seen.account = None, json!({"revoked": true})),
+        ("a foreign secret", |scene| scene.seen.secret = Some(foreign()), json!({"revoked": true})),
+    ];
+    for (what, fault, spec) in cases {
+        let mut scene = Scene::new(json!({}));
+        scene.settle();
+        fault(&mut scene);
+        scene.set(spec);
+        let plan = scene.settle();
+        assert!(put_key(&plan).is_some_and(|entry| entry.revoked), "{what}");
+        assert_eq!(letters(&scene.settle()), "", "{what}");
+    }
+}
+
+#[test]
+fn a_key_is_narrowed_while_its_secret_is_another_s() {
+    let mut scene = Scene::new(json!({}));
+    scene.settle();
+    scene.seen.secret = Some(foreign());
+    scene.set(json!({"allowFrom": ["10.0.0.0/8"]}));
+    let plan = scene.settle();
+    assert_eq!(verdict(&plan.status.as_ref().expect("a status").conditions), "SecretConflict!");
+    let entry = put_key(&plan).expect("an entry");
+    assert!(!entry.allow_from.is_empty() && !entry.credentials.is_empty());
+    assert_eq!(letters(&scene.settle()), "");
+}
+
+#[test]
+fn neither_a_login_nor_the_installation_s_keys_are_adopted() {
+    let secret = |name: &str, label: &str| -> Secret {
+        let metadata = json!({"name": name, "labels": {label: "true"}});
+        serde_json::from_value(json!({"metadata": metadata, "type": "servicebinding.io/smtp"})).expect("a secret")
+    };
+    for (name, label, writes) in
+        [("printer", "team", true), ("printer", "franking.io/use", false), ("franking-installation", "app", false)]
+    {
+        let mut scene = Scene::new(json!({"secret": {"adopt": true, "name": name}}));
+        scene.seen.secret = Some(secret(name, label));
+        assert_eq!(letters(&scene.plan()).contains('W'), writes, "{name} {label}");
+    }
+}
+
+#[test]
+fn a_key_ends_with_its_account_and_comes_back_with_it() {
+    let mut scene = Scene::new(json!({}));
+    scene.settle();
+    let (password, account) = (scene.password(), scene.seen.account.take());
+    assert_eq!(put_key(&scene.settle()).and_then(|entry| entry.removed_at), Some(now()));
+    assert_eq!(letters(&scene.settle()), "");
+    scene.seen.account = account;
+    assert_eq!(put_key(&scene.settle()).map(|entry| entry.removed_at), Some(None));
+    assert!(scene.works(&password));
+}
+
+#[test]
+fn a_rotation_that_comes_with_another_name_is_not_forgotten() {
+    let mut scene = Scene::new(json!({}));
+    scene.settle();
+    let old = scene.password();
+    let mut live = scene.seen.secret.take().expect("a secret");
+    (live.metadata.uid, live.metadata.resource_version) = (Some("u".into()), Some("1".into()));
+    scene.seen.others = vec![live];
+    scene.set(json!({"secret": {"name": "smtp"}, "rotation": {"restartedAt": "2026-11-22T09:00:00Z"}}));
+    assert_eq!(letters(&scene.settle()), "PCRPD");
+    assert!(scene.password() != old && scene.works(&scene.password()) && scene.works(&old));
+    assert_eq!(letters(&scene.settle()), "");
+}
+
+#[test]
+fn a_policy_is_suspended_also_when_it_is_invalid_or_on_its_way_out() {
+    let entry = put_policy(&credit_policy::plan(&policy(json!({})), &seen_policy(None, vec![]), now()));
+    let users = vec![Name::new("team", "shop")];
+    let invalid = policy(json!({"suspended": true, "pool": {"timeZone": "Mars/Olympus"}}));
+    let mut leaving = policy(json!({"suspended": true}));
+    leaving.metadata.deletion_timestamp = leaving.metadata.creation_timestamp.clone();
+    for (object, reason) in [(invalid, "Invalid!"), (leaving, "InUse")] {
+        let plan = credit_policy::plan(&object, &seen_policy(entry.clone(), users.clone()), now());
+        let put = put_policy(&plan).expect(reason);
+        assert!(put.suspended.is_some() && put.removed_at.is_none(), "{reason}");
+        assert_eq!(verdict(&plan.status.expect("a status").conditions), reason);
+        let again = credit_policy::plan(&object, &seen_policy(Some(put), users.clone()), now());
+        assert_eq!(letters(&again), "", "{reason}");
+    }
+}
+
+#[test]
+fn an_account_is_suspended_while_its_policy_is_broken() {
+    let mut seen = seen_account(Some(policy(json!({"pool": {"timeZone": "Mars/Olympus"}}))));
+    seen.entry = Some(standing_account());
+    let plan = sub_account::plan(&account(json!({"suspended": true})), &seen, now());
+    let Some(Entry::Account(put)) = entries(&plan).first().copied().cloned() else { panic!("an account is put") };
+    assert!(put.suspended.is_some() && put.removed_at.is_none());
+    seen.entry = Some(put);
+    assert_eq!(letters(&sub_account::plan(&account(json!({"suspended": true})), &seen, now())), "");
+}
+
+#[test]
+fn a_purged_account_keeps_the_place_of_its_namespace_and_not_its_name() {
+    let mut account = account(json!({"deletionPolicy": "Purge"}));
+    account.metadata.deletion_timestamp = account.metadata.creation_timestamp.clone();
+    let mut seen = seen_account(None);
+    seen.entry = Some(standing_account());
+    let plan = sub_account::plan(&account, &seen, now());
+    let Some(Entry::Account(put)) = entries(&plan).first().copied().cloned() else { panic!("an account is put") };
+    assert_eq!((put.namespace.as_str(), put.name.as_str()), ("n", ""));
+}
+
+#[test]
+fn what_was_refused_and_never_counted_is_not_written_again() {
+    let later = now().checked_add(SignedDuration::from_hours(1)).expect("a time");
+    let mut refused = account(json!({}));
+    refused.status = sub_account::plan(&refused, &seen_account(None), now()).status;
+    assert_eq!(sub_account::plan(&refused, &seen_account(None), later).status, refused.status);
+    let mut scene = Scene::new(json!({}));
+    scene.seen.account = None;
+    scene.key.status = scene.plan().status;
+    let again = api_key::plan(&scene.key, &scene.seen, later, &mut scene.rng);
+    assert_eq!(again.status, scene.key.status);
+}
