@@ -40,6 +40,8 @@ pub struct AccountCount {
 pub struct Index {
     accounts: BTreeMap<Name, AccountFacts>,
     accounts_of_policy: HashMap<String, BTreeSet<Name>>,
+    /// By policy. Few, while the accounts of a policy may be very many.
+    refused: HashMap<String, BTreeSet<Name>>,
     /// By policy and externalId, oldest first.
     external_ids: HashMap<(String, String), BTreeSet<(Timestamp, Name)>>,
     keys: BTreeMap<Name, KeyFacts>,
@@ -64,6 +66,7 @@ impl Index {
         if let Some(old) = old {
             touched.extend(self.neighbours(&old));
             remove_from(&mut self.accounts_of_policy, &old.policy, name);
+            remove_from(&mut self.refused, &old.policy, name);
             if let Some(id) = &old.external_id {
                 let row = (old.created, name.clone());
                 remove_from(&mut self.external_ids, &(old.policy.clone(), id.clone()), &row);
@@ -71,6 +74,9 @@ impl Index {
         }
         if let Some(facts) = facts {
             self.accounts_of_policy.entry(facts.policy.clone()).or_default().insert(name.clone());
+            if facts.refused {
+                self.refused.entry(facts.policy.clone()).or_default().insert(name.clone());
+            }
             if let Some(id) = &facts.external_id
                 && !facts.deleting
             {
@@ -90,10 +96,7 @@ impl Index {
             .filter_map(|id| self.external_ids.get(&(facts.policy.clone(), id.clone())))
             .flatten()
             .map(|(_, name)| name.clone());
-        let refused = self
-            .accounts_of_policy(&facts.policy)
-            .filter(|name| self.accounts.get(*name).is_some_and(|facts| facts.refused))
-            .cloned();
+        let refused = self.refused.get(&facts.policy).into_iter().flatten().cloned();
         twins.chain(refused).collect()
     }
 

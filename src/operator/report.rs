@@ -171,19 +171,15 @@ impl Report {
         if object.status() == Some(next) {
             return Ok(());
         }
-        let status = serde_json::to_value(next).map_err(|source| Error::Cluster {
-            doing: "writing a status",
-            source: Box::new(kube::Error::SerdeError(source)),
-        })?;
+        let fail = |source| Error::cluster("writing a status")(kube::Error::SerdeError(source));
+        let before = object.status().map_or(Ok(Value::Null), serde_json::to_value).map_err(fail)?;
+        let after = serde_json::to_value(next).map_err(fail)?;
         let (name, namespace) = (object.name_any(), object.namespace());
-        let body = json!({
-            "apiVersion": K::api_version(&()),
-            "kind": K::kind(&()),
-            "metadata": {"name": name, "namespace": namespace, "uid": object.uid()},
-            "status": status,
-        });
+        // With the UID, so that a new object of the same name is not told the old one's figures.
+        let body = json!({"metadata": {"uid": object.uid()}, "status": merge_patch(&before, after)});
         let api = K::api(&self.client, namespace.as_deref());
-        match api.patch_status(&name, &PatchParams::apply(meta::MANAGER).force(), &Patch::Apply(body)).await {
+        let parameters = PatchParams { field_manager: Some(meta::MANAGER.to_owned()), ..PatchParams::default() };
+        match api.patch_status(&name, &parameters, &Patch::Merge(body)).await {
             Ok(written) => {
                 self.status_writes.inc();
                 self.remember(&written);
@@ -240,6 +236,29 @@ impl Report {
     }
 }
 
+/// The JSON merge patch (RFC 7396) that makes `before` into `after`. A status has one writer, so the book of owners that
+/// a server-side apply would have the API server keep serves nobody.
+fn merge_patch(before: &Value, after: Value) -> Value {
+    let (before, after) = match (before, after) {
+        (Value::Object(before), Value::Object(after)) => (before, after),
+        (_, after) => return after,
+    };
+    let gone = before.keys().filter(|key| !after.contains_key(*key)).map(|key| (key.clone(), Value::Null));
+    let mut patch: serde_json::Map<String, Value> = gone.collect();
+    for (key, value) in after {
+        match before.get(&key) {
+            Some(standing) if *standing == value => {}
+            Some(standing) => {
+                patch.insert(key, merge_patch(standing, value));
+            }
+            None => {
+                patch.insert(key, value);
+            }
+        }
+    }
+    Value::Object(patch)
+}
+
 /// What the API server makes an Event's name from. Kubernetes' own `name.` is not taken from others.
 fn event_prefix(name: &str) -> String {
     let kept: String = name.chars().take(EVENT_PREFIX_MAX).collect();
@@ -268,4 +287,26 @@ fn version(meta: &ObjectMeta) -> u64 {
 /// The names and labels are constants above.
 fn metric<T, E: std::fmt::Display>(made: std::result::Result<T, E>) -> T {
     made.unwrap_or_else(|error| panic!("a metric of the operator is malformed: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_merge_patch_names_what_changed_and_what_is_gone() {
+        let cases = [
+            (json!(null), json!({"a": 1}), json!({"a": 1})),
+            (json!({"a": 1, "b": 2}), json!({"a": 1}), json!({"b": null})),
+            (
+                json!({"a": {"x": 1, "y": 2}, "c": [1]}),
+                json!({"a": {"x": 3}, "c": [1, 2]}),
+                json!({"a": {"x": 3, "y": null}, "c": [1, 2]}),
+            ),
+            (json!({"a": 1}), json!({"a": 1}), json!({})),
+        ];
+        for (before, after, patch) in cases {
+            assert_eq!(merge_patch(&before, after), patch);
+        }
+    }
 }
