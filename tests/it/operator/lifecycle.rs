@@ -213,7 +213,7 @@ async fn a_restart_with_everything_standing_writes_nothing() {
     running.stop().await;
     let before = snapshot(&world).await;
     let again = restart(&world).await;
-    again.reconciled(15).await;
+    again.reconciled(14).await;
     assert_eq!(again.fuse.writes(), 0);
     assert_eq!(snapshot(&world).await, before);
     assert!(render(&again.registry).contains("franking_operator_status_writes_total 0"));
