@@ -65,7 +65,13 @@ pub async fn run(
     let namespace = &settings.operator.namespace;
     let now = clock.now();
     let mut installation = in_time(installation::ensure(client, namespace, now, rng)).await?;
-    let LedgerAddress::Sqlite { path } = &settings.ledger;
+    let path = match &settings.ledger {
+        LedgerAddress::Sqlite { path } => path,
+        LedgerAddress::Postgres { .. } => {
+            let (path, why) = (settings.ledger.place(), "this build has no PostgreSQL engine yet".to_owned());
+            return Err(Error::Ledger { path: path.clone(), source: ledger::Error::Unfit { path, why } });
+        }
+    };
     if installation.ledger_made && is_empty(path) {
         if !accept_empty_ledger {
             return Err(Error::EmptyLedger { path: path.display().to_string(), namespace: namespace.clone() });

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -29,6 +29,8 @@ const STOP_SECONDS: u64 = 345;
 const STOP_SECONDS_MAX: u64 = 3600;
 /// A settings file is a page; 1 MiB is also all that a ConfigMap can hold.
 const FILE_MAX: u64 = 1024 * 1024;
+/// A URI is a line; several hosts and options still are a few hundred octets.
+const URL_MAX: u64 = 16 * 1024;
 
 /// Why a start was refused: one sentence that names the setting.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -103,10 +105,33 @@ impl LogLevel {
 struct RawSettings {
     name: Option<String>,
     stop_seconds: Option<u64>,
-    ledger: Option<LedgerAddress>,
+    ledger: Option<RawLedger>,
     operator: RawOperator,
     relay: RawRelay,
     telemetry: RawTelemetry,
+}
+
+/// [`LedgerAddress`] as a user writes it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, tag = "engine")]
+enum RawLedger {
+    Sqlite {
+        path: PathBuf,
+    },
+    #[serde(rename_all = "camelCase")]
+    Postgres {
+        url: Option<String>,
+        /// A file that holds the URI: the mounted key of a Secret.
+        url_file: Option<PathBuf>,
+        #[serde(default)]
+        single_node: bool,
+    },
+}
+
+impl fmt::Debug for RawLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RawLedger(…)")
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -148,13 +173,10 @@ pub(super) fn parse_file<T: for<'de> Deserialize<'de> + Default>(path: &Path) ->
 
 fn check(raw: RawSettings, flags: &Flags) -> Result<Settings, Refused> {
     let data = flags.data.as_deref();
-    let ledger = raw
-        .ledger
-        .unwrap_or_else(|| LedgerAddress::Sqlite { path: data.unwrap_or(Path::new(DATA_FOLDER)).join("ledger.db") });
-    let LedgerAddress::Sqlite { path } = &ledger;
-    if path.as_os_str().is_empty() {
-        return Err(Refused::new("ledger.path is empty; name the ledger's file"));
-    }
+    let ledger = match raw.ledger {
+        Some(ledger) => check_ledger(ledger)?,
+        None => LedgerAddress::Sqlite { path: data.unwrap_or(Path::new(DATA_FOLDER)).join("ledger.db") },
+    };
     let name = flags.name.clone().or(raw.name).unwrap_or_else(|| "franking".to_owned());
     if name.is_empty() || name.len() > 253 {
         return Err(Refused::new(format!("name \"{name}\" is not 1 to 253 characters long")));
@@ -172,6 +194,40 @@ fn check(raw: RawSettings, flags: &Flags) -> Result<Settings, Refused> {
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9464))),
     };
     Ok(Settings { name, stop_seconds, ledger, operator, relay, telemetry })
+}
+
+fn check_ledger(raw: RawLedger) -> Result<LedgerAddress, Refused> {
+    match raw {
+        RawLedger::Sqlite { path } if path.as_os_str().is_empty() => {
+            Err(Refused::new("ledger.path is empty; name the ledger's file"))
+        }
+        RawLedger::Sqlite { path } => Ok(LedgerAddress::Sqlite { path }),
+        RawLedger::Postgres { url, url_file, single_node } => {
+            let url = match (url, url_file) {
+                (Some(url), None) => url,
+                (None, Some(path)) => read_url(&path)?,
+                (Some(_), Some(_)) => return Err(Refused::new("ledger.url and ledger.urlFile are both set; set one")),
+                (None, None) => {
+                    return Err(Refused::new("ledger.urlFile is missing; name the file that holds the database's URI"));
+                }
+            };
+            // A URI with a scheme, so that a mistake is found here and never printed by a parser that quotes it.
+            if !url.starts_with("postgresql://") && !url.starts_with("postgres://") {
+                return Err(Refused::new("ledger.url is not a postgresql:// URI"));
+            }
+            Ok(LedgerAddress::Postgres { url, single_node })
+        }
+    }
+}
+
+/// The URI holds a password, so it comes in a file that a Secret is mounted as.
+fn read_url(path: &Path) -> Result<String, Refused> {
+    let refused = |what: &dyn fmt::Display| Refused::new(format!("ledger.urlFile {}: {what}", path.display()));
+    let length = std::fs::metadata(path).map_err(|error| refused(&error))?.len();
+    if length > URL_MAX {
+        return Err(refused(&format_args!("{length} octets are more than the {URL_MAX} that are read")));
+    }
+    Ok(std::fs::read_to_string(path).map_err(|error| refused(&error))?.trim().to_owned())
 }
 
 fn check_operator(raw: RawOperator, flags: &Flags) -> Result<Operator, Refused> {
@@ -243,7 +299,7 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464'}
             ("name: franking-0", "name: ''", "name"),
             ("stopSeconds: 60", "stopSeconds: 0", "stopSeconds"),
             ("stopSeconds: 60", "stopSeconds: soon", "stopSeconds"),
-            ("engine: sqlite", "engine: postgres", "postgres"),
+            ("engine: sqlite", "engine: mysql", "mysql"),
             ("path: /data", "file: /data", "file"),
             ("path: /data/ledger.db", "path: ''", "ledger.path"),
             ("concurrency: 8", "concurrency: 0", "operator.concurrency"),
@@ -264,6 +320,31 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464'}
             assert!(VALID.contains(right), "{right} is not in the fixture");
             let Refused(sentence) = load_text(&VALID.replace(right, wrong), Flags::default()).expect_err(wrong);
             assert!(sentence.contains(named) && !sentence.contains('\n'), "{wrong}: {sentence}");
+        }
+    }
+
+    #[test]
+    fn a_database_is_named_by_a_uri_here_or_in_a_file() {
+        let with = |ledger: &str| {
+            load_text(&VALID.replace("engine: sqlite, path: /data/ledger.db", ledger), Flags::default())
+                .map(|settings| settings.ledger)
+        };
+        let secret = tempfile::NamedTempFile::new().expect("a file");
+        let url = "postgresql://franking:s3cret@db/franking";
+        std::fs::write(secret.path(), format!("{url}\n")).expect("writes");
+        let file = format!("engine: postgres, urlFile: {}", secret.path().display());
+        let address = |single_node| Ok(LedgerAddress::Postgres { url: url.to_owned(), single_node });
+        assert_eq!(with(&file), address(false));
+        assert_eq!(with(&format!("engine: postgres, url: '{url}', singleNode: true")), address(true));
+        for (wrong, named) in [
+            ("engine: postgres", "ledger.urlFile is missing"),
+            (&format!("{file}, url: '{url}'"), "both set"),
+            ("engine: postgres, urlFile: /nowhere/uri", "/nowhere/uri"),
+            ("engine: postgres, url: 'host=db password=s3cret'", "not a postgresql:// URI"),
+            (&format!("engine: postgres, url: '{url}', path: /data/ledger.db"), "path"),
+        ] {
+            let Refused(sentence) = with(wrong).expect_err(wrong);
+            assert!(sentence.contains(named) && !sentence.contains("s3cret"), "{sentence}");
         }
     }
 
