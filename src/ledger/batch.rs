@@ -277,6 +277,8 @@ impl Shared {
             Error::Unavailable { .. }
             | Error::Full
             | Error::Foreign { .. }
+            | Error::Replaced { .. }
+            | Error::Held(_)
             | Error::Schema { .. }
             | Error::Unfit { .. } => {}
         }
@@ -342,7 +344,7 @@ async fn reserve_batch(shared: &Arc<Shared>, batch: &mut Vec<Ask>) {
         Err(failed) if failed.error.is_undone() => vec![Err(failed)],
         Err(failed) => {
             let may_be_charged = failed.may_be_charged;
-            batch.iter().map(|_| Err(Failed { error: Error::Full, may_be_charged })).collect()
+            batch.iter().map(|_| Err(Failed { error: each(&failed.error), may_be_charged })).collect()
         }
     };
     for (ask, verdict) in batch.drain(..).zip(verdicts) {
@@ -364,7 +366,20 @@ async fn reserve_batch(shared: &Arc<Shared>, batch: &mut Vec<Ask>) {
     }
 }
 
-/// The last try certainly wrote nothing: the disk is full, or the call was undone.
+/// The same answer for each message of a batch.
+fn each(error: &Error) -> Error {
+    match error {
+        Error::Held(state) => Error::Held(*state),
+        Error::Foreign { found, expected } => Error::Foreign { found: *found, expected: *expected },
+        Error::Replaced { found, expected } => Error::Replaced { found: *found, expected: *expected },
+        // The others are asked again until they are answered, so that only a full disk is left.
+        Error::Full | Error::Fenced | Error::Unavailable { .. } | Error::Schema { .. } | Error::Unfit { .. } => {
+            Error::Full
+        }
+    }
+}
+
+/// The last try certainly wrote nothing: the disk is full, the ledger is held, or the call was undone.
 struct Failed {
     error: Error,
     /// An earlier try may have charged: what it charged is to be given back.
@@ -385,7 +400,8 @@ async fn reserve_until_known(
             Err(error) => error,
         };
         match &error {
-            Error::Full => {
+            // Certainly not written, and no use to ask again at once: an administrator has to do something first.
+            Error::Full | Error::Held(_) | Error::Foreign { .. } | Error::Replaced { .. } => {
                 shared.figures.failed(&error);
                 return Err(Failed { error, may_be_charged });
             }
@@ -395,7 +411,7 @@ async fn reserve_until_known(
                 return Err(Failed { error, may_be_charged });
             }
             Error::Unavailable { .. } => may_be_charged = true,
-            Error::Fenced | Error::Foreign { .. } | Error::Schema { .. } | Error::Unfit { .. } => {}
+            Error::Fenced | Error::Schema { .. } | Error::Unfit { .. } => {}
         }
         shared.recover("reserving credits", &error, &session, &mut retry).await;
     }
@@ -454,6 +470,8 @@ async fn beat(shared: Arc<Shared>) {
             error @ (Error::Unavailable { .. }
             | Error::Full
             | Error::Foreign { .. }
+            | Error::Replaced { .. }
+            | Error::Held(_)
             | Error::Schema { .. }
             | Error::Unfit { .. }) => Err(error),
         };

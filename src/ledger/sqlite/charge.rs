@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use rusqlite::{OptionalExtension as _, params};
 
 use super::failure::{Failure, Op};
+use super::incarnation;
 use super::lots::Ledgered;
 use super::write::Tx;
 use crate::domain::credit::{Blocked, Chain, Demand, Outcome, Part, Reservation, Verdict, decide};
@@ -14,6 +15,7 @@ use crate::ledger::store::{Session, Settlement};
 impl Tx<'_> {
     pub fn reserve(&mut self, session: &Session, batch: &[Reservation]) -> Op<Vec<Verdict>> {
         self.fence(session)?;
+        incarnation::refuse_unless_open(self.connection)?;
         let mut lots = Ledgered::default();
         let mut first = HashMap::with_capacity(batch.len());
         let mut demands = Vec::with_capacity(batch.len());

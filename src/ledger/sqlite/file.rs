@@ -13,6 +13,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transac
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
+use super::incarnation::read_identity;
+use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{Error, Identity, Result};
 
 /// 3.7.0 to 3.51.2 can corrupt a database when one connection resets the WAL while another writes.
@@ -40,12 +42,14 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("../migrations/sqlite/0001_ledger.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("../migrations/sqlite/0001_ledger.sql") },
+    Migration { version: 3, sql: include_str!("../migrations/sqlite/0003_incarnation.sql") },
+];
 
 /// The schemas that this release works with.
-const SCHEMA_OLDEST: i64 = 1;
-const SCHEMA_NEWEST: i64 = 1;
+const SCHEMA_OLDEST: i64 = 3;
+const SCHEMA_NEWEST: i64 = 3;
 
 fn unfit(path: &Path, why: impl Into<String>) -> Error {
     Error::Unfit { path: path.display().to_string(), why: why.into() }
@@ -97,6 +101,13 @@ pub fn connect_writer(path: &Path) -> Result<Connection> {
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     wait_when_busy(&mut connection).and_then(|()| configure(&connection)).map_err(|error| opening(path, error))?;
     verify(&connection, path)?;
+    Ok(connection)
+}
+
+/// A connection for the writer of a file that is a ledger of this release's schema.
+pub fn connect_ledger(path: &Path) -> Result<Connection> {
+    let connection = connect_writer(path)?;
+    check_schema(&connection, path)?;
     Ok(connection)
 }
 
@@ -175,17 +186,6 @@ fn verify(connection: &Connection, path: &Path) -> Result<()> {
     Ok(())
 }
 
-pub fn read_identity(connection: &Connection) -> Op<Identity> {
-    Ok(connection.query_row("SELECT installation, cluster, incarnation, schema_version FROM meta", [], |row| {
-        Ok(Identity {
-            installation: Uuid::from_bytes(row.get(0)?),
-            cluster: row.get(1)?,
-            incarnation: Uuid::from_bytes(row.get(2)?),
-            schema_version: row.get(3)?,
-        })
-    })?)
-}
-
 /// Refuses what is not a ledger, or one of a release that this one does not know.
 pub fn check_schema(connection: &Connection, path: &Path) -> Result<()> {
     let version =
@@ -212,28 +212,21 @@ fn schema_version(connection: &Connection, path: &Path) -> Result<Option<i64>> {
     connection.query_row("SELECT schema_version FROM meta", [], |row| row.get(0)).optional().map_err(failed)
 }
 
-/// Who a new ledger is to be.
-pub struct Naming<'a> {
-    pub installation: Uuid,
-    pub cluster: &'a str,
-    pub incarnation: Uuid,
-}
-
-/// Makes the file, or brings it to the newest schema after copying it beside itself. Refuses another
-/// installation's.
-pub fn prepare(path: &Path, naming: &Naming<'_>, migrations: &[Migration], now: Timestamp) -> Result<Identity> {
+/// Makes the file, or brings it to the newest schema after copying it beside itself. Another installation's is left
+/// as it is: told where its schema is ours, refused where it is not.
+pub fn prepare(path: &Path, naming: &Naming, migrations: &[Migration], now: Timestamp) -> Result<Identity> {
     create_private(path)?;
     let mut connection = connect_writer(path)?;
     let doing = "preparing the ledger";
     let found = schema_version(&connection, path)?;
-    if found.is_some() {
-        let identity = read_identity(&connection).map_err(|failure| failure.of(doing))?;
-        if identity.installation != naming.installation {
-            return Err(Error::Foreign { found: identity.installation, expected: naming.installation });
-        }
-    }
     let newest = migrations.last().map_or(0, |migration| migration.version);
     let from = found.unwrap_or(0);
+    if found.is_some() && from < newest {
+        let installation = installation_of(&connection).map_err(|failure| failure.of(doing))?;
+        if installation != naming.installation {
+            return Err(Error::Foreign { found: installation, expected: naming.installation });
+        }
+    }
     if from > newest {
         return Err(Error::Schema { found: from, oldest: SCHEMA_OLDEST, newest });
     }
@@ -244,6 +237,11 @@ pub fn prepare(path: &Path, naming: &Naming<'_>, migrations: &[Migration], now: 
         migrate(&mut connection, naming, migrations, now).map_err(|failure| failure.of(doing))?;
     }
     read_identity(&connection).map_err(|failure| failure.of(doing))
+}
+
+fn installation_of(connection: &Connection) -> Op<Uuid> {
+    let bytes = connection.query_row("SELECT installation FROM meta", [], |row| row.get(0))?;
+    Ok(Uuid::from_bytes(bytes))
 }
 
 /// SQLite gives its `-wal` and `-shm` the file's own permissions.
@@ -268,7 +266,7 @@ fn copy_beside(connection: &Connection, path: &Path, version: i64, now: Timestam
         .map_err(|error| Failure::from(error).of("copying the ledger before changing its schema"))
 }
 
-fn migrate(connection: &mut Connection, naming: &Naming<'_>, migrations: &[Migration], now: Timestamp) -> Op<()> {
+fn migrate(connection: &mut Connection, naming: &Naming, migrations: &[Migration], now: Timestamp) -> Op<()> {
     // Asked again under the lock: two processes may be preparing.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let empty: bool = transaction.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
@@ -290,6 +288,9 @@ fn migrate(connection: &mut Connection, naming: &Naming<'_>, migrations: &[Migra
                 ],
             )?;
         }
+    }
+    if empty {
+        transaction.execute("UPDATE meta SET state = ?1", [naming.state.as_str()])?;
     }
     transaction.commit()?;
     Ok(())

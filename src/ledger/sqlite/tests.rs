@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 use uuid::Uuid;
 
-use super::file::{self, Migration, Naming};
+use super::file::{self, Migration};
 use super::{SqliteStore, failure, writer};
 use crate::domain::credit::{Meter, Verdict};
 use crate::ledger::conformance::{Place, World, conformance, random_histories_agree_with_the_model};
-use crate::ledger::store::{Error, Result, Role, Session, Store};
+use crate::ledger::incarnation::Naming;
+use crate::ledger::store::{Error, Result, Role, Session, State, Store};
 use crate::runtime::clock::{Clock, ManualClock};
 
 /// A directory of its own, gone with the test.
@@ -89,6 +90,12 @@ conformance!(File::new();
     what_cannot_be_written_by_the_deadline_is_counted,
     a_given_up_session_is_renewed,
     batches_grow_with_the_load_and_limits_hold,
+    a_held_ledger_charges_nothing_and_judges_nobody,
+    an_accepted_ledger_ends_every_session_and_charges_when_it_is_rebuilt,
+    an_acceptance_that_is_said_twice_holds_once,
+    the_id_of_a_status_is_kept_and_a_copied_one_is_not,
+    used_credits_are_raised_to_what_is_known_and_the_books_balance,
+    a_mark_grows_with_the_directory_the_trail_and_what_is_sent,
 );
 
 #[test]
@@ -114,8 +121,9 @@ fn open(path: &Path) -> Result<SqliteStore> {
     SqliteStore::open(path, Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH)))
 }
 
-fn naming(installation: u128) -> Naming<'static> {
-    Naming { installation: Uuid::from_u128(installation), cluster: "cluster", incarnation: Uuid::from_u128(2) }
+fn naming(installation: u128) -> Naming {
+    let (installation, incarnation) = (Uuid::from_u128(installation), Uuid::from_u128(2));
+    Naming { installation, cluster: "cluster".to_owned(), incarnation, state: State::Open }
 }
 
 fn why<T>(result: Result<T>) -> String {
@@ -131,7 +139,7 @@ async fn a_prepared_ledger_knows_who_it_is_and_preparing_again_changes_nothing()
     let file = File::new();
     for _ in 0..2 {
         let identity = file::prepare(&file.path(), &naming(1), file::MIGRATIONS, Timestamp::UNIX_EPOCH).expect("same");
-        assert_eq!((identity.installation, identity.schema_version), (Uuid::from_u128(1), 1));
+        assert_eq!((identity.installation, identity.schema_version), (Uuid::from_u128(1), 3));
         assert_eq!(open(&file.path()).expect("opened").identity().await.expect("read"), identity);
     }
     let entries = std::fs::read_dir(file.0.path()).expect("a directory").filter_map(std::result::Result::ok);
@@ -140,9 +148,12 @@ async fn a_prepared_ledger_knows_who_it_is_and_preparing_again_changes_nothing()
 }
 
 #[test]
-fn another_installations_ledger_is_refused() {
+fn another_installations_ledger_is_told_and_its_schema_not_changed() {
     let file = File::new();
-    let refused = file::prepare(&file.path(), &naming(9), file::MIGRATIONS, Timestamp::UNIX_EPOCH);
+    let found = file::prepare(&file.path(), &naming(9), file::MIGRATIONS, Timestamp::UNIX_EPOCH).expect("told");
+    assert_eq!((found.installation, found.state), (Uuid::from_u128(1), State::Open));
+    let newer = [Migration { version: 9, sql: "must not run" }];
+    let refused = file::prepare(&file.path(), &naming(9), &newer, Timestamp::UNIX_EPOCH);
     assert!(matches!(refused, Err(Error::Foreign { found, expected })
         if found == Uuid::from_u128(1) && expected == Uuid::from_u128(9)));
 }
@@ -175,7 +186,7 @@ fn a_schema_of_another_release_is_refused() {
         file::prepare(&file.path(), &naming(1), file::MIGRATIONS, Timestamp::UNIX_EPOCH).map(|_| ()),
     ];
     for result in refused {
-        assert!(matches!(result, Err(Error::Schema { found: 7, oldest: 1, newest: 1 })), "{result:?}");
+        assert!(matches!(result, Err(Error::Schema { found: 7, oldest: 3, newest: 3 })), "{result:?}");
     }
 }
 
@@ -186,13 +197,13 @@ async fn an_existing_file_is_copied_before_its_schema_changes() {
     store.open_session(Role::Operator, "kept").await.expect("a session");
     drop(store);
     let newer = [
-        Migration { version: 1, sql: "must not run again" },
-        Migration { version: 2, sql: "CREATE TABLE later (a INTEGER) STRICT" },
+        Migration { version: 3, sql: "must not run again" },
+        Migration { version: 4, sql: "CREATE TABLE later (a INTEGER) STRICT" },
     ];
     let now = Timestamp::from_second(1_000).expect("a time");
     let identity = file::prepare(&file.path(), &naming(1), &newer, now).expect("migrated");
-    assert_eq!(identity.schema_version, 2);
-    let copy = Connection::open(file::copy_path(&file.path(), 1, now)).expect("the copy");
+    assert_eq!(identity.schema_version, 4);
+    let copy = Connection::open(file::copy_path(&file.path(), 3, now)).expect("the copy");
     let kept = |connection: &Connection| -> (i64, i64) {
         connection
             .query_row("SELECT schema_version, (SELECT count(*) FROM session) FROM meta", [], |row| {
@@ -200,16 +211,16 @@ async fn an_existing_file_is_copied_before_its_schema_changes() {
             })
             .expect("readable")
     };
-    assert_eq!(kept(&copy), (1, 1));
-    assert_eq!(kept(&Connection::open(file.path()).expect("the ledger")), (2, 1));
+    assert_eq!(kept(&copy), (3, 1));
+    assert_eq!(kept(&Connection::open(file.path()).expect("the ledger")), (4, 1));
 }
 
 #[test]
 fn a_migration_that_fails_changes_nothing() {
     let file = File::new();
     let broken = [
-        Migration { version: 1, sql: "" },
-        Migration { version: 2, sql: "CREATE TABLE later (a INTEGER) STRICT; SELECT nonsense FROM nowhere" },
+        Migration { version: 3, sql: "" },
+        Migration { version: 4, sql: "CREATE TABLE later (a INTEGER) STRICT; SELECT nonsense FROM nowhere" },
     ];
     assert!(file::prepare(&file.path(), &naming(1), &broken, Timestamp::UNIX_EPOCH).is_err());
     let connection = Connection::open(file.path()).expect("a database");
@@ -220,7 +231,7 @@ fn a_migration_that_fails_changes_nothing() {
             |row| Ok((row.get(0)?, row.get(1)?)),
         )
         .expect("readable");
-    assert_eq!(found, (1, 0));
+    assert_eq!(found, (3, 0));
 }
 
 #[test]

@@ -171,7 +171,7 @@ impl<'a> Tx<'a> {
     }
 
     /// Salted with the installation, so that digests of two ledgers cannot be matched with each other.
-    fn digest(&self, kind: Kind, namespace_uid: &str, name: &str) -> Op<Vec<u8>> {
+    pub fn digest(&self, kind: Kind, namespace_uid: &str, name: &str) -> Op<Vec<u8>> {
         let installation: [u8; 16] =
             self.connection.prepare_cached("SELECT installation FROM meta")?.query_row([], |row| row.get(0))?;
         let mut context = digest::Context::new(&digest::SHA256);
