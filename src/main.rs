@@ -44,10 +44,10 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Crds => Ok(say(&crd::all().iter().map(crd::yaml).collect::<Vec<_>>().join("---\n"))),
             Command::Ledger(LedgerCommand::Check) => check_ledger(&settings).await,
-            Command::All(accept) => Process::start(settings)?.all(accept.accept_empty_ledger).await,
+            Command::All => Process::start(settings)?.all().await,
             Command::Operator => Process::start(settings)?.operator().await,
             Command::Relay => Process::start(settings)?.relay().await,
-            Command::Prepare(accept) => Process::start(settings)?.prepare(accept.accept_empty_ledger).await,
+            Command::Prepare => Process::start(settings)?.prepare().await,
         }
     });
     // Blocking work that a hung role left behind must not keep the process.
@@ -107,11 +107,11 @@ impl Process {
         Ok(Self { settings, clock, rng, registry, health: Health::default(), stop })
     }
 
-    async fn prepare(mut self, accept_empty_ledger: bool) -> Result<ExitCode, RoleError> {
+    async fn prepare(mut self) -> Result<ExitCode, RoleError> {
         let client = kube::Client::try_default().await?;
         let stop = self.stop.clone();
         tokio::select! {
-            prepared = prepare::run(&client, &self.settings, accept_empty_ledger, self.clock, &mut self.rng) => {
+            prepared = prepare::run(&client, &self.settings, self.clock, &mut self.rng) => {
                 prepared?;
                 Ok(ExitCode::SUCCESS)
             }
@@ -120,11 +120,11 @@ impl Process {
         }
     }
 
-    async fn all(mut self, accept_empty_ledger: bool) -> Result<ExitCode, RoleError> {
+    async fn all(mut self) -> Result<ExitCode, RoleError> {
         let mut roles = self.roles(&["operator", "relay"]).await?;
         let (client, settings, stop) = (kube::Client::try_default().await?, &self.settings, self.stop.clone());
         let prepared = tokio::select! {
-            prepared = prepare::run(&client, settings, accept_empty_ledger, self.clock.clone(), &mut self.rng) => prepared?,
+            prepared = prepare::run(&client, settings, self.clock.clone(), &mut self.rng) => prepared?,
             () = stop.cancelled() => return self.wait(roles).await,
         };
         self.spawn_operator(&mut roles, client, prepared)?;
@@ -188,6 +188,7 @@ impl Process {
             registry: self.registry.clone(),
             health: self.health.clone(),
             name: self.settings.name.clone(),
+            place: Some((keeper.installation.clone(), self.settings.ledger.clone())),
         };
         roles.spawn("operator", operator::run(dependencies, self.stop.clone()));
         let keep = relay_config::keep(keeper, self.registry.clone(), publish, self.stop.clone());

@@ -135,6 +135,9 @@ impl Expected {
     }
 }
 
+/// Judges a ledger before a session is opened in it.
+pub type Admit = std::sync::Arc<dyn Fn(&Tag) -> Result<()> + Send + Sync>;
+
 /// What an installation knows of its ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
@@ -316,7 +319,8 @@ mod tests {
             judge(&known(), &identity)
         };
         assert_eq!(replaced(|f| f.state = State::Rebuilding), Finding::Rebuilding);
-        let cases: [(fn(&mut Identity), Replaced); 7] = [
+        type Case = (fn(&mut Identity), Replaced);
+        let cases: [Case; 7] = [
             (|f| f.installation = Uuid::nil(), Replaced::Installation { found: Uuid::nil() }),
             (|f| f.cluster = "other".into(), Replaced::Cluster { found: "other".into() }),
             (|f| f.incarnation = Uuid::nil(), Replaced::Incarnation { found: Uuid::nil() }),

@@ -82,6 +82,12 @@ pub struct Identity {
     pub mark: Mark,
 }
 
+impl Identity {
+    pub fn tag(&self) -> Tag {
+        Tag { installation: self.installation, incarnation: self.incarnation, state: self.state }
+    }
+}
+
 /// A running process as the ledger knows it. Every write carries it, and a stale epoch is refused: a paused process
 /// that wakes after it was given up changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -245,7 +251,8 @@ pub trait Store: Send + Sync + 'static {
     /// Recomputes every balance from its rows. Must be empty.
     async fn check(&self) -> Result<Vec<Discrepancy>>;
 
-    /// Holds the ledger until it is accepted. One that is held already, or is being rebuilt, stays as it is.
+    /// Holds the ledger until it is accepted: [`put`](Self::put), [`identify`](Self::identify) and
+    /// [`balances`](Self::balances) are refused too, so that nothing is shown or written that follows from it. One that is held already, or is being rebuilt, stays as it is.
     async fn hold(&self, because: Because) -> Result<()>;
 
     /// Goes on with a replaced ledger under a new incarnation, to be rebuilt before mail is charged to it: every session

@@ -54,26 +54,18 @@ pub struct Flags {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Prepare, operator and relay in one process: laptops and the demo
-    All(Accept),
+    All,
     /// Reconcile the three kinds; write Secrets, status, the directory and relay.yaml
     Operator,
     /// Take mail in and forward it
     Relay,
     /// Make the installation's keys, the ledger and the first relay.yaml, then end
-    Prepare(Accept),
+    Prepare,
     /// Print the CustomResourceDefinitions
     Crds,
     /// Look after the ledger
     #[command(subcommand)]
     Ledger(LedgerCommand),
-}
-
-/// What only an administrator may decide.
-#[derive(Clone, Copy, Debug, Default, Args)]
-pub struct Accept {
-    /// Begin with an empty ledger although this installation had one: what was used so far is forgotten
-    #[arg(long, env = "FRANKING_ACCEPT_EMPTY_LEDGER")]
-    pub accept_empty_ledger: bool,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -131,7 +123,7 @@ mod tests {
             ("franking serve", "serve"),
             ("franking relay --log-level loud", "--log-level"),
             ("franking relay --telemetry-address here", "--telemetry-address"),
-            ("franking relay --accept-empty-ledger", "--accept-empty-ledger"),
+            ("franking prepare --accept-empty-ledger", "--accept-empty-ledger"),
             ("franking ledger", "subcommand"),
         ] {
             let Err(Refused(sentence)) = parsed(line) else { panic!("{line} was accepted") };

@@ -46,8 +46,12 @@ pub async fn a_held_ledger_charges_nothing_and_judges_nobody(place: &impl Place)
     assert!(matches!(refused, Err(Error::Held(state)) if state == held), "{refused:?}");
     let name = Username::try_from("key-1".to_owned()).expect("a user name");
     assert!(matches!(other.find_sender(&name).await, Err(Error::Held(_))));
+    assert!(matches!(world.store.balances(&chain()).await, Err(Error::Held(_))), "figures that may be old");
+    assert!(matches!(world.store.put(&world.session, "test", &[]).await, Err(Error::Held(_))));
+    assert!(matches!(world.store.identify(&world.session, Kind::Key, "uid", "k").await, Err(Error::Held(_))));
     // What was charged before is settled all the same.
     world.settle(message, Outcome::Refused).await;
+    accept(&world).await;
     assert_eq!(world.consumed().await, [0, 0, 0]);
 }
 

@@ -51,6 +51,14 @@ pub fn refuse_unless_open(connection: &Connection) -> Op<()> {
     }
 }
 
+/// The operator reads and writes what is open or being rebuilt. What it reads from a held one would be shown as true.
+pub fn refuse_held(connection: &Connection) -> Op<()> {
+    match tag(connection)?.state {
+        State::Open | State::Rebuilding => Ok(()),
+        held @ State::Held(_) => Err(Failure::Held(held)),
+    }
+}
+
 /// Only an open ledger is held: one that is held already keeps its reason, and one that was accepted its acceptance.
 pub fn hold(connection: &Connection, because: Because) -> Op<()> {
     connection

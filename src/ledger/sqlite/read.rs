@@ -124,6 +124,7 @@ pub fn find_sender(connection: &Connection, username: &Username) -> Op<Option<Se
 }
 
 pub fn balances(connection: &Connection, holders: &[Holder], now: Timestamp) -> Op<Vec<Balance>> {
+    incarnation::refuse_held(connection)?;
     let mut balances = Vec::with_capacity(holders.len());
     for holder in holders {
         let Some(entry) = rows::entry(connection, *holder)? else { continue };

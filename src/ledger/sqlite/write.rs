@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
-use super::rows;
+use super::{incarnation, rows};
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId, Kind};
 use crate::ledger::store::{Role, Session};
@@ -152,6 +152,7 @@ impl<'a> Tx<'a> {
 
     pub fn identify(&mut self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Op<Uuid> {
         self.fence(session)?;
+        incarnation::refuse_held(self.connection)?;
         let digest = self.digest(kind, namespace_uid, name)?;
         let known = self
             .connection
