@@ -19,7 +19,7 @@ pub(super) use histories::random_histories_agree_with_the_model;
 pub(super) use incarnation::*;
 pub(super) use limits::*;
 pub(super) use records::*;
-pub(super) use world::{Place, World};
+pub(super) use world::{Place, World, account, key, key_id, monthly, policy, policy_id};
 
 /// One test of each rule for the engine whose fresh place `$place` makes.
 macro_rules! conformance {

@@ -51,7 +51,7 @@ pub const MIGRATIONS: &[Migration] = &[
 const SCHEMA_OLDEST: i64 = 3;
 const SCHEMA_NEWEST: i64 = 3;
 
-fn unfit(path: &Path, why: impl Into<String>) -> Error {
+pub fn unfit(path: &Path, why: impl Into<String>) -> Error {
     Error::Unfit { path: path.display().to_string(), why: why.into() }
 }
 
@@ -83,7 +83,7 @@ pub fn file_system_of(directory: &Path) -> io::Result<i64> {
     if result == 0 { Ok(stat.f_type & 0xffff_ffff) } else { Err(io::Error::last_os_error()) }
 }
 
-fn refuse_network(path: &Path) -> Result<()> {
+pub fn refuse_network(path: &Path) -> Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let kind = file_system_of(directory)
         .map_err(|source| unfit(path, format!("its directory cannot be examined ({source})")))?;
@@ -139,7 +139,7 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
 }
 
 /// Tells what an administrator must repair from what may pass.
-fn opening(path: &Path, error: rusqlite::Error) -> Error {
+pub fn opening(path: &Path, error: rusqlite::Error) -> Error {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => unfit(path, "it is not a database"),
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
@@ -199,7 +199,7 @@ pub fn check_schema(connection: &Connection, path: &Path) -> Result<()> {
 
 /// `None` for a file without tables: one that was just made, or whose making was interrupted.
 fn schema_version(connection: &Connection, path: &Path) -> Result<Option<i64>> {
-    let failed = |error| Failure::from(error).of("reading the ledger's schema version");
+    let failed = |error| opening(path, error);
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
     if tables == 0 {
@@ -222,7 +222,7 @@ pub fn prepare(path: &Path, naming: &Naming, migrations: &[Migration], now: Time
     let newest = migrations.last().map_or(0, |migration| migration.version);
     let from = found.unwrap_or(0);
     if found.is_some() && from < newest {
-        let installation = installation_of(&connection).map_err(|failure| failure.of(doing))?;
+        let installation = installation_of(&connection, path)?;
         if installation != naming.installation {
             return Err(Error::Foreign { found: installation, expected: naming.installation });
         }
@@ -239,9 +239,11 @@ pub fn prepare(path: &Path, naming: &Naming, migrations: &[Migration], now: Time
     read_identity(&connection).map_err(|failure| failure.of(doing))
 }
 
-fn installation_of(connection: &Connection) -> Op<Uuid> {
-    let bytes = connection.query_row("SELECT installation FROM meta", [], |row| row.get(0))?;
-    Ok(Uuid::from_bytes(bytes))
+/// Whose it is, whatever its schema. Refuses what is no ledger.
+pub fn installation_of(connection: &Connection, path: &Path) -> Result<Uuid> {
+    schema_version(connection, path)?.ok_or_else(|| unfit(path, "it is empty"))?;
+    let read = connection.query_row("SELECT installation FROM meta", [], |row| row.get(0));
+    read.map(Uuid::from_bytes).map_err(|error| opening(path, error))
 }
 
 /// SQLite gives its `-wal` and `-shm` the file's own permissions.

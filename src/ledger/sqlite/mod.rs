@@ -7,6 +7,7 @@
 //! It must never acknowledge what a power cut can undo (WAL with `synchronous=FULL`, verified when it is opened),
 //! and never run on a file system where locks are only a polite request.
 
+pub mod backup;
 mod charge;
 mod check;
 mod config;
