@@ -1,6 +1,8 @@
 //! `franking`: one binary, a subcommand for each role. Here the roles' dependencies are built and handed over; what a
 //! role does is in its room.
 
+mod upkeep;
+
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use std::time::Duration;
 
 use franking::operator::prepare;
 use franking::operator::relay_config::{self, Keeper};
-use franking::runtime::cli::{self, Asked, Command, LedgerCommand};
+use franking::runtime::cli::{self, Asked, Command};
 use franking::runtime::clock::{Clock as _, SystemClock};
 use franking::runtime::config::{self, Settings};
 use franking::runtime::health::Health;
@@ -43,7 +45,7 @@ fn main() -> ExitCode {
     let ended = runtime.block_on(async {
         match cli.command {
             Command::Crds => Ok(say(&crd::all().iter().map(crd::yaml).collect::<Vec<_>>().join("---\n"))),
-            Command::Ledger(LedgerCommand::Check) => check_ledger(&settings).await,
+            Command::Ledger(command) => upkeep::run(&settings, command).await,
             Command::All => Process::start(settings)?.all().await,
             Command::Operator => Process::start(settings)?.operator().await,
             Command::Relay => Process::start(settings)?.relay().await,
@@ -66,21 +68,6 @@ fn say(text: &str) -> ExitCode {
 fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
     eprintln!("franking: {}", shutdown::chain(error));
     ExitCode::from(code)
-}
-
-/// Prints each lot whose balance does not follow from its rows. There must be none.
-async fn check_ledger(settings: &Settings) -> Result<ExitCode, RoleError> {
-    let found = ledger::open(&settings.ledger, Arc::new(SystemClock))?.check().await?;
-    if found.is_empty() {
-        return Ok(say("the ledger is in balance\n"));
-    }
-    let mut table = format!("{:<12} {:<8} {:<36} {:>16} {:>16}\n", "METER", "LOT", "HOLDER", "CONSUMED", "RECOMPUTED");
-    for row in &found {
-        let (meter, lot, holder) = (row.meter.as_str(), row.lot.0, row.holder.uuid());
-        table.push_str(&format!("{meter:<12} {lot:<8} {holder:<36} {:>16} {:>16}\n", row.consumed, row.recomputed));
-    }
-    say(&table);
-    Ok(ExitCode::from(FAILED))
 }
 
 /// What every role shares.

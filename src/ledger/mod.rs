@@ -15,8 +15,10 @@ mod figures;
 pub mod incarnation;
 mod outcomes;
 pub mod seal;
+mod sources;
 pub mod sqlite;
 pub mod store;
+pub mod trail;
 
 use std::sync::Arc;
 

@@ -117,7 +117,7 @@ fn exists(context: &Context, what: &Ref) -> bool {
 pub async fn raise<K: Kind>(context: &Context, object: &K) -> Result<bool> {
     let Some((figures, _)) = object.status().and_then(K::Status::shown) else { return Ok(false) };
     let Some(holder) = context.holder_of(&object.reference()) else { return Ok(false) };
-    let floor = Floor { holder, meter: Meter::of(holder), consumed: figures.used, until: figures.end };
+    let floor = Floor { holder, meter: Meter::of_period(holder), consumed: figures.used, until: figures.end };
     let raised = context.books.raise(ACTOR, &[floor]).await.map_err(Error::ledger("raising what is used"))?;
     Ok(raised > 0)
 }

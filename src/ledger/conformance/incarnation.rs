@@ -116,8 +116,12 @@ pub async fn used_credits_are_raised_to_what_is_known_and_the_books_balance(plac
     let mut world = World::with(place, None, Some(10), Some(100)).await;
     world.send(4).await;
     let [_, account, policy] = chain();
-    let floor =
-        |holder: Holder, consumed, until: &str| Floor { holder, meter: Meter::of(holder), consumed, until: at(until) };
+    let floor = |holder: Holder, consumed, until: &str| Floor {
+        holder,
+        meter: Meter::of_period(holder),
+        consumed,
+        until: at(until),
+    };
     let floors = [
         floor(account, 12, UNTIL),
         // Less than is known, of a period that is over, and of nobody.

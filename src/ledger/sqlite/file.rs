@@ -44,6 +44,7 @@ pub struct Migration {
 
 pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../migrations/sqlite/0001_ledger.sql") },
+    Migration { version: 2, sql: include_str!("../migrations/sqlite/0002_meters.sql") },
     Migration { version: 3, sql: include_str!("../migrations/sqlite/0003_incarnation.sql") },
 ];
 

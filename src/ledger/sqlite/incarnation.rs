@@ -4,11 +4,13 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
-use super::rows;
 use super::write::Tx;
-use crate::domain::credit::Lot;
+use super::{rows, sources};
+use crate::domain::credit::{Lot, Meter};
 use crate::domain::id::Kind;
+use crate::ledger::incarnation::{Raised, raise};
 use crate::ledger::store::{Acceptance, Because, Floor, Identity, Mark, Session, State, Tag};
+use crate::ledger::trail::{LEDGER_ACCEPTED, LEDGER_OPENED, Note};
 
 pub fn read_identity(connection: &Connection) -> Op<Identity> {
     let (identity, state) = connection
@@ -93,7 +95,7 @@ impl Tx<'_> {
             "installation": { "from": found.installation, "to": acceptance.installation },
             "incarnation": { "from": found.incarnation, "to": acceptance.incarnation },
         });
-        self.record(&acceptance.actor, "ledger.accepted", None, &detail)
+        self.record(&acceptance.actor, LEDGER_ACCEPTED, None, &detail)
     }
 
     pub fn reopen(&mut self, session: &Session) -> Op<()> {
@@ -105,7 +107,7 @@ impl Tx<'_> {
         if opened == 0 {
             return Ok(());
         }
-        self.record("operator", "ledger.opened", None, &serde_json::json!({}))
+        self.record("operator", LEDGER_OPENED, None, &serde_json::json!({}))
     }
 
     pub fn assign(&mut self, session: &Session, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Op<Uuid> {
@@ -138,29 +140,32 @@ impl Tx<'_> {
         let (mut raised, now) = (0, self.now);
         for floor in floors.iter().filter(|floor| now < floor.until) {
             let Some(entry) = rows::entry(self.connection, floor.holder)? else { continue };
-            let lot = self.running_lot(floor.holder, entry.limit())?;
-            if lot.consumed < floor.consumed {
-                self.raise_lot(actor, lot, floor.consumed)?;
+            let lots = match floor.meter {
+                Meter::KeyCap | Meter::AccountCap | Meter::PolicyPool => {
+                    vec![self.running_lot(floor.holder, entry.terms().limit)?]
+                }
+                Meter::AccountSpend | Meter::AccountPrepaid | Meter::PolicyPrepaid => {
+                    let mut live = sources::live(self.connection, floor.holder, now)?;
+                    live.retain(|lot| lot.meter() == floor.meter);
+                    live
+                }
+            };
+            for Raised { lot, by } in raise(floor, entry.terms().overage, lots) {
+                self.write_raised(actor, &lot, by)?;
                 raised += 1;
             }
         }
         Ok(raised)
     }
 
-    fn raise_lot(&mut self, actor: &str, mut lot: Lot, consumed: i64) -> Op<()> {
-        let before = lot.consumed;
-        lot.consumed = consumed;
-        lot.regrant(lot.granted);
+    fn write_raised(&mut self, actor: &str, lot: &Lot, by: i64) -> Op<()> {
         self.connection
-            .prepare_cached("UPDATE lot SET consumed = ?2, overhang = ?3 WHERE id = ?1")?
-            .execute(params![lot.id.0, lot.consumed, lot.overhang])?;
+            .prepare_cached("UPDATE lot SET consumed = ?2, overhang = ?3, overage = ?4 WHERE id = ?1")?
+            .execute(params![lot.id.0, lot.consumed, lot.overhang, lot.overage])?;
         self.connection
             .prepare_cached("INSERT INTO adjustment (lot, credits, actor, at) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![lot.id.0, consumed - before, actor, self.now_ms()])?;
+            .execute(params![lot.id.0, by, actor, self.now_ms()])?;
         self.moved(lot.holder)?;
-        let detail = serde_json::json!({
-            "lot": lot.id, "period": lot.window.key, "from": before, "to": consumed, "granted": lot.granted,
-        });
-        self.record(actor, "lot.raised", Some(lot.holder), &detail)
+        self.note(actor, lot.holder, &Note::raised(lot, by))
     }
 }

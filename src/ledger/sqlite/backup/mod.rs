@@ -18,7 +18,8 @@ use super::failure::Failure;
 use super::file::{self, unfit};
 use super::incarnation::read_identity;
 use crate::ledger::incarnation::{Because, Naming, State};
-use crate::ledger::store::{Error, Identity, Result};
+use crate::ledger::store::{Identity, Result};
+use crate::ledger::trail::LEDGER_RESTORED;
 
 /// A copy that is on the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,8 +136,8 @@ fn prepare(fresh: &Path, from: &Path, now: Timestamp) -> Result<Identity> {
             params![incarnation.as_bytes(), State::Held(Because::Restored).as_str(), now.as_millisecond()],
         )?;
         connection.execute(
-            "INSERT INTO event (at, actor, kind, detail) VALUES (?1, 'franking ledger restore', 'ledger.restored', ?2)",
-            params![now.as_millisecond(), detail.to_string()],
+            "INSERT INTO event (at, actor, kind, detail) VALUES (?1, 'franking ledger restore', ?2, ?3)",
+            params![now.as_millisecond(), LEDGER_RESTORED, detail.to_string()],
         )?;
         connection.pragma_update(None, "journal_mode", "DELETE")
     };

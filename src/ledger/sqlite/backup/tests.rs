@@ -9,7 +9,7 @@ use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, MessageId};
 use crate::ledger::conformance::{account, key, key_id, monthly, policy, policy_id};
 use crate::ledger::sqlite::SqliteStore;
-use crate::ledger::store::{Role, Session, Store};
+use crate::ledger::store::{Error, Role, Session, Store};
 use crate::runtime::clock::{Clock, SystemClock};
 
 struct Place {
