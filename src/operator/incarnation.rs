@@ -161,6 +161,8 @@ pub async fn end(context: &Context) {
     let guard = &context.guard;
     let (Some((installation, _)), Standing::Open) = (&guard.place, guard.standing()) else { return };
     let noting = async {
+        // What was sent since the last one counts too.
+        context.books.rollup().await.map_err(Error::ledger("rolling usage up"))?;
         let identity = context.books.store().identity().await.map_err(Error::ledger("asking who the ledger is"))?;
         if identity.mark == installation.mark {
             return Ok(());

@@ -15,8 +15,10 @@ use crate::ledger::trail::{LEDGER_ACCEPTED, LEDGER_OPENED, Note};
 pub fn read_identity(connection: &Connection) -> Op<Identity> {
     let (identity, state) = connection
         .prepare_cached(
-            "SELECT installation, cluster, incarnation, schema_version, config_epoch, moved, \
-             (SELECT ifnull(max(seq), 0) FROM event), state FROM meta",
+            // Reservations count as movements here, so that what was sent since the last rollup is in the mark.
+            "SELECT installation, cluster, incarnation, schema_version, config_epoch, \
+             moved + (SELECT ifnull(max(seq), 0) FROM reservation), (SELECT ifnull(max(seq), 0) FROM event), state \
+             FROM meta",
         )?
         .query_row([], |row| {
             let mark = Mark { config_epoch: row.get(4)?, moved: row.get(5)?, event: row.get(6)? };

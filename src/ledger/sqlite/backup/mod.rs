@@ -163,11 +163,13 @@ fn set_aside(path: &Path, now: Timestamp) -> Result<Option<PathBuf>> {
     match left {
         Ok(mode) if mode == "delete" => {}
         Ok(_) => return Err(in_use()),
-        Err(error) => match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => return Err(in_use()),
-            // What cannot even be opened is kept all the same.
-            Some(_) | None => {}
-        },
+        Err(error)
+            if matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)) =>
+        {
+            return Err(in_use());
+        }
+        // What cannot even be opened is kept all the same.
+        Err(_) => {}
     }
     let aside = beside(path, &format!("replaced-{}", now.as_second()));
     fs::hard_link(path, &aside).map_err(|error| unfit(&aside, format!("the ledger cannot be kept there ({error})")))?;
