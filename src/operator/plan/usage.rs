@@ -4,7 +4,6 @@
 //! 10 % of what was used and a quarter of an hour. Exact figures come from the metrics.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::Notice;
 use super::gauge::Gauge;
