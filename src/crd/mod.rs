@@ -37,7 +37,9 @@ pub use credit_policy::{
     AccountCounts, AllowedNamespaces, CheckedPolicy, CheckedUpstream, CreditPolicy, CreditPolicySpec,
     CreditPolicyStatus, NamespacesFrom, Overage, PerAccount, RelayPort, RelayStatus, Senders, Upstream, UpstreamTls,
 };
-pub use limit::{Cap, CheckedCap, CreditStatus, Period, PeriodStatus, Pool, PoolCreditStatus, SpendStatus, UsageStatus};
+pub use limit::{
+    Cap, CheckedCap, CreditStatus, Period, PeriodStatus, Pool, PoolCreditStatus, SpendStatus, UsageStatus,
+};
 pub use prepaid::{Every, Grant, Prepaid, Recurring};
 pub use pricing::Pricing;
 pub use print::{File, all, chart_template, files, yaml};

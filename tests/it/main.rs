@@ -7,6 +7,7 @@ mod chart_life;
 mod examples;
 mod generated;
 mod image;
+mod meters;
 mod operator;
 mod pod;
 mod process;
