@@ -60,6 +60,7 @@ pub struct CreditPolicySpec {
     /// Credits that are used up by all accounts together, beside the pool. Present means that nothing is sent when they
     /// are, whatever the pool still holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(merge_strategy = MapMerge::Atomic)]
     pub prepaid: Option<Prepaid>,
     /// What becomes of messages when the pool is used up. Deny refuses them. Allow lets them through and counts them
     /// apart; prepaid credits, and the caps of accounts and keys, hold all the same. Deny where absent.
