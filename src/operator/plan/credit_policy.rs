@@ -98,7 +98,7 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
     let gauge = observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&entry.pool, now));
     let stands = observed.entry.as_ref().is_some_and(|entry| entry.removed_at.is_none());
     if observed.entry.as_ref() != Some(&entry) && (stands || !deleting) {
-        plan.look_again = !same_limits(observed.entry.as_ref(), &entry);
+        plan.look_again = meta::holds(&policy.metadata) && !same_limits(observed.entry.as_ref(), &entry);
         plan.steps.push(Step::Put(Box::new(Entry::Policy(entry))));
     }
     let accepted = matches!(outcome, Outcome::Ready { .. });

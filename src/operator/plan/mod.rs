@@ -35,7 +35,8 @@ pub struct Plan<S> {
     pub look_at: Option<Timestamp>,
     /// A Secret of somebody else's that this object waits for.
     pub awaited_secret: Option<String>,
-    /// The steps change the figures that the status would show: look again when they are done.
+    /// The steps change the figures that the status would show: look again when they are done. Not of an object that is
+    /// held from now on: it has another version then, and its figures are judged in a moment anyway.
     pub look_again: bool,
 }
 
