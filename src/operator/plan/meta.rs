@@ -32,6 +32,12 @@ pub fn labels() -> BTreeMap<String, String> {
     ])
 }
 
+/// The labels of what belongs to the installation as a whole.
+pub fn installation_labels() -> BTreeMap<String, String> {
+    let labels = [(MANAGED_BY, MANAGER), ("app.kubernetes.io/name", "franking"), ("app.kubernetes.io/part-of", "franking")];
+    labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
 /// The reference with which `owner` controls what we make for it. It does not block the owner's deletion: the
 /// finalizer does what has to be waited for.
 pub fn controller_of<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
