@@ -131,7 +131,8 @@ impl Candidate {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),
                 resource_version: standing.and_then(kube::ResourceExt::resource_version),
-                labels: standing.map_or_else(|| Some(meta::installation_labels()), |lease| lease.metadata.labels.clone()),
+                labels: standing
+                    .map_or_else(|| Some(meta::installation_labels()), |lease| lease.metadata.labels.clone()),
                 annotations: standing.and_then(|lease| lease.metadata.annotations.clone()),
                 owner_references: standing.and_then(|lease| lease.metadata.owner_references.clone()),
                 ..ObjectMeta::default()
@@ -284,7 +285,7 @@ async fn hold(
         (lease, deadline) = (renewed, asked + BELIEF);
         if let Some(question) = question {
             // Who asked may have left.
-            drop(question.send(true));
+            let _ = question.send(true);
         }
     }
 }

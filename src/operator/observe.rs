@@ -68,8 +68,20 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Context {
     pub fn new(dependencies: Dependencies, leader: Option<Leader>, references: References, wakes: Wakes) -> Self {
-        let Dependencies { client, store, settings, endpoint, keys, clock, rng, registry, health: _, name, relay, leadership: _ } =
-            dependencies;
+        let Dependencies {
+            client,
+            store,
+            settings,
+            endpoint,
+            keys,
+            clock,
+            rng,
+            registry,
+            health: _,
+            name,
+            relay,
+            leadership: _,
+        } = dependencies;
         Self {
             report: Report::new(client.clone(), &registry),
             awaited: Awaited::new(client.clone(), wakes.clone()),

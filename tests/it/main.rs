@@ -2,10 +2,13 @@
 
 mod boundaries;
 mod chart;
+mod chart_apart;
 mod chart_life;
 mod examples;
+mod fleet;
 mod generated;
 mod image;
+mod leader;
 mod operator;
 mod pod;
 mod process;

@@ -9,8 +9,8 @@ use super::{Outcome, Plan, Step, meta};
 use crate::crd::{AccountCounts, CheckedPolicy, CreditPolicy, CreditPolicyStatus, Reason, RelayPort, RelayStatus};
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, Suspension, UpstreamEntry};
 use crate::domain::id::PolicyId;
-use crate::operator::{Endpoint, RelayState};
 use crate::operator::watch::Name;
+use crate::operator::{Endpoint, RelayState};
 
 /// How many of the accounts that hold a policy are named.
 const NAMED_USERS: usize = 10;
@@ -182,13 +182,7 @@ fn status(
     let next = CreditPolicyStatus {
         policy_id: Some(observed.id.to_string()),
         observed_generation: policy.metadata.generation,
-        conditions: outcome.conditions_where(
-            conditions,
-            policy.metadata.generation,
-            now,
-            said,
-            lacks(&observed.relay),
-        ),
+        conditions: outcome.conditions_where(conditions, policy.metadata.generation, now, said, lacks(&observed.relay)),
         period: gauge.as_ref().map(Gauge::period),
         credits: gauge.as_ref().map(Gauge::pool),
         accounts: Some(observed.accounts),
