@@ -12,8 +12,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::credential::{Credential, Username};
-use super::credit::{Blocked, Chain, Limit};
+use super::credit::{Blocked, Chain, Limit, Overage, Prepaid, Rate};
 use super::id::{AccountId, Holder, KeyId, PolicyId};
+use super::money::Pricing;
 use super::sender::{MailDomain, SenderPattern};
 
 /// Why and by whom something may not send.
@@ -77,6 +78,14 @@ pub struct PolicyEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended: Option<Suspension>,
     pub pool: Limit,
+    /// Whether the pool may be exceeded; what goes beyond is counted apart.
+    #[serde(default, skip_serializing_if = "Overage::is_deny")]
+    pub overage: Overage,
+    /// A balance that its accounts share, beside the pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepaid: Option<Prepaid>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pricing: Option<Pricing>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sender_domains: Vec<MailDomain>,
     /// `None` while it cannot be used, for example because its credentials are missing: mail waits with 451.
@@ -99,6 +108,14 @@ pub struct AccountEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended: Option<Suspension>,
     pub cap: Limit,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepaid: Option<Prepaid>,
+    /// What it may ever spend, in micro-units, counted from when the limit was first written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spend_limit_micro: Option<i64>,
+    /// Its own, or the policy's for each account; the smaller of both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
     /// Deleted, or no longer accepted by its policy: nothing is sent, used credits stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_at: Option<Timestamp>,
@@ -125,11 +142,76 @@ pub struct KeyEntry {
     pub plain_listener: bool,
     pub cap: Limit,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
     #[serde(default)]
     pub revoked: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_at: Option<Timestamp>,
+}
+
+/// What the ledger reads of an entry.
+#[derive(Clone, Debug)]
+pub struct Terms<'a> {
+    pub holder: Holder,
+    pub limit: &'a Limit,
+    pub prepaid: Option<&'a Prepaid>,
+    /// In micro-units.
+    pub spend_limit: Option<i64>,
+    pub rate: Option<Rate>,
+    pub overage: Overage,
+}
+
+impl Terms<'_> {
+    /// Whether the holder has lots beside its period's.
+    pub fn has_more(&self) -> bool {
+        self.prepaid.is_some() || self.spend_limit.is_some()
+    }
+}
+
+impl PolicyEntry {
+    pub fn terms(&self) -> Terms<'_> {
+        Terms {
+            holder: Holder::Policy(self.id),
+            limit: &self.pool,
+            prepaid: self.prepaid.as_ref(),
+            spend_limit: None,
+            rate: None,
+            overage: self.overage,
+        }
+    }
+
+    /// What a credit costs at present, in micro-units; 0 where nothing is priced.
+    pub fn unit_price(&self) -> i64 {
+        self.pricing.as_ref().map_or(0, Pricing::credit_micro)
+    }
+}
+
+impl AccountEntry {
+    pub fn terms(&self) -> Terms<'_> {
+        Terms {
+            holder: Holder::Account(self.id),
+            limit: &self.cap,
+            prepaid: self.prepaid.as_ref(),
+            spend_limit: self.spend_limit_micro,
+            rate: self.rate,
+            overage: Overage::Deny,
+        }
+    }
+}
+
+impl KeyEntry {
+    pub fn terms(&self) -> Terms<'_> {
+        Terms {
+            holder: Holder::Key(self.id),
+            limit: &self.cap,
+            prepaid: None,
+            spend_limit: None,
+            rate: self.rate,
+            overage: Overage::Deny,
+        }
+    }
 }
 
 /// One row of the directory.
@@ -150,13 +232,18 @@ impl Entry {
         }
     }
 
-    /// The limit of the holder's lots.
-    pub fn limit(&self) -> &Limit {
+    /// What its holder's messages are judged by.
+    pub fn terms(&self) -> Terms<'_> {
         match self {
-            Self::Policy(policy) => &policy.pool,
-            Self::Account(account) => &account.cap,
-            Self::Key(key) => &key.cap,
+            Self::Policy(policy) => policy.terms(),
+            Self::Account(account) => account.terms(),
+            Self::Key(key) => key.terms(),
         }
+    }
+
+    /// The limit of the holder's period lots.
+    pub fn limit(&self) -> &Limit {
+        self.terms().limit
     }
 
     pub fn removed_at(&self) -> Option<Timestamp> {

@@ -14,8 +14,10 @@ mod conformance;
 mod figures;
 mod outcomes;
 pub mod seal;
+mod sources;
 pub mod sqlite;
 pub mod store;
+pub mod trail;
 
 use std::sync::Arc;
 
