@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -132,8 +132,8 @@ impl Books {
         under_session!(self, session, self.store.prepare_lots(session, until))
     }
 
-    pub async fn sweep_sessions(&self, silent_since: Timestamp) -> Result<u64> {
-        under_session!(self, session, self.store.sweep_sessions(session, silent_since))
+    pub async fn sweep_sessions(&self, silence: SignedDuration) -> Result<u64> {
+        under_session!(self, session, self.store.sweep_sessions(session, silence))
     }
 
     /// Ends the session in good order; the next write would open another.

@@ -38,6 +38,7 @@ pub struct Report {
     credits: IntGaugeVec,
     account_credits: IntGaugeVec,
     measured: Mutex<std::collections::HashSet<Ref>>,
+    unknown: IntCounter,
     sweep_stopped: IntGauge,
     swept: IntCounter,
 }
@@ -78,6 +79,13 @@ impl Report {
                 &["namespace", "account", "what"],
             ),
             measured: Mutex::default(),
+            unknown: register(
+                registry,
+                metric(IntCounter::new(
+                    "franking_operator_unknown_messages_total",
+                    "Messages whose session ended without saying what became of them; they stay charged.",
+                )),
+            ),
             sweep_stopped: register(
                 registry,
                 metric(IntGauge::new(
@@ -108,6 +116,10 @@ impl Report {
     pub fn sweep(&self, stopped: bool, revoked: u64) {
         self.sweep_stopped.set(i64::from(stopped));
         self.swept.inc_by(revoked);
+    }
+
+    pub fn unknown(&self, messages: u64) {
+        self.unknown.inc_by(messages);
     }
 
     /// The same figures as on status, exact.
