@@ -28,6 +28,8 @@ const ACCOUNTS_MEASURED: usize = 1_000;
 const NOTE_MAX: usize = 1_000;
 /// Characters of an object's name in an Event's, which leaves room for the part that the API server adds.
 const EVENT_PREFIX_MAX: usize = 200;
+/// What is told of credits.
+const FIGURES: [&str; 5] = ["granted", "used", "remaining", "prepaid", "overage"];
 
 pub struct Report {
     client: Client,
@@ -38,6 +40,7 @@ pub struct Report {
     credits: IntGaugeVec,
     account_credits: IntGaugeVec,
     measured: Mutex<std::collections::HashSet<Ref>>,
+    unknown: IntCounter,
     sweep_stopped: IntGauge,
     swept: IntCounter,
 }
@@ -69,15 +72,24 @@ impl Report {
             ),
             credits: gauge(
                 "franking_policy_credits",
-                "Credits of a policy's pool in the running period; granted is absent where it is unlimited.",
+                "Credits of a policy: granted, used and overage of its pool in the running period, prepaid those that are \
+                 left of what was prepaid, remaining the less of both. What does not limit is absent.",
                 &["policy", "what"],
             ),
             account_credits: gauge(
                 "franking_account_credits",
-                "Credits of an account in the running period, for the first 1000 accounts that were seen.",
+                "Credits of an account: granted and used of its cap in the running period, prepaid those that are left of \
+                 what was prepaid, remaining the least of all its limits. For the first 1000 accounts that were seen.",
                 &["namespace", "account", "what"],
             ),
             measured: Mutex::default(),
+            unknown: register(
+                registry,
+                metric(IntCounter::new(
+                    "franking_operator_unknown_messages_total",
+                    "Messages whose session ended without saying what became of them; they stay charged.",
+                )),
+            ),
             sweep_stopped: register(
                 registry,
                 metric(IntGauge::new(
@@ -110,20 +122,38 @@ impl Report {
         self.swept.inc_by(revoked);
     }
 
+    pub fn unknown(&self, messages: u64) {
+        self.unknown.inc_by(messages);
+    }
+
     /// The same figures as on status, exact.
     pub fn figures(&self, what: &Ref, figures: &Figures) {
-        let remaining = figures.granted.map(|granted| (granted - figures.used).max(0));
-        let values = [("granted", figures.granted), ("used", Some(figures.used)), ("remaining", remaining)];
-        for (label, value) in values.into_iter().filter_map(|(label, value)| Some((label, value?))) {
-            match what {
-                Ref::Policy(name) => self.credits.with_label_values(&[name.name.as_str(), label]).set(value),
-                Ref::Account(name) if self.is_measured(what) => {
+        let Figures { granted, used, remaining, prepaid, overage, .. } = *figures;
+        for (label, value) in FIGURES.into_iter().zip([granted, Some(used), remaining, prepaid, overage]) {
+            match (what, value) {
+                (Ref::Policy(name), Some(value)) => {
+                    self.credits.with_label_values(&[name.name.as_str(), label]).set(value);
+                }
+                (Ref::Account(name), Some(value)) if self.is_measured(what) => {
                     let labels = [name.namespace.as_str(), name.name.as_str(), label];
                     self.account_credits.with_label_values(&labels).set(value);
                 }
-                Ref::Account(_) | Ref::Key(_) => {}
+                // A limit that was taken away leaves no figure behind.
+                (Ref::Policy(_) | Ref::Account(_), None) => self.forget_figure(what, label),
+                (Ref::Account(_) | Ref::Key(_), Some(_)) | (Ref::Key(_), None) => {}
             }
         }
+    }
+
+    fn forget_figure(&self, what: &Ref, label: &str) {
+        // A series that never was cannot be removed; that is no fault.
+        let _ = match what {
+            Ref::Policy(name) => self.credits.remove_label_values(&[name.name.as_str(), label]),
+            Ref::Account(name) => {
+                self.account_credits.remove_label_values(&[name.namespace.as_str(), name.name.as_str(), label])
+            }
+            Ref::Key(_) => Ok(()),
+        };
     }
 
     fn is_measured(&self, what: &Ref) -> bool {
@@ -134,15 +164,8 @@ impl Report {
     /// What is gone has no figures.
     pub fn forget(&self, what: &Ref) {
         self.measured.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
-        for label in ["granted", "used", "remaining"] {
-            // A series that never was cannot be removed; that is no fault.
-            let _ = match what {
-                Ref::Policy(name) => self.credits.remove_label_values(&[name.name.as_str(), label]),
-                Ref::Account(name) => {
-                    self.account_credits.remove_label_values(&[name.namespace.as_str(), name.name.as_str(), label])
-                }
-                Ref::Key(_) => Ok(()),
-            };
+        for label in FIGURES {
+            self.forget_figure(what, label);
         }
     }
 
@@ -171,8 +194,10 @@ impl Report {
         }
     }
 
+    /// An Event about one of our kinds.
     pub async fn notice<K: Kind>(&self, object: &K, notice: &Notice, now: Timestamp) {
-        let about = ObjectReference {
+        let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
+        let regarding = ObjectReference {
             api_version: Some(K::api_version(&()).into_owned()),
             kind: Some(K::kind(&()).into_owned()),
             name: Some(object.name_any()),
@@ -181,34 +206,41 @@ impl Report {
             resource_version: object.resource_version(),
             ..ObjectReference::default()
         };
-        self.event(about, notice.warning, notice.reason, &notice.note, now).await;
+        let said = Said { warning: notice.warning, reason: notice.reason, note: &notice.note };
+        say(&self.client, regarding, &namespace, said, now).await;
     }
+}
 
-    /// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
-    pub async fn event(&self, about: ObjectReference, warning: bool, reason: Reason, note: &str, now: Timestamp) {
-        let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
-        let name = about.name.clone().unwrap_or_default();
-        let event = Event {
-            metadata: ObjectMeta {
-                generate_name: Some(event_prefix(&name)),
-                namespace: Some(namespace.clone()),
-                ..ObjectMeta::default()
-            },
-            action: Some("Reconcile".to_owned()),
-            event_time: Some(MicroTime(now)),
-            note: Some(note[..note.floor_char_boundary(NOTE_MAX)].to_owned()),
-            reason: Some(reason.as_str().to_owned()),
-            regarding: Some(about),
-            reporting_controller: Some("franking.io/operator".to_owned()),
-            reporting_instance: Some(meta::MANAGER.to_owned()),
-            type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
-            ..Event::default()
-        };
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
-        let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
-        if let Err(error) = api.create(&parameters, &event).await {
-            tracing::warn!(object = name, error = &error as &dyn std::error::Error, "writing an event");
-        }
+/// What an Event says.
+pub struct Said<'a> {
+    pub warning: bool,
+    pub reason: Reason,
+    pub note: &'a str,
+}
+
+/// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
+pub async fn say(client: &Client, regarding: ObjectReference, namespace: &str, said: Said<'_>, now: Timestamp) {
+    let name = regarding.name.clone().unwrap_or_default();
+    let event = Event {
+        metadata: ObjectMeta {
+            generate_name: Some(event_prefix(&name)),
+            namespace: Some(namespace.to_owned()),
+            ..ObjectMeta::default()
+        },
+        action: Some("Reconcile".to_owned()),
+        event_time: Some(MicroTime(now)),
+        note: Some(said.note[..said.note.floor_char_boundary(NOTE_MAX)].to_owned()),
+        reason: Some(said.reason.as_str().to_owned()),
+        regarding: Some(regarding),
+        reporting_controller: Some("franking.io/operator".to_owned()),
+        reporting_instance: Some(meta::MANAGER.to_owned()),
+        type_: Some(if said.warning { "Warning" } else { "Normal" }.to_owned()),
+        ..Event::default()
+    };
+    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
+    let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
+    if let Err(error) = api.create(&parameters, &event).await {
+        tracing::warn!(object = name, error = &error as &dyn std::error::Error, "writing an event");
     }
 }
 

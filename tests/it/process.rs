@@ -43,7 +43,9 @@ fn a_wrong_setting_stops_the_start_with_one_sentence_that_names_it() {
     for (text, named) in [
         ("operator: {concurency: 4}", "concurency"),
         ("operator: {concurrency: 0}", "operator.concurrency is 0"),
-        ("ledger: {engine: postgres}", "ledger.urlFile"),
+        ("ledger: {engine: postgres}", "ledger.urlFile is missing"),
+        ("operator: {leaderElection: true}", "operator.leaderElection is true with ledger.engine sqlite"),
+        ("relay: {configMap: franking-relay}", "relay.configMap is set with ledger.engine sqlite"),
         ("relay: {listeners: [{name: a, address: '0.0.0.0:25', mode: Plain}]}", "relay.listeners: \"a\" is plain"),
         ("telemetry: {address: here}", "telemetry.address"),
         ("relay: [", "line 1"),

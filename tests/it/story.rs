@@ -16,7 +16,7 @@ use crate::support::{definitions, identity};
 
 pub const SYSTEM: &str = "franking-system";
 /// A revoked, expired or suspended credential is refused within this (issue: a second), and the watch before it.
-const SOON: Duration = Duration::from_secs(3);
+pub const SOON: Duration = Duration::from_secs(3);
 
 /// A cluster with Franking's definitions and identity, an upstream, and a place for the binary.
 pub struct Stage {

@@ -11,6 +11,7 @@ mod incarnation;
 mod limits;
 mod model;
 mod records;
+mod rollover;
 mod world;
 
 pub(super) use charging::*;
@@ -19,6 +20,7 @@ pub(super) use histories::random_histories_agree_with_the_model;
 pub(super) use incarnation::*;
 pub(super) use limits::*;
 pub(super) use records::*;
+pub(super) use rollover::*;
 pub(super) use world::{Place, World, account, key, key_id, monthly, policy, policy_id};
 
 /// One test of each rule for the engine whose fresh place `$place` makes.
