@@ -10,6 +10,8 @@ mod histories;
 mod limits;
 mod model;
 mod records;
+mod steps;
+mod stock;
 mod world;
 
 pub(super) use charging::*;

@@ -39,6 +39,9 @@ impl Tx<'_> {
             }
             if entry.removed_at().is_none() {
                 self.apply_sources(actor, before.as_ref(), entry)?;
+            } else {
+                // Its limit may change before it returns, and nothing would make them again.
+                self.drop_lots_ahead(entry.holder())?;
             }
             self.moved(entry.holder())?;
         }
