@@ -207,6 +207,9 @@ impl Model {
     /// The account goes, or comes back to what it had.
     pub fn remove(&mut self, removed: bool) {
         let returns = self.rules.removed && !removed;
+        if removed && !self.rules.removed {
+            self.running_index(account());
+        }
         self.rules.removed = removed;
         if returns {
             let limit = self.rules.limits[&account()].clone();
