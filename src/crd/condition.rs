@@ -17,7 +17,7 @@ pub enum ConditionType {
     Ready,
     /// The spec is valid and what it refers to lets it.
     Accepted,
-    /// The ledger's directory says what the spec says.
+    /// The ledger's directory says what the spec says; of a policy also that the relays run as they are set.
     Programmed,
     /// Work is under way. Only present while true.
     Reconciling,
@@ -68,6 +68,8 @@ pub enum Reason {
     CapAboveCeiling,
     /// The cap has another period than the policy's `maxCap`.
     CapPeriodMismatch,
+    /// The account has a spend limit and its policy no pricing.
+    PricingMissing,
     /// The namespace has the policy's `maxAccountsPerNamespace` already.
     TooManyAccounts,
     /// Another account of the policy has the same `externalId`.
@@ -88,6 +90,10 @@ pub enum Reason {
     RotationWaiting,
     /// A credential was issued anew because its Secret was edited or deleted.
     CredentialReplaced,
+    /// Credits are used up: of Events, because it is no fault of the resource.
+    CreditsExhausted,
+    /// Credits that were used up are there again.
+    CreditsAvailable,
     /// `spec.suspended` is set.
     Suspended,
     /// The policy is suspended.
@@ -100,6 +106,10 @@ pub enum Reason {
     LedgerUnavailable,
     /// The Kubernetes API refused a write; the message says which.
     ApplyFailed,
+    /// The relay's settings are refused; the relays keep what was good last.
+    RelayInvalid,
+    /// No relay serves.
+    RelayNotReady,
     /// Deletion waits for what still uses it.
     InUse,
     /// It is being deleted.
@@ -119,6 +129,7 @@ impl Reason {
             Self::NotAllowedByPolicy => "NotAllowedByPolicy",
             Self::CapAboveCeiling => "CapAboveCeiling",
             Self::CapPeriodMismatch => "CapPeriodMismatch",
+            Self::PricingMissing => "PricingMissing",
             Self::TooManyAccounts => "TooManyAccounts",
             Self::DuplicateExternalId => "DuplicateExternalId",
             Self::AccountNotFound => "AccountNotFound",
@@ -129,12 +140,16 @@ impl Reason {
             Self::SecretConflict => "SecretConflict",
             Self::RotationWaiting => "RotationWaiting",
             Self::CredentialReplaced => "CredentialReplaced",
+            Self::CreditsExhausted => "CreditsExhausted",
+            Self::CreditsAvailable => "CreditsAvailable",
             Self::Suspended => "Suspended",
             Self::ParentSuspended => "ParentSuspended",
             Self::Revoked => "Revoked",
             Self::Expired => "Expired",
             Self::LedgerUnavailable => "LedgerUnavailable",
             Self::ApplyFailed => "ApplyFailed",
+            Self::RelayInvalid => "RelayInvalid",
+            Self::RelayNotReady => "RelayNotReady",
             Self::InUse => "InUse",
             Self::Deleting => "Deleting",
         }

@@ -1,9 +1,7 @@
 //! What people and machines are told: status, Events and the loop's metrics. Nobody else writes them.
 //!
-//! Status goes by server-side apply under our name: a field that we no longer say disappears without a null for each,
-//! and another writer (a later role) keeps its own fields. What is equal is not written.
+//! Status goes by merge patch, of what changed alone: it has one writer. What is equal is not written.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -19,6 +17,7 @@ use super::kinds::Kind;
 use super::plan::usage::Figures;
 use super::plan::{Notice, meta};
 use super::references::Ref;
+use crate::crd::Reason;
 use crate::runtime::metrics::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
 };
@@ -29,13 +28,11 @@ const ACCOUNTS_MEASURED: usize = 1_000;
 const NOTE_MAX: usize = 1_000;
 /// Characters of an object's name in an Event's, which leaves room for the part that the API server adds.
 const EVENT_PREFIX_MAX: usize = 200;
-/// Statuses that the cache has not caught up with. Only a stuck watch makes this many.
-const UNSEEN_MAX: usize = 10_000;
+/// What is told of credits.
+const FIGURES: [&str; 5] = ["granted", "used", "remaining", "prepaid", "overage"];
 
 pub struct Report {
     client: Client,
-    /// What was written last and not seen in the cache yet, by UID: the version and the whole object.
-    unseen: Mutex<HashMap<String, (u64, Value)>>,
     reconciles: IntCounterVec,
     seconds: HistogramVec,
     active: IntGaugeVec,
@@ -43,6 +40,7 @@ pub struct Report {
     credits: IntGaugeVec,
     account_credits: IntGaugeVec,
     measured: Mutex<std::collections::HashSet<Ref>>,
+    unknown: IntCounter,
     sweep_stopped: IntGauge,
     swept: IntCounter,
 }
@@ -61,7 +59,6 @@ impl Report {
             HistogramOpts::new("controller_runtime_reconcile_time_seconds", "Length of a reconcile.").buckets(buckets);
         Self {
             client,
-            unseen: Mutex::default(),
             reconciles: counter(
                 "controller_runtime_reconcile_total",
                 "Reconciles by result.",
@@ -75,15 +72,24 @@ impl Report {
             ),
             credits: gauge(
                 "franking_policy_credits",
-                "Credits of a policy's pool in the running period; granted is absent where it is unlimited.",
+                "Credits of a policy: granted, used and overage of its pool in the running period, prepaid those that are \
+                 left of what was prepaid, remaining the less of both. What does not limit is absent.",
                 &["policy", "what"],
             ),
             account_credits: gauge(
                 "franking_account_credits",
-                "Credits of an account in the running period, for the first 1000 accounts that were seen.",
+                "Credits of an account: granted and used of its cap in the running period, prepaid those that are left of \
+                 what was prepaid, remaining the least of all its limits. For the first 1000 accounts that were seen.",
                 &["namespace", "account", "what"],
             ),
             measured: Mutex::default(),
+            unknown: register(
+                registry,
+                metric(IntCounter::new(
+                    "franking_operator_unknown_messages_total",
+                    "Messages whose session ended without saying what became of them; they stay charged.",
+                )),
+            ),
             sweep_stopped: register(
                 registry,
                 metric(IntGauge::new(
@@ -116,20 +122,38 @@ impl Report {
         self.swept.inc_by(revoked);
     }
 
+    pub fn unknown(&self, messages: u64) {
+        self.unknown.inc_by(messages);
+    }
+
     /// The same figures as on status, exact.
     pub fn figures(&self, what: &Ref, figures: &Figures) {
-        let remaining = figures.granted.map(|granted| (granted - figures.used).max(0));
-        let values = [("granted", figures.granted), ("used", Some(figures.used)), ("remaining", remaining)];
-        for (label, value) in values.into_iter().filter_map(|(label, value)| Some((label, value?))) {
-            match what {
-                Ref::Policy(name) => self.credits.with_label_values(&[name.name.as_str(), label]).set(value),
-                Ref::Account(name) if self.is_measured(what) => {
+        let Figures { granted, used, remaining, prepaid, overage, .. } = *figures;
+        for (label, value) in FIGURES.into_iter().zip([granted, Some(used), remaining, prepaid, overage]) {
+            match (what, value) {
+                (Ref::Policy(name), Some(value)) => {
+                    self.credits.with_label_values(&[name.name.as_str(), label]).set(value);
+                }
+                (Ref::Account(name), Some(value)) if self.is_measured(what) => {
                     let labels = [name.namespace.as_str(), name.name.as_str(), label];
                     self.account_credits.with_label_values(&labels).set(value);
                 }
-                Ref::Account(_) | Ref::Key(_) => {}
+                // A limit that was taken away leaves no figure behind.
+                (Ref::Policy(_) | Ref::Account(_), None) => self.forget_figure(what, label),
+                (Ref::Account(_) | Ref::Key(_), Some(_)) | (Ref::Key(_), None) => {}
             }
         }
+    }
+
+    fn forget_figure(&self, what: &Ref, label: &str) {
+        // A series that never was cannot be removed; that is no fault.
+        let _ = match what {
+            Ref::Policy(name) => self.credits.remove_label_values(&[name.name.as_str(), label]),
+            Ref::Account(name) => {
+                self.account_credits.remove_label_values(&[name.namespace.as_str(), name.name.as_str(), label])
+            }
+            Ref::Key(_) => Ok(()),
+        };
     }
 
     fn is_measured(&self, what: &Ref) -> bool {
@@ -140,36 +164,16 @@ impl Report {
     /// What is gone has no figures.
     pub fn forget(&self, what: &Ref) {
         self.measured.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
-        for label in ["granted", "used", "remaining"] {
-            // A series that never was cannot be removed; that is no fault.
-            let _ = match what {
-                Ref::Policy(name) => self.credits.remove_label_values(&[name.name.as_str(), label]),
-                Ref::Account(name) => {
-                    self.account_credits.remove_label_values(&[name.namespace.as_str(), name.name.as_str(), label])
-                }
-                Ref::Key(_) => Ok(()),
-            };
+        for label in FIGURES {
+            self.forget_figure(what, label);
         }
     }
 
-    /// The object as it was written last, where the cache is behind.
-    pub fn freshest<K: Kind>(&self, object: &K) -> K {
-        let (Some(uid), seen) = (object.uid(), version(object.meta())) else { return object.clone() };
-        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
-        match unseen.get(&uid) {
-            Some((written, _)) if seen >= *written => {
-                unseen.remove(&uid);
-                object.clone()
-            }
-            Some((_, written)) => serde_json::from_value(written.clone()).unwrap_or_else(|_| object.clone()),
-            None => object.clone(),
-        }
-    }
-
-    /// Writes a status, unless it stands. `object` is the [`freshest`](Self::freshest).
-    pub async fn status<K: Kind>(&self, object: &K, next: &K::Status) -> Result<()> {
+    /// Writes a status, unless it stands. `object` is the freshest that is known. Returns it as it is then, where it
+    /// was written.
+    pub async fn status<K: Kind>(&self, object: &K, next: &K::Status) -> Result<Option<K>> {
         if object.status() == Some(next) {
-            return Ok(());
+            return Ok(None);
         }
         let fail = |source| Error::cluster("writing a status")(kube::Error::SerdeError(source));
         let before = object.status().map_or(Ok(Value::Null), serde_json::to_value).map_err(fail)?;
@@ -182,57 +186,61 @@ impl Report {
         match api.patch_status(&name, &parameters, &Patch::Merge(body)).await {
             Ok(written) => {
                 self.status_writes.inc();
-                self.remember(&written);
-                Ok(())
+                Ok(Some(written))
             }
             // It is gone, or another of its name is there: there is nobody to tell.
-            Err(error) if matches!(status_code(&error), Some(404 | 409)) => Ok(()),
+            Err(error) if matches!(status_code(&error), Some(404 | 409)) => Ok(None),
             Err(error) => Err(Error::cluster("writing a status")(error)),
         }
     }
 
-    fn remember<K: Kind>(&self, written: &K) {
-        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
-        if unseen.len() >= UNSEEN_MAX {
-            unseen.clear();
-        }
-        if let (Some(uid), Ok(object)) = (written.uid(), serde_json::to_value(written)) {
-            unseen.insert(uid, (version(written.meta()), object));
-        }
-    }
-
-    /// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
+    /// An Event about one of our kinds.
     pub async fn notice<K: Kind>(&self, object: &K, notice: &Notice, now: Timestamp) {
         let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
-        let event = Event {
-            metadata: ObjectMeta {
-                generate_name: Some(event_prefix(&object.name_any())),
-                namespace: Some(namespace.clone()),
-                ..ObjectMeta::default()
-            },
-            action: Some("Reconcile".to_owned()),
-            event_time: Some(MicroTime(now)),
-            note: Some(notice.note[..notice.note.floor_char_boundary(NOTE_MAX)].to_owned()),
-            reason: Some(notice.reason.as_str().to_owned()),
-            regarding: Some(ObjectReference {
-                api_version: Some(K::api_version(&()).into_owned()),
-                kind: Some(K::kind(&()).into_owned()),
-                name: Some(object.name_any()),
-                namespace: object.namespace(),
-                uid: object.uid(),
-                resource_version: object.resource_version(),
-                ..ObjectReference::default()
-            }),
-            reporting_controller: Some("franking.io/operator".to_owned()),
-            reporting_instance: Some(meta::MANAGER.to_owned()),
-            type_: Some(if notice.warning { "Warning" } else { "Normal" }.to_owned()),
-            ..Event::default()
+        let regarding = ObjectReference {
+            api_version: Some(K::api_version(&()).into_owned()),
+            kind: Some(K::kind(&()).into_owned()),
+            name: Some(object.name_any()),
+            namespace: object.namespace(),
+            uid: object.uid(),
+            resource_version: object.resource_version(),
+            ..ObjectReference::default()
         };
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
-        let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
-        if let Err(error) = api.create(&parameters, &event).await {
-            tracing::warn!(object = object.name_any(), error = &error as &dyn std::error::Error, "writing an event");
-        }
+        let said = Said { warning: notice.warning, reason: notice.reason, note: &notice.note };
+        say(&self.client, regarding, &namespace, said, now).await;
+    }
+}
+
+/// What an Event says.
+pub struct Said<'a> {
+    pub warning: bool,
+    pub reason: Reason,
+    pub note: &'a str,
+}
+
+/// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
+pub async fn say(client: &Client, regarding: ObjectReference, namespace: &str, said: Said<'_>, now: Timestamp) {
+    let name = regarding.name.clone().unwrap_or_default();
+    let event = Event {
+        metadata: ObjectMeta {
+            generate_name: Some(event_prefix(&name)),
+            namespace: Some(namespace.to_owned()),
+            ..ObjectMeta::default()
+        },
+        action: Some("Reconcile".to_owned()),
+        event_time: Some(MicroTime(now)),
+        note: Some(said.note[..said.note.floor_char_boundary(NOTE_MAX)].to_owned()),
+        reason: Some(said.reason.as_str().to_owned()),
+        regarding: Some(regarding),
+        reporting_controller: Some("franking.io/operator".to_owned()),
+        reporting_instance: Some(meta::MANAGER.to_owned()),
+        type_: Some(if said.warning { "Warning" } else { "Normal" }.to_owned()),
+        ..Event::default()
+    };
+    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
+    let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
+    if let Err(error) = api.create(&parameters, &event).await {
+        tracing::warn!(object = name, error = &error as &dyn std::error::Error, "writing an event");
     }
 }
 
@@ -277,11 +285,6 @@ impl Drop for Running {
         self.active.dec();
         self.seconds.observe(self.started.elapsed().as_secs_f64());
     }
-}
-
-/// Versions of one kind of resource are numbers that grow (guaranteed since Kubernetes 1.35).
-fn version(meta: &ObjectMeta) -> u64 {
-    meta.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 /// The names and labels are constants above.

@@ -1,11 +1,16 @@
 //! One test binary for all that crosses a room's border: the real API server, the real wire, the whole story.
 
+mod admission;
 mod boundaries;
 mod chart;
+mod chart_apart;
 mod chart_life;
 mod examples;
+mod fleet;
 mod generated;
 mod image;
+mod leader;
+mod meters;
 mod operator;
 mod pod;
 mod process;

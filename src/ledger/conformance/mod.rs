@@ -9,10 +9,10 @@ mod handle;
 mod histories;
 mod limits;
 mod meters;
-mod midnight;
 mod model;
 mod prepaid;
 mod records;
+mod rollover;
 mod steps;
 mod stock;
 mod world;
@@ -22,9 +22,9 @@ pub(super) use handle::*;
 pub(super) use histories::random_histories_agree_with_the_model;
 pub(super) use limits::*;
 pub(super) use meters::*;
-pub(super) use midnight::*;
 pub(super) use prepaid::*;
 pub(super) use records::*;
+pub(super) use rollover::*;
 pub(super) use world::{Place, World};
 
 /// One test of each rule for the engine whose fresh place `$place` makes.

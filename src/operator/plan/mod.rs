@@ -5,7 +5,9 @@
 
 pub mod api_key;
 pub mod credit_policy;
+pub mod gauge;
 pub mod meta;
+pub mod relay_fleet;
 pub mod secret;
 pub mod sub_account;
 #[cfg(test)]
@@ -34,12 +36,22 @@ pub struct Plan<S> {
     pub look_at: Option<Timestamp>,
     /// A Secret of somebody else's that this object waits for.
     pub awaited_secret: Option<String>,
+    /// The steps change the figures that the status would show: look again when they are done. Not of an object that is
+    /// held from now on: it has another version then, and its figures are judged in a moment anyway.
+    pub look_again: bool,
 }
 
 impl<S> Plan<S> {
     /// Nothing to do, nothing to say.
     pub fn nothing() -> Self {
-        Self { steps: Vec::new(), status: None, notices: Vec::new(), look_at: None, awaited_secret: None }
+        Self {
+            steps: Vec::new(),
+            status: None,
+            notices: Vec::new(),
+            look_at: None,
+            awaited_secret: None,
+            look_again: false,
+        }
     }
 
     /// Looks again at `at` or when it was going to, whichever is first.
@@ -108,17 +120,33 @@ impl Outcome {
         now: Timestamp,
         (accepted, programmed): (bool, bool),
     ) -> Vec<Condition> {
+        self.conditions_where(standing, generation, now, (accepted, programmed), None)
+    }
+
+    /// The same where the directory is not all that mail hangs on: `lacking` is what else is missing, and why.
+    pub fn conditions_where(
+        &self,
+        standing: &[Condition],
+        generation: Option<i64>,
+        now: Timestamp,
+        (accepted, programmed): (bool, bool),
+        lacking: Option<(Reason, String)>,
+    ) -> Vec<Condition> {
         let (holds, reason, message) = match self {
             Self::Ready { reason, message } => (true, *reason, message),
             Self::Waiting { reason, message } | Self::Refused { reason, message } => (false, *reason, message),
         };
         let accepted_reason = if accepted { Reason::Accepted } else { reason };
-        let programmed_reason = if programmed { Reason::Programmed } else { reason };
         let say = |holds: bool, kind: &'static str| if holds { kind.to_owned() } else { message.clone() };
+        let (programmed, programmed_reason, why) = match (programmed, lacking) {
+            (true, None) => (true, Reason::Programmed, say(true, "the relay knows it")),
+            (true, Some((reason, sentence))) => (false, reason, sentence),
+            (false, _) => (false, reason, say(false, "")),
+        };
         Conditions::new(standing, generation, now)
             .set(ConditionType::Ready, holds, reason, message)
             .set(ConditionType::Accepted, accepted, accepted_reason, say(accepted, "the spec is accepted"))
-            .set(ConditionType::Programmed, programmed, programmed_reason, say(programmed, "the relay knows it"))
+            .set(ConditionType::Programmed, programmed, programmed_reason, why)
             .set(ConditionType::Reconciling, matches!(self, Self::Waiting { .. }), reason, message)
             .set(ConditionType::Stalled, matches!(self, Self::Refused { .. }), reason, message)
             .build()
@@ -148,12 +176,13 @@ pub fn transition(before: &[Condition], after: &[Condition]) -> Option<Notice> {
 }
 
 /// The reasons that an object can come to a stop for.
-const STOPS: [Reason; 14] = [
+const STOPS: [Reason; 15] = [
     Reason::Invalid,
     Reason::PolicyNotFound,
     Reason::PolicyNotReady,
     Reason::NotAllowedByPolicy,
     Reason::CapAboveCeiling,
+    Reason::PricingMissing,
     Reason::TooManyAccounts,
     Reason::DuplicateExternalId,
     Reason::AccountNotFound,
