@@ -17,7 +17,7 @@ use super::harness::{Running, World, alone, store};
 use super::waits::{delete, gone, merge_patch, ready, settled, snapshot, stalled, text, until, waiting};
 
 /// Charges `credits` to the key of a Secret, as a relay would.
-async fn send(world: &World, key: KeyId, credits: u32) -> Verdict {
+pub async fn send(world: &World, key: KeyId, credits: u32) -> Verdict {
     let session = world.store.open_session(Role::Relay, &world.name).await.expect("a session");
     let reservation = Reservation { message: MessageId(Uuid::now_v7_for_tests()), key, credits };
     let verdicts = world.store.reserve(&session, &[reservation]).await.expect("the ledger answers");
@@ -40,7 +40,7 @@ async fn account_id(world: &World) -> String {
     ready(world.accounts(), "account").await.status.and_then(|status| status.account_id).expect("an id")
 }
 
-async fn key_id(world: &World) -> KeyId {
+pub async fn key_id(world: &World) -> KeyId {
     let key = ready(world.keys(), "key").await;
     key.status.and_then(|status| status.key_id).expect("an id").parse().expect("a uuid")
 }
@@ -157,7 +157,7 @@ async fn an_exhausted_cap_shows_on_status_and_a_suspension_on_the_account() {
 }
 
 /// A world and an operator of their own.
-async fn own(name: &str, stop_after: Option<i64>) -> (World, Running, tempfile::TempDir, ManualClock) {
+pub async fn own(name: &str, stop_after: Option<i64>) -> (World, Running, tempfile::TempDir, ManualClock) {
     let (_, plane) = tokio::task::spawn_blocking(|| ((), super::harness::plane())).await.expect("a control plane");
     let folder = tempfile::tempdir().expect("a folder");
     let clock = ManualClock::new(franking::runtime::clock::Clock::now(&SystemClock));
