@@ -17,6 +17,7 @@ use super::kinds::Kind;
 use super::plan::usage::Figures;
 use super::plan::{Notice, meta};
 use super::references::Ref;
+use crate::crd::Reason;
 use crate::runtime::metrics::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
 };
@@ -39,6 +40,7 @@ pub struct Report {
     credits: IntGaugeVec,
     account_credits: IntGaugeVec,
     measured: Mutex<std::collections::HashSet<Ref>>,
+    unknown: IntCounter,
     sweep_stopped: IntGauge,
     swept: IntCounter,
 }
@@ -81,6 +83,13 @@ impl Report {
                 &["namespace", "account", "what"],
             ),
             measured: Mutex::default(),
+            unknown: register(
+                registry,
+                metric(IntCounter::new(
+                    "franking_operator_unknown_messages_total",
+                    "Messages whose session ended without saying what became of them; they stay charged.",
+                )),
+            ),
             sweep_stopped: register(
                 registry,
                 metric(IntGauge::new(
@@ -111,6 +120,10 @@ impl Report {
     pub fn sweep(&self, stopped: bool, revoked: u64) {
         self.sweep_stopped.set(i64::from(stopped));
         self.swept.inc_by(revoked);
+    }
+
+    pub fn unknown(&self, messages: u64) {
+        self.unknown.inc_by(messages);
     }
 
     /// The same figures as on status, exact.
@@ -181,38 +194,53 @@ impl Report {
         }
     }
 
-    /// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
+    /// An Event about one of our kinds.
     pub async fn notice<K: Kind>(&self, object: &K, notice: &Notice, now: Timestamp) {
         let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
-        let event = Event {
-            metadata: ObjectMeta {
-                generate_name: Some(event_prefix(&object.name_any())),
-                namespace: Some(namespace.clone()),
-                ..ObjectMeta::default()
-            },
-            action: Some("Reconcile".to_owned()),
-            event_time: Some(MicroTime(now)),
-            note: Some(notice.note[..notice.note.floor_char_boundary(NOTE_MAX)].to_owned()),
-            reason: Some(notice.reason.as_str().to_owned()),
-            regarding: Some(ObjectReference {
-                api_version: Some(K::api_version(&()).into_owned()),
-                kind: Some(K::kind(&()).into_owned()),
-                name: Some(object.name_any()),
-                namespace: object.namespace(),
-                uid: object.uid(),
-                resource_version: object.resource_version(),
-                ..ObjectReference::default()
-            }),
-            reporting_controller: Some("franking.io/operator".to_owned()),
-            reporting_instance: Some(meta::MANAGER.to_owned()),
-            type_: Some(if notice.warning { "Warning" } else { "Normal" }.to_owned()),
-            ..Event::default()
+        let regarding = ObjectReference {
+            api_version: Some(K::api_version(&()).into_owned()),
+            kind: Some(K::kind(&()).into_owned()),
+            name: Some(object.name_any()),
+            namespace: object.namespace(),
+            uid: object.uid(),
+            resource_version: object.resource_version(),
+            ..ObjectReference::default()
         };
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
-        let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
-        if let Err(error) = api.create(&parameters, &event).await {
-            tracing::warn!(object = object.name_any(), error = &error as &dyn std::error::Error, "writing an event");
-        }
+        let said = Said { warning: notice.warning, reason: notice.reason, note: &notice.note };
+        say(&self.client, regarding, &namespace, said, now).await;
+    }
+}
+
+/// What an Event says.
+pub struct Said<'a> {
+    pub warning: bool,
+    pub reason: Reason,
+    pub note: &'a str,
+}
+
+/// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
+pub async fn say(client: &Client, regarding: ObjectReference, namespace: &str, said: Said<'_>, now: Timestamp) {
+    let name = regarding.name.clone().unwrap_or_default();
+    let event = Event {
+        metadata: ObjectMeta {
+            generate_name: Some(event_prefix(&name)),
+            namespace: Some(namespace.to_owned()),
+            ..ObjectMeta::default()
+        },
+        action: Some("Reconcile".to_owned()),
+        event_time: Some(MicroTime(now)),
+        note: Some(said.note[..said.note.floor_char_boundary(NOTE_MAX)].to_owned()),
+        reason: Some(said.reason.as_str().to_owned()),
+        regarding: Some(regarding),
+        reporting_controller: Some("franking.io/operator".to_owned()),
+        reporting_instance: Some(meta::MANAGER.to_owned()),
+        type_: Some(if said.warning { "Warning" } else { "Normal" }.to_owned()),
+        ..Event::default()
+    };
+    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
+    let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
+    if let Err(error) = api.create(&parameters, &event).await {
+        tracing::warn!(object = name, error = &error as &dyn std::error::Error, "writing an event");
     }
 }
 

@@ -9,5 +9,6 @@ mod fuse;
 mod harness;
 mod lifecycle;
 mod refusals;
+mod relays;
 mod secrets;
 mod waits;
