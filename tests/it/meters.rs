@@ -213,6 +213,10 @@ async fn a_balance_of_the_plan_is_shared_and_a_pool_may_be_exceeded_where_the_pl
     // The pool instead, and beyond it.
     scene.policy(json!({"pool": {"credits": 4}, "overage": "Allow"}));
     scene.opens();
+    eventually("the metric of what is prepaid no more to go", DEADLINE, || {
+        let (_, metrics) = scene.stage.home.get("/metrics")?;
+        (!metrics.contains("what=\"prepaid\"")).then_some(())
+    });
     scene.sends(4);
     scene.measures("franking_policy_credits{policy=\"plan\",what=\"overage\"} 3");
     // Within a phase status follows with a delay; an edit shows the figures of the moment.
