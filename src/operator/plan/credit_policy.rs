@@ -170,7 +170,8 @@ fn upstream(spec: &CheckedPolicy, observed: &Observed) -> (Option<UpstreamEntry>
 fn same_limits(standing: Option<&PolicyEntry>, next: &PolicyEntry) -> bool {
     match standing {
         Some(standing) => {
-            (&standing.pool, &standing.prepaid, standing.overage) == (&next.pool, &next.prepaid, next.overage)
+            (&standing.pool, &standing.prepaid, standing.overage, &standing.pricing)
+                == (&next.pool, &next.prepaid, next.overage, &next.pricing)
         }
         None => next.prepaid.is_none() && next.overage.is_deny(),
     }

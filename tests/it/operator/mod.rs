@@ -4,6 +4,7 @@
 //! away or count its writes have a control plane of their own, one after the other.
 
 mod crash;
+mod credits;
 mod fuse;
 mod harness;
 mod lifecycle;
