@@ -13,7 +13,7 @@ use crate::support::franking::Home;
 use crate::support::identity;
 
 /// What is applied, in the order of the READMEs: the argument for kubectl, and the path under `examples/`.
-const APPLIED: [(&str, &str); 7] = [
+const APPLIED: [(&str, &str); 8] = [
     ("--filename", "quickstart.yaml"),
     ("--filename", "company"),
     ("--filename", "prepaid"),
