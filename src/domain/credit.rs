@@ -35,6 +35,11 @@ impl Meter {
         }
     }
 
+    /// The meter of a word that [`as_str`](Self::as_str) gave.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::KeyCap, Self::AccountCap, Self::PolicyPool].into_iter().find(|meter| meter.as_str() == word)
+    }
+
     /// The meter that a holder's lots belong to.
     pub fn of(holder: Holder) -> Self {
         match holder {

@@ -13,6 +13,7 @@ mod batch;
 mod conformance;
 mod figures;
 mod outcomes;
+pub mod report;
 pub mod seal;
 pub mod sqlite;
 pub mod store;
@@ -23,6 +24,7 @@ use crate::domain::relay_config::LedgerAddress;
 use crate::runtime::clock::Clock;
 
 pub use batch::Ledger;
+pub use report::Report;
 pub use seal::Sealer;
 pub use store::{Error, Store};
 

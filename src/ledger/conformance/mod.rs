@@ -10,6 +10,7 @@ mod histories;
 mod limits;
 mod model;
 mod records;
+mod reports;
 mod world;
 
 pub(super) use charging::*;
@@ -17,6 +18,7 @@ pub(super) use handle::*;
 pub(super) use histories::random_histories_agree_with_the_model;
 pub(super) use limits::*;
 pub(super) use records::*;
+pub(super) use reports::*;
 pub(super) use world::{Place, World};
 
 /// One test of each rule for the engine whose fresh place `$place` makes.

@@ -14,6 +14,7 @@ mod failure;
 mod file;
 mod lots;
 mod read;
+mod report;
 mod rows;
 mod usage;
 mod write;
