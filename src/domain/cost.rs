@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn parts_add_up_and_the_rest_goes_to_who_lost_most() {
-        let cases: [(&str, i64, Vec<i64>, i64, Vec<i64>, i64); 7] = [
+        let cases = [
             // what, base, credits, micro per credit, amounts, total
             ("three equal shares of ten", 10, vec![1, 1, 1], 0, vec![4, 3, 3], 10),
             ("shares by credits", 100, vec![1, 1, 2], 0, vec![25, 25, 50], 100),
