@@ -39,6 +39,38 @@ impl Thresholds {
     }
 }
 
+/// A prepaid balance as it was when it was last filled. It has no period, so a filling makes a new count: what can be
+/// used up is what was there then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filling {
+    /// All that was ever given to what has not expired. Another figure is another filling.
+    pub granted: i64,
+    /// What there was to use.
+    pub full: i64,
+}
+
+impl Filling {
+    /// The filling of a balance, after the one known before and what was used of it when it was last seen.
+    pub fn next(before: Option<(Self, Option<i64>)>, granted: i64, remaining: i64) -> Self {
+        let full = match before {
+            // Nothing is known of earlier fillings: all of it was one.
+            None => granted,
+            Some((before, _)) if before.granted == granted => return before,
+            // It was filled up, and some of it may be used already.
+            Some((before, Some(used))) if before.granted < granted => (granted - used).max(remaining),
+            // It was filled unseen, or something was taken out or expired.
+            Some(_) => remaining,
+        };
+        Self { granted, full }
+    }
+
+    /// What was used of it, and of how much. Where nothing is left all is used, also of nothing.
+    pub fn used(self, remaining: i64) -> (i64, i64) {
+        let full = self.full.max(1);
+        if remaining <= 0 { (full, full) } else { ((full - remaining).max(0), full) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +99,26 @@ mod tests {
         for (what, used, granted, told, expected) in cases {
             assert_eq!(all.crossed(used, granted, told), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn a_filling_is_a_new_count_of_what_is_there() {
+        let first = Filling { granted: 100, full: 100 };
+        let cases = [
+            // what, before, granted, remaining, full
+            ("the first, some used already", None, 100, 60, 100),
+            ("as before", Some((first, Some(40))), 100, 20, 100),
+            ("filled up, seen just before", Some((first, Some(90))), 1100, 1005, 1010),
+            ("filled up unseen", Some((first, None)), 1100, 1005, 1005),
+            ("some expired", Some((Filling { granted: 200, full: 200 }, Some(50))), 100, 70, 70),
+            ("all expired", Some((first, Some(50))), 0, 0, 0),
+        ];
+        for (what, before, granted, remaining, full) in cases {
+            assert_eq!(Filling::next(before, granted, remaining), Filling { granted, full }, "{what}");
+        }
+        assert_eq!(first.used(25), (75, 100));
+        assert_eq!(first.used(120), (0, 100), "a refund of an earlier filling");
+        assert_eq!(Filling { granted: 0, full: 0 }.used(0), (1, 1), "nothing is left");
     }
 
     #[test]

@@ -10,12 +10,11 @@
 use std::collections::BTreeMap;
 
 use super::id::AccountId;
+use super::money;
 
-/// Millionths of a minor unit: what money is counted in until the bill rounds it. A credit costs a whole number of
-/// them, because prices are per thousand credits.
-pub const MICRO: i128 = 1_000_000;
-/// The highest base price, in minor units. Its micro-units times all credits that a column can hold stay under 2^123.
-pub const BASE_PRICE_MAX: i64 = 1_000_000_000_000;
+/// Money is counted in these until the bill rounds it. The highest base price times all credits that a column can hold
+/// stays under 2^123.
+const MICRO: i128 = money::MICRO as i128;
 
 /// Who pays a line. The order decides ties, so it is part of the bill: accounts by id, the parent last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,7 +29,7 @@ pub enum Payer {
 pub struct Used {
     /// Credits charged and not given back.
     pub credits: i64,
-    /// What these credits cost by the prices at their reservations, in [`MICRO`]ths of a minor unit.
+    /// What these credits cost by the prices at their reservations, in micro-units.
     pub priced_micro: i128,
 }
 
@@ -68,7 +67,7 @@ struct Part {
 /// Splits the base price and adds the price of what was used. Negative figures count as nothing. The total is rounded
 /// to the nearest minor unit, a half upwards.
 pub fn allocate(base_price_minor: i64, used: impl IntoIterator<Item = (Payer, Used)>) -> Bill {
-    let base = i128::from(base_price_minor.clamp(0, BASE_PRICE_MAX)) * MICRO;
+    let base = i128::from(base_price_minor.clamp(0, money::MINOR_MAX)) * MICRO;
     let used = merged(used);
     let credits: i128 = used.values().map(|used| i128::from(used.credits)).sum();
     let mut parts: Vec<Part> = used

@@ -64,9 +64,22 @@ pub struct Topic {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     pub topic: Topic,
+    /// In percent; 0 marks where a count begins.
     pub threshold: u8,
     /// The holder's policy, whose alerts say who is told.
     pub policy: PolicyId,
+    pub granted: i64,
+    pub used: i64,
+}
+
+/// What was told last of a limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The newest period of which anything was.
+    pub period: String,
+    /// The highest threshold in it; 0 where it was only remembered.
+    pub threshold: u8,
+    /// Figures of the first notice in it.
     pub granted: i64,
     pub used: i64,
 }
@@ -157,11 +170,11 @@ pub trait Report: Send + Sync {
     /// The terms of a policy's period, if any were ever written.
     async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<Terms>>;
 
-    /// The highest threshold that was told of each topic.
-    async fn told(&self, topics: &[Topic]) -> Result<Vec<Option<u8>>>;
+    /// What was told last of each limit.
+    async fn told(&self, limits: &[(Holder, Meter)]) -> Result<Vec<Option<Told>>>;
 
-    /// Takes notices to be sent, each on these ways. One that was told before on a way is not told again on it, ever.
-    /// Says of each whether it is new on any. At most [`NOTICES_MAX`].
+    /// Takes notices to be sent, each on these ways; one without a way is remembered and sent nowhere. What was told
+    /// before on a way is not told again on it, ever. Says of each whether it is new on any. At most [`NOTICES_MAX`].
     async fn announce(&self, session: &Session, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>>;
 
     /// Hands out notices that are due on a way, the longest waiting first. Each counts as tried and is due again after

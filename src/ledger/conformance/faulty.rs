@@ -9,10 +9,10 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::domain::credential::Username;
-use crate::domain::credit::{Reservation, Verdict};
+use crate::domain::credit::{Meter, Reservation, Verdict};
 use crate::domain::directory::{Entry, Sender};
 use crate::domain::id::{Holder, Kind, MessageId, PolicyId};
-use crate::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Topic, UsageRow};
+use crate::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Told, UsageRow};
 use crate::ledger::store::{
     Balance, Changes, Discrepancy, Error, Event, Identity, Result, Role, Session, Settlement, Store, Undone,
 };
@@ -198,8 +198,8 @@ impl Report for Faulty {
         self.inner.terms(policy, period).await
     }
 
-    async fn told(&self, topics: &[Topic]) -> Result<Vec<Option<u8>>> {
-        self.inner.told(topics).await
+    async fn told(&self, limits: &[(Holder, Meter)]) -> Result<Vec<Option<Told>>> {
+        self.inner.told(limits).await
     }
 
     async fn announce(&self, session: &Session, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>> {

@@ -9,7 +9,7 @@ use super::world::{Place, World, account, account_id, at, key, key_id, monthly, 
 use crate::domain::credit::{Meter, Outcome, Reservation};
 use crate::domain::directory::Entry;
 use crate::domain::id::Holder;
-use crate::ledger::report::{Channel, Ended, NOTICE_TRIES, Notice, Spender, Terms, Topic, UsageRow, pause_after};
+use crate::ledger::report::{Channel, Ended, NOTICE_TRIES, Notice, Spender, Terms, Told, Topic, UsageRow, pause_after};
 use crate::ledger::store::{Error, Role};
 use crate::runtime::clock::Clock as _;
 
@@ -176,11 +176,27 @@ pub async fn a_threshold_is_taken_once_in_a_period_on_each_way(place: &impl Plac
     let again = [(notice("2026-11", 75), both()), (notice("2026-12", 75), both())];
     assert_eq!(world.announce(&again).await, [false, true]);
     assert_eq!(world.announce(&[(notice("2026-11", 75), vec![Channel::Webhook])]).await, [true]);
-    let other = Topic { meter: Meter::PolicyPool, ..topic("2026-11") };
-    let told = world.store.told(&[topic("2026-11"), topic("2026-12"), topic("2027-01"), other]).await.expect("told");
-    assert_eq!(told, [Some(75), Some(75), None, None]);
     assert_eq!(world.claim(Channel::Event).await.len(), 3);
     assert_eq!(world.claim(Channel::Webhook).await.len(), 1);
+}
+
+pub async fn what_was_told_last_is_the_highest_of_the_newest_period(place: &impl Place) {
+    let mut world = three(place).await;
+    let (holder, meter) = (Holder::Account(account_id(1)), Meter::AccountCap);
+    let asked = [(holder, meter), (holder, Meter::AccountPrepaid), (Holder::Account(account_id(2)), meter)];
+    assert_eq!(world.store.told(&asked).await.expect("told"), [None, None, None]);
+    world.announce(&[(notice("2026-11", 50), Channel::ALL.to_vec()), (notice("2026-11", 90), vec![])]).await;
+    world.reopen(place).await;
+    let told = Told { period: "2026-11".to_owned(), threshold: 90, granted: 200, used: 100 };
+    assert_eq!(world.store.told(&asked).await.expect("told"), [Some(told), None, None]);
+    assert_eq!(world.announce(&[(notice("2026-12", 0), vec![])]).await, [true]);
+    assert_eq!(world.announce(&[(notice("2026-12", 0), vec![])]).await, [false]);
+    let told = Told { period: "2026-12".to_owned(), threshold: 0, granted: 200, used: 0 };
+    assert_eq!(world.store.told(&asked).await.expect("told"), [Some(told), None, None]);
+    // What is only remembered goes nowhere.
+    for channel in Channel::ALL {
+        assert_eq!(world.claim(channel).await.len(), 1, "{channel:?}");
+    }
 }
 
 pub async fn a_claimed_notice_is_due_again_until_it_is_closed(place: &impl Place) {
@@ -215,7 +231,9 @@ pub async fn notices_are_forgotten_when_they_have_ended_and_are_old(place: &impl
     assert_eq!(forget(world.clock_now()).await.expect("forgotten"), 0);
     world.clock.advance(1);
     assert_eq!(forget(world.clock_now()).await.expect("forgotten"), 1);
-    assert_eq!(world.store.told(&[topic("2026-11")]).await.expect("told"), [Some(90)], "what is on its way stays");
+    let told = world.store.told(&[(topic("2026-11").holder, Meter::AccountCap)]).await.expect("told").remove(0);
+    let used = told.map(|told| (told.threshold, told.used));
+    assert_eq!(used, Some((90, 180)), "what is on its way stays");
 }
 
 pub async fn a_fenced_operator_takes_hands_out_and_ends_no_notice(place: &impl Place) {

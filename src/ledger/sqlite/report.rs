@@ -9,14 +9,17 @@ use super::failure::{Failure, Op};
 use super::write::Tx;
 use super::{SqliteStore, file, read, rows};
 use crate::domain::credit::Meter;
-use crate::domain::id::{AccountId, KeyId, PolicyId};
+use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use crate::ledger::report::{
-    Channel, Ended, NOTICES_MAX, Notice, Queued, Report, Spender, Terms, Topic, USAGE_ROWS_MAX, UsageRow, pause_after,
+    Channel, Ended, NOTICES_MAX, Notice, Queued, Report, Spender, Terms, Told, Topic, USAGE_ROWS_MAX, UsageRow,
+    pause_after,
 };
 use crate::ledger::store::{Result, Session};
 
 /// The account of usage by the parent's own keys: columns of a primary key are never NULL.
 const PARENT: Uuid = Uuid::nil();
+/// The way of notices that are only remembered.
+const NOWHERE: &str = "none";
 
 #[async_trait]
 impl Report for SqliteStore {
@@ -51,9 +54,9 @@ impl Report for SqliteStore {
         self.reader.call("reading the terms of a bill", move |connection, _| terms(connection, policy, period)).await
     }
 
-    async fn told(&self, topics: &[Topic]) -> Result<Vec<Option<u8>>> {
-        let topics = topics.to_vec();
-        self.reader.call("reading what was told", move |connection, _| told(connection, &topics)).await
+    async fn told(&self, limits: &[(Holder, Meter)]) -> Result<Vec<Option<Told>>> {
+        let limits = limits.to_vec();
+        self.reader.call("reading what was told", move |connection, _| told(connection, &limits)).await
     }
 
     async fn announce(&self, session: &Session, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>> {
@@ -131,16 +134,27 @@ fn terms(connection: &Connection, policy: PolicyId, period: String) -> Op<Option
     Ok(Some(Terms { policy, period, from, to, currency, base_price_minor, price_per_thousand_minor }))
 }
 
-fn told(connection: &Connection, topics: &[Topic]) -> Op<Vec<Option<u8>>> {
+fn told(connection: &Connection, limits: &[(Holder, Meter)]) -> Op<Vec<Option<Told>>> {
     let mut statement = connection.prepare_cached(
-        "SELECT max(threshold) FROM notice WHERE holder = ?1 AND kind = ?2 AND meter = ?3 AND period = ?4",
+        "SELECT period, threshold, granted, used FROM notice \
+         WHERE holder = ?1 AND kind = ?2 AND meter = ?3 AND period = (SELECT period FROM notice \
+         WHERE holder = ?1 AND kind = ?2 AND meter = ?3 ORDER BY id DESC LIMIT 1) ORDER BY id",
     )?;
-    let mut told = Vec::with_capacity(topics.len());
-    for Topic { holder, meter, period } in topics {
-        let (id, kind) = (holder.uuid(), holder.kind().as_str());
-        told.push(statement.query_row(params![id.as_bytes(), kind, meter.as_str(), period], |row| row.get(0))?);
+    let mut all = Vec::with_capacity(limits.len());
+    for (holder, meter) in limits {
+        let id = holder.uuid();
+        let mut rows = statement.query(params![id.as_bytes(), holder.kind().as_str(), meter.as_str()])?;
+        let mut told: Option<Told> = None;
+        while let Some(row) = rows.next()? {
+            let threshold = row.get(1)?;
+            match &mut told {
+                Some(told) => told.threshold = told.threshold.max(threshold),
+                None => told = Some(Told { period: row.get(0)?, threshold, granted: row.get(2)?, used: row.get(3)? }),
+            }
+        }
+        all.push(told);
     }
-    Ok(told)
+    Ok(all)
 }
 
 impl Tx<'_> {
@@ -167,25 +181,29 @@ impl Tx<'_> {
     fn announce(&mut self, session: &Session, notices: &[(Notice, Vec<Channel>)]) -> Op<Vec<bool>> {
         self.fence(session)?;
         let mut statement = self.connection.prepare_cached(
-            "INSERT INTO notice (kind, holder, meter, period, threshold, channel, policy, granted, used, at, next_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10) ON CONFLICT DO NOTHING",
+            "INSERT INTO notice (kind, holder, meter, period, threshold, channel, policy, granted, used, at, next_at, \
+             ended) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO NOTHING",
         )?;
         let mut fresh = Vec::with_capacity(notices.len());
         for (notice, channels) in notices.iter().take(NOTICES_MAX) {
             let Topic { holder, meter, period } = &notice.topic;
             let mut new = false;
-            for channel in channels {
+            let sent = channels.iter().map(|channel| (channel.as_str(), Some(self.now_ms()), None));
+            let remembered = channels.is_empty().then_some((NOWHERE, None, Some(NOWHERE)));
+            for (channel, next_at, ended) in sent.chain(remembered) {
                 let written = statement.execute(params![
                     holder.kind().as_str(),
                     holder.uuid().as_bytes(),
                     meter.as_str(),
                     period,
                     notice.threshold,
-                    channel.as_str(),
+                    channel,
                     notice.policy.0.as_bytes(),
                     notice.granted,
                     notice.used,
-                    self.now_ms()
+                    self.now_ms(),
+                    next_at,
+                    ended
                 ])?;
                 new |= written == 1;
             }

@@ -94,6 +94,7 @@ conformance!(File::new();
     a_rollup_that_is_given_up_half_way_moves_nothing_twice,
     terms_stand_until_they_are_written_again,
     a_threshold_is_taken_once_in_a_period_on_each_way,
+    what_was_told_last_is_the_highest_of_the_newest_period,
     a_claimed_notice_is_due_again_until_it_is_closed,
     notices_are_forgotten_when_they_have_ended_and_are_old,
     a_fenced_operator_takes_hands_out_and_ends_no_notice,

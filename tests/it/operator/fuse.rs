@@ -9,10 +9,10 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use franking::domain::credential::Username;
-use franking::domain::credit::{Reservation, Verdict};
+use franking::domain::credit::{Meter, Reservation, Verdict};
 use franking::domain::directory::{Entry, Sender};
 use franking::domain::id::{Holder, Kind, PolicyId};
-use franking::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Topic, UsageRow};
+use franking::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Told, UsageRow};
 use franking::ledger::store::{
     Balance, Changes, Discrepancy, Event, Identity, Result, Role, Session, Settlement, Store,
 };
@@ -274,9 +274,9 @@ impl Report for Fragile {
         self.inner.terms(policy, period).await
     }
 
-    async fn told(&self, topics: &[Topic]) -> Result<Vec<Option<u8>>> {
+    async fn told(&self, limits: &[(Holder, Meter)]) -> Result<Vec<Option<Told>>> {
         self.pass().await?;
-        self.inner.told(topics).await
+        self.inner.told(limits).await
     }
 
     async fn announce(&self, session: &Session, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>> {

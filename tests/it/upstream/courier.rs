@@ -46,10 +46,10 @@ async fn a_notice_goes_through_the_policys_own_upstream_to_each_recipient() {
 async fn a_notice_is_sent_when_one_recipient_takes_it_and_failed_when_none_does() {
     let scene = Scene::new(SinkOptions::default()).await;
     let post = Post::new("relay.example.com");
-    scene.sink.once(At::Rcpt, Act::Reply("550 5.1.1 nobody of this name"));
+    scene.sink.once(At::Recipient(0), Act::Reply("550 5.1.1 nobody of this name"));
     let sent = post.mail(via(&scene), &letter(&["gone@example.net", "there@example.net"])).await;
     assert_eq!((sent, scene.sink.count()), (Delivery::Sent, 1));
-    scene.sink.once(At::Rcpt, Act::Reply("550 5.1.1 gone@example.net is nobody"));
+    scene.sink.once(At::Recipient(0), Act::Reply("550 5.1.1 gone@example.net is nobody"));
     let Delivery::Failed(problem) = post.mail(via(&scene), &letter(&["gone@example.net"])).await else {
         panic!("it was taken")
     };

@@ -20,7 +20,8 @@ CREATE TABLE notice (
     holder BLOB NOT NULL,
     meter TEXT NOT NULL,
     period TEXT NOT NULL,
-    threshold INTEGER NOT NULL CHECK (threshold BETWEEN 1 AND 100),
+    threshold INTEGER NOT NULL CHECK (threshold BETWEEN 0 AND 100),
+    -- 'none': remembered and sent nowhere.
     channel TEXT NOT NULL,
     policy BLOB NOT NULL,
     granted INTEGER NOT NULL,
