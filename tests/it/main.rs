@@ -1,5 +1,6 @@
 //! One test binary for all that crosses a room's border: the real API server, the real wire, the whole story.
 
+mod admission;
 mod boundaries;
 mod chart;
 mod chart_life;

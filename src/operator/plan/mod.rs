@@ -5,6 +5,7 @@
 
 pub mod api_key;
 pub mod credit_policy;
+pub mod gauge;
 pub mod meta;
 pub mod secret;
 pub mod sub_account;
@@ -34,12 +35,21 @@ pub struct Plan<S> {
     pub look_at: Option<Timestamp>,
     /// A Secret of somebody else's that this object waits for.
     pub awaited_secret: Option<String>,
+    /// The steps change the figures that the status would show: look again when they are done.
+    pub look_again: bool,
 }
 
 impl<S> Plan<S> {
     /// Nothing to do, nothing to say.
     pub fn nothing() -> Self {
-        Self { steps: Vec::new(), status: None, notices: Vec::new(), look_at: None, awaited_secret: None }
+        Self {
+            steps: Vec::new(),
+            status: None,
+            notices: Vec::new(),
+            look_at: None,
+            awaited_secret: None,
+            look_again: false,
+        }
     }
 
     /// Looks again at `at` or when it was going to, whichever is first.
@@ -148,12 +158,13 @@ pub fn transition(before: &[Condition], after: &[Condition]) -> Option<Notice> {
 }
 
 /// The reasons that an object can come to a stop for.
-const STOPS: [Reason; 14] = [
+const STOPS: [Reason; 15] = [
     Reason::Invalid,
     Reason::PolicyNotFound,
     Reason::PolicyNotReady,
     Reason::NotAllowedByPolicy,
     Reason::CapAboveCeiling,
+    Reason::PricingMissing,
     Reason::TooManyAccounts,
     Reason::DuplicateExternalId,
     Reason::AccountNotFound,
