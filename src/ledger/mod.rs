@@ -9,6 +9,7 @@
 //! while it cannot be reached.
 
 mod batch;
+pub mod bill;
 #[cfg(test)]
 mod conformance;
 mod figures;

@@ -30,6 +30,8 @@ pub struct UsageRow {
     pub messages: i64,
     /// Credits charged and not given back.
     pub credits: i64,
+    /// What these credits cost, each by the price at its reservation, in micro-units.
+    pub priced_micro: i64,
     pub relayed: i64,
     pub refused: i64,
     pub not_offered: i64,
@@ -89,8 +91,9 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Topic { holder, meter, period } = &self.topic;
         let (kind, id) = (holder.kind().as_str(), holder.uuid());
-        // Lower case: it becomes a part of an object's name too.
-        write!(f, "{kind}-{id}-{}-{}-{}", meter.as_str(), period.to_lowercase(), self.threshold)
+        // Lower case and without dots: it is an object's name and a part of what is signed, too.
+        let meter = meter.as_str().replace('.', "-");
+        write!(f, "{kind}-{id}-{meter}-{}-{}", period.to_lowercase(), self.threshold)
     }
 }
 

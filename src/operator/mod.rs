@@ -22,11 +22,13 @@
 pub mod apply;
 pub mod books;
 pub mod certificate;
+pub mod costs;
 pub mod error;
 pub mod housekeeping;
 pub mod index;
 pub mod installation;
 pub mod kinds;
+pub mod notices;
 pub mod observe;
 pub mod plan;
 pub mod prepare;
@@ -48,6 +50,7 @@ use crate::crd::{CreditPolicy, SubAccount, SubAccountApiKey};
 use crate::domain::relay_config::InstallationKeys;
 use crate::ledger::Store;
 use crate::runtime::clock::Clock;
+use crate::runtime::courier::Courier;
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Registry;
 pub use error::Error;
@@ -113,6 +116,8 @@ pub struct Dependencies {
     pub health: Health,
     /// Names the ledger session: a new one under the same name fences the old.
     pub name: String,
+    /// Carries what the platform is told.
+    pub courier: Arc<dyn Courier>,
 }
 
 /// Runs until `shutdown`, then lets the reconciles under way finish. Every task ends with the returned future.
@@ -138,6 +143,8 @@ pub async fn run(dependencies: Dependencies, shutdown: CancellationToken) -> Res
         tokio::join!(
             housekeeping::run(&context),
             usage::run(&context),
+            costs::run(&context),
+            notices::run(&context),
             sweep::run(&context),
             endpoint_changes(&context)
         );

@@ -214,13 +214,36 @@ impl Report {
 
     /// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
     pub async fn notice<K: Kind>(&self, object: &K, notice: &Notice, now: Timestamp) {
+        let named = ObjectMeta { generate_name: Some(event_prefix(&object.name_any())), ..ObjectMeta::default() };
+        if let Err(error) = self.event(object, named, notice, now).await {
+            tracing::warn!(object = object.name_any(), error = &error as &dyn std::error::Error, "writing an event");
+        }
+    }
+
+    /// An Event that is written once, whoever writes it again. False: there is nobody any more to write it of.
+    pub async fn notice_once<K: Kind>(&self, object: &K, name: &str, notice: &Notice, now: Timestamp) -> Result<bool> {
+        let named = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        match self.event(object, named, notice, now).await {
+            Ok(()) => Ok(true),
+            Err(error) => match status_code(&error) {
+                Some(409) => Ok(true),
+                // The namespace is gone or on its way out.
+                Some(403 | 404) => Ok(false),
+                Some(_) | None => Err(Error::cluster("writing an event")(error)),
+            },
+        }
+    }
+
+    async fn event<K: Kind>(
+        &self,
+        object: &K,
+        named: ObjectMeta,
+        notice: &Notice,
+        now: Timestamp,
+    ) -> std::result::Result<(), kube::Error> {
         let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
         let event = Event {
-            metadata: ObjectMeta {
-                generate_name: Some(event_prefix(&object.name_any())),
-                namespace: Some(namespace.clone()),
-                ..ObjectMeta::default()
-            },
+            metadata: ObjectMeta { namespace: Some(namespace.clone()), ..named },
             action: Some("Reconcile".to_owned()),
             event_time: Some(MicroTime(now)),
             note: Some(notice.note[..notice.note.floor_char_boundary(NOTE_MAX)].to_owned()),
@@ -241,9 +264,7 @@ impl Report {
         };
         let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
         let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
-        if let Err(error) = api.create(&parameters, &event).await {
-            tracing::warn!(object = object.name_any(), error = &error as &dyn std::error::Error, "writing an event");
-        }
+        api.create(&parameters, &event).await.map(drop)
     }
 }
 

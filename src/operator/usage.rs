@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::error::{Error, Result};
 use super::kinds::Kind as _;
+use super::notices::Watch;
 use super::observe::Context;
 use super::plan::gauge::Gauge;
 use super::plan::usage::{Due, Figures, Metered, due};
@@ -82,6 +83,7 @@ struct Desk {
     /// Objects whose figures are to be judged, from when on.
     judge: BTreeMap<Ref, Timestamp>,
     write: Queue,
+    watch: Watch,
     tokens: u32,
 }
 
@@ -122,6 +124,7 @@ impl Desk {
             let (holders, cursor) = asked.map_err(Error::ledger("asking whose figures moved"))?;
             let full = holders.len() >= PAGE && cursor != self.cursor;
             self.cursor = cursor;
+            holders.iter().for_each(|holder| context.costs.moved(*holder));
             for what in holders.into_iter().filter_map(|holder| context.object_of(holder)) {
                 self.judge.insert(what, now);
             }
@@ -143,10 +146,15 @@ impl Desk {
             for what in page {
                 self.judge.remove(what);
             }
-            for balance in balances {
+            for balance in &balances {
                 if let Some(what) = holders.get(&balance.lot.holder) {
-                    self.judge_one(context, what, &Gauge::of(&balance), now);
+                    self.judge_one(context, what, &Gauge::of(balance), now);
                 }
+            }
+            if let Err(error) = self.watch.look(context, &balances, now).await {
+                // What could not be told is looked at again, or a threshold passed now would be told at the next move.
+                page.iter().for_each(|what| self.judge_by(what.clone(), now));
+                return Err(error);
             }
         }
         Ok(())
@@ -190,7 +198,11 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
             let recount = status.accounts.is_none_or(|shown| {
                 (shown.total, shown.active, shown.suspended) != (count.total, count.active, count.suspended)
             });
-            Some((status.shown(), recount))
+            let behind = match context.holder_of(what) {
+                Some(Holder::Policy(id)) => context.costs.is_behind(id, &policy, context.clock.now()),
+                Some(Holder::Account(_) | Holder::Key(_)) | None => false,
+            };
+            Some((status.shown(), recount || behind))
         }
         Ref::Account(name) => {
             let account = context.references.account(name)?;

@@ -56,8 +56,16 @@ pub async fn usage_is_summed_by_key_and_told_in_pages(place: &impl Place) {
     }
     world.store.rollup(&world.session).await.expect("rolled");
     let all = world.usage(DAY).await;
-    let first =
-        UsageRow { spender: spender(1), messages: 4, credits: 24, relayed: 0, refused: 2, not_offered: 4, unknown: 8 };
+    let first = UsageRow {
+        spender: spender(1),
+        messages: 4,
+        credits: 24,
+        priced_micro: 0,
+        relayed: 0,
+        refused: 2,
+        not_offered: 4,
+        unknown: 8,
+    };
     assert_eq!(all[0], first);
     let credits: Vec<_> = all.iter().map(|row| (row.spender, row.credits, row.relayed)).collect();
     assert_eq!(credits, [(spender(1), 24, 0), (spender(2), 32, 32), (spender(3), 1, 1)]);
@@ -205,7 +213,7 @@ pub async fn a_claimed_notice_is_due_again_until_it_is_closed(place: &impl Place
     let first = world.claim(Channel::Mail).await;
     let names: Vec<&str> = first.iter().map(|(_, name, _)| name.as_str()).collect();
     let id = account_id(1);
-    assert_eq!(names, [format!("account-{id}-account.cap-2026-11-50"), format!("account-{id}-account.cap-2026-11-90")]);
+    assert_eq!(names, [format!("account-{id}-account-cap-2026-11-50"), format!("account-{id}-account-cap-2026-11-90")]);
     assert_eq!(world.claim(Channel::Mail).await, [], "somebody has them");
     world.store.close_notices(&world.session, &[(first[0].0, Ended::Sent)]).await.expect("closed");
     // Whoever claimed the other one died. It keeps its name, waits longer each time, and nobody counts it twice.

@@ -89,8 +89,8 @@ fn usage(
     limit: usize,
 ) -> Op<Vec<UsageRow>> {
     let mut statement = connection.prepare_cached(
-        "SELECT account, key, sum(messages), sum(charged) - sum(refused) - sum(not_offered), sum(relayed), \
-         sum(refused), sum(not_offered), sum(unknown) \
+        "SELECT account, key, sum(messages), sum(charged) - sum(refused) - sum(not_offered), sum(priced), \
+         sum(relayed), sum(refused), sum(not_offered), sum(unknown) \
          FROM usage_hour WHERE hour >= ?1 AND hour < ?2 AND policy = ?3 AND (account, key) > (?4, ?5) \
          GROUP BY account, key ORDER BY account, key LIMIT ?6",
     )?;
@@ -112,10 +112,11 @@ fn usage_row(row: &Row<'_>) -> rusqlite::Result<UsageRow> {
         spender: (account, KeyId(id(1)?)),
         messages: row.get(2)?,
         credits: row.get(3)?,
-        relayed: row.get(4)?,
-        refused: row.get(5)?,
-        not_offered: row.get(6)?,
-        unknown: row.get(7)?,
+        priced_micro: row.get(4)?,
+        relayed: row.get(5)?,
+        refused: row.get(6)?,
+        not_offered: row.get(7)?,
+        unknown: row.get(8)?,
     })
 }
 

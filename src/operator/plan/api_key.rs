@@ -9,9 +9,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::ResourceExt as _;
 use rand::Rng;
 
+use super::gauge::Gauge;
 use super::secret::{self, Access, Cause, Judgement, Standing};
 use super::sub_account::Namespace;
-use super::gauge::Gauge;
 use super::usage::{self, Figures, Metered};
 use super::{Notice, Outcome, Plan, Step, meta};
 use crate::crd::{

@@ -86,9 +86,8 @@ impl Figures {
 
     /// Whether `fresh` figures are news that wait for nobody: another phase, or other limits.
     fn outdated_by(&self, fresh: &Self) -> bool {
-        let limits = |figures: &Self| {
-            (figures.granted, figures.prepaid.is_some(), figures.spend.map(|spend| spend.limit_minor))
-        };
+        let limits =
+            |figures: &Self| (figures.granted, figures.prepaid.is_some(), figures.spend.map(|spend| spend.limit_minor));
         limits(self) != limits(fresh) || self.phase() != fresh.phase()
     }
 

@@ -1,5 +1,8 @@
 -- Schema 4: bills and notices. Only adds: schema 1 to 3 know nothing of these tables.
 
+-- Micro-units of money for the credits of the hour that were not given back, by the prices at their reservations.
+ALTER TABLE usage_hour ADD COLUMN priced INTEGER NOT NULL DEFAULT 0;
+
 -- By what a billing period is charged, so that a later price changes no closed bill.
 CREATE TABLE terms (
     policy BLOB NOT NULL,
