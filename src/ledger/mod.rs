@@ -16,8 +16,10 @@ mod figures;
 mod outcomes;
 pub mod report;
 pub mod seal;
+mod sources;
 pub mod sqlite;
 pub mod store;
+pub mod trail;
 
 use std::sync::Arc;
 

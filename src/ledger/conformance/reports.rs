@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::world::{Place, World, account, account_id, at, key, key_id, monthly, policy_id};
+use super::world::{Place, World, account, account_id, at, key, key_id, monthly, policy, policy_id};
 use crate::domain::credit::{Meter, Outcome, Reservation};
-use crate::domain::directory::Entry;
+use crate::domain::directory::{Entry, PolicyEntry};
 use crate::domain::id::Holder;
+use crate::domain::money::Pricing;
 use crate::ledger::report::{Channel, Ended, NOTICE_TRIES, Notice, Spender, Terms, Told, Topic, UsageRow, pause_after};
 use crate::ledger::store::{Error, Role};
 use crate::runtime::clock::Clock as _;
@@ -100,6 +101,29 @@ pub async fn usage_belongs_to_the_hour_of_its_reservation_and_an_hour_to_where_i
     // A span that begins within an hour leaves that hour to the span before.
     assert_eq!(sum(world.usage(["2026-11-20T23:30:00Z", "2026-11-21T00:00:00Z"]).await), []);
     assert_eq!(sum(world.usage(["2026-11-20T22:30:00Z", "2026-11-20T23:30:00Z"]).await), [(1, 0)]);
+}
+
+pub async fn what_was_used_costs_the_price_of_its_reservation(place: &impl Place) {
+    let mut world = three(place).await;
+    let price = |price_per_thousand_minor| {
+        let pricing = Pricing { currency: "EUR".to_owned(), base_price_minor: 100, price_per_thousand_minor };
+        Entry::Policy(PolicyEntry { pricing: Some(pricing), ..policy(1, monthly(None)) })
+    };
+    world.sent(1, 7, None).await;
+    world.put(&[price(80)]).await;
+    world.sent(1, 10, Some(Outcome::Relayed)).await;
+    world.sent(1, 5, Some(Outcome::Refused)).await;
+    world.sent(2, 20, Some(Outcome::NotOffered)).await;
+    let late = Reservation { key: key_id(3), ..world.reservation(30) };
+    world.ask(&late).await;
+    world.put(&[price(90)]).await;
+    world.sent(1, 100, Some(Outcome::Unknown)).await;
+    world.store.rollup(&world.session).await.expect("rolled");
+    // Given back at the price at which it was charged.
+    world.settle(late.message, Outcome::Refused).await;
+    world.store.rollup(&world.session).await.expect("rolled");
+    let costs: Vec<_> = world.usage(DAY).await.iter().map(|row| (row.credits, row.priced_micro)).collect();
+    assert_eq!(costs, [(117, 10 * 80_000 + 100 * 90_000), (0, 0), (0, 0)]);
 }
 
 /// Messages of the interrupted rollup: several pieces of any engine.
