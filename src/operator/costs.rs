@@ -15,7 +15,7 @@ use super::observe::Context;
 use super::plan::cost::Cost;
 use super::references::Ref;
 use super::watch::Name;
-use crate::crd::{CostStatus, CreditPolicy, PolicyCostStatus, Pricing};
+use crate::crd::{CostStatus, CreditPolicy, PolicyCostStatus, Pricing, SubAccount};
 use crate::domain::cost::{Bill, Payer};
 use crate::domain::id::{AccountId, Holder, PolicyId};
 use crate::ledger::bill::{bill, running_terms};
@@ -27,8 +27,13 @@ const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// So many times as long as it took.
 const PAUSE_FACTOR: u32 = 20;
 /// A total that moved by less than this part, or sooner than this, is not worth a write to a status.
-const MOVED_PART: i64 = 100;
-const MOVED_AFTER: SignedDuration = SignedDuration::from_secs(60);
+const TOTAL_PART: i64 = 100;
+const TOTAL_AFTER: SignedDuration = SignedDuration::from_secs(60);
+/// The same of an account's amount, which moves with everybody's use. Its own use is written with its figures.
+const AMOUNT_PART: i64 = 10;
+const AMOUNT_AFTER: SignedDuration = SignedDuration::from_mins(15);
+/// How often the accounts' statuses are compared with the bill.
+const COMPARE_EVERY: Duration = Duration::from_secs(60);
 
 /// What was reckoned.
 #[derive(Default)]
@@ -42,6 +47,14 @@ struct Reckoned {
     terms: Terms,
     bill: Bill,
     again_from: Instant,
+    compared: Option<Instant>,
+}
+
+/// Whether an amount that is shown has moved so far, and was written so long ago, that it is to be written again. The
+/// first use is news.
+fn moved_on(shown: i64, fresh: i64, part: i64, written: Option<SignedDuration>, after: SignedDuration) -> bool {
+    let far = (fresh - shown).abs().saturating_mul(part) >= shown.max(1);
+    fresh != shown && (shown == 0 || (far && written.is_none_or(|age| age >= after)))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -89,12 +102,20 @@ impl Costs {
     /// Whether a policy's status shows a total that has moved on.
     pub fn is_behind(&self, policy: PolicyId, object: &CreditPolicy, now: Timestamp) -> bool {
         let Some(status) = &object.status else { return false };
-        let Some((shown, written)) = status.cost.as_ref().zip(status.observed_at.as_ref()) else { return false };
-        let known = lock(&self.known);
-        let Some(known) = known.get(&policy).filter(|known| now < known.terms.to) else { return false };
-        let distance = (known.bill.total_minor - shown.total_minor).abs();
-        let old = written.0.checked_add(MOVED_AFTER).is_ok_and(|from| from <= now);
-        old && distance > 0 && distance.saturating_mul(MOVED_PART) >= shown.total_minor
+        let Some(shown) = &status.cost else { return false };
+        let age = status.observed_at.as_ref().map(|at| now.duration_since(at.0));
+        lock(&self.known)
+            .get(&policy)
+            .filter(|known| now < known.terms.to)
+            .is_some_and(|known| moved_on(shown.total_minor, known.bill.total_minor, TOTAL_PART, age, TOTAL_AFTER))
+    }
+
+    /// Whether an account's status shows an amount that has moved on.
+    pub fn is_amount_behind(&self, policy: PolicyId, account: AccountId, object: &SubAccount, now: Timestamp) -> bool {
+        lock(&self.known)
+            .get(&policy)
+            .filter(|known| now < known.terms.to)
+            .is_some_and(|known| is_amount_behind(object, known.bill.amount(Payer::Account(account)), now))
     }
 
     /// Whether to reckon (again).
@@ -105,6 +126,13 @@ impl Costs {
             Some(known) => known.again_from <= Instant::now() && lock(&self.moved).contains(&terms.policy),
         }
     }
+}
+
+fn is_amount_behind(object: &SubAccount, fresh: i64, now: Timestamp) -> bool {
+    let Some(status) = &object.status else { return false };
+    let Some(shown) = &status.cost else { return false };
+    let age = status.observed_at.as_ref().map(|at| now.duration_since(at.0));
+    moved_on(shown.amount_minor, fresh, AMOUNT_PART, age, AMOUNT_AFTER)
 }
 
 /// Runs until the future is dropped.
@@ -135,7 +163,26 @@ async fn follow(context: &Context, policy: &CreditPolicy) -> Result<()> {
     if context.costs.is_behind(id, policy, now) {
         context.references.recount(what);
     }
+    compare(context, id, now);
     Ok(())
+}
+
+/// Has the accounts judged whose statuses are behind the bill, now and then and after each reckoning.
+fn compare(context: &Context, policy: PolicyId, now: Timestamp) {
+    let mut known = lock(&context.costs.known);
+    let Some(known) = known.get_mut(&policy).filter(|known| now < known.terms.to) else { return };
+    if known.compared.is_some_and(|compared| compared.elapsed() < COMPARE_EVERY) {
+        return;
+    }
+    known.compared = Some(Instant::now());
+    for line in &known.bill.lines {
+        let Payer::Account(account) = line.payer else { continue };
+        let Some(Ref::Account(name)) = context.object_of(Holder::Account(account)) else { continue };
+        let object = context.references.account(&name);
+        if object.is_some_and(|object| is_amount_behind(&object, line.amount_minor, now)) {
+            context.references.recount(Ref::Account(name));
+        }
+    }
 }
 
 async fn reckon(context: &Context, terms: Terms) -> Result<()> {
@@ -148,7 +195,31 @@ async fn reckon(context: &Context, terms: Terms) -> Result<()> {
     lock(&context.costs.moved).remove(&terms.policy);
     let bill = bill(store, &terms).await.map_err(Error::ledger("reading what a policy used"))?;
     let pause = (started.elapsed() * PAUSE_FACTOR).max(AGAIN_AFTER);
-    let known = Reckoned { bill, again_from: Instant::now() + pause, terms };
+    let known = Reckoned { bill, again_from: Instant::now() + pause, compared: None, terms };
     lock(&context.costs.known).insert(known.terms.policy, known);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_is_written_again_when_it_moved_far_and_long_ago() {
+        let cases = [
+            // shown, fresh, minutes, written again
+            (0, 1, 0, true),
+            (100, 100, 60, false),
+            (100, 109, 60, false),
+            (100, 110, 60, true),
+            (100, 90, 60, true),
+            (100, 110, 14, false),
+            (1, 0, 60, true),
+        ];
+        for (shown, fresh, minutes, expected) in cases {
+            let age = Some(SignedDuration::from_mins(minutes));
+            let again = moved_on(shown, fresh, AMOUNT_PART, age, AMOUNT_AFTER);
+            assert_eq!(again, expected, "{shown} {fresh} after {minutes} min");
+        }
+    }
 }

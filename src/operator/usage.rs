@@ -15,7 +15,6 @@ use super::observe::Context;
 use super::plan::gauge::Gauge;
 use super::plan::usage::{Due, Figures, Metered, due};
 use super::references::Ref;
-#[cfg(test)]
 use super::watch::Name;
 use crate::domain::id::Holder;
 
@@ -209,7 +208,14 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
             let status = account.status()?;
             let count = context.references.index(|index| index.count_keys(name));
             let recount = status.keys.is_none_or(|shown| (shown.total, shown.active) != count);
-            Some((status.shown(), recount))
+            let policy = Ref::Policy(Name::new("", &account.spec.policy_ref.name));
+            let behind = match (context.holder_of(&policy), context.holder_of(what)) {
+                (Some(Holder::Policy(policy)), Some(Holder::Account(id))) => {
+                    context.costs.is_amount_behind(policy, id, &account, context.clock.now())
+                }
+                (_, _) => false,
+            };
+            Some((status.shown(), recount || behind))
         }
         Ref::Key(name) => {
             let key = context.references.key(name)?;

@@ -97,8 +97,14 @@ pub async fn statement(
         },
     };
     let written = store.terms(policy.id, &window.key).await?;
-    let Some(terms) = written.or_else(|| Some(terms_of(policy.id, window, policy.pricing.as_ref()?))) else {
-        return Ok(Err(NoStatement(format!("the policy {name} has no pricing, so there is nothing to split"))));
+    let runs = window.from <= now && now < window.to;
+    let key = window.key.clone();
+    // Of the month that runs they are known before the operator has written them.
+    let known = || policy.pricing.as_ref().filter(|_| runs).map(|pricing| terms_of(policy.id, window, pricing));
+    let Some(terms) = written.or_else(known) else {
+        return Ok(Err(NoStatement(format!(
+            "the policy {name} had no pricing in {key}, so there is nothing to split"
+        ))));
     };
     let bill = bill(store, &terms).await?;
     Ok(Ok(Statement { policy: policy.name, terms, bill, accounts }))

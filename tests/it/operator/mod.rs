@@ -7,6 +7,7 @@ mod crash;
 mod fuse;
 mod harness;
 mod lifecycle;
+mod notices;
 mod refusals;
 mod secrets;
 mod waits;
