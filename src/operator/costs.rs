@@ -32,8 +32,8 @@ const TOTAL_AFTER: SignedDuration = SignedDuration::from_secs(60);
 /// The same of an account's amount, which moves with everybody's use. Its own use is written with its figures.
 const AMOUNT_PART: i64 = 10;
 const AMOUNT_AFTER: SignedDuration = SignedDuration::from_mins(15);
-/// How often the accounts' statuses are compared with the bill.
-const COMPARE_EVERY: Duration = Duration::from_secs(60);
+/// How often the accounts' statuses are compared with the bill: some milliseconds for 10,000 of them.
+const COMPARE_EVERY: Duration = Duration::from_secs(10);
 
 /// What was reckoned.
 #[derive(Default)]
@@ -102,7 +102,7 @@ impl Costs {
     /// Whether a policy's status shows a total that has moved on.
     pub fn is_behind(&self, policy: PolicyId, object: &CreditPolicy, now: Timestamp) -> bool {
         let Some(status) = &object.status else { return false };
-        let Some(shown) = &status.cost else { return false };
+        let Some(shown) = &status.cost else { return status.credits.is_some() };
         let age = status.observed_at.as_ref().map(|at| now.duration_since(at.0));
         lock(&self.known)
             .get(&policy)
@@ -130,7 +130,8 @@ impl Costs {
 
 fn is_amount_behind(object: &SubAccount, fresh: i64, now: Timestamp) -> bool {
     let Some(status) = &object.status else { return false };
-    let Some(shown) = &status.cost else { return false };
+    // What was made before the first reckoning shows none yet. One that is refused shows no figures at all.
+    let Some(shown) = &status.cost else { return status.usage.is_some() };
     let age = status.observed_at.as_ref().map(|at| now.duration_since(at.0));
     moved_on(shown.amount_minor, fresh, AMOUNT_PART, age, AMOUNT_AFTER)
 }
@@ -163,41 +164,26 @@ async fn follow(context: &Context, policy: &CreditPolicy) -> Result<()> {
     if context.costs.is_behind(id, policy, now) {
         context.references.recount(what);
     }
-    compare(context, id, now);
+    compare(context, id, &Name::of(policy).name, now);
     Ok(())
 }
 
 /// Has the accounts judged whose statuses are behind the bill, now and then and after each reckoning.
-fn compare(context: &Context, policy: PolicyId, now: Timestamp) {
+fn compare(context: &Context, policy: PolicyId, name: &str, now: Timestamp) {
     let mut known = lock(&context.costs.known);
     let Some(known) = known.get_mut(&policy).filter(|known| now < known.terms.to) else { return };
     if known.compared.is_some_and(|compared| compared.elapsed() < COMPARE_EVERY) {
         return;
     }
     known.compared = Some(Instant::now());
-    for line in &known.bill.lines {
-        let Payer::Account(account) = line.payer else { continue };
-        let Some(Ref::Account(name)) = context.object_of(Holder::Account(account)) else { continue };
-        let object = context.references.account(&name);
-        if object.is_some_and(|object| is_amount_behind(&object, line.amount_minor, now)) {
-            context.references.recount(Ref::Account(name));
+    let accounts: Vec<Name> = context.references.index(|index| index.accounts_of_policy(name).cloned().collect());
+    for account in accounts {
+        let (object, what) = (context.references.account(&account), Ref::Account(account));
+        let (Some(object), Some(Holder::Account(id))) = (object, context.holder_of(&what)) else { continue };
+        if is_amount_behind(&object, known.bill.amount(Payer::Account(id)), now) {
+            context.references.recount(what);
         }
     }
-}
-
-async fn reckon(context: &Context, terms: Terms) -> Result<()> {
-    let (store, started) = (context.books.store(), Instant::now());
-    let standing = store.terms(terms.policy, &terms.period).await.map_err(Error::ledger("reading a bill's terms"))?;
-    if standing.as_ref() != Some(&terms) {
-        context.books.put_terms(&terms).await.map_err(Error::ledger("writing a bill's terms"))?;
-    }
-    // Before it is read: what moves while it is reckoned is reckoned again.
-    lock(&context.costs.moved).remove(&terms.policy);
-    let bill = bill(store, &terms).await.map_err(Error::ledger("reading what a policy used"))?;
-    let pause = (started.elapsed() * PAUSE_FACTOR).max(AGAIN_AFTER);
-    let known = Reckoned { bill, again_from: Instant::now() + pause, compared: None, terms };
-    lock(&context.costs.known).insert(known.terms.policy, known);
-    Ok(())
 }
 
 #[cfg(test)]

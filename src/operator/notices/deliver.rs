@@ -12,7 +12,6 @@ use crate::ledger::report::Queued;
 use crate::operator::observe::Context;
 use crate::operator::plan::alert::{Whose, Words, letter};
 use crate::operator::plan::{Notice, meta};
-use crate::operator::references::Ref;
 use crate::operator::watch::Name;
 use crate::runtime::courier::{Call, Delivery, Hook, Letter, Via};
 
@@ -48,7 +47,7 @@ pub struct Group<'a> {
 
 /// The policy as it is now.
 struct Plan {
-    name: String,
+    entry: PolicyEntry,
     spec: CheckedPolicy,
 }
 
@@ -58,60 +57,76 @@ impl Group<'_> {
         vec![went; self.queued.len()]
     }
 
-    /// The policy; `Err` is what becomes of its notices where there is none to go by.
-    fn plan(&self) -> Result<Plan, Went> {
-        let unknown = || Went::Failed("its policy is not known yet".to_owned());
-        let Some(Ref::Policy(name)) = self.context.object_of(Holder::Policy(self.policy)) else {
-            return Err(unknown());
+    /// The policy; `Err` is what becomes of its notices where there is none to go by. Names are the ledger's, which
+    /// knows them before the first reconcile of a new process does.
+    async fn plan(&self) -> Result<Plan, Went> {
+        let entry = match self.context.books.entry(Holder::Policy(self.policy)).await {
+            Ok(Some(Entry::Policy(entry))) => entry,
+            Ok(Some(Entry::Account(_) | Entry::Key(_)) | None) => return Err(Went::Unwanted),
+            Err(error) => return Err(Went::Failed(error.to_string())),
         };
-        match spec_of(self.context, &name.name) {
-            Some(spec) => Ok(Plan { name: name.name, spec }),
+        if self.context.references.policy(&entry.name).is_none() {
+            return Err(Went::Unwanted);
+        }
+        match spec_of(self.context, &entry.name) {
+            Some(spec) => Ok(Plan { entry, spec }),
             None => Err(Went::Failed("its policy is not valid".to_owned())),
         }
     }
 
-    fn words<'p>(&self, plan: &'p Plan, queued: &Queued) -> Option<Words<'p>> {
-        let whose = match self.context.object_of(queued.notice.topic.holder)? {
-            Ref::Policy(_) => Whose::Policy,
-            Ref::Account(Name { namespace, name }) => Whose::Account { namespace, name },
-            Ref::Key(_) => return None,
+    /// Whose limit it is; `Err` where nobody is there any more.
+    async fn whose(&self, queued: &Queued) -> Result<Whose, Went> {
+        let holder = queued.notice.topic.holder;
+        let account = match holder {
+            Holder::Policy(_) => return Ok(Whose::Policy),
+            Holder::Account(_) => self.context.books.entry(holder).await,
+            Holder::Key(_) => return Err(Went::Unwanted),
         };
+        match account {
+            Ok(Some(Entry::Account(account))) if !account.name.is_empty() => {
+                Ok(Whose::Account { namespace: account.namespace, name: account.name })
+            }
+            Ok(_) => Err(Went::Unwanted),
+            Err(error) => Err(Went::Failed(error.to_string())),
+        }
+    }
+
+    async fn words<'p>(&self, plan: &'p Plan, queued: &Queued) -> Result<Words<'p>, Went> {
         let currency = plan.spec.pricing.as_ref().map(|pricing| pricing.currency.as_str());
-        Some(Words { policy: &plan.name, whose, currency })
+        Ok(Words { policy: &plan.entry.name, whose: self.whose(queued).await?, currency })
     }
 
     pub async fn events(&self) -> Vec<Went> {
-        let plan = match self.plan() {
+        let plan = match self.plan().await {
             Ok(plan) => plan,
             Err(went) => return self.all(went),
         };
         let mut all = Vec::with_capacity(self.queued.len());
         for queued in self.queued {
-            all.push(self.event(&plan, queued).await);
+            all.push(match self.words(&plan, queued).await {
+                Ok(words) => self.event(&words, queued).await,
+                Err(went) => went,
+            });
         }
         all
     }
 
-    async fn event(&self, plan: &Plan, queued: &Queued) -> Went {
-        let context = self.context;
-        let (Some(words), Some(what)) = (self.words(plan, queued), context.object_of(queued.notice.topic.holder))
-        else {
-            return Went::Failed("its object is not known yet".to_owned());
-        };
+    async fn event(&self, words: &Words<'_>, queued: &Queued) -> Went {
+        let Context { references, report, .. } = self.context;
         let note = words.sentence(&queued.notice);
         let notice = Notice { warning: true, reason: Reason::ThresholdReached, note };
         let (name, at) = (queued.notice.to_string(), queued.at);
-        let report = &context.report;
-        let written = match &what {
-            Ref::Policy(of) => match context.references.policy(&of.name) {
+        let written = match &words.whose {
+            Whose::Policy => match references.policy(words.policy) {
                 Some(policy) => report.notice_once(policy.as_ref(), &name, &notice, at).await,
                 None => return Went::Unwanted,
             },
-            Ref::Account(of) => match context.references.account(of) {
-                Some(account) => report.notice_once(account.as_ref(), &name, &notice, at).await,
-                None => return Went::Unwanted,
-            },
-            Ref::Key(_) => return Went::Unwanted,
+            Whose::Account { namespace, name: account } => {
+                match references.account(&Name::new(namespace.as_str(), account.as_str())) {
+                    Some(account) => report.notice_once(account.as_ref(), &name, &notice, at).await,
+                    None => return Went::Unwanted,
+                }
+            }
         };
         match written {
             Ok(true) => Went::Sent,
@@ -122,27 +137,31 @@ impl Group<'_> {
 
     /// One mail for all of them.
     pub async fn mail(&self) -> Vec<Went> {
-        let went = match self.plan() {
-            Ok(Plan { spec: CheckedPolicy { alerts, .. }, .. }) if alerts.mail.is_none() => Went::Unwanted,
-            Ok(plan) => self.one_mail(&plan).await.unwrap_or_else(Went::Failed),
-            Err(went) => went,
+        let plan = match self.plan().await {
+            Ok(plan) => plan,
+            Err(went) => return self.all(went),
         };
-        self.all(went)
+        let Some(mail) = &plan.spec.alerts.mail else { return self.all(Went::Unwanted) };
+        let (mut sentences, mut said) = (Vec::new(), Vec::with_capacity(self.queued.len()));
+        for queued in self.queued {
+            said.push(match self.words(&plan, queued).await {
+                Ok(words) => {
+                    sentences.push(words.sentence(&queued.notice));
+                    None
+                }
+                Err(went) => Some(went),
+            });
+        }
+        if sentences.is_empty() {
+            return said.into_iter().flatten().collect();
+        }
+        let went = self.one_mail(&plan, mail, &sentences).await.unwrap_or_else(Went::Failed);
+        said.into_iter().map(|unsaid| unsaid.unwrap_or_else(|| went.clone())).collect()
     }
 
-    async fn one_mail(&self, plan: &Plan) -> Result<Went, String> {
-        let Some(mail) = &plan.spec.alerts.mail else { return Ok(Went::Unwanted) };
-        let entry = match self.context.books.entry(Holder::Policy(self.policy)).await {
-            Ok(Some(Entry::Policy(entry))) => entry,
-            Ok(Some(Entry::Account(_) | Entry::Key(_)) | None) => return Err("the ledger does not know it".to_owned()),
-            Err(error) => return Err(error.to_string()),
-        };
-        let said = self.queued.iter().filter_map(|queued| Some(self.words(plan, queued)?.sentence(&queued.notice)));
-        let sentences: Vec<String> = said.collect();
-        let (Some(first), false) = (self.queued.first(), sentences.is_empty()) else {
-            return Err("its objects are not known yet".to_owned());
-        };
-        let (subject, text) = letter(&plan.name, &sentences);
+    async fn one_mail(&self, plan: &Plan, mail: &CheckedMail, sentences: &[String]) -> Result<Went, String> {
+        let first = self.queued.first().ok_or("there is nothing to say")?;
+        let (subject, text) = letter(&plan.entry.name, sentences);
         let letter = Letter {
             from: self.sender(plan, mail)?,
             to: mail.to.clone(),
@@ -151,7 +170,7 @@ impl Group<'_> {
             id: first.notice.to_string(),
             at: first.at,
         };
-        Ok(self.context.notices.courier.mail(self.via(entry)?, &letter).await.into())
+        Ok(self.context.notices.courier.mail(self.via(&plan.entry)?, &letter).await.into())
     }
 
     fn sender(&self, plan: &Plan, mail: &CheckedMail) -> Result<Address, String> {
@@ -165,8 +184,8 @@ impl Group<'_> {
         })
     }
 
-    fn via(&self, policy: PolicyEntry) -> Result<Via, String> {
-        let entry = policy.upstream.ok_or("its upstream cannot be used at present")?;
+    fn via(&self, policy: &PolicyEntry) -> Result<Via, String> {
+        let entry = policy.upstream.clone().ok_or("its upstream cannot be used at present")?;
         let secret = match &entry.secret {
             None => None,
             Some(sealed) => Some(self.context.opened(policy.id, sealed).ok_or("its upstream's login does not open")?),
@@ -177,7 +196,7 @@ impl Group<'_> {
     /// One after the other. Where the receiver fails, the others wait for their next turn untried: one that does not
     /// answer must not hold up those of other policies for minutes.
     pub async fn webhooks(&self) -> Vec<Went> {
-        let plan = match self.plan() {
+        let plan = match self.plan().await {
             Ok(plan) => plan,
             Err(went) => return self.all(went),
         };
@@ -188,14 +207,17 @@ impl Group<'_> {
         };
         let (mut all, mut down) = (Vec::with_capacity(self.queued.len()), None);
         for queued in self.queued {
-            let went = match (&down, self.words(&plan, queued)) {
+            let went = match (&down, self.words(&plan, queued).await) {
                 (Some(problem), _) => Went::Failed(format!("not tried after another: {problem}")),
-                (None, None) => Went::Failed("its object is not known yet".to_owned()),
-                (None, Some(words)) => self.call(&hook, &words, queued).await,
+                (None, Err(went)) => went,
+                (None, Ok(words)) => {
+                    let went = self.call(&hook, &words, queued).await;
+                    if let Went::Failed(problem) = &went {
+                        down = Some(problem.clone());
+                    }
+                    went
+                }
             };
-            if let (None, Went::Failed(problem)) = (&down, &went) {
-                down = Some(problem.clone());
-            }
             all.push(went);
         }
         all
