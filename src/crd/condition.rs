@@ -17,7 +17,7 @@ pub enum ConditionType {
     Ready,
     /// The spec is valid and what it refers to lets it.
     Accepted,
-    /// The ledger's directory says what the spec says.
+    /// The ledger's directory says what the spec says; of a policy also that the relays run as they are set.
     Programmed,
     /// Work is under way. Only present while true.
     Reconciling,
@@ -108,6 +108,10 @@ pub enum Reason {
     LedgerUnavailable,
     /// The Kubernetes API refused a write; the message says which.
     ApplyFailed,
+    /// The relay's settings are refused; the relays keep what was good last.
+    RelayInvalid,
+    /// No relay serves.
+    RelayNotReady,
     /// Deletion waits for what still uses it.
     InUse,
     /// It is being deleted.
@@ -147,6 +151,8 @@ impl Reason {
             Self::Expired => "Expired",
             Self::LedgerUnavailable => "LedgerUnavailable",
             Self::ApplyFailed => "ApplyFailed",
+            Self::RelayInvalid => "RelayInvalid",
+            Self::RelayNotReady => "RelayNotReady",
             Self::InUse => "InUse",
             Self::Deleting => "Deleting",
         }

@@ -62,6 +62,7 @@ pub struct CreditPolicySpec {
     /// Credits that are used up by all accounts together, beside the pool. Present means that nothing is sent when they
     /// are, whatever the pool still holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(merge_strategy = MapMerge::Atomic)]
     pub prepaid: Option<Prepaid>,
     /// What becomes of messages when the pool is used up. Deny refuses them. Allow lets them through and counts them
     /// apart; prepaid credits, and the caps of accounts and keys, hold all the same. Deny where absent.
@@ -268,6 +269,10 @@ pub struct RelayStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub ports: Vec<RelayPort>,
+    /// Relays that serve, where they are a fleet of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub ready_replicas: Option<i32>,
 }
 
 /// A port of the relay.

@@ -14,8 +14,10 @@ use crate::domain::period;
 /// may be taken out of the list.
 const GRANTS_MAX: usize = 64;
 
-/// A balance that is used up. Present means prepaid: where nothing is left nothing is sent, also while both lists are
-/// empty.
+/// A balance that is used up. Present means prepaid: where nothing is left nothing is sent, also while nothing is in it.
+//
+// Its fields are atomic: server-side apply drops an object when the last of what an applier owned in it goes, and who
+// takes back the last grant would let the account send without any.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Prepaid {

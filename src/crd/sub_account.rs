@@ -80,6 +80,7 @@ pub struct SubAccountSpec {
     /// Credits of its own that are used up. Present means that nothing is sent when they are, whatever the cap still
     /// allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(merge_strategy = MapMerge::Atomic)]
     pub prepaid: Option<Prepaid>,
     /// The most that this account may ever cost, in minor units of the policy's currency, such as cents, at the policy's
     /// pricePerThousandMinor of the moment. 0 means that nothing that costs may be sent.

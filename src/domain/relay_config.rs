@@ -213,12 +213,49 @@ impl Limits {
 }
 
 /// Where the ledger is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, tag = "engine")]
 pub enum LedgerAddress {
     /// One file on a local disk, shared by the containers of one pod.
     #[serde(rename_all = "camelCase")]
     Sqlite { path: PathBuf },
+    /// A PostgreSQL server that the processes share.
+    #[serde(rename_all = "camelCase")]
+    Postgres {
+        /// A connection URI as libpq reads it. It may hold the password, so nobody prints it.
+        url: String,
+        /// Whether a server without synchronous standbys is good enough: what it acknowledged is lost with its disk.
+        #[serde(default)]
+        single_node: bool,
+    },
+}
+
+impl LedgerAddress {
+    /// Where it is, for messages: a path, or server and database. Never who logs in, nor with what.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Sqlite { path } => path.display().to_string(),
+            Self::Postgres { url, .. } => {
+                let (before, after) = url.split_once('@').unwrap_or(("", url));
+                let place = after.trim_start_matches("postgresql://").trim_start_matches("postgres://");
+                let place = place.split('?').next().unwrap_or_default();
+                // An `@` where none belongs may be a part of the password, and so may anything beside it.
+                let clear = !before.contains('?') && !after.contains('@') && !place.is_empty();
+                if clear { format!("postgresql://{place}") } else { "postgresql".to_owned() }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for LedgerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite { path } => f.debug_struct("Sqlite").field("path", path).finish(),
+            Self::Postgres { single_node, .. } => {
+                f.debug_struct("Postgres").field("single_node", single_node).finish_non_exhaustive()
+            }
+        }
+    }
 }
 
 /// The keys of the installation: 32 random bytes each, base64. Whoever holds them can check passwords against the
@@ -304,5 +341,23 @@ mod tests {
         let text = serde_yaml::to_string(&config()).expect("yaml");
         assert_eq!(serde_yaml::from_str::<RelayConfig>(&text).expect("a config"), config());
         assert!(!format!("{:?}", config()).contains("AAAA"));
+    }
+
+    #[test]
+    fn a_database_has_a_url_that_does_not_print() {
+        let text = "{engine: postgres, url: 'postgresql://franking:s3cret@db/franking', singleNode: true}";
+        let address: LedgerAddress = serde_yaml::from_str(text).expect("an address");
+        let url = "postgresql://franking:s3cret@db/franking".to_owned();
+        assert_eq!(address, LedgerAddress::Postgres { url, single_node: true });
+        assert_eq!(format!("{address:?}"), "Postgres { single_node: true, .. }");
+        for (url, place) in [
+            ("postgresql://franking:s3cret@db:5432/franking?sslmode=require", "postgresql://db:5432/franking"),
+            ("postgres://db/franking?password=s3cret", "postgresql://db/franking"),
+            ("postgres://franking:s3@cret@db/franking", "postgresql"),
+            ("postgres://db/franking?password=s3@cret", "postgresql"),
+            ("postgres://franking:s3?cret@db/franking", "postgresql"),
+        ] {
+            assert_eq!(LedgerAddress::Postgres { url: url.to_owned(), single_node: false }.place(), place);
+        }
     }
 }

@@ -35,5 +35,8 @@ pub use store::{Error, Store};
 pub fn open(address: &LedgerAddress, clock: Arc<dyn Clock>) -> store::Result<Arc<dyn Store>> {
     match address {
         LedgerAddress::Sqlite { path } => Ok(Arc::new(sqlite::SqliteStore::open(path, clock)?)),
+        LedgerAddress::Postgres { .. } => {
+            Err(Error::Unfit { path: address.place(), why: "this build has no PostgreSQL engine yet".to_owned() })
+        }
     }
 }

@@ -101,13 +101,12 @@ impl Costs {
 
     /// Whether a policy's status shows a total that has moved on.
     pub fn is_behind(&self, policy: PolicyId, object: &CreditPolicy, now: Timestamp) -> bool {
+        let known = lock(&self.known);
+        let Some(known) = known.get(&policy).filter(|known| now < known.terms.to) else { return false };
         let Some(status) = &object.status else { return false };
         let Some(shown) = &status.cost else { return status.credits.is_some() };
         let age = status.observed_at.as_ref().map(|at| now.duration_since(at.0));
-        lock(&self.known)
-            .get(&policy)
-            .filter(|known| now < known.terms.to)
-            .is_some_and(|known| moved_on(shown.total_minor, known.bill.total_minor, TOTAL_PART, age, TOTAL_AFTER))
+        moved_on(shown.total_minor, known.bill.total_minor, TOTAL_PART, age, TOTAL_AFTER)
     }
 
     /// Whether an account's status shows an amount that has moved on.
@@ -140,7 +139,13 @@ fn is_amount_behind(object: &SubAccount, fresh: i64, now: Timestamp) -> bool {
 pub async fn run(context: &Context) {
     loop {
         tokio::time::sleep(TICK).await;
-        for policy in context.references.policies.state() {
+        let policies = context.references.policies.state();
+        // What has no pricing any more, or is gone, has no cost.
+        let priced = policies.iter().filter(|policy| policy.spec.pricing.is_some());
+        let priced: HashSet<Holder> =
+            priced.filter_map(|policy| context.holder_of(&Ref::Policy(Name::of(policy.as_ref())))).collect();
+        lock(&context.costs.known).retain(|policy, _| priced.contains(&Holder::Policy(*policy)));
+        for policy in policies {
             if let Err(error) = follow(context, &policy).await {
                 let name = policy.metadata.name.as_deref();
                 tracing::warn!(
@@ -184,6 +189,21 @@ fn compare(context: &Context, policy: PolicyId, name: &str, now: Timestamp) {
             context.references.recount(what);
         }
     }
+}
+
+async fn reckon(context: &Context, terms: Terms) -> Result<()> {
+    let (store, started) = (context.books.store(), Instant::now());
+    let standing = store.terms(terms.policy, &terms.period).await.map_err(Error::ledger("reading a bill's terms"))?;
+    if standing.as_ref() != Some(&terms) {
+        context.books.put_terms(&terms).await.map_err(Error::ledger("writing a bill's terms"))?;
+    }
+    // Before it is read: what moves while it is reckoned is reckoned again.
+    lock(&context.costs.moved).remove(&terms.policy);
+    let bill = bill(store, &terms).await.map_err(Error::ledger("reading what a policy used"))?;
+    let pause = (started.elapsed() * PAUSE_FACTOR).max(AGAIN_AFTER);
+    let known = Reckoned { bill, again_from: Instant::now() + pause, compared: None, terms };
+    lock(&context.costs.known).insert(known.terms.policy, known);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::books::{Books, Removed};
 use super::costs::Costs;
 use super::error::{Error, Result};
+use super::lease::Leader;
 use super::notices::Notices;
 use super::plan::cost::Cost;
 use super::plan::credit_policy::Login;
@@ -23,7 +24,7 @@ use super::reconcile::{Awaited, Failures};
 use super::references::{Ref, References, Wakes};
 use super::report::Report;
 use super::watch::Name;
-use super::{Dependencies, Endpoint, Settings};
+use super::{Dependencies, Endpoint, RelayState, Settings};
 use crate::crd::{AccountCounts, ConditionType, CreditPolicy, KeyCounts, SubAccount, SubAccountApiKey, find_condition};
 use crate::domain::credential::HashKey;
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, UpstreamSecret};
@@ -47,6 +48,7 @@ pub struct Context {
     pub wakes: Wakes,
     pub settings: Settings,
     pub endpoint: watch::Receiver<Endpoint>,
+    pub relay: watch::Receiver<RelayState>,
     pub clock: Arc<dyn Clock>,
     pub report: Report,
     pub failures: Failures,
@@ -70,18 +72,32 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Context {
-    pub fn new(dependencies: Dependencies, references: References, wakes: Wakes) -> Self {
-        let Dependencies { client, store, settings, endpoint, keys, clock, rng, registry, health: _, name, courier } =
-            dependencies;
+    pub fn new(dependencies: Dependencies, leader: Option<Leader>, references: References, wakes: Wakes) -> Self {
+        let Dependencies {
+            client,
+            store,
+            settings,
+            endpoint,
+            keys,
+            clock,
+            rng,
+            registry,
+            health: _,
+            name,
+            relay,
+            leadership: _,
+            courier,
+        } = dependencies;
         Self {
             report: Report::new(client.clone(), &registry),
             awaited: Awaited::new(client.clone(), wakes.clone()),
             client,
-            books: Books::new(store, name),
+            books: Books::new(store, name, leader),
             references,
             wakes,
             settings,
             endpoint,
+            relay,
             clock,
             failures: Failures::default(),
             let_go: Notify::new(),
@@ -243,6 +259,7 @@ impl Context {
                 Vec::new()
             },
             endpoint,
+            relay: self.relay.borrow().clone(),
             figures_granted,
         })
     }

@@ -1,9 +1,7 @@
 //! What people and machines are told: status, Events and the loop's metrics. Nobody else writes them.
 //!
-//! Status goes by server-side apply under our name: a field that we no longer say disappears without a null for each,
-//! and another writer (a later role) keeps its own fields. What is equal is not written.
+//! Status goes by merge patch, of what changed alone: it has one writer. What is equal is not written.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -19,6 +17,7 @@ use super::kinds::Kind;
 use super::plan::usage::Figures;
 use super::plan::{Notice, meta};
 use super::references::Ref;
+use crate::crd::Reason;
 use crate::runtime::metrics::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
 };
@@ -31,13 +30,9 @@ const NOTE_MAX: usize = 1_000;
 const EVENT_PREFIX_MAX: usize = 200;
 /// What is told of credits.
 const FIGURES: [&str; 5] = ["granted", "used", "remaining", "prepaid", "overage"];
-/// Statuses that the cache has not caught up with. Only a stuck watch makes this many.
-const UNSEEN_MAX: usize = 10_000;
 
 pub struct Report {
     client: Client,
-    /// What was written last and not seen in the cache yet, by UID: the version and the whole object.
-    unseen: Mutex<HashMap<String, (u64, Value)>>,
     reconciles: IntCounterVec,
     seconds: HistogramVec,
     active: IntGaugeVec,
@@ -45,6 +40,7 @@ pub struct Report {
     credits: IntGaugeVec,
     account_credits: IntGaugeVec,
     measured: Mutex<std::collections::HashSet<Ref>>,
+    unknown: IntCounter,
     sweep_stopped: IntGauge,
     swept: IntCounter,
 }
@@ -63,7 +59,6 @@ impl Report {
             HistogramOpts::new("controller_runtime_reconcile_time_seconds", "Length of a reconcile.").buckets(buckets);
         Self {
             client,
-            unseen: Mutex::default(),
             reconciles: counter(
                 "controller_runtime_reconcile_total",
                 "Reconciles by result.",
@@ -88,6 +83,13 @@ impl Report {
                 &["namespace", "account", "what"],
             ),
             measured: Mutex::default(),
+            unknown: register(
+                registry,
+                metric(IntCounter::new(
+                    "franking_operator_unknown_messages_total",
+                    "Messages whose session ended without saying what became of them; they stay charged.",
+                )),
+            ),
             sweep_stopped: register(
                 registry,
                 metric(IntGauge::new(
@@ -118,6 +120,10 @@ impl Report {
     pub fn sweep(&self, stopped: bool, revoked: u64) {
         self.sweep_stopped.set(i64::from(stopped));
         self.swept.inc_by(revoked);
+    }
+
+    pub fn unknown(&self, messages: u64) {
+        self.unknown.inc_by(messages);
     }
 
     /// The same figures as on status, exact.
@@ -163,24 +169,11 @@ impl Report {
         }
     }
 
-    /// The object as it was written last, where the cache is behind.
-    pub fn freshest<K: Kind>(&self, object: &K) -> K {
-        let (Some(uid), seen) = (object.uid(), version(object.meta())) else { return object.clone() };
-        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
-        match unseen.get(&uid) {
-            Some((written, _)) if seen >= *written => {
-                unseen.remove(&uid);
-                object.clone()
-            }
-            Some((_, written)) => serde_json::from_value(written.clone()).unwrap_or_else(|_| object.clone()),
-            None => object.clone(),
-        }
-    }
-
-    /// Writes a status, unless it stands. `object` is the [`freshest`](Self::freshest).
-    pub async fn status<K: Kind>(&self, object: &K, next: &K::Status) -> Result<()> {
+    /// Writes a status, unless it stands. `object` is the freshest that is known. Returns it as it is then, where it
+    /// was written.
+    pub async fn status<K: Kind>(&self, object: &K, next: &K::Status) -> Result<Option<K>> {
         if object.status() == Some(next) {
-            return Ok(());
+            return Ok(None);
         }
         let fail = |source| Error::cluster("writing a status")(kube::Error::SerdeError(source));
         let before = object.status().map_or(Ok(Value::Null), serde_json::to_value).map_err(fail)?;
@@ -193,37 +186,27 @@ impl Report {
         match api.patch_status(&name, &parameters, &Patch::Merge(body)).await {
             Ok(written) => {
                 self.status_writes.inc();
-                self.remember(&written);
-                Ok(())
+                Ok(Some(written))
             }
             // It is gone, or another of its name is there: there is nobody to tell.
-            Err(error) if matches!(status_code(&error), Some(404 | 409)) => Ok(()),
+            Err(error) if matches!(status_code(&error), Some(404 | 409)) => Ok(None),
             Err(error) => Err(Error::cluster("writing a status")(error)),
         }
     }
 
-    fn remember<K: Kind>(&self, written: &K) {
-        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
-        if unseen.len() >= UNSEEN_MAX {
-            unseen.clear();
-        }
-        if let (Some(uid), Ok(object)) = (written.uid(), serde_json::to_value(written)) {
-            unseen.insert(uid, (version(written.meta()), object));
-        }
-    }
-
-    /// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
+    /// An Event about one of our kinds.
     pub async fn notice<K: Kind>(&self, object: &K, notice: &Notice, now: Timestamp) {
-        let named = ObjectMeta { generate_name: Some(event_prefix(&object.name_any())), ..ObjectMeta::default() };
-        if let Err(error) = self.event(object, named, notice, now).await {
-            tracing::warn!(object = object.name_any(), error = &error as &dyn std::error::Error, "writing an event");
-        }
+        let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
+        let said = Said { warning: notice.warning, reason: notice.reason, note: &notice.note };
+        say(&self.client, regarding(object), &namespace, said, now).await;
     }
 
     /// An Event that is written once, whoever writes it again. False: there is nobody any more to write it of.
     pub async fn notice_once<K: Kind>(&self, object: &K, name: &str, notice: &Notice, now: Timestamp) -> Result<bool> {
-        let named = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
-        match self.event(object, named, notice, now).await {
+        let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
+        let said = Said { warning: notice.warning, reason: notice.reason, note: &notice.note };
+        let named = ObjectMeta { name: Some(name.to_owned()), namespace: Some(namespace), ..ObjectMeta::default() };
+        match create(&self.client, regarding(object), named, said, now).await {
             Ok(()) => Ok(true),
             Err(error) => match status_code(&error) {
                 Some(409) => Ok(true),
@@ -233,39 +216,63 @@ impl Report {
             },
         }
     }
+}
 
-    async fn event<K: Kind>(
-        &self,
-        object: &K,
-        named: ObjectMeta,
-        notice: &Notice,
-        now: Timestamp,
-    ) -> std::result::Result<(), kube::Error> {
-        let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
-        let event = Event {
-            metadata: ObjectMeta { namespace: Some(namespace.clone()), ..named },
-            action: Some("Reconcile".to_owned()),
-            event_time: Some(MicroTime(now)),
-            note: Some(notice.note[..notice.note.floor_char_boundary(NOTE_MAX)].to_owned()),
-            reason: Some(notice.reason.as_str().to_owned()),
-            regarding: Some(ObjectReference {
-                api_version: Some(K::api_version(&()).into_owned()),
-                kind: Some(K::kind(&()).into_owned()),
-                name: Some(object.name_any()),
-                namespace: object.namespace(),
-                uid: object.uid(),
-                resource_version: object.resource_version(),
-                ..ObjectReference::default()
-            }),
-            reporting_controller: Some("franking.io/operator".to_owned()),
-            reporting_instance: Some(meta::MANAGER.to_owned()),
-            type_: Some(if notice.warning { "Warning" } else { "Normal" }.to_owned()),
-            ..Event::default()
-        };
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
-        let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
-        api.create(&parameters, &event).await.map(drop)
+fn regarding<K: Kind>(object: &K) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(K::api_version(&()).into_owned()),
+        kind: Some(K::kind(&()).into_owned()),
+        name: Some(object.name_any()),
+        namespace: object.namespace(),
+        uid: object.uid(),
+        resource_version: object.resource_version(),
+        ..ObjectReference::default()
     }
+}
+
+/// What an Event says.
+pub struct Said<'a> {
+    pub warning: bool,
+    pub reason: Reason,
+    pub note: &'a str,
+}
+
+/// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
+pub async fn say(client: &Client, regarding: ObjectReference, namespace: &str, said: Said<'_>, now: Timestamp) {
+    let name = regarding.name.clone().unwrap_or_default();
+    let named = ObjectMeta {
+        generate_name: Some(event_prefix(&name)),
+        namespace: Some(namespace.to_owned()),
+        ..ObjectMeta::default()
+    };
+    if let Err(error) = create(client, regarding, named, said, now).await {
+        tracing::warn!(object = name, error = &error as &dyn std::error::Error, "writing an event");
+    }
+}
+
+async fn create(
+    client: &Client,
+    regarding: ObjectReference,
+    named: ObjectMeta,
+    said: Said<'_>,
+    now: Timestamp,
+) -> std::result::Result<(), kube::Error> {
+    let namespace = named.namespace.clone().unwrap_or_default();
+    let event = Event {
+        metadata: named,
+        action: Some("Reconcile".to_owned()),
+        event_time: Some(MicroTime(now)),
+        note: Some(said.note[..said.note.floor_char_boundary(NOTE_MAX)].to_owned()),
+        reason: Some(said.reason.as_str().to_owned()),
+        regarding: Some(regarding),
+        reporting_controller: Some("franking.io/operator".to_owned()),
+        reporting_instance: Some(meta::MANAGER.to_owned()),
+        type_: Some(if said.warning { "Warning" } else { "Normal" }.to_owned()),
+        ..Event::default()
+    };
+    let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
+    let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
+    api.create(&parameters, &event).await.map(drop)
 }
 
 /// The JSON merge patch (RFC 7396) that makes `before` into `after`. A status has one writer, so the book of owners that
@@ -309,11 +316,6 @@ impl Drop for Running {
         self.active.dec();
         self.seconds.observe(self.started.elapsed().as_secs_f64());
     }
-}
-
-/// Versions of one kind of resource are numbers that grow (guaranteed since Kubernetes 1.35).
-fn version(meta: &ObjectMeta) -> u64 {
-    meta.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 /// The names and labels are constants above.

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -29,6 +29,8 @@ const STOP_SECONDS: u64 = 345;
 const STOP_SECONDS_MAX: u64 = 3600;
 /// A settings file is a page; 1 MiB is also all that a ConfigMap can hold.
 const FILE_MAX: u64 = 1024 * 1024;
+/// A URI is a line; several hosts and options still are a few hundred octets.
+const URL_MAX: u64 = 16 * 1024;
 
 /// Why a start was refused: one sentence that names the setting.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +60,8 @@ pub struct Operator {
     pub namespace: String,
     pub concurrency: u16,
     pub status_writes_per_second: u32,
+    /// Whether there are several, of which one works.
+    pub leader_election: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,10 +107,33 @@ impl LogLevel {
 struct RawSettings {
     name: Option<String>,
     stop_seconds: Option<u64>,
-    ledger: Option<LedgerAddress>,
+    ledger: Option<RawLedger>,
     operator: RawOperator,
     relay: RawRelay,
     telemetry: RawTelemetry,
+}
+
+/// [`LedgerAddress`] as a user writes it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, tag = "engine")]
+enum RawLedger {
+    Sqlite {
+        path: PathBuf,
+    },
+    #[serde(rename_all = "camelCase")]
+    Postgres {
+        url: Option<String>,
+        /// A file that holds the URI: the mounted key of a Secret.
+        url_file: Option<PathBuf>,
+        #[serde(default)]
+        single_node: bool,
+    },
+}
+
+impl fmt::Debug for RawLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RawLedger(…)")
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -115,6 +142,7 @@ struct RawOperator {
     namespace: Option<String>,
     concurrency: Option<u16>,
     status_writes_per_second: Option<u32>,
+    leader_election: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -148,21 +176,20 @@ pub(super) fn parse_file<T: for<'de> Deserialize<'de> + Default>(path: &Path) ->
 
 fn check(raw: RawSettings, flags: &Flags) -> Result<Settings, Refused> {
     let data = flags.data.as_deref();
-    let ledger = raw
-        .ledger
-        .unwrap_or_else(|| LedgerAddress::Sqlite { path: data.unwrap_or(Path::new(DATA_FOLDER)).join("ledger.db") });
-    let LedgerAddress::Sqlite { path } = &ledger;
-    if path.as_os_str().is_empty() {
-        return Err(Refused::new("ledger.path is empty; name the ledger's file"));
-    }
+    let ledger = match raw.ledger {
+        Some(ledger) => check_ledger(ledger)?,
+        None => LedgerAddress::Sqlite { path: data.unwrap_or(Path::new(DATA_FOLDER)).join("ledger.db") },
+    };
     let name = flags.name.clone().or(raw.name).unwrap_or_else(|| "franking".to_owned());
     if name.is_empty() || name.len() > 253 {
         return Err(Refused::new(format!("name \"{name}\" is not 1 to 253 characters long")));
     }
-    let stop_seconds = within("stopSeconds", raw.stop_seconds.unwrap_or(STOP_SECONDS), 1, STOP_SECONDS_MAX)?;
+    let stop_seconds = flags.stop_seconds.or(raw.stop_seconds).unwrap_or(STOP_SECONDS);
+    let stop_seconds = within("stopSeconds", stop_seconds, 1, STOP_SECONDS_MAX)?;
     let operator = check_operator(raw.operator, flags)?;
     let run = data.unwrap_or(Path::new(RUN_FOLDER));
     let relay = Relay::new(raw.relay, flags.hostname.clone(), &operator.namespace, run)?;
+    check_spread(&ledger, &operator, &relay)?;
     let telemetry = Telemetry {
         format: flags.log_format.or(raw.telemetry.format).unwrap_or_default(),
         level: flags.log_level.or(raw.telemetry.level).unwrap_or_default(),
@@ -172,6 +199,56 @@ fn check(raw: RawSettings, flags: &Flags) -> Result<Settings, Refused> {
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9464))),
     };
     Ok(Settings { name, stop_seconds, ledger, operator, relay, telemetry })
+}
+
+/// The ledger's engine decides how far an installation spreads: one SQLite file is one pod's.
+fn check_spread(ledger: &LedgerAddress, operator: &Operator, relay: &Relay) -> Result<(), Refused> {
+    match ledger {
+        LedgerAddress::Postgres { .. } => Ok(()),
+        LedgerAddress::Sqlite { .. } if operator.leader_election => Err(Refused::new(
+            "operator.leaderElection is true with ledger.engine sqlite: several operators cannot share the one file of one \
+             pod; use ledger.engine postgres",
+        )),
+        LedgerAddress::Sqlite { .. } if relay.config_map.is_some() => Err(Refused::new(
+            "relay.configMap is set with ledger.engine sqlite: a fleet of relays cannot share the one file of one pod; use \
+             ledger.engine postgres",
+        )),
+        LedgerAddress::Sqlite { .. } => Ok(()),
+    }
+}
+
+fn check_ledger(raw: RawLedger) -> Result<LedgerAddress, Refused> {
+    match raw {
+        RawLedger::Sqlite { path } if path.as_os_str().is_empty() => {
+            Err(Refused::new("ledger.path is empty; name the ledger's file"))
+        }
+        RawLedger::Sqlite { path } => Ok(LedgerAddress::Sqlite { path }),
+        RawLedger::Postgres { url, url_file, single_node } => {
+            let url = match (url, url_file) {
+                (Some(url), None) => url,
+                (None, Some(path)) => read_url(&path)?,
+                (Some(_), Some(_)) => return Err(Refused::new("ledger.url and ledger.urlFile are both set; set one")),
+                (None, None) => {
+                    return Err(Refused::new("ledger.urlFile is missing; name the file that holds the database's URI"));
+                }
+            };
+            // A URI with a scheme, so that a mistake is found here and never printed by a parser that quotes it.
+            if !url.starts_with("postgresql://") && !url.starts_with("postgres://") {
+                return Err(Refused::new("ledger.url is not a postgresql:// URI"));
+            }
+            Ok(LedgerAddress::Postgres { url, single_node })
+        }
+    }
+}
+
+/// The URI holds a password, so it comes in a file that a Secret is mounted as.
+fn read_url(path: &Path) -> Result<String, Refused> {
+    let refused = |what: &dyn fmt::Display| Refused::new(format!("ledger.urlFile {}: {what}", path.display()));
+    let length = std::fs::metadata(path).map_err(|error| refused(&error))?.len();
+    if length > URL_MAX {
+        return Err(refused(&format_args!("{length} octets are more than the {URL_MAX} that are read")));
+    }
+    Ok(std::fs::read_to_string(path).map_err(|error| refused(&error))?.trim().to_owned())
 }
 
 fn check_operator(raw: RawOperator, flags: &Flags) -> Result<Operator, Refused> {
@@ -193,6 +270,7 @@ fn check_operator(raw: RawOperator, flags: &Flags) -> Result<Operator, Refused> 
             1,
             STATUS_WRITES_MAX,
         )?,
+        leader_election: raw.leader_election,
     })
 }
 
@@ -228,7 +306,8 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464'}
         assert_eq!(settings.name, "franking-0");
         assert_eq!(settings.stop_seconds, 60);
         assert_eq!(settings.ledger, LedgerAddress::Sqlite { path: "/data/ledger.db".into() });
-        let operator = Operator { namespace: "mail".into(), concurrency: 8, status_writes_per_second: 2 };
+        let operator =
+            Operator { namespace: "mail".into(), concurrency: 8, status_writes_per_second: 2, leader_election: false };
         assert_eq!(settings.operator, operator);
         let fleet = settings.relay.fleet().expect("a fleet");
         assert_eq!((fleet.hostname.as_str(), fleet.limits.recipients), ("relay.example.com", 50));
@@ -243,13 +322,17 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464'}
             ("name: franking-0", "name: ''", "name"),
             ("stopSeconds: 60", "stopSeconds: 0", "stopSeconds"),
             ("stopSeconds: 60", "stopSeconds: soon", "stopSeconds"),
-            ("engine: sqlite", "engine: postgres", "postgres"),
+            ("engine: sqlite", "engine: mysql", "mysql"),
             ("path: /data", "file: /data", "file"),
             ("path: /data/ledger.db", "path: ''", "ledger.path"),
             ("concurrency: 8", "concurrency: 0", "operator.concurrency"),
             ("concurrency: 8", "concurrency: 65", "operator.concurrency"),
             ("concurrency: 8", "concurrency: many", "operator.concurrency"),
             ("concurrency: 8", "concurency: 8", "concurency"),
+            ("concurrency: 8", "leaderElection: true", "operator.leaderElection"),
+            ("concurrency: 8", "leaderElection: sometimes", "operator.leaderElection"),
+            ("configFile: /run/franking/relay.yaml", "configMap: franking-relay", "relay.configMap"),
+            ("configFile: /run/franking/relay.yaml", "configMap: Franking", "relay.configMap"),
             ("namespace: mail", "namespace: Mail", "operator.namespace"),
             ("namespace: mail", "namespace: -mail", "operator.namespace"),
             ("statusWritesPerSecond: 2", "statusWritesPerSecond: 101", "operator.statusWritesPerSecond"),
@@ -268,11 +351,51 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464'}
     }
 
     #[test]
+    fn a_database_is_named_by_a_uri_here_or_in_a_file() {
+        let with = |ledger: &str| {
+            load_text(&VALID.replace("engine: sqlite, path: /data/ledger.db", ledger), Flags::default())
+                .map(|settings| settings.ledger)
+        };
+        let secret = tempfile::NamedTempFile::new().expect("a file");
+        let url = "postgresql://franking:s3cret@db/franking";
+        std::fs::write(secret.path(), format!("{url}\n")).expect("writes");
+        let file = format!("engine: postgres, urlFile: {}", secret.path().display());
+        let address = |single_node| Ok(LedgerAddress::Postgres { url: url.to_owned(), single_node });
+        assert_eq!(with(&file), address(false));
+        assert_eq!(with(&format!("engine: postgres, url: '{url}', singleNode: true")), address(true));
+        for (wrong, named) in [
+            ("engine: postgres", "ledger.urlFile is missing"),
+            (&format!("{file}, url: '{url}'"), "both set"),
+            ("engine: postgres, urlFile: /nowhere/uri", "/nowhere/uri"),
+            ("engine: postgres, url: 'host=db password=s3cret'", "not a postgresql:// URI"),
+            (&format!("engine: postgres, url: '{url}', path: /data/ledger.db"), "path"),
+        ] {
+            let Refused(sentence) = with(wrong).expect_err(wrong);
+            assert!(sentence.contains(named) && !sentence.contains("s3cret"), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn only_a_database_is_shared_by_several_operators_and_a_fleet() {
+        let postgres = VALID
+            .replace("engine: sqlite, path: /data/ledger.db", "engine: postgres, url: 'postgres://db/franking'")
+            .replace("concurrency: 8", "leaderElection: true")
+            .replace("configFile: /run/franking/relay.yaml", "configMap: franking-relay");
+        let settings = load_text(&postgres, Flags::default()).expect("a spread installation");
+        assert!(settings.operator.leader_election);
+        assert_eq!(settings.relay.config_map.as_deref(), Some("franking-relay"));
+        let both = postgres.replace("configMap:", "settingsFile: relay-settings.yaml, configMap:");
+        let Refused(sentence) = load_text(&both, Flags::default()).expect_err("two sources of one thing");
+        assert!(sentence.contains("relay.settingsFile"), "{sentence}");
+    }
+
+    #[test]
     fn flags_stand_over_the_file() {
         let flags = Flags {
             name: Some("laptop".into()),
             namespace: Some("other".into()),
             hostname: Some("localhost".into()),
+            stop_seconds: Some(7),
             log_level: Some(LogLevel::Warn),
             log_format: Some(LogFormat::Text),
             telemetry_address: Some(SocketAddr::from(([127, 0, 0, 1], 1))),
@@ -282,7 +405,7 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464'}
         assert_eq!((settings.name.as_str(), settings.operator.namespace.as_str()), ("laptop", "other"));
         assert_eq!(settings.relay.fleet().expect("a fleet").hostname, "localhost");
         assert_eq!((settings.telemetry.level, settings.telemetry.format), (LogLevel::Warn, LogFormat::Text));
-        assert_eq!(settings.telemetry.address.port(), 1);
+        assert_eq!((settings.telemetry.address.port(), settings.stop_seconds), (1, 7));
     }
 
     #[test]

@@ -3,10 +3,14 @@
 mod admission;
 mod boundaries;
 mod chart;
+mod chart_apart;
 mod chart_life;
 mod examples;
+mod fleet;
 mod generated;
 mod image;
+mod leader;
+mod meters;
 mod operator;
 mod pod;
 mod process;

@@ -85,6 +85,7 @@ conformance!(File::new();
     a_call_without_an_answer_is_asked_again_and_charged_once,
     a_charge_that_comes_after_the_deadline_is_given_back,
     a_caller_that_goes_away_is_not_charged,
+    ten_thousand_accounts_roll_over_while_mail_flows,
     a_full_disk_is_answered_at_once_and_heals,
     one_message_that_cannot_be_written_does_not_stop_the_others,
     outcomes_are_retried_until_they_are_written,

@@ -192,11 +192,17 @@ impl Work<'_> {
         let outcome = dead.unwrap_or_else(|| self.outcome(waits_until));
         plan.look_by(secret::previous_until(&entry.credentials, now));
         plan.look_by(entry.expires_at.filter(|expiry| now < *expiry));
+        // An account that has not been looked at yet is about to be, and wakes this key: no word until then.
+        let too_early = !self.account.programmed && self.account.refusal.is_none() && self.key.status.is_none();
+        if too_early {
+            return plan;
+        }
         let next = self.status(&entry, &outcome);
         plan.notices.extend(usage::news(self.key.status.as_ref(), &next, observed.gauge.as_ref()));
         plan.status = Some(next);
         // A new password is told of now; the figures of a cap that changes with it follow by themselves.
-        plan.look_again = observed.entry.as_ref().is_some_and(|old| old.cap != entry.cap) && plan.notices.is_empty();
+        let recapped = observed.entry.as_ref().is_some_and(|old| old.cap != entry.cap);
+        plan.look_again = recapped && plan.notices.is_empty() && meta::holds(&self.key.metadata);
         plan
     }
 

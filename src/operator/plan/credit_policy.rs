@@ -13,8 +13,8 @@ use crate::crd::{
 };
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, Suspension, UpstreamEntry};
 use crate::domain::id::PolicyId;
-use crate::operator::Endpoint;
 use crate::operator::watch::Name;
+use crate::operator::{Endpoint, RelayState};
 
 /// How many of the accounts that hold a policy are named.
 const NAMED_USERS: usize = 10;
@@ -33,6 +33,7 @@ pub struct Observed {
     /// The accounts that name it, when it is to be deleted.
     pub users: Vec<Name>,
     pub endpoint: Endpoint,
+    pub relay: RelayState,
     pub figures_granted: bool,
 }
 
@@ -103,7 +104,7 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
     let gauge = observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&entry.pool, now));
     let stands = observed.entry.as_ref().is_some_and(|entry| entry.removed_at.is_none());
     if observed.entry.as_ref() != Some(&entry) && (stands || !deleting) {
-        plan.look_again = !same_limits(observed.entry.as_ref(), &entry);
+        plan.look_again = meta::holds(&policy.metadata) && !same_limits(observed.entry.as_ref(), &entry);
         plan.steps.push(Step::Put(Box::new(Entry::Policy(entry))));
     }
     let accepted = matches!(outcome, Outcome::Ready { .. });
@@ -194,18 +195,29 @@ fn status(
     let next = CreditPolicyStatus {
         policy_id: Some(observed.id.to_string()),
         observed_generation: policy.metadata.generation,
-        conditions: outcome.conditions(conditions, policy.metadata.generation, now, said),
+        conditions: outcome.conditions_where(conditions, policy.metadata.generation, now, said, lacks(&observed.relay)),
         period: gauge.as_ref().map(Gauge::period),
         credits: gauge.as_ref().map(Gauge::pool),
         cost: observed.cost.status(standing.and_then(|status| status.cost.as_ref())),
         accounts: Some(observed.accounts),
         relay: Some(RelayStatus {
             host: observed.endpoint.host.clone(),
+            ready_replicas: observed.relay.replicas.map(|replicas| replicas.ready),
             ports: ports.map(|(name, port)| RelayPort { name: name.clone(), port: i32::from(*port) }).collect(),
         }),
         observed_at: Some(Time(usage::second(now))),
     };
     usage::settle(next, standing, observed.figures_granted)
+}
+
+/// Why mail of every policy may not get in, or not as the settings say.
+pub fn lacks(relay: &RelayState) -> Option<(Reason, String)> {
+    if let Some(sentence) = &relay.refused {
+        return Some((Reason::RelayInvalid, sentence.clone()));
+    }
+    let replicas = relay.replicas.filter(|replicas| replicas.ready < 1)?;
+    let message = format!("no relay is ready, of {} that are wanted", replicas.wanted);
+    Some((Reason::RelayNotReady, message))
 }
 
 /// The end of a policy that nobody uses, or that was forced.

@@ -198,7 +198,7 @@ fn accept(
         removed_at: None,
     };
     if observed.entry.as_ref() != Some(&entry) {
-        plan.look_again = !same_limits(observed.entry.as_ref(), &entry);
+        plan.look_again = meta::holds(&account.metadata) && !same_limits(observed.entry.as_ref(), &entry);
         plan.steps.push(Step::Put(Box::new(Entry::Account(entry))));
     }
     let suspensions = suspensions(account, accepted, now);

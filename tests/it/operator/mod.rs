@@ -9,5 +9,6 @@ mod harness;
 mod lifecycle;
 mod notices;
 mod refusals;
+mod relays;
 mod secrets;
 mod waits;

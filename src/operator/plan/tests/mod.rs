@@ -1,5 +1,6 @@
 //! A valid fixture and one mutation per refusal, for each kind; and the life of a password.
 
+mod credits;
 mod steadfast;
 
 use std::sync::Arc;
@@ -23,8 +24,8 @@ use crate::domain::credential::{Credential, HashKey, Password, Stage};
 use crate::domain::directory::{AccountEntry, Entry, KeyEntry, Sealed};
 use crate::domain::id::{AccountId, KeyId, PolicyId};
 use crate::domain::period::Calendar;
-use crate::operator::Endpoint;
 use crate::operator::watch::Name;
+use crate::operator::{Endpoint, RelayState};
 
 fn now() -> Timestamp {
     "2026-11-22T10:00:00Z".parse().expect("a time")
@@ -125,7 +126,8 @@ fn standing_account() -> AccountEntry {
 #[test]
 fn each_refusal_of_an_account_has_its_reason_and_takes_it_out_of_service() {
     type Edit = fn(&mut SubAccount, &mut sub_account::Observed);
-    let cases: [(&str, Edit); 7] = [
+    let cases: [(&str, Edit); 8] = [
+        ("PricingMissing!", |account, _| account.spec.spend_limit_minor = Some(100)),
         ("PolicyNotFound!", |_, seen| seen.policy = None),
         ("NotAllowedByPolicy!", |_, seen| {
             let rule = json!({"from": "Selector", "selector": {"matchLabels": {"a": "b"}}});
@@ -225,6 +227,7 @@ fn each_state_of_an_upstreams_login_has_its_reason() {
         accounts: AccountCounts::default(),
         users: Vec::new(),
         endpoint: endpoint(),
+        relay: RelayState::default(),
         figures_granted: false,
     };
     let upstream = json!({"upstream": {"host": "h.example.com", "credentialsSecretRef": {"name": "login"}}});
@@ -419,6 +422,21 @@ fn an_expired_overlap_leaves_the_directory_and_not_the_secret() {
     assert_eq!(scene.seen.entry.expect("an entry").credentials.len(), 1);
 }
 
+fn refuse(scene: &mut Scene, refusal: Option<&str>) {
+    let account = scene.seen.account.as_mut().expect("an account");
+    (account.programmed, account.refusal) = (false, refusal.map(str::to_owned));
+}
+
+#[test]
+fn a_new_key_says_nothing_before_its_account_was_looked_at() {
+    let mut scene = Scene::new(json!({}));
+    refuse(&mut scene, None);
+    let plan = scene.plan();
+    assert!(plan.status.is_none() && letters(&plan).contains('C'));
+    scene.key.status = Some(Default::default());
+    assert_eq!(verdict(&scene.plan().status.expect("a status").conditions), "AccountNotReady");
+}
+
 #[test]
 fn each_refusal_of_a_key_has_its_reason_and_writes_no_secret() {
     type Edit = fn(&mut Scene);
@@ -436,7 +454,7 @@ fn each_refusal_of_a_key_has_its_reason_and_writes_no_secret() {
         ("SecretConflict!", |scene| scene.set(json!({"secret": {"adopt": true, "type": "Opaque"}})), Some(loose)),
         ("Revoked!", |scene| scene.set(json!({"revoked": true})), None),
         ("Expired!", |scene| scene.set(json!({"expiresAt": "2026-11-22T10:00:00Z"})), None),
-        ("AccountNotReady", |scene| scene.seen.account.as_mut().expect("an account").programmed = false, None),
+        ("AccountNotReady", |scene| refuse(scene, Some("no")), None),
     ];
     for (expected, edit, secret) in cases {
         let mut scene = Scene::new(json!({}));
