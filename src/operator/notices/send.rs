@@ -83,16 +83,16 @@ async fn round(context: &Context, channel: Channel, most: usize) -> Result<usize
     let claimed = context.books.claim_notices(channel, most).await.map_err(Error::ledger("claiming notices"))?;
     let taken = claimed.len();
     let mut by_policy: BTreeMap<PolicyId, Vec<Queued>> = BTreeMap::new();
-    let mut ended = Vec::new();
+    let mut dead = Vec::new();
     for queued in claimed {
         // Whoever tried it last died over it.
         if queued.tries > NOTICE_TRIES {
-            ended.push((queued.id, Ended::GivenUp));
-            count(context, channel, &Went::Unwanted);
+            dead.push((queued, Went::Unwanted));
         } else {
             by_policy.entry(queued.notice.policy).or_default().push(queued);
         }
     }
+    note(context, channel, dead).await?;
     for (policy, queued) in by_policy {
         let group = Group { context, policy, queued: &queued };
         let went = match channel {
@@ -100,29 +100,30 @@ async fn round(context: &Context, channel: Channel, most: usize) -> Result<usize
             Channel::Mail => group.mail().await,
             Channel::Webhook => group.webhooks().await,
         };
-        for (queued, went) in queued.iter().zip(went) {
-            let gives_up = queued.tries >= NOTICE_TRIES;
-            match &went {
-                Went::Sent => ended.push((queued.id, Ended::Sent)),
-                Went::Unwanted => ended.push((queued.id, Ended::GivenUp)),
-                Went::Failed(problem) => {
-                    let (notice, tries) = (queued.notice.to_string(), queued.tries);
-                    tracing::warn!(
-                        channel = channel.as_str(),
-                        notice,
-                        tries,
-                        gives_up,
-                        problem,
-                        "telling of a threshold"
-                    );
-                    ended.extend(gives_up.then_some((queued.id, Ended::GivenUp)));
-                }
-            }
-            count(context, channel, &went);
-        }
+        note(context, channel, queued.into_iter().zip(went).collect()).await?;
     }
-    context.books.close_notices(&ended).await.map_err(Error::ledger("noting that notices were sent"))?;
     Ok(taken)
+}
+
+/// Notes at once what became of notices, so that a process that dies sends few of them again.
+async fn note(context: &Context, channel: Channel, all: Vec<(Queued, Went)>) -> Result<()> {
+    let end = |(queued, went): &(Queued, Went)| match went {
+        Went::Sent => Some((queued.id, Ended::Sent)),
+        Went::Unwanted => Some((queued.id, Ended::GivenUp)),
+        Went::Failed(_) => (queued.tries >= NOTICE_TRIES).then_some((queued.id, Ended::GivenUp)),
+    };
+    let ended: Vec<(i64, Ended)> = all.iter().filter_map(end).collect();
+    if !ended.is_empty() {
+        context.books.close_notices(&ended).await.map_err(Error::ledger("noting that notices were sent"))?;
+    }
+    for (queued, went) in &all {
+        if let Went::Failed(problem) = went {
+            let (channel, notice, tries) = (channel.as_str(), queued.notice.to_string(), queued.tries);
+            tracing::warn!(channel, notice, tries, most = NOTICE_TRIES, problem, "telling of a threshold");
+        }
+        count(context, channel, went);
+    }
+    Ok(())
 }
 
 fn count(context: &Context, channel: Channel, went: &Went) {

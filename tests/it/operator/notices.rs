@@ -141,7 +141,10 @@ async fn thresholds_are_told_once_on_every_way_also_over_a_restart() {
     assert_eq!(scene.subjects(), [half]);
     running.until_metric("franking_notices_total{meter=\"account.cap\",threshold=\"50\"} 1").await;
     running.until_metric("franking_notice_deliveries_total{channel=\"webhook\",result=\"failed\"} 1").await;
-    running.until_metric("franking_notice_deliveries_total{channel=\"event\",result=\"sent\"} 1").await;
+    for channel in ["event", "mail"] {
+        let line = format!("franking_notice_deliveries_total{{channel=\"{channel}\",result=\"sent\"}} 1");
+        running.until_metric(&line).await;
+    }
     running.stop().await;
     scene.clock.advance(60);
     let store = scene.world.store.clone();
