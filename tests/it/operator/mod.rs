@@ -8,6 +8,7 @@ mod credits;
 mod fuse;
 mod harness;
 mod lifecycle;
+mod notices;
 mod refusals;
 mod relays;
 mod secrets;
