@@ -9,11 +9,13 @@
 //! while it cannot be reached.
 
 mod batch;
+pub mod bill;
 #[cfg(test)]
 mod conformance;
 mod figures;
 pub mod incarnation;
 mod outcomes;
+pub mod report;
 pub mod seal;
 mod sources;
 pub mod sqlite;
@@ -30,6 +32,7 @@ use incarnation::Naming;
 use store::Identity;
 
 pub use batch::Ledger;
+pub use report::Report;
 pub use seal::Sealer;
 pub use store::{Error, Store};
 

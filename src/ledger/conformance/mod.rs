@@ -9,9 +9,14 @@ mod handle;
 mod histories;
 mod incarnation;
 mod limits;
+mod meters;
 mod model;
+mod prepaid;
 mod records;
+mod reports;
 mod rollover;
+mod steps;
+mod stock;
 mod world;
 
 pub(super) use charging::*;
@@ -19,7 +24,10 @@ pub(super) use handle::*;
 pub(super) use histories::random_histories_agree_with_the_model;
 pub(super) use incarnation::*;
 pub(super) use limits::*;
+pub(super) use meters::*;
+pub(super) use prepaid::*;
 pub(super) use records::*;
+pub(super) use reports::*;
 pub(super) use rollover::*;
 pub(super) use world::{Place, World, account, key, key_id, monthly, policy, policy_id};
 

@@ -46,11 +46,12 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../migrations/sqlite/0001_ledger.sql") },
     Migration { version: 2, sql: include_str!("../migrations/sqlite/0002_meters.sql") },
     Migration { version: 3, sql: include_str!("../migrations/sqlite/0003_incarnation.sql") },
+    Migration { version: 4, sql: include_str!("../migrations/sqlite/0004_report.sql") },
 ];
 
 /// The schemas that this release works with.
-const SCHEMA_OLDEST: i64 = 3;
-const SCHEMA_NEWEST: i64 = 3;
+const SCHEMA_OLDEST: i64 = 4;
+const SCHEMA_NEWEST: i64 = 4;
 
 pub fn unfit(path: &Path, why: impl Into<String>) -> Error {
     Error::Unfit { path: path.display().to_string(), why: why.into() }
