@@ -2,6 +2,7 @@
 //! from the same run, because a figure alone says more about the machine than about us.
 
 mod generator;
+mod ledger;
 mod operator;
 mod part;
 mod relay;
@@ -14,6 +15,7 @@ use support::mail;
 
 const USAGE: &str = "usage: bench [NAME]
   relay [SECONDS]   messages per second: straight to a sink (the floor), through a byte copier, through us
+  ledger            reserve and settle on one hot pool, up to 100,000 accounts, beside the disk's sync
   operator          2,000 accounts and keys from empty to Ready, edits and revocations, on the real API server";
 
 fn main() {
@@ -24,6 +26,7 @@ fn main() {
     match words.as_slice() {
         [] => runtime.block_on(async {
             relay::run(relay::SECONDS).await;
+            ledger::run().await;
             operator::run().await;
         }),
         ["relay"] => runtime.block_on(relay::run(relay::SECONDS)),
@@ -31,6 +34,7 @@ fn main() {
             Ok(seconds) => runtime.block_on(relay::run(seconds)),
             Err(_) => stop(USAGE),
         },
+        ["ledger"] => runtime.block_on(ledger::run()),
         ["operator"] => runtime.block_on(operator::run()),
         [part::SINK] => runtime.block_on(part::sink(support::sink::SinkTls::None)),
         [part::TLS_SINK] => runtime.block_on(part::sink(support::sink::SinkTls::Implicit)),

@@ -13,6 +13,7 @@ mod model;
 mod prepaid;
 mod records;
 mod rollover;
+mod samples;
 mod steps;
 mod stock;
 mod world;
@@ -25,7 +26,10 @@ pub(super) use meters::*;
 pub(super) use prepaid::*;
 pub(super) use records::*;
 pub(super) use rollover::*;
-pub(super) use world::{Place, World};
+pub(super) use world::{Place, START, World, at, chain};
+
+/// What an engine's own tests write.
+pub(super) use samples::{account_with_grant, key_1, monthly_policy};
 
 /// One test of each rule for the engine whose fresh place `$place` makes.
 macro_rules! conformance {
