@@ -10,13 +10,14 @@ use franking::domain::relay_config::{InstallationKeys, LedgerAddress};
 use franking::operator::fleet::Fleet;
 use franking::operator::relay_config::{self, Keeper};
 use franking::operator::{RelayState, lease, prepare};
-use franking::runtime::cli::{self, Asked, Command, LedgerCommand};
+use franking::runtime::cli::{self, Asked, Command, Costs, LedgerCommand};
 use franking::runtime::clock::{Clock as _, SystemClock};
 use franking::runtime::config::{self, Settings};
 use franking::runtime::health::Health;
 use franking::runtime::metrics::Registry;
 use franking::runtime::shutdown::{self, RoleError, Roles};
 use franking::runtime::{http, process, telemetry};
+use franking::upstream::Post;
 use franking::{crd, ledger, operator, relay};
 use rand::rngs::{StdRng, SysRng};
 use rand::{Rng as _, SeedableRng as _};
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Crds => Ok(say(&crd::all().iter().map(crd::yaml).collect::<Vec<_>>().join("---\n"))),
             Command::Ledger(LedgerCommand::Check) => check_ledger(&settings).await,
+            Command::Ledger(LedgerCommand::Costs(asked)) => print_costs(&settings, &asked).await,
             Command::All(accept) => Process::start(settings)?.all(accept.accept_empty_ledger).await,
             Command::Operator => Process::start(settings)?.operator(cli.flags).await,
             Command::Relay => Process::start(settings)?.relay().await,
@@ -100,6 +102,16 @@ async fn check_ledger(settings: &Settings) -> Result<ExitCode, RoleError> {
     }
     say(&table);
     Ok(ExitCode::from(FAILED))
+}
+
+/// Prints what a policy's month cost, and who pays which part of it.
+async fn print_costs(settings: &Settings, asked: &Costs) -> Result<ExitCode, RoleError> {
+    let clock = Arc::new(SystemClock);
+    let store = ledger::open(&settings.ledger, clock.clone())?;
+    match ledger::bill::statement(store.as_ref(), &asked.policy, asked.period.as_deref(), clock.now()).await? {
+        Ok(statement) => Ok(say(&statement.print(asked.output))),
+        Err(refused) => Ok(fail(&refused, REFUSED)),
+    }
 }
 
 /// What every role shares.
@@ -288,7 +300,9 @@ impl Process {
         relay: watch::Receiver<RelayState>,
         leadership: Option<lease::Leadership>,
     ) -> Result<operator::Dependencies, ledger::Error> {
+        let courier = Arc::new(Post::new(&endpoint.borrow().host));
         Ok(operator::Dependencies {
+            courier,
             client,
             store: ledger::open(&self.settings.ledger, self.clock.clone())?,
             settings: operator::Settings {

@@ -9,10 +9,12 @@
 //! while it cannot be reached.
 
 mod batch;
+pub mod bill;
 #[cfg(test)]
 mod conformance;
 mod figures;
 mod outcomes;
+pub mod report;
 pub mod seal;
 mod sources;
 pub mod sqlite;
@@ -25,6 +27,7 @@ use crate::domain::relay_config::LedgerAddress;
 use crate::runtime::clock::Clock;
 
 pub use batch::Ledger;
+pub use report::Report;
 pub use seal::Sealer;
 pub use store::{Error, Store};
 

@@ -264,13 +264,7 @@ impl Fleet {
             Certificates::SelfSigned => Some(self.leaf(settings).await?),
             Certificates::Files { .. } => None,
         };
-        let house = House {
-            namespace: &self.namespace,
-            owner,
-            installation: self.installation.id,
-            keys: &self.installation.keys,
-            ledger: &self.ledger,
-        };
+        let house = House { namespace: &self.namespace, owner, installation: &self.installation, ledger: &self.ledger };
         let wanted = relay_fleet::plan(settings, &house, leaf.as_ref()).map_err(Error::Plan)?;
         // All are judged before one is written, so that a fleet is never half of two settings.
         match self.write(&wanted, owner, true).await? {

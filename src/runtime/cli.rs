@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::config::{LogFormat, LogLevel, Refused};
 
@@ -86,6 +86,31 @@ pub struct Accept {
 pub enum LedgerCommand {
     /// Recompute every balance from its rows; exit code 1 when one differs
     Check,
+    /// Print what a policy's month cost, and who pays which part of it
+    Costs(Costs),
+}
+
+/// Which bill, and how it is printed.
+#[derive(Clone, Debug, Args)]
+pub struct Costs {
+    /// Name of the CreditPolicy
+    #[arg(long, value_name = "NAME")]
+    pub policy: String,
+    /// The month, such as 2026-11, in the policy's time zone from its anchor day; without it the one that runs
+    #[arg(long, value_name = "MONTH")]
+    pub period: Option<String>,
+    /// table, json or csv
+    #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Output,
+}
+
+/// How a bill is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    #[default]
+    Table,
+    Json,
+    Csv,
 }
 
 /// What the command line asks for.
@@ -102,7 +127,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Asked, Ref
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Asked::Text(error.to_string())),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-                Err(Refused::new("no subcommand was given: all, operator, relay, prepare, crds or ledger check"))
+                Err(Refused::new("no subcommand was given: all, operator, relay, prepare, crds or ledger"))
             }
             // Of every other kind the first paragraph says what is wrong; the usage after it is left to --help.
             _ => Err(Refused::new(first_paragraph(&error.to_string()))),
@@ -139,6 +164,8 @@ mod tests {
             ("franking relay --telemetry-address here", "--telemetry-address"),
             ("franking relay --accept-empty-ledger", "--accept-empty-ledger"),
             ("franking ledger", "subcommand"),
+            ("franking ledger costs", "--policy"),
+            ("franking ledger costs --policy a -o xml", "xml"),
         ] {
             let Err(Refused(sentence)) = parsed(line) else { panic!("{line} was accepted") };
             assert!(sentence.contains(named) && !sentence.contains('\n'), "{line}: {sentence}");

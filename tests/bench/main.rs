@@ -1,6 +1,7 @@
 //! Benchmarks: `cargo bench --bench bench -- NAME`, all of them without a name. Each prints its figure beside its floor
 //! from the same run, because a figure alone says more about the machine than about us.
 
+mod books;
 mod generator;
 mod ledger;
 mod operator;
@@ -14,6 +15,7 @@ mod support;
 use support::mail;
 
 const USAGE: &str = "usage: bench [NAME]
+  books             1,000,000 reservations in the books: rollup, a month's bill, check, seconds and memory
   relay [SECONDS]   messages per second: straight to a sink (the floor), through a byte copier, through us
   ledger            reserve and settle on one hot pool, up to 100,000 accounts, beside the disk's sync
   operator          2,000 accounts and keys from empty to Ready, edits and revocations, on the real API server";
@@ -28,6 +30,7 @@ fn main() {
             relay::run(relay::SECONDS).await;
             ledger::run().await;
             operator::run().await;
+            books::run().await;
         }),
         ["relay"] => runtime.block_on(relay::run(relay::SECONDS)),
         ["relay", seconds] => match seconds.parse() {
@@ -36,6 +39,7 @@ fn main() {
         },
         ["ledger"] => runtime.block_on(ledger::run()),
         ["operator"] => runtime.block_on(operator::run()),
+        ["books"] => runtime.block_on(books::run()),
         [part::SINK] => runtime.block_on(part::sink(support::sink::SinkTls::None)),
         [part::TLS_SINK] => runtime.block_on(part::sink(support::sink::SinkTls::Implicit)),
         [part::COPIER, to] => runtime.block_on(part::copier(to)),

@@ -6,6 +6,7 @@ mod chart;
 mod chart_apart;
 mod chart_life;
 mod examples;
+mod examples_postgres;
 mod fleet;
 mod generated;
 mod image;

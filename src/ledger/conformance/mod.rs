@@ -12,6 +12,7 @@ mod meters;
 mod model;
 mod prepaid;
 mod records;
+mod reports;
 mod rollover;
 mod samples;
 mod steps;
@@ -25,6 +26,7 @@ pub(super) use limits::*;
 pub(super) use meters::*;
 pub(super) use prepaid::*;
 pub(super) use records::*;
+pub(super) use reports::*;
 pub(super) use rollover::*;
 pub(super) use world::{Place, START, World, at, chain};
 

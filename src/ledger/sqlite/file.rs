@@ -43,11 +43,12 @@ pub struct Migration {
 pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../migrations/sqlite/0001_ledger.sql") },
     Migration { version: 2, sql: include_str!("../migrations/sqlite/0002_meters.sql") },
+    Migration { version: 4, sql: include_str!("../migrations/sqlite/0004_report.sql") },
 ];
 
 /// The schemas that this release works with.
-const SCHEMA_OLDEST: i64 = 2;
-const SCHEMA_NEWEST: i64 = 2;
+const SCHEMA_OLDEST: i64 = 4;
+const SCHEMA_NEWEST: i64 = 4;
 
 fn unfit(path: &Path, why: impl Into<String>) -> Error {
     Error::Unfit { path: path.display().to_string(), why: why.into() }

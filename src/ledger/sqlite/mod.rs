@@ -16,6 +16,7 @@ mod ledgered;
 mod lot_row;
 mod lots;
 mod read;
+mod report;
 mod rows;
 mod sources;
 mod tempo;

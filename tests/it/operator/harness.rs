@@ -168,6 +168,7 @@ impl Running {
             registry: registry.clone(),
             health: Health::default(),
             name: "operator".to_owned(),
+            courier: Arc::new(franking::upstream::Post::new("relay.franking.svc")),
             leadership: None,
         };
         let task = tokio::spawn(operator::run(dependencies, shutdown.clone()));

@@ -9,4 +9,5 @@ pub mod franking;
 pub mod identity;
 #[expect(dead_code, reason = "the demo prints its dialogue with it")]
 pub mod mail;
+pub mod receiver;
 pub mod sink;

@@ -111,6 +111,16 @@ conformance!(File::new();
     what_cannot_be_written_by_the_deadline_is_counted,
     a_given_up_session_is_renewed,
     batches_grow_with_the_load_and_limits_hold,
+    usage_is_summed_by_key_and_told_in_pages,
+    usage_belongs_to_the_hour_of_its_reservation_and_an_hour_to_where_it_begins,
+    a_rollup_that_is_given_up_half_way_moves_nothing_twice,
+    what_was_used_costs_the_price_of_its_reservation,
+    terms_stand_until_they_are_written_again,
+    a_threshold_is_taken_once_in_a_period_on_each_way,
+    what_was_told_last_is_the_highest_of_the_newest_period,
+    a_claimed_notice_is_due_again_until_it_is_closed,
+    notices_are_forgotten_when_they_have_ended_and_are_old,
+    a_fenced_operator_takes_hands_out_and_ends_no_notice,
 );
 
 #[test]
