@@ -12,8 +12,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::credential::{Credential, Username};
-use super::credit::{Blocked, Chain, Limit};
+use super::credit::{Blocked, Chain, Limit, Overage, Prepaid, Rate};
 use super::id::{AccountId, Holder, KeyId, PolicyId};
+use super::money::Pricing;
 use super::sender::{MailDomain, SenderPattern};
 
 /// Why and by whom something may not send.
@@ -77,6 +78,14 @@ pub struct PolicyEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended: Option<Suspension>,
     pub pool: Limit,
+    /// Whether the pool may be exceeded; what goes beyond is counted apart.
+    #[serde(default, skip_serializing_if = "Overage::is_deny")]
+    pub overage: Overage,
+    /// A balance that its accounts share, beside the pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepaid: Option<Prepaid>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pricing: Option<Pricing>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sender_domains: Vec<MailDomain>,
     /// `None` while it cannot be used, for example because its credentials are missing: mail waits with 451.
@@ -99,6 +108,14 @@ pub struct AccountEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended: Option<Suspension>,
     pub cap: Limit,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepaid: Option<Prepaid>,
+    /// What it may ever spend, in micro-units, counted from when the limit was first written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spend_limit_micro: Option<i64>,
+    /// Its own, or the policy's for each account; the smaller of both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
     /// Deleted, or no longer accepted by its policy: nothing is sent, used credits stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_at: Option<Timestamp>,
@@ -124,6 +141,8 @@ pub struct KeyEntry {
     #[serde(default)]
     pub plain_listener: bool,
     pub cap: Limit,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
     #[serde(default)]
@@ -156,6 +175,36 @@ impl Entry {
             Self::Policy(policy) => &policy.pool,
             Self::Account(account) => &account.cap,
             Self::Key(key) => &key.cap,
+        }
+    }
+
+    pub fn prepaid(&self) -> Option<&Prepaid> {
+        match self {
+            Self::Policy(policy) => policy.prepaid.as_ref(),
+            Self::Account(account) => account.prepaid.as_ref(),
+            Self::Key(_) => None,
+        }
+    }
+
+    pub fn spend_limit_micro(&self) -> Option<i64> {
+        match self {
+            Self::Account(account) => account.spend_limit_micro,
+            Self::Policy(_) | Self::Key(_) => None,
+        }
+    }
+
+    pub fn rate(&self) -> Option<Rate> {
+        match self {
+            Self::Policy(_) => None,
+            Self::Account(account) => account.rate,
+            Self::Key(key) => key.rate,
+        }
+    }
+
+    pub fn overage(&self) -> Overage {
+        match self {
+            Self::Policy(policy) => policy.overage,
+            Self::Account(_) | Self::Key(_) => Overage::Deny,
         }
     }
 

@@ -10,6 +10,7 @@ pub mod credential;
 pub mod credit;
 pub mod directory;
 pub mod id;
+pub mod money;
 pub mod network;
 pub mod period;
 pub mod relay_config;

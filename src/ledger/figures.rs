@@ -91,6 +91,7 @@ fn label(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Reserved => "reserved",
         Verdict::Short { meter, .. } => meter.as_str(),
+        Verdict::TooFast { pace, .. } => pace.as_str(),
         Verdict::Blocked(Blocked::KeyRevoked) => "key_revoked",
         Verdict::Blocked(Blocked::KeyExpired) => "key_expired",
         Verdict::Blocked(Blocked::AccountSuspended { .. }) => "account_suspended",

@@ -22,7 +22,7 @@ use super::settings::Settings;
 use super::shortage::Shortages;
 use super::smtp::data::Body;
 use super::smtp::header::{self, Added, Header};
-use super::smtp::reply::{Carries, Moment, Reply, Shortage};
+use super::smtp::reply::{Carries, Haste, Moment, Reply, Shortage};
 use super::smtp::session::Transaction;
 use super::targets::Targets;
 use crate::domain::credit::{Outcome, Reservation, Verdict};
@@ -189,6 +189,10 @@ impl Admission {
                 let shortage = Shortage { meter, granted, remaining, reopens_at };
                 self.shortages.remember(errand.sender.chain(), shortage.clone(), Instant::now());
                 Some(Answer { reply: Reply::Short(shortage), result: MessageResult::Short })
+            }
+            Ok(Verdict::TooFast { pace, rate, retry_at }) => {
+                let haste = Haste::new(pace, rate, retry_at, self.judge.now());
+                Some(Answer { reply: Reply::TooFast(haste), result: MessageResult::TooFast })
             }
             Ok(Verdict::Blocked(blocked)) => {
                 Some(Answer { reply: Reply::Blocked(blocked, Moment::Transaction), result: MessageResult::Blocked })

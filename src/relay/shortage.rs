@@ -49,8 +49,8 @@ impl Shortages {
 fn holder(chain: Chain, meter: Meter) -> Holder {
     match meter {
         Meter::KeyCap => Holder::Key(chain.key),
-        Meter::AccountCap => Holder::Account(chain.account),
-        Meter::PolicyPool => Holder::Policy(chain.policy),
+        Meter::AccountSpend | Meter::AccountCap | Meter::AccountPrepaid => Holder::Account(chain.account),
+        Meter::PolicyPrepaid | Meter::PolicyPool => Holder::Policy(chain.policy),
     }
 }
 
@@ -68,7 +68,7 @@ mod tests {
             meter: Meter::AccountCap,
             granted: 10,
             remaining: 2,
-            reopens_at: "2026-12-01T00:00:00Z".parse().expect("a time"),
+            reopens_at: Some("2026-12-01T00:00:00Z".parse().expect("a time")),
         };
         let (shortages, now) = (Shortages::default(), Instant::now());
         assert_eq!(shortages.foresee(chain, 3, now), None);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use franking::domain::credential::{Credential, HashKey, Password, Stage, Username};
-use franking::domain::credit::Limit;
+use franking::domain::credit::{Limit, Overage};
 use franking::domain::directory::{AccountEntry, Entry, KeyEntry, PolicyEntry, UpstreamEntry, UpstreamTls};
 use franking::domain::id::{AccountId, KeyId, PolicyId};
 use franking::domain::period::Calendar;
@@ -78,6 +78,9 @@ fn directory(port: u16) -> [Entry; 3] {
             name: "plan".to_owned(),
             suspended: None,
             pool: limit(),
+            overage: Overage::Deny,
+            prepaid: None,
+            pricing: None,
             sender_domains,
             upstream: Some(upstream),
             removed_at: None,
@@ -89,6 +92,9 @@ fn directory(port: u16) -> [Entry; 3] {
             name: "account".to_owned(),
             suspended: None,
             cap: limit(),
+            prepaid: None,
+            spend_limit_micro: None,
+            rate: None,
             removed_at: None,
         }),
         Entry::Key(KeyEntry {
@@ -102,6 +108,7 @@ fn directory(port: u16) -> [Entry; 3] {
             allowed_senders: vec![],
             plain_listener: true,
             cap: limit(),
+            rate: None,
             expires_at: None,
             revoked: false,
             removed_at: None,

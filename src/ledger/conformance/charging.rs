@@ -23,7 +23,7 @@ pub async fn a_message_is_charged_to_all_its_meters_or_to_none(place: &impl Plac
 pub async fn a_shortage_says_when_the_period_ends(place: &impl Place) {
     let mut world = World::with(place, Some(0), None, None).await;
     let (_, verdict) = world.send(1).await;
-    let reopens_at = super::world::at("2026-12-01T00:00:00Z");
+    let reopens_at = Some(super::world::at("2026-12-01T00:00:00Z"));
     assert_eq!(verdict, Verdict::Short { meter: Meter::KeyCap, granted: 0, remaining: 0, reopens_at });
 }
 

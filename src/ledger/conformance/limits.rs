@@ -69,7 +69,7 @@ pub async fn a_clock_that_steps_back_opens_no_older_period(place: &impl Place) {
     assert_eq!(world.lot(chain()[ACCOUNT]).await.window.key, "2026-12");
     world.reopen(place).await;
     assert!(matches!(world.send(1).await.1, Verdict::Short { .. }));
-    let reopens_at = at("2027-01-01T00:00:00Z");
+    let reopens_at = Some(at("2027-01-01T00:00:00Z"));
     let (_, verdict) = world.send(1).await;
     assert_eq!(verdict, Verdict::Short { meter: Meter::AccountCap, granted: 5, remaining: 0, reopens_at });
 }

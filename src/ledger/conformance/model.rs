@@ -133,14 +133,19 @@ impl Model {
             return Verdict::Blocked(Blocked::AccountSuspended { reason: None });
         }
         let lots = [key(key_number), account(), policy()].map(|holder| (holder, self.running_index(holder)));
+        let mut short: Option<(Timestamp, Verdict)> = None;
         for ((holder, index), meter) in lots.iter().zip([Meter::KeyCap, Meter::AccountCap, Meter::PolicyPool]) {
             let lot = &self.lots[holder][*index];
             if let Some(granted) = lot.granted
                 && lot.consumed + credits > granted
+                && short.as_ref().is_none_or(|(longest, _)| lot.to > *longest)
             {
                 let remaining = (granted - lot.consumed).max(0);
-                return Verdict::Short { meter, granted, remaining, reopens_at: lot.to };
+                short = Some((lot.to, Verdict::Short { meter, granted, remaining, reopens_at: Some(lot.to) }));
             }
+        }
+        if let Some((_, short)) = short {
+            return short;
         }
         let charged = Charged { credits, epoch, lots, outcome: None, corrected: false };
         self.each_lot(&charged, |lot| {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::domain::credential::Username;
-use crate::domain::credit::{Limit, Lot, Outcome, Reservation, Verdict};
+use crate::domain::credit::{Limit, Lot, Outcome, Overage, Reservation, Verdict};
 use crate::domain::directory::{AccountEntry, Entry, KeyEntry, PolicyEntry};
 use crate::domain::id::{AccountId, Holder, KeyId, MessageId, PolicyId};
 use crate::domain::period::{Calendar, Period};
@@ -61,6 +61,9 @@ pub fn policy(n: u128, pool: Limit) -> PolicyEntry {
         name: format!("policy-{n}"),
         suspended: None,
         pool,
+        overage: Overage::Deny,
+        prepaid: None,
+        pricing: None,
         sender_domains: vec![],
         upstream: None,
         removed_at: None,
@@ -75,6 +78,9 @@ pub fn account(n: u128, cap: Limit) -> AccountEntry {
         name: format!("account-{n}"),
         suspended: None,
         cap,
+        prepaid: None,
+        spend_limit_micro: None,
+        rate: None,
         removed_at: None,
     }
 }
@@ -92,6 +98,7 @@ pub fn key(n: u128, of: u128, cap: Limit) -> KeyEntry {
         allowed_senders: vec![],
         plain_listener: false,
         cap,
+        rate: None,
         expires_at: None,
         revoked: false,
         removed_at: None,

@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension as _, params};
 use super::failure::{Failure, Op};
 use super::lots::Ledgered;
 use super::write::Tx;
-use crate::domain::credit::{Blocked, Chain, Demand, Outcome, Part, Reservation, Verdict, decide};
+use crate::domain::credit::{Blocked, Chain, Charge, Demand, Outcome, Part, Reservation, Verdict, decide};
 use crate::domain::id::MessageId;
 use crate::ledger::store::{Session, Settlement};
 
@@ -24,7 +24,7 @@ impl Tx<'_> {
             demands.push(demand);
             chains.push(chain);
         }
-        let decided = decide(&mut lots.lots, &demands);
+        let decided = decide(&mut lots.books, &demands, self.now);
         for ((reservation, chain), (verdict, parts)) in batch.iter().zip(&chains).zip(&decided) {
             if let (Verdict::Reserved, Some(chain)) = (verdict, chain) {
                 self.insert_reservation(session, reservation, *chain, parts)?;
@@ -52,12 +52,11 @@ impl Tx<'_> {
         }
         let chain = sender.chain();
         let [key, account, policy] = chain.holders();
-        let lots = [
-            lots.running(self, key, &sender.key.cap)?,
-            lots.running(self, account, &sender.account.cap)?,
-            lots.running(self, policy, &sender.policy.pool)?,
-        ];
-        Ok((Demand::Charge { credits: i64::from(reservation.credits), lots }, Some(chain)))
+        lots.open(self, key, &sender.key.cap)?;
+        lots.open(self, account, &sender.account.cap)?;
+        lots.open(self, policy, &sender.policy.pool)?;
+        let charge = Charge { credits: i64::from(reservation.credits), chain, unit_price: 0 };
+        Ok((Demand::Charge(charge), Some(chain)))
     }
 
     fn is_reserved(&self, message: MessageId) -> Op<bool> {

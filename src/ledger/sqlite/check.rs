@@ -36,7 +36,7 @@ pub fn check(connection: &Connection) -> Op<Vec<Discrepancy>> {
         Ok(Discrepancy {
             lot: LotId(row.get(2)?),
             holder,
-            meter: Meter::of(holder),
+            meter: Meter::of_period(holder),
             consumed: row.get(3)?,
             recomputed: row.get(4)?,
         })

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::failure::{Failure, Op};
 use super::rows;
 use super::write::Tx;
-use crate::domain::credit::{Limit, Lot, LotId, NewLot, Share, next_lot};
+use crate::domain::credit::{Books, Holding, Limit, Lot, LotId, Share, Source, next_lot};
 use crate::domain::id::Holder;
 use crate::domain::period::{Calendar, Window};
 use crate::ledger::store::Usage;
@@ -51,11 +51,14 @@ fn row(row: &Row<'_>) -> rusqlite::Result<LotRow> {
         lot: Lot {
             id: LotId(row.get(0)?),
             holder: rows::holder_at(row, 1)?,
+            source: Source::Period,
             window: Window { key: row.get(3)?, from: instant(4)?, to: instant(5)? },
             share: Share { part: row.get(6)?, whole: row.get(7)? },
             granted: row.get(8)?,
             overhang: row.get(9)?,
             consumed: row.get(10)?,
+            overage: 0,
+            topped: None,
         },
         calendar: row.get(11)?,
         usage: Usage {
@@ -95,9 +98,8 @@ fn granted(limit: &Limit, share: Share) -> Option<i64> {
 
 /// The lot that follows `previous` under `limit`, without writing it.
 pub fn following(holder: Holder, limit: &Limit, previous: Option<&Lot>, at: Timestamp) -> Lot {
-    let NewLot { window, share } =
-        next_lot(&limit.calendar, previous.map(|lot| (&lot.window, lot.granted.is_none())), at);
-    Lot { id: LotId(0), holder, window, share, granted: granted(limit, share), overhang: 0, consumed: 0 }
+    let new = next_lot(&limit.calendar, previous.map(|lot| (lot.window.to, lot.granted.is_none())), at);
+    Lot::of_period(holder, new, limit.credits)
 }
 
 impl Tx<'_> {
@@ -219,25 +221,22 @@ impl Tx<'_> {
 /// The lots of one call, read once and written once however many messages touch them.
 #[derive(Default)]
 pub struct Ledgered {
-    pub lots: HashMap<LotId, Lot>,
-    running: HashMap<Holder, LotId>,
+    pub books: Books,
     counted: HashMap<LotId, Usage>,
 }
 
 impl Ledgered {
-    pub fn running(&mut self, tx: &mut Tx<'_>, holder: Holder, limit: &Limit) -> Op<LotId> {
-        if let Some(id) = self.running.get(&holder) {
-            return Ok(*id);
+    pub fn open(&mut self, tx: &mut Tx<'_>, holder: Holder, limit: &Limit) -> Op<()> {
+        if let Entry::Vacant(unknown) = self.books.holdings.entry(holder) {
+            let lot = tx.running_lot(holder, limit)?;
+            unknown.insert(Holding::plain(lot.id));
+            self.books.lots.insert(lot.id, lot);
         }
-        let lot = tx.running_lot(holder, limit)?;
-        let id = lot.id;
-        self.running.insert(holder, id);
-        self.lots.insert(id, lot);
-        Ok(id)
+        Ok(())
     }
 
     pub fn lot(&mut self, tx: &Tx<'_>, id: LotId) -> Op<&mut Lot> {
-        Ok(match self.lots.entry(id) {
+        Ok(match self.books.lots.entry(id) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => unknown.insert(by_id(tx.connection, id)?.lot),
         })
@@ -263,7 +262,7 @@ impl Ledgered {
         for (id, more) in self.counted {
             let last_sent_at = more.last_sent_at.map_or(0, Timestamp::as_millisecond);
             let (messages, relayed, refused) = (more.messages, more.relayed, more.refused);
-            let written = match self.lots.get(&id) {
+            let written = match self.books.lots.get(&id) {
                 None => counters.execute(params![
                     id.0,
                     messages,

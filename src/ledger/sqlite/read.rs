@@ -114,15 +114,20 @@ pub fn balances(connection: &Connection, holders: &[Holder], now: Timestamp) -> 
         let Some(entry) = rows::entry(connection, *holder)? else { continue };
         let latest = lots::latest(connection, *holder, now)?;
         balances.push(match latest {
-            Some(row) if now < row.lot.window.to => Balance { usage: row.usage(), lot: row.lot },
+            Some(row) if now < row.lot.window.to => balance(row.usage(), row.lot),
             // Nobody has sent in this period yet: what the first message would find.
-            ended => Balance {
-                lot: lots::following(*holder, entry.limit(), ended.as_ref().map(|row| &row.lot), now),
-                usage: crate::ledger::store::Usage::default(),
-            },
+            ended => {
+                let lot = lots::following(*holder, entry.limit(), ended.as_ref().map(|row| &row.lot), now);
+                balance(crate::ledger::store::Usage::default(), lot)
+            }
         });
     }
     Ok(balances)
+}
+
+/// Only period lots are charged yet.
+fn balance(usage: crate::ledger::store::Usage, lot: crate::domain::credit::Lot) -> Balance {
+    Balance { lot, usage, overage: crate::domain::credit::Overage::Deny, prepaid: None, spend: None }
 }
 
 pub fn moved(connection: &Connection, cursor: i64, limit: usize) -> Op<(Vec<Holder>, i64)> {

@@ -286,6 +286,7 @@ impl Work<'_> {
             allowed_senders: spec.allowed_senders.clone(),
             plain_listener: spec.plain_listener,
             cap: CheckedCap::limit(spec.cap, &calendar.unwrap_or_else(Calendar::monthly_utc)),
+            rate: None,
             expires_at: spec.expires_at,
             revoked: spec.revoked,
             removed_at: None,

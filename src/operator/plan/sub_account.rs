@@ -172,6 +172,9 @@ fn accept(
         name: account.name_any(),
         suspended: accepted.spec.suspended.clone(),
         cap: accepted.limit.clone(),
+        prepaid: None,
+        spend_limit_micro: None,
+        rate: None,
         removed_at: None,
     };
     if observed.entry.as_ref() != Some(&entry) {

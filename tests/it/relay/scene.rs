@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use franking::domain::credential::{Credential, HashKey, Password, Stage, Username};
-use franking::domain::credit::Limit;
+use franking::domain::credit::{Limit, Overage};
 use franking::domain::directory::{AccountEntry, Entry, KeyEntry, PolicyEntry, UpstreamEntry, UpstreamTls};
 use franking::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use franking::domain::period::Calendar;
@@ -221,6 +221,9 @@ pub fn policy(port: u16) -> PolicyEntry {
         name: "plan".to_owned(),
         suspended: None,
         pool: monthly(None),
+        overage: Overage::Deny,
+        prepaid: None,
+        pricing: None,
         sender_domains: vec![MailDomain::parse("example.com").expect("a domain")],
         upstream: Some(UpstreamEntry {
             host: "127.0.0.1".to_owned(),
@@ -241,6 +244,9 @@ pub fn account() -> AccountEntry {
         name: "account".to_owned(),
         suspended: None,
         cap: monthly(None),
+        prepaid: None,
+        spend_limit_micro: None,
+        rate: None,
         removed_at: None,
     }
 }
@@ -266,6 +272,7 @@ pub fn key(n: u128) -> KeyEntry {
         allowed_senders: vec![],
         plain_listener: false,
         cap: monthly(None),
+        rate: None,
         expires_at: None,
         revoked: false,
         removed_at: None,

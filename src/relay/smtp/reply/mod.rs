@@ -3,15 +3,18 @@
 //! Enhanced codes (RFC 3463, RFC 5248) stand on every 2xx, 4xx and 5xx but the greeting and HELO. What a user or an
 //! upstream wrote passes through [`printable`] first, so nobody can write a second reply into ours.
 
+mod credits;
+
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use bytes::{BufMut as _, BytesMut};
-use jiff::Timestamp;
 
 use super::header::FieldName;
-use crate::domain::credit::{Blocked, Meter};
+use crate::domain::credit::Blocked;
 use crate::domain::id::MessageId;
+
+pub use credits::{Haste, Shortage};
 
 /// RFC 5321 §4.5.3.1.5: a reply line has at most 512 octets with its code and CRLF; the code and an enhanced code
 /// take at most 13 of them.
@@ -31,15 +34,6 @@ pub struct Offer {
 pub struct Carries {
     pub eight_bit: bool,
     pub utf8: bool,
-}
-
-/// Which limit lacked credits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shortage {
-    pub meter: Meter,
-    pub granted: i64,
-    pub remaining: i64,
-    pub reopens_at: Timestamp,
 }
 
 /// A transaction is refused at another time than a login, with another code.
@@ -133,6 +127,7 @@ pub enum Reply {
     Loop,
 
     Short(Shortage),
+    TooFast(Haste),
     LedgerUnavailable,
     DirectoryStale,
     Crowded,
@@ -176,7 +171,8 @@ impl Reply {
             Self::TooManyRecipients { limit } => {
                 written(452, "4.5.3", format!("a message may have {limit} recipients; send the others in another"))
             }
-            Self::Short(shortage) => written(452, "4.7.1", short_text(shortage)),
+            Self::Short(shortage) => shortage.parts(),
+            Self::TooFast(haste) => haste.parts(),
             Self::Upstream { code, enhanced, text } => written(*code, "", passed(*code, enhanced, text)),
             Self::Ok => fixed(250, "2.0.0", "ok"),
             Self::SenderOk => fixed(250, "2.1.0", "sender ok"),
@@ -321,18 +317,6 @@ fn body_text(fault: BodyFault) -> &'static str {
     }
 }
 
-fn short_text(shortage: &Shortage) -> String {
-    let limit = match shortage.meter {
-        Meter::KeyCap => "the key's cap",
-        Meter::AccountCap => "the account's cap",
-        Meter::PolicyPool => "the policy's pool",
-    };
-    let Shortage { granted, remaining, reopens_at, .. } = shortage;
-    // Whole seconds: a reader has no use for the rest.
-    let opens = Timestamp::from_second(reopens_at.as_second()).unwrap_or(*reopens_at);
-    format!("credits: {limit} of {granted} has {remaining} left; it opens again at {opens}")
-}
-
 /// The upstream's enhanced code where it is of its reply's class, and its text.
 fn passed(code: u16, enhanced: &Option<String>, text: &str) -> String {
     let class = code / 100;
@@ -348,6 +332,7 @@ pub fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::credit::Meter;
 
     fn text(reply: &Reply) -> String {
         let mut out = BytesMut::new();
@@ -378,7 +363,7 @@ mod tests {
             meter: Meter::AccountCap,
             granted: 100,
             remaining: 2,
-            reopens_at: "2026-12-01T00:00:00.5Z".parse().expect("a time"),
+            reopens_at: Some("2026-12-01T00:00:00.5Z".parse().expect("a time")),
         };
         assert_eq!(
             text(&Reply::Short(shortage)),

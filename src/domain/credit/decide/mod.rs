@@ -1,0 +1,237 @@
+//! The one place where credits are given or refused.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+
+use super::{Blocked, Chain, Lot, LotId, Meter, Overage, Pace, Part, Rate, Verdict};
+use crate::domain::id::Holder;
+
+/// A prepaid balance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stock {
+    /// The lots that have not expired, in the order of use.
+    pub lots: Vec<LotId>,
+    /// When more comes by itself.
+    pub next_top_up: Option<Timestamp>,
+}
+
+/// How fast a holder may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tempo {
+    pub rate: Rate,
+    pub arrival: Option<Timestamp>,
+    /// Whether `arrival` is to be written.
+    pub moved: bool,
+}
+
+/// What one holder's messages are judged by and charged to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    pub period: LotId,
+    /// Of a policy: whether its pool may be exceeded.
+    pub overage: Overage,
+    /// Of an account with a spend limit.
+    pub spend: Option<LotId>,
+    /// `Some` = prepaid, also where nothing is left.
+    pub prepaid: Option<Stock>,
+    pub tempo: Option<Tempo>,
+}
+
+impl Holding {
+    /// A holder with nothing but its period's lot.
+    pub fn plain(period: LotId) -> Self {
+        Self { period, overage: Overage::Deny, spend: None, prepaid: None, tempo: None }
+    }
+}
+
+/// The rows that a batch is decided on, as an engine holds them locked.
+#[derive(Debug, Default)]
+pub struct Books {
+    pub lots: HashMap<LotId, Lot>,
+    pub holdings: HashMap<Holder, Holding>,
+}
+
+/// One message that is to be charged. The books must hold what its chain's holders hold.
+#[derive(Clone, Debug)]
+pub struct Charge {
+    pub credits: i64,
+    pub chain: Chain,
+    /// Micro-units of money for a credit, by the policy's pricing of this moment.
+    pub unit_price: i64,
+}
+
+/// One message to decide, on fresh rows: charged already, blocked, or to be charged.
+#[derive(Clone, Debug)]
+pub enum Demand {
+    Known,
+    Blocked(Blocked),
+    Charge(Charge),
+}
+
+/// Decides a batch in order, charging the books in place. Returns for each message its verdict and what it was
+/// charged: first the period lots of key, account and policy, then the parts of other lots.
+///
+/// Both engines call it with the rows they hold locked. Whatever refuses a message, the message moves nothing.
+pub fn decide(books: &mut Books, batch: &[Demand], now: Timestamp) -> Vec<(Verdict, Vec<Part>)> {
+    let decided = batch.iter().map(|demand| match demand {
+        Demand::Known => (Verdict::Reserved, Vec::new()),
+        Demand::Blocked(blocked) => (Verdict::Blocked(blocked.clone()), Vec::new()),
+        Demand::Charge(charge) => decide_one(books, charge, now),
+    });
+    decided.collect()
+}
+
+fn decide_one(books: &mut Books, charge: &Charge, now: Timestamp) -> (Verdict, Vec<Part>) {
+    let arrivals = match books.arrivals(charge.chain, now) {
+        Ok(arrivals) => arrivals,
+        Err(too_fast) => return (too_fast, Vec::new()),
+    };
+    if let Some(shortage) = books.shortage(charge) {
+        return (shortage.into_verdict(), Vec::new());
+    }
+    for (holder, arrival) in arrivals.into_iter().flatten() {
+        if let Some(tempo) = books.holdings.get_mut(&holder).and_then(|holding| holding.tempo.as_mut()) {
+            *tempo = Tempo { arrival: Some(arrival), moved: true, ..*tempo };
+        }
+    }
+    (Verdict::Reserved, books.take(charge))
+}
+
+/// A meter that lacks credits.
+struct Shortage {
+    meter: Meter,
+    granted: i64,
+    remaining: i64,
+    reopens_at: Option<Timestamp>,
+}
+
+impl Shortage {
+    fn into_verdict(self) -> Verdict {
+        let Self { meter, granted, remaining, reopens_at } = self;
+        Verdict::Short { meter, granted, remaining, reopens_at }
+    }
+
+    /// The one that stays closed longer; this one where both do as long.
+    fn or_longer(self, other: Self) -> Self {
+        let end = |shortage: &Self| shortage.reopens_at.unwrap_or(Timestamp::MAX);
+        if end(&other) > end(&self) { other } else { self }
+    }
+}
+
+impl Books {
+    /// The theoretical arrivals after this message, or why it comes too early.
+    fn arrivals(&self, chain: Chain, now: Timestamp) -> Result<[Option<(Holder, Timestamp)>; 2], Verdict> {
+        let mut arrivals = [None; 2];
+        let mut refused: Option<(Timestamp, Verdict)> = None;
+        let paced = [(Holder::Key(chain.key), Pace::Key), (Holder::Account(chain.account), Pace::Account)];
+        for (slot, (holder, pace)) in arrivals.iter_mut().zip(paced) {
+            let Some(Tempo { rate, arrival, .. }) = self.holdings[&holder].tempo else { continue };
+            match rate.pass(arrival, now) {
+                Ok(arrival) => *slot = Some((holder, arrival)),
+                Err(retry_at) if refused.as_ref().is_none_or(|(latest, _)| retry_at > *latest) => {
+                    refused = Some((retry_at, Verdict::TooFast { pace, rate, retry_at }));
+                }
+                Err(_) => {}
+            }
+        }
+        refused.map_or(Ok(arrivals), |(_, verdict)| Err(verdict))
+    }
+
+    /// Of the meters that lack credits, the one that stays closed longest.
+    fn shortage(&self, charge: &Charge) -> Option<Shortage> {
+        let [key, account, policy] = charge.chain.holders().map(|holder| &self.holdings[&holder]);
+        let period = |holding: &Holding| self.short_period(&self.lots[&holding.period], charge.credits);
+        let prepaid = |holding: &Holding, meter| {
+            holding.prepaid.as_ref().and_then(|stock| self.short_stock(stock, meter, charge.credits))
+        };
+        let in_order = [
+            period(key),
+            account.spend.and_then(|lot| short_money(&self.lots[&lot], charge)),
+            period(account),
+            prepaid(account, Meter::AccountPrepaid),
+            prepaid(policy, Meter::PolicyPrepaid),
+            match policy.overage {
+                Overage::Deny => period(policy),
+                Overage::Allow => None,
+            },
+        ];
+        in_order.into_iter().flatten().reduce(Shortage::or_longer)
+    }
+
+    fn short_period(&self, lot: &Lot, credits: i64) -> Option<Shortage> {
+        let granted = lot.granted.filter(|_| !lot.fits(credits))?;
+        let remaining = lot.remaining().unwrap_or(0);
+        Some(Shortage { meter: lot.meter(), granted, remaining, reopens_at: Some(lot.window.to) })
+    }
+
+    fn short_stock(&self, stock: &Stock, meter: Meter, credits: i64) -> Option<Shortage> {
+        let lots = || stock.lots.iter().map(|id| &self.lots[id]);
+        let remaining: i64 = lots().filter_map(Lot::remaining).sum();
+        if credits <= remaining {
+            return None;
+        }
+        let granted = lots().filter_map(|lot| lot.granted).sum();
+        Some(Shortage { meter, granted, remaining, reopens_at: stock.next_top_up })
+    }
+
+    /// Charges every meter of a message that passed them all.
+    fn take(&mut self, charge: &Charge) -> Vec<Part> {
+        let holders = charge.chain.holders();
+        let mut parts = Vec::with_capacity(holders.len());
+        for holder in holders {
+            let lot = self.holdings[&holder].period;
+            self.charge(lot, charge.credits, &mut parts);
+        }
+        for holder in holders {
+            if let Some(lot) = self.holdings[&holder].spend
+                && charge.money() > 0
+            {
+                self.charge(lot, charge.money(), &mut parts);
+            }
+            self.take_stock(holder, charge.credits, &mut parts);
+        }
+        parts
+    }
+
+    fn take_stock(&mut self, holder: Holder, credits: i64, parts: &mut Vec<Part>) {
+        let Some(stock) = &self.holdings[&holder].prepaid else { return };
+        let mut left = credits;
+        let mut taken = Vec::new();
+        for id in &stock.lots {
+            let some = self.lots[id].remaining().unwrap_or(0).min(left);
+            if some > 0 {
+                taken.push((*id, some));
+                left -= some;
+            }
+        }
+        for (id, some) in taken {
+            self.charge(id, some, parts);
+        }
+    }
+
+    fn charge(&mut self, id: LotId, amount: i64, parts: &mut Vec<Part>) {
+        if let Some(lot) = self.lots.get_mut(&id) {
+            lot.charge(amount);
+            parts.push(Part(id, amount));
+        }
+    }
+}
+
+impl Charge {
+    /// What the message costs, in micro-units.
+    fn money(&self) -> i64 {
+        self.credits.saturating_mul(self.unit_price)
+    }
+}
+
+/// What is short is told in credits at this price.
+fn short_money(lot: &Lot, charge: &Charge) -> Option<Shortage> {
+    let price = charge.unit_price;
+    let granted = lot.granted.filter(|_| price > 0 && !lot.fits(charge.money()))?;
+    let remaining = lot.remaining().unwrap_or(0);
+    Some(Shortage { meter: lot.meter(), granted: granted / price, remaining: remaining / price, reopens_at: None })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! What a sender hears when a meter is used up, or when it sends too fast.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+
+use crate::domain::credit::{Meter, Pace, Rate};
+
+type Parts = (u16, &'static str, Cow<'static, str>);
+
+/// Which limit lacked credits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    pub meter: Meter,
+    pub granted: i64,
+    pub remaining: i64,
+    pub reopens_at: Option<Timestamp>,
+}
+
+/// Which rate was exceeded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Haste {
+    pub pace: Pace,
+    pub rate: Rate,
+    /// Until one message passes.
+    pub seconds: i64,
+}
+
+impl Haste {
+    /// `retry_at` as whole seconds from `now`, at least one: who comes back then is not refused again.
+    pub fn new(pace: Pace, rate: Rate, retry_at: Timestamp, now: Timestamp) -> Self {
+        let wait = retry_at.duration_since(now);
+        let seconds = wait.as_secs() + i64::from(wait.subsec_nanos() > 0);
+        Self { pace, rate, seconds: seconds.max(1) }
+    }
+
+    pub fn parts(&self) -> Parts {
+        let who = match self.pace {
+            Pace::Key => "the key",
+            Pace::Account => "the account",
+        };
+        let Self { rate: Rate { messages, per_seconds }, seconds, .. } = self;
+        let text = format!("too fast: {who} may send {messages} messages in {per_seconds} s; try again in {seconds} s");
+        (450, "4.7.1", Cow::Owned(text))
+    }
+}
+
+impl Shortage {
+    pub fn parts(&self) -> Parts {
+        let Self { granted, remaining, .. } = self;
+        let which = match self.meter {
+            Meter::KeyCap => format!("the key's cap of {granted} has {remaining} left"),
+            Meter::AccountSpend => format!("the account's spend limit pays for {remaining} more"),
+            Meter::AccountCap => format!("the account's cap of {granted} has {remaining} left"),
+            Meter::AccountPrepaid => format!("the account's prepaid balance has {remaining} left"),
+            Meter::PolicyPrepaid => format!("the policy's prepaid balance has {remaining} left"),
+            Meter::PolicyPool => format!("the policy's pool of {granted} has {remaining} left"),
+        };
+        let opens = match (self.meter, self.reopens_at.map(whole_seconds)) {
+            (Meter::KeyCap | Meter::AccountCap | Meter::PolicyPool, Some(at)) => format!("it opens again at {at}"),
+            (Meter::AccountPrepaid | Meter::PolicyPrepaid | Meter::AccountSpend, Some(at)) => {
+                format!("the next top-up comes at {at}")
+            }
+            (Meter::AccountSpend, None) => "somebody must raise it".to_owned(),
+            (Meter::KeyCap | Meter::AccountCap | Meter::PolicyPool, None)
+            | (Meter::AccountPrepaid | Meter::PolicyPrepaid, None) => "somebody must add credits".to_owned(),
+        };
+        (452, "4.7.1", Cow::Owned(format!("credits: {which}; {opens}")))
+    }
+}
+
+/// A reader has no use for the rest.
+fn whole_seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("a time")
+    }
+
+    /// The rows of the README's table, from the replies themselves.
+    fn rows() -> Vec<(String, Parts)> {
+        let opens = at("2026-12-01T00:00:00.5Z");
+        let short = |meter, granted, reopens_at| Shortage { meter, granted, remaining: 2, reopens_at };
+        let fast = |pace| Haste::new(pace, Rate { messages: 10, per_seconds: 60 }, opens, at("2026-11-30T23:59:55.2Z"));
+        let mut rows: Vec<(String, Parts)> =
+            [(Pace::Key.as_str(), fast(Pace::Key)), (Pace::Account.as_str(), fast(Pace::Account))]
+                .map(|(word, haste)| (word.to_owned(), haste.parts()))
+                .into();
+        for meter in Meter::ALL {
+            let shortages = match meter {
+                Meter::KeyCap | Meter::AccountCap => vec![short(meter, 100, Some(opens))],
+                Meter::PolicyPool => vec![short(meter, 50_000, Some(opens))],
+                Meter::AccountSpend => vec![short(meter, 100, None)],
+                Meter::AccountPrepaid | Meter::PolicyPrepaid => {
+                    vec![short(meter, 100, Some(opens)), short(meter, 100, None)]
+                }
+            };
+            rows.extend(shortages.into_iter().map(|short| (meter.as_str().to_owned(), short.parts())));
+        }
+        rows
+    }
+
+    #[test]
+    fn the_readme_says_for_each_meter_what_the_sender_hears() {
+        let readme = include_str!("../../../../README.md");
+        for (word, (code, enhanced, text)) in rows() {
+            let row = format!("| `{word}` | `{code} {enhanced} {text}` |");
+            assert!(readme.contains(&row), "README.md lacks a row that begins {row}");
+        }
+    }
+
+    #[test]
+    fn every_word_fits_a_reply_line() {
+        for meter in Meter::ALL {
+            for reopens_at in [None, Some(Timestamp::MAX)] {
+                let shortage = Shortage { meter, granted: i64::MAX, remaining: i64::MAX, reopens_at };
+                assert!(shortage.parts().2.len() < super::super::TEXT_MAX);
+            }
+        }
+    }
+
+    #[test]
+    fn who_waits_as_long_as_it_is_told_is_not_too_early() {
+        let rate = Rate { messages: 1, per_seconds: 60 };
+        let now = at("2026-11-20T10:00:00Z");
+        for (retry_at, seconds) in [
+            ("2026-11-20T10:00:00Z", 1),
+            ("2026-11-20T10:00:00.001Z", 1),
+            ("2026-11-20T10:00:59.2Z", 60),
+            // The relay's clock may be ahead of the ledger's.
+            ("2026-11-20T09:59:00Z", 1),
+        ] {
+            assert_eq!(Haste::new(Pace::Key, rate, at(retry_at), now).seconds, seconds, "{retry_at}");
+        }
+    }
+}
