@@ -40,8 +40,9 @@ enum Trust {
 /// Reads a URI. The sentence of a refusal never repeats it.
 pub fn parse(url: &str) -> Result<Address, String> {
     let Split { url, mode, root } = split(url)?;
-    let mut config: tokio_postgres::Config =
-        url.parse().map_err(|_| "its URI cannot be read; it is postgresql://user:password@host:port/database".to_owned())?;
+    let mut config: tokio_postgres::Config = url
+        .parse()
+        .map_err(|_| "its URI cannot be read; it is postgresql://user:password@host:port/database".to_owned())?;
     let (ssl_mode, trust) = match (mode.as_deref(), root.as_deref()) {
         (Some("disable"), _) => (SslMode::Disable, Trust::Anybody),
         (Some("verify-ca" | "verify-full"), None | Some("system")) => {
@@ -55,7 +56,9 @@ pub fn parse(url: &str) -> Result<Address, String> {
         (Some("require"), None) => (SslMode::Require, Trust::Anybody),
         (Some("prefer" | "allow") | None, None) => (SslMode::Prefer, Trust::Anybody),
         (Some("prefer" | "allow") | None, Some(_)) => {
-            return Err("its URI has sslrootcert without sslmode=verify-full; say which server must prove itself".to_owned());
+            return Err(
+                "its URI has sslrootcert without sslmode=verify-full; say which server must prove itself".to_owned()
+            );
         }
         (Some(_), _) => {
             return Err("its URI has an unknown sslmode; use disable, prefer, require or verify-full".to_owned());

@@ -86,7 +86,9 @@ fn refusal(settings: &Settings, single_node: bool) -> Option<String> {
         return Some("fsync is off, so a power cut forgets credits that were used; set fsync = on".to_owned());
     }
     if full_page_writes != "on" {
-        return Some("full_page_writes is off, so a power cut damages the ledger; set full_page_writes = on".to_owned());
+        return Some(
+            "full_page_writes is off, so a power cut damages the ledger; set full_page_writes = on".to_owned(),
+        );
     }
     if standbys.trim().is_empty() && !single_node {
         return Some(

@@ -9,8 +9,8 @@ use std::future::poll_fn;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use deadpool::managed::{self, Metrics, Pool, PoolError, RecycleError, RecycleResult, Timeouts};
 use deadpool::Runtime;
+use deadpool::managed::{self, Metrics, Pool, PoolError, RecycleError, RecycleResult, Timeouts};
 use tokio::task::JoinHandle;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::ToSql;
@@ -87,8 +87,7 @@ impl Connector {
     pub async fn connect(&self) -> Result<Wire> {
         let doing = "connecting to the ledger's database";
         let Address { config, tls } = &self.address;
-        let (client, connection) =
-            config.connect(tls.clone()).await.map_err(|error| Failure::from(error).of(doing))?;
+        let (client, connection) = config.connect(tls.clone()).await.map_err(|error| Failure::from(error).of(doing))?;
         let task = tokio::spawn(drive(connection));
         let wire = Wire { client, statements: Mutex::default(), task };
         fitness::judge(&wire, &self.demands).await?;

@@ -42,6 +42,8 @@ CREATE TABLE beat (
     session bigint NOT NULL,
     lane smallint NOT NULL,
     seq bigint NOT NULL,
+    -- The time of its last transaction, and of the last while the session lived.
+    at bigint NOT NULL,
     seen_at bigint NOT NULL,
     PRIMARY KEY (session, lane)
 ) WITH (fillfactor = 50);
@@ -194,7 +196,7 @@ CREATE TABLE event (
 CREATE FUNCTION ledger_now(p_clock bigint) RETURNS bigint LANGUAGE sql AS $$
     SELECT greatest(
         coalesce(p_clock, (extract(epoch FROM clock_timestamp()) * 1000)::bigint),
-        (SELECT max(seen_at) FROM beat),
+        (SELECT max(at) FROM beat),
         (SELECT floor_ms FROM meta))
 $$;
 
@@ -206,9 +208,10 @@ CREATE FUNCTION enter(
 BEGIN
     now_ms := ledger_now(p_clock);
     fenced := NOT EXISTS (SELECT FROM session s WHERE s.id = p_session AND s.epoch = p_epoch AND s.closed_at IS NULL);
-    INSERT INTO beat AS b (session, lane, seq, seen_at)
-        VALUES (p_session, p_lane, 1, CASE WHEN fenced THEN 0 ELSE now_ms END)
-        ON CONFLICT (session, lane) DO UPDATE SET seq = b.seq + 1, seen_at = greatest(b.seen_at, excluded.seen_at);
+    INSERT INTO beat AS b (session, lane, seq, at, seen_at)
+        VALUES (p_session, p_lane, 1, now_ms, CASE WHEN fenced THEN 0 ELSE now_ms END)
+        ON CONFLICT (session, lane) DO UPDATE SET
+            seq = b.seq + 1, at = greatest(b.at, excluded.at), seen_at = greatest(b.seen_at, excluded.seen_at);
     SELECT m.config_epoch INTO config_epoch FROM meta m;
 END $$;
 
