@@ -151,6 +151,69 @@ pub struct KeyEntry {
     pub removed_at: Option<Timestamp>,
 }
 
+/// What the ledger reads of an entry.
+#[derive(Clone, Debug)]
+pub struct Terms<'a> {
+    pub holder: Holder,
+    pub limit: &'a Limit,
+    pub prepaid: Option<&'a Prepaid>,
+    /// In micro-units.
+    pub spend_limit: Option<i64>,
+    pub rate: Option<Rate>,
+    pub overage: Overage,
+}
+
+impl Terms<'_> {
+    /// Whether the holder has lots beside its period's.
+    pub fn has_more(&self) -> bool {
+        self.prepaid.is_some() || self.spend_limit.is_some()
+    }
+}
+
+impl PolicyEntry {
+    pub fn terms(&self) -> Terms<'_> {
+        Terms {
+            holder: Holder::Policy(self.id),
+            limit: &self.pool,
+            prepaid: self.prepaid.as_ref(),
+            spend_limit: None,
+            rate: None,
+            overage: self.overage,
+        }
+    }
+
+    /// What a credit costs at present, in micro-units; 0 where nothing is priced.
+    pub fn unit_price(&self) -> i64 {
+        self.pricing.as_ref().map_or(0, Pricing::credit_micro)
+    }
+}
+
+impl AccountEntry {
+    pub fn terms(&self) -> Terms<'_> {
+        Terms {
+            holder: Holder::Account(self.id),
+            limit: &self.cap,
+            prepaid: self.prepaid.as_ref(),
+            spend_limit: self.spend_limit_micro,
+            rate: self.rate,
+            overage: Overage::Deny,
+        }
+    }
+}
+
+impl KeyEntry {
+    pub fn terms(&self) -> Terms<'_> {
+        Terms {
+            holder: Holder::Key(self.id),
+            limit: &self.cap,
+            prepaid: None,
+            spend_limit: None,
+            rate: self.rate,
+            overage: Overage::Deny,
+        }
+    }
+}
+
 /// One row of the directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -169,43 +232,18 @@ impl Entry {
         }
     }
 
-    /// The limit of the holder's lots.
+    /// What its holder's messages are judged by.
+    pub fn terms(&self) -> Terms<'_> {
+        match self {
+            Self::Policy(policy) => policy.terms(),
+            Self::Account(account) => account.terms(),
+            Self::Key(key) => key.terms(),
+        }
+    }
+
+    /// The limit of the holder's period lots.
     pub fn limit(&self) -> &Limit {
-        match self {
-            Self::Policy(policy) => &policy.pool,
-            Self::Account(account) => &account.cap,
-            Self::Key(key) => &key.cap,
-        }
-    }
-
-    pub fn prepaid(&self) -> Option<&Prepaid> {
-        match self {
-            Self::Policy(policy) => policy.prepaid.as_ref(),
-            Self::Account(account) => account.prepaid.as_ref(),
-            Self::Key(_) => None,
-        }
-    }
-
-    pub fn spend_limit_micro(&self) -> Option<i64> {
-        match self {
-            Self::Account(account) => account.spend_limit_micro,
-            Self::Policy(_) | Self::Key(_) => None,
-        }
-    }
-
-    pub fn rate(&self) -> Option<Rate> {
-        match self {
-            Self::Policy(_) => None,
-            Self::Account(account) => account.rate,
-            Self::Key(key) => key.rate,
-        }
-    }
-
-    pub fn overage(&self) -> Overage {
-        match self {
-            Self::Policy(policy) => policy.overage,
-            Self::Account(_) | Self::Key(_) => Overage::Deny,
-        }
+        self.terms().limit
     }
 
     pub fn removed_at(&self) -> Option<Timestamp> {

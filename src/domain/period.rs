@@ -44,6 +44,13 @@ pub struct Window {
     pub to: Timestamp,
 }
 
+impl Window {
+    /// The window of what no calendar made: until it expires, if it does.
+    pub fn always(expires_at: Option<Timestamp>) -> Self {
+        Self { key: "once".to_owned(), from: Timestamp::MIN, to: expires_at.unwrap_or(Timestamp::MAX) }
+    }
+}
+
 impl Calendar {
     /// `anchor` is the day of the month (1–31, clamped to the month's end) for Monthly, the ISO day of the week (1 =
     /// Monday … 7 = Sunday) for Weekly, and 1 for Daily. `time_zone` is an IANA name such as `Europe/Berlin`.

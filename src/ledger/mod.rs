@@ -15,9 +15,11 @@ mod figures;
 mod outcomes;
 pub mod postgres;
 pub mod seal;
-pub mod shelf;
+mod shelf;
+mod sources;
 pub mod sqlite;
 pub mod store;
+pub mod trail;
 
 use std::sync::Arc;
 

@@ -99,7 +99,7 @@ impl Desk {
     async fn tick(&mut self, context: &Context) -> Result<()> {
         let now = context.clock.now();
         for what in context.references.take_recounts() {
-            self.judge.entry(what).or_insert_with(|| now.saturating_add(COUNTS_AFTER).unwrap_or(now));
+            self.judge_by(what, now.saturating_add(COUNTS_AFTER).unwrap_or(now));
         }
         self.moved(context, now).await?;
         self.judge(context, now).await?;
@@ -162,13 +162,19 @@ impl Desk {
             Due::From(_) | Due::No => recount.then_some(Rank::Count),
         };
         if let Due::From(from) = verdict {
-            self.judge.insert(what.clone(), from);
+            self.judge_by(what.clone(), from);
         }
         if let Some(rank) = rank {
             self.write.push(rank, what.clone());
         }
         // The next period's figures are news although nothing moves: it opens what was exhausted.
-        self.judge.entry(what.clone()).or_insert(fresh.end);
+        self.judge_by(what.clone(), fresh.end);
+    }
+
+    /// Judges at `at` or when it was going to, whichever is first: what waits for its next period, weeks away, must
+    /// not keep a count that moved now waiting with it.
+    fn judge_by(&mut self, what: Ref, at: Timestamp) {
+        self.judge.entry(what).and_modify(|planned| *planned = at.min(*planned)).or_insert(at);
     }
 }
 
@@ -200,10 +206,21 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
 
 #[cfg(test)]
 mod tests {
-    use super::{Name, Queue, Rank, Ref};
+    use jiff::Timestamp;
+
+    use super::{Desk, Name, Queue, Rank, Ref};
 
     fn account(name: &str) -> Ref {
         Ref::Account(Name::new("team", name))
+    }
+
+    #[test]
+    fn a_count_that_moved_does_not_wait_for_the_next_period() {
+        let (mut desk, at) = (Desk::default(), |second| Timestamp::from_second(second).expect("a time"));
+        for (second, expected) in [(1_000_000, 1_000_000), (2, 2), (900_000, 2)] {
+            desk.judge_by(account("counted"), at(second));
+            assert_eq!(desk.judge[&account("counted")], at(expected));
+        }
     }
 
     #[test]

@@ -100,8 +100,7 @@ impl Lot {
 
     /// A new lot that holds until it expires, not yet written.
     pub fn of_source(holder: Holder, source: Source, granted: i64, expires_at: Option<Timestamp>) -> Self {
-        let window = Window { to: expires_at.unwrap_or(Timestamp::MAX), ..always() };
-        Self { window, granted: Some(granted), ..Self::blank(holder, source) }
+        Self { window: Window::always(expires_at), granted: Some(granted), ..Self::blank(holder, source) }
     }
 
     fn blank(holder: Holder, source: Source) -> Self {
@@ -109,7 +108,7 @@ impl Lot {
             id: LotId(0),
             holder,
             source,
-            window: always(),
+            window: Window::always(None),
             share: Share::FULL,
             granted: None,
             overhang: 0,
@@ -178,11 +177,6 @@ impl Lot {
             self.overhang = 0;
         }
     }
-}
-
-/// The window of a lot that no calendar made.
-fn always() -> Window {
-    Window { key: "once".to_owned(), from: Timestamp::MIN, to: Timestamp::MAX }
 }
 
 /// The part of its calendar's window that a lot covers: 1 unless the lot is a short first one.

@@ -14,7 +14,7 @@ use super::lots::Shelves;
 use super::rows;
 use super::tx::Tx;
 use super::wire::Wire;
-use crate::domain::credit::{Books, Chain, Charge, Demand, LotId, Part, Reservation, Verdict, decide};
+use crate::domain::credit::{Books, Charge, Demand, LotId, PERIOD_PARTS, Part, Reservation, Verdict, decide};
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId};
 
@@ -64,6 +64,7 @@ pub struct Columns {
     pub accounts: Vec<Uuid>,
     pub policies: Vec<Uuid>,
     pub credits: Vec<i64>,
+    pub unit_prices: Vec<i64>,
     pub key_lots: Vec<i64>,
     pub account_lots: Vec<i64>,
     pub policy_lots: Vec<i64>,
@@ -74,21 +75,21 @@ pub struct Columns {
 }
 
 impl Columns {
-    pub fn push(&mut self, reservation: &Reservation, chain: Chain, parts: &[Part]) {
+    pub fn push(&mut self, reservation: &Reservation, charge: &Charge, parts: &[Part]) {
         let position = |length: usize| i32::try_from(length).unwrap_or(i32::MAX);
         self.days.push(rows::day(reservation.message));
         self.messages.push(reservation.message.0);
-        self.keys.push(chain.key.0);
-        self.accounts.push(chain.account.0);
-        self.policies.push(chain.policy.0);
-        self.credits.push(i64::from(reservation.credits));
-        // The period lots of key, account and policy come first.
+        self.keys.push(charge.chain.key.0);
+        self.accounts.push(charge.chain.account.0);
+        self.policies.push(charge.chain.policy.0);
+        self.credits.push(charge.credits);
+        self.unit_prices.push(charge.unit_price);
         let lot = |index: usize| parts.get(index).map_or(0, |part: &Part| part.0.0);
         self.key_lots.push(lot(0));
         self.account_lots.push(lot(1));
         self.policy_lots.push(lot(2));
         self.firsts.push(position(self.more.len() + 1));
-        self.more.extend(parts.iter().skip(3).flat_map(|part| [part.0.0, part.1]));
+        self.more.extend(parts.iter().skip(PERIOD_PARTS).flat_map(|part| [part.0.0, part.1]));
         self.lasts.push(position(self.more.len()));
     }
 }
@@ -122,7 +123,7 @@ impl Memory {
         let decided = decide(&mut plan.books, &demands, self.now);
         for ((reservation, demand), (verdict, parts)) in batch.iter().zip(&demands).zip(&decided) {
             let (Verdict::Reserved, Demand::Charge(charge)) = (verdict, demand) else { return None };
-            plan.columns.push(reservation, charge.chain, parts);
+            plan.columns.push(reservation, charge, parts);
             for Part(id, amount) in parts {
                 let kind = rows::kind_number(plan.books.lots[id].holder.kind());
                 *deltas.entry((kind, id.0)).or_default() += amount;
@@ -144,19 +145,14 @@ impl Memory {
             return Some(());
         }
         let shelf = self.shelves.get(&holder)?;
-        let holding = shelf.holding(self.entries.get(&holder)?, self.now)?;
-        let top_up_is_due =
-            holding.prepaid.as_ref().and_then(|stock| stock.next_top_up).is_some_and(|next| next <= self.now);
-        // A rate is judged by what others sent a moment ago.
-        if holding.tempo.is_some() || top_up_is_due {
+        let terms = self.entries.get(&holder)?.terms();
+        let opened = shelf.open(&terms, self.now)?;
+        // A rate is judged by what others sent a moment ago, and a top-up that is due is to be written first.
+        if terms.rate.is_some() || opened.topped_up.is_some() {
             return None;
         }
-        let lots = [Some(holding.period), holding.spend].into_iter().flatten();
-        let stock = holding.prepaid.iter().flat_map(|stock| stock.lots.iter().copied());
-        let used: HashSet<LotId> = lots.chain(stock).collect();
-        let shelved = shelf.all().filter(|shelved| used.contains(&shelved.lot.id));
-        books.lots.extend(shelved.map(|shelved| (shelved.lot.id, shelved.lot.clone())));
-        books.holdings.insert(holder, holding);
+        books.lots.extend(opened.lots.into_iter().chain(shelf.running(self.now).cloned()).map(|lot| (lot.id, lot)));
+        books.holdings.insert(holder, opened.holding);
         Some(())
     }
 
@@ -166,7 +162,7 @@ impl Memory {
         for holder in plan.books.holdings.keys() {
             if let Some(shelf) = self.shelves.get_mut(holder) {
                 shelf.take_back(&plan.books.lots);
-                shelf.all_mut().for_each(|shelved| shelved.mark = crate::ledger::shelf::Mark::Clean);
+                shelf.is_written();
             }
         }
     }
@@ -178,8 +174,7 @@ impl Memory {
             self.shelves.clear();
         }
         for (holder, mut shelf) in shelves {
-            shelf.notes.clear();
-            shelf.all_mut().for_each(|shelved| shelved.mark = crate::ledger::shelf::Mark::Clean);
+            shelf.is_written();
             self.shelves.insert(holder, shelf);
         }
     }
@@ -249,6 +244,6 @@ impl Memory {
 
 /// What a sender in good standing asks for.
 pub fn demand(sender: &Sender, reservation: &Reservation) -> Demand {
-    let unit_price = sender.policy.pricing.as_ref().map_or(0, |pricing| pricing.credit_micro());
-    Demand::Charge(Charge { credits: i64::from(reservation.credits), chain: sender.chain(), unit_price })
+    let (chain, unit_price) = (sender.chain(), sender.policy.unit_price());
+    Demand::Charge(Charge { credits: i64::from(reservation.credits), chain, unit_price })
 }

@@ -10,11 +10,11 @@ use super::rows;
 use super::tx::{Clock, clock_ms};
 use super::wire::{Lease, Wire, Wires};
 use crate::domain::credential::Username;
-use crate::domain::credit::{LotId, Source, in_order_of_use, next_top_up};
+use crate::domain::credit::{LotId, Source};
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId};
-use crate::ledger::shelf::Shelf;
-use crate::ledger::store::{Balance, Changes, Discrepancy, Event, Identity, PrepaidBalance, SpendBalance, Usage};
+use crate::ledger::sources::balance;
+use crate::ledger::store::{Balance, Changes, Discrepancy, Event, Identity, Usage};
 
 /// Rows of the audit trail in one answer.
 const EVENTS_MAX: usize = 1_000;
@@ -103,24 +103,19 @@ pub async fn balances(wire: &Wire, holders: &[Holder], now: Timestamp) -> Op<Vec
     let mut shelves = lots::read(wire, &known, now).await?;
     for (holder, shelf) in &mut shelves {
         // Where nobody has sent in this period yet: what the first message would find.
-        shelf.open(&entries[holder], now);
+        shelf.run(entries[holder].limit(), now);
     }
-    let running: Vec<i64> = shelves.values().filter_map(|shelf| Some(shelf.running(now)?.lot.id.0)).collect();
+    let running: Vec<i64> = shelves.values().filter_map(|shelf| Some(shelf.running(now)?.id.0)).collect();
     let usage = usage_of(wire, &running).await?;
     let prices = prices(wire, &entries).await?;
     let mut balances = Vec::with_capacity(known.len());
     for holder in known {
-        let (entry, shelf) = (&entries[&holder], &shelves[&holder]);
-        let Some(running) = shelf.running(now) else { continue };
-        let lot = running.lot.clone();
+        let (terms, shelf) = (entries[&holder].terms(), &shelves[&holder]);
+        let Some(lot) = shelf.running(now).cloned() else { continue };
         let counted = usage.get(&lot.id).copied().unwrap_or_default();
-        balances.push(Balance {
-            usage: Usage { accepted: lot.used(), ..counted },
-            lot,
-            overage: entry.overage(),
-            prepaid: entry.prepaid().map(|_| prepaid(shelf, entry, now)),
-            spend: spend(shelf, entry, prices.get(&holder).copied().unwrap_or(0)),
-        });
+        let usage = Usage { accepted: lot.used(), ..counted };
+        let price = prices.get(&holder).copied().unwrap_or(0);
+        balances.push(balance(&terms, lot, usage, shelf.others(), price, now));
     }
     Ok(balances)
 }
@@ -155,31 +150,10 @@ async fn prices(wire: &Wire, entries: &HashMap<Holder, Entry>) -> Op<HashMap<Hol
     }
     let policies = self::entries(wire, &policies).await?;
     let price = |entry: &Entry| match policies.get(&policy_of(entry)?)? {
-        Entry::Policy(policy) => policy.pricing.as_ref().map(|pricing| pricing.credit_micro()),
+        Entry::Policy(policy) => Some(policy.unit_price()),
         Entry::Account(_) | Entry::Key(_) => None,
     };
     Ok(entries.iter().filter_map(|(holder, entry)| Some((*holder, price(entry)?))).collect())
-}
-
-fn prepaid(shelf: &Shelf, entry: &Entry, now: Timestamp) -> PrepaidBalance {
-    let mut lots: Vec<_> = shelf.others.iter().map(|other| other.lot.clone()).collect();
-    lots.retain(|lot| matches!(lot.source, Source::Grant(_) | Source::TopUp) && lot.holds_at(now));
-    in_order_of_use(&mut lots);
-    let rule = entry.prepaid().and_then(|prepaid| prepaid.recurring.as_ref());
-    let topped = shelf.others.iter().find_map(|other| other.lot.topped);
-    let left = |lot: &&crate::domain::credit::Lot| lot.remaining().unwrap_or(0) > 0;
-    PrepaidBalance {
-        granted: lots.iter().filter_map(|lot| lot.granted).sum(),
-        remaining: lots.iter().filter_map(|lot| lot.remaining()).sum(),
-        next_top_up: rule.zip(topped).and_then(|(rule, topped)| next_top_up(rule, topped)),
-        next_expiry: lots.iter().filter(left).filter_map(|lot| lot.expires_at()).min(),
-    }
-}
-
-fn spend(shelf: &Shelf, entry: &Entry, unit_price: i64) -> Option<SpendBalance> {
-    let limit_micro = entry.spend_limit_micro()?;
-    let lot = shelf.others.iter().find(|other| other.lot.source == Source::Spend);
-    Some(SpendBalance { limit_micro, used_micro: lot.map_or(0, |spend| spend.lot.used()), unit_price })
 }
 
 /// What the rollup has counted of lots, and what it has not taken yet.

@@ -16,8 +16,9 @@ use super::wire::{Lease, Wires};
 use crate::domain::credit::Outcome;
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, Kind, MessageId};
-use crate::ledger::shelf::Shelf;
+use crate::ledger::shelf::{Shelf, changes_limit};
 use crate::ledger::store::{Role, Session, Settlement};
+use crate::ledger::trail::{LEDGER, SESSION_GIVEN_UP, of_change};
 
 pub async fn open_session(wires: &Wires, clock: &Clock, role: Role, name: &str) -> Op<Session> {
     let wire = Lease::take(wires).await?;
@@ -68,7 +69,7 @@ async fn sweep_in(tx: &mut Tx, session: &Session, since: Timestamp, limit: usize
         .await?;
     for row in &given_up {
         let (role, name): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
-        tx.record("ledger", "session.given_up", None, json!({ "role": role, "name": name }));
+        tx.record(LEDGER, SESSION_GIVEN_UP, None, json!({ "role": role, "name": name }));
     }
     let orphans = tx
         .query(
@@ -146,11 +147,12 @@ async fn put_in(tx: &mut Tx, actor: &str, entries: &[Entry]) -> Op<()> {
     holders.dedup();
     let mut shelves = lock_for_edit(tx, &edits, &holders).await?;
     for (before, entry) in &edits {
-        record_change(tx, actor, before.as_ref(), entry);
-        tx.mark_moved(entry.holder());
-        if let Some(shelf) = shelves.get_mut(&entry.holder()) {
-            shelf.edit(before.as_ref(), entry, tx.now);
-            tx.record_notes(actor, shelf.notes.drain(..));
+        let holder = entry.holder();
+        tx.record_notes(actor, holder, of_change(before.as_ref(), entry));
+        tx.mark_moved(holder);
+        if let Some(shelf) = shelves.get_mut(&holder) {
+            let notes = shelf.edit(before.as_ref(), entry, tx.now);
+            tx.record_notes(actor, holder, notes);
         }
     }
     // Ended lots first: where one is cut, the next begins at the same instant.
@@ -189,26 +191,6 @@ async fn lock_for_edit(tx: &Tx, edits: &[(Option<Entry>, &Entry)], holders: &[Ho
     )
     .await?;
     tx.lock_shelves(holders).await
-}
-
-fn changes_limit(before: Option<&Entry>, entry: &Entry) -> bool {
-    entry.removed_at().is_none()
-        && before.is_some_and(|before| before.removed_at().is_some() || before.limit() != entry.limit())
-}
-
-/// Says what happened without repeating names, addresses or hashes: the trail outlives them.
-fn record_change(tx: &mut Tx, actor: &str, before: Option<&Entry>, entry: &Entry) {
-    let kind = match (before, entry.removed_at()) {
-        (_, Some(_)) => "directory.removed",
-        (None, None) => "directory.added",
-        (Some(_), None) => "directory.changed",
-    };
-    let suspended = match entry {
-        Entry::Policy(policy) => policy.suspended.is_some(),
-        Entry::Account(account) => account.suspended.is_some(),
-        Entry::Key(key) => key.revoked,
-    };
-    tx.record(actor, kind, Some(entry.holder()), json!({ "limit": entry.limit(), "stopped": suspended }));
 }
 
 /// The epoch is taken as the last lock, so whoever reads an epoch has every entry up to it.

@@ -9,8 +9,12 @@ use super::rows;
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::wire::{Lease, Wires};
 use crate::domain::credit::{Blocked, Books, Demand, Lot, Part, Reservation, Verdict, decide};
+use crate::domain::directory::Entry;
 use crate::domain::id::Holder;
+use crate::ledger::shelf::Shelf;
+use crate::ledger::sources::Planned;
 use crate::ledger::store::Session;
+use crate::ledger::trail::LEDGER;
 
 /// One round trip. Whatever does not hold fails the whole.
 pub async fn charge_as_planned(wires: &Wires, clock: &Clock, session: &Session, plan: &Plan) -> Op<jiff::Timestamp> {
@@ -19,7 +23,7 @@ pub async fn charge_as_planned(wires: &Wires, clock: &Clock, session: &Session, 
     let charged = wire
         .query_one(
             "SELECT now_ms FROM reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-             $18, $19, $20, $21)",
+             $18, $19, $20, $21, $22)",
             &[
                 &session.id,
                 &session.epoch,
@@ -36,6 +40,7 @@ pub async fn charge_as_planned(wires: &Wires, clock: &Clock, session: &Session, 
                 &columns.accounts,
                 &columns.policies,
                 &columns.credits,
+                &columns.unit_prices,
                 &columns.key_lots,
                 &columns.account_lots,
                 &columns.policy_lots,
@@ -128,23 +133,23 @@ async fn open(tx: &mut Tx, memory: &Memory, demands: &[Demand]) -> Op<(Shelves, 
     let mut shelves = tx.lock_shelves(&holders.into_iter().collect::<Vec<_>>()).await?;
     for (holder, shelf) in &mut shelves {
         if let Some(entry) = memory.entry(*holder) {
-            shelf.open(entry, tx.now);
-            let notes: Vec<_> = shelf.notes.drain(..).collect();
-            if !notes.is_empty() {
-                tx.mark_moved(*holder);
-            }
-            tx.record_notes("ledger", notes);
+            shelf.run(entry.limit(), tx.now);
         }
     }
     tx.insert_new(&mut shelves).await?;
-    tx.write_changed(&shelves).await?;
     for (holder, shelf) in &mut shelves {
-        shelf.all_mut().for_each(|shelved| shelved.mark = crate::ledger::shelf::Mark::Clean);
-        if let Some(holding) = memory.entry(*holder).and_then(|entry| shelf.holding(entry, tx.now)) {
-            books.lots.extend(shelf.all().map(|shelved| (shelved.lot.id, shelved.lot.clone())));
-            books.holdings.insert(*holder, holding);
+        let terms = memory.entry(*holder).map(Entry::terms);
+        let Some(opened) = terms.and_then(|terms| shelf.open(&terms, tx.now)) else { continue };
+        if let Some(Planned { lot, notes }) = opened.topped_up {
+            shelf.put(lot);
+            tx.record_notes(LEDGER, *holder, notes);
+            tx.mark_moved(*holder);
         }
+        books.lots.extend(opened.lots.into_iter().chain(shelf.running(tx.now).cloned()).map(|lot| (lot.id, lot)));
+        books.holdings.insert(*holder, opened.holding);
     }
+    tx.write_changed(&shelves).await?;
+    shelves.values_mut().for_each(Shelf::is_written);
     Ok((shelves, books))
 }
 
@@ -172,21 +177,21 @@ async fn write(
     let mut columns = Columns::default();
     for ((reservation, demand), (verdict, parts)) in batch.iter().zip(demands).zip(decided) {
         if let (Demand::Charge(charge), Verdict::Reserved) = (demand, verdict) {
-            columns.push(reservation, charge.chain, parts);
+            columns.push(reservation, charge, parts);
         }
     }
     if columns.messages.is_empty() {
         return Ok(());
     }
     tx.execute(
-        "INSERT INTO reservation (day, message, key, account, policy, credits, key_lot, account_lot, policy_lot, more, \
+        "INSERT INTO reservation (day, message, key, account, policy, credits, key_lot, account_lot, policy_lot, more, unit_price, \
              session, epoch, at, xid) \
          SELECT x.day, x.message, x.key, x.account, x.policy, x.credits, x.key_lot, x.account_lot, x.policy_lot, \
-             CASE WHEN x.first <= x.last THEN ($10::bigint[])[x.first:x.last] END, $13, $14, $15, \
+             CASE WHEN x.first <= x.last THEN ($10::bigint[])[x.first:x.last] END, x.unit_price, $13, $14, $15, \
              (SELECT pg_current_xact_id()::text::bigint) \
          FROM unnest($1::integer[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::bigint[], $7::bigint[], \
-             $8::bigint[], $9::bigint[], $11::integer[], $12::integer[]) \
-             x(day, message, key, account, policy, credits, key_lot, account_lot, policy_lot, first, last)",
+             $8::bigint[], $9::bigint[], $11::integer[], $12::integer[], $16::bigint[]) \
+             x(day, message, key, account, policy, credits, key_lot, account_lot, policy_lot, first, last, unit_price)",
         &[
             &columns.days,
             &columns.messages,
@@ -203,6 +208,7 @@ async fn write(
             &session.id,
             &session.epoch,
             &tx.now_ms(),
+            &columns.unit_prices,
         ],
     )
     .await?;

@@ -8,8 +8,8 @@ use super::failure::{Failure, Op};
 use super::rows;
 use super::wire::{Lease, Wire, Wires};
 use crate::domain::id::Holder;
-use crate::ledger::shelf::Note;
 use crate::ledger::store::Session;
+use crate::ledger::trail::Note;
 
 /// Who writes at the same time in one process without waiting for each other: each lane has its own row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,8 +101,8 @@ impl Tx {
         self.notes.push((actor.to_owned(), Line { kind: kind.to_owned(), holder, detail }));
     }
 
-    pub fn record_notes(&mut self, actor: &str, notes: impl IntoIterator<Item = Note>) {
-        for Note { kind, holder, detail } in notes {
+    pub fn record_notes(&mut self, actor: &str, holder: Holder, notes: impl IntoIterator<Item = Note>) {
+        for Note { kind, detail } in notes {
             self.record(actor, kind, Some(holder), detail);
         }
     }

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use rusqlite::{OptionalExtension as _, params};
 
 use super::failure::{Failure, Op};
-use super::lots::Ledgered;
+use super::ledgered::Ledgered;
 use super::write::Tx;
-use crate::domain::credit::{Blocked, Chain, Charge, Demand, Outcome, Part, Reservation, Verdict, decide};
+use crate::domain::credit::{Blocked, Charge, Demand, Outcome, PERIOD_PARTS, Part, Reservation, Verdict, decide};
 use crate::domain::id::MessageId;
-use crate::ledger::store::{Session, Settlement};
+use crate::ledger::store::{Session, Settlement, Usage};
+use crate::ledger::trail::{LEDGER, SESSION_GIVEN_UP};
 
 impl Tx<'_> {
     pub fn reserve(&mut self, session: &Session, batch: &[Reservation]) -> Op<Vec<Verdict>> {
@@ -17,19 +18,16 @@ impl Tx<'_> {
         let mut lots = Ledgered::default();
         let mut first = HashMap::with_capacity(batch.len());
         let mut demands = Vec::with_capacity(batch.len());
-        let mut chains = Vec::with_capacity(batch.len());
         for (index, reservation) in batch.iter().enumerate() {
             let repeated = *first.entry(reservation.message).or_insert(index) != index;
-            let (demand, chain) = if repeated { (Demand::Known, None) } else { self.demand(&mut lots, reservation)? };
-            demands.push(demand);
-            chains.push(chain);
+            demands.push(if repeated { Demand::Known } else { self.demand(&mut lots, reservation)? });
         }
         let decided = decide(&mut lots.books, &demands, self.now);
-        for ((reservation, chain), (verdict, parts)) in batch.iter().zip(&chains).zip(&decided) {
-            if let (Verdict::Reserved, Some(chain)) = (verdict, chain) {
-                self.insert_reservation(session, reservation, *chain, parts)?;
-                for part in parts {
-                    lots.count(part.0).messages += 1;
+        for ((reservation, demand), (verdict, parts)) in batch.iter().zip(&demands).zip(&decided) {
+            if let (Verdict::Reserved, Demand::Charge(charge)) = (verdict, demand) {
+                self.insert_reservation(session, reservation, charge, parts)?;
+                for (index, part) in parts.iter().enumerate() {
+                    lots.count(part.0).messages += i64::from(index < PERIOD_PARTS);
                 }
             }
         }
@@ -39,24 +37,22 @@ impl Tx<'_> {
     }
 
     /// What one message asks for, judged on fresh rows. Its lots are made here if they are not, before any denial.
-    fn demand(&mut self, lots: &mut Ledgered, reservation: &Reservation) -> Op<(Demand, Option<Chain>)> {
+    fn demand(&mut self, lots: &mut Ledgered, reservation: &Reservation) -> Op<Demand> {
         if self.is_reserved(reservation.message)? {
-            return Ok((Demand::Known, None));
+            return Ok(Demand::Known);
         }
         // The directory never deletes a key; one that it does not know was never good.
         let Some(sender) = self.sender(reservation.key)? else {
-            return Ok((Demand::Blocked(Blocked::KeyRevoked), None));
+            return Ok(Demand::Blocked(Blocked::KeyRevoked));
         };
         if let Err(blocked) = sender.standing(self.now) {
-            return Ok((Demand::Blocked(blocked), None));
+            return Ok(Demand::Blocked(blocked));
         }
-        let chain = sender.chain();
-        let [key, account, policy] = chain.holders();
-        lots.open(self, key, &sender.key.cap)?;
-        lots.open(self, account, &sender.account.cap)?;
-        lots.open(self, policy, &sender.policy.pool)?;
-        let charge = Charge { credits: i64::from(reservation.credits), chain, unit_price: 0 };
-        Ok((Demand::Charge(charge), Some(chain)))
+        for terms in [sender.key.terms(), sender.account.terms(), sender.policy.terms()] {
+            lots.open(self, &terms)?;
+        }
+        let (chain, unit_price) = (sender.chain(), sender.policy.unit_price());
+        Ok(Demand::Charge(Charge { credits: i64::from(reservation.credits), chain, unit_price }))
     }
 
     fn is_reserved(&self, message: MessageId) -> Op<bool> {
@@ -66,23 +62,30 @@ impl Tx<'_> {
             .exists([message.0.as_bytes()])?)
     }
 
-    fn insert_reservation(&self, session: &Session, reservation: &Reservation, chain: Chain, parts: &[Part]) -> Op<()> {
+    fn insert_reservation(
+        &self,
+        session: &Session,
+        reservation: &Reservation,
+        charge: &Charge,
+        parts: &[Part],
+    ) -> Op<()> {
         let parts = serde_json::to_string(parts).map_err(|error| Failure::Row(error.to_string()))?;
         self.connection
             .prepare_cached(
-                "INSERT INTO reservation (message, key, account, policy, credits, parts, session, epoch, at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                "INSERT INTO reservation (message, key, account, policy, credits, parts, session, epoch, at, unit_price) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             )?
             .execute(params![
                 reservation.message.0.as_bytes(),
-                chain.key.0.as_bytes(),
-                chain.account.0.as_bytes(),
-                chain.policy.0.as_bytes(),
+                charge.chain.key.0.as_bytes(),
+                charge.chain.account.0.as_bytes(),
+                charge.chain.policy.0.as_bytes(),
                 reservation.credits,
                 parts,
                 session.id,
                 session.epoch,
-                self.now_ms()
+                self.now_ms(),
+                charge.unit_price
             ])?;
         self.connection
             .prepare_cached("INSERT INTO pending (message, session, epoch) VALUES (?1, ?2, ?3)")?
@@ -113,31 +116,38 @@ impl Tx<'_> {
         self.connection
             .prepare_cached("INSERT INTO settlement (message, correction, outcome, at) VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![message, correction, settlement.outcome.as_str(), self.now_ms()])?;
-        for Part(id, credits) in self.parts(settlement.message)? {
+        for (index, Part(id, amount)) in self.parts(settlement.message)?.into_iter().enumerate() {
             if settlement.outcome.refunds() {
-                lots.lot(self, id)?.refund(credits);
+                lots.lot(self, id)?.refund(amount);
+                // Asked for, so that it is written.
+                lots.count(id);
             }
-            let usage = lots.count(id);
-            if correction {
-                usage.unknown -= credits;
-            }
-            match settlement.outcome {
-                Outcome::Relayed => {
-                    usage.relayed += credits;
-                    usage.last_sent_at = Some(self.now);
-                }
-                Outcome::Unknown => usage.unknown += credits,
-                Outcome::Refused => {
-                    usage.refused += credits;
-                    usage.messages -= 1;
-                }
-                Outcome::NotOffered => {
-                    usage.not_offered += credits;
-                    usage.messages -= 1;
-                }
+            if index < PERIOD_PARTS {
+                self.count_outcome(lots.count(id), settlement.outcome, amount, correction);
             }
         }
         Ok(())
+    }
+
+    fn count_outcome(&self, usage: &mut Usage, outcome: Outcome, credits: i64, correction: bool) {
+        if correction {
+            usage.unknown -= credits;
+        }
+        match outcome {
+            Outcome::Relayed => {
+                usage.relayed += credits;
+                usage.last_sent_at = Some(self.now);
+            }
+            Outcome::Unknown => usage.unknown += credits,
+            Outcome::Refused => {
+                usage.refused += credits;
+                usage.messages -= 1;
+            }
+            Outcome::NotOffered => {
+                usage.not_offered += credits;
+                usage.messages -= 1;
+            }
+        }
     }
 
     /// The outcome that holds, and whether it was a correction.
@@ -179,7 +189,7 @@ impl Tx<'_> {
             })?
             .collect::<rusqlite::Result<_>>()?;
         for (role, name) in given_up {
-            self.record("ledger", "session.given_up", None, &serde_json::json!({ "role": role, "name": name }))?;
+            self.record(LEDGER, SESSION_GIVEN_UP, None, &serde_json::json!({ "role": role, "name": name }))?;
         }
         let orphans: Vec<Settlement> = self
             .connection

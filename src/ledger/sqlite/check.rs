@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 use super::failure::Op;
-use super::rows;
+use super::{lot_row, rows};
 use crate::domain::credit::{LotId, Meter};
 use crate::ledger::store::Discrepancy;
 
@@ -21,12 +21,12 @@ const RECOMPUTED: &str = "
         WHERE f.outcome IS NULL OR f.outcome NOT IN ('refused', 'not_offered')
         GROUP BY 1
     )
-    SELECT l.kind, l.holder, l.id, l.consumed, ifnull(c.credits, 0)
+    SELECT l.kind, l.holder, l.id, l.consumed + l.overage, ifnull(c.credits, 0), l.source
     FROM lot l LEFT JOIN charged c ON c.lot = l.id
-    WHERE l.consumed <> ifnull(c.credits, 0)
+    WHERE l.consumed + l.overage <> ifnull(c.credits, 0)
     UNION ALL
     -- Charged to a lot that is not there.
-    SELECT 'policy', zeroblob(16), c.lot, 0, c.credits
+    SELECT 'policy', zeroblob(16), c.lot, 0, c.credits, 'period'
     FROM charged c WHERE NOT EXISTS (SELECT 1 FROM lot l WHERE l.id = c.lot)";
 
 pub fn check(connection: &Connection) -> Op<Vec<Discrepancy>> {
@@ -36,7 +36,7 @@ pub fn check(connection: &Connection) -> Op<Vec<Discrepancy>> {
         Ok(Discrepancy {
             lot: LotId(row.get(2)?),
             holder,
-            meter: Meter::of_period(holder),
+            meter: lot_row::source(row, 5)?.meter(holder).unwrap_or(Meter::of_period(holder)),
             consumed: row.get(3)?,
             recomputed: row.get(4)?,
         })

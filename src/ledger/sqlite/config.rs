@@ -11,6 +11,7 @@ use super::write::Tx;
 use crate::domain::directory::Entry;
 use crate::domain::id::Holder;
 use crate::ledger::store::Session;
+use crate::ledger::trail::of_change;
 
 /// Lots of one holder made in one go. A holder that nobody touched for longer gets the rest next time.
 const LOTS_AHEAD_MAX: usize = 40;
@@ -26,7 +27,9 @@ impl Tx<'_> {
             }
             let epoch = *epoch.get_or_insert_with(|| self.next_epoch());
             self.store(entry, epoch)?;
-            self.record_change(actor, before.as_ref(), entry)?;
+            for note in of_change(before.as_ref(), entry) {
+                self.note(actor, entry.holder(), &note)?;
+            }
             let limit_changed = before.as_ref().is_none_or(|before| before.limit() != entry.limit());
             // What is removed keeps its lot as it is: nothing is charged to it any more.
             let returns = before.as_ref().is_some_and(|before| before.removed_at().is_some());
@@ -34,25 +37,12 @@ impl Tx<'_> {
                 let of_before = before.as_ref().map_or(entry.limit(), Entry::limit);
                 self.apply_limit(actor, entry.holder(), of_before, entry.limit())?;
             }
+            if entry.removed_at().is_none() {
+                self.apply_sources(actor, before.as_ref(), entry)?;
+            }
             self.moved(entry.holder())?;
         }
         Ok(())
-    }
-
-    /// Says what happened without repeating names, addresses or hashes: the trail outlives them.
-    fn record_change(&mut self, actor: &str, before: Option<&Entry>, entry: &Entry) -> Op<()> {
-        let kind = match (before, entry.removed_at()) {
-            (_, Some(_)) => "directory.removed",
-            (None, None) => "directory.added",
-            (Some(_), None) => "directory.changed",
-        };
-        let suspended = match entry {
-            Entry::Policy(policy) => policy.suspended.is_some(),
-            Entry::Account(account) => account.suspended.is_some(),
-            Entry::Key(key) => key.revoked,
-        };
-        let detail = serde_json::json!({ "limit": entry.limit(), "stopped": suspended });
-        self.record(actor, kind, Some(entry.holder()), &detail)
     }
 
     /// Makes the lots that will hold at `until`, for up to `limit` holders that lack one. Returns how many lots.

@@ -40,12 +40,14 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("../migrations/sqlite/0001_ledger.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("../migrations/sqlite/0001_ledger.sql") },
+    Migration { version: 2, sql: include_str!("../migrations/sqlite/0002_meters.sql") },
+];
 
 /// The schemas that this release works with.
-const SCHEMA_OLDEST: i64 = 1;
-const SCHEMA_NEWEST: i64 = 1;
+const SCHEMA_OLDEST: i64 = 2;
+const SCHEMA_NEWEST: i64 = 2;
 
 fn unfit(path: &Path, why: impl Into<String>) -> Error {
     Error::Unfit { path: path.display().to_string(), why: why.into() }

@@ -10,11 +10,12 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::failure::{Failure, Op};
-use super::{lots, rows};
+use super::{lots, rows, sources};
 use crate::domain::credential::Username;
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId};
-use crate::ledger::store::{Balance, Changes, Error, Event, Result};
+use crate::ledger::sources::balance;
+use crate::ledger::store::{Balance, Changes, Error, Event, Result, Usage};
 use crate::runtime::clock::Clock;
 
 /// Reads that may wait. Each takes microseconds, a status read of a thousand holders some milliseconds.
@@ -112,22 +113,29 @@ pub fn balances(connection: &Connection, holders: &[Holder], now: Timestamp) -> 
     let mut balances = Vec::with_capacity(holders.len());
     for holder in holders {
         let Some(entry) = rows::entry(connection, *holder)? else { continue };
-        let latest = lots::latest(connection, *holder, now)?;
-        balances.push(match latest {
-            Some(row) if now < row.lot.window.to => balance(row.usage(), row.lot),
+        let terms = entry.terms();
+        let (lot, usage) = match lots::latest(connection, *holder, now)? {
+            Some(row) if now < row.lot.window.to => (row.lot.clone(), row.usage()),
             // Nobody has sent in this period yet: what the first message would find.
             ended => {
-                let lot = lots::following(*holder, entry.limit(), ended.as_ref().map(|row| &row.lot), now);
-                balance(crate::ledger::store::Usage::default(), lot)
+                let ended = ended.as_ref().map(|row| &row.lot);
+                (lots::following(*holder, terms.limit, ended, now), Usage::default())
             }
-        });
+        };
+        let more = if terms.has_more() { sources::live(connection, *holder, now)? } else { Vec::new() };
+        let price = if terms.spend_limit.is_some() { unit_price(connection, &entry)? } else { 0 };
+        balances.push(balance(&terms, lot, usage, more, price, now));
     }
     Ok(balances)
 }
 
-/// Only period lots are charged yet.
-fn balance(usage: crate::ledger::store::Usage, lot: crate::domain::credit::Lot) -> Balance {
-    Balance { lot, usage, overage: crate::domain::credit::Overage::Deny, prepaid: None, spend: None }
+/// By the pricing of an account's policy.
+fn unit_price(connection: &Connection, entry: &Entry) -> Op<i64> {
+    let Entry::Account(account) = entry else { return Ok(0) };
+    match rows::entry(connection, Holder::Policy(account.policy))? {
+        Some(Entry::Policy(policy)) => Ok(policy.unit_price()),
+        Some(Entry::Account(_) | Entry::Key(_)) | None => Ok(0),
+    }
 }
 
 pub fn moved(connection: &Connection, cursor: i64, limit: usize) -> Op<(Vec<Holder>, i64)> {

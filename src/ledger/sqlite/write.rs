@@ -12,6 +12,7 @@ use super::rows;
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId, Kind};
 use crate::ledger::store::{Role, Session};
+use crate::ledger::trail::Note;
 
 /// What the writer keeps between transactions: directory rows it has used. Each transaction first drops or renews
 /// those that another process changed.
@@ -196,6 +197,10 @@ impl<'a> Tx<'a> {
                 detail.to_string()
             ])?;
         Ok(())
+    }
+
+    pub fn note(&mut self, actor: &str, holder: Holder, note: &Note) -> Op<()> {
+        self.record(actor, note.kind, Some(holder), &note.detail)
     }
 
     /// Says that a holder's figures are not what they were.

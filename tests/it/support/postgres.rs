@@ -39,7 +39,9 @@ pub fn programs() -> PathBuf {
         .filter_map(|version| Some(version.ok()?.path().join("bin")))
         .filter(|bin| bin.join("initdb").exists())
         .collect();
-    found.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths).filter(|bin| bin.join("initdb").exists()));
+    found.extend(
+        std::env::var_os("PATH").iter().flat_map(std::env::split_paths).filter(|bin| bin.join("initdb").exists()),
+    );
     found.sort();
     found.pop().unwrap_or_else(|| {
         panic!("there is no PostgreSQL server on this machine; install the package postgresql, or set {ELSEWHERE}")
@@ -115,10 +117,13 @@ impl Server {
     /// Makes a database cluster in the folder and starts it. `settings` are lines of `postgresql.conf`.
     pub fn start(folder: Folder, settings: &[&str]) -> Self {
         let data = folder.data();
-        run(command(&programs().join("initdb"))
-            .arg("--pgdata")
-            .arg(&data)
-            .args(["--username=franking", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"]));
+        run(command(&programs().join("initdb")).arg("--pgdata").arg(&data).args([
+            "--username=franking",
+            "--auth=trust",
+            "--no-sync",
+            "--encoding=UTF8",
+            "--locale=C",
+        ]));
         Self::resume(folder.0, settings)
     }
 

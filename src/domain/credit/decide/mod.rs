@@ -45,6 +45,9 @@ impl Holding {
     }
 }
 
+/// The first parts of a charge are those of the period lots: a message's usage is counted there, once for each holder.
+pub const PERIOD_PARTS: usize = 3;
+
 /// The rows that a batch is decided on, as an engine holds them locked.
 #[derive(Debug, Default)]
 pub struct Books {

@@ -107,6 +107,8 @@ CREATE TABLE reservation (
     account_lot bigint NOT NULL,
     policy_lot bigint NOT NULL,
     more bigint[],
+    -- Micro-units of money for a credit at that moment.
+    unit_price bigint NOT NULL,
     session bigint NOT NULL,
     epoch bigint NOT NULL,
     at bigint NOT NULL,
@@ -221,6 +223,7 @@ CREATE FUNCTION reserve(
     p_session bigint, p_epoch bigint, p_lane smallint, p_clock bigint, p_until bigint, p_config bigint,
     p_lot bigint[], p_delta bigint[], p_over boolean[],
     p_day integer[], p_message uuid[], p_key uuid[], p_account uuid[], p_policy uuid[], p_credits bigint[],
+    p_unit_price bigint[],
     p_key_lot bigint[], p_account_lot bigint[], p_policy_lot bigint[], p_more bigint[], p_from integer[], p_to integer[],
     OUT now_ms bigint, OUT config_epoch bigint
 ) LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off AS $$
@@ -243,12 +246,12 @@ BEGIN
         RAISE EXCEPTION 'a key expired' USING ERRCODE = 'FR003';
     END IF;
     INSERT INTO reservation (day, message, key, account, policy, credits, key_lot, account_lot, policy_lot, more,
-            session, epoch, at, xid)
+            unit_price, session, epoch, at, xid)
         SELECT x.day, x.message, x.key, x.account, x.policy, x.credits, x.key_lot, x.account_lot, x.policy_lot,
-            CASE WHEN x.first <= x.last THEN p_more[x.first:x.last] END, p_session, p_epoch, now_ms, v_xid
+            CASE WHEN x.first <= x.last THEN p_more[x.first:x.last] END, x.unit_price, p_session, p_epoch, now_ms, v_xid
         FROM unnest(p_day, p_message, p_key, p_account, p_policy, p_credits, p_key_lot, p_account_lot, p_policy_lot,
-            p_from, p_to)
-            x(day, message, key, account, policy, credits, key_lot, account_lot, policy_lot, first, last);
+            p_from, p_to, p_unit_price)
+            x(day, message, key, account, policy, credits, key_lot, account_lot, policy_lot, first, last, unit_price);
     UPDATE lot l SET
             consumed = l.consumed + least(a.delta, greatest(coalesce(l.granted - l.consumed, a.delta), 0)),
             overage = l.overage + a.delta - least(a.delta, greatest(coalesce(l.granted - l.consumed, a.delta), 0))

@@ -1,0 +1,220 @@
+//! The lots that a holder has beside its period's: which there have to be, and which a batch is judged by.
+//!
+//! Both engines call these functions with the rows they hold, and write what comes out. Nothing here reads a row or a
+//! clock.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::store::{Balance, PrepaidBalance, SpendBalance, Usage};
+use super::trail::{self, Note};
+use crate::domain::credit::{
+    Added, Grant, Holding, Lot, Prepaid, Source, Stock, Tempo, TopUp, Topped, in_order_of_use, next_top_up, top_up,
+};
+use crate::domain::directory::{Entry, Terms};
+
+/// A lot that is to be written, made where its id is 0, and what the trail says of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Planned {
+    pub lot: Lot,
+    pub notes: Vec<Note>,
+}
+
+/// Whether an entry's change may touch lots beside the period's: if not, they need not be read. `before` is what was
+/// stored, whether or not it was removed.
+pub fn concerns(before: Option<&Entry>, entry: &Entry) -> bool {
+    let Some(before) = before else { return entry.terms().has_more() };
+    let (old, new) = (before.terms(), entry.terms());
+    if !old.has_more() && !new.has_more() {
+        return false;
+    }
+    // The calendar says when top-ups come.
+    let moved = old.limit.calendar != new.limit.calendar;
+    old.prepaid != new.prepaid || old.spend_limit != new.spend_limit || moved || before.removed_at().is_some()
+}
+
+/// What an entry that was written does to its holder's lots. `lots` are all of them but the period's, also used-up,
+/// expired and taken-back ones: a grant's id is given once.
+pub fn plan(before: Option<&Entry>, entry: &Entry, lots: &[Lot], now: Timestamp) -> Vec<Planned> {
+    // What was removed for a while is not caught up for it.
+    let standing = before.filter(|before| before.removed_at().is_none()).map(Entry::terms);
+    let terms = entry.terms();
+    let mut planned = Vec::new();
+    planned.extend(plan_spend(standing.as_ref(), &terms, lots));
+    let none = Prepaid::default();
+    let wanted = terms.prepaid.unwrap_or(&none);
+    plan_grants(&terms, wanted, lots, &mut planned);
+    planned.extend(plan_top_up(standing.as_ref(), &terms, wanted.recurring.as_ref(), lots, now));
+    planned
+}
+
+fn find<'a>(lots: &'a [Lot], source: &Source) -> Option<&'a Lot> {
+    lots.iter().find(|lot| lot.source == *source)
+}
+
+fn plan_spend(standing: Option<&Terms<'_>>, terms: &Terms<'_>, lots: &[Lot]) -> Option<Planned> {
+    let known = find(lots, &Source::Spend);
+    let from = standing.and_then(|standing| standing.spend_limit);
+    let lot = match (known, terms.spend_limit) {
+        (None, None) => return None,
+        (None, Some(limit)) => Lot::of_source(terms.holder, Source::Spend, limit, None),
+        // Without a limit nothing is charged; the lot remembers what was.
+        (Some(lot), None) => lot.clone(),
+        (Some(lot), limit) => {
+            let mut lot = lot.clone();
+            lot.regrant(limit);
+            lot
+        }
+    };
+    let changed = from != terms.spend_limit || known.is_none_or(|known| *known != lot);
+    let note = Note::spend_limited(from, terms.spend_limit, lot.consumed);
+    changed.then(|| Planned { lot, notes: vec![note] })
+}
+
+fn plan_grants(terms: &Terms<'_>, wanted: &Prepaid, lots: &[Lot], planned: &mut Vec<Planned>) {
+    let mut listed = BTreeSet::new();
+    for grant in &wanted.grants {
+        if listed.insert(grant.id.as_str()) {
+            planned.extend(plan_grant(terms, grant, lots));
+        }
+    }
+    for lot in lots {
+        if let Source::Grant(id) = &lot.source
+            && !listed.contains(id.as_str())
+            && lot.granted != Some(0)
+        {
+            let mut taken = lot.clone();
+            taken.regrant(Some(0));
+            let note = Note::taken_back(id, lot.granted, &taken);
+            planned.push(Planned { lot: taken, notes: vec![note] });
+        }
+    }
+}
+
+fn plan_grant(terms: &Terms<'_>, grant: &Grant, lots: &[Lot]) -> Option<Planned> {
+    let source = Source::Grant(grant.id.clone());
+    let new = || Lot::of_source(terms.holder, source.clone(), grant.credits, grant.expires_at);
+    let Some(known) = find(lots, &source) else {
+        let lot = new();
+        let note = Note::granted(&grant.id, &lot);
+        return Some(Planned { lot, notes: vec![note] });
+    };
+    let mut lot = Lot { window: new().window, ..known.clone() };
+    lot.regrant(Some(grant.credits));
+    let note = Note::adjusted(&grant.id, known.granted, &lot);
+    (lot != *known).then(|| Planned { lot, notes: vec![note] })
+}
+
+fn plan_top_up(
+    standing: Option<&Terms<'_>>,
+    terms: &Terms<'_>,
+    rule: Option<&TopUp>,
+    lots: &[Lot],
+    now: Timestamp,
+) -> Option<Planned> {
+    let known = find(lots, &Source::TopUp);
+    let before = standing.and_then(|standing| Some((standing, standing.prepaid?.recurring.as_ref()?)));
+    let mut lot = match (known, rule) {
+        (None, None) => return None,
+        (None, Some(_)) => Lot::of_source(terms.holder, Source::TopUp, 0, None),
+        (Some(known), _) => known.clone(),
+    };
+    let mut notes = Vec::new();
+    // What came due under the rule that held until now is added by it.
+    if let Some((standing, rule)) = before {
+        notes.extend(added(rule, standing, &mut lot, now));
+    }
+    match (rule, before) {
+        (Some(rule), Some((_, before))) => {
+            if rule != before {
+                notes.push(Note::top_up_rule(trail::TOPUP_CHANGED, rule));
+            }
+            notes.extend(added(rule, terms, &mut lot, now));
+        }
+        (Some(rule), None) => {
+            let topped = Topped::begin(rule, &terms.limit.calendar, lot.topped, now);
+            lot.topped = Some(topped);
+            lot.regrant(Some(topped.total));
+            notes.push(Note::top_up_rule(trail::TOPUP_BEGUN, rule));
+            notes.extend(added(rule, terms, &mut lot, now));
+        }
+        (None, _) => {
+            let from = lot.granted;
+            lot.regrant(Some(0));
+            if from != Some(0) {
+                notes.push(Note::top_up_taken_back(from, &lot));
+            }
+        }
+    }
+    (known != Some(&lot) || !notes.is_empty()).then_some(Planned { lot, notes })
+}
+
+fn added(rule: &TopUp, terms: &Terms<'_>, lot: &mut Lot, now: Timestamp) -> Option<Note> {
+    let added = top_up(rule, &terms.limit.calendar, lot, now);
+    (added != Added::default()).then(|| Note::topped_up(added, lot))
+}
+
+/// A holder as a batch is judged by it, with its lots of other sources as they are at this moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Opened {
+    pub holding: Holding,
+    pub lots: Vec<Lot>,
+    /// The lot among them that a top-up came to: it is to be written, before anybody is refused.
+    pub topped_up: Option<Planned>,
+}
+
+/// Puts a holder together: `period` is its running lot, `lots` those of other sources that are not taken back, and
+/// `arrival` its theoretical arrival. Whoever has none of these ([`Terms::has_more`], [`Terms::rate`]) needs no rows.
+pub fn open(terms: &Terms<'_>, period: &Lot, lots: Vec<Lot>, arrival: Option<Timestamp>, now: Timestamp) -> Opened {
+    let mut lots = lots;
+    let mut topped_up = None;
+    let recurring = terms.prepaid.and_then(|prepaid| prepaid.recurring.as_ref());
+    let mut stock = terms.prepaid.map(|_| Stock::default());
+    if let (Some(rule), Some(stock), Some(lot)) =
+        (recurring, &mut stock, lots.iter_mut().find(|lot| lot.source == Source::TopUp))
+    {
+        let note = added(rule, terms, lot, now);
+        topped_up = note.map(|note| Planned { lot: lot.clone(), notes: vec![note] });
+        stock.next_top_up = lot.topped.and_then(|topped| next_top_up(rule, topped));
+    }
+    in_order_of_use(&mut lots);
+    if let Some(stock) = &mut stock {
+        let usable = lots.iter().filter(|lot| match lot.source {
+            Source::Grant(_) | Source::TopUp => lot.holds_at(now) && lot.granted != Some(0),
+            Source::Period | Source::Spend => false,
+        });
+        stock.lots = usable.map(|lot| lot.id).collect();
+    }
+    let spend = terms.spend_limit.and_then(|_| find(&lots, &Source::Spend)).map(|lot| lot.id);
+    let tempo = terms.rate.map(|rate| Tempo { rate, arrival, moved: false });
+    let holding = Holding { overage: terms.overage, spend, prepaid: stock, tempo, ..Holding::plain(period.id) };
+    Opened { holding, lots, topped_up }
+}
+
+/// What a holder has, as the next message would find it. `unit_price` is that of its account's policy.
+pub fn balance(
+    terms: &Terms<'_>,
+    period: Lot,
+    usage: Usage,
+    lots: Vec<Lot>,
+    unit_price: i64,
+    now: Timestamp,
+) -> Balance {
+    let opened = open(terms, &period, lots, None, now);
+    let prepaid = opened.holding.prepaid.as_ref().map(|stock| {
+        let stocked = || opened.lots.iter().filter(|lot| stock.lots.contains(&lot.id));
+        let left = stocked().filter(|lot| lot.remaining() != Some(0));
+        PrepaidBalance {
+            granted: stocked().filter_map(|lot| lot.granted).sum(),
+            remaining: stocked().filter_map(Lot::remaining).sum(),
+            next_top_up: stock.next_top_up,
+            next_expiry: left.filter_map(Lot::expires_at).min(),
+        }
+    });
+    let spend = terms.spend_limit.map(|limit_micro| {
+        let used_micro = find(&opened.lots, &Source::Spend).map_or(0, |lot| lot.consumed);
+        SpendBalance { limit_micro, used_micro, unit_price }
+    });
+    Balance { lot: period, usage, overage: terms.overage, prepaid, spend }
+}

@@ -1,0 +1,205 @@
+//! The words of the audit trail: what a change of the directory did to credits and to whom it stopped.
+//!
+//! A note never repeats a name, an address, a login or a hash: the trail outlives them. Beside these words, `session.
+//! given_up` is written by the sweep, and whoever calls [`Store::record`](super::store::Store::record) brings its own.
+//!
+//! | kind | when | detail |
+//! | --- | --- | --- |
+//! | directory.added, .changed, .removed | an entry was written | limit, stopped |
+//! | limit.changed | a cap or a pool was edited | from, to |
+//! | lot.regranted | a limit was applied to the running lot | lot, period, from, to, consumed |
+//! | lot.cut | a lot that limited nothing ended for a new calendar | lot, period, consumed |
+//! | grant.given | a grant's id was seen for the first time | grant, credits, expiresAt |
+//! | grant.adjusted | a grant's credits or expiry were edited, or it came back | grant, from, to, consumed, expiresAt |
+//! | grant.taken_back | a grant was removed; what was used stays used | grant, from, consumed |
+//! | topup.begun, topup.changed | a recurring top-up was written or edited | credits, every, start, end |
+//! | topup.added | credits of one or more periods came (by `ledger`) | periods, credits, total |
+//! | topup.taken_back | a recurring top-up was removed, and what it had added | from, consumed |
+//! | spend.limited | a spend limit was written, edited or removed | fromMicro, toMicro, usedMicro |
+//! | overage.changed, rate.changed, pricing.changed | as they say | from, to |
+//! | hold.placed, hold.lifted | an account or a policy was suspended, or resumed | reasonGiven |
+//! | key.revoked, key.reinstated | as they say | |
+//! | key.issued, key.rotated | a first, another credential became the current one | staged, previous |
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::domain::credential::Stage;
+use crate::domain::credit::{Added, Lot, TopUp};
+use crate::domain::directory::{Entry, KeyEntry};
+
+/// One row of the trail, without who and when.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Note {
+    pub kind: &'static str,
+    pub detail: Value,
+}
+
+pub const DIRECTORY_ADDED: &str = "directory.added";
+pub const DIRECTORY_CHANGED: &str = "directory.changed";
+pub const DIRECTORY_REMOVED: &str = "directory.removed";
+pub const LIMIT_CHANGED: &str = "limit.changed";
+pub const LOT_REGRANTED: &str = "lot.regranted";
+pub const LOT_CUT: &str = "lot.cut";
+pub const GRANT_GIVEN: &str = "grant.given";
+pub const GRANT_ADJUSTED: &str = "grant.adjusted";
+pub const GRANT_TAKEN_BACK: &str = "grant.taken_back";
+pub const TOPUP_BEGUN: &str = "topup.begun";
+pub const TOPUP_CHANGED: &str = "topup.changed";
+pub const TOPUP_ADDED: &str = "topup.added";
+pub const TOPUP_TAKEN_BACK: &str = "topup.taken_back";
+pub const SPEND_LIMITED: &str = "spend.limited";
+pub const OVERAGE_CHANGED: &str = "overage.changed";
+pub const RATE_CHANGED: &str = "rate.changed";
+pub const PRICING_CHANGED: &str = "pricing.changed";
+pub const HOLD_PLACED: &str = "hold.placed";
+pub const HOLD_LIFTED: &str = "hold.lifted";
+pub const KEY_REVOKED: &str = "key.revoked";
+pub const KEY_REINSTATED: &str = "key.reinstated";
+pub const KEY_ISSUED: &str = "key.issued";
+pub const KEY_ROTATED: &str = "key.rotated";
+pub const SESSION_GIVEN_UP: &str = "session.given_up";
+
+/// Who adds top-ups and gives sessions up: nobody asked for it at that moment.
+pub const LEDGER: &str = "ledger";
+
+impl Note {
+    pub fn new(kind: &'static str, detail: Value) -> Self {
+        Self { kind, detail }
+    }
+
+    fn from_to(kind: &'static str, from: &impl Serialize, to: &impl Serialize) -> Self {
+        Self::new(kind, json!({ "from": from, "to": to }))
+    }
+
+    pub fn granted(id: &str, lot: &Lot) -> Self {
+        Self::new(GRANT_GIVEN, json!({ "grant": id, "credits": lot.granted, "expiresAt": lot.expires_at() }))
+    }
+
+    pub fn adjusted(id: &str, from: Option<i64>, lot: &Lot) -> Self {
+        let detail = json!({
+            "grant": id, "from": from, "to": lot.granted, "consumed": lot.consumed, "expiresAt": lot.expires_at(),
+        });
+        Self::new(GRANT_ADJUSTED, detail)
+    }
+
+    pub fn taken_back(id: &str, from: Option<i64>, lot: &Lot) -> Self {
+        Self::new(GRANT_TAKEN_BACK, json!({ "grant": id, "from": from, "consumed": lot.consumed }))
+    }
+
+    pub fn top_up_rule(kind: &'static str, rule: &TopUp) -> Self {
+        Self::new(kind, json!(rule))
+    }
+
+    pub fn topped_up(added: Added, lot: &Lot) -> Self {
+        let total = lot.topped.map(|topped| topped.total);
+        Self::new(TOPUP_ADDED, json!({ "periods": added.periods, "credits": added.credits, "total": total }))
+    }
+
+    pub fn top_up_taken_back(from: Option<i64>, lot: &Lot) -> Self {
+        Self::new(TOPUP_TAKEN_BACK, json!({ "from": from, "consumed": lot.consumed }))
+    }
+
+    pub fn spend_limited(from: Option<i64>, to: Option<i64>, used: i64) -> Self {
+        Self::new(SPEND_LIMITED, json!({ "fromMicro": from, "toMicro": to, "usedMicro": used }))
+    }
+
+    pub fn regranted(from: Option<i64>, lot: &Lot) -> Self {
+        let detail = json!({
+            "lot": lot.id, "period": lot.window.key, "from": from, "to": lot.granted, "consumed": lot.consumed,
+        });
+        Self::new(LOT_REGRANTED, detail)
+    }
+
+    pub fn cut(lot: &Lot) -> Self {
+        Self::new(LOT_CUT, json!({ "lot": lot.id, "period": lot.window.key, "consumed": lot.consumed }))
+    }
+}
+
+/// What the change of an entry says by itself, without looking at any lot. The entry's own row comes first.
+pub fn of_change(before: Option<&Entry>, entry: &Entry) -> Vec<Note> {
+    let kind = match (before, entry.removed_at()) {
+        (_, Some(_)) => DIRECTORY_REMOVED,
+        (None, None) => DIRECTORY_ADDED,
+        (Some(_), None) => DIRECTORY_CHANGED,
+    };
+    let mut notes = vec![Note::new(kind, json!({ "limit": entry.terms().limit, "stopped": stopped(entry) }))];
+    let (old, new) = (before.map(Entry::terms), entry.terms());
+    if let Some(old) = &old {
+        if old.limit != new.limit {
+            notes.push(Note::from_to(LIMIT_CHANGED, old.limit, new.limit));
+        }
+        if old.overage != new.overage {
+            notes.push(Note::from_to(OVERAGE_CHANGED, &old.overage, &new.overage));
+        }
+    }
+    let old_rate = old.as_ref().and_then(|old| old.rate);
+    if old_rate != new.rate {
+        notes.push(Note::from_to(RATE_CHANGED, &old_rate, &new.rate));
+    }
+    if pricing(before) != pricing(Some(entry)) {
+        notes.push(Note::from_to(PRICING_CHANGED, &pricing(before), &pricing(Some(entry))));
+    }
+    notes.extend(holds(before, entry));
+    if let (Entry::Key(key), before) = (entry, before.and_then(as_key)) {
+        notes.extend(credentials(before, key));
+    }
+    notes
+}
+
+fn as_key(entry: &Entry) -> Option<&KeyEntry> {
+    match entry {
+        Entry::Key(key) => Some(key),
+        Entry::Account(_) | Entry::Policy(_) => None,
+    }
+}
+
+fn pricing(entry: Option<&Entry>) -> Option<&crate::domain::money::Pricing> {
+    match entry? {
+        Entry::Policy(policy) => policy.pricing.as_ref(),
+        Entry::Account(_) | Entry::Key(_) => None,
+    }
+}
+
+fn stopped(entry: &Entry) -> bool {
+    match entry {
+        Entry::Policy(policy) => policy.suspended.is_some(),
+        Entry::Account(account) => account.suspended.is_some(),
+        Entry::Key(key) => key.revoked,
+    }
+}
+
+fn holds(before: Option<&Entry>, entry: &Entry) -> Option<Note> {
+    let was = before.is_some_and(stopped);
+    let (placed, lifted, reason) = match entry {
+        Entry::Policy(policy) => (HOLD_PLACED, HOLD_LIFTED, policy.suspended.as_ref()),
+        Entry::Account(account) => (HOLD_PLACED, HOLD_LIFTED, account.suspended.as_ref()),
+        Entry::Key(_) => (KEY_REVOKED, KEY_REINSTATED, None),
+    };
+    match (was, stopped(entry)) {
+        (false, true) => {
+            let given = reason.map(|suspension| suspension.reason.is_some());
+            Some(Note::new(placed, given.map_or(json!({}), |given| json!({ "reasonGiven": given }))))
+        }
+        (true, false) => Some(Note::new(lifted, json!({}))),
+        (true, true) | (false, false) => None,
+    }
+}
+
+/// Says that another password is the current one, never anything of it.
+fn credentials(before: Option<&KeyEntry>, key: &KeyEntry) -> Option<Note> {
+    let current = |key: &KeyEntry| {
+        key.credentials.iter().find(|credential| matches!(credential.stage, Stage::Current { .. })).map(|one| one.hash)
+    };
+    let (was, is) = (before.and_then(current), current(key)?);
+    let count = |wanted: fn(&Stage) -> bool| key.credentials.iter().filter(|one| wanted(&one.stage)).count();
+    let detail = json!({
+        "staged": count(|stage| matches!(stage, Stage::Staged { .. })),
+        "previous": count(|stage| matches!(stage, Stage::Previous { .. })),
+    });
+    match was {
+        None => Some(Note::new(KEY_ISSUED, detail)),
+        Some(was) if was != is => Some(Note::new(KEY_ROTATED, detail)),
+        Some(_) => None,
+    }
+}
