@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::PartialObjectMeta;
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
@@ -9,6 +10,8 @@ use super::error::{Error, Result, status_code};
 use super::kinds::Kind;
 use super::observe::Context;
 use super::plan::{Step, meta, secret};
+use super::references::own_mark;
+use super::watch::Name;
 use crate::domain::directory::Entry;
 
 /// How far a plan got.
@@ -46,6 +49,12 @@ async fn one<K: Kind>(context: &Context, object: &K, step: Step) -> Result<Appli
                        {"op": "add", "path": "/metadata/finalizers/-", "value": meta::FINALIZER}])
             };
             let patched = patch_json(&api, &object.name_any(), patch).await;
+            // A spec that changed meanwhile was not judged: that is news when it comes.
+            if let Ok(patched) = &patched
+                && let Some(uid) = patched.uid().filter(|_| patched.metadata.generation == object.meta().generation)
+            {
+                context.references.written.mark(uid, own_mark(patched));
+            }
             written(patched, "adding the finalizer")
         }
         Step::RemoveFinalizer => {
@@ -65,10 +74,13 @@ async fn one<K: Kind>(context: &Context, object: &K, step: Step) -> Result<Appli
         }
         Step::CreateSecret(secret) => {
             let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
-            written(secrets().create(&parameters, &secret).await, "creating a secret")
+            let created = secrets().create(&parameters, &secret).await;
+            remember(context, &created);
+            written(created, "creating a secret")
         }
         Step::PatchSecret { name, patch } => {
             let patched = secrets().patch(&name, &manager(), &Patch::Merge(patch)).await;
+            remember(context, &patched);
             written(patched, "writing a secret")
         }
         Step::ReadBack { name, password } => {
@@ -90,9 +102,20 @@ async fn one<K: Kind>(context: &Context, object: &K, step: Step) -> Result<Appli
     }
 }
 
-async fn patch_json<K: Kind>(api: &Api<K>, name: &str, operations: serde_json::Value) -> kube::Result<()> {
+/// The rest of this pass knows what is in the Secret: seeing it again is no news.
+fn remember(context: &Context, answer: &kube::Result<Secret>) {
+    if let Ok(secret) = answer {
+        context.references.written.secret(Name::of(secret), &secret.metadata);
+    }
+}
+
+async fn patch_json<K: Kind>(
+    api: &Api<K>,
+    name: &str,
+    operations: serde_json::Value,
+) -> kube::Result<PartialObjectMeta<K>> {
     let operations = serde_json::from_value(operations).map_err(kube::Error::SerdeError)?;
-    api.patch_metadata(name, &manager(), &Patch::Json::<()>(operations)).await.map(drop)
+    api.patch_metadata(name, &manager(), &Patch::Json::<()>(operations)).await
 }
 
 /// Plain writes carry our name too, so that `managedFields` tells what is ours.

@@ -37,6 +37,7 @@ pub mod report;
 pub mod sweep;
 pub mod usage;
 pub mod watch;
+pub mod written;
 
 use std::sync::Arc;
 

@@ -118,7 +118,7 @@ async fn reconcile<K: Kind>(object: Arc<K>, context: Arc<Context>, shutdown: Can
     }
     let kind = K::kind(&());
     let _running = context.report.started(&kind);
-    let object = context.report.freshest(object.as_ref());
+    let object = context.references.written.freshest(object.as_ref());
     let passed = match tokio::time::timeout(PASS_DEADLINE, looks(&object, &context)).await {
         Ok(passed) => passed,
         Err(_) => Err(Error::Timeout { limit: PASS_DEADLINE }),
@@ -173,12 +173,13 @@ async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Action>> 
         }
     }
     if leaves {
+        context.references.written.forget(object.meta());
         forget(context, &what);
         return Ok(Some(Action::await_change()));
     }
     let before = object.status().map(K::conditions).unwrap_or_default();
     if let Some(status) = &plan.status {
-        context.report.status(object, status).await?;
+        show(context, object, status).await?;
         let news = plan::transition(before, K::conditions(status));
         for notice in plan.notices.iter().chain(&news) {
             context.report.notice(object, notice, now).await;
@@ -201,6 +202,17 @@ async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Action>> 
         (Some(_) | None, _) => context.awaited.release(&what),
     }
     Ok(Some(after.map_or_else(Action::await_change, Action::requeue)))
+}
+
+/// Writes a status, and remembers it until the watch has caught up.
+async fn show<K: Kind>(context: &Context, object: &K, status: &K::Status) -> Result<()> {
+    let Some(written) = context.report.status(object, status).await? else { return Ok(()) };
+    context.references.written.status(&written);
+    // The watch may have been faster than the answer.
+    if let Some(cached) = K::store(&context.references).get(&ObjectRef::from_obj(object)) {
+        context.references.written.seen(cached.meta());
+    }
+    Ok(())
 }
 
 /// What has left is not followed any more.
@@ -230,7 +242,7 @@ async fn interrupted<K: Kind>(object: &K, context: &Context, error: &Error) {
     let (generation, now) = (object.meta().generation, context.clock.now());
     let conditions = plan::interrupted(K::conditions(&status), generation, now, reason, message);
     K::set_conditions(&mut status, conditions);
-    match tokio::time::timeout(PASS_DEADLINE, context.report.status(object, &status)).await {
+    match tokio::time::timeout(PASS_DEADLINE, show(context, object, &status)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(error = &error as &dyn std::error::Error, "saying that a pass failed"),
         Err(_) => tracing::debug!("saying that a pass failed took too long"),

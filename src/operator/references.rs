@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -22,6 +22,7 @@ use super::error::{Error, Result};
 use super::index::{AccountFacts, Index, KeyFacts};
 use super::plan::{is_true, meta};
 use super::watch::{Change, Listed, Marks, Name, Told, follow};
+use super::written::Written;
 use crate::crd::{ConditionType, CreditPolicy, SubAccount, SubAccountApiKey, find_condition};
 
 /// Wakes that may wait for a reconciler. It takes them at once and keeps one of each object, so this fills only while
@@ -89,6 +90,7 @@ pub struct References {
     /// Secrets in the operator's namespace that may be used.
     logins: Store<Secret>,
     index: RwLock<Index>,
+    pub written: Written,
     /// Objects whose counts changed.
     recount: Mutex<BTreeSet<Ref>>,
     /// Kinds whose first list is in its store and in the index. Not `Store::wait_until_ready`: kube 5 keeps one waker for all who wait
@@ -120,7 +122,8 @@ impl References {
             namespaces: namespace_writer,
             logins: login_writer,
         };
-        (Self { policies, accounts, keys, namespaces, logins, index, recount, listed }, writers)
+        let written = Written::default();
+        (Self { policies, accounts, keys, namespaces, logins, index, written, recount, listed }, writers)
     }
 
     /// Waits until every store, and the index, has its first list: nothing is judged from half a picture.
@@ -191,9 +194,20 @@ struct Feed<'a> {
     wakes: &'a Wakes,
 }
 
+impl Feed<'_> {
+    /// Whether what an object's own reconcile looks at has changed, and not by our own hand.
+    fn news<K: Resource>(&self, object: &K, own: bool) -> bool {
+        own && !self.references.written.is_own_mark(object.meta(), own_mark(object))
+    }
+}
+
 impl Listed for Feed<'_> {
     fn listed(&self) {
         self.references.listed.send_modify(|listed| *listed += 1);
+    }
+
+    fn stored(&self, meta: &ObjectMeta) {
+        self.references.written.seen(meta);
     }
 }
 
@@ -201,7 +215,7 @@ impl Told<CreditPolicy> for Feed<'_> {
     async fn changed(&self, change: Change<'_, CreditPolicy>) {
         let Self { references, wakes } = self;
         let (name, own, outward) = match change {
-            Change::Seen { object, own, outward } => (Name::of(object), own, outward),
+            Change::Seen { object, own, outward } => (Name::of(object), self.news(object, own), outward),
             Change::Gone(name) => (name, false, true),
         };
         if outward {
@@ -221,7 +235,7 @@ impl Told<SubAccount> for Feed<'_> {
     async fn changed(&self, change: Change<'_, SubAccount>) {
         let Self { references, wakes } = self;
         let (name, facts, own) = match change {
-            Change::Seen { object, own, .. } => (Name::of(object), Some(account_facts(object)), own),
+            Change::Seen { object, own, .. } => (Name::of(object), Some(account_facts(object)), self.news(object, own)),
             Change::Gone(name) => (name, None, false),
         };
         let old_policy = references.index(|index| index.policy_of(&name));
@@ -246,7 +260,7 @@ impl Told<SubAccountApiKey> for Feed<'_> {
     async fn changed(&self, change: Change<'_, SubAccountApiKey>) {
         let Self { references, wakes } = self;
         let (name, facts, own) = match change {
-            Change::Seen { object, own, .. } => (Name::of(object), Some(key_facts(object)), own),
+            Change::Seen { object, own, .. } => (Name::of(object), Some(key_facts(object)), self.news(object, own)),
             Change::Gone(name) => (name, None, false),
         };
         if let Some(account) = references.change_index(|index| index.set_key(&name, facts)) {
@@ -274,14 +288,19 @@ impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
     async fn changed(&self, change: Change<'_, PartialObjectMeta<Secret>>) {
         let Self { references, wakes } = self;
         let kind = SubAccountApiKey::kind(&());
-        let (name, key) = match change {
+        let (name, key, echo) = match change {
             Change::Seen { object, .. } => {
                 let owner = meta::controlling_key(&object.metadata, &kind).map(|owner| owner.name.clone());
-                (Name::of(object), owner)
+                let name = Name::of(object);
+                let echo = references.written.is_own_secret(&name, &object.metadata);
+                (name, owner, echo)
             }
-            Change::Gone(name) => (name, None),
+            Change::Gone(name) => (name, None, false),
         };
         let before = references.change_index(|index| index.set_secret(&name, key.clone()));
+        if echo {
+            return;
+        }
         let now = key.map(|key| Name::new(&name.namespace, key));
         wakes.all(BTreeSet::from_iter(before.into_iter().chain(now)).into_iter().map(Ref::Key)).await;
     }
@@ -331,7 +350,7 @@ fn spec_mark<K: Resource>(object: &K, more: impl Hash) -> u64 {
     hasher.finish()
 }
 
-fn own_mark<K: Resource>(object: &K) -> u64 {
+pub fn own_mark<K: Resource>(object: &K) -> u64 {
     let meta = object.meta();
     spec_mark(object, (&meta.finalizers, meta::forced(meta)))
 }

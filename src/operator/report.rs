@@ -1,9 +1,7 @@
 //! What people and machines are told: status, Events and the loop's metrics. Nobody else writes them.
 //!
-//! Status goes by server-side apply under our name: a field that we no longer say disappears without a null for each,
-//! and another writer (a later role) keeps its own fields. What is equal is not written.
+//! Status goes by merge patch, of what changed alone: it has one writer. What is equal is not written.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -29,13 +27,9 @@ const ACCOUNTS_MEASURED: usize = 1_000;
 const NOTE_MAX: usize = 1_000;
 /// Characters of an object's name in an Event's, which leaves room for the part that the API server adds.
 const EVENT_PREFIX_MAX: usize = 200;
-/// Statuses that the cache has not caught up with. Only a stuck watch makes this many.
-const UNSEEN_MAX: usize = 10_000;
 
 pub struct Report {
     client: Client,
-    /// What was written last and not seen in the cache yet, by UID: the version and the whole object.
-    unseen: Mutex<HashMap<String, (u64, Value)>>,
     reconciles: IntCounterVec,
     seconds: HistogramVec,
     active: IntGaugeVec,
@@ -61,7 +55,6 @@ impl Report {
             HistogramOpts::new("controller_runtime_reconcile_time_seconds", "Length of a reconcile.").buckets(buckets);
         Self {
             client,
-            unseen: Mutex::default(),
             reconciles: counter(
                 "controller_runtime_reconcile_total",
                 "Reconciles by result.",
@@ -152,24 +145,11 @@ impl Report {
         }
     }
 
-    /// The object as it was written last, where the cache is behind.
-    pub fn freshest<K: Kind>(&self, object: &K) -> K {
-        let (Some(uid), seen) = (object.uid(), version(object.meta())) else { return object.clone() };
-        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
-        match unseen.get(&uid) {
-            Some((written, _)) if seen >= *written => {
-                unseen.remove(&uid);
-                object.clone()
-            }
-            Some((_, written)) => serde_json::from_value(written.clone()).unwrap_or_else(|_| object.clone()),
-            None => object.clone(),
-        }
-    }
-
-    /// Writes a status, unless it stands. `object` is the [`freshest`](Self::freshest).
-    pub async fn status<K: Kind>(&self, object: &K, next: &K::Status) -> Result<()> {
+    /// Writes a status, unless it stands. `object` is the freshest that is known. Returns it as it is then, where it
+    /// was written.
+    pub async fn status<K: Kind>(&self, object: &K, next: &K::Status) -> Result<Option<K>> {
         if object.status() == Some(next) {
-            return Ok(());
+            return Ok(None);
         }
         let fail = |source| Error::cluster("writing a status")(kube::Error::SerdeError(source));
         let before = object.status().map_or(Ok(Value::Null), serde_json::to_value).map_err(fail)?;
@@ -182,22 +162,11 @@ impl Report {
         match api.patch_status(&name, &parameters, &Patch::Merge(body)).await {
             Ok(written) => {
                 self.status_writes.inc();
-                self.remember(&written);
-                Ok(())
+                Ok(Some(written))
             }
             // It is gone, or another of its name is there: there is nobody to tell.
-            Err(error) if matches!(status_code(&error), Some(404 | 409)) => Ok(()),
+            Err(error) if matches!(status_code(&error), Some(404 | 409)) => Ok(None),
             Err(error) => Err(Error::cluster("writing a status")(error)),
-        }
-    }
-
-    fn remember<K: Kind>(&self, written: &K) {
-        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
-        if unseen.len() >= UNSEEN_MAX {
-            unseen.clear();
-        }
-        if let (Some(uid), Ok(object)) = (written.uid(), serde_json::to_value(written)) {
-            unseen.insert(uid, (version(written.meta()), object));
         }
     }
 
@@ -277,11 +246,6 @@ impl Drop for Running {
         self.active.dec();
         self.seconds.observe(self.started.elapsed().as_secs_f64());
     }
-}
-
-/// Versions of one kind of resource are numbers that grow (guaranteed since Kubernetes 1.35).
-fn version(meta: &ObjectMeta) -> u64 {
-    meta.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 /// The names and labels are constants above.

@@ -10,6 +10,7 @@ use std::hash::Hash;
 use std::pin::pin;
 
 use futures::StreamExt as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
@@ -59,6 +60,8 @@ pub enum Change<'a, K> {
 /// Whoever is told that a kind's first list is in its store, and that all of it was told.
 pub trait Listed: Sync {
     fn listed(&self);
+    /// The store has this version of an object.
+    fn stored(&self, meta: &ObjectMeta);
 }
 
 /// Whoever is told of the changes of a kind.
@@ -108,6 +111,7 @@ pub async fn follow<K>(
                 pending.clear();
             }
             Event::InitApply(object) => {
+                told.stored(object.meta());
                 listed.insert(Name::of(&object), marks(&object));
                 pending.push(object);
             }
@@ -127,6 +131,7 @@ pub async fn follow<K>(
                 }
             }
             Event::Apply(object) => {
+                told.stored(object.meta());
                 let now = marks(&object);
                 let before = known.insert(Name::of(&object), now);
                 tell_seen(&object, before, now, told).await;
@@ -178,6 +183,8 @@ mod tests {
             self.hear("listed".to_owned());
             self.listed.notify_one();
         }
+
+        fn stored(&self, _: &ObjectMeta) {}
     }
 
     impl Told<Namespace> for Heard {

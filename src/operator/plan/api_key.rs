@@ -191,7 +191,9 @@ impl Work<'_> {
         let outcome = dead.unwrap_or_else(|| self.outcome(waits_until));
         plan.look_by(secret::previous_until(&entry.credentials, now));
         plan.look_by(entry.expires_at.filter(|expiry| now < *expiry));
-        plan.status = Some(self.status(&entry, &outcome));
+        // An account that has not been looked at yet is about to be, and wakes this key: no word until then.
+        let too_early = !self.account.programmed && self.account.refusal.is_none() && self.key.status.is_none();
+        plan.status = (!too_early).then(|| self.status(&entry, &outcome));
         plan
     }
 

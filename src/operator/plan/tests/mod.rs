@@ -417,6 +417,21 @@ fn an_expired_overlap_leaves_the_directory_and_not_the_secret() {
     assert_eq!(scene.seen.entry.expect("an entry").credentials.len(), 1);
 }
 
+fn refuse(scene: &mut Scene, refusal: Option<&str>) {
+    let account = scene.seen.account.as_mut().expect("an account");
+    (account.programmed, account.refusal) = (false, refusal.map(str::to_owned));
+}
+
+#[test]
+fn a_new_key_says_nothing_before_its_account_was_looked_at() {
+    let mut scene = Scene::new(json!({}));
+    refuse(&mut scene, None);
+    let plan = scene.plan();
+    assert!(plan.status.is_none() && letters(&plan).contains('C'));
+    scene.key.status = Some(Default::default());
+    assert_eq!(verdict(&scene.plan().status.expect("a status").conditions), "AccountNotReady");
+}
+
 #[test]
 fn each_refusal_of_a_key_has_its_reason_and_writes_no_secret() {
     type Edit = fn(&mut Scene);
@@ -434,7 +449,7 @@ fn each_refusal_of_a_key_has_its_reason_and_writes_no_secret() {
         ("SecretConflict!", |scene| scene.set(json!({"secret": {"adopt": true, "type": "Opaque"}})), Some(loose)),
         ("Revoked!", |scene| scene.set(json!({"revoked": true})), None),
         ("Expired!", |scene| scene.set(json!({"expiresAt": "2026-11-22T10:00:00Z"})), None),
-        ("AccountNotReady", |scene| scene.seen.account.as_mut().expect("an account").programmed = false, None),
+        ("AccountNotReady", |scene| refuse(scene, Some("no")), None),
     ];
     for (expected, edit, secret) in cases {
         let mut scene = Scene::new(json!({}));
