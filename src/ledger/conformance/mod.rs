@@ -17,7 +17,7 @@ pub(super) use handle::*;
 pub(super) use histories::random_histories_agree_with_the_model;
 pub(super) use limits::*;
 pub(super) use records::*;
-pub(super) use world::{Place, World};
+pub(super) use world::{Place, World, account, chain, key_id, monthly};
 
 /// One test of each rule for the engine whose fresh place `$place` makes.
 macro_rules! conformance {
@@ -50,6 +50,7 @@ macro_rules! whole_suite {
             messages_of_a_closed_or_replaced_session_become_unknown,
             racing_tasks_accept_exactly_the_limit,
             racing_processes_accept_exactly_the_limit,
+        sixteen_processes_accept_exactly_the_limit,
             a_raised_limit_holds_at_once,
             a_lowered_limit_stops_sending_and_its_refunds_make_no_room,
             a_limit_that_comes_later_counts_what_was_used_before,

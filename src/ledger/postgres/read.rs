@@ -168,7 +168,7 @@ async fn usage_of(wire: &Wire, lots: &[i64]) -> Op<HashMap<LotId, Usage>> {
                  UNION ALL \
                  SELECT y.lot, 1, 0, 0, 0, 0, 0 FROM rolled c, reservation v \
                      CROSS JOIN LATERAL (VALUES (v.key_lot), (v.account_lot), (v.policy_lot)) y(lot) \
-                 WHERE v.xid >= c.xmin AND (v.xid >= c.xmax OR v.xid = ANY (c.xip)) AND y.lot = ANY ($1) \
+                 WHERE v.xid >= c.low AND (v.xid >= c.high OR v.xid = ANY (c.running)) AND y.lot = ANY ($1) \
                  UNION ALL \
                  SELECT y.lot, CASE WHEN s.outcome IN (2, 3) THEN -1 ELSE 0 END, \
                      CASE WHEN s.outcome = 1 THEN v.credits ELSE 0 END, \
@@ -178,7 +178,7 @@ async fn usage_of(wire: &Wire, lots: &[i64]) -> Op<HashMap<LotId, Usage>> {
                      CASE WHEN s.outcome = 1 THEN s.at ELSE 0 END \
                  FROM rolled c, settlement s JOIN reservation v ON v.day = s.day AND v.message = s.message \
                      CROSS JOIN LATERAL (VALUES (v.key_lot), (v.account_lot), (v.policy_lot)) y(lot) \
-                 WHERE s.xid >= c.xmin AND (s.xid >= c.xmax OR s.xid = ANY (c.xip)) AND y.lot = ANY ($1) \
+                 WHERE s.xid >= c.low AND (s.xid >= c.high OR s.xid = ANY (c.running)) AND y.lot = ANY ($1) \
              ) x GROUP BY x.lot",
             &[&lots],
         )

@@ -18,8 +18,10 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("../migrations/postgres/0001_ledger.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("../migrations/postgres/0001_ledger.sql") },
+    Migration { version: 2, sql: include_str!("../migrations/postgres/0002_days.sql") },
+];
 
 /// Held while the schema changes: "FRNK". Two that prepare at once follow each other.
 const LOCK: i64 = 0x4652_4e4b;

@@ -21,9 +21,9 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// For tests that need any server: a URI.
 pub fn url() -> &'static str {
     static OWN: OnceLock<(String, Option<Server>)> = OnceLock::new();
-    let (url, _) = OWN.get_or_init(|| match std::env::var(ELSEWHERE) {
-        Ok(url) => (url, None),
-        Err(_) => {
+    let (url, _) = OWN.get_or_init(|| match std::env::var_os(ELSEWHERE) {
+        Some(url) => (url.into_string().expect("a URI"), None),
+        None => {
             let server = Server::start(Folder::new(), &[]);
             (server.url(), Some(server))
         }
@@ -33,16 +33,14 @@ pub fn url() -> &'static str {
 
 /// Where the server's programs are: Debian keeps them off the path.
 pub fn programs() -> PathBuf {
-    let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .filter_map(|version| Some(version.ok()?.path().join("bin")))
-        .filter(|bin| bin.join("initdb").exists())
-        .collect();
-    found.extend(
-        std::env::var_os("PATH").iter().flat_map(std::env::split_paths).filter(|bin| bin.join("initdb").exists()),
-    );
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+    let mut found: Vec<PathBuf> = versions.filter_map(|version| Some(version.ok()?.path().join("bin"))).collect();
+    // Newest last; whatever is on the path comes first.
     found.sort();
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let mut found: Vec<PathBuf> = std::env::split_paths(&paths).chain(found).collect();
+    let needed = ["initdb", "postgres", "pg_isready", "pg_basebackup", "pg_ctl"];
+    found.retain(|bin| needed.iter().all(|program| bin.join(program).exists()));
     found.pop().unwrap_or_else(|| {
         panic!("there is no PostgreSQL server on this machine; install the package postgresql, or set {ELSEWHERE}")
     })
@@ -124,12 +122,11 @@ impl Server {
             "--encoding=UTF8",
             "--locale=C",
         ]));
-        Self::resume(folder.0, settings)
+        Self::resume(folder.0, free_port(), settings)
     }
 
     /// Starts what lies in a folder.
-    pub fn resume(folder: PathBuf, settings: &[&str]) -> Self {
-        let port = free_port();
+    pub fn resume(folder: PathBuf, port: u16, settings: &[&str]) -> Self {
         let mut lines = vec![
             "listen_addresses = '127.0.0.1'".to_owned(),
             format!("port = {port}"),
@@ -195,6 +192,30 @@ impl Server {
             std::thread::sleep(Duration::from_millis(5));
         }
         folder
+    }
+
+    /// A copy that follows this server, under a name.
+    pub fn standby(&self, name: &str) -> Self {
+        let folder = Folder::new();
+        run(command(&programs().join("pg_basebackup"))
+            .args(["--host=127.0.0.1", &format!("--port={}", self.port), "--username=franking", "--no-sync"])
+            .args(["--checkpoint=fast", "--wal-method=stream", "--pgdata"])
+            .arg(folder.data()));
+        fs::write(folder.data().join("standby.signal"), "").expect("a mark");
+        if let Some((user, group)) = server_user() {
+            std::os::unix::fs::chown(folder.data().join("standby.signal"), Some(user), Some(group)).expect("ours");
+        }
+        Self::resume(folder.0, free_port(), &[&self.leads(name)])
+    }
+
+    /// The setting of a copy that follows this server.
+    pub fn leads(&self, name: &str) -> String {
+        format!("primary_conninfo = 'host=127.0.0.1 port={} user=franking application_name={name}'", self.port)
+    }
+
+    /// Makes a copy a server of its own.
+    pub fn promote(&self) {
+        run(command(&programs().join("pg_ctl")).args(["promote", "--pgdata"]).arg(self.folder.join("data")));
     }
 
     /// Has it read its settings again, after `lines` were added to them.

@@ -14,7 +14,12 @@ CREATE TABLE meta (
     floor_ms bigint NOT NULL,
     config_epoch bigint NOT NULL DEFAULT 0,
     moved bigint NOT NULL DEFAULT 0,
-    events bigint NOT NULL DEFAULT 0
+    events bigint NOT NULL DEFAULT 0,
+    -- Whether mail may be charged to this ledger.
+    state text NOT NULL DEFAULT 'open'
+        CHECK (state IN ('open', 'rebuilding', 'empty', 'restored', 'swapped', 'went_back')),
+    -- An id that was given out before this may be given to another name: its ledger was accepted since.
+    accepted_at bigint NOT NULL DEFAULT 0
 );
 
 -- Which UUID was minted for (kind, namespace UID, name). Only a digest is kept, so purging a name keeps its id.
@@ -133,14 +138,14 @@ CREATE TABLE settlement (
 CREATE INDEX settlement_xid ON settlement (xid);
 CREATE TABLE settlement_other PARTITION OF settlement DEFAULT;
 
--- The snapshot of the last rollup: what it saw was taken.
+-- The snapshot of the last rollup, as xmin, xmax and what ran between them: what it saw was taken.
 CREATE TABLE rolled (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
-    xmin bigint NOT NULL,
-    xmax bigint NOT NULL,
-    xip bigint[] NOT NULL
+    low bigint NOT NULL,
+    high bigint NOT NULL,
+    running bigint[] NOT NULL
 );
-INSERT INTO rolled (xmin, xmax, xip) VALUES (0, 0, '{}');
+INSERT INTO rolled (low, high, running) VALUES (0, 0, '{}');
 
 -- Reservations that had no outcome when the rollup took them.
 CREATE TABLE unsettled (
@@ -172,6 +177,8 @@ CREATE TABLE usage_hour (
     refused bigint NOT NULL,
     not_offered bigint NOT NULL,
     unknown bigint NOT NULL,
+    -- Micro-units of money for the credits that were not given back, by the prices at their reservations.
+    priced bigint NOT NULL,
     PRIMARY KEY (hour, key, account, policy)
 ) WITH (fillfactor = 70);
 
@@ -194,6 +201,53 @@ CREATE TABLE event (
     detail text NOT NULL
 );
 
+-- Insert-only. What a lot's balance has besides its reservations: `ledger check` counts it with them.
+CREATE TABLE adjustment (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    lot bigint NOT NULL,
+    credits bigint NOT NULL,
+    actor text NOT NULL,
+    at bigint NOT NULL
+);
+CREATE INDEX adjustment_lot ON adjustment (lot);
+
+-- By what a billing period is charged, so that a later price changes no closed bill.
+CREATE TABLE terms (
+    policy uuid NOT NULL,
+    period text NOT NULL,
+    valid_from bigint NOT NULL,
+    valid_to bigint NOT NULL,
+    currency text NOT NULL,
+    base_price_minor bigint NOT NULL,
+    price_per_thousand_minor bigint NOT NULL,
+    PRIMARY KEY (policy, period),
+    CHECK (valid_from < valid_to)
+);
+
+-- Thresholds that were told, each once per period and way. The rows are the memory and the queue at once.
+CREATE TABLE notice (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind smallint NOT NULL CHECK (kind IN (1, 2, 3)),
+    holder uuid NOT NULL,
+    meter text NOT NULL,
+    period text NOT NULL,
+    threshold smallint NOT NULL CHECK (threshold BETWEEN 0 AND 100),
+    -- 'none': remembered and sent nowhere.
+    channel text NOT NULL,
+    policy uuid NOT NULL,
+    granted bigint NOT NULL,
+    used bigint NOT NULL,
+    at bigint NOT NULL,
+    tries integer NOT NULL DEFAULT 0,
+    -- When it is due; NULL when it has ended.
+    next_at bigint,
+    ended text,
+    UNIQUE (holder, kind, meter, period, threshold, channel),
+    CHECK ((next_at IS NULL) = (ended IS NOT NULL))
+);
+CREATE INDEX notice_due ON notice (channel, next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX notice_ended ON notice (at) WHERE next_at IS NULL;
+
 -- The ledger's time: the clock's (the server's where none is given), never before any transaction's.
 CREATE FUNCTION ledger_now(p_clock bigint) RETURNS bigint LANGUAGE sql AS $$
     SELECT greatest(
@@ -205,7 +259,7 @@ $$;
 -- Begins every transaction that writes: says that the session lives, or finds that it was given up.
 CREATE FUNCTION enter(
     p_session bigint, p_epoch bigint, p_lane smallint, p_clock bigint,
-    OUT now_ms bigint, OUT fenced boolean, OUT config_epoch bigint
+    OUT now_ms bigint, OUT fenced boolean, OUT config_epoch bigint, OUT state text
 ) LANGUAGE plpgsql AS $$
 BEGIN
     now_ms := ledger_now(p_clock);
@@ -214,11 +268,12 @@ BEGIN
         VALUES (p_session, p_lane, 1, now_ms, CASE WHEN fenced THEN 0 ELSE now_ms END)
         ON CONFLICT (session, lane) DO UPDATE SET
             seq = b.seq + 1, at = greatest(b.at, excluded.at), seen_at = greatest(b.seen_at, excluded.seen_at);
-    SELECT m.config_epoch INTO config_epoch FROM meta m;
+    SELECT m.config_epoch, m.state INTO config_epoch, state FROM meta m;
 END $$;
 
 -- Charges a batch that fits, or fails as a whole: FR001 the session was given up, FR002 a row of the directory is not
--- what the caller knows, FR003 a lot is short, closed or not begun, or a key has expired. p_lot is in locking order.
+-- what the caller knows, FR003 a lot is short, closed or not begun, or a key has expired, FR004 mail may not
+-- be charged to this ledger. p_lot is in locking order.
 CREATE FUNCTION reserve(
     p_session bigint, p_epoch bigint, p_lane smallint, p_clock bigint, p_until bigint, p_config bigint,
     p_lot bigint[], p_delta bigint[], p_over boolean[],
@@ -229,13 +284,17 @@ CREATE FUNCTION reserve(
 ) LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     v_fenced boolean;
+    v_state text;
     v_xid bigint := pg_current_xact_id()::text::bigint;
     v_written bigint;
 BEGIN
-    SELECT e.now_ms, e.fenced, e.config_epoch INTO now_ms, v_fenced, config_epoch
+    SELECT e.now_ms, e.fenced, e.config_epoch, e.state INTO now_ms, v_fenced, config_epoch, v_state
         FROM enter(p_session, p_epoch, p_lane, p_clock) e;
     IF v_fenced THEN
         RAISE EXCEPTION 'the session was given up' USING ERRCODE = 'FR001';
+    END IF;
+    IF v_state <> 'open' THEN
+        RAISE EXCEPTION 'the ledger is held' USING ERRCODE = 'FR004';
     END IF;
     IF config_epoch <> p_config AND EXISTS (
         SELECT FROM directory d WHERE d.epoch > p_config AND d.id = ANY (p_key || p_account || p_policy)
@@ -293,16 +352,16 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT c FROM rolled FOR UPDATE;
     WITH reserved AS MATERIALIZED (
-        SELECT v.* FROM reservation v WHERE v.xid >= c.xmin AND (v.xid >= c.xmax OR v.xid = ANY (c.xip))
+        SELECT v.* FROM reservation v WHERE v.xid >= c.low AND (v.xid >= c.high OR v.xid = ANY (c.running))
     ), settled AS MATERIALIZED (
         SELECT v.message, v.key, v.account, v.policy, v.credits, v.key_lot, v.account_lot, v.policy_lot, v.at,
-            s.correction, s.outcome, s.at AS settled_at
+            v.unit_price, s.correction, s.outcome, s.at AS settled_at
         FROM settlement s JOIN reservation v ON v.day = s.day AND v.message = s.message
-        WHERE s.xid >= c.xmin AND (s.xid >= c.xmax OR s.xid = ANY (c.xip))
+        WHERE s.xid >= c.low AND (s.xid >= c.high OR s.xid = ANY (c.running))
     ), moves AS MATERIALIZED (
         SELECT at, key, account, policy, key_lot, account_lot, policy_lot,
             1 AS reserved, 1 AS messages, credits AS charged, 0 AS relayed, 0 AS refused, 0 AS not_offered,
-            0 AS unknown, 0 AS sent_at
+            0 AS unknown, 0 AS sent_at, credits * unit_price AS priced
         FROM reserved
         UNION ALL
         SELECT at, key, account, policy, key_lot, account_lot, policy_lot,
@@ -311,18 +370,21 @@ BEGIN
             CASE WHEN outcome = 2 THEN credits ELSE 0 END,
             CASE WHEN outcome = 3 THEN credits ELSE 0 END,
             CASE WHEN outcome = 4 THEN credits ELSE 0 END - CASE WHEN correction THEN credits ELSE 0 END,
-            CASE WHEN outcome = 1 THEN settled_at ELSE 0 END
+            CASE WHEN outcome = 1 THEN settled_at ELSE 0 END,
+            CASE WHEN outcome IN (2, 3) THEN -credits * unit_price ELSE 0 END
         FROM settled
     ), hours AS (
         INSERT INTO usage_hour AS u
-                (hour, key, account, policy, messages, charged, relayed, refused, not_offered, unknown)
+                (hour, key, account, policy, messages, charged, relayed, refused, not_offered, unknown,
+                priced)
             SELECT at / 3600000 * 3600000, key, account, policy, sum(reserved), sum(charged), sum(relayed),
-                sum(refused), sum(not_offered), sum(unknown)
+                sum(refused), sum(not_offered), sum(unknown), sum(priced)
             FROM moves GROUP BY 1, 2, 3, 4
             ON CONFLICT (hour, key, account, policy) DO UPDATE SET
                 messages = u.messages + excluded.messages, charged = u.charged + excluded.charged,
                 relayed = u.relayed + excluded.relayed, refused = u.refused + excluded.refused,
-                not_offered = u.not_offered + excluded.not_offered, unknown = u.unknown + excluded.unknown
+                not_offered = u.not_offered + excluded.not_offered, unknown = u.unknown + excluded.unknown,
+                priced = u.priced + excluded.priced
     ), lots AS (
         INSERT INTO lot_usage AS u (lot, messages, relayed, refused, not_offered, unknown, last_sent_at)
             SELECT x.lot, sum(messages), sum(relayed), sum(refused), sum(not_offered), sum(unknown), max(sent_at)
@@ -345,9 +407,9 @@ BEGIN
             (SELECT array_agg(kind ORDER BY kind, id) FROM holders), (SELECT array_agg(id ORDER BY kind, id) FROM holders)
         INTO v_snapshot, v_taken, v_kinds, v_ids;
     UPDATE rolled SET
-        xmin = pg_snapshot_xmin(v_snapshot)::text::bigint,
-        xmax = pg_snapshot_xmax(v_snapshot)::text::bigint,
-        xip = ARRAY(SELECT x::text::bigint FROM pg_snapshot_xip(v_snapshot) x);
+        low = pg_snapshot_xmin(v_snapshot)::text::bigint,
+        high = pg_snapshot_xmax(v_snapshot)::text::bigint,
+        running = ARRAY(SELECT x::text::bigint FROM pg_snapshot_xip(v_snapshot) x);
     IF v_taken > 0 THEN
         UPDATE meta SET moved = moved + cardinality(v_ids) RETURNING moved - cardinality(v_ids) INTO v_moved;
         INSERT INTO moved (kind, id, seq)
