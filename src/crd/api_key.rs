@@ -10,9 +10,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::limit::{Cap, CheckedCap, CreditStatus, UsageStatus};
+use super::rate::RateLimit;
 use super::reference::LocalRef;
 use super::secret::{CheckedSecret, SecretSpec};
-use super::{Problem, is_false};
+use super::{Problem, check_time, is_false};
+use crate::domain::credit::Rate;
 use crate::domain::network;
 use crate::domain::sender::SenderPattern;
 
@@ -85,6 +87,9 @@ pub struct SubAccountApiKeySpec {
     /// The most that this key may send in a period, within what its account may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cap: Option<Cap>,
+    /// How fast this key may send, within what its account may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
     /// When this key stops working, as RFC 3339 time such as 2027-01-01T00:00:00Z. Absent means never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("format" = "date-time"))]
@@ -193,6 +198,7 @@ pub struct CheckedKey {
     pub allowed_senders: Vec<SenderPattern>,
     pub plain_listener: bool,
     pub cap: Option<CheckedCap>,
+    pub rate: Option<Rate>,
     pub expires_at: Option<Timestamp>,
     pub revoked: bool,
     pub rotation: CheckedRotation,
@@ -238,6 +244,7 @@ impl SubAccountApiKeySpec {
             allowed_senders,
             plain_listener: self.plain_listener,
             cap: self.cap.as_ref().map(|cap| cap.check("spec.cap")).transpose()?,
+            rate: self.rate_limit.map(|rate| rate.check("spec.rateLimit")).transpose()?,
             expires_at: self.expires_at.as_deref().map(|text| check_time(text, "spec.expiresAt")).transpose()?,
             revoked: self.revoked,
             rotation: self.rotation.clone().unwrap_or_default().check()?,
@@ -263,10 +270,6 @@ impl Rotation {
             force: self.force,
         })
     }
-}
-
-fn check_time(text: &str, field: &str) -> Result<Timestamp, Problem> {
-    text.parse().map_err(|_| Problem::new(field, "write a time such as 2027-01-01T00:00:00Z"))
 }
 
 /// A Kubernetes duration of hours, minutes and seconds in this order: 24h, 1h30m, 600s.

@@ -68,6 +68,8 @@ pub enum Reason {
     CapAboveCeiling,
     /// The cap has another period than the policy's `maxCap`.
     CapPeriodMismatch,
+    /// The account has a spend limit and its policy no pricing.
+    PricingMissing,
     /// The namespace has the policy's `maxAccountsPerNamespace` already.
     TooManyAccounts,
     /// Another account of the policy has the same `externalId`.
@@ -88,6 +90,10 @@ pub enum Reason {
     RotationWaiting,
     /// A credential was issued anew because its Secret was edited or deleted.
     CredentialReplaced,
+    /// Credits are used up: of Events, because it is no fault of the resource.
+    CreditsExhausted,
+    /// Credits that were used up are there again.
+    CreditsAvailable,
     /// `spec.suspended` is set.
     Suspended,
     /// The policy is suspended.
@@ -119,6 +125,7 @@ impl Reason {
             Self::NotAllowedByPolicy => "NotAllowedByPolicy",
             Self::CapAboveCeiling => "CapAboveCeiling",
             Self::CapPeriodMismatch => "CapPeriodMismatch",
+            Self::PricingMissing => "PricingMissing",
             Self::TooManyAccounts => "TooManyAccounts",
             Self::DuplicateExternalId => "DuplicateExternalId",
             Self::AccountNotFound => "AccountNotFound",
@@ -129,6 +136,8 @@ impl Reason {
             Self::SecretConflict => "SecretConflict",
             Self::RotationWaiting => "RotationWaiting",
             Self::CredentialReplaced => "CredentialReplaced",
+            Self::CreditsExhausted => "CreditsExhausted",
+            Self::CreditsAvailable => "CreditsAvailable",
             Self::Suspended => "Suspended",
             Self::ParentSuspended => "ParentSuspended",
             Self::Revoked => "Revoked",

@@ -9,11 +9,15 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 use super::limit::{Cap, CheckedCap, PeriodStatus, Pool, PoolCreditStatus};
+use super::prepaid::Prepaid;
+use super::pricing::Pricing;
+use super::rate::RateLimit;
 use super::reference::{LocalRef, is_dns_subdomain};
 use super::selector::NamespaceRule;
 use super::{Problem, is_false, suspension};
-use crate::domain::credit::Limit;
+use crate::domain::credit::{self, Limit, Rate};
 use crate::domain::directory::{self, Suspension};
+use crate::domain::money;
 use crate::domain::sender::MailDomain;
 
 /// The plan that many senders share: a pool of credits, an upstream smarthost, and the rules.
@@ -53,9 +57,21 @@ pub struct CreditPolicySpec {
     /// The shared credits, and the calendar of all periods. Absent means unlimited, counted per month in UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<Pool>,
+    /// Credits that are used up by all accounts together, beside the pool. Present means that nothing is sent when they
+    /// are, whatever the pool still holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(merge_strategy = MapMerge::Atomic)]
+    pub prepaid: Option<Prepaid>,
+    /// What becomes of messages when the pool is used up. Deny refuses them. Allow lets them through and counts them
+    /// apart; prepaid credits, and the caps of accounts and keys, hold all the same. Deny where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overage: Option<Overage>,
     /// Defaults and ceilings of the accounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_account: Option<PerAccount>,
+    /// What sending costs: for the bill and for spend limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pricing: Option<Pricing>,
     /// Who may be named as sender.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub senders: Option<Senders>,
@@ -94,6 +110,26 @@ pub struct PerAccount {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub max_accounts_per_namespace: Option<i32>,
+    /// How fast each account may send, all its keys together. An account may name a slower one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+}
+
+/// What becomes of messages when the pool is used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Overage {
+    #[default]
+    Deny,
+    Allow,
+}
+
+impl From<Overage> for credit::Overage {
+    fn from(overage: Overage) -> Self {
+        match overage {
+            Overage::Deny => Self::Deny,
+            Overage::Allow => Self::Allow,
+        }
+    }
 }
 
 /// Who may be named as sender.
@@ -182,7 +218,7 @@ pub struct CreditPolicyStatus {
     /// The running period of the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub period: Option<PeriodStatus>,
-    /// Credits of the pool in the running period.
+    /// Credits used in the running period, and those that are left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credits: Option<PoolCreditStatus>,
     /// How many accounts the policy has.
@@ -248,9 +284,14 @@ const MAX_RECIPIENTS_DEFAULT: i32 = 100;
 pub struct CheckedPolicy {
     /// The pool, whose calendar is the one of all the policy's periods.
     pub pool: Limit,
+    pub prepaid: Option<credit::Prepaid>,
+    pub overage: credit::Overage,
+    pub pricing: Option<money::Pricing>,
     pub default_cap: Option<CheckedCap>,
     pub max_cap: Option<CheckedCap>,
     pub max_accounts_per_namespace: Option<u32>,
+    /// The fastest that each account may send.
+    pub account_rate: Option<Rate>,
     pub sender_domains: Vec<MailDomain>,
     pub namespaces: NamespaceRule,
     pub upstream: CheckedUpstream,
@@ -298,9 +339,13 @@ impl CreditPolicySpec {
             .collect::<Result<_, _>>()?;
         Ok(CheckedPolicy {
             pool: self.pool.clone().unwrap_or_default().check("spec.pool")?,
+            prepaid: self.prepaid.as_ref().map(|prepaid| prepaid.check("spec.prepaid")).transpose()?,
+            overage: self.overage.unwrap_or_default().into(),
+            pricing: self.pricing.as_ref().map(|pricing| pricing.check("spec.pricing")).transpose()?,
             default_cap,
             max_cap,
             max_accounts_per_namespace,
+            account_rate: per_account.rate_limit.map(|rate| rate.check("spec.perAccount.rateLimit")).transpose()?,
             sender_domains,
             namespaces: self.allowed_namespaces.as_ref().map_or(Ok(NamespaceRule::All), AllowedNamespaces::check)?,
             upstream: self.upstream.check()?,

@@ -112,7 +112,7 @@ impl CheckedCap {
     }
 }
 
-fn check_credits(credits: i64, field: &str) -> Result<i64, Problem> {
+pub(super) fn check_credits(credits: i64, field: &str) -> Result<i64, Problem> {
     if (0..=CREDITS_MAX).contains(&credits) {
         Ok(credits)
     } else {
@@ -153,7 +153,7 @@ pub struct UsageStatus {
     pub last_sent_at: Option<Time>,
 }
 
-/// Credits of an account or a key in the running period.
+/// Credits of an account or a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CreditStatus {
@@ -164,16 +164,34 @@ pub struct CreditStatus {
     /// Credits used in the running period.
     #[schemars(range(min = 0))]
     pub used: i64,
-    /// Credits left under this cap; absent where there is no cap. The pool may hold less.
+    /// Credits left: the least of the cap, the prepaid credits and the spend limit, as far as there are any; absent where
+    /// there is none of them. The account and the policy may hold less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub remaining: Option<i64>,
-    /// When the cap opens again.
+    /// Prepaid credits left; absent where nothing is prepaid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub prepaid: Option<i64>,
+    /// When what is used up opens again; where nothing is, when the cap starts anew. Absent where neither happens by
+    /// itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reopens_at: Option<Time>,
 }
 
-/// Credits of a policy's pool in the running period.
+/// What an account has cost, against its spend limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SpendStatus {
+    /// The most that it may ever cost, in minor units of the policy's currency.
+    #[schemars(range(min = 0))]
+    pub limit_minor: i64,
+    /// What it has cost since it has a spend limit, in minor units, rounded up.
+    #[schemars(range(min = 0))]
+    pub used_minor: i64,
+}
+
+/// Credits of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolCreditStatus {
@@ -181,11 +199,23 @@ pub struct PoolCreditStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub granted: Option<i64>,
-    /// Credits used by all accounts in the running period.
+    /// Credits used by all accounts in the running period, overage included.
     #[schemars(range(min = 0))]
     pub used: i64,
-    /// Credits left; absent where the pool is unlimited.
+    /// Credits left: the less of the pool and the prepaid credits; absent where neither limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub remaining: Option<i64>,
+    /// Prepaid credits left; absent where nothing is prepaid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub prepaid: Option<i64>,
+    /// Credits used beyond the pool in the running period; absent where that is not allowed and did not happen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub overage: Option<i64>,
+    /// When what is used up opens again; where nothing is, when the pool starts anew. Absent where neither happens by
+    /// itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reopens_at: Option<Time>,
 }

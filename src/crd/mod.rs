@@ -13,7 +13,10 @@ mod api_key;
 mod condition;
 mod credit_policy;
 mod limit;
+mod prepaid;
+mod pricing;
 mod print;
+mod rate;
 mod reference;
 mod secret;
 mod selector;
@@ -32,10 +35,15 @@ pub use api_key::{
 pub use condition::{ConditionType, Conditions, Reason, find_condition};
 pub use credit_policy::{
     AccountCounts, AllowedNamespaces, CheckedPolicy, CheckedUpstream, CreditPolicy, CreditPolicySpec,
-    CreditPolicyStatus, NamespacesFrom, PerAccount, RelayPort, RelayStatus, Senders, Upstream, UpstreamTls,
+    CreditPolicyStatus, NamespacesFrom, Overage, PerAccount, RelayPort, RelayStatus, Senders, Upstream, UpstreamTls,
 };
-pub use limit::{Cap, CheckedCap, CreditStatus, Period, PeriodStatus, Pool, PoolCreditStatus, UsageStatus};
+pub use limit::{
+    Cap, CheckedCap, CreditStatus, Period, PeriodStatus, Pool, PoolCreditStatus, SpendStatus, UsageStatus,
+};
+pub use prepaid::{Every, Grant, Prepaid, Recurring};
+pub use pricing::Pricing;
 pub use print::{File, all, chart_template, files, yaml};
+pub use rate::{Per, RateLimit, slower};
 pub use reference::{LocalRef, is_dns_label, is_dns_subdomain};
 pub use secret::{CheckedSecret, ENV_KEYS, Preset, SECRET_KEYS, SECRET_TYPE, SecretMetadata, SecretSpec};
 pub use selector::NamespaceRule;
@@ -44,6 +52,8 @@ pub use sub_account::{
     SuspensionSource, SuspensionStatus,
 };
 pub use template::{Field, Template};
+
+use jiff::Timestamp;
 
 use crate::domain::directory::Suspension;
 
@@ -79,6 +89,11 @@ fn suspension(suspended: bool, reason: Option<&str>) -> Result<Option<Suspension
         return Err(Problem::new("spec.suspendReason", "write one line without control characters"));
     }
     Ok(suspended.then(|| Suspension { reason: reason.map(str::to_owned) }))
+}
+
+/// A time as RFC 3339 writes it.
+fn check_time(text: &str, field: &str) -> Result<Timestamp, Problem> {
+    text.parse().map_err(|_| Problem::new(field, "write a time such as 2027-01-01T00:00:00Z"))
 }
 
 /// For `skip_serializing_if`: a switch that is off is left out, as a user would leave it out.

@@ -9,10 +9,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
 
-use super::limit::{Cap, CheckedCap, CreditStatus, UsageStatus};
+use super::limit::{Cap, CheckedCap, CreditStatus, SpendStatus, UsageStatus};
+use super::prepaid::Prepaid;
+use super::pricing::minor;
+use super::rate::RateLimit;
 use super::reference::LocalRef;
 use super::{Problem, is_false, suspension};
+use crate::domain::credit::{self, Rate};
 use crate::domain::directory::Suspension;
+use crate::domain::money::{self, MINOR_MAX};
 
 /// One sender of a shared plan: a customer, a department or an application.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,6 +76,19 @@ pub struct SubAccountSpec {
     /// The most that this account may send in a period. Absent means the policy's defaultCap, else its maxCap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cap: Option<Cap>,
+    /// Credits of its own that are used up. Present means that nothing is sent when they are, whatever the cap still
+    /// allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(merge_strategy = MapMerge::Atomic)]
+    pub prepaid: Option<Prepaid>,
+    /// The most that this account may ever cost, in minor units of the policy's currency, such as cents, at the policy's
+    /// pricePerThousandMinor of the moment. 0 means that nothing that costs may be sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000_000_000_i64))]
+    pub spend_limit_minor: Option<i64>,
+    /// How fast this account may send, all its keys together. Where the policy has one too, the slower holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
     /// True stops all keys of this account within a second. Nothing is deleted.
     #[serde(default, skip_serializing_if = "is_false")]
     pub suspended: bool,
@@ -120,9 +138,12 @@ pub struct SubAccountStatus {
     /// What was sent in the running period.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<UsageStatus>,
-    /// Credits in the running period.
+    /// Credits used in the running period, and those that are left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credits: Option<CreditStatus>,
+    /// What it has cost; absent where there is no spend limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spend: Option<SpendStatus>,
     /// How many keys the account has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<KeyCounts>,
@@ -191,6 +212,10 @@ pub struct CheckedAccount {
     pub policy: String,
     pub external_id: Option<String>,
     pub cap: Option<CheckedCap>,
+    pub prepaid: Option<credit::Prepaid>,
+    /// In millionths of the currency's minor unit.
+    pub spend_limit_micro: Option<i64>,
+    pub rate: Option<Rate>,
     pub suspended: Option<Suspension>,
     pub deletion: DeletionPolicy,
 }
@@ -202,6 +227,12 @@ impl SubAccountSpec {
             policy: self.policy_ref.check("spec.policyRef")?,
             external_id: self.external_id.clone(),
             cap: self.cap.as_ref().map(|cap| cap.check("spec.cap")).transpose()?,
+            prepaid: self.prepaid.as_ref().map(|prepaid| prepaid.check("spec.prepaid")).transpose()?,
+            spend_limit_micro: self
+                .spend_limit_minor
+                .map(|limit| minor(limit, MINOR_MAX, "spec.spendLimitMinor").map(money::micro))
+                .transpose()?,
+            rate: self.rate_limit.map(|rate| rate.check("spec.rateLimit")).transpose()?,
             suspended: suspension(self.suspended, self.suspend_reason.as_deref())?,
             deletion: self.deletion_policy.unwrap_or_default(),
         })

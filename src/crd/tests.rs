@@ -303,3 +303,56 @@ fn the_chart_gets_the_same_definition_behind_its_switches() {
         assert_eq!(found, expected);
     }
 }
+
+#[test]
+fn what_is_worth_money_keeps_its_worth_on_the_way_to_the_ledger() {
+    let at = |text: &str| Some(text.parse::<Timestamp>().expect("a time"));
+    let account: SubAccount = read(object("SubAccount", &table().fixtures["SubAccount"]));
+    let account = account.spec.check().expect("an account");
+    let prepaid = account.prepaid.expect("prepaid credits");
+    let grants: Vec<_> = prepaid.grants.iter().map(|g| (g.id.as_str(), g.credits, g.expires_at)).collect();
+    assert_eq!(grants, [("order-4711", 500, at("2026-12-31T23:00:00Z")), ("2026:goodwill", 0, None)]);
+    let top_up = prepaid.recurring.expect("a top-up");
+    assert_eq!((top_up.credits, top_up.every), (50, crate::domain::period::Period::Monthly));
+    assert_eq!((top_up.start, top_up.end), (at("2026-12-01T00:00:00Z"), at("2027-12-01T00:00:00Z")));
+    assert_eq!(account.spend_limit_micro, Some(2_500_000_000));
+    assert_eq!(account.rate.map(|rate| (rate.messages, rate.per_seconds)), Some((5, 1)));
+
+    let policy: CreditPolicy = read(object("CreditPolicy", &table().fixtures["CreditPolicy"]));
+    let policy = policy.spec.check().expect("a policy");
+    assert_eq!(policy.overage, crate::domain::credit::Overage::Allow);
+    assert_eq!(policy.account_rate.map(|rate| (rate.messages, rate.per_seconds)), Some((100, 60)));
+    assert_eq!(policy.pricing.map(|pricing| pricing.price_per_thousand_minor), Some(80));
+}
+
+#[test]
+fn prepaid_with_nothing_in_it_is_prepaid_and_left_out_is_not() {
+    let check = |spec: Value| read::<SubAccount>(object("SubAccount", &spec)).spec.check().expect("an account").prepaid;
+    let reference = serde_json::json!({"name": "a"});
+    assert_eq!(check(serde_json::json!({"policyRef": reference})), None);
+    assert_eq!(check(serde_json::json!({"policyRef": reference, "prepaid": {}})), Some(Default::default()));
+    let spec =
+        read::<SubAccount>(object("SubAccount", &serde_json::json!({"policyRef": reference, "prepaid": {}}))).spec;
+    assert_eq!(serde_json::to_value(spec).expect("json")["prepaid"], serde_json::json!({}));
+}
+
+#[test]
+fn no_more_grants_are_taken_than_a_message_can_look_at() {
+    let grants = |count: usize| -> Vec<Value> {
+        (0..count).map(|index| serde_json::json!({"id": format!("g{index}"), "credits": 1})).collect()
+    };
+    let check = |count| {
+        let spec = serde_json::json!({"policyRef": {"name": "a"}, "prepaid": {"grants": grants(count)}});
+        read::<SubAccount>(object("SubAccount", &spec)).spec.check().map(drop)
+    };
+    assert_eq!(check(64), Ok(()));
+    assert_eq!(check(65).expect_err("too many").field, "spec.prepaid.grants");
+    let accounts = all().into_iter().find(|crd| crd.spec.names.kind == "SubAccount").expect("the kind");
+    let mut most = None;
+    walk(&serde_json::to_value(&accounts).expect("json"), &mut |path, schema| {
+        if path == ".spec.prepaid.grants" {
+            most = schema["maxItems"].as_u64();
+        }
+    });
+    assert_eq!(most, Some(64), "the schema and check() know the same bound");
+}

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::books::{Books, Removed};
 use super::error::{Error, Result};
 use super::plan::credit_policy::Login;
-use super::plan::usage::Gauge;
+use super::plan::gauge::Gauge;
 use super::plan::{api_key, credit_policy, is_true, meta, sub_account};
 use super::reconcile::{Awaited, Failures};
 use super::references::{Ref, References, Wakes};

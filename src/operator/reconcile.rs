@@ -177,6 +177,9 @@ async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Action>> 
         forget(context, &what);
         return Ok(Some(Action::await_change()));
     }
+    if plan.look_again {
+        return Ok(None);
+    }
     let before = object.status().map(K::conditions).unwrap_or_default();
     if let Some(status) = &plan.status {
         show(context, object, status).await?;

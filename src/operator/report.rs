@@ -27,6 +27,8 @@ const ACCOUNTS_MEASURED: usize = 1_000;
 const NOTE_MAX: usize = 1_000;
 /// Characters of an object's name in an Event's, which leaves room for the part that the API server adds.
 const EVENT_PREFIX_MAX: usize = 200;
+/// What is told of credits.
+const FIGURES: [&str; 5] = ["granted", "used", "remaining", "prepaid", "overage"];
 
 pub struct Report {
     client: Client,
@@ -68,12 +70,14 @@ impl Report {
             ),
             credits: gauge(
                 "franking_policy_credits",
-                "Credits of a policy's pool in the running period; granted is absent where it is unlimited.",
+                "Credits of a policy: granted, used and overage of its pool in the running period, prepaid those that are \
+                 left of what was prepaid, remaining the less of both. What does not limit is absent.",
                 &["policy", "what"],
             ),
             account_credits: gauge(
                 "franking_account_credits",
-                "Credits of an account in the running period, for the first 1000 accounts that were seen.",
+                "Credits of an account: granted and used of its cap in the running period, prepaid those that are left of \
+                 what was prepaid, remaining the least of all its limits. For the first 1000 accounts that were seen.",
                 &["namespace", "account", "what"],
             ),
             measured: Mutex::default(),
@@ -111,18 +115,32 @@ impl Report {
 
     /// The same figures as on status, exact.
     pub fn figures(&self, what: &Ref, figures: &Figures) {
-        let remaining = figures.granted.map(|granted| (granted - figures.used).max(0));
-        let values = [("granted", figures.granted), ("used", Some(figures.used)), ("remaining", remaining)];
-        for (label, value) in values.into_iter().filter_map(|(label, value)| Some((label, value?))) {
-            match what {
-                Ref::Policy(name) => self.credits.with_label_values(&[name.name.as_str(), label]).set(value),
-                Ref::Account(name) if self.is_measured(what) => {
+        let Figures { granted, used, remaining, prepaid, overage, .. } = *figures;
+        for (label, value) in FIGURES.into_iter().zip([granted, Some(used), remaining, prepaid, overage]) {
+            match (what, value) {
+                (Ref::Policy(name), Some(value)) => {
+                    self.credits.with_label_values(&[name.name.as_str(), label]).set(value);
+                }
+                (Ref::Account(name), Some(value)) if self.is_measured(what) => {
                     let labels = [name.namespace.as_str(), name.name.as_str(), label];
                     self.account_credits.with_label_values(&labels).set(value);
                 }
-                Ref::Account(_) | Ref::Key(_) => {}
+                // A limit that was taken away leaves no figure behind.
+                (Ref::Policy(_) | Ref::Account(_), None) => self.forget_figure(what, label),
+                (Ref::Account(_) | Ref::Key(_), Some(_)) | (Ref::Key(_), None) => {}
             }
         }
+    }
+
+    fn forget_figure(&self, what: &Ref, label: &str) {
+        // A series that never was cannot be removed; that is no fault.
+        let _ = match what {
+            Ref::Policy(name) => self.credits.remove_label_values(&[name.name.as_str(), label]),
+            Ref::Account(name) => {
+                self.account_credits.remove_label_values(&[name.namespace.as_str(), name.name.as_str(), label])
+            }
+            Ref::Key(_) => Ok(()),
+        };
     }
 
     fn is_measured(&self, what: &Ref) -> bool {
@@ -133,15 +151,8 @@ impl Report {
     /// What is gone has no figures.
     pub fn forget(&self, what: &Ref) {
         self.measured.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
-        for label in ["granted", "used", "remaining"] {
-            // A series that never was cannot be removed; that is no fault.
-            let _ = match what {
-                Ref::Policy(name) => self.credits.remove_label_values(&[name.name.as_str(), label]),
-                Ref::Account(name) => {
-                    self.account_credits.remove_label_values(&[name.namespace.as_str(), name.name.as_str(), label])
-                }
-                Ref::Key(_) => Ok(()),
-            };
+        for label in FIGURES {
+            self.forget_figure(what, label);
         }
     }
 

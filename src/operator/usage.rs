@@ -11,7 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::error::{Error, Result};
 use super::kinds::Kind as _;
 use super::observe::Context;
-use super::plan::usage::{Due, Figures, Gauge, Metered, due};
+use super::plan::gauge::Gauge;
+use super::plan::usage::{Due, Figures, Metered, due};
 use super::references::Ref;
 #[cfg(test)]
 use super::watch::Name;
@@ -167,8 +168,9 @@ impl Desk {
         if let Some(rank) = rank {
             self.write.push(rank, what.clone());
         }
-        // The next period's figures are news although nothing moves: it opens what was exhausted.
-        self.judge_by(what.clone(), fresh.end);
+        // The next period's figures are news although nothing moves: it opens what was exhausted. So are a top-up, and a
+        // grant that expires.
+        self.judge_by(what.clone(), gauge.changes_at);
     }
 
     /// Judges at `at` or when it was going to, whichever is first: what waits for its next period, weeks away, must

@@ -317,7 +317,7 @@ fn selectors_find_the_pod_and_ports_have_names_that_it_knows() {
 }
 
 /// Who, what, and whether the chart's roles allow it in a namespace where they are bound.
-const MATRIX: [(&str, &str, &str, bool); 33] = [
+const MATRIX: [(&str, &str, &str, bool); 38] = [
     // A tenant with the ordinary role edit.
     ("tenant", "create", "subaccountapikeys.franking.io", true),
     ("tenant", "delete", "subaccountapikeys.franking.io", true),
@@ -344,7 +344,13 @@ const MATRIX: [(&str, &str, &str, bool); 33] = [
     ("viewer", "get", "subaccountapikeys.franking.io", true),
     ("viewer", "patch", "subaccountapikeys.franking.io", false),
     ("viewer", "get", "secrets", false),
+    // Nobody attaches an account to a plan or is generous with it but the platform team and whom it names.
+    ("tenant", "use", "creditpolicies.franking.io", false),
+    ("owner", "grant", "creditpolicies.franking.io", false),
+    ("manager", "use", "creditpolicies.franking.io", false),
     // The platform team.
+    ("platform", "use", "creditpolicies.franking.io", true),
+    ("platform", "grant", "creditpolicies.franking.io", true),
     ("platform", "create", "creditpolicies.franking.io", true),
     ("platform", "patch", "subaccounts.franking.io", true),
     ("platform", "patch", "creditpolicies.franking.io/status", false),

@@ -13,9 +13,10 @@ use crate::support::franking::Home;
 use crate::support::identity;
 
 /// What is applied, in the order of the READMEs: the argument for kubectl, and the path under `examples/`.
-const APPLIED: [(&str, &str); 6] = [
+const APPLIED: [(&str, &str); 7] = [
     ("--filename", "quickstart.yaml"),
     ("--filename", "company"),
+    ("--filename", "prepaid"),
     ("--filename", "printers/devices.yaml"),
     ("--filename", "gitops/platform.yaml"),
     ("--kustomize", "gitops/team"),
@@ -32,12 +33,13 @@ const ELSEWHERE: [(&str, &str); 2] = [
 const SYSTEM: &str = "franking-system";
 
 /// Secrets that the examples speak of: namespace, name, and some of the keys that a program finds in it.
-const SECRETS: [(&str, &str, &[&str]); 6] = [
+const SECRETS: [(&str, &str, &[&str]); 7] = [
     ("newsroom", "website-smtp", &["host", "port", "username", "password", "uri"]),
     ("newsroom", "alerts-smtp", &["username", "password"]),
     ("shop", "orders-smtp", &["SMTP_HOST", "SMTP_PORT", "SMTP_USERNAME", "SMTP_PASSWORD", "SMTP_URL"]),
     ("sales", "crm-mail", &["EMAIL_HOST", "EMAIL_PORT", "EMAIL_HOST_USER", "EMAIL_HOST_PASSWORD", "MAIL_ACCOUNT"]),
     ("facilities", "scanner-seventh-floor", &["host", "port", "username", "password"]),
+    ("bakery", "shop-smtp", &["SMTP_HOST", "SMTP_PASSWORD", "username"]),
     ("weather", "weather-mail", &["SMTP_URL"]),
 ];
 
@@ -106,6 +108,15 @@ async fn every_example_becomes_ready_and_every_key_a_secret_as_its_comments_say(
     let state = "jsonpath={.status.state}";
     let events = succeeded(plane().kubectl(&["get", "subaccount", "events", "--namespace", "events", "-o", state]));
     assert_eq!(events, "Suspended");
+    // As prepaid/customers.yaml says: two grants and the running month's top-up.
+    for (account, path, expected) in
+        [("bakery", ".status.credits.prepaid", "2300"), ("theatre", ".status.credits.remaining", "5000")]
+    {
+        let path = format!("--for=jsonpath={{{path}}}={expected}");
+        let account = format!("subaccount/{account}");
+        let namespace = account.trim_start_matches("subaccount/");
+        succeeded(plane().kubectl(&["wait", &path, &account, "--namespace", namespace, "--timeout=60s"]));
+    }
     for (namespace, name, keys) in SECRETS {
         let secret = succeeded(plane().kubectl(&["get", "secret", name, "--namespace", namespace, "-o", "json"]));
         let secret: Value = serde_json::from_str(&secret).expect("JSON");

@@ -1,11 +1,13 @@
 //! One test binary for all that crosses a room's border: the real API server, the real wire, the whole story.
 
+mod admission;
 mod boundaries;
 mod chart;
 mod chart_life;
 mod examples;
 mod generated;
 mod image;
+mod meters;
 mod operator;
 mod pod;
 mod process;

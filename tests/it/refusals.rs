@@ -248,3 +248,27 @@ fn manifests(folder: &Path) -> Vec<PathBuf> {
     files.sort();
     files
 }
+
+/// Server-side apply drops an object with the last of what its applier owned in it. Here that would take the limit away.
+#[tokio::test]
+async fn who_applies_the_last_grant_away_is_prepaid_still() {
+    let client = server().await;
+    let parameters = PatchParams::apply("gitops").force();
+    let first = json!({"grants": [{"id": "a", "credits": 1}]});
+    let top_up = json!({"recurring": {"credits": 1, "every": "Day"}});
+    for (kind, name) in [("CreditPolicy", "refusals-atomic"), ("SubAccount", "atomic")] {
+        let mut spec = match kind {
+            "CreditPolicy" => json!({"upstream": {"host": "smtp.example.com"}}),
+            _ => json!({"policyRef": {"name": "acme"}}),
+        };
+        for prepaid in
+            [&first, &json!({}), &first, &json!({"grants": []}), &top_up, &json!({"grants": []}), &top_up, &json!({})]
+        {
+            spec["prepaid"] = prepaid.clone();
+            let applied = Patch::Apply(object(kind, name, &spec));
+            let applied = api(&client, kind).patch(name, &parameters, &applied).await.expect("it is taken");
+            assert_eq!(&applied.data["spec"]["prepaid"], prepaid, "{kind}");
+        }
+        api(&client, kind).delete(name, &Default::default()).await.expect("it goes");
+    }
+}

@@ -16,17 +16,17 @@ use crate::support::{definitions, identity};
 
 const SYSTEM: &str = "franking-system";
 /// A revoked, expired or suspended credential is refused within this (issue: a second), and the watch before it.
-const SOON: Duration = Duration::from_secs(3);
+pub const SOON: Duration = Duration::from_secs(3);
 
 /// A cluster with Franking's definitions and identity, an upstream, and a place for the binary.
-struct Stage {
+pub struct Stage {
     plane: ControlPlane,
-    sink: Sink,
-    home: Home,
+    pub sink: Sink,
+    pub home: Home,
 }
 
 impl Stage {
-    async fn set() -> Self {
+    pub async fn set() -> Self {
         let plane = ControlPlane::start(Options::default()).expect("a control plane");
         definitions::install(&plane.admin_client().await).await;
         let (kubeconfig, _) = identity::operator(&plane, SYSTEM).await;
@@ -37,11 +37,11 @@ impl Stage {
         stage
     }
 
-    fn apply(&self, manifest: &str) {
+    pub fn apply(&self, manifest: &str) {
         succeeded(self.plane.kubectl_stdin(&["apply", "--server-side", "--force-conflicts", "-f", "-"], manifest));
     }
 
-    fn kubectl(&self, arguments: &[&str]) -> String {
+    pub fn kubectl(&self, arguments: &[&str]) -> String {
         succeeded(self.plane.kubectl(arguments))
     }
 
@@ -61,14 +61,14 @@ impl Stage {
         ));
     }
 
-    fn key(&self, name: &str, rules: &str) {
+    pub fn key(&self, name: &str, rules: &str) {
         self.apply(&format!(
             "{{apiVersion: franking.io/v1alpha1, kind: SubAccountApiKey, metadata: {{name: {name}, namespace: team}}, \
              spec: {{subAccountRef: {{name: shop}}, secret: {{name: {name}}}, {rules}}}}}"
         ));
     }
 
-    fn wait_ready(&self) {
+    pub fn wait_ready(&self) {
         for kind in ["creditpolicies", "subaccounts", "subaccountapikeys"] {
             let wait = ["wait", "--for=condition=Ready", kind, "--all", "-A", "--timeout=60s"];
             let ready = self.plane.kubectl(&wait).status.success();
@@ -76,19 +76,19 @@ impl Stage {
         }
     }
 
-    fn credentials(&self, secret: &str) -> Credentials {
+    pub fn credentials(&self, secret: &str) -> Credentials {
         let json = self.kubectl(&["get", "secret", secret, "-n", "team", "-o", "json"]);
         let secret: Secret = serde_json::from_str(&json).expect("a Secret");
         Credentials::from_secret(&secret).expect("a Secret of ours")
     }
 
     /// A field of the account, as text.
-    fn account_field(&self, path: &str) -> String {
+    pub fn account_field(&self, path: &str) -> String {
         self.kubectl(&["get", "subaccount", "shop", "-n", "team", "-o", &format!("jsonpath={{{path}}}")])
     }
 }
 
-fn send(session: &mut Session, subject: &str) -> String {
+pub fn send(session: &mut Session, subject: &str) -> String {
     session.send("news@example.com", "reader@example.net", subject).expect("an answer")
 }
 

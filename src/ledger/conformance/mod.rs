@@ -10,6 +10,7 @@ mod histories;
 mod limits;
 mod model;
 mod records;
+mod rollover;
 mod world;
 
 pub(super) use charging::*;
@@ -17,6 +18,7 @@ pub(super) use handle::*;
 pub(super) use histories::random_histories_agree_with_the_model;
 pub(super) use limits::*;
 pub(super) use records::*;
+pub(super) use rollover::*;
 pub(super) use world::{Place, World, account, chain, key_id, monthly};
 
 /// One test of each rule for the engine whose fresh place `$place` makes.
@@ -50,7 +52,17 @@ macro_rules! whole_suite {
             messages_of_a_closed_or_replaced_session_become_unknown,
             racing_tasks_accept_exactly_the_limit,
             racing_processes_accept_exactly_the_limit,
-        sixteen_processes_accept_exactly_the_limit,
+            sixteen_processes_accept_exactly_the_limit,
+            a_call_without_an_answer_is_asked_again_and_charged_once,
+            a_charge_that_comes_after_the_deadline_is_given_back,
+            a_caller_that_goes_away_is_not_charged,
+            a_full_disk_is_answered_at_once_and_heals,
+            one_message_that_cannot_be_written_does_not_stop_the_others,
+            outcomes_are_retried_until_they_are_written,
+            draining_writes_what_waits_and_closes_the_session,
+            what_cannot_be_written_by_the_deadline_is_counted,
+            a_given_up_session_is_renewed,
+            batches_grow_with_the_load_and_limits_hold,
             a_raised_limit_holds_at_once,
             a_lowered_limit_stops_sending_and_its_refunds_make_no_room,
             a_limit_that_comes_later_counts_what_was_used_before,
@@ -78,16 +90,8 @@ macro_rules! whole_suite {
             a_balance_of_a_period_in_which_nobody_sent_is_what_the_first_message_finds,
             the_trail_says_who_changed_which_limit_and_names_nobody,
             two_processes_have_two_sessions,
-            a_call_without_an_answer_is_asked_again_and_charged_once,
-            a_charge_that_comes_after_the_deadline_is_given_back,
-            a_caller_that_goes_away_is_not_charged,
-            a_full_disk_is_answered_at_once_and_heals,
-            one_message_that_cannot_be_written_does_not_stop_the_others,
-            outcomes_are_retried_until_they_are_written,
-            draining_writes_what_waits_and_closes_the_session,
-            what_cannot_be_written_by_the_deadline_is_counted,
-            a_given_up_session_is_renewed,
-            batches_grow_with_the_load_and_limits_hold,
+            ten_thousand_accounts_roll_over_while_mail_flows,
+            empty,
         );
     };
 }

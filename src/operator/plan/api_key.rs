@@ -9,9 +9,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::ResourceExt as _;
 use rand::Rng;
 
+use super::gauge::Gauge;
 use super::secret::{self, Access, Cause, Judgement, Standing};
 use super::sub_account::Namespace;
-use super::usage::{self, Figures, Gauge, Metered};
+use super::usage::{self, Figures, Metered};
 use super::{Notice, Outcome, Plan, Step, meta};
 use crate::crd::{
     CheckedCap, CheckedKey, CredentialStatus, LocalRef, Reason, SubAccountApiKey, SubAccountApiKeyStatus,
@@ -54,7 +55,7 @@ pub struct Account {
 impl Metered for SubAccountApiKeyStatus {
     fn shown(&self) -> Option<(Figures, Timestamp)> {
         let (usage, credits) = (self.usage.as_ref()?, self.credits.as_ref()?);
-        Some((Figures::shown(&usage.period, credits.cap, credits.used), self.observed_at.as_ref()?.0))
+        Some((Figures::of_credits(&usage.period, credits, None), self.observed_at.as_ref()?.0))
     }
 
     fn carry(&mut self, from: &Self) {
@@ -193,7 +194,15 @@ impl Work<'_> {
         plan.look_by(entry.expires_at.filter(|expiry| now < *expiry));
         // An account that has not been looked at yet is about to be, and wakes this key: no word until then.
         let too_early = !self.account.programmed && self.account.refusal.is_none() && self.key.status.is_none();
-        plan.status = (!too_early).then(|| self.status(&entry, &outcome));
+        if too_early {
+            return plan;
+        }
+        let next = self.status(&entry, &outcome);
+        plan.notices.extend(usage::news(self.key.status.as_ref(), &next, observed.gauge.as_ref()));
+        plan.status = Some(next);
+        // A new password is told of now; the figures of a cap that changes with it follow by themselves.
+        let recapped = observed.entry.as_ref().is_some_and(|old| old.cap != entry.cap);
+        plan.look_again = recapped && plan.notices.is_empty() && meta::holds(&self.key.metadata);
         plan
     }
 
@@ -288,7 +297,7 @@ impl Work<'_> {
             allowed_senders: spec.allowed_senders.clone(),
             plain_listener: spec.plain_listener,
             cap: CheckedCap::limit(spec.cap, &calendar.unwrap_or_else(Calendar::monthly_utc)),
-            rate: None,
+            rate: spec.rate,
             expires_at: spec.expires_at,
             revoked: spec.revoked,
             removed_at: None,
@@ -344,12 +353,6 @@ impl Work<'_> {
             restarted_at,
         });
         let gauge = self.observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&entry.cap, self.now));
-        let gauge = match &self.observed.entry {
-            Some(old) if old.cap.calendar == entry.cap.calendar && old.cap.credits != entry.cap.credits => {
-                gauge.regranted(entry.cap.credits)
-            }
-            Some(_) | None => gauge,
-        };
         let accepted = !matches!(outcome, Outcome::Refused { .. });
         let mut next = base_status(self.key, self.observed, outcome, (accepted, true), Some(gauge), self.now);
         next.username = Some(entry.username.to_string());

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
-use super::usage::{self, Figures, Gauge, Metered};
+use super::gauge::Gauge;
+use super::usage::{self, Figures, Metered};
 use super::{Outcome, Plan, Step, meta};
 use crate::crd::{AccountCounts, CheckedPolicy, CreditPolicy, CreditPolicyStatus, Reason, RelayPort, RelayStatus};
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, Suspension, UpstreamEntry};
@@ -46,7 +47,7 @@ pub enum Login {
 impl Metered for CreditPolicyStatus {
     fn shown(&self) -> Option<(Figures, Timestamp)> {
         let (period, credits) = (self.period.as_ref()?, self.credits.as_ref()?);
-        Some((Figures::shown(period, credits.granted, credits.used), self.observed_at.as_ref()?.0))
+        Some((Figures::of_pool(period, credits), self.observed_at.as_ref()?.0))
     }
 
     fn carry(&mut self, from: &Self) {
@@ -87,21 +88,24 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
         name: policy.name_any(),
         suspended: spec.suspended.clone(),
         pool: spec.pool.clone(),
-        overage: crate::domain::credit::Overage::Deny,
-        prepaid: None,
-        pricing: None,
+        prepaid: spec.prepaid.clone(),
+        overage: spec.overage,
+        pricing: spec.pricing.clone(),
         sender_domains: spec.sender_domains.clone(),
         upstream,
         removed_at: None,
     };
-    let gauge = gauge(observed, &entry, now);
+    let gauge = observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&entry.pool, now));
     let stands = observed.entry.as_ref().is_some_and(|entry| entry.removed_at.is_none());
     if observed.entry.as_ref() != Some(&entry) && (stands || !deleting) {
+        plan.look_again = meta::holds(&policy.metadata) && !same_limits(observed.entry.as_ref(), &entry);
         plan.steps.push(Step::Put(Box::new(Entry::Policy(entry))));
     }
     let accepted = matches!(outcome, Outcome::Ready { .. });
     let outcome = waiting.unwrap_or(outcome);
-    plan.status = Some(status(policy, observed, &outcome, (accepted, true), Some(gauge), now));
+    let next = status(policy, observed, &outcome, (accepted, true), Some(gauge.clone()), now);
+    plan.notices.extend(usage::news(policy.status.as_ref(), &next, Some(&gauge)));
+    plan.status = Some(next);
     plan
 }
 
@@ -160,13 +164,14 @@ fn upstream(spec: &CheckedPolicy, observed: &Observed) -> (Option<UpstreamEntry>
     (Some(entry), outcome)
 }
 
-fn gauge(observed: &Observed, entry: &PolicyEntry, now: Timestamp) -> Gauge {
-    let gauge = observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&entry.pool, now));
-    match &observed.entry {
-        Some(old) if old.pool.calendar == entry.pool.calendar && old.pool.credits != entry.pool.credits => {
-            gauge.regranted(entry.pool.credits)
+/// Whether the figures that were read stand when `next` is written. Of a new policy with nothing but a pool they are
+/// known beforehand.
+fn same_limits(standing: Option<&PolicyEntry>, next: &PolicyEntry) -> bool {
+    match standing {
+        Some(standing) => {
+            (&standing.pool, &standing.prepaid, standing.overage) == (&next.pool, &next.prepaid, next.overage)
         }
-        Some(_) | None => gauge,
+        None => next.prepaid.is_none() && next.overage.is_deny(),
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod api_key;
 pub mod credit_policy;
+pub mod gauge;
 pub mod meta;
 pub mod secret;
 pub mod sub_account;
@@ -34,12 +35,22 @@ pub struct Plan<S> {
     pub look_at: Option<Timestamp>,
     /// A Secret of somebody else's that this object waits for.
     pub awaited_secret: Option<String>,
+    /// The steps change the figures that the status would show: look again when they are done. Not of an object that is
+    /// held from now on: it has another version then, and its figures are judged in a moment anyway.
+    pub look_again: bool,
 }
 
 impl<S> Plan<S> {
     /// Nothing to do, nothing to say.
     pub fn nothing() -> Self {
-        Self { steps: Vec::new(), status: None, notices: Vec::new(), look_at: None, awaited_secret: None }
+        Self {
+            steps: Vec::new(),
+            status: None,
+            notices: Vec::new(),
+            look_at: None,
+            awaited_secret: None,
+            look_again: false,
+        }
     }
 
     /// Looks again at `at` or when it was going to, whichever is first.
@@ -148,12 +159,13 @@ pub fn transition(before: &[Condition], after: &[Condition]) -> Option<Notice> {
 }
 
 /// The reasons that an object can come to a stop for.
-const STOPS: [Reason; 14] = [
+const STOPS: [Reason; 15] = [
     Reason::Invalid,
     Reason::PolicyNotFound,
     Reason::PolicyNotReady,
     Reason::NotAllowedByPolicy,
     Reason::CapAboveCeiling,
+    Reason::PricingMissing,
     Reason::TooManyAccounts,
     Reason::DuplicateExternalId,
     Reason::AccountNotFound,

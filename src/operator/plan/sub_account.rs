@@ -6,13 +6,14 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
-use super::usage::{self, Figures, Gauge, Metered};
+use super::gauge::Gauge;
+use super::usage::{self, Figures, Metered};
 use super::{Outcome, Plan, Step, meta};
 use crate::crd::{
     AccountState, CheckedAccount, CheckedPolicy, CreditPolicy, DeletionPolicy, KeyCounts, Reason, SubAccount,
-    SubAccountStatus, SuspensionSource, SuspensionStatus, account_limit,
+    SubAccountStatus, SuspensionSource, SuspensionStatus, account_limit, slower,
 };
-use crate::domain::credit::Limit;
+use crate::domain::credit::{Limit, Rate};
 use crate::domain::directory::{AccountEntry, Entry, Suspension};
 use crate::domain::id::{AccountId, PolicyId};
 use crate::operator::watch::Name;
@@ -54,12 +55,13 @@ pub struct Policy {
 impl Metered for SubAccountStatus {
     fn shown(&self) -> Option<(Figures, Timestamp)> {
         let (usage, credits) = (self.usage.as_ref()?, self.credits.as_ref()?);
-        Some((Figures::shown(&usage.period, credits.cap, credits.used), self.observed_at.as_ref()?.0))
+        Some((Figures::of_credits(&usage.period, credits, self.spend), self.observed_at.as_ref()?.0))
     }
 
     fn carry(&mut self, from: &Self) {
         self.usage.clone_from(&from.usage);
         self.credits.clone_from(&from.credits);
+        self.spend = from.spend;
         self.keys = from.keys;
         self.observed_at.clone_from(&from.observed_at);
     }
@@ -96,6 +98,7 @@ struct Accepted {
     policy: PolicyId,
     policy_suspended: Option<Suspension>,
     limit: Limit,
+    rate: Option<Rate>,
 }
 
 /// All that can be wrong, in the order in which a user can put it right.
@@ -124,9 +127,23 @@ fn judge(account: &SubAccount, observed: &Observed) -> Result<Accepted, Outcome>
     }
     let limit = account_limit(&plan, spec.cap)
         .map_err(|refusal| Outcome::refused(Reason::CapAboveCeiling, refusal.to_string()))?;
+    priced(&plan, &spec)?;
     not_too_many(&plan, observed)?;
     unique(account, &spec, observed)?;
-    Ok(Accepted { policy: policy.id, policy_suspended: plan.suspended, limit, spec })
+    let rate = slower(spec.rate, plan.account_rate);
+    Ok(Accepted { policy: policy.id, policy_suspended: plan.suspended, limit, rate, spec })
+}
+
+fn priced(plan: &CheckedPolicy, spec: &CheckedAccount) -> Result<(), Outcome> {
+    if spec.spend_limit_micro.is_none() || plan.pricing.is_some() {
+        return Ok(());
+    }
+    let fix = format!(
+        "spec.spendLimitMinor: the CreditPolicy \"{}\" has no spec.pricing, so nobody knows what a message costs; have it \
+         priced, or remove the limit",
+        spec.policy
+    );
+    Err(Outcome::refused(Reason::PricingMissing, fix))
 }
 
 fn not_too_many(plan: &CheckedPolicy, observed: &Observed) -> Result<(), Outcome> {
@@ -172,12 +189,13 @@ fn accept(
         name: account.name_any(),
         suspended: accepted.spec.suspended.clone(),
         cap: accepted.limit.clone(),
-        prepaid: None,
-        spend_limit_micro: None,
-        rate: None,
+        prepaid: accepted.spec.prepaid.clone(),
+        spend_limit_micro: accepted.spec.spend_limit_micro,
+        rate: accepted.rate,
         removed_at: None,
     };
     if observed.entry.as_ref() != Some(&entry) {
+        plan.look_again = meta::holds(&account.metadata) && !same_limits(observed.entry.as_ref(), &entry);
         plan.steps.push(Step::Put(Box::new(Entry::Account(entry))));
     }
     let suspensions = suspensions(account, accepted, now);
@@ -192,9 +210,23 @@ fn accept(
         }
         None => (AccountState::Active, Outcome::ready("mail can be sent")),
     };
-    let gauge = gauge(observed, &accepted.limit, now);
-    plan.status = Some(status(account, observed, &outcome, (true, true), now, (state, suspensions, Some(gauge))));
+    let gauge = observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&accepted.limit, now));
+    let next = status(account, observed, &outcome, (true, true), now, (state, suspensions, Some(gauge.clone())));
+    plan.notices.extend(usage::news(account.status.as_ref(), &next, Some(&gauge)));
+    plan.status = Some(next);
     plan
+}
+
+/// Whether the figures that were read stand when `next` is written. Of a new account with nothing but a cap they are
+/// known beforehand.
+fn same_limits(standing: Option<&AccountEntry>, next: &AccountEntry) -> bool {
+    match standing {
+        Some(standing) => {
+            (standing.policy, &standing.cap, &standing.prepaid, standing.spend_limit_micro)
+                == (next.policy, &next.cap, &next.prepaid, next.spend_limit_micro)
+        }
+        None => next.prepaid.is_none() && next.spend_limit_micro.is_none(),
+    }
 }
 
 /// A refused account may not send: what the directory holds of it is taken out of service, its used credits stay.
@@ -230,16 +262,6 @@ fn refuse(
     plan
 }
 
-fn gauge(observed: &Observed, limit: &Limit, now: Timestamp) -> Gauge {
-    match (&observed.gauge, &observed.entry) {
-        (Some(gauge), Some(entry)) if entry.cap.calendar == limit.calendar && entry.cap.credits != limit.credits => {
-            gauge.clone().regranted(limit.credits)
-        }
-        (Some(gauge), _) => gauge.clone(),
-        (None, _) => Gauge::untouched(limit, now),
-    }
-}
-
 fn suspensions(account: &SubAccount, accepted: &Accepted, now: Timestamp) -> Vec<SuspensionStatus> {
     let standing = account.status.iter().flat_map(|status| &status.suspensions);
     let known: Vec<&SuspensionStatus> = standing.collect();
@@ -272,6 +294,7 @@ fn status(
         conditions: outcome.conditions(conditions, account.metadata.generation, now, (accepted, programmed)),
         usage: gauge.as_ref().map(Gauge::usage),
         credits: gauge.as_ref().map(Gauge::credits),
+        spend: gauge.as_ref().and_then(|gauge| gauge.figures.spend),
         keys: Some(observed.keys),
         observed_at: Some(Time(usage::second(now))),
     };

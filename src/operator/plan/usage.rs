@@ -1,14 +1,13 @@
-//! When figures are worth a write to a status.
+//! When figures are worth a write to a status, and an Event.
 //!
 //! A change of phase at once; else when they moved by 1 % of the allowance and a minute passed; where nothing limits,
 //! 10 % of what was used and a quarter of an hour. Exact figures come from the metrics.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::crd::{CreditStatus, PeriodStatus, PoolCreditStatus, UsageStatus};
-use crate::domain::credit::{Limit, Lot};
-use crate::ledger::store::{Balance, Usage};
+use super::Notice;
+use super::gauge::Gauge;
+use crate::crd::{CreditStatus, PeriodStatus, PoolCreditStatus, Reason, SpendStatus};
 
 /// The least time between two writes for figures that moved within their phase.
 const CAPPED_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
@@ -22,8 +21,18 @@ const UNCAPPED_PART: i64 = 10;
 pub struct Figures {
     pub start: Timestamp,
     pub end: Timestamp,
+    /// Of the period's limit.
     pub granted: Option<i64>,
+    /// In the period, overage included.
     pub used: i64,
+    /// The least of all that limits the holder.
+    pub remaining: Option<i64>,
+    /// What is left of prepaid credits; `None`: not prepaid.
+    pub prepaid: Option<i64>,
+    /// Of a policy whose pool may be exceeded.
+    pub overage: Option<i64>,
+    /// Of an account with a spend limit.
+    pub spend: Option<SpendStatus>,
 }
 
 /// What a reader would act on.
@@ -31,20 +40,61 @@ pub struct Figures {
 enum Phase {
     Untouched,
     InUse,
+    /// The pool is used up, and messages go on.
+    Beyond,
     Exhausted,
 }
 
 impl Figures {
-    pub fn shown(period: &PeriodStatus, granted: Option<i64>, used: i64) -> Self {
-        Self { start: period.start.0, end: period.end.0, granted, used }
+    /// Those of a key's or an account's status.
+    pub fn of_credits(period: &PeriodStatus, credits: &CreditStatus, spend: Option<SpendStatus>) -> Self {
+        Self {
+            start: period.start.0,
+            end: period.end.0,
+            granted: credits.cap,
+            used: credits.used,
+            remaining: credits.remaining,
+            prepaid: credits.prepaid,
+            overage: None,
+            spend,
+        }
+    }
+
+    /// Those of a policy's status.
+    pub fn of_pool(period: &PeriodStatus, credits: &PoolCreditStatus) -> Self {
+        Self {
+            start: period.start.0,
+            end: period.end.0,
+            granted: credits.granted,
+            used: credits.used,
+            remaining: credits.remaining,
+            prepaid: credits.prepaid,
+            overage: credits.overage,
+            spend: None,
+        }
     }
 
     fn phase(&self) -> Phase {
-        match self.granted {
-            Some(granted) if self.used >= granted => Phase::Exhausted,
-            Some(_) | None if self.used == 0 => Phase::Untouched,
-            Some(_) | None => Phase::InUse,
+        match (self.remaining, self.overage) {
+            // Overage goes beyond the pool and not beyond what was paid.
+            (Some(0), Some(_)) if self.prepaid != Some(0) => Phase::Beyond,
+            (Some(0), Some(_) | None) => Phase::Exhausted,
+            (Some(_) | None, Some(_) | None) if self.used == 0 => Phase::Untouched,
+            (Some(_) | None, Some(_) | None) => Phase::InUse,
         }
+    }
+
+    /// Whether `fresh` figures are news that wait for nobody: another phase, or other limits.
+    fn outdated_by(&self, fresh: &Self) -> bool {
+        let limits =
+            |figures: &Self| (figures.granted, figures.prepaid.is_some(), figures.spend.map(|spend| spend.limit_minor));
+        limits(self) != limits(fresh) || self.phase() != fresh.phase()
+    }
+
+    /// How far `fresh` figures are from these, in credits.
+    fn distance(&self, fresh: &Self) -> i64 {
+        let left = |figures: &Self| figures.prepaid.unwrap_or(0);
+        (fresh.used - self.used).abs().max((left(fresh) - left(self)).abs())
     }
 }
 
@@ -63,19 +113,18 @@ pub enum Due {
 
 pub fn due(shown: Option<(&Figures, Timestamp)>, fresh: &Figures, now: Timestamp) -> Due {
     let Some((shown, written_at)) = shown else { return Due::AtOnce };
-    if shown.granted != fresh.granted || shown.phase() != fresh.phase() {
+    if shown.outdated_by(fresh) {
         return Due::AtOnce;
     }
     // Everybody's period ends at midnight: what merely starts anew waits behind what opens again.
     if shown.start != fresh.start || shown.end != fresh.end {
         return Due::Now;
     }
-    let moved = (fresh.used - shown.used).abs();
-    let (enough, interval) = match fresh.granted {
-        Some(granted) => ((granted / CAPPED_PART).max(1), CAPPED_INTERVAL),
+    let (enough, interval) = match fresh.granted.or(shown.prepaid) {
+        Some(allowance) => ((allowance / CAPPED_PART).max(1), CAPPED_INTERVAL),
         None => ((shown.used / UNCAPPED_PART).max(1), UNCAPPED_INTERVAL),
     };
-    if moved < enough {
+    if shown.distance(fresh) < enough {
         return Due::No;
     }
     match written_at.checked_add(interval) {
@@ -87,71 +136,6 @@ pub fn due(shown: Option<(&Figures, Timestamp)>, fresh: &Figures, now: Timestamp
 /// Times on the wire have whole seconds; a finer one would differ from what is read back.
 pub fn second(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
-}
-
-/// A holder's figures with what became of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gauge {
-    pub figures: Figures,
-    usage: Usage,
-}
-
-impl Gauge {
-    pub fn of(balance: &Balance) -> Self {
-        let Lot { window, granted, consumed, .. } = &balance.lot;
-        let figures =
-            Figures { start: second(window.from), end: second(window.to), granted: *granted, used: *consumed };
-        Self { figures, usage: balance.usage }
-    }
-
-    /// What will be read of a holder that is about to be made.
-    pub fn untouched(limit: &Limit, now: Timestamp) -> Self {
-        let window = limit.calendar.window(now);
-        let figures = Figures { start: second(window.from), end: second(window.to), granted: limit.credits, used: 0 };
-        Self { figures, usage: Usage::default() }
-    }
-
-    /// The same with a limit that is about to hold.
-    pub fn regranted(mut self, granted: Option<i64>) -> Self {
-        self.figures.granted = granted;
-        self
-    }
-
-    pub fn period(&self) -> PeriodStatus {
-        PeriodStatus { start: Time(self.figures.start), end: Time(self.figures.end) }
-    }
-
-    fn remaining(&self) -> Option<i64> {
-        self.figures.granted.map(|granted| (granted - self.figures.used).max(0))
-    }
-
-    pub fn usage(&self) -> UsageStatus {
-        UsageStatus {
-            period: self.period(),
-            accepted: self.usage.accepted,
-            relayed: self.usage.relayed,
-            refused: self.usage.refused,
-            unknown: self.usage.unknown,
-            last_sent_at: self.last_sent_at().map(Time),
-        }
-    }
-
-    pub fn last_sent_at(&self) -> Option<Timestamp> {
-        self.usage.last_sent_at.map(second)
-    }
-
-    pub fn credits(&self) -> CreditStatus {
-        CreditStatus {
-            cap: self.figures.granted,
-            used: self.figures.used,
-            remaining: self.remaining(),
-            reopens_at: self.figures.granted.map(|_| Time(self.figures.end)),
-        }
-    }
-
-    pub fn pool(&self) -> PoolCreditStatus {
-        PoolCreditStatus { granted: self.figures.granted, used: self.figures.used, remaining: self.remaining() }
-    }
 }
 
 /// A status with figures in it.
@@ -166,13 +150,45 @@ pub trait Metered: Clone + PartialEq {
 /// the fresh ones that are in it. Where neither has figures, the time alone is no news either.
 pub fn settle<S: Metered>(next: S, standing: Option<&S>, granted: bool) -> S {
     let Some(standing) = standing.filter(|_| !granted) else { return next };
-    let limit = |status: &S| status.shown().map(|(figures, _)| figures.granted);
-    if limit(&next) != limit(standing) {
+    let outdated = match (standing.shown(), next.shown()) {
+        (Some((shown, _)), Some((fresh, _))) => shown.outdated_by(&fresh),
+        (None, None) => false,
+        (Some(_), None) | (None, Some(_)) => true,
+    };
+    if outdated {
         return next;
     }
     let mut carried = next.clone();
     carried.carry(standing);
     if carried == *standing { carried } else { next }
+}
+
+/// What people are told when credits are used up, and when they are there again. What begins used up is no news: it was
+/// written so.
+pub fn news<S: Metered>(standing: Option<&S>, next: &S, gauge: Option<&Gauge>) -> Option<Notice> {
+    let (before, _) = standing?.shown()?;
+    let (after, _) = next.shown()?;
+    let open = |phase| match phase {
+        Phase::Untouched | Phase::InUse => true,
+        Phase::Beyond | Phase::Exhausted => false,
+    };
+    match (before.phase(), after.phase()) {
+        (was, is) if was == is || (open(was) && open(is)) => None,
+        (_, Phase::Exhausted) => {
+            Some(Notice { warning: true, reason: Reason::CreditsExhausted, note: gauge?.sentence_of_end() })
+        }
+        (_, Phase::Beyond) => {
+            let note = "the pool is used up; messages go on, because spec.overage says Allow, and are counted apart";
+            Some(Notice { warning: true, reason: Reason::CreditsExhausted, note: note.to_owned() })
+        }
+        (_, Phase::Untouched | Phase::InUse) => {
+            let note = match after.remaining {
+                Some(remaining) => format!("credits are there again: {remaining}"),
+                None => "credits are there again, without a limit".to_owned(),
+            };
+            Some(Notice { warning: false, reason: Reason::CreditsAvailable, note })
+        }
+    }
 }
 
 #[cfg(test)]
@@ -184,7 +200,15 @@ mod tests {
     }
 
     fn figures(granted: Option<i64>, used: i64) -> Figures {
-        Figures { start: at(0), end: at(1_000_000), granted, used }
+        let remaining = granted.map(|granted| (granted - used).max(0));
+        let (prepaid, overage, spend) = (None, None, None);
+        Figures { start: at(0), end: at(1_000_000), granted, used, remaining, prepaid, overage, spend }
+    }
+
+    fn paid(granted: Option<i64>, used: i64, prepaid: i64) -> Figures {
+        let capped = figures(granted, used);
+        let remaining = Some(capped.remaining.map_or(prepaid, |remaining| remaining.min(prepaid)));
+        Figures { prepaid: Some(prepaid), remaining, ..capped }
     }
 
     #[test]
@@ -216,10 +240,40 @@ mod tests {
         let shown = figures(Some(10), 5);
         let next = Figures { start: at(1_000_000), end: at(2_000_000), ..shown.clone() };
         assert_eq!(due(Some((&shown, at(0))), &next, at(1)), Due::Now);
-        let opened = Figures { used: 0, ..next };
+        let opened = Figures { used: 0, remaining: Some(10), ..next };
         for fresh in [opened, figures(Some(20), 5), figures(None, 5)] {
             assert_eq!(due(Some((&shown, at(0))), &fresh, at(1)), Due::AtOnce);
         }
         assert_eq!(due(None, &shown, at(1)), Due::AtOnce);
+    }
+
+    #[test]
+    fn prepaid_credits_and_money_are_figures_like_the_cap() {
+        let at_once = |shown: &Figures, fresh: &Figures| due(Some((shown, at(0))), fresh, at(1)) == Due::AtOnce;
+        assert!(at_once(&paid(None, 9, 1), &paid(None, 10, 0)), "used up");
+        assert!(at_once(&paid(None, 10, 0), &paid(None, 10, 5)), "opened by a grant");
+        assert!(at_once(&figures(None, 10), &paid(None, 10, 5)), "prepaid from now on");
+        // Without a cap the prepaid credits are the allowance: 1 % of 500 is 5.
+        for (left, expected) in [(496, Due::No), (495, Due::Now), (600, Due::Now)] {
+            assert_eq!(due(Some((&paid(None, 10, 500), at(0))), &paid(None, 10, left), at(60)), expected, "{left}");
+        }
+        let spend = |limit_minor| Some(SpendStatus { limit_minor, used_minor: 3 });
+        let spending = Figures { spend: spend(10), ..figures(None, 10) };
+        assert!(at_once(&spending, &Figures { spend: spend(11), ..spending.clone() }));
+    }
+
+    #[test]
+    fn a_pool_that_may_be_exceeded_has_a_phase_of_its_own() {
+        let pool = |used: i64, prepaid| Figures {
+            overage: Some((used - 10).max(0)),
+            prepaid,
+            remaining: Some((10 - used).max(0).min(prepaid.unwrap_or(i64::MAX))),
+            ..figures(Some(10), used)
+        };
+        let phases: Vec<Phase> = [pool(0, None), pool(9, None), pool(10, None), pool(12, None), pool(12, Some(0))]
+            .iter()
+            .map(Figures::phase)
+            .collect();
+        assert_eq!(phases, [Phase::Untouched, Phase::InUse, Phase::Beyond, Phase::Beyond, Phase::Exhausted]);
     }
 }

@@ -154,3 +154,14 @@ async fn a_spec_that_only_the_check_can_refuse_is_refused_with_its_field() {
     ready(world.policies(), "invalid").await;
     ready(world.accounts(), "a").await;
 }
+
+#[tokio::test]
+async fn a_spend_limit_waits_until_the_plan_has_a_price() {
+    let world = World::shared("unpriced").await;
+    world.plain_policy("unpriced", json!({})).await;
+    world.account("a", json!({"spendLimitMinor": 500})).await;
+    let sentence = stalled(world.accounts(), "a", "PricingMissing").await;
+    assert!(sentence.contains("spec.spendLimitMinor") && sentence.contains("spec.pricing"), "{sentence}");
+    world.plain_policy("unpriced", json!({"pricing": {"currency": "EUR"}})).await;
+    ready(world.accounts(), "a").await;
+}

@@ -1,5 +1,6 @@
 //! A valid fixture and one mutation per refusal, for each kind; and the life of a password.
 
+mod credits;
 mod steadfast;
 
 use std::sync::Arc;
@@ -124,7 +125,8 @@ fn standing_account() -> AccountEntry {
 #[test]
 fn each_refusal_of_an_account_has_its_reason_and_takes_it_out_of_service() {
     type Edit = fn(&mut SubAccount, &mut sub_account::Observed);
-    let cases: [(&str, Edit); 7] = [
+    let cases: [(&str, Edit); 8] = [
+        ("PricingMissing!", |account, _| account.spec.spend_limit_minor = Some(100)),
         ("PolicyNotFound!", |_, seen| seen.policy = None),
         ("NotAllowedByPolicy!", |_, seen| {
             let rule = json!({"from": "Selector", "selector": {"matchLabels": {"a": "b"}}});

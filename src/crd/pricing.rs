@@ -1,0 +1,57 @@
+//! What sending costs, and what an account may spend.
+
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Problem;
+use crate::domain::money::{self, MINOR_MAX};
+
+/// Ten million of a currency's units for a thousand recipients: the price of the largest message stays far from the end
+/// of 64 bits in millionths.
+const PRICE_MAX: i64 = 1_000_000_000;
+
+/// What the plan costs, in minor units of a currency, such as cents. It is for the bill and for spend limits; nothing is
+/// ever charged to anybody here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Pricing {
+    /// ISO 4217 code of the currency, such as EUR. It cannot be changed, because what was spent is counted in it.
+    #[schemars(length(min = 3, max = 3), regex(pattern = r"^[A-Z]{3}$"))]
+    #[x_kube(validation = Rule::new("self == oldSelf")
+        .message("currency cannot be changed, because what was spent is counted in it: make a new policy"))]
+    pub currency: String,
+    /// What the plan costs in each calendar month however much is sent, in minor units. 0 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000_000_000_i64))]
+    pub base_price_minor: Option<i64>,
+    /// What a thousand recipients cost, in minor units. A new price holds from the next message on. 0 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub price_per_thousand_minor: Option<i64>,
+}
+
+impl Pricing {
+    pub(super) fn check(&self, field: &str) -> Result<money::Pricing, Problem> {
+        if self.currency.len() != 3 || !self.currency.bytes().all(|byte| byte.is_ascii_uppercase()) {
+            return Err(Problem::new(format!("{field}.currency"), "write an ISO 4217 code such as EUR"));
+        }
+        Ok(money::Pricing {
+            currency: self.currency.clone(),
+            base_price_minor: minor(self.base_price_minor.unwrap_or(0), MINOR_MAX, &format!("{field}.basePriceMinor"))?,
+            price_per_thousand_minor: minor(
+                self.price_per_thousand_minor.unwrap_or(0),
+                PRICE_MAX,
+                &format!("{field}.pricePerThousandMinor"),
+            )?,
+        })
+    }
+}
+
+/// An amount in minor units, from 0 to `most`.
+pub(super) fn minor(amount: i64, most: i64, field: &str) -> Result<i64, Problem> {
+    if (0..=most).contains(&amount) {
+        Ok(amount)
+    } else {
+        Err(Problem::new(field, format!("write an amount in minor units, such as cents, from 0 to {most}")))
+    }
+}

@@ -1,0 +1,118 @@
+//! What the ledger says of a holder's credits, as status and Events say it.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::usage::{Figures, second};
+use crate::crd::{CreditStatus, PeriodStatus, PoolCreditStatus, SpendStatus, UsageStatus};
+use crate::domain::credit::{Limit, Meter};
+use crate::domain::money::MICRO;
+use crate::ledger::store::{Balance, Exhausted, SpendBalance, Usage};
+
+/// A holder's figures with what became of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gauge {
+    pub figures: Figures,
+    /// When the figures change although nobody sends.
+    pub changes_at: Timestamp,
+    usage: Usage,
+    exhausted: Option<Exhausted>,
+    reopens_at: Option<Timestamp>,
+}
+
+impl Gauge {
+    pub fn of(balance: &Balance) -> Self {
+        let lot = &balance.lot;
+        // A pool that may be exceeded refuses nobody, and still its end is what a reader wants to see.
+        let pool = lot.remaining().filter(|_| !balance.overage.is_deny());
+        let figures = Figures {
+            start: second(lot.window.from),
+            end: second(lot.window.to),
+            granted: lot.granted,
+            used: lot.used(),
+            remaining: [balance.remaining(), pool].into_iter().flatten().min(),
+            prepaid: balance.prepaid.map(|prepaid| prepaid.remaining),
+            overage: Some(lot.overage).filter(|overage| *overage > 0 || !balance.overage.is_deny()),
+            spend: balance.spend.map(spend),
+        };
+        Self {
+            figures,
+            changes_at: balance.changes_at(),
+            usage: balance.usage,
+            exhausted: balance.exhausted(),
+            reopens_at: balance.reopens_at().map(second),
+        }
+    }
+
+    /// What will be read of a holder that is about to be made, and has nothing but a limit per period.
+    pub fn untouched(limit: &Limit, now: Timestamp) -> Self {
+        let window = limit.calendar.window(now);
+        let figures = Figures {
+            start: second(window.from),
+            end: second(window.to),
+            granted: limit.credits,
+            used: 0,
+            remaining: limit.credits,
+            prepaid: None,
+            overage: None,
+            spend: None,
+        };
+        let reopens_at = limit.credits.map(|_| figures.end);
+        Self { figures, changes_at: window.to, usage: Usage::default(), exhausted: None, reopens_at }
+    }
+
+    pub fn period(&self) -> PeriodStatus {
+        PeriodStatus { start: Time(self.figures.start), end: Time(self.figures.end) }
+    }
+
+    pub fn usage(&self) -> UsageStatus {
+        UsageStatus {
+            period: self.period(),
+            accepted: self.usage.accepted,
+            relayed: self.usage.relayed,
+            refused: self.usage.refused,
+            unknown: self.usage.unknown,
+            last_sent_at: self.last_sent_at().map(Time),
+        }
+    }
+
+    pub fn last_sent_at(&self) -> Option<Timestamp> {
+        self.usage.last_sent_at.map(second)
+    }
+
+    pub fn credits(&self) -> CreditStatus {
+        let Figures { granted, used, remaining, prepaid, .. } = self.figures;
+        CreditStatus { cap: granted, used, remaining, prepaid, reopens_at: self.reopens_at.map(Time) }
+    }
+
+    pub fn pool(&self) -> PoolCreditStatus {
+        let Figures { granted, used, remaining, prepaid, overage, .. } = self.figures;
+        PoolCreditStatus { granted, used, remaining, prepaid, overage, reopens_at: self.reopens_at.map(Time) }
+    }
+
+    /// Which limit is used up, and what opens it.
+    pub fn sentence_of_end(&self) -> String {
+        let meter = self.exhausted.map(|exhausted| exhausted.meter);
+        let (what, remedy) = match meter {
+            Some(Meter::KeyCap | Meter::AccountCap) => ("the cap", "raise spec.cap"),
+            Some(Meter::AccountSpend) => ("the spend limit", "raise spec.spendLimitMinor"),
+            Some(Meter::AccountPrepaid | Meter::PolicyPrepaid) => {
+                ("what was prepaid", "add a grant to spec.prepaid.grants")
+            }
+            Some(Meter::PolicyPool) => ("the pool", "raise spec.pool.credits"),
+            None => ("a limit", "raise it"),
+        };
+        match self.reopens_at {
+            Some(at) => format!("{what} is used up: nothing more is sent until {at}; {remedy} to send before"),
+            None => format!("{what} is used up: nothing more is sent; {remedy}"),
+        }
+    }
+}
+
+/// Money is never shown as less than it is: what was begun of a minor unit counts.
+fn spend(balance: SpendBalance) -> SpendStatus {
+    SpendStatus {
+        limit_minor: balance.limit_micro / MICRO,
+        used_minor: balance.used_micro / MICRO + i64::from(balance.used_micro % MICRO > 0),
+    }
+}

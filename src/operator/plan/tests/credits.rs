@@ -1,0 +1,196 @@
+//! What is worth money: how it gets to the directory, what status shows of it, and what people are told.
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::*;
+use crate::crd::{CreditPolicyStatus, Reason, SubAccountStatus};
+use crate::domain::credit::{Limit, Lot, Overage, Rate, Share};
+use crate::domain::directory::PolicyEntry;
+use crate::domain::id::Holder;
+use crate::ledger::store::{Balance, PrepaidBalance, SpendBalance, Usage};
+use crate::operator::plan::gauge::Gauge;
+
+fn balance(holder: Holder, granted: Option<i64>, used: i64) -> Balance {
+    let limit = Limit { credits: granted, calendar: Calendar::monthly_utc() };
+    let window = limit.calendar.window(now());
+    let new = crate::domain::credit::NewLot { window, share: Share::FULL };
+    let mut lot = Lot::of_period(holder, new, granted);
+    lot.charge(used);
+    Balance { lot, usage: Usage::default(), overage: Overage::Deny, prepaid: None, spend: None }
+}
+
+fn of_account(granted: Option<i64>, used: i64) -> Balance {
+    balance(Holder::Account(AccountId(Uuid::from_u128(2))), granted, used)
+}
+
+fn prepaid(granted: i64, remaining: i64, next_top_up: Option<&str>) -> Option<PrepaidBalance> {
+    let next_top_up = next_top_up.map(|at| at.parse().expect("a time"));
+    Some(PrepaidBalance { granted, remaining, next_top_up, next_expiry: None })
+}
+
+fn put_account(account: &SubAccount, seen: &sub_account::Observed) -> AccountEntry {
+    let plan = sub_account::plan(account, seen, now());
+    let Some(Entry::Account(entry)) = entries(&plan).first().copied().cloned() else { panic!("an account is put") };
+    entry
+}
+
+/// The status of an account of these rules that stands in the directory and has this balance, and what is told.
+fn shown(
+    account: &mut SubAccount,
+    policy_spec: &Value,
+    balance: &Balance,
+) -> (SubAccountStatus, Vec<(Reason, String)>) {
+    let mut seen = seen_account(Some(policy(policy_spec.clone())));
+    seen.entry = Some(put_account(account, &seen));
+    seen.gauge = Some(Gauge::of(balance));
+    let plan = sub_account::plan(account, &seen, now());
+    assert!(!plan.look_again && plan.steps.is_empty(), "{:?}", plan.steps);
+    account.status = plan.status.clone();
+    let notices = plan.notices.into_iter().map(|notice| (notice.reason, notice.note)).collect();
+    (plan.status.expect("a status"), notices)
+}
+
+#[test]
+fn what_an_account_has_of_money_is_in_the_directory() {
+    let pricing = json!({"currency": "EUR", "pricePerThousandMinor": 80});
+    let ceiling = json!({"messages": 60, "per": "Minute"});
+    let plan = json!({"pricing": pricing, "perAccount": {"rateLimit": ceiling}});
+    let spec = json!({
+        "prepaid": {"grants": [{"id": "one", "credits": 5}]}, "spendLimitMinor": 3,
+        "rateLimit": {"messages": 2, "per": "Second"}
+    });
+    let entry = put_account(&account(spec), &seen_account(Some(policy(plan.clone()))));
+    assert_eq!(entry.prepaid.expect("prepaid").grants[0].credits, 5);
+    assert_eq!(entry.spend_limit_micro, Some(3_000_000));
+    assert_eq!(entry.rate, Some(Rate { messages: 60, per_seconds: 60 }), "the slower of the two");
+    let entry = put_account(&account(json!({})), &seen_account(Some(policy(plan))));
+    assert_eq!((entry.prepaid, entry.spend_limit_micro), (None, None));
+    assert_eq!(entry.rate, Some(Rate { messages: 60, per_seconds: 60 }), "the policy's holds for who names none");
+}
+
+#[test]
+fn a_key_has_its_own_rate_and_the_policy_its_credits_and_prices() {
+    let mut scene = Scene::new(json!({"rateLimit": {"messages": 3, "per": "Hour"}}));
+    let plan = scene.plan();
+    let Entry::Key(key) = entries(&plan)[0] else { panic!("a key is put") };
+    assert_eq!(key.rate, Some(Rate { messages: 3, per_seconds: 3_600 }));
+
+    let spec = json!({"overage": "Allow", "pricing": {"currency": "EUR"}, "prepaid": {}});
+    let entry = put_policy(&policy(spec));
+    assert_eq!((entry.overage, entry.prepaid), (Overage::Allow, Some(Default::default())));
+    assert_eq!(entry.pricing.map(|pricing| (pricing.base_price_minor, pricing.currency)), Some((0, "EUR".into())));
+}
+
+fn seen_policy(entry: Option<PolicyEntry>, balance: Option<&Balance>) -> credit_policy::Observed {
+    credit_policy::Observed {
+        id: PolicyId(Uuid::from_u128(1)),
+        entry,
+        login: Login::None,
+        namespace: "franking".into(),
+        gauge: balance.map(Gauge::of),
+        accounts: AccountCounts::default(),
+        users: Vec::new(),
+        endpoint: endpoint(),
+        figures_granted: false,
+    }
+}
+
+fn put_policy(policy: &CreditPolicy) -> PolicyEntry {
+    let plan = credit_policy::plan(policy, &seen_policy(None, None), now());
+    let Some(Entry::Policy(entry)) = entries(&plan).first().copied().cloned() else { panic!("a policy is put") };
+    entry
+}
+
+#[test]
+fn a_changed_limit_is_looked_at_again_when_it_is_written_and_nothing_else_is() {
+    let cases = [
+        (json!({}), json!({"displayName": "x"}), false),
+        (json!({}), json!({"suspended": true}), false),
+        (json!({}), json!({"rateLimit": {"messages": 1, "per": "Day"}}), false),
+        (json!({}), json!({"cap": {"credits": 5}}), true),
+        (json!({"cap": {"credits": 5}}), json!({"cap": {"credits": 5, "period": "Daily"}}), true),
+        (json!({}), json!({"prepaid": {}}), true),
+        (json!({"prepaid": {}}), json!({"prepaid": {"grants": [{"id": "a", "credits": 1}]}}), true),
+    ];
+    for (before, after, again) in cases {
+        let mut seen = seen_account(Some(policy(json!({}))));
+        seen.entry = Some(put_account(&account(before), &seen));
+        seen.gauge = Some(Gauge::of(&of_account(None, 0)));
+        assert_eq!(sub_account::plan(&account(after.clone()), &seen, now()).look_again, again, "{after}");
+    }
+    // Of a new account with nothing but a cap the figures are known; what is prepaid the ledger has to say.
+    let first = |spec| sub_account::plan(&account(spec), &seen_account(Some(policy(json!({})))), now()).look_again;
+    assert!(!first(json!({"cap": {"credits": 5}})) && first(json!({"prepaid": {}})));
+}
+
+#[test]
+fn status_shows_the_least_of_all_limits_and_when_they_open() {
+    let period_end = "2026-12-01T00:00:00Z";
+    let pricing = json!({"pricing": {"currency": "EUR", "pricePerThousandMinor": 100}});
+    let spend = |used_micro| Some(SpendBalance { limit_micro: 1_000_000, used_micro, unit_price: 100_000 });
+    // What the account has, and remaining, prepaid, reopensAt and spend of its status.
+    type Expected<'a> = (Option<i64>, Option<i64>, Option<&'a str>, Option<(i64, i64)>);
+    let cases: [(Balance, Expected<'_>); 6] = [
+        (of_account(None, 7), (None, None, None, None)),
+        (of_account(Some(10), 7), (Some(3), None, Some(period_end), None)),
+        (
+            Balance { prepaid: prepaid(9, 2, None), ..of_account(Some(10), 7) },
+            (Some(2), Some(2), Some(period_end), None),
+        ),
+        (Balance { prepaid: prepaid(7, 0, None), ..of_account(Some(10), 7) }, (Some(0), Some(0), None, None)),
+        (
+            Balance { prepaid: prepaid(7, 0, Some("2026-11-23T00:00:00Z")), ..of_account(None, 7) },
+            (Some(0), Some(0), Some("2026-11-23T00:00:00Z"), None),
+        ),
+        // 7 credits at 0.1 cent: begun cents count.
+        (Balance { spend: spend(700_000), ..of_account(None, 7) }, (Some(3), None, None, Some((1, 1)))),
+    ];
+    for (balance, expected) in cases {
+        let (status, _) = shown(&mut account(json!({})), &pricing, &balance);
+        let credits = status.credits.expect("credits");
+        let reopens_at = credits.reopens_at.map(|at| at.0.to_string());
+        let spend = status.spend.map(|spend| (spend.limit_minor, spend.used_minor));
+        assert_eq!((credits.remaining, credits.prepaid, reopens_at.as_deref(), spend), expected, "{balance:?}");
+    }
+}
+
+#[test]
+fn the_end_of_credits_and_their_return_are_told_once_each() {
+    let paid = |used, remaining| Balance { prepaid: prepaid(5, remaining, None), ..of_account(None, used) };
+    let mut account = account(json!({"prepaid": {"grants": [{"id": "a", "credits": 5}]}}));
+    let plan = json!({});
+    // A first look is no news, and neither is use.
+    assert_eq!(shown(&mut account, &plan, &paid(0, 5)).1, []);
+    assert_eq!(shown(&mut account, &plan, &paid(4, 1)).1, []);
+    let (status, told) = shown(&mut account, &plan, &paid(5, 0));
+    assert_eq!(status.credits.and_then(|credits| credits.remaining), Some(0), "written at once");
+    assert!(
+        matches!(&told[..], [(Reason::CreditsExhausted, note)] if note.contains("spec.prepaid.grants")),
+        "{told:?}"
+    );
+    assert_eq!(shown(&mut account, &plan, &paid(5, 0)).1, []);
+    let (status, told) = shown(&mut account, &plan, &paid(5, 3));
+    assert_eq!(status.credits.and_then(|credits| credits.prepaid), Some(3), "written at once");
+    assert!(matches!(&told[..], [(Reason::CreditsAvailable, note)] if note.ends_with('3')), "{told:?}");
+}
+
+#[test]
+fn a_pool_that_is_exceeded_is_told_and_shown_as_overage() {
+    let mut object = policy(json!({"pool": {"credits": 10}, "overage": "Allow"}));
+    let entry = put_policy(&object);
+    let mut look = |used: i64, over: i64| -> (CreditPolicyStatus, Vec<Reason>) {
+        let mut seen = balance(Holder::Policy(PolicyId(Uuid::from_u128(1))), Some(10), used);
+        (seen.lot.overage, seen.overage) = (over, Overage::Allow);
+        let plan = credit_policy::plan(&object, &seen_policy(Some(entry.clone()), Some(&seen)), now());
+        object.status = plan.status.clone();
+        (plan.status.expect("a status"), plan.notices.iter().map(|notice| notice.reason).collect())
+    };
+    assert_eq!(look(9, 0).1, []);
+    let (status, told) = look(10, 3);
+    let credits = status.credits.expect("credits");
+    assert_eq!((credits.granted, credits.used, credits.remaining), (Some(10), 13, Some(0)));
+    assert_eq!((credits.overage, told), (Some(3), vec![Reason::CreditsExhausted]));
+    assert_eq!(look(10, 4).1, []);
+    assert_eq!(look(2, 0).1, [Reason::CreditsAvailable]);
+}
