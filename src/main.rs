@@ -1,6 +1,8 @@
 //! `franking`: one binary, a subcommand for each role. Here the roles' dependencies are built and handed over; what a
 //! role does is in its room.
 
+mod upkeep;
+
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use std::time::Duration;
 
 use franking::operator::prepare;
 use franking::operator::relay_config::{self, Keeper};
-use franking::runtime::cli::{self, Asked, Command, LedgerCommand};
+use franking::runtime::cli::{self, Asked, Command};
 use franking::runtime::clock::{Clock as _, SystemClock};
 use franking::runtime::config::{self, Settings};
 use franking::runtime::health::Health;
@@ -43,11 +45,11 @@ fn main() -> ExitCode {
     let ended = runtime.block_on(async {
         match cli.command {
             Command::Crds => Ok(say(&crd::all().iter().map(crd::yaml).collect::<Vec<_>>().join("---\n"))),
-            Command::Ledger(LedgerCommand::Check) => check_ledger(&settings).await,
-            Command::All(accept) => Process::start(settings)?.all(accept.accept_empty_ledger).await,
+            Command::Ledger(command) => upkeep::run(&settings, command).await,
+            Command::All => Process::start(settings)?.all().await,
             Command::Operator => Process::start(settings)?.operator().await,
             Command::Relay => Process::start(settings)?.relay().await,
-            Command::Prepare(accept) => Process::start(settings)?.prepare(accept.accept_empty_ledger).await,
+            Command::Prepare => Process::start(settings)?.prepare().await,
         }
     });
     // Blocking work that a hung role left behind must not keep the process.
@@ -66,21 +68,6 @@ fn say(text: &str) -> ExitCode {
 fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
     eprintln!("franking: {}", shutdown::chain(error));
     ExitCode::from(code)
-}
-
-/// Prints each lot whose balance does not follow from its rows. There must be none.
-async fn check_ledger(settings: &Settings) -> Result<ExitCode, RoleError> {
-    let found = ledger::open(&settings.ledger, Arc::new(SystemClock))?.check().await?;
-    if found.is_empty() {
-        return Ok(say("the ledger is in balance\n"));
-    }
-    let mut table = format!("{:<12} {:<8} {:<36} {:>16} {:>16}\n", "METER", "LOT", "HOLDER", "CONSUMED", "RECOMPUTED");
-    for row in &found {
-        let (meter, lot, holder) = (row.meter.as_str(), row.lot.0, row.holder.uuid());
-        table.push_str(&format!("{meter:<12} {lot:<8} {holder:<36} {:>16} {:>16}\n", row.consumed, row.recomputed));
-    }
-    say(&table);
-    Ok(ExitCode::from(FAILED))
 }
 
 /// What every role shares.
@@ -107,11 +94,11 @@ impl Process {
         Ok(Self { settings, clock, rng, registry, health: Health::default(), stop })
     }
 
-    async fn prepare(mut self, accept_empty_ledger: bool) -> Result<ExitCode, RoleError> {
+    async fn prepare(mut self) -> Result<ExitCode, RoleError> {
         let client = kube::Client::try_default().await?;
         let stop = self.stop.clone();
         tokio::select! {
-            prepared = prepare::run(&client, &self.settings, accept_empty_ledger, self.clock, &mut self.rng) => {
+            prepared = prepare::run(&client, &self.settings, self.clock, &mut self.rng) => {
                 prepared?;
                 Ok(ExitCode::SUCCESS)
             }
@@ -120,11 +107,11 @@ impl Process {
         }
     }
 
-    async fn all(mut self, accept_empty_ledger: bool) -> Result<ExitCode, RoleError> {
+    async fn all(mut self) -> Result<ExitCode, RoleError> {
         let mut roles = self.roles(&["operator", "relay"]).await?;
         let (client, settings, stop) = (kube::Client::try_default().await?, &self.settings, self.stop.clone());
         let prepared = tokio::select! {
-            prepared = prepare::run(&client, settings, accept_empty_ledger, self.clock.clone(), &mut self.rng) => prepared?,
+            prepared = prepare::run(&client, settings, self.clock.clone(), &mut self.rng) => prepared?,
             () = stop.cancelled() => return self.wait(roles).await,
         };
         self.spawn_operator(&mut roles, client, prepared)?;
@@ -188,6 +175,7 @@ impl Process {
             registry: self.registry.clone(),
             health: self.health.clone(),
             name: self.settings.name.clone(),
+            place: Some((keeper.installation.clone(), self.settings.ledger.clone())),
         };
         roles.spawn("operator", operator::run(dependencies, self.stop.clone()));
         let keep = relay_config::keep(keeper, self.registry.clone(), publish, self.stop.clone());

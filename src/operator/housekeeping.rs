@@ -59,6 +59,8 @@ impl Chore {
 
     async fn keep(self, context: &Context) {
         loop {
+            // A ledger that is held, or being rebuilt, is left alone.
+            context.guard.opened().await;
             let pause = match self.once(context).await {
                 Ok(()) => self.interval(),
                 Err(error) => {

@@ -24,12 +24,14 @@ pub mod books;
 pub mod certificate;
 pub mod error;
 pub mod housekeeping;
+pub mod incarnation;
 pub mod index;
 pub mod installation;
 pub mod kinds;
 pub mod observe;
 pub mod plan;
 pub mod prepare;
+pub mod rebuild;
 pub mod reconcile;
 pub mod references;
 pub mod relay_config;
@@ -46,12 +48,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::crd::{CreditPolicy, SubAccount, SubAccountApiKey};
-use crate::domain::relay_config::InstallationKeys;
+use crate::domain::relay_config::{InstallationKeys, LedgerAddress};
 use crate::ledger::Store;
 use crate::runtime::clock::Clock;
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Registry;
 pub use error::Error;
+use installation::Installation;
 use observe::Context;
 use references::{References, Wakes};
 
@@ -114,6 +117,8 @@ pub struct Dependencies {
     pub health: Health,
     /// Names the ledger session: a new one under the same name fences the old.
     pub name: String,
+    /// The installation that the ledger must be of, and where it is. Without one, any ledger will do.
+    pub place: Option<(Installation, LedgerAddress)>,
 }
 
 /// Runs until `shutdown`, then lets the reconciles under way finish. Every task ends with the returned future.
@@ -137,6 +142,7 @@ pub async fn run(dependencies: Dependencies, shutdown: CancellationToken) -> Res
         gate.open();
         tracing::info!("the operator has seen all resources");
         tokio::join!(
+            incarnation::run(&context),
             housekeeping::run(&context),
             usage::run(&context),
             sweep::run(&context),
@@ -156,6 +162,7 @@ pub async fn run(dependencies: Dependencies, shutdown: CancellationToken) -> Res
     gate.close("stopping");
     shutdown.cancel();
     while reconcilers.join_next().await.is_some() {}
+    incarnation::end(&context).await;
     if let Err(error) = context.books.close().await {
         tracing::warn!(error = &error as &dyn std::error::Error, "closing the ledger's session");
     }

@@ -17,6 +17,7 @@ use super::kinds::Kind;
 use super::plan::usage::Figures;
 use super::plan::{Notice, meta};
 use super::references::Ref;
+use crate::crd::Reason;
 use crate::runtime::metrics::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
 };
@@ -181,37 +182,43 @@ impl Report {
         }
     }
 
-    /// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
     pub async fn notice<K: Kind>(&self, object: &K, notice: &Notice, now: Timestamp) {
-        let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
+        let about = ObjectReference {
+            api_version: Some(K::api_version(&()).into_owned()),
+            kind: Some(K::kind(&()).into_owned()),
+            name: Some(object.name_any()),
+            namespace: object.namespace(),
+            uid: object.uid(),
+            resource_version: object.resource_version(),
+            ..ObjectReference::default()
+        };
+        self.event(about, notice.warning, notice.reason, &notice.note, now).await;
+    }
+
+    /// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
+    pub async fn event(&self, about: ObjectReference, warning: bool, reason: Reason, note: &str, now: Timestamp) {
+        let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
+        let name = about.name.clone().unwrap_or_default();
         let event = Event {
             metadata: ObjectMeta {
-                generate_name: Some(event_prefix(&object.name_any())),
+                generate_name: Some(event_prefix(&name)),
                 namespace: Some(namespace.clone()),
                 ..ObjectMeta::default()
             },
             action: Some("Reconcile".to_owned()),
             event_time: Some(MicroTime(now)),
-            note: Some(notice.note[..notice.note.floor_char_boundary(NOTE_MAX)].to_owned()),
-            reason: Some(notice.reason.as_str().to_owned()),
-            regarding: Some(ObjectReference {
-                api_version: Some(K::api_version(&()).into_owned()),
-                kind: Some(K::kind(&()).into_owned()),
-                name: Some(object.name_any()),
-                namespace: object.namespace(),
-                uid: object.uid(),
-                resource_version: object.resource_version(),
-                ..ObjectReference::default()
-            }),
+            note: Some(note[..note.floor_char_boundary(NOTE_MAX)].to_owned()),
+            reason: Some(reason.as_str().to_owned()),
+            regarding: Some(about),
             reporting_controller: Some("franking.io/operator".to_owned()),
             reporting_instance: Some(meta::MANAGER.to_owned()),
-            type_: Some(if notice.warning { "Warning" } else { "Normal" }.to_owned()),
+            type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
             ..Event::default()
         };
         let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
         let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
         if let Err(error) = api.create(&parameters, &event).await {
-            tracing::warn!(object = object.name_any(), error = &error as &dyn std::error::Error, "writing an event");
+            tracing::warn!(object = name, error = &error as &dyn std::error::Error, "writing an event");
         }
     }
 }

@@ -13,6 +13,7 @@ mod pod;
 mod process;
 mod refusals;
 mod relay;
+mod replaced;
 mod rust_tokens;
 mod story;
 mod support;

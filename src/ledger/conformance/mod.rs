@@ -7,6 +7,7 @@ mod charging;
 mod faulty;
 mod handle;
 mod histories;
+mod incarnation;
 mod limits;
 mod model;
 mod records;
@@ -16,10 +17,11 @@ mod world;
 pub(super) use charging::*;
 pub(super) use handle::*;
 pub(super) use histories::random_histories_agree_with_the_model;
+pub(super) use incarnation::*;
 pub(super) use limits::*;
 pub(super) use records::*;
 pub(super) use rollover::*;
-pub(super) use world::{Place, World, account, chain, key_id, monthly};
+pub(super) use world::{Place, World, account, chain, key, key_id, monthly, policy, policy_id};
 
 /// One test of each rule for the engine whose fresh place `$place` makes.
 macro_rules! conformance {
@@ -63,6 +65,12 @@ macro_rules! whole_suite {
             what_cannot_be_written_by_the_deadline_is_counted,
             a_given_up_session_is_renewed,
             batches_grow_with_the_load_and_limits_hold,
+            a_held_ledger_charges_nothing_and_judges_nobody,
+            an_accepted_ledger_ends_every_session_and_charges_when_it_is_rebuilt,
+            an_acceptance_that_is_said_twice_holds_once,
+            the_id_of_a_status_is_kept_and_a_copied_one_is_not,
+            used_credits_are_raised_to_what_is_known_and_the_books_balance,
+            a_mark_grows_with_the_directory_the_trail_and_what_is_sent,
             a_raised_limit_holds_at_once,
             a_lowered_limit_stops_sending_and_its_refunds_make_no_room,
             a_limit_that_comes_later_counts_what_was_used_before,

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use rusqlite::{OptionalExtension as _, params};
 
 use super::failure::{Failure, Op};
+use super::incarnation;
 use super::ledgered::Ledgered;
 use super::write::Tx;
 use crate::domain::credit::{Blocked, Charge, Demand, Outcome, PERIOD_PARTS, Part, Reservation, Verdict, decide};
@@ -15,6 +16,7 @@ use crate::ledger::trail::{LEDGER, SESSION_GIVEN_UP};
 impl Tx<'_> {
     pub fn reserve(&mut self, session: &Session, batch: &[Reservation]) -> Op<Vec<Verdict>> {
         self.fence(session)?;
+        incarnation::refuse_unless_open(self.connection)?;
         let mut lots = Ledgered::default();
         let mut first = HashMap::with_capacity(batch.len());
         let mut demands = Vec::with_capacity(batch.len());

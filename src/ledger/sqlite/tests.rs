@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 use uuid::Uuid;
 
-use super::file::{self, Migration, Naming};
+use super::file::{self, Migration};
 use super::{SqliteStore, failure, writer};
 use crate::domain::credit::{Meter, Verdict};
 use crate::ledger::conformance::{Place, World, random_histories_agree_with_the_model, whole_suite};
-use crate::ledger::store::{Error, Result, Role, Session, Store};
+use crate::ledger::incarnation::Naming;
+use crate::ledger::store::{Error, Result, Role, Session, State, Store};
 use crate::runtime::clock::{Clock, ManualClock};
 
 /// The schema that this release makes.
@@ -64,8 +65,9 @@ fn open(path: &Path) -> Result<SqliteStore> {
     SqliteStore::open(path, Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH)))
 }
 
-fn naming(installation: u128) -> Naming<'static> {
-    Naming { installation: Uuid::from_u128(installation), cluster: "cluster", incarnation: Uuid::from_u128(2) }
+fn naming(installation: u128) -> Naming {
+    let (installation, incarnation) = (Uuid::from_u128(installation), Uuid::from_u128(2));
+    Naming { installation, cluster: "cluster".to_owned(), incarnation, state: State::Open }
 }
 
 fn why<T>(result: Result<T>) -> String {
@@ -90,9 +92,12 @@ async fn a_prepared_ledger_knows_who_it_is_and_preparing_again_changes_nothing()
 }
 
 #[test]
-fn another_installations_ledger_is_refused() {
+fn another_installations_ledger_is_told_and_its_schema_not_changed() {
     let file = File::new();
-    let refused = file::prepare(&file.path(), &naming(9), file::MIGRATIONS, Timestamp::UNIX_EPOCH);
+    let found = file::prepare(&file.path(), &naming(9), file::MIGRATIONS, Timestamp::UNIX_EPOCH).expect("told");
+    assert_eq!((found.installation, found.state), (Uuid::from_u128(1), State::Open));
+    let newer = [Migration { version: 9, sql: "must not run" }];
+    let refused = file::prepare(&file.path(), &naming(9), &newer, Timestamp::UNIX_EPOCH);
     assert!(matches!(refused, Err(Error::Foreign { found, expected })
         if found == Uuid::from_u128(1) && expected == Uuid::from_u128(9)));
 }

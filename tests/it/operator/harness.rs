@@ -165,6 +165,7 @@ impl Running {
             registry: registry.clone(),
             health: Health::default(),
             name: "operator".to_owned(),
+            place: None,
         };
         let task = tokio::spawn(operator::run(dependencies, shutdown.clone()));
         Self { fuse, ledger, registry, endpoint: sender, shutdown, task }
