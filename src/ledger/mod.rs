@@ -57,8 +57,8 @@ pub async fn prepare(address: &LedgerAddress, naming: &Naming, now: Timestamp) -
                 Err(Error::Unavailable { doing: "preparing the ledger", source: Box::new(error) })
             })
         }
-        LedgerAddress::Postgres { .. } => {
-            Err(Error::Unfit { path: address.place(), why: "this build has no PostgreSQL engine yet".to_owned() })
+        LedgerAddress::Postgres { url, single_node } => {
+            postgres::prepare(url, address.place(), *single_node, naming, now).await
         }
     }
 }

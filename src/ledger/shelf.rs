@@ -223,6 +223,33 @@ impl Shelf {
     }
 }
 
+/// Credits that are known to be used and that no message of this ledger accounts for.
+pub struct Raise {
+    pub lot: LotId,
+    pub credits: i64,
+    pub note: Note,
+}
+
+impl Shelf {
+    /// Raises what the running lot has consumed, where it has less.
+    pub fn raise(&mut self, consumed: i64, now: Timestamp) -> Option<Raise> {
+        let running = self.periods.iter_mut().rfind(|shelved| shelved.lot.holds_at(now))?;
+        let lot = &mut running.lot;
+        let before = lot.consumed;
+        if before >= consumed {
+            return None;
+        }
+        lot.consumed = consumed;
+        lot.regrant(lot.granted);
+        let detail = serde_json::json!({
+            "lot": lot.id, "period": lot.window.key, "from": before, "to": consumed, "granted": lot.granted,
+        });
+        let raise = Raise { lot: lot.id, credits: consumed - before, note: Note::new("lot.raised", detail) };
+        running.change();
+        Some(raise)
+    }
+}
+
 /// Whether an entry's change touches the lots of its periods.
 pub fn changes_limit(before: Option<&Entry>, entry: &Entry) -> bool {
     let returns = before.is_some_and(|before| before.removed_at().is_some());

@@ -16,6 +16,10 @@ const SILENCE: SignedDuration = SignedDuration::from_secs(60);
 const LOTS_EVERY: Duration = Duration::from_secs(3600);
 /// Lots are made this long ahead, so that a ledger that is down at midnight finds them made.
 const LOTS_AHEAD: SignedDuration = SignedDuration::from_hours(24);
+const RETIRE_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// Rows of messages are kept this long, then only their sums: five days, the longest that mail waits for its upstream
+/// anywhere, and three in which somebody may still look at it.
+const RETENTION: SignedDuration = SignedDuration::from_hours(8 * 24);
 /// After a failure, before the next try.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -26,6 +30,7 @@ enum Chore {
     Rollup,
     Lots,
     Sweep,
+    Retire,
 }
 
 /// Runs until the future is dropped.
@@ -34,7 +39,8 @@ pub async fn run(context: &Context) {
         Chore::Heartbeat.keep(context),
         Chore::Rollup.keep(context),
         Chore::Lots.keep(context),
-        Chore::Sweep.keep(context)
+        Chore::Sweep.keep(context),
+        Chore::Retire.keep(context)
     );
 }
 
@@ -45,6 +51,7 @@ impl Chore {
             Self::Rollup => "rolling usage up",
             Self::Lots => "making the next lots",
             Self::Sweep => "giving silent sessions up",
+            Self::Retire => "sealing old messages",
         }
     }
 
@@ -54,6 +61,7 @@ impl Chore {
             Self::Rollup => ROLLUP_EVERY,
             Self::Lots => LOTS_EVERY,
             Self::Sweep => SWEEP_EVERY,
+            Self::Retire => RETIRE_EVERY,
         }
     }
 
@@ -78,6 +86,13 @@ impl Chore {
             Self::Heartbeat => books.heartbeat().await,
             Self::Rollup => books.rollup().await.map(drop),
             Self::Lots => books.prepare_lots(now.saturating_add(LOTS_AHEAD).unwrap_or(Timestamp::MAX)).await.map(drop),
+            Self::Retire => {
+                let retired = books.retire(now.saturating_sub(RETENTION).unwrap_or(Timestamp::MIN)).await?;
+                if retired > 0 {
+                    tracing::info!(messages = retired, "old messages are sealed");
+                }
+                Ok(())
+            }
             Self::Sweep => {
                 let lost = books.sweep_sessions(now.saturating_sub(SILENCE).unwrap_or(Timestamp::MIN)).await?;
                 if lost > 0 {

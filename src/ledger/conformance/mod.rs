@@ -98,8 +98,8 @@ macro_rules! whole_suite {
             a_balance_of_a_period_in_which_nobody_sent_is_what_the_first_message_finds,
             the_trail_says_who_changed_which_limit_and_names_nobody,
             two_processes_have_two_sessions,
+            what_is_retired_stays_charged_and_the_books_balance,
             ten_thousand_accounts_roll_over_while_mail_flows,
-            empty,
         );
     };
 }

@@ -1,8 +1,9 @@
 //! What can go wrong in a call to the server.
 
 use tokio_postgres::error::SqlState;
+use uuid::Uuid;
 
-use crate::ledger::store::{Error, Undone};
+use crate::ledger::store::{Error, State, Undone};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -12,6 +13,10 @@ pub enum Failure {
     Row(String),
     #[error("the session was given up")]
     Fenced,
+    #[error("the ledger is held")]
+    Held(State),
+    #[error("the ledger is another incarnation")]
+    Replaced { found: Uuid, expected: Uuid },
     /// Somebody else wrote the same rows first: the same call again will find them.
     #[error("somebody else was faster")]
     Overtaken,
@@ -31,6 +36,7 @@ pub mod code {
     pub const FENCED: &str = "FR001";
     pub const DIRECTORY: &str = "FR002";
     pub const SHORT: &str = "FR003";
+    pub const HELD: &str = "FR004";
 }
 
 impl Failure {
@@ -38,6 +44,8 @@ impl Failure {
     pub fn of(self, doing: &'static str) -> Error {
         match self {
             Self::Fenced => Error::Fenced,
+            Self::Held(state) => Error::Held(state),
+            Self::Replaced { found, expected } => Error::Replaced { found, expected },
             Self::Connect(error) => *error,
             Self::Sql(ref error) if error.code() == Some(&SqlState::DISK_FULL) => Error::Full,
             Self::Row(_) => Error::Unavailable { doing, source: Box::new(Undone(Box::new(self))) },
@@ -63,14 +71,20 @@ impl Failure {
                 ]
                 .contains(code)
             }),
-            Self::Row(_) | Self::Fenced | Self::Late | Self::Crowded | Self::Connect(_) => false,
+            Self::Row(_)
+            | Self::Fenced
+            | Self::Held(_)
+            | Self::Replaced { .. }
+            | Self::Late
+            | Self::Crowded
+            | Self::Connect(_) => false,
         }
     }
 
     /// Whether a batch was not what the caller expected: it has to be decided on fresh rows.
     pub fn wants_care(&self) -> bool {
         let raised = |error: &tokio_postgres::Error| {
-            error.code().is_some_and(|code| [code::DIRECTORY, code::SHORT].contains(&code.code()))
+            error.code().is_some_and(|code| [code::DIRECTORY, code::SHORT, code::HELD].contains(&code.code()))
         };
         self.passes() || matches!(self, Self::Sql(error) if raised(error))
     }

@@ -121,3 +121,39 @@ pub async fn check_schema(wire: &Wire) -> Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn safe() -> Settings {
+        Settings {
+            version: 160_003,
+            synchronous_commit: "on".to_owned(),
+            fsync: "on".to_owned(),
+            full_page_writes: "on".to_owned(),
+            standbys: "ANY 1 (\"a\",\"b\")".to_owned(),
+        }
+    }
+
+    #[test]
+    fn each_setting_that_can_lose_a_commit_is_refused_by_name() {
+        type Edit = fn(&mut Settings);
+        let cases: [(Edit, &str); 6] = [
+            (|s| s.version = 140_011, "PostgreSQL 14"),
+            (|s| s.synchronous_commit = "off".into(), "synchronous_commit is off"),
+            (|s| s.synchronous_commit = "local".into(), "synchronous_commit is local"),
+            (|s| s.fsync = "off".into(), "fsync = on"),
+            (|s| s.full_page_writes = "off".into(), "full_page_writes = on"),
+            (|s| s.standbys = String::new(), "synchronous_standby_names"),
+        ];
+        assert_eq!(refusal(&safe(), false), None);
+        for (edit, named) in cases {
+            let mut settings = safe();
+            edit(&mut settings);
+            let refused = refusal(&settings, false).expect(named);
+            assert!(refused.contains(named), "{refused}");
+        }
+        assert_eq!(refusal(&Settings { standbys: String::new(), ..safe() }, true), None);
+    }
+}

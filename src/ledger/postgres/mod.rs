@@ -12,11 +12,13 @@
 mod address;
 mod failure;
 mod fitness;
+mod incarnation;
 mod lots;
 mod memory;
 mod read;
 mod records;
 mod reserve;
+mod retire;
 mod rows;
 mod schema;
 mod settle;
@@ -39,8 +41,10 @@ use crate::domain::credential::Username;
 use crate::domain::credit::{Reservation, Verdict};
 use crate::domain::directory::{Entry, Sender};
 use crate::domain::id::{Holder, Kind};
+use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{
-    Balance, Changes, Discrepancy, Error, Event, Identity, Result, Role, Session, Settlement, Store,
+    Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, Result, Role, Session,
+    Settlement, Store,
 };
 
 use failure::{Failure, Op};
@@ -75,21 +79,10 @@ fn connector(url: &str, place: String, single_node: bool, schema: &str) -> Resul
     Ok(Connector { address, demands: Demands { place, single_node, schema: schema.to_owned() } })
 }
 
-/// Makes the tables in the database or brings them to this release's schema, and refuses another installation's.
-pub async fn prepare(
-    url: &str,
-    place: String,
-    single_node: bool,
-    (installation, cluster, incarnation): (Uuid, &str, Uuid),
-    now: Timestamp,
-) -> Result<Identity> {
-    let naming = schema::Naming { installation, cluster, incarnation };
-    schema::prepare(&connector(url, place, single_node, SCHEMA)?, &naming, schema::MIGRATIONS, now).await
-}
-
-/// Whether the database has no ledger in it.
-pub async fn is_empty(url: &str, place: String, single_node: bool) -> Result<bool> {
-    schema::is_empty(&connector(url, place, single_node, SCHEMA)?).await
+/// Makes the tables in the database or brings them to this release's schema, and says who the ledger is. Another
+/// installation's is not touched.
+pub async fn prepare(url: &str, place: String, single_node: bool, naming: &Naming, now: Timestamp) -> Result<Identity> {
+    schema::prepare(&connector(url, place, single_node, SCHEMA)?, naming, schema::MIGRATIONS, now).await
 }
 
 impl PostgresStore {
@@ -170,7 +163,7 @@ macro_rules! on_snapshot {
 #[async_trait]
 impl Store for PostgresStore {
     async fn identity(&self) -> Result<Identity> {
-        on_snapshot!(self, "reading who the ledger is", |snapshot| read::identity(&snapshot))
+        on_snapshot!(self, "reading who the ledger is", |snapshot| incarnation::read_identity(&snapshot))
     }
 
     async fn open_session(&self, role: Role, name: &str) -> Result<Session> {
@@ -247,9 +240,11 @@ impl Store for PostgresStore {
             let made = self.call("making the next lots", prepare).await?;
             total += made;
             if made == 0 {
-                return Ok(total);
+                break;
             }
         }
+        self.call("making the next days", || retire::make_days(&self.wires, &self.clock, session, until)).await?;
+        Ok(total)
     }
 
     async fn balances(&self, holders: &[Holder]) -> Result<Vec<Balance>> {
@@ -307,5 +302,45 @@ impl Store for PostgresStore {
             Ok(found) => found.map_err(|failure: Failure| failure.of(doing)),
             Err(_) => Err(Failure::Late.of(doing)),
         }
+    }
+
+    async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
+        let mut total = 0;
+        while let Some(day) = self.call("looking for old days", || retire::oldest(&self.wires, before)).await? {
+            // The books of a day are closed before they are sealed: what is open by now stays unknown.
+            self.rollup(session).await?;
+            let close = || retire::close(&self.wires, &self.clock, session, day, PIECE);
+            while self.call("closing an old day", close).await? == PIECE {}
+            self.rollup(session).await?;
+            let seal = || retire::seal(&self.wires, &self.clock, session, day);
+            match self.call("sealing an old day", seal).await? {
+                Some(messages) => total += messages,
+                // Somebody wrote to it meanwhile: next time.
+                None => break,
+            }
+        }
+        Ok(total)
+    }
+
+    async fn hold(&self, because: Because) -> Result<()> {
+        self.call("holding the ledger", || incarnation::hold(&self.wires, because)).await
+    }
+
+    async fn accept(&self, acceptance: &Acceptance) -> Result<()> {
+        self.call("accepting the ledger", || incarnation::accept(&self.wires, &self.clock, acceptance)).await
+    }
+
+    async fn assign(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid> {
+        let name = (kind, namespace_uid, name);
+        self.call("assigning an id", || incarnation::assign(&self.wires, &self.clock, session, name, id)).await
+    }
+
+    async fn raise(&self, session: &Session, actor: &str, floors: &[Floor]) -> Result<u64> {
+        let raise = || incarnation::raise(&self.wires, &self.clock, session, actor, floors);
+        self.call("raising what is used", raise).await
+    }
+
+    async fn reopen(&self, session: &Session) -> Result<()> {
+        self.call("opening the rebuilt ledger", || incarnation::reopen(&self.wires, &self.clock, session)).await
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use super::failure::{Failure, Op};
+use super::incarnation;
 use super::lots;
 use super::rows;
 use super::tx::{Clock, clock_ms};
@@ -14,7 +15,7 @@ use crate::domain::credit::{LotId, Source};
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId};
 use crate::ledger::sources::balance;
-use crate::ledger::store::{Balance, Changes, Discrepancy, Event, Identity, Usage};
+use crate::ledger::store::{Balance, Changes, Discrepancy, Event, Usage};
 
 /// Rows of the audit trail in one answer.
 const EVENTS_MAX: usize = 1_000;
@@ -49,31 +50,23 @@ impl Snapshot {
     }
 }
 
-pub async fn identity(wire: &Wire) -> Op<Identity> {
-    let row = wire.query_one("SELECT installation, cluster, incarnation, schema_version FROM meta", &[]).await?;
-    Ok(Identity {
-        installation: row.try_get(0)?,
-        cluster: row.try_get(1)?,
-        incarnation: row.try_get(2)?,
-        schema_version: row.try_get(3)?,
-    })
-}
-
 /// Whoever writes entries holds the row of the epoch until it has committed, so an epoch that is read here comes with
 /// every entry up to it.
 pub async fn changes(wire: &Wire, after: i64) -> Op<Changes> {
     let epoch = wire.query_one("SELECT config_epoch FROM meta", &[]).await?.try_get(0)?;
+    let tag = incarnation::tag(wire).await?;
     if epoch <= after {
-        return Ok(Changes { entries: vec![], epoch });
+        return Ok(Changes { entries: vec![], epoch, tag });
     }
     let found = wire
         .query("SELECT body FROM directory WHERE epoch > $1 AND epoch <= $2 ORDER BY epoch", &[&after, &epoch])
         .await?;
     let entries = found.iter().map(|row| rows::parse_entry(row.try_get(0)?)).collect::<Op<_>>()?;
-    Ok(Changes { entries, epoch })
+    Ok(Changes { entries, epoch, tag })
 }
 
 pub async fn find_sender(wire: &Wire, username: &Username) -> Op<Option<Sender>> {
+    incarnation::refuse_unless_open(incarnation::tag(wire).await?.state)?;
     // A name that was given again belongs to the key that is not removed.
     let row = wire
         .query_opt(
@@ -98,6 +91,7 @@ pub async fn find_sender(wire: &Wire, username: &Username) -> Op<Option<Sender>>
 }
 
 pub async fn balances(wire: &Wire, holders: &[Holder], now: Timestamp) -> Op<Vec<Balance>> {
+    incarnation::refuse_held(incarnation::tag(wire).await?.state)?;
     let entries = entries(wire, holders).await?;
     let known: Vec<Holder> = holders.iter().copied().filter(|holder| entries.contains_key(holder)).collect();
     let mut shelves = lots::read(wire, &known, now).await?;
@@ -120,7 +114,7 @@ pub async fn balances(wire: &Wire, holders: &[Holder], now: Timestamp) -> Op<Vec
     Ok(balances)
 }
 
-async fn entries(wire: &Wire, holders: &[Holder]) -> Op<HashMap<Holder, Entry>> {
+pub async fn entries(wire: &Wire, holders: &[Holder]) -> Op<HashMap<Holder, Entry>> {
     let (kinds, ids) = rows::columns(holders.iter().copied());
     let found = wire
         .query(
@@ -229,11 +223,11 @@ pub async fn events(wire: &Wire, after: i64, limit: usize) -> Op<Vec<Event>> {
     found.iter().map(event).collect()
 }
 
-/// Recomputes every balance from reservations and the settlements that hold.
-pub async fn check(wire: &Wire) -> Op<Vec<Discrepancy>> {
-    wire.batch("SET LOCAL statement_timeout = 0").await?;
-    let found = wire
-        .query(
+/// Every balance, from reservations and the settlements that hold, beside what the lot says. What was sealed is a part
+/// of it since schema 2.
+macro_rules! recomputed {
+    ($sealed:literal) => {
+        concat!(
             "WITH final AS ( \
                  SELECT DISTINCT ON (day, message) day, message, outcome FROM settlement \
                  ORDER BY day, message, correction DESC), \
@@ -247,15 +241,26 @@ pub async fn check(wire: &Wire) -> Op<Vec<Discrepancy>> {
                      UNION ALL \
                      SELECT k.more[i], k.more[i + 1] FROM kept k \
                          CROSS JOIN LATERAL generate_series(1, cardinality(k.more), 2) i \
-                 ) x GROUP BY x.lot) \
+                     UNION ALL SELECT a.lot, a.credits FROM adjustment a \
+                     ",
+            $sealed,
+            " ) x GROUP BY x.lot) \
              SELECT coalesce(l.kind, 3::smallint), coalesce(l.holder, '00000000-0000-0000-0000-000000000000'::uuid), \
                  coalesce(l.id, c.lot), coalesce(l.consumed + l.overage, 0), coalesce(c.amount, 0), \
                  coalesce(l.source, 'period') \
              FROM lot l FULL JOIN charged c ON c.lot = l.id \
-             WHERE coalesce(l.consumed + l.overage, 0) <> coalesce(c.amount, 0)",
-            &[],
+             WHERE coalesce(l.consumed + l.overage, 0) <> coalesce(c.amount, 0)"
         )
-        .await?;
+    };
+}
+
+pub async fn check(wire: &Wire) -> Op<Vec<Discrepancy>> {
+    wire.batch("SET LOCAL statement_timeout = 0").await?;
+    let found = if super::retire::is_known(wire).await? {
+        wire.query(recomputed!("UNION ALL SELECT s.lot, s.amount FROM seal s"), &[]).await?
+    } else {
+        wire.query(recomputed!(""), &[]).await?
+    };
     let discrepancy = |row: &tokio_postgres::Row| {
         let holder = rows::holder(row, 0)?;
         let source: String = row.try_get(5)?;

@@ -8,6 +8,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
+use super::incarnation::refuse_held;
 use super::lots::Shelves;
 use super::rows;
 use super::settle::settle_in;
@@ -37,9 +38,7 @@ pub async fn open_session(wires: &Wires, clock: &Clock, role: Role, name: &str) 
             &[&role.as_str(), &name, &clock_ms(clock), &Lane::Records.number()],
         )
         .await;
-    if !wire.client.is_closed() {
-        wire.give_back();
-    }
+    wire.give_back_answered();
     let row = row?;
     Ok(Session { id: row.try_get(0)?, epoch: row.try_get(1)? })
 }
@@ -96,13 +95,15 @@ pub async fn identify(
     name: &str,
 ) -> Op<Uuid> {
     let tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
-    let id = identify_in(&tx, kind, namespace_uid, name).await;
+    let id = match refuse_held(tx.state) {
+        Ok(()) => identify_in(&tx, kind, namespace_uid, name).await,
+        Err(held) => Err(held),
+    };
     tx.end(id).await
 }
 
-async fn identify_in(tx: &Tx, kind: Kind, namespace_uid: &str, name: &str) -> Op<Uuid> {
-    let installation: Uuid = tx.query_one("SELECT installation FROM meta", &[]).await?.try_get(0)?;
-    let digest = digest(installation, kind, namespace_uid, name);
+pub async fn identify_in(tx: &Tx, kind: Kind, namespace_uid: &str, name: &str) -> Op<Uuid> {
+    let digest = digest(tx, kind, namespace_uid, name).await?;
     // The id is a name, not a secret; the server's generator is seeded by its system.
     tx.execute(
         "INSERT INTO identity (digest, kind, id, at) VALUES ($1, $2, gen_random_uuid(), $3) ON CONFLICT DO NOTHING",
@@ -113,13 +114,14 @@ async fn identify_in(tx: &Tx, kind: Kind, namespace_uid: &str, name: &str) -> Op
 }
 
 /// Salted with the installation, so that digests of two ledgers cannot be matched with each other.
-fn digest(installation: Uuid, kind: Kind, namespace_uid: &str, name: &str) -> Vec<u8> {
+pub async fn digest(tx: &Tx, kind: Kind, namespace_uid: &str, name: &str) -> Op<Vec<u8>> {
+    let installation: Uuid = tx.query_one("SELECT installation FROM meta", &[]).await?.try_get(0)?;
     let mut context = digest::Context::new(&digest::SHA256);
     for part in [&installation.as_bytes()[..], kind.as_str().as_bytes(), namespace_uid.as_bytes(), name.as_bytes()] {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part);
     }
-    context.finish().as_ref().to_vec()
+    Ok(context.finish().as_ref().to_vec())
 }
 
 pub async fn put(wires: &Wires, clock: &Clock, session: &Session, actor: &str, entries: &[Entry]) -> Op<()> {
@@ -129,6 +131,7 @@ pub async fn put(wires: &Wires, clock: &Clock, session: &Session, actor: &str, e
 }
 
 async fn put_in(tx: &mut Tx, actor: &str, entries: &[Entry]) -> Op<()> {
+    refuse_held(tx.state)?;
     let stored = lock_entries(tx, entries).await?;
     // The last of several entries of one holder is the one that stays; each is an edit of the one before.
     let mut current = stored.clone();

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::failure::Op;
+use super::incarnation::refuse_unless_open;
 use super::lots::Shelves;
 use super::memory::{Columns, Memory, Plan, demand};
 use super::rows;
@@ -50,13 +51,8 @@ pub async fn charge_as_planned(wires: &Wires, clock: &Clock, session: &Session, 
             ],
         )
         .await;
-    // The server has answered, in whichever way: the connection is clean.
-    let answered = !wire.client.is_closed();
-    let now = charged.and_then(|row| Ok(row.try_get(0)?));
-    if answered {
-        wire.give_back();
-    }
-    rows::instant(now?)
+    wire.give_back_answered();
+    rows::instant(charged?.try_get(0)?)
 }
 
 /// Decides on locked rows.
@@ -81,6 +77,7 @@ async fn decide_in(
     memory: &mut Memory,
     batch: &[Reservation],
 ) -> Op<(Vec<Verdict>, Shelves)> {
+    refuse_unless_open(tx.state)?;
     memory.renew(tx).await?;
     memory.load_senders(tx, batch.iter().map(|reservation| reservation.key)).await?;
     let reserved = reserved(tx, batch).await?;

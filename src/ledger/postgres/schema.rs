@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::fitness::{self, SCHEMA_NEWEST, SCHEMA_OLDEST};
-use super::read;
+use super::incarnation::read_identity;
 use super::wire::{Connector, Wire};
+use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{Error, Identity, Result};
 
 /// A step from one schema to the next.
@@ -26,24 +27,11 @@ pub const MIGRATIONS: &[Migration] = &[
 /// Held while the schema changes: "FRNK". Two that prepare at once follow each other.
 const LOCK: i64 = 0x4652_4e4b;
 
-/// Who a new ledger is to be.
-pub struct Naming<'a> {
-    pub installation: Uuid,
-    pub cluster: &'a str,
-    pub incarnation: Uuid,
-}
-
-/// Whether there is no ledger in the database.
-pub async fn is_empty(connector: &Connector) -> Result<bool> {
-    let wire = connector.connect().await?;
-    let found = fitness::schema_version(&wire).await;
-    found.map(|found| found.is_none()).map_err(|failure| failure.of("looking for the ledger"))
-}
-
-/// Makes the tables, or brings them to the newest schema. Refuses another installation's.
+/// Makes the tables, or brings them to the newest schema, and says who the ledger is. Another installation's is left as
+/// it is: told where its schema is ours, refused where it is not.
 pub async fn prepare(
     connector: &Connector,
-    naming: &Naming<'_>,
+    naming: &Naming,
     migrations: &[Migration],
     now: Timestamp,
 ) -> Result<Identity> {
@@ -58,21 +46,21 @@ pub async fn prepare(
 async fn prepare_in(
     wire: &Wire,
     schema: &str,
-    naming: &Naming<'_>,
+    naming: &Naming,
     migrations: &[Migration],
     now: Timestamp,
 ) -> Op<Result<Identity>> {
     wire.batch("SET lock_timeout = 0; SET statement_timeout = 0").await?;
     wire.query_one("SELECT pg_advisory_lock($1)::text", &[&LOCK]).await?;
     let found = fitness::schema_version(wire).await?;
-    if found.is_some() {
-        let identity = read::identity(wire).await?;
-        if identity.installation != naming.installation {
-            return Ok(Err(Error::Foreign { found: identity.installation, expected: naming.installation }));
-        }
-    }
     let newest = migrations.last().map_or(0, |migration| migration.version);
     let from = found.unwrap_or(0);
+    if found.is_some() && from < newest {
+        let installation: Uuid = wire.query_one("SELECT installation FROM meta", &[]).await?.try_get(0)?;
+        if installation != naming.installation {
+            return Ok(Err(Error::Foreign { found: installation, expected: naming.installation }));
+        }
+    }
     // A neighbour's newer schema stays; this release works with it.
     if from > newest.max(SCHEMA_NEWEST) + 1 {
         return Ok(Err(Error::Schema { found: from, oldest: SCHEMA_OLDEST, newest: SCHEMA_NEWEST + 1 }));
@@ -84,19 +72,25 @@ async fn prepare_in(
     for migration in migrations.iter().filter(|migration| migration.version > from) {
         step(wire, naming, migration, now).await?;
     }
-    Ok(Ok(read::identity(wire).await?))
+    Ok(Ok(read_identity(wire).await?))
 }
 
 /// Whole or not at all.
-async fn step(wire: &Wire, naming: &Naming<'_>, migration: &Migration, now: Timestamp) -> Op<()> {
+async fn step(wire: &Wire, naming: &Naming, migration: &Migration, now: Timestamp) -> Op<()> {
     wire.batch("BEGIN").await?;
     let done = async {
         wire.batch(migration.sql).await?;
         if migration.version == 1 {
             wire.execute(
-                "INSERT INTO meta (schema_version, installation, cluster, incarnation, floor_ms) \
-                 VALUES (1, $1, $2, $3, $4)",
-                &[&naming.installation, &naming.cluster, &naming.incarnation, &now.as_millisecond()],
+                "INSERT INTO meta (schema_version, installation, cluster, incarnation, floor_ms, state) \
+                 VALUES (1, $1, $2, $3, $4, $5)",
+                &[
+                    &naming.installation,
+                    &naming.cluster,
+                    &naming.incarnation,
+                    &now.as_millisecond(),
+                    &naming.state.as_str(),
+                ],
             )
             .await?;
         }

@@ -21,9 +21,7 @@ pub async fn settle_as_new(wires: &Wires, clock: &Clock, session: &Session, batc
             &[&session.id, &session.epoch, &Lane::Settle.number(), &clock_ms(clock), &days, &messages, &outcomes],
         )
         .await;
-    if !wire.client.is_closed() {
-        wire.give_back();
-    }
+    wire.give_back_answered();
     written.map(drop)
 }
 

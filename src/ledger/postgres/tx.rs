@@ -5,10 +5,11 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
+use super::incarnation;
 use super::rows;
 use super::wire::{Lease, Wire, Wires};
 use crate::domain::id::Holder;
-use crate::ledger::store::Session;
+use crate::ledger::store::{Session, State};
 use crate::ledger::trail::Note;
 
 /// Who writes at the same time in one process without waiting for each other: each lane has its own row.
@@ -48,6 +49,8 @@ pub struct Tx {
     /// Whether the session had been given up when this began.
     pub fenced: bool,
     pub config_epoch: i64,
+    /// Whether mail may be charged.
+    pub state: State,
     /// For the audit trail, written at the end.
     notes: Vec<(String, Line)>,
     /// Holders whose figures moved, marked at the end.
@@ -75,13 +78,27 @@ impl Tx {
         wire.batch("BEGIN").await?;
         let entered = wire
             .query_one(
-                "SELECT now_ms, fenced, config_epoch FROM enter($1, $2, $3, $4)",
+                "SELECT now_ms, fenced, config_epoch, state FROM enter($1, $2, $3, $4)",
                 &[&session.id, &session.epoch, &lane.number(), &clock_ms(clock)],
             )
             .await?;
         let now = rows::instant(entered.try_get(0)?)?;
         let (fenced, config_epoch) = (entered.try_get(1)?, entered.try_get(2)?);
-        Ok(Self { wire, now, fenced, config_epoch, notes: vec![], moved: vec![] })
+        let state = incarnation::state(entered.try_get(3)?)?;
+        Ok(Self { wire, now, fenced, config_epoch, state, notes: vec![], moved: vec![] })
+    }
+
+    /// Without a session: what an administrator does, also when every session has ended.
+    pub async fn begin_alone(wires: &Wires, clock: &Clock) -> Op<Self> {
+        let wire = Lease::take(wires).await?;
+        wire.batch("BEGIN").await?;
+        let found = wire
+            .query_one("SELECT ledger_now($1), config_epoch, state FROM meta FOR UPDATE", &[&clock_ms(clock)])
+            .await?;
+        let now = rows::instant(found.try_get(0)?)?;
+        let state = incarnation::state(found.try_get(2)?)?;
+        let config_epoch = found.try_get(1)?;
+        Ok(Self { wire, now, fenced: false, config_epoch, state, notes: vec![], moved: vec![] })
     }
 
     /// The same for what a session may do only while it lives.

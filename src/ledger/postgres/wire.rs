@@ -166,6 +166,13 @@ impl Lease {
     pub fn give_back(mut self) {
         self.0 = None;
     }
+
+    /// After a single statement was answered, in whichever way: the connection is clean unless it is gone.
+    pub fn give_back_answered(self) {
+        if !self.client.is_closed() {
+            self.give_back();
+        }
+    }
 }
 
 impl std::ops::Deref for Lease {

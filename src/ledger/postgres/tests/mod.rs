@@ -1,6 +1,7 @@
 //! The suite on this engine, and what only this engine can do wrong, on a real server.
 
 mod faults;
+mod fitness;
 #[path = "../../../../tests/it/support/postgres.rs"]
 mod server;
 
@@ -10,15 +11,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::schema::{self, MIGRATIONS, Migration, Naming};
+use super::schema::{self, MIGRATIONS, Migration};
 use super::wire::{Connector, Wire};
 use super::{PostgresStore, connector};
 use crate::ledger::conformance::{Place, random_histories_agree_with_the_model, whole_suite};
-use crate::ledger::store::Store;
+use crate::ledger::incarnation::Naming;
+use crate::ledger::store::{State, Store};
 use crate::runtime::clock::Clock;
 
-const NAMING: Naming<'static> =
-    Naming { installation: Uuid::from_u128(1), cluster: "cluster", incarnation: Uuid::from_u128(2) };
+fn naming() -> Naming {
+    let (installation, incarnation) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    Naming { installation, cluster: "cluster".to_owned(), incarnation, state: State::Open }
+}
 
 /// A ledger in a schema of its own, gone with the test.
 pub struct Books {
@@ -37,7 +41,7 @@ impl Books {
         let books = Self { url: url.to_owned(), schema };
         let connector = books.connector();
         aside(async move {
-            schema::prepare(&connector, &NAMING, migrations, Timestamp::UNIX_EPOCH).await.expect("a ledger");
+            schema::prepare(&connector, &naming(), migrations, Timestamp::UNIX_EPOCH).await.expect("a ledger");
         });
         books
     }
