@@ -82,7 +82,15 @@ pub struct Folder(pub PathBuf);
 impl Folder {
     pub fn new() -> Self {
         let memory = Path::new("/dev/shm");
-        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        Self::within(if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() })
+    }
+
+    /// One on the disk, for who wants to know what `fsync` costs.
+    pub fn on_disk() -> Self {
+        Self::within(std::env::temp_dir())
+    }
+
+    fn within(parent: PathBuf) -> Self {
         let folder = tempfile::Builder::new().prefix("franking-postgres-").tempdir_in(parent).expect("a folder").keep();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("ours");
         if let Some((user, group)) = server_user() {
