@@ -25,6 +25,7 @@ pub mod certificate;
 pub mod error;
 pub mod fleet;
 pub mod housekeeping;
+pub mod incarnation;
 pub mod index;
 pub mod installation;
 pub mod kinds;
@@ -32,6 +33,7 @@ pub mod lease;
 pub mod observe;
 pub mod plan;
 pub mod prepare;
+pub mod rebuild;
 pub mod reconcile;
 pub mod references;
 pub mod relay_config;
@@ -48,12 +50,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::crd::{CreditPolicy, SubAccount, SubAccountApiKey};
-use crate::domain::relay_config::InstallationKeys;
+use crate::domain::relay_config::{InstallationKeys, LedgerAddress};
 use crate::ledger::Store;
 use crate::runtime::clock::Clock;
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Registry;
 pub use error::Error;
+use installation::Installation;
 use lease::{Leader, Leadership};
 use observe::Context;
 use references::{References, Wakes};
@@ -136,6 +139,8 @@ pub struct Dependencies {
     pub name: String,
     /// Where several operators share the ledger: the lease that this one holds. `None`: there is no other.
     pub leadership: Option<Leadership>,
+    /// The installation that the ledger must be of, and where it is. Without one, any ledger will do.
+    pub place: Option<(Installation, LedgerAddress)>,
 }
 
 /// Runs until `shutdown`, then lets the reconciles under way finish. Every task ends with the returned future. A leader
@@ -177,6 +182,7 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
         gate.open();
         tracing::info!("the operator has seen all resources");
         tokio::join!(
+            incarnation::run(&context),
             housekeeping::run(&context),
             usage::run(&context),
             sweep::run(&context),
@@ -197,6 +203,7 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
     gate.close("stopping");
     shutdown.cancel();
     while reconcilers.join_next().await.is_some() {}
+    incarnation::end(&context).await;
     if let Err(error) = context.books.close().await {
         tracing::warn!(error = &error as &dyn std::error::Error, "closing the ledger's session");
     }

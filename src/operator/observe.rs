@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::books::{Books, Removed};
 use super::error::{Error, Result};
+use super::incarnation::{Guard, Standing};
 use super::lease::Leader;
 use super::plan::credit_policy::Login;
 use super::plan::gauge::Gauge;
@@ -50,6 +51,7 @@ pub struct Context {
     pub report: Report,
     pub failures: Failures,
     pub awaited: Awaited,
+    pub guard: Guard,
     /// Told when an object was let go without the ledger's note, so that the sweep does not take an hour to come.
     pub let_go: Notify,
     hash_key: HashKey,
@@ -81,10 +83,12 @@ impl Context {
             name,
             relay,
             leadership: _,
+            place,
         } = dependencies;
         Self {
             report: Report::new(client.clone(), &registry),
             awaited: Awaited::new(client.clone(), wakes.clone()),
+            guard: Guard::new(place, &registry),
             client,
             books: Books::new(store, name, leader),
             references,
@@ -145,9 +149,20 @@ impl Context {
         lock(&self.granted).remove(what);
     }
 
+    /// What was remembered of ids and figures is another ledger's.
+    pub async fn forget_ledger(&self) {
+        self.books.forget().await;
+        lock(&self.ids).clear();
+        lock(&self.holders).clear();
+        lock(&self.granted).clear();
+    }
+
     pub async fn wake_everything(&self) {
         for policy in self.references.policies.state() {
             self.wakes.wake(&Ref::Policy(Name::of(policy.as_ref()))).await;
+        }
+        for account in self.references.accounts.state() {
+            self.wakes.wake(&Ref::Account(Name::of(account.as_ref()))).await;
         }
         for key in self.references.keys.state() {
             self.wakes.wake(&Ref::Key(Name::of(key.as_ref()))).await;
@@ -370,6 +385,7 @@ impl Context {
             others,
             endpoint,
             hash_key: self.hash_key.clone(),
+            rebuilding: self.guard.standing() == Standing::Rebuilding,
             gauge: self.gauge(holder).await?,
             figures_granted,
         })

@@ -169,6 +169,7 @@ impl Running {
             health: Health::default(),
             name: "operator".to_owned(),
             leadership: None,
+            place: None,
         };
         let task = tokio::spawn(operator::run(dependencies, shutdown.clone()));
         Self { fuse, ledger, registry, endpoint: sender, relay: relay_sender, shutdown, task }

@@ -8,8 +8,9 @@ use uuid::Uuid;
 use super::{House, Settings, Wanted, check, is_ours, plan, stands};
 use crate::crd::{ConditionType, Reason, find_condition};
 use crate::domain::relay_config::{InstallationKeys, KeyBytes, LedgerAddress, RelayConfig};
+use crate::ledger::incarnation::Mark;
 use crate::operator::certificate::{Authority, Leaf};
-use crate::operator::installation::Installation;
+use crate::operator::installation::{Installation, Serving};
 use crate::operator::plan::{Outcome, credit_policy::lacks, is_true};
 use crate::operator::{RelayState, Replicas};
 use crate::runtime::cli::Flags;
@@ -63,6 +64,8 @@ fn planned(relay: &str, pods: &str) -> Wanted {
         namespace: "mail".into(),
         id: Uuid::from_u128(1),
         incarnation: Uuid::from_u128(2),
+        serving: Serving::new(Uuid::from_u128(2)),
+        mark: Mark::default(),
         cluster: "c".into(),
         ledger_made: true,
         keys: InstallationKeys { hash: KeyBytes([1; 32]), seal: KeyBytes([2; 32]) },

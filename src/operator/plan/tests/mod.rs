@@ -276,6 +276,7 @@ impl Scene {
             others: Vec::new(),
             endpoint: endpoint(),
             hash_key: hash_key(),
+            rebuilding: false,
             gauge: None,
             figures_granted: false,
         };
