@@ -8,8 +8,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use franking::operator::prepare;
+use franking::domain::relay_config::LedgerAddress;
+use franking::operator::fleet::Fleet;
+use franking::operator::installation::Installation;
 use franking::operator::relay_config::{self, Keeper};
+use franking::operator::{RelayState, lease, prepare};
 use franking::runtime::cli::{self, Asked, Command};
 use franking::runtime::clock::{Clock as _, SystemClock};
 use franking::runtime::config::{self, Settings};
@@ -18,8 +21,8 @@ use franking::runtime::metrics::Registry;
 use franking::runtime::shutdown::{self, RoleError, Roles};
 use franking::runtime::{http, process, telemetry};
 use franking::{crd, ledger, operator, relay};
-use rand::SeedableRng as _;
 use rand::rngs::{StdRng, SysRng};
+use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +30,10 @@ use tokio_util::sync::CancellationToken;
 const REFUSED: u8 = 2;
 /// The exit code of everything else that went wrong.
 const FAILED: u8 = 1;
+/// The exit code of an operator that does not lead any more: nothing is wrong, and a new process stands by.
+const DEPOSED: u8 = 3;
+/// How often the settings are looked at for another address of the ledger: whoever rotates a password waits minutes.
+const ADDRESS_EVERY: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let cli = match cli::parse(std::env::args_os()) {
@@ -38,6 +45,13 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(refused) => return fail(&refused, REFUSED),
     };
+    if matches!(cli.command, Command::All)
+        && (settings.operator.leader_election || settings.relay.config_map.is_some())
+    {
+        let refused = "operator.leaderElection and relay.configMap are for operators and relays that run apart; \
+                       `franking all` is both in one process";
+        return fail(&config::Refused::new(refused), REFUSED);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, FAILED),
@@ -47,14 +61,20 @@ fn main() -> ExitCode {
             Command::Crds => Ok(say(&crd::all().iter().map(crd::yaml).collect::<Vec<_>>().join("---\n"))),
             Command::Ledger(command) => upkeep::run(&settings, command).await,
             Command::All => Process::start(settings)?.all().await,
-            Command::Operator => Process::start(settings)?.operator().await,
+            Command::Operator => Process::start(settings)?.operator(cli.flags).await,
             Command::Relay => Process::start(settings)?.relay().await,
             Command::Prepare => Process::start(settings)?.prepare().await,
         }
     });
     // Blocking work that a hung role left behind must not keep the process.
     runtime.shutdown_background();
-    ended.unwrap_or_else(|error: RoleError| fail(error.as_ref(), FAILED))
+    ended.unwrap_or_else(|error: RoleError| fail(error.as_ref(), code_of(error.as_ref())))
+}
+
+/// Among the causes of the end, one has a code of its own.
+fn code_of(error: &(dyn std::error::Error + 'static)) -> u8 {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    if causes.any(|cause| cause.is::<lease::Deposed>()) { DEPOSED } else { FAILED }
 }
 
 /// A reader that has seen enough (`franking crds | head`) is no fault.
@@ -98,7 +118,16 @@ impl Process {
         let client = kube::Client::try_default().await?;
         let stop = self.stop.clone();
         tokio::select! {
-            prepared = prepare::run(&client, &self.settings, self.clock, &mut self.rng) => {
+            prepared = async {
+                let settings = &self.settings;
+                let clock = self.clock.clone();
+                let installation = prepare::run(&client, settings, clock, &mut self.rng).await?;
+                // A fleet's `relay.yaml` is a Secret, and the operator's that leads.
+                if settings.relay.config_map.is_none() {
+                    prepare::relay_yaml(installation, settings, self.clock.clone()).await?;
+                }
+                Ok::<_, prepare::Error>(())
+            } => {
                 prepared?;
                 Ok(ExitCode::SUCCESS)
             }
@@ -110,25 +139,91 @@ impl Process {
     async fn all(mut self) -> Result<ExitCode, RoleError> {
         let mut roles = self.roles(&["operator", "relay"]).await?;
         let (client, settings, stop) = (kube::Client::try_default().await?, &self.settings, self.stop.clone());
-        let prepared = tokio::select! {
-            prepared = prepare::run(&client, settings, self.clock.clone(), &mut self.rng) => prepared?,
+        let prepared = async {
+            let clock = self.clock.clone();
+            let installation = prepare::run(&client, settings, clock, &mut self.rng).await?;
+            prepare::relay_yaml(installation, settings, self.clock.clone()).await
+        };
+        let (keeper, endpoint) = tokio::select! {
+            prepared = prepared => prepared?,
             () = stop.cancelled() => return self.wait(roles).await,
         };
-        self.spawn_operator(&mut roles, client, prepared)?;
+        self.spawn_single(&mut roles, client, keeper, endpoint, None)?;
         self.spawn_relay(&mut roles);
         self.wait(roles).await
     }
 
-    async fn operator(mut self) -> Result<ExitCode, RoleError> {
+    async fn operator(mut self, flags: cli::Flags) -> Result<ExitCode, RoleError> {
         let mut roles = self.roles(&["operator"]).await?;
         let client = kube::Client::try_default().await?;
         let stop = self.stop.clone();
-        let resumed = tokio::select! {
-            resumed = prepare::resume(&client, &self.settings, self.clock.clone()) => resumed?,
-            () = stop.cancelled() => return self.wait(roles).await,
+        let leadership = if self.settings.operator.leader_election {
+            match self.win(&client, &flags).await {
+                Some(leadership) => Some(leadership),
+                None => return self.wait(roles).await,
+            }
+        } else {
+            None
         };
-        self.spawn_operator(&mut roles, client, resumed)?;
+        let leader = leadership.as_ref().map(lease::Leadership::leader);
+        let deposed = async {
+            match &leader {
+                Some(leader) => leader.lost().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            spawned = self.spawn_operator(&mut roles, client, leadership, flags) => spawned?,
+            () = deposed => return Err(lease::Deposed.into()),
+            () = stop.cancelled() => {}
+        }
         self.wait(roles).await
+    }
+
+    /// Stands by until this operator leads. It is ready all the while: there is nothing else that it should do.
+    async fn win(&mut self, client: &kube::Client, flags: &cli::Flags) -> Option<lease::Leadership> {
+        let gate = self.health.gate("operator");
+        gate.open();
+        let settings = &self.settings;
+        let instance = flags.instance.as_ref().unwrap_or(&settings.name);
+        let identity = format!("{instance}_{:016x}", self.rng.next_u64());
+        let (namespace, name) = (&settings.operator.namespace, format!("{}-operator", settings.name));
+        let candidate = lease::Candidate::new(client.clone(), namespace, name, identity, self.clock.clone());
+        let won = candidate.win(&self.stop).await;
+        gate.close("starting");
+        won
+    }
+
+    /// The operator with what keeps the relays: of this pod, or of a fleet.
+    async fn spawn_operator(
+        &mut self,
+        roles: &mut Roles,
+        client: kube::Client,
+        leadership: Option<lease::Leadership>,
+        flags: cli::Flags,
+    ) -> Result<(), RoleError> {
+        let installation = prepare::resume(&client, &self.settings).await?;
+        let Some(config_map) = self.settings.relay.config_map.clone() else {
+            let (keeper, endpoint) = prepare::relay_yaml(installation, &self.settings, self.clock.clone()).await?;
+            return self.spawn_single(roles, client, keeper, endpoint, leadership);
+        };
+        let fleet = Fleet {
+            client: client.clone(),
+            namespace: self.settings.operator.namespace.clone(),
+            config_map,
+            relay: self.settings.relay.clone(),
+            ledger: self.settings.ledger.clone(),
+            installation: installation.clone(),
+            clock: self.clock.clone(),
+        };
+        let gate = self.health.gate("operator");
+        let (endpoint, state) = fleet.first(|trouble| gate.close(trouble)).await;
+        let ((publish, endpoint), (tell, relay)) = (watch::channel(endpoint), watch::channel(state));
+        let dependencies = self.dependencies(client, &installation, endpoint, relay, leadership)?;
+        roles.spawn("operator", operator::run(dependencies, self.stop.clone()));
+        roles.spawn("keeper of the fleet", fleet.keep(self.registry.clone(), publish, tell, self.stop.clone()));
+        roles.spawn("settings", same_ledger(self.settings.ledger.clone(), flags, self.stop.clone()));
+        Ok(())
     }
 
     async fn relay(mut self) -> Result<ExitCode, RoleError> {
@@ -153,14 +248,33 @@ impl Process {
         Ok(Roles::new(self.stop.clone()))
     }
 
-    fn spawn_operator(
+    /// An operator with relays that read the `relay.yaml` that it keeps.
+    fn spawn_single(
         &mut self,
         roles: &mut Roles,
         client: kube::Client,
-        (keeper, endpoint): (Keeper, operator::Endpoint),
+        keeper: Keeper,
+        endpoint: operator::Endpoint,
+        leadership: Option<lease::Leadership>,
     ) -> Result<(), RoleError> {
         let (publish, endpoint) = watch::channel(endpoint);
-        let dependencies = operator::Dependencies {
+        let (tell, relay) = watch::channel(RelayState::default());
+        let dependencies = self.dependencies(client, &keeper.installation, endpoint, relay, leadership)?;
+        roles.spawn("operator", operator::run(dependencies, self.stop.clone()));
+        let keep = relay_config::keep(keeper, self.registry.clone(), publish, tell, self.stop.clone());
+        roles.spawn("keeper of relay.yaml", keep);
+        Ok(())
+    }
+
+    fn dependencies(
+        &mut self,
+        client: kube::Client,
+        installation: &Installation,
+        endpoint: watch::Receiver<operator::Endpoint>,
+        relay: watch::Receiver<RelayState>,
+        leadership: Option<lease::Leadership>,
+    ) -> Result<operator::Dependencies, ledger::Error> {
+        Ok(operator::Dependencies {
             client,
             store: ledger::open(&self.settings.ledger, self.clock.clone())?,
             settings: operator::Settings {
@@ -169,18 +283,16 @@ impl Process {
                 status_writes_per_second: self.settings.operator.status_writes_per_second,
             },
             endpoint,
-            keys: keeper.installation.keys.clone(),
+            relay,
+            keys: installation.keys.clone(),
             clock: self.clock.clone(),
             rng: StdRng::from_rng(&mut self.rng),
             registry: self.registry.clone(),
             health: self.health.clone(),
             name: self.settings.name.clone(),
-            place: Some((keeper.installation.clone(), self.settings.ledger.clone())),
-        };
-        roles.spawn("operator", operator::run(dependencies, self.stop.clone()));
-        let keep = relay_config::keep(keeper, self.registry.clone(), publish, self.stop.clone());
-        roles.spawn("keeper of relay.yaml", keep);
-        Ok(())
+            leadership,
+            place: Some((installation.clone(), self.settings.ledger.clone())),
+        })
     }
 
     fn spawn_relay(&mut self, roles: &mut Roles) {
@@ -199,5 +311,24 @@ impl Process {
         roles.run(Duration::from_secs(self.settings.stop_seconds)).await?;
         tracing::info!("stopped");
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Ends the process when the ledger has another address, such as a rotated password: every part of it has the old one,
+/// and the next one renders the new one for the fleet. Settings that cannot be read are left to the next start.
+async fn same_ledger(address: LedgerAddress, flags: cli::Flags, stop: CancellationToken) -> Result<(), RoleError> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(ADDRESS_EVERY) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        let flags = flags.clone();
+        match tokio::task::spawn_blocking(move || config::load(&flags)).await? {
+            Ok(settings) if settings.ledger != address => {
+                return Err("the ledger's address changed; a new process uses it".into());
+            }
+            Ok(_) => {}
+            Err(refused) => tracing::warn!(%refused, "the settings would not start a process"),
+        }
     }
 }

@@ -17,7 +17,7 @@ pub enum ConditionType {
     Ready,
     /// The spec is valid and what it refers to lets it.
     Accepted,
-    /// The ledger's directory says what the spec says.
+    /// The ledger's directory says what the spec says; of a policy also that the relays run as they are set.
     Programmed,
     /// Work is under way. Only present while true.
     Reconciling,
@@ -110,6 +110,10 @@ pub enum Reason {
     LedgerAccepted,
     /// The Kubernetes API refused a write; the message says which.
     ApplyFailed,
+    /// The relay's settings are refused; the relays keep what was good last.
+    RelayInvalid,
+    /// No relay serves.
+    RelayNotReady,
     /// Deletion waits for what still uses it.
     InUse,
     /// It is being deleted.
@@ -150,6 +154,8 @@ impl Reason {
             Self::LedgerReplaced => "LedgerReplaced",
             Self::LedgerAccepted => "LedgerAccepted",
             Self::ApplyFailed => "ApplyFailed",
+            Self::RelayInvalid => "RelayInvalid",
+            Self::RelayNotReady => "RelayNotReady",
             Self::InUse => "InUse",
             Self::Deleting => "Deleting",
         }

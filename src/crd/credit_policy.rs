@@ -261,6 +261,10 @@ pub struct RelayStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub ports: Vec<RelayPort>,
+    /// Relays that serve, where they are a fleet of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub ready_replicas: Option<i32>,
 }
 
 /// A port of the relay.

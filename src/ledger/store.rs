@@ -2,7 +2,7 @@
 //! after another: sweep, lots ahead, rollup); absent is `None`, not an error.
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use crate::domain::credential::Username;
@@ -272,9 +272,9 @@ pub trait Store: Send + Sync + 'static {
     /// Ends a session in good order.
     async fn close_session(&self, session: &Session) -> Result<()>;
 
-    /// Gives up every other session that was silent since `silent_since`, or closed, and settles its open
-    /// reservations as unknown. Returns how many messages that were.
-    async fn sweep_sessions(&self, session: &Session, silent_since: Timestamp) -> Result<u64>;
+    /// Gives up every other session that was silent for `silence` by the ledger's own time, and settles the open
+    /// reservations of those that are given up or closed as unknown. Returns how many messages that were.
+    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<u64>;
 
     /// The id of (kind, namespace UID, name): found, or minted once and for ever. A cluster-scoped object's
     /// namespace UID is "". Only a digest of the two is kept, so that purging personal data keeps the id.

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use super::lease::Leader;
 use crate::domain::directory::Entry;
 use crate::domain::id::{AccountId, Holder, KeyId, Kind, PolicyId};
 use crate::ledger::store::{Balance, Error, Floor, Result, Role, Session, Store};
@@ -19,6 +20,8 @@ const SESSIONS: usize = 2;
 pub struct Books {
     store: Arc<dyn Store>,
     name: String,
+    /// Where several operators share the ledger: only the one that leads opens a session, and never a second one.
+    leader: Option<Leader>,
     session: Mutex<Option<Session>>,
     tally: Mutex<Tally>,
 }
@@ -51,7 +54,7 @@ macro_rules! under_session {
             let $session = &open;
             tries -= 1;
             match $write.await {
-                Err(Error::Fenced) if tries > 0 => $books.lost(&open).await,
+                Err(Error::Fenced) if tries > 0 && $books.reopens() => $books.lost(&open).await,
                 answer => break answer,
             }
         }
@@ -59,8 +62,8 @@ macro_rules! under_session {
 }
 
 impl Books {
-    pub fn new(store: Arc<dyn Store>, name: String) -> Self {
-        Self { store, name, session: Mutex::new(None), tally: Mutex::default() }
+    pub fn new(store: Arc<dyn Store>, name: String, leader: Option<Leader>) -> Self {
+        Self { store, name, leader, session: Mutex::new(None), tally: Mutex::default() }
     }
 
     pub fn store(&self) -> &dyn Store {
@@ -73,8 +76,27 @@ impl Books {
             return Ok(session.clone());
         }
         let session = self.store.open_session(Role::Operator, &self.name).await?;
+        // A process that was paused between its last look at the lease and this has taken the session from the operator
+        // that leads now. It writes nothing under it: that one ends, and whoever leads next opens its own.
+        if let Some(leader) = &self.leader
+            && !leader.confirm().await
+        {
+            return Err(Error::Fenced);
+        }
         *open = Some(session.clone());
         Ok(session)
+    }
+
+    /// Whether another session may be opened where the old one was given up. Among several operators it was given up
+    /// because another one leads.
+    fn reopens(&self) -> bool {
+        match &self.leader {
+            Some(leader) => {
+                leader.depose();
+                false
+            }
+            None => true,
+        }
     }
 
     /// Lets go of a session that the ledger gave up, unless another task has opened a new one meanwhile.
@@ -132,8 +154,8 @@ impl Books {
         under_session!(self, session, self.store.prepare_lots(session, until))
     }
 
-    pub async fn sweep_sessions(&self, silent_since: Timestamp) -> Result<u64> {
-        under_session!(self, session, self.store.sweep_sessions(session, silent_since))
+    pub async fn sweep_sessions(&self, silence: SignedDuration) -> Result<u64> {
+        under_session!(self, session, self.store.sweep_sessions(session, silence))
     }
 
     /// Ends the session in good order; the next write would open another.

@@ -43,6 +43,8 @@ pub enum Error {
     Watch,
     #[error("a reconcile loop broke")]
     Loop,
+    #[error("this operator stops")]
+    Deposed(#[source] super::lease::Deposed),
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -86,7 +88,7 @@ impl Error {
             Self::Cluster { .. } | Self::Timeout { .. } | Self::Installation(_) => Fault::Cluster,
             Self::Ledger { .. } => Fault::Ledger,
             Self::Contended | Self::ReadBack => Fault::Conflict,
-            Self::Seal { .. } | Self::Watch | Self::Loop => Fault::Internal,
+            Self::Seal { .. } | Self::Watch | Self::Loop | Self::Deposed(_) => Fault::Internal,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The ledger's small periodic work, done by whoever operates.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -11,8 +12,12 @@ use crate::ledger::store::Result;
 const ROLLUP_EVERY: Duration = Duration::from_secs(10);
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
-/// A session is given up after this much silence: six missed heartbeats.
+/// A session is given up after this much silence: twelve missed heartbeats of a relay, which beats every five seconds
+/// whatever its engine, and several failovers of a database.
 const SILENCE: SignedDuration = SignedDuration::from_secs(60);
+/// After an outage of the ledger everybody was silent. Nobody is given up before it has answered us for so long: three
+/// heartbeats of a relay.
+const ANSWERED: Duration = Duration::from_secs(15);
 const LOTS_EVERY: Duration = Duration::from_secs(3600);
 /// Lots are made this long ahead, so that a ledger that is down at midnight finds them made.
 const LOTS_AHEAD: SignedDuration = SignedDuration::from_hours(24);
@@ -33,14 +38,31 @@ enum Chore {
     Retire,
 }
 
+/// Since when the ledger has answered every heartbeat of ours.
+#[derive(Default)]
+struct Pulse(Mutex<Option<Instant>>);
+
+impl Pulse {
+    fn felt(&self, beats: bool) {
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = beats.then(|| since.unwrap_or_else(Instant::now));
+    }
+
+    fn is_steady(&self) -> bool {
+        let since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|since| since.elapsed() >= ANSWERED)
+    }
+}
+
 /// Runs until the future is dropped.
 pub async fn run(context: &Context) {
+    let pulse = &Pulse::default();
     tokio::join!(
-        Chore::Heartbeat.keep(context),
-        Chore::Rollup.keep(context),
-        Chore::Lots.keep(context),
-        Chore::Sweep.keep(context),
-        Chore::Retire.keep(context)
+        Chore::Heartbeat.keep(context, pulse),
+        Chore::Rollup.keep(context, pulse),
+        Chore::Lots.keep(context, pulse),
+        Chore::Sweep.keep(context, pulse),
+        Chore::Retire.keep(context, pulse)
     );
 }
 
@@ -65,11 +87,11 @@ impl Chore {
         }
     }
 
-    async fn keep(self, context: &Context) {
+    async fn keep(self, context: &Context, pulse: &Pulse) {
         loop {
             // A ledger that is held, or being rebuilt, is left alone.
             context.guard.opened().await;
-            let pause = match self.once(context).await {
+            let pause = match self.once(context, pulse).await {
                 Ok(()) => self.interval(),
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "{}", self.doing());
@@ -80,10 +102,14 @@ impl Chore {
         }
     }
 
-    async fn once(self, context: &Context) -> Result<()> {
+    async fn once(self, context: &Context, pulse: &Pulse) -> Result<()> {
         let (books, now) = (&context.books, context.clock.now());
         match self {
-            Self::Heartbeat => books.heartbeat().await,
+            Self::Heartbeat => {
+                let beat = books.heartbeat().await;
+                pulse.felt(beat.is_ok());
+                beat
+            }
             Self::Rollup => books.rollup().await.map(drop),
             Self::Lots => books.prepare_lots(now.saturating_add(LOTS_AHEAD).unwrap_or(Timestamp::MAX)).await.map(drop),
             Self::Retire => {
@@ -94,12 +120,35 @@ impl Chore {
                 Ok(())
             }
             Self::Sweep => {
-                let lost = books.sweep_sessions(now.saturating_sub(SILENCE).unwrap_or(Timestamp::MIN)).await?;
+                // What a closed or replaced session left open is known to be nobody's at any time.
+                let silence = if pulse.is_steady() { SILENCE } else { SignedDuration::MAX };
+                let lost = books.sweep_sessions(silence).await?;
+                context.report.unknown(lost);
                 if lost > 0 {
                     tracing::warn!(messages = lost, "sessions ended without settling; their messages count as unknown");
                 }
                 Ok(())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_given_up_for_a_silence_that_was_the_ledgers() {
+        let pulse = Pulse::default();
+        assert!(!pulse.is_steady(), "it was not asked yet");
+        pulse.felt(true);
+        assert!(!pulse.is_steady(), "it has just come back");
+        let earlier = Instant::now().checked_sub(ANSWERED);
+        *pulse.0.lock().expect("unpoisoned") = earlier;
+        pulse.felt(true);
+        assert!(pulse.is_steady());
+        pulse.felt(false);
+        pulse.felt(true);
+        assert!(!pulse.is_steady(), "it was away");
     }
 }

@@ -23,11 +23,13 @@ pub mod apply;
 pub mod books;
 pub mod certificate;
 pub mod error;
+pub mod fleet;
 pub mod housekeeping;
 pub mod incarnation;
 pub mod index;
 pub mod installation;
 pub mod kinds;
+pub mod lease;
 pub mod observe;
 pub mod plan;
 pub mod prepare;
@@ -55,6 +57,7 @@ use crate::runtime::health::Health;
 use crate::runtime::metrics::Registry;
 pub use error::Error;
 use installation::Installation;
+use lease::{Leader, Leadership};
 use observe::Context;
 use references::{References, Wakes};
 
@@ -86,6 +89,22 @@ impl Endpoint {
     }
 }
 
+/// What is known of the relays, for the policies' status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RelayState {
+    /// Why what the settings say is not in force: the relays go on with what was good last.
+    pub refused: Option<String>,
+    /// `None` where nobody can say from here.
+    pub replicas: Option<Replicas>,
+}
+
+/// The relays of a fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replicas {
+    pub ready: i32,
+    pub wanted: i32,
+}
+
 /// What a deploy decides about the operator.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -110,6 +129,7 @@ pub struct Dependencies {
     pub store: Arc<dyn Store>,
     pub settings: Settings,
     pub endpoint: tokio::sync::watch::Receiver<Endpoint>,
+    pub relay: tokio::sync::watch::Receiver<RelayState>,
     pub keys: InstallationKeys,
     pub clock: Arc<dyn Clock>,
     pub rng: StdRng,
@@ -117,18 +137,38 @@ pub struct Dependencies {
     pub health: Health,
     /// Names the ledger session: a new one under the same name fences the old.
     pub name: String,
+    /// Where several operators share the ledger: the lease that this one holds. `None`: there is no other.
+    pub leadership: Option<Leadership>,
     /// The installation that the ledger must be of, and where it is. Without one, any ledger will do.
     pub place: Option<(Installation, LedgerAddress)>,
 }
 
-/// Runs until `shutdown`, then lets the reconciles under way finish. Every task ends with the returned future.
-pub async fn run(dependencies: Dependencies, shutdown: CancellationToken) -> Result<(), Error> {
+/// Runs until `shutdown`, then lets the reconciles under way finish. Every task ends with the returned future. A leader
+/// that is deposed finishes nothing.
+pub async fn run(mut dependencies: Dependencies, shutdown: CancellationToken) -> Result<(), Error> {
+    let Some(leadership) = dependencies.leadership.take() else { return work(dependencies, None, shutdown).await };
+    let leader = leadership.leader();
+    let ended = tokio::select! {
+        // First: who does not lead any more must not do one thing more.
+        biased;
+        () = leader.lost() => Err(Error::Deposed(lease::Deposed)),
+        ended = work(dependencies, Some(leadership.leader()), shutdown) => ended,
+    };
+    match ended {
+        Err(Error::Deposed(_)) => drop(leadership),
+        // Also after a failure: another process may fare better.
+        Ok(()) | Err(_) => leadership.resign().await,
+    }
+    ended
+}
+
+async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: CancellationToken) -> Result<(), Error> {
     let settings = dependencies.settings.clone();
     let gate = dependencies.health.gate("operator");
     let (references, writers) = References::new();
     let (wakes, queues) = Wakes::new();
     let client = dependencies.client.clone();
-    let context = Arc::new(Context::new(dependencies, references, wakes.clone()));
+    let context = Arc::new(Context::new(dependencies, leader, references, wakes.clone()));
     let mut reconcilers = JoinSet::new();
     let concurrency = settings.concurrency;
     let (c, s) = (&context, &shutdown);
@@ -146,7 +186,8 @@ pub async fn run(dependencies: Dependencies, shutdown: CancellationToken) -> Res
             housekeeping::run(&context),
             usage::run(&context),
             sweep::run(&context),
-            endpoint_changes(&context)
+            endpoint_changes(&context),
+            relay_changes(&context)
         );
         Ok(())
     };
@@ -175,6 +216,23 @@ async fn endpoint_changes(context: &Context) {
     endpoint.mark_unchanged();
     while endpoint.changed().await.is_ok() {
         context.wake_everything().await;
+    }
+    std::future::pending::<()>().await;
+}
+
+/// What is said of the relays goes into every policy's status: at once where something is wrong or right again, and in
+/// the budget of the counts where only their number changed.
+async fn relay_changes(context: &Context) {
+    let mut relay = context.relay.clone();
+    let mut shown = relay.borrow_and_update().clone();
+    while relay.changed().await.is_ok() {
+        let next = relay.borrow_and_update().clone();
+        let urgent = plan::credit_policy::lacks(&shown) != plan::credit_policy::lacks(&next);
+        for policy in context.references.policies.state() {
+            let what = references::Ref::Policy(watch::Name::of(policy.as_ref()));
+            if urgent { context.wakes.wake(&what).await } else { context.references.recount(what) }
+        }
+        shown = next;
     }
     std::future::pending::<()>().await;
 }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::books::{Books, Removed};
 use super::error::{Error, Result};
 use super::incarnation::{Guard, Standing};
+use super::lease::Leader;
 use super::plan::credit_policy::Login;
 use super::plan::gauge::Gauge;
 use super::plan::{api_key, credit_policy, is_true, meta, sub_account};
@@ -21,7 +22,7 @@ use super::reconcile::{Awaited, Failures};
 use super::references::{Ref, References, Wakes};
 use super::report::Report;
 use super::watch::Name;
-use super::{Dependencies, Endpoint, Settings};
+use super::{Dependencies, Endpoint, RelayState, Settings};
 use crate::crd::{AccountCounts, ConditionType, CreditPolicy, KeyCounts, SubAccount, SubAccountApiKey, find_condition};
 use crate::domain::credential::HashKey;
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, UpstreamSecret};
@@ -45,6 +46,7 @@ pub struct Context {
     pub wakes: Wakes,
     pub settings: Settings,
     pub endpoint: watch::Receiver<Endpoint>,
+    pub relay: watch::Receiver<RelayState>,
     pub clock: Arc<dyn Clock>,
     pub report: Report,
     pub failures: Failures,
@@ -67,19 +69,33 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Context {
-    pub fn new(dependencies: Dependencies, references: References, wakes: Wakes) -> Self {
-        let Dependencies { client, store, settings, endpoint, keys, clock, rng, registry, health: _, name, place } =
-            dependencies;
+    pub fn new(dependencies: Dependencies, leader: Option<Leader>, references: References, wakes: Wakes) -> Self {
+        let Dependencies {
+            client,
+            store,
+            settings,
+            endpoint,
+            keys,
+            clock,
+            rng,
+            registry,
+            health: _,
+            name,
+            relay,
+            leadership: _,
+            place,
+        } = dependencies;
         Self {
             report: Report::new(client.clone(), &registry),
             awaited: Awaited::new(client.clone(), wakes.clone()),
             guard: Guard::new(place, &registry),
             client,
-            books: Books::new(store, name),
+            books: Books::new(store, name, leader),
             references,
             wakes,
             settings,
             endpoint,
+            relay,
             clock,
             failures: Failures::default(),
             let_go: Notify::new(),
@@ -249,6 +265,7 @@ impl Context {
                 Vec::new()
             },
             endpoint,
+            relay: self.relay.borrow().clone(),
             figures_granted,
         })
     }

@@ -42,13 +42,13 @@ pub enum Error {
     RelayConfig(#[from] relay_config::Error),
 }
 
-/// Makes what is missing. Returns who we are and what Secrets should tell programs.
+/// Makes what is missing, but for `relay.yaml`. Returns who we are.
 pub async fn run(
     client: &Client,
     settings: &Settings,
     clock: Arc<dyn Clock>,
     rng: &mut (impl Rng + Send),
-) -> Result<(Keeper, Endpoint), Error> {
+) -> Result<Installation, Error> {
     let namespace = &settings.operator.namespace;
     let now = clock.now();
     let mut installation = in_time(installation::ensure(client, namespace, now, rng)).await?;
@@ -56,16 +56,21 @@ pub async fn run(
     if !installation.ledger_made {
         in_time(installation::note_ledger(client, &mut installation, now)).await?;
     }
-    let keeper = Keeper { relay: settings.relay.clone(), ledger: settings.ledger.clone(), installation, clock };
-    let once = keeper.clone();
-    let endpoint = tokio::task::spawn_blocking(move || once.refresh()).await??;
-    tracing::info!(installation = %keeper.installation.id, "prepared");
-    Ok((keeper, endpoint))
+    tracing::info!(installation = %installation.id, "prepared");
+    Ok(installation)
 }
 
-/// The same for an operator that was started after `prepare`: finds what is there, makes nothing but `relay.yaml`.
-pub async fn resume(client: &Client, settings: &Settings, clock: Arc<dyn Clock>) -> Result<(Keeper, Endpoint), Error> {
-    let installation = in_time(installation::load(client, &settings.operator.namespace)).await?;
+/// Who we are, for an operator that was started after `prepare`: makes nothing.
+pub async fn resume(client: &Client, settings: &Settings) -> Result<Installation, Error> {
+    in_time(installation::load(client, &settings.operator.namespace)).await
+}
+
+/// Writes `relay.yaml` where relays of this very pod read it. Returns its keeper, and what Secrets should tell programs.
+pub async fn relay_yaml(
+    installation: Installation,
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+) -> Result<(Keeper, Endpoint), Error> {
     let keeper = Keeper { relay: settings.relay.clone(), ledger: settings.ledger.clone(), installation, clock };
     let once = keeper.clone();
     let endpoint = tokio::task::spawn_blocking(move || once.refresh()).await??;

@@ -14,9 +14,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::Endpoint;
 use super::certificate::{self, Leaf};
 use super::installation::Installation;
+use super::{Endpoint, RelayState};
 use crate::domain::relay_config::{LedgerAddress, Listener, ListenerMode, RelayConfig};
 use crate::runtime::clock::Clock;
 use crate::runtime::config::Refused;
@@ -75,7 +75,7 @@ pub fn render(fleet: &Fleet, config_file: &Path, ledger: &LedgerAddress, install
 
 /// What Secrets and status say. Where the advertised port is a listener's, clients see the listeners' own ports; where
 /// it is not, a Service maps it, and of the ports behind it only this one is known.
-fn endpoint(fleet: &Fleet, ca_pem: Option<String>) -> Endpoint {
+pub fn endpoint(fleet: &Fleet, ca_pem: Option<String>) -> Endpoint {
     let advertise = &fleet.advertise;
     let mapped = !fleet.listeners.iter().any(|listener| listener.address.port() == advertise.port);
     let seen: Vec<(&Listener, u16)> = if mapped {
@@ -154,6 +154,7 @@ pub async fn keep(
     keeper: Keeper,
     registry: Registry,
     endpoint: watch::Sender<Endpoint>,
+    state: watch::Sender<RelayState>,
     stop: CancellationToken,
 ) -> Result<(), Infallible> {
     let valid = register(&registry, settings_valid());
@@ -177,6 +178,7 @@ pub async fn keep(
             Ok(new) => {
                 if said.take().is_some() {
                     tracing::info!("the relay's settings are valid again");
+                    state.send_replace(RelayState::default());
                 }
                 valid.set(1);
                 endpoint.send_if_modified(|old| {
@@ -189,6 +191,8 @@ pub async fn keep(
                 let sentence = chain(&error);
                 if said.as_ref() != Some(&sentence) {
                     tracing::error!(error = sentence, "the relay keeps its last good settings");
+                    // Whether it serves is its own probe's to say: in its pod no token of ours asks for it.
+                    state.send_replace(RelayState { refused: Some(sentence.clone()), replicas: None });
                 }
                 valid.set(0);
                 said = Some(sentence);
@@ -197,7 +201,7 @@ pub async fn keep(
     }
 }
 
-fn settings_valid() -> IntGauge {
+pub fn settings_valid() -> IntGauge {
     IntGauge::new(
         "franking_relay_settings_valid",
         "1 while the relay's settings are in force, 0 while they are refused.",
@@ -205,7 +209,7 @@ fn settings_valid() -> IntGauge {
     .expect("a metric's name is a valid constant")
 }
 
-fn read_authority(path: &Path) -> Result<String, Error> {
+pub fn read_authority(path: &Path) -> Result<String, Error> {
     let failed = |source| Error::File { doing: "reading relay.tls.caFile", path: path.to_owned(), source };
     let length = fs::metadata(path).map_err(failed)?.len();
     let pem = if length <= CA_MAX { fs::read_to_string(path).map_err(failed)? } else { String::new() };
@@ -394,8 +398,9 @@ mod tests {
         let house = house(LOCAL);
         let first = house.keeper.refresh().expect("refreshed");
         let (publish, mut endpoint) = watch::channel(first);
+        let (tell, relay) = watch::channel(RelayState::default());
         let (registry, stop) = (Registry::new(), CancellationToken::new());
-        let task = tokio::spawn(keep(house.keeper.clone(), registry.clone(), publish, stop.clone()));
+        let task = tokio::spawn(keep(house.keeper.clone(), registry.clone(), publish, tell, stop.clone()));
         let text = |registry: &Registry| crate::runtime::metrics::render(registry);
 
         let good = house.read("run/relay.yaml");
@@ -407,6 +412,8 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(30), refused).await.expect("the mistake is seen");
         assert_eq!(house.read("run/relay.yaml"), good);
+        let refused = relay.borrow().refused.clone().expect("it is said");
+        assert!(refused.contains("relay.limits.recipients"), "{refused}");
 
         house.say(&LOCAL.replace("hostname: localhost", "hostname: relay.example.com"));
         let changed = endpoint.changed();
@@ -414,6 +421,7 @@ mod tests {
         assert_eq!(endpoint.borrow().host, "relay.example.com");
         assert!(house.read("run/relay.yaml").contains("hostname: relay.example.com"));
         assert!(text(&registry).contains("franking_relay_settings_valid 1"));
+        assert_eq!(*relay.borrow(), RelayState::default());
         stop.cancel();
         task.await.expect("no panic").expect("a clean end");
     }

@@ -40,6 +40,7 @@ pub struct Report {
     credits: IntGaugeVec,
     account_credits: IntGaugeVec,
     measured: Mutex<std::collections::HashSet<Ref>>,
+    unknown: IntCounter,
     sweep_stopped: IntGauge,
     swept: IntCounter,
 }
@@ -82,6 +83,13 @@ impl Report {
                 &["namespace", "account", "what"],
             ),
             measured: Mutex::default(),
+            unknown: register(
+                registry,
+                metric(IntCounter::new(
+                    "franking_operator_unknown_messages_total",
+                    "Messages whose session ended without saying what became of them; they stay charged.",
+                )),
+            ),
             sweep_stopped: register(
                 registry,
                 metric(IntGauge::new(
@@ -112,6 +120,10 @@ impl Report {
     pub fn sweep(&self, stopped: bool, revoked: u64) {
         self.sweep_stopped.set(i64::from(stopped));
         self.swept.inc_by(revoked);
+    }
+
+    pub fn unknown(&self, messages: u64) {
+        self.unknown.inc_by(messages);
     }
 
     /// The same figures as on status, exact.
@@ -182,6 +194,7 @@ impl Report {
         }
     }
 
+    /// An Event about one of our kinds.
     pub async fn notice<K: Kind>(&self, object: &K, notice: &Notice, now: Timestamp) {
         let about = ObjectReference {
             api_version: Some(K::api_version(&()).into_owned()),
@@ -195,31 +208,43 @@ impl Report {
         self.event(about, notice.warning, notice.reason, &notice.note, now).await;
     }
 
-    /// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
+    /// An Event about something else.
     pub async fn event(&self, about: ObjectReference, warning: bool, reason: Reason, note: &str, now: Timestamp) {
-        let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
-        let name = about.name.clone().unwrap_or_default();
-        let event = Event {
-            metadata: ObjectMeta {
-                generate_name: Some(event_prefix(&name)),
-                namespace: Some(namespace.clone()),
-                ..ObjectMeta::default()
-            },
-            action: Some("Reconcile".to_owned()),
-            event_time: Some(MicroTime(now)),
-            note: Some(note[..note.floor_char_boundary(NOTE_MAX)].to_owned()),
-            reason: Some(reason.as_str().to_owned()),
-            regarding: Some(about),
-            reporting_controller: Some("franking.io/operator".to_owned()),
-            reporting_instance: Some(meta::MANAGER.to_owned()),
-            type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
-            ..Event::default()
-        };
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
-        let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
-        if let Err(error) = api.create(&parameters, &event).await {
-            tracing::warn!(object = name, error = &error as &dyn std::error::Error, "writing an event");
-        }
+        say(&self.client, about, Said { warning, reason, note }, now).await;
+    }
+}
+
+/// What an Event says.
+pub struct Said<'a> {
+    pub warning: bool,
+    pub reason: Reason,
+    pub note: &'a str,
+}
+
+/// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
+pub async fn say(client: &Client, about: ObjectReference, said: Said<'_>, now: Timestamp) {
+    let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    let name = about.name.clone().unwrap_or_default();
+    let event = Event {
+        metadata: ObjectMeta {
+            generate_name: Some(event_prefix(&name)),
+            namespace: Some(namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        action: Some("Reconcile".to_owned()),
+        event_time: Some(MicroTime(now)),
+        note: Some(said.note[..said.note.floor_char_boundary(NOTE_MAX)].to_owned()),
+        reason: Some(said.reason.as_str().to_owned()),
+        regarding: Some(about),
+        reporting_controller: Some("franking.io/operator".to_owned()),
+        reporting_instance: Some(meta::MANAGER.to_owned()),
+        type_: Some(if said.warning { "Warning" } else { "Normal" }.to_owned()),
+        ..Event::default()
+    };
+    let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
+    let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
+    if let Err(error) = api.create(&parameters, &event).await {
+        tracing::warn!(object = name, error = &error as &dyn std::error::Error, "writing an event");
     }
 }
 

@@ -194,9 +194,11 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
             let policy = context.references.policy(&name.name)?;
             let status = policy.status()?;
             let count = context.references.index(|index| index.count(&name.name));
-            let recount = status.accounts.is_none_or(|shown| {
+            let counts = status.accounts.is_none_or(|shown| {
                 (shown.total, shown.active, shown.suspended) != (count.total, count.active, count.suspended)
             });
+            let relays = context.relay.borrow().replicas.map(|replicas| replicas.ready);
+            let recount = counts || status.relay.as_ref().and_then(|relay| relay.ready_replicas) != relays;
             Some((status.shown(), recount))
         }
         Ref::Account(name) => {

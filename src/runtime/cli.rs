@@ -42,6 +42,12 @@ pub struct Flags {
     /// The relay's host name
     #[arg(long, global = true, env = "FRANKING_HOSTNAME", value_name = "HOST")]
     pub hostname: Option<String>,
+    /// Name of this very process in the operators' lease; without it the name of the ledger session
+    #[arg(long, global = true, env = "FRANKING_INSTANCE", value_name = "NAME")]
+    pub instance: Option<String>,
+    /// Seconds from the first signal until the process ends in any case
+    #[arg(long, global = true, env = "FRANKING_STOP_SECONDS", value_name = "SECONDS")]
+    pub stop_seconds: Option<u64>,
     /// How much is logged
     #[arg(long, global = true, env = "FRANKING_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,

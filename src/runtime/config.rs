@@ -60,6 +60,8 @@ pub struct Operator {
     pub namespace: String,
     pub concurrency: u16,
     pub status_writes_per_second: u32,
+    /// Whether there are several, of which one works.
+    pub leader_election: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +142,7 @@ struct RawOperator {
     namespace: Option<String>,
     concurrency: Option<u16>,
     status_writes_per_second: Option<u32>,
+    leader_election: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -181,10 +184,12 @@ fn check(raw: RawSettings, flags: &Flags) -> Result<Settings, Refused> {
     if name.is_empty() || name.len() > 253 {
         return Err(Refused::new(format!("name \"{name}\" is not 1 to 253 characters long")));
     }
-    let stop_seconds = within("stopSeconds", raw.stop_seconds.unwrap_or(STOP_SECONDS), 1, STOP_SECONDS_MAX)?;
+    let stop_seconds = flags.stop_seconds.or(raw.stop_seconds).unwrap_or(STOP_SECONDS);
+    let stop_seconds = within("stopSeconds", stop_seconds, 1, STOP_SECONDS_MAX)?;
     let operator = check_operator(raw.operator, flags)?;
     let run = data.unwrap_or(Path::new(RUN_FOLDER));
     let relay = Relay::new(raw.relay, flags.hostname.clone(), &operator.namespace, run)?;
+    check_spread(&ledger, &operator, &relay)?;
     let telemetry = Telemetry {
         format: flags.log_format.or(raw.telemetry.format).unwrap_or_default(),
         level: flags.log_level.or(raw.telemetry.level).unwrap_or_default(),
@@ -194,6 +199,22 @@ fn check(raw: RawSettings, flags: &Flags) -> Result<Settings, Refused> {
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9464))),
     };
     Ok(Settings { name, stop_seconds, ledger, operator, relay, telemetry })
+}
+
+/// The ledger's engine decides how far an installation spreads: one SQLite file is one pod's.
+fn check_spread(ledger: &LedgerAddress, operator: &Operator, relay: &Relay) -> Result<(), Refused> {
+    match ledger {
+        LedgerAddress::Postgres { .. } => Ok(()),
+        LedgerAddress::Sqlite { .. } if operator.leader_election => Err(Refused::new(
+            "operator.leaderElection is true with ledger.engine sqlite: several operators cannot share the one file of one \
+             pod; use ledger.engine postgres",
+        )),
+        LedgerAddress::Sqlite { .. } if relay.config_map.is_some() => Err(Refused::new(
+            "relay.configMap is set with ledger.engine sqlite: a fleet of relays cannot share the one file of one pod; use \
+             ledger.engine postgres",
+        )),
+        LedgerAddress::Sqlite { .. } => Ok(()),
+    }
 }
 
 fn check_ledger(raw: RawLedger) -> Result<LedgerAddress, Refused> {
@@ -249,6 +270,7 @@ fn check_operator(raw: RawOperator, flags: &Flags) -> Result<Operator, Refused> 
             1,
             STATUS_WRITES_MAX,
         )?,
+        leader_election: raw.leader_election,
     })
 }
 
@@ -284,7 +306,8 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464'}
         assert_eq!(settings.name, "franking-0");
         assert_eq!(settings.stop_seconds, 60);
         assert_eq!(settings.ledger, LedgerAddress::Sqlite { path: "/data/ledger.db".into() });
-        let operator = Operator { namespace: "mail".into(), concurrency: 8, status_writes_per_second: 2 };
+        let operator =
+            Operator { namespace: "mail".into(), concurrency: 8, status_writes_per_second: 2, leader_election: false };
         assert_eq!(settings.operator, operator);
         let fleet = settings.relay.fleet().expect("a fleet");
         assert_eq!((fleet.hostname.as_str(), fleet.limits.recipients), ("relay.example.com", 50));
@@ -306,6 +329,10 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464'}
             ("concurrency: 8", "concurrency: 65", "operator.concurrency"),
             ("concurrency: 8", "concurrency: many", "operator.concurrency"),
             ("concurrency: 8", "concurency: 8", "concurency"),
+            ("concurrency: 8", "leaderElection: true", "operator.leaderElection"),
+            ("concurrency: 8", "leaderElection: sometimes", "operator.leaderElection"),
+            ("configFile: /run/franking/relay.yaml", "configMap: franking-relay", "relay.configMap"),
+            ("configFile: /run/franking/relay.yaml", "configMap: Franking", "relay.configMap"),
             ("namespace: mail", "namespace: Mail", "operator.namespace"),
             ("namespace: mail", "namespace: -mail", "operator.namespace"),
             ("statusWritesPerSecond: 2", "statusWritesPerSecond: 101", "operator.statusWritesPerSecond"),
@@ -349,11 +376,26 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464'}
     }
 
     #[test]
+    fn only_a_database_is_shared_by_several_operators_and_a_fleet() {
+        let postgres = VALID
+            .replace("engine: sqlite, path: /data/ledger.db", "engine: postgres, url: 'postgres://db/franking'")
+            .replace("concurrency: 8", "leaderElection: true")
+            .replace("configFile: /run/franking/relay.yaml", "configMap: franking-relay");
+        let settings = load_text(&postgres, Flags::default()).expect("a spread installation");
+        assert!(settings.operator.leader_election);
+        assert_eq!(settings.relay.config_map.as_deref(), Some("franking-relay"));
+        let both = postgres.replace("configMap:", "settingsFile: relay-settings.yaml, configMap:");
+        let Refused(sentence) = load_text(&both, Flags::default()).expect_err("two sources of one thing");
+        assert!(sentence.contains("relay.settingsFile"), "{sentence}");
+    }
+
+    #[test]
     fn flags_stand_over_the_file() {
         let flags = Flags {
             name: Some("laptop".into()),
             namespace: Some("other".into()),
             hostname: Some("localhost".into()),
+            stop_seconds: Some(7),
             log_level: Some(LogLevel::Warn),
             log_format: Some(LogFormat::Text),
             telemetry_address: Some(SocketAddr::from(([127, 0, 0, 1], 1))),
@@ -363,7 +405,7 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464'}
         assert_eq!((settings.name.as_str(), settings.operator.namespace.as_str()), ("laptop", "other"));
         assert_eq!(settings.relay.fleet().expect("a fleet").hostname, "localhost");
         assert_eq!((settings.telemetry.level, settings.telemetry.format), (LogLevel::Warn, LogFormat::Text));
-        assert_eq!(settings.telemetry.address.port(), 1);
+        assert_eq!((settings.telemetry.address.port(), settings.stop_seconds), (1, 7));
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub struct Relay {
     /// `relay.yaml`: prepare and the operator write it, the relay reads it.
     pub config_file: PathBuf,
     pub settings_file: Option<PathBuf>,
+    /// The ConfigMap that a fleet of its own is made from; the same content as the settings file is in it.
+    pub config_map: Option<String>,
     /// The flag, which stands over every file.
     hostname: Option<String>,
     /// The host name says where the relays' Service is.
@@ -55,6 +57,7 @@ pub enum Certificates {
 pub(super) struct RawRelay {
     config_file: Option<PathBuf>,
     settings_file: Option<PathBuf>,
+    config_map: Option<String>,
     hostname: Option<String>,
     advertise: Option<RawAdvertise>,
     listeners: Option<Vec<Listener>>,
@@ -91,6 +94,7 @@ impl Relay {
         let relay = Self {
             config_file: raw.config_file.unwrap_or_else(|| run.join("relay.yaml")),
             settings_file: raw.settings_file,
+            config_map: raw.config_map,
             hostname,
             namespace: namespace.to_owned(),
             raw: RawFleet {
@@ -104,6 +108,14 @@ impl Relay {
         if relay.config_file.file_name().is_none() {
             return Err(Refused::new(format!("relay.configFile \"{}\" is not a file", relay.config_file.display())));
         }
+        if let Some(name) = &relay.config_map {
+            if !is_object_name(name) {
+                return Err(Refused::new(format!("relay.configMap \"{name}\" is not the name of a ConfigMap")));
+            }
+            if relay.settings_file.is_some() {
+                return Err(Refused::new("relay.settingsFile and relay.configMap are both set; set one"));
+            }
+        }
         // Found at the start, whatever the role: a mistake in the file is a mistake for all who read it.
         relay.check(&relay.raw)?;
         Ok(relay)
@@ -114,6 +126,17 @@ impl Relay {
     pub fn fleet(&self) -> Result<Fleet, Refused> {
         let Some(path) = &self.settings_file else { return self.check(&self.raw) };
         let over: RawFleet = parse_file(path)?;
+        self.over(over)
+            .map_err(|Refused(sentence)| Refused::new(format!("settings file {}: {sentence}", path.display())))
+    }
+
+    /// The same from the text of a ConfigMap's entry.
+    pub fn fleet_of(&self, text: &str) -> Result<Fleet, Refused> {
+        let over: Option<RawFleet> = serde_yaml::from_str(text).map_err(|error| Refused::new(error.to_string()))?;
+        self.over(over.unwrap_or_default())
+    }
+
+    fn over(&self, over: RawFleet) -> Result<Fleet, Refused> {
         let merged = RawFleet {
             hostname: over.hostname.or_else(|| self.raw.hostname.clone()),
             advertise: over.advertise.or_else(|| self.raw.advertise.clone()),
@@ -122,7 +145,6 @@ impl Relay {
             limits: over.limits.or_else(|| self.raw.limits.clone()),
         };
         self.check(&merged)
-            .map_err(|Refused(sentence)| Refused::new(format!("settings file {}: {sentence}", path.display())))
     }
 
     fn check(&self, raw: &RawFleet) -> Result<Fleet, Refused> {
@@ -153,6 +175,14 @@ impl Relay {
         let advertise = advertise(raw.advertise.clone().unwrap_or_default(), &hostname, &listeners)?;
         Ok(Fleet { hostname, advertise, listeners, certificates, limits })
     }
+}
+
+/// A DNS label (RFC 1123), which is what Services are called too.
+fn is_object_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && !name.ends_with('-')
 }
 
 impl Certificates {

@@ -54,7 +54,7 @@ const GOOD: [(&str, &str); 4] = [
     ),
 ];
 
-fn values(test: &str, name: &str, yaml: &str) -> String {
+pub fn values(test: &str, name: &str, yaml: &str) -> String {
     file(&format!("chart-{test}-{name}.yaml"), yaml)
 }
 
@@ -110,7 +110,7 @@ fn a_pod_that_promises_less_is_refused_there() {
     assert!(!output.status.success() && said.contains("violates PodSecurity"), "{said}");
 }
 
-fn restricted(plane: &ControlPlane, namespace: &str) {
+pub fn restricted(plane: &ControlPlane, namespace: &str) {
     let manifest = format!(
         "{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}, labels: {{\
          pod-security.kubernetes.io/enforce: restricted, pod-security.kubernetes.io/warn: restricted}}}}}}\n---\n\
@@ -173,10 +173,21 @@ fn the_private_key_of_the_certificate_is_the_relays_alone() {
 }
 
 /// A refused value: what is wrong, what helm is told, and what its complaint must name.
-const REFUSED: [(&str, &str, &[&str]); 18] = [
-    ("two pods", "replicas=2", &["replicas is 2", "one SQLite file"]),
-    ("no pod", "replicas=0", &["replicas is 0", "one SQLite file"]),
-    ("another engine", "ledger.engine=postgres", &["ledger.engine is \"postgres\"", "sqlite"]),
+const REFUSED: [(&str, &str, &[&str]); 21] = [
+    (
+        "two relays on a file",
+        "relay.replicas=2",
+        &["relay.replicas is 2", "one SQLite file", "use ledger.engine postgres"],
+    ),
+    ("two operators on a file", "operator.replicas=2", &["operator.replicas is 2", "one SQLite file"]),
+    ("no pod", "relay.replicas=0", &["/relay/replicas", "minimum"]),
+    ("another engine", "ledger.engine=mysql", &["ledger.engine is \"mysql\"", "sqlite", "postgres"]),
+    ("a database of nothing", "ledger.engine=postgres", &["ledger.postgres.secretName is empty", "<cluster>-app"]),
+    (
+        "a database and a file",
+        "ledger.postgres.secretName=db-app",
+        &["ledger.engine is sqlite, which would not use it"],
+    ),
     ("plain for everybody", "relay.plain.enabled=true", &["relay.plain.networks is empty", "trusted"]),
     ("one port twice", "relay.ports.submissions=587", &["port 587 is used for submission and for submissions"]),
     (
@@ -234,7 +245,7 @@ fn two_pods_are_refused_without_the_schema_too() {
         "mail",
         "--skip-schema-validation",
         "--set",
-        "replicas=2",
+        "relay.replicas=2",
     ]);
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("one SQLite file"));
 }

@@ -43,7 +43,9 @@ fn a_wrong_setting_stops_the_start_with_one_sentence_that_names_it() {
     for (text, named) in [
         ("operator: {concurency: 4}", "concurency"),
         ("operator: {concurrency: 0}", "operator.concurrency is 0"),
-        ("ledger: {engine: postgres}", "ledger.urlFile"),
+        ("ledger: {engine: postgres}", "ledger.urlFile is missing"),
+        ("operator: {leaderElection: true}", "operator.leaderElection is true with ledger.engine sqlite"),
+        ("relay: {configMap: franking-relay}", "relay.configMap is set with ledger.engine sqlite"),
         ("relay: {listeners: [{name: a, address: '0.0.0.0:25', mode: Plain}]}", "relay.listeners: \"a\" is plain"),
         ("telemetry: {address: here}", "telemetry.address"),
         ("relay: [", "line 1"),
@@ -55,6 +57,19 @@ fn a_wrong_setting_stops_the_start_with_one_sentence_that_names_it() {
             assert!(said.starts_with("franking: ") && said.contains(named), "{text}: {said}");
             assert_eq!(said.lines().count(), 1, "{said}");
         }
+    }
+}
+
+#[test]
+fn one_process_is_neither_a_fleet_nor_a_candidate() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("franking.yaml");
+    let ledger = "ledger: {engine: postgres, url: 'postgresql://db/franking'}";
+    for apart in ["operator: {leaderElection: true}", "relay: {configMap: franking-relay}"] {
+        fs::write(&file, format!("{ledger}\n{apart}\n")).expect("writes");
+        let path = file.to_str().expect("UTF-8");
+        let (code, said) = said(franking(&["all", "--config", path]).output().expect("the binary starts"));
+        assert!(code == Some(2) && said.contains("`franking all` is both in one process"), "{said}");
     }
 }
 

@@ -2,11 +2,24 @@
 What no schema can say with a reason. Each refusal is one sentence that names the value, and what to do.
 */ -}}
 {{- define "franking.checks" -}}
-{{- if ne (int .Values.replicas) 1 -}}
-{{- fail (printf "replicas is %d, and it can only be 1: the ledger is one SQLite file on one volume, and two pods cannot share it without charging credits twice" (int .Values.replicas)) -}}
+{{- $engine := .Values.ledger.engine -}}
+{{- if not (has $engine (list "sqlite" "postgres")) -}}
+{{- fail (printf "ledger.engine is %q: use sqlite, one file on the volume of one pod, or postgres, a database that several pods share" $engine) -}}
 {{- end -}}
-{{- if ne .Values.ledger.engine "sqlite" -}}
-{{- fail (printf "ledger.engine is %q, and this release only has sqlite: one file on the pod's own volume" .Values.ledger.engine) -}}
+{{- range $role := list "operator" "relay" -}}
+{{- $replicas := (get $.Values $role).replicas -}}
+{{- if and (eq $engine "sqlite") (not (has (toString $replicas) (list "" "1"))) -}}
+{{- fail (printf "%s.replicas is %v, and with ledger.engine sqlite it can only be 1: the ledger is one SQLite file on the volume of one pod, and two pods cannot share it without charging credits twice; use ledger.engine postgres" $role $replicas) -}}
+{{- end -}}
+{{- if and (eq $engine "postgres") (ne (toString $replicas) "") (lt (int $replicas) 1) -}}
+{{- fail (printf "%s.replicas is %v: at least 1 has to work" $role $replicas) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq $engine "sqlite") .Values.ledger.postgres.secretName -}}
+{{- fail "ledger.postgres.secretName is set, and ledger.engine is sqlite, which would not use it: set ledger.engine to postgres, or leave the Secret out" -}}
+{{- end -}}
+{{- if and (eq $engine "postgres") (not .Values.ledger.postgres.secretName) -}}
+{{- fail "ledger.postgres.secretName is empty, and ledger.engine is postgres: name the Secret that holds the database's URI, such as CloudNativePG's <cluster>-app" -}}
 {{- end -}}
 {{- if and .Values.relay.plain.enabled (not .Values.relay.plain.networks) -}}
 {{- fail "relay.plain.networks is empty: a listener without TLS serves only source networks that are trusted by name, so list them or set relay.plain.enabled to false" -}}
@@ -41,6 +54,12 @@ What no schema can say with a reason. Each refusal is one sentence that names th
 {{- if .Values.relay.plain.enabled }}
 plain: {{ int .Values.relay.plain.port }}
 {{- end }}
+{{- end -}}
+
+{{- /* The pods of a role, called with (list $ ROLE). */ -}}
+{{- define "franking.replicas" -}}
+{{- $root := index . 0 -}}
+{{- default (ternary 2 1 (eq $root.Values.ledger.engine "postgres")) (get $root.Values (index . 1)).replicas | int -}}
 {{- end -}}
 
 {{- /* How long the relay lets sessions finish: the built-in bound, unless a value replaces it. */ -}}

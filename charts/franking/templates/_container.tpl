@@ -11,6 +11,12 @@ env:
   # The containers of a pod share its ports, and so cannot share this setting.
   - name: FRANKING_TELEMETRY_ADDRESS
     value: {{ include "franking.address" (list $root (include "franking.telemetryPort" $role)) | quote }}
+  {{- if eq $root.Values.ledger.engine "postgres" }}
+  # Who it is in the lease that the operators share.
+  - name: FRANKING_INSTANCE
+    valueFrom:
+      fieldRef: {apiVersion: v1, fieldPath: metadata.name}
+  {{- end }}
 securityContext:
   allowPrivilegeEscalation: false
   privileged: false
@@ -22,6 +28,11 @@ volumeMounts:
   - name: settings
     mountPath: /etc/franking/settings
     readOnly: true
+  {{- if eq $root.Values.ledger.engine "postgres" }}
+  - name: database
+    mountPath: /etc/franking/database
+    readOnly: true
+  {{- else }}
   - name: relay-settings
     mountPath: /etc/franking/relay
     readOnly: true
@@ -31,6 +42,72 @@ volumeMounts:
     mountPath: /run/franking
   - name: tmp
     mountPath: /tmp
+  {{- end }}
+{{- end -}}
+
+{{- /* What the two containers mount that talk to the API server. */ -}}
+{{- define "franking.tokenMounts" -}}
+- name: token
+  mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+  readOnly: true
+{{- if .Values.relay.tls.privateCa }}
+- name: ca
+  mountPath: /etc/franking/ca
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- /* And the volumes of these mounts. */ -}}
+{{- define "franking.tokenVolumes" -}}
+{{- if .Values.relay.tls.privateCa }}
+# The CA alone, for those who write it into Secrets and have no business with the private key.
+- name: ca
+  secret:
+    secretName: {{ .Values.relay.tls.secretName }}
+    defaultMode: 288 # 0440, which only YAML 1.1 could say
+    items: [{key: ca.crt, path: ca.crt}]
+{{- end }}
+# What the kubelet mounts into every container by itself, for the two containers that may have it.
+- name: token
+  projected:
+    defaultMode: 288 # 0440, which only YAML 1.1 could say
+    sources:
+      - serviceAccountToken: {path: token, expirationSeconds: 3607}
+      - configMap:
+          name: kube-root-ca.crt
+          items: [{key: ca.crt, path: ca.crt}]
+      - downwardAPI:
+          items: [{path: namespace, fieldRef: {apiVersion: v1, fieldPath: metadata.namespace}}]
+{{- end -}}
+
+{{- /* The pod's part that is the same whatever runs in it, up to its containers. */ -}}
+{{- define "franking.pod" -}}
+# The relay talks to the outside, so it must not hold a token: only prepare and operator mount one, below.
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ int64 .Values.runAsUser }}
+  runAsGroup: {{ int64 .Values.runAsUser }}
+  fsGroup: {{ int64 .Values.runAsUser }}
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile:
+    type: RuntimeDefault
 {{- end -}}
 
 {{- define "franking.telemetryPort" -}}

@@ -1,17 +1,34 @@
 {{- /* franking.yaml: what the processes of the pod are told. */ -}}
 {{- define "franking.settings" -}}
 name: {{ include "franking.fullname" . }}
+{{- $apart := eq .Values.ledger.engine "postgres" }}
+{{- if $apart }}
+# Reconciles under way have 30 s; it drains no mail.
+stopSeconds: 45
+ledger:
+  engine: postgres
+  urlFile: /etc/franking/database/uri
+  singleNode: {{ .Values.ledger.postgres.singleNode }}
+{{- else }}
 stopSeconds: {{ add (int (include "franking.drainSeconds" .)) 15 }}
 ledger:
-  engine: {{ .Values.ledger.engine }}
+  engine: sqlite
   path: /var/lib/franking/ledger.db
+{{- end }}
 operator:
   namespace: {{ .Release.Namespace }}
   concurrency: {{ int .Values.operator.concurrency }}
   statusWritesPerSecond: {{ int .Values.operator.statusWritesPerSecond }}
+  {{- if $apart }}
+  leaderElection: true
+  {{- end }}
 relay:
+  {{- if $apart }}
+  configMap: {{ include "franking.fullname" . }}-relay
+  {{- else }}
   configFile: /run/franking/relay.yaml
   settingsFile: /etc/franking/relay/relay-settings.yaml
+  {{- end }}
 telemetry:
   format: {{ .Values.log.format }}
   level: {{ .Values.log.level }}
@@ -51,4 +68,87 @@ limits:
   {{ $limit }}: {{ int64 $value }}
   {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- /* What the fleet of relays selects its pods by. It can never change. */ -}}
+{{- define "franking.relaySelector" -}}
+{{ include "franking.selectorLabels" . }}
+app.kubernetes.io/component: relay
+{{- end -}}
+
+{{- /* pods.yaml: what the operator makes the relays' pods, Service and disruption budget of, with postgres. */ -}}
+{{- define "franking.pods" -}}
+{{- $service := .Values.relay.service -}}
+replicas: {{ include "franking.replicas" (list . "relay") }}
+image: {{ include "franking.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+selector: {{- include "franking.relaySelector" . | nindent 2 }}
+labels:
+  app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+  app.kubernetes.io/part-of: franking
+  {{- with .Values.commonLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .Values.podLabels }}
+podLabels: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.podAnnotations }}
+podAnnotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.relay.resources }}
+resources: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+topologySpreadConstraints:
+  {{- if .Values.relay.topologySpreadConstraints }}
+  {{- toYaml .Values.relay.topologySpreadConstraints | nindent 2 }}
+  {{- else }}
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    matchLabelKeys: [pod-template-hash]
+    labelSelector:
+      matchLabels: {{- include "franking.relaySelector" . | nindent 8 }}
+  {{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+runAsUser: {{ int64 .Values.runAsUser }}
+terminationGracePeriodSeconds: {{ int .Values.terminationGracePeriodSeconds }}
+{{- with .Values.relay.tls.secretName }}
+certificateSecret: {{ . }}
+{{- end }}
+log:
+  level: {{ .Values.log.level }}
+  format: {{ .Values.log.format }}
+telemetry:
+  address: {{ include "franking.address" (list . (include "franking.telemetryPort" "relay")) | quote }}
+service:
+  type: {{ $service.type }}
+  {{- with $service.annotations }}
+  annotations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  ports: {{- include "franking.ports" . | nindent 4 }}
+  {{- with $service.externalTrafficPolicy }}
+  externalTrafficPolicy: {{ . }}
+  {{- end }}
+  {{- with $service.loadBalancerClass }}
+  loadBalancerClass: {{ . }}
+  {{- end }}
+  {{- with $service.loadBalancerSourceRanges }}
+  loadBalancerSourceRanges: {{- toYaml . | nindent 4 }}
+  {{- end }}
+disruptionBudget:
+  maxUnavailable: {{ .Values.relay.podDisruptionBudget.maxUnavailable }}
 {{- end -}}

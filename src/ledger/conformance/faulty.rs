@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -117,8 +117,8 @@ impl Store for Faulty {
         self.inner.close_session(session).await
     }
 
-    async fn sweep_sessions(&self, session: &Session, silent_since: Timestamp) -> Result<u64> {
-        self.inner.sweep_sessions(session, silent_since).await
+    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<u64> {
+        self.inner.sweep_sessions(session, silence).await
     }
 
     async fn identify(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {

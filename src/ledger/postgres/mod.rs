@@ -32,7 +32,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -189,12 +189,12 @@ impl Store for PostgresStore {
         self.call("closing the ledger session", || records::close_session(&self.wires, &self.clock, session)).await
     }
 
-    async fn sweep_sessions(&self, session: &Session, silent_since: Timestamp) -> Result<u64> {
+    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<u64> {
         let mut total = 0;
         loop {
             // What is open is known as far as the rollup has come.
             self.rollup(session).await?;
-            let sweep = || records::sweep(&self.wires, &self.clock, session, silent_since, PIECE);
+            let sweep = || records::sweep(&self.wires, &self.clock, session, silence, PIECE);
             let swept = self.call("giving up silent sessions", sweep).await?;
             total += swept as u64;
             if swept < PIECE {

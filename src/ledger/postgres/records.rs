@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use ring::digest;
 use serde_json::json;
 use uuid::Uuid;
@@ -51,13 +51,20 @@ pub async fn close_session(wires: &Wires, clock: &Clock, session: &Session) -> O
 }
 
 /// Gives up sessions that were silent. Returns how many of their messages are taken as unknown, at most `limit`.
-pub async fn sweep(wires: &Wires, clock: &Clock, session: &Session, since: Timestamp, limit: usize) -> Op<usize> {
+pub async fn sweep(
+    wires: &Wires,
+    clock: &Clock,
+    session: &Session,
+    silence: SignedDuration,
+    limit: usize,
+) -> Op<usize> {
     let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
-    let swept = sweep_in(&mut tx, session, since, limit).await;
+    let swept = sweep_in(&mut tx, session, silence, limit).await;
     tx.end(swept).await
 }
 
-async fn sweep_in(tx: &mut Tx, session: &Session, since: Timestamp, limit: usize) -> Op<usize> {
+async fn sweep_in(tx: &mut Tx, session: &Session, silence: SignedDuration, limit: usize) -> Op<usize> {
+    let since = tx.now.saturating_sub(silence).unwrap_or(Timestamp::MIN);
     let given_up = tx
         .query(
             "UPDATE session s SET closed_at = $3, epoch = epoch + 1 \

@@ -178,7 +178,8 @@ impl Tx<'_> {
     }
 
     /// Settles up to `limit` open messages of sessions that are gone as unknown. Returns how many.
-    pub fn sweep(&mut self, session: &Session, silent_since: jiff::Timestamp, limit: usize) -> Op<usize> {
+    pub fn sweep(&mut self, session: &Session, silence: jiff::SignedDuration, limit: usize) -> Op<usize> {
+        let since = self.now.saturating_sub(silence).unwrap_or(jiff::Timestamp::MIN);
         self.fence(session)?;
         let given_up: Vec<(String, String)> = self
             .connection
@@ -186,7 +187,7 @@ impl Tx<'_> {
                 "UPDATE session SET closed_at = ?3, epoch = epoch + 1 \
                  WHERE id <> ?1 AND closed_at IS NULL AND seen_at < ?2 RETURNING role, name",
             )?
-            .query_map(params![session.id, silent_since.as_millisecond(), self.now_ms()], |row| {
+            .query_map(params![session.id, since.as_millisecond(), self.now_ms()], |row| {
                 Ok((row.get(0)?, row.get(1)?))
             })?
             .collect::<rusqlite::Result<_>>()?;

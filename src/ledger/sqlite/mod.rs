@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use crate::domain::credential::Username;
@@ -112,13 +112,13 @@ impl Store for SqliteStore {
         self.writer.call("closing the ledger session", 1, move |tx| tx.close_session(&session)).await
     }
 
-    async fn sweep_sessions(&self, session: &Session, silent_since: Timestamp) -> Result<u64> {
+    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<u64> {
         let mut total = 0;
         loop {
             let session = session.clone();
             let swept = self
                 .writer
-                .call("giving up silent sessions", writer::GROUP, move |tx| tx.sweep(&session, silent_since, PIECE))
+                .call("giving up silent sessions", writer::GROUP, move |tx| tx.sweep(&session, silence, PIECE))
                 .await?;
             total += swept as u64;
             if swept < PIECE {

@@ -10,8 +10,8 @@ use super::{Outcome, Plan, Step, meta};
 use crate::crd::{AccountCounts, CheckedPolicy, CreditPolicy, CreditPolicyStatus, Reason, RelayPort, RelayStatus};
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, Suspension, UpstreamEntry};
 use crate::domain::id::PolicyId;
-use crate::operator::Endpoint;
 use crate::operator::watch::Name;
+use crate::operator::{Endpoint, RelayState};
 
 /// How many of the accounts that hold a policy are named.
 const NAMED_USERS: usize = 10;
@@ -29,6 +29,7 @@ pub struct Observed {
     /// The accounts that name it, when it is to be deleted.
     pub users: Vec<Name>,
     pub endpoint: Endpoint,
+    pub relay: RelayState,
     pub figures_granted: bool,
 }
 
@@ -189,17 +190,28 @@ fn status(
     let next = CreditPolicyStatus {
         policy_id: Some(observed.id.to_string()),
         observed_generation: policy.metadata.generation,
-        conditions: outcome.conditions(conditions, policy.metadata.generation, now, said),
+        conditions: outcome.conditions_where(conditions, policy.metadata.generation, now, said, lacks(&observed.relay)),
         period: gauge.as_ref().map(Gauge::period),
         credits: gauge.as_ref().map(Gauge::pool),
         accounts: Some(observed.accounts),
         relay: Some(RelayStatus {
             host: observed.endpoint.host.clone(),
+            ready_replicas: observed.relay.replicas.map(|replicas| replicas.ready),
             ports: ports.map(|(name, port)| RelayPort { name: name.clone(), port: i32::from(*port) }).collect(),
         }),
         observed_at: Some(Time(usage::second(now))),
     };
     usage::settle(next, standing, observed.figures_granted)
+}
+
+/// Why mail of every policy may not get in, or not as the settings say.
+pub fn lacks(relay: &RelayState) -> Option<(Reason, String)> {
+    if let Some(sentence) = &relay.refused {
+        return Some((Reason::RelayInvalid, sentence.clone()));
+    }
+    let replicas = relay.replicas.filter(|replicas| replicas.ready < 1)?;
+    let message = format!("no relay is ready, of {} that are wanted", replicas.wanted);
+    Some((Reason::RelayNotReady, message))
 }
 
 /// The end of a policy that nobody uses, or that was forced.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt as _};
 
@@ -32,6 +32,13 @@ pub fn labels() -> BTreeMap<String, String> {
     ])
 }
 
+/// The labels of what belongs to the installation as a whole.
+pub fn installation_labels() -> BTreeMap<String, String> {
+    let labels =
+        [(MANAGED_BY, MANAGER), ("app.kubernetes.io/name", "franking"), ("app.kubernetes.io/part-of", "franking")];
+    labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
 /// The reference with which `owner` controls what we make for it. It does not block the owner's deletion: the
 /// finalizer does what has to be waited for.
 pub fn controller_of<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
@@ -43,6 +50,11 @@ pub fn controller_of<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference
         controller: Some(true),
         block_owner_deletion: None,
     }
+}
+
+/// The same for the ConfigMap that a fleet of relays is made from: the fleet goes with it.
+pub fn config_map_owner(map: &ConfigMap) -> OwnerReference {
+    controller_of(map)
 }
 
 /// The key that controls this object, by its reference.

@@ -7,6 +7,7 @@ pub mod api_key;
 pub mod credit_policy;
 pub mod gauge;
 pub mod meta;
+pub mod relay_fleet;
 pub mod secret;
 pub mod sub_account;
 #[cfg(test)]
@@ -119,17 +120,33 @@ impl Outcome {
         now: Timestamp,
         (accepted, programmed): (bool, bool),
     ) -> Vec<Condition> {
+        self.conditions_where(standing, generation, now, (accepted, programmed), None)
+    }
+
+    /// The same where the directory is not all that mail hangs on: `lacking` is what else is missing, and why.
+    pub fn conditions_where(
+        &self,
+        standing: &[Condition],
+        generation: Option<i64>,
+        now: Timestamp,
+        (accepted, programmed): (bool, bool),
+        lacking: Option<(Reason, String)>,
+    ) -> Vec<Condition> {
         let (holds, reason, message) = match self {
             Self::Ready { reason, message } => (true, *reason, message),
             Self::Waiting { reason, message } | Self::Refused { reason, message } => (false, *reason, message),
         };
         let accepted_reason = if accepted { Reason::Accepted } else { reason };
-        let programmed_reason = if programmed { Reason::Programmed } else { reason };
         let say = |holds: bool, kind: &'static str| if holds { kind.to_owned() } else { message.clone() };
+        let (programmed, programmed_reason, why) = match (programmed, lacking) {
+            (true, None) => (true, Reason::Programmed, say(true, "the relay knows it")),
+            (true, Some((reason, sentence))) => (false, reason, sentence),
+            (false, _) => (false, reason, say(false, "")),
+        };
         Conditions::new(standing, generation, now)
             .set(ConditionType::Ready, holds, reason, message)
             .set(ConditionType::Accepted, accepted, accepted_reason, say(accepted, "the spec is accepted"))
-            .set(ConditionType::Programmed, programmed, programmed_reason, say(programmed, "the relay knows it"))
+            .set(ConditionType::Programmed, programmed, programmed_reason, why)
             .set(ConditionType::Reconciling, matches!(self, Self::Waiting { .. }), reason, message)
             .set(ConditionType::Stalled, matches!(self, Self::Refused { .. }), reason, message)
             .build()

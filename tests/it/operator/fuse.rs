@@ -16,7 +16,7 @@ use franking::ledger::store::{
     Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, Result, Role, Session, Settlement,
     Store,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use tower::{Layer, Service};
 use uuid::Uuid;
@@ -165,9 +165,9 @@ impl Store for Fragile {
         self.inner.close_session(session).await
     }
 
-    async fn sweep_sessions(&self, session: &Session, silent_since: Timestamp) -> Result<u64> {
+    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<u64> {
         self.pass().await?;
-        self.inner.sweep_sessions(session, silent_since).await
+        self.inner.sweep_sessions(session, silence).await
     }
 
     async fn identify(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {

@@ -11,7 +11,7 @@ use franking::domain::directory::Sender;
 use franking::domain::relay_config::{InstallationKeys, KeyBytes};
 use franking::ledger::Store;
 use franking::ledger::sqlite::{self, SqliteStore};
-use franking::operator::{self, Dependencies, Endpoint, Settings};
+use franking::operator::{self, Dependencies, Endpoint, RelayState, Settings};
 use franking::runtime::clock::{Clock, ManualClock, SystemClock};
 use franking::runtime::health::Health;
 use franking::runtime::metrics::{Registry, render};
@@ -123,6 +123,7 @@ pub struct Running {
     pub ledger: Arc<Fragile>,
     pub registry: Registry,
     pub endpoint: tokio::sync::watch::Sender<Endpoint>,
+    pub relay: tokio::sync::watch::Sender<RelayState>,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), operator::Error>>,
 }
@@ -153,22 +154,25 @@ impl Running {
         let client = builder.with_layer(&Wire(fuse.clone())).build();
         let ledger = Fragile::new(store, fuse.clone());
         let (sender, receiver) = tokio::sync::watch::channel(endpoint());
+        let (relay_sender, relay) = tokio::sync::watch::channel(RelayState::default());
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
         let dependencies = Dependencies {
             client,
             store: ledger.clone(),
             settings: Settings { namespace: SYSTEM.to_owned(), ..Settings::default() },
             endpoint: receiver,
+            relay,
             keys: keys(),
             clock,
             rng: StdRng::seed_from_u64(SEED.fetch_add(1, Ordering::SeqCst)),
             registry: registry.clone(),
             health: Health::default(),
             name: "operator".to_owned(),
+            leadership: None,
             place: None,
         };
         let task = tokio::spawn(operator::run(dependencies, shutdown.clone()));
-        Self { fuse, ledger, registry, endpoint: sender, shutdown, task }
+        Self { fuse, ledger, registry, endpoint: sender, relay: relay_sender, shutdown, task }
     }
 
     pub async fn stop(self) {

@@ -157,7 +157,7 @@ async fn an_exhausted_cap_shows_on_status_and_a_suspension_on_the_account() {
 }
 
 /// A world and an operator of their own.
-async fn own(name: &str, stop_after: Option<i64>) -> (World, Running, tempfile::TempDir, ManualClock) {
+pub async fn own(name: &str, stop_after: Option<i64>) -> (World, Running, tempfile::TempDir, ManualClock) {
     let (_, plane) = tokio::task::spawn_blocking(|| ((), super::harness::plane())).await.expect("a control plane");
     let folder = tempfile::tempdir().expect("a folder");
     let clock = ManualClock::new(franking::runtime::clock::Clock::now(&SystemClock));

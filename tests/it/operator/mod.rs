@@ -8,5 +8,6 @@ mod fuse;
 mod harness;
 mod lifecycle;
 mod refusals;
+mod relays;
 mod secrets;
 mod waits;

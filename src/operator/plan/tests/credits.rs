@@ -92,6 +92,7 @@ fn seen_policy(entry: Option<PolicyEntry>, balance: Option<&Balance>) -> credit_
         accounts: AccountCounts::default(),
         users: Vec::new(),
         endpoint: endpoint(),
+        relay: Default::default(),
         figures_granted: false,
     }
 }

@@ -24,8 +24,8 @@ use crate::domain::credential::{Credential, HashKey, Password, Stage};
 use crate::domain::directory::{AccountEntry, Entry, KeyEntry, Sealed};
 use crate::domain::id::{AccountId, KeyId, PolicyId};
 use crate::domain::period::Calendar;
-use crate::operator::Endpoint;
 use crate::operator::watch::Name;
+use crate::operator::{Endpoint, RelayState};
 
 fn now() -> Timestamp {
     "2026-11-22T10:00:00Z".parse().expect("a time")
@@ -225,6 +225,7 @@ fn each_state_of_an_upstreams_login_has_its_reason() {
         accounts: AccountCounts::default(),
         users: Vec::new(),
         endpoint: endpoint(),
+        relay: RelayState::default(),
         figures_granted: false,
     };
     let upstream = json!({"upstream": {"host": "h.example.com", "credentialsSecretRef": {"name": "login"}}});

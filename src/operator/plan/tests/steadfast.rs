@@ -29,6 +29,7 @@ fn seen_policy(entry: Option<crate::domain::directory::PolicyEntry>, users: Vec<
         accounts: AccountCounts::default(),
         users,
         endpoint: endpoint(),
+        relay: RelayState::default(),
         figures_granted: false,
     }
 }

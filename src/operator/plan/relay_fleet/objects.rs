@@ -1,0 +1,286 @@
+//! The objects themselves, each as what we want of it and nothing else.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use serde_json::{Map, Value, json};
+
+use super::settings::{Pods, Settings};
+use super::{PODS, RELAY_SETTINGS, hash};
+use crate::domain::relay_config::{LedgerAddress, ListenerMode};
+use crate::operator::certificate::Leaf;
+use crate::operator::installation::Installation;
+use crate::operator::plan::meta;
+use crate::operator::relay_config;
+
+/// Where `relay.yaml` is in a relay's pod: where the relay looks for it when nothing is said.
+const RUN_FOLDER: &str = "/run/franking";
+/// Where the certificate is.
+pub const TLS_FOLDER: &str = "/etc/franking/tls";
+/// Between the end of a pod's being chosen by the Service and the end of its taking connections: kube-proxy follows the
+/// endpoints within a second or two, balancers outside a little later.
+pub const PRE_STOP_SECONDS: u32 = 5;
+/// A relay is ready within seconds; an image takes longer to be pulled. After this the rollout is said to be stuck.
+const PROGRESS_SECONDS: u32 = 300;
+/// 0440 as JSON writes it: the group of the process reads, nobody writes.
+const READ_ONLY: u32 = 0o440;
+/// The pod's annotation that changes with `relay.yaml`, and so rolls the fleet.
+const CONFIG_HASH: &str = "franking.io/relay-config";
+
+/// What the fleet's objects are called, after the ConfigMap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The ConfigMap, the Secret with `relay.yaml`, the Deployment, the Service and the PodDisruptionBudget.
+    pub fleet: String,
+    /// The Secret with a certificate of our own.
+    pub certificate: String,
+}
+
+impl Names {
+    pub fn of(config_map: &str) -> Self {
+        Self { fleet: config_map.to_owned(), certificate: format!("{config_map}-tls") }
+    }
+}
+
+/// What is wanted, in the order in which it is written: what a pod mounts is there before the pod.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub config: Value,
+    /// `None` where the user has a certificate.
+    pub certificate: Option<Value>,
+    pub deployment: Value,
+    pub service: Value,
+    pub disruption_budget: Value,
+}
+
+/// Whose fleet it is, and which ledger it shares.
+pub struct House<'a> {
+    pub namespace: &'a str,
+    pub owner: &'a OwnerReference,
+    pub installation: &'a Installation,
+    pub ledger: &'a LedgerAddress,
+}
+
+/// The objects that these settings ask for. `leaf` is the certificate of our own, where there is no other.
+pub fn plan(settings: &Settings, house: &House<'_>, leaf: Option<&Leaf>) -> Result<Wanted, String> {
+    let names = Names::of(&house.owner.name);
+    // A certificate of our own is beside that file, as in one pod.
+    let beside = Path::new(TLS_FOLDER).join("relay.yaml");
+    let config = relay_config::render(&settings.fleet, &beside, house.ledger, house.installation);
+    config.validate()?;
+    let text = serde_yaml::to_string(&config).map_err(|error| error.to_string())?;
+    let maker = Maker { settings, house };
+    let secret = |name: &str, kind: &str, entries: [(&str, &str); 3]| {
+        let entries = entries.into_iter().filter(|(key, _)| !key.is_empty());
+        let data: Map<String, Value> =
+            entries.map(|(key, text)| (key.to_owned(), BASE64.encode(text).into())).collect();
+        maker.object("v1", "Secret", name, BTreeMap::new(), json!({"type": kind, "data": data}))
+    };
+    // The texts, so that a mistake in the ConfigMap leaves something to go on with.
+    let [relay_settings, pods] = &settings.texts;
+    let entries = [("relay.yaml", text.as_str()), (RELAY_SETTINGS, relay_settings), (PODS, pods)];
+    let certificate = leaf.map(|leaf| {
+        let pair = [("tls.crt", leaf.certificate.as_str()), ("tls.key", leaf.key.as_str()), ("", "")];
+        secret(&names.certificate, "kubernetes.io/tls", pair)
+    });
+    let certificate_secret = settings.pods.certificate_secret.as_deref().unwrap_or(&names.certificate);
+    Ok(Wanted {
+        config: secret(&names.fleet, "Opaque", entries),
+        certificate,
+        deployment: maker.deployment(&names, certificate_secret, &hash(&text)),
+        service: maker.service(&names),
+        disruption_budget: maker.disruption_budget(&names),
+    })
+}
+
+struct Maker<'a> {
+    settings: &'a Settings,
+    house: &'a House<'a>,
+}
+
+impl Maker<'_> {
+    fn pods(&self) -> &Pods {
+        &self.settings.pods
+    }
+
+    fn labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.pods().labels.clone();
+        labels.extend(self.pods().selector.clone());
+        labels.insert(meta::MANAGED_BY.to_owned(), meta::MANAGER.to_owned());
+        labels
+    }
+
+    /// An object with our metadata. The hash says what we wanted, so that what we want no longer is noticed too.
+    fn object(
+        &self,
+        version: &str,
+        kind: &str,
+        name: &str,
+        mut annotations: BTreeMap<String, String>,
+        body: Value,
+    ) -> Value {
+        let owner = json!([{
+            "apiVersion": self.house.owner.api_version, "kind": self.house.owner.kind, "name": self.house.owner.name,
+            "uid": self.house.owner.uid, "controller": true,
+        }]);
+        let labels = self.labels();
+        annotations.insert(meta::CONTENT_HASH.to_owned(), hash(&json!([labels, annotations, body]).to_string()));
+        let mut object = json!({
+            "apiVersion": version, "kind": kind,
+            "metadata": {"name": name, "namespace": self.house.namespace, "labels": labels, "annotations": annotations,
+                         "ownerReferences": owner},
+        });
+        if let (Value::Object(object), Value::Object(body)) = (&mut object, body) {
+            object.extend(body);
+        }
+        object
+    }
+
+    fn deployment(&self, names: &Names, certificate: &str, config_hash: &str) -> Value {
+        let pods = self.pods();
+        let mut labels = self.labels();
+        labels.extend(pods.pod_labels.clone());
+        // What is selected by stays what it is, whatever labels a user adds.
+        labels.extend(pods.selector.clone());
+        let mut annotations = pods.pod_annotations.clone();
+        annotations.insert(CONFIG_HASH.to_owned(), config_hash.to_owned());
+        let spec = json!({
+            "replicas": pods.replicas,
+            "selector": {"matchLabels": pods.selector},
+            "progressDeadlineSeconds": PROGRESS_SECONDS,
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "template": {
+                "metadata": {"labels": labels, "annotations": annotations},
+                "spec": self.pod(names, certificate),
+            },
+        });
+        self.object("apps/v1", "Deployment", &names.fleet, BTreeMap::new(), json!({"spec": spec}))
+    }
+
+    fn pod(&self, names: &Names, certificate: &str) -> Value {
+        let pods = self.pods();
+        let mut pod = json!({
+            "automountServiceAccountToken": false,
+            "enableServiceLinks": false,
+            "terminationGracePeriodSeconds": pods.termination_grace_period_seconds,
+            "securityContext": {
+                "runAsNonRoot": true, "runAsUser": pods.run_as_user, "runAsGroup": pods.run_as_user,
+                "fsGroup": pods.run_as_user, "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [self.container()],
+            "volumes": [
+                {"name": "run", "secret": {"secretName": names.fleet, "defaultMode": READ_ONLY,
+                    "items": [{"key": "relay.yaml", "path": "relay.yaml"}]}},
+                {"name": "tls", "secret": {"secretName": certificate, "defaultMode": READ_ONLY,
+                    "items": [{"key": "tls.crt", "path": "tls.crt"}, {"key": "tls.key", "path": "tls.key"}]}},
+            ],
+        });
+        let mut set = |key: &str, value: Value, is_empty: bool| {
+            if !is_empty {
+                pod[key] = value;
+            }
+        };
+        set("imagePullSecrets", json!(pods.image_pull_secrets), pods.image_pull_secrets.is_empty());
+        set("nodeSelector", json!(pods.node_selector), pods.node_selector.is_empty());
+        set("tolerations", json!(pods.tolerations), pods.tolerations.is_empty());
+        set("affinity", json!(pods.affinity), pods.affinity.is_empty());
+        let spread = &pods.topology_spread_constraints;
+        set("topologySpreadConstraints", json!(spread), spread.is_empty());
+        set("priorityClassName", json!(pods.priority_class_name), pods.priority_class_name.is_empty());
+        pod
+    }
+
+    fn container(&self) -> Value {
+        let pods = self.pods();
+        let variable = |name: &str, value: String| json!({"name": name, "value": value});
+        // An element of its own for each number, because an object of it is told apart by port and protocol.
+        let mut ports =
+            vec![json!({"name": "relay-http", "containerPort": pods.telemetry.address.port(), "protocol": "TCP"})];
+        ports.extend(self.settings.fleet.listeners.iter().map(
+            |listener| json!({"name": listener.name, "containerPort": listener.address.port(), "protocol": "TCP"}),
+        ));
+        let probe = |path: &str, period: u32, timeout: u32, failures: u32| {
+            json!({"httpGet": {"path": path, "port": "relay-http"}, "periodSeconds": period, "timeoutSeconds": timeout,
+                   "failureThreshold": failures})
+        };
+        let mut container = json!({
+            "name": "relay",
+            "image": pods.image,
+            "imagePullPolicy": pods.image_pull_policy,
+            "args": ["relay"],
+            "env": [
+                // A pod is a session in the ledger: when it starts again, it takes the place of what it was.
+                {"name": "FRANKING_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}},
+                variable("FRANKING_TELEMETRY_ADDRESS", pods.telemetry.address.to_string()),
+                variable("FRANKING_LOG_LEVEL", pods.log.level.clone()),
+                variable("FRANKING_LOG_FORMAT", pods.log.format.clone()),
+                variable("FRANKING_STOP_SECONDS", pods.stop_seconds(&self.settings.fleet).to_string()),
+            ],
+            "ports": ports,
+            "readinessProbe": probe("/readyz", 2, 2, 2),
+            "livenessProbe": probe("/healthz", 10, 5, 6),
+            "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
+            "securityContext": {
+                "allowPrivilegeEscalation": false, "privileged": false, "readOnlyRootFilesystem": true,
+                "runAsNonRoot": true, "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "volumeMounts": [
+                {"name": "run", "mountPath": RUN_FOLDER, "readOnly": true},
+                {"name": "tls", "mountPath": TLS_FOLDER, "readOnly": true},
+            ],
+        });
+        if !pods.resources.is_empty() {
+            container["resources"] = json!(pods.resources);
+        }
+        container
+    }
+
+    fn service(&self, names: &Names) -> Value {
+        let service = &self.pods().service;
+        let ports: Vec<Value> = self
+            .settings
+            .fleet
+            .listeners
+            .iter()
+            .filter_map(|listener| Some((listener, service.ports.get(&listener.name)?)))
+            .map(|(listener, port)| {
+                let name = &listener.name;
+                let protocol = match listener.mode {
+                    ListenerMode::Implicit => "submissions",
+                    ListenerMode::StartTls | ListenerMode::Plain => "smtp",
+                };
+                json!({"name": name, "port": port, "protocol": "TCP", "targetPort": name, "appProtocol": protocol})
+            })
+            .collect();
+        let mut spec = json!({"type": service.kind, "selector": self.pods().selector, "ports": ports});
+        if service.kind != "ClusterIP" {
+            // Local keeps the client's address, by which allowFrom and the limits per address judge.
+            let policy =
+                if service.external_traffic_policy.is_empty() { "Local" } else { &service.external_traffic_policy };
+            spec["externalTrafficPolicy"] = policy.into();
+        }
+        if service.kind == "LoadBalancer" {
+            if !service.load_balancer_class.is_empty() {
+                spec["loadBalancerClass"] = json!(service.load_balancer_class);
+            }
+            if !service.load_balancer_source_ranges.is_empty() {
+                spec["loadBalancerSourceRanges"] = json!(service.load_balancer_source_ranges);
+            }
+        }
+        self.object("v1", "Service", &names.fleet, service.annotations.clone(), json!({"spec": spec}))
+    }
+
+    fn disruption_budget(&self, names: &Names) -> Value {
+        let pods = self.pods();
+        let spec = json!({
+            "maxUnavailable": pods.disruption_budget.max_unavailable,
+            "selector": {"matchLabels": pods.selector},
+            // A relay that is not ready serves nobody, so a node need not wait for it.
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        });
+        self.object("policy/v1", "PodDisruptionBudget", &names.fleet, BTreeMap::new(), json!({"spec": spec}))
+    }
+}

@@ -1,0 +1,183 @@
+//! The ConfigMap's two entries, raw → checked. What clients see is the relay's own affair ([`Fleet`]); here is what the
+//! pods need.
+//!
+//! Parts of a pod that are Kubernetes' own (affinity, tolerations and the like) pass through as they are written: the API
+//! server judges them, strictly, before anything is written.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::runtime::config::Refused;
+use crate::runtime::fleet::{Certificates, Fleet};
+
+use super::objects::{PRE_STOP_SECONDS, TLS_FOLDER};
+
+/// More relays than one ledger is for: fewer, larger ones make larger batches.
+const REPLICAS_MAX: u16 = 64;
+/// Seconds between the end of the drain and the end of the process, for its books.
+const BOOKS_SECONDS: u64 = 15;
+/// Octets of one entry of the ConfigMap that are read.
+const TEXT_MAX: usize = 256 * 1024;
+
+/// All that a fleet is made from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub fleet: Fleet,
+    pub pods: Pods,
+    /// As they were written, so that the last good ones can be kept.
+    pub texts: [String; 2],
+}
+
+/// What the pods, the Service and the disruption budget need besides `relay.yaml`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Pods {
+    pub replicas: u16,
+    pub image: String,
+    #[serde(default = "if_not_present")]
+    pub image_pull_policy: String,
+    #[serde(default)]
+    pub image_pull_secrets: Vec<Value>,
+    /// What the Deployment and the Service select by. It can never change.
+    pub selector: BTreeMap<String, String>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub pod_labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub pod_annotations: BTreeMap<String, String>,
+    #[serde(default)]
+    pub resources: Map<String, Value>,
+    #[serde(default)]
+    pub node_selector: BTreeMap<String, String>,
+    #[serde(default)]
+    pub tolerations: Vec<Value>,
+    #[serde(default)]
+    pub affinity: Map<String, Value>,
+    #[serde(default)]
+    pub topology_spread_constraints: Vec<Value>,
+    #[serde(default)]
+    pub priority_class_name: String,
+    pub run_as_user: u32,
+    pub termination_grace_period_seconds: u32,
+    /// The user's own certificate, of type kubernetes.io/tls.
+    #[serde(default)]
+    pub certificate_secret: Option<String>,
+    pub log: Log,
+    pub telemetry: Telemetry,
+    pub service: Service,
+    pub disruption_budget: DisruptionBudget,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Log {
+    pub level: String,
+    pub format: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Telemetry {
+    pub address: std::net::SocketAddr,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Service {
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// Listener by listener, the port that clients see.
+    pub ports: BTreeMap<String, u16>,
+    #[serde(default)]
+    pub external_traffic_policy: String,
+    #[serde(default)]
+    pub load_balancer_class: String,
+    #[serde(default)]
+    pub load_balancer_source_ranges: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DisruptionBudget {
+    /// Relays that may be away at a time for a node's sake: a number, or a share in per cent.
+    pub max_unavailable: Value,
+}
+
+fn if_not_present() -> String {
+    "IfNotPresent".to_owned()
+}
+
+/// Settings from the two texts. `fleet_of` reads the first as the relay does.
+pub fn check(texts: [&str; 2], fleet_of: impl FnOnce(&str) -> Result<Fleet, Refused>) -> Result<Settings, String> {
+    if let Some(long) = texts.iter().map(|text| text.len()).find(|length| *length > TEXT_MAX) {
+        return Err(format!("{long} octets are more than the {TEXT_MAX} that are read"));
+    }
+    let fleet = fleet_of(texts[0]).map_err(|Refused(sentence)| format!("{}: {sentence}", super::RELAY_SETTINGS))?;
+    let pods: Pods = serde_yaml::from_str(texts[1])
+        .map_err(|error| format!("{}: {}", super::PODS, error.to_string().replace('\n', " ")))?;
+    judge(&fleet, &pods).map_err(|sentence| format!("{}: {sentence}", super::PODS))?;
+    Ok(Settings { fleet, pods, texts: texts.map(str::to_owned) })
+}
+
+/// What no type can say, about the pods and about both entries together.
+fn judge(fleet: &Fleet, pods: &Pods) -> Result<(), String> {
+    if pods.replicas == 0 || pods.replicas > REPLICAS_MAX {
+        return Err(format!("replicas is {}; it must be 1 to {REPLICAS_MAX}", pods.replicas));
+    }
+    if pods.image.is_empty() || pods.image.contains(char::is_whitespace) {
+        return Err(format!("image \"{}\" is not the name of an image", pods.image));
+    }
+    if pods.selector.is_empty() {
+        return Err("selector is empty; every pod of the namespace would be a relay".to_owned());
+    }
+    let least = u64::from(fleet.limits.drain_seconds) + BOOKS_SECONDS + u64::from(PRE_STOP_SECONDS);
+    if u64::from(pods.termination_grace_period_seconds) < least {
+        return Err(format!(
+            "terminationGracePeriodSeconds is {}, and limits.drainSeconds wants at least {least}: messages in flight \
+             would be cut off",
+            pods.termination_grace_period_seconds
+        ));
+    }
+    if fleet.listeners.iter().any(|listener| listener.address.port() == pods.telemetry.address.port()) {
+        return Err(format!("telemetry.address {} has the port of a listener", pods.telemetry.address));
+    }
+    let known = |name: &String| fleet.listeners.iter().any(|listener| listener.name == *name);
+    if let Some(stranger) = pods.service.ports.keys().find(|name| !known(name)) {
+        return Err(format!("service.ports names \"{stranger}\", which is no listener"));
+    }
+    if pods.service.ports.is_empty() {
+        return Err("service.ports is empty; no mail could come in".to_owned());
+    }
+    certificate(fleet, pods)
+}
+
+fn certificate(fleet: &Fleet, pods: &Pods) -> Result<(), String> {
+    match (&fleet.certificates, &pods.certificate_secret) {
+        (Certificates::SelfSigned, None) => Ok(()),
+        (Certificates::SelfSigned, Some(secret)) => {
+            Err(format!("certificateSecret \"{secret}\" is set without tls.certificates, which name its files"))
+        }
+        (Certificates::Files { .. }, None) => {
+            Err("certificateSecret is missing; tls.certificates name files that no pod would have".to_owned())
+        }
+        (Certificates::Files { files, .. }, Some(_)) => {
+            let mut paths = files.iter().flat_map(|files| [&files.certificate_file, &files.key_file]);
+            match paths.find(|path| path.parent() != Some(std::path::Path::new(TLS_FOLDER))) {
+                Some(path) => Err(format!("tls.certificates: {} is not in {TLS_FOLDER}", path.display())),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+impl Pods {
+    /// Seconds that the process takes to stop at most.
+    pub fn stop_seconds(&self, fleet: &Fleet) -> u64 {
+        u64::from(fleet.limits.drain_seconds) + BOOKS_SECONDS
+    }
+}
