@@ -45,8 +45,7 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(refused) => return fail(&refused, REFUSED),
     };
-    if matches!(cli.command, Command::All)
-        && (settings.operator.leader_election || settings.relay.config_map.is_some())
+    if matches!(cli.command, Command::All) && (settings.operator.leader_election || settings.relay.config_map.is_some())
     {
         let refused = "operator.leaderElection and relay.configMap are for operators and relays that run apart; \
                        `franking all` is both in one process";

@@ -262,7 +262,10 @@ pub async fn run(seconds: u64) {
     let file = LedgerAddress::Sqlite { path: folder.path().join("ledger.db") };
     Bench::fill("sqlite", file, 1).await.figures(folder.path(), seconds).await;
 
-    let running = server::Server::start(server::Folder::within(std::env::temp_dir()), &["shared_buffers = 1GB", "max_wal_size = 4GB"]);
+    let running = server::Server::start(
+        server::Folder::within(std::env::temp_dir()),
+        &["shared_buffers = 1GB", "max_wal_size = 4GB"],
+    );
     let address = LedgerAddress::Postgres { url: running.url(), single_node: true };
     let postgres = Bench::fill("postgresql", address.clone(), RELAYS).await;
     postgres.figures(folder.path(), seconds).await;
