@@ -81,6 +81,7 @@ impl Context {
             registry,
             health: _,
             name,
+            place,
             relay,
             leadership: _,
             place,
