@@ -81,9 +81,9 @@ impl Context {
             registry,
             health: _,
             name,
+            place,
             relay,
             leadership: _,
-            place,
         } = dependencies;
         Self {
             report: Report::new(client.clone(), &registry),
