@@ -183,13 +183,16 @@ impl Process {
     /// Stands by until this operator leads. It is ready all the while: there is nothing else that it should do.
     async fn win(&mut self, client: &kube::Client, flags: &cli::Flags) -> Option<lease::Leadership> {
         let gate = self.health.gate("operator");
-        gate.open();
         let settings = &self.settings;
         let instance = flags.instance.as_ref().unwrap_or(&settings.name);
         let identity = format!("{instance}_{:016x}", self.rng.next_u64());
         let (namespace, name) = (&settings.operator.namespace, format!("{}-operator", settings.name));
         let candidate = lease::Candidate::new(client.clone(), namespace, name, identity, self.clock.clone());
-        let won = candidate.win(&self.stop).await;
+        let told = |trouble: Option<&str>| match trouble {
+            None => gate.open(),
+            Some(trouble) => gate.close(trouble),
+        };
+        let won = candidate.win(&self.stop, told).await;
         gate.close("starting");
         won
     }

@@ -137,10 +137,10 @@ pub struct Dependencies {
     pub health: Health,
     /// Names the ledger session: a new one under the same name fences the old.
     pub name: String,
-    /// Where several operators share the ledger: the lease that this one holds. `None`: there is no other.
-    pub leadership: Option<Leadership>,
     /// The installation that the ledger must be of, and where it is. Without one, any ledger will do.
     pub place: Option<(Installation, LedgerAddress)>,
+    /// Where several operators share the ledger: the lease that this one holds. `None`: there is no other.
+    pub leadership: Option<Leadership>,
 }
 
 /// Runs until `shutdown`, then lets the reconciles under way finish. Every task ends with the returned future. A leader

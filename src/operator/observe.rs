@@ -84,7 +84,6 @@ impl Context {
             place,
             relay,
             leadership: _,
-            place,
         } = dependencies;
         Self {
             report: Report::new(client.clone(), &registry),

@@ -196,7 +196,8 @@ impl Report {
 
     /// An Event about one of our kinds.
     pub async fn notice<K: Kind>(&self, object: &K, notice: &Notice, now: Timestamp) {
-        let about = ObjectReference {
+        let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
+        let regarding = ObjectReference {
             api_version: Some(K::api_version(&()).into_owned()),
             kind: Some(K::kind(&()).into_owned()),
             name: Some(object.name_any()),
@@ -205,12 +206,8 @@ impl Report {
             resource_version: object.resource_version(),
             ..ObjectReference::default()
         };
-        self.event(about, notice.warning, notice.reason, &notice.note, now).await;
-    }
-
-    /// An Event about something else.
-    pub async fn event(&self, about: ObjectReference, warning: bool, reason: Reason, note: &str, now: Timestamp) {
-        say(&self.client, about, Said { warning, reason, note }, now).await;
+        let said = Said { warning: notice.warning, reason: notice.reason, note: &notice.note };
+        say(&self.client, regarding, &namespace, said, now).await;
     }
 }
 
@@ -222,26 +219,25 @@ pub struct Said<'a> {
 }
 
 /// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
-pub async fn say(client: &Client, about: ObjectReference, said: Said<'_>, now: Timestamp) {
-    let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
-    let name = about.name.clone().unwrap_or_default();
+pub async fn say(client: &Client, regarding: ObjectReference, namespace: &str, said: Said<'_>, now: Timestamp) {
+    let name = regarding.name.clone().unwrap_or_default();
     let event = Event {
         metadata: ObjectMeta {
             generate_name: Some(event_prefix(&name)),
-            namespace: Some(namespace.clone()),
+            namespace: Some(namespace.to_owned()),
             ..ObjectMeta::default()
         },
         action: Some("Reconcile".to_owned()),
         event_time: Some(MicroTime(now)),
         note: Some(said.note[..said.note.floor_char_boundary(NOTE_MAX)].to_owned()),
         reason: Some(said.reason.as_str().to_owned()),
-        regarding: Some(about),
+        regarding: Some(regarding),
         reporting_controller: Some("franking.io/operator".to_owned()),
         reporting_instance: Some(meta::MANAGER.to_owned()),
         type_: Some(if said.warning { "Warning" } else { "Normal" }.to_owned()),
         ..Event::default()
     };
-    let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
+    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
     let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
     if let Err(error) = api.create(&parameters, &event).await {
         tracing::warn!(object = name, error = &error as &dyn std::error::Error, "writing an event");

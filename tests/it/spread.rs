@@ -36,14 +36,15 @@ struct Process {
 }
 
 impl House {
-    async fn new() -> Self {
+    /// `database` is the test's own.
+    async fn new(database: &str) -> Self {
         let plane = ControlPlane::start(Options::default()).unwrap_or_else(|error| panic!("{error}"));
         definitions::install(&plane.admin_client().await).await;
         let (kubeconfig, _) = identity::operator_apart(&plane, NAMESPACE).await;
-        let house =
-            Self { plane, folder: tempfile::tempdir().expect("a folder"), kubeconfig, database: database().await };
+        let (folder, database) = (tempfile::tempdir().expect("a folder"), made(database).await);
+        let house = Self { plane, folder, kubeconfig, database };
         let settings = format!(
-            "name: franking\nstopSeconds: 45\nledger: {{engine: postgres, url: '{}', singleNode: true}}\n\
+            "name: {NAMESPACE}\nstopSeconds: 45\nledger: {{engine: postgres, url: '{}', singleNode: true}}\n\
              operator: {{namespace: {NAMESPACE}, leaderElection: true}}\nrelay: {{configMap: {NAMESPACE}-relay}}\n",
             house.database
         );
@@ -109,6 +110,15 @@ impl House {
         (self.spawn(name, &mut command, local()), port)
     }
 
+    /// What all processes said, for when something is not as it should be.
+    fn logs(&self) -> String {
+        let files = std::fs::read_dir(self.folder.path()).expect("ours").filter_map(|entry| Some(entry.ok()?.path()));
+        let logs = files.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+        let read =
+            |path: PathBuf| format!("── {}\n{}", path.display(), std::fs::read_to_string(&path).unwrap_or_default());
+        logs.map(read).collect()
+    }
+
     /// Which of the operators leads, by its instance.
     fn leader(&self) -> String {
         let holder = self.read(&["lease", "spread-operator"], "{.spec.holderIdentity}");
@@ -126,7 +136,8 @@ impl House {
     fn credentials(&self, name: &str, within: Duration) -> Credentials {
         let timeout = format!("--timeout={}s", within.as_secs());
         let key = format!("subaccountapikey/{name}");
-        succeeded(self.plane.kubectl(&["wait", "--for=condition=Ready", &key, "--namespace", "team", &timeout]));
+        let waited = self.plane.kubectl(&["wait", "--for=condition=Ready", &key, "--namespace", "team", &timeout]);
+        assert!(waited.status.success(), "{name} is not ready: {waited:?}\n{}", self.logs());
         let secret = succeeded(self.plane.kubectl(&["get", "secret", name, "--namespace", "team", "--output", "json"]));
         Credentials::from_secret(&serde_json::from_str(&secret).expect("a Secret")).expect("a Secret of ours")
     }
@@ -144,16 +155,16 @@ impl House {
 }
 
 /// A database of our own on the tests' server.
-async fn database() -> String {
+async fn made(name: &str) -> String {
     let url = tokio::task::spawn_blocking(postgres::url).await.expect("a server");
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("a server");
     let connection = tokio::spawn(connection);
-    client.batch_execute("DROP DATABASE IF EXISTS franking_spread").await.expect("it is ours");
-    client.batch_execute("CREATE DATABASE franking_spread").await.expect("it is ours");
+    client.batch_execute(&format!("DROP DATABASE IF EXISTS {name}")).await.expect("it is ours");
+    client.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("it is ours");
     connection.abort();
     let (server, rest) = url.rsplit_once('/').expect("a database");
     let options = rest.split_once('?').map(|(_, options)| format!("?{options}")).unwrap_or_default();
-    format!("{server}/franking_spread{options}")
+    format!("{server}/{name}{options}")
 }
 
 fn local() -> SocketAddr {
@@ -239,7 +250,7 @@ fn by_role(house: &House, a: Process, b: Process) -> (Process, Process) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_operators_and_two_relays_on_one_database_share_a_cap_exactly_and_survive_their_leader() {
-    let house = House::new().await;
+    let house = House::new("spread_shared").await;
     let sink = Sink::start(SinkOptions::default()).await;
     // Two init containers at once.
     let mut preparing = [house.operators("prepare", "a"), house.operators("prepare", "b")];
@@ -299,7 +310,7 @@ async fn two_operators_and_two_relays_on_one_database_share_a_cap_exactly_and_su
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_was_paused_writes_nothing_when_it_wakes_and_ends() {
-    let house = House::new().await;
+    let house = House::new("spread_paused").await;
     let sink = Sink::start(SinkOptions::default()).await;
     let mut prepare = house.operators("prepare", "a");
     assert_eq!(prepare.code(), Some(0), "{}", prepare.said());

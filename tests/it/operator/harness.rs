@@ -168,8 +168,8 @@ impl Running {
             registry: registry.clone(),
             health: Health::default(),
             name: "operator".to_owned(),
-            leadership: None,
             place: None,
+            leadership: None,
         };
         let task = tokio::spawn(operator::run(dependencies, shutdown.clone()));
         Self { fuse, ledger, registry, endpoint: sender, relay: relay_sender, shutdown, task }

@@ -9,6 +9,6 @@ pub mod franking;
 pub mod identity;
 #[expect(dead_code, reason = "the demo prints its dialogue with it")]
 pub mod mail;
-#[expect(dead_code, reason = "the ledger's own tests stop and replace servers with it")]
+#[expect(dead_code, reason = "the engine's own tests kill, copy and promote it")]
 pub mod postgres;
 pub mod sink;

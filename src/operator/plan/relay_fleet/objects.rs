@@ -69,7 +69,9 @@ pub fn plan(settings: &Settings, house: &House<'_>, leaf: Option<&Leaf>) -> Resu
     let names = Names::of(&house.owner.name);
     // A certificate of our own is beside that file, as in one pod.
     let beside = Path::new(TLS_FOLDER).join("relay.yaml");
-    let config = relay_config::render(&settings.fleet, &beside, house.ledger, house.installation);
+    let mut config = relay_config::render(&settings.fleet, &beside, house.ledger, house.installation);
+    // An acceptance must not roll the fleet. A ledger that was replaced says so itself, which stops it as well.
+    config.incarnation = None;
     config.validate()?;
     let text = serde_yaml::to_string(&config).map_err(|error| error.to_string())?;
     let maker = Maker { settings, house };
