@@ -1,10 +1,6 @@
 //! What the ledger charges in a second, on both engines, beside what the disk's `fsync` takes at that moment; and how
 //! long a relay waits for its answer when three of them share one pool.
 
-#[expect(dead_code, reason = "the tests need more of it")]
-#[path = "../it/support/postgres.rs"]
-mod server;
-
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
@@ -27,6 +23,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use crate::support::postgres::{Folder, Server};
 
 pub const SECONDS: u64 = 10;
 const ACCOUNTS: u64 = 100_000;
@@ -212,7 +210,9 @@ impl Bench {
             let store = ledger::open(&self.address, Arc::new(SystemClock)).expect("opened");
             let name = format!("paced-{number}");
             let stop = CancellationToken::new();
-            let ledger = Ledger::start(store, Role::Relay, name, &Registry::new(), stop).await.expect("started");
+            let ledger = Ledger::start(store, Role::Relay, name, &Registry::new(), Arc::new(|_| Ok(())), stop)
+                .await
+                .expect("started");
             let bench = Self { next: self.next.clone(), address: self.address.clone(), ..*self };
             relays.spawn(async move { bench.pace(ledger, number, seconds).await });
         }
@@ -262,10 +262,7 @@ pub async fn run(seconds: u64) {
     let file = LedgerAddress::Sqlite { path: folder.path().join("ledger.db") };
     Bench::fill("sqlite", file, 1).await.figures(folder.path(), seconds).await;
 
-    let running = server::Server::start(
-        server::Folder::within(std::env::temp_dir()),
-        &["shared_buffers = 1GB", "max_wal_size = 4GB"],
-    );
+    let running = Server::start(Folder::within(std::env::temp_dir()), &["shared_buffers = 1GB", "max_wal_size = 4GB"]);
     let address = LedgerAddress::Postgres { url: running.url(), single_node: true };
     let postgres = Bench::fill("postgresql", address.clone(), RELAYS).await;
     postgres.figures(folder.path(), seconds).await;

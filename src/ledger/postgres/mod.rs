@@ -17,6 +17,7 @@ mod lots;
 mod memory;
 mod read;
 mod records;
+mod report;
 mod reserve;
 mod retire;
 mod rows;
