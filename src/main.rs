@@ -47,8 +47,7 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(refused) => return fail(&refused, REFUSED),
     };
-    if let Command::All = cli.command
-        && (settings.operator.leader_election || settings.relay.config_map.is_some())
+    if matches!(cli.command, Command::All) && (settings.operator.leader_election || settings.relay.config_map.is_some())
     {
         let refused = "operator.leaderElection and relay.configMap are for operators and relays that run apart; \
                        `franking all` is both in one process";
@@ -185,13 +184,16 @@ impl Process {
     /// Stands by until this operator leads. It is ready all the while: there is nothing else that it should do.
     async fn win(&mut self, client: &kube::Client, flags: &cli::Flags) -> Option<lease::Leadership> {
         let gate = self.health.gate("operator");
-        gate.open();
         let settings = &self.settings;
         let instance = flags.instance.as_ref().unwrap_or(&settings.name);
         let identity = format!("{instance}_{:016x}", self.rng.next_u64());
         let (namespace, name) = (&settings.operator.namespace, format!("{}-operator", settings.name));
         let candidate = lease::Candidate::new(client.clone(), namespace, name, identity, self.clock.clone());
-        let won = candidate.win(&self.stop).await;
+        let told = |trouble: Option<&str>| match trouble {
+            None => gate.open(),
+            Some(trouble) => gate.close(trouble),
+        };
+        let won = candidate.win(&self.stop, told).await;
         gate.close("starting");
         won
     }
@@ -209,20 +211,19 @@ impl Process {
             let (keeper, endpoint) = prepare::relay_yaml(installation, &self.settings, self.clock.clone()).await?;
             return self.spawn_single(roles, client, keeper, endpoint, leadership);
         };
-        let known = installation.clone();
         let fleet = Fleet {
             client: client.clone(),
             namespace: self.settings.operator.namespace.clone(),
             config_map,
             relay: self.settings.relay.clone(),
             ledger: self.settings.ledger.clone(),
-            installation,
+            installation: installation.clone(),
             clock: self.clock.clone(),
         };
         let gate = self.health.gate("operator");
         let (endpoint, state) = fleet.first(|trouble| gate.close(trouble)).await;
         let ((publish, endpoint), (tell, relay)) = (watch::channel(endpoint), watch::channel(state));
-        let dependencies = self.dependencies(client, known, endpoint, relay, leadership)?;
+        let dependencies = self.dependencies(client, &installation, endpoint, relay, leadership)?;
         roles.spawn("operator", operator::run(dependencies, self.stop.clone()));
         roles.spawn("keeper of the fleet", fleet.keep(self.registry.clone(), publish, tell, self.stop.clone()));
         roles.spawn("settings", same_ledger(self.settings.ledger.clone(), flags, self.stop.clone()));
@@ -262,7 +263,7 @@ impl Process {
     ) -> Result<(), RoleError> {
         let (publish, endpoint) = watch::channel(endpoint);
         let (tell, relay) = watch::channel(RelayState::default());
-        let dependencies = self.dependencies(client, keeper.installation.clone(), endpoint, relay, leadership)?;
+        let dependencies = self.dependencies(client, &keeper.installation, endpoint, relay, leadership)?;
         roles.spawn("operator", operator::run(dependencies, self.stop.clone()));
         let keep = relay_config::keep(keeper, self.registry.clone(), publish, tell, self.stop.clone());
         roles.spawn("keeper of relay.yaml", keep);
@@ -272,7 +273,7 @@ impl Process {
     fn dependencies(
         &mut self,
         client: kube::Client,
-        installation: Installation,
+        installation: &Installation,
         endpoint: watch::Receiver<operator::Endpoint>,
         relay: watch::Receiver<RelayState>,
         leadership: Option<lease::Leadership>,
@@ -295,8 +296,8 @@ impl Process {
             registry: self.registry.clone(),
             health: self.health.clone(),
             name: self.settings.name.clone(),
-            place: Some((installation, self.settings.ledger.clone())),
             leadership,
+            place: Some((installation.clone(), self.settings.ledger.clone())),
         })
     }
 

@@ -15,8 +15,10 @@ mod conformance;
 mod figures;
 pub mod incarnation;
 mod outcomes;
+pub mod postgres;
 pub mod report;
 pub mod seal;
+mod shelf;
 mod sources;
 pub mod sqlite;
 pub mod store;
@@ -40,8 +42,9 @@ pub use store::{Error, Store};
 pub fn open(address: &LedgerAddress, clock: Arc<dyn Clock>) -> store::Result<Arc<dyn Store>> {
     match address {
         LedgerAddress::Sqlite { path } => Ok(Arc::new(sqlite::SqliteStore::open(path, clock)?)),
-        LedgerAddress::Postgres { .. } => {
-            Err(Error::Unfit { path: address.place(), why: "this build has no PostgreSQL engine yet".to_owned() })
+        LedgerAddress::Postgres { url, single_node } => {
+            // The server's clock, so that relays need not agree about the time.
+            Ok(Arc::new(postgres::PostgresStore::open(url, address.place(), *single_node, None)?))
         }
     }
 }
@@ -57,8 +60,8 @@ pub async fn prepare(address: &LedgerAddress, naming: &Naming, now: Timestamp) -
                 Err(Error::Unavailable { doing: "preparing the ledger", source: Box::new(error) })
             })
         }
-        LedgerAddress::Postgres { .. } => {
-            Err(Error::Unfit { path: address.place(), why: "this build has no PostgreSQL engine yet".to_owned() })
+        LedgerAddress::Postgres { url, single_node } => {
+            postgres::prepare(url, address.place(), *single_node, naming, now).await
         }
     }
 }

@@ -348,6 +348,11 @@ pub trait Store: Report + Send + Sync + 'static {
         detail: serde_json::Value,
     ) -> Result<()>;
 
+    /// Seals the sums of messages that were reserved on days that ended before `before`, and drops their rows: from
+    /// then on they can neither be given back nor be recognised. What is open of them stays charged, as unknown.
+    /// Returns how many messages that were.
+    async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64>;
+
     /// Recomputes every balance from its rows. Must be empty.
     async fn check(&self) -> Result<Vec<Discrepancy>>;
 

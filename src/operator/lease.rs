@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::status_code;
 use super::plan::meta;
 use crate::runtime::clock::Clock;
+use crate::runtime::shutdown::chain;
 
 /// How long a lease that nobody renews is respected. The three of client-go, so that what is known about them holds.
 pub const DURATION: Duration = Duration::from_secs(15);
@@ -74,22 +75,29 @@ impl Candidate {
         Self { api: Api::namespaced(client, namespace), name, identity, clock }
     }
 
-    /// Stands by until it leads; `None` when the stop came first.
-    pub async fn win(self, stop: &CancellationToken) -> Option<Leadership> {
+    /// Stands by until it leads; `None` when the stop came first. `told` hears what keeps it from even asking, and
+    /// nothing when it can.
+    pub async fn win(self, stop: &CancellationToken, told: impl Fn(Option<&str>)) -> Option<Leadership> {
         let mut sight = None;
-        let mut said = false;
+        let mut said: Option<Option<String>> = None;
         loop {
             let asked = Instant::now();
-            match self.attempt(&mut sight).await {
+            let trouble = match self.attempt(&mut sight).await {
                 Ok(Some(lease)) => {
                     tracing::info!(lease = self.name, identity = self.identity, "this operator leads");
                     return Some(Leadership::start(self, lease, asked));
                 }
-                Ok(None) if !said => tracing::info!(lease = self.name, "another operator leads; standing by"),
-                Ok(None) => {}
-                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "asking for the lease"),
+                Ok(None) => None,
+                Err(error) => Some(format!("asking for the lease {}: {}", self.name, chain(&error))),
+            };
+            if said.as_ref() != Some(&trouble) {
+                match &trouble {
+                    None => tracing::info!(lease = self.name, "another operator leads; standing by"),
+                    Some(trouble) => tracing::warn!(trouble, "this operator can neither lead nor stand by"),
+                }
+                told(trouble.as_deref());
+                said = Some(trouble);
             }
-            said = true;
             tokio::select! {
                 () = sleep(RETRY) => {}
                 () = stop.cancelled() => return None,

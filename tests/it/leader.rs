@@ -36,7 +36,7 @@ impl Race {
     }
 
     async fn win(&self, identity: &str) -> Leadership {
-        let won = tokio::time::timeout(DEADLINE, self.candidate(identity).win(&self.stop)).await;
+        let won = tokio::time::timeout(DEADLINE, self.candidate(identity).win(&self.stop, |_| {})).await;
         won.unwrap_or_else(|_| panic!("{identity} does not lead")).expect("nobody stopped it")
     }
 
@@ -54,7 +54,7 @@ async fn one_leads_and_the_next_follows_at_once_when_it_resigns() {
     let first = race.win("first").await;
     assert_eq!(race.holder().await, (Some("first".to_owned()), 1));
     let second = race.candidate("second");
-    let mut waiting = std::pin::pin!(second.win(&race.stop));
+    let mut waiting = std::pin::pin!(second.win(&race.stop, |_| {}));
     assert!(tokio::time::timeout(RETRY * 2, &mut waiting).await.is_err(), "two lead");
     assert!(first.leader().confirm().await);
     let resigned = Instant::now();
@@ -66,7 +66,7 @@ async fn one_leads_and_the_next_follows_at_once_when_it_resigns() {
     // One that is told to stop while it stands by stops.
     let third = race.win("third").await;
     race.stop.cancel();
-    assert!(race.candidate("fourth").win(&race.stop).await.is_none());
+    assert!(race.candidate("fourth").win(&race.stop, |_| {}).await.is_none());
     drop(third);
 }
 

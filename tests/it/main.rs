@@ -19,6 +19,7 @@ mod refusals;
 mod relay;
 mod replaced;
 mod rust_tokens;
+mod spread;
 mod story;
 mod support;
 mod upstream;

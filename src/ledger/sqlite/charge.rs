@@ -153,7 +153,7 @@ impl Tx<'_> {
     }
 
     /// The outcome that holds, and whether it was a correction.
-    fn latest_outcome(&self, message: MessageId) -> Op<Option<(Outcome, bool)>> {
+    pub fn latest_outcome(&self, message: MessageId) -> Op<Option<(Outcome, bool)>> {
         let found: Option<(String, bool)> = self
             .connection
             .prepare_cached(

@@ -25,6 +25,8 @@ const RECOMPUTED: &str = "
         GROUP BY 1
         UNION ALL
         SELECT lot, credits FROM adjustment
+        UNION ALL
+        SELECT lot, amount FROM seal
         ) GROUP BY lot
     )
     SELECT l.kind, l.holder, l.id, l.consumed + l.overage, ifnull(c.credits, 0), l.source

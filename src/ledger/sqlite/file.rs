@@ -47,11 +47,12 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, sql: include_str!("../migrations/sqlite/0002_meters.sql") },
     Migration { version: 3, sql: include_str!("../migrations/sqlite/0003_incarnation.sql") },
     Migration { version: 4, sql: include_str!("../migrations/sqlite/0004_report.sql") },
+    Migration { version: 5, sql: include_str!("../migrations/sqlite/0005_seal.sql") },
 ];
 
 /// The schemas that this release works with.
-const SCHEMA_OLDEST: i64 = 4;
-const SCHEMA_NEWEST: i64 = 4;
+const SCHEMA_OLDEST: i64 = 5;
+const SCHEMA_NEWEST: i64 = 5;
 
 pub fn unfit(path: &Path, why: impl Into<String>) -> Error {
     Error::Unfit { path: path.display().to_string(), why: why.into() }

@@ -19,6 +19,7 @@ mod lot_row;
 mod lots;
 mod read;
 mod report;
+mod retire;
 mod rows;
 mod sources;
 mod tempo;
@@ -216,6 +217,21 @@ impl Store for SqliteStore {
                 tx.record(&actor, &kind, holder, &detail)
             })
             .await
+    }
+
+    async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
+        let mut total = 0;
+        loop {
+            // What is not counted is not deleted.
+            self.rollup(session).await?;
+            let session = session.clone();
+            let work = move |tx: &mut write::Tx<'_>| tx.retire(&session, before, writer::GROUP);
+            let retired = self.writer.call("sealing old messages", writer::GROUP, work).await?;
+            total += retired as u64;
+            if retired < writer::GROUP {
+                return Ok(total);
+            }
+        }
     }
 
     async fn check(&self) -> Result<Vec<Discrepancy>> {

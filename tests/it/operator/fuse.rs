@@ -245,6 +245,11 @@ impl Store for Fragile {
         self.inner.record(session, actor, kind, holder, detail).await
     }
 
+    async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
+        self.pass().await?;
+        self.inner.retire(session, before).await
+    }
+
     async fn check(&self) -> Result<Vec<Discrepancy>> {
         self.pass().await?;
         self.inner.check().await

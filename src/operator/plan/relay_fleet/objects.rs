@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::settings::{Pods, Settings};
 use super::{PODS, RELAY_SETTINGS, hash};
-use crate::domain::relay_config::{LedgerAddress, ListenerMode, RelayConfig};
+use crate::domain::relay_config::{LedgerAddress, ListenerMode};
 use crate::operator::certificate::Leaf;
 use crate::operator::installation::Installation;
 use crate::operator::plan::meta;
@@ -69,9 +69,9 @@ pub fn plan(settings: &Settings, house: &House<'_>, leaf: Option<&Leaf>) -> Resu
     let names = Names::of(&house.owner.name);
     // A certificate of our own is beside that file, as in one pod.
     let beside = Path::new(TLS_FOLDER).join("relay.yaml");
-    let config = relay_config::render(&settings.fleet, &beside, house.ledger, house.installation);
+    let mut config = relay_config::render(&settings.fleet, &beside, house.ledger, house.installation);
     // An acceptance must not roll the fleet. A ledger that was replaced says so itself, which stops it as well.
-    let config = RelayConfig { incarnation: None, ..config };
+    config.incarnation = None;
     config.validate()?;
     let text = serde_yaml::to_string(&config).map_err(|error| error.to_string())?;
     let maker = Maker { settings, house };
