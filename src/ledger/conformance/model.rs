@@ -209,6 +209,9 @@ impl Model {
         let returns = self.rules.removed && !removed;
         if removed && !self.rules.removed {
             self.running_index(account());
+            let (rule, calendar) =
+                (self.rules.top_up(account()).cloned(), self.rules.limits[&account()].calendar.clone());
+            self.catch_up(account(), rule.as_ref(), &calendar);
         }
         self.rules.removed = removed;
         if returns {

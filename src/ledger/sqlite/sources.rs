@@ -39,6 +39,11 @@ impl Tx<'_> {
         if !concerns(before, entry) {
             return Ok(());
         }
+        self.plan_sources(actor, before, entry)
+    }
+
+    /// The same, for a change that may concern lots although the entries are equal.
+    pub fn plan_sources(&mut self, actor: &str, before: Option<&Entry>, entry: &Entry) -> Op<()> {
         let lots = all(self.connection, entry.holder())?;
         for planned in plan(before, entry, &lots, self.now) {
             self.write_planned(actor, planned)?;

@@ -1,10 +1,13 @@
 //! Credits under pressure, and a ledger that cannot be asked.
 
+use franking::domain::credit::{Grant, Overage, Prepaid, Rate, TopUp};
 use franking::domain::id::Holder;
+use franking::domain::money::Pricing;
+use franking::domain::period::Period;
 use rusqlite::Connection;
 use tokio::task::JoinSet;
 
-use super::scene::{ACCOUNT, FROM, MAIL, PASSWORD, Scene, TO, monthly, username};
+use super::scene::{ACCOUNT, FROM, MAIL, PASSWORD, POLICY, Rows, Scene, TO, monthly, username};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_keys_racing_for_the_last_credits_get_exactly_the_cap() {
@@ -88,4 +91,87 @@ async fn a_directory_that_cannot_be_read_refuses_nobody_for_good() {
     scene.until("the directory is followed again", async |scene| scene.health.closed().is_empty()).await;
     stranger.login(&username(1), PASSWORD).await.is("235");
     client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+}
+
+/// The first message of one recipient passes, the second hears this.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_meter_says_in_its_own_words_that_it_is_used_up() {
+    type Edit = fn(&mut Rows);
+    let cases: [(Edit, &str); 9] = [
+        (
+            |rows| rows.keys[0].rate = Some(HOURLY),
+            "450 4.7.1 too fast: the key may send 1 messages in 3600 s; try again in 3600 s",
+        ),
+        (
+            |rows| rows.account.rate = Some(HOURLY),
+            "450 4.7.1 too fast: the account may send 1 messages in 3600 s; try again in 3600 s",
+        ),
+        (
+            |rows| rows.keys[0].cap = monthly(Some(1)),
+            "452 4.7.1 credits: the key's cap of 1 has 0 left; it opens again at ",
+        ),
+        (
+            |rows| {
+                rows.policy.pricing =
+                    Some(Pricing { currency: "EUR".to_owned(), base_price_minor: 0, price_per_thousand_minor: 2 });
+                rows.account.spend_limit_micro = Some(3_000);
+            },
+            "452 4.7.1 credits: the account's spend limit pays for 0 more; somebody must raise it",
+        ),
+        (
+            |rows| rows.account.cap = monthly(Some(1)),
+            "452 4.7.1 credits: the account's cap of 1 has 0 left; it opens again at ",
+        ),
+        (
+            |rows| rows.account.prepaid = Some(topped_up()),
+            "452 4.7.1 credits: the account's prepaid balance has 0 left; the next top-up comes at ",
+        ),
+        (
+            |rows| rows.account.prepaid = Some(granted()),
+            "452 4.7.1 credits: the account's prepaid balance has 0 left; somebody must add credits",
+        ),
+        (
+            |rows| rows.policy.prepaid = Some(granted()),
+            "452 4.7.1 credits: the policy's prepaid balance has 0 left; somebody must add credits",
+        ),
+        (
+            |rows| rows.policy.pool = monthly(Some(1)),
+            "452 4.7.1 credits: the policy's pool of 1 has 0 left; it opens again at ",
+        ),
+    ];
+    for (edit, reply) in cases {
+        let scene = Scene::with(|_| {}, edit).await;
+        let mut client = scene.client().await;
+        client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+        client.deliver(FROM, &[TO], MAIL).await.is(reply);
+        assert_eq!(scene.sink.count(), 1, "{reply}");
+        scene.until_usage([1, 1, 0, 0, 0]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pool_whose_overage_is_allowed_never_closes_and_counts_apart() {
+    let pool = |rows: &mut Rows| {
+        rows.policy.pool = monthly(Some(1));
+        rows.policy.overage = Overage::Allow;
+    };
+    let scene = Scene::with(|_| {}, pool).await;
+    let mut client = scene.client().await;
+    for _ in 0..3 {
+        client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    }
+    scene.until_usage([3, 3, 0, 0, 0]).await;
+    let lot = scene.balance(Holder::Policy(POLICY)).await.lot;
+    assert_eq!((lot.consumed, lot.overage), (1, 2));
+}
+
+const HOURLY: Rate = Rate { messages: 1, per_seconds: 3_600 };
+
+fn topped_up() -> Prepaid {
+    let recurring = Some(TopUp { credits: 1, every: Period::Monthly, start: None, end: None });
+    Prepaid { grants: vec![], recurring }
+}
+
+fn granted() -> Prepaid {
+    Prepaid { grants: vec![Grant { id: "first".to_owned(), credits: 1, expires_at: None }], recurring: None }
 }
