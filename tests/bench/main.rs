@@ -3,6 +3,7 @@
 
 mod books;
 mod generator;
+mod ledger;
 mod operator;
 mod part;
 mod relay;
@@ -16,6 +17,7 @@ use support::mail;
 const USAGE: &str = "usage: bench [NAME]
   books             1,000,000 reservations in the books: rollup, a month's bill, check, seconds and memory
   relay [SECONDS]   messages per second: straight to a sink (the floor), through a byte copier, through us
+  ledger            reserve and settle on one hot pool, up to 100,000 accounts, beside the disk's sync
   operator          2,000 accounts and keys from empty to Ready, edits and revocations, on the real API server";
 
 fn main() {
@@ -26,6 +28,7 @@ fn main() {
     match words.as_slice() {
         [] => runtime.block_on(async {
             relay::run(relay::SECONDS).await;
+            ledger::run().await;
             operator::run().await;
             books::run().await;
         }),
@@ -34,6 +37,7 @@ fn main() {
             Ok(seconds) => runtime.block_on(relay::run(seconds)),
             Err(_) => stop(USAGE),
         },
+        ["ledger"] => runtime.block_on(ledger::run()),
         ["operator"] => runtime.block_on(operator::run()),
         ["books"] => runtime.block_on(books::run()),
         [part::SINK] => runtime.block_on(part::sink(support::sink::SinkTls::None)),
