@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use kube::{Resource, ResourceExt as _};
 use uuid::Uuid;
 
@@ -14,13 +15,14 @@ use super::error::{Error, Result};
 use super::kinds::Kind;
 use super::observe::Context;
 use super::plan::meta;
-use super::plan::usage::Metered as _;
+use super::plan::usage::{Figures, Metered as _};
 use super::references::Ref;
 use super::watch::Name;
 use crate::domain::credit::Meter;
 use crate::domain::directory::{AccountEntry, Entry, KeyEntry};
 use crate::domain::id::{self, Holder};
-use crate::ledger::store::Floor;
+use crate::domain::money::MICRO;
+use crate::ledger::store::{Balance, Floor};
 
 /// How long all objects of one kind may take, whatever fails. Then the others must not wait any longer for those whose
 /// pass does not succeed; each still gets its credits and its password when it does.
@@ -117,9 +119,26 @@ fn exists(context: &Context, what: &Ref) -> bool {
 pub async fn raise<K: Kind>(context: &Context, object: &K) -> Result<bool> {
     let Some((figures, _)) = object.status().and_then(K::Status::shown) else { return Ok(false) };
     let Some(holder) = context.holder_of(&object.reference()) else { return Ok(false) };
-    let floor = Floor { holder, meter: Meter::of_period(holder), consumed: figures.used, until: figures.end };
-    let raised = context.books.raise(ACTOR, &[floor]).await.map_err(Error::ledger("raising what is used"))?;
+    let balance = context.books.balance(holder).await.map_err(Error::ledger("reading a balance"))?;
+    let floors = floors(holder, &figures, balance.as_ref());
+    let raised = context.books.raise(ACTOR, &floors).await.map_err(Error::ledger("raising what is used"))?;
     Ok(raised > 0)
+}
+
+/// What a status shows as used, of each meter. Prepaid credits are shown as what is left of them, so that it takes the
+/// ledger's grants to say what was used.
+fn floors(holder: Holder, figures: &Figures, balance: Option<&Balance>) -> Vec<Floor> {
+    let floor = |meter, consumed, until| Floor { holder, meter, consumed, until };
+    let mut floors = vec![floor(Meter::of_period(holder), figures.used, figures.end)];
+    let prepaid = balance.and_then(|balance| balance.prepaid);
+    if let (Some(left), Some(known), Some(meter)) = (figures.prepaid, prepaid, Meter::of_prepaid(holder)) {
+        floors.push(floor(meter, known.granted - left, Timestamp::MAX));
+    }
+    if let Some(spend) = figures.spend {
+        let micro = spend.used_minor.saturating_mul(MICRO);
+        floors.push(floor(Meter::AccountSpend, micro, Timestamp::MAX));
+    }
+    floors
 }
 
 /// A credential must not outlive its resource, and a ledger from before may hold some that do. Whoever accepted it has
@@ -153,4 +172,40 @@ async fn remove_orphans(context: &Context) -> Result<()> {
         context.books.put(ACTOR, &[entry]).await.map_err(Error::ledger("removing what has no resource"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::SpendStatus;
+    use crate::domain::credit::{Limit, Lot, Overage};
+    use crate::domain::period::Calendar;
+    use crate::ledger::store::{PrepaidBalance, Usage};
+
+    #[test]
+    fn each_meter_that_a_status_shows_has_a_floor() {
+        let holder = Holder::Account(Uuid::from_u128(1).into());
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let spend = Some(SpendStatus { limit_minor: 500, used_minor: 70 });
+        let (prepaid, remaining) = (Some(30), Some(30));
+        let figures =
+            Figures { start: at(0), end: at(100), granted: None, used: 12, remaining, prepaid, overage: None, spend };
+        let limit = Limit { credits: None, calendar: Calendar::monthly_utc() };
+        let lot = Lot::of_period(holder, crate::domain::credit::next_lot(&limit.calendar, None, at(0)), None);
+        let prepaid = PrepaidBalance { granted: 100, remaining: 90, next_top_up: None, next_expiry: None };
+        let (usage, overage) = (Usage::default(), Overage::Deny);
+        let balance = Balance { lot, usage, overage, prepaid: Some(prepaid), spend: None };
+        let found = floors(holder, &figures, Some(&balance));
+        let shown: Vec<_> = found.iter().map(|floor| (floor.meter, floor.consumed, floor.until)).collect();
+        assert_eq!(
+            shown,
+            [
+                (Meter::AccountCap, 12, at(100)),
+                (Meter::AccountPrepaid, 70, Timestamp::MAX),
+                (Meter::AccountSpend, 70_000_000, Timestamp::MAX),
+            ]
+        );
+        // Where the ledger knows of no grants, there is nothing to take them from.
+        assert_eq!(floors(holder, &figures, None).len(), 2);
+    }
 }

@@ -34,7 +34,7 @@ const EVERYTHING: &str = "
       tls: {secretName: relay-tls, privateCa: true}
       limits: {messageBytes: 1048576, drainSeconds: 60}
       service: {type: LoadBalancer, loadBalancerSourceRanges: [10.0.0.0/8]}
-    ledger: {volume: {storageClassName: fast, accessMode: ReadWriteOnce, retain: false}}
+    ledger: {volume: {storageClassName: fast, accessMode: ReadWriteOnce, retain: false}, backup: {enabled: true, mode: CronJob}}
     networkPolicy: {enabled: true, relayFrom: [{ipBlock: {cidr: 10.0.0.0/8}}]}
     metrics: {service: {annotations: {example.com/scrape: 'true'}}}
     terminationGracePeriodSeconds: 90
@@ -42,7 +42,8 @@ const EVERYTHING: &str = "
 ";
 
 /// The sets of values that must work, each as a name and a YAML text.
-const GOOD: [(&str, &str); 4] = [
+const GOOD: [(&str, &str); 5] = [
+    ("backups", "{ledger: {backup: {enabled: true, every: 30m, keep: 3, existingClaim: attic}}}"),
     ("defaults", "{}"),
     ("everything", EVERYTHING),
     ("printers", include_str!("../../examples/printers/relay-values.yaml")),
@@ -173,7 +174,7 @@ fn the_private_key_of_the_certificate_is_the_relays_alone() {
 }
 
 /// A refused value: what is wrong, what helm is told, and what its complaint must name.
-const REFUSED: [(&str, &str, &[&str]); 21] = [
+const REFUSED: [(&str, &str, &[&str]); 24] = [
     (
         "two relays on a file",
         "relay.replicas=2",
@@ -182,6 +183,17 @@ const REFUSED: [(&str, &str, &[&str]); 21] = [
     ("two operators on a file", "operator.replicas=2", &["operator.replicas is 2", "one SQLite file"]),
     ("no pod", "relay.replicas=0", &["/relay/replicas", "minimum"]),
     ("another engine", "ledger.engine=mysql", &["ledger.engine is \"mysql\"", "sqlite", "postgres"]),
+    (
+        "a job for a volume of one pod",
+        "ledger.backup.enabled=true,ledger.backup.mode=CronJob",
+        &["ReadWriteOncePod", "use the mode Sidecar"],
+    ),
+    ("copies at some time", "ledger.backup.every=often", &["every"]),
+    (
+        "files of a database",
+        "ledger.engine=postgres,ledger.postgres.secretName=db,ledger.backup.enabled=true",
+        &["ledger.backup.enabled", "RUNBOOK.md"],
+    ),
     ("a database of nothing", "ledger.engine=postgres", &["ledger.postgres.secretName is empty", "<cluster>-app"]),
     (
         "a database and a file",

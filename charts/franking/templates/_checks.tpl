@@ -24,6 +24,13 @@ What no schema can say with a reason. Each refusal is one sentence that names th
 {{- if and .Values.relay.plain.enabled (not .Values.relay.plain.networks) -}}
 {{- fail "relay.plain.networks is empty: a listener without TLS serves only source networks that are trusted by name, so list them or set relay.plain.enabled to false" -}}
 {{- end -}}
+{{- $backup := .Values.ledger.backup -}}
+{{- if and $backup.enabled (eq $engine "postgres") -}}
+{{- fail "ledger.backup.enabled is true with ledger.engine postgres: a database is backed up by its own tools, see RUNBOOK.md" -}}
+{{- end -}}
+{{- if and $backup.enabled (eq $backup.mode "CronJob") (eq .Values.ledger.volume.accessMode "ReadWriteOncePod") -}}
+{{- fail "ledger.backup.mode is CronJob with ledger.volume.accessMode ReadWriteOncePod: no second pod may mount that volume, so use the mode Sidecar, or the access mode ReadWriteOnce" -}}
+{{- end -}}
 {{- $served := dict -}}
 {{- range $name, $port := include "franking.ports" . | fromYaml -}}
 {{- $port = toString $port -}}

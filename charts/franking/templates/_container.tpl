@@ -1,12 +1,13 @@
 {{- /*
-What the containers have in common, up to the list of mounts, which each continues. Called with (list $ ROLE).
+What the containers have in common, up to the list of mounts, which each continues. Called with (list $ ROLE), or with
+(list $ ROLE ARGUMENT…) where the command is not the role's name.
 */ -}}
 {{- define "franking.container" -}}
 {{- $root := index . 0 -}}
 {{- $role := index . 1 -}}
 image: {{ include "franking.image" $root }}
 imagePullPolicy: {{ $root.Values.image.pullPolicy }}
-args: [{{ $role }}, --config, /etc/franking/settings/franking.yaml]
+args: [{{ default $role (join ", " (slice . 2)) }}, --config, /etc/franking/settings/franking.yaml]
 env:
   # The containers of a pod share its ports, and so cannot share this setting.
   - name: FRANKING_TELEMETRY_ADDRESS
@@ -111,7 +112,7 @@ securityContext:
 {{- end -}}
 
 {{- define "franking.telemetryPort" -}}
-{{- get (dict "prepare" "9090" "operator" "9091" "relay" "9092") . -}}
+{{- get (dict "prepare" "9090" "operator" "9091" "relay" "9092" "backup" "9093") . -}}
 {{- end -}}
 
 {{- /* A process without capabilities cannot listen under 1024, so the Service's ports lead to these. */ -}}
