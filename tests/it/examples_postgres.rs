@@ -134,11 +134,9 @@ fn the_single_server_has_the_secret_that_the_values_name_and_passes_as_restricte
     let service = object(&manifests, "Service", "franking-ledger");
     assert_eq!(&service["spec"]["selector"], pod_labels);
     // The same promises as our own pods make.
-    let restricted = format!(
-        "{{apiVersion: v1, kind: Namespace, metadata: {{name: single-restricted, \
-         labels: {{pod-security.kubernetes.io/enforce: restricted}}}}}}"
-    );
-    succeeded(plane().kubectl_stdin(&["apply", "--server-side", "-f", "-"], &restricted));
+    let restricted = "{apiVersion: v1, kind: Namespace, metadata: {name: single-restricted, \
+                      labels: {pod-security.kubernetes.io/enforce: restricted}}}";
+    succeeded(plane().kubectl_stdin(&["apply", "--server-side", "-f", "-"], restricted));
     let mut pod = set["spec"]["template"].clone();
     pod["apiVersion"] = "v1".into();
     pod["kind"] = "Pod".into();
