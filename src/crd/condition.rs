@@ -94,6 +94,8 @@ pub enum Reason {
     CreditsExhausted,
     /// Credits that were used up are there again.
     CreditsAvailable,
+    /// A limit is used up to one of the policy's thresholds.
+    ThresholdReached,
     /// `spec.suspended` is set.
     Suspended,
     /// The policy is suspended.
@@ -146,6 +148,7 @@ impl Reason {
             Self::CredentialReplaced => "CredentialReplaced",
             Self::CreditsExhausted => "CreditsExhausted",
             Self::CreditsAvailable => "CreditsAvailable",
+            Self::ThresholdReached => "ThresholdReached",
             Self::Suspended => "Suspended",
             Self::ParentSuspended => "ParentSuspended",
             Self::Revoked => "Revoked",

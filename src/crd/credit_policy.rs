@@ -8,6 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
+use super::alerts::{Alerts, CheckedAlerts};
+use super::cost::PolicyCostStatus;
 use super::limit::{Cap, CheckedCap, PeriodStatus, Pool, PoolCreditStatus};
 use super::prepaid::Prepaid;
 use super::pricing::Pricing;
@@ -72,6 +74,9 @@ pub struct CreditPolicySpec {
     /// What sending costs: for the bill and for spend limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pricing: Option<Pricing>,
+    /// Who is told when credits run short, and when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alerts: Option<Alerts>,
     /// Who may be named as sender.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub senders: Option<Senders>,
@@ -221,6 +226,9 @@ pub struct CreditPolicyStatus {
     /// Credits used in the running period, and those that are left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credits: Option<PoolCreditStatus>,
+    /// What the running billing period costs so far; absent without pricing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<PolicyCostStatus>,
     /// How many accounts the policy has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accounts: Option<AccountCounts>,
@@ -296,6 +304,7 @@ pub struct CheckedPolicy {
     pub max_accounts_per_namespace: Option<u32>,
     /// The fastest that each account may send.
     pub account_rate: Option<Rate>,
+    pub alerts: CheckedAlerts,
     pub sender_domains: Vec<MailDomain>,
     pub namespaces: NamespaceRule,
     pub upstream: CheckedUpstream,
@@ -350,6 +359,7 @@ impl CreditPolicySpec {
             max_cap,
             max_accounts_per_namespace,
             account_rate: per_account.rate_limit.map(|rate| rate.check("spec.perAccount.rateLimit")).transpose()?,
+            alerts: self.alerts.as_ref().map_or(Ok(CheckedAlerts::default()), |alerts| alerts.check("spec.alerts"))?,
             sender_domains,
             namespaces: self.allowed_namespaces.as_ref().map_or(Ok(NamespaceRule::All), AllowedNamespaces::check)?,
             upstream: self.upstream.check()?,

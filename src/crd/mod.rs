@@ -9,8 +9,10 @@
 //! what a user left out stays left out, so that GitOps tools see no difference between their file and the object.
 
 mod account_cap;
+mod alerts;
 mod api_key;
 mod condition;
+mod cost;
 mod credit_policy;
 mod limit;
 mod prepaid;
@@ -28,11 +30,13 @@ mod tests;
 use std::fmt;
 
 pub use account_cap::{CapRefusal, account_limit};
+pub use alerts::{AlertEmail, AlertWebhook, Alerts, CheckedAlerts, CheckedMail, CheckedWebhook};
 pub use api_key::{
     CheckedKey, CheckedRotation, CredentialStatus, Rotation, SubAccountApiKey, SubAccountApiKeySpec,
     SubAccountApiKeyStatus,
 };
 pub use condition::{ConditionType, Conditions, Reason, find_condition};
+pub use cost::{CostStatus, PolicyCostStatus};
 pub use credit_policy::{
     AccountCounts, AllowedNamespaces, CheckedPolicy, CheckedUpstream, CreditPolicy, CreditPolicySpec,
     CreditPolicyStatus, NamespacesFrom, Overage, PerAccount, RelayPort, RelayStatus, Senders, Upstream, UpstreamTls,

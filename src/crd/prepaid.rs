@@ -79,7 +79,9 @@ pub struct Recurring {
     /// Credits added each time; one credit is one recipient.
     #[schemars(range(min = 0, max = 1_000_000_000_000_i64))]
     pub credits: i64,
-    /// Day, Week or Month of the policy's calendar, in its time zone. Credits are added once for each.
+    /// Day, Week or Month, in the time zone of the policy's pool. Credits are added once for each, for the running one
+    /// in whole. A month begins on the pool's anchor day where pool and cap are monthly or there is no cap, a week where
+    /// both are weekly; else on the first day.
     pub every: Every,
     /// When the first are added, as RFC 3339 time. Absent means at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]

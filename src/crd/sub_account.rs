@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
 
+use super::cost::CostStatus;
 use super::limit::{Cap, CheckedCap, CreditStatus, SpendStatus, UsageStatus};
 use super::prepaid::Prepaid;
 use super::pricing::minor;
@@ -144,6 +145,9 @@ pub struct SubAccountStatus {
     /// What it has cost; absent where there is no spend limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spend: Option<SpendStatus>,
+    /// Its part of what the running billing period costs so far; absent where the policy has no pricing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<CostStatus>,
     /// How many keys the account has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<KeyCounts>,

@@ -246,6 +246,22 @@ impl Entry {
         self.terms().limit
     }
 
+    pub fn prepaid(&self) -> Option<&Prepaid> {
+        self.terms().prepaid
+    }
+
+    pub fn spend_limit_micro(&self) -> Option<i64> {
+        self.terms().spend_limit
+    }
+
+    pub fn rate(&self) -> Option<Rate> {
+        self.terms().rate
+    }
+
+    pub fn overage(&self) -> Overage {
+        self.terms().overage
+    }
+
     pub fn removed_at(&self) -> Option<Timestamp> {
         match self {
             Self::Policy(policy) => policy.removed_at,

@@ -6,6 +6,8 @@
 //!
 //! Invariant: *domain never learns what day it is.*
 
+pub mod alert;
+pub mod cost;
 pub mod credential;
 pub mod credit;
 pub mod directory;
@@ -15,3 +17,4 @@ pub mod network;
 pub mod period;
 pub mod relay_config;
 pub mod sender;
+pub mod webhook;

@@ -96,6 +96,21 @@ impl Calendar {
         Window { key: self.key(start), from: self.instant(start), to: self.instant(next) }
     }
 
+    /// The calendar months by which a plan is billed: with the same anchor where this one counts months, else from the
+    /// first.
+    pub fn billing(&self) -> Self {
+        self.with_period(Period::Monthly)
+    }
+
+    /// The month of this name ('2026-11') by this calendar's anchor; `None` where it is not the name of a month.
+    pub fn month(&self, key: &str) -> Option<Window> {
+        let (year, month) = key.split_once('-')?;
+        let date = Date::new(year.parse().ok()?, month.parse().ok()?, 1).ok()?;
+        let months = self.billing();
+        let window = months.window(months.instant(months.anchored(date)));
+        (window.key == key).then_some(window)
+    }
+
     fn start_on_or_before(&self, date: Date) -> Date {
         match self.period {
             Period::Daily => date,
@@ -277,6 +292,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_month_is_found_by_its_name() {
+        for (anchor, zone) in [(1, "UTC"), (31, "UTC"), (15, "Europe/Berlin"), (1, "Asia/Kathmandu")] {
+            let calendar = Calendar::new(Period::Monthly, anchor, zone).expect("a calendar");
+            for at in ["2026-02-28T12:00:00Z", "2026-03-01T00:00:00Z", "2026-12-31T23:59:59Z"] {
+                let window = calendar.window(at.parse().expect("a timestamp"));
+                assert_eq!(calendar.month(&window.key), Some(window), "{calendar:?} {at}");
+            }
+        }
+        for wrong in ["2026", "2026-13", "2026-00", "2026-W47", "2026-11-21", "2026-1", "", "now"] {
+            assert_eq!(Calendar::monthly_utc().month(wrong), None, "{wrong}");
+        }
+        let weekly = Calendar::new(Period::Weekly, 5, "UTC").expect("a calendar");
+        assert_eq!(weekly.billing(), Calendar::monthly_utc().with_period(Period::Monthly));
     }
 
     #[test]

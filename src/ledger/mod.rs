@@ -9,12 +9,14 @@
 //! while it cannot be reached.
 
 mod batch;
+pub mod bill;
 #[cfg(test)]
 mod conformance;
 mod figures;
 pub mod incarnation;
 mod outcomes;
 pub mod postgres;
+pub mod report;
 pub mod seal;
 mod shelf;
 mod sources;
@@ -32,6 +34,7 @@ use incarnation::Naming;
 use store::Identity;
 
 pub use batch::Ledger;
+pub use report::Report;
 pub use seal::Sealer;
 pub use store::{Error, Store};
 

@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+use super::report::Report;
 use crate::domain::credential::Username;
 use crate::domain::credit::{Lot, LotId, Meter, Outcome, Overage, Reservation, Verdict};
 use crate::domain::directory::{Entry, Sender};
@@ -273,9 +274,9 @@ pub struct Discrepancy {
     pub recomputed: i64,
 }
 
-/// An engine.
+/// An engine. Its second half is [`Report`].
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Report + Send + Sync + 'static {
     async fn identity(&self) -> Result<Identity>;
 
     /// Opens a session: a new epoch for (role, name); an older one of the same name is fenced from here on.

@@ -9,7 +9,7 @@ use franking::domain::relay_config::LedgerAddress;
 use franking::ledger::sqlite::backup::{self, Copied};
 use franking::ledger::store::Event;
 use franking::ledger::{self, Store};
-use franking::runtime::cli::{Events, LedgerCommand, Output};
+use franking::runtime::cli::{Costs, Events, LedgerCommand, Trail};
 use franking::runtime::clock::{Clock as _, SystemClock};
 use franking::runtime::config::Settings;
 use franking::runtime::shutdown::{self, RoleError};
@@ -17,7 +17,7 @@ use franking::runtime::telemetry;
 use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 
-use super::{FAILED, say};
+use super::{FAILED, REFUSED, fail, say};
 
 /// Rows of the trail in one read.
 const PAGE: usize = 500;
@@ -29,6 +29,7 @@ const RETRY: SignedDuration = SignedDuration::from_mins(1);
 pub async fn run(settings: &Settings, command: LedgerCommand) -> Result<ExitCode, RoleError> {
     match command {
         LedgerCommand::Check => check(settings).await,
+        LedgerCommand::Costs(asked) => print_costs(settings, &asked).await,
         LedgerCommand::Events(events) => show_events(settings, &events).await,
         LedgerCommand::Backup { file, overwrite } => {
             let path = file_of(settings)?.to_owned();
@@ -136,6 +137,16 @@ async fn check(settings: &Settings) -> Result<ExitCode, RoleError> {
     Ok(ExitCode::from(FAILED))
 }
 
+/// Prints what a policy's month cost, and who pays which part of it.
+async fn print_costs(settings: &Settings, asked: &Costs) -> Result<ExitCode, RoleError> {
+    let clock = Arc::new(SystemClock);
+    let store = ledger::open(&settings.ledger, clock.clone())?;
+    match ledger::bill::statement(store.as_ref(), &asked.policy, asked.period.as_deref(), clock.now()).await? {
+        Ok(statement) => Ok(say(&statement.print(asked.output))),
+        Err(refused) => Ok(fail(&refused, REFUSED)),
+    }
+}
+
 async fn show_events(settings: &Settings, asked: &Events) -> Result<ExitCode, RoleError> {
     let store = ledger::open(&settings.ledger, Arc::new(SystemClock))?;
     let mut after = asked.after;
@@ -149,7 +160,7 @@ async fn show_events(settings: &Settings, asked: &Events) -> Result<ExitCode, Ro
 }
 
 /// Prints what there is after `after`, and says how far that went.
-async fn show_page(store: &dyn Store, output: Output, mut after: i64) -> Result<i64, RoleError> {
+async fn show_page(store: &dyn Store, output: Trail, mut after: i64) -> Result<i64, RoleError> {
     loop {
         let page = store.events(after, PAGE).await?;
         let Some(last) = page.last() else { return Ok(after) };
@@ -157,8 +168,8 @@ async fn show_page(store: &dyn Store, output: Output, mut after: i64) -> Result<
         let mut text = String::new();
         for event in &page {
             match output {
-                Output::Text => text.push_str(&as_text(event)),
-                Output::Json => text.push_str(&as_json(event)),
+                Trail::Text => text.push_str(&as_text(event)),
+                Trail::Json => text.push_str(&as_json(event)),
             }
             text.push('\n');
         }

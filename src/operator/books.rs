@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::lease::Leader;
 use crate::domain::directory::Entry;
 use crate::domain::id::{AccountId, Holder, KeyId, Kind, PolicyId};
+use crate::ledger::report::{Channel, Ended, Notice, Queued, Terms};
 use crate::ledger::store::{Balance, Error, Floor, Result, Role, Session, Store};
 
 /// How often a write is tried under a new session before its fencing is passed on: once is the rule (we were given
@@ -136,6 +137,26 @@ impl Books {
     pub async fn forget(&self) {
         *self.tally.lock().await = Tally::default();
         *self.session.lock().await = None;
+    }
+
+    pub async fn put_terms(&self, terms: &Terms) -> Result<()> {
+        under_session!(self, session, self.store.put_terms(session, terms))
+    }
+
+    pub async fn announce(&self, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>> {
+        under_session!(self, session, self.store.announce(session, notices))
+    }
+
+    pub async fn claim_notices(&self, channel: Channel, limit: usize) -> Result<Vec<Queued>> {
+        under_session!(self, session, self.store.claim_notices(session, channel, limit))
+    }
+
+    pub async fn close_notices(&self, ended: &[(i64, Ended)]) -> Result<()> {
+        under_session!(self, session, self.store.close_notices(session, ended))
+    }
+
+    pub async fn forget_notices(&self, before: Timestamp, limit: usize) -> Result<u64> {
+        under_session!(self, session, self.store.forget_notices(session, before, limit))
     }
 
     pub async fn heartbeat(&self) -> Result<()> {

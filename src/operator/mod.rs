@@ -22,6 +22,7 @@
 pub mod apply;
 pub mod books;
 pub mod certificate;
+pub mod costs;
 pub mod error;
 pub mod fleet;
 pub mod housekeeping;
@@ -30,6 +31,7 @@ pub mod index;
 pub mod installation;
 pub mod kinds;
 pub mod lease;
+pub mod notices;
 pub mod observe;
 pub mod plan;
 pub mod prepare;
@@ -53,6 +55,7 @@ use crate::crd::{CreditPolicy, SubAccount, SubAccountApiKey};
 use crate::domain::relay_config::{InstallationKeys, LedgerAddress};
 use crate::ledger::Store;
 use crate::runtime::clock::Clock;
+use crate::runtime::courier::Courier;
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Registry;
 pub use error::Error;
@@ -141,6 +144,8 @@ pub struct Dependencies {
     pub place: Option<(Installation, LedgerAddress)>,
     /// Where several operators share the ledger: the lease that this one holds. `None`: there is no other.
     pub leadership: Option<Leadership>,
+    /// Carries what the platform is told.
+    pub courier: Arc<dyn Courier>,
 }
 
 /// Runs until `shutdown`, then lets the reconciles under way finish. Every task ends with the returned future. A leader
@@ -185,6 +190,8 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
             incarnation::run(&context),
             housekeeping::run(&context),
             usage::run(&context),
+            costs::run(&context),
+            notices::run(&context),
             sweep::run(&context),
             endpoint_changes(&context),
             relay_changes(&context)

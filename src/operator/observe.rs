@@ -12,9 +12,12 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use super::books::{Books, Removed};
+use super::costs::Costs;
 use super::error::{Error, Result};
 use super::incarnation::{Guard, Standing};
 use super::lease::Leader;
+use super::notices::Notices;
+use super::plan::cost::Cost;
 use super::plan::credit_policy::Login;
 use super::plan::gauge::Gauge;
 use super::plan::{api_key, credit_policy, is_true, meta, sub_account};
@@ -54,6 +57,8 @@ pub struct Context {
     pub guard: Guard,
     /// Told when an object was let go without the ledger's note, so that the sweep does not take an hour to come.
     pub let_go: Notify,
+    pub costs: Costs,
+    pub notices: Notices,
     hash_key: HashKey,
     sealer: Sealer,
     rng: Mutex<StdRng>,
@@ -84,6 +89,7 @@ impl Context {
             place,
             relay,
             leadership: _,
+            courier,
         } = dependencies;
         Self {
             report: Report::new(client.clone(), &registry),
@@ -99,6 +105,8 @@ impl Context {
             clock,
             failures: Failures::default(),
             let_go: Notify::new(),
+            costs: Costs::default(),
+            notices: Notices::new(courier, &registry),
             hash_key: HashKey::new(&keys.hash.0),
             sealer: Sealer::new(&keys.seal),
             rng: Mutex::new(rng),
@@ -253,6 +261,7 @@ impl Context {
             entry,
             namespace: self.settings.namespace.clone(),
             gauge: self.gauge(holder).await?,
+            cost: self.costs.of_policy(id, policy.spec.pricing.as_ref(), self.clock.now()),
             accounts: AccountCounts {
                 total: count.total,
                 active: count.active,
@@ -307,6 +316,12 @@ impl Context {
         Ok(self.sealer.seal(&context, &text, nonce))
     }
 
+    /// An upstream's login, as its policy's entry has it sealed.
+    pub fn opened(&self, policy: PolicyId, sealed: &Sealed) -> Option<UpstreamSecret> {
+        let text = self.sealer.open(&seal_context(policy), sealed)?;
+        serde_json::from_slice(&text).ok()
+    }
+
     pub async fn observe_account(&self, account: &SubAccount) -> Result<sub_account::Observed> {
         let (name, what) = (Name::of(account), Ref::Account(Name::of(account)));
         let figures_granted = self.granted(&what);
@@ -336,9 +351,14 @@ impl Context {
             let id = account.spec.external_id.as_ref();
             (before, id.and_then(|id| index.claimant(policy_name, id)), index.count_keys(&name))
         });
+        let cost = policy.as_ref().map_or(Cost::None, |policy| {
+            let pricing = policy.object.spec.pricing.as_ref();
+            self.costs.of_account(policy.id, holder.uuid().into(), pricing, self.clock.now())
+        });
         Ok(sub_account::Observed {
             id: holder.uuid().into(),
             entry,
+            cost,
             namespace,
             policy,
             claimant,

@@ -30,6 +30,7 @@ use super::observe::Context;
 use super::plan::{self, Step, meta};
 use super::rebuild;
 use super::references::{Ref, Wakes};
+use super::watch::Name;
 use crate::crd::{ConditionType, Reason};
 use crate::ledger;
 use crate::ledger::store::{Because, State};
@@ -191,6 +192,7 @@ async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Action>> 
         return Ok(Some(Action::await_change()));
     }
     if plan.look_again {
+        recount_accounts(context, &what);
         return Ok(None);
     }
     let before = object.status().map(K::conditions).unwrap_or_default();
@@ -254,6 +256,14 @@ async fn show<K: Kind>(context: &Context, object: &K, status: &K::Status) -> Res
         context.references.written.seen(cached.meta());
     }
     Ok(())
+}
+
+/// What accounts may still spend hangs on their policy's price.
+fn recount_accounts(context: &Context, what: &Ref) {
+    let Ref::Policy(policy) = what else { return };
+    let accounts: Vec<Name> =
+        context.references.index(|index| index.accounts_of_policy(&policy.name).cloned().collect());
+    accounts.into_iter().for_each(|account| context.references.recount(Ref::Account(account)));
 }
 
 /// What has left is not followed any more.

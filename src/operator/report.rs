@@ -197,17 +197,36 @@ impl Report {
     /// An Event about one of our kinds.
     pub async fn notice<K: Kind>(&self, object: &K, notice: &Notice, now: Timestamp) {
         let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
-        let regarding = ObjectReference {
-            api_version: Some(K::api_version(&()).into_owned()),
-            kind: Some(K::kind(&()).into_owned()),
-            name: Some(object.name_any()),
-            namespace: object.namespace(),
-            uid: object.uid(),
-            resource_version: object.resource_version(),
-            ..ObjectReference::default()
-        };
         let said = Said { warning: notice.warning, reason: notice.reason, note: &notice.note };
-        say(&self.client, regarding, &namespace, said, now).await;
+        say(&self.client, regarding(object), &namespace, said, now).await;
+    }
+
+    /// An Event that is written once, whoever writes it again. False: there is nobody any more to write it of.
+    pub async fn notice_once<K: Kind>(&self, object: &K, name: &str, notice: &Notice, now: Timestamp) -> Result<bool> {
+        let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
+        let said = Said { warning: notice.warning, reason: notice.reason, note: &notice.note };
+        let named = ObjectMeta { name: Some(name.to_owned()), namespace: Some(namespace), ..ObjectMeta::default() };
+        match create(&self.client, regarding(object), named, said, now).await {
+            Ok(()) => Ok(true),
+            Err(error) => match status_code(&error) {
+                Some(409) => Ok(true),
+                // The namespace is gone or on its way out.
+                Some(403 | 404) => Ok(false),
+                Some(_) | None => Err(Error::cluster("writing an event")(error)),
+            },
+        }
+    }
+}
+
+fn regarding<K: Kind>(object: &K) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(K::api_version(&()).into_owned()),
+        kind: Some(K::kind(&()).into_owned()),
+        name: Some(object.name_any()),
+        namespace: object.namespace(),
+        uid: object.uid(),
+        resource_version: object.resource_version(),
+        ..ObjectReference::default()
     }
 }
 
@@ -221,12 +240,26 @@ pub struct Said<'a> {
 /// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
 pub async fn say(client: &Client, regarding: ObjectReference, namespace: &str, said: Said<'_>, now: Timestamp) {
     let name = regarding.name.clone().unwrap_or_default();
+    let named = ObjectMeta {
+        generate_name: Some(event_prefix(&name)),
+        namespace: Some(namespace.to_owned()),
+        ..ObjectMeta::default()
+    };
+    if let Err(error) = create(client, regarding, named, said, now).await {
+        tracing::warn!(object = name, error = &error as &dyn std::error::Error, "writing an event");
+    }
+}
+
+async fn create(
+    client: &Client,
+    regarding: ObjectReference,
+    named: ObjectMeta,
+    said: Said<'_>,
+    now: Timestamp,
+) -> std::result::Result<(), kube::Error> {
+    let namespace = named.namespace.clone().unwrap_or_default();
     let event = Event {
-        metadata: ObjectMeta {
-            generate_name: Some(event_prefix(&name)),
-            namespace: Some(namespace.to_owned()),
-            ..ObjectMeta::default()
-        },
+        metadata: named,
         action: Some("Reconcile".to_owned()),
         event_time: Some(MicroTime(now)),
         note: Some(said.note[..said.note.floor_char_boundary(NOTE_MAX)].to_owned()),
@@ -237,11 +270,9 @@ pub async fn say(client: &Client, regarding: ObjectReference, namespace: &str, s
         type_: Some(if said.warning { "Warning" } else { "Normal" }.to_owned()),
         ..Event::default()
     };
-    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
+    let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
     let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
-    if let Err(error) = api.create(&parameters, &event).await {
-        tracing::warn!(object = name, error = &error as &dyn std::error::Error, "writing an event");
-    }
+    api.create(&parameters, &event).await.map(drop)
 }
 
 /// The JSON merge patch (RFC 7396) that makes `before` into `after`. A status has one writer, so the book of owners that

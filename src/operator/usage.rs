@@ -10,11 +10,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::error::{Error, Result};
 use super::kinds::Kind as _;
+use super::notices::Watch;
 use super::observe::Context;
 use super::plan::gauge::Gauge;
 use super::plan::usage::{Due, Figures, Metered, due};
 use super::references::Ref;
-#[cfg(test)]
 use super::watch::Name;
 use crate::domain::id::Holder;
 
@@ -82,6 +82,7 @@ struct Desk {
     /// Objects whose figures are to be judged, from when on.
     judge: BTreeMap<Ref, Timestamp>,
     write: Queue,
+    watch: Watch,
     tokens: u32,
 }
 
@@ -129,6 +130,7 @@ impl Desk {
             let (holders, cursor) = asked.map_err(Error::ledger("asking whose figures moved"))?;
             let full = holders.len() >= PAGE && cursor != self.cursor;
             self.cursor = cursor;
+            holders.iter().for_each(|holder| context.costs.moved(*holder));
             for what in holders.into_iter().filter_map(|holder| context.object_of(holder)) {
                 self.judge.insert(what, now);
             }
@@ -150,10 +152,15 @@ impl Desk {
             for what in page {
                 self.judge.remove(what);
             }
-            for balance in balances {
+            for balance in &balances {
                 if let Some(what) = holders.get(&balance.lot.holder) {
-                    self.judge_one(context, what, &Gauge::of(&balance), now);
+                    self.judge_one(context, what, &Gauge::of(balance), now);
                 }
+            }
+            if let Err(error) = self.watch.look(context, &balances, now).await {
+                // What could not be told is looked at again, or a threshold passed now would be told at the next move.
+                page.iter().for_each(|what| self.judge_by(what.clone(), now));
+                return Err(error);
             }
         }
         Ok(())
@@ -199,14 +206,25 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
             });
             let relays = context.relay.borrow().replicas.map(|replicas| replicas.ready);
             let recount = counts || status.relay.as_ref().and_then(|relay| relay.ready_replicas) != relays;
-            Some((status.shown(), recount))
+            let behind = match context.holder_of(what) {
+                Some(Holder::Policy(id)) => context.costs.is_behind(id, &policy, context.clock.now()),
+                Some(Holder::Account(_) | Holder::Key(_)) | None => false,
+            };
+            Some((status.shown(), recount || behind))
         }
         Ref::Account(name) => {
             let account = context.references.account(name)?;
             let status = account.status()?;
             let count = context.references.index(|index| index.count_keys(name));
             let recount = status.keys.is_none_or(|shown| (shown.total, shown.active) != count);
-            Some((status.shown(), recount))
+            let policy = Ref::Policy(Name::new("", &account.spec.policy_ref.name));
+            let behind = match (context.holder_of(&policy), context.holder_of(what)) {
+                (Some(Holder::Policy(policy)), Some(Holder::Account(id))) => {
+                    context.costs.is_amount_behind(policy, id, &account, context.clock.now())
+                }
+                (_, _) => false,
+            };
+            Some((status.shown(), recount || behind))
         }
         Ref::Key(name) => {
             let key = context.references.key(name)?;

@@ -80,6 +80,8 @@ pub enum Command {
 pub enum LedgerCommand {
     /// Recompute every balance from its rows; exit code 1 when one differs
     Check,
+    /// Print what a policy's month cost, and who pays which part of it
+    Costs(Costs),
     /// Print the audit trail: who did what to whom and when
     Events(Events),
     /// Copy the SQLite ledger to a file while it is in use
@@ -120,12 +122,12 @@ pub struct Events {
     #[arg(long)]
     pub follow: bool,
     /// A line for people, or a JSON object on each line
-    #[arg(long, value_enum, default_value_t = Output::Text)]
-    pub output: Output,
+    #[arg(long, value_enum, default_value_t = Trail::Text)]
+    pub output: Trail,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub enum Trail {
     Text,
     Json,
 }
@@ -136,6 +138,29 @@ const BACKUP_EVERY_MIN: SignedDuration = SignedDuration::from_mins(1);
 fn time(text: &str) -> Result<SignedDuration, String> {
     let time: SignedDuration = text.parse().map_err(|_| "write a time such as 6h or 30m".to_owned())?;
     if time < BACKUP_EVERY_MIN { Err("the least is 1m".to_owned()) } else { Ok(time) }
+}
+
+/// Which bill, and how it is printed.
+#[derive(Clone, Debug, Args)]
+pub struct Costs {
+    /// Name of the CreditPolicy
+    #[arg(long, value_name = "NAME")]
+    pub policy: String,
+    /// The month, such as 2026-11, in the policy's time zone from its anchor day; without it the one that runs
+    #[arg(long, value_name = "MONTH")]
+    pub period: Option<String>,
+    /// table, json or csv
+    #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Output,
+}
+
+/// How a bill is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    #[default]
+    Table,
+    Json,
+    Csv,
 }
 
 /// What the command line asks for.
@@ -194,6 +219,8 @@ mod tests {
             ("franking ledger backups /b --every often", "6h"),
             ("franking ledger backups /b --every 5s", "the least is 1m"),
             ("franking ledger events --output xml", "--output"),
+            ("franking ledger costs", "--policy"),
+            ("franking ledger costs --policy a -o xml", "xml"),
         ] {
             let Err(Refused(sentence)) = parsed(line) else { panic!("{line} was accepted") };
             assert!(sentence.contains(named) && !sentence.contains('\n'), "{line}: {sentence}");

@@ -10,6 +10,7 @@
 
 mod breaker;
 mod connection;
+mod courier;
 mod line;
 mod measure;
 mod message;
@@ -17,6 +18,7 @@ mod pool;
 mod reply;
 mod tls;
 mod transaction;
+mod webhook;
 mod wire;
 
 use std::collections::HashMap;
@@ -31,6 +33,7 @@ use crate::domain::id::PolicyId;
 use crate::runtime::metrics::Registry;
 
 pub use connection::Capabilities;
+pub use courier::Post;
 pub use message::{Cause, Forwarded, Message, Stage, Target};
 
 use line::Point;

@@ -48,7 +48,7 @@ const GOOD: [(&str, &str); 4] = [
     ("printers", include_str!("../../examples/printers/relay-values.yaml")),
     (
         "least",
-        "{rbac: {create: false, aggregateToNamespaceRoles: false, serviceBindingController: false}, crds: {install: false}, \
+        "{admission: {enabled: false}, rbac: {create: false, aggregateToNamespaceRoles: false, serviceBindingController: false}, crds: {install: false}, \
        serviceAccount: {create: false, name: mail}, metrics: {service: {enabled: false}}, \
        relay: {ports: {submissions: 0, alternative: 0}}}",
     ),

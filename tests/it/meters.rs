@@ -127,6 +127,15 @@ impl Scene {
         });
     }
 
+    /// Waits for a line among the metrics, which are exact within a moment.
+    #[track_caller]
+    fn measures(&self, line: &str) {
+        eventually(line, DEADLINE, || {
+            let (_, metrics) = self.stage.home.get("/metrics")?;
+            metrics.lines().any(|found| found == line).then_some(())
+        });
+    }
+
     /// The end: books that balance.
     fn balanced(&self, franking: Franking<'_>) {
         assert_eq!(franking.stop(), 0);
@@ -150,6 +159,7 @@ async fn prepaid_credits_are_used_up_once_however_their_grants_are_edited() {
     assert_eq!(scene.stage.account_field(".status.credits.remaining"), "0");
     assert_eq!(scene.stage.account_field(".status.credits.reopensAt"), "", "it does not open by itself");
     scene.told("CreditsExhausted");
+    scene.measures("franking_account_credits{account=\"shop\",namespace=\"team\",what=\"prepaid\"} 0");
 
     // A new grant opens it within a moment, and people are told.
     scene.account(grants(&[("first", 3), ("second", 2)]));
@@ -203,11 +213,12 @@ async fn a_balance_of_the_plan_is_shared_and_a_pool_may_be_exceeded_where_the_pl
     // The pool instead, and beyond it.
     scene.policy(json!({"pool": {"credits": 4}, "overage": "Allow"}));
     scene.opens();
-    scene.sends(4);
-    eventually("the metric", DEADLINE, || {
+    eventually("the metric of what is prepaid no more to go", DEADLINE, || {
         let (_, metrics) = scene.stage.home.get("/metrics")?;
-        metrics.contains("franking_policy_credits{policy=\"plan\",what=\"overage\"} 3").then_some(())
+        (!metrics.contains("what=\"prepaid\"")).then_some(())
     });
+    scene.sends(4);
+    scene.measures("franking_policy_credits{policy=\"plan\",what=\"overage\"} 3");
     // Within a phase status follows with a delay; an edit shows the figures of the moment.
     scene.policy(json!({"pool": {"credits": 4}, "overage": "Allow", "displayName": "look"}));
     scene.policy_shows(".status.credits.overage", "3");
@@ -232,6 +243,14 @@ async fn money_and_speed_are_limited_too() {
     scene.account(json!({"spendLimitMinor": 3}));
     scene.opens();
     scene.refused(&["452 4.7.1"]);
+    scene.shows(".status.credits.remaining", "0");
+    // A price that falls lets more through from the next message on; what was spent stays spent.
+    scene.policy(json!({"pricing": {"currency": "EUR", "pricePerThousandMinor": 0}}));
+    scene.opens();
+    scene.shows(".status.credits.remaining", "");
+    assert_eq!(scene.stage.account_field(".status.spend.usedMinor"), "3");
+    scene.policy(priced.clone());
+    scene.closes("452 4.7.1");
     // Nobody knows what a message costs without a price: the account is refused, and says so.
     scene.policy(json!({}));
     scene.shows(".status.conditions[?(@.type==\"Ready\")].reason", "PricingMissing");

@@ -9,9 +9,10 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::domain::credential::Username;
-use crate::domain::credit::{Reservation, Verdict};
+use crate::domain::credit::{Meter, Reservation, Verdict};
 use crate::domain::directory::{Entry, Sender};
-use crate::domain::id::{Holder, Kind, MessageId};
+use crate::domain::id::{Holder, Kind, MessageId, PolicyId};
+use crate::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Told, UsageRow};
 use crate::ledger::store::{
     Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, Result, Role, Session,
     Settlement, Store, Undone,
@@ -198,5 +199,47 @@ impl Store for Faulty {
 
     async fn reopen(&self, session: &Session) -> Result<()> {
         self.inner.reopen(session).await
+    }
+}
+
+#[async_trait]
+impl Report for Faulty {
+    async fn usage(
+        &self,
+        policy: PolicyId,
+        from: Timestamp,
+        to: Timestamp,
+        after: Option<Spender>,
+        limit: usize,
+    ) -> Result<Vec<UsageRow>> {
+        self.inner.usage(policy, from, to, after, limit).await
+    }
+
+    async fn put_terms(&self, session: &Session, terms: &Terms) -> Result<()> {
+        self.inner.put_terms(session, terms).await
+    }
+
+    async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<Terms>> {
+        self.inner.terms(policy, period).await
+    }
+
+    async fn told(&self, limits: &[(Holder, Meter)]) -> Result<Vec<Option<Told>>> {
+        self.inner.told(limits).await
+    }
+
+    async fn announce(&self, session: &Session, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>> {
+        self.inner.announce(session, notices).await
+    }
+
+    async fn claim_notices(&self, session: &Session, channel: Channel, limit: usize) -> Result<Vec<Queued>> {
+        self.inner.claim_notices(session, channel, limit).await
+    }
+
+    async fn close_notices(&self, session: &Session, ended: &[(i64, Ended)]) -> Result<()> {
+        self.inner.close_notices(session, ended).await
+    }
+
+    async fn forget_notices(&self, session: &Session, before: Timestamp, limit: usize) -> Result<u64> {
+        self.inner.forget_notices(session, before, limit).await
     }
 }

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop};
-use proptest::prop_oneof;
+use proptest::prelude::{ProptestConfig, prop};
 use proptest::test_runner::{TestCaseError, TestRunner};
 use uuid::Uuid;
 
 use super::model::{Model, account, key, policy};
-use super::world::{self, Place, START, at, key_id};
-use crate::domain::credit::{Limit, Outcome, Reservation};
+use super::steps::{Step, starts, steps};
+use super::world::{self, Place, at, key_id};
+use crate::domain::credit::{Limit, Overage, Reservation};
 use crate::domain::directory::{Entry, Suspension};
 use crate::domain::id::{Holder, MessageId};
-use crate::domain::period::{Calendar, Period};
+use crate::domain::money::Pricing;
 use crate::ledger::store::{Error, Role, Session, Settlement, Store};
 use crate::runtime::clock::{Clock, ManualClock};
 
@@ -21,82 +21,24 @@ use crate::runtime::clock::{Clock, ManualClock};
 const HISTORIES: u32 = 48;
 const STEPS: usize = 70;
 
-#[derive(Clone, Debug)]
-enum Step {
-    /// New messages in one call: key and credits of each.
-    Send(Vec<(u128, u32)>),
-    /// Messages asked for before, whatever became of them, in one call; some may be there twice.
-    SendAgain(Vec<usize>),
-    Settle {
-        messages: Vec<usize>,
-        outcome: Outcome,
-        /// By the session before this one.
-        late: bool,
-    },
-    Limit {
-        holder: usize,
-        credits: Option<i64>,
-        calendar: Calendar,
-    },
-    Revoke(bool),
-    Suspend(bool),
-    Clock(i64),
-    /// Everything in memory is lost; the old session is stale from here on.
-    Crash,
-    Sweep,
-    PrepareLots {
-        days: i64,
-    },
-    Rollup,
-}
-
-fn calendars() -> impl Strategy<Value = Calendar> {
-    let period = prop_oneof![
-        Just((Period::Daily, 1)),
-        Just((Period::Weekly, 3)),
-        Just((Period::Monthly, 1)),
-        Just((Period::Monthly, 31))
-    ];
-    (period, prop_oneof![3 => Just("UTC"), 1 => Just("Asia/Kolkata")])
-        .prop_map(|((period, anchor), zone)| Calendar::new(period, anchor, zone).expect("a calendar"))
-}
-
-fn steps() -> impl Strategy<Value = Step> {
-    let outcome = prop::sample::select(Outcome::ALL.to_vec());
-    prop_oneof![
-        8 => prop::collection::vec((1..=2u128, 1..=4u32), 1..6).prop_map(Step::Send),
-        2 => prop::collection::vec(any::<usize>(), 1..4).prop_map(Step::SendAgain),
-        6 => (prop::collection::vec(any::<usize>(), 1..4), outcome, any::<bool>())
-            .prop_map(|(messages, outcome, late)| Step::Settle { messages, outcome, late }),
-        5 => (0..4usize, prop::option::weighted(0.8, 0..40i64), calendars())
-            .prop_map(|(holder, credits, calendar)| Step::Limit { holder, credits, calendar }),
-        1 => any::<bool>().prop_map(Step::Revoke),
-        1 => any::<bool>().prop_map(Step::Suspend),
-        4 => prop_oneof![0..10i64, 3_600..90_000i64, 600_000..3_000_000i64, -100_000..0i64].prop_map(Step::Clock),
-        1 => Just(Step::Crash),
-        1 => Just(Step::Sweep),
-        1 => (0..70i64).prop_map(|days| Step::PrepareLots { days }),
-        1 => Just(Step::Rollup),
-    ]
-}
-
 /// Runs histories on a fresh place each. `inspect` looks at the engine's own rows after each history.
 pub fn random_histories_agree_with_the_model<P: Place>(fresh: impl Fn() -> P, inspect: impl Fn(&P)) {
     let config = ProptestConfig { cases: HISTORIES, failure_persistence: None, ..ProptestConfig::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let outcome = TestRunner::new(config).run(&prop::collection::vec(steps(), 1..STEPS), |history| {
-        runtime.block_on(async {
-            let place = fresh();
-            let mut run = Run::start(&place).await;
-            for step in &history {
-                run.step(&place, step).await?;
-                run.compare(step).await?;
-            }
-            inspect(&place);
-            let wrong = run.store.check().await.expect("checked");
-            agree(&"the end", "check", &wrong, &vec![])
-        })
-    });
+    let outcome =
+        TestRunner::new(config).run(&(starts(), prop::collection::vec(steps(), 1..STEPS)), |(start, history)| {
+            runtime.block_on(async {
+                let place = fresh();
+                let mut run = Run::start(&place, start).await;
+                for step in &history {
+                    run.step(&place, step).await?;
+                    run.compare(step).await?;
+                }
+                inspect(&place);
+                let wrong = run.store.check().await.expect("checked");
+                agree(&"the end", "check", &wrong, &vec![])
+            })
+        });
     if let Err(error) = outcome {
         panic!("{error}");
     }
@@ -130,8 +72,8 @@ fn holders() -> [Holder; 4] {
 }
 
 impl Run {
-    async fn start(place: &impl Place) -> Self {
-        let clock = ManualClock::new(at(START));
+    async fn start(place: &impl Place, start: &str) -> Self {
+        let clock = ManualClock::new(at(start));
         let store = place.open(Arc::new(clock.clone()));
         let stale = store.open_session(Role::Relay, "relay-0").await.expect("a session");
         let session = store.open_session(Role::Relay, "relay-0").await.expect("a session");
@@ -146,17 +88,24 @@ impl Run {
 
     /// Writes all entries as the model knows them.
     async fn put(&self) {
-        let limit = |holder| self.model.limits[&holder].clone();
-        let mut first = world::key(1, 1, limit(key(1)));
-        first.revoked = self.model.revoked;
+        let rules = &self.model.rules;
+        let limit = |holder| rules.limits[&holder].clone();
+        let rate = |holder| rules.rates.get(&holder).copied();
+        let mut parent = world::policy(1, limit(policy()));
+        parent.overage = if rules.overage { Overage::Allow } else { Overage::Deny };
+        parent.prepaid = rules.prepaid.get(&policy()).cloned();
+        let price_per_thousand_minor = rules.price / 1_000;
+        parent.pricing = Some(Pricing { currency: "EUR".to_owned(), base_price_minor: 0, price_per_thousand_minor });
         let mut of_both = world::account(1, limit(account()));
-        of_both.suspended = self.model.suspended.then_some(Suspension { reason: None });
-        let entries = [
-            Entry::Policy(world::policy(1, limit(policy()))),
-            Entry::Account(of_both),
-            Entry::Key(first),
-            Entry::Key(world::key(2, 1, limit(key(2)))),
-        ];
+        of_both.suspended = rules.suspended.then_some(Suspension { reason: None });
+        of_both.removed_at = rules.removed.then_some(at("2026-01-01T00:00:00Z"));
+        of_both.prepaid = rules.prepaid.get(&account()).cloned();
+        of_both.spend_limit_micro = rules.spend_limit;
+        of_both.rate = rate(account());
+        let [mut first, mut second] = [1, 2].map(|n| world::key(n, 1, limit(key(n))));
+        first.revoked = rules.revoked;
+        (first.rate, second.rate) = (rate(key(1)), rate(key(2)));
+        let entries = [Entry::Policy(parent), Entry::Account(of_both), Entry::Key(first), Entry::Key(second)];
         self.store.put(&self.session, "test", &entries).await.expect("written");
     }
 
@@ -188,6 +137,35 @@ impl Run {
         agree(step, "verdicts", &verdicts, &expected)
     }
 
+    /// Changes one rule and writes it.
+    async fn edit(&mut self, step: &Step) {
+        let model = &mut self.model;
+        match step {
+            Step::Limit { holder, credits, calendar } => {
+                let limit = Limit { credits: *credits, calendar: calendar.clone() };
+                model.change(holders()[*holder], &limit);
+            }
+            Step::Prepaid { of_policy, prepaid } => {
+                model.prepay(if *of_policy { policy() } else { account() }, prepaid.clone());
+            }
+            Step::Rate { holder, rate } => {
+                let holder = [key(1), key(2), account()][*holder];
+                match rate {
+                    Some(rate) => model.rules.rates.insert(holder, *rate),
+                    None => model.rules.rates.remove(&holder),
+                };
+            }
+            Step::SpendLimit(limit) => model.rules.spend_limit = *limit,
+            Step::Price(price) => model.rules.price = *price,
+            Step::Overage(allowed) => model.rules.overage = *allowed,
+            Step::Revoke(revoked) => model.rules.revoked = *revoked,
+            Step::Suspend(suspended) => model.rules.suspended = *suspended,
+            Step::Remove(removed) => model.remove(*removed),
+            _ => return,
+        }
+        self.put().await;
+    }
+
     async fn step(&mut self, place: &impl Place, step: &Step) -> Result<(), TestCaseError> {
         if let Step::Clock(seconds) = step {
             self.clock.advance(*seconds);
@@ -195,11 +173,13 @@ impl Run {
         }
         self.model.tick(self.clock.now());
         match step {
-            Step::Send(sent) => {
+            Step::Send { messages, lost_replies } => {
                 let first = self.messages.len();
-                self.messages.extend(sent);
+                self.messages.extend(messages);
                 let numbers: Vec<usize> = (first..self.messages.len()).collect();
-                self.reserve(step, &numbers).await?;
+                for _ in 0..=*lost_replies {
+                    self.reserve(step, &numbers).await?;
+                }
             }
             Step::SendAgain(picks) => {
                 let numbers = self.pick(picks);
@@ -214,19 +194,6 @@ impl Run {
                 for number in numbers {
                     self.model.settle(number, *outcome);
                 }
-            }
-            Step::Limit { holder, credits, calendar } => {
-                let limit = Limit { credits: *credits, calendar: calendar.clone() };
-                self.model.change(holders()[*holder], &limit);
-                self.put().await;
-            }
-            Step::Revoke(revoked) => {
-                self.model.revoked = *revoked;
-                self.put().await;
-            }
-            Step::Suspend(suspended) => {
-                self.model.suspended = *suspended;
-                self.put().await;
             }
             Step::Crash => {
                 self.store = place.open(Arc::new(self.clock.clone()));
@@ -244,7 +211,7 @@ impl Run {
             Step::Rollup => {
                 self.store.rollup(&self.session).await.expect("rolled");
             }
-            Step::Clock(_) => {}
+            _ => self.edit(step).await,
         }
         Ok(())
     }
@@ -260,11 +227,17 @@ impl Run {
         for balance in balances {
             let lot = &balance.lot;
             let mut model = self.model.running(lot.holder, self.clock.now());
-            model.usage.accepted = model.consumed;
+            model.usage.accepted = model.consumed + model.overage;
             let what = format!("{:?}", lot.holder);
             agree(step, &what, &(lot.window.from, lot.window.to), &(model.from, model.to))?;
-            agree(step, &what, &(lot.granted, lot.consumed), &(model.granted, model.consumed))?;
+            let lots = (lot.granted, lot.consumed, lot.overage);
+            agree(step, &what, &lots, &(model.granted, model.consumed, model.overage))?;
+            agree(step, &what, &balance.prepaid, &self.model.prepaid(lot.holder, self.clock.now()))?;
             agree(step, &what, &balance.usage, &model.usage)?;
+            let spend = balance.spend.map(|spend| (spend.limit_micro, spend.used_micro, spend.unit_price));
+            let rules = &self.model.rules;
+            let limited = rules.spend_limit.filter(|_| lot.holder == account());
+            agree(step, "spent", &spend, &limited.map(|limit| (limit, self.model.spent, rules.price)))?;
             let ceiling = lot.granted.unwrap_or(i64::MAX).max(lot.overhang);
             agree(step, "consumed ≤ max(granted, overhang)", &(lot.consumed <= ceiling), &true)?;
         }

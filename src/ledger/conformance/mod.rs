@@ -9,9 +9,14 @@ mod handle;
 mod histories;
 mod incarnation;
 mod limits;
+mod meters;
 mod model;
+mod prepaid;
 mod records;
+mod reports;
 mod rollover;
+mod steps;
+mod stock;
 mod world;
 
 pub(super) use charging::*;
@@ -19,7 +24,10 @@ pub(super) use handle::*;
 pub(super) use histories::random_histories_agree_with_the_model;
 pub(super) use incarnation::*;
 pub(super) use limits::*;
+pub(super) use meters::*;
+pub(super) use prepaid::*;
 pub(super) use records::*;
+pub(super) use reports::*;
 pub(super) use rollover::*;
 pub(super) use world::{Place, World, account, chain, key, key_id, monthly, policy, policy_id};
 
@@ -88,6 +96,25 @@ macro_rules! whole_suite {
             what_is_removed_gets_no_lots_ahead,
             a_holder_that_returns_finds_what_it_used_and_the_limit_of_now,
             two_keys_race_for_the_last_credit_of_their_account,
+            money_is_charged_at_the_price_of_its_moment_and_given_back_at_that,
+            a_spend_limit_is_for_life,
+            overage_is_counted_apart_and_given_back_first,
+            a_rate_is_judged_for_all_processes_together,
+            a_rate_is_judged_before_credits_and_refused_messages_move_nothing,
+            every_meter_is_charged_once_or_none_and_given_back_once,
+            a_balance_says_what_is_left_and_when_it_opens,
+            a_night_in_which_clocks_change_is_one_day,
+            the_trail_tells_what_was_given_taken_limited_held_and_rotated,
+            a_prepaid_account_with_nothing_left_sends_nothing_also_where_its_lists_are_empty,
+            grants_are_used_by_expiry_then_age_and_one_message_takes_of_several,
+            a_grant_that_is_taken_back_and_given_again_never_refills,
+            a_grant_that_is_lowered_is_never_below_what_is_used,
+            top_ups_come_once_in_a_period_whoever_asks_and_are_carried_over,
+            no_edit_of_a_top_up_or_its_calendar_adds_twice,
+            a_top_up_that_is_removed_is_taken_back_and_returns_with_what_was_left,
+            top_ups_keep_to_their_start_and_end,
+            a_policys_balance_is_shared_beside_its_accounts_own,
+            racing_processes_use_prepaid_lots_up_exactly,
             an_id_is_minted_once_for_its_kind_namespace_and_name,
             changes_follow_an_epoch_and_equal_entries_move_none,
             an_entry_is_found_fresh_whoever_wrote_it,
@@ -99,6 +126,16 @@ macro_rules! whole_suite {
             the_trail_says_who_changed_which_limit_and_names_nobody,
             two_processes_have_two_sessions,
             what_is_retired_stays_charged_and_the_books_balance,
+            usage_is_summed_by_key_and_told_in_pages,
+            usage_belongs_to_the_hour_of_its_reservation_and_an_hour_to_where_it_begins,
+            what_was_used_costs_the_price_of_its_reservation,
+            a_rollup_that_is_given_up_half_way_moves_nothing_twice,
+            terms_stand_until_they_are_written_again,
+            a_threshold_is_taken_once_in_a_period_on_each_way,
+            what_was_told_last_is_the_highest_of_the_newest_period,
+            a_claimed_notice_is_due_again_until_it_is_closed,
+            notices_are_forgotten_when_they_have_ended_and_are_old,
+            a_fenced_operator_takes_hands_out_and_ends_no_notice,
             ten_thousand_accounts_roll_over_while_mail_flows,
         );
     };

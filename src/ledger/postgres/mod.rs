@@ -17,6 +17,7 @@ mod lots;
 mod memory;
 mod read;
 mod records;
+mod report;
 mod reserve;
 mod retire;
 mod rows;
@@ -60,8 +61,8 @@ pub use tx::Clock;
 const SCHEMA: &str = "franking";
 /// A call's time, a little more than the server gives one statement. Whoever asked asks again, with the same ids.
 const CALL_LIMIT: Duration = Duration::from_secs(25);
-/// Reading every row of the books takes longer.
-const CHECK_LIMIT: Duration = Duration::from_secs(3600);
+/// What reads many rows takes longer, and does not get shorter by being given up.
+const LONG_LIMIT: Duration = Duration::from_secs(3600);
 /// How often a call is made again at once when others wrote the same rows first.
 const TRIES: usize = 5;
 /// Holders or messages of one transaction of the lot maker and the sweep, so that mail does not wait for them.
@@ -100,9 +101,16 @@ impl PostgresStore {
     where
         F: Future<Output = Op<T>> + Send,
     {
+        self.call_within(CALL_LIMIT, doing, work).await
+    }
+
+    async fn call_within<T, F>(&self, limit: Duration, doing: &'static str, work: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Op<T>> + Send,
+    {
         let mut last = Failure::Overtaken;
         for _ in 0..TRIES {
-            match timeout(CALL_LIMIT, work()).await {
+            match timeout(limit, work()).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(failure)) if failure.passes() => last = failure,
                 Ok(Err(failure)) => return Err(failure.of(doing)),
@@ -262,13 +270,15 @@ impl Store for PostgresStore {
         let rollup = || async {
             let tx = Tx::begin_fenced(&self.wires, &self.clock, session, Lane::Chores).await?;
             let taken = async {
+                // What piled up while nobody counted is taken at once; no charge waits for it.
+                tx.batch("SET LOCAL statement_timeout = 0").await?;
                 let row = tx.query_one("SELECT rollup()", &[]).await?;
                 Ok(row.try_get::<_, i64>(0)? as u64)
             };
             let taken = taken.await;
             tx.end(taken).await
         };
-        self.call("rolling usage up", rollup).await
+        self.call_within(LONG_LIMIT, "rolling usage up", rollup).await
     }
 
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>> {
@@ -292,16 +302,12 @@ impl Store for PostgresStore {
     }
 
     async fn check(&self) -> Result<Vec<Discrepancy>> {
-        let doing = "checking the ledger";
-        let check = async {
+        let check = || async {
             let snapshot = Snapshot::take(&self.wires).await?;
             let found = read::check(&snapshot).await;
             snapshot.end(found).await
         };
-        match timeout(CHECK_LIMIT, check).await {
-            Ok(found) => found.map_err(|failure: Failure| failure.of(doing)),
-            Err(_) => Err(Failure::Late.of(doing)),
-        }
+        self.call_within(LONG_LIMIT, "checking the ledger", check).await
     }
 
     async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
@@ -313,7 +319,7 @@ impl Store for PostgresStore {
             while self.call("closing an old day", close).await? == PIECE {}
             self.rollup(session).await?;
             let seal = || retire::seal(&self.wires, &self.clock, session, day);
-            match self.call("sealing an old day", seal).await? {
+            match self.call_within(LONG_LIMIT, "sealing an old day", seal).await? {
                 Some(messages) => total += messages,
                 // Somebody wrote to it meanwhile: next time.
                 None => break,

@@ -39,8 +39,11 @@ pub async fn prepare(
     let wire = connector.connect().await?;
     let schema = &connector.demands.schema;
     let prepared = prepare_in(&wire, schema, naming, migrations, now).await;
-    // The lock goes with the connection.
-    prepared.map_err(|failure| failure.of(doing))?
+    // It would go with the connection too; others wait for it now.
+    let unlocked = wire.query_one("SELECT pg_advisory_unlock($1)", &[&LOCK]).await;
+    let prepared = prepared.map_err(|failure| failure.of(doing))?;
+    unlocked.map_err(|failure| failure.of(doing))?;
+    prepared
 }
 
 async fn prepare_in(

@@ -41,6 +41,10 @@ impl Tx<'_> {
             }
             if entry.removed_at().is_none() {
                 self.apply_sources(actor, before.as_ref(), entry)?;
+            } else if let Some(before) = before.filter(|before| before.removed_at().is_none()) {
+                // Its limit may change before it returns: what has begun stays, what has not is made when it does.
+                self.drop_lots_ahead(entry.holder())?;
+                self.running_lot(entry.holder(), before.limit())?;
             }
             self.moved(entry.holder())?;
         }

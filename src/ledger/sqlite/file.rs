@@ -46,6 +46,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../migrations/sqlite/0001_ledger.sql") },
     Migration { version: 2, sql: include_str!("../migrations/sqlite/0002_meters.sql") },
     Migration { version: 3, sql: include_str!("../migrations/sqlite/0003_incarnation.sql") },
+    Migration { version: 4, sql: include_str!("../migrations/sqlite/0004_report.sql") },
     Migration { version: 5, sql: include_str!("../migrations/sqlite/0005_seal.sql") },
 ];
 

@@ -70,6 +70,14 @@ impl Tx<'_> {
         Ok(lot)
     }
 
+    /// Takes back what was prepared for later: nobody has used it.
+    pub fn drop_lots_ahead(&mut self, holder: Holder) -> Op<()> {
+        self.connection
+            .prepare_cached("DELETE FROM lot WHERE holder = ?1 AND kind = ?2 AND valid_from > ?3")?
+            .execute(params![holder.uuid().as_bytes(), holder.kind().as_str(), self.now_ms()])?;
+        Ok(())
+    }
+
     /// Applies a changed limit. What was prepared for later is made again, under the new limit.
     ///
     /// A lot of the same calendar is granted what the limit says now. A lot of another calendar keeps what it was
@@ -79,9 +87,7 @@ impl Tx<'_> {
     /// A lot follows from the limit that held when it began, whether or not anybody has used it yet: where the running
     /// one is not made, it is made from the limit `before`.
     pub fn apply_limit(&mut self, actor: &str, holder: Holder, before: &Limit, limit: &Limit) -> Op<()> {
-        self.connection
-            .prepare_cached("DELETE FROM lot WHERE holder = ?1 AND kind = ?2 AND valid_from > ?3")?
-            .execute(params![holder.uuid().as_bytes(), holder.kind().as_str(), self.now_ms()])?;
+        self.drop_lots_ahead(holder)?;
         self.running_lot(holder, before)?;
         let Some(running) = latest(self.connection, holder, self.now)? else {
             return Err(Failure::Row(format!("the lot that was made for {holder:?} is gone")));

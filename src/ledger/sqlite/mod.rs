@@ -18,6 +18,7 @@ mod ledgered;
 mod lot_row;
 mod lots;
 mod read;
+mod report;
 mod retire;
 mod rows;
 mod sources;

@@ -26,14 +26,17 @@ struct More {
     refused: i64,
     not_offered: i64,
     unknown: i64,
+    /// Micro-units of money for what was charged and not given back.
+    priced: i64,
 }
 
-/// The first five columns: key, account, policy, at, credits.
-fn bucket(row: &Row<'_>) -> rusqlite::Result<(Bucket, i64)> {
+/// The first six columns: key, account, policy, at, credits, unit price. With the credits and what they cost.
+fn bucket(row: &Row<'_>) -> rusqlite::Result<(Bucket, i64, i64)> {
     let id = |column| row.get(column).map(Uuid::from_bytes);
     let chain = Chain { key: KeyId(id(0)?), account: AccountId(id(1)?), policy: PolicyId(id(2)?) };
     let at: i64 = row.get(3)?;
-    Ok(((at.div_euclid(HOUR_MS) * HOUR_MS, chain), row.get(4)?))
+    let (credits, unit_price): (i64, i64) = (row.get(4)?, row.get(5)?);
+    Ok(((at.div_euclid(HOUR_MS) * HOUR_MS, chain), credits, credits.saturating_mul(unit_price)))
 }
 
 impl Tx<'_> {
@@ -55,16 +58,18 @@ impl Tx<'_> {
     fn roll_reservations(&mut self, buckets: &mut HashMap<Bucket, More>, limit: usize) -> Op<u64> {
         let mut seq = self.cursor(RESERVATIONS)?;
         let mut statement = self.connection.prepare_cached(
-            "SELECT key, account, policy, at, credits, seq FROM reservation WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+            "SELECT key, account, policy, at, credits, unit_price, seq FROM reservation \
+             WHERE seq > ?1 ORDER BY seq LIMIT ?2",
         )?;
         let mut rows = statement.query(params![seq, super::rows::limit(limit)])?;
         let mut taken = 0;
         while let Some(row) = rows.next()? {
-            let (bucket, credits) = bucket(row)?;
+            let (bucket, credits, price) = bucket(row)?;
             let more = buckets.entry(bucket).or_default();
             more.messages += 1;
             more.charged += credits;
-            seq = row.get(5)?;
+            more.priced = more.priced.saturating_add(price);
+            seq = row.get(6)?;
             taken += 1;
         }
         self.set_cursor(RESERVATIONS, seq)?;
@@ -75,17 +80,17 @@ impl Tx<'_> {
     fn roll_settlements(&mut self, buckets: &mut HashMap<Bucket, More>, limit: usize) -> Op<u64> {
         let mut seq = self.cursor(SETTLEMENTS)?;
         let mut statement = self.connection.prepare_cached(
-            "SELECT r.key, r.account, r.policy, r.at, r.credits, s.seq, s.correction, s.outcome \
+            "SELECT r.key, r.account, r.policy, r.at, r.credits, r.unit_price, s.seq, s.correction, s.outcome \
              FROM settlement s JOIN reservation r ON r.message = s.message WHERE s.seq > ?1 ORDER BY s.seq LIMIT ?2",
         )?;
         let mut rows = statement.query(params![seq, super::rows::limit(limit)])?;
         let mut taken = 0;
         while let Some(row) = rows.next()? {
-            let (bucket, credits) = bucket(row)?;
-            let word: String = row.get(7)?;
+            let (bucket, credits, price) = bucket(row)?;
+            let word: String = row.get(8)?;
             let outcome = Outcome::parse(&word).ok_or_else(|| Failure::Row(format!("unknown outcome {word}")))?;
             let more = buckets.entry(bucket).or_default();
-            if row.get(6)? {
+            if row.get(7)? {
                 more.unknown -= credits;
             }
             match outcome {
@@ -94,7 +99,10 @@ impl Tx<'_> {
                 Outcome::NotOffered => more.not_offered += credits,
                 Outcome::Unknown => more.unknown += credits,
             }
-            seq = row.get(5)?;
+            if outcome.refunds() {
+                more.priced = more.priced.saturating_sub(price);
+            }
+            seq = row.get(6)?;
             taken += 1;
         }
         self.set_cursor(SETTLEMENTS, seq)?;
@@ -105,10 +113,11 @@ impl Tx<'_> {
         self.connection
             .prepare_cached(
                 "INSERT INTO usage_hour \
-                 (hour, key, account, policy, messages, charged, relayed, refused, not_offered, unknown) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO UPDATE SET \
+                 (hour, key, account, policy, messages, charged, relayed, refused, not_offered, unknown, priced) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO UPDATE SET \
                  messages = messages + ?5, charged = charged + ?6, relayed = relayed + ?7, \
-                 refused = refused + ?8, not_offered = not_offered + ?9, unknown = unknown + ?10",
+                 refused = refused + ?8, not_offered = not_offered + ?9, unknown = unknown + ?10, \
+                 priced = priced + ?11",
             )?
             .execute(params![
                 hour,
@@ -120,7 +129,8 @@ impl Tx<'_> {
                 more.relayed,
                 more.refused,
                 more.not_offered,
-                more.unknown
+                more.unknown,
+                more.priced
             ])?;
         Ok(())
     }

@@ -4,10 +4,13 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
+use super::cost::{Cost, carry_cost};
 use super::gauge::Gauge;
 use super::usage::{self, Figures, Metered};
 use super::{Outcome, Plan, Step, meta};
-use crate::crd::{AccountCounts, CheckedPolicy, CreditPolicy, CreditPolicyStatus, Reason, RelayPort, RelayStatus};
+use crate::crd::{
+    AccountCounts, CheckedPolicy, CreditPolicy, CreditPolicyStatus, PolicyCostStatus, Reason, RelayPort, RelayStatus,
+};
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, Suspension, UpstreamEntry};
 use crate::domain::id::PolicyId;
 use crate::operator::watch::Name;
@@ -25,6 +28,7 @@ pub struct Observed {
     /// The operator's own namespace, where upstream Secrets are.
     pub namespace: String,
     pub gauge: Option<Gauge>,
+    pub cost: Cost<PolicyCostStatus>,
     pub accounts: AccountCounts,
     /// The accounts that name it, when it is to be deleted.
     pub users: Vec<Name>,
@@ -55,6 +59,7 @@ impl Metered for CreditPolicyStatus {
         self.period.clone_from(&from.period);
         self.credits.clone_from(&from.credits);
         self.accounts = from.accounts;
+        carry_cost(&mut self.cost, &from.cost);
         self.observed_at.clone_from(&from.observed_at);
     }
 }
@@ -170,7 +175,8 @@ fn upstream(spec: &CheckedPolicy, observed: &Observed) -> (Option<UpstreamEntry>
 fn same_limits(standing: Option<&PolicyEntry>, next: &PolicyEntry) -> bool {
     match standing {
         Some(standing) => {
-            (&standing.pool, &standing.prepaid, standing.overage) == (&next.pool, &next.prepaid, next.overage)
+            (&standing.pool, &standing.prepaid, standing.overage, &standing.pricing)
+                == (&next.pool, &next.prepaid, next.overage, &next.pricing)
         }
         None => next.prepaid.is_none() && next.overage.is_deny(),
     }
@@ -193,6 +199,7 @@ fn status(
         conditions: outcome.conditions_where(conditions, policy.metadata.generation, now, said, lacks(&observed.relay)),
         period: gauge.as_ref().map(Gauge::period),
         credits: gauge.as_ref().map(Gauge::pool),
+        cost: observed.cost.status(standing.and_then(|status| status.cost.as_ref())),
         accounts: Some(observed.accounts),
         relay: Some(RelayStatus {
             host: observed.endpoint.host.clone(),

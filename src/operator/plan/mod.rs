@@ -3,7 +3,9 @@
 //! A plan is data: writes in the order in which they must happen, the status to show, when to look again. Nothing is
 //! left to choose when it is applied, so every rule about credentials and refusals can be tested with a table.
 
+pub mod alert;
 pub mod api_key;
+pub mod cost;
 pub mod credit_policy;
 pub mod gauge;
 pub mod meta;

@@ -6,12 +6,13 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
+use super::cost::{Cost, carry_cost};
 use super::gauge::Gauge;
 use super::usage::{self, Figures, Metered};
 use super::{Outcome, Plan, Step, meta};
 use crate::crd::{
-    AccountState, CheckedAccount, CheckedPolicy, CreditPolicy, DeletionPolicy, KeyCounts, Reason, SubAccount,
-    SubAccountStatus, SuspensionSource, SuspensionStatus, account_limit, slower,
+    AccountState, CheckedAccount, CheckedPolicy, CostStatus, CreditPolicy, DeletionPolicy, KeyCounts, Reason,
+    SubAccount, SubAccountStatus, SuspensionSource, SuspensionStatus, account_limit, slower,
 };
 use crate::domain::credit::{Limit, Rate};
 use crate::domain::directory::{AccountEntry, Entry, Suspension};
@@ -32,6 +33,7 @@ pub struct Observed {
     pub before: usize,
     pub removed: usize,
     pub gauge: Option<Gauge>,
+    pub cost: Cost<CostStatus>,
     pub keys: KeyCounts,
     /// Whether figures alone may be written now.
     pub figures_granted: bool,
@@ -63,6 +65,7 @@ impl Metered for SubAccountStatus {
         self.credits.clone_from(&from.credits);
         self.spend = from.spend;
         self.keys = from.keys;
+        carry_cost(&mut self.cost, &from.cost);
         self.observed_at.clone_from(&from.observed_at);
     }
 }
@@ -295,6 +298,7 @@ fn status(
         usage: gauge.as_ref().map(Gauge::usage),
         credits: gauge.as_ref().map(Gauge::credits),
         spend: gauge.as_ref().and_then(|gauge| gauge.figures.spend),
+        cost: observed.cost.status(standing.and_then(|status| status.cost.as_ref())),
         keys: Some(observed.keys),
         observed_at: Some(Time(usage::second(now))),
     };

@@ -9,9 +9,10 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use franking::domain::credential::Username;
-use franking::domain::credit::{Reservation, Verdict};
+use franking::domain::credit::{Meter, Reservation, Verdict};
 use franking::domain::directory::{Entry, Sender};
-use franking::domain::id::{Holder, Kind};
+use franking::domain::id::{Holder, Kind, PolicyId};
+use franking::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Told, UsageRow};
 use franking::ledger::store::{
     Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, Result, Role, Session, Settlement,
     Store,
@@ -277,5 +278,55 @@ impl Store for Fragile {
     async fn reopen(&self, session: &Session) -> Result<()> {
         self.pass().await?;
         self.inner.reopen(session).await
+    }
+}
+
+#[async_trait]
+impl Report for Fragile {
+    async fn usage(
+        &self,
+        policy: PolicyId,
+        from: Timestamp,
+        to: Timestamp,
+        after: Option<Spender>,
+        limit: usize,
+    ) -> Result<Vec<UsageRow>> {
+        self.pass().await?;
+        self.inner.usage(policy, from, to, after, limit).await
+    }
+
+    async fn put_terms(&self, session: &Session, terms: &Terms) -> Result<()> {
+        self.pass().await?;
+        self.inner.put_terms(session, terms).await
+    }
+
+    async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<Terms>> {
+        self.pass().await?;
+        self.inner.terms(policy, period).await
+    }
+
+    async fn told(&self, limits: &[(Holder, Meter)]) -> Result<Vec<Option<Told>>> {
+        self.pass().await?;
+        self.inner.told(limits).await
+    }
+
+    async fn announce(&self, session: &Session, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>> {
+        self.pass().await?;
+        self.inner.announce(session, notices).await
+    }
+
+    async fn claim_notices(&self, session: &Session, channel: Channel, limit: usize) -> Result<Vec<Queued>> {
+        self.pass().await?;
+        self.inner.claim_notices(session, channel, limit).await
+    }
+
+    async fn close_notices(&self, session: &Session, ended: &[(i64, Ended)]) -> Result<()> {
+        self.pass().await?;
+        self.inner.close_notices(session, ended).await
+    }
+
+    async fn forget_notices(&self, session: &Session, before: Timestamp, limit: usize) -> Result<u64> {
+        self.pass().await?;
+        self.inner.forget_notices(session, before, limit).await
     }
 }

@@ -169,6 +169,7 @@ impl Running {
             health: Health::default(),
             name: "operator".to_owned(),
             place: None,
+            courier: Arc::new(franking::upstream::Post::new("relay.franking.svc")),
             leadership: None,
         };
         let task = tokio::spawn(operator::run(dependencies, shutdown.clone()));

@@ -17,7 +17,7 @@ use super::harness::{Running, World, alone, store};
 use super::waits::{delete, gone, merge_patch, ready, settled, snapshot, stalled, text, until, waiting};
 
 /// Charges `credits` to the key of a Secret, as a relay would.
-async fn send(world: &World, key: KeyId, credits: u32) -> Verdict {
+pub async fn send(world: &World, key: KeyId, credits: u32) -> Verdict {
     let session = world.store.open_session(Role::Relay, &world.name).await.expect("a session");
     let reservation = Reservation { message: MessageId(Uuid::now_v7_for_tests()), key, credits };
     let verdicts = world.store.reserve(&session, &[reservation]).await.expect("the ledger answers");
@@ -40,7 +40,7 @@ async fn account_id(world: &World) -> String {
     ready(world.accounts(), "account").await.status.and_then(|status| status.account_id).expect("an id")
 }
 
-async fn key_id(world: &World) -> KeyId {
+pub async fn key_id(world: &World) -> KeyId {
     let key = ready(world.keys(), "key").await;
     key.status.and_then(|status| status.key_id).expect("an id").parse().expect("a uuid")
 }

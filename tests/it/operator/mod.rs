@@ -4,9 +4,11 @@
 //! away or count its writes have a control plane of their own, one after the other.
 
 mod crash;
+mod credits;
 mod fuse;
 mod harness;
 mod lifecycle;
+mod notices;
 mod refusals;
 mod relays;
 mod secrets;

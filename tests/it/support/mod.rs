@@ -11,4 +11,5 @@ pub mod identity;
 pub mod mail;
 #[expect(dead_code, reason = "the engine's own tests kill, copy and promote it")]
 pub mod postgres;
+pub mod receiver;
 pub mod sink;

@@ -82,7 +82,11 @@ pub struct Folder(pub PathBuf);
 impl Folder {
     pub fn new() -> Self {
         let memory = Path::new("/dev/shm");
-        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        Self::within(if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() })
+    }
+
+    /// One in another place, such as a disk, for who wants to know what `fsync` costs.
+    pub fn within(parent: PathBuf) -> Self {
         let folder = tempfile::Builder::new().prefix("franking-postgres-").tempdir_in(parent).expect("a folder").keep();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("ours");
         if let Some((user, group)) = server_user() {

@@ -150,7 +150,7 @@ struct Pair {
     standby: Server,
 }
 
-const STANDBY: &str = "first";
+const STANDBY: &str = "follower";
 
 impl Pair {
     fn start() -> Self {

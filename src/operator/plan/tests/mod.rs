@@ -111,6 +111,7 @@ fn seen_account(policy_object: Option<CreditPolicy>) -> sub_account::Observed {
         before: 0,
         removed: 0,
         gauge: None,
+        cost: Default::default(),
         keys: KeyCounts::default(),
         figures_granted: false,
     }
@@ -222,6 +223,7 @@ fn each_state_of_an_upstreams_login_has_its_reason() {
         login,
         namespace: "franking".into(),
         gauge: None,
+        cost: Default::default(),
         accounts: AccountCounts::default(),
         users: Vec::new(),
         endpoint: endpoint(),

@@ -26,6 +26,7 @@ fn seen_policy(entry: Option<crate::domain::directory::PolicyEntry>, users: Vec<
         login: Login::None,
         namespace: "franking".into(),
         gauge: None,
+        cost: Default::default(),
         accounts: AccountCounts::default(),
         users,
         endpoint: endpoint(),

@@ -310,7 +310,7 @@ impl Drop for Closing {
 }
 
 /// A certificate for this machine, which is its own authority.
-fn self_signed() -> (TlsAcceptor, String) {
+pub fn self_signed() -> (TlsAcceptor, String) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])
         .expect("making the sink's certificate");
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("the sink's key");

@@ -1,0 +1,125 @@
+//! Who is told when credits run short.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Problem;
+use super::reference::LocalRef;
+use crate::domain::alert::Thresholds;
+use crate::domain::sender::Address;
+use crate::domain::webhook::HookUrl;
+
+/// Addresses of one notice: each is a transaction with the smarthost.
+const RECIPIENTS_MAX: usize = 10;
+/// Thresholds of one limit. Four are usual.
+const THRESHOLDS_MAX: usize = 10;
+
+/// Who is told when the pool, prepaid credits or an account's cap, prepaid credits or spend limit run short. Kubernetes
+/// Events are written also where this is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Alerts {
+    /// At which percentages of a limit it is told, each once in a period; of several that are passed at once the highest.
+    /// 50, 75, 90 and 100 where absent, never where empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 10), inner(range(min = 1, max = 100)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub thresholds_percent: Option<Vec<i32>>,
+    /// Mail, sent through the policy's own upstream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<AlertEmail>,
+    /// A signed HTTP request (Standard Webhooks).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<AlertWebhook>,
+}
+
+/// Mail to the people who look after the plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AlertEmail {
+    /// Who gets it.
+    #[schemars(
+        length(min = 1, max = 10),
+        inner(length(min = 3, max = 320), regex(pattern = r"^[^@\s<>]+@[^@\s<>]+$"))
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub to: Vec<String>,
+    /// Who sends it; the smarthost must take mail from this address. franking@ the first of senders.domains where
+    /// absent, and the relay's host name where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 3, max = 320), regex(pattern = r"^[^@\s<>]+@[^@\s<>]+$"))]
+    pub from: Option<String>,
+}
+
+/// Where a webhook goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AlertWebhook {
+    /// An https address, such as https://hooks.example.com/franking. Redirects are not followed.
+    #[schemars(length(max = 2048), regex(pattern = r"^https://[^\s/@?#]+([/?][^\s#]*)?$"))]
+    pub url: String,
+    /// Secret in the operator's namespace with the key secret: whsec_ and base64, or 24 to 64 characters, shared with the
+    /// receiver; and ca.crt for a private CA. It must carry the label franking.io/use: "true".
+    pub secret_ref: LocalRef,
+}
+
+/// Alerts that make sense.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckedAlerts {
+    pub thresholds: Thresholds,
+    pub mail: Option<CheckedMail>,
+    pub webhook: Option<CheckedWebhook>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedMail {
+    pub to: Vec<Address>,
+    pub from: Option<Address>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedWebhook {
+    pub url: HookUrl,
+    /// Name of the Secret in the operator's namespace.
+    pub secret: String,
+}
+
+impl Alerts {
+    pub(super) fn check(&self, field: &str) -> Result<CheckedAlerts, Problem> {
+        let thresholds = match &self.thresholds_percent {
+            None => Thresholds::default(),
+            Some(percents) => {
+                let wrong = |fix: String| Problem::new(format!("{field}.thresholdsPercent"), fix);
+                if percents.len() > THRESHOLDS_MAX {
+                    return Err(wrong(format!("write at most {THRESHOLDS_MAX} percentages")));
+                }
+                Thresholds::new(percents.iter().copied()).map_err(wrong)?
+            }
+        };
+        let mail = self.email.as_ref().map(|email| email.check(&format!("{field}.email"))).transpose()?;
+        let webhook = self.webhook.as_ref().map(|webhook| webhook.check(&format!("{field}.webhook"))).transpose()?;
+        Ok(CheckedAlerts { thresholds, mail, webhook })
+    }
+}
+
+impl AlertEmail {
+    fn check(&self, field: &str) -> Result<CheckedMail, Problem> {
+        let address = |text: &String, field: String| Address::parse(text).map_err(|fix| Problem::new(field, fix));
+        if self.to.is_empty() || self.to.len() > RECIPIENTS_MAX {
+            return Err(Problem::new(format!("{field}.to"), format!("write 1 to {RECIPIENTS_MAX} addresses")));
+        }
+        let to = self.to.iter().enumerate().map(|(index, text)| address(text, format!("{field}.to[{index}]")));
+        Ok(CheckedMail {
+            to: to.collect::<Result<_, _>>()?,
+            from: self.from.as_ref().map(|text| address(text, format!("{field}.from"))).transpose()?,
+        })
+    }
+}
+
+impl AlertWebhook {
+    fn check(&self, field: &str) -> Result<CheckedWebhook, Problem> {
+        let url = HookUrl::parse(&self.url).map_err(|fix| Problem::new(format!("{field}.url"), fix))?;
+        Ok(CheckedWebhook { url, secret: self.secret_ref.check(&format!("{field}.secretRef"))? })
+    }
+}

@@ -1,0 +1,171 @@
+//! The model's prepaid balances and rates: plain numbers too.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::domain::credit::{Prepaid, Rate, TopUp};
+use crate::domain::period::Calendar;
+use crate::ledger::store::PrepaidBalance;
+
+/// A grant, by its id, or the top-ups' bucket. Their order is their age.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    grant: Option<String>,
+    granted: i64,
+    pub consumed: i64,
+    expires_at: Option<Timestamp>,
+    /// Of top-ups: all that came, and until when.
+    topped: (i64, Timestamp),
+}
+
+impl Bucket {
+    fn left(&self) -> i64 {
+        (self.granted - self.consumed).max(0)
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Stock {
+    pub buckets: Vec<Bucket>,
+}
+
+/// When the next top-up comes after what came until `until`.
+fn next(rule: &TopUp, until: Timestamp) -> Option<Timestamp> {
+    let at = rule.start.unwrap_or(until).max(until);
+    if rule.end.is_some_and(|end| at >= end) { None } else { Some(at) }
+}
+
+impl Stock {
+    fn top(&mut self) -> Option<&mut Bucket> {
+        self.buckets.iter_mut().find(|bucket| bucket.grant.is_none())
+    }
+
+    /// Adds what is due.
+    pub fn catch_up(&mut self, rule: Option<&TopUp>, calendar: &Calendar, now: Timestamp) {
+        let (Some(rule), Some(top)) = (rule, self.top()) else { return };
+        let calendar = calendar.with_period(rule.every);
+        while let Some(at) = next(rule, top.topped.1).filter(|at| *at <= now) {
+            let period = calendar.window(at);
+            let seconds = |from: Timestamp| period.to.as_second() - from.as_second();
+            // A period that began before the last one ended is a part of one.
+            let part = seconds(period.from.max(top.topped.1));
+            let came = (i128::from(rule.credits) * i128::from(part) / i128::from(seconds(period.from))) as i64;
+            top.topped = (top.topped.0 + came, period.to);
+            top.granted = top.topped.0;
+        }
+    }
+
+    /// A list of grants and a rule replace another; `before` is the rule that held until now, if any did.
+    pub fn replace(
+        &mut self,
+        before: Option<(&TopUp, &Calendar)>,
+        wanted: Option<&Prepaid>,
+        calendar: &Calendar,
+        now: Timestamp,
+    ) {
+        let grants = wanted.map_or(&[][..], |wanted| &wanted.grants);
+        for grant in grants {
+            let known = self.buckets.iter_mut().find(|bucket| bucket.grant.as_ref() == Some(&grant.id));
+            match known {
+                Some(bucket) => (bucket.granted, bucket.expires_at) = (grant.credits, grant.expires_at),
+                None => self.buckets.push(Bucket {
+                    grant: Some(grant.id.clone()),
+                    granted: grant.credits,
+                    consumed: 0,
+                    expires_at: grant.expires_at,
+                    topped: (0, now),
+                }),
+            }
+        }
+        for bucket in &mut self.buckets {
+            if bucket.grant.as_ref().is_some_and(|id| grants.iter().all(|grant| grant.id != *id)) {
+                bucket.granted = 0;
+            }
+        }
+        let rule = wanted.and_then(|wanted| wanted.recurring.as_ref());
+        if let Some((before, calendar)) = before {
+            self.catch_up(Some(before), calendar, now);
+        }
+        match rule {
+            None => {
+                if let Some(top) = self.top() {
+                    top.granted = 0;
+                }
+            }
+            Some(rule) => {
+                if before.is_none() {
+                    self.begin(rule, calendar, now);
+                }
+                self.catch_up(Some(rule), calendar, now);
+            }
+        }
+    }
+
+    /// The rule's first period is that of this moment, or of its start, whole; none if it had ended.
+    fn begin(&mut self, rule: &TopUp, calendar: &Calendar, now: Timestamp) {
+        let first = calendar.with_period(rule.every).window(rule.start.unwrap_or(now).max(now));
+        let until = if rule.end.is_some_and(|end| end <= now) { first.to } else { first.from };
+        match self.top() {
+            Some(top) => {
+                top.topped.1 = top.topped.1.max(until);
+                top.granted = top.topped.0;
+            }
+            None => {
+                self.buckets.push(Bucket { grant: None, granted: 0, consumed: 0, expires_at: None, topped: (0, until) })
+            }
+        }
+    }
+
+    /// What a status shows.
+    pub fn balance(&self, rule: Option<&TopUp>, now: Timestamp) -> PrepaidBalance {
+        let usable = || self.buckets.iter().filter(|bucket| bucket.expires_at.is_none_or(|at| now < at));
+        let top = self.buckets.iter().find(|bucket| bucket.grant.is_none());
+        let left = usable().filter(|bucket| bucket.left() > 0);
+        PrepaidBalance {
+            granted: usable().map(|bucket| bucket.granted).sum(),
+            remaining: usable().map(Bucket::left).sum(),
+            next_top_up: rule.zip(top).and_then(|(rule, top)| next(rule, top.topped.1)),
+            next_expiry: left.filter_map(|bucket| bucket.expires_at).min(),
+        }
+    }
+
+    /// Takes credits that are there. Returns how many of which bucket.
+    pub fn take(&mut self, credits: i64, now: Timestamp) -> Vec<(usize, i64)> {
+        let mut order: Vec<usize> = (0..self.buckets.len()).collect();
+        order.sort_by_key(|index| self.buckets[*index].expires_at.unwrap_or(Timestamp::MAX));
+        let mut taken = vec![];
+        let mut needed = credits;
+        for index in order {
+            let bucket = &mut self.buckets[index];
+            if bucket.expires_at.is_none_or(|at| now < at) {
+                let some = bucket.left().min(needed);
+                bucket.consumed += some;
+                needed -= some;
+                taken.push((index, some));
+            }
+        }
+        assert_eq!(needed, 0, "the model took more than there is");
+        taken
+    }
+}
+
+/// A leaky bucket: each message pours its interval in, and it runs out with time.
+#[derive(Clone, Copy, Debug)]
+pub struct Leak {
+    level: SignedDuration,
+    at: Timestamp,
+}
+
+impl Leak {
+    /// The bucket after one more message, or when one would fit.
+    pub fn pour(before: Option<Self>, rate: Rate, now: Timestamp) -> Result<Self, Timestamp> {
+        let micros = (u64::from(rate.per_seconds) * 1_000_000).div_ceil(u64::from(rate.messages)) as i64;
+        let interval = SignedDuration::from_micros(micros);
+        let room = interval * (rate.messages as i32 - 1);
+        let level = before.map_or(SignedDuration::ZERO, |before| before.level - now.duration_since(before.at));
+        let mut level = level.max(SignedDuration::ZERO);
+        if level > room + interval {
+            level = room;
+        }
+        if level <= room { Ok(Self { level: level + interval, at: now }) } else { Err(now + (level - room)) }
+    }
+}

@@ -1,0 +1,205 @@
+//! What bills, reports and notices ask of an engine: the second half of the contract, beside
+//! [`Store`](super::Store).
+
+use std::fmt;
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+
+use super::store::{Result, Session};
+use crate::domain::credit::Meter;
+use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
+
+/// Rows of usage in one answer.
+pub const USAGE_ROWS_MAX: usize = 50_000;
+/// Notices handed out, or taken in, at once.
+pub const NOTICES_MAX: usize = 500;
+/// How often a notice is tried; with the pauses below that is about four hours, longer than most outages.
+pub const NOTICE_TRIES: u32 = 9;
+/// The first pause after a failed try; it doubles up to the longest.
+const PAUSE_MIN: SignedDuration = SignedDuration::from_secs(30);
+const PAUSE_MAX: SignedDuration = SignedDuration::from_hours(1);
+
+/// Who used something: an account and its key. `None` stands for the parent's own keys.
+pub type Spender = (Option<AccountId>, KeyId);
+
+/// What one key used in a span of hours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageRow {
+    pub spender: Spender,
+    pub messages: i64,
+    /// Credits charged and not given back.
+    pub credits: i64,
+    /// What these credits cost, each by the price at its reservation, in micro-units.
+    pub priced_micro: i64,
+    pub relayed: i64,
+    pub refused: i64,
+    pub not_offered: i64,
+    pub unknown: i64,
+}
+
+/// By what a billing period is charged. They are written while the period runs and stay when it is over, so that a
+/// later price or calendar changes no closed bill.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    pub policy: PolicyId,
+    /// The month's name, such as `2026-11`.
+    pub period: String,
+    pub from: Timestamp,
+    pub to: Timestamp,
+    /// ISO 4217.
+    pub currency: String,
+    pub base_price_minor: i64,
+    pub price_per_thousand_minor: i64,
+}
+
+/// A limit in a period, of which thresholds are told.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Topic {
+    pub holder: Holder,
+    pub meter: Meter,
+    /// The period's calendar identity, or whatever else makes a new count of it.
+    pub period: String,
+}
+
+/// A threshold that was crossed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    pub topic: Topic,
+    /// In percent; 0 marks where a count begins.
+    pub threshold: u8,
+    /// The holder's policy, whose alerts say who is told.
+    pub policy: PolicyId,
+    pub granted: i64,
+    pub used: i64,
+}
+
+/// What was told last of a limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The newest period of which anything was.
+    pub period: String,
+    /// The highest threshold in it; 0 where it was only remembered.
+    pub threshold: u8,
+    /// Figures of the first notice in it.
+    pub granted: i64,
+    pub used: i64,
+}
+
+/// The notice's name: the same at every try, so that whoever gets it twice can tell.
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Topic { holder, meter, period } = &self.topic;
+        let (kind, id) = (holder.kind().as_str(), holder.uuid());
+        // Lower case and without dots: it is an object's name and a part of what is signed, too.
+        let meter = meter.as_str().replace('.', "-");
+        write!(f, "{kind}-{id}-{meter}-{}-{}", period.to_lowercase(), self.threshold)
+    }
+}
+
+/// A way on which notices go. Each is remembered by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Channel {
+    Event,
+    Mail,
+    Webhook,
+}
+
+impl Channel {
+    pub const ALL: [Self; 3] = [Self::Event, Self::Mail, Self::Webhook];
+
+    /// The word used in the ledger's tables and in metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Mail => "mail",
+            Self::Webhook => "webhook",
+        }
+    }
+}
+
+/// A notice on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queued {
+    pub id: i64,
+    pub notice: Notice,
+    /// When the threshold was seen to be crossed.
+    pub at: Timestamp,
+    /// Tries so far, this one included.
+    pub tries: u32,
+}
+
+/// How a notice ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Sent,
+    /// It was tried too often, or nobody is there any more to send it to or to say it of.
+    GivenUp,
+}
+
+impl Ended {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::GivenUp => "given_up",
+        }
+    }
+}
+
+/// How long after the try of this number (from 1) the next one is due.
+pub fn pause_after(tries: u32) -> SignedDuration {
+    let doubled = 1_i32.checked_shl(tries.saturating_sub(1)).filter(|factor| *factor > 0).unwrap_or(i32::MAX);
+    PAUSE_MIN.checked_mul(doubled).map_or(PAUSE_MAX, |pause| pause.min(PAUSE_MAX))
+}
+
+/// The engine's second half.
+#[async_trait]
+pub trait Report: Send + Sync {
+    /// What the keys of a policy used in the hours that begin in `[from, to)`, as the rollup has it, after `after` in
+    /// the order of spenders, `limit` rows at most ([`USAGE_ROWS_MAX`]). Hours are hours of UTC: where a period
+    /// begins within one, the whole hour belongs to the period in which it began.
+    async fn usage(
+        &self,
+        policy: PolicyId,
+        from: Timestamp,
+        to: Timestamp,
+        after: Option<Spender>,
+        limit: usize,
+    ) -> Result<Vec<UsageRow>>;
+
+    /// Writes the terms of a policy's period, in place of those it had.
+    async fn put_terms(&self, session: &Session, terms: &Terms) -> Result<()>;
+
+    /// The terms of a policy's period, if any were ever written.
+    async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<Terms>>;
+
+    /// What was told last of each limit.
+    async fn told(&self, limits: &[(Holder, Meter)]) -> Result<Vec<Option<Told>>>;
+
+    /// Takes notices to be sent, each on these ways; one without a way is remembered and sent nowhere. What was told
+    /// before on a way is not told again on it, ever. Says of each whether it is new on any. At most [`NOTICES_MAX`].
+    async fn announce(&self, session: &Session, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>>;
+
+    /// Hands out notices that are due on a way, the longest waiting first. Each counts as tried and is due again after
+    /// [`pause_after`], unless [`close_notices`](Self::close_notices) ends it: a process that dies in between has sent
+    /// it or not, so it is sent again under the same name.
+    async fn claim_notices(&self, session: &Session, channel: Channel, limit: usize) -> Result<Vec<Queued>>;
+
+    /// Ends notices.
+    async fn close_notices(&self, session: &Session, ended: &[(i64, Ended)]) -> Result<()>;
+
+    /// Forgets up to `limit` ended notices that were crossed before `before`, oldest first. Returns how many.
+    async fn forget_notices(&self, session: &Session, before: Timestamp, limit: usize) -> Result<u64>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_an_hour() {
+        let pauses: Vec<i64> = (1..=NOTICE_TRIES).map(|tries| pause_after(tries).as_secs()).collect();
+        assert_eq!(pauses, [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]);
+        assert_eq!(pause_after(u32::MAX), PAUSE_MAX);
+    }
+}

@@ -1,0 +1,53 @@
+//! Threshold notices: seen in the figures, remembered and queued in the ledger, sent as Events, mail and webhooks.
+//!
+//! The ledger remembers what was told, so that a restart or another leader tells nothing twice. Sending is at least
+//! once: a process that dies between sending and noting it sends again, under the same name (of the Event, the mail's
+//! Message-ID, the `webhook-id`), which makes the Event one and lets receivers tell. Trying is bounded.
+//!
+//! It must never hold up figures or mail: what cannot be sent waits in the ledger, each way by itself.
+
+mod deliver;
+mod see;
+mod send;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::runtime::courier::Courier;
+use crate::runtime::metrics::{IntCounterVec, Opts, Registry, register};
+
+pub use see::Watch;
+pub use send::run;
+
+/// What the senders share.
+pub struct Notices {
+    courier: Arc<dyn Courier>,
+    announced: watch::Sender<u64>,
+    crossed: IntCounterVec,
+    deliveries: IntCounterVec,
+}
+
+impl Notices {
+    pub fn new(courier: Arc<dyn Courier>, registry: &Registry) -> Self {
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let made = IntCounterVec::new(Opts::new(name, help), labels);
+            let made = made.unwrap_or_else(|error| panic!("a metric of the operator is malformed: {error}"));
+            register(registry, made)
+        };
+        Self {
+            courier,
+            announced: watch::Sender::default(),
+            crossed: counter(
+                "franking_notices_total",
+                "Thresholds of limits that were crossed, each once in its period.",
+                &["meter", "threshold"],
+            ),
+            deliveries: counter(
+                "franking_notice_deliveries_total",
+                "Tries to tell of a crossed threshold.",
+                &["channel", "result"],
+            ),
+        }
+    }
+}

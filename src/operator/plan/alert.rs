@@ -1,0 +1,333 @@
+//! Which thresholds a holder's figures have crossed, and how that is said.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::domain::alert::{Filling, Thresholds};
+use crate::domain::credit::Meter;
+use crate::domain::id::{Holder, PolicyId};
+use crate::domain::money::MICRO;
+use crate::ledger::report::{Notice, Queued, Told, Topic};
+use crate::ledger::store::{Balance, PrepaidBalance};
+
+/// Notices that one mail names; of more it says how many.
+const NAMED_MAX: usize = 100;
+
+/// What is known of one limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    pub told: Option<Told>,
+    /// Of a prepaid balance: what was used of all that was ever given, when it was last seen.
+    used: Option<i64>,
+}
+
+impl Known {
+    pub fn new(told: Option<Told>) -> Self {
+        Self { told, used: None }
+    }
+
+    /// Takes note of what was taken to be sent.
+    pub fn take(&mut self, notice: &Notice) {
+        match &mut self.told {
+            Some(told) if told.period == notice.topic.period => told.threshold = told.threshold.max(notice.threshold),
+            Some(_) | None => {
+                let (period, threshold) = (notice.topic.period.clone(), notice.threshold);
+                self.told = Some(Told { period, threshold, granted: notice.granted, used: notice.used });
+            }
+        }
+    }
+
+    fn told_in(&self, period: &str) -> Option<u8> {
+        self.told.as_ref().filter(|told| told.period == period).map(|told| told.threshold)
+    }
+}
+
+/// The meters of a holder that thresholds are told of. A key is a device of an account, and is not told of.
+pub fn meters(holder: Holder) -> &'static [Meter] {
+    match holder {
+        Holder::Key(_) => &[],
+        Holder::Account(_) => &[Meter::AccountSpend, Meter::AccountCap, Meter::AccountPrepaid],
+        Holder::Policy(_) => &[Meter::PolicyPrepaid, Meter::PolicyPool],
+    }
+}
+
+/// The notices that a balance gives rise to: those to be sent, and marks (threshold 0) to be remembered.
+pub fn look(
+    balance: &Balance,
+    policy: PolicyId,
+    thresholds: &Thresholds,
+    known: &mut HashMap<Meter, Known>,
+    now: Timestamp,
+) -> Vec<Notice> {
+    let (lot, mut notices) = (&balance.lot, Vec::new());
+    let holder = lot.holder;
+    if meters(holder).is_empty() {
+        return notices;
+    }
+    let topic = |meter: Meter, period: String| Topic { holder, meter, period };
+    let mut judge = |topic: Topic, [used, granted]: [i64; 2], told: Option<u8>| {
+        if let Some(threshold) = thresholds.crossed(used, granted, told) {
+            notices.push(Notice { topic, threshold, policy, granted, used });
+        }
+    };
+    if let Some(granted) = lot.granted {
+        let topic = topic(lot.meter(), lot.window.key.clone());
+        let told = known.entry(topic.meter).or_default().told_in(&topic.period);
+        judge(topic, [lot.used(), granted], told);
+    }
+    if let Some(spend) = balance.spend {
+        // For life, so another limit is another count.
+        let topic = topic(Meter::AccountSpend, format!("limit-{}", spend.limit_micro / MICRO));
+        let told = known.entry(topic.meter).or_default().told_in(&topic.period);
+        judge(topic, [spend.used_micro, spend.limit_micro], told);
+    }
+    if let (Some(prepaid), Some(meter)) = (balance.prepaid, Meter::of_prepaid(holder)) {
+        let known = known.entry(meter).or_default();
+        let (filling, period) = filling(known, prepaid, now);
+        let topic = topic(meter, period);
+        let told = known.told_in(&topic.period);
+        let (used, full) = filling.used(prepaid.remaining);
+        if let Some(threshold) = thresholds.crossed(used, full, told) {
+            notices.push(Notice { topic: topic.clone(), threshold, policy, granted: full, used });
+        }
+        if told.is_none() {
+            // First, so that it is what the filling is read from again.
+            let Filling { granted, full } = filling;
+            notices.insert(0, Notice { topic, threshold: 0, policy, granted, used: full });
+        }
+    }
+    notices
+}
+
+/// The filling that holds, with its name.
+fn filling(known: &mut Known, prepaid: PrepaidBalance, now: Timestamp) -> (Filling, String) {
+    let seen = known.used.replace(prepaid.granted - prepaid.remaining);
+    // The mark of a filling has what was given as granted, and what there was as used.
+    let before = known.told.as_ref().map(|told| Filling { granted: told.granted, full: told.used });
+    let filling = Filling::next(before.map(|before| (before, seen)), prepaid.granted, prepaid.remaining);
+    match &known.told {
+        Some(told) if before == Some(filling) => (filling, told.period.clone()),
+        Some(_) | None => (filling, format!("filled-{}", now.as_second())),
+    }
+}
+
+/// Whose limit it is, as people call it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    Policy,
+    Account { namespace: String, name: String },
+}
+
+/// What is said of a notice.
+pub struct Words<'a> {
+    pub policy: &'a str,
+    pub whose: Whose,
+    pub currency: Option<&'a str>,
+}
+
+impl Words<'_> {
+    fn limit(meter: Meter) -> &'static str {
+        match meter {
+            Meter::KeyCap | Meter::AccountCap => "cap",
+            Meter::AccountSpend => "spend limit",
+            Meter::AccountPrepaid | Meter::PolicyPrepaid => "prepaid credits",
+            Meter::PolicyPool => "pool",
+        }
+    }
+
+    /// Used and granted in what people count in: credits, or minor units of money.
+    fn figures(notice: &Notice) -> (i64, i64) {
+        match notice.topic.meter {
+            Meter::AccountSpend => (notice.used / MICRO, notice.granted / MICRO),
+            Meter::KeyCap | Meter::AccountCap | Meter::AccountPrepaid | Meter::PolicyPrepaid | Meter::PolicyPool => {
+                (notice.used, notice.granted)
+            }
+        }
+    }
+
+    pub fn sentence(&self, notice: &Notice) -> String {
+        let (used, granted) = Self::figures(notice);
+        let unit = match (notice.topic.meter, self.currency) {
+            (Meter::AccountSpend, Some(currency)) => format!("minor units of {currency}"),
+            (Meter::AccountSpend, None) => "minor units".to_owned(),
+            (_, _) => "credits".to_owned(),
+        };
+        let whose = match &self.whose {
+            Whose::Policy => format!("policy {}", self.policy),
+            Whose::Account { namespace, name } => format!("account {namespace}/{name}"),
+        };
+        let limit = Self::limit(notice.topic.meter);
+        format!("{whose}: {limit} used up to {} % ({used} of {granted} {unit})", notice.threshold)
+    }
+
+    /// The body of a webhook.
+    pub fn body(&self, queued: &Queued) -> Vec<u8> {
+        let notice = &queued.notice;
+        let (used, granted) = Self::figures(notice);
+        let (namespace, account) = match &self.whose {
+            Whose::Policy => (None, None),
+            Whose::Account { namespace, name } => (Some(namespace), Some(name)),
+        };
+        let body = json!({
+            "type": "credits.threshold",
+            "timestamp": queued.at,
+            "data": {
+                "policy": self.policy, "namespace": namespace, "account": account,
+                "meter": notice.topic.meter.as_str(), "period": notice.topic.period,
+                "thresholdPercent": notice.threshold, "used": used, "granted": granted,
+                "currency": self.currency.filter(|_| notice.topic.meter == Meter::AccountSpend),
+            },
+        });
+        body.to_string().into_bytes()
+    }
+}
+
+/// Subject and text of a mail about what happened in one policy.
+pub fn letter(policy: &str, sentences: &[String]) -> (String, String) {
+    let subject = match sentences {
+        [one] => format!("[franking] {one}"),
+        many => format!("[franking] policy {policy}: {} limits run short", many.len()),
+    };
+    let mut text: String = sentences.iter().take(NAMED_MAX).map(|sentence| format!("- {sentence}\n")).collect();
+    if sentences.len() > NAMED_MAX {
+        text.push_str(&format!("- and {} more\n", sentences.len() - NAMED_MAX));
+    }
+    text.push_str("\nEach is told once in its period. Figures are those of when it was seen.\n");
+    (subject, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::credit::{Lot, LotId, NewLot, Overage, Share};
+    use crate::domain::id::AccountId;
+    use crate::domain::period::Calendar;
+    use crate::ledger::store::{SpendBalance, Usage};
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("a time")
+    }
+
+    fn policy() -> PolicyId {
+        PolicyId(Uuid::from_u128(1))
+    }
+
+    fn balance(granted: Option<i64>, used: i64, day: &str) -> Balance {
+        let window = Calendar::monthly_utc().window(at(day));
+        let holder = Holder::Account(AccountId(Uuid::from_u128(2)));
+        let mut lot = Lot::of_period(holder, NewLot { window, share: Share::FULL }, granted);
+        lot.id = LotId(1);
+        lot.charge(used);
+        Balance { lot, usage: Usage::default(), overage: Overage::Deny, prepaid: None, spend: None }
+    }
+
+    fn prepaid(granted: i64, remaining: i64) -> Balance {
+        let prepaid = PrepaidBalance { granted, remaining, next_top_up: None, next_expiry: None };
+        Balance { prepaid: Some(prepaid), ..balance(None, 0, NOVEMBER) }
+    }
+
+    const NOVEMBER: &str = "2026-11-10T00:00:00Z";
+    const DECEMBER: &str = "2026-12-10T00:00:00Z";
+
+    /// Looks as the operator does, taking note of what was taken.
+    struct Watcher(HashMap<Meter, Known>, i64);
+
+    impl Watcher {
+        fn sees(&mut self, balance: &Balance) -> Vec<(Meter, u8, i64, i64)> {
+            self.1 += 60;
+            let now = Timestamp::from_second(self.1).expect("a time");
+            let notices = look(balance, policy(), &Thresholds::default(), &mut self.0, now);
+            for notice in &notices {
+                self.0.entry(notice.topic.meter).or_default().take(notice);
+            }
+            let told = notices.into_iter().filter(|notice| notice.threshold > 0);
+            told.map(|notice| (notice.topic.meter, notice.threshold, notice.used, notice.granted)).collect()
+        }
+
+        /// What the ledger remembers, and nothing else.
+        fn restarts(&mut self) {
+            for known in self.0.values_mut() {
+                *known = Known::new(known.told.take());
+            }
+        }
+    }
+
+    #[test]
+    fn a_cap_is_told_of_once_in_a_period_also_when_it_was_raised() {
+        let mut watcher = Watcher(HashMap::new(), 0);
+        let cap = Meter::AccountCap;
+        assert_eq!(watcher.sees(&balance(Some(100), 10, NOVEMBER)), []);
+        assert_eq!(watcher.sees(&balance(Some(100), 80, NOVEMBER)), [(cap, 75, 80, 100)]);
+        watcher.restarts();
+        assert_eq!(watcher.sees(&balance(Some(100), 80, NOVEMBER)), []);
+        assert_eq!(watcher.sees(&balance(Some(200), 160, NOVEMBER)), [], "a raised limit");
+        assert_eq!(watcher.sees(&balance(Some(200), 180, NOVEMBER)), [(cap, 90, 180, 200)]);
+        assert_eq!(watcher.sees(&balance(Some(200), 0, DECEMBER)), []);
+        assert_eq!(watcher.sees(&balance(Some(200), 100, DECEMBER)), [(cap, 50, 100, 200)]);
+        assert_eq!(watcher.sees(&balance(None, 1_000, DECEMBER)), [], "no limit");
+    }
+
+    #[test]
+    fn a_prepaid_balance_is_told_of_once_for_each_filling() {
+        let mut watcher = Watcher(HashMap::new(), 0);
+        let meter = Meter::AccountPrepaid;
+        assert_eq!(watcher.sees(&prepaid(100, 100)), []);
+        assert_eq!(watcher.sees(&prepaid(100, 40)), [(meter, 50, 60, 100)]);
+        assert_eq!(watcher.sees(&prepaid(100, 0)), [(meter, 100, 100, 100)]);
+        assert_eq!(watcher.sees(&prepaid(100, 0)), []);
+        // A top-up adds a hundred to the lot that granted a hundred.
+        assert_eq!(watcher.sees(&prepaid(200, 95)), []);
+        assert_eq!(watcher.sees(&prepaid(200, 50)), [(meter, 50, 50, 100)]);
+        watcher.restarts();
+        assert_eq!(watcher.sees(&prepaid(200, 25)), [(meter, 75, 75, 100)]);
+        // Filled while nobody looked: what is there is what can be used up.
+        watcher.restarts();
+        assert_eq!(watcher.sees(&prepaid(300, 80)), []);
+        assert_eq!(watcher.sees(&prepaid(300, 40)), [(meter, 50, 40, 80)]);
+        assert_eq!(watcher.sees(&prepaid(0, 0)), [(meter, 100, 1, 1)], "all expired");
+    }
+
+    #[test]
+    fn a_spend_limit_is_told_of_in_money_and_another_limit_anew() {
+        let mut watcher = Watcher(HashMap::new(), 0);
+        let spent = |limit: i64, used: i64| {
+            let spend = SpendBalance { limit_micro: limit * MICRO, used_micro: used * MICRO, unit_price: 1 };
+            Balance { spend: Some(spend), ..balance(None, 0, NOVEMBER) }
+        };
+        let told = watcher.sees(&spent(100, 95));
+        assert_eq!(told, [(Meter::AccountSpend, 90, 95 * MICRO, 100 * MICRO)]);
+        assert_eq!(watcher.sees(&spent(100, 96)), []);
+        assert_eq!(watcher.sees(&spent(1000, 500)), [(Meter::AccountSpend, 50, 500 * MICRO, 1000 * MICRO)]);
+    }
+
+    #[test]
+    fn it_is_said_whose_limit_and_how_much() {
+        let topic = Topic {
+            holder: Holder::Account(AccountId(Uuid::from_u128(2))),
+            meter: Meter::AccountCap,
+            period: "2026-11".to_owned(),
+        };
+        let notice = Notice { topic, threshold: 90, policy: policy(), granted: 200, used: 181 };
+        let whose = Whose::Account { namespace: "team".to_owned(), name: "billing".to_owned() };
+        let words = Words { policy: "acme", whose, currency: Some("EUR") };
+        let sentence = "account team/billing: cap used up to 90 % (181 of 200 credits)";
+        assert_eq!(words.sentence(&notice), sentence);
+        let money = Topic { meter: Meter::AccountSpend, ..notice.topic.clone() };
+        let money = Notice { topic: money, granted: 2500 * MICRO, used: 2300 * MICRO, ..notice.clone() };
+        assert!(words.sentence(&money).ends_with("spend limit used up to 90 % (2300 of 2500 minor units of EUR)"));
+        let (subject, text) = letter("acme", &[sentence.to_owned()]);
+        assert_eq!(subject, format!("[franking] {sentence}"));
+        assert!(text.starts_with(&format!("- {sentence}\n")));
+        let (subject, text) = letter("acme", &vec![sentence.to_owned(); NAMED_MAX + 5]);
+        assert!(subject.contains("105 limits") && text.contains("and 5 more"));
+        let queued = Queued { id: 1, notice, at: at(NOVEMBER), tries: 1 };
+        let body: serde_json::Value = serde_json::from_slice(&words.body(&queued)).expect("json");
+        assert_eq!((&body["type"], &body["timestamp"]), (&json!("credits.threshold"), &json!(NOVEMBER)));
+        assert_eq!(body["data"]["account"], "billing");
+        assert_eq!((&body["data"]["thresholdPercent"], &body["data"]["used"]), (&json!(90), &json!(181)));
+    }
+}

@@ -1,0 +1,71 @@
+//! Who carries what the platform is told: a mail through a policy's own upstream, a webhook over HTTPS.
+//!
+//! The operator decides what is told to whom and may not speak to the outside; the room `upstream` may, and knows
+//! nothing of thresholds. These are the words between them; `main` hands the one to the other.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::domain::directory::{UpstreamEntry, UpstreamSecret};
+use crate::domain::id::PolicyId;
+use crate::domain::sender::Address;
+use crate::domain::webhook::{HookUrl, SigningKey};
+
+/// The way out of a policy's mail, with its login opened.
+#[derive(Clone, Debug)]
+pub struct Via {
+    pub policy: PolicyId,
+    pub entry: UpstreamEntry,
+    pub secret: Option<UpstreamSecret>,
+}
+
+/// A mail of plain text. Subject and text are ours, without control characters but line ends in the text.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    pub from: Address,
+    pub to: Vec<Address>,
+    pub subject: String,
+    pub text: String,
+    /// The left part of its Message-ID, the same at every try.
+    pub id: String,
+    pub at: Timestamp,
+}
+
+/// Where a webhook goes.
+#[derive(Clone, Debug)]
+pub struct Hook {
+    pub url: HookUrl,
+    pub key: SigningKey,
+    /// The authority that the receiver's certificate is from, where it is a private one.
+    pub ca_pem: Option<String>,
+}
+
+/// One delivery of a webhook.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The same at every try.
+    pub id: String,
+    /// Of this try.
+    pub at: Timestamp,
+    /// JSON.
+    pub body: Vec<u8>,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Taken; of a mail, for one recipient at least.
+    Sent,
+    /// Not taken, or nobody knows. To be tried again. The text is for a log and names no address.
+    Failed(String),
+    /// The receiver said that it wants no more of it (HTTP 410).
+    Unwanted,
+}
+
+#[async_trait]
+pub trait Courier: Send + Sync + 'static {
+    async fn mail(&self, via: Via, letter: &Letter) -> Delivery;
+
+    /// No redirect is followed: whoever the secret is shared with is who answers.
+    async fn call(&self, hook: &Hook, call: &Call) -> Delivery;
+}
