@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::settings::{Pods, Settings};
 use super::{PODS, RELAY_SETTINGS, hash};
-use crate::domain::relay_config::{LedgerAddress, ListenerMode, RelayConfig};
+use crate::domain::relay_config::{LedgerAddress, ListenerMode};
 use crate::operator::certificate::Leaf;
 use crate::operator::installation::Installation;
 use crate::operator::plan::meta;
