@@ -207,6 +207,8 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
         // A loop ends by itself only when it broke, and an operator with two loops of three would look alive.
         Some(_) = reconcilers.join_next() => Err(Error::Loop),
     };
+    // A stop that came while the ends were being asked one by one.
+    let ended = if shutdown.is_cancelled() { Ok(()) } else { ended };
     gate.close("stopping");
     shutdown.cancel();
     while reconcilers.join_next().await.is_some() {}

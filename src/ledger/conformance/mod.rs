@@ -15,6 +15,7 @@ mod prepaid;
 mod records;
 mod reports;
 mod rollover;
+mod samples;
 mod steps;
 mod stock;
 mod world;
@@ -29,7 +30,10 @@ pub(super) use prepaid::*;
 pub(super) use records::*;
 pub(super) use reports::*;
 pub(super) use rollover::*;
-pub(super) use world::{Place, World, account, chain, key, key_id, monthly, policy, policy_id};
+pub(super) use world::{Place, START, World, account, at, chain, key, key_id, monthly, policy, policy_id};
+
+/// What an engine's own tests write.
+pub(super) use samples::{account_with_grant, key_1, monthly_policy};
 
 /// One test of each rule for the engine whose fresh place `$place` makes.
 macro_rules! conformance {

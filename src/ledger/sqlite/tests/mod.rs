@@ -1,5 +1,7 @@
 //! The suite on this engine, and what only this engine can do wrong.
 
+mod migrations;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
