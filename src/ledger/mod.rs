@@ -12,6 +12,7 @@ mod batch;
 pub mod bill;
 #[cfg(test)]
 mod conformance;
+mod digest;
 mod figures;
 pub mod incarnation;
 mod outcomes;

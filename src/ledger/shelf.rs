@@ -165,7 +165,11 @@ impl Shelf {
     /// limit changed: they are made again, under the new one. Returns what the trail says of it.
     pub fn edit(&mut self, before: Option<&Entry>, entry: &Entry, now: Timestamp) -> Vec<Note> {
         if entry.removed_at().is_some() {
-            // What is removed keeps its lots as they are: nothing is charged to them any more.
+            // What is removed keeps its lots as they are: nothing is charged to them any more. Its limit may change
+            // before it returns: what has begun stays, what has not is made when it does.
+            if let Some(before) = before.filter(|before| before.removed_at().is_none()) {
+                self.run(before.limit(), now);
+            }
             return vec![];
         }
         let mut notes = Vec::new();
@@ -254,6 +258,12 @@ impl Shelf {
 pub fn changes_limit(before: Option<&Entry>, entry: &Entry) -> bool {
     let returns = before.is_some_and(|before| before.removed_at().is_some());
     entry.removed_at().is_none() && (returns || before.is_none_or(|before| before.limit() != entry.limit()))
+}
+
+/// Whether an entry's change takes away what was made ahead: nobody has used it.
+pub fn drops_lots_ahead(before: Option<&Entry>, entry: &Entry) -> bool {
+    let leaves = entry.removed_at().is_some() && before.is_some_and(|before| before.removed_at().is_none());
+    leaves || changes_limit(before, entry)
 }
 
 fn regrant(shelved: &mut Shelved, limit: &Limit) -> Option<Note> {

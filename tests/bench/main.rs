@@ -3,12 +3,12 @@
 
 mod books;
 mod generator;
-mod growth;
 mod ledger;
 mod operator;
 mod part;
 mod relay;
 mod relayed;
+mod shared_ledger;
 #[expect(dead_code, unused_imports, reason = "the tests need more of what they share")]
 #[path = "../it/support/mod.rs"]
 mod support;
@@ -18,8 +18,8 @@ use support::mail;
 const USAGE: &str = "usage: bench [NAME]
   books             1,000,000 reservations in the books: rollup, a month's bill, check, seconds and memory
   relay [SECONDS]   messages per second: straight to a sink (the floor), through a byte copier, through us
-  growth            reserve and settle on SQLite with 1,000 to 100,000 accounts, beside the disk's sync
-  ledger [SECONDS]  charges and outcomes per second on both engines, in batches and one by one; three relays' latency
+  ledger            reserve and settle on one hot pool, up to 100,000 accounts, beside the disk's sync
+  relays [SECONDS]  three relays that share one pool on PostgreSQL: messages per second, and how long each waits
   operator          2,000 accounts and keys from empty to Ready, edits and revocations, on the real API server";
 
 fn main() {
@@ -30,22 +30,22 @@ fn main() {
     match words.as_slice() {
         [] => runtime.block_on(async {
             relay::run(relay::SECONDS).await;
+            ledger::run().await;
+            shared_ledger::run(shared_ledger::SECONDS).await;
             operator::run().await;
-            growth::run().await;
-            ledger::run(ledger::SECONDS).await;
             books::run().await;
         }),
-        ["ledger"] => runtime.block_on(ledger::run(ledger::SECONDS)),
-        ["ledger", seconds] => match seconds.parse() {
-            Ok(seconds) => runtime.block_on(ledger::run(seconds)),
-            Err(_) => stop(USAGE),
-        },
         ["relay"] => runtime.block_on(relay::run(relay::SECONDS)),
         ["relay", seconds] => match seconds.parse() {
             Ok(seconds) => runtime.block_on(relay::run(seconds)),
             Err(_) => stop(USAGE),
         },
-        ["growth"] => runtime.block_on(growth::run()),
+        ["ledger"] => runtime.block_on(ledger::run()),
+        ["relays"] => runtime.block_on(shared_ledger::run(shared_ledger::SECONDS)),
+        ["relays", seconds] => match seconds.parse() {
+            Ok(seconds) => runtime.block_on(shared_ledger::run(seconds)),
+            Err(_) => stop(USAGE),
+        },
         ["operator"] => runtime.block_on(operator::run()),
         ["books"] => runtime.block_on(books::run()),
         [part::SINK] => runtime.block_on(part::sink(support::sink::SinkTls::None)),

@@ -225,17 +225,8 @@ impl Memory {
         if holders.is_empty() {
             return Ok(());
         }
-        let (kinds, ids) = rows::columns(holders.iter().copied());
-        let found = wire
-            .query(
-                "SELECT d.body FROM directory d JOIN unnest($1::smallint[], $2::uuid[]) h(kind, id) \
-                 ON d.kind = h.kind AND d.id = h.id",
-                &[&kinds, &ids],
-            )
-            .await?;
-        for row in &found {
-            let entry = rows::parse_entry(row.try_get(0)?)?;
-            self.entries.insert(entry.holder(), entry.clone());
+        for (holder, entry) in super::read::entries(wire, holders).await? {
+            self.entries.insert(holder, entry.clone());
             self.directory.apply(entry);
         }
         Ok(())

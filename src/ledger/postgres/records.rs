@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
-use ring::digest;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -17,7 +16,8 @@ use super::wire::{Lease, Wires};
 use crate::domain::credit::Outcome;
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, Kind, MessageId};
-use crate::ledger::shelf::{Shelf, changes_limit};
+use crate::ledger::digest;
+use crate::ledger::shelf::{Shelf, drops_lots_ahead};
 use crate::ledger::store::{Role, Session, Settlement};
 use crate::ledger::trail::{LEDGER, SESSION_GIVEN_UP, of_change};
 
@@ -120,15 +120,9 @@ pub async fn identify_in(tx: &Tx, kind: Kind, namespace_uid: &str, name: &str) -
     Ok(tx.query_one("SELECT id FROM identity WHERE digest = $1", &[&digest]).await?.try_get(0)?)
 }
 
-/// Salted with the installation, so that digests of two ledgers cannot be matched with each other.
 pub async fn digest(tx: &Tx, kind: Kind, namespace_uid: &str, name: &str) -> Op<Vec<u8>> {
-    let installation: Uuid = tx.query_one("SELECT installation FROM meta", &[]).await?.try_get(0)?;
-    let mut context = digest::Context::new(&digest::SHA256);
-    for part in [&installation.as_bytes()[..], kind.as_str().as_bytes(), namespace_uid.as_bytes(), name.as_bytes()] {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part);
-    }
-    Ok(context.finish().as_ref().to_vec())
+    let installation = tx.query_one("SELECT installation FROM meta", &[]).await?.try_get(0)?;
+    Ok(digest::of_name(installation, kind, namespace_uid, name))
 }
 
 pub async fn put(wires: &Wires, clock: &Clock, session: &Session, actor: &str, entries: &[Entry]) -> Op<()> {
@@ -192,7 +186,7 @@ async fn lock_entries(tx: &Tx, entries: &[Entry]) -> Op<HashMap<Holder, Entry>> 
 
 /// What the holders have now, locked. What was made ahead for those whose rules change is taken away: it is made again.
 async fn lock_for_edit(tx: &Tx, edits: &[(Option<Entry>, &Entry)], holders: &[Holder]) -> Op<Shelves> {
-    let changed = edits.iter().filter(|(before, entry)| changes_limit(before.as_ref(), entry));
+    let changed = edits.iter().filter(|(before, entry)| drops_lots_ahead(before.as_ref(), entry));
     let (kinds, ids) = rows::columns(changed.map(|(_, entry)| entry.holder()));
     tx.execute(
         "DELETE FROM lot l USING unnest($1::smallint[], $2::uuid[]) h(kind, id) \

@@ -11,11 +11,9 @@ use super::rows;
 use super::write::Tx;
 use crate::domain::directory::Entry;
 use crate::domain::id::Holder;
+use crate::ledger::shelf::{LOTS_AHEAD_MAX, changes_limit};
 use crate::ledger::store::Session;
 use crate::ledger::trail::of_change;
-
-/// Lots of one holder made in one go. A holder that nobody touched for longer gets the rest next time.
-const LOTS_AHEAD_MAX: usize = 40;
 
 impl Tx<'_> {
     pub fn put(&mut self, session: &Session, actor: &str, entries: &[Entry]) -> Op<()> {
@@ -32,10 +30,8 @@ impl Tx<'_> {
             for note in of_change(before.as_ref(), entry) {
                 self.note(actor, entry.holder(), &note)?;
             }
-            let limit_changed = before.as_ref().is_none_or(|before| before.limit() != entry.limit());
             // What is removed keeps its lot as it is: nothing is charged to it any more.
-            let returns = before.as_ref().is_some_and(|before| before.removed_at().is_some());
-            if entry.removed_at().is_none() && (limit_changed || returns) {
+            if changes_limit(before.as_ref(), entry) {
                 let of_before = before.as_ref().map_or(entry.limit(), Entry::limit);
                 self.apply_limit(actor, entry.holder(), of_before, entry.limit())?;
             }

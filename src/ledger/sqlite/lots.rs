@@ -6,9 +6,10 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::failure::{Failure, Op};
 use super::lot_row::{self, LotRow, select_lot};
 use super::write::Tx;
-use crate::domain::credit::{Limit, Lot, LotId, Share, next_lot};
+use crate::domain::credit::{Limit, Lot, LotId, Share};
 use crate::domain::id::Holder;
 use crate::domain::period::Calendar;
+use crate::ledger::shelf::following;
 use crate::ledger::trail::Note;
 
 /// The latest lot of a holder that began by `at`.
@@ -28,12 +29,6 @@ fn json(calendar: &Calendar) -> Op<String> {
 
 fn granted(limit: &Limit, share: Share) -> Option<i64> {
     limit.credits.map(|credits| share.of(credits))
-}
-
-/// The lot that follows `previous` under `limit`, without writing it.
-pub fn following(holder: Holder, limit: &Limit, previous: Option<&Lot>, at: Timestamp) -> Lot {
-    let new = next_lot(&limit.calendar, previous.map(|lot| (lot.window.to, lot.granted.is_none())), at);
-    Lot::of_period(holder, new, limit.credits)
 }
 
 impl Tx<'_> {

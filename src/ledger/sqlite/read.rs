@@ -14,6 +14,7 @@ use super::{file, incarnation, lots, rows, sources};
 use crate::domain::credential::Username;
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId};
+use crate::ledger::shelf::following;
 use crate::ledger::sources::balance;
 use crate::ledger::store::{Balance, Changes, Error, Event, Result, Usage};
 use crate::runtime::clock::Clock;
@@ -135,7 +136,7 @@ pub fn balances(connection: &Connection, holders: &[Holder], now: Timestamp) -> 
             // Nobody has sent in this period yet: what the first message would find.
             ended => {
                 let ended = ended.as_ref().map(|row| &row.lot);
-                (lots::following(*holder, terms.limit, ended, now), Usage::default())
+                (following(*holder, terms.limit, ended, now), Usage::default())
             }
         };
         let more = if terms.has_more() { sources::live(connection, *holder, now)? } else { Vec::new() };

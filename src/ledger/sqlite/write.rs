@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use jiff::{SignedDuration, Timestamp};
-use ring::digest;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
 
@@ -11,6 +10,7 @@ use super::failure::{Failure, Op};
 use super::{incarnation, rows};
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId, Kind};
+use crate::ledger::digest;
 use crate::ledger::store::{Role, Session};
 use crate::ledger::trail::Note;
 
@@ -172,16 +172,10 @@ impl<'a> Tx<'a> {
         Ok(id)
     }
 
-    /// Salted with the installation, so that digests of two ledgers cannot be matched with each other.
     pub fn digest(&self, kind: Kind, namespace_uid: &str, name: &str) -> Op<Vec<u8>> {
-        let installation: [u8; 16] =
+        let installation =
             self.connection.prepare_cached("SELECT installation FROM meta")?.query_row([], |row| row.get(0))?;
-        let mut context = digest::Context::new(&digest::SHA256);
-        for part in [&installation[..], kind.as_str().as_bytes(), namespace_uid.as_bytes(), name.as_bytes()] {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part);
-        }
-        Ok(context.finish().as_ref().to_vec())
+        Ok(digest::of_name(Uuid::from_bytes(installation), kind, namespace_uid, name))
     }
 
     pub fn record(&mut self, actor: &str, kind: &str, holder: Option<Holder>, detail: &serde_json::Value) -> Op<()> {

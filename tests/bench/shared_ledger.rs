@@ -1,0 +1,204 @@
+//! Three relays that share one pool on PostgreSQL: what they charge together in a second, and how long each message
+//! waits when they are offered half of what the goal is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use franking::domain::credit::{Outcome, Reservation, Verdict};
+use franking::domain::directory::Entry;
+use franking::domain::id::{KeyId, MessageId};
+use franking::domain::relay_config::LedgerAddress;
+use franking::ledger::incarnation::{Naming, State};
+use franking::ledger::store::{Role, Session, Settlement};
+use franking::ledger::{self, Ledger, Store};
+use franking::runtime::clock::{Clock as _, SystemClock};
+use franking::runtime::metrics::Registry;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::ledger::{Meters, account, key, key_id, policy};
+use crate::support::postgres::{Folder, Server};
+
+pub const SECONDS: u64 = 10;
+const ACCOUNTS: u64 = 100_000;
+/// Entries of one call that fills the directory.
+const ENTRIES: u64 = 2_000;
+const BATCH: usize = 500;
+/// Handles that charge at once on PostgreSQL: as many relays. A file has one writer.
+const RELAYS: u64 = 3;
+/// What three relays are offered together.
+const OFFERED_PER_SECOND: u64 = 5_000;
+
+fn entries(n: u64) -> [Entry; 2] {
+    let n = u128::from(n);
+    [Entry::Account(account(n, Meters::Limits)), Entry::Key(key(n, Meters::Limits))]
+}
+
+/// An engine with its directory full.
+struct Bench {
+    name: &'static str,
+    address: LedgerAddress,
+    handles: u64,
+    next: Arc<AtomicU64>,
+}
+
+impl Bench {
+    async fn fill(name: &'static str, address: LedgerAddress, handles: u64) -> Self {
+        let naming = Naming {
+            installation: Uuid::nil(),
+            cluster: "bench".to_owned(),
+            incarnation: Uuid::nil(),
+            state: State::Open,
+        };
+        ledger::prepare(&address, &naming, SystemClock.now()).await.expect("prepared");
+        let bench = Self { name, address, handles, next: Arc::default() };
+        let (store, session) = bench.open("operator").await;
+        let since = Instant::now();
+        store.put(&session, "bench", &[Entry::Policy(policy(Meters::Limits))]).await.expect("written");
+        for first in (0..ACCOUNTS).step_by(ENTRIES as usize / 2) {
+            let some: Vec<Entry> = (first..first + ENTRIES / 2).flat_map(entries).collect();
+            store.put(&session, "bench", &some).await.expect("written");
+        }
+        store.prepare_lots(&session, SystemClock.now()).await.expect("made");
+        let each = since.elapsed().as_secs_f64() * 1e6 / (2 * ACCOUNTS) as f64;
+        println!("{name}: {ACCOUNTS} accounts and keys written, {each:.0} us each");
+        bench
+    }
+
+    async fn open(&self, name: &str) -> (Arc<dyn Store>, Session) {
+        let store = ledger::open(&self.address, Arc::new(SystemClock)).expect("opened");
+        let session = store.open_session(Role::Relay, name).await.expect("a session");
+        (store, session)
+    }
+
+    fn reservation(&self, rng: &mut StdRng) -> Reservation {
+        let n = self.next.fetch_add(1, Ordering::Relaxed);
+        let now = u64::try_from(SystemClock.now().as_millisecond()).expect("after 1970");
+        let message =
+            uuid::Builder::from_unix_timestamp_millis(now, &n.to_be_bytes().repeat(2)[..10].try_into().expect("ten"));
+        let key = KeyId(key_id(rng.random_range(0..ACCOUNTS).into()));
+        Reservation { message: MessageId(message.into_uuid()), key, credits: 1 }
+    }
+
+    /// Messages charged and settled in a second, by all handles together.
+    async fn rate(&self, batch: usize, seconds: u64) -> f64 {
+        let mut relays = tokio::task::JoinSet::new();
+        let charged = Arc::new(AtomicU64::new(0));
+        let (warm, warmed) = (Arc::new(tokio::sync::Barrier::new(self.handles as usize + 1)), charged.clone());
+        for number in 0..self.handles {
+            let (store, session) = self.open(&format!("relay-{number}")).await;
+            let bench = Self { next: self.next.clone(), address: self.address.clone(), ..*self };
+            let (charged, warm) = (charged.clone(), warm.clone());
+            relays.spawn(async move {
+                let mut rng = StdRng::seed_from_u64(number);
+                // Everybody has sent once: what a process learns of its senders it has learnt.
+                for first in (0..ACCOUNTS).step_by(BATCH) {
+                    let mut some: Vec<Reservation> = (0..BATCH).map(|_| bench.reservation(&mut rng)).collect();
+                    for (one, n) in some.iter_mut().zip(first..) {
+                        one.key = KeyId(key_id(u128::from(n % ACCOUNTS)));
+                    }
+                    bench.send(&*store, &session, &some).await;
+                }
+                warm.wait().await;
+                let end = Instant::now() + Duration::from_secs(seconds);
+                while Instant::now() < end {
+                    let some: Vec<Reservation> = (0..batch).map(|_| bench.reservation(&mut rng)).collect();
+                    bench.send(&*store, &session, &some).await;
+                    charged.fetch_add(batch as u64, Ordering::Relaxed);
+                }
+            });
+        }
+        warm.wait().await;
+        let since = Instant::now();
+        while let Some(ended) = relays.join_next().await {
+            ended.expect("no panic");
+        }
+        warmed.load(Ordering::Relaxed) as f64 / since.elapsed().as_secs_f64()
+    }
+
+    async fn send(&self, store: &dyn Store, session: &Session, some: &[Reservation]) {
+        let verdicts = store.reserve(session, some).await.expect("answered");
+        assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Reserved));
+        let settled = some.iter().map(|one| Settlement { message: one.message, outcome: Outcome::Relayed });
+        store.settle(session, &settled.collect::<Vec<_>>()).await.expect("settled");
+    }
+
+    async fn figures(&self, seconds: u64) {
+        let batched = self.rate(BATCH, seconds).await;
+        let single = self.rate(1, seconds.min(5)).await;
+        println!(
+            "{}: {RELAYS} relays charge and settle {batched:.0} messages/s in batches of {BATCH}, {single:.0} one by one: \
+             {:.0} times",
+            self.name,
+            batched / single
+        );
+    }
+
+    /// Three relays that are offered messages at a steady pace, whether or not they keep up.
+    async fn latency(&self, seconds: u64) {
+        let mut relays = tokio::task::JoinSet::new();
+        for number in 0..RELAYS {
+            let store = ledger::open(&self.address, Arc::new(SystemClock)).expect("opened");
+            let name = format!("paced-{number}");
+            let stop = CancellationToken::new();
+            let ledger = Ledger::start(store, Role::Relay, name, &Registry::new(), Arc::new(|_| Ok(())), stop)
+                .await
+                .expect("started");
+            let bench = Self { next: self.next.clone(), address: self.address.clone(), ..*self };
+            relays.spawn(async move { bench.pace(ledger, number, seconds).await });
+        }
+        let mut took: Vec<f64> = relays.join_all().await.into_iter().flatten().collect();
+        took.sort_by(f64::total_cmp);
+        let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize];
+        println!(
+            "{}: {RELAYS} relays, {OFFERED_PER_SECOND} messages/s offered, {} answered: p50 {:.1} ms, p95 {:.1}, p99 {:.1}",
+            self.name,
+            took.len(),
+            at(0.5),
+            at(0.95),
+            at(0.99)
+        );
+    }
+
+    async fn pace(&self, ledger: Ledger, number: u64, seconds: u64) -> Vec<f64> {
+        let mut rng = StdRng::seed_from_u64(number);
+        let ledger = Arc::new(ledger);
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        let each_tick = OFFERED_PER_SECOND / RELAYS / 200;
+        let mut answers = tokio::task::JoinSet::new();
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < end {
+            ticks.tick().await;
+            for _ in 0..=each_tick {
+                let (ledger, asked) = (ledger.clone(), self.reservation(&mut rng));
+                answers.spawn(async move {
+                    let since = Instant::now();
+                    let message = asked.message;
+                    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+                    let verdict = ledger.reserve(asked, deadline).await.expect("answered");
+                    assert_eq!(verdict, Verdict::Reserved);
+                    ledger.settle(Settlement { message, outcome: Outcome::Relayed });
+                    since.elapsed().as_secs_f64() * 1_000.0
+                });
+            }
+        }
+        let took = answers.join_all().await;
+        ledger.drain(tokio::time::Instant::now() + Duration::from_secs(60)).await;
+        took
+    }
+}
+
+pub async fn run(seconds: u64) {
+    let running =
+        Server::start(Folder::within(std::env::temp_dir()), &["shared_buffers = '1GB'", "max_wal_size = '4GB'"]);
+    let address = LedgerAddress::Postgres { url: running.url(), single_node: true };
+    let bench = Bench::fill("PostgreSQL", address.clone(), RELAYS).await;
+    bench.figures(seconds).await;
+    bench.latency(seconds).await;
+    let store = ledger::open(&address, Arc::new(SystemClock)).expect("opened");
+    let wrong = store.check().await.expect("checked");
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
