@@ -180,6 +180,7 @@ async fn thresholds_are_told_once_on_every_way_also_over_a_restart() {
     let pool = "[franking] policy notices: pool used up to 50 % (56 of 112 credits)";
     assert_eq!((scene.subjects().len(), scene.subjects()[2].as_str()), (4, pool));
     assert_eq!(scene.sink.messages()[0].from, "franking@example.com");
+    running.until_metric("franking_notice_deliveries_total{channel=\"event\",result=\"sent\"} 3").await;
     assert_eq!(scene.events("notices").await.len(), 3);
     assert_eq!(scene.events("default").await, ["policy notices: pool used up to 50 % (56 of 112 credits)"]);
 
