@@ -1,16 +1,19 @@
 //! `franking`: one binary, a subcommand for each role. Here the roles' dependencies are built and handed over; what a
 //! role does is in its room.
 
+mod upkeep;
+
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use franking::domain::relay_config::{InstallationKeys, LedgerAddress};
+use franking::domain::relay_config::LedgerAddress;
 use franking::operator::fleet::Fleet;
+use franking::operator::installation::Installation;
 use franking::operator::relay_config::{self, Keeper};
 use franking::operator::{RelayState, lease, prepare};
-use franking::runtime::cli::{self, Asked, Command, Costs, LedgerCommand};
+use franking::runtime::cli::{self, Asked, Command};
 use franking::runtime::clock::{Clock as _, SystemClock};
 use franking::runtime::config::{self, Settings};
 use franking::runtime::health::Health;
@@ -43,8 +46,7 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(refused) => return fail(&refused, REFUSED),
     };
-    if let Command::All(_) = cli.command
-        && (settings.operator.leader_election || settings.relay.config_map.is_some())
+    if matches!(cli.command, Command::All) && (settings.operator.leader_election || settings.relay.config_map.is_some())
     {
         let refused = "operator.leaderElection and relay.configMap are for operators and relays that run apart; \
                        `franking all` is both in one process";
@@ -57,12 +59,11 @@ fn main() -> ExitCode {
     let ended = runtime.block_on(async {
         match cli.command {
             Command::Crds => Ok(say(&crd::all().iter().map(crd::yaml).collect::<Vec<_>>().join("---\n"))),
-            Command::Ledger(LedgerCommand::Check) => check_ledger(&settings).await,
-            Command::Ledger(LedgerCommand::Costs(asked)) => print_costs(&settings, &asked).await,
-            Command::All(accept) => Process::start(settings)?.all(accept.accept_empty_ledger).await,
+            Command::Ledger(command) => upkeep::run(&settings, command).await,
+            Command::All => Process::start(settings)?.all().await,
             Command::Operator => Process::start(settings)?.operator(cli.flags).await,
             Command::Relay => Process::start(settings)?.relay().await,
-            Command::Prepare(accept) => Process::start(settings)?.prepare(accept.accept_empty_ledger).await,
+            Command::Prepare => Process::start(settings)?.prepare().await,
         }
     });
     // Blocking work that a hung role left behind must not keep the process.
@@ -89,31 +90,6 @@ fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Prints each lot whose balance does not follow from its rows. There must be none.
-async fn check_ledger(settings: &Settings) -> Result<ExitCode, RoleError> {
-    let found = ledger::open(&settings.ledger, Arc::new(SystemClock))?.check().await?;
-    if found.is_empty() {
-        return Ok(say("the ledger is in balance\n"));
-    }
-    let mut table = format!("{:<12} {:<8} {:<36} {:>16} {:>16}\n", "METER", "LOT", "HOLDER", "CONSUMED", "RECOMPUTED");
-    for row in &found {
-        let (meter, lot, holder) = (row.meter.as_str(), row.lot.0, row.holder.uuid());
-        table.push_str(&format!("{meter:<12} {lot:<8} {holder:<36} {:>16} {:>16}\n", row.consumed, row.recomputed));
-    }
-    say(&table);
-    Ok(ExitCode::from(FAILED))
-}
-
-/// Prints what a policy's month cost, and who pays which part of it.
-async fn print_costs(settings: &Settings, asked: &Costs) -> Result<ExitCode, RoleError> {
-    let clock = Arc::new(SystemClock);
-    let store = ledger::open(&settings.ledger, clock.clone())?;
-    match ledger::bill::statement(store.as_ref(), &asked.policy, asked.period.as_deref(), clock.now()).await? {
-        Ok(statement) => Ok(say(&statement.print(asked.output))),
-        Err(refused) => Ok(fail(&refused, REFUSED)),
-    }
-}
-
 /// What every role shares.
 struct Process {
     settings: Settings,
@@ -138,15 +114,14 @@ impl Process {
         Ok(Self { settings, clock, rng, registry, health: Health::default(), stop })
     }
 
-    async fn prepare(mut self, accept_empty_ledger: bool) -> Result<ExitCode, RoleError> {
+    async fn prepare(mut self) -> Result<ExitCode, RoleError> {
         let client = kube::Client::try_default().await?;
         let stop = self.stop.clone();
         tokio::select! {
             prepared = async {
                 let settings = &self.settings;
                 let clock = self.clock.clone();
-                let installation =
-                    prepare::run(&client, settings, accept_empty_ledger, clock, &mut self.rng).await?;
+                let installation = prepare::run(&client, settings, clock, &mut self.rng).await?;
                 // A fleet's `relay.yaml` is a Secret, and the operator's that leads.
                 if settings.relay.config_map.is_none() {
                     prepare::relay_yaml(installation, settings, self.clock.clone()).await?;
@@ -161,12 +136,12 @@ impl Process {
         }
     }
 
-    async fn all(mut self, accept_empty_ledger: bool) -> Result<ExitCode, RoleError> {
+    async fn all(mut self) -> Result<ExitCode, RoleError> {
         let mut roles = self.roles(&["operator", "relay"]).await?;
         let (client, settings, stop) = (kube::Client::try_default().await?, &self.settings, self.stop.clone());
         let prepared = async {
             let clock = self.clock.clone();
-            let installation = prepare::run(&client, settings, accept_empty_ledger, clock, &mut self.rng).await?;
+            let installation = prepare::run(&client, settings, clock, &mut self.rng).await?;
             prepare::relay_yaml(installation, settings, self.clock.clone()).await
         };
         let (keeper, endpoint) = tokio::select! {
@@ -232,20 +207,19 @@ impl Process {
             let (keeper, endpoint) = prepare::relay_yaml(installation, &self.settings, self.clock.clone()).await?;
             return self.spawn_single(roles, client, keeper, endpoint, leadership);
         };
-        let keys = installation.keys.clone();
         let fleet = Fleet {
             client: client.clone(),
             namespace: self.settings.operator.namespace.clone(),
             config_map,
             relay: self.settings.relay.clone(),
             ledger: self.settings.ledger.clone(),
-            installation,
+            installation: installation.clone(),
             clock: self.clock.clone(),
         };
         let gate = self.health.gate("operator");
         let (endpoint, state) = fleet.first(|trouble| gate.close(trouble)).await;
         let ((publish, endpoint), (tell, relay)) = (watch::channel(endpoint), watch::channel(state));
-        let dependencies = self.dependencies(client, keys, endpoint, relay, leadership)?;
+        let dependencies = self.dependencies(client, &installation, endpoint, relay, leadership)?;
         roles.spawn("operator", operator::run(dependencies, self.stop.clone()));
         roles.spawn("keeper of the fleet", fleet.keep(self.registry.clone(), publish, tell, self.stop.clone()));
         roles.spawn("settings", same_ledger(self.settings.ledger.clone(), flags, self.stop.clone()));
@@ -285,7 +259,7 @@ impl Process {
     ) -> Result<(), RoleError> {
         let (publish, endpoint) = watch::channel(endpoint);
         let (tell, relay) = watch::channel(RelayState::default());
-        let dependencies = self.dependencies(client, keeper.installation.keys.clone(), endpoint, relay, leadership)?;
+        let dependencies = self.dependencies(client, &keeper.installation, endpoint, relay, leadership)?;
         roles.spawn("operator", operator::run(dependencies, self.stop.clone()));
         let keep = relay_config::keep(keeper, self.registry.clone(), publish, tell, self.stop.clone());
         roles.spawn("keeper of relay.yaml", keep);
@@ -295,7 +269,7 @@ impl Process {
     fn dependencies(
         &mut self,
         client: kube::Client,
-        keys: InstallationKeys,
+        installation: &Installation,
         endpoint: watch::Receiver<operator::Endpoint>,
         relay: watch::Receiver<RelayState>,
         leadership: Option<lease::Leadership>,
@@ -312,13 +286,14 @@ impl Process {
             },
             endpoint,
             relay,
-            keys,
+            keys: installation.keys.clone(),
             clock: self.clock.clone(),
             rng: StdRng::from_rng(&mut self.rng),
             registry: self.registry.clone(),
             health: self.health.clone(),
             name: self.settings.name.clone(),
             leadership,
+            place: Some((installation.clone(), self.settings.ledger.clone())),
         })
     }
 

@@ -106,6 +106,10 @@ pub enum Reason {
     Expired,
     /// The ledger did not answer; it is tried again.
     LedgerUnavailable,
+    /// The ledger is not the one that this installation knows; the message says what it is and how it is accepted.
+    LedgerReplaced,
+    /// An administrator accepted a replaced ledger.
+    LedgerAccepted,
     /// The Kubernetes API refused a write; the message says which.
     ApplyFailed,
     /// The relay's settings are refused; the relays keep what was good last.
@@ -150,6 +154,8 @@ impl Reason {
             Self::Revoked => "Revoked",
             Self::Expired => "Expired",
             Self::LedgerUnavailable => "LedgerUnavailable",
+            Self::LedgerReplaced => "LedgerReplaced",
+            Self::LedgerAccepted => "LedgerAccepted",
             Self::ApplyFailed => "ApplyFailed",
             Self::RelayInvalid => "RelayInvalid",
             Self::RelayNotReady => "RelayNotReady",

@@ -19,6 +19,9 @@ use uuid::Uuid;
 pub struct RelayConfig {
     /// Names the ledger that this relay may work with; another one is refused.
     pub installation: Uuid,
+    /// The ledger's incarnation; another one is refused until this names it. Absent in a file of the release before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<Uuid>,
     /// The name in the greeting, in EHLO and in Received: what clients connect to.
     pub hostname: String,
     pub listeners: Vec<Listener>,

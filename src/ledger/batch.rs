@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::figures::Figures;
+use super::incarnation::Admit;
 use super::outcomes::Outcomes;
 use super::store::{Error, Result, Role, Session, Settlement, Store};
 use crate::domain::credit::{Outcome, Reservation, Verdict};
@@ -45,6 +46,7 @@ struct Shared {
     role: Role,
     name: String,
     session: RwLock<Session>,
+    admit: Admit,
     reopening: tokio::sync::Mutex<()>,
     outcomes: Outcomes,
     /// Questions that were queued and are not answered.
@@ -120,14 +122,24 @@ impl Ledger {
         role: Role,
         name: String,
         registry: &Registry,
+        admit: Admit,
         shutdown: CancellationToken,
     ) -> Result<Self> {
-        let session = store.open_session(role, &name).await?;
+        let session = match open(store.as_ref(), &admit, role, &name).await {
+            // Nothing is written to a ledger that is not ours to use. The first write finds that there is no session
+            // yet, and asks for one again.
+            Err(error @ (Error::Foreign { .. } | Error::Replaced { .. } | Error::Held(_))) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the ledger may not be used");
+                NO_SESSION
+            }
+            opened => opened?,
+        };
         let shared = Arc::new(Shared {
             store,
             role,
             name,
             session: RwLock::new(session),
+            admit,
             reopening: tokio::sync::Mutex::default(),
             outcomes: Outcomes::default(),
             asked: AtomicUsize::new(0),
@@ -221,6 +233,15 @@ impl Ledger {
     }
 }
 
+/// No ledger gave this one out: whatever is written under it is refused as fenced.
+const NO_SESSION: Session = Session { id: 0, epoch: 0 };
+
+/// Opens a session, if the ledger is the right one.
+async fn open(store: &dyn Store, admit: &Admit, role: Role, name: &str) -> Result<Session> {
+    admit(&store.identity().await?.tag())?;
+    store.open_session(role, name).await
+}
+
 /// Runs a task until the ledger is drained.
 async fn stoppable(shared: Arc<Shared>, task: impl Future<Output = ()>) {
     shared.stop.run_until_cancelled(task).await;
@@ -238,12 +259,8 @@ impl Shared {
         if current != *stale {
             return Ok(current);
         }
-        let session = self.store.open_session(self.role, &self.name).await?;
-        tracing::warn!(
-            role = self.role.as_str(),
-            epoch = session.epoch,
-            "the ledger gave the session up; opened another"
-        );
+        let session = open(self.store.as_ref(), &self.admit, self.role, &self.name).await?;
+        tracing::warn!(role = self.role.as_str(), epoch = session.epoch, "opened another session in the ledger");
         *self.session.write().unwrap_or_else(PoisonError::into_inner) = session.clone();
         Ok(session)
     }
@@ -277,6 +294,8 @@ impl Shared {
             Error::Unavailable { .. }
             | Error::Full
             | Error::Foreign { .. }
+            | Error::Replaced { .. }
+            | Error::Held(_)
             | Error::Schema { .. }
             | Error::Unfit { .. } => {}
         }
@@ -342,7 +361,7 @@ async fn reserve_batch(shared: &Arc<Shared>, batch: &mut Vec<Ask>) {
         Err(failed) if failed.error.is_undone() => vec![Err(failed)],
         Err(failed) => {
             let may_be_charged = failed.may_be_charged;
-            batch.iter().map(|_| Err(Failed { error: Error::Full, may_be_charged })).collect()
+            batch.iter().map(|_| Err(Failed { error: each(&failed.error), may_be_charged })).collect()
         }
     };
     for (ask, verdict) in batch.drain(..).zip(verdicts) {
@@ -364,7 +383,20 @@ async fn reserve_batch(shared: &Arc<Shared>, batch: &mut Vec<Ask>) {
     }
 }
 
-/// The last try certainly wrote nothing: the disk is full, or the call was undone.
+/// The same answer for each message of a batch.
+fn each(error: &Error) -> Error {
+    match error {
+        Error::Held(state) => Error::Held(*state),
+        Error::Foreign { found, expected } => Error::Foreign { found: *found, expected: *expected },
+        Error::Replaced { found, expected } => Error::Replaced { found: *found, expected: *expected },
+        // The others are asked again until they are answered, so that only a full disk is left.
+        Error::Full | Error::Fenced | Error::Unavailable { .. } | Error::Schema { .. } | Error::Unfit { .. } => {
+            Error::Full
+        }
+    }
+}
+
+/// The last try certainly wrote nothing: the disk is full, the ledger is held, or the call was undone.
 struct Failed {
     error: Error,
     /// An earlier try may have charged: what it charged is to be given back.
@@ -385,7 +417,8 @@ async fn reserve_until_known(
             Err(error) => error,
         };
         match &error {
-            Error::Full => {
+            // Certainly not written, and no use to ask again at once: an administrator has to do something first.
+            Error::Full | Error::Held(_) | Error::Foreign { .. } | Error::Replaced { .. } => {
                 shared.figures.failed(&error);
                 return Err(Failed { error, may_be_charged });
             }
@@ -395,7 +428,7 @@ async fn reserve_until_known(
                 return Err(Failed { error, may_be_charged });
             }
             Error::Unavailable { .. } => may_be_charged = true,
-            Error::Fenced | Error::Foreign { .. } | Error::Schema { .. } | Error::Unfit { .. } => {}
+            Error::Fenced | Error::Schema { .. } | Error::Unfit { .. } => {}
         }
         shared.recover("reserving credits", &error, &session, &mut retry).await;
     }
@@ -444,20 +477,29 @@ async fn settle_until_abandoned(shared: Arc<Shared>, shutdown: CancellationToken
 async fn beat(shared: Arc<Shared>) {
     let mut ticks = interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
     loop {
         ticks.tick().await;
         let session = shared.session();
-        let Err(error) = shared.store.heartbeat(&session).await else { continue };
+        let Err(error) = shared.store.heartbeat(&session).await else {
+            failing = false;
+            continue;
+        };
         shared.figures.failed(&error);
         let renewed = match error {
             Error::Fenced => shared.renew(&session).await.map(|_| ()),
             error @ (Error::Unavailable { .. }
             | Error::Full
             | Error::Foreign { .. }
+            | Error::Replaced { .. }
+            | Error::Held(_)
             | Error::Schema { .. }
             | Error::Unfit { .. }) => Err(error),
         };
-        if let Err(error) = renewed {
+        let first = !std::mem::replace(&mut failing, renewed.is_err());
+        if let Err(error) = renewed
+            && first
+        {
             tracing::warn!(error = &error as &dyn std::error::Error, "the ledger did not take the heartbeat");
         }
     }

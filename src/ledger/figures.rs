@@ -79,6 +79,8 @@ impl Figures {
             Error::Full => "full",
             Error::Fenced => "fenced",
             Error::Foreign { .. } => "foreign",
+            Error::Replaced { .. } => "replaced",
+            Error::Held(_) => "held",
             Error::Schema { .. } => "schema",
             Error::Unfit { .. } => "unfit",
         };

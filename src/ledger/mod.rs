@@ -13,9 +13,12 @@ pub mod bill;
 #[cfg(test)]
 mod conformance;
 mod figures;
+pub mod incarnation;
 mod outcomes;
+pub mod postgres;
 pub mod report;
 pub mod seal;
+mod shelf;
 mod sources;
 pub mod sqlite;
 pub mod store;
@@ -23,8 +26,12 @@ pub mod trail;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::domain::relay_config::LedgerAddress;
 use crate::runtime::clock::Clock;
+use incarnation::Naming;
+use store::Identity;
 
 pub use batch::Ledger;
 pub use report::Report;
@@ -35,8 +42,26 @@ pub use store::{Error, Store};
 pub fn open(address: &LedgerAddress, clock: Arc<dyn Clock>) -> store::Result<Arc<dyn Store>> {
     match address {
         LedgerAddress::Sqlite { path } => Ok(Arc::new(sqlite::SqliteStore::open(path, clock)?)),
-        LedgerAddress::Postgres { .. } => {
-            Err(Error::Unfit { path: address.place(), why: "this build has no PostgreSQL engine yet".to_owned() })
+        LedgerAddress::Postgres { url, single_node } => {
+            // The server's clock, so that relays need not agree about the time.
+            Ok(Arc::new(postgres::PostgresStore::open(url, address.place(), *single_node, None)?))
+        }
+    }
+}
+
+/// Makes the ledger that an address names, or brings it to this release's schema, and says who it is. What is another
+/// installation's is not touched.
+pub async fn prepare(address: &LedgerAddress, naming: &Naming, now: Timestamp) -> store::Result<Identity> {
+    match address {
+        LedgerAddress::Sqlite { path } => {
+            let (path, naming) = (path.clone(), naming.clone());
+            let prepared = tokio::task::spawn_blocking(move || sqlite::prepare_as(&path, &naming, now)).await;
+            prepared.unwrap_or_else(|error| {
+                Err(Error::Unavailable { doing: "preparing the ledger", source: Box::new(error) })
+            })
+        }
+        LedgerAddress::Postgres { url, single_node } => {
+            postgres::prepare(url, address.place(), *single_node, naming, now).await
         }
     }
 }

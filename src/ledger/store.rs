@@ -10,6 +10,7 @@ use crate::domain::credential::Username;
 use crate::domain::credit::{Lot, LotId, Meter, Outcome, Overage, Reservation, Verdict};
 use crate::domain::directory::{Entry, Sender};
 use crate::domain::id::{Holder, Kind, MessageId};
+pub use crate::ledger::incarnation::{Acceptance, Because, Floor, Mark, State, Tag};
 
 /// Why the ledger did not answer. Every variant is temporary for a sender (4xx), and exhaustive matches say so.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,12 @@ pub enum Error {
     /// Not the ledger that this installation knows.
     #[error("the ledger belongs to installation {found}, expected {expected}")]
     Foreign { found: Uuid, expected: Uuid },
+    /// Ours, and not the one that is to be worked with: lost and made anew, restored, or accepted since.
+    #[error("the ledger is of incarnation {found}, expected {expected}")]
+    Replaced { found: Uuid, expected: Uuid },
+    /// Nothing is charged and nobody judged until an administrator accepts it. Nothing was written.
+    #[error("the ledger is held: {0}")]
+    Held(State),
     /// Its schema is of a release that this binary does not know.
     #[error("the ledger has schema version {found}, this release reads {oldest} to {newest}")]
     Schema { found: i64, oldest: i64, newest: i64 },
@@ -49,7 +56,13 @@ impl Error {
     pub fn is_undone(&self) -> bool {
         match self {
             Self::Unavailable { source, .. } => source.is::<Undone>(),
-            Self::Full | Self::Fenced | Self::Foreign { .. } | Self::Schema { .. } | Self::Unfit { .. } => false,
+            Self::Full
+            | Self::Fenced
+            | Self::Foreign { .. }
+            | Self::Replaced { .. }
+            | Self::Held(_)
+            | Self::Schema { .. }
+            | Self::Unfit { .. } => false,
         }
     }
 }
@@ -66,6 +79,14 @@ pub struct Identity {
     /// Changes when an administrator accepts a restored ledger.
     pub incarnation: Uuid,
     pub schema_version: i64,
+    pub state: State,
+    pub mark: Mark,
+}
+
+impl Identity {
+    pub fn tag(&self) -> Tag {
+        Tag { installation: self.installation, incarnation: self.incarnation, state: self.state }
+    }
 }
 
 /// A running process as the ledger knows it. Every write carries it, and a stale epoch is refused: a paused process
@@ -104,6 +125,8 @@ pub struct Changes {
     pub entries: Vec<Entry>,
     /// Pass it as `after` next time.
     pub epoch: i64,
+    /// Who said so, in the same snapshot.
+    pub tag: Tag,
 }
 
 /// All that a holder has at a moment, and what was counted beside it.
@@ -267,7 +290,7 @@ pub trait Store: Report + Send + Sync + 'static {
     /// ask every 200 ms.
     async fn changes(&self, after: i64) -> Result<Changes>;
 
-    /// One fresh look: the relay's last word before 535.
+    /// One fresh look: the relay's last word before 535. Refused unless the ledger is open.
     async fn find_sender(&self, username: &Username) -> Result<Option<Sender>>;
 
     /// One fresh entry.
@@ -275,7 +298,8 @@ pub trait Store: Report + Send + Sync + 'static {
 
     /// Charges a batch, all meters of a message or none, in order. Idempotent by message id, whatever happened to
     /// earlier calls. Judges standing (revoked, expired, suspended) on fresh rows. An id is answered as reserved for
-    /// ever, also after its credits were given back: whoever settles a message is done with its id.
+    /// ever, also after its credits were given back: whoever settles a message is done with its id. Refused unless the
+    /// ledger is open.
     async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>>;
 
     /// Writes outcomes, refunding what they refund to the lots it came from. Idempotent: the first outcome stays,
@@ -309,6 +333,32 @@ pub trait Store: Report + Send + Sync + 'static {
         detail: serde_json::Value,
     ) -> Result<()>;
 
+    /// Seals the sums of messages that were reserved on days that ended before `before`, and drops their rows: from
+    /// then on they can neither be given back nor be recognised. What is open of them stays charged, as unknown.
+    /// Returns how many messages that were.
+    async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64>;
+
     /// Recomputes every balance from its rows. Must be empty.
     async fn check(&self) -> Result<Vec<Discrepancy>>;
+
+    /// Holds the ledger until it is accepted: [`put`](Self::put), [`identify`](Self::identify) and
+    /// [`balances`](Self::balances) are refused too, so that nothing is shown or written that follows from it. One that is held already, or is being rebuilt, stays as it is.
+    async fn hold(&self, because: Because) -> Result<()>;
+
+    /// Goes on with a replaced ledger under a new incarnation, to be rebuilt before mail is charged to it: every session
+    /// ends. Refused ([`Error::Replaced`]) where it is not the one that was found; said twice, it holds once.
+    async fn accept(&self, acceptance: &Acceptance) -> Result<()>;
+
+    /// Gives (kind, namespace UID, name) the id that its status shows, in a ledger that is being rebuilt. Where another
+    /// name was given that id since the acceptance, it keeps it, and this one's own id is found or minted. Returns the
+    /// id that holds.
+    async fn assign(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid>;
+
+    /// Raises what running lots have consumed to what is known to be used, where they have less, by adjustments in the
+    /// audit trail that [`check`](Self::check) counts. A floor whose period has ended, or whose holder has no entry, is
+    /// left out. Returns how many were raised.
+    async fn raise(&self, session: &Session, actor: &str, floors: &[Floor]) -> Result<u64>;
+
+    /// Ends the rebuilding: mail is charged to it from here on.
+    async fn reopen(&self, session: &Session) -> Result<()>;
 }

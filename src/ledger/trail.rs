@@ -19,6 +19,9 @@
 //! | overage.changed, rate.changed, pricing.changed | as they say | from, to |
 //! | hold.placed, hold.lifted | an account or a policy was suspended, or resumed | reasonGiven |
 //! | key.revoked, key.reinstated | as they say | |
+//! | ledger.restored | a backup was put in place (by the command) | from, to: incarnations |
+//! | ledger.accepted, ledger.opened | an administrator went on with a replaced ledger; it was rebuilt | was, installation, incarnation |
+//! | lot.raised | a replaced ledger was told what is known to be used | lot, source, period, from, to, granted |
 //! | key.issued, key.rotated | a first, another credential became the current one | staged, previous |
 
 use serde::Serialize;
@@ -59,6 +62,10 @@ pub const KEY_REINSTATED: &str = "key.reinstated";
 pub const KEY_ISSUED: &str = "key.issued";
 pub const KEY_ROTATED: &str = "key.rotated";
 pub const SESSION_GIVEN_UP: &str = "session.given_up";
+pub const LOT_RAISED: &str = "lot.raised";
+pub const LEDGER_RESTORED: &str = "ledger.restored";
+pub const LEDGER_ACCEPTED: &str = "ledger.accepted";
+pub const LEDGER_OPENED: &str = "ledger.opened";
 
 /// Who adds top-ups and gives sessions up: nobody asked for it at that moment.
 pub const LEDGER: &str = "ledger";
@@ -109,6 +116,15 @@ impl Note {
             "lot": lot.id, "period": lot.window.key, "from": from, "to": lot.granted, "consumed": lot.consumed,
         });
         Self::new(LOT_REGRANTED, detail)
+    }
+
+    pub fn raised(lot: &Lot, by: i64) -> Self {
+        let (source, used) = (lot.source.word(), lot.used());
+        let detail = json!({
+            "lot": lot.id, "source": source, "period": lot.window.key, "from": used - by, "to": used,
+            "granted": lot.granted,
+        });
+        Self::new(LOT_RAISED, detail)
     }
 
     pub fn cut(lot: &Lot) -> Self {

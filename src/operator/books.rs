@@ -12,7 +12,7 @@ use super::lease::Leader;
 use crate::domain::directory::Entry;
 use crate::domain::id::{AccountId, Holder, KeyId, Kind, PolicyId};
 use crate::ledger::report::{Channel, Ended, Notice, Queued, Terms};
-use crate::ledger::store::{Balance, Error, Result, Role, Session, Store};
+use crate::ledger::store::{Balance, Error, Floor, Result, Role, Session, Store};
 
 /// How often a write is tried under a new session before its fencing is passed on: once is the rule (we were given
 /// up), twice means that another process uses our name.
@@ -141,12 +141,34 @@ impl Books {
         under_session!(self, session, self.store.forget_notices(session, before, limit))
     }
 
+    pub async fn assign(&self, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid> {
+        under_session!(self, session, self.store.assign(session, kind, namespace_uid, name, id))
+    }
+
+    pub async fn raise(&self, actor: &str, floors: &[Floor]) -> Result<u64> {
+        under_session!(self, session, self.store.raise(session, actor, floors))
+    }
+
+    pub async fn reopen(&self) -> Result<()> {
+        under_session!(self, session, self.store.reopen(session))
+    }
+
+    /// What was remembered is another ledger's.
+    pub async fn forget(&self) {
+        *self.tally.lock().await = Tally::default();
+        *self.session.lock().await = None;
+    }
+
     pub async fn heartbeat(&self) -> Result<()> {
         under_session!(self, session, self.store.heartbeat(session))
     }
 
     pub async fn rollup(&self) -> Result<u64> {
         under_session!(self, session, self.store.rollup(session))
+    }
+
+    pub async fn retire(&self, before: Timestamp) -> Result<u64> {
+        under_session!(self, session, self.store.retire(session, before))
     }
 
     pub async fn prepare_lots(&self, until: Timestamp) -> Result<u64> {

@@ -29,6 +29,8 @@ pub enum Error {
         #[source]
         source: ledger::Error,
     },
+    #[error("looking after the installation")]
+    Installation(#[source] Box<super::installation::Error>),
     #[error("opening a sealed secret of the directory: {problem}")]
     Seal { problem: String },
     #[error("reconciling took longer than {} seconds", limit.as_secs())]
@@ -76,10 +78,14 @@ impl Error {
         move |source| Self::Ledger { doing, source }
     }
 
+    pub fn installation(source: super::installation::Error) -> Self {
+        Self::Installation(Box::new(source))
+    }
+
     pub fn fault(&self) -> Fault {
         match self {
             Self::Cluster { source, .. } if status_code(source) == Some(409) => Fault::Conflict,
-            Self::Cluster { .. } | Self::Timeout { .. } => Fault::Cluster,
+            Self::Cluster { .. } | Self::Timeout { .. } | Self::Installation(_) => Fault::Cluster,
             Self::Ledger { .. } => Fault::Ledger,
             Self::Contended | Self::ReadBack => Fault::Conflict,
             Self::Seal { .. } | Self::Watch | Self::Loop | Self::Deposed(_) => Fault::Internal,

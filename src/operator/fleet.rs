@@ -25,6 +25,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::certificate::{self, Leaf};
 use super::installation::Installation;
@@ -45,6 +46,8 @@ const TOGETHER: Duration = Duration::from_millis(300);
 const AGAIN: Duration = Duration::from_secs(60);
 /// After a pass that failed or that waits for somebody else's object to go.
 const RETRY: Duration = Duration::from_secs(5);
+/// Between two looks at which incarnation of the ledger is served: a word in memory.
+const SERVING_LOOK: Duration = Duration::from_secs(1);
 /// A pass is six reads and, at a change, ten writes.
 const PASS_LIMIT: Duration = Duration::from_secs(30);
 
@@ -133,6 +136,7 @@ impl Fleet {
         let mut changes = self.changes();
         let mut said = None;
         loop {
+            let serving = self.installation.serving.get();
             let pause = match self.pass().await {
                 Ok(seen) => {
                     let refused = seen.state.refused.clone();
@@ -157,6 +161,7 @@ impl Fleet {
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
                 Some(()) = changes.next() => {}
+                () = self.served_otherwise(serving) => {}
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -166,6 +171,13 @@ impl Fleet {
                     while let Some(()) = tokio::select! { () = &mut together => None, next = changes.next() => next } {}
                 } => {}
             }
+        }
+    }
+
+    /// Returns when relays are to work with another incarnation of the ledger.
+    async fn served_otherwise(&self, serving: Uuid) {
+        while self.installation.serving.get() == serving {
+            tokio::time::sleep(SERVING_LOOK).await;
         }
     }
 
@@ -264,13 +276,7 @@ impl Fleet {
             Certificates::SelfSigned => Some(self.leaf(settings).await?),
             Certificates::Files { .. } => None,
         };
-        let house = House {
-            namespace: &self.namespace,
-            owner,
-            installation: self.installation.id,
-            keys: &self.installation.keys,
-            ledger: &self.ledger,
-        };
+        let house = House { namespace: &self.namespace, owner, installation: &self.installation, ledger: &self.ledger };
         let wanted = relay_fleet::plan(settings, &house, leaf.as_ref()).map_err(Error::Plan)?;
         // All are judged before one is written, so that a fleet is never half of two settings.
         match self.write(&wanted, owner, true).await? {
@@ -406,7 +412,7 @@ impl Fleet {
         };
         let reason = if refused.is_some() { Reason::RelayInvalid } else { Reason::Programmed };
         let said = Said { warning: refused.is_some(), reason, note };
-        report::say(&self.client, regarding, &self.namespace, said, self.clock.now()).await;
+        report::say(&self.client, regarding, said, self.clock.now()).await;
     }
 }
 

@@ -21,6 +21,10 @@ const ANSWERED: Duration = Duration::from_secs(15);
 const LOTS_EVERY: Duration = Duration::from_secs(3600);
 /// Lots are made this long ahead, so that a ledger that is down at midnight finds them made.
 const LOTS_AHEAD: SignedDuration = SignedDuration::from_hours(24);
+const RETIRE_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// Rows of messages are kept this long, then only their sums: five days, the longest that mail waits for its upstream
+/// anywhere, and three in which somebody may still look at it.
+const RETENTION: SignedDuration = SignedDuration::from_hours(8 * 24);
 /// After a failure, before the next try.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -31,6 +35,7 @@ enum Chore {
     Rollup,
     Lots,
     Sweep,
+    Retire,
 }
 
 /// Since when the ledger has answered every heartbeat of ours.
@@ -56,7 +61,8 @@ pub async fn run(context: &Context) {
         Chore::Heartbeat.keep(context, pulse),
         Chore::Rollup.keep(context, pulse),
         Chore::Lots.keep(context, pulse),
-        Chore::Sweep.keep(context, pulse)
+        Chore::Sweep.keep(context, pulse),
+        Chore::Retire.keep(context, pulse)
     );
 }
 
@@ -67,6 +73,7 @@ impl Chore {
             Self::Rollup => "rolling usage up",
             Self::Lots => "making the next lots",
             Self::Sweep => "giving silent sessions up",
+            Self::Retire => "sealing old messages",
         }
     }
 
@@ -76,11 +83,14 @@ impl Chore {
             Self::Rollup => ROLLUP_EVERY,
             Self::Lots => LOTS_EVERY,
             Self::Sweep => SWEEP_EVERY,
+            Self::Retire => RETIRE_EVERY,
         }
     }
 
     async fn keep(self, context: &Context, pulse: &Pulse) {
         loop {
+            // A ledger that is held, or being rebuilt, is left alone.
+            context.guard.opened().await;
             let pause = match self.once(context, pulse).await {
                 Ok(()) => self.interval(),
                 Err(error) => {
@@ -102,6 +112,13 @@ impl Chore {
             }
             Self::Rollup => books.rollup().await.map(drop),
             Self::Lots => books.prepare_lots(now.saturating_add(LOTS_AHEAD).unwrap_or(Timestamp::MAX)).await.map(drop),
+            Self::Retire => {
+                let retired = books.retire(now.saturating_sub(RETENTION).unwrap_or(Timestamp::MIN)).await?;
+                if retired > 0 {
+                    tracing::info!(messages = retired, "old messages are sealed");
+                }
+                Ok(())
+            }
             Self::Sweep => {
                 // What a closed or replaced session left open is known to be nobody's at any time.
                 let silence = if pulse.is_steady() { SILENCE } else { SignedDuration::MAX };

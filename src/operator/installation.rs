@@ -6,7 +6,9 @@
 //! while the other one exists: new keys would lock every program out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
@@ -22,6 +24,7 @@ use uuid::Uuid;
 
 use super::certificate::{self, Authority};
 use crate::domain::relay_config::{InstallationKeys, KeyBytes};
+use crate::ledger::incarnation::{Because, Known, Mark, Naming, State};
 
 /// Name of the ConfigMap and of the Secret.
 pub const NAME: &str = "franking-installation";
@@ -31,6 +34,9 @@ const INSTALLATION: &str = "installation";
 const INCARNATION: &str = "incarnation";
 const CLUSTER: &str = "cluster";
 const LEDGER_MADE_AT: &str = "ledgerMadeAt";
+const LEDGER_MARK: &str = "ledgerMark";
+/// On the ConfigMap: an administrator's word that a replaced ledger is to be gone on with, by the name of the finding.
+pub const ACCEPT: &str = "franking.io/accept-ledger";
 const HASH_KEY: &str = "hash.key";
 const SEAL_KEY: &str = "seal.key";
 const AUTHORITY_CERTIFICATE: &str = "ca.crt";
@@ -70,12 +76,53 @@ pub struct Installation {
     pub id: Uuid,
     /// The ledger that it knows.
     pub incarnation: Uuid,
+    /// The incarnation that relays are told to work with, shared by all who have the installation: none (nil) while the
+    /// ledger is somebody else's, and another one after an acceptance.
+    pub serving: Serving,
+    /// How far its ledger had come when that was last noted.
+    pub mark: Mark,
     /// UID of `kube-system`.
     pub cluster: String,
     /// Whether a ledger was ever made for this incarnation: from then on an empty one is a lost one.
     pub ledger_made: bool,
     pub keys: InstallationKeys,
     pub authority: Authority,
+}
+
+/// What relays are told. Cheap to clone; every clone is the same.
+#[derive(Clone, Debug)]
+pub struct Serving(Arc<ArcSwap<Uuid>>);
+
+impl Serving {
+    pub fn new(incarnation: Uuid) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(incarnation)))
+    }
+
+    pub fn get(&self) -> Uuid {
+        **self.0.load()
+    }
+
+    pub fn set(&self, incarnation: Uuid) {
+        self.0.store(Arc::new(incarnation));
+    }
+}
+
+impl Installation {
+    pub fn known(&self) -> Known {
+        let (installation, cluster) = (self.id, self.cluster.clone());
+        Known { installation, cluster, incarnation: self.incarnation, mark: self.mark }
+    }
+
+    /// Who a ledger is to be where there is none. One that is made where there was one is held: used credits are lost
+    /// with the other.
+    pub fn naming(&self, rng: &mut impl Rng) -> Naming {
+        let (incarnation, state) = if self.ledger_made {
+            (random_uuid(rng), State::Held(Because::Empty))
+        } else {
+            (self.incarnation, State::Open)
+        };
+        Naming { installation: self.id, cluster: self.cluster.clone(), incarnation, state }
+    }
 }
 
 /// Finds the installation, or makes it.
@@ -128,17 +175,38 @@ pub async fn note_ledger(client: &Client, installation: &mut Installation, now: 
     Ok(())
 }
 
-/// Begins a new incarnation, whose ledger is not made yet: what the old one knew is given up.
-pub async fn begin_incarnation(
-    client: &Client,
-    installation: &mut Installation,
-    rng: &mut (impl Rng + Send),
-) -> Result<(), Error> {
-    let incarnation = random_uuid(rng);
-    patch(client, &installation.namespace, json!({INCARNATION: incarnation, LEDGER_MADE_AT: null})).await?;
-    installation.incarnation = incarnation;
-    installation.ledger_made = false;
-    Ok(())
+/// Notes that another ledger was accepted. What was known of the old one is given up.
+pub async fn note_incarnation(client: &Client, namespace: &str, incarnation: Uuid, mark: Mark) -> Result<(), Error> {
+    patch(client, namespace, json!({INCARNATION: incarnation, LEDGER_MARK: marked(mark)})).await
+}
+
+/// Notes how far the ledger has come.
+pub async fn note_mark(client: &Client, namespace: &str, mark: Mark) -> Result<(), Error> {
+    patch(client, namespace, json!({LEDGER_MARK: marked(mark)})).await
+}
+
+/// Three numbers, as people can read and put right in a ConfigMap.
+fn marked(mark: Mark) -> String {
+    format!("{} {} {}", mark.config_epoch, mark.event, mark.moved)
+}
+
+fn read_mark(text: &str) -> Option<Mark> {
+    let mut numbers = text.split(' ').map(str::parse);
+    let mut next = || numbers.next()?.ok();
+    Some(Mark { config_epoch: next()?, event: next()?, moved: next()? })
+}
+
+/// An administrator's word on the ConfigMap, if there is one, and who gave it.
+pub async fn acceptance(client: &Client, namespace: &str) -> Result<Option<(Uuid, String)>, Error> {
+    let maps = Api::<ConfigMap>::namespaced(client.clone(), namespace);
+    let Some(map) = get(&maps, "ConfigMap", namespace).await? else { return Ok(None) };
+    let word = map.metadata.annotations.as_ref().and_then(|annotations| annotations.get(ACCEPT));
+    let Some(name) = word.and_then(|word| word.trim().parse().ok()) else { return Ok(None) };
+    let path = format!("/f:metadata/f:annotations/f:{}", ACCEPT.replace('/', "~1"));
+    let mut entries = map.metadata.managed_fields.iter().flatten();
+    let by = entries.find(|entry| entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer(&path).is_some()));
+    let actor = by.and_then(|entry| entry.manager.clone()).unwrap_or_else(|| "an administrator".to_owned());
+    Ok(Some((name, actor)))
 }
 
 async fn cluster(client: &Client) -> Result<String, Error> {
@@ -254,10 +322,20 @@ fn read(namespace: &str, map: &ConfigMap, secret: &Secret) -> Result<Installatio
         let bytes = BASE64.decode(text(key)?.trim()).ok().and_then(|bytes| bytes.try_into().ok());
         bytes.map(KeyBytes).ok_or_else(|| unusable("Secret", namespace, key, "it is not 32 octets in base64"))
     };
+    let incarnation = id(INCARNATION)?;
+    // Absent before the first one was noted. One that cannot be read is not taken for none.
+    let mark = match map.data.as_ref().and_then(|data| data.get(LEDGER_MARK)) {
+        None => Mark::default(),
+        Some(text) => {
+            read_mark(text).ok_or_else(|| unusable("ConfigMap", namespace, LEDGER_MARK, "it is not three numbers"))?
+        }
+    };
     Ok(Installation {
         namespace: namespace.to_owned(),
         id: id(INSTALLATION)?,
-        incarnation: id(INCARNATION)?,
+        incarnation,
+        serving: Serving::new(incarnation),
+        mark,
         cluster: entry(CLUSTER)?.clone(),
         ledger_made: map.data.as_ref().is_some_and(|data| data.contains_key(LEDGER_MADE_AT)),
         keys: InstallationKeys { hash: key_bytes(HASH_KEY)?, seal: key_bytes(SEAL_KEY)? },
@@ -290,6 +368,9 @@ mod tests {
         assert!(!installation.ledger_made);
         assert_ne!(installation.keys.hash, installation.keys.seal);
         assert_ne!(installation.id, installation.incarnation);
+        assert_eq!((installation.mark, installation.serving.get()), (Mark::default(), installation.incarnation));
+        let mark = Mark { config_epoch: 1, event: 22, moved: 333 };
+        assert_eq!(read_mark(&marked(mark)), Some(mark));
         let printed = format!("{installation:?}");
         assert!(!printed.contains("PRIVATE") && printed.contains("InstallationKeys(…)"), "{printed}");
     }
@@ -309,8 +390,10 @@ mod tests {
         let (map, mut secret) = made();
         secret.data.as_mut().expect("data").insert(HASH_KEY.into(), ByteString(b"c2hvcnQ=".to_vec()));
         assert!(read("mail", &map, &secret).expect_err("short").to_string().contains("32 octets"));
-        let (mut map, secret) = made();
-        map.data.as_mut().expect("data").insert(INSTALLATION.into(), "x".into());
-        assert!(read("mail", &map, &secret).expect_err("no id").to_string().contains("not a UUID"));
+        for (key, broken, why) in [(INSTALLATION, "x", "not a UUID"), (LEDGER_MARK, "1 2", "three numbers")] {
+            let (mut map, secret) = made();
+            map.data.as_mut().expect("data").insert(key.into(), broken.into());
+            assert!(read("mail", &map, &secret).expect_err(key).to_string().contains(why));
+        }
     }
 }

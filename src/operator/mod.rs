@@ -26,6 +26,7 @@ pub mod costs;
 pub mod error;
 pub mod fleet;
 pub mod housekeeping;
+pub mod incarnation;
 pub mod index;
 pub mod installation;
 pub mod kinds;
@@ -34,6 +35,7 @@ pub mod notices;
 pub mod observe;
 pub mod plan;
 pub mod prepare;
+pub mod rebuild;
 pub mod reconcile;
 pub mod references;
 pub mod relay_config;
@@ -50,13 +52,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::crd::{CreditPolicy, SubAccount, SubAccountApiKey};
-use crate::domain::relay_config::InstallationKeys;
+use crate::domain::relay_config::{InstallationKeys, LedgerAddress};
 use crate::ledger::Store;
 use crate::runtime::clock::Clock;
 use crate::runtime::courier::Courier;
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Registry;
 pub use error::Error;
+use installation::Installation;
 use lease::{Leader, Leadership};
 use observe::Context;
 use references::{References, Wakes};
@@ -141,6 +144,8 @@ pub struct Dependencies {
     pub leadership: Option<Leadership>,
     /// Carries what the platform is told.
     pub courier: Arc<dyn Courier>,
+    /// The installation that the ledger must be of, and where it is. Without one, any ledger will do.
+    pub place: Option<(Installation, LedgerAddress)>,
 }
 
 /// Runs until `shutdown`, then lets the reconciles under way finish. Every task ends with the returned future. A leader
@@ -182,6 +187,7 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
         gate.open();
         tracing::info!("the operator has seen all resources");
         tokio::join!(
+            incarnation::run(&context),
             housekeeping::run(&context),
             usage::run(&context),
             costs::run(&context),
@@ -204,6 +210,7 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
     gate.close("stopping");
     shutdown.cancel();
     while reconcilers.join_next().await.is_some() {}
+    incarnation::end(&context).await;
     if let Err(error) = context.books.close().await {
         tracing::warn!(error = &error as &dyn std::error::Error, "closing the ledger's session");
     }

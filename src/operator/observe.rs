@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::books::{Books, Removed};
 use super::costs::Costs;
 use super::error::{Error, Result};
+use super::incarnation::{Guard, Standing};
 use super::lease::Leader;
 use super::notices::Notices;
 use super::plan::cost::Cost;
@@ -53,6 +54,7 @@ pub struct Context {
     pub report: Report,
     pub failures: Failures,
     pub awaited: Awaited,
+    pub guard: Guard,
     /// Told when an object was let go without the ledger's note, so that the sweep does not take an hour to come.
     pub let_go: Notify,
     pub costs: Costs,
@@ -87,10 +89,12 @@ impl Context {
             relay,
             leadership: _,
             courier,
+            place,
         } = dependencies;
         Self {
             report: Report::new(client.clone(), &registry),
             awaited: Awaited::new(client.clone(), wakes.clone()),
+            guard: Guard::new(place, &registry),
             client,
             books: Books::new(store, name, leader),
             references,
@@ -153,9 +157,20 @@ impl Context {
         lock(&self.granted).remove(what);
     }
 
+    /// What was remembered of ids and figures is another ledger's.
+    pub async fn forget_ledger(&self) {
+        self.books.forget().await;
+        lock(&self.ids).clear();
+        lock(&self.holders).clear();
+        lock(&self.granted).clear();
+    }
+
     pub async fn wake_everything(&self) {
         for policy in self.references.policies.state() {
             self.wakes.wake(&Ref::Policy(Name::of(policy.as_ref()))).await;
+        }
+        for account in self.references.accounts.state() {
+            self.wakes.wake(&Ref::Account(Name::of(account.as_ref()))).await;
         }
         for key in self.references.keys.state() {
             self.wakes.wake(&Ref::Key(Name::of(key.as_ref()))).await;
@@ -390,6 +405,7 @@ impl Context {
             others,
             endpoint,
             hash_key: self.hash_key.clone(),
+            rebuilding: self.guard.standing() == Standing::Rebuilding,
             gauge: self.gauge(holder).await?,
             figures_granted,
         })

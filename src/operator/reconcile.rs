@@ -24,11 +24,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply::{Applied, apply};
 use super::error::{Error, Fault, Result};
+use super::incarnation::Standing;
 use super::kinds::Kind;
 use super::observe::Context;
 use super::plan::{self, Step, meta};
+use super::rebuild;
 use super::references::{Ref, Wakes};
-use crate::crd::Reason;
+use crate::crd::{ConditionType, Reason};
+use crate::ledger;
+use crate::ledger::store::{Because, State};
 
 /// kube-client waits for an answer without end; a healthy pass takes milliseconds.
 const PASS_DEADLINE: Duration = Duration::from_secs(30);
@@ -159,6 +163,11 @@ async fn looks<K: Kind>(object: &K, context: &Context) -> Result<Action> {
 /// One pass; `None` asks for another look.
 async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Action>> {
     let what = object.reference();
+    match context.guard.judged().await {
+        Standing::Unknown => return Err(unanswered()),
+        Standing::Held(sentence) => return stall(object, context, &sentence).await.map(Some),
+        Standing::Open | Standing::Rebuilding => {}
+    }
     let granted = context.granted(&what);
     let observed = object.observe(context).await?;
     let now = context.clock.now();
@@ -171,6 +180,10 @@ async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Action>> 
             tracing::debug!(kind = %K::kind(&()), name = object.name_any(), "the object or its namespace is leaving");
             return Ok(Some(Action::requeue(LEAVING_LOOK)));
         }
+    }
+    // Before a status is written: it may be all that knows what was used.
+    if context.guard.standing() == Standing::Rebuilding && !leaves && rebuild::raise(context, object).await? {
+        return Ok(None);
     }
     if leaves {
         context.references.written.forget(object.meta());
@@ -188,6 +201,7 @@ async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Action>> 
             context.report.notice(object, notice, now).await;
         }
     }
+    context.guard.passed(what.clone());
     // Only now: a grant that came to nothing is there at the next try. To ask for it again would wake the object, and
     // that past its back-off.
     if granted {
@@ -205,6 +219,30 @@ async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Action>> 
         (Some(_) | None, _) => context.awaited.release(&what),
     }
     Ok(Some(after.map_or_else(Action::await_change, Action::requeue)))
+}
+
+fn unanswered() -> Error {
+    let source =
+        ledger::Error::Unavailable { doing: "asking who the ledger is", source: "there is no answer yet".into() };
+    Error::Ledger { doing: "waiting for the ledger", source }
+}
+
+/// The ledger is not the one we know: nothing is written but why. A deletion waits for the right one, or for an
+/// administrator who lets the object go.
+async fn stall<K: Kind>(object: &K, context: &Context, sentence: &str) -> Result<Action> {
+    if meta::deleting(object.meta()) {
+        let source = ledger::Error::Held(State::Held(Because::Swapped));
+        return Err(Error::Ledger { doing: "waiting for the right ledger", source });
+    }
+    let (generation, now) = (object.meta().generation, context.clock.now());
+    let mut status = object.status().cloned().unwrap_or_default();
+    let standing = K::conditions(&status);
+    let accepted = plan::is_true(standing, ConditionType::Accepted);
+    let outcome = plan::Outcome::refused(Reason::LedgerReplaced, sentence);
+    let conditions = outcome.conditions(standing, generation, now, (accepted, false));
+    K::set_conditions(&mut status, conditions);
+    show(context, object, &status).await?;
+    Ok(Action::await_change())
 }
 
 /// Writes a status, and remembers it until the watch has caught up.

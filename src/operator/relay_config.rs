@@ -63,6 +63,7 @@ pub struct Keeper {
 pub fn render(fleet: &Fleet, config_file: &Path, ledger: &LedgerAddress, installation: &Installation) -> RelayConfig {
     RelayConfig {
         installation: installation.id,
+        incarnation: Some(installation.serving.get()),
         hostname: fleet.hostname.clone(),
         listeners: fleet.listeners.clone(),
         tls: fleet.certificates.tls(config_file),
@@ -255,7 +256,9 @@ mod tests {
 
     use super::*;
     use crate::domain::relay_config::{InstallationKeys, KeyBytes};
+    use crate::ledger::incarnation::Mark;
     use crate::operator::certificate::Authority;
+    use crate::operator::installation::Serving;
     use crate::runtime::cli::Flags;
     use crate::runtime::clock::ManualClock;
     use crate::runtime::config;
@@ -299,6 +302,8 @@ mod tests {
             namespace: "mail".into(),
             id: Uuid::from_u128(1),
             incarnation: Uuid::from_u128(2),
+            serving: Serving::new(Uuid::from_u128(2)),
+            mark: Mark::default(),
             cluster: "c".into(),
             ledger_made: true,
             keys: InstallationKeys { hash: KeyBytes([1; 32]), seal: KeyBytes([2; 32]) },

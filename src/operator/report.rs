@@ -196,16 +196,19 @@ impl Report {
 
     /// An Event about one of our kinds.
     pub async fn notice<K: Kind>(&self, object: &K, notice: &Notice, now: Timestamp) {
-        let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
         let said = Said { warning: notice.warning, reason: notice.reason, note: &notice.note };
-        say(&self.client, regarding(object), &namespace, said, now).await;
+        say(&self.client, regarding(object), said, now).await;
+    }
+
+    /// An Event about something else.
+    pub async fn event(&self, about: ObjectReference, warning: bool, reason: Reason, note: &str, now: Timestamp) {
+        say(&self.client, about, Said { warning, reason, note }, now).await;
     }
 
     /// An Event that is written once, whoever writes it again. False: there is nobody any more to write it of.
     pub async fn notice_once<K: Kind>(&self, object: &K, name: &str, notice: &Notice, now: Timestamp) -> Result<bool> {
-        let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
         let said = Said { warning: notice.warning, reason: notice.reason, note: &notice.note };
-        let named = ObjectMeta { name: Some(name.to_owned()), namespace: Some(namespace), ..ObjectMeta::default() };
+        let named = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
         match create(&self.client, regarding(object), named, said, now).await {
             Ok(()) => Ok(true),
             Err(error) => match status_code(&error) {
@@ -238,33 +241,29 @@ pub struct Said<'a> {
 }
 
 /// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
-pub async fn say(client: &Client, regarding: ObjectReference, namespace: &str, said: Said<'_>, now: Timestamp) {
-    let name = regarding.name.clone().unwrap_or_default();
-    let named = ObjectMeta {
-        generate_name: Some(event_prefix(&name)),
-        namespace: Some(namespace.to_owned()),
-        ..ObjectMeta::default()
-    };
-    if let Err(error) = create(client, regarding, named, said, now).await {
+pub async fn say(client: &Client, about: ObjectReference, said: Said<'_>, now: Timestamp) {
+    let name = about.name.clone().unwrap_or_default();
+    let named = ObjectMeta { generate_name: Some(event_prefix(&name)), ..ObjectMeta::default() };
+    if let Err(error) = create(client, about, named, said, now).await {
         tracing::warn!(object = name, error = &error as &dyn std::error::Error, "writing an event");
     }
 }
 
 async fn create(
     client: &Client,
-    regarding: ObjectReference,
+    about: ObjectReference,
     named: ObjectMeta,
     said: Said<'_>,
     now: Timestamp,
 ) -> std::result::Result<(), kube::Error> {
-    let namespace = named.namespace.clone().unwrap_or_default();
+    let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
     let event = Event {
-        metadata: named,
+        metadata: ObjectMeta { namespace: Some(namespace.clone()), ..named },
         action: Some("Reconcile".to_owned()),
         event_time: Some(MicroTime(now)),
         note: Some(said.note[..said.note.floor_char_boundary(NOTE_MAX)].to_owned()),
         reason: Some(said.reason.as_str().to_owned()),
-        regarding: Some(regarding),
+        regarding: Some(about),
         reporting_controller: Some("franking.io/operator".to_owned()),
         reporting_instance: Some(meta::MANAGER.to_owned()),
         type_: Some(if said.warning { "Warning" } else { "Normal" }.to_owned()),

@@ -26,6 +26,7 @@ const SHARE: usize = 20;
 /// Runs until the future is dropped.
 pub async fn run(context: &Context) {
     loop {
+        context.guard.opened().await;
         let pause = match sweep(context).await {
             Ok(()) => EVERY,
             Err(error) => {

@@ -89,8 +89,15 @@ struct Desk {
 /// Runs until the future is dropped.
 pub async fn run(context: &Context) {
     let mut desk = Desk::default();
+    let mut incarnation = context.guard.incarnation();
     loop {
         tokio::time::sleep(TICK).await;
+        context.guard.opened().await;
+        if incarnation != context.guard.incarnation() {
+            // Another ledger counts its movements anew.
+            desk = Desk::default();
+            incarnation = context.guard.incarnation();
+        }
         if let Err(error) = desk.tick(context).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "following usage");
         }

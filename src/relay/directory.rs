@@ -11,10 +11,14 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
+use super::settings::Settings;
 use crate::domain::credential::Username;
 use crate::domain::directory::{Directory, Sender};
-use crate::ledger::Store;
+use crate::ledger::incarnation::Expected;
+use crate::ledger::store::Tag;
+use crate::ledger::{Error, Store};
 use crate::runtime::health::Gate;
 
 /// A changed key works or fails within a second: five pulls.
@@ -34,9 +38,26 @@ pub enum Look {
     Unavailable,
 }
 
+/// What has been pulled.
+#[derive(Clone, Copy, Default)]
+struct Pulled {
+    incarnation: Uuid,
+    epoch: i64,
+    /// The highest epoch that was seen in this incarnation.
+    highest: i64,
+}
+
+/// Why a pull brought nothing.
+enum Missed {
+    Unanswered(String),
+    /// It answered, and is not to be used.
+    Refused(String),
+}
+
 /// Follows the ledger's directory.
 pub struct Follower {
     store: Arc<dyn Store>,
+    settings: Arc<ArcSwap<Settings>>,
     copy: ArcSwap<Directory>,
     started: Instant,
     /// When the latest pull that succeeded was asked, in milliseconds after `started`; 0 = never.
@@ -45,9 +66,10 @@ pub struct Follower {
 }
 
 impl Follower {
-    pub fn new(store: Arc<dyn Store>) -> Arc<Self> {
+    pub fn new(store: Arc<dyn Store>, settings: Arc<ArcSwap<Settings>>) -> Arc<Self> {
         Arc::new(Self {
             store,
+            settings,
             copy: ArcSwap::default(),
             // A moment earlier, so that the first pull is not at 0.
             started: Instant::now() - Duration::from_millis(1),
@@ -56,9 +78,10 @@ impl Follower {
         })
     }
 
-    /// Pulls until `shutdown`. The gate is open while the copy is fresh.
+    /// Pulls until `shutdown`. The gate is open while the copy is fresh, and while a ledger that may not be used says
+    /// so: then every sender can be told to come back, and no relay can do better.
     pub async fn follow(self: Arc<Self>, gate: Gate, shutdown: CancellationToken) {
-        let mut epoch = 0;
+        let mut known = Pulled::default();
         let mut failing = false;
         let mut ticks = interval(PULL_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -67,14 +90,20 @@ impl Follower {
                 _ = ticks.tick() => {}
                 () = shutdown.cancelled() => return,
             }
-            match self.pull(epoch).await {
-                Ok(next) => {
-                    if failing || epoch == 0 {
-                        gate.open();
-                    }
-                    (epoch, failing) = (next, false);
+            match self.pull(&mut known).await {
+                Ok(()) => {
+                    gate.open();
+                    failing = false;
                 }
-                Err(reason) => {
+                Err(Missed::Refused(reason)) => {
+                    if !failing {
+                        tracing::error!(reason, "the ledger may not be used; all mail is told to come back");
+                    }
+                    failing = true;
+                    gate.open();
+                    self.forget(&mut known);
+                }
+                Err(Missed::Unanswered(reason)) => {
                     // Said once, not five times a second.
                     if !failing {
                         tracing::warn!(reason, "following the directory");
@@ -88,13 +117,46 @@ impl Follower {
         }
     }
 
-    async fn pull(&self, epoch: i64) -> Result<i64, String> {
+    /// Judges nobody by what was pulled before.
+    fn forget(&self, known: &mut Pulled) {
+        self.asked_at.store(0, Ordering::Release);
+        self.copy.store(Arc::default());
+        // What it went back behind stays known until the ledger is another.
+        *known = Pulled { epoch: 0, ..*known };
+    }
+
+    /// Whether this ledger may be used, by the settings as they are now.
+    fn admits(&self, tag: &Tag) -> Result<(), String> {
+        let settings = self.settings.load();
+        let config = &settings.config;
+        let expected = Expected { installation: config.installation, incarnation: config.incarnation };
+        expected.admit(tag).map_err(|error| error.to_string())
+    }
+
+    async fn pull(&self, known: &mut Pulled) -> Result<(), Missed> {
         let asked = Instant::now();
-        let changes = match timeout(ASK_LIMIT, self.store.changes(epoch)).await {
+        let changes = match timeout(ASK_LIMIT, self.store.changes(known.epoch)).await {
             Ok(Ok(changes)) => changes,
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err("the ledger did not answer in time".to_owned()),
+            // It answered, and is another's.
+            Ok(Err(error @ (Error::Foreign { .. } | Error::Held(_)))) => {
+                return Err(Missed::Refused(error.to_string()));
+            }
+            Ok(Err(error)) => return Err(Missed::Unanswered(error.to_string())),
+            Err(_) => return Err(Missed::Unanswered("the ledger did not answer in time".to_owned())),
         };
+        self.admits(&changes.tag).map_err(Missed::Refused)?;
+        if known.incarnation != changes.tag.incarnation {
+            let asked_anew = known.epoch == 0;
+            self.forget(known);
+            *known = Pulled { incarnation: changes.tag.incarnation, ..Pulled::default() };
+            if !asked_anew {
+                // Its epochs are counted anew: the next pull reads everything.
+                return Ok(());
+            }
+        }
+        if changes.epoch < known.highest {
+            return Err(Missed::Refused("the ledger is older than what was seen of it".to_owned()));
+        }
         if !changes.entries.is_empty() {
             let mut directory = Directory::clone(&self.copy.load());
             for entry in changes.entries {
@@ -103,7 +165,8 @@ impl Follower {
             self.copy.store(Arc::new(directory));
         }
         self.asked_at.store(millis(asked.duration_since(self.started)), Ordering::Release);
-        Ok(changes.epoch)
+        (known.epoch, known.highest) = (changes.epoch, changes.epoch);
+        Ok(())
     }
 
     /// The copy, unless it is too old to judge by.
@@ -117,7 +180,12 @@ impl Follower {
     pub async fn look(&self, username: &Username) -> Look {
         let look = async {
             let _place = self.looks.acquire().await.ok()?;
-            self.store.find_sender(username).await.ok()
+            let found = self.store.find_sender(username).await.ok()?;
+            if found.is_none() {
+                // That there is nobody is a refusal for good, so it must be the right ledger that says so.
+                self.admits(&self.store.identity().await.ok()?.tag()).ok()?;
+            }
+            Some(found)
         };
         match timeout(ASK_LIMIT, look).await {
             Ok(Some(Some(sender))) => Look::Found(Box::new(sender)),

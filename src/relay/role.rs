@@ -12,7 +12,6 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use super::admit::Admission;
 use super::connection::Front;
@@ -25,6 +24,7 @@ use super::settings::{self, Settings};
 use super::shortage::Shortages;
 use super::targets::Targets;
 use crate::domain::relay_config::Listener;
+use crate::ledger::incarnation::{Admit, Expected};
 use crate::ledger::store::Role;
 use crate::ledger::{self, Ledger};
 use crate::runtime::clock::Clock;
@@ -101,18 +101,17 @@ impl Relay {
             () = shutdown.cancelled() => return Ok(None),
         };
         let (text, settings) = first;
-        let config = &settings.config;
+        let settings = Arc::new(ArcSwap::from_pointee(settings));
+        let running = settings.load_full();
+        let config = &running.config;
         let store = ledger::open(&config.ledger, clock.clone())?;
-        let found = store.identity().await?.installation;
-        refuse_foreign(found, config.installation)?;
-
         let stop = CancellationToken::new();
         let background = TaskTracker::new();
-        let ledger = Ledger::start(store.clone(), Role::Relay, name, &registry, stop.child_token()).await?;
-        let directory = Follower::new(store);
+        let admit = admit(settings.clone());
+        let ledger = Ledger::start(store.clone(), Role::Relay, name, &registry, admit, stop.child_token()).await?;
+        let directory = Follower::new(store, settings.clone());
         background.spawn(directory.clone().follow(health.gate("relay directory"), stop.clone()));
         let upstream = UpstreamSettings::new(&config.hostname, config.limits.upstream_connections as usize);
-        let settings = Arc::new(ArcSwap::from_pointee(settings));
         let admission = Admission {
             judge: Judge::new(settings.clone(), directory, clock),
             settings: settings.clone(),
@@ -185,8 +184,13 @@ impl Relay {
     }
 }
 
-fn refuse_foreign(found: Uuid, expected: Uuid) -> Result<(), ledger::Error> {
-    if found == expected { Ok(()) } else { Err(ledger::Error::Foreign { found, expected }) }
+/// Judges ledgers by the settings as they are at the time.
+fn admit(settings: Arc<ArcSwap<Settings>>) -> Admit {
+    Arc::new(move |tag| {
+        let settings = settings.load();
+        let config = &settings.config;
+        Expected { installation: config.installation, incarnation: config.incarnation }.admit(tag)
+    })
 }
 
 /// Waits until the file is there and valid. What is wrong with it is said once, and by the gate.

@@ -4,8 +4,10 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::TypedValueParser as _;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::SignedDuration;
 
 use super::config::{LogFormat, LogLevel, Refused};
 
@@ -60,13 +62,13 @@ pub struct Flags {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Prepare, operator and relay in one process: laptops and the demo
-    All(Accept),
+    All,
     /// Reconcile the three kinds; write Secrets, status, the directory and relay.yaml
     Operator,
     /// Take mail in and forward it
     Relay,
     /// Make the installation's keys, the ledger and the first relay.yaml, then end
-    Prepare(Accept),
+    Prepare,
     /// Print the CustomResourceDefinitions
     Crds,
     /// Look after the ledger
@@ -74,18 +76,39 @@ pub enum Command {
     Ledger(LedgerCommand),
 }
 
-/// What only an administrator may decide.
-#[derive(Clone, Copy, Debug, Default, Args)]
-pub struct Accept {
-    /// Begin with an empty ledger although this installation had one: what was used so far is forgotten
-    #[arg(long, env = "FRANKING_ACCEPT_EMPTY_LEDGER")]
-    pub accept_empty_ledger: bool,
-}
-
 #[derive(Clone, Debug, Subcommand)]
 pub enum LedgerCommand {
     /// Recompute every balance from its rows; exit code 1 when one differs
     Check,
+    /// Print the audit trail: who did what to whom and when
+    Events(Events),
+    /// Copy the SQLite ledger to a file while it is in use
+    Backup {
+        /// The copy
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Write over a file that is there
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// Copy the SQLite ledger into a folder and remove the oldest copies
+    Backups {
+        /// Where the copies are, each named by its time
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+        /// How many copies stay
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..).map(usize::from))]
+        keep: usize,
+        /// Go on until stopped, one copy in each such time, such as 6h
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        every: Option<SignedDuration>,
+    },
+    /// Put a backup in the place of a SQLite ledger that nobody has open; mail waits until it is accepted
+    Restore {
+        /// The backup
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Print what a policy's month cost, and who pays which part of it
     Costs(Costs),
 }
@@ -101,16 +124,43 @@ pub struct Costs {
     pub period: Option<String>,
     /// table, json or csv
     #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
-    pub output: Output,
+    pub output: BillFormat,
 }
 
 /// How a bill is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub enum BillFormat {
     #[default]
     Table,
     Json,
     Csv,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Events {
+    /// Only those after this number
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    pub after: i64,
+    /// Go on with what comes
+    #[arg(long)]
+    pub follow: bool,
+    /// A line for people, or a JSON object on each line
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Text,
+    Json,
+}
+
+/// The least time between two backups: each reads the whole ledger.
+const BACKUP_EVERY_MIN: SignedDuration = SignedDuration::from_mins(1);
+
+fn time(text: &str) -> Result<SignedDuration, String> {
+    let time: SignedDuration = text.parse().map_err(|_| "write a time such as 6h or 30m".to_owned())?;
+    if time < BACKUP_EVERY_MIN { Err("the least is 1m".to_owned()) } else { Ok(time) }
 }
 
 /// What the command line asks for.
@@ -162,10 +212,15 @@ mod tests {
             ("franking serve", "serve"),
             ("franking relay --log-level loud", "--log-level"),
             ("franking relay --telemetry-address here", "--telemetry-address"),
-            ("franking relay --accept-empty-ledger", "--accept-empty-ledger"),
+            ("franking prepare --accept-empty-ledger", "--accept-empty-ledger"),
             ("franking ledger", "subcommand"),
             ("franking ledger costs", "--policy"),
             ("franking ledger costs --policy a -o xml", "xml"),
+            ("franking ledger backup", "<FILE>"),
+            ("franking ledger backups /b --keep 0", "--keep"),
+            ("franking ledger backups /b --every often", "6h"),
+            ("franking ledger backups /b --every 5s", "the least is 1m"),
+            ("franking ledger events --output xml", "--output"),
         ] {
             let Err(Refused(sentence)) = parsed(line) else { panic!("{line} was accepted") };
             assert!(sentence.contains(named) && !sentence.contains('\n'), "{line}: {sentence}");

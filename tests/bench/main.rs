@@ -3,7 +3,9 @@
 
 mod books;
 mod generator;
+mod ledger;
 mod operator;
+
 mod part;
 mod relay;
 mod relayed;
@@ -16,6 +18,7 @@ use support::mail;
 const USAGE: &str = "usage: bench [NAME]
   books             1,000,000 reservations in the books: rollup, a month's bill, check, seconds and memory
   relay [SECONDS]   messages per second: straight to a sink (the floor), through a byte copier, through us
+  ledger [SECONDS]  charges and outcomes per second on both engines, in batches and one by one; three relays' latency
   operator          2,000 accounts and keys from empty to Ready, edits and revocations, on the real API server";
 
 fn main() {
@@ -28,7 +31,13 @@ fn main() {
             relay::run(relay::SECONDS).await;
             operator::run().await;
             books::run().await;
+            ledger::run(ledger::SECONDS).await;
         }),
+        ["ledger"] => runtime.block_on(ledger::run(ledger::SECONDS)),
+        ["ledger", seconds] => match seconds.parse() {
+            Ok(seconds) => runtime.block_on(ledger::run(seconds)),
+            Err(_) => stop(USAGE),
+        },
         ["relay"] => runtime.block_on(relay::run(relay::SECONDS)),
         ["relay", seconds] => match seconds.parse() {
             Ok(seconds) => runtime.block_on(relay::run(seconds)),

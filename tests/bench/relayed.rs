@@ -136,6 +136,7 @@ fn config(mode: &str, installation: Uuid, folder: &Path) -> RelayConfig {
     };
     RelayConfig {
         installation,
+        incarnation: None,
         hostname: "relay.example.com".to_owned(),
         listeners: vec![listener],
         tls: Tls { certificates: vec![files] },

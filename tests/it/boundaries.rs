@@ -25,16 +25,18 @@ const ROOMS: [(&str, &[&str]); 8] = [
 ];
 
 /// Each crate with the rooms that may name it. A crate that is not here is everybody's.
-const CRATES: [(&str, &[&str]); 21] = [
+const CRATES: [(&str, &[&str]); 23] = [
     ("schemars", &["crd"]),
     ("kube", &["crd", "operator", "main"]),
     ("k8s_openapi", &["crd", "operator"]),
     ("rusqlite", &["ledger"]),
     ("tokio_postgres", &["ledger"]),
+    ("tokio_postgres_rustls", &["ledger"]),
+    ("deadpool", &["ledger"]),
     ("lettre", &["upstream"]),
-    ("webpki_roots", &["upstream"]),
+    ("webpki_roots", &["upstream", "ledger"]),
     ("smtp_proto", &["relay"]),
-    ("rustls", &["relay", "upstream", "main"]),
+    ("rustls", &["relay", "upstream", "ledger", "main"]),
     ("tokio_rustls", &["relay", "upstream"]),
     ("rcgen", &["operator"]),
     ("x509_parser", &["operator"]),
@@ -59,7 +61,8 @@ const NAMES: [(&str, &[&str]); 8] = [
     ("TlsAcceptor", &["relay"]),
     ("ServerConnection", &["relay"]),
     ("CustomResource", &["crd"]),
-    ("Client", &["operator", "main"]),
+    // The ledger's is PostgreSQL's.
+    ("Client", &["operator", "ledger", "main"]),
 ];
 
 /// Folders whose code is a function of its arguments, and what it must not name.

@@ -13,7 +13,7 @@ use crate::support::franking::Home;
 use crate::support::identity;
 
 /// What is applied, in the order of the READMEs: the argument for kubectl, and the path under `examples/`.
-const APPLIED: [(&str, &str); 7] = [
+const APPLIED: [(&str, &str); 8] = [
     ("--filename", "quickstart.yaml"),
     ("--filename", "company"),
     ("--filename", "prepaid"),
@@ -21,16 +21,20 @@ const APPLIED: [(&str, &str); 7] = [
     ("--filename", "gitops/platform.yaml"),
     ("--kustomize", "gitops/team"),
     ("--filename", "gitops/argocd"),
+    ("--filename", "postgres/single/postgres.yaml"),
 ];
 
 /// What is tested in another way, and where.
-const ELSEWHERE: [(&str, &str); 2] = [
+const ELSEWHERE: [(&str, &str); 5] = [
     ("printers/relay-values.yaml", "values of the chart: tests/it/chart.rs"),
     ("gitops/flux/kustomization.yaml", "a kind of Flux, whose expressions are judged below"),
+    ("postgres/cloudnative-pg/cluster.yaml", "a kind of CloudNativePG: tests/it/examples_postgres.rs"),
+    ("postgres/cloudnative-pg/values.yaml", "values of the chart: tests/it/examples_postgres.rs"),
+    ("postgres/single/values.yaml", "values of the chart: tests/it/examples_postgres.rs"),
 ];
 
 /// Where the operator lives in the READMEs.
-const SYSTEM: &str = "franking-system";
+pub const SYSTEM: &str = "franking-system";
 
 /// Secrets that the examples speak of: namespace, name, and some of the keys that a program finds in it.
 const SECRETS: [(&str, &str, &[&str]); 7] = [
@@ -43,21 +47,23 @@ const SECRETS: [(&str, &str, &[&str]); 7] = [
     ("weather", "weather-mail", &["SMTP_URL"]),
 ];
 
-fn folder() -> PathBuf {
+pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")
 }
 
 /// A control plane of our own: the examples name cluster-scoped objects and namespaces as users see them, and other tests
 /// apply the quick start too.
-fn plane() -> &'static ControlPlane {
+pub fn plane() -> &'static ControlPlane {
     static PLANE: OnceLock<ControlPlane> = OnceLock::new();
     PLANE.get_or_init(|| {
         let plane = ControlPlane::start(Options::default()).unwrap_or_else(|error| panic!("{error}"));
         let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/crds");
         succeeded(plane.kubectl(&["apply", "--server-side", "--filename", crds]));
         succeeded(plane.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]));
-        // Argo CD's own namespace, into which its ConfigMap goes.
-        succeeded(plane.kubectl(&["create", "namespace", "argocd"]));
+        // Argo CD's own namespace, into which its ConfigMap goes, and the one of the READMEs.
+        for namespace in ["argocd", SYSTEM] {
+            succeeded(plane.kubectl(&["create", "namespace", namespace]));
+        }
         plane
     })
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use franking::domain::relay_config::{InstallationKeys, KeyBytes, LedgerAddress};
+use franking::ledger::incarnation::Mark;
 use franking::operator::certificate::Authority;
 use franking::operator::fleet::Fleet;
-use franking::operator::installation::Installation;
+use franking::operator::installation::{Installation, Serving};
 use franking::operator::{Endpoint, RelayState, Replicas};
 use franking::runtime::cli::Flags;
 use franking::runtime::clock::{Clock, SystemClock};
@@ -64,6 +65,8 @@ impl Scene {
             namespace: namespace.to_owned(),
             id: Uuid::from_u128(1),
             incarnation: Uuid::from_u128(2),
+            serving: Serving::new(Uuid::from_u128(2)),
+            mark: Mark::default(),
             cluster: "c".to_owned(),
             ledger_made: true,
             keys: InstallationKeys { hash: KeyBytes([1; 32]), seal: KeyBytes([2; 32]) },

@@ -5,11 +5,16 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
+
+use franking::ledger::sqlite::SqliteStore;
+use franking::ledger::store::{Because, Identity, State, Store as _};
+use franking::runtime::clock::SystemClock;
 
 use crate::support::control_plane::ControlPlane;
 use crate::support::franking::{DEADLINE, Home, eventually};
@@ -197,36 +202,64 @@ async fn of_preparers_that_race_the_first_one_wins() {
     assert!(yaml.contains(&hash), "relay.yaml has the keys of a racer that lost");
 }
 
-#[tokio::test]
-async fn an_empty_ledger_is_accepted_only_by_name() {
-    let place = Place::new("process-empty").await;
-    place.prepared(&[]);
-    let first = place.incarnation().await;
-    place.lose_ledger();
-    place.refused(&[], &["process-empty/franking-installation", "ledger.db", "--accept-empty-ledger"]);
-    // What a crash while it was made leaves behind is as empty.
-    fs::write(place.home.ledger(), "").expect("writes");
-    place.refused(&[], &["--accept-empty-ledger"]);
-    assert_eq!(place.incarnation().await, first, "a refusal changes nothing");
-    place.prepared(&["--accept-empty-ledger"]);
-    assert_ne!(place.incarnation().await, first);
-    place.prepared(&[]);
+/// Who the ledger at the home's path is.
+async fn identity_of(place: &Place) -> Identity {
+    let store = SqliteStore::open(&place.home.ledger(), Arc::new(SystemClock)).expect("the ledger");
+    store.identity().await.expect("its identity")
 }
 
 #[tokio::test]
-async fn a_ledger_of_another_installation_or_incarnation_is_refused() {
+async fn an_empty_ledger_where_there_was_one_is_held() {
+    let place = Place::new("process-empty").await;
+    place.prepared(&[]);
+    let first = place.incarnation().await;
+    assert_eq!(identity_of(&place).await.state, State::Open);
+    place.lose_ledger();
+    // What a crash while it was made leaves behind is as empty as nothing.
+    fs::write(place.home.ledger(), "").expect("writes");
+    place.prepared(&[]);
+    let held = identity_of(&place).await;
+    assert_eq!(held.state, State::Held(Because::Empty));
+    assert_ne!(held.incarnation.to_string(), first);
+    assert_eq!(place.incarnation().await, first, "what was known is known");
+    // Time and another start change nothing.
+    place.prepared(&[]);
+    assert_eq!(identity_of(&place).await, held);
+}
+
+#[tokio::test]
+async fn a_ledger_of_another_installation_is_not_touched_and_one_of_another_incarnation_is_held() {
     let (ours, theirs) = (Place::new("process-ours").await, Place::new("process-theirs").await);
     ours.prepared(&[]);
     fs::copy(ours.home.ledger(), theirs.home.ledger()).expect("copied");
-    theirs.refused(&[], &["not the one that ConfigMap process-theirs/franking-installation knows", "installation"]);
+    theirs.prepared(&[]);
+    assert_eq!(identity_of(&theirs).await, identity_of(&ours).await, "it was written to");
+    let told = fs::read_to_string(theirs.file("relay.yaml")).expect("relay.yaml");
+    assert!(told.contains(&format!("incarnation: {}", uuid::Uuid::nil())), "{told}");
 
     let backup = ours.file("backup.db");
     fs::copy(ours.home.ledger(), &backup).expect("copied");
-    ours.lose_ledger();
-    ours.prepared(&["--accept-empty-ledger"]);
-    ours.lose_ledger();
-    fs::copy(&backup, ours.home.ledger()).expect("copied");
-    ours.refused(&[], &["incarnation", "mount the right volume"]);
+    let maps = Api::<ConfigMap>::namespaced(ours.client.clone(), ours.namespace);
+    let since = json!({"data": {"incarnation": uuid::Uuid::from_u128(7)}});
+    maps.patch(INSTALLATION, &PatchParams::default(), &Patch::Merge(since)).await.expect("patched");
+    ours.prepared(&[]);
+    assert_eq!(identity_of(&ours).await.state, State::Held(Because::Swapped));
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_behind_the_noted_mark_is_held() {
+    let place = Place::new("process-behind").await;
+    place.prepared(&[]);
+    let maps = Api::<ConfigMap>::namespaced(place.client.clone(), place.namespace);
+    let mark = |mark: &str| Patch::Merge(json!({"data": {"ledgerMark": mark}}));
+    maps.patch(INSTALLATION, &PatchParams::default(), &mark("0 0 0")).await.expect("patched");
+    place.prepared(&[]);
+    assert_eq!(identity_of(&place).await.state, State::Open);
+    maps.patch(INSTALLATION, &PatchParams::default(), &mark("0 12 0")).await.expect("patched");
+    place.prepared(&[]);
+    assert_eq!(identity_of(&place).await.state, State::Held(Because::WentBack));
+    maps.patch(INSTALLATION, &PatchParams::default(), &mark("a b")).await.expect("patched");
+    place.refused(&[], &["ledgerMark", "three numbers"]);
 }
 
 #[tokio::test]

@@ -14,13 +14,13 @@ use crate::support::mail::{Credentials, Session};
 use crate::support::sink::{Sink, SinkOptions};
 use crate::support::{definitions, identity};
 
-const SYSTEM: &str = "franking-system";
+pub const SYSTEM: &str = "franking-system";
 /// A revoked, expired or suspended credential is refused within this (issue: a second), and the watch before it.
 pub const SOON: Duration = Duration::from_secs(3);
 
 /// A cluster with Franking's definitions and identity, an upstream, and a place for the binary.
 pub struct Stage {
-    plane: ControlPlane,
+    pub plane: ControlPlane,
     pub sink: Sink,
     pub home: Home,
 }
@@ -45,7 +45,7 @@ impl Stage {
         succeeded(self.plane.kubectl(arguments))
     }
 
-    fn policy(&self, pool: u32) {
+    pub fn policy(&self, pool: u32) {
         self.apply(&format!(
             "{{apiVersion: franking.io/v1alpha1, kind: CreditPolicy, metadata: {{name: plan}}, spec: {{\
              pool: {{credits: {pool}, period: Monthly}}, senders: {{domains: [example.com]}}, \
@@ -54,7 +54,7 @@ impl Stage {
         ));
     }
 
-    fn account(&self, rules: &str) {
+    pub fn account(&self, rules: &str) {
         self.apply(&format!(
             "{{apiVersion: franking.io/v1alpha1, kind: SubAccount, metadata: {{name: shop, namespace: team}}, \
              spec: {{policyRef: {{name: plan}}, {rules}}}}}"
@@ -92,7 +92,7 @@ pub fn send(session: &mut Session, subject: &str) -> String {
     session.send("news@example.com", "reader@example.net", subject).expect("an answer")
 }
 
-fn log_in(credentials: &Credentials) -> String {
+pub fn log_in(credentials: &Credentials) -> String {
     Session::open_quietly(credentials).map_or_else(|error| error, |(_, reply)| reply)
 }
 

@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 
 use super::Statement;
 use crate::domain::cost::{Line, Payer};
-use crate::runtime::cli::Output;
+use crate::runtime::cli::BillFormat;
 
 impl Statement {
-    pub fn print(&self, format: Output) -> String {
+    pub fn print(&self, format: BillFormat) -> String {
         match format {
-            Output::Table => self.table(),
-            Output::Json => format!("{:#}\n", self.json()),
-            Output::Csv => self.csv(),
+            BillFormat::Table => self.table(),
+            BillFormat::Json => format!("{:#}\n", self.json()),
+            BillFormat::Csv => self.csv(),
         }
     }
 

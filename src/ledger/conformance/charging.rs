@@ -221,6 +221,10 @@ pub async fn racing_processes_accept_exactly_the_limit(place: &impl Place) {
     race(place, 2).await;
 }
 
+pub async fn sixteen_processes_accept_exactly_the_limit(place: &impl Place) {
+    race(place, 16).await;
+}
+
 async fn race(place: &impl Place, processes: usize) {
     const LIMIT: i64 = 500;
     const TASKS: u128 = 16;

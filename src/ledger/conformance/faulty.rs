@@ -14,7 +14,8 @@ use crate::domain::directory::{Entry, Sender};
 use crate::domain::id::{Holder, Kind, MessageId, PolicyId};
 use crate::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Told, UsageRow};
 use crate::ledger::store::{
-    Balance, Changes, Discrepancy, Error, Event, Identity, Result, Role, Session, Settlement, Store, Undone,
+    Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, Result, Role, Session,
+    Settlement, Store, Undone,
 };
 
 /// What happens to the next call that reserves or settles.
@@ -172,8 +173,32 @@ impl Store for Faulty {
         self.inner.record(session, actor, kind, holder, detail).await
     }
 
+    async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
+        self.inner.retire(session, before).await
+    }
+
     async fn check(&self) -> Result<Vec<Discrepancy>> {
         self.inner.check().await
+    }
+
+    async fn hold(&self, because: Because) -> Result<()> {
+        self.inner.hold(because).await
+    }
+
+    async fn accept(&self, acceptance: &Acceptance) -> Result<()> {
+        self.inner.accept(acceptance).await
+    }
+
+    async fn assign(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid> {
+        self.inner.assign(session, kind, namespace_uid, name, id).await
+    }
+
+    async fn raise(&self, session: &Session, actor: &str, floors: &[Floor]) -> Result<u64> {
+        self.inner.raise(session, actor, floors).await
+    }
+
+    async fn reopen(&self, session: &Session) -> Result<()> {
+        self.inner.reopen(session).await
     }
 }
 

@@ -34,7 +34,9 @@ async fn desk(place: &impl Place, cap: Option<i64>) -> Desk {
     let registry = Registry::new();
     let name = "relay-1".to_owned();
     let ledger =
-        Ledger::start(faulty.clone(), Role::Relay, name, &registry, CancellationToken::new()).await.expect("a ledger");
+        Ledger::start(faulty.clone(), Role::Relay, name, &registry, Arc::new(|_| Ok(())), CancellationToken::new())
+            .await
+            .expect("a ledger");
     Desk { world, faulty, ledger, registry }
 }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::world::{Place, World, account, account_id, at, chain, key, key_id, monthly, policy};
 use crate::domain::credential::Username;
-use crate::domain::credit::{Outcome, Verdict};
+use crate::domain::credit::{Outcome, Reservation, Verdict};
 use crate::domain::directory::Entry;
-use crate::domain::id::{Holder, Kind};
+use crate::domain::id::{Holder, Kind, MessageId};
 use crate::ledger::store::{Role, Usage};
 
 pub async fn an_id_is_minted_once_for_its_kind_namespace_and_name(place: &impl Place) {
@@ -183,4 +183,46 @@ pub async fn two_processes_have_two_sessions(place: &impl Place) {
     for session in [&world.session, &operator, &relay] {
         world.store.heartbeat(session).await.expect("alive");
     }
+}
+
+pub async fn what_is_retired_stays_charged_and_the_books_balance(place: &impl Place) {
+    let world = World::with(place, None, Some(100), None).await;
+    // The day's table is made ahead, where an engine has such.
+    world.store.prepare_lots(&world.session, at("2026-11-21T00:00:00Z")).await.expect("made");
+    let outcomes = [Some(Outcome::Relayed), Some(Outcome::Refused), Some(Outcome::Unknown), None];
+    for (number, outcome) in (0..).zip(outcomes) {
+        let message = message_of("2026-11-20T10:00:00Z", number);
+        let asked = Reservation { message, key: key_id(1), credits: 1 << number };
+        assert_eq!(world.ask(&asked).await, Verdict::Reserved);
+        if let Some(outcome) = outcome {
+            world.settle(message, outcome).await;
+        }
+    }
+    world.settle(message_of("2026-11-20T10:00:00Z", 2), Outcome::Relayed).await;
+    let before = at("2026-11-22T00:00:00Z");
+    world.clock.set(at("2026-11-29T00:00:00Z"));
+    let young = Reservation { message: message_of("2026-11-29T00:00:00Z", 9), key: key_id(1), credits: 16 };
+    assert_eq!(world.ask(&young).await, Verdict::Reserved);
+    let mut retired = 0;
+    // What was open is closed first, and may be dropped the next time.
+    for _ in 0..2 {
+        retired += world.store.retire(&world.session, before).await.expect("retired");
+    }
+    assert_eq!(retired, 4);
+    assert_eq!(world.store.retire(&world.session, before).await.expect("retired"), 0);
+    world.check().await;
+    let usage = world.balance(chain()[1]).await.usage;
+    assert_eq!((usage.accepted, usage.relayed, usage.refused, usage.unknown), (1 + 4 + 8 + 16, 1 + 4, 2, 8));
+    // Too late to be given back.
+    world.settle(message_of("2026-11-20T10:00:00Z", 3), Outcome::Refused).await;
+    assert_eq!(world.balance(chain()[1]).await.usage.accepted, 29);
+    world.settle(young.message, Outcome::Refused).await;
+    assert_eq!(world.balance(chain()[1]).await.usage.accepted, 13);
+    world.check().await;
+}
+
+/// An id as a relay makes it at that moment.
+fn message_of(moment: &str, number: u8) -> MessageId {
+    let ms = u64::try_from(at(moment).as_millisecond()).expect("after 1970");
+    MessageId(uuid::Builder::from_unix_timestamp_millis(ms, &[number; 10]).into_uuid())
 }

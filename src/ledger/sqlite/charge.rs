@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use rusqlite::{OptionalExtension as _, params};
 
 use super::failure::{Failure, Op};
+use super::incarnation;
 use super::ledgered::Ledgered;
 use super::write::Tx;
 use crate::domain::credit::{Blocked, Charge, Demand, Outcome, PERIOD_PARTS, Part, Reservation, Verdict, decide};
@@ -15,6 +16,7 @@ use crate::ledger::trail::{LEDGER, SESSION_GIVEN_UP};
 impl Tx<'_> {
     pub fn reserve(&mut self, session: &Session, batch: &[Reservation]) -> Op<Vec<Verdict>> {
         self.fence(session)?;
+        incarnation::refuse_unless_open(self.connection)?;
         let mut lots = Ledgered::default();
         let mut first = HashMap::with_capacity(batch.len());
         let mut demands = Vec::with_capacity(batch.len());
@@ -151,7 +153,7 @@ impl Tx<'_> {
     }
 
     /// The outcome that holds, and whether it was a correction.
-    fn latest_outcome(&self, message: MessageId) -> Op<Option<(Outcome, bool)>> {
+    pub fn latest_outcome(&self, message: MessageId) -> Op<Option<(Outcome, bool)>> {
         let found: Option<(String, bool)> = self
             .connection
             .prepare_cached(

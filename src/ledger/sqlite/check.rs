@@ -7,21 +7,27 @@ use super::{lot_row, rows};
 use crate::domain::credit::{LotId, Meter};
 use crate::ledger::store::Discrepancy;
 
-/// Charged − refunded of every lot, from reservations and the settlements that hold, beside what the lot says.
-/// The cast gives the lots' numbers a type: without it they cannot be looked up by index, and every lot is compared
-/// with every other.
+/// Charged − refunded of every lot, from reservations and the settlements that hold, with what it was adjusted by,
+/// beside what the lot says. The cast gives the lots' numbers a type: without it they cannot be looked up by index, and
+/// every lot is compared with every other.
 const RECOMPUTED: &str = "
     WITH final AS MATERIALIZED (
         SELECT s.message, s.outcome FROM settlement s
         WHERE s.correction = 1 OR NOT EXISTS
             (SELECT 1 FROM settlement c WHERE c.message = s.message AND c.correction = 1)
     ), charged AS (
+        SELECT lot, sum(credits) AS credits FROM (
         SELECT CAST(part.value ->> 0 AS INTEGER) AS lot, sum(part.value ->> 1) AS credits
         FROM reservation r
         JOIN json_each(r.parts) part
         LEFT JOIN final f ON f.message = r.message
         WHERE f.outcome IS NULL OR f.outcome NOT IN ('refused', 'not_offered')
         GROUP BY 1
+        UNION ALL
+        SELECT lot, credits FROM adjustment
+        UNION ALL
+        SELECT lot, amount FROM seal
+        ) GROUP BY lot
     )
     SELECT l.kind, l.holder, l.id, l.consumed + l.overage, ifnull(c.credits, 0), l.source
     FROM lot l LEFT JOIN charged c ON c.lot = l.id

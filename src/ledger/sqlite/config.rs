@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use rusqlite::params;
 
 use super::failure::Op;
+use super::incarnation;
 use super::rows;
 use super::write::Tx;
 use crate::domain::directory::Entry;
@@ -19,6 +20,7 @@ const LOTS_AHEAD_MAX: usize = 40;
 impl Tx<'_> {
     pub fn put(&mut self, session: &Session, actor: &str, entries: &[Entry]) -> Op<()> {
         self.fence(session)?;
+        incarnation::refuse_held(self.connection)?;
         let mut epoch = None;
         for entry in entries {
             let before = rows::entry(self.connection, entry.holder())?;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use rusqlite::ErrorCode;
+use uuid::Uuid;
 
-use crate::ledger::store::{Error, Undone};
+use crate::ledger::store::{Error, State, Undone};
 
 /// Cloned to every call of a transaction that failed as a whole.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -15,6 +16,15 @@ pub enum Failure {
     Row(String),
     #[error("the session was given up")]
     Fenced,
+    #[error("the ledger is held")]
+    Held(State),
+    #[error("the file belongs to another installation")]
+    Foreign { found: Uuid, expected: Uuid },
+    #[error("the ledger is another incarnation")]
+    Replaced { found: Uuid, expected: Uuid },
+    /// Nothing can be done with the file at the path: nothing was written.
+    #[error("the ledger cannot be used: {0}")]
+    Gone(String),
     #[error("the operation panicked")]
     Panicked,
     #[error("too many calls are waiting")]
@@ -36,8 +46,13 @@ impl Failure {
     pub fn of(self, doing: &'static str) -> Error {
         match &self {
             Self::Fenced => Error::Fenced,
+            Self::Held(state) => Error::Held(*state),
+            Self::Foreign { found, expected } => Error::Foreign { found: *found, expected: *expected },
+            Self::Replaced { found, expected } => Error::Replaced { found: *found, expected: *expected },
             Self::Sql(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Error::Full,
-            Self::Row(_) | Self::Panicked => Error::Unavailable { doing, source: Box::new(Undone(Box::new(self))) },
+            Self::Row(_) | Self::Panicked | Self::Gone(_) => {
+                Error::Unavailable { doing, source: Box::new(Undone(Box::new(self))) }
+            }
             Self::Sql(_) if !self.spoils_transaction() => {
                 Error::Unavailable { doing, source: Box::new(Undone(Box::new(self))) }
             }
@@ -54,7 +69,15 @@ impl Failure {
                 // None: a conversion, a missing row, a wrong number of parameters.
                 None | Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
             ),
-            Self::Row(_) | Self::Fenced | Self::Panicked | Self::Crowded | Self::Stopped => false,
+            Self::Gone(_) => true,
+            Self::Row(_)
+            | Self::Fenced
+            | Self::Held(_)
+            | Self::Foreign { .. }
+            | Self::Replaced { .. }
+            | Self::Panicked
+            | Self::Crowded
+            | Self::Stopped => false,
         }
     }
 }

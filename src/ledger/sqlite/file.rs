@@ -13,6 +13,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transac
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
+use super::incarnation::read_identity;
+use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{Error, Identity, Result};
 
 /// 3.7.0 to 3.51.2 can corrupt a database when one connection resets the WAL while another writes.
@@ -43,14 +45,16 @@ pub struct Migration {
 pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../migrations/sqlite/0001_ledger.sql") },
     Migration { version: 2, sql: include_str!("../migrations/sqlite/0002_meters.sql") },
+    Migration { version: 3, sql: include_str!("../migrations/sqlite/0003_incarnation.sql") },
     Migration { version: 4, sql: include_str!("../migrations/sqlite/0004_report.sql") },
+    Migration { version: 5, sql: include_str!("../migrations/sqlite/0005_seal.sql") },
 ];
 
 /// The schemas that this release works with.
-const SCHEMA_OLDEST: i64 = 4;
-const SCHEMA_NEWEST: i64 = 4;
+const SCHEMA_OLDEST: i64 = 5;
+const SCHEMA_NEWEST: i64 = 5;
 
-fn unfit(path: &Path, why: impl Into<String>) -> Error {
+pub fn unfit(path: &Path, why: impl Into<String>) -> Error {
     Error::Unfit { path: path.display().to_string(), why: why.into() }
 }
 
@@ -82,7 +86,7 @@ pub fn file_system_of(directory: &Path) -> io::Result<i64> {
     if result == 0 { Ok(stat.f_type & 0xffff_ffff) } else { Err(io::Error::last_os_error()) }
 }
 
-fn refuse_network(path: &Path) -> Result<()> {
+pub fn refuse_network(path: &Path) -> Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let kind = file_system_of(directory)
         .map_err(|source| unfit(path, format!("its directory cannot be examined ({source})")))?;
@@ -100,6 +104,13 @@ pub fn connect_writer(path: &Path) -> Result<Connection> {
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     wait_when_busy(&mut connection).and_then(|()| configure(&connection)).map_err(|error| opening(path, error))?;
     verify(&connection, path)?;
+    Ok(connection)
+}
+
+/// A connection for the writer of a file that is a ledger of this release's schema.
+pub fn connect_ledger(path: &Path) -> Result<Connection> {
+    let connection = connect_writer(path)?;
+    check_schema(&connection, path)?;
     Ok(connection)
 }
 
@@ -131,7 +142,7 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
 }
 
 /// Tells what an administrator must repair from what may pass.
-fn opening(path: &Path, error: rusqlite::Error) -> Error {
+pub fn opening(path: &Path, error: rusqlite::Error) -> Error {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => unfit(path, "it is not a database"),
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
@@ -178,17 +189,6 @@ fn verify(connection: &Connection, path: &Path) -> Result<()> {
     Ok(())
 }
 
-pub fn read_identity(connection: &Connection) -> Op<Identity> {
-    Ok(connection.query_row("SELECT installation, cluster, incarnation, schema_version FROM meta", [], |row| {
-        Ok(Identity {
-            installation: Uuid::from_bytes(row.get(0)?),
-            cluster: row.get(1)?,
-            incarnation: Uuid::from_bytes(row.get(2)?),
-            schema_version: row.get(3)?,
-        })
-    })?)
-}
-
 /// Refuses what is not a ledger, or one of a release that this one does not know.
 pub fn check_schema(connection: &Connection, path: &Path) -> Result<()> {
     let version =
@@ -202,7 +202,7 @@ pub fn check_schema(connection: &Connection, path: &Path) -> Result<()> {
 
 /// `None` for a file without tables: one that was just made, or whose making was interrupted.
 fn schema_version(connection: &Connection, path: &Path) -> Result<Option<i64>> {
-    let failed = |error| Failure::from(error).of("reading the ledger's schema version");
+    let failed = |error| opening(path, error);
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
     if tables == 0 {
@@ -215,28 +215,21 @@ fn schema_version(connection: &Connection, path: &Path) -> Result<Option<i64>> {
     connection.query_row("SELECT schema_version FROM meta", [], |row| row.get(0)).optional().map_err(failed)
 }
 
-/// Who a new ledger is to be.
-pub struct Naming<'a> {
-    pub installation: Uuid,
-    pub cluster: &'a str,
-    pub incarnation: Uuid,
-}
-
-/// Makes the file, or brings it to the newest schema after copying it beside itself. Refuses another
-/// installation's.
-pub fn prepare(path: &Path, naming: &Naming<'_>, migrations: &[Migration], now: Timestamp) -> Result<Identity> {
+/// Makes the file, or brings it to the newest schema after copying it beside itself. Another installation's is left
+/// as it is: told where its schema is ours, refused where it is not.
+pub fn prepare(path: &Path, naming: &Naming, migrations: &[Migration], now: Timestamp) -> Result<Identity> {
     create_private(path)?;
     let mut connection = connect_writer(path)?;
     let doing = "preparing the ledger";
     let found = schema_version(&connection, path)?;
-    if found.is_some() {
-        let identity = read_identity(&connection).map_err(|failure| failure.of(doing))?;
-        if identity.installation != naming.installation {
-            return Err(Error::Foreign { found: identity.installation, expected: naming.installation });
-        }
-    }
     let newest = migrations.last().map_or(0, |migration| migration.version);
     let from = found.unwrap_or(0);
+    if found.is_some() && from < newest {
+        let installation = installation_of(&connection, path)?;
+        if installation != naming.installation {
+            return Err(Error::Foreign { found: installation, expected: naming.installation });
+        }
+    }
     if from > newest {
         return Err(Error::Schema { found: from, oldest: SCHEMA_OLDEST, newest });
     }
@@ -247,6 +240,13 @@ pub fn prepare(path: &Path, naming: &Naming<'_>, migrations: &[Migration], now: 
         migrate(&mut connection, naming, migrations, now).map_err(|failure| failure.of(doing))?;
     }
     read_identity(&connection).map_err(|failure| failure.of(doing))
+}
+
+/// Whose it is, whatever its schema. Refuses what is no ledger.
+pub fn installation_of(connection: &Connection, path: &Path) -> Result<Uuid> {
+    schema_version(connection, path)?.ok_or_else(|| unfit(path, "it is empty"))?;
+    let read = connection.query_row("SELECT installation FROM meta", [], |row| row.get(0));
+    read.map(Uuid::from_bytes).map_err(|error| opening(path, error))
 }
 
 /// SQLite gives its `-wal` and `-shm` the file's own permissions.
@@ -271,7 +271,7 @@ fn copy_beside(connection: &Connection, path: &Path, version: i64, now: Timestam
         .map_err(|error| Failure::from(error).of("copying the ledger before changing its schema"))
 }
 
-fn migrate(connection: &mut Connection, naming: &Naming<'_>, migrations: &[Migration], now: Timestamp) -> Op<()> {
+fn migrate(connection: &mut Connection, naming: &Naming, migrations: &[Migration], now: Timestamp) -> Op<()> {
     // Asked again under the lock: two processes may be preparing.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let empty: bool = transaction.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
@@ -293,6 +293,9 @@ fn migrate(connection: &mut Connection, naming: &Naming<'_>, migrations: &[Migra
                 ],
             )?;
         }
+    }
+    if empty {
+        transaction.execute("UPDATE meta SET state = ?1", [naming.state.as_str()])?;
     }
     transaction.commit()?;
     Ok(())

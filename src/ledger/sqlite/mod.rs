@@ -7,20 +7,24 @@
 //! It must never acknowledge what a power cut can undo (WAL with `synchronous=FULL`, verified when it is opened),
 //! and never run on a file system where locks are only a polite request.
 
+pub mod backup;
 mod charge;
 mod check;
 mod config;
 mod failure;
 mod file;
+mod incarnation;
 mod ledgered;
 mod lot_row;
 mod lots;
 mod read;
 mod report;
+mod retire;
 mod rows;
 mod sources;
 mod tempo;
 mod usage;
+mod vigil;
 mod write;
 mod writer;
 
@@ -38,11 +42,16 @@ use crate::domain::credential::Username;
 use crate::domain::credit::{Reservation, Verdict};
 use crate::domain::directory::{Entry, Sender};
 use crate::domain::id::{Holder, Kind};
-use crate::ledger::store::{Balance, Changes, Discrepancy, Event, Identity, Result, Role, Session, Settlement, Store};
+use crate::ledger::incarnation::Naming;
+use crate::ledger::store::{
+    Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, Result, Role, Session, Settlement,
+    State, Store,
+};
 use crate::runtime::clock::Clock;
 
 use failure::Failure;
 use read::Reader;
+use vigil::Vigil;
 use writer::Writer;
 
 /// Rows that one transaction of the rollup, the sweep or the lot maker takes, so that mail waits for none of them
@@ -54,24 +63,31 @@ pub struct SqliteStore {
     path: PathBuf,
     writer: Writer,
     reader: Reader,
+    clock: Arc<dyn Clock>,
 }
 
-/// Makes the ledger's file or brings it to this release's schema (copying it beside itself before), and refuses
-/// another installation's.
+/// Makes the ledger's file or brings it to this release's schema (copying it beside itself before), and says who it
+/// is. Another installation's is not touched.
 pub fn prepare(path: &Path, installation: Uuid, cluster: &str, incarnation: Uuid, now: Timestamp) -> Result<Identity> {
-    file::prepare(path, &file::Naming { installation, cluster, incarnation }, file::MIGRATIONS, now)
+    prepare_as(path, &Naming { installation, cluster: cluster.to_owned(), incarnation, state: State::Open }, now)
+}
+
+/// The same, with the state that a new ledger begins in.
+pub fn prepare_as(path: &Path, naming: &Naming, now: Timestamp) -> Result<Identity> {
+    file::prepare(path, naming, file::MIGRATIONS, now)
 }
 
 impl SqliteStore {
     /// Opens a ledger that [`prepare`] made.
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
-        let connection = file::connect_writer(path)?;
-        file::check_schema(&connection, path)?;
+        let connection = file::connect_ledger(path)?;
         let reading = file::connect_reader(path)?;
+        let vigil = Arc::new(Vigil::begin(path, &connection)?);
         Ok(Self {
             path: path.to_owned(),
-            writer: Writer::start(connection, clock.clone(), path)?,
-            reader: Reader::start(reading, clock, path)?,
+            writer: Writer::start(connection, clock.clone(), vigil.clone())?,
+            reader: Reader::start(reading, clock.clone(), vigil)?,
+            clock,
         })
     }
 }
@@ -79,7 +95,7 @@ impl SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn identity(&self) -> Result<Identity> {
-        self.reader.call("reading who the ledger is", |connection, _| file::read_identity(connection)).await
+        self.reader.call("reading who the ledger is", |connection, _| incarnation::read_identity(connection)).await
     }
 
     async fn open_session(&self, role: Role, name: &str) -> Result<Session> {
@@ -203,6 +219,21 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
+        let mut total = 0;
+        loop {
+            // What is not counted is not deleted.
+            self.rollup(session).await?;
+            let session = session.clone();
+            let work = move |tx: &mut write::Tx<'_>| tx.retire(&session, before, writer::GROUP);
+            let retired = self.writer.call("sealing old messages", writer::GROUP, work).await?;
+            total += retired as u64;
+            if retired < writer::GROUP {
+                return Ok(total);
+            }
+        }
+    }
+
     async fn check(&self) -> Result<Vec<Discrepancy>> {
         let doing = "checking the ledger";
         let path = self.path.clone();
@@ -213,5 +244,36 @@ impl Store for SqliteStore {
         })
         .await
         .unwrap_or_else(|_| Err(Failure::Panicked.of(doing)))
+    }
+
+    async fn hold(&self, because: Because) -> Result<()> {
+        self.writer.call("holding the ledger", 1, move |tx| incarnation::hold(tx.connection, because)).await
+    }
+
+    async fn accept(&self, acceptance: &Acceptance) -> Result<()> {
+        let doing = "accepting the ledger";
+        let (path, acceptance, clock) = (self.path.clone(), acceptance.clone(), self.clock.clone());
+        // On a connection of its own: the writer leaves another installation's file alone until this is done.
+        tokio::task::spawn_blocking(move || {
+            let connection = file::connect_ledger(&path)?;
+            writer::once(&connection, clock.as_ref(), |tx| tx.accept(&acceptance)).map_err(|failure| failure.of(doing))
+        })
+        .await
+        .unwrap_or_else(|_| Err(Failure::Panicked.of(doing)))
+    }
+
+    async fn assign(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid> {
+        let (session, namespace_uid, name) = (session.clone(), namespace_uid.to_owned(), name.to_owned());
+        self.writer.call("assigning an id", 1, move |tx| tx.assign(&session, kind, &namespace_uid, &name, id)).await
+    }
+
+    async fn raise(&self, session: &Session, actor: &str, floors: &[Floor]) -> Result<u64> {
+        let (session, actor, floors) = (session.clone(), actor.to_owned(), floors.to_vec());
+        self.writer.call("raising what is used", floors.len(), move |tx| tx.raise(&session, &actor, &floors)).await
+    }
+
+    async fn reopen(&self, session: &Session) -> Result<()> {
+        let session = session.clone();
+        self.writer.call("opening the rebuilt ledger", 1, move |tx| tx.reopen(&session)).await
     }
 }

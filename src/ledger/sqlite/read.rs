@@ -1,7 +1,6 @@
 //! The one thread of this process that reads, on a connection that cannot write, and what it reads.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -10,7 +9,8 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::failure::{Failure, Op};
-use super::{lots, rows, sources};
+use super::vigil::Vigil;
+use super::{file, incarnation, lots, rows, sources};
 use crate::domain::credential::Username;
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId};
@@ -23,7 +23,8 @@ const QUEUE: usize = 1_024;
 /// Rows of the audit trail in one answer.
 const EVENTS_MAX: usize = 1_000;
 
-type Job = Box<dyn FnOnce(&Connection) + Send>;
+/// What is to be read, or why nothing can be.
+type Job = Box<dyn FnOnce(Op<&Connection>) + Send>;
 
 /// The reader's queue.
 pub struct Reader {
@@ -32,14 +33,25 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub fn start(connection: Connection, clock: Arc<dyn Clock>, path: &Path) -> Result<Self> {
+    pub fn start(mut connection: Connection, clock: Arc<dyn Clock>, vigil: Arc<Vigil>) -> Result<Self> {
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
+        let path = vigil.path().to_owned();
+        let mut generation = 0;
         thread::Builder::new()
             .name("ledger-reader".to_owned())
             .spawn(move || {
                 while let Some(job) = queue.blocking_recv() {
+                    let ready = vigil.look().and_then(|found| {
+                        if found != generation {
+                            connection =
+                                file::connect_reader(vigil.path()).map_err(|error| Failure::Gone(error.to_string()))?;
+                            generation = found;
+                        }
+                        Ok(())
+                    });
+                    let found = ready.map(|()| &connection);
                     // A bug in one read must not end all others. Whoever asked finds its reply dropped.
-                    if catch_unwind(AssertUnwindSafe(|| job(&connection))).is_err() {
+                    if catch_unwind(AssertUnwindSafe(|| job(found))).is_err() {
                         tracing::error!("a ledger read panicked");
                     }
                 }
@@ -59,11 +71,13 @@ impl Reader {
     {
         let (reply, answer) = oneshot::channel();
         let clock = self.clock.clone();
-        let job: Job = Box::new(move |connection| {
-            let result = snapshot(connection, |connection| {
-                let last: i64 =
-                    connection.prepare_cached("SELECT last_now FROM meta")?.query_row([], |row| row.get(0))?;
-                work(connection, rows::later(clock.now(), last)?)
+        let job: Job = Box::new(move |connection: Op<&Connection>| {
+            let result = connection.and_then(|connection| {
+                snapshot(connection, |connection| {
+                    let last: i64 =
+                        connection.prepare_cached("SELECT last_now FROM meta")?.query_row([], |row| row.get(0))?;
+                    work(connection, rows::later(clock.now(), last)?)
+                })
             });
             let _ = reply.send(result.map_err(|failure| failure.of(doing)));
         });
@@ -84,10 +98,11 @@ pub fn snapshot<T>(connection: &Connection, work: impl FnOnce(&Connection) -> Op
 pub fn changes(connection: &Connection, after: i64) -> Op<Changes> {
     let epoch = connection.prepare_cached("SELECT config_epoch FROM meta")?.query_row([], |row| row.get(0))?;
     let entries = if epoch > after { rows::entries_after(connection, after)? } else { Vec::new() };
-    Ok(Changes { entries, epoch })
+    Ok(Changes { entries, epoch, tag: incarnation::tag(connection)? })
 }
 
 pub fn find_sender(connection: &Connection, username: &Username) -> Op<Option<Sender>> {
+    incarnation::refuse_unless_open(connection)?;
     // A name that was given again belongs to the key that is not removed.
     let id: Option<[u8; 16]> = connection
         .prepare_cached("SELECT id FROM directory WHERE username = ?1 ORDER BY removed, epoch DESC LIMIT 1")?
@@ -110,6 +125,7 @@ pub fn find_sender(connection: &Connection, username: &Username) -> Op<Option<Se
 }
 
 pub fn balances(connection: &Connection, holders: &[Holder], now: Timestamp) -> Op<Vec<Balance>> {
+    incarnation::refuse_held(connection)?;
     let mut balances = Vec::with_capacity(holders.len());
     for holder in holders {
         let Some(entry) = rows::entry(connection, *holder)? else { continue };

@@ -11,8 +11,8 @@ use crate::domain::credit::{Chain, Outcome};
 use crate::domain::id::{AccountId, KeyId, PolicyId};
 use crate::ledger::store::Session;
 
-const RESERVATIONS: &str = "reservation";
-const SETTLEMENTS: &str = "settlement";
+pub const RESERVATIONS: &str = "reservation";
+pub const SETTLEMENTS: &str = "settlement";
 const HOUR_MS: i64 = 3_600_000;
 
 type Bucket = (i64, Chain);
@@ -135,7 +135,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn cursor(&self, name: &str) -> Op<i64> {
+    pub fn cursor(&self, name: &str) -> Op<i64> {
         let seq = self
             .connection
             .prepare_cached("SELECT seq FROM cursor WHERE name = ?1")?

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
-use super::rows;
+use super::{incarnation, rows};
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId, Kind};
 use crate::ledger::store::{Role, Session};
@@ -153,6 +153,7 @@ impl<'a> Tx<'a> {
 
     pub fn identify(&mut self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Op<Uuid> {
         self.fence(session)?;
+        incarnation::refuse_held(self.connection)?;
         let digest = self.digest(kind, namespace_uid, name)?;
         let known = self
             .connection
@@ -172,7 +173,7 @@ impl<'a> Tx<'a> {
     }
 
     /// Salted with the installation, so that digests of two ledgers cannot be matched with each other.
-    fn digest(&self, kind: Kind, namespace_uid: &str, name: &str) -> Op<Vec<u8>> {
+    pub fn digest(&self, kind: Kind, namespace_uid: &str, name: &str) -> Op<Vec<u8>> {
         let installation: [u8; 16] =
             self.connection.prepare_cached("SELECT installation FROM meta")?.query_row([], |row| row.get(0))?;
         let mut context = digest::Context::new(&digest::SHA256);

@@ -4,7 +4,6 @@
 //! timer. A call that fails is undone alone; a transaction that fails is answered as failed to every call in it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -12,6 +11,8 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::failure::{Failure, Op};
+use super::file;
+use super::vigil::Vigil;
 use super::write::{Cache, Tx};
 use crate::ledger::store::{Error, Result};
 use crate::runtime::clock::Clock;
@@ -65,11 +66,12 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn start(connection: Connection, clock: Arc<dyn Clock>, path: &Path) -> Result<Self> {
+    pub fn start(connection: Connection, clock: Arc<dyn Clock>, vigil: Arc<Vigil>) -> Result<Self> {
+        let path = vigil.path().to_owned();
         let (jobs, queue) = mpsc::channel(QUEUE);
         thread::Builder::new()
             .name("ledger-writer".to_owned())
-            .spawn(move || write_until_closed(connection, &*clock, queue))
+            .spawn(move || write_until_closed(connection, &*clock, queue, &vigil))
             .map_err(|error| Error::Unfit {
                 path: path.display().to_string(),
                 why: format!("no thread could be started for it ({error})"),
@@ -94,8 +96,14 @@ impl Writer {
     }
 }
 
-fn write_until_closed(connection: Connection, clock: &dyn Clock, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+fn write_until_closed(
+    mut connection: Connection,
+    clock: &dyn Clock,
+    mut queue: mpsc::Receiver<Box<dyn Job>>,
+    vigil: &Vigil,
+) {
     let mut cache = Cache::default();
+    let mut generation = 0;
     while let Some(first) = queue.blocking_recv() {
         let mut weight = first.weight();
         let mut group = vec![first];
@@ -104,7 +112,15 @@ fn write_until_closed(connection: Connection, clock: &dyn Clock, mut queue: mpsc
             weight += job.weight();
             group.push(job);
         }
-        let failures = match run_group(&connection, clock, &mut cache, &mut group) {
+        let ready = vigil.look().and_then(|found| {
+            if found != generation {
+                connection = file::connect_writer(vigil.path()).map_err(|error| Failure::Gone(error.to_string()))?;
+                cache.forget();
+                generation = found;
+            }
+            Ok(())
+        });
+        let failures = match ready.and_then(|()| run_group(&connection, clock, &mut cache, &mut group)) {
             Ok(failures) => failures,
             Err(failure) => {
                 undo(&connection, &mut cache);
@@ -146,6 +162,22 @@ fn run_group(
     tx.finish()?;
     connection.prepare_cached("COMMIT")?.execute([])?;
     Ok(failures)
+}
+
+/// One operation in a transaction of its own, on a connection that nobody else uses.
+pub fn once<T>(connection: &Connection, clock: &dyn Clock, work: impl FnOnce(&mut Tx<'_>) -> Op<T>) -> Op<T> {
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let mut cache = Cache::default();
+    let done = Tx::begin(connection, &mut cache, clock.now()).and_then(|mut tx| {
+        let value = work(&mut tx)?;
+        tx.finish()?;
+        connection.execute_batch("COMMIT")?;
+        Ok(value)
+    });
+    if done.is_err() {
+        undo(connection, &mut cache);
+    }
+    done
 }
 
 fn undo(connection: &Connection, cache: &mut Cache) {

@@ -36,6 +36,8 @@ pub struct Observed {
     pub others: Vec<Secret>,
     pub endpoint: Endpoint,
     pub hash_key: HashKey,
+    /// The ledger was replaced, and the Secret is all that knows the password.
+    pub rebuilding: bool,
     pub gauge: Option<Gauge>,
     pub figures_granted: bool,
 }
@@ -155,10 +157,14 @@ struct Work<'a> {
 impl Work<'_> {
     fn plan(&self, mut plan: KeyPlan, present: Option<&Secret>, rng: &mut impl Rng) -> KeyPlan {
         let (observed, now) = (self.observed, self.now);
-        let entry = self.entry();
+        let mut entry = self.entry();
         let dead = self.dead();
         // What is judged is ours; a Secret that is about to be adopted holds nothing of ours yet.
         let named = present.filter(|secret| matches!(secret::standing(Some(secret), &self.owner), Standing::Ours(_)));
+        if observed.rebuilding {
+            let shown = self.key.status.as_ref().and_then(|status| status.credential.as_ref());
+            secret::restore(&mut entry.credentials, named, &observed.others, shown, &observed.hash_key, now);
+        }
         let rotation = &self.spec.rotation;
         let judgement = secret::judge(&entry.credentials, named, &observed.others, rotation, &observed.hash_key, now);
         let (entry, waits_until) = match judgement {

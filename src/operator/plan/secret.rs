@@ -15,10 +15,13 @@ use ring::digest;
 use serde_json::{Value, json};
 
 use super::meta;
-use crate::crd::{CheckedRotation, CheckedSecret, Field, Preset};
-use crate::domain::credential::{Credential, HashKey, Password, SecretHash, Stage, Username};
+use crate::crd::{CheckedRotation, CheckedSecret, CredentialStatus, Field, Preset};
+use crate::domain::credential::{self, Credential, HashKey, Password, SecretHash, Stage, Username};
 use crate::domain::id::AccountId;
 use crate::operator::{Endpoint, installation};
+
+/// Characters of a password that is taken from its Secret without having been known: what we mint is longer.
+const RESTORED_MIN: usize = 16;
 
 /// Whose a Secret is.
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +121,32 @@ pub fn judge(
         Some((_, Stage::Current { .. })) => keep_or_rotate(secret, password, credentials, rotation, now),
         Some((_, Stage::Previous { .. })) | None => Judgement::Issue(Cause::Edited),
     }
+}
+
+/// Takes the password that the Secret holds for the current one, as its status says: the ledger was replaced and may know
+/// none, or an earlier one. What the ledger has for current is the one before, and good for as long as the status said.
+pub fn restore(
+    credentials: &mut Vec<Credential>,
+    named: Option<&Secret>,
+    others: &[Secret],
+    shown: Option<&CredentialStatus>,
+    hash_key: &HashKey,
+    now: Timestamp,
+) {
+    // Not what somebody wrote there by hand in the meantime and can be guessed.
+    let long = |password: &Password| password.expose().len() >= RESTORED_MIN;
+    let Some(password) = named.into_iter().chain(others).find_map(password_of).filter(long) else { return };
+    let hash = hash_key.hash(&password);
+    let known = credentials.iter().find(|credential| credential.hash == hash).map(|credential| credential.stage);
+    match known {
+        Some(Stage::Current { .. } | Stage::Staged { .. }) => return,
+        Some(Stage::Previous { .. }) | None => {}
+    }
+    let since = shown.map_or(now, |shown| shown.issued_at.0);
+    let until = shown.and_then(|shown| shown.previous_valid_until.as_ref()).map_or(now, |until| until.0);
+    credential::stage(credentials, hash, now);
+    credential::promote(credentials, hash, since, until);
+    credentials.retain(|credential| credential.usable(now));
 }
 
 /// The current password, which `secret` holds: kept, unless a rotation is asked for and may begin.

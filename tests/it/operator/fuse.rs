@@ -14,7 +14,8 @@ use franking::domain::directory::{Entry, Sender};
 use franking::domain::id::{Holder, Kind, PolicyId};
 use franking::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Told, UsageRow};
 use franking::ledger::store::{
-    Balance, Changes, Discrepancy, Event, Identity, Result, Role, Session, Settlement, Store,
+    Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, Result, Role, Session, Settlement,
+    Store,
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
@@ -244,9 +245,39 @@ impl Store for Fragile {
         self.inner.record(session, actor, kind, holder, detail).await
     }
 
+    async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
+        self.pass().await?;
+        self.inner.retire(session, before).await
+    }
+
     async fn check(&self) -> Result<Vec<Discrepancy>> {
         self.pass().await?;
         self.inner.check().await
+    }
+
+    async fn hold(&self, because: Because) -> Result<()> {
+        self.pass().await?;
+        self.inner.hold(because).await
+    }
+
+    async fn accept(&self, acceptance: &Acceptance) -> Result<()> {
+        self.pass().await?;
+        self.inner.accept(acceptance).await
+    }
+
+    async fn assign(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid> {
+        self.pass().await?;
+        self.inner.assign(session, kind, namespace_uid, name, id).await
+    }
+
+    async fn raise(&self, session: &Session, actor: &str, floors: &[Floor]) -> Result<u64> {
+        self.pass().await?;
+        self.inner.raise(session, actor, floors).await
+    }
+
+    async fn reopen(&self, session: &Session) -> Result<()> {
+        self.pass().await?;
+        self.inner.reopen(session).await
     }
 }
 

@@ -170,6 +170,7 @@ impl Running {
             name: "operator".to_owned(),
             courier: Arc::new(franking::upstream::Post::new("relay.franking.svc")),
             leadership: None,
+            place: None,
         };
         let task = tokio::spawn(operator::run(dependencies, shutdown.clone()));
         Self { fuse, ledger, registry, endpoint: sender, relay: relay_sender, shutdown, task }

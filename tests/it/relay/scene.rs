@@ -306,6 +306,7 @@ fn relay_config(installation: Uuid, folder: &std::path::Path) -> RelayConfig {
     let files = CertificateFiles { certificate_file: folder.join("tls.crt"), key_file: folder.join("tls.key") };
     RelayConfig {
         installation,
+        incarnation: None,
         hostname: "relay.example.com".to_owned(),
         listeners: vec![
             listener("submission", ListenerMode::StartTls),

@@ -1,19 +1,20 @@
 //! The objects themselves, each as what we want of it and nothing else.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
 use super::settings::{Pods, Settings};
 use super::{PODS, RELAY_SETTINGS, hash};
-use crate::domain::relay_config::{CertificateFiles, InstallationKeys, LedgerAddress, ListenerMode, RelayConfig, Tls};
+use crate::domain::relay_config::{LedgerAddress, ListenerMode};
 use crate::operator::certificate::Leaf;
+use crate::operator::installation::Installation;
 use crate::operator::plan::meta;
-use crate::runtime::fleet::Certificates;
+use crate::operator::relay_config;
 
 /// Where `relay.yaml` is in a relay's pod: where the relay looks for it when nothing is said.
 const RUN_FOLDER: &str = "/run/franking";
@@ -55,19 +56,20 @@ pub struct Wanted {
     pub disruption_budget: Value,
 }
 
-/// Whose fleet it is.
+/// Whose fleet it is, and which ledger it shares.
 pub struct House<'a> {
     pub namespace: &'a str,
     pub owner: &'a OwnerReference,
-    pub installation: Uuid,
-    pub keys: &'a InstallationKeys,
+    pub installation: &'a Installation,
     pub ledger: &'a LedgerAddress,
 }
 
 /// The objects that these settings ask for. `leaf` is the certificate of our own, where there is no other.
 pub fn plan(settings: &Settings, house: &House<'_>, leaf: Option<&Leaf>) -> Result<Wanted, String> {
     let names = Names::of(&house.owner.name);
-    let config = relay_config(settings, house);
+    // A certificate of our own is beside that file, as in one pod.
+    let beside = Path::new(TLS_FOLDER).join("relay.yaml");
+    let config = relay_config::render(&settings.fleet, &beside, house.ledger, house.installation);
     config.validate()?;
     let text = serde_yaml::to_string(&config).map_err(|error| error.to_string())?;
     let maker = Maker { settings, house };
@@ -92,27 +94,6 @@ pub fn plan(settings: &Settings, house: &House<'_>, leaf: Option<&Leaf>) -> Resu
         service: maker.service(&names),
         disruption_budget: maker.disruption_budget(&names),
     })
-}
-
-/// `relay.yaml` of the fleet: the same as of one pod, with the paths of the fleet's pods.
-fn relay_config(settings: &Settings, house: &House<'_>) -> RelayConfig {
-    let fleet = &settings.fleet;
-    let file = |name: &str| format!("{TLS_FOLDER}/{name}").into();
-    let tls = match &fleet.certificates {
-        Certificates::Files { files, .. } => Tls { certificates: files.clone() },
-        Certificates::SelfSigned => Tls {
-            certificates: vec![CertificateFiles { certificate_file: file("tls.crt"), key_file: file("tls.key") }],
-        },
-    };
-    RelayConfig {
-        installation: house.installation,
-        hostname: fleet.hostname.clone(),
-        listeners: fleet.listeners.clone(),
-        tls,
-        limits: fleet.limits.clone(),
-        ledger: house.ledger.clone(),
-        keys: house.keys.clone(),
-    }
 }
 
 struct Maker<'a> {

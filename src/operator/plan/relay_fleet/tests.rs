@@ -8,7 +8,9 @@ use uuid::Uuid;
 use super::{House, Settings, Wanted, check, is_ours, plan, stands};
 use crate::crd::{ConditionType, Reason, find_condition};
 use crate::domain::relay_config::{InstallationKeys, KeyBytes, LedgerAddress, RelayConfig};
-use crate::operator::certificate::Leaf;
+use crate::ledger::incarnation::Mark;
+use crate::operator::certificate::{Authority, Leaf};
+use crate::operator::installation::{Installation, Serving};
 use crate::operator::plan::{Outcome, credit_policy::lacks, is_true};
 use crate::operator::{RelayState, Replicas};
 use crate::runtime::cli::Flags;
@@ -58,11 +60,20 @@ fn owner(uid: &str) -> OwnerReference {
 }
 
 fn planned(relay: &str, pods: &str) -> Wanted {
-    let keys = InstallationKeys { hash: KeyBytes([1; 32]), seal: KeyBytes([2; 32]) };
+    let installation = Installation {
+        namespace: "mail".into(),
+        id: Uuid::from_u128(1),
+        incarnation: Uuid::from_u128(2),
+        serving: Serving::new(Uuid::from_u128(2)),
+        mark: Mark::default(),
+        cluster: "c".into(),
+        ledger_made: true,
+        keys: InstallationKeys { hash: KeyBytes([1; 32]), seal: KeyBytes([2; 32]) },
+        authority: Authority::mint(Uuid::from_u128(1), Timestamp::UNIX_EPOCH).expect("a CA"),
+    };
     let ledger = LedgerAddress::Postgres { url: "postgres://franking:s3cret@db/franking".into(), single_node: false };
     let owner = owner("uid-1");
-    let house =
-        House { namespace: "mail", owner: &owner, installation: Uuid::from_u128(1), keys: &keys, ledger: &ledger };
+    let house = House { namespace: "mail", owner: &owner, installation: &installation, ledger: &ledger };
     let leaf = Leaf { certificate: "a certificate".into(), key: "its key".into() };
     let settings = settings(relay, pods).expect("valid settings");
     let leaf = settings.pods.certificate_secret.is_none().then_some(&leaf);

@@ -278,6 +278,7 @@ impl Scene {
             others: Vec::new(),
             endpoint: endpoint(),
             hash_key: hash_key(),
+            rebuilding: false,
             gauge: None,
             figures_granted: false,
         };

@@ -1,0 +1,434 @@
+//! Whether a ledger is the one that is known, and what it takes to go on with another. Pure, and the same for every
+//! engine.
+//!
+//! A ledger that was lost, that went back in time or that is somebody else's would give used credits away, or let the
+//! wrong people in. So whoever finds one holds it: nothing is charged, nobody is refused for good, and an
+//! administrator says by name whether it is to be gone on with. The name is made from what was known and what was
+//! found, so an acceptance is good for this one finding and never for a later one.
+
+use jiff::Timestamp;
+use ring::digest;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::store::{Error, Identity, Result};
+use crate::domain::credit::{Lot, Meter, Overage, in_order_of_use};
+use crate::domain::id::Holder;
+
+/// Whether mail may be charged to a ledger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    #[default]
+    Open,
+    /// Nothing is charged and nobody is judged by it until an administrator accepts it.
+    Held(Because),
+    /// Accepted: the directory and the used credits are being put back into it.
+    Rebuilding,
+}
+
+/// Why a ledger is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Because {
+    /// It was made where one was lost.
+    Empty,
+    /// `franking ledger restore` put it there.
+    Restored,
+    /// Another file was put in its place while it was in use.
+    Swapped,
+    /// It is older than what was seen of it.
+    WentBack,
+}
+
+impl State {
+    pub const ALL: [Self; 6] = [
+        Self::Open,
+        Self::Rebuilding,
+        Self::Held(Because::Empty),
+        Self::Held(Because::Restored),
+        Self::Held(Because::Swapped),
+        Self::Held(Because::WentBack),
+    ];
+
+    /// As it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Rebuilding => "rebuilding",
+            Self::Held(Because::Empty) => "empty",
+            Self::Held(Because::Restored) => "restored",
+            Self::Held(Because::Swapped) => "swapped",
+            Self::Held(Because::WentBack) => "went_back",
+        }
+    }
+
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
+
+    /// Charging and judging need an open ledger.
+    pub fn refuse_unless_open(self) -> Result<()> {
+        match self {
+            Self::Open => Ok(()),
+            Self::Held(_) | Self::Rebuilding => Err(Error::Held(self)),
+        }
+    }
+}
+
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Rebuilding => "it was accepted and is being rebuilt",
+            Self::Held(Because::Empty) => "it is empty where there was one",
+            Self::Held(Because::Restored) => "it was restored from a backup",
+            Self::Held(Because::Swapped) => "another one was put in its place while it was in use",
+            Self::Held(Because::WentBack) => "it is older than what was seen of it",
+        })
+    }
+}
+
+/// How far a ledger has come: three numbers of it that only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mark {
+    /// Of the directory.
+    pub config_epoch: i64,
+    /// Of the audit trail.
+    pub event: i64,
+    /// Of the figures: it grows with what is sent.
+    pub moved: i64,
+}
+
+impl Mark {
+    /// Whether a ledger that is here has been at `earlier` too.
+    pub fn reaches(self, earlier: Self) -> bool {
+        self.config_epoch >= earlier.config_epoch && self.event >= earlier.event && self.moved >= earlier.moved
+    }
+}
+
+/// Who answered a question, and whether mail may be judged by the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tag {
+    pub installation: Uuid,
+    pub incarnation: Uuid,
+    pub state: State,
+}
+
+/// The ledger that a relay may work with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    pub installation: Uuid,
+    /// `None` in a relay.yaml of the release before.
+    pub incarnation: Option<Uuid>,
+}
+
+impl Expected {
+    /// Refuses a ledger that is not this one, or that is held.
+    pub fn admit(&self, tag: &Tag) -> Result<()> {
+        if tag.installation != self.installation {
+            return Err(Error::Foreign { found: tag.installation, expected: self.installation });
+        }
+        if let Some(expected) = self.incarnation.filter(|expected| *expected != tag.incarnation) {
+            return Err(Error::Replaced { found: tag.incarnation, expected });
+        }
+        tag.state.refuse_unless_open()
+    }
+}
+
+/// Judges a ledger before a session is opened in it.
+pub type Admit = std::sync::Arc<dyn Fn(&Tag) -> Result<()> + Send + Sync>;
+
+/// What an installation knows of its ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub installation: Uuid,
+    pub cluster: String,
+    pub incarnation: Uuid,
+    /// How far it had come when that was last noted.
+    pub mark: Mark,
+}
+
+/// Who a ledger is to be where there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Naming {
+    pub installation: Uuid,
+    pub cluster: String,
+    pub incarnation: Uuid,
+    /// Held where there was one before: then it was lost.
+    pub state: State,
+}
+
+/// What a ledger turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    Ours,
+    /// Accepted, and not whole yet.
+    Rebuilding,
+    Replaced(Replaced),
+}
+
+/// How a ledger is not the known one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    Held(Because),
+    Installation {
+        found: Uuid,
+    },
+    Cluster {
+        found: String,
+    },
+    /// A copy from before, or from after, an acceptance.
+    Incarnation {
+        found: Uuid,
+    },
+    WentBack,
+}
+
+impl Replaced {
+    /// Why it is to be held, where it is ours to hold. Another's ledger is not written to before it is accepted.
+    pub fn because(&self) -> Option<Because> {
+        match self {
+            Self::Held(because) => Some(*because),
+            Self::Incarnation { .. } => Some(Because::Swapped),
+            Self::WentBack => Some(Because::WentBack),
+            Self::Installation { .. } | Self::Cluster { .. } => None,
+        }
+    }
+
+    /// What it is, as the end of "the ledger …".
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Held(Because::Empty) => "is empty, and this installation had one".to_owned(),
+            Self::Held(Because::Restored) => "was restored from a backup".to_owned(),
+            Self::Held(Because::Swapped) => "was put in place of the known one".to_owned(),
+            Self::Held(Because::WentBack) | Self::WentBack => {
+                "is older than what this installation has seen of it".to_owned()
+            }
+            Self::Installation { found } => format!("belongs to another installation ({found})"),
+            Self::Cluster { found } => format!("belongs to another cluster ({found})"),
+            Self::Incarnation { found } => {
+                format!("is of another incarnation ({found}), such as a copy from before an acceptance")
+            }
+        }
+    }
+}
+
+/// Judges a ledger by what is known.
+pub fn judge(known: &Known, found: &Identity) -> Finding {
+    if found.installation != known.installation {
+        return Finding::Replaced(Replaced::Installation { found: found.installation });
+    }
+    if found.cluster != known.cluster {
+        return Finding::Replaced(Replaced::Cluster { found: found.cluster.clone() });
+    }
+    if let State::Held(because) = found.state {
+        return Finding::Replaced(Replaced::Held(because));
+    }
+    if found.incarnation != known.incarnation {
+        return Finding::Replaced(Replaced::Incarnation { found: found.incarnation });
+    }
+    if !found.mark.reaches(known.mark) {
+        return Finding::Replaced(Replaced::WentBack);
+    }
+    match found.state {
+        State::Rebuilding => Finding::Rebuilding,
+        State::Open | State::Held(_) => Finding::Ours,
+    }
+}
+
+/// What an administrator accepts a replaced ledger by. It follows from what was known and what was found, so it names
+/// this finding and no other.
+pub fn name_of(known: &Known, found: &Identity) -> Uuid {
+    let parts = [known.installation, known.incarnation, found.installation, found.incarnation];
+    digest_of(
+        "franking ledger finding",
+        parts.iter().map(|part| &part.as_bytes()[..]).chain([found.cluster.as_bytes()]),
+    )
+}
+
+/// The incarnation that begins with an acceptance. It follows from the name, so an acceptance that was interrupted is
+/// known again and finished.
+pub fn successor(name: Uuid) -> Uuid {
+    digest_of("franking ledger incarnation", [&name.as_bytes()[..]])
+}
+
+fn digest_of<'a>(of: &'a str, parts: impl IntoIterator<Item = &'a [u8]>) -> Uuid {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in [of.as_bytes()].into_iter().chain(parts) {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&context.finish().as_ref()[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+/// An administrator's word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acceptance {
+    /// Who said so.
+    pub actor: String,
+    /// The incarnation that was judged: another one is not what was accepted.
+    pub found: Uuid,
+    /// Who the ledger is from now on.
+    pub installation: Uuid,
+    pub cluster: String,
+    pub incarnation: Uuid,
+}
+
+/// What is known to be used of one of a holder's meters: of its running period, of all its prepaid credits that have not
+/// expired, or of its money.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Floor {
+    pub holder: Holder,
+    pub meter: Meter,
+    pub consumed: i64,
+    /// When the period ends in which it was used: after that it says nothing.
+    pub until: Timestamp,
+}
+
+/// A lot with what was added to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raised {
+    pub lot: Lot,
+    pub by: i64,
+}
+
+/// What is added to which of a meter's lots (the live ones) so that they have used what is known: as it would have been
+/// charged, and what they do not hold to the last.
+pub fn raise(floor: &Floor, overage: Overage, mut lots: Vec<Lot>) -> Vec<Raised> {
+    let mut missing = floor.consumed - lots.iter().map(Lot::used).sum::<i64>();
+    in_order_of_use(&mut lots);
+    let last = lots.len().saturating_sub(1);
+    let mut raised = Vec::new();
+    for (index, mut lot) in lots.into_iter().enumerate() {
+        let room = lot.remaining().filter(|_| index < last).unwrap_or(missing);
+        let by = room.min(missing);
+        if by <= 0 {
+            continue;
+        }
+        missing -= by;
+        match overage {
+            Overage::Allow => lot.charge(by),
+            // Beyond the limit it is what was used when the limit was lower than it is known to have been.
+            Overage::Deny => {
+                lot.consumed += by;
+                lot.regrant(lot.granted);
+            }
+        }
+        raised.push(Raised { lot, by });
+    }
+    raised
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::credit::{LotId, Source};
+
+    fn known() -> Known {
+        Known {
+            installation: Uuid::from_u128(1),
+            cluster: "cluster".to_owned(),
+            incarnation: Uuid::from_u128(2),
+            mark: Mark { config_epoch: 10, event: 20, moved: 30 },
+        }
+    }
+
+    fn found() -> Identity {
+        Identity {
+            installation: Uuid::from_u128(1),
+            cluster: "cluster".to_owned(),
+            incarnation: Uuid::from_u128(2),
+            schema_version: 3,
+            state: State::Open,
+            mark: Mark { config_epoch: 10, event: 21, moved: 30 },
+        }
+    }
+
+    #[test]
+    fn each_difference_from_what_is_known_is_found() {
+        assert_eq!(judge(&known(), &found()), Finding::Ours);
+        let replaced = |change: fn(&mut Identity)| {
+            let mut identity = found();
+            change(&mut identity);
+            judge(&known(), &identity)
+        };
+        assert_eq!(replaced(|f| f.state = State::Rebuilding), Finding::Rebuilding);
+        type Case = (fn(&mut Identity), Replaced);
+        let cases: [Case; 7] = [
+            (|f| f.installation = Uuid::nil(), Replaced::Installation { found: Uuid::nil() }),
+            (|f| f.cluster = "other".into(), Replaced::Cluster { found: "other".into() }),
+            (|f| f.incarnation = Uuid::nil(), Replaced::Incarnation { found: Uuid::nil() }),
+            (|f| f.state = State::Held(Because::Empty), Replaced::Held(Because::Empty)),
+            (|f| f.mark.config_epoch = 9, Replaced::WentBack),
+            (|f| f.mark.event = 19, Replaced::WentBack),
+            (|f| f.mark.moved = 29, Replaced::WentBack),
+        ];
+        for (change, expected) in cases {
+            assert_eq!(replaced(change), Finding::Replaced(expected));
+        }
+    }
+
+    #[test]
+    fn a_name_is_of_one_finding_and_not_of_the_next() {
+        let (before, lost) = (known(), Identity { incarnation: Uuid::from_u128(9), ..found() });
+        let name = name_of(&before, &lost);
+        assert_eq!(name, name_of(&before, &lost));
+        // Accepted, and then the same old file is found again.
+        let after = Known { incarnation: successor(name), ..known() };
+        assert_ne!(name_of(&after, &lost), name);
+        assert_ne!(successor(name), name);
+        assert_ne!(name_of(&before, &Identity { cluster: "other".into(), ..lost }), name);
+    }
+
+    #[test]
+    fn a_relay_admits_the_ledger_it_was_told_of_and_only_while_it_is_open() {
+        let tag = Tag { installation: Uuid::from_u128(1), incarnation: Uuid::from_u128(2), state: State::Open };
+        let expected = Expected { installation: tag.installation, incarnation: Some(tag.incarnation) };
+        expected.admit(&tag).expect("it is the one");
+        Expected { incarnation: None, ..expected }.admit(&Tag { incarnation: Uuid::nil(), ..tag }).expect("any");
+        for refused in [
+            Tag { installation: Uuid::nil(), ..tag },
+            Tag { incarnation: Uuid::nil(), ..tag },
+            Tag { state: State::Rebuilding, ..tag },
+            Tag { state: State::Held(Because::Restored), ..tag },
+        ] {
+            expected.admit(&refused).expect_err("it is another, or not to be used");
+        }
+    }
+
+    #[test]
+    fn what_is_known_to_be_used_fills_lots_in_the_order_of_their_use() {
+        let holder = Holder::Account(Uuid::from_u128(7).into());
+        let lot = |id: i64, granted: i64, expires: Option<i64>| {
+            let expires = expires.map(|second| Timestamp::from_second(second).expect("a time"));
+            let lot = Lot::of_source(holder, Source::Grant(id.to_string()), granted, expires);
+            Lot { id: LotId(id), ..lot }
+        };
+        let lots = vec![lot(1, 10, None), lot(2, 5, Some(100)), lot(3, 5, None)];
+        let floor = |consumed| Floor { holder, meter: Meter::AccountPrepaid, consumed, until: Timestamp::MAX };
+        let of = |consumed, overage| -> Vec<(i64, i64, i64)> {
+            let raised = raise(&floor(consumed), overage, lots.clone());
+            raised.iter().map(|Raised { lot, by }| (lot.id.0, *by, lot.overage)).collect()
+        };
+        assert_eq!(of(0, Overage::Deny), []);
+        assert_eq!(of(7, Overage::Deny), [(2, 5, 0), (1, 2, 0)]);
+        // More than was ever granted here: the last one remembers it.
+        assert_eq!(of(30, Overage::Deny), [(2, 5, 0), (1, 10, 0), (3, 15, 0)]);
+        assert_eq!(of(30, Overage::Allow), [(2, 5, 0), (1, 10, 0), (3, 15, 10)]);
+        assert_eq!(raise(&floor(9), Overage::Deny, Vec::new()), []);
+        let half = Lot { consumed: 4, ..lot(1, 10, None) };
+        assert_eq!(
+            raise(&floor(6), Overage::Deny, vec![half.clone()]),
+            [Raised { lot: Lot { consumed: 6, ..half }, by: 2 }]
+        );
+    }
+
+    #[test]
+    fn states_are_read_back_as_they_are_stored() {
+        for state in State::ALL {
+            assert_eq!(State::parse(state.as_str()), Some(state));
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Whether a server may be trusted with money, asked on every new connection: after a failover it is another one.
+
+use super::failure::{Failure, Op};
+use super::wire::Wire;
+use crate::ledger::store::{Error, Result};
+
+/// What is asked of a server.
+#[derive(Clone)]
+pub struct Demands {
+    /// For messages.
+    pub place: String,
+    /// A server without synchronous standbys is good enough.
+    pub single_node: bool,
+    /// The schema that holds the tables.
+    pub schema: String,
+}
+
+/// Statements wait this long for a row and run this long: whoever holds a lot longer is stuck or gone. The rollup and
+/// the check have no such limit. A client that stopped in the middle of a transaction loses it, so that a paused
+/// process does not hold the pool's lot.
+const SESSION: &str = "SET lock_timeout = '5s'; SET statement_timeout = '20s'; \
+     SET idle_in_transaction_session_timeout = '5s'; SET jit = off; SET client_min_messages = 'warning'; \
+     SET default_transaction_isolation = 'read committed'; SET timezone = 'UTC'";
+
+/// The schemas that this release works with: its own and its neighbour's.
+pub const SCHEMA_OLDEST: i64 = 1;
+pub const SCHEMA_NEWEST: i64 = 2;
+/// The oldest server that was tested against.
+const SERVER_OLDEST: i32 = 150_000;
+
+struct Settings {
+    version: i32,
+    synchronous_commit: String,
+    fsync: String,
+    full_page_writes: String,
+    standbys: String,
+}
+
+/// Refuses what can lose an acknowledged commit, with the sentence that says what to set.
+pub async fn judge(wire: &Wire, demands: &Demands) -> Result<()> {
+    let doing = "reading the database's settings";
+    let settings = read(wire, &demands.schema).await.map_err(|failure| failure.of(doing))?;
+    match refusal(&settings, demands.single_node) {
+        Some(why) => Err(Error::Unfit { path: demands.place.clone(), why }),
+        None => Ok(()),
+    }
+}
+
+async fn read(wire: &Wire, schema: &str) -> Op<Settings> {
+    let row = wire
+        .query_one(
+            "SELECT current_setting('server_version_num')::integer, current_setting('synchronous_commit'), \
+             current_setting('fsync'), current_setting('full_page_writes'), \
+             current_setting('synchronous_standby_names')",
+            &[],
+        )
+        .await?;
+    let settings = Settings {
+        version: row.try_get(0)?,
+        synchronous_commit: row.try_get(1)?,
+        fsync: row.try_get(2)?,
+        full_page_writes: row.try_get(3)?,
+        standbys: row.try_get(4)?,
+    };
+    wire.batch(SESSION).await?;
+    // Once the name was read, nobody's own tables are in the way.
+    wire.execute("SELECT set_config('search_path', $1, false)", &[&schema]).await?;
+    if settings.synchronous_commit == "remote_write" {
+        // A standby that has only received a commit loses it with its own power.
+        wire.batch("SET synchronous_commit = on").await?;
+    }
+    Ok(settings)
+}
+
+fn refusal(settings: &Settings, single_node: bool) -> Option<String> {
+    let Settings { version, synchronous_commit, fsync, full_page_writes, standbys } = settings;
+    if *version < SERVER_OLDEST {
+        return Some(format!("it is PostgreSQL {}; use 15 or newer", version / 10_000));
+    }
+    if ["off", "local"].contains(&synchronous_commit.as_str()) {
+        return Some(format!(
+            "synchronous_commit is {synchronous_commit}, so a failover forgets credits that were used; set it to on"
+        ));
+    }
+    if fsync != "on" {
+        return Some("fsync is off, so a power cut forgets credits that were used; set fsync = on".to_owned());
+    }
+    if full_page_writes != "on" {
+        return Some(
+            "full_page_writes is off, so a power cut damages the ledger; set full_page_writes = on".to_owned(),
+        );
+    }
+    if standbys.trim().is_empty() && !single_node {
+        return Some(
+            "it has no synchronous standby, so losing its disk forgets credits that were used; set \
+             synchronous_standby_names, or ledger.singleNode: true to accept that"
+                .to_owned(),
+        );
+    }
+    None
+}
+
+/// The version of the schema; `None` where there is none.
+pub async fn schema_version(wire: &Wire) -> Op<Option<i64>> {
+    let made: bool = wire.query_one("SELECT to_regclass('meta') IS NOT NULL", &[]).await?.try_get(0)?;
+    if !made {
+        return Ok(None);
+    }
+    let row = wire.query_opt("SELECT schema_version FROM meta", &[]).await?;
+    row.map(|row| row.try_get(0)).transpose().map_err(Failure::from)
+}
+
+/// Refuses a schema of a release that this one does not know.
+pub async fn check_schema(wire: &Wire) -> Result<()> {
+    let doing = "reading the ledger's schema version";
+    match schema_version(wire).await.map_err(|failure| failure.of(doing))? {
+        Some(version) if (SCHEMA_OLDEST..=SCHEMA_NEWEST + 1).contains(&version) => Ok(()),
+        found => {
+            let found = found.unwrap_or(0);
+            Err(Error::Schema { found, oldest: SCHEMA_OLDEST, newest: SCHEMA_NEWEST + 1 })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn safe() -> Settings {
+        Settings {
+            version: 160_003,
+            synchronous_commit: "on".to_owned(),
+            fsync: "on".to_owned(),
+            full_page_writes: "on".to_owned(),
+            standbys: "ANY 1 (\"a\",\"b\")".to_owned(),
+        }
+    }
+
+    #[test]
+    fn each_setting_that_can_lose_a_commit_is_refused_by_name() {
+        type Edit = fn(&mut Settings);
+        let cases: [(Edit, &str); 6] = [
+            (|s| s.version = 140_011, "PostgreSQL 14"),
+            (|s| s.synchronous_commit = "off".into(), "synchronous_commit is off"),
+            (|s| s.synchronous_commit = "local".into(), "synchronous_commit is local"),
+            (|s| s.fsync = "off".into(), "fsync = on"),
+            (|s| s.full_page_writes = "off".into(), "full_page_writes = on"),
+            (|s| s.standbys = String::new(), "synchronous_standby_names"),
+        ];
+        assert_eq!(refusal(&safe(), false), None);
+        for (edit, named) in cases {
+            let mut settings = safe();
+            edit(&mut settings);
+            let refused = refusal(&settings, false).expect(named);
+            assert!(refused.contains(named), "{refused}");
+        }
+        assert_eq!(refusal(&Settings { standbys: String::new(), ..safe() }, true), None);
+    }
+}

@@ -1,0 +1,191 @@
+//! Who the ledger is, whether mail may be charged to it, and how it is put right after it was replaced.
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::failure::{Failure, Op};
+use super::records;
+use super::rows;
+use super::tx::{Clock, Lane, Tx};
+use super::wire::{Lease, Wire, Wires};
+use crate::domain::id::{Holder, Kind};
+use crate::ledger::store::{Acceptance, Because, Floor, Identity, Mark, Session, State, Tag};
+
+pub async fn read_identity(wire: &Wire) -> Op<Identity> {
+    let row = wire
+        .query_one(
+            "SELECT installation, cluster, incarnation, schema_version, config_epoch, moved, events, state FROM meta",
+            &[],
+        )
+        .await?;
+    Ok(Identity {
+        installation: row.try_get(0)?,
+        cluster: row.try_get(1)?,
+        incarnation: row.try_get(2)?,
+        schema_version: row.try_get(3)?,
+        mark: Mark { config_epoch: row.try_get(4)?, moved: row.try_get(5)?, event: row.try_get(6)? },
+        state: state(row.try_get(7)?)?,
+    })
+}
+
+pub async fn tag(wire: &Wire) -> Op<Tag> {
+    let row = wire.query_one("SELECT installation, incarnation, state FROM meta", &[]).await?;
+    Ok(Tag { installation: row.try_get(0)?, incarnation: row.try_get(1)?, state: state(row.try_get(2)?)? })
+}
+
+pub fn state(word: &str) -> Op<State> {
+    State::parse(word).ok_or_else(|| Failure::Row(format!("unknown state {word}")))
+}
+
+/// Charging and judging need an open ledger.
+pub fn refuse_unless_open(state: State) -> Op<()> {
+    match state {
+        State::Open => Ok(()),
+        held @ (State::Held(_) | State::Rebuilding) => Err(Failure::Held(held)),
+    }
+}
+
+/// The operator reads and writes what is open or being rebuilt. What it reads from a held one would be shown as true.
+pub fn refuse_held(state: State) -> Op<()> {
+    match state {
+        State::Open | State::Rebuilding => Ok(()),
+        held @ State::Held(_) => Err(Failure::Held(held)),
+    }
+}
+
+/// Only an open ledger is held: one that is held already keeps its reason, and one that was accepted its acceptance.
+pub async fn hold(wires: &Wires, because: Because) -> Op<()> {
+    let wire = Lease::take(wires).await?;
+    let held = wire
+        .execute("UPDATE meta SET state = $1 WHERE state = 'open'", &[&State::Held(because).as_str()])
+        .await
+        .map(drop);
+    wire.give_back_answered();
+    held
+}
+
+pub async fn accept(wires: &Wires, clock: &Clock, acceptance: &Acceptance) -> Op<()> {
+    let mut tx = Tx::begin_alone(wires, clock).await?;
+    let accepted = accept_in(&mut tx, acceptance).await;
+    tx.end(accepted).await
+}
+
+async fn accept_in(tx: &mut Tx, acceptance: &Acceptance) -> Op<()> {
+    let found = tag(tx).await?;
+    if found.incarnation == acceptance.incarnation {
+        return Ok(());
+    }
+    let accepted = tx
+        .execute(
+            "UPDATE meta SET installation = $1, cluster = $2, incarnation = $3, state = $4, accepted_at = $5 \
+             WHERE incarnation = $6",
+            &[
+                &acceptance.installation,
+                &acceptance.cluster,
+                &acceptance.incarnation,
+                &State::Rebuilding.as_str(),
+                &tx.now_ms(),
+                &acceptance.found,
+            ],
+        )
+        .await?;
+    if accepted == 0 {
+        return Err(Failure::Replaced { found: found.incarnation, expected: acceptance.found });
+    }
+    tx.execute("UPDATE session SET epoch = epoch + 1, closed_at = coalesce(closed_at, $1)", &[&tx.now_ms()]).await?;
+    let detail = json!({
+        "was": found.state.as_str(),
+        "installation": { "from": found.installation, "to": acceptance.installation },
+        "incarnation": { "from": found.incarnation, "to": acceptance.incarnation },
+    });
+    tx.record(&acceptance.actor, "ledger.accepted", None, detail);
+    Ok(())
+}
+
+pub async fn reopen(wires: &Wires, clock: &Clock, session: &Session) -> Op<()> {
+    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
+    let opened = tx
+        .execute("UPDATE meta SET state = $1 WHERE state = $2", &[&State::Open.as_str(), &State::Rebuilding.as_str()])
+        .await;
+    if matches!(opened, Ok(1)) {
+        tx.record("operator", "ledger.opened", None, json!({}));
+    }
+    tx.end(opened.map(drop)).await
+}
+
+pub async fn assign(
+    wires: &Wires,
+    clock: &Clock,
+    session: &Session,
+    (kind, namespace_uid, name): (Kind, &str, &str),
+    id: Uuid,
+) -> Op<Uuid> {
+    let tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
+    let assigned = assign_in(&tx, kind, namespace_uid, name, id).await;
+    tx.end(assigned).await
+}
+
+async fn assign_in(tx: &Tx, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Op<Uuid> {
+    let digest = records::digest(tx, kind, namespace_uid, name).await?;
+    let kind_number = rows::kind_number(kind);
+    let taken = tx
+        .query_opt(
+            "SELECT digest, kind <> $2 OR at >= (SELECT accepted_at FROM meta) FROM identity WHERE id = $1",
+            &[&id, &kind_number],
+        )
+        .await?;
+    if let Some(row) = taken {
+        let holder: Vec<u8> = row.try_get(0)?;
+        if holder == digest {
+            return Ok(id);
+        }
+        if row.try_get(1)? {
+            // Another name has it by right: whoever shows it too has copied it.
+            return records::identify_in(tx, kind, namespace_uid, name).await;
+        }
+    }
+    tx.execute("DELETE FROM identity WHERE id = $1 OR digest = $2", &[&id, &digest]).await?;
+    tx.execute(
+        "INSERT INTO identity (digest, kind, id, at) VALUES ($1, $2, $3, $4)",
+        &[&digest, &kind_number, &id, &tx.now_ms()],
+    )
+    .await?;
+    Ok(id)
+}
+
+pub async fn raise(wires: &Wires, clock: &Clock, session: &Session, actor: &str, floors: &[Floor]) -> Op<u64> {
+    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
+    let raised = raise_in(&mut tx, actor, floors).await;
+    tx.end(raised).await
+}
+
+async fn raise_in(tx: &mut Tx, actor: &str, floors: &[Floor]) -> Op<u64> {
+    let now = tx.now;
+    let running: Vec<&Floor> = floors.iter().filter(|floor| now < floor.until).collect();
+    let holders: Vec<Holder> = running.iter().map(|floor| floor.holder).collect();
+    let entries = super::read::entries(tx, &holders).await?;
+    let known: Vec<Holder> = entries.keys().copied().collect();
+    let mut shelves = tx.lock_shelves(&known).await?;
+    for (holder, entry) in &entries {
+        if let Some(shelf) = shelves.get_mut(holder) {
+            shelf.run(entry.limit(), now);
+        }
+    }
+    tx.insert_new(&mut shelves).await?;
+    let mut raised = 0;
+    for floor in running {
+        let Some(raise) = shelves.get_mut(&floor.holder).and_then(|shelf| shelf.raise(floor.consumed, now)) else {
+            continue;
+        };
+        tx.execute(
+            "INSERT INTO adjustment (lot, credits, actor, at) VALUES ($1, $2, $3, $4)",
+            &[&raise.lot.0, &raise.credits, &actor, &tx.now_ms()],
+        )
+        .await?;
+        tx.mark_moved(floor.holder);
+        tx.record_notes(actor, floor.holder, [raise.note]);
+        raised += 1;
+    }
+    tx.write_changed(&shelves).await?;
+    Ok(raised)
+}

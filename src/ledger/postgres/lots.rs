@@ -1,0 +1,206 @@
+//! Lots read under lock, and written. Whoever locks several does it by kind and id, so pools come last.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+
+use super::failure::{Failure, Op};
+use super::rows::{self, lot_columns};
+use super::tx::Tx;
+use super::wire::Wire;
+use crate::domain::credit::{Lot, LotId};
+use crate::domain::id::Holder;
+use crate::ledger::shelf::{Mark, Shelf};
+
+/// Of each holder the latest period's lot that has begun and the lots of other sources.
+macro_rules! of_holders {
+    ($lock:literal) => {
+        concat!(
+            "WITH ids AS MATERIALIZED ( \
+                 SELECT x.id FROM unnest($1::smallint[], $2::uuid[]) h(kind, id) CROSS JOIN LATERAL ( \
+                     (SELECT p.id FROM lot p WHERE p.holder = h.id AND p.kind = h.kind AND p.source = 'period' \
+                         AND p.valid_from <= $3 ORDER BY p.valid_from DESC LIMIT 1) \
+                     UNION ALL \
+                     (SELECT o.id FROM lot o WHERE o.holder = h.id AND o.kind = h.kind AND o.source <> 'period') \
+                 ) x) \
+             SELECT ",
+            lot_columns!(),
+            " FROM lot l JOIN ids ON ids.id = l.id ORDER BY l.kind, l.id",
+            $lock
+        )
+    };
+}
+
+pub type Shelves = HashMap<Holder, Shelf>;
+
+fn shelve(holders: &[Holder], found: &[tokio_postgres::Row]) -> Op<Shelves> {
+    let mut shelves: Shelves = holders.iter().map(|holder| (*holder, Shelf::empty(*holder))).collect();
+    for row in found {
+        let (lot, calendar) = rows::lot(row)?;
+        if let Some(shelf) = shelves.get_mut(&lot.holder) {
+            shelf.push(lot, calendar);
+        }
+    }
+    Ok(shelves)
+}
+
+/// What holders have at `at`, without locking it.
+pub async fn read(wire: &Wire, holders: &[Holder], at: Timestamp) -> Op<Shelves> {
+    let (kinds, ids) = rows::columns(holders.iter().copied());
+    let found = wire.query(of_holders!(""), &[&kinds, &ids, &at.as_millisecond()]).await?;
+    shelve(holders, &found)
+}
+
+impl Tx {
+    /// What holders have now, locked.
+    pub async fn lock_shelves(&self, holders: &[Holder]) -> Op<Shelves> {
+        let (kinds, ids) = rows::columns(holders.iter().copied());
+        let found = self.query(of_holders!(" FOR UPDATE OF l"), &[&kinds, &ids, &self.now_ms()]).await?;
+        let mut shelves = shelve(holders, &found)?;
+        let found = self
+            .query(
+                "SELECT t.kind, t.holder, t.arrival FROM tempo t \
+                 JOIN unnest($1::smallint[], $2::uuid[]) h(kind, id) ON t.kind = h.kind AND t.holder = h.id",
+                &[&kinds, &ids],
+            )
+            .await?;
+        for row in &found {
+            let arrival = Timestamp::from_microsecond(row.try_get(2)?);
+            if let Some(shelf) = shelves.get_mut(&rows::holder(row, 0)?) {
+                shelf.arrival = Some(arrival.map_err(|error| Failure::Row(error.to_string()))?);
+            }
+        }
+        Ok(shelves)
+    }
+
+    pub async fn lock_lots(&self, ids: &[i64]) -> Op<HashMap<LotId, Lot>> {
+        let found = self
+            .query(
+                concat!(
+                    "SELECT ",
+                    lot_columns!(),
+                    " FROM lot l WHERE l.id = ANY ($1) ORDER BY l.kind, l.id FOR UPDATE"
+                ),
+                &[&ids],
+            )
+            .await?;
+        found.iter().map(|row| rows::lot(row).map(|(lot, _)| (lot.id, lot))).collect()
+    }
+
+    /// Inserts the lots that are new, giving them their ids. Whoever made the same lot first is found by asking again.
+    pub async fn insert_new(&self, shelves: &mut Shelves) -> Op<()> {
+        let mut new: Vec<_> =
+            shelves.values_mut().flat_map(Shelf::all_mut).filter(|shelved| shelved.mark == Mark::New).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        new.sort_by_key(|shelved| (shelved.lot.holder, shelved.lot.source.clone(), shelved.lot.window.from));
+        let (kinds, holders) = rows::columns(new.iter().map(|shelved| shelved.lot.holder));
+        let sources: Vec<String> = new.iter().map(|shelved| shelved.lot.source.word()).collect();
+        let periods: Vec<&str> = new.iter().map(|shelved| shelved.lot.window.key.as_str()).collect();
+        let column = |read: fn(&Lot) -> Option<i64>| -> Vec<Option<i64>> {
+            new.iter().map(|shelved| read(&shelved.lot)).collect()
+        };
+        let calendars: Vec<&str> = new.iter().map(|shelved| shelved.calendar.as_str()).collect();
+        let made = self
+            .query(
+                "INSERT INTO lot (kind, holder, source, period, calendar, valid_from, valid_to, part, whole, granted, \
+                     overhang, consumed, overage, topped_total, topped_until) \
+                 SELECT * FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bigint[], \
+                     $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], \
+                     $13::bigint[], $14::bigint[], $15::bigint[]) \
+                 ON CONFLICT DO NOTHING RETURNING id, kind, holder, source, valid_from",
+                &[
+                    &kinds,
+                    &holders,
+                    &sources,
+                    &periods,
+                    &calendars,
+                    &column(|lot| Some(lot.window.from.as_millisecond())),
+                    &column(|lot| Some(lot.window.to.as_millisecond())),
+                    &column(|lot| Some(lot.share.part)),
+                    &column(|lot| Some(lot.share.whole)),
+                    &column(|lot| lot.granted),
+                    &column(|lot| Some(lot.overhang)),
+                    &column(|lot| Some(lot.consumed)),
+                    &column(|lot| Some(lot.overage)),
+                    &column(|lot| lot.topped.map(|topped| topped.total)),
+                    &column(|lot| lot.topped.map(|topped| topped.until.as_millisecond())),
+                ],
+            )
+            .await?;
+        if made.len() != new.len() {
+            return Err(Failure::Overtaken);
+        }
+        let mut ids: HashMap<(Holder, String, i64), i64> = HashMap::with_capacity(made.len());
+        for row in &made {
+            ids.insert((rows::holder(row, 1)?, row.try_get(3)?, row.try_get(4)?), row.try_get(0)?);
+        }
+        for shelved in new {
+            let lot = &mut shelved.lot;
+            let id = ids.get(&(lot.holder, lot.source.word(), lot.window.from.as_millisecond()));
+            lot.id = LotId(*id.ok_or_else(|| Failure::Row("a lot that was made did not come back".to_owned()))?);
+            shelved.mark = Mark::Clean;
+        }
+        Ok(())
+    }
+
+    /// Writes the lots that changed.
+    pub async fn write_changed(&self, shelves: &Shelves) -> Op<()> {
+        let changed: Vec<_> =
+            shelves.values().flat_map(Shelf::all).filter(|shelved| shelved.mark == Mark::Changed).collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let column = |read: fn(&Lot) -> Option<i64>| -> Vec<Option<i64>> {
+            changed.iter().map(|shelved| read(&shelved.lot)).collect()
+        };
+        let periods: Vec<&str> = changed.iter().map(|shelved| shelved.lot.window.key.as_str()).collect();
+        let calendars: Vec<&str> = changed.iter().map(|shelved| shelved.calendar.as_str()).collect();
+        let written = self
+            .execute(
+                "UPDATE lot l SET period = x.period, calendar = x.calendar, valid_to = x.valid_to, part = x.part, \
+                     whole = x.whole, granted = x.granted, overhang = x.overhang, consumed = x.consumed, \
+                     overage = x.overage, topped_total = x.topped_total, topped_until = x.topped_until \
+                 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], \
+                     $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[]) \
+                     x(id, period, calendar, valid_to, part, whole, granted, overhang, consumed, overage, \
+                     topped_total, topped_until) \
+                 WHERE l.id = x.id",
+                &[
+                    &column(|lot| Some(lot.id.0)),
+                    &periods,
+                    &calendars,
+                    &column(|lot| Some(lot.window.to.as_millisecond())),
+                    &column(|lot| Some(lot.share.part)),
+                    &column(|lot| Some(lot.share.whole)),
+                    &column(|lot| lot.granted),
+                    &column(|lot| Some(lot.overhang)),
+                    &column(|lot| Some(lot.consumed)),
+                    &column(|lot| Some(lot.overage)),
+                    &column(|lot| lot.topped.map(|topped| topped.total)),
+                    &column(|lot| lot.topped.map(|topped| topped.until.as_millisecond())),
+                ],
+            )
+            .await?;
+        if written == changed.len() as u64 { Ok(()) } else { Err(Failure::Row("a lot is gone".to_owned())) }
+    }
+
+    /// Writes balances only: what a charge or a refund moves.
+    pub async fn write_balances<'a>(&self, lots: impl Iterator<Item = &'a Lot> + Clone) -> Op<()> {
+        let column = |read: fn(&Lot) -> i64| -> Vec<i64> { lots.clone().map(read).collect() };
+        let ids = column(|lot| lot.id.0);
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let written = self
+            .execute(
+                "UPDATE lot l SET consumed = x.consumed, overage = x.overage, overhang = x.overhang \
+                 FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) \
+                     x(id, consumed, overage, overhang) WHERE l.id = x.id",
+                &[&ids, &column(|lot| lot.consumed), &column(|lot| lot.overage), &column(|lot| lot.overhang)],
+            )
+            .await?;
+        if written == ids.len() as u64 { Ok(()) } else { Err(Failure::Row("a lot is gone".to_owned())) }
+    }
+}

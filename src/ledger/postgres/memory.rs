@@ -1,0 +1,249 @@
+//! What a process remembers of the rows it charged last, to charge most batches in one round trip.
+//!
+//! Nothing is given on its word: the server compares every assumption (the directory's epoch, each lot's window and
+//! room, the keys' expiry) in the transaction that charges, and whatever does not hold sends the batch back to be
+//! decided on locked rows. Memory that is wrong costs a round trip, never a credit.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::failure::Op;
+use super::lots::Shelves;
+use super::rows;
+use super::tx::Tx;
+use super::wire::Wire;
+use crate::domain::credit::{Books, Charge, Demand, LotId, PERIOD_PARTS, Part, Reservation, Verdict, decide};
+use crate::domain::directory::{Directory, Entry, Sender};
+use crate::domain::id::{Holder, KeyId};
+
+/// Holders whose lots are remembered: some 100 MB. Beyond, everything is forgotten and learnt again.
+const HOLDERS_MAX: usize = 250_000;
+
+pub struct Memory {
+    directory: Directory,
+    entries: HashMap<Holder, Entry>,
+    /// All rows of `directory` are as they were at this epoch, or newer.
+    config_epoch: i64,
+    shelves: Shelves,
+    now: Timestamp,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            directory: Directory::default(),
+            entries: HashMap::new(),
+            config_epoch: 0,
+            shelves: Shelves::new(),
+            now: Timestamp::UNIX_EPOCH,
+        }
+    }
+}
+
+/// A batch that fits as far as is known, as the columns of one call.
+#[derive(Default)]
+pub struct Plan {
+    pub config_epoch: i64,
+    /// When the first of the keys expires.
+    pub until: i64,
+    pub lots: Vec<i64>,
+    pub deltas: Vec<i64>,
+    pub over: Vec<bool>,
+    pub columns: Columns,
+    books: Books,
+}
+
+/// Reservations as columns.
+#[derive(Default)]
+pub struct Columns {
+    pub days: Vec<i32>,
+    pub messages: Vec<Uuid>,
+    pub keys: Vec<Uuid>,
+    pub accounts: Vec<Uuid>,
+    pub policies: Vec<Uuid>,
+    pub credits: Vec<i64>,
+    pub unit_prices: Vec<i64>,
+    pub key_lots: Vec<i64>,
+    pub account_lots: Vec<i64>,
+    pub policy_lots: Vec<i64>,
+    /// The parts of other lots of all messages, flat; each message has those from its first to its last, from 1.
+    pub more: Vec<i64>,
+    pub firsts: Vec<i32>,
+    pub lasts: Vec<i32>,
+}
+
+impl Columns {
+    pub fn push(&mut self, reservation: &Reservation, charge: &Charge, parts: &[Part]) {
+        let position = |length: usize| i32::try_from(length).unwrap_or(i32::MAX);
+        self.days.push(rows::day(reservation.message));
+        self.messages.push(reservation.message.0);
+        self.keys.push(charge.chain.key.0);
+        self.accounts.push(charge.chain.account.0);
+        self.policies.push(charge.chain.policy.0);
+        self.credits.push(charge.credits);
+        self.unit_prices.push(charge.unit_price);
+        let lot = |index: usize| parts.get(index).map_or(0, |part: &Part| part.0.0);
+        self.key_lots.push(lot(0));
+        self.account_lots.push(lot(1));
+        self.policy_lots.push(lot(2));
+        self.firsts.push(position(self.more.len() + 1));
+        self.more.extend(parts.iter().skip(PERIOD_PARTS).flat_map(|part| [part.0.0, part.1]));
+        self.lasts.push(position(self.more.len()));
+    }
+}
+
+impl Memory {
+    pub fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The batch as one call, if all of it fits as far as is known.
+    pub fn plan(&self, batch: &[Reservation]) -> Option<Plan> {
+        let mut plan = Plan { config_epoch: self.config_epoch, until: i64::MAX, ..Plan::default() };
+        let mut seen = HashSet::with_capacity(batch.len());
+        let mut demands = Vec::with_capacity(batch.len());
+        for reservation in batch {
+            if !seen.insert(reservation.message) {
+                return None;
+            }
+            let sender = self.directory.sender(reservation.key)?;
+            sender.standing(self.now).ok()?;
+            if let Some(expires_at) = sender.key.expires_at {
+                plan.until = plan.until.min(expires_at.as_millisecond());
+            }
+            let chain = sender.chain();
+            for holder in chain.holders() {
+                self.add(&mut plan.books, holder)?;
+            }
+            demands.push(demand(&sender, reservation));
+        }
+        let mut deltas: BTreeMap<(i16, i64), i64> = BTreeMap::new();
+        let decided = decide(&mut plan.books, &demands, self.now);
+        for ((reservation, demand), (verdict, parts)) in batch.iter().zip(&demands).zip(&decided) {
+            let (Verdict::Reserved, Demand::Charge(charge)) = (verdict, demand) else { return None };
+            plan.columns.push(reservation, charge, parts);
+            for Part(id, amount) in parts {
+                let kind = rows::kind_number(plan.books.lots[id].holder.kind());
+                *deltas.entry((kind, id.0)).or_default() += amount;
+            }
+        }
+        let may_exceed: HashSet<LotId> =
+            plan.books.holdings.values().filter(|h| !h.overage.is_deny()).map(|holding| holding.period).collect();
+        for ((_, lot), delta) in deltas {
+            plan.lots.push(lot);
+            plan.deltas.push(delta);
+            plan.over.push(may_exceed.contains(&LotId(lot)));
+        }
+        Some(plan)
+    }
+
+    /// Puts what is remembered of a holder into the books.
+    fn add(&self, books: &mut Books, holder: Holder) -> Option<()> {
+        if books.holdings.contains_key(&holder) {
+            return Some(());
+        }
+        let shelf = self.shelves.get(&holder)?;
+        let terms = self.entries.get(&holder)?.terms();
+        let opened = shelf.open(&terms, self.now)?;
+        // A rate is judged by what others sent a moment ago, and a top-up that is due is to be written first.
+        if terms.rate.is_some() || opened.topped_up.is_some() {
+            return None;
+        }
+        books.lots.extend(opened.lots.into_iter().chain(shelf.running(self.now).cloned()).map(|lot| (lot.id, lot)));
+        books.holdings.insert(holder, opened.holding);
+        Some(())
+    }
+
+    /// What a plan charged is charged.
+    pub fn charged(&mut self, plan: Plan, now: Timestamp) {
+        self.now = now;
+        for holder in plan.books.holdings.keys() {
+            if let Some(shelf) = self.shelves.get_mut(holder) {
+                shelf.take_back(&plan.books.lots);
+                shelf.is_written();
+            }
+        }
+    }
+
+    /// What was just read and written under locks.
+    pub fn learn(&mut self, shelves: Shelves, now: Timestamp) {
+        self.now = now;
+        if self.shelves.len() + shelves.len() > HOLDERS_MAX {
+            self.shelves.clear();
+        }
+        for (holder, mut shelf) in shelves {
+            shelf.is_written();
+            self.shelves.insert(holder, shelf);
+        }
+    }
+
+    pub fn entry(&self, holder: Holder) -> Option<&Entry> {
+        self.entries.get(&holder)
+    }
+
+    pub fn sender(&self, key: KeyId) -> Option<Sender> {
+        self.directory.sender(key)
+    }
+
+    /// Takes over what changed of the rows remembered here.
+    pub async fn renew(&mut self, tx: &Tx) -> Op<()> {
+        if self.entries.len() > HOLDERS_MAX {
+            self.forget();
+        }
+        if self.config_epoch != tx.config_epoch && self.config_epoch != 0 {
+            let changed = tx.query("SELECT kind, id FROM directory WHERE epoch > $1", &[&self.config_epoch]).await?;
+            let changed: Vec<Holder> = changed.iter().map(|row| rows::holder(row, 0)).collect::<Op<_>>()?;
+            let known: Vec<Holder> = changed.into_iter().filter(|holder| self.entries.contains_key(holder)).collect();
+            for holder in &known {
+                self.shelves.remove(holder);
+            }
+            self.load(tx, &known).await?;
+        }
+        self.config_epoch = tx.config_epoch;
+        Ok(())
+    }
+
+    /// Reads the keys that are not known yet, with their accounts and policies.
+    pub async fn load_senders(&mut self, wire: &Wire, keys: impl Iterator<Item = KeyId>) -> Op<()> {
+        let mut next: Vec<Holder> = keys.map(Holder::Key).collect();
+        while !next.is_empty() {
+            let unknown: HashSet<Holder> = next.iter().copied().filter(|h| !self.entries.contains_key(h)).collect();
+            self.load(wire, &unknown.into_iter().collect::<Vec<_>>()).await?;
+            let above = next.iter().filter_map(|holder| match self.entries.get(holder)? {
+                Entry::Key(key) => Some(Holder::Account(key.account)),
+                Entry::Account(account) => Some(Holder::Policy(account.policy)),
+                Entry::Policy(_) => None,
+            });
+            next = above.collect::<HashSet<_>>().into_iter().collect();
+        }
+        Ok(())
+    }
+
+    async fn load(&mut self, wire: &Wire, holders: &[Holder]) -> Op<()> {
+        if holders.is_empty() {
+            return Ok(());
+        }
+        let (kinds, ids) = rows::columns(holders.iter().copied());
+        let found = wire
+            .query(
+                "SELECT d.body FROM directory d JOIN unnest($1::smallint[], $2::uuid[]) h(kind, id) \
+                 ON d.kind = h.kind AND d.id = h.id",
+                &[&kinds, &ids],
+            )
+            .await?;
+        for row in &found {
+            let entry = rows::parse_entry(row.try_get(0)?)?;
+            self.entries.insert(entry.holder(), entry.clone());
+            self.directory.apply(entry);
+        }
+        Ok(())
+    }
+}
+
+/// What a sender in good standing asks for.
+pub fn demand(sender: &Sender, reservation: &Reservation) -> Demand {
+    let (chain, unit_price) = (sender.chain(), sender.policy.unit_price());
+    Demand::Charge(Charge { credits: i64::from(reservation.credits), chain, unit_price })
+}

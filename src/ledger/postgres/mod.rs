@@ -1,0 +1,352 @@
+//! The ledger on a PostgreSQL server that many processes share.
+//!
+//! A batch that fits is charged in one round trip, by a function that compares what the process remembered with the
+//! rows; every other batch is decided on locked rows by the same [`decide`](crate::domain::credit::decide) as on every
+//! engine. Time is the server's, so relays' clocks need not agree.
+//!
+//! What it must never do: answer "charged" without having written something in the transaction that says so. A commit
+//! whose wait for the standby was given up is on the primary's disk only; a retry that finds its rows and writes
+//! nothing would not wait either, and a failover would forget the charge. Therefore every transaction writes a beat of
+//! its session. And it never cancels a statement: a call that takes too long loses its connection.
+
+mod address;
+mod failure;
+mod fitness;
+mod incarnation;
+mod lots;
+mod memory;
+mod read;
+mod records;
+mod report;
+mod reserve;
+mod retire;
+mod rows;
+mod schema;
+mod settle;
+mod tx;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::domain::credential::Username;
+use crate::domain::credit::{Reservation, Verdict};
+use crate::domain::directory::{Entry, Sender};
+use crate::domain::id::{Holder, Kind};
+use crate::ledger::incarnation::Naming;
+use crate::ledger::store::{
+    Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, Result, Role, Session,
+    Settlement, Store,
+};
+
+use failure::{Failure, Op};
+use fitness::Demands;
+use memory::Memory;
+use read::Snapshot;
+use tx::{Lane, Tx};
+use wire::{Connector, Wires};
+
+pub use tx::Clock;
+
+/// The schema that holds the tables.
+const SCHEMA: &str = "franking";
+/// A call's time, a little more than the server gives one statement. Whoever asked asks again, with the same ids.
+const CALL_LIMIT: Duration = Duration::from_secs(25);
+/// What reads many rows takes longer, and does not get shorter by being given up.
+const LONG_LIMIT: Duration = Duration::from_secs(3600);
+/// How often a call is made again at once when others wrote the same rows first.
+const TRIES: usize = 5;
+/// Holders or messages of one transaction of the lot maker and the sweep, so that mail does not wait for them.
+const PIECE: usize = 2_000;
+
+/// The engine. Connections are made when they are needed, and each is judged before it is used.
+pub struct PostgresStore {
+    wires: Wires,
+    clock: Clock,
+    memory: Mutex<Memory>,
+}
+
+fn connector(url: &str, place: String, single_node: bool, schema: &str) -> Result<Connector> {
+    let address = address::parse(url).map_err(|why| Error::Unfit { path: place.clone(), why })?;
+    Ok(Connector { address, demands: Demands { place, single_node, schema: schema.to_owned() } })
+}
+
+/// Makes the tables in the database or brings them to this release's schema, and says who the ledger is. Another
+/// installation's is not touched.
+pub async fn prepare(url: &str, place: String, single_node: bool, naming: &Naming, now: Timestamp) -> Result<Identity> {
+    schema::prepare(&connector(url, place, single_node, SCHEMA)?, naming, schema::MIGRATIONS, now).await
+}
+
+impl PostgresStore {
+    /// Opens a ledger that [`prepare`] made; nothing is asked of the server yet. `clock`: `None` is the server's own.
+    pub fn open(url: &str, place: String, single_node: bool, clock: Clock) -> Result<Self> {
+        Self::over(connector(url, place, single_node, SCHEMA)?, clock)
+    }
+
+    fn over(connector: Connector, clock: Clock) -> Result<Self> {
+        Ok(Self { wires: wire::pool(connector)?, clock, memory: Mutex::default() })
+    }
+
+    /// Makes a call in time, again where others were faster.
+    async fn call<T, F>(&self, doing: &'static str, work: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Op<T>> + Send,
+    {
+        self.call_within(CALL_LIMIT, doing, work).await
+    }
+
+    async fn call_within<T, F>(&self, limit: Duration, doing: &'static str, work: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Op<T>> + Send,
+    {
+        let mut last = Failure::Overtaken;
+        for _ in 0..TRIES {
+            match timeout(limit, work()).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(failure)) if failure.passes() => last = failure,
+                Ok(Err(failure)) => return Err(failure.of(doing)),
+                Err(_) => return Err(Failure::Late.of(doing)),
+            }
+        }
+        tracing::debug!(error = &last as &dyn std::error::Error, doing, "others were faster every time");
+        Err(Failure::Overtaken.of(doing))
+    }
+
+    async fn try_reserve(&self, memory: &mut Memory, session: &Session, batch: &[Reservation]) -> Op<Vec<Verdict>> {
+        if let Some(plan) = memory.plan(batch) {
+            match reserve::charge_as_planned(&self.wires, &self.clock, session, &plan).await {
+                Ok(now) => {
+                    memory.charged(plan, now);
+                    return Ok(vec![Verdict::Reserved; batch.len()]);
+                }
+                Err(failure) if failure.is_fence() => return Err(Failure::Fenced),
+                Err(failure) if failure.wants_care() => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        reserve::decide_locked(&self.wires, &self.clock, session, memory, batch).await
+    }
+
+    async fn try_settle(&self, session: &Session, batch: &[Settlement]) -> Op<()> {
+        if !batch.iter().any(|settlement| settlement.outcome.refunds()) {
+            match settle::settle_as_new(&self.wires, &self.clock, session, batch).await {
+                Err(failure) if failure.wants_care() => {}
+                answered => return answered,
+            }
+        }
+        settle::settle_locked(&self.wires, &self.clock, session, Lane::Settle, batch).await
+    }
+
+    /// Reads on one state of the database.
+    async fn look<'a, T, F>(&'a self, doing: &'static str, work: impl Fn(&'a Self) -> F) -> Result<T>
+    where
+        F: Future<Output = Op<T>> + Send,
+    {
+        self.call(doing, || work(self)).await
+    }
+}
+
+/// Reads on one state of the database, then lets it go.
+macro_rules! on_snapshot {
+    ($store:expr, $doing:literal, |$snapshot:ident| $work:expr) => {
+        $store
+            .look($doing, |store| async move {
+                let $snapshot = Snapshot::take(&store.wires).await?;
+                let found = $work.await;
+                $snapshot.end(found).await
+            })
+            .await
+    };
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn identity(&self) -> Result<Identity> {
+        on_snapshot!(self, "reading who the ledger is", |snapshot| incarnation::read_identity(&snapshot))
+    }
+
+    async fn open_session(&self, role: Role, name: &str) -> Result<Session> {
+        self.call("opening a ledger session", || records::open_session(&self.wires, &self.clock, role, name)).await
+    }
+
+    async fn heartbeat(&self, session: &Session) -> Result<()> {
+        let beat = || async {
+            let tx = Tx::begin_fenced(&self.wires, &self.clock, session, Lane::Records).await?;
+            tx.end(Ok(())).await
+        };
+        self.call("renewing the ledger session", beat).await
+    }
+
+    async fn close_session(&self, session: &Session) -> Result<()> {
+        self.call("closing the ledger session", || records::close_session(&self.wires, &self.clock, session)).await
+    }
+
+    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<u64> {
+        let mut total = 0;
+        loop {
+            // What is open is known as far as the rollup has come.
+            self.rollup(session).await?;
+            let sweep = || records::sweep(&self.wires, &self.clock, session, silence, PIECE);
+            let swept = self.call("giving up silent sessions", sweep).await?;
+            total += swept as u64;
+            if swept < PIECE {
+                return Ok(total);
+            }
+        }
+    }
+
+    async fn identify(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
+        let identify = || records::identify(&self.wires, &self.clock, session, kind, namespace_uid, name);
+        self.call("looking an id up", identify).await
+    }
+
+    async fn put(&self, session: &Session, actor: &str, entries: &[Entry]) -> Result<()> {
+        let put = || records::put(&self.wires, &self.clock, session, actor, entries);
+        self.call("writing the directory", put).await
+    }
+
+    async fn changes(&self, after: i64) -> Result<Changes> {
+        on_snapshot!(self, "reading the directory", |snapshot| read::changes(&snapshot, after))
+    }
+
+    async fn find_sender(&self, username: &Username) -> Result<Option<Sender>> {
+        on_snapshot!(self, "looking a sender up", |snapshot| read::find_sender(&snapshot, username))
+    }
+
+    async fn find(&self, holder: Holder) -> Result<Option<Entry>> {
+        on_snapshot!(self, "looking an entry up", |snapshot| rows::entry(&snapshot, holder))
+    }
+
+    async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>> {
+        // One batch in flight: more would only wait for each other's locks.
+        let memory = &self.memory;
+        let reserve = || async { self.try_reserve(&mut *memory.lock().await, session, batch).await };
+        let answer = self.call("reserving credits", reserve).await;
+        if answer.is_err() {
+            memory.lock().await.forget();
+        }
+        answer
+    }
+
+    async fn settle(&self, session: &Session, batch: &[Settlement]) -> Result<()> {
+        self.call("settling messages", || self.try_settle(session, batch)).await
+    }
+
+    async fn prepare_lots(&self, session: &Session, until: Timestamp) -> Result<u64> {
+        let mut total = 0;
+        loop {
+            let prepare = || records::prepare_lots(&self.wires, &self.clock, session, until, PIECE);
+            let made = self.call("making the next lots", prepare).await?;
+            total += made;
+            if made == 0 {
+                break;
+            }
+        }
+        self.call("making the next days", || retire::make_days(&self.wires, &self.clock, session, until)).await?;
+        Ok(total)
+    }
+
+    async fn balances(&self, holders: &[Holder]) -> Result<Vec<Balance>> {
+        on_snapshot!(self, "reading balances", |snapshot| async {
+            let now = snapshot.now(&self.clock).await?;
+            read::balances(&snapshot, holders, now).await
+        })
+    }
+
+    async fn moved(&self, cursor: i64, limit: usize) -> Result<(Vec<Holder>, i64)> {
+        on_snapshot!(self, "reading what moved", |snapshot| read::moved(&snapshot, cursor, limit))
+    }
+
+    async fn rollup(&self, session: &Session) -> Result<u64> {
+        let rollup = || async {
+            let tx = Tx::begin_fenced(&self.wires, &self.clock, session, Lane::Chores).await?;
+            let taken = async {
+                // What piled up while nobody counted is taken at once; no charge waits for it.
+                tx.batch("SET LOCAL statement_timeout = 0").await?;
+                let row = tx.query_one("SELECT rollup()", &[]).await?;
+                Ok(row.try_get::<_, i64>(0)? as u64)
+            };
+            let taken = taken.await;
+            tx.end(taken).await
+        };
+        self.call_within(LONG_LIMIT, "rolling usage up", rollup).await
+    }
+
+    async fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>> {
+        on_snapshot!(self, "reading the audit trail", |snapshot| read::events(&snapshot, after, limit))
+    }
+
+    async fn record(
+        &self,
+        session: &Session,
+        actor: &str,
+        kind: &str,
+        holder: Option<Holder>,
+        detail: serde_json::Value,
+    ) -> Result<()> {
+        let record = || async {
+            let mut tx = Tx::begin_fenced(&self.wires, &self.clock, session, Lane::Records).await?;
+            tx.record(actor, kind, holder, detail.clone());
+            tx.end(Ok(())).await
+        };
+        self.call("writing the audit trail", record).await
+    }
+
+    async fn check(&self) -> Result<Vec<Discrepancy>> {
+        let check = || async {
+            let snapshot = Snapshot::take(&self.wires).await?;
+            let found = read::check(&snapshot).await;
+            snapshot.end(found).await
+        };
+        self.call_within(LONG_LIMIT, "checking the ledger", check).await
+    }
+
+    async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
+        let mut total = 0;
+        while let Some(day) = self.call("looking for old days", || retire::oldest(&self.wires, before)).await? {
+            // The books of a day are closed before they are sealed: what is open by now stays unknown.
+            self.rollup(session).await?;
+            let close = || retire::close(&self.wires, &self.clock, session, day, PIECE);
+            while self.call("closing an old day", close).await? == PIECE {}
+            self.rollup(session).await?;
+            let seal = || retire::seal(&self.wires, &self.clock, session, day);
+            match self.call_within(LONG_LIMIT, "sealing an old day", seal).await? {
+                Some(messages) => total += messages,
+                // Somebody wrote to it meanwhile: next time.
+                None => break,
+            }
+        }
+        Ok(total)
+    }
+
+    async fn hold(&self, because: Because) -> Result<()> {
+        self.call("holding the ledger", || incarnation::hold(&self.wires, because)).await
+    }
+
+    async fn accept(&self, acceptance: &Acceptance) -> Result<()> {
+        self.call("accepting the ledger", || incarnation::accept(&self.wires, &self.clock, acceptance)).await
+    }
+
+    async fn assign(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid> {
+        let name = (kind, namespace_uid, name);
+        self.call("assigning an id", || incarnation::assign(&self.wires, &self.clock, session, name, id)).await
+    }
+
+    async fn raise(&self, session: &Session, actor: &str, floors: &[Floor]) -> Result<u64> {
+        let raise = || incarnation::raise(&self.wires, &self.clock, session, actor, floors);
+        self.call("raising what is used", raise).await
+    }
+
+    async fn reopen(&self, session: &Session) -> Result<()> {
+        self.call("opening the rebuilt ledger", || incarnation::reopen(&self.wires, &self.clock, session)).await
+    }
+}

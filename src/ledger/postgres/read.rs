@@ -1,0 +1,277 @@
+//! What is read without writing, each on one state of the database.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+
+use super::failure::{Failure, Op};
+use super::incarnation;
+use super::lots;
+use super::rows;
+use super::tx::{Clock, clock_ms};
+use super::wire::{Lease, Wire, Wires};
+use crate::domain::credential::Username;
+use crate::domain::credit::{LotId, Source};
+use crate::domain::directory::{Directory, Entry, Sender};
+use crate::domain::id::{Holder, KeyId};
+use crate::ledger::sources::balance;
+use crate::ledger::store::{Balance, Changes, Discrepancy, Event, Usage};
+
+/// Rows of the audit trail in one answer.
+const EVENTS_MAX: usize = 1_000;
+
+/// One state of the database for several statements.
+pub struct Snapshot(Lease);
+
+impl std::ops::Deref for Snapshot {
+    type Target = Wire;
+
+    fn deref(&self) -> &Wire {
+        &self.0
+    }
+}
+
+impl Snapshot {
+    pub async fn take(wires: &Wires) -> Op<Self> {
+        let wire = Lease::take(wires).await?;
+        wire.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        Ok(Self(wire))
+    }
+
+    pub async fn end<T>(self, result: Op<T>) -> Op<T> {
+        if self.batch("ROLLBACK").await.is_ok() {
+            self.0.give_back();
+        }
+        result
+    }
+
+    pub async fn now(&self, clock: &Clock) -> Op<Timestamp> {
+        rows::instant(self.query_one("SELECT ledger_now($1)", &[&clock_ms(clock)]).await?.try_get(0)?)
+    }
+}
+
+/// Whoever writes entries holds the row of the epoch until it has committed, so an epoch that is read here comes with
+/// every entry up to it.
+pub async fn changes(wire: &Wire, after: i64) -> Op<Changes> {
+    let epoch = wire.query_one("SELECT config_epoch FROM meta", &[]).await?.try_get(0)?;
+    let tag = incarnation::tag(wire).await?;
+    if epoch <= after {
+        return Ok(Changes { entries: vec![], epoch, tag });
+    }
+    let found = wire
+        .query("SELECT body FROM directory WHERE epoch > $1 AND epoch <= $2 ORDER BY epoch", &[&after, &epoch])
+        .await?;
+    let entries = found.iter().map(|row| rows::parse_entry(row.try_get(0)?)).collect::<Op<_>>()?;
+    Ok(Changes { entries, epoch, tag })
+}
+
+pub async fn find_sender(wire: &Wire, username: &Username) -> Op<Option<Sender>> {
+    incarnation::refuse_unless_open(incarnation::tag(wire).await?.state)?;
+    // A name that was given again belongs to the key that is not removed.
+    let row = wire
+        .query_opt(
+            "SELECT id FROM directory WHERE username = $1 ORDER BY removed, epoch DESC LIMIT 1",
+            &[&username.as_str()],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let id = KeyId(row.try_get(0)?);
+    let mut directory = Directory::default();
+    let mut next = Some(Holder::Key(id));
+    while let Some(holder) = next {
+        let Some(entry) = rows::entry(wire, holder).await? else { return Ok(None) };
+        next = match &entry {
+            Entry::Key(key) => Some(Holder::Account(key.account)),
+            Entry::Account(account) => Some(Holder::Policy(account.policy)),
+            Entry::Policy(_) => None,
+        };
+        directory.apply(entry);
+    }
+    Ok(directory.sender(id))
+}
+
+pub async fn balances(wire: &Wire, holders: &[Holder], now: Timestamp) -> Op<Vec<Balance>> {
+    incarnation::refuse_held(incarnation::tag(wire).await?.state)?;
+    let entries = entries(wire, holders).await?;
+    let known: Vec<Holder> = holders.iter().copied().filter(|holder| entries.contains_key(holder)).collect();
+    let mut shelves = lots::read(wire, &known, now).await?;
+    for (holder, shelf) in &mut shelves {
+        // Where nobody has sent in this period yet: what the first message would find.
+        shelf.run(entries[holder].limit(), now);
+    }
+    let running: Vec<i64> = shelves.values().filter_map(|shelf| Some(shelf.running(now)?.id.0)).collect();
+    let usage = usage_of(wire, &running).await?;
+    let prices = prices(wire, &entries).await?;
+    let mut balances = Vec::with_capacity(known.len());
+    for holder in known {
+        let (terms, shelf) = (entries[&holder].terms(), &shelves[&holder]);
+        let Some(lot) = shelf.running(now).cloned() else { continue };
+        let counted = usage.get(&lot.id).copied().unwrap_or_default();
+        let usage = Usage { accepted: lot.used(), ..counted };
+        let price = prices.get(&holder).copied().unwrap_or(0);
+        balances.push(balance(&terms, lot, usage, shelf.others(), price, now));
+    }
+    Ok(balances)
+}
+
+pub async fn entries(wire: &Wire, holders: &[Holder]) -> Op<HashMap<Holder, Entry>> {
+    let (kinds, ids) = rows::columns(holders.iter().copied());
+    let found = wire
+        .query(
+            "SELECT d.body FROM directory d JOIN unnest($1::smallint[], $2::uuid[]) h(kind, id) \
+             ON d.kind = h.kind AND d.id = h.id",
+            &[&kinds, &ids],
+        )
+        .await?;
+    found
+        .iter()
+        .map(|row| {
+            let entry = rows::parse_entry(row.try_get(0)?)?;
+            Ok((entry.holder(), entry))
+        })
+        .collect()
+}
+
+/// What a credit costs the accounts that have a spend limit.
+async fn prices(wire: &Wire, entries: &HashMap<Holder, Entry>) -> Op<HashMap<Holder, i64>> {
+    let policy_of = |entry: &Entry| match entry {
+        Entry::Account(account) if account.spend_limit_micro.is_some() => Some(Holder::Policy(account.policy)),
+        Entry::Account(_) | Entry::Policy(_) | Entry::Key(_) => None,
+    };
+    let policies: Vec<Holder> = entries.values().filter_map(policy_of).collect();
+    if policies.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let policies = self::entries(wire, &policies).await?;
+    let price = |entry: &Entry| match policies.get(&policy_of(entry)?)? {
+        Entry::Policy(policy) => Some(policy.unit_price()),
+        Entry::Account(_) | Entry::Key(_) => None,
+    };
+    Ok(entries.iter().filter_map(|(holder, entry)| Some((*holder, price(entry)?))).collect())
+}
+
+/// What the rollup has counted of lots, and what it has not taken yet.
+async fn usage_of(wire: &Wire, lots: &[i64]) -> Op<HashMap<LotId, Usage>> {
+    let found = wire
+        .query(
+            "SELECT x.lot, sum(messages)::bigint, sum(relayed)::bigint, sum(refused)::bigint, \
+                 sum(not_offered)::bigint, sum(unknown)::bigint, max(sent_at)::bigint \
+             FROM ( \
+                 SELECT lot, messages, relayed, refused, not_offered, unknown, last_sent_at AS sent_at \
+                 FROM lot_usage WHERE lot = ANY ($1) \
+                 UNION ALL \
+                 SELECT y.lot, 1, 0, 0, 0, 0, 0 FROM rolled c, reservation v \
+                     CROSS JOIN LATERAL (VALUES (v.key_lot), (v.account_lot), (v.policy_lot)) y(lot) \
+                 WHERE v.xid >= c.low AND (v.xid >= c.high OR v.xid = ANY (c.running)) AND y.lot = ANY ($1) \
+                 UNION ALL \
+                 SELECT y.lot, CASE WHEN s.outcome IN (2, 3) THEN -1 ELSE 0 END, \
+                     CASE WHEN s.outcome = 1 THEN v.credits ELSE 0 END, \
+                     CASE WHEN s.outcome = 2 THEN v.credits ELSE 0 END, \
+                     CASE WHEN s.outcome = 3 THEN v.credits ELSE 0 END, \
+                     CASE WHEN s.outcome = 4 THEN v.credits ELSE 0 END - CASE WHEN s.correction THEN v.credits ELSE 0 END, \
+                     CASE WHEN s.outcome = 1 THEN s.at ELSE 0 END \
+                 FROM rolled c, settlement s JOIN reservation v ON v.day = s.day AND v.message = s.message \
+                     CROSS JOIN LATERAL (VALUES (v.key_lot), (v.account_lot), (v.policy_lot)) y(lot) \
+                 WHERE s.xid >= c.low AND (s.xid >= c.high OR s.xid = ANY (c.running)) AND y.lot = ANY ($1) \
+             ) x GROUP BY x.lot",
+            &[&lots],
+        )
+        .await?;
+    let mut usage = HashMap::with_capacity(found.len());
+    for row in &found {
+        let last_sent: i64 = row.try_get(6)?;
+        let counted = Usage {
+            messages: row.try_get(1)?,
+            accepted: 0,
+            relayed: row.try_get(2)?,
+            refused: row.try_get(3)?,
+            not_offered: row.try_get(4)?,
+            unknown: row.try_get(5)?,
+            last_sent_at: if last_sent == 0 { None } else { Some(rows::instant(last_sent)?) },
+        };
+        usage.insert(LotId(row.try_get(0)?), counted);
+    }
+    Ok(usage)
+}
+
+pub async fn moved(wire: &Wire, cursor: i64, limit: usize) -> Op<(Vec<Holder>, i64)> {
+    let found = wire
+        .query("SELECT kind, id, seq FROM moved WHERE seq > $1 ORDER BY seq LIMIT $2", &[&cursor, &rows::limit(limit)])
+        .await?;
+    let next = found.last().map_or(Ok(cursor), |row| row.try_get(2))?;
+    Ok((found.iter().map(|row| rows::holder(row, 0)).collect::<Op<_>>()?, next))
+}
+
+pub async fn events(wire: &Wire, after: i64, limit: usize) -> Op<Vec<Event>> {
+    let found = wire
+        .query(
+            "SELECT seq, at, actor, kind, detail, holder_kind, holder FROM event WHERE seq > $1 ORDER BY seq LIMIT $2",
+            &[&after, &rows::limit(limit.min(EVENTS_MAX))],
+        )
+        .await?;
+    let event = |row: &tokio_postgres::Row| {
+        let about_nobody = row.try_get::<_, Option<i16>>(5)?.is_none();
+        Ok(Event {
+            seq: row.try_get(0)?,
+            at: rows::instant(row.try_get(1)?)?,
+            actor: row.try_get(2)?,
+            kind: row.try_get(3)?,
+            detail: serde_json::from_str(row.try_get(4)?).map_err(|error| Failure::Row(error.to_string()))?,
+            holder: if about_nobody { None } else { Some(rows::holder(row, 5)?) },
+        })
+    };
+    found.iter().map(event).collect()
+}
+
+/// Every balance, from reservations and the settlements that hold, beside what the lot says. What was sealed is a part
+/// of it since schema 2.
+macro_rules! recomputed {
+    ($sealed:literal) => {
+        concat!(
+            "WITH final AS ( \
+                 SELECT DISTINCT ON (day, message) day, message, outcome FROM settlement \
+                 ORDER BY day, message, correction DESC), \
+             kept AS ( \
+                 SELECT v.* FROM reservation v LEFT JOIN final f ON f.day = v.day AND f.message = v.message \
+                 WHERE f.outcome IS NULL OR f.outcome NOT IN (2, 3)), \
+             charged AS ( \
+                 SELECT x.lot, sum(x.amount)::bigint AS amount FROM ( \
+                     SELECT y.lot, k.credits AS amount FROM kept k \
+                         CROSS JOIN LATERAL (VALUES (k.key_lot), (k.account_lot), (k.policy_lot)) y(lot) \
+                     UNION ALL \
+                     SELECT k.more[i], k.more[i + 1] FROM kept k \
+                         CROSS JOIN LATERAL generate_series(1, cardinality(k.more), 2) i \
+                     UNION ALL SELECT a.lot, a.credits FROM adjustment a \
+                     ",
+            $sealed,
+            " ) x GROUP BY x.lot) \
+             SELECT coalesce(l.kind, 3::smallint), coalesce(l.holder, '00000000-0000-0000-0000-000000000000'::uuid), \
+                 coalesce(l.id, c.lot), coalesce(l.consumed + l.overage, 0), coalesce(c.amount, 0), \
+                 coalesce(l.source, 'period') \
+             FROM lot l FULL JOIN charged c ON c.lot = l.id \
+             WHERE coalesce(l.consumed + l.overage, 0) <> coalesce(c.amount, 0)"
+        )
+    };
+}
+
+pub async fn check(wire: &Wire) -> Op<Vec<Discrepancy>> {
+    wire.batch("SET LOCAL statement_timeout = 0").await?;
+    let found = if super::retire::is_known(wire).await? {
+        wire.query(recomputed!("UNION ALL SELECT s.lot, s.amount FROM seal s"), &[]).await?
+    } else {
+        wire.query(recomputed!(""), &[]).await?
+    };
+    let discrepancy = |row: &tokio_postgres::Row| {
+        let holder = rows::holder(row, 0)?;
+        let source: String = row.try_get(5)?;
+        let source = Source::parse(&source).ok_or_else(|| Failure::Row(format!("unknown source {source}")))?;
+        Ok(Discrepancy {
+            lot: LotId(row.try_get(2)?),
+            holder,
+            meter: source.meter(holder).unwrap_or(crate::domain::credit::Meter::of_period(holder)),
+            consumed: row.try_get(3)?,
+            recomputed: row.try_get(4)?,
+        })
+    };
+    found.iter().map(discrepancy).collect()
+}

@@ -1,0 +1,266 @@
+//! Sessions, ids, the directory, lots ahead: what is written now and then.
+
+use std::collections::HashMap;
+
+use jiff::{SignedDuration, Timestamp};
+use ring::digest;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::failure::{Failure, Op};
+use super::incarnation::refuse_held;
+use super::lots::Shelves;
+use super::rows;
+use super::settle::settle_in;
+use super::tx::{Clock, Lane, Tx, clock_ms};
+use super::wire::{Lease, Wires};
+use crate::domain::credit::Outcome;
+use crate::domain::directory::Entry;
+use crate::domain::id::{Holder, Kind, MessageId};
+use crate::ledger::shelf::{Shelf, changes_limit};
+use crate::ledger::store::{Role, Session, Settlement};
+use crate::ledger::trail::{LEDGER, SESSION_GIVEN_UP, of_change};
+
+pub async fn open_session(wires: &Wires, clock: &Clock, role: Role, name: &str) -> Op<Session> {
+    let wire = Lease::take(wires).await?;
+    let row = wire
+        .query_one(
+            "WITH opened AS ( \
+                 INSERT INTO session AS s (role, name, epoch, opened_at) VALUES ($1, $2, 1, ledger_now($3)) \
+                 ON CONFLICT (role, name) DO UPDATE \
+                 SET epoch = s.epoch + 1, opened_at = excluded.opened_at, closed_at = NULL RETURNING id, epoch, opened_at), \
+             seen AS ( \
+                 INSERT INTO beat AS b (session, lane, seq, at, seen_at) SELECT id, $4, 1, opened_at, opened_at FROM opened \
+                 ON CONFLICT (session, lane) DO UPDATE \
+                 SET seq = b.seq + 1, at = greatest(b.at, excluded.at), \
+                     seen_at = greatest(b.seen_at, excluded.seen_at)) \
+             SELECT id, epoch FROM opened",
+            &[&role.as_str(), &name, &clock_ms(clock), &Lane::Records.number()],
+        )
+        .await;
+    wire.give_back_answered();
+    let row = row?;
+    Ok(Session { id: row.try_get(0)?, epoch: row.try_get(1)? })
+}
+
+pub async fn close_session(wires: &Wires, clock: &Clock, session: &Session) -> Op<()> {
+    let tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
+    let closed =
+        tx.execute("UPDATE session SET closed_at = $2 WHERE id = $1", &[&session.id, &tx.now_ms()]).await.map(drop);
+    tx.end(closed).await
+}
+
+/// Gives up sessions that were silent. Returns how many of their messages are taken as unknown, at most `limit`.
+pub async fn sweep(
+    wires: &Wires,
+    clock: &Clock,
+    session: &Session,
+    silence: SignedDuration,
+    limit: usize,
+) -> Op<usize> {
+    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
+    let swept = sweep_in(&mut tx, session, silence, limit).await;
+    tx.end(swept).await
+}
+
+async fn sweep_in(tx: &mut Tx, session: &Session, silence: SignedDuration, limit: usize) -> Op<usize> {
+    let since = tx.now.saturating_sub(silence).unwrap_or(Timestamp::MIN);
+    let given_up = tx
+        .query(
+            "UPDATE session s SET closed_at = $3, epoch = epoch + 1 \
+             WHERE s.id <> $1 AND s.closed_at IS NULL \
+                 AND (SELECT max(b.seen_at) FROM beat b WHERE b.session = s.id) < $2 RETURNING role, name",
+            &[&session.id, &since.as_millisecond(), &tx.now_ms()],
+        )
+        .await?;
+    for row in &given_up {
+        let (role, name): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
+        tx.record(LEDGER, SESSION_GIVEN_UP, None, json!({ "role": role, "name": name }));
+    }
+    let orphans = tx
+        .query(
+            "SELECT u.message FROM unsettled u WHERE NOT EXISTS \
+                 (SELECT FROM session s WHERE s.id = u.session AND s.epoch = u.epoch AND s.closed_at IS NULL) \
+                 AND NOT EXISTS (SELECT FROM settlement t WHERE t.day = u.day AND t.message = u.message) LIMIT $1",
+            &[&rows::limit(limit)],
+        )
+        .await?;
+    let orphans: Vec<Settlement> = orphans
+        .iter()
+        .map(|row| Ok(Settlement { message: MessageId(row.try_get(0)?), outcome: Outcome::Unknown }))
+        .collect::<Op<_>>()?;
+    settle_in(tx, &orphans).await?;
+    Ok(orphans.len())
+}
+
+pub async fn identify(
+    wires: &Wires,
+    clock: &Clock,
+    session: &Session,
+    kind: Kind,
+    namespace_uid: &str,
+    name: &str,
+) -> Op<Uuid> {
+    let tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
+    let id = match refuse_held(tx.state) {
+        Ok(()) => identify_in(&tx, kind, namespace_uid, name).await,
+        Err(held) => Err(held),
+    };
+    tx.end(id).await
+}
+
+pub async fn identify_in(tx: &Tx, kind: Kind, namespace_uid: &str, name: &str) -> Op<Uuid> {
+    let digest = digest(tx, kind, namespace_uid, name).await?;
+    // The id is a name, not a secret; the server's generator is seeded by its system.
+    tx.execute(
+        "INSERT INTO identity (digest, kind, id, at) VALUES ($1, $2, gen_random_uuid(), $3) ON CONFLICT DO NOTHING",
+        &[&digest, &rows::kind_number(kind), &tx.now_ms()],
+    )
+    .await?;
+    Ok(tx.query_one("SELECT id FROM identity WHERE digest = $1", &[&digest]).await?.try_get(0)?)
+}
+
+/// Salted with the installation, so that digests of two ledgers cannot be matched with each other.
+pub async fn digest(tx: &Tx, kind: Kind, namespace_uid: &str, name: &str) -> Op<Vec<u8>> {
+    let installation: Uuid = tx.query_one("SELECT installation FROM meta", &[]).await?.try_get(0)?;
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in [&installation.as_bytes()[..], kind.as_str().as_bytes(), namespace_uid.as_bytes(), name.as_bytes()] {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    Ok(context.finish().as_ref().to_vec())
+}
+
+pub async fn put(wires: &Wires, clock: &Clock, session: &Session, actor: &str, entries: &[Entry]) -> Op<()> {
+    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
+    let written = put_in(&mut tx, actor, entries).await;
+    tx.end(written).await
+}
+
+async fn put_in(tx: &mut Tx, actor: &str, entries: &[Entry]) -> Op<()> {
+    refuse_held(tx.state)?;
+    let stored = lock_entries(tx, entries).await?;
+    // The last of several entries of one holder is the one that stays; each is an edit of the one before.
+    let mut current = stored.clone();
+    let mut edits = Vec::new();
+    for entry in entries {
+        let before = current.insert(entry.holder(), entry.clone());
+        if before.as_ref() != Some(entry) {
+            edits.push((before, entry));
+        }
+    }
+    if edits.is_empty() {
+        return Ok(());
+    }
+    let mut holders: Vec<Holder> = edits.iter().map(|(_, entry)| entry.holder()).collect();
+    holders.sort_unstable();
+    holders.dedup();
+    let mut shelves = lock_for_edit(tx, &edits, &holders).await?;
+    for (before, entry) in &edits {
+        let holder = entry.holder();
+        tx.record_notes(actor, holder, of_change(before.as_ref(), entry));
+        tx.mark_moved(holder);
+        if let Some(shelf) = shelves.get_mut(&holder) {
+            let notes = shelf.edit(before.as_ref(), entry, tx.now);
+            tx.record_notes(actor, holder, notes);
+        }
+    }
+    // Ended lots first: where one is cut, the next begins at the same instant.
+    tx.write_changed(&shelves).await?;
+    tx.insert_new(&mut shelves).await?;
+    let written: Vec<&Entry> = holders.iter().filter_map(|holder| current.get(holder)).collect();
+    store_entries(tx, &written).await
+}
+
+/// What is stored of these holders. Two that write the same entry follow each other.
+async fn lock_entries(tx: &Tx, entries: &[Entry]) -> Op<HashMap<Holder, Entry>> {
+    let (kinds, ids) = rows::columns(entries.iter().map(Entry::holder));
+    let found = tx
+        .query(
+            "SELECT d.body FROM directory d JOIN unnest($1::smallint[], $2::uuid[]) h(kind, id) \
+             ON d.kind = h.kind AND d.id = h.id ORDER BY d.kind, d.id FOR UPDATE OF d",
+            &[&kinds, &ids],
+        )
+        .await?;
+    let mut stored = HashMap::with_capacity(found.len());
+    for row in &found {
+        let entry = rows::parse_entry(row.try_get(0)?)?;
+        stored.insert(entry.holder(), entry);
+    }
+    Ok(stored)
+}
+
+/// What the holders have now, locked. What was made ahead for those whose rules change is taken away: it is made again.
+async fn lock_for_edit(tx: &Tx, edits: &[(Option<Entry>, &Entry)], holders: &[Holder]) -> Op<Shelves> {
+    let changed = edits.iter().filter(|(before, entry)| changes_limit(before.as_ref(), entry));
+    let (kinds, ids) = rows::columns(changed.map(|(_, entry)| entry.holder()));
+    tx.execute(
+        "DELETE FROM lot l USING unnest($1::smallint[], $2::uuid[]) h(kind, id) \
+         WHERE l.holder = h.id AND l.kind = h.kind AND l.source = 'period' AND l.valid_from > $3",
+        &[&kinds, &ids, &tx.now_ms()],
+    )
+    .await?;
+    tx.lock_shelves(holders).await
+}
+
+/// The epoch is taken as the last lock, so whoever reads an epoch has every entry up to it.
+async fn store_entries(tx: &Tx, entries: &[&Entry]) -> Op<()> {
+    let epoch: i64 = tx
+        .query_one("UPDATE meta SET config_epoch = config_epoch + 1 RETURNING config_epoch", &[])
+        .await?
+        .try_get(0)?;
+    let (kinds, ids) = rows::columns(entries.iter().map(|entry| entry.holder()));
+    let removed: Vec<bool> = entries.iter().map(|entry| entry.removed_at().is_some()).collect();
+    let usernames: Vec<Option<&str>> = entries
+        .iter()
+        .map(|entry| match entry {
+            Entry::Key(key) => Some(key.username.as_str()),
+            Entry::Policy(_) | Entry::Account(_) => None,
+        })
+        .collect();
+    let bodies: Vec<String> = entries
+        .iter()
+        .map(|entry| serde_json::to_string(entry).map_err(|error| Failure::Row(error.to_string())))
+        .collect::<Op<_>>()?;
+    tx.execute(
+        "INSERT INTO directory (epoch, kind, id, removed, username, body) \
+         SELECT $1, x.* FROM unnest($2::smallint[], $3::uuid[], $4::boolean[], $5::text[], $6::text[]) x \
+         ON CONFLICT (kind, id) DO UPDATE SET epoch = excluded.epoch, removed = excluded.removed, \
+             username = excluded.username, body = excluded.body",
+        &[&epoch, &kinds, &ids, &removed, &usernames, &bodies],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Makes the lots that will hold at `until`, for up to `limit` holders that lack one. Returns how many lots.
+pub async fn prepare_lots(wires: &Wires, clock: &Clock, session: &Session, until: Timestamp, limit: usize) -> Op<u64> {
+    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
+    let made = prepare_in(&mut tx, until, limit).await;
+    tx.end(made).await
+}
+
+async fn prepare_in(tx: &mut Tx, until: Timestamp, limit: usize) -> Op<u64> {
+    let lacking = tx
+        .query(
+            "SELECT d.body FROM directory d WHERE NOT d.removed AND NOT EXISTS \
+                 (SELECT FROM lot l WHERE l.holder = d.id AND l.kind = d.kind AND l.source = 'period' \
+                 AND l.valid_to > $1) ORDER BY d.kind, d.id LIMIT $2 FOR UPDATE OF d",
+            &[&until.as_millisecond(), &rows::limit(limit)],
+        )
+        .await?;
+    if lacking.is_empty() {
+        return Ok(0);
+    }
+    let lacking: Vec<Entry> = lacking.iter().map(|row| rows::parse_entry(row.try_get(0)?)).collect::<Op<_>>()?;
+    let holders: Vec<Holder> = lacking.iter().map(Entry::holder).collect();
+    let mut shelves = super::lots::read(tx, &holders, until).await?;
+    let mut made = 0;
+    for entry in &lacking {
+        let shelf = shelves.entry(entry.holder()).or_insert_with(|| Shelf::empty(entry.holder()));
+        made += shelf.prepare(entry.limit(), tx.now, until);
+        tx.mark_moved(entry.holder());
+    }
+    tx.insert_new(&mut shelves).await?;
+    Ok(made)
+}

@@ -1,0 +1,303 @@
+//! Bills and notices on the server.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::failure::{Failure, Op};
+use super::read::Snapshot;
+use super::tx::{Lane, Tx};
+use super::wire::Wire;
+use super::{LONG_LIMIT, PostgresStore, rows};
+use crate::domain::credit::Meter;
+use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
+use crate::ledger::report::{
+    Channel, Ended, NOTICES_MAX, Notice, Queued, Report, Spender, Terms, Told, Topic, USAGE_ROWS_MAX, UsageRow,
+    pause_after,
+};
+use crate::ledger::store::{Result, Session};
+
+/// The account of usage by the parent's own keys: columns of a primary key are never NULL.
+const PARENT: Uuid = Uuid::nil();
+/// The way of notices that are only remembered.
+const NOWHERE: &str = "none";
+
+/// Does `$work` in a transaction of small writes and ends it as that says.
+macro_rules! in_tx {
+    ($store:expr, $doing:literal, $session:expr, |$tx:ident| $work:expr) => {{
+        let write = || async {
+            let $tx = Tx::begin_fenced(&$store.wires, &$store.clock, $session, Lane::Records).await?;
+            let done = $work.await;
+            $tx.end(done).await
+        };
+        $store.call($doing, write).await
+    }};
+}
+
+#[async_trait]
+impl Report for PostgresStore {
+    async fn usage(
+        &self,
+        policy: PolicyId,
+        from: Timestamp,
+        to: Timestamp,
+        after: Option<Spender>,
+        limit: usize,
+    ) -> Result<Vec<UsageRow>> {
+        let read = || async {
+            let snapshot = Snapshot::take(&self.wires).await?;
+            let found = usage(&snapshot, policy, [from, to], after, limit.min(USAGE_ROWS_MAX)).await;
+            snapshot.end(found).await
+        };
+        self.call_within(LONG_LIMIT, "reading usage", read).await
+    }
+
+    async fn put_terms(&self, session: &Session, terms: &Terms) -> Result<()> {
+        in_tx!(self, "writing the terms of a bill", session, |tx| put_terms(&tx, terms))
+    }
+
+    async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<Terms>> {
+        let read = || async {
+            let snapshot = Snapshot::take(&self.wires).await?;
+            let found = terms(&snapshot, policy, period).await;
+            snapshot.end(found).await
+        };
+        self.call("reading the terms of a bill", read).await
+    }
+
+    async fn told(&self, limits: &[(Holder, Meter)]) -> Result<Vec<Option<Told>>> {
+        let read = || async {
+            let snapshot = Snapshot::take(&self.wires).await?;
+            let found = told(&snapshot, limits).await;
+            snapshot.end(found).await
+        };
+        self.call("reading what was told", read).await
+    }
+
+    async fn announce(&self, session: &Session, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>> {
+        in_tx!(self, "taking notices", session, |tx| announce(&tx, notices))
+    }
+
+    async fn claim_notices(&self, session: &Session, channel: Channel, limit: usize) -> Result<Vec<Queued>> {
+        in_tx!(self, "handing notices out", session, |tx| claim(&tx, channel, limit.min(NOTICES_MAX)))
+    }
+
+    async fn close_notices(&self, session: &Session, ended: &[(i64, Ended)]) -> Result<()> {
+        in_tx!(self, "ending notices", session, |tx| close(&tx, ended))
+    }
+
+    async fn forget_notices(&self, session: &Session, before: Timestamp, limit: usize) -> Result<u64> {
+        in_tx!(self, "forgetting notices", session, |tx| async {
+            tx.execute(
+                "DELETE FROM notice WHERE id IN \
+                     (SELECT id FROM notice WHERE next_at IS NULL AND at < $1 ORDER BY at LIMIT $2)",
+                &[&before.as_millisecond(), &rows::limit(limit)],
+            )
+            .await
+        })
+    }
+}
+
+async fn usage(
+    wire: &Wire,
+    policy: PolicyId,
+    [from, to]: [Timestamp; 2],
+    after: Option<Spender>,
+    limit: usize,
+) -> Op<Vec<UsageRow>> {
+    // A month of a large policy takes longer than what the server gives one statement.
+    wire.batch("SET LOCAL statement_timeout = 0").await?;
+    let (account, key) =
+        after.map_or((None, None), |(account, key)| (Some(account.map_or(PARENT, |account| account.0)), Some(key.0)));
+    let found = wire
+        .query(
+            "SELECT account, key, sum(messages)::bigint, (sum(charged) - sum(refused) - sum(not_offered))::bigint, \
+                 sum(priced)::bigint, sum(relayed)::bigint, sum(refused)::bigint, sum(not_offered)::bigint, \
+                 sum(unknown)::bigint \
+             FROM usage_hour WHERE hour >= $1 AND hour < $2 AND policy = $3 \
+                 AND ($4::uuid IS NULL OR (account, key) > ($4, $5::uuid)) \
+             GROUP BY account, key ORDER BY account, key LIMIT $6",
+            &[&from.as_millisecond(), &to.as_millisecond(), &policy.0, &account, &key, &rows::limit(limit)],
+        )
+        .await?;
+    found.iter().map(usage_row).collect()
+}
+
+fn usage_row(row: &Row) -> Op<UsageRow> {
+    let account = Some(row.try_get(0)?).filter(|account: &Uuid| *account != PARENT).map(AccountId);
+    Ok(UsageRow {
+        spender: (account, KeyId(row.try_get(1)?)),
+        messages: row.try_get(2)?,
+        credits: row.try_get(3)?,
+        priced_micro: row.try_get(4)?,
+        relayed: row.try_get(5)?,
+        refused: row.try_get(6)?,
+        not_offered: row.try_get(7)?,
+        unknown: row.try_get(8)?,
+    })
+}
+
+async fn put_terms(wire: &Wire, terms: &Terms) -> Op<()> {
+    wire.execute(
+        "INSERT INTO terms (policy, period, valid_from, valid_to, currency, base_price_minor, \
+             price_per_thousand_minor) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+         ON CONFLICT (policy, period) DO UPDATE SET valid_from = excluded.valid_from, valid_to = excluded.valid_to, \
+             currency = excluded.currency, base_price_minor = excluded.base_price_minor, \
+             price_per_thousand_minor = excluded.price_per_thousand_minor",
+        &[
+            &terms.policy.0,
+            &terms.period,
+            &terms.from.as_millisecond(),
+            &terms.to.as_millisecond(),
+            &terms.currency,
+            &terms.base_price_minor,
+            &terms.price_per_thousand_minor,
+        ],
+    )
+    .await
+    .map(drop)
+}
+
+async fn terms(wire: &Wire, policy: PolicyId, period: &str) -> Op<Option<Terms>> {
+    let found = wire
+        .query_opt(
+            "SELECT valid_from, valid_to, currency, base_price_minor, price_per_thousand_minor \
+             FROM terms WHERE policy = $1 AND period = $2",
+            &[&policy.0, &period],
+        )
+        .await?;
+    let Some(row) = found else { return Ok(None) };
+    Ok(Some(Terms {
+        policy,
+        period: period.to_owned(),
+        from: rows::instant(row.try_get(0)?)?,
+        to: rows::instant(row.try_get(1)?)?,
+        currency: row.try_get(2)?,
+        base_price_minor: row.try_get(3)?,
+        price_per_thousand_minor: row.try_get(4)?,
+    }))
+}
+
+async fn told(wire: &Wire, limits: &[(Holder, Meter)]) -> Op<Vec<Option<Told>>> {
+    let (kinds, ids) = rows::columns(limits.iter().map(|(holder, _)| *holder));
+    let meters: Vec<&str> = limits.iter().map(|(_, meter)| meter.as_str()).collect();
+    let found = wire
+        .query(
+            "SELECT l.n, n.period, n.threshold, n.granted, n.used \
+             FROM unnest($1::smallint[], $2::uuid[], $3::text[]) WITH ORDINALITY l(kind, holder, meter, n) \
+             CROSS JOIN LATERAL (SELECT period FROM notice o WHERE o.holder = l.holder AND o.kind = l.kind \
+                 AND o.meter = l.meter ORDER BY o.id DESC LIMIT 1) newest \
+             JOIN notice n ON n.holder = l.holder AND n.kind = l.kind AND n.meter = l.meter \
+                 AND n.period = newest.period \
+             ORDER BY l.n, n.id",
+            &[&kinds, &ids, &meters],
+        )
+        .await?;
+    let mut all: Vec<Option<Told>> = vec![None; limits.len()];
+    for row in &found {
+        let place = usize::try_from(row.try_get::<_, i64>(0)? - 1).unwrap_or(usize::MAX);
+        let threshold = percent(row.try_get(2)?)?;
+        match all.get_mut(place) {
+            Some(Some(told)) => told.threshold = told.threshold.max(threshold),
+            Some(first @ None) => {
+                let (granted, used) = (row.try_get(3)?, row.try_get(4)?);
+                *first = Some(Told { period: row.try_get(1)?, threshold, granted, used });
+            }
+            None => {}
+        }
+    }
+    Ok(all)
+}
+
+fn percent(number: i16) -> Op<u8> {
+    u8::try_from(number).map_err(|_| Failure::Row(format!("{number} is no percentage")))
+}
+
+async fn announce(tx: &Tx, notices: &[(Notice, Vec<Channel>)]) -> Op<Vec<bool>> {
+    let mut fresh = Vec::with_capacity(notices.len());
+    for (notice, channels) in notices.iter().take(NOTICES_MAX) {
+        let Topic { holder, meter, period } = &notice.topic;
+        let sent = channels.iter().map(|channel| (channel.as_str(), Some(tx.now_ms()), None));
+        let remembered = channels.is_empty().then_some((NOWHERE, None, Some(NOWHERE)));
+        let mut new = false;
+        for (channel, next_at, ended) in sent.chain(remembered) {
+            let written = tx
+                .execute(
+                    "INSERT INTO notice (kind, holder, meter, period, threshold, channel, policy, granted, used, at, \
+                         next_at, ended) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+                     ON CONFLICT DO NOTHING",
+                    &[
+                        &rows::kind_number(holder.kind()),
+                        &holder.uuid(),
+                        &meter.as_str(),
+                        period,
+                        &i16::from(notice.threshold),
+                        &channel,
+                        &notice.policy.0,
+                        &notice.granted,
+                        &notice.used,
+                        &tx.now_ms(),
+                        &next_at,
+                        &ended,
+                    ],
+                )
+                .await?;
+            new |= written == 1;
+        }
+        fresh.push(new);
+    }
+    Ok(fresh)
+}
+
+async fn claim(tx: &Tx, channel: Channel, limit: usize) -> Op<Vec<Queued>> {
+    let found = tx
+        .query(
+            "SELECT kind, holder, id, meter, period, threshold, policy, granted, used, at, tries FROM notice \
+             WHERE channel = $1 AND next_at <= $2 ORDER BY next_at, id LIMIT $3 FOR UPDATE SKIP LOCKED",
+            &[&channel.as_str(), &tx.now_ms(), &rows::limit(limit)],
+        )
+        .await?;
+    let queued: Vec<Queued> = found.iter().map(queued_row).collect::<Op<_>>()?;
+    let ids: Vec<i64> = queued.iter().map(|queued| queued.id).collect();
+    let next = queued.iter().map(|queued| tx.now.saturating_add(pause_after(queued.tries)).unwrap_or(Timestamp::MAX));
+    let next: Vec<i64> = next.map(Timestamp::as_millisecond).collect();
+    tx.execute(
+        "UPDATE notice n SET tries = n.tries + 1, next_at = x.next_at \
+         FROM unnest($1::bigint[], $2::bigint[]) x(id, next_at) WHERE n.id = x.id",
+        &[&ids, &next],
+    )
+    .await?;
+    Ok(queued)
+}
+
+fn queued_row(row: &Row) -> Op<Queued> {
+    let meter: String = row.try_get(3)?;
+    let tries: i32 = row.try_get(10)?;
+    let topic = Topic {
+        holder: rows::holder(row, 0)?,
+        meter: Meter::parse(&meter).ok_or_else(|| Failure::Row(format!("unknown meter {meter}")))?,
+        period: row.try_get(4)?,
+    };
+    let notice = Notice {
+        topic,
+        threshold: percent(row.try_get(5)?)?,
+        policy: PolicyId(row.try_get(6)?),
+        granted: row.try_get(7)?,
+        used: row.try_get(8)?,
+    };
+    let tries = u32::try_from(tries).unwrap_or(u32::MAX).saturating_add(1);
+    Ok(Queued { id: row.try_get(2)?, notice, at: rows::instant(row.try_get(9)?)?, tries })
+}
+
+async fn close(tx: &Tx, ended: &[(i64, Ended)]) -> Op<()> {
+    let ids: Vec<i64> = ended.iter().map(|(id, _)| *id).collect();
+    let words: Vec<&str> = ended.iter().map(|(_, ended)| ended.as_str()).collect();
+    tx.execute(
+        "UPDATE notice n SET next_at = NULL, ended = x.ended \
+         FROM unnest($1::bigint[], $2::text[]) x(id, ended) WHERE n.id = x.id AND n.next_at IS NOT NULL",
+        &[&ids, &words],
+    )
+    .await
+    .map(drop)
+}

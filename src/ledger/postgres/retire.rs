@@ -1,0 +1,100 @@
+//! Days: their partitions made ahead, old ones sealed and dropped.
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::failure::Op;
+use super::rows;
+use super::settle::settle_in;
+use super::tx::{Clock, Lane, Tx};
+use super::wire::{Lease, Wire, Wires};
+use crate::domain::credit::Outcome;
+use crate::domain::id::MessageId;
+use crate::ledger::store::{Session, Settlement};
+
+/// The schema that can do this.
+const SINCE: i64 = 2;
+/// Days that are made in one go: more than lots are ever made ahead.
+const DAYS_MAX: i32 = 31;
+/// Whoever waits for a day's tables makes everybody else wait behind it, so it soon gives up and comes again later.
+const BRIEFLY: &str = "SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = 0";
+
+/// Makes the days from today until then. Not on the schema before: its messages go where other days' do.
+pub async fn make_days(wires: &Wires, clock: &Clock, session: &Session, until: Timestamp) -> Op<()> {
+    let tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
+    let made = make_in(&tx, until).await;
+    tx.end(made).await
+}
+
+async fn make_in(tx: &Tx, until: Timestamp) -> Op<()> {
+    if !is_known(tx).await? {
+        return Ok(());
+    }
+    let today = rows::day_of(tx.now);
+    let last = rows::day_of(until).clamp(today, today.saturating_add(DAYS_MAX));
+    let missing = "SELECT EXISTS (SELECT FROM generate_series($1::integer, $2) d \
+         WHERE to_regclass(format('reservation_%s', d)) IS NULL)";
+    if tx.query_one(missing, &[&today, &last]).await?.try_get(0)? {
+        tx.batch(BRIEFLY).await?;
+        tx.query_one("SELECT make_days($1, $2)", &[&today, &last]).await?;
+    }
+    Ok(())
+}
+
+/// Whether the schema has what this needs.
+pub async fn is_known(wire: &Wire) -> Op<bool> {
+    Ok(wire.query_one("SELECT schema_version >= $1 FROM meta", &[&SINCE]).await?.try_get(0)?)
+}
+
+/// The oldest day that has a partition and ended before.
+pub async fn oldest(wires: &Wires, before: Timestamp) -> Op<Option<i32>> {
+    let wire = Lease::take(wires).await?;
+    let found = async {
+        if !is_known(&wire).await? {
+            return Ok(None);
+        }
+        let row = wire.query_opt("SELECT d FROM made_days() d WHERE d < $1 LIMIT 1", &[&rows::day_of(before)]).await?;
+        Ok(row.map(|row| row.try_get(0)).transpose()?)
+    };
+    let found = found.await;
+    wire.give_back_answered();
+    found
+}
+
+/// Settles what is still open of a day as unknown, at most `limit` messages. Returns how many.
+pub async fn close(wires: &Wires, clock: &Clock, session: &Session, day: i32, limit: usize) -> Op<usize> {
+    let tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
+    let closed = close_in(&tx, day, limit).await;
+    tx.end(closed).await
+}
+
+async fn close_in(tx: &Tx, day: i32, limit: usize) -> Op<usize> {
+    let open = tx
+        .query(
+            "SELECT u.message FROM unsettled u WHERE u.day = $1 \
+                 AND NOT EXISTS (SELECT FROM settlement s WHERE s.day = u.day AND s.message = u.message) LIMIT $2",
+            &[&day, &rows::limit(limit)],
+        )
+        .await?;
+    let open: Vec<Settlement> = open
+        .iter()
+        .map(|row| Ok(Settlement { message: MessageId(row.try_get(0)?), outcome: Outcome::Unknown }))
+        .collect::<Op<_>>()?;
+    settle_in(tx, &open).await?;
+    Ok(open.len())
+}
+
+/// Writes the sums of a day and drops its rows. `None` where it is still written to.
+pub async fn seal(wires: &Wires, clock: &Clock, session: &Session, day: i32) -> Op<Option<u64>> {
+    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
+    let sealed = async {
+        tx.batch(BRIEFLY).await?;
+        let sealed: Option<i64> = tx.query_one("SELECT retire_day($1)", &[&day]).await?.try_get(0)?;
+        Ok(sealed)
+    };
+    let sealed = sealed.await;
+    if let Ok(Some(messages)) = sealed {
+        tx.record("ledger", "ledger.sealed", None, json!({ "day": day, "messages": messages }));
+    }
+    Ok(tx.end(sealed).await?.and_then(|messages| u64::try_from(messages).ok()))
+}

@@ -1,0 +1,110 @@
+//! The schema: made, and brought from one release's to the next.
+//!
+//! A release only adds to what its neighbour reads and writes, and takes away what the release before it had stopped
+//! using; so relays of both work while the fleet rolls.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::failure::{Failure, Op};
+use super::fitness::{self, SCHEMA_NEWEST, SCHEMA_OLDEST};
+use super::incarnation::read_identity;
+use super::wire::{Connector, Wire};
+use crate::ledger::incarnation::Naming;
+use crate::ledger::store::{Error, Identity, Result};
+
+/// A step from one schema to the next.
+pub struct Migration {
+    pub version: i64,
+    pub sql: &'static str,
+}
+
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("../migrations/postgres/0001_ledger.sql") },
+    Migration { version: 2, sql: include_str!("../migrations/postgres/0002_days.sql") },
+];
+
+/// Held while the schema changes: "FRNK". Two that prepare at once follow each other.
+const LOCK: i64 = 0x4652_4e4b;
+
+/// Makes the tables, or brings them to the newest schema, and says who the ledger is. Another installation's is left as
+/// it is: told where its schema is ours, refused where it is not.
+pub async fn prepare(
+    connector: &Connector,
+    naming: &Naming,
+    migrations: &[Migration],
+    now: Timestamp,
+) -> Result<Identity> {
+    let doing = "preparing the ledger";
+    let wire = connector.connect().await?;
+    let schema = &connector.demands.schema;
+    let prepared = prepare_in(&wire, schema, naming, migrations, now).await;
+    // It would go with the connection too; others wait for it now.
+    let unlocked = wire.query_one("SELECT pg_advisory_unlock($1)", &[&LOCK]).await;
+    let prepared = prepared.map_err(|failure| failure.of(doing))?;
+    unlocked.map_err(|failure| failure.of(doing))?;
+    prepared
+}
+
+async fn prepare_in(
+    wire: &Wire,
+    schema: &str,
+    naming: &Naming,
+    migrations: &[Migration],
+    now: Timestamp,
+) -> Op<Result<Identity>> {
+    wire.batch("SET lock_timeout = 0; SET statement_timeout = 0").await?;
+    wire.query_one("SELECT pg_advisory_lock($1)::text", &[&LOCK]).await?;
+    let found = fitness::schema_version(wire).await?;
+    let newest = migrations.last().map_or(0, |migration| migration.version);
+    let from = found.unwrap_or(0);
+    if found.is_some() && from < newest {
+        let installation: Uuid = wire.query_one("SELECT installation FROM meta", &[]).await?.try_get(0)?;
+        if installation != naming.installation {
+            return Ok(Err(Error::Foreign { found: installation, expected: naming.installation }));
+        }
+    }
+    // A neighbour's newer schema stays; this release works with it.
+    if from > newest.max(SCHEMA_NEWEST) + 1 {
+        return Ok(Err(Error::Schema { found: from, oldest: SCHEMA_OLDEST, newest: SCHEMA_NEWEST + 1 }));
+    }
+    if found.is_none() {
+        // Its name is ours, a constant or a test's.
+        wire.batch(&format!("CREATE SCHEMA IF NOT EXISTS \"{}\"", schema.replace('"', ""))).await?;
+    }
+    for migration in migrations.iter().filter(|migration| migration.version > from) {
+        step(wire, naming, migration, now).await?;
+    }
+    Ok(Ok(read_identity(wire).await?))
+}
+
+/// Whole or not at all.
+async fn step(wire: &Wire, naming: &Naming, migration: &Migration, now: Timestamp) -> Op<()> {
+    wire.batch("BEGIN").await?;
+    let done = async {
+        wire.batch(migration.sql).await?;
+        if migration.version == 1 {
+            wire.execute(
+                "INSERT INTO meta (schema_version, installation, cluster, incarnation, floor_ms, state) \
+                 VALUES (1, $1, $2, $3, $4, $5)",
+                &[
+                    &naming.installation,
+                    &naming.cluster,
+                    &naming.incarnation,
+                    &now.as_millisecond(),
+                    &naming.state.as_str(),
+                ],
+            )
+            .await?;
+        }
+        wire.execute("UPDATE meta SET schema_version = $1", &[&migration.version]).await?;
+        Ok::<_, Failure>(())
+    };
+    match done.await {
+        Ok(()) => wire.batch("COMMIT").await,
+        Err(failure) => {
+            wire.batch("ROLLBACK").await?;
+            Err(failure)
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Outcomes: in one call where nothing is given back, else decided on locked rows.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use super::failure::Op;
+use super::rows;
+use super::tx::{Clock, Lane, Tx, clock_ms};
+use super::wire::{Lease, Wires};
+use crate::domain::credit::{LotId, Outcome, Part};
+use crate::ledger::store::{Session, Settlement};
+
+/// One round trip, for outcomes that move no balance. A message that has an outcome already fails the whole.
+pub async fn settle_as_new(wires: &Wires, clock: &Clock, session: &Session, batch: &[Settlement]) -> Op<()> {
+    let wire = Lease::take(wires).await?;
+    let (days, messages, outcomes) = columns(batch.iter().copied());
+    let written = wire
+        .execute(
+            "SELECT settle($1, $2, $3, $4, $5, $6, $7)",
+            &[&session.id, &session.epoch, &Lane::Settle.number(), &clock_ms(clock), &days, &messages, &outcomes],
+        )
+        .await;
+    wire.give_back_answered();
+    written.map(drop)
+}
+
+fn columns(batch: impl Iterator<Item = Settlement>) -> (Vec<i32>, Vec<Uuid>, Vec<i16>) {
+    let (mut days, mut messages, mut outcomes) = (vec![], vec![], vec![]);
+    for Settlement { message, outcome } in batch {
+        days.push(rows::day(message));
+        messages.push(message.0);
+        outcomes.push(rows::outcome_number(outcome));
+    }
+    (days, messages, outcomes)
+}
+
+/// A message as the rows know it.
+struct Known {
+    parts: Vec<Part>,
+    /// The outcome that holds, and whether it was a correction.
+    outcome: Option<(Outcome, bool)>,
+}
+
+/// Decides each outcome on what is written. A late one is taken even from a session that was given up: it corrects.
+pub async fn settle_locked(
+    wires: &Wires,
+    clock: &Clock,
+    session: &Session,
+    lane: Lane,
+    batch: &[Settlement],
+) -> Op<()> {
+    let tx = Tx::begin(wires, clock, session, lane).await?;
+    let result = settle_in(&tx, batch).await;
+    tx.end(result).await
+}
+
+pub async fn settle_in(tx: &Tx, batch: &[Settlement]) -> Op<()> {
+    let mut known = known(tx, batch).await?;
+    let mut accepted = Vec::with_capacity(batch.len());
+    let mut refunds: HashMap<LotId, i64> = HashMap::new();
+    for settlement in batch {
+        // Never reserved: nothing to settle.
+        let Some(message) = known.get_mut(&settlement.message.0) else { continue };
+        let correction = match (message.outcome, settlement.outcome) {
+            (None, _) => false,
+            (Some((Outcome::Unknown, false)), Outcome::Relayed | Outcome::Refused | Outcome::NotOffered) => true,
+            // Settled for good.
+            (Some(_), _) => continue,
+        };
+        message.outcome = Some((settlement.outcome, correction));
+        accepted.push((*settlement, correction));
+        if settlement.outcome.refunds() {
+            for Part(lot, amount) in &message.parts {
+                *refunds.entry(*lot).or_default() += amount;
+            }
+        }
+    }
+    give_back(tx, &refunds).await?;
+    if accepted.is_empty() {
+        return Ok(());
+    }
+    let corrections: Vec<bool> = accepted.iter().map(|(_, correction)| *correction).collect();
+    let (days, messages, outcomes) = columns(accepted.into_iter().map(|(settlement, _)| settlement));
+    tx.execute(
+        "INSERT INTO settlement (day, message, outcome, correction, at, xid) \
+         SELECT x.day, x.message, x.outcome, x.correction, $5, (SELECT pg_current_xact_id()::text::bigint) \
+         FROM unnest($1::integer[], $2::uuid[], $3::smallint[], $4::boolean[]) x(day, message, outcome, correction)",
+        &[&days, &messages, &outcomes, &corrections, &tx.now_ms()],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn give_back(tx: &Tx, refunds: &HashMap<LotId, i64>) -> Op<()> {
+    if refunds.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<i64> = refunds.keys().map(|lot| lot.0).collect();
+    let mut lots = tx.lock_lots(&ids).await?;
+    for (id, amount) in refunds {
+        if let Some(lot) = lots.get_mut(id) {
+            lot.refund(*amount);
+        }
+    }
+    tx.write_balances(lots.values()).await
+}
+
+async fn known(tx: &Tx, batch: &[Settlement]) -> Op<HashMap<Uuid, Known>> {
+    let (days, messages, _) = columns(batch.iter().copied());
+    let found = tx
+        .query(
+            "SELECT v.message, v.credits, v.key_lot, v.account_lot, v.policy_lot, v.more, s.outcome, s.correction \
+             FROM unnest($1::integer[], $2::uuid[]) x(day, message) \
+             JOIN reservation v ON v.day = x.day AND v.message = x.message \
+             LEFT JOIN LATERAL (SELECT outcome, correction FROM settlement s \
+                 WHERE s.day = x.day AND s.message = x.message ORDER BY correction DESC LIMIT 1) s ON true",
+            &[&days, &messages],
+        )
+        .await?;
+    let mut known = HashMap::with_capacity(found.len());
+    for row in &found {
+        let credits: i64 = row.try_get(1)?;
+        let period = [row.try_get(2)?, row.try_get(3)?, row.try_get(4)?];
+        let more: Option<Vec<i64>> = row.try_get(5)?;
+        let more = more.unwrap_or_default();
+        let parts = period.into_iter().map(|lot| Part(LotId(lot), credits));
+        let parts = parts.chain(more.chunks_exact(2).map(|part| Part(LotId(part[0]), part[1]))).collect();
+        let outcome: Option<i16> = row.try_get(6)?;
+        let outcome = match outcome {
+            Some(number) => Some((rows::outcome(number)?, row.try_get(7)?)),
+            None => None,
+        };
+        known.insert(row.try_get(0)?, Known { parts, outcome });
+    }
+    Ok(known)
+}

@@ -1,0 +1,319 @@
+//! Servers that are killed, replaced and misled while mail is charged: what was acknowledged is charged, once.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Books;
+use super::server::{Folder, Server};
+use crate::domain::credit::{Outcome, Reservation, Verdict};
+use crate::domain::id::MessageId;
+use crate::ledger::conformance::{Place as _, World, chain, key_id};
+use crate::ledger::postgres::schema::MIGRATIONS;
+use crate::ledger::store::{Error, Role, Session, Settlement, Store};
+
+/// Longer than anything here takes on a machine that does other things too.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries of somebody who got no answer.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Waits for something, and says what did not come.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        sleep(PAUSE).await;
+    }
+}
+
+/// A relay that sends batches until it is told to stop, asking again until it is answered.
+struct Sender {
+    stop: Arc<AtomicBool>,
+    /// What was acknowledged and stays charged.
+    task: JoinHandle<HashSet<MessageId>>,
+}
+
+impl Sender {
+    fn start(store: Arc<dyn Store>, session: Session, number: u64) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            let (mut kept, mut next) = (HashSet::new(), 0);
+            while !stopped.load(Ordering::Relaxed) {
+                let ids: Vec<MessageId> = (next..next + 20).map(|n| id(number, n)).collect();
+                next += 20;
+                reserve(&*store, &session, &ids).await;
+                let refused = |index: usize| index.is_multiple_of(4);
+                let outcome = |index| if refused(index) { Outcome::Refused } else { Outcome::Relayed };
+                let batch = ids.iter().enumerate().map(|(n, id)| Settlement { message: *id, outcome: outcome(n) });
+                settle(&*store, &session, &batch.collect::<Vec<_>>()).await;
+                kept.extend(ids.into_iter().enumerate().filter(|(n, _)| !refused(*n)).map(|(_, id)| id));
+            }
+            kept
+        });
+        Self { stop, task }
+    }
+
+    async fn end(self) -> HashSet<MessageId> {
+        self.stop.store(true, Ordering::Relaxed);
+        timeout(PATIENCE, self.task).await.expect("it ends").expect("no panic")
+    }
+}
+
+/// A UUIDv7 of a day that has no partition: these tests are not about days.
+fn id(worker: u64, n: u64) -> MessageId {
+    MessageId(uuid::Uuid::from_u64_pair(worker, n))
+}
+
+async fn reserve(store: &dyn Store, session: &Session, ids: &[MessageId]) {
+    let batch: Vec<Reservation> =
+        ids.iter().map(|message| Reservation { message: *message, key: key_id(1), credits: 1 }).collect();
+    loop {
+        match store.reserve(session, &batch).await {
+            Ok(verdicts) => {
+                assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Reserved), "{verdicts:?}");
+                return;
+            }
+            Err(Error::Unavailable { .. }) => sleep(PAUSE).await,
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+async fn settle(store: &dyn Store, session: &Session, batch: &[Settlement]) {
+    loop {
+        match store.settle(session, batch).await {
+            Ok(()) => return,
+            Err(Error::Unavailable { .. }) => sleep(PAUSE).await,
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+/// Three relays' worth of senders, each with its own handle.
+async fn senders(books: &Books, world: &World) -> Vec<Sender> {
+    let mut senders = vec![];
+    for number in 1..=3 {
+        let store = books.open(Arc::new(world.clock.clone()));
+        let session = store.open_session(Role::Relay, &format!("sender-{number}")).await.expect("a session");
+        senders.push(Sender::start(store, session, number));
+    }
+    senders
+}
+
+/// What the policy has consumed, asked until it is answered.
+async fn consumed(world: &World) -> i64 {
+    let policy = chain()[2];
+    loop {
+        match world.store.balances(&[policy]).await {
+            Ok(balances) => return balances[0].lot.consumed,
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn all_kept(senders: Vec<Sender>) -> usize {
+    let mut kept = HashSet::new();
+    for sender in senders {
+        kept.extend(sender.end().await);
+    }
+    kept.len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_killed_under_load_forgets_nothing_that_was_acknowledged() {
+    let mut server = Server::start(Folder::new(), &[]);
+    let books = Books::on(&server.url(), MIGRATIONS);
+    let world = World::with(&books, None, Some(1_000_000), None).await;
+    let senders = senders(&books, &world).await;
+    for _ in 0..2 {
+        let before = consumed(&world).await;
+        until("mail is sent", async || consumed(&world).await > before + 100).await;
+        let port = server.port;
+        let folder = server.kill();
+        server = Server::resume(folder, port, &[]);
+    }
+    let before = consumed(&world).await;
+    until("mail is sent", async || consumed(&world).await > before + 100).await;
+    let kept = all_kept(senders).await;
+    assert_eq!(world.consumed().await, [kept as i64; 3]);
+    world.check().await;
+}
+
+/// A primary with a standby that every commit waits for, and a URI that names both.
+struct Pair {
+    primary: Server,
+    standby: Server,
+}
+
+const STANDBY: &str = "follower";
+
+impl Pair {
+    fn start() -> Self {
+        let primary = Server::start(Folder::new(), &["wal_level = replica", "max_wal_senders = 4"]);
+        let standby = primary.standby(STANDBY);
+        primary.configure(&[&format!("synchronous_standby_names = '{STANDBY}'")]);
+        Self { primary, standby }
+    }
+
+    fn url(&self) -> String {
+        let (one, other) = (self.primary.port, self.standby.port);
+        format!("postgresql://franking@127.0.0.1:{one},127.0.0.1:{other}/postgres?sslmode=disable")
+    }
+}
+
+/// How many connections wait for the standby.
+fn waiting(books: &Books) -> Vec<i32> {
+    books.look(|wire| async move {
+        let found = wire
+            .query("SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' ORDER BY pid", &[])
+            .await
+            .expect("read");
+        found.iter().map(|row| row.get(0)).collect()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_under_load_forgets_nothing_that_was_acknowledged() {
+    let pair = Pair::start();
+    let books = Books::on(&pair.url(), MIGRATIONS);
+    let world = World::with(&books, None, Some(1_000_000), None).await;
+    let senders = senders(&books, &world).await;
+    until("mail is sent", async || consumed(&world).await > 200).await;
+    let Pair { primary, standby } = pair;
+    let lost = primary.kill();
+    standby.promote();
+    let before = consumed(&world).await;
+    until("mail is sent after the failover", async || consumed(&world).await > before + 100).await;
+    let kept = all_kept(senders).await;
+    assert_eq!(world.consumed().await, [kept as i64; 3]);
+    world.check().await;
+    std::fs::remove_dir_all(lost).expect("the lost server's folder");
+}
+
+/// The hole of cancelled waits: a commit that is on the primary only was answered, and whoever finds its rows and
+/// writes nothing does not wait for the standby either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_charge_whose_wait_was_cancelled_is_unknown_and_its_retry_waits_for_the_standby() {
+    let Pair { primary, standby } = Pair::start();
+    let books = Books::on(&primary.url(), MIGRATIONS);
+    let mut world = World::with(&books, None, Some(100), None).await;
+    let port = standby.port;
+    let asked = world.reservation(1);
+    let folder = standby.kill();
+    for round in ["charged", "found again"] {
+        let asking = ask(&world, &asked);
+        until("the charge waits for the standby", async || waiting(&books).len() == 1).await;
+        books.look(|wire| async move {
+            let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+            wire.query(cancel, &[]).await.expect("cancelled");
+        });
+        // The server says "committed" with a warning; the caller hears that nothing is known.
+        let answer = timeout(PATIENCE, asking).await.expect("an answer").expect("no panic");
+        assert!(matches!(answer, Err(Error::Unavailable { .. })), "{round}: {answer:?}");
+    }
+    let asking = ask(&world, &asked);
+    until("the retry waits for the standby", async || waiting(&books).len() == 1).await;
+    // Without the beat it would be told "charged" at once, by rows that only this server has.
+    assert_eq!(told_without_a_beat(&books, &asked), 1);
+    assert!(!asking.is_finished());
+    let _standby = Server::resume(folder, port, &[&primary.leads(STANDBY)]);
+    let answer = timeout(PATIENCE, asking).await.expect("an answer").expect("no panic");
+    assert_eq!(answer.expect("answered"), [Verdict::Reserved]);
+    assert_eq!(world.consumed().await, [1; 3]);
+    world.check().await;
+}
+
+type Answer = crate::ledger::store::Result<Vec<Verdict>>;
+
+/// Asks beside the test.
+fn ask(world: &World, asked: &Reservation) -> JoinHandle<Answer> {
+    let (store, session, asked) = (world.store.clone(), world.session.clone(), asked.clone());
+    tokio::spawn(async move { store.reserve(&session, &[asked]).await })
+}
+
+/// How many rows a transaction finds that writes nothing and commits: the naive retry.
+fn told_without_a_beat(books: &Books, asked: &Reservation) -> i64 {
+    let message = asked.message.0;
+    books.look(move |wire| async move {
+        wire.batch("BEGIN").await.expect("begun");
+        let found = wire.query_one("SELECT count(*) FROM reservation WHERE message = $1", &[&message]).await;
+        timeout(PATIENCE, wire.batch("COMMIT")).await.expect("at once").expect("committed");
+        found.expect("read").get(0)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_stops_inside_a_transaction_loses_it_and_holds_nobody_up_for_long() {
+    let books = Books::new();
+    let mut world = World::with(&books, None, Some(100), None).await;
+    world.send(1).await;
+    let paused = books.connector().connect().await.expect("connected");
+    paused.batch("BEGIN").await.expect("begun");
+    paused.query("SELECT id FROM lot ORDER BY kind, id FOR UPDATE", &[]).await.expect("locked");
+    let (_, verdict) = timeout(PATIENCE, world.send(1)).await.expect("an answer");
+    assert_eq!(verdict, Verdict::Reserved);
+    assert!(paused.batch("COMMIT").await.is_err());
+    world.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_follows_the_directory_misses_nothing_that_commits_late() {
+    const WRITERS: u128 = 4;
+    const EACH: u128 = 25;
+    let books = Books::new();
+    let world = World::with(&books, None, None, None).await;
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..WRITERS {
+        let store = books.open(Arc::new(world.clock.clone()));
+        let session = store.open_session(Role::Operator, &format!("operator-{writer}")).await.expect("a session");
+        writers.spawn(async move {
+            for n in 0..EACH {
+                let limit = crate::ledger::conformance::monthly(None);
+                let entry = crate::ledger::conformance::account(100 + writer * EACH + n, limit);
+                let entry = crate::domain::directory::Entry::Account(entry);
+                store.put(&session, "test", &[entry]).await.expect("written");
+            }
+        });
+    }
+    let (mut epoch, mut followed) = (0, HashSet::new());
+    until("every entry is followed", async || {
+        let changes = world.store.changes(epoch).await.expect("changes");
+        epoch = changes.epoch;
+        followed.extend(changes.entries.iter().map(|entry| entry.holder()));
+        let _ = world.store.rollup(&world.session).await;
+        followed.len() == 3 + (WRITERS * EACH) as usize
+    })
+    .await;
+    while let Some(written) = writers.join_next().await {
+        written.expect("no panic");
+    }
+    let events = world.store.events(0, 1_000).await.expect("events");
+    let numbers: Vec<i64> = events.iter().map(|event| event.seq).collect();
+    assert_eq!(numbers, (1..=numbers.len() as i64).collect::<Vec<_>>(), "the trail has no gap");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rollups_that_run_while_mail_is_charged_count_each_row_once() {
+    let books = Books::new();
+    let world = World::with(&books, None, Some(1_000_000), None).await;
+    let senders = senders(&books, &world).await;
+    let mut taken = 0;
+    until("enough is sent", async || {
+        taken += world.store.rollup(&world.session).await.expect("rolled");
+        taken > 2_000
+    })
+    .await;
+    let kept = all_kept(senders).await as i64;
+    world.store.rollup(&world.session).await.expect("rolled");
+    let usage = world.balance(chain()[1]).await.usage;
+    assert_eq!((usage.accepted, usage.relayed, usage.messages, usage.unknown), (kept, kept, kept, 0));
+    let hours: i64 = books.look(|wire| async move {
+        wire.query_one("SELECT sum(relayed)::bigint FROM usage_hour", &[]).await.expect("summed").get(0)
+    });
+    assert_eq!(hours, kept);
+}

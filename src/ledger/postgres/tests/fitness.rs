@@ -1,0 +1,150 @@
+//! Servers and schemas that are refused, and the neighbours that are not.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{Books, aside, naming, server};
+use crate::ledger::conformance::{self, Place as _, World};
+use crate::ledger::incarnation::Naming;
+use crate::ledger::postgres::schema::{self, MIGRATIONS, Migration};
+use crate::ledger::postgres::{PostgresStore, connector, fitness};
+use crate::ledger::store::{Error, Identity, Result, Role, Store as _};
+use crate::runtime::clock::ManualClock;
+
+fn why<T>(refused: Result<T>) -> String {
+    match refused {
+        Ok(_) => panic!("it was accepted"),
+        Err(Error::Unfit { why, .. }) => why,
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+async fn open(url: &str, single_node: bool) -> Result<Identity> {
+    let connector = connector(url, "the test's".to_owned(), single_node, "franking_of_nobody")?;
+    PostgresStore::over(connector, None)?.identity().await
+}
+
+#[tokio::test]
+async fn a_server_that_may_forget_commits_is_refused_with_what_to_set() {
+    let url = server::url();
+    for setting in ["off", "local"] {
+        let refused = why(open(&format!("{url}&options=-csynchronous_commit%3D{setting}"), true).await);
+        assert!(refused.contains("synchronous_commit") && refused.contains("set it to on"), "{refused}");
+    }
+    let refused = why(open(url, false).await);
+    assert!(refused.contains("synchronous_standby_names") && refused.contains("ledger.singleNode: true"), "{refused}");
+    assert!(matches!(open(url, true).await, Err(Error::Schema { found: 0, .. })), "there is no ledger in it");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_an_outage_and_nobody_reads_its_password() {
+    let refused = open("postgresql://franking:s3cret@127.0.0.1:1/franking?sslmode=disable", true).await;
+    let refused = refused.expect_err("refused");
+    assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
+    assert!(!format!("{refused:?}").contains("s3cret"));
+}
+
+#[tokio::test]
+async fn another_installations_ledger_is_told_and_not_touched() {
+    let books = Books::new();
+    let other = Naming { installation: uuid::Uuid::from_u128(9), ..naming() };
+    let found = schema::prepare(&books.connector(), &other, MIGRATIONS, Timestamp::UNIX_EPOCH).await.expect("told");
+    assert_eq!(found.installation, naming().installation);
+    let older = Books::on(server::url(), &MIGRATIONS[..1]);
+    let refused = schema::prepare(&older.connector(), &other, MIGRATIONS, Timestamp::UNIX_EPOCH).await;
+    assert!(matches!(refused, Err(Error::Foreign { .. })), "{refused:?}");
+}
+
+/// What a release after this one may do: add.
+const NEXT: Migration = Migration {
+    version: fitness::SCHEMA_NEWEST + 1,
+    sql: "ALTER TABLE lot ADD COLUMN later text NOT NULL DEFAULT ''; \
+          ALTER TABLE reservation ADD COLUMN later bigint; CREATE TABLE later (a integer)",
+};
+
+async fn works(books: &Books) {
+    conformance::asking_again_with_the_same_id_charges_nothing(books).await;
+}
+
+#[tokio::test]
+async fn the_schema_of_the_release_before_is_worked_with() {
+    for rule in 0..4 {
+        let books = Books::on(server::url(), &MIGRATIONS[..1]);
+        match rule {
+            0 => works(&books).await,
+            1 => conformance::the_first_outcome_stays_and_unknown_is_corrected_once(&books).await,
+            2 => conformance::lots_made_ahead_are_the_ones_that_would_have_been_made(&books).await,
+            _ => conformance::silent_sessions_are_given_up_and_their_messages_become_unknown(&books).await,
+        }
+        let store = books.store(Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH)));
+        assert_eq!(store.identity().await.expect("read").schema_version, 1);
+        let operator = store.open_session(Role::Operator, "operator-1").await.expect("a session");
+        assert_eq!(store.retire(&operator, Timestamp::MAX).await.expect("nothing to do"), 0);
+    }
+}
+
+#[tokio::test]
+async fn the_schema_of_the_release_after_is_worked_with_and_no_later_one() {
+    let books = Books::new();
+    let mut migrations = MIGRATIONS.iter().map(|known| Migration { version: known.version, sql: known.sql });
+    let mut next: Vec<Migration> = migrations.by_ref().collect();
+    next.push(NEXT);
+    let found = schema::prepare(&books.connector(), &naming(), &next, Timestamp::UNIX_EPOCH).await.expect("migrated");
+    assert_eq!(found.schema_version, NEXT.version);
+    works(&books).await;
+    // The release that knows less prepares again, and leaves it as it is.
+    let found = schema::prepare(&books.connector(), &naming(), MIGRATIONS, Timestamp::UNIX_EPOCH).await.expect("same");
+    assert_eq!(found.schema_version, NEXT.version);
+    books.look(|wire| async move {
+        wire.batch("UPDATE meta SET schema_version = schema_version + 1").await.expect("written");
+    });
+    let store = books.open(Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH)));
+    assert!(matches!(store.identity().await, Err(Error::Schema { .. })));
+    let refused = schema::prepare(&books.connector(), &naming(), MIGRATIONS, Timestamp::UNIX_EPOCH).await;
+    assert!(matches!(refused, Err(Error::Schema { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn two_that_prepare_at_once_make_one_ledger() {
+    let books = Books::new();
+    books.look(|wire| async move {
+        wire.batch("DO $$ BEGIN EXECUTE format('DROP SCHEMA %I CASCADE', current_schema()); END $$")
+            .await
+            .expect("gone");
+    });
+    let [one, other] = [books.connector(), books.connector()].map(|connector| {
+        tokio::spawn(async move {
+            schema::prepare(&connector, &naming(), MIGRATIONS, Timestamp::UNIX_EPOCH).await.expect("prepared")
+        })
+    });
+    assert_eq!(one.await.expect("no panic"), other.await.expect("no panic"));
+}
+
+#[tokio::test]
+async fn a_migration_that_fails_changes_nothing() {
+    let books = Books::new();
+    let broken = [Migration { version: 9, sql: "CREATE TABLE later (a integer); SELECT nonsense FROM nowhere" }];
+    assert!(schema::prepare(&books.connector(), &naming(), &broken, Timestamp::UNIX_EPOCH).await.is_err());
+    let later: bool = books.look(|wire| async move {
+        wire.query_one("SELECT to_regclass('later') IS NOT NULL", &[]).await.expect("read").get(0)
+    });
+    assert!(!later);
+    works(&books).await;
+}
+
+#[tokio::test]
+async fn the_belt_holds() {
+    let books = Books::new();
+    let mut world = World::with(&books, None, Some(5), None).await;
+    world.send(1).await;
+    let overspent = aside({
+        let connector = books.connector();
+        async move { connector.connect().await.expect("connected").batch("UPDATE lot SET consumed = 6").await.is_err() }
+    });
+    assert!(overspent);
+    books.look(|wire| async move {
+        wire.batch("UPDATE lot SET consumed = 3 WHERE kind = 2").await.expect("written");
+    });
+    assert_eq!(world.store.check().await.expect("checked").len(), 1, "a balance that does not follow from its rows");
+}

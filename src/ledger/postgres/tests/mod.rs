@@ -1,0 +1,113 @@
+//! The suite on this engine, and what only this engine can do wrong, on a real server.
+
+mod faults;
+mod fitness;
+#[path = "../../../../tests/it/support/postgres.rs"]
+mod server;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::schema::{self, MIGRATIONS, Migration};
+use super::wire::{Connector, Wire};
+use super::{PostgresStore, connector};
+use crate::ledger::conformance::{Place, random_histories_agree_with_the_model, whole_suite};
+use crate::ledger::incarnation::Naming;
+use crate::ledger::store::{State, Store};
+use crate::runtime::clock::Clock;
+
+fn naming() -> Naming {
+    let (installation, incarnation) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    Naming { installation, cluster: "cluster".to_owned(), incarnation, state: State::Open }
+}
+
+/// A ledger in a schema of its own, gone with the test.
+pub struct Books {
+    url: String,
+    schema: String,
+}
+
+impl Books {
+    fn new() -> Self {
+        Self::on(server::url(), MIGRATIONS)
+    }
+
+    fn on(url: &str, migrations: &'static [Migration]) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let schema = format!("franking_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let books = Self { url: url.to_owned(), schema };
+        let connector = books.connector();
+        aside(async move {
+            schema::prepare(&connector, &naming(), migrations, Timestamp::UNIX_EPOCH).await.expect("a ledger");
+        });
+        books
+    }
+
+    fn connector(&self) -> Connector {
+        connector(&self.url, "the test's".to_owned(), true, &self.schema).expect("an address")
+    }
+
+    fn store(&self, clock: Arc<dyn Clock>) -> PostgresStore {
+        PostgresStore::over(self.connector(), Some(clock)).expect("the ledger")
+    }
+
+    /// Looks at the rows from outside.
+    fn look<T: Send + 'static, F>(&self, work: impl FnOnce(Wire) -> F + Send + 'static) -> T
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let connector = self.connector();
+        aside(async move { work(connector.connect().await.expect("connected")).await })
+    }
+}
+
+impl Drop for Books {
+    fn drop(&mut self) {
+        let schema = self.schema.clone();
+        self.look(move |wire| async move {
+            // A test that failed may still hold rows of it; the server goes anyway.
+            let _ = wire.batch(&format!("SET lock_timeout = '1s'; DROP SCHEMA {schema} CASCADE")).await;
+        });
+    }
+}
+
+/// Runs something asynchronous from wherever a test is.
+fn aside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(work)
+    };
+    std::thread::spawn(run).join().expect("no panic")
+}
+
+impl Place for Books {
+    fn open(&self, clock: Arc<dyn Clock>) -> Arc<dyn Store> {
+        Arc::new(self.store(clock))
+    }
+}
+
+whole_suite!(Books::new());
+
+#[test]
+fn random_histories_agree() {
+    random_histories_agree_with_the_model(Books::new, no_lots_overlap);
+}
+
+/// Every holder has at most one lot of its period at any instant.
+fn no_lots_overlap(books: &Books) {
+    let overlaps: i64 = books.look(|wire| async move {
+        let counted = wire
+            .query_one(
+                "SELECT count(*) FROM lot a JOIN lot b ON a.holder = b.holder AND a.kind = b.kind AND a.id <> b.id \
+                 WHERE a.source = 'period' AND b.source = 'period' \
+                     AND a.valid_from <= b.valid_from AND b.valid_from < a.valid_to",
+                &[],
+            )
+            .await;
+        counted.expect("counted").get(0)
+    });
+    assert_eq!(overlaps, 0);
+}

@@ -1,0 +1,203 @@
+//! A write transaction of several statements: begun, entered, ended. What holds it up loses its connection.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::failure::{Failure, Op};
+use super::incarnation;
+use super::rows;
+use super::wire::{Lease, Wire, Wires};
+use crate::domain::id::Holder;
+use crate::ledger::store::{Session, State};
+use crate::ledger::trail::Note;
+
+/// Who writes at the same time in one process without waiting for each other: each lane has its own row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    Reserve,
+    Settle,
+    /// The heartbeat, the directory, the audit trail.
+    Records,
+    /// What may take long: rollup, sweep, lots ahead, old rows.
+    Chores,
+}
+
+impl Lane {
+    pub fn number(self) -> i16 {
+        match self {
+            Self::Reserve => 1,
+            Self::Settle => 2,
+            Self::Records => 3,
+            Self::Chores => 4,
+        }
+    }
+}
+
+/// Where the time comes from.
+pub type Clock = Option<std::sync::Arc<dyn crate::runtime::clock::Clock>>;
+
+/// The given clock's time. `None`: the server's is asked.
+pub fn clock_ms(clock: &Clock) -> Option<i64> {
+    clock.as_ref().map(|clock| clock.now().as_millisecond())
+}
+
+pub struct Tx {
+    wire: Lease,
+    /// The ledger's time.
+    pub now: Timestamp,
+    /// Whether the session had been given up when this began.
+    pub fenced: bool,
+    pub config_epoch: i64,
+    /// Whether mail may be charged.
+    pub state: State,
+    /// For the audit trail, written at the end.
+    notes: Vec<(String, Line)>,
+    /// Holders whose figures moved, marked at the end.
+    moved: Vec<Holder>,
+}
+
+struct Line {
+    kind: String,
+    holder: Option<Holder>,
+    detail: Value,
+}
+
+impl std::ops::Deref for Tx {
+    type Target = Wire;
+
+    fn deref(&self) -> &Wire {
+        &self.wire
+    }
+}
+
+impl Tx {
+    /// Begins, and says that the session lives.
+    pub async fn begin(wires: &Wires, clock: &Clock, session: &Session, lane: Lane) -> Op<Self> {
+        let wire = Lease::take(wires).await?;
+        wire.batch("BEGIN").await?;
+        let entered = wire
+            .query_one(
+                "SELECT now_ms, fenced, config_epoch, state FROM enter($1, $2, $3, $4)",
+                &[&session.id, &session.epoch, &lane.number(), &clock_ms(clock)],
+            )
+            .await?;
+        let now = rows::instant(entered.try_get(0)?)?;
+        let (fenced, config_epoch) = (entered.try_get(1)?, entered.try_get(2)?);
+        let state = incarnation::state(entered.try_get(3)?)?;
+        Ok(Self { wire, now, fenced, config_epoch, state, notes: vec![], moved: vec![] })
+    }
+
+    /// Without a session: what an administrator does, also when every session has ended.
+    pub async fn begin_alone(wires: &Wires, clock: &Clock) -> Op<Self> {
+        let wire = Lease::take(wires).await?;
+        wire.batch("BEGIN").await?;
+        let found = wire
+            .query_one("SELECT ledger_now($1), config_epoch, state FROM meta FOR UPDATE", &[&clock_ms(clock)])
+            .await?;
+        let now = rows::instant(found.try_get(0)?)?;
+        let state = incarnation::state(found.try_get(2)?)?;
+        let config_epoch = found.try_get(1)?;
+        Ok(Self { wire, now, fenced: false, config_epoch, state, notes: vec![], moved: vec![] })
+    }
+
+    /// The same for what a session may do only while it lives.
+    pub async fn begin_fenced(wires: &Wires, clock: &Clock, session: &Session, lane: Lane) -> Op<Self> {
+        let tx = Self::begin(wires, clock, session, lane).await?;
+        if tx.fenced {
+            return tx.end(Err(Failure::Fenced)).await;
+        }
+        Ok(tx)
+    }
+
+    pub fn now_ms(&self) -> i64 {
+        self.now.as_millisecond()
+    }
+
+    pub fn record(&mut self, actor: &str, kind: &str, holder: Option<Holder>, detail: Value) {
+        self.notes.push((actor.to_owned(), Line { kind: kind.to_owned(), holder, detail }));
+    }
+
+    pub fn record_notes(&mut self, actor: &str, holder: Holder, notes: impl IntoIterator<Item = Note>) {
+        for Note { kind, detail } in notes {
+            self.record(actor, kind, Some(holder), detail);
+        }
+    }
+
+    /// Says that a holder's figures are not what they were.
+    pub fn mark_moved(&mut self, holder: Holder) {
+        self.moved.push(holder);
+    }
+
+    /// Commits what succeeded and undoes what failed. The connection is used again where it is known to be clean.
+    pub async fn end<T>(mut self, result: Op<T>) -> Op<T> {
+        let result = match result {
+            Ok(value) => self.write_lines().await.map(|()| value),
+            Err(failure) => Err(failure),
+        };
+        match result {
+            Ok(value) => {
+                self.wire.batch("COMMIT").await?;
+                self.wire.give_back();
+                Ok(value)
+            }
+            Err(failure) => {
+                if self.wire.batch("ROLLBACK").await.is_ok() {
+                    self.wire.give_back();
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Numbers follow the order of commits, because whoever takes some holds the row of `meta` until it has
+    /// committed. Nothing is locked after it.
+    async fn write_lines(&mut self) -> Op<()> {
+        self.moved.sort_unstable();
+        self.moved.dedup();
+        if self.moved.is_empty() && self.notes.is_empty() {
+            return Ok(());
+        }
+        let (lines, moves) = (rows::limit(self.notes.len()), rows::limit(self.moved.len()));
+        let numbers = self
+            .query_one(
+                "UPDATE meta SET events = events + $1, moved = moved + $2 RETURNING events - $1, moved - $2",
+                &[&lines, &moves],
+            )
+            .await?;
+        let (events, moved): (i64, i64) = (numbers.try_get(0)?, numbers.try_get(1)?);
+        if !self.moved.is_empty() {
+            let (kinds, ids) = rows::columns(self.moved.iter().copied());
+            self.execute(
+                "INSERT INTO moved (kind, id, seq) \
+                 SELECT x.kind, x.id, $1 + x.n FROM unnest($2::smallint[], $3::uuid[]) WITH ORDINALITY x(kind, id, n) \
+                 ON CONFLICT (kind, id) DO UPDATE SET seq = excluded.seq",
+                &[&moved, &kinds, &ids],
+            )
+            .await?;
+        }
+        if !self.notes.is_empty() {
+            self.write_events(events).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_events(&self, after: i64) -> Op<()> {
+        let lines = || self.notes.iter();
+        let actors: Vec<&str> = lines().map(|(actor, _)| actor.as_str()).collect();
+        let kinds: Vec<&str> = lines().map(|(_, line)| line.kind.as_str()).collect();
+        let holder_kinds: Vec<Option<i16>> =
+            lines().map(|(_, line)| line.holder.map(|holder| rows::kind_number(holder.kind()))).collect();
+        let holders: Vec<Option<Uuid>> = lines().map(|(_, line)| line.holder.map(Holder::uuid)).collect();
+        let details: Vec<String> = lines().map(|(_, line)| line.detail.to_string()).collect();
+        self.execute(
+            "INSERT INTO event (seq, at, actor, kind, holder_kind, holder, detail) \
+             SELECT $1 + x.n, $2, x.actor, x.kind, x.holder_kind, x.holder, x.detail \
+             FROM unnest($3::text[], $4::text[], $5::smallint[], $6::uuid[], $7::text[]) WITH ORDINALITY \
+                 x(actor, kind, holder_kind, holder, detail, n)",
+            &[&after, &self.now_ms(), &actors, &kinds, &holder_kinds, &holders, &details],
+        )
+        .await?;
+        Ok(())
+    }
+}

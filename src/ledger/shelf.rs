@@ -1,0 +1,269 @@
+//! What one holder has: its lots as an engine read them, and what its rules make of them. Pure, so that engines cannot
+//! disagree about it.
+//!
+//! An engine reads a shelf under its locks, changes it here, writes what is marked, and has nothing to decide itself.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+
+use super::sources::{self, Opened, Planned};
+use super::trail::Note;
+use crate::domain::credit::{Limit, Lot, LotId, Share, Source, next_lot};
+use crate::domain::directory::{Entry, Terms};
+use crate::domain::id::Holder;
+use crate::domain::period::Calendar;
+
+/// Lots of one holder made in one go. A holder that nobody touched for longer gets the rest next time.
+pub const LOTS_AHEAD_MAX: usize = 40;
+
+/// What an engine has to do with a lot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// As it was read.
+    Clean,
+    /// To be written as it is now.
+    Changed,
+    /// To be inserted; it has no id.
+    New,
+}
+
+/// A lot with the calendar that made it.
+#[derive(Clone, Debug)]
+pub struct Shelved {
+    pub lot: Lot,
+    /// JSON; empty for a lot that no calendar made.
+    pub calendar: String,
+    pub mark: Mark,
+}
+
+impl Shelved {
+    fn change(&mut self) {
+        if self.mark == Mark::Clean {
+            self.mark = Mark::Changed;
+        }
+    }
+}
+
+/// All of one holder that bears on its messages.
+#[derive(Clone, Debug)]
+pub struct Shelf {
+    holder: Holder,
+    /// The lots of its periods, oldest first: at least the latest that has begun, if there ever was one.
+    periods: Vec<Shelved>,
+    /// Lots of other sources.
+    others: Vec<Shelved>,
+    /// The theoretical arrival of its next message.
+    pub arrival: Option<Timestamp>,
+}
+
+fn json(calendar: &Calendar) -> String {
+    // A calendar is three plain fields: there is nothing in it that could fail.
+    serde_json::to_string(calendar).unwrap_or_default()
+}
+
+/// The lot that follows `previous` under `limit`, not yet written.
+pub fn following(holder: Holder, limit: &Limit, previous: Option<&Lot>, at: Timestamp) -> Lot {
+    let new = next_lot(&limit.calendar, previous.map(|lot| (lot.window.to, lot.granted.is_none())), at);
+    Lot::of_period(holder, new, limit.credits)
+}
+
+impl Shelf {
+    pub fn empty(holder: Holder) -> Self {
+        Self { holder, periods: vec![], others: vec![], arrival: None }
+    }
+
+    /// Puts a lot that was read where it belongs. A holder's lots must come oldest first.
+    pub fn push(&mut self, lot: Lot, calendar: String) {
+        let shelf = if lot.source == Source::Period { &mut self.periods } else { &mut self.others };
+        shelf.push(Shelved { lot, calendar, mark: Mark::Clean });
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Shelved> {
+        self.periods.iter().chain(&self.others)
+    }
+
+    pub fn all_mut(&mut self) -> impl Iterator<Item = &mut Shelved> {
+        self.periods.iter_mut().chain(&mut self.others)
+    }
+
+    /// After everything was written.
+    pub fn is_written(&mut self) {
+        self.all_mut().for_each(|shelved| shelved.mark = Mark::Clean);
+    }
+
+    /// The latest lot that has begun by `at`.
+    fn latest(&self, at: Timestamp) -> Option<&Lot> {
+        self.periods.iter().map(|shelved| &shelved.lot).rfind(|lot| lot.window.from <= at)
+    }
+
+    pub fn running(&self, at: Timestamp) -> Option<&Lot> {
+        self.latest(at).filter(|latest| at < latest.window.to)
+    }
+
+    pub fn others(&self) -> Vec<Lot> {
+        self.others.iter().map(|shelved| shelved.lot.clone()).collect()
+    }
+
+    fn add(&mut self, lot: Lot, calendar: &Calendar) {
+        self.periods.push(Shelved { lot, calendar: json(calendar), mark: Mark::New });
+    }
+
+    /// Makes the running lot where it is not.
+    pub fn run(&mut self, limit: &Limit, now: Timestamp) {
+        if self.running(now).is_none() {
+            let lot = following(self.holder, limit, self.latest(now), now);
+            self.add(lot, &limit.calendar);
+        }
+    }
+
+    /// Makes the period lots that follow each other until `until`. Returns how many were made.
+    pub fn prepare(&mut self, limit: &Limit, now: Timestamp, until: Timestamp) -> u64 {
+        let mut made = 0;
+        for _ in 0..LOTS_AHEAD_MAX {
+            let previous = self.periods.last().map(|latest| &latest.lot);
+            // A holder that slept over whole periods needs no lots for them.
+            let at = previous.map_or(now, |lot| lot.window.to.max(now));
+            if at > until {
+                break;
+            }
+            let lot = following(self.holder, limit, previous, at);
+            self.add(lot, &limit.calendar);
+            made += 1;
+        }
+        made
+    }
+
+    /// What its messages are judged by, once every lot has its id: its running lot must be made.
+    pub fn open(&self, terms: &Terms<'_>, now: Timestamp) -> Option<Opened> {
+        let others = if terms.has_more() { self.others() } else { vec![] };
+        Some(sources::open(terms, self.running(now)?, others, self.arrival, now))
+    }
+
+    /// Takes back what was decided on its lots.
+    pub fn take_back(&mut self, lots: &HashMap<LotId, Lot>) {
+        for shelved in self.all_mut() {
+            if let Some(lot) = lots.get(&shelved.lot.id).filter(|lot| **lot != shelved.lot) {
+                shelved.lot = lot.clone();
+                shelved.change();
+            }
+        }
+    }
+
+    /// Puts a lot of another source on the shelf, made where it has no id.
+    pub fn put(&mut self, lot: Lot) {
+        match self.others.iter_mut().find(|known| known.lot.source == lot.source) {
+            Some(known) => {
+                known.lot = lot;
+                known.change();
+            }
+            None => self.others.push(Shelved { lot, calendar: String::new(), mark: Mark::New }),
+        }
+    }
+
+    /// Applies what an entry says now, after `before`. Period lots that were made ahead must be gone already where its
+    /// limit changed: they are made again, under the new one. Returns what the trail says of it.
+    pub fn edit(&mut self, before: Option<&Entry>, entry: &Entry, now: Timestamp) -> Vec<Note> {
+        if entry.removed_at().is_some() {
+            // What is removed keeps its lots as they are: nothing is charged to them any more.
+            return vec![];
+        }
+        let mut notes = Vec::new();
+        if changes_limit(before, entry) {
+            notes.extend(self.apply_limit(before.map_or(entry.limit(), Entry::limit), entry.limit(), now));
+        }
+        if sources::concerns(before, entry) {
+            for Planned { lot, notes: of_lot } in sources::plan(before, entry, &self.others(), now) {
+                self.put(lot);
+                notes.extend(of_lot);
+            }
+        }
+        notes
+    }
+
+    /// A lot of the same calendar is granted what the limit says now. A lot of another calendar keeps what it was
+    /// granted until it ends; where it limits nothing, it ends now and a full lot of the new calendar begins. A limit
+    /// that is taken away is gone at once, and one of nothing holds at once: there is nothing to wait for.
+    ///
+    /// A lot follows from the limit that held when it began, whether or not anybody has used it yet: where the running
+    /// one is not made, it is made from the limit `before`.
+    fn apply_limit(&mut self, before: &Limit, limit: &Limit, now: Timestamp) -> Option<Note> {
+        self.run(before, now);
+        let running = self.periods.iter_mut().rfind(|shelved| shelved.lot.window.from <= now)?;
+        let ends_at_once = matches!(limit.credits, None | Some(0));
+        if running.calendar == json(&limit.calendar) {
+            regrant(running, limit)
+        } else if running.lot.granted.is_none() {
+            self.cut(limit, now)
+        } else if ends_at_once {
+            regrant(running, limit)
+        } else {
+            None
+        }
+    }
+
+    /// Ends a lot that limits nothing, now, and begins a full one of the new calendar.
+    fn cut(&mut self, limit: &Limit, now: Timestamp) -> Option<Note> {
+        let running = self.periods.iter_mut().rfind(|shelved| shelved.lot.window.from <= now)?;
+        running.change();
+        let lot = &mut running.lot;
+        let note = Note::cut(lot);
+        if lot.window.from == now {
+            // It began this very millisecond: it becomes the new one, with what it has counted.
+            let window = limit.calendar.window(now);
+            (lot.window.key, lot.window.to, lot.share) = (window.key, window.to, Share::FULL);
+            lot.regrant(limit.credits);
+            running.calendar = json(&limit.calendar);
+        } else {
+            lot.window.to = now;
+            let next = following(self.holder, limit, Some(lot), now);
+            self.add(next, &limit.calendar);
+        }
+        Some(note)
+    }
+}
+
+/// Credits that are known to be used and that no message of this ledger accounts for.
+pub struct Raise {
+    pub lot: LotId,
+    pub credits: i64,
+    pub note: Note,
+}
+
+impl Shelf {
+    /// Raises what the running lot has consumed, where it has less.
+    pub fn raise(&mut self, consumed: i64, now: Timestamp) -> Option<Raise> {
+        let running = self.periods.iter_mut().rfind(|shelved| shelved.lot.holds_at(now))?;
+        let lot = &mut running.lot;
+        let before = lot.consumed;
+        if before >= consumed {
+            return None;
+        }
+        lot.consumed = consumed;
+        lot.regrant(lot.granted);
+        let detail = serde_json::json!({
+            "lot": lot.id, "period": lot.window.key, "from": before, "to": consumed, "granted": lot.granted,
+        });
+        let raise = Raise { lot: lot.id, credits: consumed - before, note: Note::new("lot.raised", detail) };
+        running.change();
+        Some(raise)
+    }
+}
+
+/// Whether an entry's change touches the lots of its periods.
+pub fn changes_limit(before: Option<&Entry>, entry: &Entry) -> bool {
+    let returns = before.is_some_and(|before| before.removed_at().is_some());
+    entry.removed_at().is_none() && (returns || before.is_none_or(|before| before.limit() != entry.limit()))
+}
+
+fn regrant(shelved: &mut Shelved, limit: &Limit) -> Option<Note> {
+    let lot = &mut shelved.lot;
+    let (before, after) = (lot.granted, limit.credits.map(|credits| lot.share.of(credits)));
+    if before == after {
+        return None;
+    }
+    lot.regrant(after);
+    let note = Note::regranted(before, lot);
+    shelved.change();
+    Some(note)
+}

@@ -1,0 +1,267 @@
+//! A copy of the file while it is in use, and putting one back while it is not.
+//!
+//! A copy is one snapshot: writers go on beside it, and what they write after its beginning is not in it. It is whole
+//! and on the disk before it has its name. What is put back is marked, so that nobody charges mail to it before an
+//! administrator has accepted it: it has forgotten what was used since.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+
+use super::failure::Failure;
+use super::file::{self, unfit};
+use super::incarnation::read_identity;
+use crate::ledger::incarnation::{Because, Naming, State};
+use crate::ledger::store::{Identity, Result};
+use crate::ledger::trail::LEDGER_RESTORED;
+
+/// A copy that is on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copied {
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub identity: Identity,
+}
+
+/// A backup that is in place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    pub identity: Identity,
+    /// Where the file that was there before is kept.
+    pub aside: Option<PathBuf>,
+}
+
+/// Copies the ledger at `path`, in use or not, to `to`.
+pub fn backup(path: &Path, to: &Path, overwrite: bool) -> Result<Copied> {
+    if !overwrite && to.exists() {
+        return Err(unfit(to, "it exists; name another file, or overwrite it with --overwrite"));
+    }
+    if same_file(path, to) {
+        return Err(unfit(to, "it is the ledger itself"));
+    }
+    let source = file::connect_reader(path)?;
+    file::check_schema(&source, path)?;
+    let partial = beside(to, "partial");
+    let copied = copy(&source, &partial).and_then(|()| verify(&partial));
+    let identity = match copied {
+        Ok(identity) => identity,
+        Err(error) => {
+            // Half a copy helps nobody. That it cannot be removed is not what went wrong.
+            drop(fs::remove_file(&partial));
+            return Err(error);
+        }
+    };
+    put_in_place(&partial, to)?;
+    let bytes = fs::metadata(to).map_err(|error| unfit(to, error.to_string()))?.len();
+    Ok(Copied { path: to.to_owned(), bytes, identity })
+}
+
+/// All pages in one step, and so in one snapshot. In several steps a writer in another process would make it begin again
+/// after each of its commits, for ever.
+fn copy(source: &Connection, to: &Path) -> Result<()> {
+    private_file(to)?;
+    let failed = |error| Failure::from(error).of("copying the ledger");
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut target = Connection::open_with_flags(to, flags).map_err(failed)?;
+    let copy = Backup::new(source, &mut target).map_err(failed)?;
+    match copy.step(-1).map_err(failed)? {
+        StepResult::Done => {}
+        stopped => return Err(unfit(to, format!("the copy stopped before its end ({stopped:?})"))),
+    }
+    drop(copy);
+    // One file that stands by itself.
+    target.pragma_update(None, "journal_mode", "DELETE").map_err(failed)
+}
+
+/// Reads the whole copy as a stranger would.
+fn verify(path: &Path) -> Result<Identity> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let doing = "verifying a copy of the ledger";
+    let copy = Connection::open_with_flags(path, flags).map_err(|error| Failure::from(error).of(doing))?;
+    file::check_schema(&copy, path)?;
+    let said: String = copy
+        .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+        .map_err(|error| file::opening(path, error))?;
+    if said != "ok" {
+        return Err(unfit(path, format!("it is damaged: {said}")));
+    }
+    read_identity(&copy).map_err(|failure| failure.of(doing))
+}
+
+/// Puts a backup in the ledger's place, which nobody may have open, and marks it as restored.
+pub fn restore(path: &Path, from: &Path, now: Timestamp) -> Result<Restored> {
+    if same_file(path, from) {
+        return Err(unfit(from, "it is the ledger itself"));
+    }
+    if !from.is_file() {
+        return Err(unfit(from, "there is no such file"));
+    }
+    file::refuse_network(path)?;
+    let fresh = beside(path, "restoring");
+    let marked = prepare(&fresh, from, now);
+    let placed = marked.and_then(|identity| {
+        let aside = set_aside(path, now)?;
+        put_in_place(&fresh, path)?;
+        Ok(Restored { identity, aside })
+    });
+    if placed.is_err() {
+        drop(fs::remove_file(&fresh));
+    }
+    placed
+}
+
+/// A copy of the backup beside the ledger, of this release's schema and with a mark that nobody overlooks.
+fn prepare(fresh: &Path, from: &Path, now: Timestamp) -> Result<Identity> {
+    let doing = "copying the backup";
+    fs::copy(from, fresh).map_err(|error| unfit(from, format!("it cannot be copied beside the ledger ({error})")))?;
+    let failed = |error| file::opening(fresh, error);
+    let connection = Connection::open_with_flags(fresh, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
+    let installation = file::installation_of(&connection, from)?;
+    drop(connection);
+    let naming = Naming { installation, cluster: String::new(), incarnation: installation, state: State::Open };
+    let before = file::prepare(fresh, &naming, file::MIGRATIONS, now)?;
+    let connection = Connection::open_with_flags(fresh, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
+    let mark = || {
+        let bytes: [u8; 16] = connection.query_row("SELECT randomblob(16)", [], |row| row.get(0))?;
+        let incarnation = uuid::Builder::from_random_bytes(bytes).into_uuid();
+        let detail = serde_json::json!({ "from": before.incarnation, "to": incarnation });
+        connection.execute(
+            "UPDATE meta SET incarnation = ?1, state = ?2, last_now = max(last_now, ?3)",
+            params![incarnation.as_bytes(), State::Held(Because::Restored).as_str(), now.as_millisecond()],
+        )?;
+        connection.execute(
+            "INSERT INTO event (at, actor, kind, detail) VALUES (?1, 'franking ledger restore', ?2, ?3)",
+            params![now.as_millisecond(), LEDGER_RESTORED, detail.to_string()],
+        )?;
+        connection.pragma_update(None, "journal_mode", "DELETE")
+    };
+    mark().map_err(|error| Failure::from(error).of(doing))?;
+    drop(connection);
+    verify(fresh)
+}
+
+/// Keeps the file that is there. Whoever has it open holds a lock that leaving the WAL cannot get past.
+fn set_aside(path: &Path, now: Timestamp) -> Result<Option<PathBuf>> {
+    match fs::metadata(path) {
+        Ok(standing) if standing.len() > 0 => {}
+        // Nothing is lost with it.
+        Ok(_) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unfit(path, format!("it cannot be looked at ({error})"))),
+    }
+    let in_use = || unfit(path, "a process has it open; stop franking first (scale its StatefulSet to 0)");
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let left = Connection::open_with_flags(path, flags).and_then(|connection| {
+        connection.pragma_update_and_check(None, "journal_mode", "DELETE", |row| row.get::<_, String>(0))
+    });
+    match left {
+        Ok(mode) if mode == "delete" => {}
+        Ok(_) => return Err(in_use()),
+        Err(error)
+            if matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)) =>
+        {
+            return Err(in_use());
+        }
+        // What cannot even be opened is kept all the same.
+        Err(_) => {}
+    }
+    let aside = beside(path, &format!("replaced-{}", now.as_second()));
+    fs::hard_link(path, &aside).map_err(|error| unfit(&aside, format!("the ledger cannot be kept there ({error})")))?;
+    // A journal of the old file must not be replayed into the new one.
+    for suffix in ["-wal", "-shm", "-journal"] {
+        let mut journal = path.as_os_str().to_owned();
+        journal.push(suffix);
+        match fs::remove_file(PathBuf::from(journal)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(unfit(path, format!("its journal cannot be removed ({error})"))),
+        }
+    }
+    Ok(Some(aside))
+}
+
+/// On the disk first, then under its name, and then the name on the disk.
+fn put_in_place(from: &Path, to: &Path) -> Result<()> {
+    let failed = |error: io::Error| unfit(to, format!("it cannot be put in place ({error})"));
+    File::open(from).and_then(|file| file.sync_all()).map_err(failed)?;
+    fs::rename(from, to).map_err(failed)?;
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+}
+
+/// Made anew, for us alone: what an interrupted copy left is written over.
+fn private_file(path: &Path) -> Result<()> {
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.map(drop).map_err(|error| unfit(path, format!("it cannot be written ({error})")))
+}
+
+fn beside(path: &Path, what: &str) -> PathBuf {
+    let mut name: OsString = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(what);
+    PathBuf::from(name)
+}
+
+fn same_file(one: &Path, other: &Path) -> bool {
+    match (fs::canonicalize(one), fs::canonicalize(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}
+
+/// What a folder of backups is called by, in the order of their making.
+fn name_at(at: Timestamp) -> String {
+    format!("{PREFIX}{}{SUFFIX}", at.strftime("%Y%m%dT%H%M%SZ"))
+}
+
+const PREFIX: &str = "ledger-";
+const SUFFIX: &str = ".db";
+
+/// Copies the ledger into a folder under the time's name, then removes the oldest copies beyond `keep`.
+pub fn backup_into(path: &Path, folder: &Path, keep: usize, now: Timestamp) -> Result<Copied> {
+    let copied = backup(path, &folder.join(name_at(now)), true)?;
+    let mut standing = copies(folder)?;
+    let superfluous = standing.len().saturating_sub(keep.max(1));
+    for old in standing.drain(..superfluous) {
+        fs::remove_file(&old).map_err(|error| unfit(&old, format!("the old backup cannot be removed ({error})")))?;
+        tracing::info!(backup = %old.display(), "removed an old backup");
+    }
+    Ok(copied)
+}
+
+/// The copies of a folder that [`backup_into`] made, oldest first. Other files are nobody's business here.
+fn copies(folder: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |error: io::Error| unfit(folder, format!("the folder of backups cannot be read ({error})"));
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        if taken_at(&name.to_string_lossy()).is_some() {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn taken_at(name: &str) -> Option<Timestamp> {
+    let time = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.strip_suffix('Z')?;
+    let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%S", time).ok()?;
+    time.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+}
+
+/// When the newest copy of a folder was taken: who was restarted does not begin its waiting anew.
+pub fn latest_backup(folder: &Path) -> Result<Option<Timestamp>> {
+    let standing = copies(folder)?;
+    let latest = standing.last().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());
+    Ok(latest.and_then(|name| taken_at(&name)))
+}
+
+#[cfg(test)]
+mod tests;

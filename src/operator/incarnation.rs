@@ -1,0 +1,369 @@
+//! Watches who the ledger is, from the start on, and stops everything when it is another than the one we know.
+//!
+//! What is found is held, in the ledger where it is ours to write to and by `relay.yaml` where it is not; every object
+//! says so; nothing is written until an administrator accepts the finding by its name, or the right ledger is back. An
+//! accepted ledger is rebuilt ([`rebuild`](super::rebuild)) before mail is charged to it.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::error::{Error, Result};
+use super::installation::{self, ACCEPT, Installation, NAME};
+use super::observe::Context;
+use super::rebuild;
+use super::references::Ref;
+use crate::crd::Reason;
+use crate::domain::relay_config::LedgerAddress;
+use crate::ledger::incarnation::{self, Acceptance, Finding, Known, Mark, Replaced};
+use crate::ledger::store::{self, Identity};
+use crate::runtime::metrics::{IntGauge, Registry, register};
+
+/// How often the ledger is asked who it is: one small read. Relays look for themselves, five times a second.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the administrator's word is looked for while the ledger is held.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+/// The mark is noted at most this often, and only when it moved.
+const NOTE_EVERY: Duration = Duration::from_secs(60);
+/// How long a pass waits for the first answer: a ledger that is there gives it at once.
+const JUDGED_WITHIN: Duration = Duration::from_secs(5);
+/// Looks that find no ledger at all before one is made to be accepted: whoever swaps a file does it in less.
+const GONE_LOOKS: u32 = 5;
+/// For the last note, while the process stops.
+const LAST_NOTE: Duration = Duration::from_secs(5);
+
+/// What is known of the ledger's standing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has not answered yet.
+    Unknown,
+    Open,
+    /// Accepted; the resources are being put back into it.
+    Rebuilding,
+    /// Why nothing is written, and what to do.
+    Held(Arc<str>),
+}
+
+pub struct Guard {
+    /// Where the word of acceptance is looked for. `None` for an operator without an installation of its own, in tests:
+    /// what the ledger says of itself counts then, and nothing else.
+    place: Option<(Installation, LedgerAddress)>,
+    known: Mutex<Option<Known>>,
+    standing: watch::Sender<Standing>,
+    /// Objects that were put back since the rebuilding began.
+    passed: Mutex<HashSet<Ref>>,
+    replaced: IntGauge,
+}
+
+/// What the looks have come to.
+#[derive(Default)]
+struct Watching {
+    gone: u32,
+    noted: Option<(Mark, Instant)>,
+    asked: Option<Instant>,
+}
+
+impl Guard {
+    pub fn new(place: Option<(Installation, LedgerAddress)>, registry: &Registry) -> Self {
+        let gauge = IntGauge::new(
+            "franking_ledger_replaced",
+            "1 while the ledger is not the one that this installation knows: nothing is sent until somebody accepts it.",
+        );
+        let known = place.as_ref().map(|(installation, _)| installation.known());
+        Self {
+            place,
+            known: Mutex::new(known),
+            standing: watch::Sender::new(Standing::Unknown),
+            passed: Mutex::default(),
+            replaced: register(registry, gauge.expect("a metric's name is a valid constant")),
+        }
+    }
+
+    pub fn standing(&self) -> Standing {
+        self.standing.borrow().clone()
+    }
+
+    /// The same, once it is known; unknown where the ledger does not answer in time.
+    pub async fn judged(&self) -> Standing {
+        let mut standing = self.standing.subscribe();
+        // The sender is our own, so only the time can end.
+        let _ = tokio::time::timeout(JUDGED_WITHIN, standing.wait_for(|standing| *standing != Standing::Unknown)).await;
+        self.standing()
+    }
+
+    /// Waits until the ledger is open: periodic work has nothing to do before.
+    pub async fn opened(&self) {
+        // The sender is our own, so it is there as long as we are.
+        let _ = self.standing.subscribe().wait_for(|standing| *standing == Standing::Open).await;
+    }
+
+    /// The incarnation that is worked with.
+    pub fn incarnation(&self) -> Option<Uuid> {
+        self.known().as_ref().map(|known| known.incarnation)
+    }
+
+    pub fn passed(&self, what: Ref) {
+        if *self.standing.borrow() == Standing::Rebuilding {
+            self.passed.lock().unwrap_or_else(PoisonError::into_inner).insert(what);
+        }
+    }
+
+    pub fn has_passed(&self, what: &Ref) -> bool {
+        self.passed.lock().unwrap_or_else(PoisonError::into_inner).contains(what)
+    }
+
+    /// From here on passes put objects back.
+    pub fn begin_rebuilding(&self) {
+        self.passed.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.standing.send_replace(Standing::Rebuilding);
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known; of an operator without an installation, what was found first.
+    fn known_or(&self, identity: &Identity) -> Known {
+        let Identity { installation, incarnation, mark, .. } = *identity;
+        let first = || Known { installation, cluster: identity.cluster.clone(), incarnation, mark };
+        self.known().get_or_insert_with(first).clone()
+    }
+
+    fn serve(&self, incarnation: Uuid) {
+        if let Some((installation, _)) = &self.place {
+            installation.serving.set(incarnation);
+        }
+    }
+}
+
+/// Runs until the future is dropped.
+pub async fn run(context: &Context) {
+    let mut watching = Watching::default();
+    let mut failing = false;
+    loop {
+        let looked = look(context, &mut watching).await;
+        if let Err(error) = &looked
+            && !failing
+        {
+            tracing::warn!(error = error as &dyn std::error::Error, "watching who the ledger is");
+        }
+        failing = looked.is_err();
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The last note, so that a backup that is put back while we are down is known for one.
+pub async fn end(context: &Context) {
+    let guard = &context.guard;
+    let (Some((installation, _)), Standing::Open) = (&guard.place, guard.standing()) else { return };
+    let noting = async {
+        // What was sent since the last one counts too.
+        context.books.rollup().await.map_err(Error::ledger("rolling usage up"))?;
+        let identity = context.books.store().identity().await.map_err(Error::ledger("asking who the ledger is"))?;
+        if identity.mark == installation.mark {
+            return Ok(());
+        }
+        note(context, installation, identity.mark).await
+    };
+    match tokio::time::timeout(LAST_NOTE, noting).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "noting how far the ledger has come")
+        }
+        Err(_) => tracing::warn!("noting how far the ledger has come took too long"),
+    }
+}
+
+async fn note(context: &Context, installation: &Installation, mark: Mark) -> Result<()> {
+    installation::note_mark(&context.client, &installation.namespace, mark).await.map_err(Error::installation)
+}
+
+async fn look(context: &Context, watching: &mut Watching) -> Result<()> {
+    let identity = match identify(context, watching).await? {
+        Some(identity) => identity,
+        None => return Ok(()),
+    };
+    let known = context.guard.known_or(&identity);
+    match incarnation::judge(&known, &identity) {
+        Finding::Ours => ours(context, watching, known, &identity).await,
+        Finding::Rebuilding => rebuild(context).await,
+        Finding::Replaced(replaced) => held(context, watching, &known, &identity, &replaced).await,
+    }
+}
+
+/// Who the ledger is, asked anew where the open one says that another's file was put in its place. Where there is no
+/// ledger at all any more one is made, held from the start, so that there is something to accept.
+async fn identify(context: &Context, watching: &mut Watching) -> Result<Option<Identity>> {
+    let failed = Error::ledger("asking who the ledger is");
+    let error = match context.books.store().identity().await {
+        Ok(identity) => {
+            watching.gone = 0;
+            return Ok(Some(identity));
+        }
+        Err(error) => error,
+    };
+    let Some((installation, address)) = &context.guard.place else { return Err(failed(error)) };
+    match &error {
+        store::Error::Foreign { .. } => {
+            let other =
+                crate::ledger::open(address, context.clock.clone()).map_err(Error::ledger("opening the ledger"))?;
+            other.identity().await.map(Some).map_err(failed)
+        }
+        error if error.is_undone() && is_gone(address) => {
+            watching.gone += 1;
+            if watching.gone == GONE_LOOKS {
+                tracing::error!(ledger = address.place(), "the ledger is gone; an empty one is made, to be accepted");
+                let naming = Installation { ledger_made: true, ..installation.clone() }.naming(&mut context.rng());
+                crate::ledger::prepare(address, &naming, context.clock.now())
+                    .await
+                    .map_err(Error::ledger("making a ledger"))?;
+            }
+            Ok(None)
+        }
+        _ => Err(failed(error)),
+    }
+}
+
+fn is_gone(address: &LedgerAddress) -> bool {
+    match address {
+        LedgerAddress::Sqlite { path } => std::fs::metadata(path).map_or(true, |file| file.len() == 0),
+        LedgerAddress::Postgres { .. } => false,
+    }
+}
+
+/// The right ledger: work goes on, and how far it has come is noted now and then.
+async fn ours(context: &Context, watching: &mut Watching, known: Known, identity: &Identity) -> Result<()> {
+    let guard = &context.guard;
+    if let Some(known) = guard.known().as_mut() {
+        known.mark = identity.mark;
+    }
+    open(context).await;
+    let Some((installation, _)) = &guard.place else { return Ok(()) };
+    guard.serve(known.incarnation);
+    let (noted, at) = *watching.noted.get_or_insert((installation.mark, Instant::now()));
+    if noted != identity.mark && at.elapsed() >= NOTE_EVERY {
+        note(context, installation, identity.mark).await?;
+        watching.noted = Some((identity.mark, Instant::now()));
+    }
+    Ok(())
+}
+
+async fn open(context: &Context) {
+    let guard = &context.guard;
+    let before = guard.standing.send_replace(Standing::Open);
+    guard.replaced.set(0);
+    match before {
+        Standing::Open | Standing::Unknown => {}
+        Standing::Rebuilding => tracing::info!("the accepted ledger is rebuilt; mail is charged to it"),
+        Standing::Held(_) => {
+            tracing::info!("the right ledger is back");
+            context.forget_ledger().await;
+        }
+    }
+    if matches!(before, Standing::Rebuilding | Standing::Held(_)) {
+        context.wake_everything().await;
+    }
+}
+
+async fn rebuild(context: &Context) -> Result<()> {
+    rebuild::run(context).await?;
+    open(context).await;
+    Ok(())
+}
+
+/// Another ledger: held, shown, and asked about.
+async fn held(
+    context: &Context,
+    watching: &mut Watching,
+    known: &Known,
+    identity: &Identity,
+    replaced: &Replaced,
+) -> Result<()> {
+    let guard = &context.guard;
+    let name = incarnation::name_of(known, identity);
+    match replaced.because() {
+        Some(because) => {
+            context.books.store().hold(because).await.map_err(Error::ledger("holding the ledger"))?;
+        }
+        None => guard.serve(Uuid::nil()),
+    }
+    let namespace = guard.place.as_ref().map_or("", |(installation, _)| installation.namespace.as_str());
+    let sentence = format!(
+        "the ledger {}: no mail is sent (451) until the right volume or backup is put back, or this one is accepted: \
+         kubectl annotate configmap {NAME} -n {namespace} --overwrite {ACCEPT}={name}",
+        replaced.sentence()
+    );
+    let standing = Standing::Held(sentence.as_str().into());
+    if guard.standing() != standing {
+        guard.standing.send_replace(standing);
+        guard.replaced.set(1);
+        tracing::error!(finding = %name, "{sentence}");
+        context.forget_ledger().await;
+        tell(context, true, Reason::LedgerReplaced, &sentence).await;
+        context.wake_everything().await;
+    }
+    let Some((installation, _)) = &guard.place else { return Ok(()) };
+    if watching.asked.is_some_and(|asked| asked.elapsed() < ASK_EVERY) {
+        return Ok(());
+    }
+    watching.asked = Some(Instant::now());
+    let word = installation::acceptance(&context.client, &installation.namespace).await.map_err(Error::installation)?;
+    match word {
+        Some((word, actor)) if word == name => accept(context, installation, identity, word, actor).await,
+        // It was accepted, and the process ended before that was noted.
+        Some((word, _)) if identity.incarnation == incarnation::successor(word) => {
+            adopt(context, installation, identity.incarnation, identity.mark).await
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+async fn accept(
+    context: &Context,
+    installation: &Installation,
+    identity: &Identity,
+    name: Uuid,
+    actor: String,
+) -> Result<()> {
+    let incarnation = incarnation::successor(name);
+    tracing::warn!(finding = %name, actor, %incarnation, "the ledger is accepted; it is rebuilt from the resources");
+    let acceptance = Acceptance {
+        actor: actor.clone(),
+        found: identity.incarnation,
+        installation: installation.id,
+        cluster: installation.cluster.clone(),
+        incarnation,
+    };
+    context.books.store().accept(&acceptance).await.map_err(Error::ledger("accepting the ledger"))?;
+    let note = format!("{actor} accepted the ledger {name}; it is rebuilt from the resources and their Secrets");
+    tell(context, false, Reason::LedgerAccepted, &note).await;
+    adopt(context, installation, incarnation, Mark::default()).await
+}
+
+/// Takes over an incarnation: in the ConfigMap first, so that what is done next is done for good.
+async fn adopt(context: &Context, installation: &Installation, incarnation: Uuid, mark: Mark) -> Result<()> {
+    let noting = installation::note_incarnation(&context.client, &installation.namespace, incarnation, mark);
+    noting.await.map_err(Error::installation)?;
+    if let Some(known) = context.guard.known().as_mut() {
+        known.incarnation = incarnation;
+        known.mark = mark;
+    }
+    context.guard.serve(incarnation);
+    Ok(())
+}
+
+async fn tell(context: &Context, warning: bool, reason: Reason, note: &str) {
+    let Some((installation, _)) = &context.guard.place else { return };
+    let about = ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("ConfigMap".to_owned()),
+        name: Some(NAME.to_owned()),
+        namespace: Some(installation.namespace.clone()),
+        ..ObjectReference::default()
+    };
+    context.report.event(about, warning, reason, note, context.clock.now()).await;
+}

@@ -1,0 +1,193 @@
+//! `franking ledger …`: what an administrator does to the ledger by hand, and what a backup container does by the clock.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use franking::domain::relay_config::LedgerAddress;
+use franking::ledger::sqlite::backup::{self, Copied};
+use franking::ledger::store::Event;
+use franking::ledger::{self, Store};
+use franking::runtime::cli::{Costs, Events, LedgerCommand, Output};
+use franking::runtime::clock::{Clock as _, SystemClock};
+use franking::runtime::config::Settings;
+use franking::runtime::shutdown::{self, RoleError};
+use franking::runtime::telemetry;
+use jiff::SignedDuration;
+use tokio_util::sync::CancellationToken;
+
+use super::{FAILED, REFUSED, fail, say};
+
+/// Rows of the trail in one read.
+const PAGE: usize = 500;
+/// How often the trail is looked at while it is followed.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+/// After a backup that failed, before the next try.
+const RETRY: SignedDuration = SignedDuration::from_mins(1);
+
+pub async fn run(settings: &Settings, command: LedgerCommand) -> Result<ExitCode, RoleError> {
+    match command {
+        LedgerCommand::Check => check(settings).await,
+        LedgerCommand::Costs(asked) => print_costs(settings, &asked).await,
+        LedgerCommand::Events(events) => show_events(settings, &events).await,
+        LedgerCommand::Backup { file, overwrite } => {
+            let path = file_of(settings)?.to_owned();
+            let copied = tokio::task::spawn_blocking(move || backup::backup(&path, &file, overwrite)).await??;
+            Ok(say(&copied_sentence(&copied)))
+        }
+        LedgerCommand::Backups { folder, keep, every } => match every {
+            None => {
+                let copied = into(file_of(settings)?, &folder, keep).await?;
+                Ok(say(&copied_sentence(&copied)))
+            }
+            Some(every) => keep_backing_up(settings, &folder, keep, every).await,
+        },
+        LedgerCommand::Restore { file } => {
+            let path = file_of(settings)?.to_owned();
+            let now = SystemClock.now();
+            let restored = tokio::task::spawn_blocking(move || backup::restore(&path, &file, now)).await??;
+            let mut said = format!(
+                "the backup is in place; mail waits until it is accepted, and every resource says how (reason \
+                 LedgerReplaced)\nincarnation {}\n",
+                restored.identity.incarnation
+            );
+            if let Some(aside) = restored.aside {
+                said.push_str(&format!("the file that was there is kept as {}\n", aside.display()));
+            }
+            Ok(say(&said))
+        }
+    }
+}
+
+/// Prints what a policy's month cost, and who pays which part of it.
+async fn print_costs(settings: &Settings, asked: &Costs) -> Result<ExitCode, RoleError> {
+    let store = ledger::open(&settings.ledger, Arc::new(SystemClock))?;
+    let (period, now) = (asked.period.as_deref(), SystemClock.now());
+    match ledger::bill::statement(store.as_ref(), &asked.policy, period, now).await? {
+        Ok(statement) => Ok(say(&statement.print(asked.output))),
+        Err(refused) => Ok(fail(&refused, REFUSED)),
+    }
+}
+
+/// Backups of a PostgreSQL are its own tools' business.
+fn file_of(settings: &Settings) -> Result<&Path, RoleError> {
+    match &settings.ledger {
+        LedgerAddress::Sqlite { path } => Ok(path),
+        LedgerAddress::Postgres { .. } => {
+            Err("the ledger is a PostgreSQL server: back it up and restore it with its own \
+                                               tools (charts/franking/RUNBOOK.md)"
+                .into())
+        }
+    }
+}
+
+fn copied_sentence(copied: &Copied) -> String {
+    let mark = copied.identity.mark;
+    format!(
+        "{} is a whole ledger of {} octets, at directory epoch {} and event {}\n",
+        copied.path.display(),
+        copied.bytes,
+        mark.config_epoch,
+        mark.event
+    )
+}
+
+async fn into(path: &Path, folder: &Path, keep: usize) -> Result<Copied, RoleError> {
+    let (path, folder, now) = (path.to_owned(), folder.to_owned(), SystemClock.now());
+    Ok(tokio::task::spawn_blocking(move || backup::backup_into(&path, &folder, keep, now)).await??)
+}
+
+/// Until it is stopped. One that was restarted goes on from the newest backup in the folder.
+async fn keep_backing_up(
+    settings: &Settings,
+    folder: &Path,
+    keep: usize,
+    every: SignedDuration,
+) -> Result<ExitCode, RoleError> {
+    telemetry::start(&settings.telemetry);
+    let stop = CancellationToken::new();
+    shutdown::follow_signals(stop.clone())?;
+    let path = file_of(settings)?;
+    let mut latest = backup::latest_backup(folder)?;
+    loop {
+        let now = SystemClock.now();
+        let due = latest.map_or(SignedDuration::ZERO, |latest| every - now.duration_since(latest));
+        // A clock that was set back must not put the next one off for years.
+        let wait = Duration::try_from(due.min(every)).unwrap_or_default();
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+        }
+        match into(path, folder, keep).await {
+            Ok(copied) => {
+                tracing::info!(backup = %copied.path.display(), octets = copied.bytes, "the ledger is backed up");
+                latest = Some(SystemClock.now());
+            }
+            Err(error) => {
+                tracing::error!(error = shutdown::chain(error.as_ref()), "the ledger is not backed up");
+                latest = Some(SystemClock.now() - every + RETRY.min(every));
+            }
+        }
+    }
+}
+
+/// Prints each lot whose balance does not follow from its rows. There must be none.
+async fn check(settings: &Settings) -> Result<ExitCode, RoleError> {
+    let found = ledger::open(&settings.ledger, Arc::new(SystemClock))?.check().await?;
+    if found.is_empty() {
+        return Ok(say("the ledger is in balance\n"));
+    }
+    let mut table = format!("{:<16} {:<8} {:<36} {:>16} {:>16}\n", "METER", "LOT", "HOLDER", "CONSUMED", "RECOMPUTED");
+    for row in &found {
+        let (meter, lot, holder) = (row.meter.as_str(), row.lot.0, row.holder.uuid());
+        table.push_str(&format!("{meter:<16} {lot:<8} {holder:<36} {:>16} {:>16}\n", row.consumed, row.recomputed));
+    }
+    say(&table);
+    Ok(ExitCode::from(FAILED))
+}
+
+async fn show_events(settings: &Settings, asked: &Events) -> Result<ExitCode, RoleError> {
+    let store = ledger::open(&settings.ledger, Arc::new(SystemClock))?;
+    let mut after = asked.after;
+    loop {
+        after = show_page(store.as_ref(), asked.output, after).await?;
+        if !asked.follow {
+            return Ok(ExitCode::SUCCESS);
+        }
+        tokio::time::sleep(FOLLOW_EVERY).await;
+    }
+}
+
+/// Prints what there is after `after`, and says how far that went.
+async fn show_page(store: &dyn Store, output: Output, mut after: i64) -> Result<i64, RoleError> {
+    loop {
+        let page = store.events(after, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(after) };
+        after = last.seq;
+        let mut text = String::new();
+        for event in &page {
+            match output {
+                Output::Text => text.push_str(&as_text(event)),
+                Output::Json => text.push_str(&as_json(event)),
+            }
+            text.push('\n');
+        }
+        say(&text);
+    }
+}
+
+fn as_text(event: &Event) -> String {
+    let holder =
+        event.holder.map_or_else(|| "-".to_owned(), |holder| format!("{}/{}", holder.kind().as_str(), holder.uuid()));
+    format!("{:>6} {} {:<24} {:<20} {holder} {}", event.seq, event.at, event.actor, event.kind, event.detail)
+}
+
+fn as_json(event: &Event) -> String {
+    let holder = event.holder.map(|holder| serde_json::json!({ "kind": holder.kind().as_str(), "id": holder.uuid() }));
+    let row = serde_json::json!({
+        "seq": event.seq, "at": event.at.to_string(), "actor": event.actor, "kind": event.kind, "holder": holder,
+        "detail": event.detail,
+    });
+    row.to_string()
+}

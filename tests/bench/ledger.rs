@@ -1,0 +1,279 @@
+//! What the ledger charges in a second, on both engines, beside what the disk's `fsync` takes at that moment; and how
+//! long a relay waits for its answer when three of them share one pool.
+
+#[expect(dead_code, reason = "the tests need more of it")]
+#[path = "../it/support/postgres.rs"]
+mod server;
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use franking::domain::credential::Username;
+use franking::domain::credit::{Limit, Outcome, Overage, Reservation, Verdict};
+use franking::domain::directory::{AccountEntry, Entry, KeyEntry, PolicyEntry};
+use franking::domain::id::{AccountId, KeyId, MessageId, PolicyId};
+use franking::domain::period::Calendar;
+use franking::domain::relay_config::LedgerAddress;
+use franking::ledger::incarnation::{Naming, State};
+use franking::ledger::store::{Role, Session, Settlement};
+use franking::ledger::{self, Ledger, Store};
+use franking::runtime::clock::{Clock as _, SystemClock};
+use franking::runtime::metrics::Registry;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+pub const SECONDS: u64 = 10;
+const ACCOUNTS: u64 = 100_000;
+/// Entries of one call that fills the directory.
+const ENTRIES: u64 = 2_000;
+const BATCH: usize = 500;
+/// Handles that charge at once on PostgreSQL: as many relays. A file has one writer.
+const RELAYS: u64 = 3;
+/// What three relays are offered together.
+const OFFERED_PER_SECOND: u64 = 5_000;
+
+fn id(kind: u64, n: u64) -> Uuid {
+    Uuid::from_u64_pair(kind, n)
+}
+
+fn entries(n: u64) -> [Entry; 2] {
+    let limit = |credits| Limit { credits, calendar: Calendar::monthly_utc() };
+    let account = AccountEntry {
+        id: AccountId(id(2, n)),
+        policy: PolicyId(id(1, 0)),
+        namespace: "team".to_owned(),
+        name: format!("account-{n}"),
+        suspended: None,
+        cap: limit(Some(1_000_000_000)),
+        prepaid: None,
+        spend_limit_micro: None,
+        rate: None,
+        removed_at: None,
+    };
+    let key = KeyEntry {
+        id: KeyId(id(3, n)),
+        account: account.id,
+        namespace: "team".to_owned(),
+        name: format!("key-{n}"),
+        username: Username::try_from(format!("key-{n}")).expect("a user name"),
+        credentials: vec![],
+        allow_from: vec![],
+        allowed_senders: vec![],
+        plain_listener: false,
+        cap: limit(None),
+        rate: None,
+        expires_at: None,
+        revoked: false,
+        removed_at: None,
+    };
+    [Entry::Account(account), Entry::Key(key)]
+}
+
+fn policy() -> Entry {
+    Entry::Policy(PolicyEntry {
+        id: PolicyId(id(1, 0)),
+        name: "policy".to_owned(),
+        suspended: None,
+        pool: Limit { credits: Some(1_000_000_000_000), calendar: Calendar::monthly_utc() },
+        overage: Overage::Deny,
+        prepaid: None,
+        pricing: None,
+        sender_domains: vec![],
+        upstream: None,
+        removed_at: None,
+    })
+}
+
+/// The median of a small write that must be on the disk, in milliseconds.
+fn fsync_ms(folder: &Path) -> f64 {
+    let mut file = File::create(folder.join("probe")).expect("a file");
+    let mut took: Vec<f64> = (0..200)
+        .map(|_| {
+            file.write_all(&[7; 4096]).expect("written");
+            let since = Instant::now();
+            file.sync_data().expect("synced");
+            since.elapsed().as_secs_f64() * 1_000.0
+        })
+        .collect();
+    took.sort_by(f64::total_cmp);
+    took[took.len() / 2]
+}
+
+/// An engine with its directory full.
+struct Bench {
+    name: &'static str,
+    address: LedgerAddress,
+    handles: u64,
+    next: Arc<AtomicU64>,
+}
+
+impl Bench {
+    async fn fill(name: &'static str, address: LedgerAddress, handles: u64) -> Self {
+        let naming = Naming {
+            installation: Uuid::nil(),
+            cluster: "bench".to_owned(),
+            incarnation: Uuid::nil(),
+            state: State::Open,
+        };
+        ledger::prepare(&address, &naming, SystemClock.now()).await.expect("prepared");
+        let bench = Self { name, address, handles, next: Arc::default() };
+        let (store, session) = bench.open("operator").await;
+        let since = Instant::now();
+        store.put(&session, "bench", &[policy()]).await.expect("written");
+        for first in (0..ACCOUNTS).step_by(ENTRIES as usize / 2) {
+            let some: Vec<Entry> = (first..first + ENTRIES / 2).flat_map(entries).collect();
+            store.put(&session, "bench", &some).await.expect("written");
+        }
+        store.prepare_lots(&session, SystemClock.now()).await.expect("made");
+        let each = since.elapsed().as_secs_f64() * 1e6 / (2 * ACCOUNTS) as f64;
+        println!("{name}: {ACCOUNTS} accounts and keys written, {each:.0} us each");
+        bench
+    }
+
+    async fn open(&self, name: &str) -> (Arc<dyn Store>, Session) {
+        let store = ledger::open(&self.address, Arc::new(SystemClock)).expect("opened");
+        let session = store.open_session(Role::Relay, name).await.expect("a session");
+        (store, session)
+    }
+
+    fn reservation(&self, rng: &mut StdRng) -> Reservation {
+        let n = self.next.fetch_add(1, Ordering::Relaxed);
+        let now = u64::try_from(SystemClock.now().as_millisecond()).expect("after 1970");
+        let message =
+            uuid::Builder::from_unix_timestamp_millis(now, &n.to_be_bytes().repeat(2)[..10].try_into().expect("ten"));
+        let key = KeyId(id(3, rng.random_range(0..ACCOUNTS)));
+        Reservation { message: MessageId(message.into_uuid()), key, credits: 1 }
+    }
+
+    /// Messages charged and settled in a second, by all handles together.
+    async fn rate(&self, batch: usize, seconds: u64) -> f64 {
+        let mut relays = tokio::task::JoinSet::new();
+        let charged = Arc::new(AtomicU64::new(0));
+        let (warm, warmed) = (Arc::new(tokio::sync::Barrier::new(self.handles as usize + 1)), charged.clone());
+        for number in 0..self.handles {
+            let (store, session) = self.open(&format!("relay-{number}")).await;
+            let bench = Self { next: self.next.clone(), address: self.address.clone(), ..*self };
+            let (charged, warm) = (charged.clone(), warm.clone());
+            relays.spawn(async move {
+                let mut rng = StdRng::seed_from_u64(number);
+                // Everybody has sent once: what a process learns of its senders it has learnt.
+                for first in (0..ACCOUNTS).step_by(BATCH) {
+                    let mut some: Vec<Reservation> = (0..BATCH).map(|_| bench.reservation(&mut rng)).collect();
+                    for (one, n) in some.iter_mut().zip(first..) {
+                        one.key = KeyId(id(3, n % ACCOUNTS));
+                    }
+                    bench.send(&*store, &session, &some).await;
+                }
+                warm.wait().await;
+                let end = Instant::now() + Duration::from_secs(seconds);
+                while Instant::now() < end {
+                    let some: Vec<Reservation> = (0..batch).map(|_| bench.reservation(&mut rng)).collect();
+                    bench.send(&*store, &session, &some).await;
+                    charged.fetch_add(batch as u64, Ordering::Relaxed);
+                }
+            });
+        }
+        warm.wait().await;
+        let since = Instant::now();
+        while let Some(ended) = relays.join_next().await {
+            ended.expect("no panic");
+        }
+        warmed.load(Ordering::Relaxed) as f64 / since.elapsed().as_secs_f64()
+    }
+
+    async fn send(&self, store: &dyn Store, session: &Session, some: &[Reservation]) {
+        let verdicts = store.reserve(session, some).await.expect("answered");
+        assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Reserved));
+        let settled = some.iter().map(|one| Settlement { message: one.message, outcome: Outcome::Relayed });
+        store.settle(session, &settled.collect::<Vec<_>>()).await.expect("settled");
+    }
+
+    async fn figures(&self, folder: &Path, seconds: u64) {
+        let fsync = fsync_ms(folder);
+        let batched = self.rate(BATCH, seconds).await;
+        let single = self.rate(1, seconds.min(5)).await;
+        println!(
+            "{}: {batched:.0} messages/s in batches of {BATCH}, {single:.0} one by one: {:.0} times; fsync {fsync:.2} ms",
+            self.name,
+            batched / single
+        );
+    }
+
+    /// Three relays that are offered messages at a steady pace, whether or not they keep up.
+    async fn latency(&self, seconds: u64) {
+        let mut relays = tokio::task::JoinSet::new();
+        for number in 0..RELAYS {
+            let store = ledger::open(&self.address, Arc::new(SystemClock)).expect("opened");
+            let name = format!("paced-{number}");
+            let stop = CancellationToken::new();
+            let ledger = Ledger::start(store, Role::Relay, name, &Registry::new(), stop).await.expect("started");
+            let bench = Self { next: self.next.clone(), address: self.address.clone(), ..*self };
+            relays.spawn(async move { bench.pace(ledger, number, seconds).await });
+        }
+        let mut took: Vec<f64> = relays.join_all().await.into_iter().flatten().collect();
+        took.sort_by(f64::total_cmp);
+        let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize];
+        println!(
+            "{}: {RELAYS} relays, {OFFERED_PER_SECOND} messages/s offered, {} answered: p50 {:.1} ms, p95 {:.1}, p99 {:.1}",
+            self.name,
+            took.len(),
+            at(0.5),
+            at(0.95),
+            at(0.99)
+        );
+    }
+
+    async fn pace(&self, ledger: Ledger, number: u64, seconds: u64) -> Vec<f64> {
+        let mut rng = StdRng::seed_from_u64(number);
+        let ledger = Arc::new(ledger);
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        let each_tick = OFFERED_PER_SECOND / RELAYS / 200;
+        let mut answers = tokio::task::JoinSet::new();
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < end {
+            ticks.tick().await;
+            for _ in 0..=each_tick {
+                let (ledger, asked) = (ledger.clone(), self.reservation(&mut rng));
+                answers.spawn(async move {
+                    let since = Instant::now();
+                    let message = asked.message;
+                    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+                    let verdict = ledger.reserve(asked, deadline).await.expect("answered");
+                    assert_eq!(verdict, Verdict::Reserved);
+                    ledger.settle(Settlement { message, outcome: Outcome::Relayed });
+                    since.elapsed().as_secs_f64() * 1_000.0
+                });
+            }
+        }
+        let took = answers.join_all().await;
+        ledger.drain(tokio::time::Instant::now() + Duration::from_secs(60)).await;
+        took
+    }
+}
+
+pub async fn run(seconds: u64) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = LedgerAddress::Sqlite { path: folder.path().join("ledger.db") };
+    Bench::fill("sqlite", file, 1).await.figures(folder.path(), seconds).await;
+
+    let running = server::Server::start(server::Folder::on_disk(), &["shared_buffers = 1GB", "max_wal_size = 4GB"]);
+    let address = LedgerAddress::Postgres { url: running.url(), single_node: true };
+    let postgres = Bench::fill("postgresql", address.clone(), RELAYS).await;
+    postgres.figures(folder.path(), seconds).await;
+    postgres.latency(seconds).await;
+    let store = ledger::open(&address, Arc::new(SystemClock)).expect("opened");
+    let session = store.open_session(Role::Operator, "operator").await.expect("a session");
+    let since = Instant::now();
+    let rows = store.rollup(&session).await.expect("rolled up");
+    println!("postgresql: {rows} rows rolled up in {:.1} s", since.elapsed().as_secs_f64());
+    let since = Instant::now();
+    let wrong = store.check().await.expect("checked");
+    assert!(wrong.is_empty(), "{wrong:?}");
+    println!("postgresql: checked in {:.1} s", since.elapsed().as_secs_f64());
+}
