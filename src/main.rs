@@ -1,6 +1,7 @@
 //! `franking`: one binary, a subcommand for each role. Here the roles' dependencies are built and handed over; what a
 //! role does is in its room.
 
+#[path = "main/upkeep.rs"]
 mod upkeep;
 
 use std::io::Write as _;

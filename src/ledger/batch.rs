@@ -361,7 +361,7 @@ async fn reserve_batch(shared: &Arc<Shared>, batch: &mut Vec<Ask>) {
         Err(failed) if failed.error.is_undone() => vec![Err(failed)],
         Err(failed) => {
             let may_be_charged = failed.may_be_charged;
-            batch.iter().map(|_| Err(Failed { error: each(&failed.error), may_be_charged })).collect()
+            batch.iter().map(|_| Err(Failed { error: failed.error.of_each(), may_be_charged })).collect()
         }
     };
     for (ask, verdict) in batch.drain(..).zip(verdicts) {
@@ -380,19 +380,6 @@ async fn reserve_batch(shared: &Arc<Shared>, batch: &mut Vec<Ask>) {
         };
         // If nobody takes a charge, it drops here and is given back.
         drop(ask.reply.send(reply));
-    }
-}
-
-/// The same answer for each message of a batch.
-fn each(error: &Error) -> Error {
-    match error {
-        Error::Held(state) => Error::Held(*state),
-        Error::Foreign { found, expected } => Error::Foreign { found: *found, expected: *expected },
-        Error::Replaced { found, expected } => Error::Replaced { found: *found, expected: *expected },
-        // The others are asked again until they are answered, so that only a full disk is left.
-        Error::Full | Error::Fenced | Error::Unavailable { .. } | Error::Schema { .. } | Error::Unfit { .. } => {
-            Error::Full
-        }
     }
 }
 

@@ -67,6 +67,21 @@ impl Error {
     }
 }
 
+impl Error {
+    /// The same for each message of a batch that certainly wrote nothing.
+    pub fn of_each(&self) -> Self {
+        match self {
+            Self::Held(state) => Self::Held(*state),
+            Self::Foreign { found, expected } => Self::Foreign { found: *found, expected: *expected },
+            Self::Replaced { found, expected } => Self::Replaced { found: *found, expected: *expected },
+            // The others are asked again until they are answered, so that only a full disk is left.
+            Self::Full | Self::Fenced | Self::Unavailable { .. } | Self::Schema { .. } | Self::Unfit { .. } => {
+                Self::Full
+            }
+        }
+    }
+}
+
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Who a ledger is.

@@ -17,6 +17,7 @@ use super::installation::{self, ACCEPT, Installation, NAME};
 use super::observe::Context;
 use super::rebuild;
 use super::references::Ref;
+use super::report::{self, Said};
 use crate::crd::Reason;
 use crate::domain::relay_config::LedgerAddress;
 use crate::ledger::incarnation::{self, Acceptance, Finding, Known, Mark, Replaced};
@@ -365,5 +366,6 @@ async fn tell(context: &Context, warning: bool, reason: Reason, note: &str) {
         namespace: Some(installation.namespace.clone()),
         ..ObjectReference::default()
     };
-    context.report.event(about, warning, reason, note, context.clock.now()).await;
+    let said = Said { warning, reason, note };
+    report::say(&context.client, about, &installation.namespace, said, context.clock.now()).await;
 }

@@ -86,6 +86,7 @@ impl Context {
             registry,
             health: _,
             name,
+            place,
             relay,
             leadership: _,
             courier,

@@ -212,7 +212,9 @@ impl Bench {
             let store = ledger::open(&self.address, Arc::new(SystemClock)).expect("opened");
             let name = format!("paced-{number}");
             let stop = CancellationToken::new();
-            let ledger = Ledger::start(store, Role::Relay, name, &Registry::new(), stop).await.expect("started");
+            // The ledger is the one that was made a moment ago.
+            let ledger = Ledger::start(store, Role::Relay, name, &Registry::new(), Arc::new(|_| Ok(())), stop);
+            let ledger = ledger.await.expect("started");
             let bench = Self { next: self.next.clone(), address: self.address.clone(), ..*self };
             relays.spawn(async move { bench.pace(ledger, number, seconds).await });
         }
@@ -262,7 +264,10 @@ pub async fn run(seconds: u64) {
     let file = LedgerAddress::Sqlite { path: folder.path().join("ledger.db") };
     Bench::fill("sqlite", file, 1).await.figures(folder.path(), seconds).await;
 
-    let running = server::Server::start(server::Folder::on_disk(), &["shared_buffers = 1GB", "max_wal_size = 4GB"]);
+    let running = server::Server::start(
+        server::Folder::within(std::env::temp_dir()),
+        &["shared_buffers = 1GB", "max_wal_size = 4GB"],
+    );
     let address = LedgerAddress::Postgres { url: running.url(), single_node: true };
     let postgres = Bench::fill("postgresql", address.clone(), RELAYS).await;
     postgres.figures(folder.path(), seconds).await;

@@ -61,19 +61,6 @@ fn a_wrong_setting_stops_the_start_with_one_sentence_that_names_it() {
 }
 
 #[test]
-fn one_process_is_neither_a_fleet_nor_a_candidate() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("franking.yaml");
-    let ledger = "ledger: {engine: postgres, url: 'postgresql://db/franking'}";
-    for apart in ["operator: {leaderElection: true}", "relay: {configMap: franking-relay}"] {
-        fs::write(&file, format!("{ledger}\n{apart}\n")).expect("writes");
-        let path = file.to_str().expect("UTF-8");
-        let (code, said) = said(franking(&["all", "--config", path]).output().expect("the binary starts"));
-        assert!(code == Some(2) && said.contains("`franking all` is both in one process"), "{said}");
-    }
-}
-
-#[test]
 fn the_environment_is_below_the_flags_and_is_judged_alike() {
     let output = franking(&["relay"]).env("FRANKING_LOG_LEVEL", "loud").output().expect("the binary starts");
     let (code, said) = said(output);

@@ -9,5 +9,7 @@ pub mod franking;
 pub mod identity;
 #[expect(dead_code, reason = "the demo prints its dialogue with it")]
 pub mod mail;
+#[expect(dead_code, reason = "the ledger's own tests stop and replace servers with it")]
+pub mod postgres;
 pub mod receiver;
 pub mod sink;

@@ -85,12 +85,8 @@ impl Folder {
         Self::within(if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() })
     }
 
-    /// One on the disk, for who wants to know what `fsync` costs.
-    pub fn on_disk() -> Self {
-        Self::within(std::env::temp_dir())
-    }
-
-    fn within(parent: PathBuf) -> Self {
+    /// One in another place, such as a disk, for who wants to know what `fsync` costs.
+    pub fn within(parent: PathBuf) -> Self {
         let folder = tempfile::Builder::new().prefix("franking-postgres-").tempdir_in(parent).expect("a folder").keep();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("ours");
         if let Some((user, group)) = server_user() {
