@@ -38,7 +38,7 @@ impl Tx<'_> {
             if entry.removed_at().is_none() {
                 self.apply_sources(actor, before.as_ref(), entry)?;
             } else if let Some(before) = before.filter(|before| before.removed_at().is_none()) {
-                self.retire(actor, &before)?;
+                self.leave(actor, &before)?;
             }
             self.moved(entry.holder())?;
         }
@@ -47,7 +47,7 @@ impl Tx<'_> {
 
     /// Leaves what is removed with what has begun, top-ups that had come due too: its rules may change before it
     /// returns, and what has not begun is made when it does.
-    fn retire(&mut self, actor: &str, before: &Entry) -> Op<()> {
+    fn leave(&mut self, actor: &str, before: &Entry) -> Op<()> {
         self.drop_lots_ahead(before.holder())?;
         self.running_lot(before.holder(), before.limit())?;
         if before.terms().has_more() { self.plan_sources(actor, Some(before), before) } else { Ok(()) }
