@@ -68,7 +68,7 @@ async fn one<K: Kind>(context: &Context, object: &K, step: Step) -> Result<Appli
         }
         Step::Put(entry) => {
             let entries: [Entry; 1] = [*entry];
-            let actor = meta::actor(object.meta());
+            let actor = meta::actor(object.meta(), object.status().and_then(K::observed_generation));
             context.books.put(&actor, &entries).await.map_err(Error::ledger("writing the directory"))?;
             Ok(Applied::Done)
         }

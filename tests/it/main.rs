@@ -5,6 +5,7 @@ mod boundaries;
 mod chart;
 mod chart_apart;
 mod chart_life;
+mod disk;
 mod examples;
 mod examples_postgres;
 mod fleet;

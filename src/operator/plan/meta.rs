@@ -84,20 +84,71 @@ pub fn may_be_used(secret: &Secret) -> bool {
     secret.metadata.labels.as_ref().and_then(|labels| labels.get(USE_LABEL)).is_some_and(|value| value == "true")
 }
 
-/// Who changed an object last, besides us: the field manager that goes to the audit trail.
-pub fn actor(meta: &ObjectMeta) -> String {
-    let entries = meta.managed_fields.iter().flatten().filter(|entry| by_a_user(entry));
+/// Who goes to the audit trail for what follows from an object: the field manager that changed its spec last, where that
+/// is what we act on. What follows from anything else (time, another object, a Secret) is the operator's own, and so is
+/// an end: who asked for a deletion is in no object.
+pub fn actor(meta: &ObjectMeta, observed_generation: Option<i64>) -> String {
+    let edited = meta.generation != observed_generation && !deleting(meta);
+    let entries = meta.managed_fields.iter().flatten().filter(|entry| edited && edits_spec(entry));
     let last = entries.max_by_key(|entry| entry.time.as_ref().map(|time| time.0));
-    last.and_then(|entry| entry.manager.clone()).unwrap_or_else(|| "operator".to_owned())
+    last.and_then(|entry| entry.manager.clone()).unwrap_or_else(|| OPERATOR.to_owned())
 }
 
-/// Keeps of the managed fields who wrote last, and lets the fields go: they are half of an object's size.
+/// The name in the audit trail of what nobody asked for at that moment.
+const OPERATOR: &str = "operator";
+
+/// Keeps of the managed fields who wrote the spec last, and lets the fields go: they are half of an object's size.
 pub fn trim(meta: &mut ObjectMeta) {
     let Some(entries) = meta.managed_fields.take() else { return };
-    let last = entries.into_iter().filter(by_a_user).max_by_key(|entry| entry.time.as_ref().map(|time| time.0));
+    let last = entries.into_iter().filter(edits_spec).max_by_key(|entry| entry.time.as_ref().map(|time| time.0));
     meta.managed_fields = last.map(|entry| vec![ManagedFieldsEntry { fields_v1: None, ..entry }]);
 }
 
-fn by_a_user(entry: &ManagedFieldsEntry) -> bool {
-    entry.subresource.as_deref().unwrap_or_default().is_empty() && entry.manager.as_deref() != Some(MANAGER)
+/// Whether it says who wrote fields of the spec. What was trimmed did, and does not say which.
+fn edits_spec(entry: &ManagedFieldsEntry) -> bool {
+    let spec = entry.fields_v1.as_ref().is_none_or(|fields| fields.0.get("f:spec").is_some());
+    let whole = entry.subresource.as_deref().unwrap_or_default().is_empty();
+    spec && whole && entry.manager.as_deref() != Some(MANAGER)
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, Time};
+    use serde_json::json;
+
+    use super::*;
+
+    fn entry(manager: &str, second: i64, fields: serde_json::Value) -> ManagedFieldsEntry {
+        let time = jiff::Timestamp::from_second(second).expect("a time");
+        ManagedFieldsEntry {
+            manager: Some(manager.to_owned()),
+            time: Some(Time(time)),
+            fields_v1: Some(FieldsV1(fields)),
+            ..ManagedFieldsEntry::default()
+        }
+    }
+
+    #[test]
+    fn the_trail_names_who_edited_the_spec_and_nobody_for_what_follows_from_other_things() {
+        let spec = json!({"f:spec": {"f:suspended": {}}});
+        let labels = json!({"f:metadata": {"f:labels": {}}});
+        let mut status = entry("kubelet", 40, spec.clone());
+        status.subresource = Some("status".to_owned());
+        let managed = vec![
+            entry("flux", 10, spec.clone()),
+            entry("kubectl-edit", 20, spec.clone()),
+            entry("kubectl-label", 30, labels),
+            entry(MANAGER, 50, spec),
+            status,
+        ];
+        let mut meta = ObjectMeta { generation: Some(3), managed_fields: Some(managed), ..ObjectMeta::default() };
+        assert_eq!(actor(&meta, Some(2)), "kubectl-edit");
+        assert_eq!(actor(&meta, None), "kubectl-edit");
+        assert_eq!(actor(&meta, Some(3)), "operator", "the spec is what it was");
+        trim(&mut meta);
+        assert_eq!(meta.managed_fields.as_ref().map(Vec::len), Some(1));
+        assert_eq!(actor(&meta, Some(2)), "kubectl-edit");
+        meta.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
+        assert_eq!(actor(&meta, Some(2)), "operator");
+    }
 }
