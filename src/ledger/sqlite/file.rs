@@ -50,6 +50,9 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 5, sql: include_str!("../migrations/sqlite/0005_seal.sql") },
 ];
 
+/// The schema that brought the column of the ledger's state.
+const STATE_SINCE: i64 = 3;
+
 /// The schemas that this release works with.
 const SCHEMA_OLDEST: i64 = 5;
 const SCHEMA_NEWEST: i64 = 5;
@@ -293,9 +296,9 @@ fn migrate(connection: &mut Connection, naming: &Naming, migrations: &[Migration
                 ],
             )?;
         }
-    }
-    if empty {
-        transaction.execute("UPDATE meta SET state = ?1", [naming.state.as_str()])?;
+        if migration.version == STATE_SINCE && empty {
+            transaction.execute("UPDATE meta SET state = ?1", [naming.state.as_str()])?;
+        }
     }
     transaction.commit()?;
     Ok(())
