@@ -5,4 +5,5 @@ mod hostile;
 mod money;
 mod replies;
 mod scene;
+mod twice;
 mod upstream;
