@@ -235,7 +235,7 @@ fn default_listeners() -> Vec<Listener> {
         address: SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
         mode,
         networks: vec![],
-        budget_seconds: 300,
+        budget_seconds: mode.budget_seconds(),
         line_ends: LineEnds::default(),
     };
     vec![listener("submission", 2587, ListenerMode::StartTls), listener("submissions", 2465, ListenerMode::Implicit)]

@@ -49,9 +49,10 @@ listeners:
     address: {{ include "franking.address" (list $ (include "franking.containerPort" $listener)) | quote }}
     mode: {{ get $modes $listener }}
     {{- if eq $listener "plain" }}
-    # Printers and scanners give up after 30 s.
-    budgetSeconds: 25
+    budgetSeconds: {{ int64 $.Values.relay.plain.budgetSeconds }}
     networks: {{- toYaml $.Values.relay.plain.networks | nindent 6 }}
+    {{- else }}
+    budgetSeconds: {{ int64 $.Values.relay.budgetSeconds }}
     {{- end }}
   {{- end }}
 {{- if .Values.relay.tls.secretName }}

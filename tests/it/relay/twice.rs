@@ -6,6 +6,8 @@ use std::time::Duration;
 use franking::relay::Relay;
 use franking::runtime::health::Health;
 use franking::runtime::metrics::Registry;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use rusqlite::Connection;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +25,8 @@ async fn another(scene: &Scene) -> Relay {
     let mut dependencies = scene.dependencies();
     (dependencies.registry, dependencies.health) = (Registry::new(), Health::default());
     dependencies.name = "relay-1".to_owned();
+    // Else both would make the same message ids.
+    dependencies.rng = StdRng::seed_from_u64(8);
     let health = dependencies.health.clone();
     let relay = Relay::start(dependencies, &CancellationToken::new()).await.expect("starting").expect("a relay");
     scene.until("the other relay is ready", async |_| health.closed().is_empty()).await;
