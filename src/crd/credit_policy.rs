@@ -68,6 +68,11 @@ pub struct CreditPolicySpec {
     /// apart; prepaid credits, and the caps of accounts and keys, hold all the same. Deny where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overage: Option<Overage>,
+    /// What senders hear when credits are used up, whichever limit it is. Defer answers 452, so that a client which queues
+    /// its mail tries again and survives until the next period or top-up. Reject answers 550, so that the sender knows at
+    /// once. Defer where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_exhausted: Option<WhenExhausted>,
     /// Defaults and ceilings of the accounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_account: Option<PerAccount>,
@@ -133,6 +138,23 @@ impl From<Overage> for credit::Overage {
         match overage {
             Overage::Deny => Self::Deny,
             Overage::Allow => Self::Allow,
+        }
+    }
+}
+
+/// What senders hear when credits are used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhenExhausted {
+    #[default]
+    Defer,
+    Reject,
+}
+
+impl From<WhenExhausted> for credit::WhenExhausted {
+    fn from(when: WhenExhausted) -> Self {
+        match when {
+            WhenExhausted::Defer => Self::Defer,
+            WhenExhausted::Reject => Self::Reject,
         }
     }
 }
@@ -298,6 +320,7 @@ pub struct CheckedPolicy {
     pub pool: Limit,
     pub prepaid: Option<credit::Prepaid>,
     pub overage: credit::Overage,
+    pub when_exhausted: credit::WhenExhausted,
     pub pricing: Option<money::Pricing>,
     pub default_cap: Option<CheckedCap>,
     pub max_cap: Option<CheckedCap>,
@@ -354,6 +377,7 @@ impl CreditPolicySpec {
             pool: self.pool.clone().unwrap_or_default().check("spec.pool")?,
             prepaid: self.prepaid.as_ref().map(|prepaid| prepaid.check("spec.prepaid")).transpose()?,
             overage: self.overage.unwrap_or_default().into(),
+            when_exhausted: self.when_exhausted.unwrap_or_default().into(),
             pricing: self.pricing.as_ref().map(|pricing| pricing.check("spec.pricing")).transpose()?,
             default_cap,
             max_cap,

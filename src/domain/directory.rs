@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::credential::{Credential, Username};
-use super::credit::{Blocked, Chain, Limit, Overage, Prepaid, Rate};
+use super::credit::{Blocked, Chain, Limit, Overage, Prepaid, Rate, WhenExhausted};
 use super::id::{AccountId, Holder, KeyId, PolicyId};
 use super::money::Pricing;
 use super::sender::{MailDomain, SenderPattern};
@@ -81,6 +81,9 @@ pub struct PolicyEntry {
     /// Whether the pool may be exceeded; what goes beyond is counted apart.
     #[serde(default, skip_serializing_if = "Overage::is_deny")]
     pub overage: Overage,
+    /// What its senders hear when credits are used up.
+    #[serde(default, skip_serializing_if = "WhenExhausted::is_defer")]
+    pub when_exhausted: WhenExhausted,
     /// A balance that its accounts share, beside the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prepaid: Option<Prepaid>,

@@ -24,15 +24,17 @@ use super::judge::{self, Identity, Judge, Labels};
 use super::metrics::{MessageResult, Metrics};
 use super::settings::Settings;
 use super::shortage::Shortages;
+use super::smtp::command::Mail;
 use super::smtp::data::Body;
 use super::smtp::header::{self, Added, Header};
 use super::smtp::reply::{Carries, Haste, Moment, Reply, Shortage};
 use super::smtp::session::Transaction;
 use super::targets::Targets;
-use crate::domain::credit::{Outcome, Reservation, Verdict};
+use crate::domain::credit::{Outcome, Reservation, Verdict, WhenExhausted};
 use crate::domain::directory::Sender;
-use crate::domain::fingerprint::Fingerprint;
+use crate::domain::fingerprint::{Fingerprint, TraceMark};
 use crate::domain::id::{KeyId, MessageId};
+use crate::domain::sender::Address;
 use crate::ledger::Ledger;
 use crate::ledger::store::{Again, Settlement};
 use crate::upstream::{Cause, Forwarded, Message, Stage, Target, Upstreams};
@@ -99,31 +101,50 @@ struct Answer {
 }
 
 impl Admission {
+    /// Whether a transaction may begin. What is announced as too large for the policy's upstream need not be uploaded.
+    pub async fn begin(&self, who: &Identity, mail: &Mail) -> Result<(), Reply> {
+        let sender = self.judge.sender(who, |_| Ok(())).await?;
+        let settings = self.settings.load();
+        let announced = self.targets.of(&sender.policy, &settings.sealer).and_then(|to| self.upstreams.announced(&to));
+        match announced.and_then(|upstream| upstream.size) {
+            Some(limit @ 1..) if mail.size > limit => Err(Reply::TooBig { limit }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Whether one more recipient may be named. The sender is judged here and not at MAIL: more clients show this
     /// reply, and the log has the recipient.
-    pub async fn recipient(&self, who: &Identity, transaction: &Transaction) -> Result<(), Reply> {
+    pub async fn recipient(&self, who: &Identity, transaction: &Transaction, to: &Address) -> Result<(), Reply> {
         let from = transaction.mail.from.as_ref();
         let sender = self.judge.sender(who, |sender| judge::envelope(sender, from)).await?;
         let settings = self.settings.load();
         let target = self.targets.of(&sender.policy, &settings.sealer).ok_or(Reply::NoUpstream)?;
+        let foreign = !to.is_ascii() || from.is_some_and(|from| !from.is_ascii());
+        if foreign && self.upstreams.announced(&target).is_some_and(|upstream| !upstream.smtputf8) {
+            return Err(Reply::Utf8NotCarried);
+        }
         let limit = settings.config.limits.recipients.min(target.entry.max_recipients);
         let named = transaction.recipients.len();
         if named >= usize::from(limit) {
             return Err(Reply::TooManyRecipients { limit });
         }
-        match self.shortages.foresee(sender.chain(), named + 1, Instant::now()) {
-            Some(shortage) => Err(Reply::Short(shortage)),
-            None => Ok(()),
-        }
+        let when = sender.policy.when_exhausted;
+        // Only the ledger refuses for good.
+        let foreseen = match when {
+            WhenExhausted::Defer => self.shortages.foresee(sender.chain(), named + 1, Instant::now()),
+            WhenExhausted::Reject => None,
+        };
+        foreseen.map_or(Ok(()), |shortage| Err(Reply::Short(shortage, when)))
     }
 
     /// Takes a whole message and says what becomes of it.
     pub async fn take(self: &Arc<Self>, who: &Identity, received: Received) -> Reply {
-        let header = match header::read(received.body.content()) {
+        let mark = TraceMark::of(self.settings.load().config.installation, who.key);
+        let header = match header::read(received.body.content(), &mark) {
             Ok(header) => header,
             Err(fault) => return self.refused(who, MessageResult::Malformed, Reply::Header(fault)),
         };
-        if header.received > RECEIVED_MAX {
+        if header.received > RECEIVED_MAX || header.own > 0 {
             return self.refused(who, MessageResult::Loop, Reply::Loop);
         }
         if header.from_fields != 1 {
@@ -141,7 +162,11 @@ impl Admission {
         let Some(target) = self.targets.of(&sender.policy, &self.settings.load().sealer) else {
             return self.refused(who, MessageResult::NoUpstream, Reply::NoUpstream);
         };
-        let (errand, message) = self.errand(sender, target, &header, received).await;
+        let (errand, message) = self.errand(sender, target, (&header, &mark), received).await;
+        if let Some(foreseen) = self.upstreams.foresee(&errand.target, &message) {
+            let (_, Answer { reply, result }) = concluded(foreseen);
+            return self.refused(who, result, reply);
+        }
         let (say, hear) = oneshot::channel();
         self.tasks.spawn(self.clone().carry(errand, message, say));
         // The task ends without an answer only if it panics, and then nobody knows.
@@ -171,7 +196,7 @@ impl Admission {
         &self,
         sender: Sender,
         target: Arc<Target>,
-        header: &Header,
+        (header, mark): (&Header, &TraceMark),
         received: Received,
     ) -> (Errand, Message) {
         let Received { transaction, body, encrypted, deadline, memory } = received;
@@ -180,6 +205,7 @@ impl Admission {
         let settings = self.settings.load();
         let added = Added {
             id,
+            mark,
             hostname: &settings.config.hostname,
             received_at: self.judge.now(),
             encrypted,
@@ -255,7 +281,7 @@ impl Admission {
             Ok(Verdict::Short { meter, granted, remaining, reopens_at }) => {
                 let shortage = Shortage { meter, granted, remaining, reopens_at };
                 self.shortages.remember(errand.sender.chain(), shortage.clone(), Instant::now());
-                (Reply::Short(shortage), MessageResult::Short)
+                (Reply::Short(shortage, errand.sender.policy.when_exhausted), MessageResult::Short)
             }
             Ok(Verdict::TooFast { pace, rate, retry_at }) => {
                 (Reply::TooFast(Haste::new(pace, rate, retry_at, self.judge.now())), MessageResult::TooFast)
@@ -395,6 +421,7 @@ fn concluded(forwarded: Forwarded) -> (Outcome, Answer) {
         Forwarded::RefusesUs { .. } => (Outcome::Refused, Reply::UpstreamRefusesUs, MessageResult::UpstreamRefusesUs),
         Forwarded::NotOffered { cause } => {
             let reply = match cause {
+                Cause::RefusedBefore => Reply::UpstreamRefusesUs,
                 Cause::Timeout | Cause::Busy => Reply::UpstreamSlow,
                 Cause::Unreachable | Cause::Tls | Cause::Closed | Cause::Protocol | Cause::BreakerOpen => {
                     Reply::UpstreamDown
@@ -426,7 +453,6 @@ fn passed(code: u16, stage: Stage) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::sender::Address;
 
     fn refused(code: u16, stage: Stage) -> Forwarded {
         let recipient = (stage == Stage::Recipient).then(|| Address::parse("x@y.z").expect("an address"));

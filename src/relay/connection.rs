@@ -16,7 +16,7 @@ use super::crowd::{Crowd, Seat, Share};
 use super::judge::{Identity, Origin};
 use super::metrics::{LoginResult, MessageResult};
 use super::settings::Settings;
-use super::smtp::command::{self, text_of};
+use super::smtp::command::{self, Mail, text_of};
 use super::smtp::data::{Body, BodyReader, Progress, Refusal};
 use super::smtp::reply::Reply;
 use super::smtp::sasl::Login;
@@ -24,6 +24,7 @@ use super::smtp::session::{Answer, Next, Session, Terms};
 use super::wire::{Cut, Wire};
 use crate::domain::id::KeyId;
 use crate::domain::relay_config::{LineEnds, Listener, ListenerMode};
+use crate::domain::sender::Address;
 
 /// The pause after a failed login; it doubles with each. A guesser gets three tries in three connections' worth of
 /// time, a typing mistake costs half a second.
@@ -173,14 +174,14 @@ impl Connection {
             Next::Login(login) => self.login(&login).await?,
             // Where the next message is buffered already, the session never waits and would not hear of the stop.
             Next::Mail(_) if self.front.draining.is_cancelled() => Answer::close(Reply::Draining),
-            Next::Mail(mail) => match self.may_begin().await {
+            Next::Mail(mail) => match self.may_open(&mail).await {
                 Ok(()) => {
                     self.session.begin(mail);
                     Answer::say(Reply::SenderOk)
                 }
                 Err(reply) => self.session.answer(reply),
             },
-            Next::Recipient(address) => match self.may_add().await {
+            Next::Recipient(address) => match self.may_add(&address).await {
                 Ok(()) => {
                     self.session.add(address);
                     Answer::say(Reply::RecipientOk)
@@ -266,10 +267,15 @@ impl Connection {
         self.front.admission.judge.sender(who, |_| Ok(())).await.map(|_| ())
     }
 
-    async fn may_add(&self) -> Result<(), Reply> {
+    async fn may_open(&self, mail: &Mail) -> Result<(), Reply> {
+        let who = self.identity.as_ref().ok_or(Reply::AuthFirst)?;
+        self.front.admission.begin(who, mail).await
+    }
+
+    async fn may_add(&self, to: &Address) -> Result<(), Reply> {
         let who = self.identity.as_ref().ok_or(Reply::AuthFirst)?;
         let transaction = self.session.transaction().ok_or(Reply::OutOfOrder("MAIL first"))?;
-        let added = self.front.admission.recipient(who, transaction).await;
+        let added = self.front.admission.recipient(who, transaction, to).await;
         if let Err(reply) = &added {
             let account = self.front.admission.judge.labels(who);
             tracing::info!(account = account.account, key = account.key, code = reply.code(), "recipient refused");

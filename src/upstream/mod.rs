@@ -135,6 +135,18 @@ impl Upstreams {
         self.0.pools().get(&policy)?.seen()
     }
 
+    /// What this very upstream announced lately.
+    pub fn announced(&self, target: &Target) -> Option<Capabilities> {
+        let pools = self.0.pools();
+        pools.get(&target.policy).filter(|pool| pool.target == *target)?.seen_lately()
+    }
+
+    /// The refusal of a message that the upstream cannot take, by what it announced lately: nobody need be charged for
+    /// it first. `None` says nothing; [`forward`](Self::forward) finds out.
+    pub fn foresee(&self, target: &Target, message: &Message) -> Option<Forwarded> {
+        transaction::announced(message, self.announced(target)?)
+    }
+
     /// QUITs the parked connections; those in use QUIT when their transaction ends.
     pub async fn drain(&self) {
         let pools: Vec<Arc<Pool>> = self.0.pools().drain().map(|(_, pool)| pool).collect();

@@ -79,6 +79,7 @@ fn directory(port: u16) -> [Entry; 3] {
             suspended: None,
             pool: limit(),
             overage: Overage::Deny,
+            when_exhausted: Default::default(),
             prepaid: None,
             pricing: None,
             sender_domains,

@@ -96,6 +96,7 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
         pool: spec.pool.clone(),
         prepaid: spec.prepaid.clone(),
         overage: spec.overage,
+        when_exhausted: spec.when_exhausted,
         pricing: spec.pricing.clone(),
         sender_domains: spec.sender_domains.clone(),
         upstream,

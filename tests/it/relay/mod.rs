@@ -3,6 +3,7 @@
 mod changes;
 mod hostile;
 mod money;
+mod refused;
 mod replies;
 mod scene;
 mod twice;
