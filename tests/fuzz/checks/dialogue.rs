@@ -18,7 +18,7 @@ pub const PASSWORD: &str = "open";
 /// Octets of a message.
 pub const MESSAGE_MAX: usize = 4096;
 /// Refused commands until the connection is closed.
-const ERRORS_MAX: u32 = 50;
+const ERRORS_MAX: u32 = 100;
 
 /// What a connection said and took.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-#[path = "../../fuzz/checks/mod.rs"]
-mod checks;
+use super::checks;
 
 /// Runs a check over all seeds of its target.
 fn holds(target: &str, check: fn(&[u8])) {
