@@ -131,6 +131,7 @@ fn config(mode: &str, installation: Uuid, folder: &Path) -> RelayConfig {
         address: ([127, 0, 0, 1], 0).into(),
         mode: listener,
         networks,
+        proxy_from: vec![],
         budget_seconds: 300,
         line_ends: LineEnds::Normalize,
     };

@@ -32,7 +32,10 @@ const EVERYTHING: &str = "
       hostname: smtp.example.com
       plain: {enabled: true, networks: [10.20.0.0/16, 'fd00:20::/32']}
       tls: {secretName: relay-tls, privateCa: true}
-      limits: {messageBytes: 1048576, drainSeconds: 60}
+      proxyFrom: [10.0.0.0/24, 'fd00:1::/64']
+      limits: {messageBytes: 1048576, drainSeconds: 60, bytesInFlightPerAccount: 134217728, authFailuresPerAddress: 9,
+        authFailuresPerName: 8, authDelaySeconds: 4, authForgetSeconds: 30, authCounters: 1000, proxySeconds: 3,
+        tlsSeconds: 10, replySeconds: 20, metricAccounts: 10}
       service: {type: LoadBalancer, loadBalancerSourceRanges: [10.0.0.0/8]}
     ledger: {volume: {storageClassName: fast, accessMode: ReadWriteOnce, retain: false}, backup: {enabled: true, mode: CronJob}}
     networkPolicy: {enabled: true, relayFrom: [{ipBlock: {cidr: 10.0.0.0/8}}]}

@@ -3,6 +3,10 @@
 mod changes;
 mod hostile;
 mod money;
+mod operations;
+mod proxy;
 mod replies;
 mod scene;
+mod siege;
+mod tls;
 mod upstream;
