@@ -156,7 +156,7 @@ async fn client(
         () = front.draining.cancelled() => return Err(ProxyRefusal::Late),
     };
     match read {
-        Ok(Ok(Header::Client(address))) => Ok(network::canonical(address)),
+        Ok(Ok(Header::For(address))) => Ok(network::canonical(address)),
         Ok(Ok(Header::Own)) => Ok(peer),
         Ok(Err(_)) => Err(ProxyRefusal::Malformed),
         Err(_) => Err(ProxyRefusal::Late),

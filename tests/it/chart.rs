@@ -297,6 +297,10 @@ fn the_process_takes_the_settings_that_the_chart_writes() {
             assert_eq!(listener.map(|listener| listener.name.as_str()), port["name"].as_str(), "{name}");
         }
         let advertised = service.iter().find(|port| port["port"] == fleet.advertise.port).expect("programs reach it");
+        if name == "everything" {
+            assert!(fleet.listeners.iter().all(|listener| listener.proxy_from.len() == 2), "the balancers are lost");
+            assert_eq!((fleet.limits.auth_delay_seconds, fleet.limits.metric_accounts), (4, 10));
+        }
         let mode = if advertised["name"] == "submissions" { ListenerMode::Implicit } else { ListenerMode::StartTls };
         assert_eq!(fleet.advertise.mode, mode, "{name}");
         assert_eq!(matches!(fleet.certificates, Certificates::SelfSigned), name != "everything");

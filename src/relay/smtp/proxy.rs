@@ -20,7 +20,7 @@ const WORD: &[u8] = b"PROXY ";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
     /// The connection is this client's.
-    Client(IpAddr),
+    For(IpAddr),
     /// The connection is the balancer's own, such as a health check, or it does not know whose it is.
     Own,
 }
@@ -67,8 +67,8 @@ fn line(bytes: &[u8]) -> Result<Option<(Header, usize)>, Fault> {
     let header = match words.next() {
         // Whatever follows is to be ignored.
         Some("UNKNOWN") => Header::Own,
-        Some("TCP4") => Header::Client(IpAddr::V4(endpoints::<Ipv4Addr>(words)?)),
-        Some("TCP6") => Header::Client(IpAddr::V6(endpoints::<Ipv6Addr>(words)?)),
+        Some("TCP4") => Header::For(IpAddr::V4(endpoints::<Ipv4Addr>(words)?)),
+        Some("TCP6") => Header::For(IpAddr::V6(endpoints::<Ipv6Addr>(words)?)),
         Some(_) | None => return Err(Fault::Malformed),
     };
     Ok(Some((header, end + 1)))
@@ -106,13 +106,13 @@ fn binary(bytes: &[u8]) -> Result<Option<(Header, usize)>, Fault> {
             // Source and destination, then their ports.
             let addresses = rest.first_chunk::<12>().ok_or(Fault::Malformed)?;
             let [a, b, c, d, ..] = *addresses;
-            Header::Client(IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
+            Header::For(IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
         }
         (1, 0x21) => {
             let addresses = rest.first_chunk::<36>().ok_or(Fault::Malformed)?;
             let mut source = [0; 16];
             source.copy_from_slice(&addresses[..16]);
-            Header::Client(IpAddr::V6(Ipv6Addr::from(source)))
+            Header::For(IpAddr::V6(Ipv6Addr::from(source)))
         }
         // Unspecified, and Unix sockets: nobody's address.
         (1, 0x00 | 0x31) => Header::Own,
@@ -128,7 +128,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn client(text: &str) -> Header {
-        Header::Client(text.parse().expect("an address"))
+        Header::For(text.parse().expect("an address"))
     }
 
     /// A header of version 2.
