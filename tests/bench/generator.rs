@@ -167,13 +167,13 @@ async fn session(load: Load, counting: Arc<AtomicBool>, over: Arc<AtomicBool>) -
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-struct Client {
+pub struct Client {
     stream: Box<dyn Stream>,
     input: Vec<u8>,
 }
 
 impl Client {
-    async fn open(load: &Load) -> io::Result<Self> {
+    pub async fn open(load: &Load) -> io::Result<Self> {
         let stream = TcpStream::connect(load.address).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
@@ -200,7 +200,7 @@ impl Client {
     }
 
     /// One message as most clients send it: each command waits for its reply.
-    async fn send(&mut self, load: &Load) -> io::Result<()> {
+    pub async fn send(&mut self, load: &Load) -> io::Result<()> {
         self.command(format!("MAIL FROM:<{}>\r\n", load.from).as_bytes(), 250).await?;
         self.command(b"RCPT TO:<someone@example.net>\r\n", 250).await?;
         self.command(b"DATA\r\n", 354).await?;

@@ -8,6 +8,7 @@ mod operator;
 mod part;
 mod relay;
 mod relayed;
+mod sessions;
 mod shared_ledger;
 #[expect(dead_code, unused_imports, reason = "the tests need more of what they share")]
 #[path = "../it/support/mod.rs"]
@@ -20,6 +21,7 @@ const USAGE: &str = "usage: bench [NAME]
   relay [SECONDS]   messages per second: straight to a sink (the floor), through a byte copier, through us
   ledger            reserve and settle on one hot pool, up to 100,000 accounts, beside the disk's sync
   relays [SECONDS]  three relays that share one pool on PostgreSQL: messages per second, and how long each waits
+  sessions [COUNT]  memory of the relay for each of 10,000 TLS sessions that are silent
   operator          2,000 accounts and keys from empty to Ready, edits and revocations, on the real API server";
 
 fn main() {
@@ -32,6 +34,7 @@ fn main() {
             relay::run(relay::SECONDS).await;
             ledger::run().await;
             shared_ledger::run(shared_ledger::SECONDS).await;
+            sessions::run(sessions::SESSIONS).await;
             operator::run().await;
             books::run().await;
         }),
@@ -46,10 +49,16 @@ fn main() {
             Ok(seconds) => runtime.block_on(shared_ledger::run(seconds)),
             Err(_) => stop(USAGE),
         },
+        ["sessions"] => runtime.block_on(sessions::run(sessions::SESSIONS)),
+        ["sessions", count] => match count.parse() {
+            Ok(count) => runtime.block_on(sessions::run(count)),
+            Err(_) => stop(USAGE),
+        },
         ["operator"] => runtime.block_on(operator::run()),
         ["books"] => runtime.block_on(books::run()),
         [part::SINK] => runtime.block_on(part::sink(support::sink::SinkTls::None)),
         [part::TLS_SINK] => runtime.block_on(part::sink(support::sink::SinkTls::Implicit)),
+        [part::IDLE, address, sessions] => runtime.block_on(sessions::idle(address, sessions)),
         [part::COPIER, to] => runtime.block_on(part::copier(to)),
         [part::RELAY, mode, folder, to] => runtime.block_on(relayed::serve(mode, folder.as_ref(), to)),
         _ => stop(USAGE),

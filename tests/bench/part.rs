@@ -13,6 +13,7 @@ pub const SINK: &str = "part-sink";
 pub const TLS_SINK: &str = "part-tls-sink";
 pub const COPIER: &str = "part-copier";
 pub const RELAY: &str = "part-relay";
+pub const IDLE: &str = "part-idle";
 
 /// A running part. It ends with this value.
 pub struct Part {
@@ -40,6 +41,14 @@ impl Part {
             }
         }
         panic!("a part ended before it listened");
+    }
+
+    /// Memory that it has now, in kB.
+    pub fn resident_kb(&self) -> u64 {
+        let pid = self.child.id().expect("a running part");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the part's figures");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// Seconds of CPU used so far, in user and kernel space.

@@ -131,6 +131,7 @@ fn config(mode: &str, installation: Uuid, folder: &Path) -> RelayConfig {
         address: ([127, 0, 0, 1], 0).into(),
         mode: listener,
         networks,
+        proxy_from: vec![],
         budget_seconds: 300,
         line_ends: LineEnds::Normalize,
     };
@@ -140,8 +141,20 @@ fn config(mode: &str, installation: Uuid, folder: &Path) -> RelayConfig {
         hostname: "relay.example.com".to_owned(),
         listeners: vec![listener],
         tls: Tls { certificates: vec![files] },
-        limits: Limits::default(),
+        limits: many(),
         ledger: LedgerAddress::Sqlite { path: folder.join("ledger.db") },
         keys: InstallationKeys { hash: KeyBytes(HASH_KEY), seal: KeyBytes([8; 32]) },
+    }
+}
+
+/// All clients come from one address, with one key.
+fn many() -> Limits {
+    let count = 50_000;
+    Limits {
+        connections: count,
+        connections_per_address: count,
+        connections_per_key: count,
+        idle_seconds: 3_600,
+        ..Limits::default()
     }
 }

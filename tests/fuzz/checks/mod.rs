@@ -7,6 +7,7 @@ pub mod body;
 pub mod command;
 pub mod dialogue;
 pub mod header;
+pub mod proxy;
 pub mod sasl;
 
 use bytes::BytesMut;

@@ -41,3 +41,8 @@ fn no_header_of_the_seeds_hides_a_sender() {
 fn every_dialogue_of_the_seeds_has_its_replies() {
     holds("dialogue", checks::dialogue::check);
 }
+
+#[test]
+fn every_proxy_header_of_the_seeds_is_the_same_whole_and_in_pieces() {
+    holds("proxy", checks::proxy::check);
+}
