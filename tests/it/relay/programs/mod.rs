@@ -8,7 +8,6 @@ mod curl;
 mod lettre;
 mod msmtp;
 mod nodemailer;
-mod postfix;
 mod python;
 mod satellite;
 mod smarthost;

@@ -1,8 +1,8 @@
 //! Postfix as a satellite system: a server's own mail program hands everything to the relay, with a key's login.
 
-use super::postfix::{Postfix, free_port};
 use super::{MESSAGE, Way};
 use crate::relay::scene::{ACCOUNT, FROM, PASSWORD, SOON, Scene, TO, monthly, username};
+use crate::support::postfix::{Postfix, free_port};
 
 /// One whose mail goes through the relay.
 async fn satellite(scene: &Scene, way: Way, password: &str) -> Postfix {

@@ -5,8 +5,8 @@ use franking::domain::relay_config::KeyBytes;
 use franking::ledger::seal::Sealer;
 
 use super::MESSAGE;
-use super::postfix::{Postfix, free_port};
 use crate::relay::scene::{FROM, MAIL, POLICY, SOON, Scene, TO, certificate};
+use crate::support::postfix::{Postfix, free_port};
 
 /// A relay whose upstream is a Postfix that takes mail by TLS and hands it to the scene's sink.
 async fn behind(tls: UpstreamTls, more: &str) -> (Scene, Postfix) {

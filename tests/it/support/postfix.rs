@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::support::client::Client;
+use super::client::Client;
 
 const INSTALL: &str = "install the packages postfix and libsasl2-modules";
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -92,6 +92,11 @@ impl Drop for Postfix {
 }
 
 impl Postfix {
+    /// Whether there is one on this machine.
+    pub fn is_installed() -> bool {
+        postconf().is_some()
+    }
+
     /// Starts one that listens on `port`. `settings` are lines of `main.cf`; `files` lie in `$config_directory`.
     pub async fn start(port: u16, hostname: &str, settings: &str, files: &[(&str, &str)]) -> Self {
         let daemons = daemon_directory();
@@ -127,6 +132,12 @@ impl Postfix {
         client
     }
 
+    /// The process id of its master, which is the id of the session of all its processes.
+    pub fn master(&self) -> String {
+        let id = fs::read_to_string(self.folder.join("queue/pid/master.pid")).expect("a running master");
+        id.trim().to_owned()
+    }
+
     pub fn log(&self) -> String {
         let read = |name| fs::read_to_string(self.folder.join(name)).unwrap_or_default();
         read("master") + &read("log")
@@ -160,12 +171,15 @@ fn as_root(program: &str) -> Command {
     command
 }
 
-/// Where its programs are, which Debian keeps off the path of users who are not root.
-fn daemon_directory() -> PathBuf {
+/// The program that knows the rest; Debian keeps it off the path of users who are not root.
+fn postconf() -> Option<PathBuf> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let mut folders = std::env::split_paths(&paths).chain([PathBuf::from("/usr/sbin")]);
-    let postconf = folders.find_map(|folder| Some(folder.join("postconf")).filter(|path| path.exists()));
-    let postconf = postconf.unwrap_or_else(|| panic!("there is no postconf on this machine; {INSTALL}"));
+    folders.find_map(|folder| Some(folder.join("postconf")).filter(|path| path.exists()))
+}
+
+fn daemon_directory() -> PathBuf {
+    let postconf = postconf().unwrap_or_else(|| panic!("there is no postconf on this machine; {INSTALL}"));
     let output = Command::new(postconf).args(["-d", "-h", "daemon_directory"]).output().expect("Postfix's settings");
     let directory = String::from_utf8(output.stdout).expect("a path");
     let directory = Path::new(directory.trim());
