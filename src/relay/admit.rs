@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::crowd::Share;
+use super::crowd::Memory;
 use super::judge::{self, Identity, Judge, Labels};
 use super::metrics::{MessageResult, Metrics};
 use super::settings::Settings;
@@ -45,7 +45,7 @@ pub struct Received {
     /// When the client must be answered at the latest.
     pub deadline: Instant,
     /// The body's share of the memory for bodies; given back when the message is done with.
-    pub memory: Share,
+    pub memory: Memory,
 }
 
 pub struct Admission {
@@ -69,7 +69,7 @@ struct Errand {
     credits: u32,
     octets: usize,
     deadline: Instant,
-    _memory: Share,
+    _memory: Memory,
 }
 
 /// An answer with what it is counted as.
@@ -130,8 +130,9 @@ impl Admission {
 
     /// Counts a message that was refused before it asked for credits.
     pub fn refused(&self, who: &Identity, result: MessageResult, reply: Reply) -> Reply {
-        let Labels { policy, account, key } = self.judge.labels(who);
-        self.metrics.message(&policy, result);
+        let labels = self.judge.labels(who);
+        self.metrics.message(&labels, result, self.metric_accounts());
+        let Labels { policy, account, key } = labels;
         tracing::info!(policy, account, key, outcome = result.as_str(), code = reply.code(), "message");
         reply
     }
@@ -227,17 +228,22 @@ impl Admission {
         }
     }
 
+    fn metric_accounts(&self) -> u32 {
+        self.settings.load().config.limits.metric_accounts
+    }
+
     fn settle(&self, errand: &Errand, outcome: Outcome) {
         self.ledger.settle(Settlement { message: errand.id, outcome });
-        self.metrics.settled(&errand.sender.policy.name, outcome, errand.credits);
+        self.metrics.settled(&Labels::of(&errand.sender), outcome, errand.credits, self.metric_accounts());
     }
 
     /// The one line per message, and the client's reply.
     fn answer(&self, errand: &Errand, started: Instant, answer: Answer, say: oneshot::Sender<Reply>) {
         let Errand { id, sender, credits, octets, .. } = errand;
         let took = started.elapsed();
-        let Labels { policy, account, key } = Labels::of(sender);
-        self.metrics.message(&policy, answer.result);
+        let labels = Labels::of(sender);
+        self.metrics.message(&labels, answer.result, self.metric_accounts());
+        let Labels { policy, account, key } = labels;
         self.metrics.took(took);
         let reply = match answer.reply {
             // Only here is the id at hand.

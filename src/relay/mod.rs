@@ -11,6 +11,7 @@ mod admit;
 mod connection;
 mod crowd;
 mod directory;
+mod guesses;
 mod judge;
 mod listen;
 mod metrics;
@@ -18,6 +19,7 @@ mod settings;
 mod shortage;
 pub mod smtp;
 mod targets;
+mod tickets;
 mod tls;
 mod wire;
 

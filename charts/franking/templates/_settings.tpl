@@ -48,6 +48,9 @@ listeners:
   - name: {{ $listener }}
     address: {{ include "franking.address" (list $ (include "franking.containerPort" $listener)) | quote }}
     mode: {{ get $modes $listener }}
+    {{- with $.Values.relay.proxyFrom }}
+    proxyFrom: {{- toYaml . | nindent 6 }}
+    {{- end }}
     {{- if eq $listener "plain" }}
     # Printers and scanners give up after 30 s.
     budgetSeconds: 25
