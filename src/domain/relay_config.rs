@@ -84,6 +84,10 @@ pub struct Listener {
     /// Source networks that may connect; empty = any. A plain listener must name some.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<IpNet>,
+    /// Load balancers that say who the client is by the PROXY protocol (version 1 or 2). Empty = nobody does, and whoever
+    /// tries is refused; else everybody who connects must be one of them and must say it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proxy_from: Vec<IpNet>,
     /// Seconds after the client's final dot until it is answered 451 at the latest.
     pub budget_seconds: u32,
     /// Whether a bare CR or LF in a body is made CRLF (devices send them) or the message refused.
@@ -100,6 +104,8 @@ struct WrittenListener {
     mode: ListenerMode,
     #[serde(default)]
     networks: Vec<IpNet>,
+    #[serde(default)]
+    proxy_from: Vec<IpNet>,
     budget_seconds: Option<u32>,
     #[serde(default)]
     line_ends: LineEnds,
@@ -107,9 +113,9 @@ struct WrittenListener {
 
 impl From<WrittenListener> for Listener {
     fn from(written: WrittenListener) -> Self {
-        let WrittenListener { name, address, mode, networks, budget_seconds, line_ends } = written;
+        let WrittenListener { name, address, mode, networks, proxy_from, budget_seconds, line_ends } = written;
         let budget_seconds = budget_seconds.unwrap_or_else(|| mode.budget_seconds());
-        Self { name, address, mode, networks, budget_seconds, line_ends }
+        Self { name, address, mode, networks, proxy_from, budget_seconds, line_ends }
     }
 }
 
@@ -166,6 +172,9 @@ pub struct Limits {
     pub recipients: u16,
     /// Octets of all bodies being read or forwarded.
     pub bytes_in_flight: usize,
+    /// The same for one account, so that none fills it for all. Absent = half, or one message of the largest size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_in_flight_per_account: Option<usize>,
     pub connections: u32,
     pub connections_per_address: u32,
     pub connections_per_key: u32,
@@ -173,8 +182,23 @@ pub struct Limits {
     pub unauthenticated: u32,
     /// Failed AUTH commands in one connection before it is closed.
     pub auth_attempts: u32,
+    /// Failed logins from one address (an IPv6 /64) after which its passwords are not looked at, except for names that
+    /// logged in from there before.
+    pub auth_failures_per_address: u32,
+    /// Failed logins of one name, from anywhere, after which each further failure waits longest. It is never locked.
+    pub auth_failures_per_name: u32,
+    /// The longest pause before a failed login is answered; it begins at half a second and doubles.
+    pub auth_delay_seconds: u32,
+    /// After so many quiet seconds one failed login is forgotten.
+    pub auth_forget_seconds: u32,
+    /// Addresses, and names, whose failed logins are remembered: the latest.
+    pub auth_counters: u32,
     /// Commands that were refused in one connection before it is closed.
     pub errors: u32,
+    /// For the PROXY header, from the accept.
+    pub proxy_seconds: u32,
+    /// For the TLS handshake.
+    pub tls_seconds: u32,
     /// From the accept until AUTH succeeded.
     pub login_seconds: u32,
     /// Waiting for a command; RFC 5321 §4.5.3.2.7 wants 5 minutes.
@@ -183,10 +207,14 @@ pub struct Limits {
     pub data_seconds: u32,
     /// A body must arrive at this rate on the average after its first `data_seconds`.
     pub data_bytes_per_second: u32,
+    /// For a client to take what it is told, 8 kB at most.
+    pub reply_seconds: u32,
     /// How long sessions may finish after the stop was asked for.
     pub drain_seconds: u32,
     /// Connections to one upstream.
     pub upstream_connections: u32,
+    /// Accounts that have figures of their own in the metrics; those that come later share one, called `other`.
+    pub metric_accounts: u32,
 }
 
 impl Default for Limits {
@@ -197,24 +225,45 @@ impl Default for Limits {
             recipients: 100,
             // Five of the largest messages at once, or some ten thousand of 50 kB.
             bytes_in_flight: 256 * 1024 * 1024,
+            bytes_in_flight_per_account: None,
             connections: 10_000,
             // An office of printers behind one address.
             connections_per_address: 100,
             connections_per_key: 50,
             unauthenticated: 1_000,
             auth_attempts: 3,
+            // A device that tries its old password every minute never gets there: one a minute is forgotten.
+            auth_failures_per_address: 50,
+            auth_failures_per_name: 20,
+            // Under the 10 s after which some devices give up on a reply.
+            auth_delay_seconds: 8,
+            auth_forget_seconds: 60,
+            // Some ten megabytes at the most.
+            auth_counters: 50_000,
             errors: 20,
+            // A balancer says it with its first segment.
+            proxy_seconds: 5,
+            // Old printers take ten seconds for an RSA handshake.
+            tls_seconds: 30,
             login_seconds: 60,
             idle_seconds: 300,
             data_seconds: 180,
             data_bytes_per_second: 256,
+            reply_seconds: 30,
             drain_seconds: 330,
             upstream_connections: 50,
+            metric_accounts: 1_000,
         }
     }
 }
 
 impl Limits {
+    /// Octets of the bodies of one account.
+    pub fn bytes_per_account(&self) -> usize {
+        let half = (self.bytes_in_flight / 2).max(self.message_bytes);
+        self.bytes_in_flight_per_account.unwrap_or(half)
+    }
+
     fn validate(&self) -> Result<(), String> {
         let at_least_one = [
             ("messageBytes", self.message_bytes),
@@ -224,7 +273,14 @@ impl Limits {
             ("connectionsPerKey", self.connections_per_key as usize),
             ("unauthenticated", self.unauthenticated as usize),
             ("authAttempts", self.auth_attempts as usize),
+            ("authFailuresPerAddress", self.auth_failures_per_address as usize),
+            ("authFailuresPerName", self.auth_failures_per_name as usize),
+            ("authForgetSeconds", self.auth_forget_seconds as usize),
+            ("authCounters", self.auth_counters as usize),
             ("errors", self.errors as usize),
+            ("proxySeconds", self.proxy_seconds as usize),
+            ("tlsSeconds", self.tls_seconds as usize),
+            ("replySeconds", self.reply_seconds as usize),
             ("loginSeconds", self.login_seconds as usize),
             ("idleSeconds", self.idle_seconds as usize),
             ("dataSeconds", self.data_seconds as usize),
@@ -237,6 +293,14 @@ impl Limits {
             return Err(format!(
                 "limits.bytesInFlight ({}) is under limits.messageBytes ({}); one message of the largest size must fit",
                 self.bytes_in_flight, self.message_bytes
+            ));
+        }
+        if self.bytes_per_account() < self.message_bytes {
+            return Err(format!(
+                "limits.bytesInFlightPerAccount ({}) is under limits.messageBytes ({}); one message of the largest size \
+                 must fit",
+                self.bytes_per_account(),
+                self.message_bytes
             ));
         }
         Ok(())
@@ -349,7 +413,7 @@ mod tests {
     #[test]
     fn each_impossible_setting_is_refused_by_name() {
         type Edit = fn(&mut RelayConfig);
-        let cases: [(Edit, &str); 7] = [
+        let cases: [(Edit, &str); 8] = [
             (|c| c.hostname = "two words".into(), "hostname"),
             (|c| c.listeners.clear(), "listeners is empty"),
             (|c| c.listeners.push(c.listeners[0].clone()), "used twice"),
@@ -357,6 +421,7 @@ mod tests {
             (|c| c.tls.certificates.clear(), "tls.certificates"),
             (|c| c.listeners[0].budget_seconds = 0, "budgetSeconds"),
             (|c| c.limits.bytes_in_flight = 1, "limits.bytesInFlight"),
+            (|c| c.limits.bytes_in_flight_per_account = Some(1), "limits.bytesInFlightPerAccount"),
         ];
         assert_eq!(config().validate(), Ok(()));
         for (edit, sentence) in cases {

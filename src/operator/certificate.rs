@@ -178,6 +178,7 @@ mod tests {
             address: address.parse().expect("an address"),
             mode: crate::domain::relay_config::ListenerMode::Implicit,
             networks: vec![],
+            proxy_from: vec![],
             budget_seconds: 300,
             line_ends: Default::default(),
         };

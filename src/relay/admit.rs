@@ -17,9 +17,9 @@ use rand::rngs::StdRng;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
-use super::crowd::Share;
+use super::crowd::Memory;
+use super::ending::{Answer, concluded, denied_as};
 use super::judge::{self, Identity, Judge, Labels};
 use super::metrics::{MessageResult, Metrics};
 use super::settings::Settings;
@@ -37,7 +37,7 @@ use crate::domain::id::{KeyId, MessageId};
 use crate::domain::sender::Address;
 use crate::ledger::Ledger;
 use crate::ledger::store::{Again, Settlement};
-use crate::upstream::{Cause, Forwarded, Message, Stage, Target, Upstreams};
+use crate::upstream::{Forwarded, Message, Target, Upstreams};
 
 /// How long a client waits for the ledger alone. A group commit takes milliseconds; after this it is down.
 const RESERVE_LIMIT: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ pub struct Received {
     /// When the client must be answered at the latest.
     pub deadline: Instant,
     /// The body's share of the memory for bodies; given back when the message is done with.
-    pub memory: Share,
+    pub memory: Memory,
 }
 
 pub struct Admission {
@@ -83,7 +83,7 @@ struct Errand {
     credits: u32,
     octets: usize,
     deadline: Instant,
-    _memory: Share,
+    _memory: Memory,
 }
 
 /// Who is charged for a message that may be forwarded.
@@ -92,12 +92,6 @@ enum Claim {
     Own,
     /// An earlier message was, and this one is sent in its place.
     StandsIn,
-}
-
-/// An answer with what it is counted as.
-struct Answer {
-    reply: Reply,
-    result: MessageResult,
 }
 
 impl Admission {
@@ -175,8 +169,9 @@ impl Admission {
 
     /// Counts a message that was refused before it asked for credits.
     pub fn refused(&self, who: &Identity, result: MessageResult, reply: Reply) -> Reply {
-        let Labels { policy, account, key } = self.judge.labels(who);
-        self.metrics.message(&policy, result);
+        let labels = self.judge.labels(who);
+        self.metrics.message(&labels, result, self.metric_accounts());
+        let Labels { policy, account, key } = labels;
         tracing::info!(policy, account, key, outcome = result.as_str(), code = reply.code(), "message");
         reply
     }
@@ -308,8 +303,16 @@ impl Admission {
         let settlement = Settlement { message: errand.id, outcome: Outcome::Unknown, again: Some(again) };
         self.ledger.settle_written(settlement, Instant::now() + KEEP_LIMIT).await;
         if claim == Claim::Own {
-            self.metrics.settled(&errand.sender.policy.name, Outcome::Unknown, errand.credits);
+            self.count(errand, Outcome::Unknown);
         }
+    }
+
+    fn count(&self, errand: &Errand, outcome: Outcome) {
+        self.metrics.settled(&Labels::of(&errand.sender), outcome, errand.credits, self.metric_accounts());
+    }
+
+    fn metric_accounts(&self) -> u32 {
+        self.settings.load().config.limits.metric_accounts
     }
 
     /// What turns out after the client was answered, or left, corrects the books.
@@ -342,7 +345,7 @@ impl Admission {
         self.ledger.settle(Settlement { message: errand.id, outcome, again });
         // Of the earlier message nothing else is known than before.
         if claim == Claim::Own || outcome == Outcome::Relayed {
-            self.metrics.settled(&errand.sender.policy.name, outcome, errand.credits);
+            self.count(errand, outcome);
         }
     }
 
@@ -350,8 +353,9 @@ impl Admission {
     fn answer(&self, errand: &Errand, started: Instant, answer: Answer, say: oneshot::Sender<Reply>) {
         let Errand { id, sender, credits, octets, .. } = errand;
         let took = started.elapsed();
-        let Labels { policy, account, key } = Labels::of(sender);
-        self.metrics.message(&policy, answer.result);
+        let labels = Labels::of(sender);
+        self.metrics.message(&labels, answer.result, self.metric_accounts());
+        let Labels { policy, account, key } = labels;
         self.metrics.took(took);
         let reply = match answer.reply {
             // Only here is the id at hand.
@@ -391,101 +395,4 @@ async fn recognisable(key: KeyId, transaction: Transaction, body: Body) -> (Tran
     }
     // It neither panics nor is it ever cancelled while the runtime lives, and then nobody waits.
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
-}
-
-/// What a reply of the judge is counted as.
-fn denied_as(reply: &Reply) -> MessageResult {
-    if matches!(reply, Reply::Blocked(..)) {
-        MessageResult::Blocked
-    } else if matches!(reply, Reply::DirectoryStale) {
-        MessageResult::DirectoryStale
-    } else {
-        MessageResult::SenderDenied
-    }
-}
-
-/// The failure table: what is settled, and what the client hears.
-fn concluded(forwarded: Forwarded) -> (Outcome, Answer) {
-    let (outcome, reply, result) = match forwarded {
-        Forwarded::Relayed { .. } => {
-            (Outcome::Relayed, Reply::Accepted(MessageId(Uuid::nil())), MessageResult::Relayed)
-        }
-        Forwarded::Refused { code, enhanced, text, recipient, stage } => {
-            let text = match recipient {
-                Some(recipient) => format!("{recipient}: {text}"),
-                None => text,
-            };
-            let reply = Reply::Upstream { code: passed(code, stage), enhanced, text };
-            (Outcome::Refused, reply, MessageResult::RefusedByUpstream)
-        }
-        Forwarded::RefusesUs { .. } => (Outcome::Refused, Reply::UpstreamRefusesUs, MessageResult::UpstreamRefusesUs),
-        Forwarded::NotOffered { cause } => {
-            let reply = match cause {
-                Cause::RefusedBefore => Reply::UpstreamRefusesUs,
-                Cause::Timeout | Cause::Busy => Reply::UpstreamSlow,
-                Cause::Unreachable | Cause::Tls | Cause::Closed | Cause::Protocol | Cause::BreakerOpen => {
-                    Reply::UpstreamDown
-                }
-            };
-            (Outcome::NotOffered, reply, MessageResult::UpstreamUnavailable)
-        }
-        Forwarded::Unknown { .. } | Forwarded::Open { .. } => {
-            (Outcome::Unknown, Reply::OutcomeUnknown, MessageResult::OutcomeUnknown)
-        }
-    };
-    (outcome, Answer { reply, result })
-}
-
-/// The upstream's code as ours. A refused recipient refuses the message for all: 550 or 451. 421 would say that we
-/// close, and anything but a refusal would be a lie.
-fn passed(code: u16, stage: Stage) -> u16 {
-    match stage {
-        Stage::Recipient if code >= 500 => 550,
-        Stage::Recipient => 451,
-        Stage::Mail | Stage::Data | Stage::Message | Stage::Announced => match code {
-            421 => 451,
-            400..=599 => code,
-            _ => 451,
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(code: u16, stage: Stage) -> Forwarded {
-        let recipient = (stage == Stage::Recipient).then(|| Address::parse("x@y.z").expect("an address"));
-        Forwarded::Refused { code, enhanced: None, text: "no".into(), recipient, stage }
-    }
-
-    #[test]
-    fn every_end_of_a_message_is_settled_as_the_failure_table_says() {
-        let cases = [
-            (Forwarded::Relayed { reply: "ok".into() }, Outcome::Relayed, 250),
-            (refused(550, Stage::Message), Outcome::Refused, 550),
-            (refused(452, Stage::Message), Outcome::Refused, 452),
-            (refused(421, Stage::Mail), Outcome::Refused, 451),
-            (refused(250, Stage::Mail), Outcome::Refused, 451),
-            (refused(553, Stage::Recipient), Outcome::Refused, 550),
-            (refused(450, Stage::Recipient), Outcome::Refused, 451),
-            (refused(552, Stage::Announced), Outcome::Refused, 552),
-            (Forwarded::RefusesUs { text: "no".into() }, Outcome::Refused, 451),
-            (Forwarded::NotOffered { cause: Cause::Unreachable }, Outcome::NotOffered, 451),
-            (Forwarded::NotOffered { cause: Cause::Timeout }, Outcome::NotOffered, 451),
-            (Forwarded::Unknown { cause: Cause::Closed }, Outcome::Unknown, 451),
-        ];
-        for (forwarded, outcome, code) in cases {
-            let what = format!("{forwarded:?}");
-            let (settled, answer) = concluded(forwarded);
-            assert_eq!((settled, answer.reply.code()), (outcome, code), "{what}");
-        }
-    }
-
-    #[test]
-    fn a_refused_recipient_is_named() {
-        let (_, answer) = concluded(refused(550, Stage::Recipient));
-        let Reply::Upstream { text, .. } = answer.reply else { panic!("not the upstream's words") };
-        assert_eq!(text, "x@y.z: no");
-    }
 }

@@ -8,27 +8,26 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::admit::{Admission, Received};
-use super::crowd::{Crowd, Seat, Share};
+use super::crowd::{Crowd, Memory, Seat, Share};
+use super::guesses::{self, Guesses};
 use super::judge::{Identity, Origin};
-use super::metrics::{LoginResult, MessageResult};
+use super::metrics::{Late, LoginResult, MessageResult, ProxyRefusal, TlsFailure};
 use super::settings::Settings;
 use super::smtp::command::{self, Mail, text_of};
 use super::smtp::data::{Body, BodyReader, Progress, Refusal};
+use super::smtp::proxy;
 use super::smtp::reply::Reply;
 use super::smtp::sasl::Login;
 use super::smtp::session::{Answer, Next, Session, Terms};
-use super::wire::{Cut, Wire};
-use crate::domain::id::KeyId;
+use super::wire::{Cut, NoTls, Wire};
+use crate::domain::id::{AccountId, KeyId};
 use crate::domain::relay_config::{LineEnds, Listener, ListenerMode};
 use crate::domain::sender::Address;
 
-/// The pause after a failed login; it doubles with each. A guesser gets three tries in three connections' worth of
-/// time, a typing mistake costs half a second.
-const LOGIN_PAUSE: Duration = Duration::from_millis(500);
 /// A client that sends so many times the largest message without a final dot is cut off: it is not going to listen.
 const DISCARD_FACTOR: usize = 4;
 
@@ -36,6 +35,7 @@ const DISCARD_FACTOR: usize = 4;
 pub struct Front {
     pub admission: Arc<Admission>,
     pub crowd: Crowd,
+    pub guesses: Guesses,
     /// Says that sessions end at their next command.
     pub draining: CancellationToken,
 }
@@ -60,6 +60,8 @@ pub struct Connection {
     _key_seat: Option<Seat<KeyId>>,
     /// Until then somebody must have logged in.
     login_deadline: Instant,
+    /// What is being waited for.
+    waiting_for: Late,
 }
 
 /// Whether the session goes on.
@@ -91,6 +93,7 @@ impl Connection {
             unauthenticated: Some(visitor.unauthenticated),
             identity: None,
             _key_seat: None,
+            waiting_for: Late::Command,
         }
     }
 
@@ -98,6 +101,7 @@ impl Connection {
     pub async fn serve(mut self) {
         if let Err(error) = self.converse().await {
             if error.kind() == io::ErrorKind::TimedOut {
+                self.front.admission.metrics.timed_out(self.late());
                 self.say(&Reply::TimedOut);
             }
             tracing::debug!(listener = self.listener.name, %error, "connection ended");
@@ -112,6 +116,15 @@ impl Connection {
         let greeting = self.session.greeting();
         self.say(&greeting);
         let mut deadline = self.command_deadline();
+        if self.wait(deadline).await? == Flow::End {
+            return Ok(());
+        }
+        if self.listener.proxy_from.is_empty() && proxy::is_attempt(&self.wire.input) {
+            self.front.admission.metrics.proxy_refused(&self.listener.name, ProxyRefusal::Unexpected);
+            tracing::warn!(listener = self.listener.name, peer = %self.address, "no PROXY header is taken here");
+            self.say(&Reply::NoService);
+            return Ok(());
+        }
         loop {
             let flow = match self.wire.cut() {
                 Cut::Wait => match self.wait(deadline).await? {
@@ -129,6 +142,15 @@ impl Connection {
             }
             self.wire.relieve().await?;
             deadline = self.command_deadline();
+        }
+    }
+
+    /// What the client took too long for.
+    fn late(&self) -> Late {
+        match self.waiting_for {
+            _ if self.wire.is_stuck() => Late::Reply,
+            Late::Command if !self.session.is_logged_in() => Late::Login,
+            waiting_for => waiting_for,
         }
     }
 
@@ -215,29 +237,52 @@ impl Connection {
         let certificates = self.settings.certificates.as_ref();
         // A listener with TLS and no certificate does not pass `RelayConfig::validate`.
         let server = certificates.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?.server();
+        self.waiting_for = Late::Tls;
+        let limit = Instant::now() + seconds(self.settings.config.limits.tls_seconds);
         let started = tokio::select! {
             biased;
-            started = self.wire.start_tls(server, self.login_deadline) => started,
+            started = self.wire.start_tls(server, limit.min(self.login_deadline)) => started,
             // Nothing was asked yet, so nothing is cut off; a silent client must not hold up the stop for a minute.
             () = self.front.draining.cancelled() => return Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
         };
-        if started.is_err() {
-            self.front.admission.metrics.tls_failed();
+        self.waiting_for = Late::Command;
+        let metrics = &self.front.admission.metrics;
+        match started {
+            Ok(agreed) => agreed.iter().for_each(|agreed| metrics.shook_hands(agreed)),
+            Err(NoTls { why, error }) => {
+                metrics.tls_failed(why);
+                if why == TlsFailure::Injected {
+                    tracing::warn!(listener = self.listener.name, peer = %self.address, "octets before the TLS handshake");
+                }
+                if why == TlsFailure::Late {
+                    self.waiting_for = Late::Tls;
+                }
+                return Err(error);
+            }
         }
-        started
+        Ok(())
     }
 
     async fn login(&mut self, login: &Login) -> io::Result<Answer> {
+        let started = Instant::now();
         let origin = Origin { address: self.address, mode: self.listener.mode };
-        let metrics = &self.front.admission.metrics;
-        let denied = match self.front.admission.judge.login(login, origin).await {
+        let settings = self.front.admission.settings.load_full();
+        let limits = &settings.config.limits;
+        let Front { admission, guesses, crowd, .. } = &*self.front;
+        let guess = guesses.guess(self.address, &login.username);
+        if !guesses.admits(guess, limits, started) {
+            admission.metrics.login(LoginResult::Guessing);
+            self.pause(started + guesses::longest(limits)).await?;
+            return Ok(Answer::say(Reply::Guessing));
+        }
+        let denied = match admission.judge.login(login, origin).await {
             Ok(identity) => {
-                let limit = self.front.admission.settings.load().config.limits.connections_per_key;
-                let Some(seat) = self.front.crowd.key(identity.key, limit) else {
-                    metrics.login(LoginResult::Crowded);
+                let Some(seat) = crowd.key(identity.key, limits.connections_per_key) else {
+                    admission.metrics.login(LoginResult::Crowded);
                     return Ok(Answer::close(Reply::Crowded));
                 };
-                metrics.login(LoginResult::Ok);
+                admission.metrics.login(LoginResult::Ok);
+                guesses.succeeded(guess, limits);
                 self._key_seat = Some(seat);
                 self.identity = Some(identity);
                 self.unauthenticated = None;
@@ -246,25 +291,31 @@ impl Connection {
             }
             Err(denied) => denied,
         };
-        metrics.login(denied.result());
+        admission.metrics.login(denied.result());
         let reply = denied.reply();
         if reply.code() < 500 {
             // Nobody's fault: it costs no try.
             return Ok(Answer::say(reply));
         }
-        let pause = LOGIN_PAUSE * 2_u32.saturating_pow(self.session.failed_logins().min(8));
+        let pause = guesses.failed(guess, self.session.failed_logins(), limits, started);
         let answer = self.session.login_failed(reply);
-        self.wire.flush().await?;
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = self.front.draining.cancelled() => {}
-        }
+        self.pause(started + pause).await?;
         Ok(answer)
     }
 
-    async fn may_begin(&self) -> Result<(), Reply> {
+    /// Holds an answer back, which then says nothing about the time that it took to find.
+    async fn pause(&mut self, until: Instant) -> io::Result<()> {
+        self.wire.flush().await?;
+        tokio::select! {
+            () = sleep_until(until) => {}
+            () = self.front.draining.cancelled() => {}
+        }
+        Ok(())
+    }
+
+    async fn may_begin(&self) -> Result<AccountId, Reply> {
         let who = self.identity.as_ref().ok_or(Reply::AuthFirst)?;
-        self.front.admission.judge.sender(who, |_| Ok(())).await.map(|_| ())
+        self.front.admission.judge.sender(who, |_| Ok(())).await.map(|sender| sender.account.id)
     }
 
     async fn may_open(&self, mail: &Mail) -> Result<(), Reply> {
@@ -286,12 +337,21 @@ impl Connection {
     /// DATA to the answer after the final dot.
     async fn data(&mut self) -> io::Result<Answer> {
         let announced = self.session.transaction().map_or(0, |transaction| transaction.mail.size);
-        if let Err(reply) = self.may_begin().await {
+        let memory = match self.may_begin().await {
+            Ok(account) => self.memory(account, announced),
+            Err(reply) => return Ok(self.session.answer(reply)),
+        };
+        let Some(memory) = memory else {
+            let reply = match &self.identity {
+                Some(who) => self.front.admission.refused(who, MessageResult::NoMemory, Reply::NoMemory),
+                None => Reply::AuthFirst,
+            };
             return Ok(self.session.answer(reply));
-        }
-        let Some(memory) = self.memory(announced) else { return Ok(self.session.answer(Reply::NoMemory)) };
+        };
         self.say(&Reply::StartData);
+        self.waiting_for = Late::Body;
         let read = self.body(announced, memory).await?;
+        self.waiting_for = Late::Command;
         let deadline = Instant::now() + seconds(self.listener.budget_seconds);
         let transaction = self.session.reset();
         let (Some(transaction), Some(who)) = (transaction, &self.identity) else {
@@ -320,9 +380,9 @@ impl Connection {
         Ok(self.session.answer(reply))
     }
 
-    fn memory(&self, octets: usize) -> Option<Share> {
+    fn memory(&self, account: AccountId, octets: usize) -> Option<Memory> {
         let limits = &self.front.admission.settings.load().config.limits;
-        self.front.crowd.octets.take(octets.min(limits.message_bytes), limits.bytes_in_flight)
+        self.front.crowd.memory(account, octets.min(limits.message_bytes), limits)
     }
 
     fn refusal(&self, refusal: Refusal) -> (MessageResult, Reply) {
@@ -336,7 +396,7 @@ impl Connection {
     }
 
     /// Reads to the final dot.
-    async fn body(&mut self, announced: usize, mut memory: Share) -> io::Result<Read> {
+    async fn body(&mut self, announced: usize, mut memory: Memory) -> io::Result<Read> {
         let settings = self.settings.clone();
         let limits = &settings.config.limits;
         let mut reader = BodyReader::new(limits.message_bytes, announced, self.listener.line_ends);
@@ -355,8 +415,7 @@ impl Connection {
                 }
                 Progress::More => self.wire.consume(self.wire.input.len()),
             }
-            let in_flight = self.front.admission.settings.load().config.limits.bytes_in_flight;
-            if !memory.grow_to(reader.held(), in_flight) {
+            if !memory.grow_to(reader.held(), &self.front.admission.settings.load().config.limits) {
                 reader.discard();
             }
             if reader.size() > limits.message_bytes.saturating_mul(DISCARD_FACTOR) {
@@ -377,7 +436,7 @@ impl Connection {
 
 /// How a body ended.
 enum Read {
-    Whole(Body, Share),
+    Whole(Body, Memory),
     Refused(Refusal),
     /// Far over the limit, and still no final dot.
     Endless,

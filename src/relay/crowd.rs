@@ -8,8 +8,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::domain::id::KeyId;
+use crate::domain::id::{AccountId, KeyId};
 use crate::domain::network;
+use crate::domain::relay_config::Limits;
 
 /// All counters of a relay.
 #[derive(Clone, Default)]
@@ -20,20 +21,41 @@ pub struct Crowd {
     pub octets: Counter,
     addresses: Tally<IpAddr>,
     keys: Tally<KeyId>,
+    octets_of: Tally<AccountId>,
 }
 
 impl Crowd {
     pub fn address(&self, address: IpAddr, limit: u32) -> Option<Seat<IpAddr>> {
-        self.addresses.take(party(address), limit)
+        self.addresses.take(party(address), 1, limit as usize)
     }
 
     pub fn key(&self, key: KeyId, limit: u32) -> Option<Seat<KeyId>> {
-        self.keys.take(key, limit)
+        self.keys.take(key, 1, limit as usize)
+    }
+
+    /// Memory for a body of an account: within its own share and within what there is for all.
+    pub fn memory(&self, account: AccountId, octets: usize, limits: &Limits) -> Option<Memory> {
+        let own = self.octets_of.take(account, octets, limits.bytes_per_account())?;
+        Some(Memory { own, all: self.octets.take(octets, limits.bytes_in_flight)? })
+    }
+}
+
+/// A body's share of the memory for bodies. Given back when the message is done with.
+pub struct Memory {
+    own: Seat<AccountId>,
+    all: Share,
+}
+
+impl Memory {
+    /// Takes more, up to `octets` in all. Says false where one of the two limits stands against it.
+    pub fn grow_to(&mut self, octets: usize, limits: &Limits) -> bool {
+        // Its own first: who is over it takes nothing from the others.
+        self.own.grow_to(octets, limits.bytes_per_account()) && self.all.grow_to(octets, limits.bytes_in_flight)
     }
 }
 
 /// Whoever holds one IPv6 address holds the /64 around it (RFC 6177), so the /64 is one party.
-fn party(address: IpAddr) -> IpAddr {
+pub fn party(address: IpAddr) -> IpAddr {
     match network::canonical(address) {
         IpAddr::V4(v4) => IpAddr::V4(v4),
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX))),
@@ -81,8 +103,8 @@ impl Drop for Share {
     }
 }
 
-/// How many there are of each. Its size is bounded by the connections there are.
-struct Tally<K>(Arc<Mutex<HashMap<K, u32>>>);
+/// How many, or how much, there is of each. Its size is bounded by the connections there are.
+struct Tally<K>(Arc<Mutex<HashMap<K, usize>>>);
 
 impl<K> Clone for Tally<K> {
     fn clone(&self) -> Self {
@@ -97,29 +119,38 @@ impl<K> Default for Tally<K> {
 }
 
 impl<K: Copy + Eq + Hash> Tally<K> {
-    fn take(&self, of: K, limit: u32) -> Option<Seat<K>> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(of).or_default();
-        // An entry is never left at 0: limits are at least 1.
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
-        Some(Seat { tally: self.clone(), of })
+    fn take(&self, of: K, amount: usize, limit: usize) -> Option<Seat<K>> {
+        let mut seat = Seat { tally: self.clone(), of, amount: 0 };
+        seat.grow_to(amount, limit).then_some(seat)
     }
 }
 
-/// One place in a [`Tally`].
+/// A place, or an amount, in a [`Tally`].
 pub struct Seat<K: Copy + Eq + Hash> {
     tally: Tally<K>,
     of: K,
+    amount: usize,
+}
+
+impl<K: Copy + Eq + Hash> Seat<K> {
+    /// Takes more, up to `amount` in all. Says false, and takes nothing, where it would pass `limit`.
+    fn grow_to(&mut self, amount: usize, limit: usize) -> bool {
+        let Some(more) = amount.checked_sub(self.amount).filter(|more| *more > 0) else { return true };
+        let mut counts = self.tally.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = counts.get(&self.of).copied().unwrap_or(0);
+        let Some(sum) = taken.checked_add(more).filter(|sum| *sum <= limit) else { return false };
+        // An entry is never left at 0.
+        counts.insert(self.of, sum);
+        self.amount = amount;
+        true
+    }
 }
 
 impl<K: Copy + Eq + Hash> Drop for Seat<K> {
     fn drop(&mut self) {
         let mut counts = self.tally.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.of) {
-            *count -= 1;
+            *count -= self.amount;
             if *count == 0 {
                 counts.remove(&self.of);
             }
@@ -141,6 +172,27 @@ mod tests {
         assert_eq!(counter.taken(), 10);
         drop(first);
         assert_eq!(counter.taken(), 0);
+    }
+
+    #[test]
+    fn an_account_cannot_take_all_the_memory_that_there_is_for_bodies() {
+        let crowd = Crowd::default();
+        let account = |n| AccountId(uuid::Uuid::from_u128(n));
+        let limits = Limits {
+            message_bytes: 10,
+            bytes_in_flight: 100,
+            bytes_in_flight_per_account: Some(60),
+            ..Limits::default()
+        };
+        let mut first = crowd.memory(account(1), 0, &limits).expect("nothing is always free");
+        let second = crowd.memory(account(1), 50, &limits).expect("room");
+        assert!(first.grow_to(10, &limits) && !first.grow_to(11, &limits), "60 are its share");
+        assert_eq!(crowd.octets.taken(), 60, "what its share refuses is not taken from the others");
+        let other = crowd.memory(account(2), 40, &limits).expect("the others' part is free");
+        assert!(crowd.memory(account(3), 1, &limits).is_none(), "all together have 100");
+        drop((first, second, other));
+        assert_eq!(crowd.octets.taken(), 0);
+        assert!(crowd.octets_of.0.lock().expect("the counts").is_empty());
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! The doors: one task per listener that accepts, counts and turns away.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Connection, Front, Visitor};
-use super::metrics::Arrival;
+use super::metrics::{Arrival, ProxyRefusal};
+use super::smtp::proxy::{self, Header};
 use super::smtp::reply::Reply;
 use super::wire::Wire;
 use crate::domain::network;
@@ -91,21 +92,33 @@ async fn accept(socket: TcpListener, listener: Arc<ArcSwap<Listener>>, front: Ar
 }
 
 /// Serves a connection, or turns it away. Its places are given back when it ends.
-async fn meet(stream: TcpStream, peer: SocketAddr, listener: Arc<Listener>, front: Arc<Front>) {
+async fn meet(mut stream: TcpStream, peer: SocketAddr, listener: Arc<Listener>, front: Arc<Front>) {
     let metrics = &front.admission.metrics;
-    if !listener.networks.is_empty() && !network::contains(&listener.networks, peer.ip()) {
+    let settings = front.admission.settings.load_full();
+    let limits = &settings.config.limits;
+    let Some(connection) = front.crowd.connections.take(1, limits.connections as usize) else {
+        metrics.arrived(&listener.name, Arrival::CrowdedAll);
+        return turn_away(stream, &listener, Reply::Crowded).await;
+    };
+    let Some(unauthenticated) = front.crowd.unauthenticated.take(1, limits.unauthenticated as usize) else {
+        metrics.arrived(&listener.name, Arrival::CrowdedUnauthenticated);
+        return turn_away(stream, &listener, Reply::Crowded).await;
+    };
+    let address = match client(&mut stream, peer.ip(), &listener, &front).await {
+        Ok(address) => address,
+        Err(why) => {
+            metrics.arrived(&listener.name, Arrival::Unproxied);
+            metrics.proxy_refused(&listener.name, why);
+            tracing::warn!(listener = listener.name, peer = %peer.ip(), why = why.as_str(), "no PROXY header is taken");
+            return turn_away(stream, &listener, Reply::NoService).await;
+        }
+    };
+    if !listener.networks.is_empty() && !network::contains(&listener.networks, address) {
         metrics.arrived(&listener.name, Arrival::Foreign);
         return turn_away(stream, &listener, Reply::NoService).await;
     }
-    let settings = front.admission.settings.load_full();
-    let limits = &settings.config.limits;
-    let places = (
-        front.crowd.connections.take(1, limits.connections as usize),
-        front.crowd.unauthenticated.take(1, limits.unauthenticated as usize),
-        front.crowd.address(peer.ip(), limits.connections_per_address),
-    );
-    let (Some(_connection), Some(unauthenticated), Some(_address)) = places else {
-        metrics.arrived(&listener.name, Arrival::Crowded);
+    let Some(_address) = front.crowd.address(address, limits.connections_per_address) else {
+        metrics.arrived(&listener.name, Arrival::CrowdedAddress);
         return turn_away(stream, &listener, Reply::Crowded).await;
     };
     metrics.arrived(&listener.name, Arrival::Served);
@@ -115,9 +128,60 @@ async fn meet(stream: TcpStream, peer: SocketAddr, listener: Arc<Listener>, fron
     }
     let open = metrics.open(&listener.name);
     open.inc();
-    let visitor = Visitor { address: network::canonical(peer.ip()), listener, unauthenticated };
-    Connection::new(front.clone(), settings, Wire::new(stream), visitor).serve().await;
+    let wire = Wire::new(stream, Duration::from_secs(u64::from(limits.reply_seconds)));
+    let visitor = Visitor { address, listener, unauthenticated };
+    Connection::new(front.clone(), settings, wire, visitor).serve().await;
+    drop(connection);
     open.dec();
+}
+
+/// Who the client is: the peer, or behind a load balancer whom that names. Everything that judges by addresses does so
+/// by this one.
+async fn client(
+    stream: &mut TcpStream,
+    peer: IpAddr,
+    listener: &Listener,
+    front: &Front,
+) -> Result<IpAddr, ProxyRefusal> {
+    let peer = network::canonical(peer);
+    if listener.proxy_from.is_empty() {
+        return Ok(peer);
+    }
+    if !network::contains(&listener.proxy_from, peer) {
+        return Err(ProxyRefusal::Untrusted);
+    }
+    let limit = Duration::from_secs(u64::from(front.admission.settings.load().config.limits.proxy_seconds));
+    let read = tokio::select! {
+        read = timeout(limit, Box::pin(header(stream))) => read,
+        () = front.draining.cancelled() => return Err(ProxyRefusal::Late),
+    };
+    match read {
+        Ok(Ok(Header::For(address))) => Ok(network::canonical(address)),
+        Ok(Ok(Header::Own)) => Ok(peer),
+        Ok(Err(_)) => Err(ProxyRefusal::Malformed),
+        Err(_) => Err(ProxyRefusal::Late),
+    }
+}
+
+/// Reads a PROXY header and not one octet more: what follows may be a TLS handshake, which is somebody else's to read.
+async fn header(stream: &mut TcpStream) -> io::Result<Header> {
+    let mut known = Vec::new();
+    let mut next = [0; 512];
+    loop {
+        let seen = stream.peek(&mut next).await?;
+        if seen == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
+        let before = known.len();
+        known.extend_from_slice(&next[..seen]);
+        let parsed = proxy::parse(&known).map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault))?;
+        // Of a header that is not whole all octets belong to it.
+        let taken = parsed.map_or(known.len(), |(_, length)| length) - before;
+        stream.read_exact(&mut next[..taken]).await?;
+        if let Some((header, _)) = parsed {
+            return Ok(header);
+        }
+    }
 }
 
 /// Says why, where the client can read it: inside TLS it could not.

@@ -1,29 +1,111 @@
 //! The relay's figures. Labels are names of listeners and policies and our own words, never anything a client said.
 
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use super::judge::Labels;
 use super::smtp::reply::Reply;
+use super::tls::Agreed;
 use crate::domain::credit::Outcome;
 use crate::runtime::metrics::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
+    Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
 };
 
 /// How an arriving connection was met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     Served,
-    /// Some cap on connections was reached.
-    Crowded,
+    /// There are as many connections as there may be,
+    CrowdedAll,
+    /// or as many that have not logged in,
+    CrowdedUnauthenticated,
+    /// or as many of its address.
+    CrowdedAddress,
     /// Its network is not one of the listener's.
     Foreign,
+    /// It came by no load balancer of the listener's, or the balancer's word was no good.
+    Unproxied,
 }
 
 impl Arrival {
     fn as_str(self) -> &'static str {
         match self {
             Self::Served => "served",
-            Self::Crowded => "crowded",
+            Self::CrowdedAll => "crowded_all",
+            Self::CrowdedUnauthenticated => "crowded_unauthenticated",
+            Self::CrowdedAddress => "crowded_address",
             Self::Foreign => "foreign_network",
+            Self::Unproxied => "proxy_refused",
+        }
+    }
+}
+
+/// Why a word on who the client is was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyRefusal {
+    /// Not from one of the listener's load balancers.
+    Untrusted,
+    /// It is no header, or a broken one.
+    Malformed,
+    /// It did not come in time.
+    Late,
+    /// Nobody may say it on this listener.
+    Unexpected,
+}
+
+impl ProxyRefusal {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Untrusted => "untrusted",
+            Self::Malformed => "malformed",
+            Self::Late => "late",
+            Self::Unexpected => "unexpected",
+        }
+    }
+}
+
+/// Why there was no TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsFailure {
+    /// Octets in the clear after STARTTLS: somebody between us and the client, or a client that cannot wait.
+    Injected,
+    Late,
+    HungUp,
+    /// No version, cipher or certificate that both know, or no TLS at all.
+    Handshake,
+}
+
+impl TlsFailure {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Injected => "injected",
+            Self::Late => "late",
+            Self::HungUp => "hung_up",
+            Self::Handshake => "handshake",
+        }
+    }
+}
+
+/// What a client took too long for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    Tls,
+    Login,
+    Command,
+    Body,
+    /// It does not read.
+    Reply,
+}
+
+impl Late {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Login => "login",
+            Self::Command => "command",
+            Self::Body => "body",
+            Self::Reply => "reply",
         }
     }
 }
@@ -38,6 +120,8 @@ pub enum LoginResult {
     Blocked,
     Unavailable,
     Crowded,
+    /// Its address failed so often that the password was not looked at.
+    Guessing,
 }
 
 impl LoginResult {
@@ -50,6 +134,7 @@ impl LoginResult {
             Self::Blocked => "blocked",
             Self::Unavailable => "unavailable",
             Self::Crowded => "crowded",
+            Self::Guessing => "guessing",
         }
     }
 }
@@ -115,8 +200,40 @@ pub struct Metrics {
     octets: IntCounterVec,
     forwarding: Histogram,
     in_flight: IntGauge,
-    tls_failures: IntCounter,
+    tls_failures: IntCounterVec,
+    handshakes: IntCounterVec,
+    timeouts: IntCounterVec,
+    proxy_refusals: IntCounterVec,
     settings_refused: IntGauge,
+    accounts: Accounts,
+}
+
+/// Figures by account: of as many as are allowed, then of all others together. An account that is gone keeps its
+/// place until the restart, because a counter must not begin anew.
+#[derive(Clone)]
+struct Accounts {
+    messages: IntCounterVec,
+    credits: IntCounterVec,
+    known: Arc<RwLock<HashSet<String>>>,
+}
+
+/// Those without figures of their own. No account has this name: a namespace and a slash are missing.
+const OTHER: &str = "other";
+
+impl Accounts {
+    /// The label of an account.
+    fn label<'a>(&self, account: &'a str, limit: u32) -> &'a str {
+        if self.known.read().unwrap_or_else(PoisonError::into_inner).contains(account) {
+            return account;
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < limit as usize || known.contains(account) {
+            known.insert(account.to_owned());
+            account
+        } else {
+            OTHER
+        }
+    }
 }
 
 impl Metrics {
@@ -160,10 +277,35 @@ impl Metrics {
                     "1 while relay.yaml or a certificate file cannot be taken over and the older ones are used.",
                 )),
             ),
-            tls_failures: register(
-                registry,
-                known(IntCounter::new("franking_relay_tls_failures_total", "TLS handshakes that failed.")),
+            tls_failures: counters("tls_failures_total", "TLS handshakes that failed.", &["reason"]),
+            handshakes: counters(
+                "tls_handshakes_total",
+                "TLS handshakes, by what was agreed; resumed: with a ticket of this relay or another.",
+                &["version", "cipher", "resumed"],
             ),
+            timeouts: counters(
+                "timeouts_total",
+                "Connections closed because the client took too long.",
+                &["waiting_for"],
+            ),
+            proxy_refusals: counters(
+                "proxy_refused_total",
+                "PROXY protocol headers that were not taken, or missing.",
+                &["listener", "reason"],
+            ),
+            accounts: Accounts {
+                messages: counters(
+                    "account_messages_total",
+                    "Messages by account (limits.metricAccounts of them) and result.",
+                    &["policy", "account", "result"],
+                ),
+                credits: counters(
+                    "account_credits_total",
+                    "Recipients of messages that were charged, by account and outcome.",
+                    &["policy", "account", "outcome"],
+                ),
+                known: Arc::default(),
+            },
         }
     }
 
@@ -188,12 +330,19 @@ impl Metrics {
         self.replies.with_label_values(&[std::str::from_utf8(&code).unwrap_or("")]).inc();
     }
 
-    pub fn message(&self, policy: &str, result: MessageResult) {
-        self.messages.with_label_values(&[policy, result.as_str()]).inc();
+    /// Counts a message; `accounts` is how many have figures of their own.
+    pub fn message(&self, labels: &Labels, result: MessageResult, accounts: u32) {
+        self.messages.with_label_values(&[labels.policy.as_str(), result.as_str()]).inc();
+        let account = self.accounts.label(&labels.account, accounts);
+        self.accounts.messages.with_label_values(&[labels.policy.as_str(), account, result.as_str()]).inc();
     }
 
-    pub fn settled(&self, policy: &str, outcome: Outcome, credits: u32) {
-        self.credits.with_label_values(&[policy, outcome.as_str()]).inc_by(u64::from(credits));
+    pub fn settled(&self, labels: &Labels, outcome: Outcome, credits: u32, accounts: u32) {
+        let credits = u64::from(credits);
+        self.credits.with_label_values(&[labels.policy.as_str(), outcome.as_str()]).inc_by(credits);
+        let account = self.accounts.label(&labels.account, accounts);
+        let labels = [labels.policy.as_str(), account, outcome.as_str()];
+        self.accounts.credits.with_label_values(&labels).inc_by(credits);
     }
 
     pub fn relayed(&self, policy: &str, octets: usize) {
@@ -212,8 +361,20 @@ impl Metrics {
         self.settings_refused.set(i64::from(refused));
     }
 
-    pub fn tls_failed(&self) {
-        self.tls_failures.inc();
+    pub fn tls_failed(&self, why: TlsFailure) {
+        self.tls_failures.with_label_values(&[why.as_str()]).inc();
+    }
+
+    pub fn shook_hands(&self, agreed: &Agreed) {
+        self.handshakes.with_label_values(&[agreed.version, agreed.cipher, agreed.resumed]).inc();
+    }
+
+    pub fn timed_out(&self, waiting_for: Late) {
+        self.timeouts.with_label_values(&[waiting_for.as_str()]).inc();
+    }
+
+    pub fn proxy_refused(&self, listener: &str, why: ProxyRefusal) {
+        self.proxy_refusals.with_label_values(&[listener, why.as_str()]).inc();
     }
 }
 

@@ -11,6 +11,8 @@ mod admit;
 mod connection;
 mod crowd;
 mod directory;
+mod ending;
+mod guesses;
 mod judge;
 mod listen;
 mod metrics;
@@ -18,6 +20,7 @@ mod settings;
 mod shortage;
 pub mod smtp;
 mod targets;
+mod tickets;
 mod tls;
 mod wire;
 

@@ -17,6 +17,7 @@ use super::admit::Admission;
 use super::connection::Front;
 use super::crowd::Crowd;
 use super::directory::Follower;
+use super::guesses::Guesses;
 use super::judge::Judge;
 use super::listen::Door;
 use super::metrics::Metrics;
@@ -86,6 +87,7 @@ pub struct Relay {
 /// What the relay's tasks share.
 struct House {
     config_file: PathBuf,
+    clock: Arc<dyn Clock>,
     front: Arc<Front>,
     sessions: TaskTracker,
     doors: Mutex<BTreeMap<String, Door>>,
@@ -97,7 +99,7 @@ impl Relay {
         let Dependencies { config_file, clock, rng, registry, health, name } = dependencies;
         let gate = health.gate("relay");
         let first = tokio::select! {
-            first = first_settings(&config_file, &gate) => first,
+            first = first_settings(&config_file, &clock, &gate) => first,
             () = shutdown.cancelled() => return Ok(None),
         };
         let (text, settings) = first;
@@ -113,7 +115,7 @@ impl Relay {
         background.spawn(directory.clone().follow(health.gate("relay directory"), stop.clone()));
         let upstream = UpstreamSettings::new(&config.hostname, config.limits.upstream_connections as usize);
         let admission = Admission {
-            judge: Judge::new(settings.clone(), directory, clock),
+            judge: Judge::new(settings.clone(), directory, clock.clone()),
             settings: settings.clone(),
             ledger,
             upstreams: Upstreams::new(upstream, &registry),
@@ -123,10 +125,15 @@ impl Relay {
             tasks: TaskTracker::new(),
             rng: Mutex::new(rng),
         };
-        let front =
-            Front { admission: Arc::new(admission), crowd: Crowd::default(), draining: CancellationToken::new() };
+        let front = Front {
+            admission: Arc::new(admission),
+            crowd: Crowd::default(),
+            guesses: Guesses::default(),
+            draining: CancellationToken::new(),
+        };
         let house = Arc::new(House {
             config_file,
+            clock,
             front: Arc::new(front),
             sessions: TaskTracker::new(),
             doors: Mutex::default(),
@@ -194,11 +201,11 @@ fn admit(settings: Arc<ArcSwap<Settings>>) -> Admit {
 }
 
 /// Waits until the file is there and valid. What is wrong with it is said once, and by the gate.
-async fn first_settings(config_file: &std::path::Path, gate: &Gate) -> (String, Settings) {
+async fn first_settings(config_file: &std::path::Path, clock: &Arc<dyn Clock>, gate: &Gate) -> (String, Settings) {
     let mut said = String::new();
     loop {
         let trouble = match settings::read(config_file) {
-            Ok(Some(text)) => match Settings::parse(config_file, &text) {
+            Ok(Some(text)) => match Settings::parse(config_file, &text, clock.clone()) {
                 Ok(settings) => return (text, settings),
                 Err(error) => sentence(&error),
             },
@@ -260,7 +267,8 @@ impl House {
         let settings = &self.front.admission.settings;
         let read = settings::read(&self.config_file).map_err(|error| sentence(&error))?;
         if let Some(new) = read.filter(|new| new != text) {
-            let parsed = Settings::parse(&self.config_file, &new).map_err(|error| sentence(&error))?;
+            let parsed =
+                Settings::parse(&self.config_file, &new, self.clock.clone()).map_err(|error| sentence(&error))?;
             self.take_over(parsed)?;
             *text = new;
         }

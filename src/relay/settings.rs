@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::domain::credential::HashKey;
 use crate::domain::relay_config::RelayConfig;
 use crate::ledger::seal::Sealer;
+use crate::runtime::clock::Clock;
 
+use super::tickets::Tickets;
 use super::tls::{self, Certificates};
 
 /// The largest `relay.yaml` that is read: hundreds of listeners.
@@ -49,7 +51,7 @@ pub struct Settings {
 
 impl Settings {
     /// The settings of a file's text. `path` is for the sentence when it is wrong.
-    pub fn parse(path: &Path, text: &str) -> Result<Self, Error> {
+    pub fn parse(path: &Path, text: &str, clock: Arc<dyn Clock>) -> Result<Self, Error> {
         let path = || path.to_owned();
         let config: RelayConfig =
             serde_yaml::from_str(text).map_err(|source| Error::Syntax { path: path(), source })?;
@@ -57,7 +59,9 @@ impl Settings {
         let certificates = match config.tls.certificates.is_empty() {
             true => None,
             false => {
-                Some(Arc::new(Certificates::load(&config.tls).map_err(|source| Error::Tls { path: path(), source })?))
+                let tickets = Arc::new(Tickets::new(&config.keys.seal, clock));
+                let loaded = Certificates::load(&config.tls, tickets);
+                Some(Arc::new(loaded.map_err(|source| Error::Tls { path: path(), source })?))
             }
         };
         Ok(Self {

@@ -1,19 +1,19 @@
 //! The relay's certificates: from files, looked at again and again, taken over live.
 //!
 //! ECDSA and RSA stand side by side: the client's signature schemes choose, so a printer that knows only RSA is
-//! served beside everybody else. TLS 1.2 and 1.3; session tickets, because devices connect anew for every message.
+//! served beside everybody else. TLS 1.2 and 1.3, with session tickets that every relay of the fleet can open.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::ring::{Ticketer, default_provider};
+use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig};
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, ServerConfig, ServerConnection};
 use rustls::sign::CertifiedKey;
-use rustls::{SignatureAlgorithm, version};
+use rustls::{HandshakeKind, ProtocolVersion, SignatureAlgorithm, version};
 
 use crate::domain::relay_config::{CertificateFiles, Tls};
 
@@ -68,7 +68,7 @@ impl ResolvesServerCert for Chosen {
 }
 
 impl Certificates {
-    pub fn load(tls: &Tls) -> Result<Self, Error> {
+    pub fn load(tls: &Tls, tickets: Arc<dyn ProducesTickets>) -> Result<Self, Error> {
         let provider = Arc::new(default_provider());
         let files = read_all(tls)?;
         let chosen = Arc::new(Chosen(ArcSwap::from_pointee(keys(tls, &files, &provider)?)));
@@ -77,7 +77,9 @@ impl Certificates {
             .map_err(Error::Rustls)?
             .with_no_client_auth()
             .with_cert_resolver(chosen.clone());
-        server.ticketer = Ticketer::new().map_err(Error::Rustls)?;
+        server.ticketer = tickets;
+        // One for the next connection, which brings the next one. Sessions that nobody resumes are not remembered.
+        server.send_tls13_tickets = 1;
         Ok(Self { chosen, server: Arc::new(server), seen: ArcSwap::from_pointee(files) })
     }
 
@@ -95,6 +97,32 @@ impl Certificates {
         self.chosen.0.store(Arc::new(keys));
         self.seen.store(Arc::new(files));
         Ok(true)
+    }
+}
+
+/// What was agreed in a handshake, in words for a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    pub version: &'static str,
+    pub cipher: &'static str,
+    pub resumed: &'static str,
+}
+
+impl Agreed {
+    /// `None` before the handshake is done.
+    pub fn of(connection: &ServerConnection) -> Option<Self> {
+        let version = match connection.protocol_version()? {
+            ProtocolVersion::TLSv1_3 => "1.3",
+            ProtocolVersion::TLSv1_2 => "1.2",
+            // Only these two are spoken.
+            _ => "other",
+        };
+        let cipher = connection.negotiated_cipher_suite()?.suite().as_str().unwrap_or("other");
+        let resumed = match connection.handshake_kind()? {
+            HandshakeKind::Resumed => "yes",
+            HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest => "no",
+        };
+        Some(Self { version, cipher, resumed })
     }
 }
 
@@ -147,8 +175,16 @@ fn certified(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::relay_config::KeyBytes;
+    use crate::relay::tickets::Tickets;
+    use crate::runtime::clock::ManualClock;
     use rcgen::{CertificateParams, CertifiedKey as Generated, KeyPair, PKCS_ED25519, generate_simple_self_signed};
     use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection, SignatureScheme};
+
+    fn load(tls: &Tls) -> Result<Certificates, Error> {
+        let clock = ManualClock::new("2026-11-20T10:00:00Z".parse().expect("a time"));
+        Certificates::load(tls, Arc::new(Tickets::new(&KeyBytes([8; 32]), Arc::new(clock))))
+    }
 
     fn write(folder: &Path, name: &str) -> CertificateFiles {
         let Generated { cert, signing_key } = generate_simple_self_signed([name.to_owned()]).expect("a certificate");
@@ -166,7 +202,7 @@ mod tests {
     fn a_changed_certificate_is_taken_over_and_a_broken_one_is_not() {
         let folder = tempfile::tempdir().expect("a folder");
         let tls = Tls { certificates: vec![write(folder.path(), "a.example")] };
-        let certificates = Certificates::load(&tls).expect("certificates");
+        let certificates = load(&tls).expect("certificates");
         let first = leaf(&certificates, 0);
         assert!(!certificates.reload(&tls).expect("the same files"));
 
@@ -214,6 +250,7 @@ mod tests {
         }
         client.peer_certificates().expect("a certificate")[0].to_vec()
     }
+
     #[test]
     fn a_client_is_served_the_certificate_that_it_can_verify() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -226,7 +263,7 @@ mod tests {
         std::fs::write(&paths[1], key.serialize_pem()).expect("a file");
         let [certificate_file, key_file] = paths;
         let tls = Tls { certificates: vec![ecdsa, CertificateFiles { certificate_file, key_file }] };
-        let certificates = Certificates::load(&tls).expect("certificates");
+        let certificates = load(&tls).expect("certificates");
         assert_eq!(seen_with(&certificates, SignatureScheme::ECDSA_NISTP256_SHA256), leaf(&certificates, 0));
         assert_eq!(seen_with(&certificates, SignatureScheme::ED25519), leaf(&certificates, 1));
     }
@@ -237,6 +274,6 @@ mod tests {
         let tls = Tls { certificates: vec![write(folder.path(), "a.example")] };
         let other = generate_simple_self_signed(["a.example".to_owned()]).expect("a certificate");
         std::fs::write(&tls.certificates[0].key_file, other.signing_key.serialize_pem()).expect("a file");
-        assert!(matches!(Certificates::load(&tls), Err(Error::Unusable { .. })));
+        assert!(matches!(load(&tls), Err(Error::Unusable { .. })));
     }
 }

@@ -16,16 +16,20 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::metrics::TlsFailure;
 use super::smtp::command::LINE_MAX;
 use super::smtp::reply::Reply;
+use super::tls::Agreed;
 
 /// Room for one read: a pipelined envelope, or a TLS record of a body.
 const READ_CHUNK: usize = 16 * 1024;
+/// Room for one read of a client that has been silent: a command.
+const IDLE_CHUNK: usize = 512;
+/// After so much silence the room is given back: ten thousand idle sessions are worth 160 MB of it.
+const IDLE_AFTER: Duration = Duration::from_secs(1);
 /// Replies that are gathered at most: those to a pipelined envelope of a hundred recipients fit. Short commands have
 /// long replies (EHLO), so without it one read makes a megabyte of them.
 const BATCH_MAX: usize = 8 * 1024;
-/// How long a client may take to read our replies. A reply is small, so only a dead client takes any time.
-const WRITE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Whoever hangs up sooner did not wait for an answer. Those who give up do so after 10 s at the earliest (curl's and
 /// most libraries' shortest setting), devices after 30 s, servers after 10 min (RFC 5321 §4.5.3.2.6).
@@ -58,16 +62,22 @@ pub struct Wire {
     scanned: usize,
     /// The rest of an overlong line is thrown away as it comes.
     skipping: bool,
+    /// How long a client may take to read our replies. A reply is small, so only a dead client takes any time.
+    reply_limit: Duration,
+    /// The client does not read: nothing more is said to it.
+    stuck: bool,
 }
 
 impl Wire {
-    pub fn new(stream: TcpStream) -> Self {
+    pub fn new(stream: TcpStream, reply_limit: Duration) -> Self {
         Self {
             stream: Stream::Plain(stream),
             input: BytesMut::new(),
             output: BytesMut::new(),
             scanned: 0,
             skipping: false,
+            reply_limit,
+            stuck: false,
         }
     }
 
@@ -90,21 +100,50 @@ impl Wire {
             self.stream.write_all(&self.output).await?;
             self.stream.flush().await
         };
-        timeout(WRITE_LIMIT, write).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let Ok(written) = timeout(self.reply_limit, write).await else {
+            self.stuck = true;
+            return Err(io::Error::from(io::ErrorKind::TimedOut));
+        };
+        written?;
         self.output.clear();
         Ok(())
+    }
+
+    /// Whether the client was given up because it does not read.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck
     }
 
     /// Reads more. `Ok(0)` is the client's end; a `TimedOut` error is the deadline, also where octets are there: a
     /// client that always has something to say would never be waited for.
     pub async fn fill(&mut self, deadline: Instant) -> io::Result<usize> {
-        if Instant::now() >= deadline {
+        let now = Instant::now();
+        if now >= deadline {
             return Err(io::Error::from(io::ErrorKind::TimedOut));
         }
         self.input.reserve(READ_CHUNK);
-        timeout_at(deadline, self.stream.read_buf(&mut self.input))
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        let talking = deadline.min(now + IDLE_AFTER);
+        // Nothing is lost where a read is given up: either it has read, or it has not.
+        if let Ok(read) = timeout_at(talking, self.stream.read_buf(&mut self.input)).await {
+            return read;
+        }
+        if talking < deadline {
+            self.shrink();
+            if let Ok(read) = timeout_at(deadline, self.stream.read_buf(&mut self.input)).await {
+                return read;
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::TimedOut))
+    }
+
+    /// Gives back the memory that a silent client has no use for.
+    fn shrink(&mut self) {
+        let mut small = BytesMut::with_capacity(self.input.len() + IDLE_CHUNK);
+        small.extend_from_slice(&self.input);
+        self.input = small;
+        if self.output.is_empty() {
+            self.output = BytesMut::new();
+        }
     }
 
     /// Returns when a client that waits for a reply hangs up, which is how it gives up. Never for one that had hung up
@@ -147,25 +186,53 @@ impl Wire {
     }
 
     /// Starts TLS. Nothing may be buffered: bytes that came in the clear are not the client's word (CVE-2011-0411).
-    pub async fn start_tls(&mut self, config: Arc<ServerConfig>, deadline: Instant) -> io::Result<()> {
+    pub async fn start_tls(&mut self, config: Arc<ServerConfig>, deadline: Instant) -> Result<Option<Agreed>, NoTls> {
         if !self.input.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "octets before the TLS handshake"));
+            let error = io::Error::new(io::ErrorKind::InvalidData, "octets before the TLS handshake");
+            return Err(NoTls { why: TlsFailure::Injected, error });
         }
         let Stream::Plain(stream) = std::mem::replace(&mut self.stream, Stream::Gone) else {
-            return Err(io::Error::from(io::ErrorKind::NotConnected));
+            return Err(NoTls::from(io::Error::from(io::ErrorKind::NotConnected)));
         };
-        let accept = TlsAcceptor::from(config).accept(stream);
-        let stream = timeout_at(deadline, accept).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        // Boxed: the room of a handshake is not kept for the session.
+        let accept = Box::pin(timeout_at(deadline, TlsAcceptor::from(config).accept(stream)));
+        let stream = accept.await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))?;
+        let agreed = Agreed::of(stream.get_ref().1);
         self.stream = Stream::Tls(Box::new(stream));
-        Ok(())
+        // What was said in the clear needed room that a silent client does not.
+        self.shrink();
+        Ok(agreed)
     }
 
     /// Ends the connection in good order, as far as the client lets us.
     pub async fn close(&mut self) {
-        if self.flush().await.is_ok() {
+        if !self.stuck && self.flush().await.is_ok() {
             // A client that is gone is what closing wants, too.
-            let _ = timeout(WRITE_LIMIT, self.stream.shutdown()).await;
+            let _ = timeout(self.reply_limit, self.stream.shutdown()).await;
         }
+    }
+}
+
+/// Why there is no TLS.
+#[derive(Debug)]
+pub struct NoTls {
+    pub why: TlsFailure,
+    pub error: io::Error,
+}
+
+impl From<io::Error> for NoTls {
+    fn from(error: io::Error) -> Self {
+        let why = match error.kind() {
+            io::ErrorKind::TimedOut => TlsFailure::Late,
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::NotConnected => TlsFailure::HungUp,
+            // rustls wraps what it refuses; no other kind of error is known here.
+            _ => TlsFailure::Handshake,
+        };
+        Self { why, error }
     }
 }
 
@@ -211,24 +278,46 @@ mod tests {
     use crate::relay::smtp::reply::{Carries, Offer};
     use tokio::net::TcpListener;
 
+    const PATIENCE: Duration = Duration::from_secs(30);
+
     async fn pair() -> (Wire, TcpStream) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let client = TcpStream::connect(listener.local_addr().expect("its address")).await.expect("a connection");
         let (server, _) = listener.accept().await.expect("the other end");
-        (Wire::new(server), client)
+        (Wire::new(server, PATIENCE), client)
     }
 
     #[tokio::test]
     async fn a_deadline_that_passed_is_over_even_where_octets_wait() {
         let (mut wire, mut client) = pair().await;
         client.write_all(b"NOOP\r\nNOOP\r\n").await.expect("written");
-        let later = Instant::now() + WRITE_LIMIT;
+        let later = Instant::now() + PATIENCE;
         assert!(wire.fill(later).await.expect("octets") > 0);
         client.write_all(b"NOOP\r\n").await.expect("written");
         let Stream::Plain(stream) = &wire.stream else { panic!("no socket") };
         stream.readable().await.expect("octets wait");
         let late = wire.fill(Instant::now()).await.expect_err("the deadline");
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_silent_client_takes_little_memory_and_loses_nothing_that_it_said() {
+        let (mut wire, mut client) = pair().await;
+        client.write_all(b"EHLO client.exam").await.expect("written");
+        let later = Instant::now() + PATIENCE;
+        while wire.input.len() < 16 {
+            wire.fill(later).await.expect("octets");
+        }
+        assert_eq!(wire.cut(), Cut::Wait);
+        let late = wire.fill(Instant::now() + 2 * IDLE_AFTER).await.expect_err("silence");
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        assert!(wire.input.capacity() <= 2 * IDLE_CHUNK, "{} octets are kept", wire.input.capacity());
+        client.write_all(b"ple\r\n").await.expect("written");
+        while wire.input.len() < 21 {
+            wire.fill(Instant::now() + PATIENCE).await.expect("octets");
+        }
+        assert_eq!(wire.cut(), Cut::Line(21));
+        assert_eq!(&wire.input[..21], b"EHLO client.example\r\n");
     }
 
     #[tokio::test]

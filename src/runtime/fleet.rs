@@ -235,6 +235,7 @@ fn default_listeners() -> Vec<Listener> {
         address: SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
         mode,
         networks: vec![],
+        proxy_from: vec![],
         budget_seconds: mode.budget_seconds(),
         line_ends: LineEnds::default(),
     };

@@ -32,7 +32,10 @@ const EVERYTHING: &str = "
       hostname: smtp.example.com
       plain: {enabled: true, networks: [10.20.0.0/16, 'fd00:20::/32']}
       tls: {secretName: relay-tls, privateCa: true}
-      limits: {messageBytes: 1048576, drainSeconds: 60}
+      proxyFrom: [10.0.0.0/24, 'fd00:1::/64']
+      limits: {messageBytes: 1048576, drainSeconds: 60, bytesInFlightPerAccount: 134217728, authFailuresPerAddress: 9,
+        authFailuresPerName: 8, authDelaySeconds: 4, authForgetSeconds: 30, authCounters: 1000, proxySeconds: 3,
+        tlsSeconds: 10, replySeconds: 20, metricAccounts: 10}
       service: {type: LoadBalancer, loadBalancerSourceRanges: [10.0.0.0/8]}
     ledger: {volume: {storageClassName: fast, accessMode: ReadWriteOnce, retain: false}, backup: {enabled: true, mode: CronJob}}
     networkPolicy: {enabled: true, relayFrom: [{ipBlock: {cidr: 10.0.0.0/8}}]}
@@ -294,6 +297,10 @@ fn the_process_takes_the_settings_that_the_chart_writes() {
             assert_eq!(listener.map(|listener| listener.name.as_str()), port["name"].as_str(), "{name}");
         }
         let advertised = service.iter().find(|port| port["port"] == fleet.advertise.port).expect("programs reach it");
+        if name == "everything" {
+            assert!(fleet.listeners.iter().all(|listener| listener.proxy_from.len() == 2), "the balancers are lost");
+            assert_eq!((fleet.limits.auth_delay_seconds, fleet.limits.metric_accounts), (4, 10));
+        }
         let mode = if advertised["name"] == "submissions" { ListenerMode::Implicit } else { ListenerMode::StartTls };
         assert_eq!(fleet.advertise.mode, mode, "{name}");
         assert_eq!(matches!(fleet.certificates, Certificates::SelfSigned), name != "everything");

@@ -48,6 +48,9 @@ listeners:
   - name: {{ $listener }}
     address: {{ include "franking.address" (list $ (include "franking.containerPort" $listener)) | quote }}
     mode: {{ get $modes $listener }}
+    {{- with $.Values.relay.proxyFrom }}
+    proxyFrom: {{- toYaml . | nindent 6 }}
+    {{- end }}
     {{- if eq $listener "plain" }}
     budgetSeconds: {{ int64 $.Values.relay.plain.budgetSeconds }}
     networks: {{- toYaml $.Values.relay.plain.networks | nindent 6 }}

@@ -8,6 +8,7 @@ pub mod command;
 pub mod data;
 pub mod header;
 pub mod mailbox;
+pub mod proxy;
 pub mod reply;
 pub mod sasl;
 pub mod session;

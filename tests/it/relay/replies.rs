@@ -133,6 +133,8 @@ async fn octets_before_the_handshake_end_the_connection() {
     // 220 may have been on its way; nothing that came in the clear is answered.
     client.reply().await.is("220 2.0.0");
     client.closed().await;
+    let metrics = scene.metrics();
+    assert!(metrics.contains("franking_relay_tls_failures_total{reason=\"injected\"} 1"), "{metrics}");
 }
 
 #[tokio::test]

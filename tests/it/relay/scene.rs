@@ -298,6 +298,7 @@ pub fn listener(name: &str, mode: ListenerMode) -> Listener {
         address: ([127, 0, 0, 1], 0).into(),
         mode,
         networks,
+        proxy_from: vec![],
         budget_seconds: 20,
         line_ends: LineEnds::Normalize,
     }

@@ -1,17 +1,18 @@
 //! An SMTP client that says exactly what it is told, byte for byte, and reads replies one by one.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -39,6 +40,14 @@ impl Reply {
     }
 }
 
+/// What a TLS handshake agreed on.
+#[derive(Clone, Debug)]
+pub struct Agreed {
+    pub version: ProtocolVersion,
+    pub resumed: bool,
+    pub certificate: Vec<u8>,
+}
+
 pub struct Client {
     stream: Box<dyn Stream>,
     input: Vec<u8>,
@@ -48,6 +57,15 @@ impl Client {
     /// Connects in the clear and reads nothing yet.
     pub async fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("connecting to the relay");
+        stream.set_nodelay(true).expect("no delay");
+        Self { stream: Box::new(stream), input: Vec::new() }
+    }
+
+    /// The same from another address of this machine.
+    pub async fn open_from(source: IpAddr, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((source, 0).into()).expect("an address of this machine");
+        let stream = socket.connect(address).await.expect("connecting to the relay");
         stream.set_nodelay(true).expect("no delay");
         Self { stream: Box::new(stream), input: Vec::new() }
     }
@@ -68,12 +86,21 @@ impl Client {
 
     /// The handshake. The certificate must be the one of `ca_pem`, for `localhost`.
     pub async fn encrypt(self, ca_pem: &str) -> Self {
+        self.encrypt_as(trusting(ca_pem)).await.expect("the TLS handshake").0
+    }
+
+    /// The handshake as somebody else would do it, and what was agreed.
+    pub async fn encrypt_as(self, config: Arc<ClientConfig>) -> std::io::Result<(Self, Agreed)> {
         assert!(self.input.is_empty(), "octets before the handshake: {}", self.input.escape_ascii());
-        let stream = TlsConnector::from(trusting(ca_pem))
-            .connect(ServerName::try_from("localhost").expect("a name"), self.stream)
-            .await
-            .expect("the TLS handshake");
-        Self { stream: Box::new(stream), input: Vec::new() }
+        let name = ServerName::try_from("localhost").expect("a name");
+        let stream = TlsConnector::from(config).connect(name, self.stream).await?;
+        let connection = stream.get_ref().1;
+        let agreed = Agreed {
+            version: connection.protocol_version().expect("a version"),
+            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            certificate: connection.peer_certificates().expect("a certificate")[0].to_vec(),
+        };
+        Ok((Self { stream: Box::new(stream), input: Vec::new() }, agreed))
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -154,15 +181,28 @@ pub fn plain(username: &str, password: &str) -> String {
 }
 
 fn trusting(ca_pem: &str) -> Arc<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Arc::new(client_config(ca_pem, &[], |_| {}))
+}
+
+/// A client that trusts `ca_pem`, speaks `versions` (none named = all) and knows what `edit` leaves of the algorithms.
+pub fn client_config(
+    ca_pem: &str,
+    versions: &[&'static SupportedProtocolVersion],
+    edit: impl FnOnce(&mut CryptoProvider),
+) -> ClientConfig {
+    let mut provider = rustls::crypto::ring::default_provider();
+    edit(&mut provider);
+    let provider = Arc::new(provider);
+    let versions = if versions.is_empty() { rustls::ALL_VERSIONS } else { versions };
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).expect("a certificate")).expect("a root");
+    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+        roots.add(certificate.expect("a certificate")).expect("a root");
+    }
     let verifier =
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().expect("a verifier");
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+    ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
         .expect("the TLS versions of ring")
         .with_webpki_verifier(verifier)
-        .with_no_client_auth();
-    Arc::new(config)
+        .with_no_client_auth()
 }

@@ -104,7 +104,9 @@ mod tests {
                     vec![short(meter, 100, Some(opens)), short(meter, 100, None)]
                 }
             };
-            rows.extend(shortages.into_iter().map(|short| (meter.as_str().to_owned(), short.parts(WhenExhausted::Defer))));
+            rows.extend(
+                shortages.into_iter().map(|short| (meter.as_str().to_owned(), short.parts(WhenExhausted::Defer))),
+            );
         }
         rows
     }

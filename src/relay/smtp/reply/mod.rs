@@ -111,6 +111,7 @@ pub enum Reply {
     WrongNetwork,
     KeyNeedsTls,
     TooManyLogins,
+    Guessing,
     LoginUnavailable,
     Blocked(Blocked, Moment),
 
@@ -210,6 +211,7 @@ impl Reply {
             Self::WrongNetwork => fixed(535, "5.7.8", "this key may not be used from this network (allowFrom)"),
             Self::KeyNeedsTls => fixed(538, "5.7.11", "this key may only be used with TLS (plainListener is not set)"),
             Self::TooManyLogins => fixed(421, "4.7.0", "too many failed logins, closing"),
+            Self::Guessing => fixed(454, "4.7.0", "too many failed logins from this address, try again later"),
             Self::LoginUnavailable => fixed(454, "4.7.0", "logins cannot be checked for a moment, try again"),
             Self::SenderDenied => fixed(550, "5.7.1", "this key may not send as the envelope's sender"),
             Self::FromCount => fixed(550, "5.7.1", "a message needs exactly one From header"),
