@@ -149,7 +149,7 @@ impl Added<'_> {
         let date = self.received_at.to_zoned(TimeZone::UTC).strftime("%a, %d %b %Y %H:%M:%S +0000");
         let Self { id, mark, hostname, .. } = self;
         let mut text = format!(
-            "Received: by {hostname} (Franking) with {} id {id}\r\n\t({});\r\n\t{date}\r\n",
+            "Received: by {hostname} (Franking) with {} id {id} ({});\r\n\t{date}\r\n",
             self.protocol(),
             mark.as_str()
         );
@@ -246,8 +246,7 @@ mod tests {
         };
         assert_eq!(
             added.fields(&Header::default()),
-            "Received: by relay.example (Franking) with ESMTPSA id 00000000-0000-0000-0000-000000000000\r\n\
-             \t(MARK);\r\n\
+            "Received: by relay.example (Franking) with ESMTPSA id 00000000-0000-0000-0000-000000000000 (MARK);\r\n\
              \tSun, 22 Nov 2026 03:04:05 +0000\r\n\
              Date: Sun, 22 Nov 2026 03:04:05 +0000\r\n\
              Message-ID: <00000000-0000-0000-0000-000000000000@relay.example>\r\n"
@@ -255,7 +254,7 @@ mod tests {
         );
         let complete = Header { has_date: true, has_message_id: true, ..Header::default() };
         let fields = added.fields(&complete);
-        assert_eq!(fields.matches("\r\n").count(), 3);
+        assert_eq!(fields.matches("\r\n").count(), 2);
         let read = |mark| read(fields.as_bytes(), &mark).expect("a header");
         assert_eq!((read(mark()).received, read(mark()).own), (1, 1));
         let colleague = TraceMark::of(Uuid::from_u128(1), KeyId(Uuid::from_u128(3)));
