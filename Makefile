@@ -16,12 +16,18 @@ help:
 cluster: ## build the real Kubernetes programs for tests and demo (once, 6 minutes)
 	@tests/cluster/build.sh
 
+.PHONY: clients
+clients: ## install what the tests send mail with from the npm registry, below target/
+	@mkdir -p target/clients
+	@cp tests/clients/package.json tests/clients/package-lock.json target/clients/
+	@npm ci --prefix target/clients --ignore-scripts --no-audit --no-fund --loglevel=error
+
 .PHONY: build
 build:
 	@$(CARGO) build --locked --bins --examples
 
 .PHONY: test
-test: cluster build ## run all tests: unit, property, wire, real API server
+test: cluster clients build ## run all tests: unit, property, wire, real API server
 	@$(CARGO) test --locked
 
 .PHONY: demo
@@ -31,6 +37,10 @@ demo: cluster build ## the main job on real parts; KEEP=1 leaves it running, CLU
 .PHONY: bench
 bench: cluster ## benchmarks, each figure beside its floor from the same run
 	@$(CARGO) bench --locked --bench bench
+
+.PHONY: fuzz
+fuzz: ## fuzz what strangers' bytes reach, SECONDS=600 for each target (needs cargo-fuzz and a nightly toolchain)
+	@tests/fuzz/run.sh $(or $(SECONDS),600)
 
 .PHONY: generate
 generate: ## write the files that are made from the code

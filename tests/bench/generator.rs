@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -15,6 +16,8 @@ use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+use super::relayed;
 
 /// What is sent, and how.
 #[derive(Clone)]
@@ -25,7 +28,10 @@ pub struct Load {
     /// One connection for many messages, or a new one for each.
     pub reuse: bool,
     pub tls: Option<ClientTls>,
-    pub login: Option<(String, String)>,
+    /// The password of every key, where somebody logs in.
+    pub password: Option<String>,
+    /// Keys that send: the sessions take them in turn, a new connection takes the next.
+    pub keys: usize,
     pub from: String,
     pub message: Arc<Vec<u8>>,
 }
@@ -40,14 +46,24 @@ pub struct ClientTls {
 impl ClientTls {
     /// Takes any certificate: what is measured is on this machine.
     pub fn new(start: bool) -> Self {
+        Self::with(start, Resumption::default())
+    }
+
+    /// Every connection is a client's first.
+    pub fn without_tickets(start: bool) -> Self {
+        Self::with(start, Resumption::disabled())
+    }
+
+    fn with(start: bool, resumption: Resumption) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = Arc::new(TrustAll(provider.clone()));
-        let config = rustls::ClientConfig::builder_with_provider(provider)
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("the TLS versions of ring")
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
+        config.resumption = resumption;
         Self { start, connector: TlsConnector::from(Arc::new(config)) }
     }
 }
@@ -126,7 +142,7 @@ pub async fn run(load: &Load) -> Report {
     let counting = Arc::new(AtomicBool::new(false));
     let over = Arc::new(AtomicBool::new(false));
     let sessions: Vec<_> =
-        (0..load.sessions).map(|_| tokio::spawn(session(load.clone(), counting.clone(), over.clone()))).collect();
+        (0..load.sessions).map(|n| tokio::spawn(session(load.clone(), n, counting.clone(), over.clone()))).collect();
     tokio::time::sleep(Duration::from_secs(1)).await;
     counting.store(true, Ordering::Relaxed);
     let started = Instant::now();
@@ -142,14 +158,18 @@ pub async fn run(load: &Load) -> Report {
     Report { messages: latencies.len(), seconds, latencies }
 }
 
-async fn session(load: Load, counting: Arc<AtomicBool>, over: Arc<AtomicBool>) -> io::Result<Vec<u32>> {
+async fn session(load: Load, n: usize, counting: Arc<AtomicBool>, over: Arc<AtomicBool>) -> io::Result<Vec<u32>> {
     let mut latencies = Vec::new();
     let mut client: Option<Client> = None;
+    let mut key = n;
     while !over.load(Ordering::Relaxed) {
         let started = Instant::now();
         let mut ready = match client.take() {
             Some(client) => client,
-            None => Client::open(&load).await?,
+            None => {
+                key += load.sessions;
+                Client::open(&load, key).await?
+            }
         };
         ready.send(&load).await?;
         if load.reuse {
@@ -173,7 +193,8 @@ pub struct Client {
 }
 
 impl Client {
-    pub async fn open(load: &Load) -> io::Result<Self> {
+    /// Connects and logs in, as the `key`-th of the load's keys.
+    pub async fn open(load: &Load, key: usize) -> io::Result<Self> {
         let stream = TcpStream::connect(load.address).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
@@ -188,7 +209,8 @@ impl Client {
             client = Self::over(Box::new(tls.connector.connect(name, client.stream).await?));
             client.command(b"EHLO load.example.com\r\n", 250).await?;
         }
-        if let Some((user, password)) = &load.login {
+        if let Some(password) = &load.password {
+            let user = relayed::username(key % load.keys);
             let response = BASE64.encode(format!("\0{user}\0{password}"));
             client.command(format!("AUTH PLAIN {response}\r\n").as_bytes(), 235).await?;
         }

@@ -2,10 +2,14 @@
 //! from the same run, because a figure alone says more about the machine than about us.
 
 mod books;
+mod busy;
+mod figures;
 mod generator;
 mod ledger;
+mod many;
 mod operator;
 mod part;
+mod peer;
 mod relay;
 mod relayed;
 mod sessions;
@@ -18,7 +22,11 @@ use support::mail;
 
 const USAGE: &str = "usage: bench [NAME]
   books             1,000,000 reservations in the books: rollup, a month's bill, check, seconds and memory
-  relay [SECONDS]   messages per second: straight to a sink (the floor), through a byte copier, through us
+  relay [SECONDS]   messages per second: straight to a sink (the floor), through a byte copier, Postfix's
+                    before-queue proxy, and us
+  policies          the same for 100 policies with upstreams of their own, beside one
+  accounts          the same while accounts grow from 1,000 to 100,000, with the relay's memory
+  busy [COUNT]      memory of the relay for each of 1,000 TLS sessions that send all the time
   ledger            reserve and settle on one hot pool, up to 100,000 accounts, beside the disk's sync
   relays [SECONDS]  three relays that share one pool on PostgreSQL: messages per second, and how long each waits
   sessions [COUNT]  memory of the relay for each of 10,000 TLS sessions that are silent
@@ -32,6 +40,9 @@ fn main() {
     match words.as_slice() {
         [] => runtime.block_on(async {
             relay::run(relay::SECONDS).await;
+            many::policies(relay::SECONDS).await;
+            many::accounts(relay::SECONDS).await;
+            busy::run(busy::SESSIONS).await;
             ledger::run().await;
             shared_ledger::run(shared_ledger::SECONDS).await;
             sessions::run(sessions::SESSIONS).await;
@@ -41,6 +52,13 @@ fn main() {
         ["relay"] => runtime.block_on(relay::run(relay::SECONDS)),
         ["relay", seconds] => match seconds.parse() {
             Ok(seconds) => runtime.block_on(relay::run(seconds)),
+            Err(_) => stop(USAGE),
+        },
+        ["policies"] => runtime.block_on(many::policies(relay::SECONDS)),
+        ["accounts"] => runtime.block_on(many::accounts(relay::SECONDS)),
+        ["busy"] => runtime.block_on(busy::run(busy::SESSIONS)),
+        ["busy", count] => match count.parse() {
+            Ok(count) => runtime.block_on(busy::run(count)),
             Err(_) => stop(USAGE),
         },
         ["ledger"] => runtime.block_on(ledger::run()),
@@ -59,8 +77,13 @@ fn main() {
         [part::SINK] => runtime.block_on(part::sink(support::sink::SinkTls::None)),
         [part::TLS_SINK] => runtime.block_on(part::sink(support::sink::SinkTls::Implicit)),
         [part::IDLE, address, sessions] => runtime.block_on(sessions::idle(address, sessions)),
+        [part::MANY_SINKS] => runtime.block_on(part::sinks()),
+        [part::BUSY, address, sessions] => runtime.block_on(busy::clients(address, sessions)),
         [part::COPIER, to] => runtime.block_on(part::copier(to)),
-        [part::RELAY, mode, folder, to] => runtime.block_on(relayed::serve(mode, folder.as_ref(), to)),
+        [part::RELAY, mode, folder, to, policies, accounts] => {
+            let counts = (policies.parse().expect("a number"), accounts.parse().expect("a number"));
+            runtime.block_on(relayed::serve(mode, folder.as_ref(), to, counts.0, counts.1));
+        }
         _ => stop(USAGE),
     }
 }

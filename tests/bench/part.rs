@@ -1,6 +1,7 @@
 //! The parts of a benchmark that run as processes of their own, so that each one's CPU time can be read.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -11,9 +12,11 @@ use crate::support::sink::{Sink, SinkOptions, SinkTls};
 
 pub const SINK: &str = "part-sink";
 pub const TLS_SINK: &str = "part-tls-sink";
+pub const MANY_SINKS: &str = "part-sinks";
 pub const COPIER: &str = "part-copier";
 pub const RELAY: &str = "part-relay";
 pub const IDLE: &str = "part-idle";
+pub const BUSY: &str = "part-busy";
 
 /// A running part. It ends with this value.
 pub struct Part {
@@ -27,6 +30,13 @@ impl Part {
         let mut command = Command::new(std::env::current_exe().expect("the path of this program"));
         command.args(arguments);
         Self::spawn(command).await
+    }
+
+    /// Starts a relay in front of `sink`, with as many policies (each with its upstream) and accounts.
+    pub async fn relay(mode: &str, folder: &Path, sink: SocketAddr, policies: usize, accounts: usize) -> Self {
+        let folder = folder.to_str().expect("a path in UTF-8");
+        let [sink, policies, accounts] = [sink.to_string(), policies.to_string(), accounts.to_string()];
+        Self::spawn(roomy(&[RELAY, mode, folder, &sink, &policies, &accounts])).await
     }
 
     /// Starts a program that prints `listening on ADDRESS`.
@@ -62,10 +72,26 @@ impl Part {
     }
 }
 
+/// This program again, with as many open files as it may have.
+pub fn roomy(arguments: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n $(ulimit -H -n); exec \"$0\" \"$@\""]);
+    command.arg(std::env::current_exe().expect("the path of this program")).args(arguments);
+    command
+}
+
 /// The sink alone: counts and forgets.
 pub async fn sink(tls: SinkTls) {
     let sink = Sink::start(SinkOptions { tls, keep: false, ..SinkOptions::default() }).await;
     println!("listening on {}", sink.address());
+    std::future::pending::<()>().await;
+}
+
+/// The same at every loopback address, so that it is many upstreams.
+pub async fn sinks() {
+    let address = ([0, 0, 0, 0], 0).into();
+    let sink = Sink::start(SinkOptions { address, keep: false, ..SinkOptions::default() }).await;
+    println!("listening on 127.0.0.1:{}", sink.address().port());
     std::future::pending::<()>().await;
 }
 

@@ -25,16 +25,23 @@ use rand::rngs::StdRng;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub const USERNAME: &str = "load-1";
 pub const PASSWORD: &str = "correct-horse-battery-staple";
 pub const PLAIN: &str = "plain";
 pub const IMPLICIT: &str = "implicit";
+/// Entries of one call that fills the directory.
+const ENTRIES: usize = 2_000;
 const HASH_KEY: [u8; 32] = [7; 32];
 /// More than any run can use, and yet counted to the last one.
 const CREDITS: i64 = 1_000_000_000_000;
 
-/// Serves until it is killed; `to` is the upstream.
-pub async fn serve(mode: &str, folder: &Path, to: &str) {
+/// The user name of the n-th key, from 0.
+pub fn username(n: usize) -> String {
+    format!("load-{n}")
+}
+
+/// Serves until it is killed; `to` is the upstream. Each policy has its own, at a loopback address of its own; each
+/// account has one key.
+pub async fn serve(mode: &str, folder: &Path, to: &str, policies: usize, accounts: usize) {
     let upstream: std::net::SocketAddr = to.parse().expect("the upstream's address");
     let installation = Uuid::from_u128(1);
     let ledger = folder.join("ledger.db");
@@ -42,7 +49,11 @@ pub async fn serve(mode: &str, folder: &Path, to: &str) {
     sqlite::prepare(&ledger, installation, "cluster", Uuid::from_u128(2), clock.now()).expect("a ledger");
     let store = sqlite::SqliteStore::open(&ledger, clock.clone()).expect("the ledger");
     let session = store.open_session(Role::Operator, "operator").await.expect("a session");
-    store.put(&session, "bench", &directory(upstream.port())).await.expect("the directory");
+    let directory: Vec<Entry> = directory(upstream.port(), policies, accounts).collect();
+    for entries in directory.chunks(ENTRIES) {
+        store.put(&session, "bench", entries).await.expect("the directory");
+    }
+    drop(directory);
 
     let config = config(mode, installation, folder);
     let config_file = folder.join("relay.yaml");
@@ -65,55 +76,72 @@ pub async fn serve(mode: &str, folder: &Path, to: &str) {
     std::future::pending::<()>().await;
 }
 
-fn directory(port: u16) -> [Entry; 3] {
-    let limit = || Limit { credits: Some(CREDITS), calendar: Calendar::monthly_utc() };
-    let (policy, account) = (PolicyId(Uuid::from_u128(0x100)), AccountId(Uuid::from_u128(0x200)));
+fn directory(port: u16, policies: usize, accounts: usize) -> impl Iterator<Item = Entry> {
     let hash = HashKey::new(&HASH_KEY).hash(&Password::given(PASSWORD));
-    let upstream =
-        UpstreamEntry { host: "127.0.0.1".to_owned(), port, tls: UpstreamTls::None, secret: None, max_recipients: 100 };
-    let sender_domains = vec![MailDomain::parse("example.com").expect("a domain")];
-    [
-        Entry::Policy(PolicyEntry {
-            id: policy,
-            name: "plan".to_owned(),
-            suspended: None,
-            pool: limit(),
-            overage: Overage::Deny,
-            prepaid: None,
-            pricing: None,
-            sender_domains,
-            upstream: Some(upstream),
-            removed_at: None,
-        }),
-        Entry::Account(AccountEntry {
-            id: account,
-            policy,
-            namespace: "team".to_owned(),
-            name: "account".to_owned(),
-            suspended: None,
-            cap: limit(),
-            prepaid: None,
-            spend_limit_micro: None,
-            rate: None,
-            removed_at: None,
-        }),
-        Entry::Key(KeyEntry {
-            id: KeyId(Uuid::from_u128(0x301)),
-            account,
-            namespace: "team".to_owned(),
-            name: USERNAME.to_owned(),
-            username: Username::try_from(USERNAME.to_owned()).expect("a user name"),
-            credentials: vec![Credential { hash, stage: Stage::Current { since: Timestamp::UNIX_EPOCH } }],
-            allow_from: vec![],
-            allowed_senders: vec![],
-            plain_listener: true,
-            cap: limit(),
-            rate: None,
-            expires_at: None,
-            revoked: false,
-            removed_at: None,
-        }),
-    ]
+    let credentials = vec![Credential { hash, stage: Stage::Current { since: Timestamp::UNIX_EPOCH } }];
+    let rows = (0..accounts)
+        .flat_map(move |n| [Entry::Account(account(n, n % policies)), Entry::Key(key(n, credentials.clone()))]);
+    (0..policies).map(move |n| Entry::Policy(policy(n, port))).chain(rows)
+}
+
+fn limit() -> Limit {
+    Limit { credits: Some(CREDITS), calendar: Calendar::monthly_utc() }
+}
+
+/// Ids of a kind, each with its number.
+fn id(kind: u128, n: usize) -> Uuid {
+    Uuid::from_u128((kind << 64) + n as u128)
+}
+
+fn policy(n: usize, port: u16) -> PolicyEntry {
+    // The first at 127.0.0.1, where every sink listens.
+    let host = format!("127.0.{}.{}", n / 250, n % 250 + 1);
+    PolicyEntry {
+        id: PolicyId(id(1, n)),
+        name: format!("plan-{n}"),
+        suspended: None,
+        pool: limit(),
+        overage: Overage::Deny,
+        prepaid: None,
+        pricing: None,
+        sender_domains: vec![MailDomain::parse("example.com").expect("a domain")],
+        upstream: Some(UpstreamEntry { host, port, tls: UpstreamTls::None, secret: None, max_recipients: 100 }),
+        removed_at: None,
+    }
+}
+
+fn account(n: usize, policy: usize) -> AccountEntry {
+    AccountEntry {
+        id: AccountId(id(2, n)),
+        policy: PolicyId(id(1, policy)),
+        namespace: "team".to_owned(),
+        name: format!("account-{n}"),
+        suspended: None,
+        cap: limit(),
+        prepaid: None,
+        spend_limit_micro: None,
+        rate: None,
+        removed_at: None,
+    }
+}
+
+fn key(n: usize, credentials: Vec<Credential>) -> KeyEntry {
+    KeyEntry {
+        id: KeyId(id(3, n)),
+        account: AccountId(id(2, n)),
+        namespace: "team".to_owned(),
+        name: username(n),
+        username: Username::try_from(username(n)).expect("a user name"),
+        credentials,
+        allow_from: vec![],
+        allowed_senders: vec![],
+        plain_listener: true,
+        cap: limit(),
+        rate: None,
+        expires_at: None,
+        revoked: false,
+        removed_at: None,
+    }
 }
 
 fn config(mode: &str, installation: Uuid, folder: &Path) -> RelayConfig {

@@ -5,12 +5,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::generator::{self, ClientTls, Load};
-use super::part::{IDLE, Part, RELAY, SINK};
+use super::part::{IDLE, Part, SINK, roomy};
 use super::relayed;
 
 pub const SESSIONS: usize = 10_000;
@@ -27,8 +26,7 @@ const FROM: &str = "load@example.com";
 pub async fn run(sessions: usize) {
     let sink = Part::start(&[SINK]).await;
     let folder = tempfile::tempdir().expect("a folder for the ledger");
-    let path = folder.path().to_str().expect("a path in UTF-8");
-    let relay = Part::spawn(roomy(&[RELAY, relayed::IMPLICIT, path, &sink.address.to_string()])).await;
+    let relay = Part::relay(relayed::IMPLICIT, folder.path(), sink.address, 1, 1).await;
     let address = relay.address.to_string();
     let first = Idle::start(&address, BEFORE).await;
     let before = relay.resident_kb();
@@ -39,14 +37,6 @@ pub async fn run(sessions: usize) {
     println!("  relay's resident memory: {before} kB with {BEFORE} of them, {after} kB with all");
     println!("  {each:.1} kB per session, {:.2} of the goal of {GOAL_KB} kB", each / GOAL_KB);
     drop((first, all));
-}
-
-/// This program again, with as many open files as it may have.
-fn roomy(arguments: &[&str]) -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n $(ulimit -H -n); exec \"$0\" \"$@\""]);
-    command.arg(std::env::current_exe().expect("the path of this program")).args(arguments);
-    command
 }
 
 /// Silent clients in a process of their own. They go with this value.
@@ -73,7 +63,8 @@ pub async fn idle(address: &str, sessions: &str) {
         seconds: 0,
         reuse: true,
         tls: Some(ClientTls::new(false)),
-        login: Some((relayed::USERNAME.to_owned(), relayed::PASSWORD.to_owned())),
+        password: Some(relayed::PASSWORD.to_owned()),
+        keys: 1,
         from: FROM.into(),
         message: generator::message_of(5 * 1024, FROM),
     };
@@ -83,7 +74,7 @@ pub async fn idle(address: &str, sessions: &str) {
         let (load, gate) = (load.clone(), gate.clone());
         opening.spawn(async move {
             let _turn = gate.acquire().await.expect("nobody closes it");
-            let mut client = generator::Client::open(&load).await.expect("a session");
+            let mut client = generator::Client::open(&load, 0).await.expect("a session");
             client.send(&load).await.expect("a message");
             client
         });

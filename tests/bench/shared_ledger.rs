@@ -29,6 +29,7 @@ const ENTRIES: u64 = 2_000;
 const BATCH: usize = 500;
 /// Handles that charge at once on PostgreSQL: as many relays. A file has one writer.
 const RELAYS: u64 = 3;
+const RUNNING: &str = "running";
 /// What three relays are offered together.
 const OFFERED_PER_SECOND: u64 = 5_000;
 
@@ -94,14 +95,7 @@ impl Bench {
             let (charged, warm) = (charged.clone(), warm.clone());
             relays.spawn(async move {
                 let mut rng = StdRng::seed_from_u64(number);
-                // Everybody has sent once: what a process learns of its senders it has learnt.
-                for first in (0..ACCOUNTS).step_by(BATCH) {
-                    let mut some: Vec<Reservation> = (0..BATCH).map(|_| bench.reservation(&mut rng)).collect();
-                    for (one, n) in some.iter_mut().zip(first..) {
-                        one.key = KeyId(key_id(u128::from(n % ACCOUNTS)));
-                    }
-                    bench.send(&*store, &session, &some).await;
-                }
+                bench.everybody(&*store, &session).await;
                 warm.wait().await;
                 let end = Instant::now() + Duration::from_secs(seconds);
                 while Instant::now() < end {
@@ -117,6 +111,18 @@ impl Bench {
             ended.expect("no panic");
         }
         warmed.load(Ordering::Relaxed) as f64 / since.elapsed().as_secs_f64()
+    }
+
+    /// Each account sends once: what a process learns of its senders it has learnt.
+    async fn everybody(&self, store: &dyn Store, session: &Session) {
+        let mut rng = StdRng::seed_from_u64(7);
+        for first in (0..ACCOUNTS).step_by(BATCH) {
+            let mut some: Vec<Reservation> = (0..BATCH).map(|_| self.reservation(&mut rng)).collect();
+            for (one, n) in some.iter_mut().zip(first..) {
+                one.key = KeyId(key_id(u128::from(n % ACCOUNTS)));
+            }
+            self.send(store, session, &some).await;
+        }
     }
 
     async fn send(&self, store: &dyn Store, session: &Session, some: &[Reservation]) {
@@ -137,12 +143,16 @@ impl Bench {
         );
     }
 
-    /// Three relays that are offered messages at a steady pace, whether or not they keep up.
-    async fn latency(&self, seconds: u64) {
+    /// Three relays that are offered messages at a steady pace, whether or not they keep up: relays that run for a
+    /// while, or that have just started and know nobody.
+    async fn latency(&self, relays_are: &str, seconds: u64) {
         let mut relays = tokio::task::JoinSet::new();
         for number in 0..RELAYS {
-            let store = ledger::open(&self.address, Arc::new(SystemClock)).expect("opened");
-            let name = format!("paced-{number}");
+            let name = format!("{relays_are}-{number}");
+            let (store, session) = self.open(&format!("warming-{name}")).await;
+            if relays_are == RUNNING {
+                self.everybody(&*store, &session).await;
+            }
             let stop = CancellationToken::new();
             let ledger = Ledger::start(store, Role::Relay, name, &Registry::new(), Arc::new(|_| Ok(())), stop)
                 .await
@@ -154,7 +164,8 @@ impl Bench {
         took.sort_by(f64::total_cmp);
         let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize];
         println!(
-            "{}: {RELAYS} relays, {OFFERED_PER_SECOND} messages/s offered, {} answered: p50 {:.1} ms, p95 {:.1}, p99 {:.1}",
+            "{}: {RELAYS} {relays_are} relays, {OFFERED_PER_SECOND} messages/s offered, {} answered: p50 {:.1} ms, \
+             p95 {:.1}, p99 {:.1}",
             self.name,
             took.len(),
             at(0.5),
@@ -197,7 +208,8 @@ pub async fn run(seconds: u64) {
     let address = LedgerAddress::Postgres { url: running.url(), single_node: true };
     let bench = Bench::fill("PostgreSQL", address.clone(), RELAYS).await;
     bench.figures(seconds).await;
-    bench.latency(seconds).await;
+    bench.latency(RUNNING, seconds).await;
+    bench.latency("fresh", seconds).await;
     let store = ledger::open(&address, Arc::new(SystemClock)).expect("opened");
     let wrong = store.check().await.expect("checked");
     assert!(wrong.is_empty(), "{wrong:?}");

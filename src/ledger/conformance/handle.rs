@@ -15,7 +15,9 @@ use crate::ledger::store::{Error, Role, Settlement};
 use crate::runtime::metrics::{Registry, render};
 
 /// Longer than anything here takes, shorter than a person waits.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at what is waited for: a wait must not take the processor from what it waits for.
+const LOOK: Duration = Duration::from_millis(1);
 
 struct Desk {
     world: World,
@@ -55,7 +57,7 @@ impl Desk {
     async fn until_asked(&self, calls: usize) {
         let reached = async {
             while self.faulty.batches.lock().expect("no panic").len() < calls {
-                tokio::task::yield_now().await;
+                tokio::time::sleep(LOOK).await;
             }
         };
         timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("the store was never asked {calls} times"));
@@ -65,7 +67,7 @@ impl Desk {
     async fn settles_at(&self, credits: i64) {
         let reached = async {
             while self.world.consumed().await[1] != credits || self.ledger.unsettled() > 0 {
-                tokio::task::yield_now().await;
+                tokio::time::sleep(LOOK).await;
             }
         };
         timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("never came to {credits} credits"));
@@ -149,7 +151,7 @@ pub async fn one_message_that_cannot_be_written_does_not_stop_the_others(place: 
     desk.ledger.settle(Settlement { message, outcome: Outcome::Refused });
     let written = async {
         while desk.world.consumed().await[1] != 2 {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(LOOK).await;
         }
     };
     timeout(PATIENCE, written).await.expect("the others are written");

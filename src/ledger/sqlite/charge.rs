@@ -8,9 +8,9 @@ use super::failure::{Failure, Op};
 use super::incarnation;
 use super::ledgered::Ledgered;
 use super::write::Tx;
-use crate::domain::credit::{Blocked, Charge, Demand, Outcome, PERIOD_PARTS, Part, Reservation, Verdict, decide};
+use crate::domain::credit::{Blocked, Charge, Demand, Outcome, Part, Reservation, Verdict, decide};
 use crate::domain::id::MessageId;
-use crate::ledger::store::{Session, Settlement, Usage};
+use crate::ledger::store::{Session, Settlement};
 use crate::ledger::trail::{LEDGER, SESSION_GIVEN_UP};
 
 impl Tx<'_> {
@@ -28,9 +28,7 @@ impl Tx<'_> {
         for ((reservation, demand), (verdict, parts)) in batch.iter().zip(&demands).zip(&decided) {
             if let (Verdict::Reserved, Demand::Charge(charge)) = (verdict, demand) {
                 self.insert_reservation(session, reservation, charge, parts)?;
-                for (index, part) in parts.iter().enumerate() {
-                    lots.count(part.0).messages += i64::from(index < PERIOD_PARTS);
-                }
+                parts.iter().for_each(|part| lots.touch(part.0));
             }
         }
         lots.save(self)?;
@@ -74,8 +72,8 @@ impl Tx<'_> {
         let parts = serde_json::to_string(parts).map_err(|error| Failure::Row(error.to_string()))?;
         self.connection
             .prepare_cached(
-                "INSERT INTO reservation (message, key, account, policy, credits, parts, session, epoch, at, unit_price) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                "INSERT INTO reservation (message, key, account, policy, credits, parts, session, epoch, at, unit_price, counted) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0)",
             )?
             .execute(params![
                 reservation.message.0.as_bytes(),
@@ -116,40 +114,18 @@ impl Tx<'_> {
             (false, _, _) => return Ok(()),
         };
         self.connection
-            .prepare_cached("INSERT INTO settlement (message, correction, outcome, at) VALUES (?1, ?2, ?3, ?4)")?
+            .prepare_cached(
+                "INSERT INTO settlement (message, correction, outcome, at, counted) VALUES (?1, ?2, ?3, ?4, 0)",
+            )?
             .execute(params![message, correction, settlement.outcome.as_str(), self.now_ms()])?;
-        for (index, Part(id, amount)) in self.parts(settlement.message)?.into_iter().enumerate() {
-            if settlement.outcome.refunds() {
+        // What is not given back moves no balance: the rollup counts it.
+        if settlement.outcome.refunds() {
+            for Part(id, amount) in self.parts(settlement.message)? {
                 lots.lot(self, id)?.refund(amount);
-                // Asked for, so that it is written.
-                lots.count(id);
-            }
-            if index < PERIOD_PARTS {
-                self.count_outcome(lots.count(id), settlement.outcome, amount, correction);
+                lots.touch(id);
             }
         }
         Ok(())
-    }
-
-    fn count_outcome(&self, usage: &mut Usage, outcome: Outcome, credits: i64, correction: bool) {
-        if correction {
-            usage.unknown -= credits;
-        }
-        match outcome {
-            Outcome::Relayed => {
-                usage.relayed += credits;
-                usage.last_sent_at = Some(self.now);
-            }
-            Outcome::Unknown => usage.unknown += credits,
-            Outcome::Refused => {
-                usage.refused += credits;
-                usage.messages -= 1;
-            }
-            Outcome::NotOffered => {
-                usage.not_offered += credits;
-                usage.messages -= 1;
-            }
-        }
     }
 
     /// The outcome that holds, and whether it was a correction.

@@ -1,9 +1,8 @@
 //! The rows of one call, read once and written once however many messages touch them.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::collections::hash_map::Entry;
 
-use jiff::Timestamp;
 use rusqlite::params;
 
 use super::failure::{Failure, Op};
@@ -12,14 +11,13 @@ use super::{lot_row, sources, tempo};
 use crate::domain::credit::{Books, Lot, LotId, Tempo};
 use crate::domain::directory::Terms;
 use crate::ledger::sources::open;
-use crate::ledger::store::Usage;
 use crate::ledger::trail::LEDGER;
 
 /// The lots of one call, read once and written once however many messages touch them.
 #[derive(Default)]
 pub struct Ledgered {
     pub books: Books,
-    counted: HashMap<LotId, Usage>,
+    touched: HashSet<LotId>,
 }
 
 impl Ledgered {
@@ -28,7 +26,15 @@ impl Ledgered {
         if self.books.holdings.contains_key(&terms.holder) {
             return Ok(());
         }
-        let period = tx.running_lot(terms.holder, terms.limit)?;
+        let known = tx.cache.lots.get(terms.holder).filter(|lot| lot.window.from <= tx.now && tx.now < lot.window.to);
+        let period = match known {
+            Some(lot) => lot.clone(),
+            None => {
+                let lot = tx.running_lot(terms.holder, terms.limit)?;
+                tx.cache.lots.learn(&lot);
+                lot
+            }
+        };
         let lots = if terms.has_more() { sources::live(tx.connection, terms.holder, tx.now)? } else { Vec::new() };
         let arrival = if terms.rate.is_some() { tempo::arrival(tx.connection, terms.holder)? } else { None };
         let opened = open(terms, &period, lots, arrival, tx.now);
@@ -47,57 +53,26 @@ impl Ledgered {
         })
     }
 
-    /// What is to be added to a lot's counters. A lot that is asked for here is written.
-    pub fn count(&mut self, id: LotId) -> &mut Usage {
-        self.counted.entry(id).or_default()
+    /// Says that a lot's balance moved.
+    pub fn touch(&mut self, id: LotId) {
+        self.touched.insert(id);
     }
 
-    /// Writes what was counted, and the balance of the lots that were looked at.
-    pub fn save(self, tx: &Tx<'_>) -> Op<()> {
-        let mut counters = tx.connection.prepare_cached(
-            "UPDATE lot SET messages = messages + ?2, relayed = relayed + ?3, refused = refused + ?4, \
-             not_offered = not_offered + ?5, unknown = unknown + ?6, last_sent_at = max(last_sent_at, ?7) \
-             WHERE id = ?1",
-        )?;
-        let mut both = tx.connection.prepare_cached(
-            "UPDATE lot SET messages = messages + ?2, relayed = relayed + ?3, refused = refused + ?4, \
-             not_offered = not_offered + ?5, unknown = unknown + ?6, last_sent_at = max(last_sent_at, ?7), \
-             consumed = ?8, overhang = ?9, overage = ?10 WHERE id = ?1",
-        )?;
+    /// Writes the balances that moved.
+    pub fn save(self, tx: &mut Tx<'_>) -> Op<()> {
+        let mut balance =
+            tx.connection.prepare_cached("UPDATE lot SET consumed = ?2, overhang = ?3, overage = ?4 WHERE id = ?1")?;
         for (holder, holding) in &self.books.holdings {
             if let Some(Tempo { arrival: Some(arrival), moved: true, .. }) = holding.tempo {
                 tempo::set_arrival(tx.connection, *holder, arrival)?;
             }
         }
-        for (id, more) in self.counted {
-            let last_sent_at = more.last_sent_at.map_or(0, Timestamp::as_millisecond);
-            let (messages, relayed, refused) = (more.messages, more.relayed, more.refused);
-            let written = match self.books.lots.get(&id) {
-                None => counters.execute(params![
-                    id.0,
-                    messages,
-                    relayed,
-                    refused,
-                    more.not_offered,
-                    more.unknown,
-                    last_sent_at
-                ])?,
-                Some(lot) => both.execute(params![
-                    id.0,
-                    messages,
-                    relayed,
-                    refused,
-                    more.not_offered,
-                    more.unknown,
-                    last_sent_at,
-                    lot.consumed,
-                    lot.overhang,
-                    lot.overage
-                ])?,
-            };
-            if written != 1 {
+        for id in &self.touched {
+            let Some(lot) = self.books.lots.get(id) else { continue };
+            if balance.execute(params![id.0, lot.consumed, lot.overhang, lot.overage])? != 1 {
                 return Err(Failure::Row(format!("lot {} is gone", id.0)));
             }
+            tx.cache.lots.wrote(lot);
         }
         Ok(())
     }

@@ -30,13 +30,24 @@ pub struct LotRow {
     pub lot: Lot,
     /// JSON of the calendar that made it.
     pub calendar: String,
+    /// What the rollup has counted.
     usage: Usage,
 }
 
 impl LotRow {
-    /// The usage of its period. What is charged and not refunded is the balance itself.
-    pub fn usage(&self) -> Usage {
-        Usage { accepted: self.lot.used(), ..self.usage }
+    /// The usage of its period, with what the rollup has not taken. What is charged and not refunded is the balance
+    /// itself.
+    pub fn usage(&self, untaken: Usage) -> Usage {
+        let Self { lot, usage, .. } = self;
+        Usage {
+            messages: usage.messages + untaken.messages,
+            accepted: lot.used(),
+            relayed: usage.relayed + untaken.relayed,
+            refused: usage.refused + untaken.refused,
+            not_offered: usage.not_offered + untaken.not_offered,
+            unknown: usage.unknown + untaken.unknown,
+            last_sent_at: usage.last_sent_at.max(untaken.last_sent_at),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod incarnation;
 mod ledgered;
 mod lot_row;
 mod lots;
+mod memory;
 mod read;
 mod report;
 mod retire;
@@ -153,12 +154,12 @@ impl Store for SqliteStore {
 
     async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>> {
         let (session, batch) = (session.clone(), batch.to_vec());
-        self.writer.call("reserving credits", batch.len(), move |tx| tx.reserve(&session, &batch)).await
+        self.writer.charge("reserving credits", batch.len(), move |tx| tx.reserve(&session, &batch)).await
     }
 
     async fn settle(&self, session: &Session, batch: &[Settlement]) -> Result<()> {
         let (session, batch) = (session.clone(), batch.to_vec());
-        self.writer.call("settling messages", batch.len(), move |tx| tx.settle(&session, &batch)).await
+        self.writer.charge("settling messages", batch.len(), move |tx| tx.settle(&session, &batch)).await
     }
 
     async fn prepare_lots(&self, session: &Session, until: Timestamp) -> Result<u64> {

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::failure::{Failure, Op};
 use super::vigil::Vigil;
-use super::{file, incarnation, lots, rows, sources};
+use super::{file, incarnation, lots, rows, sources, usage};
 use crate::domain::credential::Username;
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId};
@@ -127,19 +127,28 @@ pub fn find_sender(connection: &Connection, username: &Username) -> Op<Option<Se
 
 pub fn balances(connection: &Connection, holders: &[Holder], now: Timestamp) -> Op<Vec<Balance>> {
     incarnation::refuse_held(connection)?;
-    let mut balances = Vec::with_capacity(holders.len());
+    let mut found = Vec::with_capacity(holders.len());
     for holder in holders {
         let Some(entry) = rows::entry(connection, *holder)? else { continue };
+        found.push((*holder, entry, lots::latest(connection, *holder, now)?));
+    }
+    let latest = found.iter().filter_map(|(_, _, latest)| Some(latest.as_ref()?.lot.id)).collect();
+    let untaken = usage::untaken(connection, &latest)?;
+    let mut balances = Vec::with_capacity(found.len());
+    for (holder, entry, latest) in found {
         let terms = entry.terms();
-        let (lot, usage) = match lots::latest(connection, *holder, now)? {
-            Some(row) if now < row.lot.window.to => (row.lot.clone(), row.usage()),
+        let (lot, usage) = match latest {
+            Some(row) if now < row.lot.window.to => {
+                let usage = row.usage(untaken.get(&row.lot.id).copied().unwrap_or_default());
+                (row.lot, usage)
+            }
             // Nobody has sent in this period yet: what the first message would find.
             ended => {
                 let ended = ended.as_ref().map(|row| &row.lot);
-                (following(*holder, terms.limit, ended, now), Usage::default())
+                (following(holder, terms.limit, ended, now), Usage::default())
             }
         };
-        let more = if terms.has_more() { sources::live(connection, *holder, now)? } else { Vec::new() };
+        let more = if terms.has_more() { sources::live(connection, holder, now)? } else { Vec::new() };
         let price = if terms.spend_limit.is_some() { unit_price(connection, &entry)? } else { 0 };
         balances.push(balance(&terms, lot, usage, more, price, now));
     }

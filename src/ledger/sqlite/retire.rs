@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::rows;
-use super::usage::{RESERVATIONS, SETTLEMENTS};
+use super::usage::{RESERVATIONS, SETTLEMENTS, cursor};
 use super::write::Tx;
 use crate::domain::credit::{LotId, Outcome, Part};
 use crate::domain::id::MessageId;
@@ -53,7 +53,7 @@ impl Tx<'_> {
     }
 
     fn old(&self, before: Timestamp, limit: usize) -> Op<Vec<Old>> {
-        let rolled = self.cursor(RESERVATIONS)?;
+        let rolled = cursor(self.connection, RESERVATIONS)?;
         let mut statement = self
             .connection
             .prepare_cached("SELECT seq, message, parts, at FROM reservation WHERE seq <= ?1 ORDER BY seq LIMIT ?2")?;
@@ -83,7 +83,7 @@ impl Tx<'_> {
     }
 
     fn has_unrolled(&self, message: MessageId) -> Op<bool> {
-        let rolled = self.cursor(SETTLEMENTS)?;
+        let rolled = cursor(self.connection, SETTLEMENTS)?;
         let mut statement =
             self.connection.prepare_cached("SELECT 1 FROM settlement WHERE message = ?1 AND seq > ?2")?;
         Ok(statement.exists(params![message.0.as_bytes(), rolled])?)

@@ -1,112 +1,208 @@
-//! The hourly rollup: moved exactly once, because its cursors move in the same transaction.
+//! The rollup of usage: moved exactly once, because its cursors move in the same transaction.
+//!
+//! Mail writes balances only. Who sent how much, by hour and by a lot's period, is counted here, from the rows; whoever
+//! reads a lot's counters adds what the rollup has not taken yet.
 
 use std::collections::{HashMap, HashSet};
 
-use rusqlite::{OptionalExtension as _, Row, params};
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
+use super::rows;
 use super::write::Tx;
-use crate::domain::credit::{Chain, Outcome};
+use crate::domain::credit::{Chain, LotId, Outcome, PERIOD_PARTS, Part};
 use crate::domain::id::{AccountId, KeyId, PolicyId};
-use crate::ledger::store::Session;
+use crate::ledger::store::{Session, Usage};
 
 pub const RESERVATIONS: &str = "reservation";
 pub const SETTLEMENTS: &str = "settlement";
 const HOUR_MS: i64 = 3_600_000;
+/// SQLite's word for no limit.
+const ALL: i64 = -1;
 
 type Bucket = (i64, Chain);
 
-/// What is added to a bucket.
+/// A row that the rollup takes: a reservation, or an outcome beside its reservation's columns.
+struct Step {
+    seq: i64,
+    chain: Chain,
+    /// When it was reserved: an outcome counts in the hour of its reservation.
+    at: i64,
+    credits: i64,
+    unit_price: i64,
+    /// The lots of its period, where they do not count it already.
+    lots: Vec<LotId>,
+    outcome: Option<Settled>,
+}
+
+struct Settled {
+    outcome: Outcome,
+    correction: bool,
+    at: Timestamp,
+}
+
+const RESERVED: &str = "SELECT seq, key, account, policy, at, credits, unit_price, counted, parts FROM reservation \
+     WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+const SETTLED: &str = "SELECT s.seq, r.key, r.account, r.policy, r.at, r.credits, r.unit_price, s.counted, r.parts, \
+     s.outcome, s.correction, s.at FROM settlement s JOIN reservation r ON r.message = s.message \
+     WHERE s.seq > ?1 ORDER BY s.seq LIMIT ?2";
+
+fn step(row: &Row<'_>, settled: bool) -> Op<Step> {
+    let id = |column| row.get(column).map(Uuid::from_bytes);
+    let chain = Chain { key: KeyId(id(1)?), account: AccountId(id(2)?), policy: PolicyId(id(3)?) };
+    let lots = if row.get(7)? {
+        vec![]
+    } else {
+        let parts: Vec<Part> = serde_json::from_str(row.get_ref(8)?.as_str().map_err(rusqlite::Error::from)?)
+            .map_err(|error| Failure::Row(error.to_string()))?;
+        parts.into_iter().take(PERIOD_PARTS).map(|Part(lot, _)| lot).collect()
+    };
+    let outcome = if settled {
+        let word = row.get_ref(9)?.as_str().map_err(rusqlite::Error::from)?;
+        let outcome = Outcome::parse(word).ok_or_else(|| Failure::Row(format!("unknown outcome {word}")))?;
+        Some(Settled { outcome, correction: row.get(10)?, at: rows::instant(row.get(11)?)? })
+    } else {
+        None
+    };
+    Ok(Step { seq: row.get(0)?, chain, at: row.get(4)?, credits: row.get(5)?, unit_price: row.get(6)?, lots, outcome })
+}
+
+/// Gives each row of a table after `after` to `take`, in the order of commits, `limit` at most. Returns how many, and
+/// the last one's number.
+fn walk(connection: &Connection, table: &str, after: i64, limit: i64, mut take: impl FnMut(Step)) -> Op<(u64, i64)> {
+    let settled = table == SETTLEMENTS;
+    let mut statement = connection.prepare_cached(if settled { SETTLED } else { RESERVED })?;
+    let mut found = statement.query(params![after, limit])?;
+    let (mut taken, mut last) = (0, after);
+    while let Some(row) = found.next()? {
+        let step = step(row, settled)?;
+        last = step.seq;
+        taken += 1;
+        take(step);
+    }
+    Ok((taken, last))
+}
+
+impl Step {
+    /// Adds it to the counters of an hour or a lot. `accepted` is what it charged, where it is a reservation.
+    fn count(&self, usage: &mut Usage) {
+        let Some(Settled { outcome, correction, at }) = &self.outcome else {
+            usage.messages += 1;
+            usage.accepted += self.credits;
+            return;
+        };
+        if *correction {
+            usage.unknown -= self.credits;
+        }
+        match outcome {
+            Outcome::Relayed => {
+                usage.relayed += self.credits;
+                usage.last_sent_at = usage.last_sent_at.max(Some(*at));
+            }
+            Outcome::Refused => usage.refused += self.credits,
+            Outcome::NotOffered => usage.not_offered += self.credits,
+            Outcome::Unknown => usage.unknown += self.credits,
+        }
+    }
+
+    /// The same for a lot, whose messages are those that were not given back.
+    fn count_for_lot(&self, usage: &mut Usage) {
+        self.count(usage);
+        if self.gives_back() {
+            usage.messages -= 1;
+        }
+    }
+
+    fn gives_back(&self) -> bool {
+        self.outcome.as_ref().is_some_and(|settled| settled.outcome.refunds())
+    }
+
+    /// Micro-units of money that it adds.
+    fn price(&self) -> i64 {
+        let price = self.credits.saturating_mul(self.unit_price);
+        match &self.outcome {
+            None => price,
+            Some(_) if self.gives_back() => -price,
+            Some(_) => 0,
+        }
+    }
+}
+
+/// What is added to an hour.
 #[derive(Default)]
 struct More {
-    messages: i64,
-    charged: i64,
-    relayed: i64,
-    refused: i64,
-    not_offered: i64,
-    unknown: i64,
+    usage: Usage,
     /// Micro-units of money for what was charged and not given back.
     priced: i64,
 }
 
-/// The first six columns: key, account, policy, at, credits, unit price. With the credits and what they cost.
-fn bucket(row: &Row<'_>) -> rusqlite::Result<(Bucket, i64, i64)> {
-    let id = |column| row.get(column).map(Uuid::from_bytes);
-    let chain = Chain { key: KeyId(id(0)?), account: AccountId(id(1)?), policy: PolicyId(id(2)?) };
-    let at: i64 = row.get(3)?;
-    let (credits, unit_price): (i64, i64) = (row.get(4)?, row.get(5)?);
-    Ok(((at.div_euclid(HOUR_MS) * HOUR_MS, chain), credits, credits.saturating_mul(unit_price)))
+/// What the rollup has not counted yet of these lots.
+pub fn untaken(connection: &Connection, lots: &HashSet<LotId>) -> Op<HashMap<LotId, Usage>> {
+    let mut untaken = HashMap::new();
+    for table in [RESERVATIONS, SETTLEMENTS] {
+        walk(connection, table, cursor(connection, table)?, ALL, |step| {
+            for lot in step.lots.iter().filter(|lot| lots.contains(lot)) {
+                step.count_for_lot(untaken.entry(*lot).or_default());
+            }
+        })?;
+    }
+    Ok(untaken)
+}
+
+pub fn cursor(connection: &Connection, name: &str) -> Op<i64> {
+    let seq = connection
+        .prepare_cached("SELECT seq FROM cursor WHERE name = ?1")?
+        .query_row([name], |row| row.get(0))
+        .optional()?;
+    Ok(seq.unwrap_or(0))
 }
 
 impl Tx<'_> {
     /// Takes up to `limit` new reservations and as many settlements. Returns how many rows that were.
     pub fn rollup(&mut self, session: &Session, limit: usize) -> Op<u64> {
         self.fence(session)?;
-        let mut buckets = HashMap::new();
-        let reserved = self.roll_reservations(&mut buckets, limit)?;
-        let settled = self.roll_settlements(&mut buckets, limit)?;
+        let mut hours: HashMap<Bucket, More> = HashMap::new();
+        let mut lots: HashMap<LotId, Usage> = HashMap::new();
+        let mut rolled = 0;
+        for table in [RESERVATIONS, SETTLEMENTS] {
+            let after = cursor(self.connection, table)?;
+            let (taken, last) = walk(self.connection, table, after, rows::limit(limit), |step| {
+                let hour = step.at.div_euclid(HOUR_MS) * HOUR_MS;
+                let more = hours.entry((hour, step.chain)).or_default();
+                step.count(&mut more.usage);
+                more.priced = more.priced.saturating_add(step.price());
+                for lot in &step.lots {
+                    step.count_for_lot(lots.entry(*lot).or_default());
+                }
+            })?;
+            self.set_cursor(table, last)?;
+            rolled += taken;
+        }
         let mut holders = HashSet::new();
-        for ((hour, chain), more) in buckets {
+        for ((hour, chain), more) in hours {
             holders.extend(chain.holders());
             self.add(hour, chain, &more)?;
         }
+        for (lot, usage) in lots {
+            self.count(lot, &usage)?;
+        }
         self.all_moved(&holders)?;
-        Ok(reserved + settled)
+        Ok(rolled)
     }
 
-    fn roll_reservations(&mut self, buckets: &mut HashMap<Bucket, More>, limit: usize) -> Op<u64> {
-        let mut seq = self.cursor(RESERVATIONS)?;
-        let mut statement = self.connection.prepare_cached(
-            "SELECT key, account, policy, at, credits, unit_price, seq FROM reservation \
-             WHERE seq > ?1 ORDER BY seq LIMIT ?2",
-        )?;
-        let mut rows = statement.query(params![seq, super::rows::limit(limit)])?;
-        let mut taken = 0;
-        while let Some(row) = rows.next()? {
-            let (bucket, credits, price) = bucket(row)?;
-            let more = buckets.entry(bucket).or_default();
-            more.messages += 1;
-            more.charged += credits;
-            more.priced = more.priced.saturating_add(price);
-            seq = row.get(6)?;
-            taken += 1;
-        }
-        self.set_cursor(RESERVATIONS, seq)?;
-        Ok(taken)
-    }
-
-    /// An outcome counts in the hour of its reservation.
-    fn roll_settlements(&mut self, buckets: &mut HashMap<Bucket, More>, limit: usize) -> Op<u64> {
-        let mut seq = self.cursor(SETTLEMENTS)?;
-        let mut statement = self.connection.prepare_cached(
-            "SELECT r.key, r.account, r.policy, r.at, r.credits, r.unit_price, s.seq, s.correction, s.outcome \
-             FROM settlement s JOIN reservation r ON r.message = s.message WHERE s.seq > ?1 ORDER BY s.seq LIMIT ?2",
-        )?;
-        let mut rows = statement.query(params![seq, super::rows::limit(limit)])?;
-        let mut taken = 0;
-        while let Some(row) = rows.next()? {
-            let (bucket, credits, price) = bucket(row)?;
-            let word: String = row.get(8)?;
-            let outcome = Outcome::parse(&word).ok_or_else(|| Failure::Row(format!("unknown outcome {word}")))?;
-            let more = buckets.entry(bucket).or_default();
-            if row.get(7)? {
-                more.unknown -= credits;
-            }
-            match outcome {
-                Outcome::Relayed => more.relayed += credits,
-                Outcome::Refused => more.refused += credits,
-                Outcome::NotOffered => more.not_offered += credits,
-                Outcome::Unknown => more.unknown += credits,
-            }
-            if outcome.refunds() {
-                more.priced = more.priced.saturating_sub(price);
-            }
-            seq = row.get(6)?;
-            taken += 1;
-        }
-        self.set_cursor(SETTLEMENTS, seq)?;
-        Ok(taken)
+    fn count(&self, lot: LotId, usage: &Usage) -> Op<()> {
+        let last_sent_at = usage.last_sent_at.map_or(0, Timestamp::as_millisecond);
+        let (messages, relayed, refused) = (usage.messages, usage.relayed, usage.refused);
+        self.connection
+            .prepare_cached(
+                "UPDATE lot SET messages = messages + ?2, relayed = relayed + ?3, refused = refused + ?4, \
+                 not_offered = not_offered + ?5, unknown = unknown + ?6, last_sent_at = max(last_sent_at, ?7) \
+                 WHERE id = ?1",
+            )?
+            .execute(params![lot.0, messages, relayed, refused, usage.not_offered, usage.unknown, last_sent_at])?;
+        Ok(())
     }
 
     fn add(&self, hour: i64, chain: Chain, more: &More) -> Op<()> {
@@ -124,24 +220,15 @@ impl Tx<'_> {
                 chain.key.0.as_bytes(),
                 chain.account.0.as_bytes(),
                 chain.policy.0.as_bytes(),
-                more.messages,
-                more.charged,
-                more.relayed,
-                more.refused,
-                more.not_offered,
-                more.unknown,
+                more.usage.messages,
+                more.usage.accepted,
+                more.usage.relayed,
+                more.usage.refused,
+                more.usage.not_offered,
+                more.usage.unknown,
                 more.priced
             ])?;
         Ok(())
-    }
-
-    pub fn cursor(&self, name: &str) -> Op<i64> {
-        let seq = self
-            .connection
-            .prepare_cached("SELECT seq FROM cursor WHERE name = ?1")?
-            .query_row([name], |row| row.get(0))
-            .optional()?;
-        Ok(seq.unwrap_or(0))
     }
 
     fn set_cursor(&self, name: &str, seq: i64) -> Op<()> {

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
+use super::memory::Memory;
 use super::{incarnation, rows};
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId, Kind};
@@ -14,12 +15,13 @@ use crate::ledger::digest;
 use crate::ledger::store::{Role, Session};
 use crate::ledger::trail::Note;
 
-/// What the writer keeps between transactions: directory rows it has used. Each transaction first drops or renews
-/// those that another process changed.
+/// What the writer keeps between transactions: directory rows it has used, and the running lots it has charged. Each
+/// transaction first drops or renews what another process changed.
 #[derive(Default)]
 pub struct Cache {
     directory: Directory,
     config_epoch: i64,
+    pub lots: Memory,
     /// Whether it was said that the clock is behind.
     said_behind: bool,
 }
@@ -55,7 +57,7 @@ pub struct Tx<'a> {
     pub connection: &'a Connection,
     /// The ledger's time: the clock's, never before an earlier transaction's.
     pub now: Timestamp,
-    cache: &'a mut Cache,
+    pub cache: &'a mut Cache,
     state: State,
     /// Sessions that this transaction has already written.
     written: HashSet<(i64, i64)>,
@@ -78,6 +80,7 @@ impl<'a> Tx<'a> {
             .query_row([], |row| Ok((State { config_epoch: row.get(0)?, moved: row.get(1)? }, row.get(2)?)))?;
         let now = rows::later(clock, last_now)?;
         cache.watch_clock(now, clock);
+        cache.lots.renew(connection)?;
         let mut tx = Self { connection, now, cache, state, written: HashSet::new() };
         if tx.cache.config_epoch != state.config_epoch {
             tx.renew_cache()?;

@@ -26,6 +26,8 @@ pub const GROUP: usize = 500;
 /// A queued call.
 trait Job: Send {
     fn weight(&self) -> usize;
+    /// Whether it keeps what is remembered of lots up to date.
+    fn keeps_lots(&self) -> bool;
     fn run(&mut self, tx: &mut Tx<'_>) -> Op<()>;
     /// After the commit, or with what made it fail.
     fn answer(self: Box<Self>, failure: Option<Failure>);
@@ -34,6 +36,7 @@ trait Job: Send {
 struct Call<T, F> {
     doing: &'static str,
     weight: usize,
+    keeps_lots: bool,
     work: F,
     value: Option<T>,
     reply: oneshot::Sender<Result<T>>,
@@ -42,6 +45,10 @@ struct Call<T, F> {
 impl<T: Send, F: FnMut(&mut Tx<'_>) -> Op<T> + Send> Job for Call<T, F> {
     fn weight(&self) -> usize {
         self.weight
+    }
+
+    fn keeps_lots(&self) -> bool {
+        self.keeps_lots
     }
 
     fn run(&mut self, tx: &mut Tx<'_>) -> Op<()> {
@@ -86,8 +93,25 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&mut Tx<'_>) -> Op<T> + Send + 'static,
     {
+        self.run(doing, weight, false, work).await
+    }
+
+    /// The same for work that writes lots through [`super::ledgered::Ledgered`] alone.
+    pub async fn charge<T, F>(&self, doing: &'static str, weight: usize, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Op<T> + Send + 'static,
+    {
+        self.run(doing, weight, true, work).await
+    }
+
+    async fn run<T, F>(&self, doing: &'static str, weight: usize, keeps_lots: bool, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Op<T> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Call { doing, weight: weight.max(1), work, value: None, reply });
+        let job = Box::new(Call { doing, weight: weight.max(1), keeps_lots, work, value: None, reply });
         self.jobs.try_send(job).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => Failure::Crowded.of(doing),
             mpsc::error::TrySendError::Closed(_) => Failure::Stopped.of(doing),
@@ -144,19 +168,28 @@ fn run_group(
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
     let mut tx = Tx::begin(connection, cache, clock.now())?;
     let mut failures = Vec::with_capacity(group.len());
+    // A job that is alone needs no savepoint, which would copy every page that it touches: undone with it is nothing.
+    let alone = group.len() == 1;
     for job in group.iter_mut() {
-        connection.prepare_cached("SAVEPOINT job")?.execute([])?;
+        if !alone {
+            connection.prepare_cached("SAVEPOINT job")?.execute([])?;
+        }
         let before = tx.mark();
+        if !job.keeps_lots() {
+            tx.cache.lots.forget();
+        }
         // A bug in one operation must not take the writer, and every other call, with it.
         let result = catch_unwind(AssertUnwindSafe(|| job.run(&mut tx))).unwrap_or(Err(Failure::Panicked));
         if let Err(failure) = &result {
-            if failure.spoils_transaction() || connection.is_autocommit() {
+            if alone || failure.spoils_transaction() || connection.is_autocommit() {
                 return Err(failure.clone());
             }
             connection.prepare_cached("ROLLBACK TO job")?.execute([])?;
             tx.reset(before);
         }
-        connection.prepare_cached("RELEASE job")?.execute([])?;
+        if !alone {
+            connection.prepare_cached("RELEASE job")?.execute([])?;
+        }
         failures.push(result.err());
     }
     tx.finish()?;

@@ -1,9 +1,16 @@
 //! The relay on the wire: real sockets, the real ledger, and an upstream that does as it is told.
 
 mod changes;
+// What the fuzzer checks.
+#[path = "../../fuzz/checks/mod.rs"]
+mod checks;
+mod devices;
+mod fuzzed;
 mod hostile;
 mod money;
 mod operations;
+mod programs;
+mod property;
 mod proxy;
 mod replies;
 mod scene;

@@ -9,6 +9,8 @@ pub mod franking;
 pub mod identity;
 #[expect(dead_code, reason = "the demo prints its dialogue with it")]
 pub mod mail;
+#[expect(dead_code, reason = "the benchmarks ask for more")]
+pub mod postfix;
 #[expect(dead_code, reason = "the engine's own tests kill, copy and promote it")]
 pub mod postgres;
 pub mod receiver;

@@ -126,6 +126,12 @@ async fn a_file_of_schema_1_is_copied_and_goes_on_with_what_was_used() {
     world.settle(message(0x51), Outcome::Refused).await;
     assert_eq!(world.consumed().await, [2; 3]);
     assert_eq!(world.send(8).await.1, Verdict::Reserved);
+    // What the first release has counted is not counted again.
+    for _ in 0..2 {
+        let usage = world.balance(chain()[1]).await.usage;
+        assert_eq!((usage.messages, usage.accepted, usage.refused), (2, 10, 2));
+        world.store.rollup(&world.session).await.expect("rolled");
+    }
     // The new meters work on it.
     world.put(&[Entry::Account(account_with_grant(3))]).await;
     let (_, verdict) = world.send(4).await;

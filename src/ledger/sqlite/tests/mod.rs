@@ -215,7 +215,7 @@ async fn commits_are_durable_and_the_belt_holds() {
         })
         .await
         .expect("read");
-    assert_eq!(pragmas, (2, 1, 4_000));
+    assert_eq!(pragmas, (2, 1, 16_000));
     let overspent = store
         .writer
         .call("testing", 1, |tx| {

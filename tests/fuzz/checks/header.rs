@@ -1,0 +1,114 @@
+//! Header sections: nobody is named as a sender whom the relay does not see.
+
+use franking::domain::id::MessageId;
+use franking::relay::smtp::header::{Added, FieldName, Header, read};
+use franking::relay::smtp::reply::Reply;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::written;
+
+/// The octets are a body, whose line ends are made what the body's reader leaves.
+pub fn check(bytes: &[u8]) {
+    let body = with_proper_line_ends(bytes);
+    let header = match read(&body) {
+        Ok(header) => header,
+        Err(fault) => {
+            written(&Reply::Header(fault));
+            return;
+        }
+    };
+    for (field, address) in &header.senders {
+        written(&Reply::HeaderDenied(*field));
+        let text = address.to_string();
+        assert!(!text.contains(|c: char| c.is_whitespace() || c.is_control() || "<>\"(),;:".contains(c)), "{text:?}");
+    }
+    for (field, name) in [
+        (FieldName::From, "from"),
+        (FieldName::Sender, "sender"),
+        (FieldName::ResentFrom, "resent-from"),
+        (FieldName::ResentSender, "resent-sender"),
+    ] {
+        let values = values(&body, name);
+        if field == FieldName::From {
+            assert_eq!(header.from_fields, values.len(), "{}", body.escape_ascii());
+        }
+        let seen = header.senders.iter().filter(|(found, _)| *found == field).count();
+        let signs: usize = values.iter().map(|value| at_signs(value)).sum();
+        assert_eq!(seen, signs, "{name}: an address is hidden in {}", body.escape_ascii());
+    }
+    with_fields_it_is_complete(&header, &body);
+}
+
+fn with_fields_it_is_complete(header: &Header, body: &[u8]) {
+    let added = Added {
+        id: MessageId(Uuid::nil()),
+        hostname: "relay.example",
+        received_at: Timestamp::UNIX_EPOCH,
+        encrypted: body.len().is_multiple_of(2),
+        utf8: body.len().is_multiple_of(3),
+    };
+    let complete = [added.fields(header).as_bytes(), body].concat();
+    let again = read(&complete).expect("the fields in front are fields");
+    let expected = Header { received: header.received + 1, has_date: true, has_message_id: true, ..header.clone() };
+    assert_eq!(again, expected, "{}", body.escape_ascii());
+    let nothing = Header { received: 0, ..again };
+    assert_eq!(added.fields(&nothing).matches("\r\n").count(), 2, "Date or Message-ID would be there twice");
+}
+
+/// CRLF for every spelling of a line's end.
+fn with_proper_line_ends(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut octets = bytes.iter().peekable();
+    while let Some(octet) = octets.next() {
+        match octet {
+            b'\r' => {
+                octets.next_if(|next| **next == b'\n');
+                out.extend(b"\r\n");
+            }
+            b'\n' => out.extend(b"\r\n"),
+            octet => out.push(*octet),
+        }
+    }
+    out
+}
+
+/// The values of the fields of a name, found line by line as a simple program would.
+fn values(body: &[u8], name: &str) -> Vec<String> {
+    let mut values: Vec<String> = Vec::new();
+    let mut open = false;
+    for line in String::from_utf8_lossy(body).split("\r\n") {
+        if line.is_empty() {
+            break;
+        }
+        if line.starts_with([' ', '\t']) {
+            if let (true, Some(value)) = (open, values.last_mut()) {
+                value.push_str(line);
+            }
+            continue;
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        open = field.trim_ascii_end().eq_ignore_ascii_case(name);
+        if open {
+            values.push(value.to_owned());
+        }
+    }
+    values
+}
+
+/// The `@` that stand outside of quotes and comments.
+fn at_signs(value: &str) -> usize {
+    let (mut signs, mut comments, mut quoted, mut escaped) = (0, 0_usize, false, false);
+    for c in value.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted || comments > 0 => escaped = true,
+            '"' if comments == 0 => quoted = !quoted,
+            '(' if !quoted => comments += 1,
+            ')' if !quoted => comments = comments.saturating_sub(1),
+            '@' if !quoted && comments == 0 => signs += 1,
+            _ => {}
+        }
+    }
+    signs
+}
