@@ -11,6 +11,7 @@ pub mod cost;
 pub mod credential;
 pub mod credit;
 pub mod directory;
+pub mod fingerprint;
 pub mod id;
 pub mod money;
 pub mod network;

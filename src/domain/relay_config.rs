@@ -75,7 +75,7 @@ pub fn validate(hostname: &str, listeners: &[Listener], tls: &Tls, limits: &Limi
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", from = "WrittenListener")]
 pub struct Listener {
     /// For logs and metrics, and the port's name in the Service.
     pub name: String,
@@ -88,16 +88,35 @@ pub struct Listener {
     /// tries is refused; else everybody who connects must be one of them and must say it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub proxy_from: Vec<IpNet>,
-    /// Seconds after the client's final dot until it is answered 451 at the latest. Devices give up at 30 s.
-    #[serde(default = "default_budget_seconds")]
+    /// Seconds after the client's final dot until it is answered 451 at the latest.
     pub budget_seconds: u32,
     /// Whether a bare CR or LF in a body is made CRLF (devices send them) or the message refused.
     #[serde(default)]
     pub line_ends: LineEnds,
 }
 
-fn default_budget_seconds() -> u32 {
-    300
+/// A listener as it is written: what is left out follows from its mode.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WrittenListener {
+    name: String,
+    address: SocketAddr,
+    mode: ListenerMode,
+    #[serde(default)]
+    networks: Vec<IpNet>,
+    #[serde(default)]
+    proxy_from: Vec<IpNet>,
+    budget_seconds: Option<u32>,
+    #[serde(default)]
+    line_ends: LineEnds,
+}
+
+impl From<WrittenListener> for Listener {
+    fn from(written: WrittenListener) -> Self {
+        let WrittenListener { name, address, mode, networks, proxy_from, budget_seconds, line_ends } = written;
+        let budget_seconds = budget_seconds.unwrap_or_else(|| mode.budget_seconds());
+        Self { name, address, mode, networks, proxy_from, budget_seconds, line_ends }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +127,17 @@ pub enum ListenerMode {
     Implicit,
     /// No TLS: trusted networks and keys with `plainListener` only.
     Plain,
+}
+
+impl ListenerMode {
+    /// Printers and scanners give up after 30 s, and most of them cannot be told otherwise. Servers and programs wait for
+    /// minutes (RFC 5321 §4.5.3.2.6 says 10), but many libraries for five.
+    pub fn budget_seconds(self) -> u32 {
+        match self {
+            Self::Plain => 25,
+            Self::StartTls | Self::Implicit => 300,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -400,6 +430,23 @@ mod tests {
             let error = config.validate().expect_err(sentence);
             assert!(error.contains(sentence), "{error}");
         }
+    }
+
+    #[test]
+    fn a_listener_of_devices_answers_before_they_give_up() {
+        let listener = |rest: &str| -> Result<Listener, serde_yaml::Error> {
+            serde_yaml::from_str(&format!("{{name: x, address: '[::]:25', {rest}}}"))
+        };
+        for (written, seconds) in [
+            ("mode: Plain", 25),
+            ("mode: StartTls", 300),
+            ("mode: Implicit", 300),
+            ("mode: Plain, budgetSeconds: 60", 60),
+            ("mode: Implicit, budgetSeconds: 25", 25),
+        ] {
+            assert_eq!(listener(written).expect("a listener").budget_seconds, seconds, "{written}");
+        }
+        assert!(listener("mode: Plain, budgetSecond: 60").is_err(), "an unknown field is refused");
     }
 
     #[test]

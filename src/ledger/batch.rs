@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::figures::Figures;
 use super::incarnation::Admit;
 use super::outcomes::Outcomes;
+use super::retry::Retry;
 use super::store::{Error, Result, Role, Session, Settlement, Store};
-use crate::domain::credit::{Outcome, Reservation, Verdict};
-use crate::domain::id::MessageId;
+use crate::domain::credit::{Reservation, Verdict};
 use crate::runtime::metrics::Registry;
 
 /// Messages of one call. Measured: 500 share a commit's cost well enough.
@@ -30,10 +30,6 @@ const QUEUE: usize = 20_000;
 const OUTCOMES: usize = 100_000;
 /// A session that is silent for several of these is given up by the operator.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// Between two tries of a call that failed: first, doubling, at most.
-const RETRY_FIRST: Duration = Duration::from_millis(50);
-const RETRY_LONGEST: Duration = Duration::from_secs(2);
-
 /// Cheap to clone. Its tasks end after [`drain`](Self::drain), or when the last clone is gone and nothing waits.
 #[derive(Clone)]
 pub struct Ledger {
@@ -73,10 +69,10 @@ enum Reply {
     Failed(Error),
 }
 
-/// A verdict on its way to the caller. If it is dropped on the way, a charge is given back.
+/// A verdict on its way to the caller. If it is dropped on the way, what it gave is given back.
 struct Collectable {
     verdict: Option<Verdict>,
-    message: MessageId,
+    reservation: Reservation,
     shared: Arc<Shared>,
 }
 
@@ -88,8 +84,12 @@ impl Collectable {
 
 impl Drop for Collectable {
     fn drop(&mut self) {
-        if self.verdict == Some(Verdict::Reserved) {
-            self.shared.settle(Settlement { message: self.message, outcome: Outcome::NotOffered });
+        match self.verdict {
+            Some(Verdict::Reserved | Verdict::Relayed(_) | Verdict::Resumed(_)) => {
+                self.shared.settle(Settlement::given_back(&self.reservation));
+            }
+            Some(Verdict::UnderWay(_) | Verdict::Short { .. } | Verdict::TooFast { .. } | Verdict::Blocked(_))
+            | None => {}
         }
     }
 }
@@ -201,6 +201,15 @@ impl Ledger {
         self.shared.settle(settlement);
     }
 
+    /// The same, and waits until it is written, or until `deadline`: for what the client must not be ahead of.
+    pub async fn settle_written(&self, settlement: Settlement, deadline: Instant) {
+        let (written, hear) = oneshot::channel();
+        self.shared.outcomes.push_heard(settlement, written);
+        self.shared.figures.settlements_open.set(self.shared.outcomes.len() as i64);
+        // Whoever waits in vain goes on: it is written later.
+        let _ = timeout_at(deadline, hear).await;
+    }
+
     /// How many outcomes are not written yet.
     pub fn unsettled(&self) -> usize {
         self.shared.outcomes.len()
@@ -306,25 +315,6 @@ impl Shared {
     }
 }
 
-/// The pauses between tries.
-struct Retry(Duration);
-
-impl Retry {
-    fn new() -> Self {
-        Self(RETRY_FIRST)
-    }
-
-    fn is_first(&self) -> bool {
-        self.0 == RETRY_FIRST
-    }
-
-    fn next(&mut self) -> Duration {
-        let pause = self.0;
-        self.0 = (pause * 2).min(RETRY_LONGEST);
-        pause
-    }
-}
-
 async fn reserve_until_closed(shared: Arc<Shared>, mut queue: mpsc::Receiver<Ask>) {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
@@ -365,15 +355,15 @@ async fn reserve_batch(shared: &Arc<Shared>, batch: &mut Vec<Ask>) {
         }
     };
     for (ask, verdict) in batch.drain(..).zip(verdicts) {
-        let message = ask.reservation.message;
         let reply = match verdict {
             Ok(verdict) => {
                 shared.figures.answered(&verdict, ask.since.elapsed());
-                Reply::Decided(Collectable { verdict: Some(verdict), message, shared: shared.clone() })
+                let reservation = ask.reservation.clone();
+                Reply::Decided(Collectable { verdict: Some(verdict), reservation, shared: shared.clone() })
             }
             Err(failed) => {
                 if failed.may_be_charged {
-                    shared.settle(Settlement { message, outcome: Outcome::NotOffered });
+                    shared.settle(Settlement::given_back(&ask.reservation));
                 }
                 Reply::Failed(failed.error)
             }

@@ -92,6 +92,9 @@ impl Figures {
 fn label(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Reserved => "reserved",
+        Verdict::Relayed(_) => "relayed_before",
+        Verdict::UnderWay(_) => "under_way",
+        Verdict::Resumed(_) => "resumed",
         Verdict::Short { meter, .. } => meter.as_str(),
         Verdict::TooFast { pace, .. } => pace.as_str(),
         Verdict::Blocked(Blocked::KeyRevoked) => "key_revoked",

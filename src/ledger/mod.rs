@@ -8,6 +8,7 @@
 //! What it must never do: give credits from a cache, answer "charged" without a durable write, or refuse for good
 //! while it cannot be reached.
 
+mod again;
 mod batch;
 pub mod bill;
 #[cfg(test)]
@@ -18,6 +19,7 @@ pub mod incarnation;
 mod outcomes;
 pub mod postgres;
 pub mod report;
+mod retry;
 pub mod seal;
 mod shelf;
 mod sources;

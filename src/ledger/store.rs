@@ -9,6 +9,7 @@ use super::report::Report;
 use crate::domain::credential::Username;
 use crate::domain::credit::{Lot, LotId, Meter, Outcome, Overage, Reservation, Verdict};
 use crate::domain::directory::{Entry, Sender};
+use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{Holder, Kind, MessageId};
 pub use crate::ledger::incarnation::{Acceptance, Because, Floor, Mark, State, Tag};
 
@@ -132,6 +133,49 @@ impl Role {
 pub struct Settlement {
     pub message: MessageId,
     pub outcome: Outcome,
+    /// For a message whose client may send it again: what that one has to know.
+    pub again: Option<Again>,
+}
+
+/// What is kept of a message, or given up, for the copy of it that may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// The client was told to come again, and an answer may still come. Kept for [`FINGERPRINT_KEPT`].
+    Open(Fingerprint),
+    /// The same, and no answer will come any more.
+    Ended(Fingerprint),
+    /// The message stood in for an earlier one, as its reservation was answered, or may have been. Its outcome is that
+    /// one's where it is `relayed`; any other leaves that one as unknown as it was, for the next copy.
+    StoodIn {
+        fingerprint: Fingerprint,
+        /// Its client heard that it is relayed: whoever sends the same once more means another message.
+        told: bool,
+    },
+}
+
+impl Again {
+    pub fn fingerprint(&self) -> &Fingerprint {
+        match self {
+            Self::Open(fingerprint) | Self::Ended(fingerprint) | Self::StoodIn { fingerprint, .. } => fingerprint,
+        }
+    }
+}
+
+/// How long a client may come again with a message whose outcome was open. Queues of clients try for days, but mostly
+/// in their first hours; and a device that sends the same bytes every day means a new message.
+pub const FINGERPRINT_KEPT: SignedDuration = SignedDuration::from_hours(24);
+
+impl Settlement {
+    pub fn of(message: MessageId, outcome: Outcome) -> Self {
+        Self { message, outcome, again: None }
+    }
+
+    /// Gives back whatever a reservation was answered with: credits, or the place of an earlier message.
+    pub fn given_back(reservation: &Reservation) -> Self {
+        let stood_in = |fingerprint| Again::StoodIn { fingerprint, told: false };
+        let again = reservation.fingerprint.map(stood_in);
+        Self { message: reservation.message, outcome: Outcome::NotOffered, again }
+    }
 }
 
 /// What followed `after` in the directory.
@@ -315,11 +359,17 @@ pub trait Store: Report + Send + Sync + 'static {
     /// earlier calls. Judges standing (revoked, expired, suspended) on fresh rows. An id is answered as reserved for
     /// ever, also after its credits were given back: whoever settles a message is done with its id. Refused unless the
     /// ledger is open.
+    ///
+    /// A message in good standing whose fingerprint was kept ([`Again`]) is answered with what became of the earlier
+    /// one: each kept fingerprint stands for one message, so one copy of it is answered as relayed or stands in for it.
     async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>>;
 
     /// Writes outcomes, refunding what they refund to the lots it came from. Idempotent: the first outcome stays,
     /// only `unknown` may be replaced, once. A late outcome is taken even from a fenced session: it corrects.
     async fn settle(&self, session: &Session, batch: &[Settlement]) -> Result<()>;
+
+    /// Drops the fingerprints that were kept before. Returns how many.
+    async fn forget_fingerprints(&self, session: &Session, before: Timestamp) -> Result<u64>;
 
     /// Makes the lots that will hold at `until`, ahead of their time. Idempotent. Returns how many were new.
     async fn prepare_lots(&self, session: &Session, until: Timestamp) -> Result<u64>;

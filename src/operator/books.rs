@@ -167,6 +167,10 @@ impl Books {
         under_session!(self, session, self.store.rollup(session))
     }
 
+    pub async fn forget_fingerprints(&self, before: Timestamp) -> Result<u64> {
+        under_session!(self, session, self.store.forget_fingerprints(session, before))
+    }
+
     pub async fn retire(&self, before: Timestamp) -> Result<u64> {
         under_session!(self, session, self.store.retire(session, before))
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 
 use super::observe::Context;
-use crate::ledger::store::Result;
+use crate::ledger::store::{FINGERPRINT_KEPT, Result};
 
 /// The rollup feeds status and metrics; ten seconds behind is what they promise.
 const ROLLUP_EVERY: Duration = Duration::from_secs(10);
@@ -25,6 +25,8 @@ const RETIRE_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// Rows of messages are kept this long, then only their sums: five days, the longest that mail waits for its upstream
 /// anywhere, and three in which somebody may still look at it.
 const RETENTION: SignedDuration = SignedDuration::from_hours(8 * 24);
+/// Fingerprints that are too old are not looked at; this only gives their room back.
+const FORGET_EVERY: Duration = Duration::from_secs(3600);
 /// After a failure, before the next try.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -36,6 +38,7 @@ enum Chore {
     Lots,
     Sweep,
     Retire,
+    Forget,
 }
 
 /// Since when the ledger has answered every heartbeat of ours.
@@ -62,7 +65,8 @@ pub async fn run(context: &Context) {
         Chore::Rollup.keep(context, pulse),
         Chore::Lots.keep(context, pulse),
         Chore::Sweep.keep(context, pulse),
-        Chore::Retire.keep(context, pulse)
+        Chore::Retire.keep(context, pulse),
+        Chore::Forget.keep(context, pulse)
     );
 }
 
@@ -74,6 +78,7 @@ impl Chore {
             Self::Lots => "making the next lots",
             Self::Sweep => "giving silent sessions up",
             Self::Retire => "sealing old messages",
+            Self::Forget => "forgetting fingerprints",
         }
     }
 
@@ -84,6 +89,7 @@ impl Chore {
             Self::Lots => LOTS_EVERY,
             Self::Sweep => SWEEP_EVERY,
             Self::Retire => RETIRE_EVERY,
+            Self::Forget => FORGET_EVERY,
         }
     }
 
@@ -118,6 +124,10 @@ impl Chore {
                     tracing::info!(messages = retired, "old messages are sealed");
                 }
                 Ok(())
+            }
+            Self::Forget => {
+                let before = now.saturating_sub(FINGERPRINT_KEPT).unwrap_or(Timestamp::MIN);
+                books.forget_fingerprints(before).await.map(drop)
             }
             Self::Sweep => {
                 // What a closed or replaced session left open is known to be nobody's at any time.

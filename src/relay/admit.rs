@@ -3,7 +3,11 @@
 //! From the reservation on, a message has its own task. A client that goes away does not stop it, so what is settled
 //! is what happened. The order is the promise: charged before it is offered to the upstream, 250 only after the
 //! upstream's 250, given back only when the upstream cannot have it.
+//!
+//! A client that has to be told 451 while the outcome is open, or that hangs up after it has waited, comes again. Its
+//! message's fingerprint is in the ledger before it is told, so whichever relay it comes to knows it again.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,9 +31,10 @@ use super::smtp::session::Transaction;
 use super::targets::Targets;
 use crate::domain::credit::{Outcome, Reservation, Verdict};
 use crate::domain::directory::Sender;
-use crate::domain::id::MessageId;
+use crate::domain::fingerprint::Fingerprint;
+use crate::domain::id::{KeyId, MessageId};
 use crate::ledger::Ledger;
-use crate::ledger::store::Settlement;
+use crate::ledger::store::{Again, Settlement};
 use crate::upstream::{Cause, Forwarded, Message, Stage, Target, Upstreams};
 
 /// How long a client waits for the ledger alone. A group commit takes milliseconds; after this it is down.
@@ -61,15 +66,30 @@ pub struct Admission {
     pub rng: Mutex<StdRng>,
 }
 
+/// How long a client that is told to come again waits until the ledger knows that it may. A commit takes milliseconds,
+/// and a device that gives up at 30 s was to be answered at 25 s; after this it is told so all the same.
+const KEEP_LIMIT: Duration = Duration::from_secs(2);
+/// The largest body that is hashed between two other tasks: half a millisecond.
+const HASHED_AT_ONCE: usize = 1024 * 1024;
+
 /// A message that may ask for credits.
 struct Errand {
     id: MessageId,
+    fingerprint: Fingerprint,
     sender: Sender,
     target: Arc<Target>,
     credits: u32,
     octets: usize,
     deadline: Instant,
     _memory: Memory,
+}
+
+/// Who is charged for a message that may be forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    Own,
+    /// An earlier message was, and this one is sent in its place.
+    StandsIn,
 }
 
 /// An answer with what it is counted as.
@@ -121,7 +141,7 @@ impl Admission {
         let Some(target) = self.targets.of(&sender.policy, &self.settings.load().sealer) else {
             return self.refused(who, MessageResult::NoUpstream, Reply::NoUpstream);
         };
-        let (errand, message) = self.errand(sender, target, &header, received);
+        let (errand, message) = self.errand(sender, target, &header, received).await;
         let (say, hear) = oneshot::channel();
         self.tasks.spawn(self.clone().carry(errand, message, say));
         // The task ends without an answer only if it panics, and then nobody knows.
@@ -148,9 +168,16 @@ impl Admission {
         carries
     }
 
-    fn errand(&self, sender: Sender, target: Arc<Target>, header: &Header, received: Received) -> (Errand, Message) {
+    async fn errand(
+        &self,
+        sender: Sender,
+        target: Arc<Target>,
+        header: &Header,
+        received: Received,
+    ) -> (Errand, Message) {
         let Received { transaction, body, encrypted, deadline, memory } = received;
         let id = self.next_id();
+        let (transaction, body, fingerprint) = recognisable(sender.key.id, transaction, body).await;
         let settings = self.settings.load();
         let added = Added {
             id,
@@ -169,7 +196,8 @@ impl Admission {
             smtputf8: transaction.mail.utf8,
             sender_tag: sender.account.id.0,
         };
-        (Errand { id, sender, target, credits, octets: message.body.len(), deadline, _memory: memory }, message)
+        let octets = message.body.len();
+        (Errand { id, fingerprint, sender, target, credits, octets, deadline, _memory: memory }, message)
     }
 
     /// A UUIDv7, so that the ledger's newest rows lie together.
@@ -180,51 +208,82 @@ impl Admission {
         MessageId(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }
 
-    async fn carry(self: Arc<Self>, errand: Errand, message: Message, say: oneshot::Sender<Reply>) {
+    async fn carry(self: Arc<Self>, errand: Errand, message: Message, mut say: oneshot::Sender<Reply>) {
         let started = Instant::now();
-        let reservation = Reservation { message: errand.id, key: errand.sender.key.id, credits: errand.credits };
+        let claim = match self.reserve(&errand, started).await {
+            Ok(claim) => claim,
+            Err(answer) => return self.answer(&errand, started, answer, say),
+        };
+        let mut forwarding = pin!(self.upstreams.forward(&errand.target, message, errand.deadline));
+        let forwarded = tokio::select! {
+            biased;
+            forwarded = &mut forwarding => forwarded,
+            // The client has hung up without an answer: from now on it may come again.
+            () = say.closed() => {
+                self.keep(&errand, claim, true).await;
+                return self.follow_up(&errand, claim, forwarding.await).await;
+            }
+        };
+        if let Forwarded::Open { cause, outcome } = forwarded {
+            self.keep(&errand, claim, true).await;
+            let (_, answer) = concluded(Forwarded::Unknown { cause });
+            self.answer(&errand, started, answer, say);
+            let forwarded = outcome.await.unwrap_or(Forwarded::Unknown { cause });
+            return self.follow_up(&errand, claim, forwarded).await;
+        }
+        let (outcome, answer) = concluded(forwarded);
+        match outcome {
+            Outcome::Unknown => self.keep(&errand, claim, false).await,
+            Outcome::Relayed | Outcome::Refused | Outcome::NotOffered => self.settle(&errand, claim, outcome, true),
+        }
+        self.answer(&errand, started, answer, say);
+    }
+
+    /// Asks for the credits. `Err` is the answer to a message that is not to be forwarded.
+    async fn reserve(&self, errand: &Errand, started: Instant) -> Result<Claim, Answer> {
+        let Errand { id, credits, .. } = *errand;
+        let key = errand.sender.key.id;
+        let reservation = Reservation { message: id, key, credits, fingerprint: Some(errand.fingerprint) };
         let verdict = self.ledger.reserve(reservation, errand.deadline.min(started + RESERVE_LIMIT)).await;
-        let refusal = match verdict {
-            Ok(Verdict::Reserved) => None,
+        let (reply, result) = match verdict {
+            Ok(Verdict::Reserved) => return Ok(Claim::Own),
+            Ok(Verdict::Resumed(earlier)) => {
+                tracing::info!(message.id = %id, earlier = %earlier, "sent in place of one whose outcome is not known");
+                return Ok(Claim::StandsIn);
+            }
+            Ok(Verdict::Relayed(earlier)) => (Reply::Accepted(earlier), MessageResult::RelayedBefore),
+            Ok(Verdict::UnderWay(_)) => (Reply::UnderWay, MessageResult::UnderWay),
             Ok(Verdict::Short { meter, granted, remaining, reopens_at }) => {
                 let shortage = Shortage { meter, granted, remaining, reopens_at };
                 self.shortages.remember(errand.sender.chain(), shortage.clone(), Instant::now());
-                Some(Answer { reply: Reply::Short(shortage), result: MessageResult::Short })
+                (Reply::Short(shortage), MessageResult::Short)
             }
             Ok(Verdict::TooFast { pace, rate, retry_at }) => {
-                let haste = Haste::new(pace, rate, retry_at, self.judge.now());
-                Some(Answer { reply: Reply::TooFast(haste), result: MessageResult::TooFast })
+                (Reply::TooFast(Haste::new(pace, rate, retry_at, self.judge.now())), MessageResult::TooFast)
             }
-            Ok(Verdict::Blocked(blocked)) => {
-                Some(Answer { reply: Reply::Blocked(blocked, Moment::Transaction), result: MessageResult::Blocked })
-            }
+            Ok(Verdict::Blocked(blocked)) => (Reply::Blocked(blocked, Moment::Transaction), MessageResult::Blocked),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "asking the ledger for credits");
-                Some(Answer { reply: Reply::LedgerUnavailable, result: MessageResult::LedgerUnavailable })
+                (Reply::LedgerUnavailable, MessageResult::LedgerUnavailable)
             }
         };
-        if let Some(answer) = refusal {
-            return self.answer(&errand, started, answer, say);
-        }
-        match self.upstreams.forward(&errand.target, message, errand.deadline).await {
-            Forwarded::Open { cause, outcome } => {
-                let (settled, answer) = concluded(Forwarded::Unknown { cause });
-                self.settle(&errand, settled);
-                self.answer(&errand, started, answer, say);
-                // What turned out corrects the books; the client was answered.
-                if let Ok(forwarded) = outcome.await {
-                    let (settled, answer) = concluded(forwarded);
-                    if settled != Outcome::Unknown {
-                        self.settle(&errand, settled);
-                        tracing::info!(message.id = %errand.id, outcome = answer.result.as_str(), "outcome known late");
-                    }
-                }
-            }
-            forwarded => {
-                let (settled, answer) = concluded(forwarded);
-                self.settle(&errand, settled);
-                self.answer(&errand, started, answer, say);
-            }
+        Err(Answer { reply, result })
+    }
+
+    /// Has the ledger know a message again, before its client is told to come again. `open`: an answer may still come.
+    async fn keep(&self, errand: &Errand, claim: Claim, open: bool) {
+        let fingerprint = errand.fingerprint;
+        let again = match (claim, open) {
+            (Claim::Own, true) => Again::Open(fingerprint),
+            (Claim::Own, false) => Again::Ended(fingerprint),
+            // The ledger has it as under way since it was reserved.
+            (Claim::StandsIn, true) => return,
+            (Claim::StandsIn, false) => Again::StoodIn { fingerprint, told: false },
+        };
+        let settlement = Settlement { message: errand.id, outcome: Outcome::Unknown, again: Some(again) };
+        self.ledger.settle_written(settlement, Instant::now() + KEEP_LIMIT).await;
+        if claim == Claim::Own {
+            self.metrics.settled(&Labels::of(&errand.sender), Outcome::Unknown, errand.credits, self.metric_accounts());
         }
     }
 
@@ -232,9 +291,38 @@ impl Admission {
         self.settings.load().config.limits.metric_accounts
     }
 
-    fn settle(&self, errand: &Errand, outcome: Outcome) {
-        self.ledger.settle(Settlement { message: errand.id, outcome });
-        self.metrics.settled(&Labels::of(&errand.sender), outcome, errand.credits, self.metric_accounts());
+    /// What turns out after the client was answered, or left, corrects the books.
+    async fn follow_up(&self, errand: &Errand, claim: Claim, forwarded: Forwarded) {
+        let forwarded = match forwarded {
+            Forwarded::Open { cause, outcome } => outcome.await.unwrap_or(Forwarded::Unknown { cause }),
+            forwarded => forwarded,
+        };
+        let (outcome, answer) = concluded(forwarded);
+        match outcome {
+            Outcome::Unknown => {
+                let fingerprint = errand.fingerprint;
+                let again = match claim {
+                    Claim::Own => Again::Ended(fingerprint),
+                    Claim::StandsIn => Again::StoodIn { fingerprint, told: false },
+                };
+                self.ledger.settle(Settlement { message: errand.id, outcome, again: Some(again) });
+            }
+            Outcome::Relayed | Outcome::Refused | Outcome::NotOffered => self.settle(errand, claim, outcome, false),
+        }
+        tracing::info!(message.id = %errand.id, outcome = answer.result.as_str(), "outcome known late");
+    }
+
+    /// Settles what is certain. `told`: its client hears it.
+    fn settle(&self, errand: &Errand, claim: Claim, outcome: Outcome, told: bool) {
+        let again = match claim {
+            Claim::Own => None,
+            Claim::StandsIn => Some(Again::StoodIn { fingerprint: errand.fingerprint, told }),
+        };
+        self.ledger.settle(Settlement { message: errand.id, outcome, again });
+        // Of the earlier message nothing else is known than before.
+        if claim == Claim::Own || outcome == Outcome::Relayed {
+            self.metrics.settled(&Labels::of(&errand.sender), outcome, errand.credits, self.metric_accounts());
+        }
     }
 
     /// The one line per message, and the client's reply.
@@ -247,7 +335,7 @@ impl Admission {
         self.metrics.took(took);
         let reply = match answer.reply {
             // Only here is the id at hand.
-            Reply::Accepted(_) => {
+            Reply::Accepted(_) if answer.result == MessageResult::Relayed => {
                 self.metrics.relayed(&policy, *octets);
                 Reply::Accepted(*id)
             }
@@ -268,6 +356,21 @@ impl Admission {
         // The client may be gone; the books are right all the same.
         let _ = say.send(reply);
     }
+}
+
+/// Takes the message's fingerprint. A large one is hashed aside, so that others need not wait for it.
+async fn recognisable(key: KeyId, transaction: Transaction, body: Body) -> (Transaction, Body, Fingerprint) {
+    let is_large = body.content().len() > HASHED_AT_ONCE;
+    let work = move || {
+        let Transaction { mail, recipients } = &transaction;
+        let fingerprint = Fingerprint::of(key, mail.from.as_ref(), recipients, body.content());
+        (transaction, body, fingerprint)
+    };
+    if !is_large {
+        return work();
+    }
+    // It neither panics nor is it ever cancelled while the runtime lives, and then nobody waits.
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// What a reply of the judge is counted as.

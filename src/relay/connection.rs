@@ -355,7 +355,12 @@ impl Connection {
         let reply = match read {
             Read::Whole(body, memory) => {
                 let encrypted = self.session.is_encrypted();
-                admission.take(who, Received { transaction, body, encrypted, deadline, memory }).await
+                let answered = admission.take(who, Received { transaction, body, encrypted, deadline, memory });
+                tokio::select! {
+                    biased;
+                    reply = answered => reply,
+                    () = self.wire.gave_up() => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                }
             }
             Read::Refused(refusal) => {
                 let (result, reply) = self.refusal(refusal);

@@ -147,6 +147,10 @@ pub enum MessageResult {
     UpstreamRefusesUs,
     UpstreamUnavailable,
     OutcomeUnknown,
+    /// It came again, and had been relayed.
+    RelayedBefore,
+    /// It came again, and was still on its way.
+    UnderWay,
     Short,
     TooFast,
     Blocked,
@@ -168,6 +172,8 @@ impl MessageResult {
             Self::UpstreamRefusesUs => "upstream_refuses_us",
             Self::UpstreamUnavailable => "upstream_unavailable",
             Self::OutcomeUnknown => "outcome_unknown",
+            Self::RelayedBefore => "relayed_before",
+            Self::UnderWay => "under_way",
             Self::Short => "short",
             Self::TooFast => "too_fast",
             Self::Blocked => "blocked",

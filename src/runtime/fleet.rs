@@ -236,7 +236,7 @@ fn default_listeners() -> Vec<Listener> {
         mode,
         networks: vec![],
         proxy_from: vec![],
-        budget_seconds: 300,
+        budget_seconds: mode.budget_seconds(),
         line_ends: LineEnds::default(),
     };
     vec![listener("submission", 2587, ListenerMode::StartTls), listener("submissions", 2465, ListenerMode::Implicit)]

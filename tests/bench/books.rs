@@ -157,6 +157,7 @@ async fn fill(store: &SqliteStore, session: &Session, clock: &ManualClock) {
                 message: MessageId(Uuid::from_u128(n)),
                 key: key_id(n * 7_919 % ACCOUNTS),
                 credits: 1,
+                fingerprint: None,
             })
             .collect();
         let settled: Vec<Settlement> = batch
@@ -164,6 +165,7 @@ async fn fill(store: &SqliteStore, session: &Session, clock: &ManualClock) {
             .map(|reservation| Settlement {
                 message: reservation.message,
                 outcome: if reservation.message.0.as_u128() % 20 == 0 { Outcome::Refused } else { Outcome::Relayed },
+                again: None,
             })
             .collect();
         store.reserve(session, &batch).await.expect("reserved");

@@ -167,7 +167,7 @@ impl Load {
             let mut random = [0; 10];
             random[2..].copy_from_slice(&(self.sent as u64).to_be_bytes());
             let id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
-            Reservation { message: MessageId(id), key, credits: 1 }
+            Reservation { message: MessageId(id), key, credits: 1, fingerprint: None }
         };
         (0..count).map(message).collect()
     }
@@ -175,8 +175,7 @@ impl Load {
     async fn send(&self, batch: &[Reservation]) {
         let verdicts = self.store.reserve(&self.session, batch).await.expect("answered");
         assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Reserved), "a message was refused");
-        let settled =
-            |reservation: &Reservation| Settlement { message: reservation.message, outcome: Outcome::Relayed };
+        let settled = |reservation: &Reservation| Settlement::of(reservation.message, Outcome::Relayed);
         let settlements: Vec<Settlement> = batch.iter().map(settled).collect();
         self.store.settle(&self.session, &settlements).await.expect("settled");
     }

@@ -81,7 +81,7 @@ impl Bench {
         let message =
             uuid::Builder::from_unix_timestamp_millis(now, &n.to_be_bytes().repeat(2)[..10].try_into().expect("ten"));
         let key = KeyId(key_id(rng.random_range(0..ACCOUNTS).into()));
-        Reservation { message: MessageId(message.into_uuid()), key, credits: 1 }
+        Reservation { message: MessageId(message.into_uuid()), key, credits: 1, fingerprint: None }
     }
 
     /// Messages charged and settled in a second, by all handles together.
@@ -128,7 +128,7 @@ impl Bench {
     async fn send(&self, store: &dyn Store, session: &Session, some: &[Reservation]) {
         let verdicts = store.reserve(session, some).await.expect("answered");
         assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Reserved));
-        let settled = some.iter().map(|one| Settlement { message: one.message, outcome: Outcome::Relayed });
+        let settled = some.iter().map(|one| Settlement::of(one.message, Outcome::Relayed));
         store.settle(session, &settled.collect::<Vec<_>>()).await.expect("settled");
     }
 
@@ -191,7 +191,7 @@ impl Bench {
                     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
                     let verdict = ledger.reserve(asked, deadline).await.expect("answered");
                     assert_eq!(verdict, Verdict::Reserved);
-                    ledger.settle(Settlement { message, outcome: Outcome::Relayed });
+                    ledger.settle(Settlement::of(message, Outcome::Relayed));
                     since.elapsed().as_secs_f64() * 1_000.0
                 });
             }

@@ -52,9 +52,10 @@ listeners:
     proxyFrom: {{- toYaml . | nindent 6 }}
     {{- end }}
     {{- if eq $listener "plain" }}
-    # Printers and scanners give up after 30 s.
-    budgetSeconds: 25
+    budgetSeconds: {{ int64 $.Values.relay.plain.budgetSeconds }}
     networks: {{- toYaml $.Values.relay.plain.networks | nindent 6 }}
+    {{- else }}
+    budgetSeconds: {{ int64 $.Values.relay.budgetSeconds }}
     {{- end }}
   {{- end }}
 {{- if .Values.relay.tls.secretName }}

@@ -13,6 +13,7 @@ mod rate;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::fingerprint::Fingerprint;
 use super::id::{AccountId, Holder, KeyId, MessageId, PolicyId};
 use super::period::{Calendar, Period};
 
@@ -154,6 +155,8 @@ pub struct Reservation {
     pub message: MessageId,
     pub key: KeyId,
     pub credits: u32,
+    /// For a message that its client may have sent before without hearing what became of it.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 /// Who a reservation is charged to, as the fresh rows say.
@@ -193,6 +196,14 @@ pub enum Blocked {
 pub enum Verdict {
     /// Charged, now or by an earlier call with the same message id.
     Reserved,
+    /// It is an earlier message that was relayed after its client had been told to come again. Nothing is charged, and
+    /// it is not to be sent.
+    Relayed(MessageId),
+    /// It is an earlier message that is still on its way to the upstream. Nothing is charged.
+    UnderWay(MessageId),
+    /// It is an earlier message of which nobody will know what became of it. That one is charged; this one is to be
+    /// sent in its place, and settled as its stand-in.
+    Resumed(MessageId),
     /// A limit lacks credits: of all that do, the one that stays closed longest (the first in order, where several
     /// do). In credits; of money, what the limit and what is left of it buy at today's price.
     Short {

@@ -100,7 +100,7 @@ pub async fn an_outcome_of_a_message_that_was_never_reserved_changes_nothing(pla
 
 pub async fn one_bad_message_does_not_spoil_the_batch(place: &impl Place) {
     let mut world = World::with(place, None, Some(2), None).await;
-    let stranger = Reservation { message: world.message(), key: key_id(99), credits: 1 };
+    let stranger = Reservation { message: world.message(), key: key_id(99), credits: 1, fingerprint: None };
     let batch = [world.reservation(1), stranger, world.reservation(5), world.reservation(1)];
     let verdicts = world.store.reserve(&world.session, &batch).await.expect("answered");
     assert_eq!(verdicts[0], Verdict::Reserved);
@@ -174,7 +174,7 @@ pub async fn a_replaced_session_is_fenced_but_its_outcomes_are_taken(place: &imp
     assert!(matches!(refused, Err(Error::Fenced)), "{refused:?}");
     assert!(matches!(world.store.heartbeat(&stale).await, Err(Error::Fenced)));
     assert!(matches!(world.store.put(&stale, "test", &[]).await, Err(Error::Fenced)));
-    let late = [Settlement { message, outcome: Outcome::Refused }];
+    let late = [Settlement::of(message, Outcome::Refused)];
     world.store.settle(&stale, &late).await.expect("taken");
     assert_eq!(world.consumed().await, [0; 3]);
     world.check().await;
@@ -257,7 +257,7 @@ async fn race(place: &impl Place, processes: usize) {
             let mut accepted = 0;
             for n in 0..EACH {
                 let message = MessageId(uuid::Uuid::from_u128(1 << 64 | task << 32 | n));
-                let batch = [Reservation { message, key: key_id(1), credits: 1 }];
+                let batch = [Reservation { message, key: key_id(1), credits: 1, fingerprint: None }];
                 let verdicts = answered(&store, &session, &batch).await;
                 accepted += i64::from(verdicts[0] == Verdict::Reserved);
             }

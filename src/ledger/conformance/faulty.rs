@@ -173,6 +173,10 @@ impl Store for Faulty {
         self.inner.record(session, actor, kind, holder, detail).await
     }
 
+    async fn forget_fingerprints(&self, session: &Session, before: Timestamp) -> Result<u64> {
+        self.inner.forget_fingerprints(session, before).await
+    }
+
     async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
         self.inner.retire(session, before).await
     }

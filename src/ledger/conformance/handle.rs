@@ -11,7 +11,7 @@ use super::world::{Place, World, chain};
 use crate::domain::credit::{Outcome, Reservation, Verdict};
 use crate::domain::id::MessageId;
 use crate::ledger::Ledger;
-use crate::ledger::store::{Error, Role, Settlement};
+use crate::ledger::store::{Again, Error, Role, Settlement};
 use crate::runtime::metrics::{Registry, render};
 
 /// Longer than anything here takes, shorter than a person waits.
@@ -113,7 +113,7 @@ pub async fn a_caller_that_goes_away_is_not_charged(place: &impl Place) {
     drop(permits);
     let (message, verdict) = desk.send(4).await;
     assert_eq!(verdict.expect("answered"), Verdict::Reserved);
-    desk.ledger.settle(Settlement { message, outcome: Outcome::Relayed });
+    desk.ledger.settle(Settlement::of(message, Outcome::Relayed));
     desk.settles_at(4).await;
 }
 
@@ -146,9 +146,9 @@ pub async fn one_message_that_cannot_be_written_does_not_stop_the_others(place: 
         assert_eq!(answer.is_ok(), message != poison.message, "{answer:?}");
     }
     // The same for its outcome.
-    desk.ledger.settle(Settlement { message: poison.message, outcome: Outcome::Refused });
+    desk.ledger.settle(Settlement::of(poison.message, Outcome::Refused));
     let (message, _) = desk.send(3).await;
-    desk.ledger.settle(Settlement { message, outcome: Outcome::Refused });
+    desk.ledger.settle(Settlement::of(message, Outcome::Refused));
     let written = async {
         while desk.world.consumed().await[1] != 2 {
             tokio::time::sleep(LOOK).await;
@@ -162,7 +162,7 @@ pub async fn outcomes_are_retried_until_they_are_written(place: &impl Place) {
     let mut desk = desk(place, Some(5)).await;
     let (message, _) = desk.send(3).await;
     desk.fail(&[], &[Fault::LostRequest, Fault::DiskFull, Fault::LostReply]);
-    desk.ledger.settle(Settlement { message, outcome: Outcome::Refused });
+    desk.ledger.settle(Settlement::of(message, Outcome::Refused));
     desk.settles_at(0).await;
 }
 
@@ -174,7 +174,7 @@ pub async fn draining_writes_what_waits_and_closes_the_session(place: &impl Plac
     }
     desk.fail(&[], &[Fault::LostRequest]);
     for message in messages {
-        desk.ledger.settle(Settlement { message, outcome: Outcome::Refused });
+        desk.ledger.settle(Settlement::of(message, Outcome::Refused));
     }
     assert_eq!(desk.ledger.drain(soon()).await, 0);
     assert_eq!(desk.world.consumed().await, [0; 3]);
@@ -187,7 +187,7 @@ pub async fn what_cannot_be_written_by_the_deadline_is_counted(place: &impl Plac
     let mut desk = desk(place, None).await;
     let (message, _) = desk.send(1).await;
     *desk.faulty.poison.lock().expect("no panic") = Some(message);
-    desk.ledger.settle(Settlement { message, outcome: Outcome::Refused });
+    desk.ledger.settle(Settlement::of(message, Outcome::Refused));
     assert_eq!(desk.ledger.drain(Instant::now() + Duration::from_millis(50)).await, 1);
 }
 
@@ -219,4 +219,36 @@ pub async fn batches_grow_with_the_load_and_limits_hold(place: &impl Place) {
     assert!(batches.len() < ASKED / 4, "{} batches", batches.len());
     let text = render(&desk.registry);
     assert!(text.contains("franking_ledger_verdicts_total{role=\"relay\",verdict=\"account.cap\"} 500"), "{text}");
+}
+
+pub async fn a_kept_fingerprint_is_there_when_its_keeper_says_so(place: &impl Place) {
+    let mut desk = desk(place, None).await;
+    let first = desk.world.copy(7);
+    assert_eq!(desk.ledger.reserve(first.clone(), soon()).await.expect("answered"), Verdict::Reserved);
+    let again = first.fingerprint.map(Again::Open);
+    desk.fail(&[], &[Fault::LostRequest, Fault::LostReply]);
+    let kept = Settlement { message: first.message, outcome: Outcome::Unknown, again };
+    desk.ledger.settle_written(kept, soon()).await;
+    let copy = desk.world.copy(7);
+    assert_eq!(desk.world.ask(&copy).await, Verdict::UnderWay(first.message));
+    // A caller that goes away leaves its answer for the next.
+    desk.ledger.settle(Settlement::of(first.message, Outcome::Relayed));
+    desk.settles_at(1).await;
+    let gone = desk.world.copy(7);
+    let permits = desk.faulty.permits.acquire_many(1_000_000).await.expect("all");
+    let answer = desk.ledger.reserve(gone, Instant::now() + Duration::from_millis(10)).await;
+    assert!(answer.is_err(), "{answer:?}");
+    drop(permits);
+    let heard = async {
+        loop {
+            let next = desk.world.copy(7);
+            match desk.ledger.reserve(next, soon()).await.expect("answered") {
+                Verdict::Relayed(message) => return message,
+                // The lost answer is not given back yet: this one is charged, and given back.
+                Verdict::Reserved => tokio::task::yield_now().await,
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    assert_eq!(timeout(PATIENCE, heard).await.expect("answered in time"), first.message);
 }

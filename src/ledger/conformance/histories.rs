@@ -114,7 +114,7 @@ impl Run {
             .iter()
             .map(|number| {
                 let (of, credits) = self.messages[*number];
-                Reservation { message: id(*number), key: key_id(of), credits }
+                Reservation { message: id(*number), key: key_id(of), credits, fingerprint: None }
             })
             .collect();
         let fenced = self.store.reserve(&self.stale, &batch).await;
@@ -189,7 +189,7 @@ impl Run {
                 let session = if *late { &self.stale } else { &self.session };
                 let numbers = self.pick(messages);
                 let batch: Vec<Settlement> =
-                    numbers.iter().map(|number| Settlement { message: id(*number), outcome: *outcome }).collect();
+                    numbers.iter().map(|number| Settlement::of(id(*number), *outcome)).collect();
                 self.store.settle(session, &batch).await.expect("settled");
                 for number in numbers {
                     self.model.settle(number, *outcome);

@@ -41,7 +41,7 @@ pub async fn a_held_ledger_charges_nothing_and_judges_nobody(place: &impl Place)
     let other = place.open(Arc::new(world.clock.clone()));
     assert_eq!(identity(&world).await.state, held);
     assert_eq!(other.changes(0).await.expect("read").tag.state, held);
-    let asked = Reservation { message: world.message(), key: key_id(1), credits: 1 };
+    let asked = Reservation { message: world.message(), key: key_id(1), credits: 1, fingerprint: None };
     let refused = world.store.reserve(&world.session, &[asked]).await;
     assert!(matches!(refused, Err(Error::Held(state)) if state == held), "{refused:?}");
     let name = Username::try_from("key-1".to_owned()).expect("a user name");

@@ -4,6 +4,7 @@
 //! of [`Store`], sentence by sentence, so an engine that passes can replace another.
 
 mod charging;
+mod copies;
 mod faulty;
 mod handle;
 mod histories;
@@ -21,6 +22,7 @@ mod stock;
 mod world;
 
 pub(super) use charging::*;
+pub(super) use copies::*;
 pub(super) use handle::*;
 pub(super) use histories::random_histories_agree_with_the_model;
 pub(super) use incarnation::*;
@@ -64,6 +66,16 @@ macro_rules! whole_suite {
             a_replaced_session_is_fenced_but_its_outcomes_are_taken,
             silent_sessions_are_given_up_and_their_messages_become_unknown,
             messages_of_a_closed_or_replaced_session_become_unknown,
+            a_copy_of_an_open_message_is_answered_by_what_became_of_it,
+            a_copy_of_a_message_that_was_given_back_is_a_new_one,
+            a_copy_stands_in_for_a_message_of_which_nobody_will_know,
+            a_copy_of_a_message_whose_carrier_is_gone_stands_in_for_it,
+            one_of_two_racing_copies_stands_in,
+            two_messages_that_were_open_answer_two_copies,
+            an_answer_that_nobody_collects_is_left_for_the_next_copy,
+            a_copy_is_judged_by_its_standing_first,
+            fingerprints_are_kept_for_a_day,
+            a_kept_fingerprint_is_there_when_its_keeper_says_so,
             racing_tasks_accept_exactly_the_limit,
             racing_processes_accept_exactly_the_limit,
             sixteen_processes_accept_exactly_the_limit,

@@ -241,7 +241,7 @@ pub async fn racing_processes_use_prepaid_lots_up_exactly(place: &impl Place) {
             let mut accepted = 0;
             for n in 0..12u128 {
                 let message = MessageId(uuid::Uuid::from_u128(1 << 64 | task << 32 | n));
-                let batch = [Reservation { message, key: key_id(1), credits: 3 }];
+                let batch = [Reservation { message, key: key_id(1), credits: 3, fingerprint: None }];
                 let verdicts = store.reserve(&session, &batch).await.expect("answered");
                 accepted += 3 * i64::from(verdicts[0] == Verdict::Reserved);
             }

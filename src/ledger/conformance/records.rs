@@ -192,7 +192,7 @@ pub async fn what_is_retired_stays_charged_and_the_books_balance(place: &impl Pl
     let outcomes = [Some(Outcome::Relayed), Some(Outcome::Refused), Some(Outcome::Unknown), None];
     for (number, outcome) in (0..).zip(outcomes) {
         let message = message_of("2026-11-20T10:00:00Z", number);
-        let asked = Reservation { message, key: key_id(1), credits: 1 << number };
+        let asked = Reservation { message, key: key_id(1), credits: 1 << number, fingerprint: None };
         assert_eq!(world.ask(&asked).await, Verdict::Reserved);
         if let Some(outcome) = outcome {
             world.settle(message, outcome).await;
@@ -201,7 +201,8 @@ pub async fn what_is_retired_stays_charged_and_the_books_balance(place: &impl Pl
     world.settle(message_of("2026-11-20T10:00:00Z", 2), Outcome::Relayed).await;
     let before = at("2026-11-22T00:00:00Z");
     world.clock.set(at("2026-11-29T00:00:00Z"));
-    let young = Reservation { message: message_of("2026-11-29T00:00:00Z", 9), key: key_id(1), credits: 16 };
+    let young =
+        Reservation { message: message_of("2026-11-29T00:00:00Z", 9), key: key_id(1), credits: 16, fingerprint: None };
     assert_eq!(world.ask(&young).await, Verdict::Reserved);
     let mut retired = 0;
     // What was open is closed first, and may be dropped the next time.

@@ -24,8 +24,10 @@ const TICK_MS: i64 = 5;
 /// Asks for one credit of each key. The ids never repeat.
 async fn ask(store: &dyn Store, session: &Session, keys: &[u128], round: u128) -> Vec<bool> {
     let message = |key: u128| MessageId(uuid::Uuid::from_u128((round << 64) | key));
-    let batch: Vec<Reservation> =
-        keys.iter().map(|key| Reservation { message: message(*key), key: key_id(*key), credits: 1 }).collect();
+    let batch: Vec<Reservation> = keys
+        .iter()
+        .map(|key| Reservation { message: message(*key), key: key_id(*key), credits: 1, fingerprint: None })
+        .collect();
     let verdicts = store.reserve(session, &batch).await.expect("answered");
     let passed = verdicts.iter().map(|verdict| match verdict {
         Verdict::Reserved => true,

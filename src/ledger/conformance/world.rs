@@ -8,9 +8,10 @@ use uuid::Uuid;
 use crate::domain::credential::Username;
 use crate::domain::credit::{Limit, Lot, Outcome, Overage, Reservation, Verdict};
 use crate::domain::directory::{AccountEntry, Entry, KeyEntry, PolicyEntry};
+use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{AccountId, Holder, KeyId, MessageId, PolicyId};
 use crate::domain::period::{Calendar, Period};
-use crate::ledger::store::{Balance, Role, Session, Settlement, Store};
+use crate::ledger::store::{Again, Balance, Role, Session, Settlement, Store};
 use crate::runtime::clock::{Clock, ManualClock};
 
 /// Where an engine keeps one ledger. It can be opened several times, also at once.
@@ -143,7 +144,17 @@ impl World {
 
     /// A new message of key 1.
     pub fn reservation(&mut self, credits: u32) -> Reservation {
-        Reservation { message: self.message(), key: key_id(1), credits }
+        Reservation { message: self.message(), key: key_id(1), credits, fingerprint: None }
+    }
+
+    /// A message of key 1 that may come again.
+    pub fn copy(&mut self, fingerprint: u8) -> Reservation {
+        Reservation { fingerprint: Some(Fingerprint([fingerprint; 32])), ..self.reservation(1) }
+    }
+
+    pub async fn settle_with(&self, message: MessageId, outcome: Outcome, again: Again) {
+        let settlement = Settlement { message, outcome, again: Some(again) };
+        self.store.settle(&self.session, &[settlement]).await.expect("settled");
     }
 
     pub async fn ask(&self, reservation: &Reservation) -> Verdict {
@@ -159,7 +170,7 @@ impl World {
     }
 
     pub async fn settle(&self, message: MessageId, outcome: Outcome) {
-        self.store.settle(&self.session, &[Settlement { message, outcome }]).await.expect("settled");
+        self.store.settle(&self.session, &[Settlement::of(message, outcome)]).await.expect("settled");
     }
 
     pub async fn balance(&self, holder: Holder) -> Balance {

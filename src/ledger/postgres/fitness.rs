@@ -24,7 +24,7 @@ const SESSION: &str = "SET lock_timeout = '5s'; SET statement_timeout = '20s'; \
 
 /// The schemas that this release works with: its own and its neighbour's.
 pub const SCHEMA_OLDEST: i64 = 1;
-pub const SCHEMA_NEWEST: i64 = 2;
+pub const SCHEMA_NEWEST: i64 = 3;
 /// The oldest server that was tested against.
 const SERVER_OLDEST: i32 = 150_000;
 
@@ -110,11 +110,11 @@ pub async fn schema_version(wire: &Wire) -> Op<Option<i64>> {
     row.map(|row| row.try_get(0)).transpose().map_err(Failure::from)
 }
 
-/// Refuses a schema of a release that this one does not know.
-pub async fn check_schema(wire: &Wire) -> Result<()> {
+/// The schema's version. Refuses that of a release that this one does not know.
+pub async fn check_schema(wire: &Wire) -> Result<i64> {
     let doing = "reading the ledger's schema version";
     match schema_version(wire).await.map_err(|failure| failure.of(doing))? {
-        Some(version) if (SCHEMA_OLDEST..=SCHEMA_NEWEST + 1).contains(&version) => Ok(()),
+        Some(version) if (SCHEMA_OLDEST..=SCHEMA_NEWEST + 1).contains(&version) => Ok(version),
         found => {
             let found = found.unwrap_or(0);
             Err(Error::Schema { found, oldest: SCHEMA_OLDEST, newest: SCHEMA_NEWEST + 1 })

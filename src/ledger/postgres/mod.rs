@@ -11,6 +11,7 @@
 
 mod address;
 mod failure;
+mod fingerprint;
 mod fitness;
 mod incarnation;
 mod lots;
@@ -123,7 +124,7 @@ impl PostgresStore {
 
     async fn try_reserve(&self, memory: &mut Memory, session: &Session, batch: &[Reservation]) -> Op<Vec<Verdict>> {
         if let Some(plan) = memory.plan(batch) {
-            match reserve::charge_as_planned(&self.wires, &self.clock, session, &plan).await {
+            match reserve::charge_as_planned(&self.wires, &self.clock, session, &plan, batch).await {
                 Ok(now) => {
                     memory.charged(plan, now);
                     return Ok(vec![Verdict::Reserved; batch.len()]);
@@ -137,7 +138,8 @@ impl PostgresStore {
     }
 
     async fn try_settle(&self, session: &Session, batch: &[Settlement]) -> Op<()> {
-        if !batch.iter().any(|settlement| settlement.outcome.refunds()) {
+        let plain = |settlement: &Settlement| settlement.again.is_none() && !settlement.outcome.refunds();
+        if batch.iter().all(plain) {
             match settle::settle_as_new(&self.wires, &self.clock, session, batch).await {
                 Err(failure) if failure.wants_care() => {}
                 answered => return answered,
@@ -239,6 +241,18 @@ impl Store for PostgresStore {
 
     async fn settle(&self, session: &Session, batch: &[Settlement]) -> Result<()> {
         self.call("settling messages", || self.try_settle(session, batch)).await
+    }
+
+    async fn forget_fingerprints(&self, session: &Session, before: Timestamp) -> Result<u64> {
+        let mut total = 0;
+        loop {
+            let forget = || fingerprint::forget(&self.wires, &self.clock, session, before, PIECE);
+            let forgotten = self.call("forgetting fingerprints", forget).await?;
+            total += forgotten;
+            if forgotten < PIECE as u64 {
+                return Ok(total);
+            }
+        }
     }
 
     async fn prepare_lots(&self, session: &Session, until: Timestamp) -> Result<u64> {

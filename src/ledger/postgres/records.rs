@@ -87,7 +87,7 @@ async fn sweep_in(tx: &mut Tx, session: &Session, silence: SignedDuration, limit
         .await?;
     let orphans: Vec<Settlement> = orphans
         .iter()
-        .map(|row| Ok(Settlement { message: MessageId(row.try_get(0)?), outcome: Outcome::Unknown }))
+        .map(|row| Ok(Settlement::of(MessageId(row.try_get(0)?), Outcome::Unknown)))
         .collect::<Op<_>>()?;
     settle_in(tx, &orphans).await?;
     Ok(orphans.len())

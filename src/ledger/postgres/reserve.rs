@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::failure::Op;
+use super::failure::{Failure, Op};
+use super::fingerprint::{self, Recognised};
 use super::incarnation::refuse_unless_open;
 use super::lots::Shelves;
 use super::memory::{Columns, Memory, Plan, demand};
@@ -18,14 +19,32 @@ use crate::ledger::store::Session;
 use crate::ledger::trail::LEDGER;
 
 /// One round trip. Whatever does not hold fails the whole.
-pub async fn charge_as_planned(wires: &Wires, clock: &Clock, session: &Session, plan: &Plan) -> Op<jiff::Timestamp> {
+pub async fn charge_as_planned(
+    wires: &Wires,
+    clock: &Clock,
+    session: &Session,
+    plan: &Plan,
+    batch: &[Reservation],
+) -> Op<jiff::Timestamp> {
     let wire = Lease::take(wires).await?;
     let columns = &plan.columns;
+    let digests: Vec<&[u8]> = batch.iter().filter_map(|asked| Some(asked.fingerprint.as_ref()?.0.as_slice())).collect();
+    // Nothing is charged where one of them came before. A branch that is not taken is not run, and a fingerprint is
+    // committed before its client is told to come again, so the branch may look outside of the function.
+    let sql = if fingerprint::is_known(&wire) {
+        "SELECT CASE WHEN EXISTS (SELECT FROM fingerprint WHERE digest = ANY ($1)) THEN NULL ELSE \
+             (SELECT now_ms FROM reserve($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
+             $19, $20, $21, $22, $23)) END"
+    } else {
+        "SELECT CASE WHEN $1::bytea[] IS NULL THEN NULL ELSE \
+             (SELECT now_ms FROM reserve($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
+             $19, $20, $21, $22, $23)) END"
+    };
     let charged = wire
         .query_one(
-            "SELECT now_ms FROM reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-             $18, $19, $20, $21, $22)",
+            sql,
             &[
+                &digests,
                 &session.id,
                 &session.epoch,
                 &Lane::Reserve.number(),
@@ -52,7 +71,7 @@ pub async fn charge_as_planned(wires: &Wires, clock: &Clock, session: &Session, 
         )
         .await;
     wire.give_back_answered();
-    rows::instant(charged?.try_get(0)?)
+    charged?.try_get::<_, Option<i64>>(0)?.map_or(Err(Failure::Overtaken), rows::instant)
 }
 
 /// Decides on locked rows.
@@ -81,6 +100,11 @@ async fn decide_in(
     memory.renew(tx).await?;
     memory.load_senders(tx, batch.iter().map(|reservation| reservation.key)).await?;
     let reserved = reserved(tx, batch).await?;
+    let is_open = |asked: &&Reservation| {
+        let known = memory.sender(asked.key).is_some_and(|sender| sender.standing(tx.now).is_ok());
+        known && !reserved.contains(&asked.message.0)
+    };
+    let again = Recognised::look(tx, batch.iter().filter(is_open)).await?;
     let mut first = HashMap::with_capacity(batch.len());
     let demands: Vec<Demand> = batch
         .iter()
@@ -93,7 +117,10 @@ async fn decide_in(
             // The directory never deletes a key; one that it does not know was never good.
             let Some(sender) = memory.sender(reservation.key) else { return Demand::Blocked(Blocked::KeyRevoked) };
             match sender.standing(tx.now) {
-                Ok(()) => demand(&sender, reservation),
+                Ok(()) => match again.verdict(reservation.message) {
+                    Some(verdict) => Demand::Again(verdict.clone()),
+                    None => demand(&sender, reservation),
+                },
                 Err(blocked) => Demand::Blocked(blocked),
             }
         })
@@ -103,6 +130,7 @@ async fn decide_in(
     let decided = decide(&mut books, &demands, tx.now);
     let moved = books.lots.values().filter(|lot| before.get(&lot.id) != Some(lot));
     write(tx, session, batch, &demands, &decided).await?;
+    again.write(tx, session, batch.iter().map(|reservation| reservation.message)).await?;
     tx.write_balances(moved).await?;
     write_tempos(tx, &books).await?;
     for shelf in shelves.values_mut() {
@@ -119,7 +147,7 @@ async fn open(tx: &mut Tx, memory: &Memory, demands: &[Demand]) -> Op<(Shelves, 
         .iter()
         .filter_map(|demand| match demand {
             Demand::Charge(charge) => Some(charge.chain.holders()),
-            Demand::Known | Demand::Blocked(_) => None,
+            Demand::Known | Demand::Blocked(_) | Demand::Again(_) => None,
         })
         .flatten()
         .collect();

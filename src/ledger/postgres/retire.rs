@@ -76,10 +76,8 @@ async fn close_in(tx: &Tx, day: i32, limit: usize) -> Op<usize> {
             &[&day, &rows::limit(limit)],
         )
         .await?;
-    let open: Vec<Settlement> = open
-        .iter()
-        .map(|row| Ok(Settlement { message: MessageId(row.try_get(0)?), outcome: Outcome::Unknown }))
-        .collect::<Op<_>>()?;
+    let open: Vec<Settlement> =
+        open.iter().map(|row| Ok(Settlement::of(MessageId(row.try_get(0)?), Outcome::Unknown))).collect::<Op<_>>()?;
     settle_in(tx, &open).await?;
     Ok(open.len())
 }

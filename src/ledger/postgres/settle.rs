@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use super::failure::Op;
+use super::fingerprint::keep;
 use super::rows;
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::wire::{Lease, Wires};
@@ -27,7 +28,7 @@ pub async fn settle_as_new(wires: &Wires, clock: &Clock, session: &Session, batc
 
 fn columns(batch: impl Iterator<Item = Settlement>) -> (Vec<i32>, Vec<Uuid>, Vec<i16>) {
     let (mut days, mut messages, mut outcomes) = (vec![], vec![], vec![]);
-    for Settlement { message, outcome } in batch {
+    for Settlement { message, outcome, again: _ } in batch {
         days.push(rows::day(message));
         messages.push(message.0);
         outcomes.push(rows::outcome_number(outcome));
@@ -51,7 +52,11 @@ pub async fn settle_locked(
     batch: &[Settlement],
 ) -> Op<()> {
     let tx = Tx::begin(wires, clock, session, lane).await?;
-    let result = settle_in(&tx, batch).await;
+    let result = async {
+        let earlier = keep(&tx, session, batch).await?;
+        settle_in(&tx, &[batch, &earlier].concat()).await
+    };
+    let result = result.await;
     tx.end(result).await
 }
 

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool::Runtime;
 use deadpool::managed::{self, Metrics, Pool, PoolError, RecycleError, RecycleResult, Timeouts};
@@ -27,11 +27,18 @@ const CONNECTIONS: usize = 16;
 /// Waiting for one of them.
 const WAIT_LIMIT: Duration = Duration::from_secs(10);
 
+/// A connection that found the schema of the release before looks again after so long: it is brought to this release's
+/// while the fleet rolls.
+const OLDER_SCHEMA_LIFE: Duration = Duration::from_secs(30);
+
 type RustlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
 /// One connection with what was prepared on it.
 pub struct Wire {
     pub client: Client,
+    /// The version that the schema had when this was connected; 0 where nobody looked.
+    pub schema: i64,
+    since: Instant,
     statements: Mutex<HashMap<&'static str, Statement>>,
     task: JoinHandle<()>,
 }
@@ -89,7 +96,8 @@ impl Connector {
         let Address { config, tls } = &self.address;
         let (client, connection) = config.connect(tls.clone()).await.map_err(|error| Failure::from(error).of(doing))?;
         let task = tokio::spawn(drive(connection));
-        let wire = Wire { client, statements: Mutex::default(), task };
+        let (schema, since) = (0, Instant::now());
+        let wire = Wire { client, schema, since, statements: Mutex::default(), task };
         fitness::judge(&wire, &self.demands).await?;
         Ok(wire)
     }
@@ -123,13 +131,19 @@ impl managed::Manager for Connector {
     type Error = Error;
 
     async fn create(&self) -> Result<Wire> {
-        let wire = self.connect().await?;
-        fitness::check_schema(&wire).await?;
+        let mut wire = self.connect().await?;
+        wire.schema = fitness::check_schema(&wire).await?;
         Ok(wire)
     }
 
     async fn recycle(&self, wire: &mut Wire, _: &Metrics) -> RecycleResult<Error> {
-        if wire.client.is_closed() { Err(RecycleError::message("closed")) } else { Ok(()) }
+        if wire.client.is_closed() {
+            return Err(RecycleError::message("closed"));
+        }
+        if wire.schema < fitness::SCHEMA_NEWEST && wire.since.elapsed() > OLDER_SCHEMA_LIFE {
+            return Err(RecycleError::message("it may know an older schema than there is"));
+        }
+        Ok(())
     }
 }
 

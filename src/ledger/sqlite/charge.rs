@@ -22,7 +22,7 @@ impl Tx<'_> {
         let mut demands = Vec::with_capacity(batch.len());
         for (index, reservation) in batch.iter().enumerate() {
             let repeated = *first.entry(reservation.message).or_insert(index) != index;
-            demands.push(if repeated { Demand::Known } else { self.demand(&mut lots, reservation)? });
+            demands.push(if repeated { Demand::Known } else { self.demand(&mut lots, session, reservation)? });
         }
         let decided = decide(&mut lots.books, &demands, self.now);
         for ((reservation, demand), (verdict, parts)) in batch.iter().zip(&demands).zip(&decided) {
@@ -37,7 +37,7 @@ impl Tx<'_> {
     }
 
     /// What one message asks for, judged on fresh rows. Its lots are made here if they are not, before any denial.
-    fn demand(&mut self, lots: &mut Ledgered, reservation: &Reservation) -> Op<Demand> {
+    fn demand(&mut self, lots: &mut Ledgered, session: &Session, reservation: &Reservation) -> Op<Demand> {
         if self.is_reserved(reservation.message)? {
             return Ok(Demand::Known);
         }
@@ -47,6 +47,9 @@ impl Tx<'_> {
         };
         if let Err(blocked) = sender.standing(self.now) {
             return Ok(Demand::Blocked(blocked));
+        }
+        if let Some(verdict) = self.recognise(session, reservation)? {
+            return Ok(Demand::Again(verdict));
         }
         for terms in [sender.key.terms(), sender.account.terms(), sender.policy.terms()] {
             lots.open(self, &terms)?;
@@ -99,6 +102,9 @@ impl Tx<'_> {
         let mut lots = Ledgered::default();
         for settlement in batch {
             self.settle_one(&mut lots, *settlement)?;
+            if let Some(earlier) = self.keep(session, *settlement)? {
+                self.settle_one(&mut lots, earlier)?;
+            }
         }
         lots.save(self)
     }
@@ -179,7 +185,7 @@ impl Tx<'_> {
             )?
             .query_map([super::rows::limit(limit)], |row| {
                 let message = MessageId(uuid::Uuid::from_bytes(row.get(0)?));
-                Ok(Settlement { message, outcome: Outcome::Unknown })
+                Ok(Settlement::of(message, Outcome::Unknown))
             })?
             .collect::<rusqlite::Result<_>>()?;
         self.settle(session, &orphans)?;

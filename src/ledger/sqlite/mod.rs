@@ -13,6 +13,7 @@ mod check;
 mod config;
 mod failure;
 mod file;
+mod fingerprint;
 mod incarnation;
 mod ledgered;
 mod lot_row;
@@ -160,6 +161,19 @@ impl Store for SqliteStore {
     async fn settle(&self, session: &Session, batch: &[Settlement]) -> Result<()> {
         let (session, batch) = (session.clone(), batch.to_vec());
         self.writer.charge("settling messages", batch.len(), move |tx| tx.settle(&session, &batch)).await
+    }
+
+    async fn forget_fingerprints(&self, session: &Session, before: Timestamp) -> Result<u64> {
+        let mut total = 0;
+        loop {
+            let session = session.clone();
+            let work = move |tx: &mut write::Tx<'_>| tx.forget_fingerprints(&session, before, PIECE);
+            let forgotten = self.writer.call("forgetting fingerprints", writer::GROUP, work).await?;
+            total += forgotten as u64;
+            if forgotten < PIECE {
+                return Ok(total);
+            }
+        }
     }
 
     async fn prepare_lots(&self, session: &Session, until: Timestamp) -> Result<u64> {

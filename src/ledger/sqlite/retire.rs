@@ -76,7 +76,7 @@ impl Tx<'_> {
         let mut open = Vec::new();
         for Old { message, .. } in old {
             if pending.exists([message.0.as_bytes()])? {
-                open.push(Settlement { message: *message, outcome: Outcome::Unknown });
+                open.push(Settlement::of(*message, Outcome::Unknown));
             }
         }
         Ok(open)

@@ -245,6 +245,11 @@ impl Store for Fragile {
         self.inner.record(session, actor, kind, holder, detail).await
     }
 
+    async fn forget_fingerprints(&self, session: &Session, before: Timestamp) -> Result<u64> {
+        self.pass().await?;
+        self.inner.forget_fingerprints(session, before).await
+    }
+
     async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
         self.pass().await?;
         self.inner.retire(session, before).await

@@ -19,7 +19,7 @@ use super::waits::{delete, gone, merge_patch, ready, settled, snapshot, stalled,
 /// Charges `credits` to the key of a Secret, as a relay would.
 pub async fn send(world: &World, key: KeyId, credits: u32) -> Verdict {
     let session = world.store.open_session(Role::Relay, &world.name).await.expect("a session");
-    let reservation = Reservation { message: MessageId(Uuid::now_v7_for_tests()), key, credits };
+    let reservation = Reservation { message: MessageId(Uuid::now_v7_for_tests()), key, credits, fingerprint: None };
     let verdicts = world.store.reserve(&session, &[reservation]).await.expect("the ledger answers");
     verdicts.into_iter().next().expect("one verdict")
 }

@@ -75,10 +75,13 @@ impl Scene {
         let session = store.open_session(Role::Relay, "relay").await.expect("a session");
         self.sent += 1;
         let message = MessageId(Uuid::from_u64_pair(0x0193_0000_0000_7000, 0x8000_0000_0000_0000 | self.sent));
-        let verdicts = store.reserve(&session, &[Reservation { message, key, credits }]).await.expect("reserved");
+        let verdicts = store
+            .reserve(&session, &[Reservation { message, key, credits, fingerprint: None }])
+            .await
+            .expect("reserved");
         assert_eq!(verdicts, [Verdict::Reserved]);
         let outcome = franking::domain::credit::Outcome::Relayed;
-        store.settle(&session, &[Settlement { message, outcome }]).await.expect("settled");
+        store.settle(&session, &[Settlement::of(message, outcome)]).await.expect("settled");
         store.rollup(&session).await.expect("rolled up");
     }
 

@@ -16,4 +16,5 @@ mod replies;
 mod scene;
 mod siege;
 mod tls;
+mod twice;
 mod upstream;

@@ -69,6 +69,8 @@ pub struct Charge {
 pub enum Demand {
     Known,
     Blocked(Blocked),
+    /// It came before: what became of that one is the answer, and nothing is charged.
+    Again(Verdict),
     Charge(Charge),
 }
 
@@ -80,6 +82,7 @@ pub fn decide(books: &mut Books, batch: &[Demand], now: Timestamp) -> Vec<(Verdi
     let decided = batch.iter().map(|demand| match demand {
         Demand::Known => (Verdict::Reserved, Vec::new()),
         Demand::Blocked(blocked) => (Verdict::Blocked(blocked.clone()), Vec::new()),
+        Demand::Again(verdict) => (verdict.clone(), Vec::new()),
         Demand::Charge(charge) => decide_one(books, charge, now),
     });
     decided.collect()

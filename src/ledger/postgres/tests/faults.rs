@@ -49,7 +49,7 @@ impl Sender {
                 reserve(&*store, &session, &ids).await;
                 let refused = |index: usize| index.is_multiple_of(4);
                 let outcome = |index| if refused(index) { Outcome::Refused } else { Outcome::Relayed };
-                let batch = ids.iter().enumerate().map(|(n, id)| Settlement { message: *id, outcome: outcome(n) });
+                let batch = ids.iter().enumerate().map(|(n, id)| Settlement::of(*id, outcome(n)));
                 settle(&*store, &session, &batch.collect::<Vec<_>>()).await;
                 kept.extend(ids.into_iter().enumerate().filter(|(n, _)| !refused(*n)).map(|(_, id)| id));
             }
@@ -70,8 +70,10 @@ fn id(worker: u64, n: u64) -> MessageId {
 }
 
 async fn reserve(store: &dyn Store, session: &Session, ids: &[MessageId]) {
-    let batch: Vec<Reservation> =
-        ids.iter().map(|message| Reservation { message: *message, key: key_id(1), credits: 1 }).collect();
+    let batch: Vec<Reservation> = ids
+        .iter()
+        .map(|message| Reservation { message: *message, key: key_id(1), credits: 1, fingerprint: None })
+        .collect();
     loop {
         match store.reserve(session, &batch).await {
             Ok(verdicts) => {

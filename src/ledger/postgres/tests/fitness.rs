@@ -84,6 +84,15 @@ async fn the_schema_of_the_release_before_is_worked_with() {
     }
 }
 
+/// It keeps no fingerprints there: a copy is charged and sent, as that release did it.
+#[tokio::test]
+async fn the_schema_before_fingerprints_is_worked_with_until_it_is_expanded() {
+    let books = Books::on(server::url(), &MIGRATIONS[..2]);
+    conformance::a_message_that_is_open_is_settled(&books, false).await;
+    schema::prepare(&books.connector(), &naming(), MIGRATIONS, Timestamp::UNIX_EPOCH).await.expect("migrated");
+    conformance::a_message_that_is_open_is_settled(&books, true).await;
+}
+
 #[tokio::test]
 async fn the_schema_of_the_release_after_is_worked_with_and_no_later_one() {
     let books = Books::new();

@@ -48,7 +48,7 @@ impl Place {
 
 async fn send(store: &SqliteStore, session: &Session, from: u128, count: u128) {
     let batch: Vec<Reservation> = (from..from + count)
-        .map(|n| Reservation { message: MessageId(Uuid::from_u128(n)), key: key_id(1), credits: 1 })
+        .map(|n| Reservation { message: MessageId(Uuid::from_u128(n)), key: key_id(1), credits: 1, fingerprint: None })
         .collect();
     let verdicts = store.reserve(session, &batch).await.expect("charged");
     assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Reserved));

@@ -137,6 +137,8 @@ pub enum Reply {
     UpstreamDown,
     UpstreamSlow,
     OutcomeUnknown,
+    /// The same message came a moment ago.
+    UnderWay,
     UpstreamRefusesUs,
     /// The upstream's own words about this message.
     Upstream {
@@ -222,6 +224,7 @@ impl Reply {
             Self::OutcomeUnknown => {
                 fixed(451, "4.4.2", "the upstream took the message and did not say what became of it")
             }
+            Self::UnderWay => fixed(451, "4.4.2", "this message is still on its way to the upstream, ask again later"),
             Self::UpstreamRefusesUs => fixed(451, "4.3.5", "the upstream does not accept mail from here at present"),
             Self::NoService => fixed(554, "5.7.1", "no service for this network"),
             Self::TimedOut => fixed(421, "4.4.2", "waited too long, closing"),
@@ -398,6 +401,7 @@ mod tests {
             Reply::TooManyRecipients { limit: 1 },
             Reply::LedgerUnavailable,
             Reply::OutcomeUnknown,
+            Reply::UnderWay,
             Reply::Draining,
             Reply::TimedOut,
             Reply::Blocked(Blocked::KeyRevoked, Moment::Transaction),

@@ -1,0 +1,71 @@
+//! By what a message is known again when its client sends it a second time, byte for byte.
+
+use std::fmt;
+
+use ring::digest;
+
+use super::id::KeyId;
+use super::sender::Address;
+
+/// SHA-256 over the key's id, the envelope as it was taken (sender; recipients in the order of their RCPTs, each once)
+/// and the message as it was received: dots unstuffed and line ends made CRLF, nothing added and nothing left out. Each
+/// part goes in with its length, because joined without two messages could be one.
+///
+/// It holds nothing that can be read, and the key is in it, so nobody is taken for somebody else.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub [u8; 32]);
+
+impl Fingerprint {
+    pub fn of(key: KeyId, sender: Option<&Address>, recipients: &[Address], message: &[u8]) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        let mut add = |part: &[u8]| {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        };
+        add(key.0.as_bytes());
+        // The null sender is the empty string, which no address is.
+        add(sender.map(ToString::to_string).unwrap_or_default().as_bytes());
+        add(&(recipients.len() as u64).to_be_bytes());
+        for recipient in recipients {
+            add(recipient.to_string().as_bytes());
+        }
+        add(message);
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(context.finish().as_ref());
+        Self(bytes)
+    }
+}
+
+/// Whoever reads a log must not be able to tell whether somebody sent a message that he guesses.
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fingerprint(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn every_part_of_a_message_makes_it_another_one() {
+        let key = |n| KeyId(Uuid::from_u128(n));
+        let address = |text| Address::parse(text).expect("an address");
+        let (a, b) = (address("a@example.com"), address("b@example.com"));
+        let both = [a.clone(), b.clone()];
+        let one = Fingerprint::of(key(1), Some(&a), &both, b"x\r\n");
+        assert_eq!(one, Fingerprint::of(key(1), Some(&a), &both, b"x\r\n"));
+        let others = [
+            Fingerprint::of(key(2), Some(&a), &both, b"x\r\n"),
+            Fingerprint::of(key(1), None, &both, b"x\r\n"),
+            Fingerprint::of(key(1), Some(&b), &both, b"x\r\n"),
+            Fingerprint::of(key(1), Some(&a), &both[..1], b"x\r\n"),
+            Fingerprint::of(key(1), Some(&a), &[b.clone(), a.clone()], b"x\r\n"),
+            Fingerprint::of(key(1), Some(&a), &both, b"x\r\n\r\n"),
+        ];
+        for (index, other) in others.iter().enumerate() {
+            assert_ne!(&one, other, "{index}");
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Messages that come again, byte for byte.
+
+use std::sync::Arc;
+
+use super::world::{Place, World, chain, key, monthly};
+use crate::domain::credit::{Blocked, Outcome, Verdict};
+use crate::domain::directory::{Entry, KeyEntry};
+use crate::domain::fingerprint::Fingerprint;
+use crate::domain::id::MessageId;
+use crate::ledger::store::{Again, FINGERPRINT_KEPT, Role, Settlement};
+
+const PRINT: Fingerprint = Fingerprint([7; 32]);
+const TOLD: Again = Again::StoodIn { fingerprint: PRINT, told: true };
+const UNTOLD: Again = Again::StoodIn { fingerprint: PRINT, told: false };
+
+impl World {
+    async fn limited(place: &impl Place) -> Self {
+        Self::with(place, None, Some(100), None).await
+    }
+
+    /// A message that was charged, and whose client was told to come again.
+    async fn open(&mut self, again: Again) -> MessageId {
+        let first = self.copy(7);
+        assert_eq!(self.ask(&first).await, Verdict::Reserved);
+        self.settle_with(first.message, Outcome::Unknown, again).await;
+        first.message
+    }
+
+    async fn ask_copy(&mut self) -> (MessageId, Verdict) {
+        let copy = self.copy(7);
+        (copy.message, self.ask(&copy).await)
+    }
+
+    /// Charged credits of the account, and how many of them are relayed and unknown.
+    async fn figures(&self) -> [i64; 3] {
+        self.check().await;
+        let usage = self.balance(chain()[1]).await.usage;
+        [usage.accepted, usage.relayed, usage.unknown]
+    }
+}
+
+pub async fn a_copy_of_an_open_message_is_answered_by_what_became_of_it(place: &impl Place) {
+    let mut world = World::limited(place).await;
+    let first = world.open(Again::Open(PRINT)).await;
+    // Another relay knows it as well, and another message is another message.
+    let other = place.open(Arc::new(world.clock.clone()));
+    let elsewhere = other.open_session(Role::Relay, "relay-1").await.expect("a session");
+    let early = world.copy(7);
+    for _ in 0..2 {
+        let verdicts = other.reserve(&elsewhere, std::slice::from_ref(&early)).await.expect("answered");
+        assert_eq!(verdicts, [Verdict::UnderWay(first)]);
+    }
+    let stranger = world.copy(8);
+    assert_eq!(world.ask(&stranger).await, Verdict::Reserved);
+    assert_eq!(world.figures().await, [2, 0, 1]);
+
+    world.settle(first, Outcome::Relayed).await;
+    let copy = world.copy(7);
+    for _ in 0..2 {
+        let verdicts = other.reserve(&elsewhere, std::slice::from_ref(&copy)).await.expect("answered");
+        assert_eq!(verdicts, [Verdict::Relayed(first)]);
+    }
+    assert_eq!(world.figures().await, [2, 1, 0]);
+    // Whoever sends it once more means it.
+    assert_eq!(world.ask_copy().await.1, Verdict::Reserved);
+    assert_eq!(world.figures().await, [3, 1, 0]);
+}
+
+pub async fn a_copy_of_a_message_that_was_given_back_is_a_new_one(place: &impl Place) {
+    let mut world = World::limited(place).await;
+    for outcome in [Outcome::Refused, Outcome::NotOffered] {
+        let first = world.open(Again::Open(PRINT)).await;
+        assert_eq!(world.ask_copy().await.1, Verdict::UnderWay(first));
+        world.settle(first, outcome).await;
+        let (copy, verdict) = world.ask_copy().await;
+        assert_eq!(verdict, Verdict::Reserved, "{outcome:?}");
+        world.settle(copy, Outcome::Relayed).await;
+    }
+    assert_eq!(world.figures().await, [2, 2, 0]);
+}
+
+pub async fn a_copy_stands_in_for_a_message_of_which_nobody_will_know(place: &impl Place) {
+    let mut world = World::limited(place).await;
+    let first = world.open(Again::Open(PRINT)).await;
+    world.settle_with(first, Outcome::Unknown, Again::Ended(PRINT)).await;
+    let copy = world.copy(7);
+    for _ in 0..2 {
+        assert_eq!(world.ask(&copy).await, Verdict::Resumed(first));
+    }
+    assert_eq!(world.ask_copy().await.1, Verdict::UnderWay(first), "one copy at a time");
+    // Whatever is not a success leaves the first as unknown as it was.
+    for outcome in [Outcome::Refused, Outcome::NotOffered, Outcome::Unknown] {
+        world.settle_with(copy.message, outcome, UNTOLD).await;
+        world.settle_with(copy.message, outcome, UNTOLD).await;
+        assert_eq!(world.figures().await, [1, 0, 1], "{outcome:?}");
+        assert_eq!(world.ask(&copy).await, Verdict::Resumed(first));
+    }
+    // It was relayed when its client had been told to come again: the next one hears it.
+    world.settle_with(copy.message, Outcome::Relayed, UNTOLD).await;
+    assert_eq!(world.figures().await, [1, 1, 0]);
+    assert_eq!(world.ask_copy().await.1, Verdict::Relayed(first));
+
+    let second = world.open(Again::Ended(PRINT)).await;
+    let (copy, verdict) = world.ask_copy().await;
+    assert_eq!(verdict, Verdict::Resumed(second));
+    for _ in 0..2 {
+        world.settle_with(copy, Outcome::Relayed, TOLD).await;
+    }
+    assert_eq!(world.figures().await, [2, 2, 0]);
+    assert_eq!(world.ask_copy().await.1, Verdict::Reserved, "its client heard it");
+}
+
+pub async fn a_copy_of_a_message_whose_carrier_is_gone_stands_in_for_it(place: &impl Place) {
+    let mut world = World::limited(place).await;
+    let first = world.open(Again::Open(PRINT)).await;
+    let gone = world.session.clone();
+    world.reopen(place).await;
+    let (copy, verdict) = world.ask_copy().await;
+    assert_eq!(verdict, Verdict::Resumed(first));
+    // The end of the first, told by whoever was given up, does not end the copy's own try.
+    let ended = Settlement { message: first, outcome: Outcome::Unknown, again: Some(Again::Ended(PRINT)) };
+    world.store.settle(&gone, &[ended]).await.expect("settled");
+    assert_eq!(world.ask_copy().await.1, Verdict::UnderWay(first));
+    world.store.close_session(&world.session).await.expect("closed");
+    world.session = world.store.open_session(Role::Relay, "relay-2").await.expect("a session");
+    assert_eq!(world.ask_copy().await.1, Verdict::Resumed(first));
+    world.settle_with(copy, Outcome::Relayed, UNTOLD).await;
+    assert_eq!(world.figures().await, [1, 0, 1], "another copy carries it");
+}
+
+pub async fn one_of_two_racing_copies_stands_in(place: &impl Place) {
+    let mut world = World::limited(place).await;
+    let first = world.open(Again::Ended(PRINT)).await;
+    let mut asking = tokio::task::JoinSet::new();
+    for number in 0..4 {
+        let store = place.open(Arc::new(world.clock.clone()));
+        let session = store.open_session(Role::Relay, &format!("racer-{number}")).await.expect("a session");
+        let copy = world.copy(7);
+        asking.spawn(async move { store.reserve(&session, &[copy]).await.expect("answered").remove(0) });
+    }
+    let verdicts = asking.join_all().await;
+    assert_eq!(verdicts.iter().filter(|verdict| **verdict == Verdict::Resumed(first)).count(), 1, "{verdicts:?}");
+    assert_eq!(verdicts.iter().filter(|verdict| **verdict == Verdict::UnderWay(first)).count(), 3, "{verdicts:?}");
+    // The same within one batch.
+    let batch = [world.copy(9), world.copy(7), world.copy(7)];
+    let verdicts = world.store.reserve(&world.session, &batch).await.expect("answered");
+    assert_eq!(verdicts, [Verdict::Reserved, Verdict::UnderWay(first), Verdict::UnderWay(first)]);
+    assert_eq!(world.figures().await[0], 2);
+}
+
+pub async fn two_messages_that_were_open_answer_two_copies(place: &impl Place) {
+    let mut world = World::limited(place).await;
+    let (one, other) = (world.copy(7), world.copy(7));
+    for copy in [&one, &other] {
+        assert_eq!(world.ask(copy).await, Verdict::Reserved, "nothing is known to be open");
+    }
+    for copy in [&one, &other] {
+        world.settle_with(copy.message, Outcome::Unknown, Again::Open(PRINT)).await;
+        world.settle(copy.message, Outcome::Relayed).await;
+    }
+    let batch = [world.copy(7), world.copy(7), world.copy(7)];
+    let verdicts = world.store.reserve(&world.session, &batch).await.expect("answered");
+    assert_eq!(verdicts, [Verdict::Relayed(one.message), Verdict::Relayed(other.message), Verdict::Reserved]);
+    assert_eq!(world.figures().await, [3, 2, 0]);
+}
+
+pub async fn an_answer_that_nobody_collects_is_left_for_the_next_copy(place: &impl Place) {
+    let mut world = World::limited(place).await;
+    let first = world.open(Again::Ended(PRINT)).await;
+    for outcome in [Outcome::Unknown, Outcome::Relayed] {
+        if outcome == Outcome::Relayed {
+            world.settle(first, outcome).await;
+        }
+        for _ in 0..2 {
+            let copy = world.copy(7);
+            let verdict = world.ask(&copy).await;
+            let expected = if outcome == Outcome::Relayed { Verdict::Relayed(first) } else { Verdict::Resumed(first) };
+            assert_eq!(verdict, expected);
+            world.store.settle(&world.session, &[Settlement::given_back(&copy)]).await.expect("settled");
+        }
+    }
+    // What was charged is given back as before.
+    let charged = world.copy(8);
+    assert_eq!(world.ask(&charged).await, Verdict::Reserved);
+    world.store.settle(&world.session, &[Settlement::given_back(&charged)]).await.expect("settled");
+    assert_eq!(world.figures().await, [1, 1, 0]);
+}
+
+pub async fn a_copy_is_judged_by_its_standing_first(place: &impl Place) {
+    let mut world = World::limited(place).await;
+    let first = world.open(Again::Open(PRINT)).await;
+    world.settle(first, Outcome::Relayed).await;
+    world.put(&[Entry::Key(KeyEntry { revoked: true, ..key(1, 1, monthly(None)) })]).await;
+    assert_eq!(world.ask_copy().await.1, Verdict::Blocked(Blocked::KeyRevoked));
+    world.put(&[Entry::Key(key(1, 1, monthly(Some(1))))]).await;
+    assert_eq!(world.ask_copy().await.1, Verdict::Relayed(first), "it costs nothing, so no limit is in its way");
+}
+
+pub async fn fingerprints_are_kept_for_a_day(place: &impl Place) {
+    let mut world = World::limited(place).await;
+    world.open(Again::Open(PRINT)).await;
+    let kept = world.clock_now();
+    world.clock.advance(FINGERPRINT_KEPT.as_secs() - 1);
+    assert!(matches!(world.ask_copy().await.1, Verdict::UnderWay(_)));
+    let forget =
+        async |world: &World, before| world.store.forget_fingerprints(&world.session, before).await.expect("forgotten");
+    assert_eq!(forget(&world, kept).await, 0);
+    world.clock.advance(1);
+    assert_eq!(world.ask_copy().await.1, Verdict::Reserved);
+    assert_eq!(forget(&world, world.clock_now()).await, 1);
+    assert_eq!(forget(&world, world.clock_now()).await, 0);
+}
+
+/// On a schema that may not know fingerprints: whether a copy is known again, and that all is charged and settled.
+pub async fn a_message_that_is_open_is_settled(place: &impl Place, known: bool) {
+    let mut world = World::limited(place).await;
+    let charged = world.figures().await[0];
+    while known && world.message().0.as_u128() < 100 {}
+    let first = world.open(Again::Open(PRINT)).await;
+    let (copy, verdict) = world.ask_copy().await;
+    assert_eq!(verdict, if known { Verdict::UnderWay(first) } else { Verdict::Reserved });
+    world.settle_with(copy, Outcome::Relayed, TOLD).await;
+    world.settle(first, Outcome::Relayed).await;
+    assert_eq!(world.figures().await[0], charged + if known { 1 } else { 2 });
+    assert_eq!(world.store.forget_fingerprints(&world.session, world.clock_now()).await.expect("forgotten"), 0);
+}

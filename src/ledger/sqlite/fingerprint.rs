@@ -1,0 +1,119 @@
+//! Fingerprints of messages whose outcome was open: kept, recognised, forgotten.
+
+use jiff::Timestamp;
+use rusqlite::params;
+use uuid::Uuid;
+
+use super::failure::Op;
+use super::rows;
+use super::write::Tx;
+use crate::domain::credit::{Outcome, Reservation, Verdict};
+use crate::domain::fingerprint::Fingerprint;
+use crate::domain::id::MessageId;
+use crate::ledger::again::{Mark, Trace, recognise};
+use crate::ledger::store::{Again, FINGERPRINT_KEPT, Session, Settlement};
+
+impl Tx<'_> {
+    /// What a message is answered that came before.
+    pub fn recognise(&mut self, session: &Session, reservation: &Reservation) -> Op<Option<Verdict>> {
+        let Some(fingerprint) = &reservation.fingerprint else { return Ok(None) };
+        let mut traces = self.traces(fingerprint)?;
+        let Some((verdict, mark)) = recognise(reservation.message, &mut traces) else { return Ok(None) };
+        let asker = reservation.message.0.as_bytes();
+        match mark {
+            Some((message, Mark::Answered)) => {
+                self.connection
+                    .prepare_cached("UPDATE fingerprint SET answered = ?2 WHERE message = ?1")?
+                    .execute(params![message.0.as_bytes(), asker])?;
+            }
+            Some((message, Mark::Carried)) => {
+                self.connection
+                    .prepare_cached("UPDATE fingerprint SET carrier = ?2, session = ?3, epoch = ?4 WHERE message = ?1")?
+                    .execute(params![message.0.as_bytes(), asker, session.id, session.epoch])?;
+            }
+            None => {}
+        }
+        Ok(Some(verdict))
+    }
+
+    fn traces(&self, fingerprint: &Fingerprint) -> Op<Vec<Trace>> {
+        let since = self.now.saturating_sub(FINGERPRINT_KEPT).unwrap_or(Timestamp::MIN);
+        let mut statement = self.connection.prepare_cached(
+            "SELECT f.message, f.carrier, f.answered, EXISTS \
+                 (SELECT 1 FROM session s WHERE s.id = f.session AND s.epoch = f.epoch AND s.closed_at IS NULL) \
+             FROM fingerprint f WHERE f.digest = ?1 AND f.at > ?2 ORDER BY f.at, f.message",
+        )?;
+        let mut found = statement.query(params![fingerprint.0, since.as_millisecond()])?;
+        let mut traces = Vec::new();
+        while let Some(row) = found.next()? {
+            let id = |bytes| MessageId(Uuid::from_bytes(bytes));
+            traces.push(Trace {
+                message: id(row.get(0)?),
+                outcome: None,
+                carrier: row.get::<_, Option<[u8; 16]>>(1)?.map(id),
+                lives: row.get(3)?,
+                answered: row.get::<_, Option<[u8; 16]>>(2)?.map(id),
+            });
+        }
+        for trace in &mut traces {
+            trace.outcome = self.latest_outcome(trace.message)?.map(|(outcome, _)| outcome);
+        }
+        Ok(traces)
+    }
+
+    /// Takes over what a settlement says about copies. Returns the earlier message that it settles too.
+    pub fn keep(&mut self, session: &Session, settlement: Settlement) -> Op<Option<Settlement>> {
+        let message = settlement.message.0.as_bytes();
+        match settlement.again {
+            None => Ok(None),
+            Some(Again::Open(fingerprint)) => {
+                self.connection
+                    .prepare_cached(
+                        "INSERT INTO fingerprint (message, digest, at, carrier, session, epoch) \
+                         VALUES (?1, ?2, ?3, ?1, ?4, ?5) ON CONFLICT DO NOTHING",
+                    )?
+                    .execute(params![message, fingerprint.0, self.now_ms(), session.id, session.epoch])?;
+                Ok(None)
+            }
+            Some(Again::Ended(fingerprint)) => {
+                // Where a copy carries it by now, that one's end is waited for.
+                self.connection
+                    .prepare_cached(
+                        "INSERT INTO fingerprint (message, digest, at, session, epoch) VALUES (?1, ?2, ?3, ?4, ?5) \
+                         ON CONFLICT DO UPDATE SET carrier = NULL WHERE carrier = message",
+                    )?
+                    .execute(params![message, fingerprint.0, self.now_ms(), session.id, session.epoch])?;
+                Ok(None)
+            }
+            Some(Again::StoodIn { fingerprint, told }) => self.stood_in(settlement, &fingerprint, told),
+        }
+    }
+
+    fn stood_in(&mut self, copy: Settlement, fingerprint: &Fingerprint, told: bool) -> Op<Option<Settlement>> {
+        let asker = copy.message.0.as_bytes();
+        let relayed = copy.outcome == Outcome::Relayed;
+        let sql = if relayed && told {
+            "DELETE FROM fingerprint WHERE digest = ?1 AND message <> ?2 AND (carrier = ?2 OR answered = ?2) \
+             RETURNING message"
+        } else {
+            "UPDATE fingerprint SET carrier = NULL, answered = NULL \
+             WHERE digest = ?1 AND message <> ?2 AND (carrier = ?2 OR answered = ?2) RETURNING message"
+        };
+        let earlier: Option<[u8; 16]> = rusqlite::OptionalExtension::optional(
+            self.connection.prepare_cached(sql)?.query_row(params![fingerprint.0, asker], |row| row.get(0)),
+        )?;
+        let earlier = earlier.filter(|_| relayed).map(|bytes| MessageId(Uuid::from_bytes(bytes)));
+        Ok(earlier.map(|earlier| Settlement::of(earlier, Outcome::Relayed)))
+    }
+
+    /// Drops up to `limit` that were kept before. Returns how many.
+    pub fn forget_fingerprints(&mut self, session: &Session, before: Timestamp, limit: usize) -> Op<usize> {
+        self.fence(session)?;
+        Ok(self
+            .connection
+            .prepare_cached(
+                "DELETE FROM fingerprint WHERE message IN (SELECT message FROM fingerprint WHERE at < ?1 LIMIT ?2)",
+            )?
+            .execute(params![before.as_millisecond(), rows::limit(limit)])?)
+    }
+}

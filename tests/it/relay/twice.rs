@@ -1,0 +1,173 @@
+//! No mail twice: what a client hears that sends a message again, byte for byte, because it was not told what became
+//! of it.
+
+use std::time::Duration;
+
+use franking::relay::Relay;
+use franking::runtime::health::Health;
+use franking::runtime::metrics::Registry;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rusqlite::Connection;
+use tokio_util::sync::CancellationToken;
+
+use super::scene::{FROM, MAIL, PASSWORD, SOON, Scene, TO, username};
+use crate::support::client::Client;
+use crate::support::sink::{Act, At};
+
+/// A scene whose clients with TLS are answered after a second at the latest.
+async fn hasty() -> Scene {
+    Scene::with(|config| config.listeners[1].budget_seconds = 1, |_| {}).await
+}
+
+/// One more relay of the same fleet.
+async fn another(scene: &Scene) -> Relay {
+    let mut dependencies = scene.dependencies();
+    (dependencies.registry, dependencies.health) = (Registry::new(), Health::default());
+    dependencies.name = "relay-1".to_owned();
+    // Else both would make the same message ids.
+    dependencies.rng = StdRng::seed_from_u64(8);
+    let health = dependencies.health.clone();
+    let relay = Relay::start(dependencies, &CancellationToken::new()).await.expect("starting").expect("a relay");
+    scene.until("the other relay is ready", async |_| health.closed().is_empty()).await;
+    relay
+}
+
+async fn client_of(relay: &Relay, scene: &Scene) -> Client {
+    let mut client = Client::connect_tls(relay.addresses()["implicit"], &scene.ca_pem).await;
+    client.ask("EHLO client.example").await.is("250 ");
+    client.login(&username(1), PASSWORD).await.is("235 2.7.0");
+    client
+}
+
+fn fingerprints(scene: &Scene) -> i64 {
+    let ledger = Connection::open(scene.folder.path().join("ledger.db")).expect("the ledger's file");
+    ledger.query_row("SELECT count(*) FROM fingerprint", [], |row| row.get(0)).expect("counted")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_answers_after_the_client_gave_up_gets_one_mail_for_one_charge() {
+    let scene = hasty().await;
+    let other = another(&scene).await;
+    let mut client = scene.client().await;
+    client.deliver(FROM, &[TO], "From: alerts@example.com\r\n\r\nanother").await.is("250 2.0.0");
+    assert_eq!(fingerprints(&scene), 0, "an outcome that is known costs no write");
+
+    scene.sink.once(At::Final, Act::Stall);
+    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 the upstream took the message");
+    // At once, and at whichever relay.
+    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 this message is still on its way");
+    let mut elsewhere = client_of(&other, &scene).await;
+    elsewhere.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 this message is still on its way");
+    // Whatever is not the same to the byte is another message.
+    elsewhere.deliver(FROM, &[TO], &format!("{MAIL} ")).await.is("250 2.0.0");
+    elsewhere.deliver(FROM, &["other@elsewhere.example"], MAIL).await.is("250 2.0.0");
+    scene.until_usage([4, 3, 0, 0, 1]).await;
+
+    scene.sink.release();
+    scene.until_usage([4, 4, 0, 0, 0]).await;
+    elsewhere.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0 relayed, id ");
+    scene.until_usage([4, 4, 0, 0, 0]).await;
+    let same = |body: &[u8]| String::from_utf8_lossy(body).ends_with("\r\n\r\nhello\r\n");
+    let messages = scene.sink.messages();
+    assert_eq!(messages.iter().filter(|mail| mail.to == [TO] && same(&mail.body)).count(), 1);
+    assert_eq!(scene.sink.count(), 4);
+
+    // It was told. If it sends the same once more, it means it.
+    client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    scene.until_usage([5, 5, 0, 0, 0]).await;
+    assert_eq!(scene.sink.count(), 5);
+    let metrics = scene.metrics();
+    assert!(metrics.contains("franking_relay_messages_total{policy=\"plan\",result=\"under_way\"} 1"), "{metrics}");
+    other.drain().await;
+}
+
+#[tokio::test]
+async fn a_message_of_which_nobody_will_know_is_sent_again_without_another_charge() {
+    let scene = Scene::new().await;
+    scene.sink.once(At::Final, Act::Drop);
+    let mut client = scene.client().await;
+    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2");
+    scene.until_usage([1, 0, 0, 0, 1]).await;
+    // What refuses the copy says nothing about the first.
+    scene.sink.once(At::Final, Act::Reply("554 5.7.1 no"));
+    client.deliver(FROM, &[TO], MAIL).await.is("554 5.7.1 no");
+    scene.sink.once(At::Final, Act::Drop);
+    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2");
+    scene.until_usage([1, 0, 0, 0, 1]).await;
+    client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    scene.until_usage([1, 1, 0, 0, 0]).await;
+    client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    scene.until_usage([2, 2, 0, 0, 0]).await;
+}
+
+#[tokio::test]
+async fn a_copy_that_is_late_too_is_one_charge_and_is_answered_in_the_end() {
+    let scene = hasty().await;
+    scene.sink.once(At::Final, Act::Drop);
+    let mut client = scene.client().await;
+    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2");
+    scene.sink.once(At::Final, Act::Stall);
+    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 the upstream took the message");
+    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 this message is still on its way");
+    scene.sink.release();
+    scene.until_usage([1, 1, 0, 0, 0]).await;
+    client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0 relayed, id ");
+    scene.until_usage([1, 1, 0, 0, 0]).await;
+    // The dropped one had arrived: nobody could know.
+    assert_eq!(scene.sink.count(), 2);
+}
+
+#[tokio::test]
+async fn a_message_that_was_refused_late_is_a_new_one_when_it_comes_again() {
+    let scene = hasty().await;
+    scene.sink.once(At::Final, Act::StallThen(Box::new(Act::Reply("451 4.7.1 later"))));
+    let mut client = scene.client().await;
+    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2");
+    scene.sink.release();
+    scene.until_usage([0, 0, 1, 0, 0]).await;
+    client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    scene.until_usage([1, 1, 1, 0, 0]).await;
+    assert_eq!(scene.sink.count(), 1);
+}
+
+/// Everything up to the final dot, and no ear for the answer.
+async fn say_all(client: &mut Client, after: &str) {
+    for line in [format!("MAIL FROM:<{FROM}>"), format!("RCPT TO:<{TO}>")] {
+        client.ask(&line).await.is("250");
+    }
+    client.ask("DATA").await.is("354");
+    client.send(format!("{MAIL}\r\n.\r\n{after}")).await;
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_after_waiting_comes_again_to_the_same_message() {
+    let scene = Scene::new().await;
+    scene.sink.once(At::Final, Act::Stall);
+    let mut client = scene.client().await;
+    say_all(&mut client, "").await;
+    scene.sink.wait_for_stalled(1, SOON).await;
+    // Its patience is what is tested: shorter, and it has not waited.
+    tokio::time::sleep(Duration::from_millis(5_500)).await;
+    drop(client);
+    scene.until_usage([1, 0, 0, 0, 1]).await;
+    let mut client = scene.client().await;
+    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 this message is still on its way");
+    scene.sink.release();
+    scene.until_usage([1, 1, 0, 0, 0]).await;
+    client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0 relayed, id ");
+    scene.until_usage([1, 1, 0, 0, 0]).await;
+    assert_eq!(scene.sink.count(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_never_waits_means_each_of_its_messages() {
+    let scene = Scene::new().await;
+    for (sent, goodbye) in [(1, "QUIT\r\n"), (2, ""), (3, "QUIT\r\n")] {
+        let mut client = scene.client().await;
+        say_all(&mut client, goodbye).await;
+        drop(client);
+        scene.until_usage([sent, sent, 0, 0, 0]).await;
+        assert_eq!((scene.sink.count(), fingerprints(&scene)), (sent as u64, 0));
+    }
+}
