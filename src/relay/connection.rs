@@ -121,7 +121,7 @@ impl Connection {
         }
         if self.listener.proxy_from.is_empty() && proxy::is_attempt(&self.wire.input) {
             self.front.admission.metrics.proxy_refused(&self.listener.name, ProxyRefusal::Unexpected);
-            tracing::warn!(listener = self.listener.name, peer = %self.address, "no PROXY header is taken here");
+            tracing::debug!(listener = self.listener.name, peer = %self.address, "no PROXY header is taken here");
             self.say(&Reply::NoService);
             return Ok(());
         }
@@ -252,7 +252,7 @@ impl Connection {
             Err(NoTls { why, error }) => {
                 metrics.tls_failed(why);
                 if why == TlsFailure::Injected {
-                    tracing::warn!(listener = self.listener.name, peer = %self.address, "octets before the TLS handshake");
+                    tracing::debug!(listener = self.listener.name, peer = %self.address, "octets before the TLS handshake");
                 }
                 if why == TlsFailure::Late {
                     self.waiting_for = Late::Tls;

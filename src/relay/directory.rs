@@ -27,6 +27,9 @@ const PULL_EVERY: Duration = Duration::from_millis(200);
 const STALE_AFTER: Duration = Duration::from_secs(2);
 /// One pull or look may take as long as a copy may be old.
 const ASK_LIMIT: Duration = Duration::from_secs(2);
+/// The most that the first pull may take, which reads everything: 200,000 entries took eight seconds of a debug build
+/// on a crowded machine. Asked again too early it would never be answered, so its limit doubles with each miss.
+const WHOLE_LIMIT: Duration = Duration::from_secs(64);
 /// Looks at a time. A password guesser gets these, and no more of the ledger.
 const LOOKS_MAX: usize = 16;
 
@@ -83,6 +86,7 @@ impl Follower {
     pub async fn follow(self: Arc<Self>, gate: Gate, shutdown: CancellationToken) {
         let mut known = Pulled::default();
         let mut failing = false;
+        let mut misses = 0;
         let mut ticks = interval(PULL_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -90,10 +94,13 @@ impl Follower {
                 _ = ticks.tick() => {}
                 () = shutdown.cancelled() => return,
             }
-            match self.pull(&mut known).await {
+            match self.pull(&mut known, limit(known.epoch, misses)).await {
                 Ok(()) => {
-                    gate.open();
-                    failing = false;
+                    // What was long in coming is old already; the next pull brings the rest at once.
+                    if self.current().is_some() {
+                        gate.open();
+                    }
+                    (failing, misses) = (false, 0);
                 }
                 Err(Missed::Refused(reason)) => {
                     if !failing {
@@ -109,6 +116,7 @@ impl Follower {
                         tracing::warn!(reason, "following the directory");
                     }
                     failing = true;
+                    misses += 1;
                     if self.current().is_none() {
                         gate.close("the directory cannot be read from the ledger");
                     }
@@ -133,9 +141,9 @@ impl Follower {
         expected.admit(tag).map_err(|error| error.to_string())
     }
 
-    async fn pull(&self, known: &mut Pulled) -> Result<(), Missed> {
+    async fn pull(&self, known: &mut Pulled, limit: Duration) -> Result<(), Missed> {
         let asked = Instant::now();
-        let changes = match timeout(ASK_LIMIT, self.store.changes(known.epoch)).await {
+        let changes = match timeout(limit, self.store.changes(known.epoch)).await {
             Ok(Ok(changes)) => changes,
             // It answered, and is another's.
             Ok(Err(error @ (Error::Foreign { .. } | Error::Held(_)))) => {
@@ -195,6 +203,23 @@ impl Follower {
     }
 }
 
+/// How long a pull may take: what follows is short, and so is the wait for a ledger that is gone.
+fn limit(epoch: i64, misses: u32) -> Duration {
+    if epoch == 0 { ASK_LIMIT.saturating_mul(2_u32.saturating_pow(misses)).min(WHOLE_LIMIT) } else { ASK_LIMIT }
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_pull_may_take_longer_each_time() {
+        let seconds = |epoch, misses| limit(epoch, misses).as_secs();
+        assert_eq!([0, 1, 2, 4, 5, 99].map(|misses| seconds(0, misses)), [2, 4, 8, 32, 64, 64]);
+        assert_eq!([0, 5, 99].map(|misses| seconds(7, misses)), [2, 2, 2]);
+    }
 }

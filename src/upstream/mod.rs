@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 
@@ -95,7 +96,7 @@ impl UpstreamSettings {
 pub struct Upstreams(Arc<Inner>);
 
 struct Inner {
-    settings: Arc<UpstreamSettings>,
+    settings: ArcSwap<UpstreamSettings>,
     figures: Figures,
     pools: Mutex<HashMap<PolicyId, Arc<Pool>>>,
     tidying: AtomicBool,
@@ -104,7 +105,7 @@ struct Inner {
 impl Upstreams {
     pub fn new(settings: UpstreamSettings, registry: &Registry) -> Self {
         Self(Arc::new(Inner {
-            settings: Arc::new(settings),
+            settings: ArcSwap::from_pointee(settings),
             figures: Figures::new(registry),
             pools: Mutex::default(),
             tidying: AtomicBool::new(false),
@@ -128,6 +129,14 @@ impl Upstreams {
             },
             Err(_) => Forwarded::Open { cause: Cause::Timeout, outcome: word },
         }
+    }
+
+    /// Takes other settings from the next message on. Connections with the old ones QUIT; those in use do it when their
+    /// transaction ends. Needs a tokio runtime.
+    pub fn change(&self, settings: UpstreamSettings) {
+        self.0.settings.store(Arc::new(settings));
+        let old: Vec<Arc<Pool>> = self.0.pools().drain().map(|(_, pool)| pool).collect();
+        tokio::spawn(async move { futures::future::join_all(old.iter().map(|pool| pool.close())).await });
     }
 
     /// What a policy's upstream announced when we last connected to it; `None` before the first message.
@@ -156,7 +165,7 @@ impl Upstreams {
     /// Starts the task that closes idle connections, once; it ends with the last clone of this.
     fn keep_tidy(&self) {
         if !self.0.tidying.swap(true, Ordering::AcqRel) {
-            tokio::spawn(tidy(Arc::downgrade(&self.0), self.0.settings.tidy_every));
+            tokio::spawn(tidy(Arc::downgrade(&self.0), self.0.settings.load().tidy_every));
         }
     }
 }
@@ -174,7 +183,7 @@ impl Inner {
         {
             return pool.clone();
         }
-        let pool = Pool::new(target.clone(), self.settings.clone(), self.figures.of(target.policy));
+        let pool = Pool::new(target.clone(), self.settings.load_full(), self.figures.of(target.policy));
         if let Some(old) = pools.insert(target.policy, pool.clone()) {
             tokio::spawn(async move { old.close().await });
         }

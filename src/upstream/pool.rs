@@ -191,8 +191,10 @@ impl Pool {
     }
 
     fn tls_config(&self) -> Option<Arc<ClientConfig>> {
-        let ca_pem = self.target.secret.as_ref().and_then(|secret| secret.ca_pem.as_deref());
-        let build = || match tls::client_config(ca_pem) {
+        let secret = self.target.secret.as_ref();
+        let ca_pem = secret.and_then(|secret| secret.ca_pem.as_deref());
+        let client = secret.and_then(|secret| secret.client.as_ref());
+        let build = || match tls::client_config(ca_pem, client) {
             Ok(config) => Some(config),
             Err(error) => {
                 tracing::error!(policy = %self.target.policy, %error, "the upstream's TLS cannot be set up");

@@ -46,7 +46,7 @@ impl Scene {
         let mut settings = UpstreamSettings::new("relay.example.com", 4);
         edit(&mut settings);
         let registry = Registry::new();
-        let secret = UpstreamSecret { login, ca_pem: sink.ca_pem().map(str::to_owned) };
+        let secret = UpstreamSecret { login, ca_pem: sink.ca_pem().map(str::to_owned), client: None };
         let entry = UpstreamEntry {
             host: "localhost".into(),
             port: sink.address().port(),
