@@ -318,9 +318,9 @@ async fn whoever_follows_the_directory_misses_nothing_that_commits_late() {
         let session = store.open_session(Role::Operator, &format!("operator-{writer}")).await.expect("a session");
         writers.spawn(async move {
             for n in 0..EACH {
-                let limit = crate::ledger::conformance::monthly(None);
+                let limit = monthly(None);
                 let entry = crate::ledger::conformance::account(100 + writer * EACH + n, limit);
-                let entry = crate::domain::directory::Entry::Account(entry);
+                let entry = Entry::Account(entry);
                 store.put(&session, "test", &[entry]).await.expect("written");
             }
         });
