@@ -94,7 +94,8 @@ impl Follower {
                 _ = ticks.tick() => {}
                 () = shutdown.cancelled() => return,
             }
-            match self.pull(&mut known, limit(known.epoch, misses)).await {
+            let limit = limit(known.epoch, misses);
+            match self.pull(&mut known, limit).await {
                 Ok(()) => {
                     // What was long in coming is old already; the next pull brings the rest at once.
                     if self.current().is_some() {
