@@ -42,6 +42,10 @@ bench: cluster ## benchmarks, each figure beside its floor from the same run
 fuzz: ## fuzz what strangers' bytes reach, SECONDS=600 for each target (needs cargo-fuzz and a nightly toolchain)
 	@tests/fuzz/run.sh $(or $(SECONDS),600)
 
+.PHONY: mutants
+mutants: ## take the ledger's rules away one by one: each must be missed by a test
+	@tests/mutants.sh
+
 .PHONY: generate
 generate: ## write the files that are made from the code
 	@UPDATE=1 $(CARGO) test --locked --test it generated::

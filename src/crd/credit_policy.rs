@@ -68,6 +68,11 @@ pub struct CreditPolicySpec {
     /// apart; prepaid credits, and the caps of accounts and keys, hold all the same. Deny where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overage: Option<Overage>,
+    /// What senders hear when credits are used up, whichever limit it is. Defer answers 452, so that a client which queues
+    /// its mail tries again and survives until the next period or top-up. Reject answers 550, so that the sender knows at
+    /// once. Defer where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_exhausted: Option<WhenExhausted>,
     /// Defaults and ceilings of the accounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_account: Option<PerAccount>,
@@ -137,6 +142,23 @@ impl From<Overage> for credit::Overage {
     }
 }
 
+/// What senders hear when credits are used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhenExhausted {
+    #[default]
+    Defer,
+    Reject,
+}
+
+impl From<WhenExhausted> for credit::WhenExhausted {
+    fn from(when: WhenExhausted) -> Self {
+        match when {
+            WhenExhausted::Defer => Self::Defer,
+            WhenExhausted::Reject => Self::Reject,
+        }
+    }
+}
+
 /// Who may be named as sender.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -174,6 +196,8 @@ pub enum NamespacesFrom {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.credentialsSecretRef) || !has(self.tls) || self.tls != 'None'")
     .message("credentials must not cross the network in clear text: use tls Implicit or StartTls, or remove credentialsSecretRef"))]
+#[x_kube(validation = Rule::new("!has(self.clientCertificateSecretRef) || !has(self.tls) || self.tls != 'None'")
+    .message("a client certificate is shown in TLS: use tls Implicit or StartTls, or remove clientCertificateSecretRef"))]
 pub struct Upstream {
     /// Host name or IP address, such as smtp.example.com.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9:]([A-Za-z0-9.:-]*[A-Za-z0-9:])?$"))]
@@ -190,6 +214,11 @@ pub struct Upstream {
     /// carry the label franking.io/use: "true".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<LocalRef>,
+    /// Secret in the operator's namespace with the keys tls.crt and tls.key (type kubernetes.io/tls): the certificate
+    /// that is shown to a smarthost that asks for one, beside or instead of a login. It must carry the label
+    /// franking.io/use: "true".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate_secret_ref: Option<LocalRef>,
     /// The most recipients of one message that the smarthost takes. 100 where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
@@ -298,6 +327,7 @@ pub struct CheckedPolicy {
     pub pool: Limit,
     pub prepaid: Option<credit::Prepaid>,
     pub overage: credit::Overage,
+    pub when_exhausted: credit::WhenExhausted,
     pub pricing: Option<money::Pricing>,
     pub default_cap: Option<CheckedCap>,
     pub max_cap: Option<CheckedCap>,
@@ -319,6 +349,8 @@ pub struct CheckedUpstream {
     pub tls: directory::UpstreamTls,
     /// Name of the Secret in the operator's namespace.
     pub credentials_secret: Option<String>,
+    /// The same of the client certificate.
+    pub client_certificate_secret: Option<String>,
     pub max_recipients: u16,
 }
 
@@ -354,6 +386,7 @@ impl CreditPolicySpec {
             pool: self.pool.clone().unwrap_or_default().check("spec.pool")?,
             prepaid: self.prepaid.as_ref().map(|prepaid| prepaid.check("spec.prepaid")).transpose()?,
             overage: self.overage.unwrap_or_default().into(),
+            when_exhausted: self.when_exhausted.unwrap_or_default().into(),
             pricing: self.pricing.as_ref().map(|pricing| pricing.check("spec.pricing")).transpose()?,
             default_cap,
             max_cap,
@@ -400,6 +433,16 @@ impl Upstream {
                 "credentials must not cross the network in clear text; use tls Implicit or StartTls, or remove it",
             ));
         }
+        if tls == directory::UpstreamTls::None && self.client_certificate_secret_ref.is_some() {
+            return Err(Problem::new(
+                "spec.upstream.clientCertificateSecretRef",
+                "a client certificate is shown in TLS; use tls Implicit or StartTls, or remove it",
+            ));
+        }
+        let client_certificate_secret = match &self.client_certificate_secret_ref {
+            Some(reference) => Some(reference.check("spec.upstream.clientCertificateSecretRef")?),
+            None => None,
+        };
         let credentials_secret = match &self.credentials_secret_ref {
             Some(reference) => Some(reference.check("spec.upstream.credentialsSecretRef")?),
             None => None,
@@ -411,6 +454,7 @@ impl Upstream {
             port: port.ok_or_else(|| Problem::new("spec.upstream.port", "write a port from 1 to 65535"))?,
             tls,
             credentials_secret,
+            client_certificate_secret,
             max_recipients: recipients
                 .filter(|count| (1..=1000).contains(count))
                 .ok_or_else(|| Problem::new("spec.upstream.maxRecipients", "write a number from 1 to 1000"))?,

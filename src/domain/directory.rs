@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::credential::{Credential, Username};
-use super::credit::{Blocked, Chain, Limit, Overage, Prepaid, Rate};
+use super::credit::{Blocked, Chain, Limit, Overage, Prepaid, Rate, WhenExhausted};
 use super::id::{AccountId, Holder, KeyId, PolicyId};
 use super::money::Pricing;
 use super::sender::{MailDomain, SenderPattern};
@@ -53,14 +53,25 @@ pub struct UpstreamEntry {
     pub max_recipients: u16,
 }
 
-/// What is sealed in [`UpstreamEntry::secret`]: the login, and the private CA of the upstream where it has one.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What is sealed in [`UpstreamEntry::secret`]: the login, the private CA of the upstream where it has one, and the
+/// certificate that we show it where it asks for one.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpstreamSecret {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<(String, String)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_pem: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientCertificate>,
+}
+
+/// A certificate with its chain, and its key, as PEM.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientCertificate {
+    pub certificate_pem: String,
+    pub key_pem: String,
 }
 
 impl std::fmt::Debug for UpstreamSecret {
@@ -81,6 +92,9 @@ pub struct PolicyEntry {
     /// Whether the pool may be exceeded; what goes beyond is counted apart.
     #[serde(default, skip_serializing_if = "Overage::is_deny")]
     pub overage: Overage,
+    /// What its senders hear when credits are used up.
+    #[serde(default, skip_serializing_if = "WhenExhausted::is_defer")]
+    pub when_exhausted: WhenExhausted,
     /// A balance that its accounts share, beside the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prepaid: Option<Prepaid>,

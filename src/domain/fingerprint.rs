@@ -1,8 +1,10 @@
-//! By what a message is known again when its client sends it a second time, byte for byte.
+//! By what a message is known again: when its client sends it a second time, and when it comes back by itself.
 
 use std::fmt;
 
 use ring::digest;
+
+use uuid::Uuid;
 
 use super::id::KeyId;
 use super::sender::Address;
@@ -43,10 +45,31 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
+/// What a relay writes into its Received field, to know a message that comes back as one of the same key. It is the
+/// key's and not the relay's: what one tenant sends to another's list server comes here twice, and is no loop. It tells
+/// nobody which key it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceMark(String);
+
+impl TraceMark {
+    pub fn of(installation: Uuid, key: KeyId) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(b"franking trace mark");
+        context.update(installation.as_bytes());
+        context.update(key.0.as_bytes());
+        // 64 bits: nobody meets another's by chance.
+        let hex = context.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
+        Self(format!("trace {hex}"))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use uuid::Uuid;
 
     #[test]
     fn every_part_of_a_message_makes_it_another_one() {

@@ -41,6 +41,7 @@ pub mod references;
 pub mod relay_config;
 pub mod report;
 pub mod sweep;
+pub mod upstream_secret;
 pub mod usage;
 pub mod watch;
 pub mod written;

@@ -18,14 +18,14 @@ use super::incarnation::{Guard, Standing};
 use super::lease::Leader;
 use super::notices::Notices;
 use super::plan::cost::Cost;
-use super::plan::credit_policy::Login;
+use super::plan::credit_policy::{Login, Wanted};
 use super::plan::gauge::Gauge;
 use super::plan::{api_key, credit_policy, is_true, meta, sub_account};
 use super::reconcile::{Awaited, Failures};
 use super::references::{Ref, References, Wakes};
 use super::report::Report;
 use super::watch::Name;
-use super::{Dependencies, Endpoint, RelayState, Settings};
+use super::{Dependencies, Endpoint, RelayState, Settings, upstream_secret};
 use crate::crd::{AccountCounts, ConditionType, CreditPolicy, KeyCounts, SubAccount, SubAccountApiKey, find_condition};
 use crate::domain::credential::HashKey;
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, UpstreamSecret};
@@ -286,17 +286,30 @@ impl Context {
     }
 
     async fn login(&self, policy: &CreditPolicy, id: PolicyId, entry: Option<&PolicyEntry>) -> Result<Login> {
-        let Some(reference) = &policy.spec.upstream.credentials_secret_ref else { return Ok(Login::None) };
-        let namespace = &self.settings.namespace;
-        let Some(secret) = self.references.login(namespace, &reference.name) else {
-            let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-            let live = api.get_metadata_opt(&reference.name).await.map_err(Error::cluster("reading a secret"))?;
-            return Ok(if live.is_some() { Login::Unlabelled } else { Login::Missing });
-        };
-        let wanted = match upstream_secret(&secret) {
-            Ok(wanted) => wanted,
-            Err(sentence) => return Ok(Login::Unusable(sentence)),
-        };
+        let upstream = &policy.spec.upstream;
+        let mut wanted = UpstreamSecret::default();
+        for (which, reference) in [
+            (Wanted::Credentials, &upstream.credentials_secret_ref),
+            (Wanted::ClientCertificate, &upstream.client_certificate_secret_ref),
+        ] {
+            let Some(reference) = reference else { continue };
+            let namespace = &self.settings.namespace;
+            let Some(secret) = self.references.login(namespace, &reference.name) else {
+                let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+                let live = api.get_metadata_opt(&reference.name).await.map_err(Error::cluster("reading a secret"))?;
+                return Ok(if live.is_some() { Login::Unlabelled(which) } else { Login::Missing(which) });
+            };
+            let taken = match which {
+                Wanted::Credentials => upstream_secret::credentials(&secret, &mut wanted),
+                Wanted::ClientCertificate => upstream_secret::client_certificate(&secret, &mut wanted),
+            };
+            if let Err(sentence) = taken {
+                return Ok(Login::Unusable(which, sentence));
+            }
+        }
+        if wanted == UpstreamSecret::default() {
+            return Ok(Login::None);
+        }
         self.sealed(id, &wanted, entry).map(Login::Sealed)
     }
 
@@ -453,23 +466,4 @@ impl Context {
 /// What a sealed login is bound to: the policy that it belongs to.
 pub fn seal_context(policy: PolicyId) -> String {
     format!("upstream/{policy}")
-}
-
-/// The login in an upstream's Secret, or what is wrong with it.
-fn upstream_secret(secret: &Secret) -> std::result::Result<UpstreamSecret, String> {
-    let text = |key: &str| match secret.data.as_ref().and_then(|data| data.get(key)) {
-        None => Ok(None),
-        Some(bytes) => match String::from_utf8(bytes.0.clone()) {
-            Ok(text) if text.is_empty() => Ok(None),
-            Ok(text) => Ok(Some(text)),
-            Err(_) => Err(format!("has something under {key} that is not text; write UTF-8")),
-        },
-    };
-    let lacks = |key: &str| format!("lacks {key}; write both username and password");
-    let login = match (text("username")?, text("password")?) {
-        (Some(username), Some(password)) => (username, password),
-        (None, _) => return Err(lacks("username")),
-        (Some(_), None) => return Err(lacks("password")),
-    };
-    Ok(UpstreamSecret { login: Some(login), ca_pem: text("ca.crt")? })
 }

@@ -314,7 +314,9 @@ impl Told<Secret> for Feed<'_> {
             Change::Gone(name) => name.name,
         };
         let users = references.policies.state_filter(|policy| {
-            policy.spec.upstream.credentials_secret_ref.as_ref().is_some_and(|reference| reference.name == name)
+            let upstream = &policy.spec.upstream;
+            let references = [&upstream.credentials_secret_ref, &upstream.client_certificate_secret_ref];
+            references.into_iter().flatten().any(|reference| reference.name == name)
         });
         let users: Vec<Ref> = users.iter().map(|policy| Ref::Policy(Name::of(policy.as_ref()))).collect();
         wakes.all(users).await;

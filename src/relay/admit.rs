@@ -17,25 +17,27 @@ use rand::rngs::StdRng;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use super::crowd::Memory;
+use super::ending::{Answer, concluded, denied_as};
 use super::judge::{self, Identity, Judge, Labels};
 use super::metrics::{MessageResult, Metrics};
 use super::settings::Settings;
 use super::shortage::Shortages;
+use super::smtp::command::Mail;
 use super::smtp::data::Body;
 use super::smtp::header::{self, Added, Header};
 use super::smtp::reply::{Carries, Haste, Moment, Reply, Shortage};
 use super::smtp::session::Transaction;
 use super::targets::Targets;
-use crate::domain::credit::{Outcome, Reservation, Verdict};
+use crate::domain::credit::{Outcome, Reservation, Verdict, WhenExhausted};
 use crate::domain::directory::Sender;
-use crate::domain::fingerprint::Fingerprint;
+use crate::domain::fingerprint::{Fingerprint, TraceMark};
 use crate::domain::id::{KeyId, MessageId};
+use crate::domain::sender::Address;
 use crate::ledger::Ledger;
 use crate::ledger::store::{Again, Settlement};
-use crate::upstream::{Cause, Forwarded, Message, Stage, Target, Upstreams};
+use crate::upstream::{Forwarded, Message, Target, Upstreams};
 
 /// How long a client waits for the ledger alone. A group commit takes milliseconds; after this it is down.
 const RESERVE_LIMIT: Duration = Duration::from_secs(10);
@@ -92,38 +94,51 @@ enum Claim {
     StandsIn,
 }
 
-/// An answer with what it is counted as.
-struct Answer {
-    reply: Reply,
-    result: MessageResult,
-}
-
 impl Admission {
+    /// Whether a transaction may begin. What is announced as too large for the policy's upstream need not be uploaded.
+    pub async fn begin(&self, who: &Identity, mail: &Mail) -> Result<(), Reply> {
+        let sender = self.judge.sender(who, |_| Ok(())).await?;
+        let settings = self.settings.load();
+        let announced = self.targets.of(&sender.policy, &settings.sealer).and_then(|to| self.upstreams.announced(&to));
+        match announced.and_then(|upstream| upstream.size) {
+            Some(limit @ 1..) if mail.size > limit => Err(Reply::TooBig { limit }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Whether one more recipient may be named. The sender is judged here and not at MAIL: more clients show this
     /// reply, and the log has the recipient.
-    pub async fn recipient(&self, who: &Identity, transaction: &Transaction) -> Result<(), Reply> {
+    pub async fn recipient(&self, who: &Identity, transaction: &Transaction, to: &Address) -> Result<(), Reply> {
         let from = transaction.mail.from.as_ref();
         let sender = self.judge.sender(who, |sender| judge::envelope(sender, from)).await?;
         let settings = self.settings.load();
         let target = self.targets.of(&sender.policy, &settings.sealer).ok_or(Reply::NoUpstream)?;
+        let foreign = !to.is_ascii() || from.is_some_and(|from| !from.is_ascii());
+        if foreign && self.upstreams.announced(&target).is_some_and(|upstream| !upstream.smtputf8) {
+            return Err(Reply::Utf8NotCarried);
+        }
         let limit = settings.config.limits.recipients.min(target.entry.max_recipients);
         let named = transaction.recipients.len();
         if named >= usize::from(limit) {
             return Err(Reply::TooManyRecipients { limit });
         }
-        match self.shortages.foresee(sender.chain(), named + 1, Instant::now()) {
-            Some(shortage) => Err(Reply::Short(shortage)),
-            None => Ok(()),
-        }
+        let when = sender.policy.when_exhausted;
+        // Only the ledger refuses for good.
+        let foreseen = match when {
+            WhenExhausted::Defer => self.shortages.foresee(sender.chain(), named + 1, Instant::now()),
+            WhenExhausted::Reject => None,
+        };
+        foreseen.map_or(Ok(()), |shortage| Err(Reply::Short(shortage, when)))
     }
 
     /// Takes a whole message and says what becomes of it.
     pub async fn take(self: &Arc<Self>, who: &Identity, received: Received) -> Reply {
-        let header = match header::read(received.body.content()) {
+        let mark = TraceMark::of(self.settings.load().config.installation, who.key);
+        let header = match header::read(received.body.content(), &mark) {
             Ok(header) => header,
             Err(fault) => return self.refused(who, MessageResult::Malformed, Reply::Header(fault)),
         };
-        if header.received > RECEIVED_MAX {
+        if header.received > RECEIVED_MAX || header.own > 0 {
             return self.refused(who, MessageResult::Loop, Reply::Loop);
         }
         if header.from_fields != 1 {
@@ -141,7 +156,11 @@ impl Admission {
         let Some(target) = self.targets.of(&sender.policy, &self.settings.load().sealer) else {
             return self.refused(who, MessageResult::NoUpstream, Reply::NoUpstream);
         };
-        let (errand, message) = self.errand(sender, target, &header, received).await;
+        let (errand, message) = self.errand(sender, target, (&header, &mark), received).await;
+        if let Some(foreseen) = self.upstreams.foresee(&errand.target, &message) {
+            let (_, Answer { reply, result }) = concluded(foreseen);
+            return self.refused(who, result, reply);
+        }
         let (say, hear) = oneshot::channel();
         self.tasks.spawn(self.clone().carry(errand, message, say));
         // The task ends without an answer only if it panics, and then nobody knows.
@@ -172,7 +191,7 @@ impl Admission {
         &self,
         sender: Sender,
         target: Arc<Target>,
-        header: &Header,
+        (header, mark): (&Header, &TraceMark),
         received: Received,
     ) -> (Errand, Message) {
         let Received { transaction, body, encrypted, deadline, memory } = received;
@@ -181,6 +200,7 @@ impl Admission {
         let settings = self.settings.load();
         let added = Added {
             id,
+            mark,
             hostname: &settings.config.hostname,
             received_at: self.judge.now(),
             encrypted,
@@ -256,7 +276,7 @@ impl Admission {
             Ok(Verdict::Short { meter, granted, remaining, reopens_at }) => {
                 let shortage = Shortage { meter, granted, remaining, reopens_at };
                 self.shortages.remember(errand.sender.chain(), shortage.clone(), Instant::now());
-                (Reply::Short(shortage), MessageResult::Short)
+                (Reply::Short(shortage, errand.sender.policy.when_exhausted), MessageResult::Short)
             }
             Ok(Verdict::TooFast { pace, rate, retry_at }) => {
                 (Reply::TooFast(Haste::new(pace, rate, retry_at, self.judge.now())), MessageResult::TooFast)
@@ -283,8 +303,12 @@ impl Admission {
         let settlement = Settlement { message: errand.id, outcome: Outcome::Unknown, again: Some(again) };
         self.ledger.settle_written(settlement, Instant::now() + KEEP_LIMIT).await;
         if claim == Claim::Own {
-            self.metrics.settled(&Labels::of(&errand.sender), Outcome::Unknown, errand.credits, self.metric_accounts());
+            self.count(errand, Outcome::Unknown);
         }
+    }
+
+    fn count(&self, errand: &Errand, outcome: Outcome) {
+        self.metrics.settled(&Labels::of(&errand.sender), outcome, errand.credits, self.metric_accounts());
     }
 
     fn metric_accounts(&self) -> u32 {
@@ -321,7 +345,7 @@ impl Admission {
         self.ledger.settle(Settlement { message: errand.id, outcome, again });
         // Of the earlier message nothing else is known than before.
         if claim == Claim::Own || outcome == Outcome::Relayed {
-            self.metrics.settled(&Labels::of(&errand.sender), outcome, errand.credits, self.metric_accounts());
+            self.count(errand, outcome);
         }
     }
 
@@ -371,101 +395,4 @@ async fn recognisable(key: KeyId, transaction: Transaction, body: Body) -> (Tran
     }
     // It neither panics nor is it ever cancelled while the runtime lives, and then nobody waits.
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
-}
-
-/// What a reply of the judge is counted as.
-fn denied_as(reply: &Reply) -> MessageResult {
-    if matches!(reply, Reply::Blocked(..)) {
-        MessageResult::Blocked
-    } else if matches!(reply, Reply::DirectoryStale) {
-        MessageResult::DirectoryStale
-    } else {
-        MessageResult::SenderDenied
-    }
-}
-
-/// The failure table: what is settled, and what the client hears.
-fn concluded(forwarded: Forwarded) -> (Outcome, Answer) {
-    let (outcome, reply, result) = match forwarded {
-        Forwarded::Relayed { .. } => {
-            (Outcome::Relayed, Reply::Accepted(MessageId(Uuid::nil())), MessageResult::Relayed)
-        }
-        Forwarded::Refused { code, enhanced, text, recipient, stage } => {
-            let text = match recipient {
-                Some(recipient) => format!("{recipient}: {text}"),
-                None => text,
-            };
-            let reply = Reply::Upstream { code: passed(code, stage), enhanced, text };
-            (Outcome::Refused, reply, MessageResult::RefusedByUpstream)
-        }
-        Forwarded::RefusesUs { .. } => (Outcome::Refused, Reply::UpstreamRefusesUs, MessageResult::UpstreamRefusesUs),
-        Forwarded::NotOffered { cause } => {
-            let reply = match cause {
-                Cause::Timeout | Cause::Busy => Reply::UpstreamSlow,
-                Cause::Unreachable | Cause::Tls | Cause::Closed | Cause::Protocol | Cause::BreakerOpen => {
-                    Reply::UpstreamDown
-                }
-            };
-            (Outcome::NotOffered, reply, MessageResult::UpstreamUnavailable)
-        }
-        Forwarded::Unknown { .. } | Forwarded::Open { .. } => {
-            (Outcome::Unknown, Reply::OutcomeUnknown, MessageResult::OutcomeUnknown)
-        }
-    };
-    (outcome, Answer { reply, result })
-}
-
-/// The upstream's code as ours. A refused recipient refuses the message for all: 550 or 451. 421 would say that we
-/// close, and anything but a refusal would be a lie.
-fn passed(code: u16, stage: Stage) -> u16 {
-    match stage {
-        Stage::Recipient if code >= 500 => 550,
-        Stage::Recipient => 451,
-        Stage::Mail | Stage::Data | Stage::Message | Stage::Announced => match code {
-            421 => 451,
-            400..=599 => code,
-            _ => 451,
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::sender::Address;
-
-    fn refused(code: u16, stage: Stage) -> Forwarded {
-        let recipient = (stage == Stage::Recipient).then(|| Address::parse("x@y.z").expect("an address"));
-        Forwarded::Refused { code, enhanced: None, text: "no".into(), recipient, stage }
-    }
-
-    #[test]
-    fn every_end_of_a_message_is_settled_as_the_failure_table_says() {
-        let cases = [
-            (Forwarded::Relayed { reply: "ok".into() }, Outcome::Relayed, 250),
-            (refused(550, Stage::Message), Outcome::Refused, 550),
-            (refused(452, Stage::Message), Outcome::Refused, 452),
-            (refused(421, Stage::Mail), Outcome::Refused, 451),
-            (refused(250, Stage::Mail), Outcome::Refused, 451),
-            (refused(553, Stage::Recipient), Outcome::Refused, 550),
-            (refused(450, Stage::Recipient), Outcome::Refused, 451),
-            (refused(552, Stage::Announced), Outcome::Refused, 552),
-            (Forwarded::RefusesUs { text: "no".into() }, Outcome::Refused, 451),
-            (Forwarded::NotOffered { cause: Cause::Unreachable }, Outcome::NotOffered, 451),
-            (Forwarded::NotOffered { cause: Cause::Timeout }, Outcome::NotOffered, 451),
-            (Forwarded::Unknown { cause: Cause::Closed }, Outcome::Unknown, 451),
-        ];
-        for (forwarded, outcome, code) in cases {
-            let what = format!("{forwarded:?}");
-            let (settled, answer) = concluded(forwarded);
-            assert_eq!((settled, answer.reply.code()), (outcome, code), "{what}");
-        }
-    }
-
-    #[test]
-    fn a_refused_recipient_is_named() {
-        let (_, answer) = concluded(refused(550, Stage::Recipient));
-        let Reply::Upstream { text, .. } = answer.reply else { panic!("not the upstream's words") };
-        assert_eq!(text, "x@y.z: no");
-    }
 }

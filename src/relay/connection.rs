@@ -17,7 +17,7 @@ use super::guesses::{self, Guesses};
 use super::judge::{Identity, Origin};
 use super::metrics::{Late, LoginResult, MessageResult, ProxyRefusal, TlsFailure};
 use super::settings::Settings;
-use super::smtp::command::{self, text_of};
+use super::smtp::command::{self, Mail, text_of};
 use super::smtp::data::{Body, BodyReader, Progress, Refusal};
 use super::smtp::proxy;
 use super::smtp::reply::Reply;
@@ -26,6 +26,7 @@ use super::smtp::session::{Answer, Next, Session, Terms};
 use super::wire::{Cut, NoTls, Wire};
 use crate::domain::id::{AccountId, KeyId};
 use crate::domain::relay_config::{LineEnds, Listener, ListenerMode};
+use crate::domain::sender::Address;
 
 /// A client that sends so many times the largest message without a final dot is cut off: it is not going to listen.
 const DISCARD_FACTOR: usize = 4;
@@ -120,7 +121,7 @@ impl Connection {
         }
         if self.listener.proxy_from.is_empty() && proxy::is_attempt(&self.wire.input) {
             self.front.admission.metrics.proxy_refused(&self.listener.name, ProxyRefusal::Unexpected);
-            tracing::warn!(listener = self.listener.name, peer = %self.address, "no PROXY header is taken here");
+            tracing::debug!(listener = self.listener.name, peer = %self.address, "no PROXY header is taken here");
             self.say(&Reply::NoService);
             return Ok(());
         }
@@ -195,14 +196,14 @@ impl Connection {
             Next::Login(login) => self.login(&login).await?,
             // Where the next message is buffered already, the session never waits and would not hear of the stop.
             Next::Mail(_) if self.front.draining.is_cancelled() => Answer::close(Reply::Draining),
-            Next::Mail(mail) => match self.may_begin().await {
-                Ok(_) => {
+            Next::Mail(mail) => match self.may_open(&mail).await {
+                Ok(()) => {
                     self.session.begin(mail);
                     Answer::say(Reply::SenderOk)
                 }
                 Err(reply) => self.session.answer(reply),
             },
-            Next::Recipient(address) => match self.may_add().await {
+            Next::Recipient(address) => match self.may_add(&address).await {
                 Ok(()) => {
                     self.session.add(address);
                     Answer::say(Reply::RecipientOk)
@@ -251,7 +252,7 @@ impl Connection {
             Err(NoTls { why, error }) => {
                 metrics.tls_failed(why);
                 if why == TlsFailure::Injected {
-                    tracing::warn!(listener = self.listener.name, peer = %self.address, "octets before the TLS handshake");
+                    tracing::debug!(listener = self.listener.name, peer = %self.address, "octets before the TLS handshake");
                 }
                 if why == TlsFailure::Late {
                     self.waiting_for = Late::Tls;
@@ -317,10 +318,15 @@ impl Connection {
         self.front.admission.judge.sender(who, |_| Ok(())).await.map(|sender| sender.account.id)
     }
 
-    async fn may_add(&self) -> Result<(), Reply> {
+    async fn may_open(&self, mail: &Mail) -> Result<(), Reply> {
+        let who = self.identity.as_ref().ok_or(Reply::AuthFirst)?;
+        self.front.admission.begin(who, mail).await
+    }
+
+    async fn may_add(&self, to: &Address) -> Result<(), Reply> {
         let who = self.identity.as_ref().ok_or(Reply::AuthFirst)?;
         let transaction = self.session.transaction().ok_or(Reply::OutOfOrder("MAIL first"))?;
-        let added = self.front.admission.recipient(who, transaction).await;
+        let added = self.front.admission.recipient(who, transaction, to).await;
         if let Err(reply) = &added {
             let account = self.front.admission.judge.labels(who);
             tracing::info!(account = account.account, key = account.key, code = reply.code(), "recipient refused");

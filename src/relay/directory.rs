@@ -94,8 +94,8 @@ impl Follower {
                 _ = ticks.tick() => {}
                 () = shutdown.cancelled() => return,
             }
-            let limit = limit(known.epoch, misses);
-            match self.pull(&mut known, limit).await {
+            let within = limit(known.epoch, misses);
+            match self.pull(&mut known, within).await {
                 Ok(()) => {
                     // What was long in coming is old already; the next pull brings the rest at once.
                     if self.current().is_some() {

@@ -109,7 +109,8 @@ async fn meet(mut stream: TcpStream, peer: SocketAddr, listener: Arc<Listener>, 
         Err(why) => {
             metrics.arrived(&listener.name, Arrival::Unproxied);
             metrics.proxy_refused(&listener.name, why);
-            tracing::warn!(listener = listener.name, peer = %peer.ip(), why = why.as_str(), "no PROXY header is taken");
+            // A stranger can cause as many of these as it likes: the figures tell.
+            tracing::debug!(listener = listener.name, peer = %peer.ip(), why = why.as_str(), "no PROXY header is taken");
             return turn_away(stream, &listener, Reply::NoService).await;
         }
     };

@@ -11,6 +11,7 @@ mod admit;
 mod connection;
 mod crowd;
 mod directory;
+mod ending;
 mod guesses;
 mod judge;
 mod listen;

@@ -291,7 +291,8 @@ impl House {
         let renamed = new.config.hostname != running.config.hostname
             || new.config.limits.upstream_connections != running.config.limits.upstream_connections;
         if renamed {
-            tracing::warn!("the upstreams hear of the changed hostname and upstreamConnections after a restart");
+            let connections = new.config.limits.upstream_connections as usize;
+            admission.upstreams.change(UpstreamSettings::new(&new.config.hostname, connections));
         }
         admission.settings.store(Arc::new(new));
         // The key that opens upstream logins may be another.

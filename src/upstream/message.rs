@@ -99,4 +99,6 @@ pub enum Cause {
     Busy,
     /// It failed several times in a row a moment ago, so it was not asked.
     BreakerOpen,
+    /// It refused us several times in a row a moment ago, so it was not asked.
+    RefusedBefore,
 }

@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 
@@ -95,7 +96,7 @@ impl UpstreamSettings {
 pub struct Upstreams(Arc<Inner>);
 
 struct Inner {
-    settings: Arc<UpstreamSettings>,
+    settings: ArcSwap<UpstreamSettings>,
     figures: Figures,
     pools: Mutex<HashMap<PolicyId, Arc<Pool>>>,
     tidying: AtomicBool,
@@ -104,7 +105,7 @@ struct Inner {
 impl Upstreams {
     pub fn new(settings: UpstreamSettings, registry: &Registry) -> Self {
         Self(Arc::new(Inner {
-            settings: Arc::new(settings),
+            settings: ArcSwap::from_pointee(settings),
             figures: Figures::new(registry),
             pools: Mutex::default(),
             tidying: AtomicBool::new(false),
@@ -130,9 +131,29 @@ impl Upstreams {
         }
     }
 
+    /// Takes other settings from the next message on. Connections with the old ones QUIT; those in use do it when their
+    /// transaction ends. Needs a tokio runtime.
+    pub fn change(&self, settings: UpstreamSettings) {
+        self.0.settings.store(Arc::new(settings));
+        let old: Vec<Arc<Pool>> = self.0.pools().drain().map(|(_, pool)| pool).collect();
+        tokio::spawn(async move { futures::future::join_all(old.iter().map(|pool| pool.close())).await });
+    }
+
     /// What a policy's upstream announced when we last connected to it; `None` before the first message.
     pub fn seen(&self, policy: PolicyId) -> Option<Capabilities> {
         self.0.pools().get(&policy)?.seen()
+    }
+
+    /// What this very upstream announced lately.
+    pub fn announced(&self, target: &Target) -> Option<Capabilities> {
+        let pools = self.0.pools();
+        pools.get(&target.policy).filter(|pool| pool.target == *target)?.seen_lately()
+    }
+
+    /// The refusal of a message that the upstream cannot take, by what it announced lately: nobody need be charged for
+    /// it first. `None` says nothing; [`forward`](Self::forward) finds out.
+    pub fn foresee(&self, target: &Target, message: &Message) -> Option<Forwarded> {
+        transaction::announced(message, self.announced(target)?)
     }
 
     /// QUITs the parked connections; those in use QUIT when their transaction ends.
@@ -144,7 +165,7 @@ impl Upstreams {
     /// Starts the task that closes idle connections, once; it ends with the last clone of this.
     fn keep_tidy(&self) {
         if !self.0.tidying.swap(true, Ordering::AcqRel) {
-            tokio::spawn(tidy(Arc::downgrade(&self.0), self.0.settings.tidy_every));
+            tokio::spawn(tidy(Arc::downgrade(&self.0), self.0.settings.load().tidy_every));
         }
     }
 }
@@ -162,7 +183,7 @@ impl Inner {
         {
             return pool.clone();
         }
-        let pool = Pool::new(target.clone(), self.settings.clone(), self.figures.of(target.policy));
+        let pool = Pool::new(target.clone(), self.settings.load_full(), self.figures.of(target.policy));
         if let Some(old) = pools.insert(target.policy, pool.clone()) {
             tokio::spawn(async move { old.close().await });
         }

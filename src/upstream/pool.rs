@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::domain::directory::UpstreamTls;
 
 use super::UpstreamSettings;
-use super::breaker::{Breaker, Health, Pass, State, Streak};
+use super::breaker::{Blame, Breaker, Failing, Health, Pass, State, Streak};
 use super::connection::{Capabilities, Connection, NoConnection};
 use super::line::Point;
 use super::measure::{Open, PolicyFigures};
@@ -36,7 +36,7 @@ pub(super) struct Pool {
     opened: AtomicU64,
     closing: AtomicBool,
     tls: OnceLock<Option<Arc<ClientConfig>>>,
-    seen: Mutex<Option<Capabilities>>,
+    seen: Mutex<Option<(Capabilities, Instant)>>,
     standing: Mutex<Standing>,
     used: Mutex<Instant>,
 }
@@ -79,7 +79,13 @@ impl Pool {
 
     /// What the upstream announced the last time we connected.
     pub fn seen(&self) -> Option<Capabilities> {
-        *lock(&self.seen)
+        lock(&self.seen).map(|(capabilities, _)| capabilities)
+    }
+
+    /// The same while it is no older than a connection may be. On an older word nothing is refused.
+    pub fn seen_lately(&self) -> Option<Capabilities> {
+        let (capabilities, at) = (*lock(&self.seen))?;
+        (at.elapsed() < self.settings.max_age).then_some(capabilities)
     }
 
     /// Takes a message to its end, says what became of it, and then puts the connection in order. Runs in a task of
@@ -93,15 +99,19 @@ impl Pool {
     ) {
         let started = Instant::now();
         *lock(&self.used) = started;
-        let pass = lock(&self.standing).breaker.admits(started);
+        let (pass, refused) = {
+            let mut standing = lock(&self.standing);
+            (standing.breaker.admits(message.sender_tag, started), standing.breaker.is_refused())
+        };
         let (forwarded, rest) = match pass {
             Some(_) => {
                 self.show_breaker();
                 self.attempt(&message, &point, deadline).await
             }
+            None if refused => (Forwarded::NotOffered { cause: Cause::RefusedBefore }, None),
             None => (Forwarded::NotOffered { cause: Cause::BreakerOpen }, None),
         };
-        let forwarded = self.learn(forwarded, pass, &message);
+        let forwarded = self.learn(forwarded, pass, rest.is_some(), &message);
         self.figures.ended(&forwarded, started.elapsed().as_secs_f64());
         // What is clean is parked before the word is out, so that whoever hears it finds the connection.
         let rest = rest.and_then(|(lease, fate, slot)| Some((self.park(lease, fate)?, slot)));
@@ -175,14 +185,16 @@ impl Pool {
         };
         let open = self.figures.open();
         let connection = Connection::open(&self.target, tls, &self.settings, deadline).await?;
-        *lock(&self.seen) = Some(connection.capabilities);
+        *lock(&self.seen) = Some((connection.capabilities, connection.opened));
         let retire_at = connection.opened + self.life();
         Ok(Lease { connection, retire_at, open })
     }
 
     fn tls_config(&self) -> Option<Arc<ClientConfig>> {
-        let ca_pem = self.target.secret.as_ref().and_then(|secret| secret.ca_pem.as_deref());
-        let build = || match tls::client_config(ca_pem) {
+        let secret = self.target.secret.as_ref();
+        let ca_pem = secret.and_then(|secret| secret.ca_pem.as_deref());
+        let client = secret.and_then(|secret| secret.client.as_ref());
+        let build = || match tls::client_config(ca_pem, client) {
             Ok(config) => Some(config),
             Err(error) => {
                 tracing::error!(policy = %self.target.policy, %error, "the upstream's TLS cannot be set up");
@@ -226,7 +238,8 @@ impl Pool {
     }
 
     /// Lets an outcome count: for the breaker, and for telling a refusal of us from one of a message.
-    fn learn(&self, forwarded: Forwarded, pass: Option<Pass>, message: &Message) -> Forwarded {
+    /// `begun`: there was a connection, and the transaction began.
+    fn learn(&self, forwarded: Forwarded, pass: Option<Pass>, begun: bool, message: &Message) -> Forwarded {
         let mut standing = lock(&self.standing);
         let forwarded = match likeness(&forwarded) {
             Some(likeness) => {
@@ -242,7 +255,9 @@ impl Pool {
         };
         let before = standing.breaker.state();
         if let Some(pass) = pass {
-            standing.breaker.note(pass, health(&forwarded), Instant::now());
+            let blame =
+                if begun && !is_about_login(&forwarded) { Blame::Sender(message.sender_tag) } else { Blame::Upstream };
+            standing.breaker.note(pass, health(&forwarded, blame), Instant::now());
         }
         let after = standing.breaker.state();
         drop(standing);
@@ -343,16 +358,22 @@ fn refuses_all(forwarded: Forwarded) -> Forwarded {
     }
 }
 
+/// Whether the login is missing or wrong (53x): no sender has a say in that.
+fn is_about_login(forwarded: &Forwarded) -> bool {
+    matches!(forwarded, Forwarded::RefusesUs { text } if text.starts_with("53"))
+}
+
 /// What an outcome says about the upstream.
-fn health(forwarded: &Forwarded) -> Health {
+fn health(forwarded: &Forwarded, blame: Blame) -> Health {
+    let bad = |refuses_us| Health::Bad(Failing { blame, refuses_us });
     match forwarded {
         Forwarded::Relayed { .. } => Health::Good,
         Forwarded::Refused { stage: Stage::Announced, .. } => Health::Silent,
         Forwarded::Refused { .. } => Health::Good,
-        Forwarded::RefusesUs { .. } => Health::Bad,
+        Forwarded::RefusesUs { .. } => bad(true),
         Forwarded::NotOffered { cause } | Forwarded::Unknown { cause } | Forwarded::Open { cause, .. } => match cause {
-            Cause::Unreachable | Cause::Timeout | Cause::Tls | Cause::Closed | Cause::Protocol => Health::Bad,
-            Cause::Busy | Cause::BreakerOpen => Health::Silent,
+            Cause::Unreachable | Cause::Timeout | Cause::Tls | Cause::Closed | Cause::Protocol => bad(false),
+            Cause::Busy | Cause::BreakerOpen | Cause::RefusedBefore => Health::Silent,
         },
     }
 }

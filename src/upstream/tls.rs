@@ -7,18 +7,24 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::domain::directory::ClientCertificate;
+
 /// What a greeting and an EHLO reply may be in the clear; Postfix's are under 500 octets.
 const PLAIN_REPLY_MAX: usize = 16 * 1024;
 
-/// The certificates we trust for one upstream: its own CA where the policy names one, else the web's.
-pub(super) fn client_config(ca_pem: Option<&str>) -> Result<Arc<ClientConfig>, String> {
+/// How TLS is done towards one upstream. Trusted is its own CA where the policy names one, else the web's; shown is the
+/// policy's certificate where it has one, and where the upstream asks for it.
+pub(super) fn client_config(
+    ca_pem: Option<&str>,
+    client: Option<&ClientCertificate>,
+) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore::empty();
     match ca_pem {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
@@ -36,9 +42,28 @@ pub(super) fn client_config(ca_pem: Option<&str>) -> Result<Arc<ClientConfig>, S
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("choosing TLS versions: {error}"))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let config = match client {
+        None => config.with_no_client_auth(),
+        Some(client) => {
+            let (chain, key) = pair(client)?;
+            config
+                .with_client_auth_cert(chain, key)
+                .map_err(|error| format!("using the client certificate with its key: {error}"))?
+        }
+    };
     Ok(Arc::new(config))
+}
+
+fn pair(client: &ClientCertificate) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(client.certificate_pem.as_bytes()).collect();
+    let chain = chain.map_err(|error| format!("reading the client certificate: {error}"))?;
+    if chain.is_empty() {
+        return Err("the client certificate has no certificate in it".to_owned());
+    }
+    let key = PrivateKeyDer::from_pem_slice(client.key_pem.as_bytes())
+        .map_err(|error| format!("reading the client certificate's key: {error}"))?;
+    Ok((chain, key))
 }
 
 /// The handshake; the certificate must be `host`'s.
@@ -139,7 +164,25 @@ mod tests {
 
     #[test]
     fn a_ca_that_is_none_is_refused() {
-        assert!(client_config(Some("nothing")).is_err());
-        assert!(client_config(None).is_ok());
+        assert!(client_config(Some("nothing"), None).is_err());
+        assert!(client_config(None, None).is_ok());
+    }
+
+    #[test]
+    fn a_client_certificate_without_its_key_is_refused() {
+        let made = rcgen::generate_simple_self_signed(["us".to_owned()]).expect("a certificate");
+        let other = rcgen::generate_simple_self_signed(["us".to_owned()]).expect("a certificate");
+        let with = |certificate_pem: String, key_pem: String| {
+            client_config(None, Some(&ClientCertificate { certificate_pem, key_pem }))
+        };
+        let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        assert!(with(certificate.clone(), key.clone()).is_ok());
+        for (certificate, key) in [
+            (certificate.clone(), "none".to_owned()),
+            (String::new(), key),
+            (certificate, other.signing_key.serialize_pem()),
+        ] {
+            assert!(with(certificate, key).is_err());
+        }
     }
 }

@@ -78,7 +78,8 @@ pub(super) fn announced(message: &Message, can: Capabilities) -> Option<Forwarde
         return no(552, "5.3.4", "the message is larger than the upstream takes");
     }
     if needs_smtputf8(message) && !can.smtputf8 {
-        return no(550, "5.6.7", "the upstream does not take addresses or headers outside ASCII");
+        // RFC 6531 §3.5: 5.6.9 after the message, X.6.7 where an address is the cause.
+        return no(554, "5.6.9", "the upstream does not take addresses or headers outside ASCII");
     }
     if message.eight_bit && !can.eight_bit_mime {
         return no(554, "5.6.3", "the upstream takes 7-bit messages only");

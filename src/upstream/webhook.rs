@@ -40,7 +40,7 @@ pub async fn post(hook: &Hook, call: &Call) -> Delivery {
 
 async fn exchange(hook: &Hook, call: &Call) -> Result<StatusCode, String> {
     let request = request(hook, call)?;
-    let config = tls::client_config(hook.ca_pem.as_deref())?;
+    let config = tls::client_config(hook.ca_pem.as_deref(), None)?;
     let stream = TcpStream::connect((hook.url.host.as_str(), hook.url.port)).await;
     let stream = stream.map_err(|error| format!("connecting: {}", error.kind()))?;
     let stream = tls::handshake(config, &hook.url.host, stream).await;

@@ -106,6 +106,7 @@ async fn fill_directory(store: &SqliteStore, session: &Session, pricing: &Pricin
         suspended: None,
         pool: monthly(),
         overage: Overage::Deny,
+        when_exhausted: Default::default(),
         prepaid: None,
         pricing: Some(pricing.clone()),
         sender_domains: vec![],

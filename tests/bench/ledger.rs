@@ -246,6 +246,7 @@ pub fn policy(meters: Meters) -> PolicyEntry {
         suspended: None,
         pool: limit(),
         overage: if all { Overage::Allow } else { Overage::Deny },
+        when_exhausted: Default::default(),
         prepaid: all.then(|| prepaid(2)),
         pricing: all.then_some(pricing),
         sender_domains: vec![],

@@ -102,6 +102,7 @@ fn policy(n: usize, port: u16) -> PolicyEntry {
         suspended: None,
         pool: limit(),
         overage: Overage::Deny,
+        when_exhausted: Default::default(),
         prepaid: None,
         pricing: None,
         sender_domains: vec![MailDomain::parse("example.com").expect("a domain")],

@@ -31,7 +31,7 @@ const EVERYTHING: &str = "
     relay:
       hostname: smtp.example.com
       plain: {enabled: true, networks: [10.20.0.0/16, 'fd00:20::/32']}
-      tls: {secretName: relay-tls, privateCa: true}
+      tls: {secretName: relay-tls, rsaSecretName: relay-rsa, privateCa: true}
       proxyFrom: [10.0.0.0/24, 'fd00:1::/64']
       limits: {messageBytes: 1048576, drainSeconds: 60, bytesInFlightPerAccount: 134217728, authFailuresPerAddress: 9,
         authFailuresPerName: 8, authDelaySeconds: 4, authForgetSeconds: 30, authCounters: 1000, proxySeconds: 3,
@@ -177,7 +177,7 @@ fn the_private_key_of_the_certificate_is_the_relays_alone() {
 }
 
 /// A refused value: what is wrong, what helm is told, and what its complaint must name.
-const REFUSED: [(&str, &str, &[&str]); 24] = [
+const REFUSED: [(&str, &str, &[&str]); 25] = [
     (
         "two relays on a file",
         "relay.replicas=2",
@@ -215,6 +215,7 @@ const REFUSED: [(&str, &str, &[&str]); 24] = [
         "terminationGracePeriodSeconds=340",
         &["terminationGracePeriodSeconds is 340", "at least 350"],
     ),
+    ("RSA alone", "relay.tls.rsaSecretName=old", &["relay.tls.rsaSecretName", "relay.tls.secretName"]),
     ("a CA of nothing", "relay.tls.privateCa=true", &["relay.tls.privateCa", "relay.tls.secretName"]),
     (
         "targets without a Service",
@@ -298,6 +299,8 @@ fn the_process_takes_the_settings_that_the_chart_writes() {
         }
         let advertised = service.iter().find(|port| port["port"] == fleet.advertise.port).expect("programs reach it");
         if name == "everything" {
+            let Certificates::Files { files, .. } = &fleet.certificates else { panic!("no files") };
+            assert_eq!(files.len(), 2, "one of the certificates is lost");
             assert!(fleet.listeners.iter().all(|listener| listener.proxy_from.len() == 2), "the balancers are lost");
             assert_eq!((fleet.limits.auth_delay_seconds, fleet.limits.metric_accounts), (4, 10));
         }

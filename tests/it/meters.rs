@@ -261,13 +261,13 @@ async fn money_and_speed_are_limited_too() {
     scene.account(json!({}));
     scene.opens();
     scene.policy(json!({"perAccount": {"rateLimit": {"messages": 3, "per": "Hour"}}}));
-    scene.closes("450 4.7.1");
+    scene.closes("452 4.4.5");
     scene.account(json!({"rateLimit": {"messages": 1000, "per": "Second"}}));
-    scene.refused(&["450 4.7.1", "the account may send 3 messages in 3600 s"]);
+    scene.refused(&["452 4.4.5", "the account may send 3 messages in 3600 s"]);
     scene.policy(json!({}));
     scene.opens();
     scene.stage.key("website", "rateLimit: {messages: 2, per: Day}");
-    scene.closes("450 4.7.1");
+    scene.closes("452 4.4.5");
     scene.refused(&["the key may send 2 messages in 86400 s"]);
     scene.balanced(franking);
 }

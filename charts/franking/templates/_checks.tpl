@@ -46,6 +46,9 @@ What no schema can say with a reason. Each refusal is one sentence that names th
 {{- if lt (int64 .Values.terminationGracePeriodSeconds) $least -}}
 {{- fail (printf "terminationGracePeriodSeconds is %d, and relay.limits.drainSeconds wants at least %d: messages in flight would be cut off" (int .Values.terminationGracePeriodSeconds) $least) -}}
 {{- end -}}
+{{- if and .Values.relay.tls.rsaSecretName (not .Values.relay.tls.secretName) -}}
+{{- fail "relay.tls.rsaSecretName is set without relay.tls.secretName: name a certificate for everybody else, or this one there" -}}
+{{- end -}}
 {{- if and .Values.relay.tls.privateCa (not .Values.relay.tls.secretName) -}}
 {{- fail "relay.tls.privateCa is true without relay.tls.secretName: name the Secret whose ca.crt is meant" -}}
 {{- end -}}

@@ -62,6 +62,9 @@ listeners:
 tls:
   certificates:
     - {certificateFile: /etc/franking/tls/tls.crt, keyFile: /etc/franking/tls/tls.key}
+    {{- if .Values.relay.tls.rsaSecretName }}
+    - {certificateFile: /etc/franking/tls/rsa.crt, keyFile: /etc/franking/tls/rsa.key}
+    {{- end }}
   {{- if .Values.relay.tls.privateCa }}
   caFile: /etc/franking/ca/ca.crt
   {{- end }}
@@ -132,6 +135,9 @@ runAsUser: {{ int64 .Values.runAsUser }}
 terminationGracePeriodSeconds: {{ int .Values.terminationGracePeriodSeconds }}
 {{- with .Values.relay.tls.secretName }}
 certificateSecret: {{ . }}
+{{- end }}
+{{- with .Values.relay.tls.rsaSecretName }}
+rsaCertificateSecret: {{ . }}
 {{- end }}
 log:
   level: {{ .Values.log.level }}

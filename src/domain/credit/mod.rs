@@ -149,6 +149,22 @@ impl Overage {
     }
 }
 
+/// What senders hear when credits are used up, and rates never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhenExhausted {
+    /// 452: a client that queues survives until the next period or top-up.
+    #[default]
+    Defer,
+    /// 550: the client knows at once, and the message is lost to it.
+    Reject,
+}
+
+impl WhenExhausted {
+    pub fn is_defer(&self) -> bool {
+        *self == Self::Defer
+    }
+}
+
 /// A request to charge a message: one credit for each of its recipients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reservation {

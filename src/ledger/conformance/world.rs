@@ -63,6 +63,7 @@ pub fn policy(n: u128, pool: Limit) -> PolicyEntry {
         suspended: None,
         pool,
         overage: Overage::Deny,
+        when_exhausted: Default::default(),
         prepaid: None,
         pricing: None,
         sender_domains: vec![],

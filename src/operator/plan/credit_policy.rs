@@ -9,7 +9,8 @@ use super::gauge::Gauge;
 use super::usage::{self, Figures, Metered};
 use super::{Outcome, Plan, Step, meta};
 use crate::crd::{
-    AccountCounts, CheckedPolicy, CreditPolicy, CreditPolicyStatus, PolicyCostStatus, Reason, RelayPort, RelayStatus,
+    AccountCounts, CheckedPolicy, CheckedUpstream, CreditPolicy, CreditPolicyStatus, PolicyCostStatus, Reason,
+    RelayPort, RelayStatus,
 };
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, Suspension, UpstreamEntry};
 use crate::domain::id::PolicyId;
@@ -42,11 +43,42 @@ pub struct Observed {
 pub enum Login {
     /// The upstream wants none, or the spec is wrong anyway.
     None,
-    Missing,
-    Unlabelled,
+    Missing(Wanted),
+    Unlabelled(Wanted),
     /// It lacks a key, or holds something unusable; the sentence names it.
-    Unusable(String),
+    Unusable(Wanted, String),
     Sealed(Sealed),
+}
+
+/// Which of the upstream's Secrets it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Credentials,
+    ClientCertificate,
+}
+
+impl Wanted {
+    fn field(self) -> &'static str {
+        match self {
+            Self::Credentials => "spec.upstream.credentialsSecretRef.name",
+            Self::ClientCertificate => "spec.upstream.clientCertificateSecretRef.name",
+        }
+    }
+
+    fn keys(self) -> &'static str {
+        match self {
+            Self::Credentials => "username and password",
+            Self::ClientCertificate => "tls.crt and tls.key",
+        }
+    }
+
+    fn name(self, upstream: &CheckedUpstream) -> &str {
+        let name = match self {
+            Self::Credentials => &upstream.credentials_secret,
+            Self::ClientCertificate => &upstream.client_certificate_secret,
+        };
+        name.as_deref().unwrap_or_default()
+    }
 }
 
 impl Metered for CreditPolicyStatus {
@@ -96,6 +128,7 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
         pool: spec.pool.clone(),
         prepaid: spec.prepaid.clone(),
         overage: spec.overage,
+        when_exhausted: spec.when_exhausted,
         pricing: spec.pricing.clone(),
         sender_domains: spec.sender_domains.clone(),
         upstream,
@@ -128,28 +161,31 @@ fn suspend(plan: &mut PolicyPlan, policy: &CreditPolicy, observed: &Observed) {
 /// The upstream as the relay uses it; `None` makes mail wait with 451, which is what a missing login means.
 fn upstream(spec: &CheckedPolicy, observed: &Observed) -> (Option<UpstreamEntry>, Outcome) {
     let upstream = &spec.upstream;
-    let name = upstream.credentials_secret.as_deref().unwrap_or_default();
     let namespace = &observed.namespace;
-    let field = "spec.upstream.credentialsSecretRef.name";
+    let about = |wanted: Wanted| (wanted.field(), wanted.name(upstream));
     let secret = match &observed.login {
         Login::None => None,
         Login::Sealed(sealed) => Some(sealed.clone()),
-        Login::Missing => {
+        Login::Missing(wanted) => {
+            let (field, name) = about(*wanted);
             let fix = format!(
                 "{field}: there is no Secret \"{name}\" in the namespace {namespace}; create it with the label \
-                 {}: \"true\" and the keys username and password",
-                meta::USE_LABEL
+                 {}: \"true\" and the keys {}",
+                meta::USE_LABEL,
+                wanted.keys()
             );
             return (None, Outcome::refused(Reason::SecretNotFound, fix));
         }
-        Login::Unlabelled => {
+        Login::Unlabelled(wanted) => {
+            let (field, name) = about(*wanted);
             let fix = format!(
                 "{field}: the Secret \"{name}\" in the namespace {namespace} may not be used; give it the label {}: \"true\"",
                 meta::USE_LABEL
             );
             return (None, Outcome::refused(Reason::SecretNotLabelled, fix));
         }
-        Login::Unusable(what) => {
+        Login::Unusable(wanted, what) => {
+            let (field, name) = about(*wanted);
             let fix = format!("{field}: the Secret \"{name}\" in the namespace {namespace} {what}");
             return (None, Outcome::refused(Reason::SecretInvalid, fix));
         }

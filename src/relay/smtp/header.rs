@@ -8,10 +8,11 @@ use std::fmt;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use memchr::memchr;
+use memchr::{memchr, memmem};
 
 use super::mailbox;
 use super::reply::HeaderFault;
+use crate::domain::fingerprint::TraceMark;
 use crate::domain::id::MessageId;
 use crate::domain::sender::Address;
 
@@ -46,18 +47,20 @@ pub struct Header {
     /// Every address that the message claims to be from, with the field that says so.
     pub senders: Vec<(FieldName, Address)>,
     pub received: usize,
+    /// Received fields with the sender's own mark ([`TraceMark`]): it was here before, as a message of the same key.
+    pub own: usize,
     pub has_date: bool,
     pub has_message_id: bool,
 }
 
-/// Reads the header section of a body with CRLF line ends.
-pub fn read(body: &[u8]) -> Result<Header, HeaderFault> {
+/// Reads the header section of a body with CRLF line ends. `mark` is what our Received fields have for its key.
+pub fn read(body: &[u8], mark: &TraceMark) -> Result<Header, HeaderFault> {
     let mut header = Header::default();
     let mut next = 0;
     while let Some(end) = field_end(body, next)? {
         let field = &body[next..end];
         next = end;
-        take(&mut header, field)?;
+        take(&mut header, field, mark)?;
     }
     Ok(header)
 }
@@ -80,7 +83,7 @@ fn field_end(body: &[u8], start: usize) -> Result<Option<usize>, HeaderFault> {
     }
 }
 
-fn take(header: &mut Header, field: &[u8]) -> Result<(), HeaderFault> {
+fn take(header: &mut Header, field: &[u8], mark: &TraceMark) -> Result<(), HeaderFault> {
     let colon = memchr(b':', field).ok_or(HeaderFault::Malformed)?;
     // Some programs take "From :" for From, so do we.
     let name = field[..colon].trim_ascii_end();
@@ -103,7 +106,10 @@ fn take(header: &mut Header, field: &[u8]) -> Result<(), HeaderFault> {
     if let Some(sender) = sender {
         return take_sender(header, sender, &field[colon + 1..]);
     }
-    header.received += usize::from(is("Received"));
+    if is("Received") {
+        header.received += 1;
+        header.own += usize::from(memmem::find(field, mark.as_str().as_bytes()).is_some());
+    }
     header.has_date |= is("Date");
     header.has_message_id |= is("Message-ID");
     Ok(())
@@ -129,6 +135,7 @@ fn unfolded(value: &[u8]) -> Option<Cow<'_, str>> {
 /// What goes in front of a message.
 pub struct Added<'a> {
     pub id: MessageId,
+    pub mark: &'a TraceMark,
     pub hostname: &'a str,
     pub received_at: Timestamp,
     pub encrypted: bool,
@@ -140,8 +147,12 @@ impl Added<'_> {
     /// business where a customer's printer stands.
     pub fn fields(&self, header: &Header) -> String {
         let date = self.received_at.to_zoned(TimeZone::UTC).strftime("%a, %d %b %Y %H:%M:%S +0000");
-        let Self { id, hostname, .. } = self;
-        let mut text = format!("Received: by {hostname} (Franking) with {} id {id};\r\n\t{date}\r\n", self.protocol());
+        let Self { id, mark, hostname, .. } = self;
+        let mut text = format!(
+            "Received: by {hostname} (Franking) with {} id {id}\r\n\t({});\r\n\t{date}\r\n",
+            self.protocol(),
+            mark.as_str()
+        );
         if !header.has_date {
             text.push_str(&format!("Date: {date}\r\n"));
         }
@@ -165,10 +176,15 @@ impl Added<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::id::KeyId;
     use uuid::Uuid;
 
+    fn mark() -> TraceMark {
+        TraceMark::of(Uuid::from_u128(1), KeyId(Uuid::from_u128(2)))
+    }
+
     fn senders(text: &str) -> Result<Vec<String>, HeaderFault> {
-        let header = read(text.as_bytes())?;
+        let header = read(text.as_bytes(), &mark())?;
         Ok(header.senders.iter().map(|(field, address)| format!("{field} {address}")).collect())
     }
 
@@ -200,26 +216,29 @@ mod tests {
         for (text, fault) in cases {
             assert_eq!(senders(text), Err(fault), "{text:?}");
         }
-        assert_eq!(read(b"From: \xff <a@b.c>\r\n\r\n"), Err(HeaderFault::Sender(FieldName::From)));
+        assert_eq!(read(b"From: \xff <a@b.c>\r\n\r\n", &mark()), Err(HeaderFault::Sender(FieldName::From)));
         let large = format!("From: a@b.c\r\nX: {}\r\n\r\n", "x".repeat(HEADER_MAX));
         assert_eq!(senders(&large), Err(HeaderFault::TooLarge));
     }
 
     #[test]
     fn fields_are_counted_and_an_empty_body_has_none() {
-        let header =
-            read(b"Received: x\r\nreceived: y\r\nFrom: a@b.c\r\nfrom: a@b.c\r\nDATE: x\r\nMessage-Id: <x>\r\n\r\n");
+        let header = read(
+            b"Received: x\r\nreceived: y\r\nFrom: a@b.c\r\nfrom: a@b.c\r\nDATE: x\r\nMessage-Id: <x>\r\n\r\n",
+            &mark(),
+        );
         let header = header.expect("a header");
         assert_eq!((header.received, header.from_fields, header.has_date, header.has_message_id), (2, 2, true, true));
-        assert_eq!(read(b""), Ok(Header::default()));
-        assert_eq!(read(b"\r\nFrom: a@b.c\r\n"), Ok(Header::default()));
-        assert_eq!(read(b"From: a@b.c").expect("a header").from_fields, 1);
+        assert_eq!(read(b"", &mark()), Ok(Header::default()));
+        assert_eq!(read(b"\r\nFrom: a@b.c\r\n", &mark()), Ok(Header::default()));
+        assert_eq!(read(b"From: a@b.c", &mark()).expect("a header").from_fields, 1);
     }
 
     #[test]
     fn only_what_is_missing_is_added() {
         let added = Added {
             id: MessageId(Uuid::nil()),
+            mark: &mark(),
             hostname: "relay.example",
             received_at: "2026-11-22T03:04:05Z".parse().expect("a time"),
             encrypted: true,
@@ -227,12 +246,19 @@ mod tests {
         };
         assert_eq!(
             added.fields(&Header::default()),
-            "Received: by relay.example (Franking) with ESMTPSA id 00000000-0000-0000-0000-000000000000;\r\n\
+            "Received: by relay.example (Franking) with ESMTPSA id 00000000-0000-0000-0000-000000000000\r\n\
+             \t(MARK);\r\n\
              \tSun, 22 Nov 2026 03:04:05 +0000\r\n\
              Date: Sun, 22 Nov 2026 03:04:05 +0000\r\n\
              Message-ID: <00000000-0000-0000-0000-000000000000@relay.example>\r\n"
+                .replace("MARK", mark().as_str())
         );
         let complete = Header { has_date: true, has_message_id: true, ..Header::default() };
-        assert_eq!(added.fields(&complete).matches("\r\n").count(), 2);
+        let fields = added.fields(&complete);
+        assert_eq!(fields.matches("\r\n").count(), 3);
+        let read = |mark| read(fields.as_bytes(), &mark).expect("a header");
+        assert_eq!((read(mark()).received, read(mark()).own), (1, 1));
+        let colleague = TraceMark::of(Uuid::from_u128(1), KeyId(Uuid::from_u128(3)));
+        assert_eq!(read(colleague).own, 0, "a list server passes on what others sent through here");
     }
 }

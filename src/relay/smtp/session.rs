@@ -132,10 +132,10 @@ impl Session {
         }
     }
 
-    /// Counts a refusal, and closes after too many. What the upstream refuses is no mistake of the client: a
-    /// newsletter may well name twenty people who are gone.
+    /// Counts a refusal, and closes after too many. What the upstream refuses, or the credits do, is no mistake of the
+    /// client: a newsletter may well name twenty people who are gone.
     pub fn answer(&mut self, reply: Reply) -> Answer {
-        if reply.code() < 500 || matches!(reply, Reply::Upstream { .. }) {
+        if reply.code() < 500 || matches!(reply, Reply::Upstream { .. } | Reply::Short(..)) {
             return Answer::say(reply);
         }
         self.errors += 1;

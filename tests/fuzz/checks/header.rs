@@ -1,6 +1,7 @@
 //! Header sections: nobody is named as a sender whom the relay does not see.
 
-use franking::domain::id::MessageId;
+use franking::domain::fingerprint::TraceMark;
+use franking::domain::id::{KeyId, MessageId};
 use franking::relay::smtp::header::{Added, FieldName, Header, read};
 use franking::relay::smtp::reply::Reply;
 use jiff::Timestamp;
@@ -11,7 +12,7 @@ use super::written;
 /// The octets are a body, whose line ends are made what the body's reader leaves.
 pub fn check(bytes: &[u8]) {
     let body = with_proper_line_ends(bytes);
-    let header = match read(&body) {
+    let header = match read(&body, &mark()) {
         Ok(header) => header,
         Err(fault) => {
             written(&Reply::Header(fault));
@@ -40,8 +41,14 @@ pub fn check(bytes: &[u8]) {
     with_fields_it_is_complete(&header, &body);
 }
 
+fn mark() -> TraceMark {
+    TraceMark::of(Uuid::nil(), KeyId(Uuid::nil()))
+}
+
 fn with_fields_it_is_complete(header: &Header, body: &[u8]) {
+    let mark = mark();
     let added = Added {
+        mark: &mark,
         id: MessageId(Uuid::nil()),
         hostname: "relay.example",
         received_at: Timestamp::UNIX_EPOCH,
@@ -49,11 +56,12 @@ fn with_fields_it_is_complete(header: &Header, body: &[u8]) {
         utf8: body.len().is_multiple_of(3),
     };
     let complete = [added.fields(header).as_bytes(), body].concat();
-    let again = read(&complete).expect("the fields in front are fields");
-    let expected = Header { received: header.received + 1, has_date: true, has_message_id: true, ..header.clone() };
+    let again = read(&complete, &mark).expect("the fields in front are fields");
+    let (received, own) = (header.received + 1, header.own + 1);
+    let expected = Header { received, own, has_date: true, has_message_id: true, ..header.clone() };
     assert_eq!(again, expected, "{}", body.escape_ascii());
     let nothing = Header { received: 0, ..again };
-    assert_eq!(added.fields(&nothing).matches("\r\n").count(), 2, "Date or Message-ID would be there twice");
+    assert_eq!(added.fields(&nothing).matches("\r\n").count(), 3, "Date or Message-ID would be there twice");
 }
 
 /// CRLF for every spelling of a line's end.

@@ -74,6 +74,23 @@ async fn changed_settings_are_taken_over_and_wrong_ones_are_not() {
 }
 
 #[tokio::test]
+async fn a_changed_host_name_reaches_the_upstream_and_no_session_ends() {
+    let mut scene = Scene::new().await;
+    let mut client = scene.client().await;
+    client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    scene.config.hostname = "renamed.example.com".to_owned();
+    scene.config.limits.upstream_connections = 3;
+    scene.write_config();
+    scene.until("the connection with the old name is closed", async |scene| scene.sink.quits() == 1).await;
+    client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    let received = scene.sink.wait_for(2, SOON).await.pop().expect("a message");
+    assert_eq!(received.connection, 2);
+    let body = String::from_utf8(received.body).expect("text");
+    assert!(body.starts_with("Received: by renamed.example.com "), "{body}");
+    assert_eq!(scene.sink.hello(), "EHLO renamed.example.com");
+}
+
+#[tokio::test]
 async fn another_key_for_hashes_is_taken_over() {
     let mut scene = Scene::new().await;
     scene.config.keys.hash.0 = [9; 32];

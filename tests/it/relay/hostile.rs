@@ -160,6 +160,25 @@ async fn a_message_that_goes_in_circles_is_refused() {
 }
 
 #[tokio::test]
+async fn a_message_that_comes_back_by_the_same_key_is_refused() {
+    let scene = Scene::new().await;
+    let mut client = scene.client().await;
+    client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    let come_back = |n: usize| String::from_utf8(scene.sink.messages()[n].body.clone()).expect("text");
+    let once = come_back(0).trim_end().to_owned();
+    client.deliver(FROM, &[TO], &once).await.is("554 5.4.6");
+    // A list server passes on what others sent through here, once.
+    let mut list = scene.client_of(2).await;
+    list.deliver(FROM, &[TO], &once).await.is("250 2.0.0");
+    let twice = come_back(1).trim_end().to_owned();
+    list.deliver(FROM, &[TO], &twice).await.is("554 5.4.6");
+    assert_eq!(scene.sink.count(), 2);
+    scene.until_usage([2, 2, 0, 0, 0]).await;
+    let metrics = scene.metrics();
+    assert!(metrics.contains("franking_relay_messages_total{policy=\"plan\",result=\"loop\"} 2"), "{metrics}");
+}
+
+#[tokio::test]
 async fn a_client_that_stalls_is_told_to_go() {
     let hurried = |config: &mut RelayConfig| {
         (config.limits.login_seconds, config.limits.idle_seconds, config.limits.data_seconds) = (2, 1, 1);

@@ -1,13 +1,16 @@
 //! Credits under pressure, and a ledger that cannot be asked.
 
-use franking::domain::credit::{Grant, Overage, Prepaid, Rate, TopUp};
+use franking::domain::credit::{Grant, Overage, Prepaid, Rate, TopUp, WhenExhausted};
 use franking::domain::id::Holder;
 use franking::domain::money::Pricing;
 use franking::domain::period::Period;
+use franking::ledger::store::Role;
+use jiff::SignedDuration;
 use rusqlite::Connection;
 use tokio::task::JoinSet;
 
-use super::scene::{ACCOUNT, FROM, MAIL, PASSWORD, POLICY, Rows, Scene, TO, monthly, username};
+use super::scene::{ACCOUNT, FROM, MAIL, PASSWORD, POLICY, Rows, SOON, Scene, TO, monthly, username};
+use crate::support::sink::{Act, At};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_keys_racing_for_the_last_credits_get_exactly_the_cap() {
@@ -100,11 +103,11 @@ async fn each_meter_says_in_its_own_words_that_it_is_used_up() {
     let cases: [(Edit, &str); 9] = [
         (
             |rows| rows.keys[0].rate = Some(HOURLY),
-            "450 4.7.1 too fast: the key may send 1 messages in 3600 s; try again in 3600 s",
+            "452 4.4.5 too fast: the key may send 1 messages in 3600 s; try again in 3600 s",
         ),
         (
             |rows| rows.account.rate = Some(HOURLY),
-            "450 4.7.1 too fast: the account may send 1 messages in 3600 s; try again in 3600 s",
+            "452 4.4.5 too fast: the account may send 1 messages in 3600 s; try again in 3600 s",
         ),
         (
             |rows| rows.keys[0].cap = monthly(Some(1)),
@@ -144,6 +147,8 @@ async fn each_meter_says_in_its_own_words_that_it_is_used_up() {
         let mut client = scene.client().await;
         client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
         client.deliver(FROM, &[TO], MAIL).await.is(reply);
+        // The connection stays.
+        client.ask("NOOP").await.is("250 2.0.0");
         assert_eq!(scene.sink.count(), 1, "{reply}");
         scene.until_usage([1, 1, 0, 0, 0]).await;
     }
@@ -174,4 +179,73 @@ fn topped_up() -> Prepaid {
 
 fn granted() -> Prepaid {
     Prepaid { grants: vec![Grant { id: "first".to_owned(), credits: 1, expires_at: None }], recurring: None }
+}
+
+#[tokio::test]
+async fn a_policy_may_have_senders_hear_at_once_that_credits_are_gone() {
+    let rejecting = |rows: &mut Rows| {
+        rows.policy.when_exhausted = WhenExhausted::Reject;
+        rows.account.cap = monthly(Some(1));
+    };
+    let scene = Scene::with(
+        |config| {
+            config.limits.errors = 1;
+            config.listeners[1].budget_seconds = 1;
+        },
+        rejecting,
+    )
+    .await;
+    let mut client = scene.client().await;
+    client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    // Each time on the ledger's word: never at RCPT. And it is no mistake of the client's, so it may stay.
+    for _ in 0..3 {
+        client
+            .deliver(FROM, &[TO], MAIL)
+            .await
+            .is("550 5.7.1 credits: the account's cap of 1 has 0 left; it opens again");
+    }
+    scene.until_usage([1, 1, 0, 0, 0]).await;
+    // A ledger that cannot be asked refuses nobody for good.
+    let lock = intruder(&scene);
+    lock.execute_batch("BEGIN IMMEDIATE").expect("the lock");
+    let mut hurried = scene.client().await;
+    hurried.deliver(FROM, &[TO], MAIL).await.is("451 4.3.2");
+}
+
+#[tokio::test]
+async fn a_message_whose_outcome_cannot_be_written_is_accepted_and_settled_later() {
+    let scene = Scene::new().await;
+    scene.sink.once(At::Final, Act::Stall);
+    let mut client = scene.client().await;
+    for line in [format!("MAIL FROM:<{FROM}>"), format!("RCPT TO:<{TO}>")] {
+        client.ask(&line).await.is("250");
+    }
+    client.ask("DATA").await.is("354");
+    client.send(format!("{MAIL}\r\n.\r\n")).await;
+    scene.sink.wait_for_stalled(1, SOON).await;
+    let lock = intruder(&scene);
+    lock.execute_batch("BEGIN IMMEDIATE").expect("the lock");
+    scene.sink.release();
+    client.reply().await.is("250 2.0.0 relayed");
+    lock.execute_batch("ROLLBACK").expect("no lock");
+    scene.until_usage([1, 1, 0, 0, 0]).await;
+}
+
+/// The relay is gone with what it knew; the operator gives its session up.
+#[tokio::test]
+async fn the_messages_of_a_relay_that_died_stay_charged_as_unknown() {
+    let scene = Scene::new().await;
+    scene.sink.once(At::Final, Act::Stall);
+    let mut client = scene.client().await;
+    for line in [format!("MAIL FROM:<{FROM}>"), format!("RCPT TO:<{TO}>")] {
+        client.ask(&line).await.is("250");
+    }
+    client.ask("DATA").await.is("354");
+    client.send(format!("{MAIL}\r\n.\r\n")).await;
+    scene.sink.wait_for_stalled(1, SOON).await;
+    // What replaces the relay fences it, as a new pod of the same name does.
+    scene.store.open_session(Role::Relay, "relay-0").await.expect("a session");
+    let swept = scene.store.sweep_sessions(&scene.session, SignedDuration::MAX).await.expect("swept");
+    assert_eq!(swept, 1);
+    scene.until_usage([1, 0, 0, 0, 1]).await;
 }

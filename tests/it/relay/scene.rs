@@ -222,6 +222,7 @@ pub fn policy(port: u16) -> PolicyEntry {
         suspended: None,
         pool: monthly(None),
         overage: Overage::Deny,
+        when_exhausted: Default::default(),
         prepaid: None,
         pricing: None,
         sender_domains: vec![MailDomain::parse("example.com").expect("a domain")],

@@ -46,7 +46,7 @@ impl Scene {
         let mut settings = UpstreamSettings::new("relay.example.com", 4);
         edit(&mut settings);
         let registry = Registry::new();
-        let secret = UpstreamSecret { login, ca_pem: sink.ca_pem().map(str::to_owned) };
+        let secret = UpstreamSecret { login, ca_pem: sink.ca_pem().map(str::to_owned), client: None };
         let entry = UpstreamEntry {
             host: "localhost".into(),
             port: sink.address().port(),
@@ -130,7 +130,7 @@ async fn an_upstream_without_extensions_is_spoken_to_step_by_step() {
     assert_eq!(scene.sink.messages()[1].to.len(), 2);
     assert_eq!(scene.sink.messages()[1].parameters, "");
     let refused =
-        [(message("Subject: x\r\n\r\n\u{fc}\r\n"), 554, "5.6.3"), (to(&["gr\u{fc}\u{df}e@example.net"]), 550, "5.6.7")];
+        [(message("Subject: x\r\n\r\n\u{fc}\r\n"), 554, "5.6.3"), (to(&["gr\u{fc}\u{df}e@example.net"]), 554, "5.6.9")];
     for (message, expected, status) in refused {
         let said = scene.forward(message).await;
         assert!(

@@ -144,7 +144,7 @@ async fn an_upstream_that_keeps_failing_is_not_asked_until_a_probe_is_good() {
     loop {
         match scene.forward(hello()).await {
             Forwarded::RefusesUs { .. } => asked += 1,
-            Forwarded::NotOffered { cause: Cause::BreakerOpen } => break,
+            Forwarded::NotOffered { cause: Cause::RefusedBefore } => break,
             other => panic!("{other:?}"),
         }
     }
@@ -172,7 +172,7 @@ async fn one_probe_at_a_time_asks_an_upstream_that_failed() {
         let asked = scene.sink.connections();
         for _ in 0..5 {
             let said = scene.forward(hello()).await;
-            assert!(matches!(said, Forwarded::NotOffered { cause: Cause::BreakerOpen }), "{said:?}");
+            assert!(matches!(said, Forwarded::NotOffered { cause: Cause::RefusedBefore }), "{said:?}");
         }
         assert_eq!(scene.sink.connections(), asked, "more than the probe reached the upstream");
         scene.sink.release();
@@ -181,7 +181,7 @@ async fn one_probe_at_a_time_asks_an_upstream_that_failed() {
     let probe = async {
         loop {
             match scene.forward(hello()).await {
-                Forwarded::NotOffered { cause: Cause::BreakerOpen } => assert!(Instant::now() < deadline, "no probe"),
+                Forwarded::NotOffered { cause: Cause::RefusedBefore } => assert!(Instant::now() < deadline, "no probe"),
                 said => break said,
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

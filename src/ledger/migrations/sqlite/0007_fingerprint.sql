@@ -1,4 +1,4 @@
--- schema 7: messages whose client was told to come again before it was known what became of them. Only adds.
+-- Schema 7: messages whose client was told to come again before it was known what became of them. Only adds.
 
 -- `message` is the one that was charged; its outcome is in `settlement`. `carrier` is the one whose transaction may be
 -- under way, in that session: itself, or a copy that stands in for it. `answered` is the copy that was told that it is

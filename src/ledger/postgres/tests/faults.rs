@@ -11,8 +11,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Books;
 use super::server::{Folder, Server};
 use crate::domain::credit::{Outcome, Reservation, Verdict};
+use crate::domain::directory::Entry;
 use crate::domain::id::MessageId;
-use crate::ledger::conformance::{Place as _, World, chain, key_id};
+use crate::ledger::conformance::{Place as _, World, chain, key, key_id, monthly};
 use crate::ledger::postgres::schema::MIGRATIONS;
 use crate::ledger::store::{Error, Role, Session, Settlement, Store};
 
@@ -74,8 +75,12 @@ async fn reserve(store: &dyn Store, session: &Session, ids: &[MessageId]) {
         .iter()
         .map(|message| Reservation { message: *message, key: key_id(1), credits: 1, fingerprint: None })
         .collect();
+    reserve_all(store, session, &batch).await;
+}
+
+async fn reserve_all(store: &dyn Store, session: &Session, batch: &[Reservation]) {
     loop {
-        match store.reserve(session, &batch).await {
+        match store.reserve(session, batch).await {
             Ok(verdicts) => {
                 assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Reserved), "{verdicts:?}");
                 return;
@@ -124,6 +129,44 @@ async fn all_kept(senders: Vec<Sender>) -> usize {
         kept.extend(sender.end().await);
     }
     kept.len()
+}
+
+/// Several relays that charge and give back the same keys, each in another order. Whoever locked them in its own order
+/// would wait for somebody who waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lots_are_locked_in_one_order_whoever_charges_or_gives_back() {
+    const KEYS: u64 = 8;
+    const ROUNDS: u64 = 60;
+    let server = Server::start(Folder::new(), &["deadlock_timeout = '5ms'"]);
+    let books = Books::on(&server.url(), MIGRATIONS);
+    let mut world = World::with(&books, None, Some(1_000_000), None).await;
+    let keys: Vec<Entry> = (1..=KEYS).map(|n| Entry::Key(key(n.into(), 1, monthly(Some(10_000))))).collect();
+    world.put(&keys).await;
+    let mut relays = tokio::task::JoinSet::new();
+    for number in 1..=4_u64 {
+        let store = books.open(Arc::new(world.clock.clone()));
+        let session = store.open_session(Role::Relay, &format!("relay-{number}")).await.expect("a session");
+        relays.spawn(async move {
+            for round in 0..ROUNDS {
+                let turn = |n: u64| if number.is_multiple_of(2) { KEYS - n } else { n + 1 };
+                let batch: Vec<Reservation> = (0..KEYS)
+                    .map(|n| Reservation {
+                        message: id(number, round * KEYS + n),
+                        key: key_id(turn(n).into()),
+                        credits: 1,
+                        fingerprint: None,
+                    })
+                    .collect();
+                reserve_all(&*store, &session, &batch).await;
+                let refused = batch.iter().map(|one| Settlement::of(one.message, Outcome::Refused));
+                settle(&*store, &session, &refused.collect::<Vec<_>>()).await;
+            }
+        });
+    }
+    relays.join_all().await;
+    assert!(!server.log().contains("deadlock detected"), "{}", server.log());
+    assert_eq!(world.consumed_total().await, 0);
+    world.check().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -275,9 +318,9 @@ async fn whoever_follows_the_directory_misses_nothing_that_commits_late() {
         let session = store.open_session(Role::Operator, &format!("operator-{writer}")).await.expect("a session");
         writers.spawn(async move {
             for n in 0..EACH {
-                let limit = crate::ledger::conformance::monthly(None);
+                let limit = monthly(None);
                 let entry = crate::ledger::conformance::account(100 + writer * EACH + n, limit);
-                let entry = crate::domain::directory::Entry::Account(entry);
+                let entry = Entry::Account(entry);
                 store.put(&session, "test", &[entry]).await.expect("written");
             }
         });

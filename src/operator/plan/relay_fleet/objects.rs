@@ -164,6 +164,12 @@ impl Maker<'_> {
 
     fn pod(&self, names: &Names, certificate: &str) -> Value {
         let pods = self.pods();
+        let source = |secret: &str, name: &str| {
+            let items = ["crt", "key"].map(|end| json!({"key": format!("tls.{end}"), "path": format!("{name}.{end}")}));
+            json!({"secret": {"name": secret, "items": items}})
+        };
+        let rsa = pods.rsa_certificate_secret.iter().map(|secret| source(secret, "rsa"));
+        let certificates: Vec<Value> = std::iter::once(source(certificate, "tls")).chain(rsa).collect();
         let mut pod = json!({
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
@@ -176,8 +182,7 @@ impl Maker<'_> {
             "volumes": [
                 {"name": "run", "secret": {"secretName": names.fleet, "defaultMode": READ_ONLY,
                     "items": [{"key": "relay.yaml", "path": "relay.yaml"}]}},
-                {"name": "tls", "secret": {"secretName": certificate, "defaultMode": READ_ONLY,
-                    "items": [{"key": "tls.crt", "path": "tls.crt"}, {"key": "tls.key", "path": "tls.key"}]}},
+                {"name": "tls", "projected": {"defaultMode": READ_ONLY, "sources": certificates}},
             ],
         });
         let mut set = |key: &str, value: Value, is_empty: bool| {

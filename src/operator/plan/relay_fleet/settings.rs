@@ -65,6 +65,9 @@ pub struct Pods {
     /// The user's own certificate, of type kubernetes.io/tls.
     #[serde(default)]
     pub certificate_secret: Option<String>,
+    /// The same with an RSA key, for clients that know nothing else.
+    #[serde(default)]
+    pub rsa_certificate_secret: Option<String>,
     pub log: Log,
     pub telemetry: Telemetry,
     pub service: Service,
@@ -157,6 +160,9 @@ fn judge(fleet: &Fleet, pods: &Pods) -> Result<(), String> {
 }
 
 fn certificate(fleet: &Fleet, pods: &Pods) -> Result<(), String> {
+    if let (None, Some(secret)) = (&pods.certificate_secret, &pods.rsa_certificate_secret) {
+        return Err(format!("rsaCertificateSecret \"{secret}\" is set without certificateSecret, for everybody else"));
+    }
     match (&fleet.certificates, &pods.certificate_secret) {
         (Certificates::SelfSigned, None) => Ok(()),
         (Certificates::SelfSigned, Some(secret)) => {

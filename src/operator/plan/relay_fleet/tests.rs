@@ -110,6 +110,7 @@ fn each_setting_that_cannot_be_is_refused_by_name() {
         ("'[::]:9092'", "'[::]:4465'", "has the port of a listener"),
         ("{submissions: 465,", "{smtps: 465,", "service.ports names \"smtps\""),
         ("ports: {submissions: 465, submission: 587}", "ports: {}", "service.ports is empty"),
+        ("runAsUser", "rsaCertificateSecret: old\nrunAsUser", "rsaCertificateSecret \"old\" is set without"),
         ("runAsUser", "certificateSecret: relay-tls\nrunAsUser", "certificateSecret \"relay-tls\" is set without"),
         (
             "limits: {d",
@@ -133,7 +134,18 @@ fn a_certificate_of_the_users_own_is_where_the_pods_have_it() {
     assert!(settings(&files("/tmp"), &pods).expect_err("elsewhere").contains("is not in /etc/franking/tls"));
     let wanted = planned(&files("/etc/franking/tls"), &pods);
     assert!(wanted.certificate.is_none());
-    assert!(wanted.deployment.to_string().contains("\"secretName\":\"relay-tls\""));
+    let sources = |wanted: &Wanted| -> Vec<(String, String)> {
+        let volumes = wanted.deployment["spec"]["template"]["spec"]["volumes"].as_array().expect("volumes");
+        let tls = volumes.iter().find(|volume| volume["name"] == "tls").expect("the certificates");
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        let sources = tls["projected"]["sources"].as_array().expect("sources").iter();
+        sources.map(|source| (text(&source["secret"]["name"]), text(&source["secret"]["items"][0]["path"]))).collect()
+    };
+    assert_eq!(sources(&wanted), [("relay-tls".to_owned(), "tls.crt".to_owned())]);
+    let both = pods.replace(own, &format!("{own}\nrsaCertificateSecret: relay-rsa"));
+    let [first, second] = sources(&planned(&files("/etc/franking/tls"), &both)).try_into().expect("two");
+    assert_eq!(first.0, "relay-tls");
+    assert_eq!(second, ("relay-rsa".to_owned(), "rsa.crt".to_owned()));
 }
 
 #[test]
@@ -165,7 +177,9 @@ fn a_pod_has_no_token_and_mounts_its_config_and_its_certificate_alone() {
         .expect("volumes")
         .iter()
         .map(|volume| {
-            (volume["name"].as_str().expect("a name"), volume["secret"]["secretName"].as_str().expect("a Secret"))
+            let whole = &volume["secret"]["secretName"];
+            let source = whole.as_str().or(volume["projected"]["sources"][0]["secret"]["name"].as_str());
+            (volume["name"].as_str().expect("a name"), source.expect("a Secret"))
         })
         .collect();
     assert_eq!(volumes, [("run", "franking-relay"), ("tls", "franking-relay-tls")]);

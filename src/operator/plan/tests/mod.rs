@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::credit_policy::Login;
+use super::credit_policy::{Login, Wanted};
 use super::sub_account::{Namespace, Policy};
 use super::{Plan, Step, api_key, credit_policy, is_true, secret, sub_account, transition};
 use crate::crd::{
@@ -232,9 +232,10 @@ fn each_state_of_an_upstreams_login_has_its_reason() {
     };
     let upstream = json!({"upstream": {"host": "h.example.com", "credentialsSecretRef": {"name": "login"}}});
     let cases = [
-        (Login::Missing, "SecretNotFound!", false),
-        (Login::Unlabelled, "SecretNotLabelled!", false),
-        (Login::Unusable("lacks password".into()), "SecretInvalid!", false),
+        (Login::Missing(Wanted::Credentials), "SecretNotFound!", false),
+        (Login::Missing(Wanted::ClientCertificate), "SecretNotFound!", false),
+        (Login::Unlabelled(Wanted::Credentials), "SecretNotLabelled!", false),
+        (Login::Unusable(Wanted::Credentials, "lacks password".into()), "SecretInvalid!", false),
         (Login::Sealed(Sealed("x".into())), "Ready", true),
     ];
     for (login, expected, usable) in cases {

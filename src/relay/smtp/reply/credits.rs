@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 
-use crate::domain::credit::{Meter, Pace, Rate};
+use crate::domain::credit::{Meter, Pace, Rate, WhenExhausted};
 
 type Parts = (u16, &'static str, Cow<'static, str>);
 
@@ -41,12 +41,12 @@ impl Haste {
         };
         let Self { rate: Rate { messages, per_seconds }, seconds, .. } = self;
         let text = format!("too fast: {who} may send {messages} messages in {per_seconds} s; try again in {seconds} s");
-        (450, "4.7.1", Cow::Owned(text))
+        (452, "4.4.5", Cow::Owned(text))
     }
 }
 
 impl Shortage {
-    pub fn parts(&self) -> Parts {
+    pub fn parts(&self, when: WhenExhausted) -> Parts {
         let Self { granted, remaining, .. } = self;
         let which = match self.meter {
             Meter::KeyCap => format!("the key's cap of {granted} has {remaining} left"),
@@ -65,7 +65,11 @@ impl Shortage {
             (Meter::KeyCap | Meter::AccountCap | Meter::PolicyPool, None)
             | (Meter::AccountPrepaid | Meter::PolicyPrepaid, None) => "somebody must add credits".to_owned(),
         };
-        (452, "4.7.1", Cow::Owned(format!("credits: {which}; {opens}")))
+        let (code, enhanced) = match when {
+            WhenExhausted::Defer => (452, "4.7.1"),
+            WhenExhausted::Reject => (550, "5.7.1"),
+        };
+        (code, enhanced, Cow::Owned(format!("credits: {which}; {opens}")))
     }
 }
 
@@ -100,7 +104,9 @@ mod tests {
                     vec![short(meter, 100, Some(opens)), short(meter, 100, None)]
                 }
             };
-            rows.extend(shortages.into_iter().map(|short| (meter.as_str().to_owned(), short.parts())));
+            rows.extend(
+                shortages.into_iter().map(|short| (meter.as_str().to_owned(), short.parts(WhenExhausted::Defer))),
+            );
         }
         rows
     }
@@ -119,7 +125,7 @@ mod tests {
         for meter in Meter::ALL {
             for reopens_at in [None, Some(Timestamp::MAX)] {
                 let shortage = Shortage { meter, granted: i64::MAX, remaining: i64::MAX, reopens_at };
-                assert!(shortage.parts().2.len() < crate::relay::smtp::reply::TEXT_MAX);
+                assert!(shortage.parts(WhenExhausted::Reject).2.len() < crate::relay::smtp::reply::TEXT_MAX);
             }
         }
     }

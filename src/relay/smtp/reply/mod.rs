@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use bytes::{BufMut as _, BytesMut};
 
 use super::header::FieldName;
-use crate::domain::credit::Blocked;
+use crate::domain::credit::{Blocked, WhenExhausted};
 use crate::domain::id::MessageId;
 
 pub use credits::{Haste, Shortage};
@@ -97,6 +97,7 @@ pub enum Reply {
     BadSenderAddress,
     BadRecipientAddress,
     Utf8NotAsked,
+    Utf8NotCarried,
     NoRecipients,
     TooManyErrors,
 
@@ -127,7 +128,7 @@ pub enum Reply {
     },
     Loop,
 
-    Short(Shortage),
+    Short(Shortage, WhenExhausted),
     TooFast(Haste),
     LedgerUnavailable,
     DirectoryStale,
@@ -174,7 +175,7 @@ impl Reply {
             Self::TooManyRecipients { limit } => {
                 written(452, "4.5.3", format!("a message may have {limit} recipients; send the others in another"))
             }
-            Self::Short(shortage) => shortage.parts(),
+            Self::Short(shortage, when) => shortage.parts(*when),
             Self::TooFast(haste) => haste.parts(),
             Self::Upstream { code, enhanced, text } => written(*code, "", passed(*code, enhanced, text)),
             Self::Ok => fixed(250, "2.0.0", "ok"),
@@ -197,6 +198,7 @@ impl Reply {
                 fixed(501, "5.1.3", "the recipient is not a mail address such as name@example.com")
             }
             Self::Utf8NotAsked => fixed(553, "5.6.7", "a non-ASCII address needs SMTPUTF8 in the MAIL command"),
+            Self::Utf8NotCarried => fixed(553, "5.6.7", "the upstream does not take non-ASCII addresses"),
             Self::NoRecipients => fixed(554, "5.5.1", "no valid recipients"),
             Self::TooManyErrors => fixed(421, "4.7.0", "too many refused commands, closing"),
             Self::AuthCancelled => fixed(501, "5.7.0", "login cancelled"),
@@ -371,8 +373,13 @@ mod tests {
             reopens_at: Some("2026-12-01T00:00:00.5Z".parse().expect("a time")),
         };
         assert_eq!(
-            text(&Reply::Short(shortage)),
+            text(&Reply::Short(shortage.clone(), WhenExhausted::Defer)),
             "452 4.7.1 credits: the account's cap of 100 has 2 left; it opens again at 2026-12-01T00:00:00Z\r\n"
+        );
+        let rejected = text(&Reply::Short(shortage, WhenExhausted::Reject));
+        assert!(
+            rejected.starts_with("550 5.7.1 credits: the account's cap of 100 has 2 left; it opens "),
+            "{rejected}"
         );
     }
 

@@ -14,7 +14,7 @@ async fn behind(tls: UpstreamTls, more: &str) -> (Scene, Postfix) {
     let folder = tempfile::tempdir().expect("a folder");
     let ca_pem = Some(certificate(folder.path()));
     let sealed = |ca_pem| {
-        let plain = serde_json::to_vec(&UpstreamSecret { login: None, ca_pem }).expect("JSON");
+        let plain = serde_json::to_vec(&UpstreamSecret { ca_pem, ..UpstreamSecret::default() }).expect("JSON");
         Sealer::new(&KeyBytes([8; 32])).seal(&format!("upstream/{POLICY}"), &plain, [1; 12])
     };
     let scene = Scene::with(

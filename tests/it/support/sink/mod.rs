@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -25,6 +27,8 @@ pub struct SinkOptions {
     pub tls: SinkTls,
     /// Wanted before MAIL.
     pub login: Option<(String, String)>,
+    /// PEM of the authority whose certificate a client must show in TLS.
+    pub client_ca: Option<String>,
     /// Offered mechanisms.
     pub mechanisms: &'static str,
     pub pipelining: bool,
@@ -43,6 +47,7 @@ impl Default for SinkOptions {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: SinkTls::None,
             login: None,
+            client_ca: None,
             mechanisms: "PLAIN LOGIN",
             pipelining: true,
             eight_bit_mime: true,
@@ -131,6 +136,8 @@ struct Shared {
     connections: AtomicU64,
     open: watch::Sender<u64>,
     quits: AtomicU64,
+    /// The latest EHLO, as it was said.
+    hello: Mutex<String>,
 }
 
 /// A running sink; dropping it ends it with its connections.
@@ -154,7 +161,7 @@ impl Sink {
         let (tls, ca_pem) = match options.tls {
             SinkTls::None => (None, None),
             SinkTls::StartTls | SinkTls::Implicit => {
-                let (acceptor, pem) = self_signed();
+                let (acceptor, pem) = self_signed_for(options.client_ca.as_deref());
                 (Some(acceptor), Some(pem))
             }
         };
@@ -169,6 +176,7 @@ impl Sink {
             connections: AtomicU64::new(0),
             open: watch::Sender::new(0),
             quits: AtomicU64::new(0),
+            hello: Mutex::default(),
         });
         let accepting = tokio::spawn(accept(listener, shared.clone()));
         Self { address, ca_pem, shared, accepting }
@@ -214,6 +222,10 @@ impl Sink {
     /// Connections accepted so far.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    pub fn hello(&self) -> String {
+        self.shared.hello.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn quits(&self) -> u64 {
@@ -311,14 +323,29 @@ impl Drop for Closing {
 
 /// A certificate for this machine, which is its own authority.
 pub fn self_signed() -> (TlsAcceptor, String) {
+    self_signed_for(None)
+}
+
+/// The same, for clients that show a certificate of `client_ca`.
+fn self_signed_for(client_ca: Option<&str>) -> (TlsAcceptor, String) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])
         .expect("making the sink's certificate");
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("the sink's key");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let clients = match client_ca {
+        None => WebPkiClientVerifier::no_client_auth(),
+        Some(pem) => {
+            let mut roots = rustls::RootCertStore::empty();
+            let authority = CertificateDer::from_pem_slice(pem.as_bytes()).expect("the clients' authority");
+            roots.add(authority).expect("a root");
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+            verifier.build().expect("a verifier of clients")
+        }
+    };
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the TLS versions of ring")
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_single_cert(vec![made.cert.der().clone()], key)
         .expect("the sink's certificate fits its key");
     (TlsAcceptor::from(Arc::new(config)), made.cert.pem())

@@ -1,8 +1,8 @@
 //! One dialogue with the sink.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -163,7 +163,10 @@ impl Session {
     async fn command(&mut self, line: &str) -> io::Result<Then> {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         match verb.to_ascii_uppercase().as_str() {
-            "EHLO" | "HELO" => self.ehlo().await,
+            "EHLO" | "HELO" => {
+                *self.shared.hello.lock().unwrap_or_else(PoisonError::into_inner) = line.to_owned();
+                self.ehlo().await
+            }
             "STARTTLS" => self.start_tls().await,
             "AUTH" => self.authenticate(rest).await,
             "MAIL" => self.mail(rest).await,
