@@ -22,6 +22,8 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// Takes the folder and where Postfix keeps its daemons.
 const KEEPER: &str = r#"
+# Whoever ends the tests by their process group must not end the one who cleans up after them.
+trap '' HUP INT TERM
 cd "$1" || exit 1
 mkdir -p data queue && cd queue || exit 1
 mkdir -p active bounce corrupt defer deferred flush hold incoming maildrop pid private public saved trace

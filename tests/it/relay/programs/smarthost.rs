@@ -72,7 +72,7 @@ async fn what_postfix_refuses_is_passed_on_and_costs_nothing() {
     let large = format!("{MAIL}\r\n{}", format!("{}\r\n", "x".repeat(98)).repeat(300));
     client.deliver(FROM, &[TO], &large).await.is("552 5.3.4");
     client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
-    // What Postfix announced to be too large was never charged.
+    // What is too large for Postfix is refused before anything is charged.
     scene.until_usage([1, 1, 2, 0, 0]).await;
     assert_eq!(scene.sink.wait_for(1, SOON).await.len(), 1);
 }
