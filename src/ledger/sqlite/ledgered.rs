@@ -68,9 +68,10 @@ impl Ledgered {
             }
         }
         for id in &self.touched {
-            let Some(lot) = self.books.lots.get(id) else { continue };
+            let gone = || Failure::Row(format!("lot {} is gone", id.0));
+            let lot = self.books.lots.get(id).ok_or_else(gone)?;
             if balance.execute(params![id.0, lot.consumed, lot.overhang, lot.overage])? != 1 {
-                return Err(Failure::Row(format!("lot {} is gone", id.0)));
+                return Err(gone());
             }
             tx.cache.lots.wrote(lot);
         }

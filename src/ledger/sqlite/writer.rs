@@ -168,7 +168,7 @@ fn run_group(
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
     let mut tx = Tx::begin(connection, cache, clock.now())?;
     let mut failures = Vec::with_capacity(group.len());
-    // A job that is alone needs no savepoint, which would copy every page that it touches: undone with it is nothing.
+    // A savepoint copies every page that is touched. A job that is alone needs none: nobody else's work is undone with it.
     let alone = group.len() == 1;
     for job in group.iter_mut() {
         if !alone {

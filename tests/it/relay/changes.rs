@@ -142,14 +142,8 @@ async fn a_foreign_ledger_judges_nobody() {
 #[tokio::test]
 async fn a_drain_finishes_what_is_in_flight_and_says_goodbye() {
     let mut scene = Scene::new().await;
-    scene.sink.once(At::Final, Act::Stall);
     let mut idle = scene.client().await;
-    let mut sending = scene.client().await;
-    sending.ask(&format!("MAIL FROM:<{FROM}>")).await.is("250");
-    sending.ask(&format!("RCPT TO:<{TO}>")).await.is("250");
-    sending.ask("DATA").await.is("354");
-    sending.send(format!("{MAIL}\r\n.\r\n")).await;
-    scene.sink.wait_for_stalled(1, SOON).await;
+    let mut sending = scene.stalled().await;
 
     let address = scene.address("implicit");
     let drain = tokio::spawn(scene.relay.take().expect("a relay").drain());

@@ -9,8 +9,7 @@ use jiff::SignedDuration;
 use rusqlite::Connection;
 use tokio::task::JoinSet;
 
-use super::scene::{ACCOUNT, FROM, MAIL, PASSWORD, POLICY, Rows, SOON, Scene, TO, monthly, username};
-use crate::support::sink::{Act, At};
+use super::scene::{ACCOUNT, FROM, MAIL, PASSWORD, POLICY, Rows, Scene, TO, monthly, username};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_keys_racing_for_the_last_credits_get_exactly_the_cap() {
@@ -215,14 +214,7 @@ async fn a_policy_may_have_senders_hear_at_once_that_credits_are_gone() {
 #[tokio::test]
 async fn a_message_whose_outcome_cannot_be_written_is_accepted_and_settled_later() {
     let scene = Scene::new().await;
-    scene.sink.once(At::Final, Act::Stall);
-    let mut client = scene.client().await;
-    for line in [format!("MAIL FROM:<{FROM}>"), format!("RCPT TO:<{TO}>")] {
-        client.ask(&line).await.is("250");
-    }
-    client.ask("DATA").await.is("354");
-    client.send(format!("{MAIL}\r\n.\r\n")).await;
-    scene.sink.wait_for_stalled(1, SOON).await;
+    let mut client = scene.stalled().await;
     let lock = intruder(&scene);
     lock.execute_batch("BEGIN IMMEDIATE").expect("the lock");
     scene.sink.release();
@@ -235,14 +227,7 @@ async fn a_message_whose_outcome_cannot_be_written_is_accepted_and_settled_later
 #[tokio::test]
 async fn the_messages_of_a_relay_that_died_stay_charged_as_unknown() {
     let scene = Scene::new().await;
-    scene.sink.once(At::Final, Act::Stall);
-    let mut client = scene.client().await;
-    for line in [format!("MAIL FROM:<{FROM}>"), format!("RCPT TO:<{TO}>")] {
-        client.ask(&line).await.is("250");
-    }
-    client.ask("DATA").await.is("354");
-    client.send(format!("{MAIL}\r\n.\r\n")).await;
-    scene.sink.wait_for_stalled(1, SOON).await;
+    let _waiting = scene.stalled().await;
     // What replaces the relay fences it, as a new pod of the same name does.
     scene.store.open_session(Role::Relay, "relay-0").await.expect("a session");
     let swept = scene.store.sweep_sessions(&scene.session, SignedDuration::MAX).await.expect("swept");

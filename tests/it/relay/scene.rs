@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::support::client::Client;
-use crate::support::sink::{Sink, SinkOptions};
+use crate::support::sink::{Act, At, Sink, SinkOptions};
 
 /// Longer than anything here takes; a test that waits so long has failed.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -145,6 +145,19 @@ impl Scene {
     pub async fn client_of(&self, key: u128) -> Client {
         let mut client = self.greeted().await;
         client.login(&username(key), PASSWORD).await.is("235 2.7.0");
+        client
+    }
+
+    /// A client whose message is written whole, and whose upstream does not answer before the sink is released.
+    pub async fn stalled(&self) -> Client {
+        self.sink.once(At::Final, Act::Stall);
+        let mut client = self.client().await;
+        for line in [format!("MAIL FROM:<{FROM}>"), format!("RCPT TO:<{TO}>")] {
+            client.ask(&line).await.is("250");
+        }
+        client.ask("DATA").await.is("354");
+        client.send(format!("{MAIL}\r\n.\r\n")).await;
+        self.sink.wait_for_stalled(1, SOON).await;
         client
     }
 

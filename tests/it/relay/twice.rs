@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rusqlite::Connection;
 use tokio_util::sync::CancellationToken;
 
-use super::scene::{FROM, MAIL, PASSWORD, SOON, Scene, TO, username};
+use super::scene::{FROM, MAIL, PASSWORD, Scene, TO, username};
 use crate::support::client::Client;
 use crate::support::sink::{Act, At};
 
@@ -143,10 +143,7 @@ async fn say_all(client: &mut Client, after: &str) {
 #[tokio::test]
 async fn a_client_that_hangs_up_after_waiting_comes_again_to_the_same_message() {
     let scene = Scene::new().await;
-    scene.sink.once(At::Final, Act::Stall);
-    let mut client = scene.client().await;
-    say_all(&mut client, "").await;
-    scene.sink.wait_for_stalled(1, SOON).await;
+    let client = scene.stalled().await;
     // Its patience is what is tested: shorter, and it has not waited.
     tokio::time::sleep(Duration::from_millis(5_500)).await;
     drop(client);

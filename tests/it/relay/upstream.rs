@@ -6,7 +6,7 @@ use franking::domain::directory::{ClientCertificate, UpstreamEntry, UpstreamSecr
 use franking::domain::relay_config::KeyBytes;
 use franking::ledger::seal::Sealer;
 
-use super::scene::{FROM, MAIL, POLICY, SOON, Scene, TO};
+use super::scene::{FROM, MAIL, POLICY, Scene, TO};
 use crate::support::sink::{Act, At, Sink, SinkOptions, SinkTls};
 
 const THREE: [&str; 3] = [TO, "second@elsewhere.example", "third@elsewhere.example"];
@@ -112,14 +112,7 @@ async fn a_late_refusal_is_refunded() {
 #[tokio::test]
 async fn a_client_that_vanishes_after_the_final_dot_changes_nothing() {
     let scene = Scene::new().await;
-    scene.sink.once(At::Final, Act::Stall);
-    let mut client = scene.client().await;
-    for line in [format!("MAIL FROM:<{FROM}>"), format!("RCPT TO:<{TO}>")] {
-        client.ask(&line).await.is("250");
-    }
-    client.ask("DATA").await.is("354");
-    client.send(format!("{MAIL}\r\n.\r\n")).await;
-    scene.sink.wait_for_stalled(1, SOON).await;
+    let client = scene.stalled().await;
     drop(client);
     scene.sink.release();
     scene.until_usage([1, 1, 0, 0, 0]).await;
