@@ -240,6 +240,7 @@ async fn watch(house: Arc<House>, mut text: String, stop: CancellationToken) {
             Err(trouble) => trouble,
         };
         house.front.admission.metrics.settings_refused(!trouble.is_empty());
+        house.front.admission.forget_upstreams();
         if trouble != said {
             if !trouble.is_empty() {
                 tracing::error!(trouble, "keeping the running settings");

@@ -14,6 +14,7 @@ mod courier;
 mod line;
 mod measure;
 mod message;
+mod offers;
 mod pool;
 mod reply;
 mod tls;
@@ -30,15 +31,18 @@ use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 
+use crate::domain::directory::UpstreamEntry;
 use crate::domain::id::PolicyId;
 use crate::runtime::metrics::Registry;
 
 pub use connection::Capabilities;
 pub use courier::Post;
 pub use message::{Cause, Forwarded, Message, Stage, Target};
+pub use offers::Common;
 
 use line::Point;
 use measure::Figures;
+use offers::Offers;
 use pool::Pool;
 
 /// After its deadline a transaction that was stopped has this long to say what stopped it. Only the word gets better
@@ -99,6 +103,7 @@ struct Inner {
     settings: ArcSwap<UpstreamSettings>,
     figures: Figures,
     pools: Mutex<HashMap<PolicyId, Arc<Pool>>>,
+    offers: Arc<Offers>,
     tidying: AtomicBool,
 }
 
@@ -108,6 +113,7 @@ impl Upstreams {
             settings: ArcSwap::from_pointee(settings),
             figures: Figures::new(registry),
             pools: Mutex::default(),
+            offers: Arc::default(),
             tidying: AtomicBool::new(false),
         }))
     }
@@ -141,7 +147,23 @@ impl Upstreams {
 
     /// What a policy's upstream announced when we last connected to it; `None` before the first message.
     pub fn seen(&self, policy: PolicyId) -> Option<Capabilities> {
-        self.0.pools().get(&policy)?.seen()
+        self.0.offers.of(policy)
+    }
+
+    /// What all upstreams take that were ever connected to. Costs nothing.
+    pub fn common(&self) -> Common {
+        self.0.offers.common()
+    }
+
+    /// Forgets the upstreams that are not `ours` any more: what they announced, how they failed, and their figures.
+    /// Needs a tokio runtime.
+    pub fn retain(&self, ours: impl Fn(PolicyId, &UpstreamEntry) -> bool) {
+        self.0.offers.retain(&ours);
+        let pools: Vec<Arc<Pool>> = self.0.pools().values().cloned().collect();
+        for pool in pools.into_iter().filter(|pool| !ours(pool.target.policy, &pool.target.entry)) {
+            self.0.forget(&pool);
+            tokio::spawn(async move { pool.close().await });
+        }
     }
 
     /// What this very upstream announced lately.
@@ -183,7 +205,8 @@ impl Inner {
         {
             return pool.clone();
         }
-        let pool = Pool::new(target.clone(), self.settings.load_full(), self.figures.of(target.policy));
+        let figures = self.figures.of(target.policy);
+        let pool = Pool::new(target.clone(), self.settings.load_full(), figures, self.offers.clone());
         if let Some(old) = pools.insert(target.policy, pool.clone()) {
             tokio::spawn(async move { old.close().await });
         }
