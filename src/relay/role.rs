@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rand::rngs::StdRng;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,6 +38,10 @@ use crate::upstream::{UpstreamSettings, Upstreams};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What is left of the drain for the books, after the last session.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What is kept of a drain for the messages that it does not wait for any longer: their clients are told to come again
+/// (up to `admit::KEEP_LIMIT`, so that any relay knows them again) and hear it. Of a short drain, half.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What the relay is given.
 pub struct Dependencies {
@@ -175,7 +180,16 @@ impl Relay {
             self.house.sessions.wait().await;
             admission.tasks.wait().await;
         };
-        if timeout(limit, finished).await.is_err() {
+        let mut finished = pin!(finished);
+        let mut in_time = timeout(limit - FAREWELL.min(limit / 2), &mut finished).await.is_ok();
+        if !in_time {
+            // What could still be taken back is; the others' clients hear 451, and any relay knows them again.
+            admission.upstreams.hurry();
+            let messages = admission.tasks.len();
+            tracing::warn!(messages, "the time to drain is nearly over; what is under way is told to come again");
+            in_time = timeout_at(deadline, finished).await.is_ok();
+        }
+        if !in_time {
             let (sessions, messages) = (self.house.sessions.len(), admission.tasks.len());
             tracing::warn!(sessions, messages, "the time to drain is over; messages under way end as unknown");
         }

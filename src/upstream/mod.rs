@@ -30,6 +30,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::domain::directory::UpstreamEntry;
 use crate::domain::id::PolicyId;
@@ -105,6 +106,8 @@ struct Inner {
     pools: Mutex<HashMap<PolicyId, Arc<Pool>>>,
     offers: Arc<Offers>,
     tidying: AtomicBool,
+    /// There is no time left.
+    hurried: CancellationToken,
 }
 
 impl Upstreams {
@@ -115,10 +118,12 @@ impl Upstreams {
             pools: Mutex::default(),
             offers: Arc::default(),
             tidying: AtomicBool::new(false),
+            hurried: CancellationToken::new(),
         }))
     }
 
-    /// Sends one message and says what became of it, at `deadline` (and a tenth of a second) at the latest. Needs a
+    /// Sends one message and says what became of it, at `deadline` (and a tenth of a second) at the latest, or when it
+    /// is told to [`hurry`](Self::hurry). Needs a
     /// tokio runtime. The transaction runs in its own task: dropping this future does not stop it, it only loses the
     /// word, so do not drop it.
     pub async fn forward(&self, target: &Target, message: Message, deadline: Instant) -> Forwarded {
@@ -127,7 +132,12 @@ impl Upstreams {
         let point = Arc::new(Point::default());
         let (say, mut word) = oneshot::channel();
         tokio::spawn(pool.transact(message, point.clone(), deadline, say));
-        match timeout_at(deadline, &mut word).await {
+        let in_time = tokio::select! {
+            biased;
+            said = timeout_at(deadline, &mut word) => said,
+            () = self.0.hurried.cancelled() => timeout_at(Instant::now(), &mut word).await,
+        };
+        match in_time {
             Ok(said) => said.unwrap_or_else(|_| lost(&point)),
             Err(_) if point.abandon() => match timeout(LAST_WORD, word).await {
                 Ok(said) => said.unwrap_or_else(|_| lost(&point)),
@@ -176,6 +186,12 @@ impl Upstreams {
     /// it first. `None` says nothing; [`forward`](Self::forward) finds out.
     pub fn foresee(&self, target: &Target, message: &Message) -> Option<Forwarded> {
         transaction::announced(message, self.announced(target)?)
+    }
+
+    /// From now on every message is at its deadline: one whose final dot is not written never leaves, and of the others
+    /// the word is that they are open.
+    pub fn hurry(&self) {
+        self.0.hurried.cancel();
     }
 
     /// QUITs the parked connections; those in use QUIT when their transaction ends.
