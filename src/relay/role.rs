@@ -28,7 +28,7 @@ use super::targets::Targets;
 use crate::domain::relay_config::Listener;
 use crate::ledger::incarnation::{Admit, Expected};
 use crate::ledger::store::Role;
-use crate::ledger::{self, Ledger};
+use crate::ledger::{self, Ledger, Store};
 use crate::runtime::clock::Clock;
 use crate::runtime::health::{Gate, Health};
 use crate::runtime::metrics::Registry;
@@ -114,8 +114,10 @@ impl Relay {
         let store = ledger::open(&config.ledger, clock.clone())?;
         let stop = CancellationToken::new();
         let background = TaskTracker::new();
-        let admit = admit(settings.clone());
-        let ledger = Ledger::start(store.clone(), Role::Relay, name, &registry, admit, stop.child_token()).await?;
+        let ledger = tokio::select! {
+            started = answering(&store, &settings, (&name, &registry), &stop, &gate) => started?,
+            () = shutdown.cancelled() => return Ok(None),
+        };
         let directory = Follower::new(store, settings.clone());
         background.spawn(directory.clone().follow(health.gate("relay directory"), stop.clone()));
         let upstream = UpstreamSettings::new(&config.hostname, config.limits.upstream_connections as usize);
@@ -147,8 +149,8 @@ impl Relay {
             house.open(listener).await?;
         }
         let settled = CancellationToken::new();
-        let watching = tokio::spawn(watch(house.clone(), text, settled.clone()));
         gate.open();
+        let watching = tokio::spawn(watch(house.clone(), text, gate.clone(), settled.clone()));
         Ok(Some(Self { house, gate, settled, stop, background, watching }))
     }
 
@@ -163,9 +165,10 @@ impl Relay {
         self.gate.close("draining");
         self.settled.cancel();
         self.background.close();
-        // A look that is under way would open the doors again behind our back. It does not panic, and if it did, the
-        // doors are closed all the same.
+        // A look that is under way would open the doors and the gate again behind our back. It does not panic, and if it
+        // did, the doors are closed all the same.
         let _ = self.watching.await;
+        self.gate.close("draining");
         let Front { admission, draining, .. } = &*self.house.front;
         let limit = Duration::from_secs(u64::from(admission.settings.load().config.limits.drain_seconds));
         let deadline = Instant::now() + limit;
@@ -214,6 +217,33 @@ fn admit(settings: Arc<ArcSwap<Settings>>) -> Admit {
     })
 }
 
+/// Waits until the ledger answers: it may well come up after its relays, or be away for a while. What says more than
+/// that it is away ends the process instead, with that word.
+async fn answering(
+    store: &Arc<dyn Store>,
+    settings: &Arc<ArcSwap<Settings>>,
+    (name, registry): (&str, &Registry),
+    stop: &CancellationToken,
+    gate: &Gate,
+) -> Result<Ledger, ledger::Error> {
+    let mut said = false;
+    loop {
+        let (store, admit, stop) = (store.clone(), admit(settings.clone()), stop.child_token());
+        match Ledger::start(store, Role::Relay, name.to_owned(), registry, admit, stop).await {
+            Err(error @ ledger::Error::Unavailable { .. }) => {
+                let trouble = sentence(&error);
+                if !said {
+                    tracing::warn!(trouble, "the ledger does not answer yet");
+                }
+                said = true;
+                gate.close(format!("the ledger does not answer: {trouble}"));
+            }
+            ended => return ended,
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
 /// Waits until the file is there and valid. What is wrong with it is said once, and by the gate.
 async fn first_settings(config_file: &std::path::Path, clock: &Arc<dyn Clock>, gate: &Gate) -> (String, Settings) {
     let mut said = String::new();
@@ -242,7 +272,7 @@ fn sentence(error: &dyn std::error::Error) -> String {
 }
 
 /// Follows `relay.yaml` and the certificates until the stop.
-async fn watch(house: Arc<House>, mut text: String, stop: CancellationToken) {
+async fn watch(house: Arc<House>, mut text: String, gate: Gate, stop: CancellationToken) {
     let mut said = String::new();
     loop {
         tokio::select! {
@@ -256,8 +286,11 @@ async fn watch(house: Arc<House>, mut text: String, stop: CancellationToken) {
         house.front.admission.metrics.settings_refused(!trouble.is_empty());
         house.front.admission.forget_upstreams();
         if trouble != said {
-            if !trouble.is_empty() {
+            if trouble.is_empty() {
+                gate.open();
+            } else {
                 tracing::error!(trouble, "keeping the running settings");
+                gate.note(format!("keeping the running settings: {trouble}"));
             }
             said = trouble;
         }

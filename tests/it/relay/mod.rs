@@ -12,6 +12,7 @@ mod operations;
 mod programs;
 mod property;
 mod proxy;
+mod readiness;
 mod refused;
 mod replies;
 mod scene;
