@@ -7,6 +7,7 @@ mod checks;
 mod devices;
 mod fuzzed;
 mod hostile;
+mod killed;
 mod money;
 mod operations;
 mod programs;
