@@ -24,3 +24,4 @@ mod spread;
 mod story;
 mod support;
 mod upstream;
+mod upstreams;
