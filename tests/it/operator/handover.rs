@@ -2,12 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
+use franking::domain::credit::Verdict;
+use franking::ledger::store::Role;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use serde_json::json;
 
 use super::harness::{Running, World, alone, plane};
-use super::lifecycle::own;
+use super::lifecycle::{key_id, own, send};
 use super::waits::{merge_patch, ready, stalled, text, until, waiting};
 
 /// An operator that was cut off while it was about to write the Secret of the key: its ledger is out of reach, and it
@@ -107,6 +109,21 @@ async fn a_leader_that_writes_after_its_end_takes_no_password_away() {
     let after = world.secrets().get("key").await.expect("the secret");
     assert_eq!(after.resource_version(), standing.resource_version());
     old.kill().await;
+    ends_well(&world, next).await;
+}
+
+#[tokio::test]
+async fn the_messages_of_a_relay_that_came_back_under_its_name_are_marked_by_whoever_operates() {
+    let _turn = alone().await;
+    let (world, first, _folder, _) = own("left-open", None).await;
+    let _ = world.ready_key().await;
+    let key = key_id(&world).await;
+    first.stop().await;
+    // Charged by a relay that was killed with it, and started again.
+    assert_eq!(send(&world, key, 3).await, Verdict::Reserved);
+    world.store.open_session(Role::Relay, &world.name).await.expect("a session");
+    let next = successor(&world).await;
+    next.until_metric("franking_operator_unknown_messages_total 1").await;
     ends_well(&world, next).await;
 }
 

@@ -179,6 +179,8 @@ impl Server {
             "shared_buffers = '64MB'".to_owned(),
             "max_wal_size = '512MB'".to_owned(),
             "fsync = on".to_owned(),
+            // In its folder, so that a server that is killed leaves nothing in the machine's memory.
+            "dynamic_shared_memory_type = mmap".to_owned(),
         ];
         lines.extend(settings.iter().map(|line| (*line).to_owned()));
         fs::write(folder.join("data/postgresql.auto.conf"), lines.join("\n") + "\n").expect("settings");

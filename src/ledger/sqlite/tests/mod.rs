@@ -230,6 +230,20 @@ async fn commits_are_durable_and_the_belt_holds() {
 }
 
 #[tokio::test]
+async fn the_trail_is_only_added_to() {
+    let file = File::new();
+    let world = World::with(&file, None, Some(5), None).await;
+    let before = world.store.events(0, 100).await.expect("events");
+    assert!(!before.is_empty());
+    let connection = Connection::open(file.path()).expect("a database");
+    for change in ["UPDATE event SET actor = 'somebody else'", "DELETE FROM event"] {
+        let refused = connection.execute(change, []).expect_err(change);
+        assert!(refused.to_string().contains("only added to"), "{refused}");
+    }
+    assert_eq!(world.store.events(0, 100).await.expect("events"), before);
+}
+
+#[tokio::test]
 async fn a_full_disk_writes_nothing_and_heals() {
     let file = File::new();
     let mut world = World::with(&file, None, Some(1_000_000), None).await;
