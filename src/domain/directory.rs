@@ -165,6 +165,24 @@ pub struct KeyEntry {
     pub removed_at: Option<Timestamp>,
 }
 
+impl KeyEntry {
+    /// The key out of service from `at` on, unless it was before. Whom it could write as, and from where, is about people
+    /// and serves nobody any more; what it used stays with its id.
+    pub fn out_of_service(&self, at: Timestamp) -> Self {
+        Self {
+            removed_at: self.removed_at.or(Some(at)),
+            allow_from: Vec::new(),
+            allowed_senders: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// The same for good: nothing will ever log in with it again.
+    pub fn removed(&self, at: Timestamp) -> Self {
+        Self { credentials: Vec::new(), ..self.out_of_service(at) }
+    }
+}
+
 /// What the ledger reads of an entry.
 #[derive(Clone, Debug)]
 pub struct Terms<'a> {

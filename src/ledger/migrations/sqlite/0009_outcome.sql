@@ -1,4 +1,4 @@
--- Schema 8: the rule about a settlement's outcome as alternatives. For a list of more than two SQLite makes a table of
+-- Schema 9: the rule about a settlement's outcome as alternatives. For a list of more than two SQLite makes a table of
 -- its own for every row that is written.
 
 CREATE TABLE settled (
