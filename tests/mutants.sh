@@ -1,6 +1,6 @@
 #!/bin/bash
-# Rules of the ledger taken away one by one: each must be missed by a test, on each engine that has it. Works on a copy
-# of what is committed, in target/mutants. Takes about a minute for each.
+# Rules of the ledger, and of who may write to it, taken away one by one: each must be missed by a test, on each engine
+# that has it. Works on a copy of what is committed, in target/mutants. Takes about a minute for each.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,6 +14,13 @@ rm -rf "$tree"
 git worktree add --quiet --force --detach "$tree"
 trap 'git -C "$root" worktree remove --force "$tree"' EXIT
 cd "$tree"
+
+# A test that fails anyway would seem to miss every rule.
+if ! cargo test --locked --lib -- sqlite::tests:: postgres::tests:: operator::plan:: >"$root/target/mutants/log" 2>&1; then
+    cat "$root/target/mutants/log" >&2
+    echo "tests fail while all rules are there" >&2
+    exit 1
+fi
 
 # what is taken away; the file; what to do to it (perl); the tests that must miss it
 mutant() {
@@ -67,6 +74,10 @@ mutant "PostgreSQL: a transaction that finds its work done writes no session" sr
     postgres::tests::faults::a_charge_whose_wait
 mutant "PostgreSQL: synchronous_commit=off is good enough" $postgres/fitness.rs \
     's/\["off", "local"\]\.contains/["never"].contains/' postgres::tests::fitness
+mutant "operator: what another leader may still write is forgotten" src/domain/credential.rs \
+    's/STAGED_MAX: usize = 4/STAGED_MAX: usize = 1/' operator::plan::tests::handover
+mutant "operator: an account is in service before its policy is" src/operator/plan/sub_account.rs \
+    's/Ok\(accepted\) if accepted\.stands =>/Ok(accepted) =>/' operator::plan::tests::steadfast
 
 if ((survived)); then
     echo "no test misses a rule that says SURVIVED" >&2

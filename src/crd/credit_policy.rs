@@ -115,8 +115,8 @@ pub struct PerAccount {
     /// Accounts must use its period, because caps of different periods cannot be compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_cap: Option<Cap>,
-    /// How many accounts of this policy one namespace may have. Accounts removed in this period count too. Absent means
-    /// any number.
+    /// How many accounts of this policy one namespace may have. Accounts removed in this period count too; one that moves
+    /// to another policy counts there. Absent means any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub max_accounts_per_namespace: Option<i32>,

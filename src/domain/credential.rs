@@ -8,7 +8,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rand::{Rng, RngExt as _};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,14 @@ pub const USERNAME_MAX: usize = 31;
 pub const PASSWORD_LENGTH: usize = 26;
 /// The shortest password that a user may bring.
 pub const PASSWORD_MIN: usize = 16;
+
+/// Staged credentials that are kept for one key. Each is a Secret that was about to be written and perhaps still is: one by
+/// the operator that leads, and one for each leader that was cut off before it had written. Three handovers in the
+/// middle of one password are more than have been seen.
+pub const STAGED_MAX: usize = 4;
+/// How long a Secret that was about to be written may still come. A request to the API server ends after a minute, and an
+/// operator that does not lead any more begins none.
+pub const STAGED_FOR: SignedDuration = SignedDuration::from_mins(10);
 
 const PASSWORD_ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 /// Crockford's base 32 in lower case: no i, l, o, u, so it can be read to somebody on the telephone.
@@ -206,6 +214,14 @@ impl Credential {
             Stage::Previous { until } => now < until,
         }
     }
+
+    /// When a staged credential is given up: nobody writes its Secret any more.
+    pub fn given_up_at(&self) -> Option<Timestamp> {
+        match self.stage {
+            Stage::Staged { at } => Some(at.saturating_add(STAGED_FOR).unwrap_or(Timestamp::MAX)),
+            Stage::Current { .. } | Stage::Previous { .. } => None,
+        }
+    }
 }
 
 /// Whether `password` opens one of `credentials` now. Every credential is compared, so that the time taken says
@@ -216,14 +232,25 @@ pub fn opens(key: &HashKey, credentials: &[Credential], password: &Password, now
         .fold(false, |open, credential| (key.verify(password, &credential.hash) && credential.usable(now)) | open)
 }
 
-/// Adds a staged credential. One that was staged before and never promoted gives way: its plaintext is lost.
-/// A previous one gives way too when `force` allows a rotation inside an overlap; callers check that first.
+/// Adds a staged credential. Those that were staged before stay good: whoever staged one may be about to write its
+/// Secret, and no Secret may ever hold a password that does not work. Beyond [`STAGED_MAX`] the oldest goes.
 pub fn stage(credentials: &mut Vec<Credential>, hash: SecretHash, now: Timestamp) {
-    credentials.retain(|credential| !matches!(credential.stage, Stage::Staged { .. }));
     credentials.push(Credential { hash, stage: Stage::Staged { at: now } });
+    let staged = credentials.iter().filter(|credential| matches!(credential.stage, Stage::Staged { .. })).count();
+    let mut surplus = staged.saturating_sub(STAGED_MAX);
+    credentials.retain(|credential| match credential.stage {
+        Stage::Staged { .. } if surplus > 0 => {
+            surplus -= 1;
+            false
+        }
+        Stage::Staged { .. } | Stage::Current { .. } | Stage::Previous { .. } => true,
+    });
 }
 
-/// Makes `hash` the current credential, which starts the overlap of the one before (`until`). Anything older goes.
+/// Makes `hash`, which the Secret was seen to hold, the current credential, which starts the overlap of the one before
+/// (`until`). Anything older goes, and so does what else was staged: its Secret can only be written over an earlier
+/// version than was seen. A previous one gives way too where `force` allows a rotation inside an overlap; callers
+/// check that first.
 pub fn promote(credentials: &mut Vec<Credential>, hash: SecretHash, now: Timestamp, until: Timestamp) {
     credentials.retain_mut(|credential| {
         if credential.hash == hash {
@@ -286,11 +313,24 @@ mod tests {
     }
 
     #[test]
-    fn a_staged_credential_that_was_lost_gives_way() {
-        let mut credentials = vec![];
-        stage(&mut credentials, key().hash(&Password::given("lost")), at(1));
-        stage(&mut credentials, key().hash(&Password::given("kept")), at(2));
-        assert_eq!(credentials.len(), 1);
-        assert!(!opens(&key(), &credentials, &Password::given("lost"), at(3)));
+    fn what_may_still_be_written_works_until_something_else_was() {
+        let mut credentials = vec![Credential { hash: key().hash(&Password::given("old")), stage: current(0) }];
+        let passwords: Vec<Password> = (0..=STAGED_MAX).map(|n| Password::given(format!("staged {n}"))).collect();
+        for (second, password) in (1..).zip(&passwords) {
+            stage(&mut credentials, key().hash(password), at(second));
+        }
+        let open = |credentials: &[Credential]| -> Vec<bool> {
+            passwords.iter().map(|password| opens(&key(), credentials, password, at(9))).collect()
+        };
+        assert_eq!(open(&credentials), [false, true, true, true, true], "the oldest of too many goes");
+        let given_up: Vec<_> = credentials.iter().filter_map(Credential::given_up_at).collect();
+        assert_eq!((given_up.len(), given_up[0]), (STAGED_MAX, at(2 + 600)));
+        promote(&mut credentials, key().hash(&passwords[2]), at(10), at(100));
+        assert_eq!(open(&credentials), [false, false, true, false, false]);
+        assert!(opens(&key(), &credentials, &Password::given("old"), at(99)));
+    }
+
+    fn current(second: i64) -> Stage {
+        Stage::Current { since: at(second) }
     }
 }

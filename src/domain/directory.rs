@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::credential::{Credential, Username};
 use super::credit::{Blocked, Chain, Limit, Overage, Prepaid, Rate, WhenExhausted};
-use super::id::{AccountId, Holder, KeyId, PolicyId};
+use super::id::{AccountId, Holder, IdMap, KeyId, PolicyId};
 use super::money::Pricing;
 use super::sender::{MailDomain, SenderPattern};
 
@@ -170,6 +170,24 @@ pub struct KeyEntry {
     pub revoked: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_at: Option<Timestamp>,
+}
+
+impl KeyEntry {
+    /// The key out of service from `at` on, unless it was before. Whom it could write as, and from where, is about people
+    /// and serves nobody any more; what it used stays with its id.
+    pub fn out_of_service(&self, at: Timestamp) -> Self {
+        Self {
+            removed_at: self.removed_at.or(Some(at)),
+            allow_from: Vec::new(),
+            allowed_senders: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// The same for good: nothing will ever log in with it again.
+    pub fn removed(&self, at: Timestamp) -> Self {
+        Self { credentials: Vec::new(), ..self.out_of_service(at) }
+    }
 }
 
 /// What the ledger reads of an entry.
@@ -334,9 +352,9 @@ impl Sender {
 /// The in-memory copy. Cheap to clone in part: entries are shared.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
-    policies: HashMap<PolicyId, Arc<PolicyEntry>>,
-    accounts: HashMap<AccountId, Arc<AccountEntry>>,
-    keys: HashMap<KeyId, Arc<KeyEntry>>,
+    policies: IdMap<PolicyId, Arc<PolicyEntry>>,
+    accounts: IdMap<AccountId, Arc<AccountEntry>>,
+    keys: IdMap<KeyId, Arc<KeyEntry>>,
     usernames: HashMap<Username, KeyId>,
 }
 

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::error::{Error, Result, status_code};
 use super::kinds::Kind;
+use super::lease::Deposed;
 use super::observe::Context;
 use super::plan::{Step, meta, secret};
 use super::references::own_mark;
@@ -73,12 +74,14 @@ async fn one<K: Kind>(context: &Context, object: &K, step: Step) -> Result<Appli
             Ok(Applied::Done)
         }
         Step::CreateSecret(secret) => {
+            still_leads(context)?;
             let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
             let created = secrets().create(&parameters, &secret).await;
             remember(context, &created);
             written(created, "creating a secret")
         }
         Step::PatchSecret { name, patch } => {
+            still_leads(context)?;
             let patched = secrets().patch(&name, &manager(), &Patch::Merge(patch)).await;
             remember(context, &patched);
             written(patched, "writing a secret")
@@ -92,6 +95,7 @@ async fn one<K: Kind>(context: &Context, object: &K, step: Step) -> Result<Appli
             }
         }
         Step::DeleteSecret { name, uid, resource_version } => {
+            still_leads(context)?;
             let preconditions = Preconditions { uid: Some(uid), resource_version: Some(resource_version) };
             let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
             match secrets().delete(&name, &parameters).await {
@@ -100,6 +104,12 @@ async fn one<K: Kind>(context: &Context, object: &K, step: Step) -> Result<Appli
             }
         }
     }
+}
+
+/// The ledger refuses the writes of an operator that does not lead any more; the API server knows no such fence. What a
+/// request that is under way may still do is harmless: its password stays good until another one is read back.
+fn still_leads(context: &Context) -> Result<()> {
+    if context.books.leads() { Ok(()) } else { Err(Error::Deposed(Deposed)) }
 }
 
 /// The rest of this pass knows what is in the Secret: seeing it again is no news.

@@ -89,6 +89,11 @@ impl Books {
         Ok(session)
     }
 
+    /// Whether no other operator can lead at this moment, by our own time.
+    pub fn leads(&self) -> bool {
+        self.leader.as_ref().is_none_or(Leader::believes)
+    }
+
     /// Whether another session may be opened where the old one was given up. Among several operators it was given up
     /// because another one leads.
     fn reopens(&self) -> bool {

@@ -4,7 +4,7 @@
 //! leader does when it wakes is stopped by the ledger, whose session the next leader has replaced. So a leader that may
 //! have lost the lease ends its process, and a new one starts clean: nothing that it knew may still be true.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -54,6 +54,21 @@ pub struct Candidate {
 pub struct Leader {
     asks: mpsc::Sender<oneshot::Sender<bool>>,
     lost: CancellationToken,
+    until: Until,
+}
+
+/// Until when the lease is surely ours, by our own time.
+#[derive(Clone)]
+struct Until(Arc<Mutex<Instant>>);
+
+impl Until {
+    fn get(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, deadline: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+    }
 }
 
 /// A leadership that was won. It is renewed until it is resigned, lost, or dropped.
@@ -222,9 +237,10 @@ fn manager() -> PostParams {
 impl Leadership {
     fn start(candidate: Candidate, lease: Lease, asked: Instant) -> Self {
         let (asks, questions) = mpsc::channel(ASKS);
-        let leader = Leader { asks, lost: CancellationToken::new() };
+        let until = Until(Arc::new(Mutex::new(asked + BELIEF)));
+        let leader = Leader { asks, lost: CancellationToken::new(), until: until.clone() };
         let resign = CancellationToken::new();
-        let held = hold(candidate, lease, asked + BELIEF, questions, leader.lost.clone(), resign.clone());
+        let held = hold(candidate, lease, until, questions, leader.lost.clone(), resign.clone());
         Self { renewing: tokio::spawn(held), leader, resign }
     }
 
@@ -257,6 +273,12 @@ impl Leader {
         leads
     }
 
+    /// Whether the lease is still ours by our own time. It costs no call, so it can be asked right before each write
+    /// that the ledger does not fence: a process that was paused finds the time gone by before it has written.
+    pub fn believes(&self) -> bool {
+        !self.lost.is_cancelled() && Instant::now() < self.until.get()
+    }
+
     /// Gives the leadership up for good: something else told that another one leads.
     pub fn depose(&self) {
         self.lost.cancel();
@@ -272,7 +294,7 @@ impl Leader {
 async fn hold(
     candidate: Candidate,
     mut lease: Lease,
-    mut deadline: Instant,
+    until: Until,
     mut questions: mpsc::Receiver<oneshot::Sender<bool>>,
     lost: CancellationToken,
     resign: CancellationToken,
@@ -285,12 +307,13 @@ async fn hold(
             () = sleep(RENEW_EVERY) => None,
         };
         let asked = Instant::now();
-        let Some(renewed) = candidate.renew(lease, deadline).await else {
+        let Some(renewed) = candidate.renew(lease, until.get()).await else {
             tracing::error!(lease = candidate.name, "the lease is lost");
             lost.cancel();
             return;
         };
-        (lease, deadline) = (renewed, asked + BELIEF);
+        lease = renewed;
+        until.set(asked + BELIEF);
         if let Some(question) = question {
             // Who asked may have left.
             let _ = question.send(true);

@@ -23,6 +23,7 @@ pub mod apply;
 pub mod books;
 pub mod certificate;
 pub mod costs;
+pub mod early;
 pub mod error;
 pub mod fleet;
 pub mod housekeeping;

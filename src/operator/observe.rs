@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::books::{Books, Removed};
 use super::costs::Costs;
+use super::early::Early;
 use super::error::{Error, Result};
 use super::incarnation::{Guard, Standing};
 use super::lease::Leader;
@@ -56,6 +57,7 @@ pub struct Context {
     pub failures: Failures,
     pub awaited: Awaited,
     pub guard: Guard,
+    pub early: Early,
     /// Told when an object was let go without the ledger's note, so that the sweep does not take an hour to come.
     pub let_go: Notify,
     pub costs: Costs,
@@ -97,6 +99,7 @@ impl Context {
             report: Report::new(client.clone(), &registry),
             awaited: Awaited::new(client.clone(), wakes.clone()),
             guard: Guard::new(place, &registry),
+            early: Early::default(),
             client,
             books: Books::new(store, name, leader),
             references,
@@ -163,6 +166,7 @@ impl Context {
     /// What was remembered of ids and figures is another ledger's.
     pub async fn forget_ledger(&self) {
         self.books.forget().await;
+        self.early.forget();
         lock(&self.ids).clear();
         lock(&self.holders).clear();
         lock(&self.granted).clear();
@@ -352,7 +356,10 @@ impl Context {
         let policy = match self.references.policy(policy_name) {
             Some(object) => {
                 let id = PolicyId(self.id(Kind::Policy, "", policy_name).await?);
-                Some(sub_account::Policy { id, object })
+                // What is put back has its order, and shall not wait for what cannot be.
+                let stands = self.guard.standing() == Standing::Rebuilding
+                    || self.early.stands(&self.books, policy_name, id, &name).await?;
+                Some(sub_account::Policy { id, object, stands })
             }
             None => None,
         };

@@ -19,7 +19,7 @@ use super::plan::usage::{Figures, Metered as _};
 use super::references::Ref;
 use super::watch::Name;
 use crate::domain::credit::Meter;
-use crate::domain::directory::{AccountEntry, Entry, KeyEntry};
+use crate::domain::directory::{AccountEntry, Entry};
 use crate::domain::id::{self, Holder};
 use crate::domain::money::MICRO;
 use crate::ledger::store::{Balance, Floor};
@@ -159,7 +159,7 @@ async fn remove_orphans(context: &Context) -> Result<()> {
             Entry::Key(key) if key.removed_at.is_none() => {
                 let what = Ref::Key(Name::new(&key.namespace, &key.name));
                 if !stands(what, Holder::Key(key.id)) {
-                    gone.push(Entry::Key(KeyEntry { removed_at: Some(now), credentials: Vec::new(), ..key }));
+                    gone.push(Entry::Key(key.removed(now)));
                 }
             }
             Entry::Policy(_) | Entry::Account(_) | Entry::Key(_) => {}

@@ -182,6 +182,7 @@ async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Action>> 
             return Ok(Some(Action::requeue(LEAVING_LOOK)));
         }
     }
+    admit_early(context, &what).await;
     // Before a status is written: it may be all that knows what was used.
     if context.guard.standing() == Standing::Rebuilding && !leaves && rebuild::raise(context, object).await? {
         return Ok(None);
@@ -258,6 +259,15 @@ async fn show<K: Kind>(context: &Context, object: &K, status: &K::Status) -> Res
     Ok(())
 }
 
+/// Accounts that were looked at before their policy was in the directory.
+async fn admit_early(context: &Context, what: &Ref) {
+    let Ref::Policy(policy) = what else { return };
+    while let Some(account) = context.early.next(&policy.name) {
+        context.wakes.wake(&Ref::Account(account.clone())).await;
+        context.early.woken(&policy.name, &account);
+    }
+}
+
 /// What accounts may still spend hangs on their policy's price.
 fn recount_accounts(context: &Context, what: &Ref) {
     let Ref::Policy(policy) = what else { return };
@@ -269,6 +279,9 @@ fn recount_accounts(context: &Context, what: &Ref) {
 /// What has left is not followed any more.
 fn forget(context: &Context, what: &Ref) {
     context.forget(what);
+    if let Ref::Policy(policy) = what {
+        context.early.left(&policy.name);
+    }
     context.report.forget(what);
     context.awaited.release(what);
 }

@@ -12,7 +12,7 @@ use super::observe::Context;
 use super::references::Ref;
 use super::watch::Name;
 use crate::crd::SubAccountApiKey;
-use crate::domain::directory::{Entry, KeyEntry};
+use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, KeyId};
 
 const EVERY: Duration = Duration::from_secs(3600);
@@ -87,7 +87,7 @@ async fn revoke(context: &Context, id: KeyId, name: &Name) -> Result<bool> {
     }
     let entry = context.books.entry(Holder::Key(id)).await.map_err(Error::ledger("reading the directory"))?;
     let Some(Entry::Key(entry)) = entry else { return Ok(false) };
-    let entry = KeyEntry { removed_at: Some(context.clock.now()), credentials: Vec::new(), ..entry };
+    let entry = entry.removed(context.clock.now());
     tracing::warn!(key.id = %id, "a key without a resource is revoked");
     context.books.put("sweep", &[Entry::Key(entry)]).await.map_err(Error::ledger("revoking a key"))?;
     // A resource that came between the look and the write gets its credential back at once.

@@ -1,6 +1,6 @@
 //! Which figures are written to a status, and when: in a budget, what a reader would act on first.
 //!
-//! The ledger says whose figures moved; [`due`] says whether that is worth a write; a bucket of tokens says when. The
+//! The ledger says whose figures moved; [`due`] says whether that is worth a write; a budget by the second says when. The
 //! write itself is a reconcile, so nobody else writes a status.
 
 use std::collections::{BTreeMap, HashMap};
@@ -83,7 +83,6 @@ struct Desk {
     judge: BTreeMap<Ref, Timestamp>,
     write: Queue,
     watch: Watch,
-    tokens: u32,
 }
 
 /// Runs until the future is dropped.
@@ -112,16 +111,16 @@ impl Desk {
         }
         self.moved(context, now).await?;
         self.judge(context, now).await?;
-        let budget = context.settings.status_writes_per_second.max(1);
-        self.tokens = (self.tokens + budget).min(budget);
-        while self.tokens > 0
-            && let Some(what) = self.write.pop()
-        {
-            self.tokens -= 1;
+        for what in self.turns(context.settings.status_writes_per_second) {
             context.grant(what.clone());
             context.wakes.wake(&what).await;
         }
         Ok(())
+    }
+
+    /// Whose turn it is in this second. What a second leaves of its budget is not saved up: a quiet night buys no burst.
+    fn turns(&mut self, budget: u32) -> Vec<Ref> {
+        (0..budget.max(1)).map_while(|_| self.write.pop()).collect()
     }
 
     async fn moved(&mut self, context: &Context, now: Timestamp) -> Result<()> {
@@ -250,6 +249,14 @@ mod tests {
             desk.judge_by(account("counted"), at(second));
             assert_eq!(desk.judge[&account("counted")], at(expected));
         }
+    }
+
+    #[test]
+    fn a_second_writes_its_budget_and_no_second_before_it_is_made_up_for() {
+        let mut desk = Desk::default();
+        assert!(desk.turns(5).is_empty());
+        (0..12).for_each(|index| desk.write.push(Rank::Movement, account(&format!("{index}"))));
+        assert_eq!([5, 5, 5, 5].map(|budget| desk.turns(budget).len()), [5, 5, 2, 0]);
     }
 
     #[test]

@@ -56,14 +56,15 @@ impl Ran {
 
 /// Whether a body can be written as it is: CRLF line ends only, and complete.
 pub(super) fn is_normalised(body: &[u8]) -> bool {
-    let mut previous = b'\n';
-    for &byte in body {
-        if (byte == b'\n') != (previous == b'\r') {
+    let mut ends = memchr::memchr2_iter(b'\r', b'\n', body);
+    let mut complete = 0;
+    while let Some(at) = ends.next() {
+        if !body[at..].starts_with(b"\r\n") || ends.next() != Some(at + 1) {
             return false;
         }
-        previous = byte;
+        complete = at + 2;
     }
-    previous == b'\n'
+    complete == body.len()
 }
 
 /// What we can say without asking: the upstream announced that it does not take this.

@@ -22,8 +22,9 @@ use support::mail;
 
 const USAGE: &str = "usage: bench [NAME]
   books             1,000,000 reservations in the books: rollup, a month's bill, check, seconds and memory
-  relay [SECONDS]   messages per second: straight to a sink (the floor), through a byte copier, Postfix's
-                    before-queue proxy, and us
+  relay [SECONDS [WAY]]
+                    messages per second: straight to a sink (the floor), through a byte copier, Postfix's
+                    before-queue proxy, and us; of all ways of sending, or of those with WAY in their names
   policies          the same for 100 policies with upstreams of their own, beside one
   accounts          the same while accounts grow from 1,000 to 100,000, with the relay's memory
   busy [COUNT]      memory of the relay for each of 1,000 TLS sessions that send all the time
@@ -39,7 +40,7 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     match words.as_slice() {
         [] => runtime.block_on(async {
-            relay::run(relay::SECONDS).await;
+            relay::run(relay::SECONDS, "").await;
             many::policies(relay::SECONDS).await;
             many::accounts(relay::SECONDS).await;
             busy::run(busy::SESSIONS).await;
@@ -49,9 +50,13 @@ fn main() {
             operator::run().await;
             books::run().await;
         }),
-        ["relay"] => runtime.block_on(relay::run(relay::SECONDS)),
+        ["relay"] => runtime.block_on(relay::run(relay::SECONDS, "")),
         ["relay", seconds] => match seconds.parse() {
-            Ok(seconds) => runtime.block_on(relay::run(seconds)),
+            Ok(seconds) => runtime.block_on(relay::run(seconds, "")),
+            Err(_) => stop(USAGE),
+        },
+        ["relay", seconds, way] => match seconds.parse() {
+            Ok(seconds) => runtime.block_on(relay::run(seconds, way)),
             Err(_) => stop(USAGE),
         },
         ["policies"] => runtime.block_on(many::policies(relay::SECONDS)),

@@ -11,6 +11,7 @@ mod examples_postgres;
 mod fleet;
 mod generated;
 mod image;
+mod kills;
 mod leader;
 mod meters;
 mod operator;

@@ -21,7 +21,7 @@ const TAKEN_OVER: Duration = Duration::from_secs(45);
 /// Exit code of an operator that does not lead any more, as README says.
 const DEPOSED: i32 = 3;
 
-struct House {
+pub struct House {
     plane: ControlPlane,
     folder: tempfile::TempDir,
     kubeconfig: PathBuf,
@@ -29,20 +29,23 @@ struct House {
 }
 
 /// A role's process with its log.
-struct Process {
+pub struct Process {
     child: Child,
     log: PathBuf,
     telemetry: SocketAddr,
 }
 
 impl House {
-    /// `database` is the test's own.
+    /// `database` is the test's own, on the server that all share.
     async fn new(database: &str) -> Self {
+        Self::over(made(database).await).await
+    }
+
+    pub async fn over(database: String) -> Self {
         let plane = ControlPlane::start(Options::default()).unwrap_or_else(|error| panic!("{error}"));
         definitions::install(&plane.admin_client().await).await;
         let (kubeconfig, _) = identity::operator_apart(&plane, NAMESPACE).await;
-        let (folder, database) = (tempfile::tempdir().expect("a folder"), made(database).await);
-        let house = Self { plane, folder, kubeconfig, database };
+        let house = Self { plane, folder: tempfile::tempdir().expect("a folder"), kubeconfig, database };
         let settings = format!(
             "name: {NAMESPACE}\nstopSeconds: 45\nledger: {{engine: postgres, url: '{}', singleNode: true}}\n\
              operator: {{namespace: {NAMESPACE}, leaderElection: true}}\nrelay: {{configMap: {NAMESPACE}-relay}}\n",
@@ -57,7 +60,7 @@ impl House {
         house
     }
 
-    fn apply(&self, manifests: &str) {
+    pub fn apply(&self, manifests: &str) {
         succeeded(self.plane.kubectl_stdin(&["apply", "--server-side", "--force-conflicts", "-f", "-"], manifests));
     }
 
@@ -76,7 +79,7 @@ impl House {
     }
 
     /// A command as an operator's pod runs it: with the settings and the service account's rights.
-    fn operators(&self, role: &str, instance: &str) -> Process {
+    pub fn operators(&self, role: &str, instance: &str) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_franking"));
         command.arg(role).arg("--config").arg(self.folder.path().join("franking.yaml")).env_clear();
         command.env("KUBECONFIG", &self.kubeconfig).env("FRANKING_INSTANCE", instance);
@@ -84,7 +87,12 @@ impl House {
     }
 
     /// A relay with the files that its pod mounts, and no identity; and the port of its listener with TLS.
-    fn relay(&self, name: &str) -> (Process, u16) {
+    pub fn relay(&self, name: &str) -> (Process, u16) {
+        let port = free_port();
+        (self.relay_on(name, port), port)
+    }
+
+    pub fn relay_on(&self, name: &str, port: u16) -> Process {
         let folder = self.folder.path().join(name);
         std::fs::create_dir_all(&folder).expect("ours");
         let secret = |name: &str| -> Secret {
@@ -94,7 +102,6 @@ impl House {
         let entry = |secret: &Secret, key: &str| {
             String::from_utf8(secret.data.as_ref().expect("data")[key].0.clone()).expect("text")
         };
-        let port = free_port();
         let config = entry(&secret("spread-relay"), "relay.yaml")
             .replace("/etc/franking/tls", folder.to_str().expect("UTF-8"))
             .replace("127.0.0.1:4465", &format!("127.0.0.1:{port}"))
@@ -107,11 +114,11 @@ impl House {
         }
         let mut command = Command::new(env!("CARGO_BIN_EXE_franking"));
         command.arg("relay").env_clear().env("FRANKING_DATA", &folder).env("FRANKING_NAME", name);
-        (self.spawn(name, &mut command, local()), port)
+        self.spawn(name, &mut command, local())
     }
 
     /// What all processes said, for when something is not as it should be.
-    fn logs(&self) -> String {
+    pub fn logs(&self) -> String {
         let files = std::fs::read_dir(self.folder.path()).expect("ours").filter_map(|entry| Some(entry.ok()?.path()));
         let logs = files.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
         let read =
@@ -125,7 +132,7 @@ impl House {
         holder.split('_').next().expect("a name").to_owned()
     }
 
-    fn key(&self, name: &str) {
+    pub fn key(&self, name: &str) {
         self.apply(&format!(
             "{{apiVersion: franking.io/v1alpha1, kind: SubAccountApiKey, metadata: {{name: {name}, namespace: team}}, \
              spec: {{subAccountRef: {{name: shop}}}}}}"
@@ -133,7 +140,7 @@ impl House {
     }
 
     /// Waits until the key is ready, which takes an operator that works, and gives its credentials.
-    fn credentials(&self, name: &str, within: Duration) -> Credentials {
+    pub fn credentials(&self, name: &str, within: Duration) -> Credentials {
         let timeout = format!("--timeout={}s", within.as_secs());
         let key = format!("subaccountapikey/{name}");
         let waited = self.plane.kubectl(&["wait", "--for=condition=Ready", &key, "--namespace", "team", &timeout]);
@@ -142,15 +149,42 @@ impl House {
         Credentials::from_secret(&serde_json::from_str(&secret).expect("a Secret")).expect("a Secret of ours")
     }
 
-    /// The epoch of the operators' session: each that opens it counts it up.
-    async fn epoch(&self) -> i64 {
+    /// Whether the fleet's objects are there, so that relays can be what their pods would be.
+    pub fn has_relay_secrets(&self) -> bool {
+        let get = ["get", "deployment,service,pdb,secret", "--namespace", NAMESPACE, "--output=name"];
+        let found = succeeded(self.plane.kubectl(&get));
+        ["deployment.apps/spread-relay", "service/spread-relay", "secret/spread-relay-tls"]
+            .iter()
+            .all(|object| found.contains(object))
+    }
+
+    /// A figure of the books, as an auditor would read it.
+    async fn read_books(&self, figure: &str) -> i64 {
         let (client, connection) =
             tokio_postgres::connect(&self.database, tokio_postgres::NoTls).await.expect("a server");
         let connection = tokio::spawn(connection);
-        let row =
-            client.query_one("SELECT epoch FROM franking.session WHERE role = 'operator'", &[]).await.expect("a row");
+        let row = client.query_one(figure, &[]).await.expect("a row");
         connection.abort();
         row.get(0)
+    }
+
+    /// The epoch of the operators' session: each that opens it counts it up.
+    async fn epoch(&self) -> i64 {
+        self.read_books("SELECT epoch FROM franking.session WHERE role = 'operator'").await
+    }
+
+    /// Credits that were charged to accounts and not given back.
+    pub async fn charged(&self) -> usize {
+        let sum = self.read_books("SELECT sum(consumed)::bigint FROM franking.lot WHERE kind = 2").await;
+        usize::try_from(sum).expect("credits are not negative")
+    }
+
+    /// `franking ledger check` finds nothing.
+    pub fn balances(&self) {
+        let mut check = Command::new(env!("CARGO_BIN_EXE_franking"));
+        check.args(["ledger", "check", "--config"]).arg(self.folder.path().join("franking.yaml")).env_clear();
+        let checked = check.output().expect("the binary starts");
+        assert!(checked.status.success(), "{checked:?}");
     }
 }
 
@@ -172,11 +206,11 @@ fn local() -> SocketAddr {
 }
 
 impl Process {
-    fn said(&self) -> String {
+    pub fn said(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    fn wait_ready(&mut self) {
+    pub fn wait_ready(&mut self) {
         eventually("the process to be ready", DEADLINE, || {
             assert!(self.child.try_wait().expect("our own child").is_none(), "it ended:\n{}", self.said());
             (get(self.telemetry, "/readyz")?.0 == 200).then_some(())
@@ -189,7 +223,7 @@ impl Process {
         assert!(sent.expect("kill is there").success());
     }
 
-    fn code(&mut self) -> Option<i32> {
+    pub fn code(&mut self) -> Option<i32> {
         eventually("the process to end", DEADLINE, || self.child.try_wait().expect("our own child")).code()
     }
 
@@ -197,7 +231,7 @@ impl Process {
         self.child.try_wait().expect("our own child").is_none()
     }
 
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         self.signal("-TERM");
         assert_eq!(self.code(), Some(0), "{}", self.said());
     }
@@ -227,7 +261,7 @@ fn send_until_refused(mut credentials: Credentials, port: u16) -> u32 {
 }
 
 /// What every test of the spread installation begins with: a plan, an account with a cap, a key.
-fn plan(sink: &Sink, cap: u32) -> String {
+pub fn plan(sink: &Sink, cap: u32) -> String {
     format!(
         "{{apiVersion: v1, kind: Namespace, metadata: {{name: team}}}}\n---\n\
          {{apiVersion: franking.io/v1alpha1, kind: CreditPolicy, metadata: {{name: plan}}, spec: {{\
@@ -262,15 +296,7 @@ async fn two_operators_and_two_relays_on_one_database_share_a_cap_exactly_and_su
     b.wait_ready();
     let (leader, mut standby) = by_role(&house, a, b);
 
-    // The fleet's objects are there, so relays can be what their pods would be.
-    eventually("the Secret with relay.yaml", DEADLINE, || {
-        let get = ["get", "deployment,service,pdb,secret", "--namespace", NAMESPACE, "--output=name"];
-        let found = succeeded(house.plane.kubectl(&get));
-        ["deployment.apps/spread-relay", "service/spread-relay", "secret/spread-relay-tls"]
-            .iter()
-            .all(|object| found.contains(object))
-            .then_some(())
-    });
+    eventually("the Secret with relay.yaml", DEADLINE, || house.has_relay_secrets().then_some(()));
     let ((mut first, first_port), (mut second, second_port)) = (house.relay("relay-0"), house.relay("relay-1"));
     first.wait_ready();
     second.wait_ready();
@@ -302,10 +328,7 @@ async fn two_operators_and_two_relays_on_one_database_share_a_cap_exactly_and_su
     assert_eq!(house.leader(), "", "who stops in good order gives the lease back");
     first.stop();
     second.stop();
-    let mut check = Command::new(env!("CARGO_BIN_EXE_franking"));
-    check.args(["ledger", "check", "--config"]).arg(house.folder.path().join("franking.yaml")).env_clear();
-    let checked = check.output().expect("the binary starts");
-    assert!(checked.status.success(), "{checked:?}");
+    house.balances();
 }
 
 #[tokio::test(flavor = "multi_thread")]

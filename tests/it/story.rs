@@ -245,7 +245,7 @@ async fn a_kill_under_load_charges_all_that_was_acknowledged_and_changes_no_secr
     assert_eq!(secret(), version, "a restart changed the Secret");
 }
 
-fn subject(body: &[u8]) -> String {
+pub fn subject(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let line = text.lines().find_map(|line| line.strip_prefix("Subject: ")).expect("our messages have a subject");
     line.to_owned()

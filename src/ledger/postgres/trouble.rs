@@ -11,7 +11,7 @@ use crate::domain::trouble::{Fault, Sightings, TROUBLES_MAX, Trouble};
 use crate::ledger::store::{Role, Session};
 
 /// The schema that has a place for it. Before it nobody says anything.
-const SINCE: i64 = 4;
+const SINCE: i64 = 5;
 
 /// Replaces what the session says, and drops what sessions said that are over, unless another one is at it.
 pub async fn put(tx: &Tx, session: &Session, troubles: &[Trouble]) -> Op<()> {

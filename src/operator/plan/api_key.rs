@@ -177,7 +177,8 @@ impl Work<'_> {
                         self.write(&mut plan, present, &password, self.followed(named, rotation_waits_until));
                     }
                     None => {
-                        kept.credentials.retain(|c| c.usable(now) && !matches!(c.stage, Stage::Staged { .. }));
+                        // Another leader's Secret may still be on its way.
+                        kept.credentials.retain(|c| c.usable(now) && c.given_up_at().is_none_or(|at| now < at));
                         self.put(&mut plan, &kept);
                         self.write(&mut plan, present, &password, self.followed(named, rotation_waits_until));
                     }
@@ -197,6 +198,7 @@ impl Work<'_> {
         self.clear_old_names(&mut plan);
         let outcome = dead.unwrap_or_else(|| self.outcome(waits_until));
         plan.look_by(secret::previous_until(&entry.credentials, now));
+        plan.look_by(entry.credentials.iter().filter_map(Credential::given_up_at).filter(|at| now < *at).min());
         plan.look_by(entry.expires_at.filter(|expiry| now < *expiry));
         // An account that has not been looked at yet is about to be, and wakes this key: no word until then.
         let too_early = !self.account.programmed && self.account.refusal.is_none() && self.key.status.is_none();
@@ -386,8 +388,8 @@ fn notice(cause: Cause, secret: &str) -> Option<Notice> {
 /// the directory still.
 fn refuse(mut plan: KeyPlan, key: &SubAccountApiKey, observed: &Observed, outcome: Outcome, now: Timestamp) -> KeyPlan {
     if let Some(entry) = &observed.entry {
-        let removed_at = entry.removed_at.or(observed.account.is_none().then_some(now));
-        let next = KeyEntry { revoked: entry.revoked || key.spec.revoked, removed_at, ..entry.clone() };
+        let standing = if observed.account.is_none() { entry.out_of_service(now) } else { entry.clone() };
+        let next = KeyEntry { revoked: entry.revoked || key.spec.revoked, ..standing };
         if next != *entry {
             plan.steps.push(Step::Put(Box::new(Entry::Key(next))));
         }
@@ -446,10 +448,11 @@ fn removal(key: &SubAccountApiKey, observed: &Observed, now: Timestamp) -> KeyPl
     if !meta::holds(&key.metadata) {
         return plan;
     }
-    if let Some(entry) = observed.entry.as_ref().filter(|e| e.removed_at.is_none() || !e.credentials.is_empty()) {
-        let removed_at = entry.removed_at.or(Some(now));
-        let entry = KeyEntry { removed_at, credentials: Vec::new(), ..entry.clone() };
-        plan.steps.push(Step::Put(Box::new(Entry::Key(entry))));
+    if let Some(entry) = &observed.entry {
+        let gone = entry.removed(now);
+        if gone != *entry {
+            plan.steps.push(Step::Put(Box::new(Entry::Key(gone))));
+        }
     }
     plan.steps.push(Step::RemoveFinalizer);
     plan

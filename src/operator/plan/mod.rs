@@ -179,12 +179,13 @@ pub fn transition(before: &[Condition], after: &[Condition]) -> Option<Notice> {
 }
 
 /// The reasons that an object can come to a stop for.
-const STOPS: [Reason; 15] = [
+const STOPS: [Reason; 16] = [
     Reason::Invalid,
     Reason::PolicyNotFound,
     Reason::PolicyNotReady,
     Reason::NotAllowedByPolicy,
     Reason::CapAboveCeiling,
+    Reason::CapPeriodMismatch,
     Reason::PricingMissing,
     Reason::TooManyAccounts,
     Reason::DuplicateExternalId,

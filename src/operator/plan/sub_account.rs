@@ -52,6 +52,8 @@ pub struct Namespace {
 pub struct Policy {
     pub id: PolicyId,
     pub object: std::sync::Arc<CreditPolicy>,
+    /// Whether the relays know it.
+    pub stands: bool,
 }
 
 impl Metered for SubAccountStatus {
@@ -82,7 +84,13 @@ pub fn plan(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<S
         plan.steps.push(Step::AddFinalizer);
     }
     match judge(account, observed) {
-        Ok(accepted) => accept(plan, account, observed, &accepted, now),
+        Ok(accepted) if accepted.stands => accept(plan, account, observed, &accepted, now),
+        // It is about to, and wakes this account: no word of a new one until then, and the old plan for one that moves.
+        Ok(_) if account.status.is_none() => plan,
+        Ok(accepted) => {
+            let message = format!("waiting until the relays know the CreditPolicy \"{}\"", accepted.spec.policy);
+            refuse(plan, account, observed, &Outcome::waiting(Reason::PolicyNotReady, message), now)
+        }
         Err(outcome) => {
             plan.look_at = next_period(observed, now).filter(|_| observed.removed > 0);
             refuse(plan, account, observed, &outcome, now)
@@ -99,6 +107,7 @@ fn next_period(observed: &Observed, now: Timestamp) -> Option<Timestamp> {
 struct Accepted {
     spec: CheckedAccount,
     policy: PolicyId,
+    stands: bool,
     policy_suspended: Option<Suspension>,
     limit: Limit,
     rate: Option<Rate>,
@@ -128,13 +137,13 @@ fn judge(account: &SubAccount, observed: &Observed) -> Result<Accepted, Outcome>
         );
         return Err(Outcome::refused(Reason::NotAllowedByPolicy, fix));
     }
-    let limit = account_limit(&plan, spec.cap)
-        .map_err(|refusal| Outcome::refused(Reason::CapAboveCeiling, refusal.to_string()))?;
+    let limit =
+        account_limit(&plan, spec.cap).map_err(|refusal| Outcome::refused(refusal.reason(), refusal.to_string()))?;
     priced(&plan, &spec)?;
     not_too_many(&plan, observed)?;
     unique(account, &spec, observed)?;
     let rate = slower(spec.rate, plan.account_rate);
-    Ok(Accepted { policy: policy.id, policy_suspended: plan.suspended, limit, rate, spec })
+    Ok(Accepted { policy: policy.id, stands: policy.stands, policy_suspended: plan.suspended, limit, rate, spec })
 }
 
 fn priced(plan: &CheckedPolicy, spec: &CheckedAccount) -> Result<(), Outcome> {

@@ -1,5 +1,5 @@
 //! Stops the operator after its i-th write, wherever that is: between the operator and the API server, and between the
-//! operator and its ledger. And takes the ledger away.
+//! operator and its ledger. And takes the ledger away, or holds a write up until the test has looked.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,9 +19,11 @@ use franking::ledger::store::{
     Store,
 };
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tower::{Layer, Service};
 use uuid::Uuid;
+
+use super::harness::DEADLINE;
 
 /// Counts writes and blows after so many. Nothing gets through a blown one.
 #[derive(Default)]
@@ -31,11 +33,52 @@ pub struct Fuse {
     writes: AtomicI64,
     blown: AtomicBool,
     news: Notify,
+    /// In front of every write of a Secret.
+    pub secrets: Valve,
+}
+
+/// Holds up what comes to it while it is shut.
+#[derive(Default)]
+pub struct Valve(watch::Sender<Held>);
+
+#[derive(Default)]
+struct Held {
+    shut: bool,
+    waiting: usize,
+}
+
+impl Valve {
+    pub fn shut(&self) {
+        self.0.send_modify(|held| held.shut = true);
+    }
+
+    pub fn open(&self) {
+        self.0.send_modify(|held| held.shut = false);
+    }
+
+    /// Waits until something waits.
+    pub async fn reached(&self) {
+        let mut held = self.0.subscribe();
+        let waited = tokio::time::timeout(DEADLINE, held.wait_for(|held| held.shut && held.waiting > 0)).await;
+        // The sender is our own, so it is there as long as we are.
+        drop(waited.expect("nothing came to the valve"));
+    }
+
+    async fn pass(&self) {
+        self.0.send_modify(|held| held.waiting += 1);
+        drop(self.0.subscribe().wait_for(|held| !held.shut).await);
+        self.0.send_modify(|held| held.waiting -= 1);
+    }
 }
 
 impl Fuse {
     pub fn after(writes: Option<i64>) -> Arc<Self> {
         Arc::new(Self { left: AtomicI64::new(writes.unwrap_or(-1)), ..Self::default() })
+    }
+
+    /// It blows after the next write.
+    pub fn blow_next(&self) {
+        self.left.store(1, Ordering::SeqCst);
     }
 
     /// It does not blow any more, unless it has.
@@ -109,10 +152,14 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let writes = !matches!(*request.method(), http::Method::GET | http::Method::HEAD);
+        let secret = writes && request.uri().path().split('/').any(|part| part == "secrets");
         // The request itself is lazy: nothing is sent before the future is polled.
         let (fuse, answer) = (self.fuse.clone(), self.inner.call(request));
         Box::pin(async move {
             fuse.pass().await;
+            if secret {
+                fuse.secrets.pass().await;
+            }
             let answer = answer.await;
             if writes {
                 fuse.wrote().await;
@@ -128,11 +175,13 @@ pub struct Fragile {
     pub inner: Arc<dyn Store>,
     pub fuse: Arc<Fuse>,
     pub down: AtomicBool,
+    /// In front of every policy that is written.
+    pub policies: Valve,
 }
 
 impl Fragile {
     pub fn new(inner: Arc<dyn Store>, fuse: Arc<Fuse>) -> Arc<Self> {
-        Arc::new(Self { inner, fuse, down: AtomicBool::new(false) })
+        Arc::new(Self { inner, fuse, down: AtomicBool::new(false), policies: Valve::default() })
     }
 
     async fn pass(&self) -> Result<()> {
@@ -179,6 +228,9 @@ impl Store for Fragile {
 
     async fn put(&self, session: &Session, actor: &str, entries: &[Entry]) -> Result<()> {
         self.pass().await?;
+        if entries.iter().any(|entry| matches!(entry, Entry::Policy(_))) {
+            self.policies.pass().await;
+        }
         self.inner.put(session, actor, entries).await?;
         self.fuse.wrote().await;
         Ok(())

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::client::Client;
 
-const INSTALL: &str = "install the packages postfix, libsasl2-modules and sasl2-bin";
+const INSTALL: &str = "install the packages postfix and libsasl2-modules";
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// Longer than any delivery here takes.
 const SOON: Duration = Duration::from_secs(30);

@@ -98,6 +98,16 @@ impl Folder {
     pub fn data(&self) -> PathBuf {
         self.0.join("data")
     }
+
+    fn make_database(&self) {
+        run(command(&programs().join("initdb")).arg("--pgdata").arg(self.data()).args([
+            "--username=franking",
+            "--auth=trust",
+            "--no-sync",
+            "--encoding=UTF8",
+            "--locale=C",
+        ]));
+    }
 }
 
 /// A running server.
@@ -111,26 +121,56 @@ pub struct Server {
 /// A file that says that the folder is still wanted.
 const KEEP: &str = "keep";
 
-/// Stops the server when its standard input ends, and cleans up.
-const KEEPER: &str = "\"$1/postgres\" -D \"$2/data\" >>\"$2/log\" 2>&1 & server=$!; \
-    cat >/dev/null; kill -QUIT $server 2>/dev/null; wait $server; if [ ! -e \"$2/keep\" ]; then rm -rf \"$2\"; fi";
+/// Runs the server, stops it when its own standard input ends, and cleans up. What follows the first two words goes before
+/// the server's command.
+const KEEPER: &str = "bin=$1 place=$2; shift 2; \"$@\" \"$bin/postgres\" -D \"$place/data\" >>\"$place/log\" 2>&1 & \
+    server=$!; cat >/dev/null; kill -QUIT $server 2>/dev/null; wait $server; \
+    if [ ! -e \"$place/keep\" ]; then rm -rf \"$place\"; fi";
+
+/// Mounts a small file system and goes on with the rest of the words: in a mount namespace of the server's own, so that
+/// it ends with it, and no right of whoever runs the tests is asked for.
+const SMALL: &str = "place=$1 options=$2; shift 2; mount -t tmpfs -o \"$options\" none \"$place/small\" && exec \"$@\"";
 
 impl Server {
     /// Makes a database cluster in the folder and starts it. `settings` are lines of `postgresql.conf`.
     pub fn start(folder: Folder, settings: &[&str]) -> Self {
-        let data = folder.data();
-        run(command(&programs().join("initdb")).arg("--pgdata").arg(&data).args([
-            "--username=franking",
-            "--auth=trust",
-            "--no-sync",
-            "--encoding=UTF8",
-            "--locale=C",
-        ]));
+        folder.make_database();
         Self::resume(folder.0, free_port(), settings)
+    }
+
+    /// The same with a file system of its own of so many megabytes, at `small` in the folder: one that can be filled.
+    pub fn start_with_room(megabytes: u32) -> Self {
+        let folder = Folder::new();
+        folder.make_database();
+        let small = folder.0.join("small");
+        fs::create_dir(&small).expect("a folder");
+        let mut before: Vec<String> = vec!["unshare".into(), "--mount".into()];
+        let mut options = format!("size={megabytes}m,mode=700");
+        let mut after = vec![];
+        match server_user() {
+            Some((user, group)) => {
+                options += &format!(",uid={user},gid={group}");
+                after = vec![
+                    "setpriv".into(),
+                    format!("--reuid={user}"),
+                    format!("--regid={group}"),
+                    "--clear-groups".into(),
+                ];
+            }
+            None => before.extend(["--user".into(), "--map-current-user".into(), "--keep-caps".into()]),
+        }
+        let place = folder.0.display().to_string();
+        before.extend(["sh".into(), "-c".into(), SMALL.into(), "small".into(), place, options]);
+        let keeper = |folder: &Path| keep(Command::new("/bin/sh"), folder, &[before, after].concat());
+        Self::run(folder.0, free_port(), &["autovacuum = off"], keeper)
     }
 
     /// Starts what lies in a folder.
     pub fn resume(folder: PathBuf, port: u16, settings: &[&str]) -> Self {
+        Self::run(folder, port, settings, |folder| keep(command(Path::new("/bin/sh")), folder, &[]))
+    }
+
+    fn run(folder: PathBuf, port: u16, settings: &[&str], keeper: impl FnOnce(&Path) -> Child) -> Self {
         let mut lines = vec![
             "listen_addresses = '127.0.0.1'".to_owned(),
             format!("port = {port}"),
@@ -139,11 +179,13 @@ impl Server {
             "shared_buffers = '64MB'".to_owned(),
             "max_wal_size = '512MB'".to_owned(),
             "fsync = on".to_owned(),
+            // In its folder, so that a server that is killed leaves nothing in the machine's memory.
+            "dynamic_shared_memory_type = mmap".to_owned(),
         ];
         lines.extend(settings.iter().map(|line| (*line).to_owned()));
         fs::write(folder.join("data/postgresql.auto.conf"), lines.join("\n") + "\n").expect("settings");
         let _ = fs::remove_file(folder.join(KEEP));
-        let mut server = Self { keeper: keep(&folder), folder, port };
+        let mut server = Self { keeper: keeper(&folder), folder, port };
         server.wait();
         server
     }
@@ -239,9 +281,9 @@ impl Drop for Server {
     }
 }
 
-fn keep(folder: &Path) -> Child {
-    let mut shell = command(Path::new("/bin/sh"));
-    shell.arg("-c").arg(KEEPER).arg("keeper").arg(programs()).arg(folder);
+fn keep(mut shell: Command, folder: &Path, before: &[String]) -> Child {
+    shell.current_dir("/").stdout(Stdio::null());
+    shell.arg("-c").arg(KEEPER).arg("keeper").arg(programs()).arg(folder).args(before);
     shell.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a shell")
 }
 

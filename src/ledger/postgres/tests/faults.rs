@@ -189,6 +189,33 @@ async fn a_server_that_is_killed_under_load_forgets_nothing_that_was_acknowledge
     world.check().await;
 }
 
+/// How often a batch was decided once more because the directory was not what its relay knew.
+fn decided_again(server: &Server) -> usize {
+    server.log().matches("the directory changed").count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_others_disturbs_nobody_and_one_of_ours_is_seen() {
+    let server = Server::start(Folder::new(), &[]);
+    let books = Books::on(&server.url(), MIGRATIONS);
+    let mut world = World::with(&books, None, Some(100), None).await;
+    let other = books.open(Arc::new(world.clock.clone()));
+    let operator = other.open_session(Role::Operator, "operator").await.expect("a session");
+    world.send(1).await;
+    let before = decided_again(&server);
+    let others: Vec<Entry> =
+        (2..200).map(|n| Entry::Account(crate::ledger::conformance::account(n, monthly(None)))).collect();
+    other.put(&operator, "test", &others).await.expect("written");
+    assert_eq!(world.send(1).await.1, Verdict::Reserved);
+    assert_eq!(decided_again(&server), before);
+    let ours = Entry::Account(crate::ledger::conformance::account(1, monthly(Some(3))));
+    other.put(&operator, "test", &[ours]).await.expect("written");
+    assert_eq!(world.send(1).await.1, Verdict::Reserved);
+    until("the change is seen", async || decided_again(&server) > before).await;
+    assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 3, .. }));
+    world.check().await;
+}
+
 /// A primary with a standby that every commit waits for, and a URI that names both.
 struct Pair {
     primary: Server,

@@ -8,7 +8,7 @@ use super::{Books, aside, naming, server};
 use crate::ledger::conformance::{self, Place as _, World};
 use crate::ledger::incarnation::Naming;
 use crate::ledger::postgres::schema::{self, MIGRATIONS, Migration};
-use crate::ledger::postgres::{PostgresStore, connector, fitness};
+use crate::ledger::postgres::{PostgresStore, connector, fitness, rows};
 use crate::ledger::store::{Error, Identity, Result, Role, Store as _};
 use crate::runtime::clock::ManualClock;
 
@@ -69,12 +69,13 @@ async fn works(books: &Books) {
 
 #[tokio::test]
 async fn the_schema_of_the_release_before_is_worked_with() {
-    for rule in 0..4 {
+    for rule in 0..5 {
         let books = Books::on(server::url(), &MIGRATIONS[..1]);
         match rule {
             0 => works(&books).await,
             1 => conformance::the_first_outcome_stays_and_unknown_is_corrected_once(&books).await,
             2 => conformance::lots_made_ahead_are_the_ones_that_would_have_been_made(&books).await,
+            3 => conformance::what_relays_say_of_upstreams_is_not_kept(&books).await,
             _ => conformance::silent_sessions_are_given_up_and_their_messages_become_unknown(&books).await,
         }
         let store = books.store(Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH)));
@@ -140,6 +141,41 @@ async fn a_migration_that_fails_changes_nothing() {
     });
     assert!(!later);
     works(&books).await;
+}
+
+#[tokio::test]
+async fn the_trail_is_only_added_to() {
+    let books = Books::new();
+    let mut world = World::with(&books, None, Some(5), None).await;
+    let before = world.store.events(0, 100).await.expect("events");
+    assert!(!before.is_empty());
+    for change in ["UPDATE event SET actor = 'somebody else'", "DELETE FROM event", "TRUNCATE event"] {
+        let refused = books.look(move |wire| async move { wire.batch(change).await.is_err() });
+        assert!(refused, "{change}");
+    }
+    world.send(1).await;
+    assert_eq!(world.store.events(0, before.len()).await.expect("events"), before);
+}
+
+#[tokio::test]
+async fn a_day_that_is_sealed_is_dropped() {
+    let books = Books::new();
+    // The day of its messages is the 20th of November 2026, and the world's own table of days begins with it.
+    let days = |books: &Books| -> Vec<i32> {
+        books.look(|wire| async move {
+            let days = wire.query("SELECT d FROM made_days() d ORDER BY d", &[]).await.expect("days");
+            days.iter().map(|row| row.get(0)).collect()
+        })
+    };
+    let day = |date: &str| rows::day_of(conformance::at(&format!("{date}T00:00:00Z")));
+    let mut world = World::with(&books, None, None, None).await;
+    world.store.prepare_lots(&world.session, conformance::at("2026-11-21T00:00:00Z")).await.expect("made");
+    assert!(days(&books).contains(&day("2026-11-20")), "{:?}", days(&books));
+    world.clock.set(conformance::at("2026-11-30T00:00:00Z"));
+    world.send(1).await;
+    world.store.retire(&world.session, conformance::at("2026-11-22T00:00:00Z")).await.expect("retired");
+    assert!(days(&books).iter().all(|made| *made > day("2026-11-21")), "{:?}", days(&books));
+    world.check().await;
 }
 
 #[tokio::test]

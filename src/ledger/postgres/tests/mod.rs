@@ -1,5 +1,6 @@
 //! The suite on this engine, and what only this engine can do wrong, on a real server.
 
+mod disk;
 mod faults;
 mod fitness;
 #[path = "../../../../tests/it/support/postgres.rs"]

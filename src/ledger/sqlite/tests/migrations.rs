@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{File, naming, newest};
 use crate::domain::credit::{Meter, Outcome, Verdict};
 use crate::domain::directory::Entry;
-use crate::ledger::conformance::{Place as _, World, account_with_grant, chain, key_1, monthly_policy};
+use crate::ledger::conformance::{self, Place as _, World, account_with_grant, chain, key_1, monthly_policy};
 use crate::ledger::sqlite::file;
 
 /// What the first release wrote when it reserved a message, and settled it: its statements, word for word.
@@ -62,7 +62,7 @@ fn file_of_schema_1() -> File {
     // Whoever reads who it is may want columns that come later: it is made all the same.
     drop(made);
     let connection = Connection::open(file.path()).expect("a database");
-    let start = crate::ledger::conformance::at(crate::ledger::conformance::START).as_millisecond();
+    let start = conformance::at(conformance::START).as_millisecond();
     connection.execute("UPDATE meta SET last_now = ?1, config_epoch = 1", [start]).expect("the time");
     connection
         .execute(
@@ -95,7 +95,7 @@ fn file_of_schema_1() -> File {
             )
             .expect("an entry");
         let (from, to) = ("2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z");
-        let ms = |text| crate::ledger::conformance::at(text).as_millisecond();
+        let ms = |text| conformance::at(text).as_millisecond();
         connection
             .execute(
                 "INSERT INTO lot (kind, holder, period, valid_from, valid_to, calendar, part, whole, granted) \
@@ -143,6 +143,26 @@ fn message(id: u128) -> crate::domain::id::MessageId {
     crate::domain::id::MessageId(Uuid::from_u128(id))
 }
 
+/// Whoever starts before `prepare` has run finds it so.
+#[tokio::test]
+async fn the_schema_of_the_release_before_is_worked_with() {
+    let before = newest() - 1;
+    for rule in 0..5 {
+        let file = File(tempfile::tempdir().expect("a directory"));
+        let known = file::MIGRATIONS.iter().filter(|migration| migration.version <= before);
+        let known: Vec<_> = known.map(|known| file::Migration { version: known.version, sql: known.sql }).collect();
+        let made = file::prepare(&file.path(), &naming(1), &known, Timestamp::UNIX_EPOCH).expect("a ledger");
+        assert_eq!(made.schema_version, before);
+        match rule {
+            0 => conformance::asking_again_with_the_same_id_charges_nothing(&file).await,
+            1 => conformance::the_first_outcome_stays_and_unknown_is_corrected_once(&file).await,
+            2 => conformance::lots_made_ahead_are_the_ones_that_would_have_been_made(&file).await,
+            3 => conformance::what_relays_say_of_upstreams_is_not_kept(&file).await,
+            _ => conformance::silent_sessions_are_given_up_and_their_messages_become_unknown(&file).await,
+        }
+    }
+}
+
 /// A binary of the first release refuses the newer schema when it starts; one that is still running goes on.
 #[tokio::test]
 async fn what_a_running_binary_of_schema_1_writes_fits_an_expanded_file() {
@@ -160,4 +180,27 @@ async fn what_a_running_binary_of_schema_1_writes_fits_an_expanded_file() {
     assert_eq!(world.consumed().await, [4; 3]);
     assert_eq!(world.send(3).await.1, Verdict::Reserved);
     world.check().await;
+}
+
+/// The rollup has passed the numbers of rows that were deleted since.
+#[test]
+fn outcomes_of_schema_8_keep_their_numbers_and_their_rules() {
+    let insert =
+        "INSERT INTO settlement (message, correction, outcome, at, counted) VALUES (randomblob(16), 0, ?1, 1, 0)";
+    let last = |file: &Connection| file.query_row("SELECT max(seq) FROM settlement", [], |row| row.get::<_, i64>(0));
+    for deleted in [0, 2, 3] {
+        let file = File(tempfile::tempdir().expect("a directory"));
+        file::prepare(&file.path(), &naming(1), &file::MIGRATIONS[..8], Timestamp::UNIX_EPOCH).expect("schema 8");
+        let old = Connection::open(file.path()).expect("a database");
+        for _ in 0..3 {
+            old.execute(insert, ["relayed"]).expect("written");
+        }
+        old.execute("DELETE FROM settlement WHERE seq > 3 - ?1", [deleted]).expect("deleted");
+        file::prepare(&file.path(), &naming(1), file::MIGRATIONS, Timestamp::UNIX_EPOCH).expect("migrated");
+        let rows: i64 = old.query_row("SELECT count(*) FROM settlement", [], |row| row.get(0)).expect("counted");
+        assert_eq!(rows, 3 - deleted);
+        old.execute(insert, ["unknown"]).expect("written");
+        assert_eq!(last(&old).expect("read"), 4, "{deleted} were deleted");
+        assert!(old.execute(insert, ["lost"]).is_err());
+    }
 }

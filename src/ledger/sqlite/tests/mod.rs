@@ -100,7 +100,7 @@ fn another_installations_ledger_is_told_and_its_schema_not_changed() {
     let file = File::new();
     let found = file::prepare(&file.path(), &naming(9), file::MIGRATIONS, Timestamp::UNIX_EPOCH).expect("told");
     assert_eq!((found.installation, found.state), (Uuid::from_u128(1), State::Open));
-    let newer = [Migration { version: 9, sql: "must not run" }];
+    let newer = [Migration { version: newest() + 1, sql: "must not run" }];
     let refused = file::prepare(&file.path(), &naming(9), &newer, Timestamp::UNIX_EPOCH);
     assert!(matches!(refused, Err(Error::Foreign { found, expected })
         if found == Uuid::from_u128(1) && expected == Uuid::from_u128(9)));
@@ -227,6 +227,20 @@ async fn commits_are_durable_and_the_belt_holds() {
         })
         .await;
     assert!(overspent.expect_err("refused").is_undone());
+}
+
+#[tokio::test]
+async fn the_trail_is_only_added_to() {
+    let file = File::new();
+    let world = World::with(&file, None, Some(5), None).await;
+    let before = world.store.events(0, 100).await.expect("events");
+    assert!(!before.is_empty());
+    let connection = Connection::open(file.path()).expect("a database");
+    for change in ["UPDATE event SET actor = 'somebody else'", "DELETE FROM event"] {
+        let refused = connection.execute(change, []).expect_err(change);
+        assert!(refused.to_string().contains("only added to"), "{refused}");
+    }
+    assert_eq!(world.store.events(0, 100).await.expect("events"), before);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A valid fixture and one mutation per refusal, for each kind; and the life of a password.
 
 mod credits;
+mod handover;
 mod steadfast;
 
 use std::sync::Arc;
@@ -106,7 +107,11 @@ fn seen_account(policy_object: Option<CreditPolicy>) -> sub_account::Observed {
         id: AccountId(Uuid::from_u128(2)),
         entry: None,
         namespace: Namespace { uid: "n".into(), ..Namespace::default() },
-        policy: policy_object.map(|object| Policy { id: PolicyId(Uuid::from_u128(1)), object: Arc::new(object) }),
+        policy: policy_object.map(|object| Policy {
+            id: PolicyId(Uuid::from_u128(1)),
+            object: Arc::new(object),
+            stands: true,
+        }),
         claimant: Some(Name::new("team", "shop")),
         before: 0,
         removed: 0,
@@ -137,7 +142,7 @@ fn each_refusal_of_an_account_has_its_reason_and_takes_it_out_of_service() {
             account.spec = self::account(json!({"cap": {"credits": 11}})).spec;
             replace(seen, json!({"perAccount": {"maxCap": {"credits": 10}}}));
         }),
-        ("CapAboveCeiling!", |account, seen| {
+        ("CapPeriodMismatch!", |account, seen| {
             account.spec = self::account(json!({"cap": {"credits": 1, "period": "Daily"}})).spec;
             replace(seen, json!({"perAccount": {"maxCap": {"credits": 10}}}));
         }),

@@ -167,3 +167,38 @@ fn what_was_refused_and_never_counted_is_not_written_again() {
     let again = api_key::plan(&scene.key, &scene.seen, later, &mut scene.rng);
     assert_eq!(again.status, scene.key.status);
 }
+
+#[test]
+fn an_account_waits_until_the_relays_know_its_policy_and_keeps_its_old_plan_until_then() {
+    let mut seen = seen_account(Some(policy(json!({}))));
+    seen.policy.as_mut().expect("a policy").stands = false;
+    let first = sub_account::plan(&account(json!({})), &seen, now());
+    assert!(letters(&first).is_empty() && first.status.is_none(), "no word of a new account");
+    let mut moved = account(json!({}));
+    moved.status = Some(Default::default());
+    seen.entry = Some(AccountEntry { policy: PolicyId(Uuid::from_u128(9)), ..standing_account() });
+    let plan = sub_account::plan(&moved, &seen, now());
+    assert_eq!(letters(&plan), "", "it stays with the policy that it had");
+    assert_eq!(verdict(&plan.status.expect("a status").conditions), "PolicyNotReady");
+    seen.policy.as_mut().expect("a policy").stands = true;
+    assert_eq!(letters(&sub_account::plan(&moved, &seen, now())), "P");
+}
+
+#[test]
+fn a_key_that_is_removed_leaves_no_address_behind() {
+    let narrow = json!({"allowedSenders": ["alice@example.com"], "allowFrom": ["192.0.2.7/32"]});
+    let mut scene = Scene::new(narrow);
+    scene.settle();
+    let entry = scene.seen.entry.clone().expect("an entry");
+    assert_eq!((entry.allowed_senders.len(), entry.allow_from.len()), (1, 1));
+    // Its account went first: it comes back as its spec says.
+    let account = scene.seen.account.take();
+    let put = put_key(&scene.settle()).expect("it is taken out of service");
+    assert!(put.allowed_senders.is_empty() && put.allow_from.is_empty() && !put.credentials.is_empty());
+    scene.seen.account = account;
+    assert_eq!(put_key(&scene.settle()), Some(entry));
+    scene.key.metadata.deletion_timestamp = scene.key.metadata.creation_timestamp.clone();
+    let put = put_key(&scene.settle()).expect("it is removed");
+    assert!(put.allowed_senders.is_empty() && put.allow_from.is_empty() && put.credentials.is_empty());
+    assert_eq!(letters(&scene.settle()), "G", "it is said once");
+}

@@ -1,4 +1,4 @@
--- Schema 4: what relays say of upstreams that they do not ask for a while. It only adds: a binary of schema 3 works on it
+-- Schema 5: what relays say of upstreams that they do not ask for a while. It only adds: a binary of schema 4 works on it
 -- and says nothing.
 
 -- Written by the session that saw it, when it changes. What a session says that is over does not count.

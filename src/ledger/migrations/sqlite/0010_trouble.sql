@@ -1,4 +1,4 @@
--- Schema 8: what relays say of upstreams that they do not ask for a while. Only adds.
+-- Schema 10: what relays say of upstreams that they do not ask for a while. Only adds.
 
 -- Written by the session that saw it, when it changes. What a session says that is over does not count.
 CREATE TABLE trouble (

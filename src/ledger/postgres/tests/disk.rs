@@ -1,0 +1,79 @@
+//! The server's disk is full: a real file system without room, below the real server.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::Books;
+use super::server::Server;
+use crate::domain::credit::{Reservation, Verdict};
+use crate::domain::id::MessageId;
+use crate::ledger::conformance::{World, key_id};
+use crate::ledger::postgres::schema::MIGRATIONS;
+use crate::ledger::postgres::wire::Wire;
+use crate::ledger::store::Error;
+
+/// For an empty ledger, of which each partition and index takes a page or two, and some thousand messages.
+const ROOM: u32 = 24;
+/// Messages in a call.
+const BATCH: u64 = 100;
+/// Calls that fit into pages which there are, at most.
+const CALLS_MAX: u64 = 500;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Takes all the room that is left.
+async fn fill(wire: Wire) {
+    wire.batch("CREATE TABLE filler (text text)").await.expect("a table");
+    for rows in [1_000, 100, 1] {
+        let more = format!("INSERT INTO filler SELECT repeat(md5(n::text), 50) FROM generate_series(1, {rows}) n");
+        while wire.batch(&more).await.is_ok() {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_loses_nothing_and_heals() {
+    let server = Server::start_with_room(ROOM);
+    let place = server.folder.join("small");
+    let aside = Books::on(&server.url(), MIGRATIONS);
+    aside.look(move |wire| async move {
+        let make = format!("CREATE TABLESPACE small LOCATION '{}'", place.display());
+        wire.batch(&make).await.expect("a tablespace");
+    });
+    let books = Books::on(&format!("{}&options=-cdefault_tablespace%3Dsmall", server.url()), MIGRATIONS);
+    let world = World::with(&books, None, Some(1_000_000), None).await;
+    books.look(fill);
+
+    let (mut kept, mut next) = (HashSet::new(), 0);
+    let mut ask = async || {
+        let ids: Vec<MessageId> = (next..next + BATCH).map(|n| MessageId(uuid::Uuid::from_u64_pair(7, n))).collect();
+        next += BATCH;
+        let batch: Vec<Reservation> = ids
+            .iter()
+            .map(|message| Reservation { message: *message, key: key_id(1), credits: 1, fingerprint: None })
+            .collect();
+        let verdicts = world.store.reserve(&world.session, &batch).await?;
+        assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Reserved), "{verdicts:?}");
+        kept.extend(ids);
+        Ok::<_, Error>(())
+    };
+    let mut refused = None;
+    for _ in 0..CALLS_MAX {
+        if let Err(error) = ask().await {
+            refused = Some(error);
+            break;
+        }
+    }
+    assert!(matches!(refused, Some(Error::Full)), "{refused:?}\n{}", server.log());
+    // It stays so, and nobody has to be told again what is wrong.
+    assert!(matches!(ask().await, Err(Error::Full)));
+
+    books.look(|wire| async move { wire.batch("DROP TABLE filler").await.expect("dropped") });
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = ask().await {
+        assert!(Instant::now() < deadline, "it does not heal: {error:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(world.consumed().await, [i64::try_from(kept.len()).expect("few"); 3]);
+    world.check().await;
+}
