@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::client::Client;
 
-const INSTALL: &str = "install the packages postfix and libsasl2-modules";
+const INSTALL: &str = "install the packages postfix, libsasl2-modules and sasl2-bin";
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// Longer than any delivery here takes.
 const SOON: Duration = Duration::from_secs(30);
@@ -106,7 +106,8 @@ impl Postfix {
         // Its processes have users of their own.
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("ours");
         let etc = folder.join("etc");
-        fs::create_dir(&etc).expect("a folder");
+        // Where Debian's Postfix looks for the settings of SASL.
+        fs::create_dir_all(etc.join("sasl")).expect("a folder");
         let place = folder.display();
         let places = format!(
             "queue_directory = {place}/queue\ndata_directory = {place}/data\nmaillog_file = {place}/log\n\
