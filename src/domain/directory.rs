@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::credential::{Credential, Username};
 use super::credit::{Blocked, Chain, Limit, Overage, Prepaid, Rate, WhenExhausted};
-use super::id::{AccountId, Holder, KeyId, PolicyId};
+use super::id::{AccountId, Holder, IdMap, KeyId, PolicyId};
 use super::money::Pricing;
 use super::sender::{MailDomain, SenderPattern};
 
@@ -345,9 +345,9 @@ impl Sender {
 /// The in-memory copy. Cheap to clone in part: entries are shared.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
-    policies: HashMap<PolicyId, Arc<PolicyEntry>>,
-    accounts: HashMap<AccountId, Arc<AccountEntry>>,
-    keys: HashMap<KeyId, Arc<KeyEntry>>,
+    policies: IdMap<PolicyId, Arc<PolicyEntry>>,
+    accounts: IdMap<AccountId, Arc<AccountEntry>>,
+    keys: IdMap<KeyId, Arc<KeyEntry>>,
     usernames: HashMap<Username, KeyId>,
 }
 

@@ -1,10 +1,16 @@
 //! The names that outlive Kubernetes objects.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+/// A map by ids. Ids are ours, so nobody chooses them to collide, and a charge looks up some twenty: hashing them must
+/// not cost more than what is found.
+pub type IdMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+pub type IdSet<K> = HashSet<K, foldhash::fast::RandomState>;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {

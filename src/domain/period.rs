@@ -9,6 +9,7 @@ use jiff::civil::{Date, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
+use smol_str::{SmolStr, ToSmolStr as _, format_smolstr};
 
 /// How often a limit opens again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,7 +40,8 @@ struct RawCalendar {
 /// One period: `[from, to)` and its calendar identity ('2026-11', '2026-W47', '2026-11-21').
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
-    pub key: String,
+    /// Short enough to lie in the value itself, so a lot is copied without an allocation.
+    pub key: SmolStr,
     pub from: Timestamp,
     pub to: Timestamp,
 }
@@ -47,7 +49,7 @@ pub struct Window {
 impl Window {
     /// The window of what no calendar made: until it expires, if it does.
     pub fn always(expires_at: Option<Timestamp>) -> Self {
-        Self { key: "once".to_owned(), from: Timestamp::MIN, to: expires_at.unwrap_or(Timestamp::MAX) }
+        Self { key: SmolStr::new_static("once"), from: Timestamp::MIN, to: expires_at.unwrap_or(Timestamp::MAX) }
     }
 }
 
@@ -150,14 +152,14 @@ impl Calendar {
         date.to_zoned(self.zone.clone()).map_or(Timestamp::MAX, |zoned| zoned.timestamp())
     }
 
-    fn key(&self, start: Date) -> String {
+    fn key(&self, start: Date) -> SmolStr {
         match self.period {
-            Period::Daily => start.to_string(),
+            Period::Daily => start.to_smolstr(),
             Period::Weekly => {
                 let week = start.iso_week_date();
-                format!("{:04}-W{:02}", week.year(), week.week())
+                format_smolstr!("{:04}-W{:02}", week.year(), week.week())
             }
-            Period::Monthly => format!("{:04}-{:02}", start.year(), start.month()),
+            Period::Monthly => format_smolstr!("{:04}-{:02}", start.year(), start.month()),
         }
     }
 }

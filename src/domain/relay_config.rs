@@ -58,6 +58,13 @@ pub fn validate(hostname: &str, listeners: &[Listener], tls: &Tls, limits: &Limi
                 listener.name
             ));
         }
+        if listener.budget_seconds > limits.drain_seconds {
+            return Err(format!(
+                "listeners: budgetSeconds of \"{}\" ({}) is above limits.drainSeconds ({}), so that a stop would not wait \
+                 for its messages; lower the one, or raise the other and the pod's terminationGracePeriodSeconds with it",
+                listener.name, listener.budget_seconds, limits.drain_seconds
+            ));
+        }
         match listener.mode {
             ListenerMode::Plain if listener.networks.is_empty() => {
                 return Err(format!(
@@ -250,6 +257,7 @@ impl Default for Limits {
             data_seconds: 180,
             data_bytes_per_second: 256,
             reply_seconds: 30,
+            // Above the longest budget, so that whoever has sent everything when the stop comes is answered.
             drain_seconds: 330,
             upstream_connections: 50,
             metric_accounts: 1_000,
@@ -413,13 +421,18 @@ mod tests {
     #[test]
     fn each_impossible_setting_is_refused_by_name() {
         type Edit = fn(&mut RelayConfig);
-        let cases: [(Edit, &str); 8] = [
+        let cases: [(Edit, &str); 10] = [
             (|c| c.hostname = "two words".into(), "hostname"),
             (|c| c.listeners.clear(), "listeners is empty"),
             (|c| c.listeners.push(c.listeners[0].clone()), "used twice"),
             (|c| c.listeners[0].mode = ListenerMode::Plain, "trusted source networks"),
             (|c| c.tls.certificates.clear(), "tls.certificates"),
             (|c| c.listeners[0].budget_seconds = 0, "budgetSeconds"),
+            (
+                |c| c.limits.drain_seconds = 299,
+                "budgetSeconds of \"submission\" (300) is above limits.drainSeconds (299)",
+            ),
+            (|c| c.listeners[0].budget_seconds = 331, "is above limits.drainSeconds (330)"),
             (|c| c.limits.bytes_in_flight = 1, "limits.bytesInFlight"),
             (|c| c.limits.bytes_in_flight_per_account = Some(1), "limits.bytesInFlightPerAccount"),
         ];

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +23,7 @@ use crate::domain::credit::{Reservation, Verdict};
 use crate::runtime::metrics::Registry;
 
 /// Messages of one call. Measured: 500 share a commit's cost well enough.
-const BATCH: usize = 500;
+pub(super) const BATCH: usize = 500;
 /// Questions that may wait: two seconds' worth at the rate that one ledger is built for.
 const QUEUE: usize = 20_000;
 /// Outcomes that may wait before nothing new is reserved. They are small; what bounds them is that somebody must
@@ -220,6 +221,7 @@ impl Ledger {
     /// `unknown`.
     pub async fn drain(&self, deadline: Instant) -> usize {
         self.shared.draining.store(true, Ordering::Relaxed);
+        self.shared.outcomes.wake();
         loop {
             let mut progress = std::pin::pin!(self.shared.progress.notified());
             progress.as_mut().enable();
@@ -318,6 +320,13 @@ impl Shared {
 async fn reserve_until_closed(shared: Arc<Shared>, mut queue: mpsc::Receiver<Ask>) {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
+        // Whoever is ready to ask, but has not had its turn yet, shares the commit. Where nobody is, this takes no time.
+        yield_now().await;
+        while batch.len() < BATCH
+            && let Ok(ask) = queue.try_recv()
+        {
+            batch.push(ask);
+        }
         let queued = batch.len();
         // Nobody waits for these any more, and they were never asked: they cost nothing.
         batch.retain(|ask: &Ask| !ask.reply.is_closed());
@@ -416,15 +425,20 @@ async fn settle_until_abandoned(shared: Arc<Shared>, shutdown: CancellationToken
     // One at a time while one of the oldest cannot be written by itself.
     let mut singly = 0;
     loop {
-        let batch = shared.outcomes.oldest(if singly > 0 { 1 } else { BATCH });
         let abandoned = shared.abandoned.load(Ordering::Relaxed);
-        if batch.is_empty() {
+        let Some(due) = shared.outcomes.due() else {
             if abandoned {
                 break;
             }
-            shared.outcomes.added().await;
+            shared.outcomes.changed().await;
+            continue;
+        };
+        if due > Instant::now() && !abandoned && !shared.draining.load(Ordering::Relaxed) {
+            // Sooner where one comes that cannot wait. It is asked again either way.
+            let _ = timeout_at(due, shared.outcomes.changed()).await;
             continue;
         }
+        let batch = shared.outcomes.oldest(if singly > 0 { 1 } else { BATCH });
         let session = shared.session();
         let Err(error) = shared.store.settle(&session, &batch).await else {
             shared.written(&batch);

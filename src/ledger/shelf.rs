@@ -3,15 +3,13 @@
 //!
 //! An engine reads a shelf under its locks, changes it here, writes what is marked, and has nothing to decide itself.
 
-use std::collections::HashMap;
-
 use jiff::Timestamp;
 
 use super::sources::{self, Opened, Planned};
 use super::trail::Note;
 use crate::domain::credit::{Limit, Lot, LotId, Share, Source, next_lot};
 use crate::domain::directory::{Entry, Terms};
-use crate::domain::id::Holder;
+use crate::domain::id::{Holder, IdMap};
 use crate::domain::period::Calendar;
 
 /// Lots of one holder made in one go. A holder that nobody touched for longer gets the rest next time.
@@ -141,7 +139,7 @@ impl Shelf {
     }
 
     /// Takes back what was decided on its lots.
-    pub fn take_back(&mut self, lots: &HashMap<LotId, Lot>) {
+    pub fn take_back(&mut self, lots: &IdMap<LotId, Lot>) {
         for shelved in self.all_mut() {
             if let Some(lot) = lots.get(&shelved.lot.id).filter(|lot| **lot != shelved.lot) {
                 shelved.lot = lot.clone();

@@ -37,7 +37,7 @@ use crate::domain::id::{KeyId, MessageId};
 use crate::domain::sender::Address;
 use crate::ledger::Ledger;
 use crate::ledger::store::{Again, Settlement};
-use crate::upstream::{Forwarded, Message, Target, Upstreams};
+use crate::upstream::{Common, Forwarded, Message, Target, Upstreams};
 
 /// How long a client waits for the ledger alone. A group commit takes milliseconds; after this it is down.
 const RESERVE_LIMIT: Duration = Duration::from_secs(10);
@@ -176,15 +176,27 @@ impl Admission {
         reply
     }
 
-    /// What every upstream can take, as far as they were asked. One that was never asked is given the benefit of the
-    /// doubt; it refuses the single message otherwise.
-    pub fn carries(&self) -> Carries {
-        let mut carries = Carries { eight_bit: true, utf8: true };
-        for seen in self.judge.policies().into_iter().filter_map(|policy| self.upstreams.seen(policy)) {
-            carries.eight_bit &= seen.eight_bit_mime;
-            carries.utf8 &= seen.smtputf8;
+    /// What may be promised before anybody logged in: what every upstream can take, as far as they were asked, and no
+    /// message larger than `message_bytes`. An upstream that was never asked refuses the single message otherwise.
+    pub fn carries(&self, message_bytes: usize) -> Carries {
+        let Common { eight_bit_mime, smtputf8, size } = self.upstreams.common();
+        // A message leaves with more than it came with.
+        let theirs = size.map(|limit| limit.saturating_sub(header::ADDED_MAX));
+        Carries {
+            eight_bit: eight_bit_mime,
+            utf8: smtputf8,
+            size: theirs.map_or(message_bytes, |limit| limit.min(message_bytes)),
         }
-        carries
+    }
+
+    /// Forgets the upstreams that no policy names any more, as far as the copy of the directory knows.
+    pub fn forget_upstreams(&self) {
+        if let Some(directory) = self.judge.changed() {
+            self.upstreams.retain(|policy, upstream| {
+                let policy = directory.policy(policy).filter(|policy| policy.removed_at.is_none());
+                policy.is_some_and(|policy| policy.upstream.as_ref() == Some(upstream))
+            });
+        }
     }
 
     async fn errand(

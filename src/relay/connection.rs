@@ -80,7 +80,7 @@ impl Connection {
             message_bytes: limits.message_bytes,
             errors: limits.errors,
             auth_attempts: limits.auth_attempts,
-            carries: front.admission.carries(),
+            carries: front.admission.carries(limits.message_bytes),
         };
         Self {
             front,

@@ -108,7 +108,7 @@ impl Follower {
                         tracing::error!(reason, "the ledger may not be used; all mail is told to come back");
                     }
                     failing = true;
-                    gate.open();
+                    gate.note(format!("the ledger may not be used, and all mail is told to come back: {reason}"));
                     self.forget(&mut known);
                 }
                 Err(Missed::Unanswered(reason)) => {
@@ -119,7 +119,10 @@ impl Follower {
                     failing = true;
                     misses += 1;
                     if self.current().is_none() {
-                        gate.close("the directory cannot be read from the ledger");
+                        gate.close(format!(
+                            "the directory was not read from the ledger for more than {} s, and judges nobody: {reason}",
+                            STALE_AFTER.as_secs()
+                        ));
                     }
                 }
             }

@@ -4,9 +4,9 @@
 //! charges); a no is never given from it: the rows are looked at once more, fresh, and then judged.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use jiff::Timestamp;
 
 use super::directory::{Follower, Look};
@@ -17,8 +17,8 @@ use super::smtp::reply::{Moment, Reply};
 use super::smtp::sasl::Login;
 use crate::domain::credential::{Credential, HashKey, Password, SecretHash, Stage, Username, opens};
 use crate::domain::credit::Blocked;
-use crate::domain::directory::Sender;
-use crate::domain::id::{KeyId, PolicyId};
+use crate::domain::directory::{Directory, Sender};
+use crate::domain::id::KeyId;
 use crate::domain::network;
 use crate::domain::relay_config::ListenerMode;
 use crate::domain::sender::{Address, may_send_as};
@@ -93,6 +93,8 @@ pub struct Judge {
     settings: Arc<ArcSwap<Settings>>,
     directory: Arc<Follower>,
     clock: Arc<dyn Clock>,
+    /// The copy of the directory that was looked through last.
+    seen: Mutex<Weak<Directory>>,
     /// Compared with when nobody has the name, so that the time taken says nothing.
     decoy: [Credential; 1],
 }
@@ -100,7 +102,7 @@ pub struct Judge {
 impl Judge {
     pub fn new(settings: Arc<ArcSwap<Settings>>, directory: Arc<Follower>, clock: Arc<dyn Clock>) -> Self {
         let hash = settings.load().hash_key.hash(&Password::given("nobody's password"));
-        Self { settings, directory, clock, decoy: [decoy(hash)] }
+        Self { settings, directory, clock, seen: Mutex::default(), decoy: [decoy(hash)] }
     }
 
     pub async fn login(&self, login: &Login, origin: Origin) -> Result<Identity, Denied> {
@@ -171,10 +173,16 @@ impl Judge {
         sender.map_or_else(Labels::default, |sender| Labels::of(&sender))
     }
 
-    /// The policies that there are, as far as the copy knows.
-    pub fn policies(&self) -> Vec<PolicyId> {
-        let copy = self.directory.current();
-        copy.map_or_else(Vec::new, |copy| copy.policies().map(|policy| policy.id).collect())
+    /// The copy of the directory, where it is fresh and another than the last time that this was asked.
+    pub fn changed(&self) -> Option<Arc<Directory>> {
+        let copy = Guard::into_inner(self.directory.current()?);
+        let mut last = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        // A weak one, so that a copy which nobody judges by is not kept.
+        if std::ptr::eq(last.as_ptr(), Arc::as_ptr(&copy)) {
+            return None;
+        }
+        *last = Arc::downgrade(&copy);
+        Some(copy)
     }
 
     pub fn now(&self) -> Timestamp {

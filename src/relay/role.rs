@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rand::rngs::StdRng;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,7 +28,7 @@ use super::targets::Targets;
 use crate::domain::relay_config::Listener;
 use crate::ledger::incarnation::{Admit, Expected};
 use crate::ledger::store::Role;
-use crate::ledger::{self, Ledger};
+use crate::ledger::{self, Ledger, Store};
 use crate::runtime::clock::Clock;
 use crate::runtime::health::{Gate, Health};
 use crate::runtime::metrics::Registry;
@@ -37,6 +38,10 @@ use crate::upstream::{UpstreamSettings, Upstreams};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What is left of the drain for the books, after the last session.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What is kept of a drain for the messages that it does not wait for any longer: their clients are told to come again
+/// (up to `admit::KEEP_LIMIT`, so that any relay knows them again) and hear it. Of a short drain, half.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What the relay is given.
 pub struct Dependencies {
@@ -109,8 +114,10 @@ impl Relay {
         let store = ledger::open(&config.ledger, clock.clone())?;
         let stop = CancellationToken::new();
         let background = TaskTracker::new();
-        let admit = admit(settings.clone());
-        let ledger = Ledger::start(store.clone(), Role::Relay, name, &registry, admit, stop.child_token()).await?;
+        let ledger = tokio::select! {
+            started = answering(&store, &settings, (&name, &registry), &stop, &gate) => started?,
+            () = shutdown.cancelled() => return Ok(None),
+        };
         let directory = Follower::new(store, settings.clone());
         background.spawn(directory.clone().follow(health.gate("relay directory"), stop.clone()));
         let upstream = UpstreamSettings::new(&config.hostname, config.limits.upstream_connections as usize);
@@ -142,8 +149,8 @@ impl Relay {
             house.open(listener).await?;
         }
         let settled = CancellationToken::new();
-        let watching = tokio::spawn(watch(house.clone(), text, settled.clone()));
         gate.open();
+        let watching = tokio::spawn(watch(house.clone(), text, gate.clone(), settled.clone()));
         Ok(Some(Self { house, gate, settled, stop, background, watching }))
     }
 
@@ -158,9 +165,10 @@ impl Relay {
         self.gate.close("draining");
         self.settled.cancel();
         self.background.close();
-        // A look that is under way would open the doors again behind our back. It does not panic, and if it did, the
-        // doors are closed all the same.
+        // A look that is under way would open the doors and the gate again behind our back. It does not panic, and if it
+        // did, the doors are closed all the same.
         let _ = self.watching.await;
+        self.gate.close("draining");
         let Front { admission, draining, .. } = &*self.house.front;
         let limit = Duration::from_secs(u64::from(admission.settings.load().config.limits.drain_seconds));
         let deadline = Instant::now() + limit;
@@ -175,7 +183,16 @@ impl Relay {
             self.house.sessions.wait().await;
             admission.tasks.wait().await;
         };
-        if timeout(limit, finished).await.is_err() {
+        let mut finished = pin!(finished);
+        let mut in_time = timeout(limit - FAREWELL.min(limit / 2), &mut finished).await.is_ok();
+        if !in_time {
+            // What could still be taken back is; the others' clients hear 451, and any relay knows them again.
+            admission.upstreams.hurry();
+            let messages = admission.tasks.len();
+            tracing::warn!(messages, "the time to drain is nearly over; what is under way is told to come again");
+            in_time = timeout_at(deadline, finished).await.is_ok();
+        }
+        if !in_time {
             let (sessions, messages) = (self.house.sessions.len(), admission.tasks.len());
             tracing::warn!(sessions, messages, "the time to drain is over; messages under way end as unknown");
         }
@@ -198,6 +215,33 @@ fn admit(settings: Arc<ArcSwap<Settings>>) -> Admit {
         let config = &settings.config;
         Expected { installation: config.installation, incarnation: config.incarnation }.admit(tag)
     })
+}
+
+/// Waits until the ledger answers: it may well come up after its relays, or be away for a while. What says more than
+/// that it is away ends the process instead, with that word.
+async fn answering(
+    store: &Arc<dyn Store>,
+    settings: &Arc<ArcSwap<Settings>>,
+    (name, registry): (&str, &Registry),
+    stop: &CancellationToken,
+    gate: &Gate,
+) -> Result<Ledger, ledger::Error> {
+    let mut said = false;
+    loop {
+        let (store, admit, stop) = (store.clone(), admit(settings.clone()), stop.child_token());
+        match Ledger::start(store, Role::Relay, name.to_owned(), registry, admit, stop).await {
+            Err(error @ ledger::Error::Unavailable { .. }) => {
+                let trouble = sentence(&error);
+                if !said {
+                    tracing::warn!(trouble, "the ledger does not answer yet");
+                }
+                said = true;
+                gate.close(format!("the ledger does not answer: {trouble}"));
+            }
+            ended => return ended,
+        }
+        sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Waits until the file is there and valid. What is wrong with it is said once, and by the gate.
@@ -228,7 +272,7 @@ fn sentence(error: &dyn std::error::Error) -> String {
 }
 
 /// Follows `relay.yaml` and the certificates until the stop.
-async fn watch(house: Arc<House>, mut text: String, stop: CancellationToken) {
+async fn watch(house: Arc<House>, mut text: String, gate: Gate, stop: CancellationToken) {
     let mut said = String::new();
     loop {
         tokio::select! {
@@ -240,9 +284,13 @@ async fn watch(house: Arc<House>, mut text: String, stop: CancellationToken) {
             Err(trouble) => trouble,
         };
         house.front.admission.metrics.settings_refused(!trouble.is_empty());
+        house.front.admission.forget_upstreams();
         if trouble != said {
-            if !trouble.is_empty() {
+            if trouble.is_empty() {
+                gate.open();
+            } else {
                 tracing::error!(trouble, "keeping the running settings");
+                gate.note(format!("keeping the running settings: {trouble}"));
             }
             said = trouble;
         }

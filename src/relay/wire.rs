@@ -323,8 +323,8 @@ mod tests {
     #[tokio::test]
     async fn replies_to_many_short_commands_take_little_memory() {
         let (mut wire, mut client) = pair().await;
-        let carries = Carries { eight_bit: true, utf8: true };
-        let offer = Offer { size: 1, start_tls: true, auth: true, carries };
+        let carries = Carries { eight_bit: true, utf8: true, size: 1 };
+        let offer = Offer { start_tls: true, auth: true, carries };
         let reply = Reply::Ehlo { hostname: "relay.example".to_owned(), offer };
         let mut one = BytesMut::new();
         reply.write(&mut one);

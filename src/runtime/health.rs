@@ -1,12 +1,20 @@
-//! Readiness: one gate per long-lived task, and `/readyz` says which is closed and why.
+//! Readiness: one gate per long-lived task, and `/readyz` says which is closed and why, or what is wrong although it is
+//! open.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// All gates of a process. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Health {
-    gates: Arc<Mutex<BTreeMap<&'static str, Option<String>>>>,
+    gates: Arc<Mutex<BTreeMap<&'static str, Standing>>>,
+}
+
+enum Standing {
+    Open,
+    /// It serves as well as it can, and somebody should know this.
+    Noted(String),
+    Closed(String),
 }
 
 /// One task's gate. It is closed from the moment it is made.
@@ -25,22 +33,43 @@ impl Health {
 
     /// Each closed gate with its reason; empty = ready.
     pub fn closed(&self) -> Vec<(&'static str, String)> {
-        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        gates.iter().filter_map(|(name, reason)| reason.clone().map(|reason| (*name, reason))).collect()
+        let closed = |standing: &Standing| match standing {
+            Standing::Closed(reason) => Some(reason.clone()),
+            Standing::Noted(_) | Standing::Open => None,
+        };
+        self.gates().iter().filter_map(|(name, standing)| Some((*name, closed(standing)?))).collect()
     }
 
-    fn set(&self, name: &'static str, reason: Option<String>) {
-        self.gates.lock().unwrap_or_else(PoisonError::into_inner).insert(name, reason);
+    /// Each open gate where something is wrong all the same, and what.
+    pub fn notes(&self) -> Vec<(&'static str, String)> {
+        let noted = |standing: &Standing| match standing {
+            Standing::Noted(note) => Some(note.clone()),
+            Standing::Closed(_) | Standing::Open => None,
+        };
+        self.gates().iter().filter_map(|(name, standing)| Some((*name, noted(standing)?))).collect()
+    }
+
+    fn gates(&self) -> MutexGuard<'_, BTreeMap<&'static str, Standing>> {
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Gate {
     pub fn open(&self) {
-        self.health.set(self.name, None);
+        self.stand(Standing::Open);
+    }
+
+    /// Opens it, with a word on what is wrong: not being ready would make nothing better.
+    pub fn note(&self, note: impl Into<String>) {
+        self.stand(Standing::Noted(note.into()));
     }
 
     pub fn close(&self, reason: impl Into<String>) {
-        self.health.set(self.name, Some(reason.into()));
+        self.stand(Standing::Closed(reason.into()));
+    }
+
+    fn stand(&self, standing: Standing) {
+        self.health.gates().insert(self.name, standing);
     }
 }
 
@@ -54,8 +83,10 @@ mod tests {
         let (relay, operator) = (health.gate("relay"), health.gate("operator"));
         relay.open();
         assert_eq!(health.closed(), [("operator", "starting".to_owned())]);
+        operator.note("somebody should know");
+        assert_eq!((health.closed(), health.notes()), (vec![], vec![("operator", "somebody should know".to_owned())]));
         operator.open();
-        assert!(health.closed().is_empty());
+        assert_eq!((health.closed(), health.notes()), (vec![], vec![]));
         relay.close("draining");
         assert_eq!(health.closed(), [("relay", "draining".to_owned())]);
     }

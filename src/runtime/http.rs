@@ -87,13 +87,14 @@ fn answer(method: &Method, path: &str, registry: &Registry, health: &Health) -> 
     }
 }
 
-/// 503 with a line for each gate that is closed, so that `kubectl get --raw` or a curl says what is missing.
+/// 503 with a line for each gate that is closed, so that `kubectl get --raw` or a curl says what is missing. What is
+/// wrong behind an open gate follows.
 fn readiness(health: &Health) -> Response<Full<Bytes>> {
-    let closed = health.closed();
+    let (closed, notes) = (health.closed(), health.notes());
+    let lines: String = closed.iter().chain(&notes).map(|(gate, reason)| format!("{gate}: {reason}\n")).collect();
     if closed.is_empty() {
-        return text(StatusCode::OK, "ok\n".to_owned());
+        return text(StatusCode::OK, format!("ok\n{lines}"));
     }
-    let lines: String = closed.iter().map(|(gate, reason)| format!("{gate}: {reason}\n")).collect();
     text(StatusCode::SERVICE_UNAVAILABLE, lines)
 }
 
@@ -138,6 +139,9 @@ mod tests {
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
         gate.close("draining");
         assert!(get(address, "/readyz").await.ends_with("relay: draining\n"));
+        gate.note("the ledger is held");
+        let noted = get(address, "/readyz").await;
+        assert!(noted.starts_with("HTTP/1.1 200") && noted.ends_with("ok\nrelay: the ledger is held\n"), "{noted}");
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         assert!(get(address, "/metrics").await.contains("franking_answer 42"));
         assert!(get(address, "/").await.starts_with("HTTP/1.1 404"));

@@ -14,6 +14,7 @@ mod courier;
 mod line;
 mod measure;
 mod message;
+mod offers;
 mod pool;
 mod reply;
 mod tls;
@@ -29,16 +30,20 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
+use crate::domain::directory::UpstreamEntry;
 use crate::domain::id::PolicyId;
 use crate::runtime::metrics::Registry;
 
 pub use connection::Capabilities;
 pub use courier::Post;
 pub use message::{Cause, Forwarded, Message, Stage, Target};
+pub use offers::Common;
 
 use line::Point;
 use measure::Figures;
+use offers::Offers;
 use pool::Pool;
 
 /// After its deadline a transaction that was stopped has this long to say what stopped it. Only the word gets better
@@ -99,7 +104,10 @@ struct Inner {
     settings: ArcSwap<UpstreamSettings>,
     figures: Figures,
     pools: Mutex<HashMap<PolicyId, Arc<Pool>>>,
+    offers: Arc<Offers>,
     tidying: AtomicBool,
+    /// There is no time left.
+    hurried: CancellationToken,
 }
 
 impl Upstreams {
@@ -108,11 +116,14 @@ impl Upstreams {
             settings: ArcSwap::from_pointee(settings),
             figures: Figures::new(registry),
             pools: Mutex::default(),
+            offers: Arc::default(),
             tidying: AtomicBool::new(false),
+            hurried: CancellationToken::new(),
         }))
     }
 
-    /// Sends one message and says what became of it, at `deadline` (and a tenth of a second) at the latest. Needs a
+    /// Sends one message and says what became of it, at `deadline` (and a tenth of a second) at the latest, or when it
+    /// is told to [`hurry`](Self::hurry). Needs a
     /// tokio runtime. The transaction runs in its own task: dropping this future does not stop it, it only loses the
     /// word, so do not drop it.
     pub async fn forward(&self, target: &Target, message: Message, deadline: Instant) -> Forwarded {
@@ -121,7 +132,12 @@ impl Upstreams {
         let point = Arc::new(Point::default());
         let (say, mut word) = oneshot::channel();
         tokio::spawn(pool.transact(message, point.clone(), deadline, say));
-        match timeout_at(deadline, &mut word).await {
+        let in_time = tokio::select! {
+            biased;
+            said = timeout_at(deadline, &mut word) => said,
+            () = self.0.hurried.cancelled() => timeout_at(Instant::now(), &mut word).await,
+        };
+        match in_time {
             Ok(said) => said.unwrap_or_else(|_| lost(&point)),
             Err(_) if point.abandon() => match timeout(LAST_WORD, word).await {
                 Ok(said) => said.unwrap_or_else(|_| lost(&point)),
@@ -141,7 +157,23 @@ impl Upstreams {
 
     /// What a policy's upstream announced when we last connected to it; `None` before the first message.
     pub fn seen(&self, policy: PolicyId) -> Option<Capabilities> {
-        self.0.pools().get(&policy)?.seen()
+        self.0.offers.of(policy)
+    }
+
+    /// What all upstreams take that were ever connected to. Costs nothing.
+    pub fn common(&self) -> Common {
+        self.0.offers.common()
+    }
+
+    /// Forgets the upstreams that are not `ours` any more: what they announced, how they failed, and their figures.
+    /// Needs a tokio runtime.
+    pub fn retain(&self, ours: impl Fn(PolicyId, &UpstreamEntry) -> bool) {
+        self.0.offers.retain(&ours);
+        let pools: Vec<Arc<Pool>> = self.0.pools().values().cloned().collect();
+        for pool in pools.into_iter().filter(|pool| !ours(pool.target.policy, &pool.target.entry)) {
+            self.0.forget(&pool);
+            tokio::spawn(async move { pool.close().await });
+        }
     }
 
     /// What this very upstream announced lately.
@@ -154,6 +186,12 @@ impl Upstreams {
     /// it first. `None` says nothing; [`forward`](Self::forward) finds out.
     pub fn foresee(&self, target: &Target, message: &Message) -> Option<Forwarded> {
         transaction::announced(message, self.announced(target)?)
+    }
+
+    /// From now on every message is at its deadline: one whose final dot is not written never leaves, and of the others
+    /// the word is that they are open.
+    pub fn hurry(&self) {
+        self.0.hurried.cancel();
     }
 
     /// QUITs the parked connections; those in use QUIT when their transaction ends.
@@ -183,7 +221,8 @@ impl Inner {
         {
             return pool.clone();
         }
-        let pool = Pool::new(target.clone(), self.settings.load_full(), self.figures.of(target.policy));
+        let figures = self.figures.of(target.policy);
+        let pool = Pool::new(target.clone(), self.settings.load_full(), figures, self.offers.clone());
         if let Some(old) = pools.insert(target.policy, pool.clone()) {
             tokio::spawn(async move { old.close().await });
         }

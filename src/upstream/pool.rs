@@ -19,6 +19,7 @@ use super::connection::{Capabilities, Connection, NoConnection};
 use super::line::Point;
 use super::measure::{Open, PolicyFigures};
 use super::message::{Cause, Forwarded, Message, Stage, Target};
+use super::offers::Offers;
 use super::reply::likeness;
 use super::tls;
 use super::transaction::{self, Fate, Ran};
@@ -27,6 +28,7 @@ pub(super) struct Pool {
     pub target: Target,
     settings: Arc<UpstreamSettings>,
     figures: PolicyFigures,
+    offers: Arc<Offers>,
     /// One permit per connection in use. A parked one holds none, but a connection is opened only when none is
     /// parked, so both together never exceed the permits.
     slots: Semaphore,
@@ -60,8 +62,14 @@ struct Lease {
 }
 
 impl Pool {
-    pub fn new(target: Target, settings: Arc<UpstreamSettings>, figures: PolicyFigures) -> Arc<Self> {
+    pub fn new(
+        target: Target,
+        settings: Arc<UpstreamSettings>,
+        figures: PolicyFigures,
+        offers: Arc<Offers>,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            offers,
             slots: Semaphore::new(settings.connections),
             target,
             settings,
@@ -77,12 +85,8 @@ impl Pool {
         })
     }
 
-    /// What the upstream announced the last time we connected.
-    pub fn seen(&self) -> Option<Capabilities> {
-        lock(&self.seen).map(|(capabilities, _)| capabilities)
-    }
-
-    /// The same while it is no older than a connection may be. On an older word nothing is refused.
+    /// What the upstream announced the last time we connected, while that is no older than a connection may be. On an
+    /// older word nothing is refused.
     pub fn seen_lately(&self) -> Option<Capabilities> {
         let (capabilities, at) = (*lock(&self.seen))?;
         (at.elapsed() < self.settings.max_age).then_some(capabilities)
@@ -186,6 +190,7 @@ impl Pool {
         let open = self.figures.open();
         let connection = Connection::open(&self.target, tls, &self.settings, deadline).await?;
         *lock(&self.seen) = Some((connection.capabilities, connection.opened));
+        self.offers.announced(&self.target, connection.capabilities);
         let retire_at = connection.opened + self.life();
         Ok(Lease { connection, retire_at, open })
     }

@@ -33,7 +33,7 @@ const BATCH: usize = 500;
 /// Messages of one figure in batches; one for each transaction.
 const MESSAGES: usize = 50_000;
 const SINGLES: usize = 500;
-const SYNCS: usize = 200;
+pub const SYNCS: usize = 200;
 /// More than any run can use, and yet counted to the last one.
 const CREDITS: i64 = 1_000_000_000_000;
 
@@ -107,11 +107,11 @@ pub async fn figures(engine: &str, fresh: Fresh) {
     drop(keep);
 }
 
-fn milliseconds(duration: Duration) -> f64 {
+pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
 }
 
-fn sync_time(folder: &Path) -> Duration {
+pub fn sync_time(folder: &Path) -> Duration {
     let mut file = File::create(folder.join("sync")).expect("a file");
     let mut times: Vec<Duration> = (0..SYNCS)
         .map(|_| {

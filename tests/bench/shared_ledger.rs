@@ -19,7 +19,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::ledger::{Meters, account, key, key_id, policy};
+use crate::ledger::{Meters, SYNCS, account, key, key_id, milliseconds, policy, sync_time};
 use crate::support::postgres::{Folder, Server};
 
 pub const SECONDS: u64 = 10;
@@ -146,13 +146,18 @@ impl Bench {
     /// Three relays that are offered messages at a steady pace, whether or not they keep up: relays that run for a
     /// while, or that have just started and know nobody.
     async fn latency(&self, relays_are: &str, seconds: u64) {
-        let mut relays = tokio::task::JoinSet::new();
+        // All have learnt before the first is offered anything: learning is a load of its own.
+        let mut stores = Vec::new();
         for number in 0..RELAYS {
             let name = format!("{relays_are}-{number}");
             let (store, session) = self.open(&format!("warming-{name}")).await;
             if relays_are == RUNNING {
                 self.everybody(&*store, &session).await;
             }
+            stores.push((number, name, store));
+        }
+        let mut relays = tokio::task::JoinSet::new();
+        for (number, name, store) in stores {
             let stop = CancellationToken::new();
             let ledger = Ledger::start(store, Role::Relay, name, &Registry::new(), Arc::new(|_| Ok(())), stop)
                 .await
@@ -203,6 +208,9 @@ impl Bench {
 }
 
 pub async fn run(seconds: u64) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let sync = milliseconds(sync_time(folder.path()));
+    println!("the disk: {sync:.3} ms for a sync of 4 KiB, the median of {SYNCS}");
     let running =
         Server::start(Folder::within(std::env::temp_dir()), &["shared_buffers = '1GB'", "max_wal_size = '4GB'"]);
     let address = LedgerAddress::Postgres { url: running.url(), single_node: true };

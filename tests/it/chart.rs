@@ -30,6 +30,7 @@ const EVERYTHING: &str = "
     image: {digest: 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'}
     relay:
       hostname: smtp.example.com
+      budgetSeconds: 55
       plain: {enabled: true, networks: [10.20.0.0/16, 'fd00:20::/32']}
       tls: {secretName: relay-tls, rsaSecretName: relay-rsa, privateCa: true}
       proxyFrom: [10.0.0.0/24, 'fd00:1::/64']
@@ -182,7 +183,7 @@ fn the_private_key_of_the_certificate_is_the_relays_alone() {
 }
 
 /// A refused value: what is wrong, what helm is told, and what its complaint must name.
-const REFUSED: [(&str, &str, &[&str]); 25] = [
+const REFUSED: [(&str, &str, &[&str]); 27] = [
     (
         "two relays on a file",
         "relay.replicas=2",
@@ -219,6 +220,16 @@ const REFUSED: [(&str, &str, &[&str]); 25] = [
         "a grace that cuts off",
         "terminationGracePeriodSeconds=340",
         &["terminationGracePeriodSeconds is 340", "at least 350"],
+    ),
+    (
+        "a message that outlives a stop",
+        "relay.limits.drainSeconds=60",
+        &["relay.budgetSeconds is 300 and relay.limits.drainSeconds is 60", "terminationGracePeriodSeconds"],
+    ),
+    (
+        "a device's that does",
+        "relay.plain.enabled=true,relay.plain.networks={10.0.0.0/8},relay.budgetSeconds=20,relay.limits.drainSeconds=20",
+        &["relay.plain.budgetSeconds is 25 and relay.limits.drainSeconds is 20"],
     ),
     ("RSA alone", "relay.tls.rsaSecretName=old", &["relay.tls.rsaSecretName", "relay.tls.secretName"]),
     ("a CA of nothing", "relay.tls.privateCa=true", &["relay.tls.privateCa", "relay.tls.secretName"]),

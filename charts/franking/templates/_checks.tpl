@@ -46,6 +46,16 @@ What no schema can say with a reason. Each refusal is one sentence that names th
 {{- if lt (int64 .Values.terminationGracePeriodSeconds) $least -}}
 {{- fail (printf "terminationGracePeriodSeconds is %d, and relay.limits.drainSeconds wants at least %d: messages in flight would be cut off" (int .Values.terminationGracePeriodSeconds) $least) -}}
 {{- end -}}
+{{- $drain := int (include "franking.drainSeconds" .) -}}
+{{- $budgets := dict "relay.budgetSeconds" .Values.relay.budgetSeconds -}}
+{{- if .Values.relay.plain.enabled -}}
+{{- $_ := set $budgets "relay.plain.budgetSeconds" .Values.relay.plain.budgetSeconds -}}
+{{- end -}}
+{{- range $name, $seconds := $budgets -}}
+{{- if gt (int $seconds) $drain -}}
+{{- fail (printf "%s is %d and relay.limits.drainSeconds is %d: a stop would not wait for the messages in flight, so lower the one, or raise the other and terminationGracePeriodSeconds with it" $name (int $seconds) $drain) -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.relay.tls.rsaSecretName (not .Values.relay.tls.secretName) -}}
 {{- fail "relay.tls.rsaSecretName is set without relay.tls.secretName: name a certificate for everybody else, or this one there" -}}
 {{- end -}}

@@ -45,7 +45,7 @@ pub fn running_terms(policy: PolicyId, calendar: &Calendar, pricing: &Pricing, n
 fn terms_of(policy: PolicyId, window: Window, pricing: &Pricing) -> Terms {
     Terms {
         policy,
-        period: window.key,
+        period: window.key.to_string(),
         from: window.from,
         to: window.to,
         currency: pricing.currency.clone(),

@@ -9,7 +9,7 @@ use super::rows::{self, lot_columns};
 use super::tx::Tx;
 use super::wire::Wire;
 use crate::domain::credit::{Lot, LotId};
-use crate::domain::id::Holder;
+use crate::domain::id::{Holder, IdMap};
 use crate::ledger::shelf::{Mark, Shelf};
 
 /// Of each holder the latest period's lot that has begun and the lots of other sources.
@@ -31,7 +31,7 @@ macro_rules! of_holders {
     };
 }
 
-pub type Shelves = HashMap<Holder, Shelf>;
+pub type Shelves = IdMap<Holder, Shelf>;
 
 fn shelve(holders: &[Holder], found: &[tokio_postgres::Row]) -> Op<Shelves> {
     let mut shelves: Shelves = holders.iter().map(|holder| (*holder, Shelf::empty(*holder))).collect();

@@ -4,7 +4,7 @@
 //! room, the keys' expiry) in the transaction that charges, and whatever does not hold sends the batch back to be
 //! decided on locked rows. Memory that is wrong costs a round trip, never a credit.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -16,14 +16,14 @@ use super::tx::Tx;
 use super::wire::Wire;
 use crate::domain::credit::{Books, Charge, Demand, LotId, PERIOD_PARTS, Part, Reservation, Verdict, decide};
 use crate::domain::directory::{Directory, Entry, Sender};
-use crate::domain::id::{Holder, KeyId};
+use crate::domain::id::{Holder, IdMap, KeyId};
 
 /// Holders whose lots are remembered: some 100 MB. Beyond, everything is forgotten and learnt again.
 const HOLDERS_MAX: usize = 250_000;
 
 pub struct Memory {
     directory: Directory,
-    entries: HashMap<Holder, Entry>,
+    entries: IdMap<Holder, Entry>,
     /// All rows of `directory` are as they were at this epoch, or newer.
     config_epoch: i64,
     shelves: Shelves,
@@ -34,9 +34,9 @@ impl Default for Memory {
     fn default() -> Self {
         Self {
             directory: Directory::default(),
-            entries: HashMap::new(),
+            entries: IdMap::default(),
             config_epoch: 0,
-            shelves: Shelves::new(),
+            shelves: Shelves::default(),
             now: Timestamp::UNIX_EPOCH,
         }
     }

@@ -10,7 +10,7 @@ use super::memory::{Columns, Memory, Plan, demand};
 use super::rows;
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::wire::{Lease, Wires};
-use crate::domain::credit::{Blocked, Books, Demand, Lot, Part, Reservation, Verdict, decide};
+use crate::domain::credit::{Blocked, Books, Demand, Part, Reservation, Verdict, decide};
 use crate::domain::directory::Entry;
 use crate::domain::id::Holder;
 use crate::ledger::shelf::Shelf;
@@ -126,7 +126,7 @@ async fn decide_in(
         })
         .collect();
     let (mut shelves, mut books) = open(tx, memory, &demands).await?;
-    let before: HashMap<_, Lot> = books.lots.clone();
+    let before = books.lots.clone();
     let decided = decide(&mut books, &demands, tx.now);
     let moved = books.lots.values().filter(|lot| before.get(&lot.id) != Some(lot));
     write(tx, session, batch, &demands, &decided).await?;
@@ -153,7 +153,7 @@ async fn open(tx: &mut Tx, memory: &Memory, demands: &[Demand]) -> Op<(Shelves, 
         .collect();
     let mut books = Books::default();
     if holders.is_empty() {
-        return Ok((Shelves::new(), books));
+        return Ok((Shelves::default(), books));
     }
     let mut shelves = tx.lock_shelves(&holders.into_iter().collect::<Vec<_>>()).await?;
     for (holder, shelf) in &mut shelves {

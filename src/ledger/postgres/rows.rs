@@ -95,7 +95,11 @@ pub fn lot(row: &Row) -> Op<(Lot, String)> {
         id: LotId(row.try_get(0)?),
         holder: holder(row, 1)?,
         source: Source::parse(&source).ok_or_else(|| Failure::Row(format!("unknown source {source}")))?,
-        window: Window { key: row.try_get(4)?, from: edge(row.try_get(5)?)?, to: edge(row.try_get(6)?)? },
+        window: Window {
+            key: row.try_get::<_, &str>(4)?.into(),
+            from: edge(row.try_get(5)?)?,
+            to: edge(row.try_get(6)?)?,
+        },
         share: Share { part: row.try_get(7)?, whole: row.try_get(8)? },
         granted: row.try_get(9)?,
         overhang: row.try_get(10)?,

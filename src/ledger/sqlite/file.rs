@@ -54,6 +54,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 6, sql: include_str!("../migrations/sqlite/0006_counted.sql") },
     Migration { version: 7, sql: include_str!("../migrations/sqlite/0007_fingerprint.sql") },
     Migration { version: 8, sql: include_str!("../migrations/sqlite/0008_trail.sql") },
+    Migration { version: 9, sql: include_str!("../migrations/sqlite/0009_outcome.sql") },
 ];
 
 /// The schema that brought the column of the ledger's state.
@@ -61,7 +62,7 @@ const STATE_SINCE: i64 = 3;
 
 /// The schemas that this release works with.
 const SCHEMA_OLDEST: i64 = 7;
-const SCHEMA_NEWEST: i64 = 8;
+const SCHEMA_NEWEST: i64 = 9;
 
 pub fn unfit(path: &Path, why: impl Into<String>) -> Error {
     Error::Unfit { path: path.display().to_string(), why: why.into() }

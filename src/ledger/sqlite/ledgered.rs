@@ -1,6 +1,5 @@
 //! The rows of one call, read once and written once however many messages touch them.
 
-use std::collections::HashSet;
 use std::collections::hash_map::Entry;
 
 use rusqlite::params;
@@ -10,6 +9,7 @@ use super::write::Tx;
 use super::{lot_row, sources, tempo};
 use crate::domain::credit::{Books, Lot, LotId, Tempo};
 use crate::domain::directory::Terms;
+use crate::domain::id::IdSet;
 use crate::ledger::sources::open;
 use crate::ledger::trail::LEDGER;
 
@@ -17,7 +17,7 @@ use crate::ledger::trail::LEDGER;
 #[derive(Default)]
 pub struct Ledgered {
     pub books: Books,
-    touched: HashSet<LotId>,
+    touched: IdSet<LotId>,
 }
 
 impl Ledgered {

@@ -63,7 +63,7 @@ pub fn read(row: &Row<'_>) -> rusqlite::Result<LotRow> {
     let last_sent: i64 = row.get(17)?;
     let source = source(row, 18)?;
     let window = match source {
-        Source::Period => Window { key: row.get(3)?, from: instant(4)?, to: instant(5)? },
+        Source::Period => Window { key: row.get_ref(3)?.as_str()?.into(), from: instant(4)?, to: instant(5)? },
         Source::Spend | Source::Grant(_) | Source::TopUp => Window::always(maybe(20)?),
     };
     let topped = match maybe(21)? {

@@ -52,7 +52,7 @@ impl Tx<'_> {
             .execute(params![
                 holder.kind().as_str(),
                 holder.uuid().as_bytes(),
-                lot.window.key,
+                lot.window.key.as_str(),
                 lot.window.from.as_millisecond(),
                 lot.window.to.as_millisecond(),
                 json(&limit.calendar)?,
@@ -140,7 +140,7 @@ impl Tx<'_> {
             )?
             .execute(params![
                 lot.id.0,
-                window.key,
+                window.key.as_str(),
                 window.to.as_millisecond(),
                 json(&limit.calendar)?,
                 lot.granted,

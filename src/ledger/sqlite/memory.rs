@@ -3,20 +3,18 @@
 //! SQLite says inside a transaction whether anybody else has written since, so what is kept is what the rows say. Only
 //! reserving and settling keep it up to date; whatever else this process writes empties it.
 
-use std::collections::HashMap;
-
 use rusqlite::Connection;
 
 use super::failure::Op;
 use crate::domain::credit::{Lot, Source};
-use crate::domain::id::Holder;
+use crate::domain::id::{Holder, IdMap};
 
 /// Some 60 MB of lots. Beyond, all are forgotten and learnt again.
 const LOTS_MAX: usize = 250_000;
 
 #[derive(Default)]
 pub struct Memory {
-    lots: HashMap<Holder, Lot>,
+    lots: IdMap<Holder, Lot>,
     /// `PRAGMA data_version` when they were read: it moves when another connection commits.
     version: Option<i64>,
 }

@@ -77,7 +77,7 @@ impl Tx<'_> {
             .execute(params![
                 lot.holder.kind().as_str(),
                 lot.holder.uuid().as_bytes(),
-                lot.window.key,
+                lot.window.key.as_str(),
                 OUTSIDE_MS,
                 lot.granted,
                 lot.source.word(),

@@ -73,7 +73,7 @@ pub fn look(
         }
     };
     if let Some(granted) = lot.granted {
-        let topic = topic(lot.meter(), lot.window.key.clone());
+        let topic = topic(lot.meter(), lot.window.key.to_string());
         let told = known.entry(topic.meter).or_default().told_in(&topic.period);
         judge(topic, [lot.used(), granted], told);
     }

@@ -19,6 +19,9 @@ use crate::domain::sender::Address;
 /// The largest header section. DKIM, ARC and long reference lists stay far under it.
 pub const HEADER_MAX: usize = 256 * 1024;
 
+/// The most octets that [`Added::fields`] makes: twice the longest host name (255), and what stands around it.
+pub const ADDED_MAX: usize = 1024;
+
 /// The fields that name a sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldName {
@@ -232,6 +235,20 @@ mod tests {
         assert_eq!(read(b"", &mark()), Ok(Header::default()));
         assert_eq!(read(b"\r\nFrom: a@b.c\r\n", &mark()), Ok(Header::default()));
         assert_eq!(read(b"From: a@b.c", &mark()).expect("a header").from_fields, 1);
+    }
+
+    #[test]
+    fn what_is_added_is_never_more_than_is_kept_free_for_it() {
+        let (mark, hostname) = (mark(), "h".repeat(255));
+        let added = Added {
+            id: MessageId(Uuid::max()),
+            mark: &mark,
+            hostname: &hostname,
+            received_at: "2026-11-22T03:04:05Z".parse().expect("a time"),
+            encrypted: true,
+            utf8: true,
+        };
+        assert!((600..=ADDED_MAX).contains(&added.fields(&Header::default()).len()));
     }
 
     #[test]

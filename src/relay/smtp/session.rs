@@ -14,7 +14,7 @@ use crate::domain::sender::Address;
 pub struct Terms {
     pub hostname: String,
     pub mode: ListenerMode,
-    /// Octets of a message.
+    /// Octets of a message that are taken here. What its upstream takes may be less, and which that is shows later.
     pub message_bytes: usize,
     /// Refused commands before the connection is closed.
     pub errors: u32,
@@ -170,7 +170,6 @@ impl Session {
             return say(Reply::Helo { hostname });
         }
         let offer = Offer {
-            size: self.terms.message_bytes,
             start_tls: !self.encrypted && self.terms.mode == ListenerMode::StartTls,
             auth: self.may_auth(),
             carries: self.terms.carries,
@@ -339,7 +338,7 @@ mod tests {
     use crate::relay::smtp::command::parse;
 
     fn session(mode: ListenerMode) -> Session {
-        let carries = Carries { eight_bit: true, utf8: true };
+        let carries = Carries { eight_bit: true, utf8: true, size: 100 };
         let hostname = "relay.example".to_owned();
         Session::new(Terms { hostname, mode, message_bytes: 100, errors: 3, auth_attempts: 3, carries })
     }

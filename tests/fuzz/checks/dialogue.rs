@@ -78,7 +78,7 @@ pub fn play(mode: ListenerMode, wire: &[u8], piece: usize) -> Played {
         message_bytes: MESSAGE_MAX,
         errors: ERRORS_MAX,
         auth_attempts: 3,
-        carries: Carries { eight_bit: true, utf8: true },
+        carries: Carries { eight_bit: true, utf8: true, size: MESSAGE_MAX },
     };
     let session = Session::new(terms);
     let greeting = written(&session.greeting());

@@ -1,12 +1,13 @@
 //! What changes while the relay runs: certificates, settings, and the stop.
 
-use franking::domain::relay_config::ListenerMode;
+use franking::domain::relay_config::{ListenerMode, RelayConfig};
 use franking::relay::{Relay, run};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::scene::{FROM, MAIL, PASSWORD, SOON, Scene, TO, certificate, listener, username};
+use super::scene::{FROM, MAIL, PASSWORD, SOON, Scene, TO, another, certificate, client_of, listener, username};
 use crate::support::client::Client;
 use crate::support::sink::{Act, At};
 
@@ -217,4 +218,100 @@ async fn a_body_that_is_being_read_when_the_drain_begins_is_relayed() {
     client.reply().await.is("250 2.0.0 relayed");
     client.reply().await.is("421 4.3.2");
     timeout(SOON, drain).await.expect("drained in time").expect("no panic");
+}
+
+/// A scene of two relays, of which the first is stopped while its upstream keeps `count` messages waiting; the second,
+/// and what the clients hear who sent them.
+async fn stopped_with(count: u64, act: Act) -> (Scene, Relay, JoinHandle<()>, Vec<Client>) {
+    let brief = |config: &mut RelayConfig| {
+        config.limits.drain_seconds = 6;
+        config.listeners.iter_mut().for_each(|listener| listener.budget_seconds = 6);
+    };
+    let mut scene = Scene::with(brief, |_| {}).await;
+    scene.sink.always(At::Final, act);
+    let mut senders = Vec::new();
+    for n in 0..count {
+        let mut client = scene.client_of(1 + u128::from(n % 2)).await;
+        begin(&mut client).await;
+        client.send(format!("{}\r\n.\r\n", numbered(n))).await;
+        senders.push(client);
+    }
+    scene.sink.wait_for_stalled(count, SOON).await;
+    scene.sink.behave();
+    let other = another(&scene).await;
+    let drain = tokio::spawn(scene.relay.take().expect("a relay").drain());
+    for sender in &mut senders {
+        sender.reply().await.is("451 4.4.2 the upstream took the message");
+        sender.reply().await.is("421 4.3.2");
+        sender.closed().await;
+    }
+    (scene, other, drain, senders)
+}
+
+async fn begin(client: &mut Client) {
+    for line in [format!("MAIL FROM:<{FROM}>"), format!("RCPT TO:<{TO}>")] {
+        client.ask(&line).await.is("250");
+    }
+    client.ask("DATA").await.is("354");
+}
+
+fn numbered(n: u64) -> String {
+    format!("{MAIL} {n}")
+}
+
+async fn retry(scene: &Scene, other: &Relay, n: u64) -> String {
+    let mut client = client_of(other, scene, 1 + u128::from(n % 2)).await;
+    client.deliver(FROM, &[TO], &numbered(n)).await.is("250 2.0.0").text
+}
+
+#[tokio::test]
+async fn what_an_upstream_answers_after_the_drains_farewell_is_sent_once_and_charged_once() {
+    let (scene, other, drain, _senders) = stopped_with(10, Act::Stall).await;
+    scene.until_usage([10, 0, 0, 0, 10]).await;
+    scene.sink.release();
+    scene.until_usage([10, 10, 0, 0, 0]).await;
+    timeout(SOON, drain).await.expect("drained in time").expect("no panic");
+    for n in 0..10 {
+        retry(&scene, &other, n).await;
+    }
+    scene.until_usage([10, 10, 0, 0, 0]).await;
+    assert_eq!(scene.sink.count(), 10, "no mail twice");
+}
+
+#[tokio::test]
+async fn an_upstream_slower_than_the_drain_leaves_one_charge_for_each_message_and_its_retry() {
+    let (scene, other, drain, _senders) = stopped_with(10, Act::StallThen(Box::new(Act::Reply("451 4.3.2 no")))).await;
+    timeout(SOON, drain).await.expect("drained in time").expect("no panic");
+    // The upstream refused them in the end, when nobody listened any more.
+    scene.sink.release();
+    for n in 0..10 {
+        retry(&scene, &other, n).await;
+    }
+    scene.until_usage([10, 10, 0, 0, 0]).await;
+    assert_eq!(scene.sink.count(), 10, "each once, by the other relay");
+    // It was told: the same once more is another message.
+    retry(&scene, &other, 0).await;
+    scene.until_usage([11, 11, 0, 0, 0]).await;
+}
+
+#[tokio::test]
+async fn what_was_not_offered_when_the_drain_ends_is_refunded_and_told_to_come_again() {
+    let brief = |config: &mut RelayConfig| {
+        config.limits.drain_seconds = 4;
+        config.listeners.iter_mut().for_each(|listener| listener.budget_seconds = 4);
+    };
+    let mut scene = Scene::with(brief, |_| {}).await;
+    scene.sink.once(At::Mail, Act::Stall);
+    let (mut offered, mut uploading) = (scene.client().await, scene.client().await);
+    begin(&mut offered).await;
+    offered.send(format!("{MAIL}\r\n.\r\n")).await;
+    scene.sink.wait_for_stalled(1, SOON).await;
+    begin(&mut uploading).await;
+    uploading.send("From: alerts@example.com\r\n\r\nnever ends\r\n").await;
+    let drain = tokio::spawn(scene.relay.take().expect("a relay").drain());
+    offered.reply().await.is("451 4.4.2");
+    timeout(SOON, drain).await.expect("drained in time").expect("no panic");
+    scene.until_usage([0, 0, 0, 1, 0]).await;
+    scene.sink.release();
+    assert_eq!(scene.sink.count(), 0);
 }

@@ -203,6 +203,27 @@ impl Scene {
     }
 }
 
+/// One more relay of the same fleet.
+pub async fn another(scene: &Scene) -> Relay {
+    let mut dependencies = scene.dependencies();
+    (dependencies.registry, dependencies.health) = (Registry::new(), Health::default());
+    dependencies.name = "relay-1".to_owned();
+    // Else both would make the same message ids.
+    dependencies.rng = StdRng::seed_from_u64(8);
+    let health = dependencies.health.clone();
+    let relay = Relay::start(dependencies, &CancellationToken::new()).await.expect("starting").expect("a relay");
+    scene.until("the other relay is ready", async |_| health.closed().is_empty()).await;
+    relay
+}
+
+/// A connection to `relay` that may send, as a key of the scene.
+pub async fn client_of(relay: &Relay, scene: &Scene, key: u128) -> Client {
+    let mut client = Client::connect_tls(relay.addresses()["implicit"], &scene.ca_pem).await;
+    client.ask("EHLO client.example").await.is("250 ");
+    client.login(&username(key), PASSWORD).await.is("235 2.7.0");
+    client
+}
+
 /// The rows of the directory before they are written.
 pub struct Rows {
     pub policy: PolicyEntry,

@@ -3,41 +3,15 @@
 
 use std::time::Duration;
 
-use franking::relay::Relay;
-use franking::runtime::health::Health;
-use franking::runtime::metrics::Registry;
-use rand::SeedableRng as _;
-use rand::rngs::StdRng;
 use rusqlite::Connection;
-use tokio_util::sync::CancellationToken;
 
-use super::scene::{FROM, MAIL, PASSWORD, Scene, TO, username};
+use super::scene::{FROM, MAIL, Scene, TO, another, client_of};
 use crate::support::client::Client;
 use crate::support::sink::{Act, At};
 
 /// A scene whose clients with TLS are answered after a second at the latest.
 async fn hasty() -> Scene {
     Scene::with(|config| config.listeners[1].budget_seconds = 1, |_| {}).await
-}
-
-/// One more relay of the same fleet.
-async fn another(scene: &Scene) -> Relay {
-    let mut dependencies = scene.dependencies();
-    (dependencies.registry, dependencies.health) = (Registry::new(), Health::default());
-    dependencies.name = "relay-1".to_owned();
-    // Else both would make the same message ids.
-    dependencies.rng = StdRng::seed_from_u64(8);
-    let health = dependencies.health.clone();
-    let relay = Relay::start(dependencies, &CancellationToken::new()).await.expect("starting").expect("a relay");
-    scene.until("the other relay is ready", async |_| health.closed().is_empty()).await;
-    relay
-}
-
-async fn client_of(relay: &Relay, scene: &Scene) -> Client {
-    let mut client = Client::connect_tls(relay.addresses()["implicit"], &scene.ca_pem).await;
-    client.ask("EHLO client.example").await.is("250 ");
-    client.login(&username(1), PASSWORD).await.is("235 2.7.0");
-    client
 }
 
 fn fingerprints(scene: &Scene) -> i64 {
@@ -57,7 +31,7 @@ async fn an_upstream_that_answers_after_the_client_gave_up_gets_one_mail_for_one
     client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 the upstream took the message");
     // At once, and at whichever relay.
     client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 this message is still on its way");
-    let mut elsewhere = client_of(&other, &scene).await;
+    let mut elsewhere = client_of(&other, &scene, 1).await;
     elsewhere.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 this message is still on its way");
     // Whatever is not the same to the byte is another message.
     elsewhere.deliver(FROM, &[TO], &format!("{MAIL} ")).await.is("250 2.0.0");

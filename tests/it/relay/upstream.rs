@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
-use franking::domain::directory::{ClientCertificate, UpstreamEntry, UpstreamSecret, UpstreamTls};
+use franking::domain::directory::{
+    AccountEntry, ClientCertificate, Entry, KeyEntry, PolicyEntry, UpstreamEntry, UpstreamSecret, UpstreamTls,
+};
+use franking::domain::id::{AccountId, PolicyId};
 use franking::domain::relay_config::KeyBytes;
 use franking::ledger::seal::Sealer;
+use franking::runtime::clock::Clock as _;
+use uuid::Uuid;
 
 use super::scene::{FROM, MAIL, POLICY, Scene, TO};
 use crate::support::sink::{Act, At, Sink, SinkOptions, SinkTls};
@@ -131,7 +136,7 @@ async fn policies_have_their_own_upstreams_with_sealed_logins() {
     client.deliver(FROM, &[TO], MAIL).await.is("250");
     let mut policy = super::scene::policy(scene.sink.address().port());
     policy.upstream = Some(upstream);
-    scene.put(&[franking::domain::directory::Entry::Policy(policy)]).await;
+    scene.put(&[Entry::Policy(policy)]).await;
     let moved = std::time::Instant::now();
     while other.count() == 0 {
         client.deliver(FROM, &[TO], MAIL).await.is("250");
@@ -169,7 +174,7 @@ async fn an_upstream_that_asks_for_a_certificate_is_shown_the_policys() {
     secret.client = Some(ClientCertificate { certificate_pem, key_pem });
     let mut policy = super::scene::policy(1);
     policy.upstream = Some(encrypted(&strict, &secret));
-    scene.put(&[franking::domain::directory::Entry::Policy(policy)]).await;
+    scene.put(&[Entry::Policy(policy)]).await;
     scene
         .until("the certificate is shown", async |scene| {
             let mut client = scene.client().await;
@@ -179,19 +184,60 @@ async fn an_upstream_that_asks_for_a_certificate_is_shown_the_policys() {
     assert_eq!(strict.count(), 1);
 }
 
+/// What EHLO promises to whoever connects now: the keywords that depend on the upstreams.
+async fn promised(scene: &Scene) -> Vec<String> {
+    let text = scene.greeted().await.ask("EHLO x").await.text;
+    let depends = |line: &&str| ["SIZE", "8BITMIME", "SMTPUTF8"].iter().any(|keyword| line.starts_with(keyword));
+    text.lines().filter(depends).map(str::to_owned).collect()
+}
+
 #[tokio::test]
-async fn what_an_upstream_cannot_carry_is_not_promised() {
-    let options = SinkOptions { smtputf8: false, eight_bit_mime: false, ..SinkOptions::default() };
-    let modest = Sink::start(options).await;
-    let scene = Scene::with(|_| {}, |rows| rows.policy = super::scene::policy(modest.address().port())).await;
-    // Nobody has asked the upstream yet.
-    let promised = scene.greeted().await.ask("EHLO x").await.text;
-    assert!(promised.contains("SMTPUTF8") && promised.contains("8BITMIME"), "{promised}");
-    let mut client = scene.client().await;
+async fn only_what_all_upstreams_carry_is_promised_as_soon_as_they_were_asked() {
+    let modest = SinkOptions { smtputf8: false, eight_bit_mime: false, size: Some(90_000), ..SinkOptions::default() };
+    let modest = Sink::start(modest).await;
+    let other = PolicyId(Uuid::from_u128(0x101));
+    let poor = PolicyEntry { id: other, ..super::scene::policy(modest.address().port()) };
+    let account = AccountEntry { id: AccountId(Uuid::from_u128(0x201)), policy: other, ..super::scene::account() };
+    let key = KeyEntry { account: account.id, ..super::scene::key(3) };
+    let rows = [Entry::Policy(poor.clone()), Entry::Account(account), Entry::Key(key)];
+    let scene = Scene::with(|_| {}, |known| known.others.extend(rows)).await;
+    let all = ["SIZE 100000", "8BITMIME", "SMTPUTF8"];
+    assert_eq!(promised(&scene).await, all, "nobody has asked an upstream yet");
+    scene.client().await.deliver(FROM, &[TO], MAIL).await.is("250");
+    assert_eq!(promised(&scene).await, all, "this one takes more than the relay does");
+
+    let mut client = scene.client_of(3).await;
     client.deliver(FROM, &[TO], MAIL).await.is("250");
-    let promised = scene.greeted().await.ask("EHLO x").await.text;
-    assert!(!promised.contains("SMTPUTF8") && !promised.contains("8BITMIME"), "{promised}");
+    assert_eq!(promised(&scene).await, [format!("SIZE {}", 90_000 - 1024)], "what is added in front fits too");
     client.ask(&format!("MAIL FROM:<{FROM}> SMTPUTF8")).await.is("250");
     client.ask("RCPT TO:<grüße@elsewhere.example>").await.is("553 5.6.7");
-    scene.until_usage([1, 1, 0, 0, 0]).await;
+    client.ask("RSET").await.is("250");
+    client.ask(&format!("MAIL FROM:<{FROM}> SIZE=95000")).await.is("552 5.3.4");
+    // The other policy's messages are judged by its own upstream, whatever was promised.
+    let mut able = scene.client().await;
+    let utf8 = format!("{MAIL}\r\n{}", "ü\r\n".repeat(24_000));
+    able.ask(&format!("MAIL FROM:<{FROM}> SIZE=96100 SMTPUTF8")).await.is("250");
+    able.ask("RCPT TO:<grüße@elsewhere.example>").await.is("250");
+    able.ask("DATA").await.is("354");
+    able.send(format!("{utf8}\r\n.\r\n")).await;
+    able.reply().await.is("250");
+    assert_eq!((scene.sink.count(), modest.count()), (2, 1));
+
+    // Another upstream, and none at all: what the last one announced is forgotten.
+    let moved = PolicyEntry { upstream: super::scene::policy(scene.sink.address().port()).upstream, ..poor.clone() };
+    scene.put(&[Entry::Policy(moved)]).await;
+    scene.until("the old upstream limits nothing", async |scene| promised(scene).await == all).await;
+    scene.put(&[Entry::Policy(poor.clone())]).await;
+    scene
+        .until("the modest upstream is asked again", async |scene| {
+            scene.client_of(3).await.deliver(FROM, &[TO], MAIL).await.is("250");
+            promised(scene).await.len() == 1
+        })
+        .await;
+    scene.put(&[Entry::Policy(PolicyEntry { removed_at: Some(scene.clock.now()), upstream: None, ..poor })]).await;
+    scene.until("a policy that is gone limits nothing", async |scene| promised(scene).await == all).await;
+    let gone = format!("policy=\"{other}\"");
+    let figures =
+        |metrics: String| metrics.lines().any(|line| line.starts_with("franking_upstream_") && line.contains(&gone));
+    assert!(!figures(scene.metrics()), "its figures are gone with it");
 }

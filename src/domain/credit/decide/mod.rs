@@ -1,11 +1,9 @@
 //! The one place where credits are given or refused.
 
-use std::collections::HashMap;
-
 use jiff::Timestamp;
 
 use super::{Blocked, Chain, Lot, LotId, Meter, Overage, Pace, Part, Rate, Verdict};
-use crate::domain::id::Holder;
+use crate::domain::id::{Holder, IdMap};
 
 /// A prepaid balance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,8 +49,8 @@ pub const PERIOD_PARTS: usize = 3;
 /// The rows that a batch is decided on, as an engine holds them locked.
 #[derive(Debug, Default)]
 pub struct Books {
-    pub lots: HashMap<LotId, Lot>,
-    pub holdings: HashMap<Holder, Holding>,
+    pub lots: IdMap<LotId, Lot>,
+    pub holdings: IdMap<Holder, Holding>,
 }
 
 /// One message that is to be charged. The books must hold what its chain's holders hold.

@@ -180,3 +180,26 @@ async fn what_a_running_binary_of_schema_1_writes_fits_an_expanded_file() {
     assert_eq!(world.send(3).await.1, Verdict::Reserved);
     world.check().await;
 }
+
+/// The rollup has passed the numbers of rows that were deleted since.
+#[test]
+fn outcomes_of_schema_8_keep_their_numbers_and_their_rules() {
+    let insert =
+        "INSERT INTO settlement (message, correction, outcome, at, counted) VALUES (randomblob(16), 0, ?1, 1, 0)";
+    let last = |file: &Connection| file.query_row("SELECT max(seq) FROM settlement", [], |row| row.get::<_, i64>(0));
+    for deleted in [0, 2, 3] {
+        let file = File(tempfile::tempdir().expect("a directory"));
+        file::prepare(&file.path(), &naming(1), &file::MIGRATIONS[..8], Timestamp::UNIX_EPOCH).expect("schema 8");
+        let old = Connection::open(file.path()).expect("a database");
+        for _ in 0..3 {
+            old.execute(insert, ["relayed"]).expect("written");
+        }
+        old.execute("DELETE FROM settlement WHERE seq > 3 - ?1", [deleted]).expect("deleted");
+        file::prepare(&file.path(), &naming(1), file::MIGRATIONS, Timestamp::UNIX_EPOCH).expect("migrated");
+        let rows: i64 = old.query_row("SELECT count(*) FROM settlement", [], |row| row.get(0)).expect("counted");
+        assert_eq!(rows, 3 - deleted);
+        old.execute(insert, ["unknown"]).expect("written");
+        assert_eq!(last(&old).expect("read"), 4, "{deleted} were deleted");
+        assert!(old.execute(insert, ["lost"]).is_err());
+    }
+}

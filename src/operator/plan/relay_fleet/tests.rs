@@ -20,8 +20,8 @@ const RELAY: &str = "\
 hostname: smtp.example.com
 advertise: {host: smtp.example.com, port: 465}
 listeners:
-  - {name: submissions, address: '[::]:4465', mode: Implicit}
-  - {name: submission, address: '[::]:4587', mode: StartTls}
+  - {name: submissions, address: '[::]:4465', mode: Implicit, budgetSeconds: 50}
+  - {name: submission, address: '[::]:4587', mode: StartTls, budgetSeconds: 60}
 limits: {drainSeconds: 60}
 ";
 
@@ -93,6 +93,11 @@ fn each_setting_that_cannot_be_is_refused_by_name() {
         ("hostname: smtp", "hostnames: smtp", "relay-settings.yaml: unknown field `hostnames`"),
         ("port: 465", "port: 0", "relay.advertise.port"),
         ("'[::]:4587'", "'[::]:4465'", "has an address that another one has"),
+        (
+            "drainSeconds: 60",
+            "drainSeconds: 59",
+            "budgetSeconds of \"submission\" (60) is above limits.drainSeconds (59)",
+        ),
         ("replicas: 3", "replicas: 0", "pods.yaml: replicas is 0"),
         ("replicas: 3", "replicas: 65", "replicas is 65"),
         ("replicas: 3", "replica: 3", "pods.yaml: unknown field `replica`"),

@@ -23,7 +23,6 @@ const TEXT_MAX: usize = 480;
 /// What EHLO offers at this point of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
-    pub size: usize,
     pub start_tls: bool,
     pub auth: bool,
     pub carries: Carries,
@@ -34,6 +33,8 @@ pub struct Offer {
 pub struct Carries {
     pub eight_bit: bool,
     pub utf8: bool,
+    /// Octets of a message.
+    pub size: usize,
 }
 
 /// A transaction is refused at another time than a login, with another code.
@@ -269,7 +270,7 @@ impl std::fmt::Write for Lines<'_> {
 
 fn write_ehlo(hostname: &str, offer: &Offer, out: &mut BytesMut) {
     let mut lines = Lines(out);
-    let _ = write!(lines, "250-{hostname}\r\n250-PIPELINING\r\n250-SIZE {}\r\n", offer.size);
+    let _ = write!(lines, "250-{hostname}\r\n250-PIPELINING\r\n250-SIZE {}\r\n", offer.carries.size);
     if offer.carries.eight_bit {
         out.put_slice(b"250-8BITMIME\r\n");
     }
@@ -349,16 +350,16 @@ mod tests {
 
     #[test]
     fn ehlo_offers_auth_and_starttls_only_where_they_work() {
-        let carries = Carries { eight_bit: true, utf8: true };
-        let offer = Offer { size: 10, start_tls: true, auth: false, carries };
+        let carries = Carries { eight_bit: true, utf8: true, size: 10 };
+        let offer = Offer { start_tls: true, auth: false, carries };
         let reply = Reply::Ehlo { hostname: "relay.example".into(), offer };
         assert_eq!(
             text(&reply),
             "250-relay.example\r\n250-PIPELINING\r\n250-SIZE 10\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-STARTTLS\r\n\
              250 ENHANCEDSTATUSCODES\r\n"
         );
-        let carries = Carries { eight_bit: true, utf8: false };
-        let offer = Offer { size: 10, start_tls: false, auth: true, carries };
+        let carries = Carries { eight_bit: true, utf8: false, size: 10 };
+        let offer = Offer { start_tls: false, auth: true, carries };
         let inside = text(&Reply::Ehlo { hostname: "relay.example".into(), offer });
         assert!(inside.contains("250-AUTH PLAIN LOGIN\r\n") && !inside.contains("STARTTLS"), "{inside}");
         assert!(inside.contains("250-8BITMIME\r\n") && !inside.contains("SMTPUTF8"), "{inside}");

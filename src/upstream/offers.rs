@@ -1,0 +1,144 @@
+//! What the upstreams announced, and what all of them have in common: as much as may be promised to a client of whom
+//! nobody knows yet which upstream is its.
+//!
+//! It is asked for every connection, so what they have in common is a value that is read without a lock, and made anew
+//! only when an upstream announces something else, or is no longer one of ours.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use crate::domain::directory::UpstreamEntry;
+use crate::domain::id::PolicyId;
+
+use super::connection::Capabilities;
+use super::message::Target;
+
+/// RFC 5321 §4.5.3.1.7: every server takes a message of so many octets. One that announces less limits its own policy's
+/// messages, and not what is promised to everybody's clients.
+const SIZE_MIN: usize = 64 * 1024;
+
+/// What every upstream takes, as far as they were asked. One that was never asked limits nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Common {
+    pub eight_bit_mime: bool,
+    pub smtputf8: bool,
+    /// The smallest limit that one of them announced.
+    pub size: Option<usize>,
+}
+
+impl Common {
+    const EVERYTHING: Self = Self { eight_bit_mime: true, smtputf8: true, size: None };
+
+    fn and(self, seen: Capabilities) -> Self {
+        let size = seen.size.filter(|limit| *limit > 0).map(|limit| limit.max(SIZE_MIN));
+        Self {
+            eight_bit_mime: self.eight_bit_mime && seen.eight_bit_mime,
+            smtputf8: self.smtputf8 && seen.smtputf8,
+            size: self.size.into_iter().chain(size).min(),
+        }
+    }
+}
+
+/// One entry for each policy whose upstream was ever connected to.
+pub(super) struct Offers {
+    known: Mutex<HashMap<PolicyId, (UpstreamEntry, Capabilities)>>,
+    common: ArcSwap<Common>,
+}
+
+impl Default for Offers {
+    fn default() -> Self {
+        Self { known: Mutex::default(), common: ArcSwap::from_pointee(Common::EVERYTHING) }
+    }
+}
+
+impl Offers {
+    /// Takes note of what an upstream announced: for every new connection, so what is known already costs a look.
+    pub fn announced(&self, target: &Target, capabilities: Capabilities) {
+        let mut known = self.known();
+        let same = |(entry, seen): &(UpstreamEntry, Capabilities)| *entry == target.entry && *seen == capabilities;
+        if !known.get(&target.policy).is_some_and(same) {
+            known.insert(target.policy, (target.entry.clone(), capabilities));
+            self.agree(&known);
+        }
+    }
+
+    /// Forgets the upstreams that are not `ours` any more.
+    pub fn retain(&self, ours: impl Fn(PolicyId, &UpstreamEntry) -> bool) {
+        let mut known = self.known();
+        let before = known.len();
+        known.retain(|policy, (entry, _)| ours(*policy, entry));
+        if known.len() != before {
+            self.agree(&known);
+        }
+    }
+
+    pub fn of(&self, policy: PolicyId) -> Option<Capabilities> {
+        self.known().get(&policy).map(|(_, seen)| *seen)
+    }
+
+    pub fn common(&self) -> Common {
+        **self.common.load()
+    }
+
+    fn agree(&self, known: &HashMap<PolicyId, (UpstreamEntry, Capabilities)>) {
+        let common = known.values().fold(Common::EVERYTHING, |common, (_, seen)| common.and(*seen));
+        self.common.store(std::sync::Arc::new(common));
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<PolicyId, (UpstreamEntry, Capabilities)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::directory::UpstreamTls;
+
+    const ALL: Capabilities = Capabilities { pipelining: true, eight_bit_mime: true, smtputf8: true, size: None };
+
+    fn target(policy: u128, port: u16) -> Target {
+        let host = "smtp.example.com".to_owned();
+        let entry = UpstreamEntry { host, port, tls: UpstreamTls::Implicit, secret: None, max_recipients: 100 };
+        Target { policy: PolicyId(Uuid::from_u128(policy)), entry, secret: None }
+    }
+
+    #[test]
+    fn only_what_all_have_is_common_and_an_upstream_that_was_not_asked_limits_nothing() {
+        let offers = Offers::default();
+        assert_eq!(offers.common(), Common::EVERYTHING);
+        offers.announced(&target(1, 465), Capabilities { size: Some(2_000_000), ..ALL });
+        assert_eq!(offers.common(), Common { size: Some(2_000_000), ..Common::EVERYTHING });
+        offers.announced(&target(2, 465), Capabilities { smtputf8: false, size: Some(1_000_000), ..ALL });
+        let both = Common { smtputf8: false, size: Some(1_000_000), eight_bit_mime: true };
+        assert_eq!(offers.common(), both);
+        offers.announced(&target(3, 465), Capabilities { size: Some(0), ..ALL });
+        assert_eq!(offers.common(), both, "an upstream that names no limit, or 0, has none");
+        offers.announced(&target(3, 465), Capabilities { size: Some(10), eight_bit_mime: false, ..ALL });
+        assert_eq!(
+            offers.common().size,
+            Some(SIZE_MIN),
+            "less than every server must take limits its own policy alone"
+        );
+        offers.announced(&target(3, 465), ALL);
+        assert_eq!(offers.common(), both, "the latest word of an upstream counts");
+    }
+
+    #[test]
+    fn an_upstream_that_is_not_ours_any_more_limits_nothing() {
+        let offers = Offers::default();
+        offers.announced(&target(1, 465), Capabilities { smtputf8: false, ..ALL });
+        offers.announced(&target(2, 465), Capabilities { eight_bit_mime: false, ..ALL });
+        offers.retain(|_, entry| entry.port == 465);
+        assert_eq!(offers.common(), Common { smtputf8: false, eight_bit_mime: false, size: None });
+        offers.retain(|policy, _| policy == target(2, 0).policy);
+        assert_eq!(offers.common(), Common { eight_bit_mime: false, ..Common::EVERYTHING });
+        assert_eq!(offers.of(target(1, 0).policy), None);
+        offers.announced(&target(2, 587), ALL);
+        assert_eq!(offers.common(), Common::EVERYTHING, "another host or port is another upstream");
+    }
+}
