@@ -24,4 +24,5 @@ mod rust_tokens;
 mod spread;
 mod story;
 mod support;
+mod swapped;
 mod upstream;
