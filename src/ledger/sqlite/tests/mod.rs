@@ -367,3 +367,25 @@ async fn a_read_that_panics_does_not_end_the_others() {
     assert!(panicked.expect_err("a panic").is_undone());
     assert!(store.identity().await.is_ok());
 }
+
+/// The operator's chores and the relay's charges come from two processes of one pod.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_chore_lets_mail_in_between_its_pieces() {
+    let file = File::new();
+    let mut world = World::with(&file, None, None, None).await;
+    for _ in 0..40 {
+        let batch: Vec<_> = (0..500).map(|_| world.reservation(1)).collect();
+        let verdicts = world.store.reserve(&world.session, &batch).await.expect("answered");
+        assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Reserved));
+    }
+    let operator = file.open(Arc::new(world.clock.clone()));
+    let session = operator.open_session(Role::Operator, "operator-1").await.expect("a session");
+    let chore = tokio::spawn(async move { operator.rollup(&session).await.expect("rolled") });
+    let mut between = 0;
+    while !chore.is_finished() {
+        assert_eq!(world.send(1).await.1, Verdict::Reserved);
+        between += 1;
+    }
+    assert!(chore.await.expect("no panic") >= 20_000);
+    assert!(between > 4, "in twenty pauses {between} messages were charged");
+}
