@@ -19,6 +19,8 @@ pub enum ConditionType {
     Accepted,
     /// The ledger's directory says what the spec says; of a policy also that the relays run as they are set.
     Programmed,
+    /// No relay finds a policy's upstream unavailable.
+    UpstreamAvailable,
     /// Work is under way. Only present while true.
     Reconciling,
     /// Nothing will change until somebody edits something. Only present while true.
@@ -31,6 +33,7 @@ impl ConditionType {
             Self::Ready => "Ready",
             Self::Accepted => "Accepted",
             Self::Programmed => "Programmed",
+            Self::UpstreamAvailable => "UpstreamAvailable",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
         }
@@ -40,7 +43,7 @@ impl ConditionType {
     fn abnormal(self) -> bool {
         match self {
             Self::Reconciling | Self::Stalled => true,
-            Self::Ready | Self::Accepted | Self::Programmed => false,
+            Self::Ready | Self::Accepted | Self::Programmed | Self::UpstreamAvailable => false,
         }
     }
 }
@@ -116,6 +119,12 @@ pub enum Reason {
     RelayInvalid,
     /// No relay serves.
     RelayNotReady,
+    /// No relay finds the upstream unavailable.
+    UpstreamAvailable,
+    /// The upstream answers and does not want us: its login, its quota.
+    UpstreamRefusesUs,
+    /// The upstream cannot be reached or used.
+    UpstreamUnreachable,
     /// Deletion waits for what still uses it.
     InUse,
     /// It is being deleted.
@@ -159,6 +168,9 @@ impl Reason {
             Self::ApplyFailed => "ApplyFailed",
             Self::RelayInvalid => "RelayInvalid",
             Self::RelayNotReady => "RelayNotReady",
+            Self::UpstreamAvailable => "UpstreamAvailable",
+            Self::UpstreamRefusesUs => "UpstreamRefusesUs",
+            Self::UpstreamUnreachable => "UpstreamUnreachable",
             Self::InUse => "InUse",
             Self::Deleting => "Deleting",
         }
@@ -194,6 +206,14 @@ impl<'a> Conditions<'a> {
     #[must_use]
     pub fn unknown(self, kind: ConditionType, reason: Reason, message: impl Into<String>) -> Self {
         self.put(kind, "Unknown", reason, message.into())
+    }
+
+    /// Leaves a condition as it stands, if it does.
+    #[must_use]
+    pub fn keep(self, kind: ConditionType) -> Self {
+        let mut this = self.without(kind);
+        this.next.extend(find_condition(this.standing, kind).map(|standing| (kind, standing.clone())));
+        this
     }
 
     fn without(mut self, kind: ConditionType) -> Self {
@@ -248,7 +268,7 @@ pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
             "required": ["lastTransitionTime", "message", "reason", "status", "type"],
             "properties": {
                 "type": {
-                    "description": "What it is about: Ready, Accepted, Programmed, Reconciling or Stalled.",
+                    "description": "What it is about: Ready, Accepted, Programmed, Reconciling or Stalled; of a policy also UpstreamAvailable.",
                     "type": "string", "maxLength": 316
                 },
                 "status": {

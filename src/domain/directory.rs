@@ -53,6 +53,13 @@ pub struct UpstreamEntry {
     pub max_recipients: u16,
 }
 
+impl UpstreamEntry {
+    /// Where it is: host and port.
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
 /// What is sealed in [`UpstreamEntry::secret`]: the login, the private CA of the upstream where it has one, and the
 /// certificate that we show it where it asks for one.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

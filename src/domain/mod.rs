@@ -18,4 +18,5 @@ pub mod network;
 pub mod period;
 pub mod relay_config;
 pub mod sender;
+pub mod trouble;
 pub mod webhook;

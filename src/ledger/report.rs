@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::store::{Result, Session};
 use crate::domain::credit::Meter;
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
+use crate::domain::trouble::{Sightings, Trouble};
 
 /// Rows of usage in one answer.
 pub const USAGE_ROWS_MAX: usize = 50_000;
@@ -190,6 +191,13 @@ pub trait Report: Send + Sync {
 
     /// Forgets up to `limit` ended notices that were crossed before `before`, oldest first. Returns how many.
     async fn forget_notices(&self, session: &Session, before: Timestamp, limit: usize) -> Result<u64>;
+
+    /// Replaces all that this session says of upstreams, at most [`TROUBLES_MAX`](crate::domain::trouble::TROUBLES_MAX).
+    /// It counts for as long as the session lives.
+    async fn put_troubles(&self, session: &Session, troubles: &[Trouble]) -> Result<()>;
+
+    /// What the relays say whose sessions are neither closed nor given up.
+    async fn sightings(&self) -> Result<Sightings>;
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::lease::Leader;
 use crate::domain::directory::Entry;
 use crate::domain::id::{AccountId, Holder, KeyId, Kind, PolicyId};
+use crate::domain::trouble::Sightings;
 use crate::ledger::report::{Channel, Ended, Notice, Queued, Terms};
 use crate::ledger::store::{Balance, Error, Floor, Result, Role, Session, Store};
 
@@ -162,6 +163,10 @@ impl Books {
 
     pub async fn forget_notices(&self, before: Timestamp, limit: usize) -> Result<u64> {
         under_session!(self, session, self.store.forget_notices(session, before, limit))
+    }
+
+    pub async fn sightings(&self) -> Result<Sightings> {
+        self.store.sightings().await
     }
 
     pub async fn heartbeat(&self) -> Result<()> {

@@ -43,6 +43,7 @@ pub mod relay_config;
 pub mod report;
 pub mod sweep;
 pub mod upstream_secret;
+pub mod upstreams;
 pub mod usage;
 pub mod watch;
 pub mod written;
@@ -195,6 +196,7 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
             costs::run(&context),
             notices::run(&context),
             sweep::run(&context),
+            upstreams::run(&context),
             endpoint_changes(&context),
             relay_changes(&context)
         );

@@ -25,6 +25,7 @@ use super::plan::{api_key, credit_policy, is_true, meta, sub_account};
 use super::reconcile::{Awaited, Failures};
 use super::references::{Ref, References, Wakes};
 use super::report::Report;
+use super::upstreams::Upstreams;
 use super::watch::Name;
 use super::{Dependencies, Endpoint, RelayState, Settings, upstream_secret};
 use crate::crd::{AccountCounts, ConditionType, CreditPolicy, KeyCounts, SubAccount, SubAccountApiKey, find_condition};
@@ -61,6 +62,7 @@ pub struct Context {
     pub let_go: Notify,
     pub costs: Costs,
     pub notices: Notices,
+    pub upstreams: Upstreams,
     hash_key: HashKey,
     sealer: Sealer,
     rng: Mutex<StdRng>,
@@ -110,6 +112,7 @@ impl Context {
             let_go: Notify::new(),
             costs: Costs::default(),
             notices: Notices::new(courier, &registry),
+            upstreams: Upstreams::default(),
             hash_key: HashKey::new(&keys.hash.0),
             sealer: Sealer::new(&keys.seal),
             rng: Mutex::new(rng),
@@ -279,6 +282,7 @@ impl Context {
             },
             endpoint,
             relay: self.relay.borrow().clone(),
+            sightings: self.upstreams.latest(),
             figures_granted,
         })
     }

@@ -22,6 +22,7 @@ pub mod smtp;
 mod targets;
 mod tickets;
 mod tls;
+mod troubles;
 mod wire;
 
 mod role;

@@ -25,6 +25,7 @@ use super::metrics::Metrics;
 use super::settings::{self, Settings};
 use super::shortage::Shortages;
 use super::targets::Targets;
+use super::troubles;
 use crate::domain::relay_config::Listener;
 use crate::ledger::incarnation::{Admit, Expected};
 use crate::ledger::store::Role;
@@ -150,6 +151,7 @@ impl Relay {
         }
         let settled = CancellationToken::new();
         gate.open();
+        background.spawn(troubles::tell(house.front.admission.clone(), stop.clone()));
         let watching = tokio::spawn(watch(house.clone(), text, gate.clone(), settled.clone()));
         Ok(Some(Self { house, gate, settled, stop, background, watching }))
     }

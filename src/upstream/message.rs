@@ -70,6 +70,21 @@ pub enum Forwarded {
     Open { cause: Cause, outcome: oneshot::Receiver<Forwarded> },
 }
 
+impl Cause {
+    /// What it says of an upstream, for people. No word of the upstream's own.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Unreachable => "no connection can be made to it",
+            Self::Timeout => "it does not answer in time",
+            Self::Tls => "TLS cannot be agreed on with it",
+            Self::Closed => "it ends its connections in the middle",
+            Self::Protocol => "it answers what is not SMTP",
+            Self::Busy => "all connections to it are in use",
+            Self::BreakerOpen | Self::RefusedBefore => "it is not asked for a while",
+        }
+    }
+}
+
 /// Which answer of the upstream it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {

@@ -28,12 +28,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::directory::UpstreamEntry;
 use crate::domain::id::PolicyId;
+use crate::domain::trouble::Trouble;
 use crate::runtime::metrics::Registry;
 
 pub use connection::Capabilities;
@@ -186,6 +188,16 @@ impl Upstreams {
     /// it first. `None` says nothing; [`forward`](Self::forward) finds out.
     pub fn foresee(&self, target: &Target, message: &Message) -> Option<Forwarded> {
         transaction::announced(message, self.announced(target)?)
+    }
+
+    /// The upstreams that are not asked for a while, as they are seen at `now`.
+    pub fn troubles(&self, now: Timestamp) -> Vec<Trouble> {
+        let troubled = |pool: &Arc<Pool>| {
+            let (fault, why) = pool.trouble()?;
+            let Target { policy, entry, .. } = &pool.target;
+            Some(Trouble { policy: *policy, upstream: entry.place(), fault, why, since: now })
+        };
+        self.0.pools().values().filter_map(troubled).collect()
     }
 
     /// From now on every message is at its deadline: one whose final dot is not written never leaves, and of the others

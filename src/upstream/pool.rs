@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::domain::directory::UpstreamTls;
+use crate::domain::trouble::Fault;
 
 use super::UpstreamSettings;
 use super::breaker::{Blame, Breaker, Failing, Health, Pass, State, Streak};
@@ -47,6 +48,8 @@ pub(super) struct Pool {
 struct Standing {
     breaker: Breaker,
     streak: Streak,
+    /// What the last failure was.
+    failed: Option<(Fault, String)>,
 }
 
 struct Parked {
@@ -262,7 +265,11 @@ impl Pool {
         if let Some(pass) = pass {
             let blame =
                 if begun && !is_about_login(&forwarded) { Blame::Sender(message.sender_tag) } else { Blame::Upstream };
-            standing.breaker.note(pass, health(&forwarded, blame), Instant::now());
+            let health = health(&forwarded, blame);
+            if matches!(health, Health::Bad(_)) {
+                standing.failed = failing(&forwarded);
+            }
+            standing.breaker.note(pass, health, Instant::now());
         }
         let after = standing.breaker.state();
         drop(standing);
@@ -289,6 +296,15 @@ impl Pool {
             }
             (State::Closed, State::Closed | State::HalfOpen)
             | (State::HalfOpen | State::Open, State::HalfOpen | State::Open) => {}
+        }
+    }
+
+    /// What keeps the upstream from being asked, while something does.
+    pub fn trouble(&self) -> Option<(Fault, String)> {
+        let standing = lock(&self.standing);
+        match standing.breaker.state() {
+            State::Closed => None,
+            State::HalfOpen | State::Open => standing.failed.clone(),
         }
     }
 
@@ -366,6 +382,25 @@ fn refuses_all(forwarded: Forwarded) -> Forwarded {
 /// Whether the login is missing or wrong (53x): no sender has a say in that.
 fn is_about_login(forwarded: &Forwarded) -> bool {
     matches!(forwarded, Forwarded::RefusesUs { text } if text.starts_with("53"))
+}
+
+/// What a failure was, for people: in words of ours, and with a reply code at most.
+fn failing(forwarded: &Forwarded) -> Option<(Fault, String)> {
+    match forwarded {
+        Forwarded::RefusesUs { text } => {
+            let code = text.get(..3).filter(|code| code.bytes().all(|byte| byte.is_ascii_digit()));
+            let why = match code {
+                Some(code) if is_about_login(forwarded) => format!("it refuses our login ({code})"),
+                Some(code) => format!("it refuses us ({code})"),
+                None => "it offers no login that we can use".to_owned(),
+            };
+            Some((Fault::RefusesUs, why))
+        }
+        Forwarded::NotOffered { cause } | Forwarded::Unknown { cause } | Forwarded::Open { cause, .. } => {
+            Some((Fault::Unreachable, cause.sentence().to_owned()))
+        }
+        Forwarded::Relayed { .. } | Forwarded::Refused { .. } => None,
+    }
 }
 
 /// What an outcome says about the upstream.

@@ -26,3 +26,4 @@ mod story;
 mod support;
 mod swapped;
 mod upstream;
+mod upstreams;

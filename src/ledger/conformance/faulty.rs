@@ -12,6 +12,7 @@ use crate::domain::credential::Username;
 use crate::domain::credit::{Meter, Reservation, Verdict};
 use crate::domain::directory::{Entry, Sender};
 use crate::domain::id::{Holder, Kind, MessageId, PolicyId};
+use crate::domain::trouble::{Sightings, Trouble};
 use crate::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Told, UsageRow};
 use crate::ledger::store::{
     Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, Result, Role, Session,
@@ -245,5 +246,13 @@ impl Report for Faulty {
 
     async fn forget_notices(&self, session: &Session, before: Timestamp, limit: usize) -> Result<u64> {
         self.inner.forget_notices(session, before, limit).await
+    }
+
+    async fn put_troubles(&self, session: &Session, troubles: &[Trouble]) -> Result<()> {
+        self.inner.put_troubles(session, troubles).await
+    }
+
+    async fn sightings(&self) -> Result<Sightings> {
+        self.inner.sightings().await
     }
 }

@@ -19,6 +19,7 @@ mod rollover;
 mod samples;
 mod steps;
 mod stock;
+mod troubles;
 mod world;
 
 pub(super) use charging::*;
@@ -32,6 +33,7 @@ pub(super) use prepaid::*;
 pub(super) use records::*;
 pub(super) use reports::*;
 pub(super) use rollover::*;
+pub(super) use troubles::*;
 pub(super) use world::{Place, START, World, account, at, chain, key, key_id, monthly, policy, policy_id};
 
 /// What an engine's own tests write.
@@ -152,6 +154,7 @@ macro_rules! whole_suite {
             a_claimed_notice_is_due_again_until_it_is_closed,
             notices_are_forgotten_when_they_have_ended_and_are_old,
             a_fenced_operator_takes_hands_out_and_ends_no_notice,
+            what_relays_say_of_upstreams_counts_while_they_live,
             ten_thousand_accounts_roll_over_while_mail_flows,
         );
     };

@@ -24,7 +24,7 @@ const SESSION: &str = "SET lock_timeout = '5s'; SET statement_timeout = '20s'; \
 
 /// The schemas that this release works with: its own and its neighbour's.
 pub const SCHEMA_OLDEST: i64 = 1;
-pub const SCHEMA_NEWEST: i64 = 4;
+pub const SCHEMA_NEWEST: i64 = 5;
 /// The oldest server that was tested against.
 const SERVER_OLDEST: i32 = 150_000;
 

@@ -24,6 +24,7 @@ mod retire;
 mod rows;
 mod schema;
 mod settle;
+mod trouble;
 mod tx;
 mod wire;
 

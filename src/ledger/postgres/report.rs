@@ -11,9 +11,10 @@ use super::failure::{Failure, Op};
 use super::read::Snapshot;
 use super::tx::{Lane, Tx};
 use super::wire::Wire;
-use super::{LONG_LIMIT, PostgresStore, rows};
+use super::{LONG_LIMIT, PostgresStore, rows, trouble};
 use crate::domain::credit::Meter;
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
+use crate::domain::trouble::{Sightings, Trouble};
 use crate::ledger::report::{
     Channel, Ended, NOTICES_MAX, Notice, Queued, Report, Spender, Terms, Told, Topic, USAGE_ROWS_MAX, UsageRow,
     pause_after,
@@ -91,6 +92,19 @@ impl Report for PostgresStore {
 
     async fn forget_notices(&self, session: &Session, before: Timestamp, limit: usize) -> Result<u64> {
         as_session!(self, "forgetting notices", session, |tx| forget(&tx, before, limit))
+    }
+
+    async fn put_troubles(&self, session: &Session, troubles: &[Trouble]) -> Result<()> {
+        as_session!(self, "telling of upstreams", session, |tx| trouble::put(&tx, session, troubles))
+    }
+
+    async fn sightings(&self) -> Result<Sightings> {
+        self.call("reading what relays say", || async {
+            let snapshot = Snapshot::take(&self.wires).await?;
+            let found = trouble::sightings(&snapshot).await;
+            snapshot.end(found).await
+        })
+        .await
     }
 }
 

@@ -55,6 +55,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 7, sql: include_str!("../migrations/sqlite/0007_fingerprint.sql") },
     Migration { version: 8, sql: include_str!("../migrations/sqlite/0008_trail.sql") },
     Migration { version: 9, sql: include_str!("../migrations/sqlite/0009_outcome.sql") },
+    Migration { version: 10, sql: include_str!("../migrations/sqlite/0010_trouble.sql") },
 ];
 
 /// The schema that brought the column of the ledger's state.
@@ -62,7 +63,7 @@ const STATE_SINCE: i64 = 3;
 
 /// The schemas that this release works with.
 const SCHEMA_OLDEST: i64 = 7;
-const SCHEMA_NEWEST: i64 = 9;
+const SCHEMA_NEWEST: i64 = 10;
 
 pub fn unfit(path: &Path, why: impl Into<String>) -> Error {
     Error::Unfit { path: path.display().to_string(), why: why.into() }

@@ -25,6 +25,7 @@ mod retire;
 mod rows;
 mod sources;
 mod tempo;
+mod trouble;
 mod usage;
 mod vigil;
 mod write;

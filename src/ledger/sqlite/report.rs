@@ -7,9 +7,10 @@ use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::write::Tx;
-use super::{SqliteStore, file, read, rows};
+use super::{SqliteStore, file, read, rows, trouble};
 use crate::domain::credit::Meter;
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
+use crate::domain::trouble::{Sightings, Trouble};
 use crate::ledger::report::{
     Channel, Ended, NOTICES_MAX, Notice, Queued, Report, Spender, Terms, Told, Topic, USAGE_ROWS_MAX, UsageRow,
     pause_after,
@@ -77,6 +78,16 @@ impl Report for SqliteStore {
     async fn forget_notices(&self, session: &Session, before: Timestamp, limit: usize) -> Result<u64> {
         let session = session.clone();
         self.writer.call("forgetting notices", limit, move |tx| tx.forget_notices(&session, before, limit)).await
+    }
+
+    async fn put_troubles(&self, session: &Session, troubles: &[Trouble]) -> Result<()> {
+        let (session, troubles) = (session.clone(), troubles.to_vec());
+        let work = move |tx: &mut Tx<'_>| tx.put_troubles(&session, &troubles);
+        self.writer.call("telling of upstreams", 1, work).await
+    }
+
+    async fn sightings(&self) -> Result<Sightings> {
+        self.reader.call("reading what relays say", |connection, _| trouble::sightings(connection)).await
     }
 }
 

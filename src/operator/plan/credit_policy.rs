@@ -1,9 +1,12 @@
 //! A policy: its upstream, its pool, and the accounts that hold it when it is to be deleted.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
+use super::availability::{self, Availability};
 use super::cost::{Cost, carry_cost};
 use super::gauge::Gauge;
 use super::usage::{self, Figures, Metered};
@@ -14,6 +17,7 @@ use crate::crd::{
 };
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, Suspension, UpstreamEntry};
 use crate::domain::id::PolicyId;
+use crate::domain::trouble::Sightings;
 use crate::operator::watch::Name;
 use crate::operator::{Endpoint, RelayState};
 
@@ -35,6 +39,8 @@ pub struct Observed {
     pub users: Vec<Name>,
     pub endpoint: Endpoint,
     pub relay: RelayState,
+    /// What the relays say of upstreams; `None` before they were asked.
+    pub sightings: Option<Arc<Sightings>>,
     pub figures_granted: bool,
 }
 
@@ -116,7 +122,8 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
             suspend(&mut plan, policy, observed);
             let outcome = waiting.unwrap_or_else(|| Outcome::refused(Reason::Invalid, problem.to_string()));
             let gauge = observed.gauge.clone();
-            plan.status = Some(status(policy, observed, &outcome, (false, false), gauge, now));
+            let upstream = observed.entry.as_ref().and_then(|entry| entry.upstream.as_ref());
+            plan.status = Some(status(policy, observed, (&outcome, upstream), (false, false), gauge, now));
             return plan;
         }
     };
@@ -131,7 +138,7 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
         when_exhausted: spec.when_exhausted,
         pricing: spec.pricing.clone(),
         sender_domains: spec.sender_domains.clone(),
-        upstream,
+        upstream: upstream.clone(),
         removed_at: None,
     };
     let gauge = observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&entry.pool, now));
@@ -142,8 +149,10 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
     }
     let accepted = matches!(outcome, Outcome::Ready { .. });
     let outcome = waiting.unwrap_or(outcome);
-    let next = status(policy, observed, &outcome, (accepted, true), Some(gauge.clone()), now);
+    let next = status(policy, observed, (&outcome, upstream.as_ref()), (accepted, true), Some(gauge.clone()), now);
     plan.notices.extend(usage::news(policy.status.as_ref(), &next, Some(&gauge)));
+    let standing = policy.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    plan.notices.extend(availability::news(standing, &next.conditions));
     plan.status = Some(next);
     plan
 }
@@ -221,7 +230,7 @@ fn same_limits(standing: Option<&PolicyEntry>, next: &PolicyEntry) -> bool {
 fn status(
     policy: &CreditPolicy,
     observed: &Observed,
-    outcome: &Outcome,
+    (outcome, upstream): (&Outcome, Option<&UpstreamEntry>),
     said: (bool, bool),
     gauge: Option<Gauge>,
     now: Timestamp,
@@ -229,10 +238,12 @@ fn status(
     let standing = policy.status.as_ref();
     let conditions = standing.map(|status| status.conditions.as_slice()).unwrap_or_default();
     let ports = observed.endpoint.ports.iter();
+    let available = Availability::of(observed.id, upstream, observed.sightings.as_deref());
+    let stated = outcome.stated(conditions, policy.metadata.generation, now, said, lacks(&observed.relay));
     let next = CreditPolicyStatus {
         policy_id: Some(observed.id.to_string()),
         observed_generation: policy.metadata.generation,
-        conditions: outcome.conditions_where(conditions, policy.metadata.generation, now, said, lacks(&observed.relay)),
+        conditions: available.state(stated).build(),
         period: gauge.as_ref().map(Gauge::period),
         credits: gauge.as_ref().map(Gauge::pool),
         cost: observed.cost.status(standing.and_then(|status| status.cost.as_ref())),

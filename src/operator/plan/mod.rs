@@ -5,6 +5,7 @@
 
 pub mod alert;
 pub mod api_key;
+pub mod availability;
 pub mod cost;
 pub mod credit_policy;
 pub mod gauge;
@@ -122,18 +123,19 @@ impl Outcome {
         now: Timestamp,
         (accepted, programmed): (bool, bool),
     ) -> Vec<Condition> {
-        self.conditions_where(standing, generation, now, (accepted, programmed), None)
+        self.stated(standing, generation, now, (accepted, programmed), None).build()
     }
 
-    /// The same where the directory is not all that mail hangs on: `lacking` is what else is missing, and why.
-    pub fn conditions_where(
+    /// The same, to be added to, where the directory is not all that mail hangs on: `lacking` is what else is missing,
+    /// and why.
+    pub fn stated<'a>(
         &self,
-        standing: &[Condition],
+        standing: &'a [Condition],
         generation: Option<i64>,
         now: Timestamp,
         (accepted, programmed): (bool, bool),
         lacking: Option<(Reason, String)>,
-    ) -> Vec<Condition> {
+    ) -> Conditions<'a> {
         let (holds, reason, message) = match self {
             Self::Ready { reason, message } => (true, *reason, message),
             Self::Waiting { reason, message } | Self::Refused { reason, message } => (false, *reason, message),
@@ -151,7 +153,6 @@ impl Outcome {
             .set(ConditionType::Programmed, programmed, programmed_reason, why)
             .set(ConditionType::Reconciling, matches!(self, Self::Waiting { .. }), reason, message)
             .set(ConditionType::Stalled, matches!(self, Self::Refused { .. }), reason, message)
-            .build()
     }
 }
 
@@ -211,5 +212,6 @@ pub fn interrupted(
 ) -> Vec<Condition> {
     let accepted = is_true(standing, ConditionType::Accepted);
     let programmed = false;
-    Outcome::waiting(reason, message).conditions(standing, generation, now, (accepted, programmed))
+    let stated = Outcome::waiting(reason, message).stated(standing, generation, now, (accepted, programmed), None);
+    stated.keep(ConditionType::UpstreamAvailable).build()
 }

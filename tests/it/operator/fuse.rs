@@ -12,6 +12,7 @@ use franking::domain::credential::Username;
 use franking::domain::credit::{Meter, Reservation, Verdict};
 use franking::domain::directory::{Entry, Sender};
 use franking::domain::id::{Holder, Kind, PolicyId};
+use franking::domain::trouble::{Sightings, Trouble};
 use franking::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Told, UsageRow};
 use franking::ledger::store::{
     Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, Result, Role, Session, Settlement,
@@ -385,5 +386,15 @@ impl Report for Fragile {
     async fn forget_notices(&self, session: &Session, before: Timestamp, limit: usize) -> Result<u64> {
         self.pass().await?;
         self.inner.forget_notices(session, before, limit).await
+    }
+
+    async fn put_troubles(&self, session: &Session, troubles: &[Trouble]) -> Result<()> {
+        self.pass().await?;
+        self.inner.put_troubles(session, troubles).await
+    }
+
+    async fn sightings(&self) -> Result<Sightings> {
+        self.pass().await?;
+        self.inner.sightings().await
     }
 }

@@ -14,15 +14,11 @@ use tokio::time::{Instant, sleep};
 
 use super::scene::{FROM, MAIL, PASSWORD, SOON, Scene, TO, listener, username};
 use crate::support::client::Client;
-use crate::support::franking::{DEADLINE, eventually, free_port, get};
+use crate::support::franking::{DEADLINE, eventually, free_ports, get};
 use crate::support::sink::{Act, At};
 
 /// Longer than a relay that lives is ever silent: it beats every five seconds. The operator waits for a minute.
 const SILENCE: SignedDuration = SignedDuration::from_secs(12);
-
-fn local() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], free_port()))
-}
 
 /// `franking relay` with a folder of its own, as a pod has.
 struct Process {
@@ -42,7 +38,7 @@ impl Drop for Process {
 
 impl Process {
     fn start(scene: &Scene, name: &str) -> Self {
-        let (hasty, patient, telemetry) = (local(), local(), local());
+        let [hasty, patient, telemetry] = free_ports().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let mut config = scene.config.clone();
         config.listeners = [("hasty", hasty, 1), ("patient", patient, 20)]
             .into_iter()

@@ -25,8 +25,14 @@ pub fn eventually<T>(what: &str, deadline: Duration, mut condition: impl FnMut()
 
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("it is bound").port()
+    let [port] = free_ports();
+    port
+}
+
+/// Several, of which no two are one: asked for one after another, the same may come twice.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("loopback has a free port"));
+    listeners.map(|listener| listener.local_addr().expect("it is bound").port())
 }
 
 /// Status and body of a GET.
@@ -52,14 +58,14 @@ pub struct Home {
 
 impl Home {
     pub fn new(kubeconfig: &Path, namespace: &str) -> Self {
-        let local = || SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let [relay, plain, telemetry] = free_ports().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let home = Self {
             folder: tempfile::tempdir().expect("a temporary folder"),
             kubeconfig: kubeconfig.to_path_buf(),
             namespace: namespace.to_owned(),
-            relay: local(),
-            plain: local(),
-            telemetry: local(),
+            relay,
+            plain,
+            telemetry,
         };
         home.tune("");
         home

@@ -69,12 +69,13 @@ async fn works(books: &Books) {
 
 #[tokio::test]
 async fn the_schema_of_the_release_before_is_worked_with() {
-    for rule in 0..4 {
+    for rule in 0..5 {
         let books = Books::on(server::url(), &MIGRATIONS[..1]);
         match rule {
             0 => works(&books).await,
             1 => conformance::the_first_outcome_stays_and_unknown_is_corrected_once(&books).await,
             2 => conformance::lots_made_ahead_are_the_ones_that_would_have_been_made(&books).await,
+            3 => conformance::what_relays_say_of_upstreams_is_not_kept(&books).await,
             _ => conformance::silent_sessions_are_given_up_and_their_messages_become_unknown(&books).await,
         }
         let store = books.store(Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH)));

@@ -147,7 +147,7 @@ fn message(id: u128) -> crate::domain::id::MessageId {
 #[tokio::test]
 async fn the_schema_of_the_release_before_is_worked_with() {
     let before = newest() - 1;
-    for rule in 0..4 {
+    for rule in 0..5 {
         let file = File(tempfile::tempdir().expect("a directory"));
         let known = file::MIGRATIONS.iter().filter(|migration| migration.version <= before);
         let known: Vec<_> = known.map(|known| file::Migration { version: known.version, sql: known.sql }).collect();
@@ -157,6 +157,7 @@ async fn the_schema_of_the_release_before_is_worked_with() {
             0 => conformance::asking_again_with_the_same_id_charges_nothing(&file).await,
             1 => conformance::the_first_outcome_stays_and_unknown_is_corrected_once(&file).await,
             2 => conformance::lots_made_ahead_are_the_ones_that_would_have_been_made(&file).await,
+            3 => conformance::what_relays_say_of_upstreams_is_not_kept(&file).await,
             _ => conformance::silent_sessions_are_given_up_and_their_messages_become_unknown(&file).await,
         }
     }

@@ -287,7 +287,7 @@ fn a_policy_is_programmed_when_the_relays_run_as_they_are_set() {
         (RelayState { refused, replicas: None }, Some(Reason::RelayInvalid)),
     ] {
         let conditions =
-            Outcome::ready("").conditions_where(&[], Some(1), Timestamp::UNIX_EPOCH, (true, true), lacks(&state));
+            Outcome::ready("").stated(&[], Some(1), Timestamp::UNIX_EPOCH, (true, true), lacks(&state)).build();
         let programmed = find_condition(&conditions, ConditionType::Programmed).expect("it is always said");
         let expected = ("False", reason.unwrap_or(Reason::Programmed).as_str());
         let expected = if reason.is_none() { ("True", expected.1) } else { expected };

@@ -94,6 +94,7 @@ fn seen_policy(entry: Option<PolicyEntry>, balance: Option<&Balance>) -> credit_
         users: Vec::new(),
         endpoint: endpoint(),
         relay: Default::default(),
+        sightings: None,
         figures_granted: false,
     }
 }

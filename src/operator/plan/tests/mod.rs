@@ -233,6 +233,7 @@ fn each_state_of_an_upstreams_login_has_its_reason() {
         users: Vec::new(),
         endpoint: endpoint(),
         relay: RelayState::default(),
+        sightings: None,
         figures_granted: false,
     };
     let upstream = json!({"upstream": {"host": "h.example.com", "credentialsSecretRef": {"name": "login"}}});

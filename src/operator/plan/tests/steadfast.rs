@@ -31,6 +31,7 @@ fn seen_policy(entry: Option<crate::domain::directory::PolicyEntry>, users: Vec<
         users,
         endpoint: endpoint(),
         relay: RelayState::default(),
+        sightings: None,
         figures_granted: false,
     }
 }

@@ -1,0 +1,74 @@
+//! What the relays say of the policies' upstreams, read from the ledger for the policies' status.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::observe::Context;
+use super::references::Ref;
+use super::watch::Name;
+use crate::domain::id::{Holder, PolicyId};
+use crate::domain::trouble::Sightings;
+
+/// Sooner than anybody reads a status; one question to the ledger.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// The latest word; `None` before the first.
+#[derive(Default)]
+pub struct Upstreams(Mutex<Option<Arc<Sightings>>>);
+
+impl Upstreams {
+    pub fn latest(&self) -> Option<Arc<Sightings>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn replace(&self, next: Arc<Sightings>) -> Option<Arc<Sightings>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(next)
+    }
+}
+
+/// Runs until the future is dropped. The policies of which the relays say something else are looked at again.
+pub async fn run(context: &Context) {
+    let mut failing = false;
+    loop {
+        // A ledger that is held, or being rebuilt, is left alone.
+        context.guard.opened().await;
+        match context.books.sightings().await {
+            Ok(next) => {
+                failing = false;
+                let next = Arc::new(next);
+                match context.upstreams.replace(next.clone()) {
+                    Some(before) if before == next => {}
+                    Some(before) if (before.relays == 0) == (next.relays == 0) => wake(context, &before, &next).await,
+                    Some(_) | None => wake_all(context).await,
+                }
+            }
+            // The last word stands.
+            Err(error) if !failing => {
+                failing = true;
+                tracing::warn!(error = &error as &dyn std::error::Error, "asking what the relays say of upstreams");
+            }
+            Err(_) => {}
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// How many relays there are is said of every policy in trouble.
+async fn wake(context: &Context, before: &Sightings, next: &Sightings) {
+    let both = before.troubles.iter().chain(&next.troubles);
+    let policies: HashSet<PolicyId> = both.map(|trouble| trouble.policy).collect();
+    for policy in policies {
+        if let Some(what) = context.object_of(Holder::Policy(policy)) {
+            context.wakes.wake(&what).await;
+        }
+    }
+}
+
+async fn wake_all(context: &Context) {
+    for policy in context.references.policies.state() {
+        context.wakes.wake(&Ref::Policy(Name::of(policy.as_ref()))).await;
+    }
+}

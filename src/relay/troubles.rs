@@ -1,0 +1,105 @@
+//! Tells the ledger of upstreams that are not asked for a while, and that they are asked again.
+//!
+//! Once a second, and only what changed is written. A session that was replaced has said nothing, so it says all again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::admit::Admission;
+use crate::domain::trouble::{TROUBLES_MAX, Trouble};
+use crate::ledger::Error;
+use crate::ledger::store::Session;
+
+/// Nobody has to know sooner: an upstream that comes back is probed after two seconds at the earliest.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What was told, and by which session.
+#[derive(Default)]
+struct Told {
+    session: Option<Session>,
+    troubles: Vec<Trouble>,
+    /// What was seen last, told or not.
+    seen: Vec<Trouble>,
+}
+
+/// Runs until `stop`. What a session says ends with it.
+pub async fn tell(admission: Arc<Admission>, stop: CancellationToken) {
+    let mut told = Told::default();
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            () = sleep(LOOK_EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+        let session = admission.ledger.session().await;
+        told.seen = since_then(admission.upstreams.troubles(admission.judge.now()), &told.seen);
+        if told.session.as_ref() != Some(&session) {
+            told.session = Some(session.clone());
+            // Of a session that is over nothing counts, and nothing has to be taken back.
+            told.troubles.clear();
+        }
+        if told.seen == told.troubles {
+            continue;
+        }
+        match admission.ledger.store().put_troubles(&session, &told.seen).await {
+            Ok(()) => (told.troubles, failing) = (told.seen.clone(), false),
+            // Its heartbeat opens another one, unless the relay is closing its books.
+            Err(Error::Fenced) => {}
+            Err(error) => {
+                if !failing {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "telling of upstreams in trouble");
+                }
+                failing = true;
+            }
+        }
+    }
+}
+
+/// What is seen now, each since when it was seen first, in an order that stays.
+fn since_then(mut seen: Vec<Trouble>, before: &[Trouble]) -> Vec<Trouble> {
+    let same = |one: &Trouble, other: &Trouble| {
+        (one.policy, &one.upstream, one.fault) == (other.policy, &other.upstream, other.fault)
+    };
+    for trouble in &mut seen {
+        if let Some(known) = before.iter().find(|known| same(known, trouble)) {
+            trouble.since = known.since;
+        }
+    }
+    seen.sort_by_key(|trouble| (trouble.since, trouble.policy.0));
+    seen.truncate(TROUBLES_MAX);
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::id::PolicyId;
+    use crate::domain::trouble::Fault;
+
+    fn trouble(policy: u128, fault: Fault, second: i64) -> Trouble {
+        let since = Timestamp::from_second(second).expect("a time");
+        let (upstream, why) = ("smtp.example.com:465".to_owned(), String::new());
+        Trouble { policy: PolicyId(Uuid::from_u128(policy)), upstream, fault, why, since }
+    }
+
+    #[test]
+    fn a_trouble_that_stays_began_when_it_was_seen_first() {
+        let told = [trouble(1, Fault::Unreachable, 10), trouble(2, Fault::Unreachable, 20)];
+        let seen = vec![
+            trouble(3, Fault::Unreachable, 30),
+            trouble(2, Fault::RefusesUs, 30),
+            trouble(1, Fault::Unreachable, 30),
+        ];
+        let now = since_then(seen, &told);
+        let expected =
+            [trouble(1, Fault::Unreachable, 10), trouble(2, Fault::RefusesUs, 30), trouble(3, Fault::Unreachable, 30)];
+        assert_eq!(now, expected, "another fault is another trouble");
+        assert_eq!(since_then(now.clone(), &now), now);
+    }
+}
