@@ -23,6 +23,9 @@ use crate::ledger::{Meters, SYNCS, account, key, key_id, milliseconds, policy, s
 use crate::support::postgres::{Folder, Server};
 
 pub const SECONDS: u64 = 10;
+/// How long messages are offered: the database's own chores come every minute, and a pause of theirs is to count as what
+/// it is.
+const OFFERED_SECONDS: u64 = 60;
 const ACCOUNTS: u64 = 100_000;
 /// Entries of one call that fills the directory.
 const ENTRIES: u64 = 2_000;
@@ -145,7 +148,7 @@ impl Bench {
 
     /// Three relays that are offered messages at a steady pace, whether or not they keep up: relays that run for a
     /// while, or that have just started and know nobody.
-    async fn latency(&self, relays_are: &str, seconds: u64) {
+    async fn latency(&self, relays_are: &str) {
         // All have learnt before the first is offered anything: learning is a load of its own.
         let mut stores = Vec::new();
         for number in 0..RELAYS {
@@ -163,7 +166,7 @@ impl Bench {
                 .await
                 .expect("started");
             let bench = Self { next: self.next.clone(), address: self.address.clone(), ..*self };
-            relays.spawn(async move { bench.pace(ledger, number, seconds).await });
+            relays.spawn(async move { bench.pace(ledger, number).await });
         }
         let mut took: Vec<f64> = relays.join_all().await.into_iter().flatten().collect();
         took.sort_by(f64::total_cmp);
@@ -179,13 +182,13 @@ impl Bench {
         );
     }
 
-    async fn pace(&self, ledger: Ledger, number: u64, seconds: u64) -> Vec<f64> {
+    async fn pace(&self, ledger: Ledger, number: u64) -> Vec<f64> {
         let mut rng = StdRng::seed_from_u64(number);
         let ledger = Arc::new(ledger);
         let mut ticks = tokio::time::interval(Duration::from_millis(5));
         let each_tick = OFFERED_PER_SECOND / RELAYS / 200;
         let mut answers = tokio::task::JoinSet::new();
-        let end = Instant::now() + Duration::from_secs(seconds);
+        let end = Instant::now() + Duration::from_secs(OFFERED_SECONDS);
         while Instant::now() < end {
             ticks.tick().await;
             for _ in 0..=each_tick {
@@ -207,17 +210,26 @@ impl Bench {
     }
 }
 
+/// A server that has run for a while writes its log over segments that it has; a fresh one makes each, with a sync of 16 MB,
+/// and everybody waits.
+async fn renew_log(url: &str) {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("connected");
+    tokio::spawn(connection);
+    client.batch_execute("CHECKPOINT").await.expect("a checkpoint");
+}
+
 pub async fn run(seconds: u64) {
     let folder = tempfile::tempdir().expect("a folder");
     let sync = milliseconds(sync_time(folder.path()));
     println!("the disk: {sync:.3} ms for a sync of 4 KiB, the median of {SYNCS}");
-    let running =
-        Server::start(Folder::within(std::env::temp_dir()), &["shared_buffers = '1GB'", "max_wal_size = '4GB'"]);
+    let settings = ["shared_buffers = '1GB'", "max_wal_size = '4GB'", "min_wal_size = '4GB'"];
+    let running = Server::start(Folder::within(std::env::temp_dir()), &settings);
     let address = LedgerAddress::Postgres { url: running.url(), single_node: true };
     let bench = Bench::fill("PostgreSQL", address.clone(), RELAYS).await;
     bench.figures(seconds).await;
-    bench.latency(RUNNING, seconds).await;
-    bench.latency("fresh", seconds).await;
+    renew_log(&running.url()).await;
+    bench.latency(RUNNING).await;
+    bench.latency("fresh").await;
     let store = ledger::open(&address, Arc::new(SystemClock)).expect("opened");
     let wrong = store.check().await.expect("checked");
     assert!(wrong.is_empty(), "{wrong:?}");

@@ -24,5 +24,6 @@ mod rust_tokens;
 mod spread;
 mod story;
 mod support;
+mod swapped;
 mod upstream;
 mod upstreams;

@@ -37,7 +37,7 @@ pub struct Process {
 
 impl House {
     /// `database` is the test's own, on the server that all share.
-    async fn new(database: &str) -> Self {
+    pub async fn new(database: &str) -> Self {
         Self::over(made(database).await).await
     }
 
@@ -65,8 +65,13 @@ impl House {
     }
 
     fn read(&self, what: &[&str], path: &str) -> String {
+        self.read_in(NAMESPACE, what, path)
+    }
+
+    /// A field of an object.
+    pub fn read_in(&self, namespace: &str, what: &[&str], path: &str) -> String {
         let output = format!("--output=jsonpath={path}");
-        succeeded(self.plane.kubectl(&[&["get"], what, &["--namespace", NAMESPACE, &output]].concat()))
+        succeeded(self.plane.kubectl(&[&["get"], what, &["--namespace", namespace, &output]].concat()))
     }
 
     fn spawn(&self, name: &str, prepared: &mut Command, telemetry: SocketAddr) -> Process {
@@ -132,6 +137,13 @@ impl House {
         holder.split('_').next().expect("a name").to_owned()
     }
 
+    /// An administrator's word on the ConfigMap of the installation.
+    pub fn accept(&self, finding: &str) {
+        let word = format!("franking.io/accept-ledger={finding}");
+        let object = ["annotate", "configmap", "franking-installation", "--namespace", NAMESPACE, "--overwrite", &word];
+        succeeded(self.plane.kubectl(&object));
+    }
+
     pub fn key(&self, name: &str) {
         self.apply(&format!(
             "{{apiVersion: franking.io/v1alpha1, kind: SubAccountApiKey, metadata: {{name: {name}, namespace: team}}, \
@@ -145,6 +157,11 @@ impl House {
         let key = format!("subaccountapikey/{name}");
         let waited = self.plane.kubectl(&["wait", "--for=condition=Ready", &key, "--namespace", "team", &timeout]);
         assert!(waited.status.success(), "{name} is not ready: {waited:?}\n{}", self.logs());
+        self.credentials_now(name)
+    }
+
+    /// What the Secret of that name holds at this moment.
+    pub fn credentials_now(&self, name: &str) -> Credentials {
         let secret = succeeded(self.plane.kubectl(&["get", "secret", name, "--namespace", "team", "--output", "json"]));
         Credentials::from_secret(&serde_json::from_str(&secret).expect("a Secret")).expect("a Secret of ours")
     }
@@ -188,14 +205,22 @@ impl House {
     }
 }
 
-/// A database of our own on the tests' server.
-async fn made(name: &str) -> String {
+/// Does something to the databases of the tests' server; gives its URL.
+pub async fn with_databases(statements: &[String]) -> &'static str {
     let url = tokio::task::spawn_blocking(postgres::url).await.expect("a server");
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("a server");
     let connection = tokio::spawn(connection);
-    client.batch_execute(&format!("DROP DATABASE IF EXISTS {name}")).await.expect("it is ours");
-    client.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("it is ours");
+    for statement in statements {
+        client.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+    }
     connection.abort();
+    url
+}
+
+/// A database of our own on the tests' server.
+async fn made(name: &str) -> String {
+    let made = [format!("DROP DATABASE IF EXISTS {name}"), format!("CREATE DATABASE {name}")];
+    let url = with_databases(&made).await;
     let (server, rest) = url.rsplit_once('/').expect("a database");
     let options = rest.split_once('?').map(|(_, options)| format!("?{options}")).unwrap_or_default();
     format!("{server}/{name}{options}")

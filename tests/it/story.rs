@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -220,6 +221,8 @@ async fn a_kill_under_load_charges_all_that_was_acknowledged_and_changes_no_secr
 
     let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let senders = senders(&credentials, &stop, &acknowledged);
+    eventually("mail to flow", DEADLINE, || (acknowledged.load(Ordering::SeqCst) > 50).then_some(()));
+    let saved = back_up(&stage);
     for _ in 0..3 {
         let before = acknowledged.load(Ordering::SeqCst);
         eventually("mail to flow", DEADLINE, || (acknowledged.load(Ordering::SeqCst) > before + 50).then_some(()));
@@ -243,6 +246,24 @@ async fn a_kill_under_load_charges_all_that_was_acknowledged_and_changes_no_secr
     // What a kill leaves open stays charged: at most one message of each sender for each kill.
     assert!(used <= arrived.len() + 6 * 3, "{used} were charged for {} that arrived", arrived.len());
     assert_eq!(secret(), version, "a restart changed the Secret");
+    // What was saved in between is a whole ledger, of that moment.
+    let held = charged(&saved.join("ledger.db"));
+    assert!((50..used).contains(&held), "the backup holds {held} of {used}");
+    let mut check = Command::new(env!("CARGO_BIN_EXE_franking"));
+    let checked =
+        check.args(["ledger", "check", "--data"]).arg(&saved).env_clear().output().expect("the binary starts");
+    assert!(checked.status.success(), "{checked:?}");
+}
+
+/// A folder with a copy of the ledger, made while it is in use.
+fn back_up(stage: &Stage) -> PathBuf {
+    let saved = stage.home.folder().join("saved");
+    std::fs::create_dir(&saved).expect("a folder");
+    let to = saved.join("ledger.db");
+    let made = stage.home.command(&["ledger", "backup", to.to_str().expect("UTF-8")]).output();
+    let made = made.expect("the binary starts");
+    assert!(made.status.success(), "{made:?}");
+    saved
 }
 
 pub fn subject(body: &[u8]) -> String {

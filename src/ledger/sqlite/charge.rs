@@ -160,7 +160,7 @@ impl Tx<'_> {
     }
 
     /// Settles up to `limit` open messages of sessions that are gone as unknown. Returns how many.
-    pub fn sweep(&mut self, session: &Session, silence: jiff::SignedDuration, limit: usize) -> Op<usize> {
+    pub fn sweep(&mut self, session: &Session, silence: jiff::SignedDuration, limit: usize) -> Op<u64> {
         let since = self.now.saturating_sub(silence).unwrap_or(jiff::Timestamp::MIN);
         self.fence(session)?;
         let given_up: Vec<(String, String)> = self
@@ -189,6 +189,6 @@ impl Tx<'_> {
             })?
             .collect::<rusqlite::Result<_>>()?;
         self.settle(session, &orphans)?;
-        Ok(orphans.len())
+        Ok(orphans.len() as u64)
     }
 }

@@ -107,13 +107,14 @@ impl Tx<'_> {
     }
 
     /// Drops up to `limit` that were kept before. Returns how many.
-    pub fn forget_fingerprints(&mut self, session: &Session, before: Timestamp, limit: usize) -> Op<usize> {
+    pub fn forget_fingerprints(&mut self, session: &Session, before: Timestamp, limit: usize) -> Op<u64> {
         self.fence(session)?;
-        Ok(self
+        let forgotten = self
             .connection
             .prepare_cached(
                 "DELETE FROM fingerprint WHERE message IN (SELECT message FROM fingerprint WHERE at < ?1 LIMIT ?2)",
             )?
-            .execute(params![before.as_millisecond(), rows::limit(limit)])?)
+            .execute(params![before.as_millisecond(), rows::limit(limit)])?;
+        Ok(forgotten as u64)
     }
 }

@@ -36,9 +36,11 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::domain::credential::Username;
@@ -52,14 +54,17 @@ use crate::ledger::store::{
 };
 use crate::runtime::clock::Clock;
 
-use failure::Failure;
+use failure::{Failure, Op};
 use read::Reader;
 use vigil::Vigil;
+use write::Tx;
 use writer::Writer;
 
-/// Rows that one transaction of the rollup, the sweep or the lot maker takes, so that mail waits for none of them
-/// longer than some tens of milliseconds.
-const PIECE: usize = 5_000;
+/// Rows that one transaction of a chore takes, so that mail waits for none of them longer than some 20 milliseconds.
+const PIECE: usize = 1_000;
+/// Between two pieces of a chore. A process that waits for the file's lock asks for it every millisecond; without a pause
+/// it hardly ever asks between two pieces, and a long chore keeps all mail waiting.
+const BREATH: Duration = Duration::from_millis(3);
 
 /// The engine. Its threads end when it is dropped.
 pub struct SqliteStore {
@@ -81,6 +86,23 @@ pub fn prepare_as(path: &Path, naming: &Naming, now: Timestamp) -> Result<Identi
 }
 
 impl SqliteStore {
+    /// Does a chore piece by piece, until one is less than `whole`. Returns how much that was.
+    async fn in_pieces<W>(&self, doing: &'static str, whole: usize, piece: W) -> Result<u64>
+    where
+        W: Fn(&mut Tx<'_>) -> Op<u64> + Clone + Send + 'static,
+    {
+        let mut total = 0;
+        loop {
+            let piece = piece.clone();
+            let done = self.writer.call(doing, writer::GROUP, move |tx| piece(tx)).await?;
+            total += done;
+            if done < whole as u64 {
+                return Ok(total);
+            }
+            sleep(BREATH).await;
+        }
+    }
+
     /// Opens a ledger that [`prepare`] made.
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
         let connection = file::connect_ledger(path)?;
@@ -117,18 +139,8 @@ impl Store for SqliteStore {
     }
 
     async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<u64> {
-        let mut total = 0;
-        loop {
-            let session = session.clone();
-            let swept = self
-                .writer
-                .call("giving up silent sessions", writer::GROUP, move |tx| tx.sweep(&session, silence, PIECE))
-                .await?;
-            total += swept as u64;
-            if swept < PIECE {
-                return Ok(total);
-            }
-        }
+        let session = session.clone();
+        self.in_pieces("giving up silent sessions", PIECE, move |tx| tx.sweep(&session, silence, PIECE)).await
     }
 
     async fn identify(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
@@ -165,31 +177,14 @@ impl Store for SqliteStore {
     }
 
     async fn forget_fingerprints(&self, session: &Session, before: Timestamp) -> Result<u64> {
-        let mut total = 0;
-        loop {
-            let session = session.clone();
-            let work = move |tx: &mut write::Tx<'_>| tx.forget_fingerprints(&session, before, PIECE);
-            let forgotten = self.writer.call("forgetting fingerprints", writer::GROUP, work).await?;
-            total += forgotten as u64;
-            if forgotten < PIECE {
-                return Ok(total);
-            }
-        }
+        let session = session.clone();
+        self.in_pieces("forgetting fingerprints", PIECE, move |tx| tx.forget_fingerprints(&session, before, PIECE))
+            .await
     }
 
     async fn prepare_lots(&self, session: &Session, until: Timestamp) -> Result<u64> {
-        let mut total = 0;
-        loop {
-            let session = session.clone();
-            let made = self
-                .writer
-                .call("making the next lots", writer::GROUP, move |tx| tx.prepare_lots(&session, until, writer::GROUP))
-                .await?;
-            total += made;
-            if made == 0 {
-                return Ok(total);
-            }
-        }
+        let session = session.clone();
+        self.in_pieces("making the next lots", 1, move |tx| tx.prepare_lots(&session, until, PIECE)).await
     }
 
     async fn balances(&self, holders: &[Holder]) -> Result<Vec<Balance>> {
@@ -202,16 +197,8 @@ impl Store for SqliteStore {
     }
 
     async fn rollup(&self, session: &Session) -> Result<u64> {
-        let mut total = 0;
-        loop {
-            let session = session.clone();
-            let taken =
-                self.writer.call("rolling usage up", writer::GROUP, move |tx| tx.rollup(&session, PIECE)).await?;
-            total += taken;
-            if taken < PIECE as u64 {
-                return Ok(total);
-            }
-        }
+        let session = session.clone();
+        self.in_pieces("rolling usage up", PIECE, move |tx| tx.rollup(&session, PIECE)).await
     }
 
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>> {
@@ -241,12 +228,13 @@ impl Store for SqliteStore {
             // What is not counted is not deleted.
             self.rollup(session).await?;
             let session = session.clone();
-            let work = move |tx: &mut write::Tx<'_>| tx.retire(&session, before, writer::GROUP);
+            let work = move |tx: &mut Tx<'_>| tx.retire(&session, before, writer::GROUP);
             let retired = self.writer.call("sealing old messages", writer::GROUP, work).await?;
             total += retired as u64;
             if retired < writer::GROUP {
                 return Ok(total);
             }
+            sleep(BREATH).await;
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod migrations;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -366,4 +367,29 @@ async fn a_read_that_panics_does_not_end_the_others() {
     let panicked = store.reader.call("testing", |_, _| -> failure::Op<()> { panic!("on purpose") }).await;
     assert!(panicked.expect_err("a panic").is_undone());
     assert!(store.identity().await.is_ok());
+}
+
+/// The operator's chores and the relay's charges come from two processes of one pod.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_chore_lets_mail_in_between_its_pieces() {
+    let file = File::new();
+    let mut world = World::with(&file, None, None, None).await;
+    for _ in 0..40 {
+        let batch: Vec<_> = (0..500).map(|_| world.reservation(1)).collect();
+        let verdicts = world.store.reserve(&world.session, &batch).await.expect("answered");
+        assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Reserved));
+    }
+    let operator = file.open(Arc::new(world.clock.clone()));
+    let session = operator.open_session(Role::Operator, "operator-1").await.expect("a session");
+    let chore = tokio::spawn(async move { operator.rollup(&session).await.expect("rolled") });
+    let connection = Connection::open(file.path()).expect("a database");
+    let taken = || super::usage::cursor(&connection, super::usage::RESERVATIONS).expect("read");
+    let mut charged_after = HashSet::new();
+    while !chore.is_finished() {
+        assert_eq!(world.send(1).await.1, Verdict::Reserved);
+        charged_after.insert(taken());
+    }
+    assert!(chore.await.expect("no panic") >= 20_000);
+    // Before the first piece, and after each of many.
+    assert!(charged_after.len() > 6, "{charged_after:?}");
 }
