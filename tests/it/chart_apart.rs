@@ -30,6 +30,7 @@ const GOOD: [(&str, &str); 2] = [
     relay:
       replicas: 5
       hostname: smtp.example.com
+      budgetSeconds: 55
       plain: {enabled: true, networks: [10.20.0.0/16, 'fd00:20::/32']}
       tls: {secretName: relay-tls, privateCa: true}
       limits: {messageBytes: 1048576, drainSeconds: 60}
