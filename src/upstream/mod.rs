@@ -125,9 +125,8 @@ impl Upstreams {
     }
 
     /// Sends one message and says what became of it, at `deadline` (and a tenth of a second) at the latest, or when it
-    /// is told to [`hurry`](Self::hurry). Needs a
-    /// tokio runtime. The transaction runs in its own task: dropping this future does not stop it, it only loses the
-    /// word, so do not drop it.
+    /// is told to [`hurry`](Self::hurry). Needs a tokio runtime. The transaction runs in its own task: dropping this
+    /// future does not stop it, it only loses the word, so do not drop it.
     pub async fn forward(&self, target: &Target, message: Message, deadline: Instant) -> Forwarded {
         self.keep_tidy();
         let pool = self.0.pool(target);
