@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::observe::Context;
 use super::references::Ref;
@@ -14,6 +14,11 @@ use crate::domain::trouble::Sightings;
 
 /// Sooner than anybody reads a status; one question to the ledger.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The same while there is no relay: one that starts beside the operator is there in a moment.
+const LOOK_SOON: Duration = Duration::from_secs(1);
+/// How long there must have been no relay until that is said. One that is being replaced, or starts beside the operator, is
+/// no news, and a restart writes nothing.
+const ALONE_FOR: Duration = Duration::from_secs(60);
 
 /// The latest word; `None` before the first.
 #[derive(Default)]
@@ -32,12 +37,22 @@ impl Upstreams {
 /// Runs until the future is dropped. The policies of which the relays say something else are looked at again.
 pub async fn run(context: &Context) {
     let mut failing = false;
+    let mut relay_at = Instant::now();
     loop {
         // A ledger that is held, or being rebuilt, is left alone.
         context.guard.opened().await;
         match context.books.sightings().await {
+            Ok(next) if next.relays == 0 && relay_at.elapsed() < ALONE_FOR => {
+                failing = false;
+                // The last word stands.
+                sleep(LOOK_SOON).await;
+                continue;
+            }
             Ok(next) => {
                 failing = false;
+                if next.relays > 0 {
+                    relay_at = Instant::now();
+                }
                 let next = Arc::new(next);
                 match context.upstreams.replace(next.clone()) {
                     Some(before) if before == next => {}

@@ -289,6 +289,8 @@ async fn a_second_start_over_the_same_state_writes_nothing_and_is_quick() {
     stage.key("website", "label: Website");
     let franking = stage.home.start();
     stage.wait_ready();
+    // What the relay says of the upstream comes a little later than that the plan is ready.
+    stage.kubectl(&["wait", "creditpolicies", "--all", "--for=condition=UpstreamAvailable", "--timeout=60s"]);
     let versions = || {
         let kinds = "creditpolicies,subaccounts,subaccountapikeys,secrets";
         stage.kubectl(&[
