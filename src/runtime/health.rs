@@ -33,20 +33,22 @@ impl Health {
 
     /// Each closed gate with its reason; empty = ready.
     pub fn closed(&self) -> Vec<(&'static str, String)> {
-        let closed = |standing: &Standing| match standing {
-            Standing::Closed(reason) => Some(reason.clone()),
+        self.said(|standing| match standing {
+            Standing::Closed(reason) => Some(reason),
             Standing::Noted(_) | Standing::Open => None,
-        };
-        self.gates().iter().filter_map(|(name, standing)| Some((*name, closed(standing)?))).collect()
+        })
     }
 
     /// Each open gate where something is wrong all the same, and what.
     pub fn notes(&self) -> Vec<(&'static str, String)> {
-        let noted = |standing: &Standing| match standing {
-            Standing::Noted(note) => Some(note.clone()),
+        self.said(|standing| match standing {
+            Standing::Noted(note) => Some(note),
             Standing::Closed(_) | Standing::Open => None,
-        };
-        self.gates().iter().filter_map(|(name, standing)| Some((*name, noted(standing)?))).collect()
+        })
+    }
+
+    fn said(&self, word: fn(&Standing) -> Option<&String>) -> Vec<(&'static str, String)> {
+        self.gates().iter().filter_map(|(name, standing)| Some((*name, word(standing)?.clone()))).collect()
     }
 
     fn gates(&self) -> MutexGuard<'_, BTreeMap<&'static str, Standing>> {

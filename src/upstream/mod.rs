@@ -156,11 +156,6 @@ impl Upstreams {
         tokio::spawn(async move { futures::future::join_all(old.iter().map(|pool| pool.close())).await });
     }
 
-    /// What a policy's upstream announced when we last connected to it; `None` before the first message.
-    pub fn seen(&self, policy: PolicyId) -> Option<Capabilities> {
-        self.0.offers.of(policy)
-    }
-
     /// What all upstreams take that were ever connected to. Costs nothing.
     pub fn common(&self) -> Common {
         self.0.offers.common()

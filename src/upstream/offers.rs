@@ -74,10 +74,6 @@ impl Offers {
         }
     }
 
-    pub fn of(&self, policy: PolicyId) -> Option<Capabilities> {
-        self.known().get(&policy).map(|(_, seen)| *seen)
-    }
-
     pub fn common(&self) -> Common {
         **self.common.load()
     }
@@ -137,7 +133,7 @@ mod tests {
         assert_eq!(offers.common(), Common { smtputf8: false, eight_bit_mime: false, size: None });
         offers.retain(|policy, _| policy == target(2, 0).policy);
         assert_eq!(offers.common(), Common { eight_bit_mime: false, ..Common::EVERYTHING });
-        assert_eq!(offers.of(target(1, 0).policy), None);
+        assert_eq!(offers.known().get(&target(1, 0).policy), None);
         offers.announced(&target(2, 587), ALL);
         assert_eq!(offers.common(), Common::EVERYTHING, "another host or port is another upstream");
     }

@@ -4,7 +4,8 @@
 use std::fs;
 use std::net::SocketAddr;
 
-use crate::support::postfix::{Postfix, free_port};
+use crate::support::franking::free_port;
+use crate::support::postfix::Postfix;
 
 pub struct Peer {
     postfix: Postfix,

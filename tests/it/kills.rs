@@ -10,37 +10,13 @@ use crate::spread::{House, plan};
 use crate::story::subject;
 use crate::support::franking::{DEADLINE, eventually, free_port};
 use crate::support::mail::{Credentials, Session};
-use crate::support::postgres::{Folder, Server};
+use crate::support::postgres::Pair;
 use crate::support::sink::{Sink, SinkOptions};
 
 /// Programs that send through each relay, each one message at a time.
 const SENDERS: usize = 3;
 /// Messages between two faults: enough to be in the middle of everything.
 const FLOW: usize = 50;
-
-const STANDBY: &str = "follower";
-
-/// A server with a standby that every commit waits for, and a URI that names both.
-struct Pair {
-    primary: Server,
-    standby: Server,
-}
-
-impl Pair {
-    fn start() -> Self {
-        let primary = Server::start(Folder::new(), &["wal_level = replica", "max_wal_senders = 4"]);
-        let standby = primary.standby(STANDBY);
-        primary.configure(&[&format!("synchronous_standby_names = '{STANDBY}'")]);
-        Self { primary, standby }
-    }
-
-    fn url(&self) -> String {
-        let (one, other) = (self.primary.port, self.standby.port);
-        format!(
-            "postgresql://franking@127.0.0.1:{one},127.0.0.1:{other}/postgres?sslmode=disable&target_session_attrs=read-write"
-        )
-    }
-}
 
 /// Programs that send through one relay until they are told to stop, whatever becomes of it.
 struct Senders {
@@ -117,12 +93,9 @@ fn send(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_relay_and_a_failover_under_load_lose_nothing_that_was_acknowledged() {
     let pair = tokio::task::spawn_blocking(Pair::start).await.expect("two servers");
-    let house = House::over(pair.url()).await;
+    let house = House::over(pair.url() + "&target_session_attrs=read-write").await;
     let sink = Sink::start(SinkOptions::default()).await;
-    let mut prepare = house.operators("prepare", "a");
-    assert_eq!(prepare.code(), Some(0), "{}", prepare.said());
-    let mut operator = house.operators("operator", "a");
-    operator.wait_ready();
+    let mut operator = house.operate();
     eventually("the Secrets of the relays", DEADLINE, || house.has_relay_secrets().then_some(()));
     let ((mut first, first_port), (mut second, second_port)) = (house.relay("relay-0"), house.relay("relay-1"));
     first.wait_ready();

@@ -91,6 +91,15 @@ impl House {
         self.spawn(&format!("{role}-{instance}"), &mut command, local())
     }
 
+    /// An operator's pod: its init container first.
+    pub fn operate(&self) -> Process {
+        let mut prepare = self.operators("prepare", "a");
+        assert_eq!(prepare.code(), Some(0), "{}", prepare.said());
+        let mut operator = self.operators("operator", "a");
+        operator.wait_ready();
+        operator
+    }
+
     /// A relay with the files that its pod mounts, and no identity; and the port of its listener with TLS.
     pub fn relay(&self, name: &str) -> (Process, u16) {
         let port = free_port();

@@ -17,7 +17,7 @@ struct Running {
 
 impl Running {
     fn start(house: &House) -> Self {
-        let operator = started(house);
+        let operator = house.operate();
         eventually("the Secrets of the relays", DEADLINE, || house.has_relay_secrets().then_some(()));
         let (mut relay, port) = house.relay("relay-0");
         relay.wait_ready();
@@ -45,15 +45,6 @@ impl Running {
         self.relay.stop();
         self.operator.stop();
     }
-}
-
-/// An operator's pod: its init container first.
-fn started(house: &House) -> Process {
-    let mut prepare = house.operators("prepare", "a");
-    assert_eq!(prepare.code(), Some(0), "{}", prepare.said());
-    let mut operator = house.operators("operator", "a");
-    operator.wait_ready();
-    operator
 }
 
 fn account(house: &House, path: &str) -> String {
@@ -105,7 +96,7 @@ fn accepted(house: &House, running: Running, finding: &str) -> Running {
 async fn a_database_that_is_empty_or_restored_is_held_until_it_is_accepted() {
     let house = House::new(DATABASE).await;
     let sink = Sink::start(SinkOptions::default()).await;
-    let mut operator = started(&house);
+    let mut operator = house.operate();
     house.apply(&plan(&sink, 4));
     house.key("orders");
     house.credentials("orders", DEADLINE);

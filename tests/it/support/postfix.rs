@@ -5,7 +5,6 @@
 //! master by its process id and removes the folder. Nothing of the machine's own Postfix is read or written.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -159,10 +158,6 @@ impl Postfix {
             sleep(Duration::from_millis(20)).await;
         }
     }
-}
-
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
 }
 
 fn as_root(program: &str) -> Command {

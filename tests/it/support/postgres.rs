@@ -281,6 +281,30 @@ impl Drop for Server {
     }
 }
 
+/// A primary with a standby that every commit waits for.
+pub struct Pair {
+    pub primary: Server,
+    pub standby: Server,
+}
+
+impl Pair {
+    /// The standby's name.
+    pub const STANDBY: &str = "follower";
+
+    pub fn start() -> Self {
+        let primary = Server::start(Folder::new(), &["wal_level = replica", "max_wal_senders = 4"]);
+        let standby = primary.standby(Self::STANDBY);
+        primary.configure(&[&format!("synchronous_standby_names = '{}'", Self::STANDBY)]);
+        Self { primary, standby }
+    }
+
+    /// Names both.
+    pub fn url(&self) -> String {
+        let (one, other) = (self.primary.port, self.standby.port);
+        format!("postgresql://franking@127.0.0.1:{one},127.0.0.1:{other}/postgres?sslmode=disable")
+    }
+}
+
 fn keep(mut shell: Command, folder: &Path, before: &[String]) -> Child {
     shell.current_dir("/").stdout(Stdio::null());
     shell.arg("-c").arg(KEEPER).arg("keeper").arg(programs()).arg(folder).args(before);

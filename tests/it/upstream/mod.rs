@@ -116,7 +116,7 @@ async fn a_relayed_message_arrives_with_its_envelope_and_the_upstreams_word() {
     let policy = scene.target.policy;
     let line = format!("franking_upstream_transactions_total{{outcome=\"relayed\",policy=\"{policy}\"}} 2");
     assert!(metrics.contains(&line), "{metrics}");
-    let seen = scene.upstreams.seen(policy).expect("capabilities after the first message");
+    let seen = scene.upstreams.announced(&scene.target).expect("capabilities after the first message");
     assert!(seen.pipelining && seen.smtputf8);
 }
 

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Books;
-use super::server::{Folder, Server};
+use super::server::{Folder, Pair, Server};
 use crate::domain::credit::{Outcome, Reservation, Verdict};
 use crate::domain::directory::Entry;
 use crate::domain::id::MessageId;
@@ -216,28 +216,6 @@ async fn a_change_of_others_disturbs_nobody_and_one_of_ours_is_seen() {
     world.check().await;
 }
 
-/// A primary with a standby that every commit waits for, and a URI that names both.
-struct Pair {
-    primary: Server,
-    standby: Server,
-}
-
-const STANDBY: &str = "follower";
-
-impl Pair {
-    fn start() -> Self {
-        let primary = Server::start(Folder::new(), &["wal_level = replica", "max_wal_senders = 4"]);
-        let standby = primary.standby(STANDBY);
-        primary.configure(&[&format!("synchronous_standby_names = '{STANDBY}'")]);
-        Self { primary, standby }
-    }
-
-    fn url(&self) -> String {
-        let (one, other) = (self.primary.port, self.standby.port);
-        format!("postgresql://franking@127.0.0.1:{one},127.0.0.1:{other}/postgres?sslmode=disable")
-    }
-}
-
 /// How many connections wait for the standby.
 fn waiting(books: &Books) -> Vec<i32> {
     books.look(|wire| async move {
@@ -293,7 +271,7 @@ async fn a_charge_whose_wait_was_cancelled_is_unknown_and_its_retry_waits_for_th
     // Without the beat it would be told "charged" at once, by rows that only this server has.
     assert_eq!(told_without_a_beat(&books, &asked), 1);
     assert!(!asking.is_finished());
-    let _standby = Server::resume(folder, port, &[&primary.leads(STANDBY)]);
+    let _standby = Server::resume(folder, port, &[&primary.leads(Pair::STANDBY)]);
     let answer = timeout(PATIENCE, asking).await.expect("an answer").expect("no panic");
     assert_eq!(answer.expect("answered"), [Verdict::Reserved]);
     assert_eq!(world.consumed().await, [1; 3]);

@@ -2,7 +2,8 @@
 
 use super::{MESSAGE, Way};
 use crate::relay::scene::{ACCOUNT, FROM, PASSWORD, SOON, Scene, TO, monthly, username};
-use crate::support::postfix::{Postfix, free_port};
+use crate::support::franking::free_port;
+use crate::support::postfix::Postfix;
 
 /// One whose mail goes through the relay.
 async fn satellite(scene: &Scene, way: Way, password: &str) -> Postfix {

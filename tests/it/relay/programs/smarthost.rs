@@ -12,7 +12,8 @@ use franking::ledger::seal::Sealer;
 
 use super::MESSAGE;
 use crate::relay::scene::{FROM, MAIL, POLICY, SOON, Scene, TO, certificate, policy};
-use crate::support::postfix::{Postfix, free_port};
+use crate::support::franking::free_port;
+use crate::support::postfix::Postfix;
 
 /// A relay whose upstream is a Postfix that takes mail by TLS and hands it to the scene's sink.
 async fn behind(tls: UpstreamTls, more: &str) -> (Scene, Postfix) {
