@@ -224,34 +224,64 @@ pub struct SpendBalance {
     pub unit_price: i64,
 }
 
-/// A meter of a holder that has nothing left.
+/// A meter that lacks the credits of a message, with its figures as [`Verdict::Short`] tells them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exhausted {
     pub meter: Meter,
+    pub granted: i64,
+    pub remaining: i64,
     /// `None`: it does not open by itself.
     pub reopens_at: Option<Timestamp>,
+}
+
+impl Exhausted {
+    /// The one that stays closed longer; this one where both do as long.
+    pub fn or_longer(self, other: Self) -> Self {
+        let end = |exhausted: &Self| exhausted.reopens_at.unwrap_or(Timestamp::MAX);
+        if end(&other) > end(&self) { other } else { self }
+    }
 }
 
 impl Balance {
     /// The meter of this holder that refuses one more credit: where several do, the one that stays closed longest.
     pub fn exhausted(&self) -> Option<Exhausted> {
-        let holder = self.lot.holder;
-        let period = match self.overage {
-            Overage::Deny if self.lot.remaining() == Some(0) => {
-                Some(Exhausted { meter: self.lot.meter(), reopens_at: Some(self.lot.window.to) })
-            }
-            Overage::Deny | Overage::Allow => None,
+        self.short_of(1)
+    }
+
+    /// The meter of this holder that refuses a message of `credits`, as the reserve call would name it; where several
+    /// do, the one that stays closed longest.
+    pub fn short_of(&self, credits: i64) -> Option<Exhausted> {
+        let (period, prepaid) = (self.period_short_of(credits), self.prepaid_short_of(credits));
+        // In the order of `Meter`, which decides where several stay closed as long.
+        let in_order = match self.lot.holder {
+            Holder::Key(_) | Holder::Account(_) => [self.spend_short_of(credits), period, prepaid],
+            Holder::Policy(_) => [None, prepaid, period],
         };
-        let spend = self.spend.filter(|spend| {
-            spend.unit_price > 0 && spend.limit_micro.saturating_sub(spend.used_micro) < spend.unit_price
-        });
-        let spend = spend.map(|_| Exhausted { meter: Meter::AccountSpend, reopens_at: None });
-        let prepaid = self.prepaid.filter(|prepaid| prepaid.remaining == 0);
-        let prepaid = prepaid.zip(Meter::of_prepaid(holder));
-        let prepaid = prepaid.map(|(prepaid, meter)| Exhausted { meter, reopens_at: prepaid.next_top_up });
-        let end = |exhausted: &Exhausted| exhausted.reopens_at.unwrap_or(Timestamp::MAX);
-        let longer = |one: Exhausted, other: Exhausted| if end(&other) > end(&one) { other } else { one };
-        [spend, period, prepaid].into_iter().flatten().reduce(longer)
+        in_order.into_iter().flatten().reduce(Exhausted::or_longer)
+    }
+
+    fn spend_short_of(&self, credits: i64) -> Option<Exhausted> {
+        let SpendBalance { limit_micro, used_micro, unit_price } = self.spend.filter(|spend| spend.unit_price > 0)?;
+        let left = limit_micro.saturating_sub(used_micro).max(0);
+        (left < unit_price.saturating_mul(credits)).then(|| Exhausted {
+            meter: Meter::AccountSpend,
+            granted: limit_micro / unit_price,
+            remaining: left / unit_price,
+            reopens_at: None,
+        })
+    }
+
+    fn period_short_of(&self, credits: i64) -> Option<Exhausted> {
+        let granted = self.lot.granted.filter(|_| self.overage.is_deny() && !self.lot.fits(credits))?;
+        let remaining = self.lot.remaining().unwrap_or(0);
+        Some(Exhausted { meter: self.lot.meter(), granted, remaining, reopens_at: Some(self.lot.window.to) })
+    }
+
+    fn prepaid_short_of(&self, credits: i64) -> Option<Exhausted> {
+        let prepaid = self.prepaid.filter(|prepaid| prepaid.remaining < credits)?;
+        let meter = Meter::of_prepaid(self.lot.holder)?;
+        let PrepaidBalance { granted, remaining, next_top_up, .. } = prepaid;
+        Some(Exhausted { meter, granted, remaining, reopens_at: next_top_up })
     }
 
     /// For status: when what is exhausted opens again; where nothing is, when the period's limit starts anew. `None`:
@@ -277,6 +307,12 @@ impl Balance {
         let prepaid = self.prepaid.map(|prepaid| [prepaid.next_top_up, prepaid.next_expiry]);
         prepaid.into_iter().flatten().flatten().fold(self.lot.window.to, Timestamp::min)
     }
+}
+
+/// The meter of a chain that refuses a message of `credits`, as the reserve call would name it. `balances`: of its key,
+/// its account and its policy, in this order.
+pub fn short_of(balances: &[Balance], credits: i64) -> Option<Exhausted> {
+    balances.iter().filter_map(|balance| balance.short_of(credits)).reduce(Exhausted::or_longer)
 }
 
 /// Counted recipients (credits) of a period, by outcome. `accepted` = charged and not refunded so far, overage

@@ -123,9 +123,11 @@ impl Admission {
             return Err(Reply::TooManyRecipients { limit });
         }
         let when = sender.policy.when_exhausted;
-        // Only the ledger refuses for good.
+        // Only the reserve call refuses for good.
         let foreseen = match when {
-            WhenExhausted::Defer => self.shortages.foresee(sender.chain(), named + 1, Instant::now()),
+            WhenExhausted::Defer => {
+                self.shortages.foresee(self.ledger.store().as_ref(), sender.chain(), named + 1).await
+            }
             WhenExhausted::Reject => None,
         };
         foreseen.map_or(Ok(()), |shortage| Err(Reply::Short(shortage, when)))
@@ -287,7 +289,7 @@ impl Admission {
             Ok(Verdict::UnderWay(_)) => (Reply::UnderWay, MessageResult::UnderWay),
             Ok(Verdict::Short { meter, granted, remaining, reopens_at }) => {
                 let shortage = Shortage { meter, granted, remaining, reopens_at };
-                self.shortages.remember(errand.sender.chain(), shortage.clone(), Instant::now());
+                self.shortages.remember(errand.sender.chain(), meter, Instant::now());
                 (Reply::Short(shortage, errand.sender.policy.when_exhausted), MessageResult::Short)
             }
             Ok(Verdict::TooFast { pace, rate, retry_at }) => {
@@ -350,6 +352,10 @@ impl Admission {
 
     /// Settles what is certain. `told`: its client hears it.
     fn settle(&self, errand: &Errand, claim: Claim, outcome: Outcome, told: bool) {
+        match outcome {
+            Outcome::Refused | Outcome::NotOffered => self.shortages.forget(errand.sender.chain()),
+            Outcome::Relayed | Outcome::Unknown => {}
+        }
         let again = match claim {
             Claim::Own => None,
             Claim::StandsIn => Some(Again::StoodIn { fingerprint: errand.fingerprint, told }),

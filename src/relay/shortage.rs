@@ -1,48 +1,84 @@
-//! Shortages seen a moment ago, to answer 452 at RCPT before a large upload. Never 5xx, and never longer than
-//! [`MEMORY`]: the ledger has the word, this only saves an upload that it would refuse.
+//! Foresees at RCPT that the ledger would refuse a message for lack of credits, so that nobody uploads it in vain.
+//!
+//! What is remembered is only that a holder was short a moment ago, never how short: the figures are read from the
+//! ledger for each answer, with the limits that hold then. So a raised limit, a top-up, a refund and a charge of any
+//! relay count at once. What cannot be read refuses nobody; the reserve call has the last word.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
 
 use super::smtp::reply::Shortage;
 use crate::domain::credit::{Chain, Meter};
 use crate::domain::id::Holder;
+use crate::ledger::Store;
+use crate::ledger::store::{Exhausted, short_of};
 
-/// How long a shortage is believed. A top-up is felt after a second at most.
+/// How long after a refusal the balances are asked before an upload. Whoever is still short then pays one upload a
+/// second for it.
 const MEMORY: Duration = Duration::from_secs(1);
 /// Holders remembered at once; more than this are short only in an attack, and forgetting costs an upload.
 const HOLDERS_MAX: usize = 10_000;
+/// Balances that are read at a time: a client that keeps naming recipients gets these, and no more of the ledger.
+const READS_MAX: usize = 16;
+/// How long a read may take. It saves an upload, so a slow ledger is not waited for.
+const READ_LIMIT: Duration = Duration::from_secs(1);
 
-#[derive(Default)]
-pub struct Shortages(Mutex<HashMap<Holder, (Instant, Shortage)>>);
+pub struct Shortages {
+    /// Holders that lacked credits, each with the end of its memory.
+    short: Mutex<HashMap<Holder, Instant>>,
+    reads: Semaphore,
+}
+
+impl Default for Shortages {
+    fn default() -> Self {
+        Self { short: Mutex::default(), reads: Semaphore::new(READS_MAX) }
+    }
+}
 
 impl Shortages {
-    pub fn remember(&self, chain: Chain, shortage: Shortage, now: Instant) {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() >= HOLDERS_MAX {
-            seen.retain(|_, (until, _)| now < *until);
-            if seen.len() >= HOLDERS_MAX {
+    /// Notes that the ledger refused a message of `chain` because `meter` lacked credits.
+    pub fn remember(&self, chain: Chain, meter: Meter, now: Instant) {
+        let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
+        if short.len() >= HOLDERS_MAX {
+            short.retain(|_, until| now < *until);
+            if short.len() >= HOLDERS_MAX {
                 return;
             }
         }
-        seen.insert(holder(chain, shortage.meter), (now + MEMORY, shortage));
+        short.insert(holder(chain, meter), now + MEMORY);
     }
 
-    /// The shortage that would refuse `credits`, if one was seen a moment ago.
-    pub fn foresee(&self, chain: Chain, credits: usize, now: Instant) -> Option<Shortage> {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.is_empty() {
+    /// Forgets that anything of `chain` was short: credits come back to it, and the ledger may not have them yet.
+    pub fn forget(&self, chain: Chain) {
+        let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
+        if !short.is_empty() {
+            for holder in chain.holders() {
+                short.remove(&holder);
+            }
+        }
+    }
+
+    fn was_short(&self, chain: Chain, now: Instant) -> bool {
+        let short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
+        !short.is_empty() && chain.holders().iter().any(|holder| short.get(holder).is_some_and(|until| now < *until))
+    }
+
+    /// What a message of `credits` lacks at this moment, where a holder of its chain was short a moment ago.
+    pub async fn foresee(&self, store: &dyn Store, chain: Chain, credits: usize) -> Option<Shortage> {
+        if !self.was_short(chain, Instant::now()) {
             return None;
         }
-        chain.holders().iter().find_map(|holder| {
-            let (until, shortage) = seen.get(holder)?;
-            let short = now < *until && i64::try_from(credits).is_ok_and(|credits| credits > shortage.remaining);
-            short.then(|| shortage.clone())
-        })
+        let credits = i64::try_from(credits).ok()?;
+        let _place = self.reads.try_acquire().ok()?;
+        let holders = chain.holders();
+        let balances = timeout(READ_LIMIT, store.balances(&holders)).await.ok()?.ok()?;
+        let Exhausted { meter, granted, remaining, reopens_at } = short_of(&balances, credits)?;
+        // A refund that was settled meanwhile is perhaps not in what was read.
+        self.was_short(chain, Instant::now()).then_some(Shortage { meter, granted, remaining, reopens_at })
     }
 }
 
@@ -56,29 +92,42 @@ fn holder(chain: Chain, meter: Meter) -> Holder {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::domain::id::{AccountId, KeyId, PolicyId};
     use uuid::Uuid;
 
-    #[test]
-    fn a_shortage_is_foreseen_for_a_second_and_only_for_what_does_not_fit() {
+    use super::*;
+    use crate::domain::id::{AccountId, KeyId, PolicyId};
+
+    fn chain(key: u128, account: u128) -> Chain {
         let id = Uuid::from_u128;
-        let chain = Chain { key: KeyId(id(1)), account: AccountId(id(2)), policy: PolicyId(id(3)) };
-        let shortage = Shortage {
-            meter: Meter::AccountCap,
-            granted: 10,
-            remaining: 2,
-            reopens_at: Some("2026-12-01T00:00:00Z".parse().expect("a time")),
-        };
+        Chain { key: KeyId(id(key)), account: AccountId(id(account)), policy: PolicyId(id(9)) }
+    }
+
+    #[test]
+    fn a_holder_that_was_short_is_remembered_for_a_second_or_until_credits_come_back() {
         let (shortages, now) = (Shortages::default(), Instant::now());
-        assert_eq!(shortages.foresee(chain, 3, now), None);
-        shortages.remember(chain, shortage.clone(), now);
-        assert_eq!(shortages.foresee(chain, 2, now), None);
-        assert_eq!(shortages.foresee(chain, 3, now), Some(shortage.clone()));
-        let colleague = Chain { key: KeyId(id(9)), ..chain };
-        assert_eq!(shortages.foresee(colleague, 3, now), Some(shortage));
-        let stranger = Chain { account: AccountId(id(9)), ..chain };
-        assert_eq!(shortages.foresee(stranger, 3, now), None);
-        assert_eq!(shortages.foresee(chain, 3, now + MEMORY), None);
+        let (sender, colleague, other) = (chain(1, 1), chain(2, 1), chain(3, 2));
+        let short = |now| [sender, colleague, other].map(|chain| shortages.was_short(chain, now));
+        assert_eq!(short(now), [false; 3]);
+        shortages.remember(sender, Meter::AccountCap, now);
+        assert_eq!(short(now), [true, true, false]);
+        assert_eq!(short(now + MEMORY), [false; 3]);
+        shortages.forget(colleague);
+        assert_eq!(short(now), [false; 3]);
+        shortages.remember(sender, Meter::KeyCap, now);
+        assert_eq!(short(now), [true, false, false]);
+        shortages.remember(sender, Meter::PolicyPool, now);
+        assert_eq!(short(now), [true; 3]);
+    }
+
+    #[test]
+    fn no_more_holders_are_remembered_than_there_is_room_for() {
+        let (shortages, now) = (Shortages::default(), Instant::now());
+        for n in 0..2 * HOLDERS_MAX as u128 {
+            shortages.remember(chain(n, 1), Meter::KeyCap, now);
+        }
+        let remembered = || shortages.short.lock().expect("the holders").len();
+        assert_eq!(remembered(), HOLDERS_MAX);
+        shortages.remember(chain(0, 1), Meter::KeyCap, now + MEMORY);
+        assert_eq!(remembered(), 1, "what is over makes room");
     }
 }

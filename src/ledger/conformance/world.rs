@@ -11,7 +11,7 @@ use crate::domain::directory::{AccountEntry, Entry, KeyEntry, PolicyEntry};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{AccountId, Holder, KeyId, MessageId, PolicyId};
 use crate::domain::period::{Calendar, Period};
-use crate::ledger::store::{Again, Balance, Role, Session, Settlement, Store};
+use crate::ledger::store::{Again, Balance, Exhausted, Role, Session, Settlement, Store, short_of};
 use crate::runtime::clock::{Clock, ManualClock};
 
 /// Where an engine keeps one ledger. It can be opened several times, also at once.
@@ -164,10 +164,24 @@ impl World {
         verdicts.into_iter().next().expect("one verdict")
     }
 
-    /// Reserves a new message of key 1.
+    /// Reserves a new message of key 1. Where it is refused for lack of credits, the balances must say the same: the
+    /// relay refuses by them before an upload.
     pub async fn send(&mut self, credits: u32) -> (MessageId, Verdict) {
         let reservation = self.reservation(credits);
-        (reservation.message, self.ask(&reservation).await)
+        let verdict = self.ask(&reservation).await;
+        if let Verdict::Short { meter, granted, remaining, reopens_at } = verdict {
+            let found = self.short_of(credits).await;
+            assert_eq!(found, Some(Exhausted { meter, granted, remaining, reopens_at }));
+        }
+        (reservation.message, verdict)
+    }
+
+    /// What a message of `credits` of key 1 lacks, by the balances.
+    async fn short_of(&self, credits: u32) -> Option<Exhausted> {
+        let username = Username::try_from("key-1".to_owned()).expect("a user name");
+        let sender = self.store.find_sender(&username).await.expect("found").expect("key 1");
+        let balances = self.store.balances(&sender.chain().holders()).await.expect("balances");
+        short_of(&balances, i64::from(credits))
     }
 
     pub async fn settle(&self, message: MessageId, outcome: Outcome) {

@@ -5,6 +5,7 @@ mod changes;
 #[path = "../../fuzz/checks/mod.rs"]
 mod checks;
 mod devices;
+mod foreseen;
 mod fuzzed;
 mod hostile;
 mod killed;

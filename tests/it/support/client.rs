@@ -158,10 +158,17 @@ impl Client {
 
     /// MAIL, RCPT and DATA, one by one; the reply to the first that is refused, or to the final dot.
     pub async fn deliver(&mut self, from: &str, to: &[&str], message: &str) -> Reply {
-        let mut commands = vec![format!("MAIL FROM:<{from}>")];
-        commands.extend(to.iter().map(|to| format!("RCPT TO:<{to}>")));
-        for command in commands {
-            let reply = self.ask(&command).await;
+        let reply = self.ask(&format!("MAIL FROM:<{from}>")).await;
+        if reply.code != 250 {
+            return reply;
+        }
+        self.deliver_rest(to, message).await
+    }
+
+    /// The same after MAIL was accepted: RCPT to each of `to`, then DATA.
+    pub async fn deliver_rest(&mut self, to: &[&str], message: &str) -> Reply {
+        for to in to {
+            let reply = self.ask(&format!("RCPT TO:<{to}>")).await;
             if reply.code != 250 {
                 return reply;
             }
