@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::crowd::Memory;
+use super::body_memory::HeldMemory;
 use super::ending::{Answer, concluded, denied_as};
 use super::judge::{self, Identity, Judge, Labels};
 use super::metrics::{MessageResult, Metrics};
@@ -52,7 +52,7 @@ pub struct Received {
     /// When the client must be answered at the latest.
     pub deadline: Instant,
     /// The body's share of the memory for bodies; given back when the message is done with.
-    pub memory: Memory,
+    pub memory: HeldMemory,
 }
 
 pub struct Admission {
@@ -83,7 +83,7 @@ struct Errand {
     credits: u32,
     octets: usize,
     deadline: Instant,
-    _memory: Memory,
+    _memory: HeldMemory,
 }
 
 /// Who is charged for a message that may be forwarded.

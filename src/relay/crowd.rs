@@ -1,4 +1,4 @@
-//! How many connections and how many octets of bodies there may be. Each place that is taken is a guard that gives
+//! How many connections there may be. Each place that is taken is a guard that gives
 //! itself back, so no path out of a session can leak one. The limits are handed in at each question: they change
 //! live, and what was taken under an older limit stays counted.
 
@@ -8,20 +8,16 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::domain::id::{AccountId, KeyId};
+use crate::domain::id::KeyId;
 use crate::domain::network;
-use crate::domain::relay_config::Limits;
 
 /// All counters of a relay.
 #[derive(Clone, Default)]
 pub struct Crowd {
     pub connections: Counter,
     pub unauthenticated: Counter,
-    /// Octets of bodies being read or forwarded.
-    pub octets: Counter,
     addresses: Tally<IpAddr>,
     keys: Tally<KeyId>,
-    octets_of: Tally<AccountId>,
 }
 
 impl Crowd {
@@ -31,26 +27,6 @@ impl Crowd {
 
     pub fn key(&self, key: KeyId, limit: u32) -> Option<Seat<KeyId>> {
         self.keys.take(key, 1, limit as usize)
-    }
-
-    /// Memory for a body of an account: within its own share and within what there is for all.
-    pub fn memory(&self, account: AccountId, octets: usize, limits: &Limits) -> Option<Memory> {
-        let own = self.octets_of.take(account, octets, limits.bytes_per_account())?;
-        Some(Memory { own, all: self.octets.take(octets, limits.bytes_in_flight)? })
-    }
-}
-
-/// A body's share of the memory for bodies. Given back when the message is done with.
-pub struct Memory {
-    own: Seat<AccountId>,
-    all: Share,
-}
-
-impl Memory {
-    /// Takes more, up to `octets` in all. Says false where one of the two limits stands against it.
-    pub fn grow_to(&mut self, octets: usize, limits: &Limits) -> bool {
-        // Its own first: who is over it takes nothing from the others.
-        self.own.grow_to(octets, limits.bytes_per_account()) && self.all.grow_to(octets, limits.bytes_in_flight)
     }
 }
 
@@ -77,10 +53,6 @@ impl Counter {
     pub fn take(&self, amount: usize, limit: usize) -> Option<Share> {
         let mut share = Share { counter: self.0.clone(), amount: 0 };
         share.grow_to(amount, limit).then_some(share)
-    }
-
-    pub fn taken(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -169,30 +141,9 @@ mod tests {
         assert!(counter.take(5, 10).is_none());
         assert!(!first.grow_to(11, 10));
         assert!(first.grow_to(10, 10) && first.grow_to(3, 10), "a share never shrinks and asks again for free");
-        assert_eq!(counter.taken(), 10);
+        assert!(counter.take(1, 10).is_none());
         drop(first);
-        assert_eq!(counter.taken(), 0);
-    }
-
-    #[test]
-    fn an_account_cannot_take_all_the_memory_that_there_is_for_bodies() {
-        let crowd = Crowd::default();
-        let account = |n| AccountId(uuid::Uuid::from_u128(n));
-        let limits = Limits {
-            message_bytes: 10,
-            bytes_in_flight: 100,
-            bytes_in_flight_per_account: Some(60),
-            ..Limits::default()
-        };
-        let mut first = crowd.memory(account(1), 0, &limits).expect("nothing is always free");
-        let second = crowd.memory(account(1), 50, &limits).expect("room");
-        assert!(first.grow_to(10, &limits) && !first.grow_to(11, &limits), "60 are its share");
-        assert_eq!(crowd.octets.taken(), 60, "what its share refuses is not taken from the others");
-        let other = crowd.memory(account(2), 40, &limits).expect("the others' part is free");
-        assert!(crowd.memory(account(3), 1, &limits).is_none(), "all together have 100");
-        drop((first, second, other));
-        assert_eq!(crowd.octets.taken(), 0);
-        assert!(crowd.octets_of.0.lock().expect("the counts").is_empty());
+        assert!(counter.take(10, 10).is_some());
     }
 
     #[test]

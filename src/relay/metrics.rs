@@ -93,7 +93,10 @@ pub enum Late {
     Tls,
     Login,
     Command,
+    /// The next part of a body, or the rate of it,
     Body,
+    /// or all of it.
+    Message,
     /// It does not read.
     Reply,
 }
@@ -105,7 +108,26 @@ impl Late {
             Self::Login => "login",
             Self::Command => "command",
             Self::Body => "body",
+            Self::Message => "message",
             Self::Reply => "reply",
+        }
+    }
+}
+
+/// Whose share of the memory for bodies is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryLimit {
+    All,
+    Namespace,
+    Account,
+}
+
+impl MemoryLimit {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Namespace => "namespace",
+            Self::Account => "account",
         }
     }
 }
@@ -200,6 +222,7 @@ pub struct Metrics {
     octets: IntCounterVec,
     forwarding: Histogram,
     in_flight: IntGauge,
+    memory_refusals: IntCounterVec,
     tls_failures: IntCounterVec,
     handshakes: IntCounterVec,
     timeouts: IntCounterVec,
@@ -269,6 +292,11 @@ impl Metrics {
             in_flight: register(
                 registry,
                 known(IntGauge::new("franking_relay_bytes_in_flight", "Octets of bodies in memory.")),
+            ),
+            memory_refusals: counters(
+                "memory_refusals_total",
+                "Bodies for which there was no memory, by whose share is used up.",
+                &["share"],
             ),
             settings_refused: register(
                 registry,
@@ -355,6 +383,10 @@ impl Metrics {
 
     pub fn in_flight(&self, octets: usize) {
         self.in_flight.set(i64::try_from(octets).unwrap_or(i64::MAX));
+    }
+
+    pub fn memory_refused(&self, limit: MemoryLimit) {
+        self.memory_refusals.with_label_values(&[limit.as_str()]).inc();
     }
 
     pub fn settings_refused(&self, refused: bool) {

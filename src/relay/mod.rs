@@ -8,6 +8,7 @@
 //! without a socket, `judge` says who may, `admit` charges, forwards and settles.
 
 mod admit;
+mod body_memory;
 mod connection;
 mod crowd;
 mod directory;

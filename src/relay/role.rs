@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admit::Admission;
+use super::body_memory::BodyMemory;
 use super::connection::Front;
 use super::crowd::Crowd;
 use super::directory::Follower;
@@ -134,6 +135,7 @@ impl Relay {
             rng: Mutex::new(rng),
         };
         let front = Front {
+            bodies: BodyMemory::new(admission.metrics.clone()),
             admission: Arc::new(admission),
             crowd: Crowd::default(),
             guesses: Guesses::default(),

@@ -34,7 +34,8 @@ const EVERYTHING: &str = "
       plain: {enabled: true, networks: [10.20.0.0/16, 'fd00:20::/32']}
       tls: {secretName: relay-tls, rsaSecretName: relay-rsa, privateCa: true}
       proxyFrom: [10.0.0.0/24, 'fd00:1::/64']
-      limits: {messageBytes: 1048576, drainSeconds: 60, bytesInFlightPerAccount: 134217728, authFailuresPerAddress: 9,
+      limits: {messageBytes: 1048576, drainSeconds: 60, bytesInFlightPerNamespace: 120000000,
+        bytesInFlightPerAccount: 60000000, messageSeconds: 900, authFailuresPerAddress: 9,
         authFailuresPerName: 8, authDelaySeconds: 4, authForgetSeconds: 30, authCounters: 1000, proxySeconds: 3,
         tlsSeconds: 10, replySeconds: 20, metricAccounts: 10}
       service: {type: LoadBalancer, loadBalancerSourceRanges: [10.0.0.0/8]}

@@ -20,8 +20,8 @@ pub const LINE_MAX: usize = 64 * 1024;
 /// and Message-ID name the host (at most 255 octets) and the message's id, Date is 40 octets.
 pub const HEADROOM: usize = 1024;
 
-/// The most that is allocated on a client's word alone.
-const INITIAL_MAX: usize = 256 * 1024;
+/// Room for a body at its beginning. What a client announces is not taken at its word: the room grows as octets come.
+const INITIAL: usize = 16 * 1024;
 
 /// What followed from some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,8 @@ pub struct BodyReader {
     /// Octets as RFC 1870 counts them: with line ends, without stuffed dots. Also counted while refused.
     size: usize,
     refusal: Option<Refusal>,
+    /// The size that the client announced; 0 = none.
+    expected: usize,
     /// [`HEADROOM`], then the body.
     body: BytesMut,
 }
@@ -97,9 +99,10 @@ impl Body {
 impl BodyReader {
     /// `expected` is the size that the client announced; 0 = none.
     pub fn new(limit: usize, expected: usize, line_ends: LineEnds) -> Self {
-        let mut body = BytesMut::with_capacity(HEADROOM + expected.min(limit).min(INITIAL_MAX));
+        let room = if expected == 0 { INITIAL } else { expected.min(INITIAL) };
+        let mut body = BytesMut::with_capacity(HEADROOM + room);
         body.resize(HEADROOM, 0);
-        Self { at: At::LineStart, line_ends, limit, line: 0, size: 0, refusal: None, body }
+        Self { at: At::LineStart, line_ends, limit, line: 0, size: 0, refusal: None, expected, body }
     }
 
     /// Octets that are held in memory.
@@ -238,7 +241,19 @@ impl BodyReader {
             self.refuse(Refusal::TooBig);
         }
         if self.refusal.is_none() {
+            self.make_room(bytes.len());
             self.body.extend_from_slice(bytes);
+        }
+    }
+
+    /// Doubles the room where it is used up, as a vector does, but goes no further than the announced end.
+    fn make_room(&mut self, more: usize) {
+        let room = self.body.capacity();
+        let needed = self.body.len() + more;
+        if needed > room {
+            let announced = HEADROOM + self.expected;
+            let wanted = if needed <= announced { announced.min(2 * room) } else { 2 * room };
+            self.body.reserve(wanted.max(needed) - self.body.len());
         }
     }
 

@@ -219,23 +219,28 @@ async fn a_client_that_stalls_is_told_to_go() {
 
 #[tokio::test]
 async fn bodies_share_a_bounded_memory() {
-    let small = |config: &mut RelayConfig| config.limits.bytes_in_flight = 100_000;
+    let small = |config: &mut RelayConfig| {
+        config.limits.message_bytes = 50_000;
+        config.limits.bytes_in_flight = 100_000;
+    };
     let scene = Scene::with(small, |_| {}).await;
+    let large = format!("{MAIL}\r\n{}", format!("{}\r\n", "x".repeat(98)).repeat(400));
     let mut first = scene.client().await;
-    first.ask(&format!("MAIL FROM:<{FROM}> SIZE=90000")).await.is("250");
+    first.ask(&format!("MAIL FROM:<{FROM}>")).await.is("250");
     first.ask(&format!("RCPT TO:<{TO}>")).await.is("250");
     first.ask("DATA").await.is("354");
+    first.send(format!("{large}\r\n")).await;
+    scene.until("it is in memory", async |scene| scene.bytes_in_flight() > 40_000).await;
 
     let mut second = scene.client_of(2).await;
-    second.ask(&format!("MAIL FROM:<{FROM}> SIZE=20000")).await.is("250");
+    second.ask(&format!("MAIL FROM:<{FROM}> SIZE=40000")).await.is("250");
     second.ask(&format!("RCPT TO:<{TO}>")).await.is("250");
     second.ask("DATA").await.is("452 4.3.1");
     second.ask("RSET").await.is("250");
     // One that did not say how large it is hears it at its end.
-    let large = format!("{MAIL}\r\n{}", format!("{}\r\n", "x".repeat(98)).repeat(200));
     second.deliver(FROM, &[TO], &large).await.is("452 4.3.1");
 
-    first.send(format!("{MAIL}\r\n.\r\n")).await;
+    first.send(".\r\n").await;
     first.reply().await.is("250 2.0.0");
     second.deliver(FROM, &[TO], &large).await.is("250 2.0.0");
 }

@@ -1,5 +1,6 @@
 //! The relay on the wire: real sockets, the real ledger, and an upstream that does as it is told.
 
+mod bystander;
 mod changes;
 // What the fuzzer checks.
 #[path = "../../fuzz/checks/mod.rs"]
@@ -19,6 +20,7 @@ mod refused;
 mod replies;
 mod scene;
 mod siege;
+mod starvation;
 mod tls;
 mod twice;
 mod upstream;

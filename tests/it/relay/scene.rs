@@ -210,6 +210,13 @@ impl Scene {
     pub fn metrics(&self) -> String {
         render(&self.registry)
     }
+
+    /// Octets of bodies in memory.
+    pub fn bytes_in_flight(&self) -> u64 {
+        let metrics = self.metrics();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("franking_relay_bytes_in_flight "));
+        line.and_then(|octets| octets.parse().ok()).expect("the figure")
+    }
 }
 
 /// One more relay of the same fleet.

@@ -216,32 +216,75 @@ fn two_accounts(rows: &mut Rows) {
 #[tokio::test]
 async fn one_account_cannot_fill_the_memory_for_bodies() {
     let small = |config: &mut RelayConfig| {
+        config.limits.message_bytes = 60_000;
         config.limits.bytes_in_flight = 200_000;
-        config.limits.bytes_in_flight_per_account = Some(100_000);
+        config.limits.bytes_in_flight_per_account = Some(60_000);
     };
     let scene = Scene::with(small, two_accounts).await;
-    let begin = async |client: &mut Client, size: usize| {
-        client.ask(&format!("MAIL FROM:<{FROM}> SIZE={size}")).await.is("250");
+    let begin = async |client: &mut Client, parameter: &str| {
+        client.ask(&format!("MAIL FROM:<{FROM}>{parameter}")).await.is("250");
         client.ask(&format!("RCPT TO:<{TO}>")).await.is("250");
         client.ask("DATA").await
     };
+    let lines = |count: usize| format!("{}\r\n", "x".repeat(98)).repeat(count);
+    // A word takes nothing, octets do.
     let mut greedy = scene.client_of(1).await;
-    begin(&mut greedy, 90_000).await.is("354");
-    // Another key of the same account has no share of its own.
+    begin(&mut greedy, " SIZE=60000").await.is("354");
     let mut sibling = scene.client_of(2).await;
-    begin(&mut sibling, 20_000).await.is("452 4.3.1");
+    begin(&mut sibling, " SIZE=50000").await.is("354");
+    greedy.send(format!("{MAIL}\r\n{}", lines(500))).await;
+    scene.until("the octets are there", async |scene| scene.bytes_in_flight() > 50_000).await;
+    // Another key of the same account has no share of its own.
+    sibling.send(format!("{MAIL}\r\n{}.\r\n", lines(200))).await;
+    sibling.reply().await.is("452 4.3.1");
+    // What cannot be kept is refused before the upload, where it is announced.
+    begin(&mut sibling, " SIZE=20000").await.is("452 4.3.1");
     sibling.ask("RSET").await.is("250");
-    // What the first one did not announce is counted as it comes.
-    let large = format!("{MAIL}\r\n{}", format!("{}\r\n", "x".repeat(98)).repeat(200));
-    sibling.deliver(FROM, &[TO], &large).await.is("452 4.3.1");
     let mut other = scene.client_of(3).await;
-    begin(&mut other, 90_000).await.is("354");
-    other.send(format!("{large}\r\n.\r\n")).await;
+    begin(&mut other, " SIZE=40000").await.is("354");
+    other.send(format!("{MAIL}\r\n{}.\r\n", lines(300))).await;
     other.reply().await.is("250 2.0.0");
-    greedy.send(format!("{large}\r\n.\r\n")).await;
+    greedy.send(".\r\n").await;
     greedy.reply().await.is("250 2.0.0");
-    sibling.deliver(FROM, &[TO], &large).await.is("250 2.0.0");
+    sibling.deliver(FROM, &[TO], &format!("{MAIL}\r\n{}", lines(200))).await.is("250 2.0.0");
     counted(&scene, "franking_relay_messages_total{policy=\"plan\",result=\"no_memory\"} 2");
+    counted(&scene, "franking_relay_memory_refusals_total{share=\"account\"} 2");
+    assert_eq!(scene.bytes_in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_body_that_was_fast_and_then_drips_is_cut_off_and_so_is_one_that_takes_too_long() {
+    let hurried = |config: &mut RelayConfig| {
+        let limits = &mut config.limits;
+        (limits.data_seconds, limits.data_bytes_per_second, limits.message_seconds) = (1, 1_000, 3);
+    };
+    let scene = Scene::with(hurried, |_| {}).await;
+    let begin = async || {
+        let mut client = scene.client().await;
+        client.ask(&format!("MAIL FROM:<{FROM}>")).await.is("250");
+        client.ask(&format!("RCPT TO:<{TO}>")).await.is("250");
+        client.ask("DATA").await.is("354");
+        client
+    };
+    let drips = async |client: &mut Client, octets: usize, every: Duration| {
+        let dripping = async {
+            while client.try_send("x".repeat(octets)).await.is_ok() {
+                sleep(every).await
+            }
+        };
+        timeout(SOON, dripping).await.expect("it is cut off");
+    };
+    // Fifty seconds' worth at once is no excuse for a drip.
+    let mut client = begin().await;
+    client.send(format!("{MAIL}\r\n{}", format!("{}\r\n", "x".repeat(98)).repeat(500))).await;
+    let started = Instant::now();
+    drips(&mut client, 1, Duration::from_millis(50)).await;
+    assert!(started.elapsed() < Duration::from_millis(2_900), "it had {:?}", started.elapsed());
+    counted(&scene, "franking_relay_timeouts_total{waiting_for=\"body\"} 1");
+    // Fast enough, and without an end.
+    drips(&mut begin().await, 100, Duration::from_millis(50)).await;
+    counted(&scene, "franking_relay_timeouts_total{waiting_for=\"message\"} 1");
+    scene.until_usage([0, 0, 0, 0, 0]).await;
 }
 
 #[tokio::test]

@@ -89,6 +89,11 @@ impl Client {
         self.encrypt_as(trusting(ca_pem)).await.expect("the TLS handshake").0
     }
 
+    /// The same with a relay that may hang up.
+    pub async fn try_encrypt(self, ca_pem: &str) -> std::io::Result<Self> {
+        Ok(self.encrypt_as(trusting(ca_pem)).await?.0)
+    }
+
     /// The handshake as somebody else would do it, and what was agreed.
     pub async fn encrypt_as(self, config: Arc<ClientConfig>) -> std::io::Result<(Self, Agreed)> {
         assert!(self.input.is_empty(), "octets before the handshake: {}", self.input.escape_ascii());
@@ -119,14 +124,25 @@ impl Client {
         self.reply().await
     }
 
+    /// The same with a relay that may hang up: `None`.
+    pub async fn try_ask(&mut self, line: &str) -> Option<Reply> {
+        self.try_send(format!("{line}\r\n")).await.ok()?;
+        self.try_reply().await
+    }
+
     pub async fn reply(&mut self) -> Reply {
+        self.try_reply().await.expect("the relay hung up")
+    }
+
+    /// `None` where the relay hangs up instead.
+    pub async fn try_reply(&mut self) -> Option<Reply> {
         let mut lines = Vec::new();
         loop {
-            let line = self.line().await.unwrap_or_else(|| panic!("the relay hung up after {lines:?}"));
+            let line = self.line().await?;
             let code = line[..3].parse().expect("a code");
             lines.push(line.get(4..).unwrap_or("").to_owned());
             if line.as_bytes().get(3) != Some(&b'-') {
-                return Reply { code, text: lines.join("\n") };
+                return Some(Reply { code, text: lines.join("\n") });
             }
         }
     }

@@ -3,6 +3,8 @@
 //! Replies go out in the order of their commands, all that is buffered answered in one write. Every wait has a
 //! deadline. A stop of the relay is heard between commands, so a transaction is never cut in the middle.
 
+mod data;
+
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,30 +13,28 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::admit::{Admission, Received};
-use super::crowd::{Crowd, Memory, Seat, Share};
+use super::admit::Admission;
+use super::body_memory::BodyMemory;
+use super::crowd::{Crowd, Seat, Share};
 use super::guesses::{self, Guesses};
 use super::judge::{Identity, Origin};
-use super::metrics::{Late, LoginResult, MessageResult, ProxyRefusal, TlsFailure};
+use super::metrics::{Late, LoginResult, ProxyRefusal, TlsFailure};
 use super::settings::Settings;
 use super::smtp::command::{self, Mail, text_of};
-use super::smtp::data::{Body, BodyReader, Progress, Refusal};
 use super::smtp::proxy;
 use super::smtp::reply::Reply;
 use super::smtp::sasl::Login;
 use super::smtp::session::{Answer, Next, Session, Terms};
 use super::wire::{Cut, NoTls, Wire};
-use crate::domain::id::{AccountId, KeyId};
+use crate::domain::id::KeyId;
 use crate::domain::relay_config::{LineEnds, Listener, ListenerMode};
 use crate::domain::sender::Address;
-
-/// A client that sends so many times the largest message without a final dot is cut off: it is not going to listen.
-const DISCARD_FACTOR: usize = 4;
 
 /// What all connections share.
 pub struct Front {
     pub admission: Arc<Admission>,
     pub crowd: Crowd,
+    pub bodies: BodyMemory,
     pub guesses: Guesses,
     /// Says that sessions end at their next command.
     pub draining: CancellationToken,
@@ -313,11 +313,6 @@ impl Connection {
         Ok(())
     }
 
-    async fn may_begin(&self) -> Result<AccountId, Reply> {
-        let who = self.identity.as_ref().ok_or(Reply::AuthFirst)?;
-        self.front.admission.judge.sender(who, |_| Ok(())).await.map(|sender| sender.account.id)
-    }
-
     async fn may_open(&self, mail: &Mail) -> Result<(), Reply> {
         let who = self.identity.as_ref().ok_or(Reply::AuthFirst)?;
         self.front.admission.begin(who, mail).await
@@ -333,113 +328,6 @@ impl Connection {
         }
         added
     }
-
-    /// DATA to the answer after the final dot.
-    async fn data(&mut self) -> io::Result<Answer> {
-        let announced = self.session.transaction().map_or(0, |transaction| transaction.mail.size);
-        let memory = match self.may_begin().await {
-            Ok(account) => self.memory(account, announced),
-            Err(reply) => return Ok(self.session.answer(reply)),
-        };
-        let Some(memory) = memory else {
-            let reply = match &self.identity {
-                Some(who) => self.front.admission.refused(who, MessageResult::NoMemory, Reply::NoMemory),
-                None => Reply::AuthFirst,
-            };
-            return Ok(self.session.answer(reply));
-        };
-        self.say(&Reply::StartData);
-        self.waiting_for = Late::Body;
-        let read = self.body(announced, memory).await?;
-        self.waiting_for = Late::Command;
-        let deadline = Instant::now() + seconds(self.listener.budget_seconds);
-        let transaction = self.session.reset();
-        let (Some(transaction), Some(who)) = (transaction, &self.identity) else {
-            return Ok(self.session.answer(Reply::AuthFirst));
-        };
-        let admission = &self.front.admission;
-        let reply = match read {
-            Read::Whole(body, memory) => {
-                let encrypted = self.session.is_encrypted();
-                let answered = admission.take(who, Received { transaction, body, encrypted, deadline, memory });
-                tokio::select! {
-                    biased;
-                    reply = answered => reply,
-                    () = self.wire.gave_up() => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
-                }
-            }
-            Read::Refused(refusal) => {
-                let (result, reply) = self.refusal(refusal);
-                admission.refused(who, result, reply)
-            }
-            Read::Endless => {
-                let (result, reply) = self.refusal(Refusal::TooBig);
-                return Ok(Answer::close(admission.refused(who, result, reply)));
-            }
-        };
-        Ok(self.session.answer(reply))
-    }
-
-    fn memory(&self, account: AccountId, octets: usize) -> Option<Memory> {
-        let limits = &self.front.admission.settings.load().config.limits;
-        self.front.crowd.memory(account, octets.min(limits.message_bytes), limits)
-    }
-
-    fn refusal(&self, refusal: Refusal) -> (MessageResult, Reply) {
-        match refusal {
-            Refusal::TooBig => {
-                (MessageResult::TooBig, Reply::TooBig { limit: self.settings.config.limits.message_bytes })
-            }
-            Refusal::NoMemory => (MessageResult::NoMemory, Reply::NoMemory),
-            Refusal::Fault(fault) => (MessageResult::Malformed, Reply::Body(fault)),
-        }
-    }
-
-    /// Reads to the final dot.
-    async fn body(&mut self, announced: usize, mut memory: Memory) -> io::Result<Read> {
-        let settings = self.settings.clone();
-        let limits = &settings.config.limits;
-        let mut reader = BodyReader::new(limits.message_bytes, announced, self.listener.line_ends);
-        let patience = seconds(limits.data_seconds);
-        let started = Instant::now();
-        let mut octets: u64 = 0;
-        loop {
-            match reader.feed(&self.wire.input) {
-                Progress::End(length) => {
-                    self.wire.consume(length);
-                    self.front.admission.metrics.in_flight(self.front.crowd.octets.taken());
-                    return Ok(match reader.finish() {
-                        Ok(body) => Read::Whole(body, memory),
-                        Err(refusal) => Read::Refused(refusal),
-                    });
-                }
-                Progress::More => self.wire.consume(self.wire.input.len()),
-            }
-            if !memory.grow_to(reader.held(), &self.front.admission.settings.load().config.limits) {
-                reader.discard();
-            }
-            if reader.size() > limits.message_bytes.saturating_mul(DISCARD_FACTOR) {
-                return Ok(Read::Endless);
-            }
-            self.wire.flush().await?;
-            // The rate is owed on the average, so a pause after a fast start is forgiven.
-            let rate = u64::from(limits.data_bytes_per_second).max(1);
-            let due = started + patience + Duration::from_secs(octets / rate);
-            let read = self.wire.fill(due.min(Instant::now() + patience)).await?;
-            if read == 0 {
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
-            }
-            octets += read as u64;
-        }
-    }
-}
-
-/// How a body ended.
-enum Read {
-    Whole(Body, Memory),
-    Refused(Refusal),
-    /// Far over the limit, and still no final dot.
-    Endless,
 }
 
 fn seconds(count: u32) -> Duration {

@@ -1,0 +1,172 @@
+//! Every bound of the relay, by name, with its default and why.
+
+use serde::{Deserialize, Serialize};
+
+/// Every bound of the relay, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Octets of one message, announced as SIZE (RFC 1870).
+    pub message_bytes: usize,
+    /// Recipients of one message; RFC 5321 §4.5.3.1.8 wants at least 100.
+    pub recipients: u16,
+    /// Octets of all bodies being read or forwarded. A namespace may hold as much of it as it leaves free: alone half,
+    /// two of them a third each, so that there is always room for the others' messages.
+    pub bytes_in_flight: usize,
+    /// The most of it that one namespace may hold, however much is free. Absent = as much as it leaves free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_in_flight_per_namespace: Option<usize>,
+    /// The most of it that one account may hold, so that none fills its namespace's share. Absent = two fifths,
+    /// or one message of the largest size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_in_flight_per_account: Option<usize>,
+    pub connections: u32,
+    pub connections_per_address: u32,
+    pub connections_per_key: u32,
+    /// Connections that have not authenticated yet.
+    pub unauthenticated: u32,
+    /// Failed AUTH commands in one connection before it is closed.
+    pub auth_attempts: u32,
+    /// Failed logins from one address (an IPv6 /64) after which its passwords are not looked at, except for names that
+    /// logged in from there before.
+    pub auth_failures_per_address: u32,
+    /// Failed logins of one name, from anywhere, after which each further failure waits longest. It is never locked.
+    pub auth_failures_per_name: u32,
+    /// The longest pause before a failed login is answered; it begins at half a second and doubles.
+    pub auth_delay_seconds: u32,
+    /// After so many quiet seconds one failed login is forgotten.
+    pub auth_forget_seconds: u32,
+    /// Addresses, and names, whose failed logins are remembered: the latest.
+    pub auth_counters: u32,
+    /// Commands that were refused in one connection before it is closed.
+    pub errors: u32,
+    /// For the PROXY header, from the accept.
+    pub proxy_seconds: u32,
+    /// For the TLS handshake.
+    pub tls_seconds: u32,
+    /// From the accept until AUTH succeeded.
+    pub login_seconds: u32,
+    /// Waiting for a command; RFC 5321 §4.5.3.2.7 wants 5 minutes.
+    pub idle_seconds: u32,
+    /// Waiting for the next bytes of a body (RFC 5321 §4.5.3.2.5), and the window over which its rate is judged.
+    pub data_seconds: u32,
+    /// A body must arrive at this rate over any `data_seconds`. What came faster before is no excuse.
+    pub data_bytes_per_second: u32,
+    /// From 354 to the final dot, however fast the body arrives.
+    pub message_seconds: u32,
+    /// For a client to take what it is told, 8 kB at most.
+    pub reply_seconds: u32,
+    /// How long sessions may finish after the stop was asked for.
+    pub drain_seconds: u32,
+    /// Connections to one upstream.
+    pub upstream_connections: u32,
+    /// Accounts that have figures of their own in the metrics; those that come later share one, called `other`.
+    pub metric_accounts: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Scanners send 25–50 MB; SES takes 40 MB, most smarthosts 25–50.
+            message_bytes: 50 * 1024 * 1024,
+            recipients: 100,
+            // Five of the largest messages at once, or some ten thousand of 50 kB.
+            bytes_in_flight: 256 * 1024 * 1024,
+            bytes_in_flight_per_namespace: None,
+            bytes_in_flight_per_account: None,
+            connections: 10_000,
+            // An office of printers behind one address.
+            connections_per_address: 100,
+            connections_per_key: 50,
+            unauthenticated: 1_000,
+            auth_attempts: 3,
+            // A device that tries its old password every minute never gets there: one a minute is forgotten.
+            auth_failures_per_address: 50,
+            auth_failures_per_name: 20,
+            // Under the 10 s after which some devices give up on a reply.
+            auth_delay_seconds: 8,
+            auth_forget_seconds: 60,
+            // Some ten megabytes at the most.
+            auth_counters: 50_000,
+            errors: 20,
+            // A balancer says it with its first segment.
+            proxy_seconds: 5,
+            // Old printers take ten seconds for an RSA handshake.
+            tls_seconds: 30,
+            login_seconds: 60,
+            idle_seconds: 300,
+            data_seconds: 180,
+            data_bytes_per_second: 256,
+            // The largest message over a line of 256 kbit/s.
+            message_seconds: 1_800,
+            reply_seconds: 30,
+            // Above the longest budget, so that whoever has sent everything when the stop comes is answered.
+            drain_seconds: 330,
+            upstream_connections: 50,
+            metric_accounts: 1_000,
+        }
+    }
+}
+
+impl Limits {
+    /// Octets of the bodies of one account.
+    pub fn bytes_per_account(&self) -> usize {
+        // Less than the half that its namespace may hold alone.
+        let most = (self.bytes_in_flight / 5 * 2).max(self.message_bytes);
+        self.bytes_in_flight_per_account.unwrap_or(most)
+    }
+
+    /// Octets of the bodies of one namespace, where so many are `taken` in all.
+    pub fn bytes_per_namespace(&self, taken: usize) -> usize {
+        let free = self.bytes_in_flight.saturating_sub(taken);
+        self.bytes_in_flight_per_namespace.map_or(free, |most| most.min(free))
+    }
+
+    pub(super) fn validate(&self) -> Result<(), String> {
+        let at_least_one = [
+            ("messageBytes", self.message_bytes),
+            ("recipients", usize::from(self.recipients)),
+            ("connections", self.connections as usize),
+            ("connectionsPerAddress", self.connections_per_address as usize),
+            ("connectionsPerKey", self.connections_per_key as usize),
+            ("unauthenticated", self.unauthenticated as usize),
+            ("authAttempts", self.auth_attempts as usize),
+            ("authFailuresPerAddress", self.auth_failures_per_address as usize),
+            ("authFailuresPerName", self.auth_failures_per_name as usize),
+            ("authForgetSeconds", self.auth_forget_seconds as usize),
+            ("authCounters", self.auth_counters as usize),
+            ("errors", self.errors as usize),
+            ("proxySeconds", self.proxy_seconds as usize),
+            ("tlsSeconds", self.tls_seconds as usize),
+            ("replySeconds", self.reply_seconds as usize),
+            ("loginSeconds", self.login_seconds as usize),
+            ("idleSeconds", self.idle_seconds as usize),
+            ("dataSeconds", self.data_seconds as usize),
+            ("messageSeconds", self.message_seconds as usize),
+            ("upstreamConnections", self.upstream_connections as usize),
+        ];
+        if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("limits.{name} is 0; nothing could be sent, use at least 1"));
+        }
+        if self.bytes_in_flight / 2 < self.message_bytes {
+            return Err(format!(
+                "limits.bytesInFlight ({}) is under twice limits.messageBytes ({}); a message of the largest size may take \
+                 half of it, so that there is room for the others",
+                self.bytes_in_flight, self.message_bytes
+            ));
+        }
+        let shares = [
+            ("bytesInFlightPerNamespace", self.bytes_in_flight_per_namespace),
+            ("bytesInFlightPerAccount", self.bytes_in_flight_per_account),
+        ];
+        for (name, share) in shares {
+            if let Some(share) = share.filter(|share| *share < self.message_bytes) {
+                return Err(format!(
+                    "limits.{name} ({share}) is under limits.messageBytes ({}); one message of the largest size must fit",
+                    self.message_bytes
+                ));
+            }
+        }
+        Ok(())
+    }
+}

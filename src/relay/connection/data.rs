@@ -1,0 +1,208 @@
+//! DATA: from the command to the answer after the final dot.
+//!
+//! Memory for the body is taken as its octets arrive, and a client has to keep up a rate for all of it: whoever holds
+//! memory has sent what is in it, and lately.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Connection, seconds};
+use crate::domain::directory::AccountEntry;
+use crate::domain::relay_config::Limits;
+use crate::relay::admit::Received;
+use crate::relay::body_memory::HeldMemory;
+use crate::relay::metrics::{Late, MessageResult};
+use crate::relay::smtp::data::{Body, BodyReader, Progress, Refusal};
+use crate::relay::smtp::reply::Reply;
+use crate::relay::smtp::session::Answer;
+
+/// A client that sends so many times the largest message without a final dot is cut off: it is not going to listen.
+const DISCARD_FACTOR: usize = 4;
+
+/// How a body ended.
+enum Read {
+    Whole(Body, HeldMemory),
+    Refused(Refusal),
+    /// Far over the limit, and still no final dot.
+    Endless,
+}
+
+impl Connection {
+    pub(super) async fn data(&mut self) -> io::Result<Answer> {
+        let announced = self.session.transaction().map_or(0, |transaction| transaction.mail.size);
+        let memory = match self.account().await {
+            Ok(account) => self.front.bodies.of(&account),
+            Err(reply) => return Ok(self.session.answer(reply)),
+        };
+        // What cannot be kept need not be uploaded. Nothing is taken on the client's word.
+        if !memory.has_room_for(announced, &self.front.admission.settings.load().config.limits) {
+            let reply = match &self.identity {
+                Some(who) => self.front.admission.refused(who, MessageResult::NoMemory, Reply::NoMemory),
+                None => Reply::AuthFirst,
+            };
+            return Ok(self.session.answer(reply));
+        }
+        self.say(&Reply::StartData);
+        self.waiting_for = Late::Body;
+        let read = self.body(announced, memory).await?;
+        self.waiting_for = Late::Command;
+        let deadline = Instant::now() + seconds(self.listener.budget_seconds);
+        let transaction = self.session.reset();
+        let (Some(transaction), Some(who)) = (transaction, &self.identity) else {
+            return Ok(self.session.answer(Reply::AuthFirst));
+        };
+        let admission = &self.front.admission;
+        let reply = match read {
+            Read::Whole(body, memory) => {
+                let encrypted = self.session.is_encrypted();
+                let answered = admission.take(who, Received { transaction, body, encrypted, deadline, memory });
+                tokio::select! {
+                    biased;
+                    reply = answered => reply,
+                    () = self.wire.gave_up() => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                }
+            }
+            Read::Refused(refusal) => {
+                let (result, reply) = self.refusal(refusal);
+                admission.refused(who, result, reply)
+            }
+            Read::Endless => {
+                let (result, reply) = self.refusal(Refusal::TooBig);
+                return Ok(Answer::close(admission.refused(who, result, reply)));
+            }
+        };
+        Ok(self.session.answer(reply))
+    }
+
+    /// The account that sends, where it still may.
+    async fn account(&self) -> Result<Arc<AccountEntry>, Reply> {
+        let who = self.identity.as_ref().ok_or(Reply::AuthFirst)?;
+        self.front.admission.judge.sender(who, |_| Ok(())).await.map(|sender| sender.account)
+    }
+
+    fn refusal(&self, refusal: Refusal) -> (MessageResult, Reply) {
+        match refusal {
+            Refusal::TooBig => {
+                (MessageResult::TooBig, Reply::TooBig { limit: self.settings.config.limits.message_bytes })
+            }
+            Refusal::NoMemory => (MessageResult::NoMemory, Reply::NoMemory),
+            Refusal::Fault(fault) => (MessageResult::Malformed, Reply::Body(fault)),
+        }
+    }
+
+    /// Reads to the final dot.
+    async fn body(&mut self, announced: usize, mut memory: HeldMemory) -> io::Result<Read> {
+        let settings = self.settings.clone();
+        let limits = &settings.config.limits;
+        let mut reader = BodyReader::new(limits.message_bytes, announced, self.listener.line_ends);
+        let mut pace = Pace::new(limits, Instant::now());
+        loop {
+            match reader.feed(&self.wire.input) {
+                Progress::End(length) => {
+                    self.wire.consume(length);
+                    return Ok(match reader.finish() {
+                        Ok(body) => Read::Whole(body, memory),
+                        Err(refusal) => Read::Refused(refusal),
+                    });
+                }
+                Progress::More => self.wire.consume(self.wire.input.len()),
+            }
+            if !memory.grow_to(reader.held(), &self.front.admission.settings.load().config.limits) {
+                reader.discard();
+            }
+            if reader.refused() {
+                memory.release();
+            }
+            if reader.size() > limits.message_bytes.saturating_mul(DISCARD_FACTOR) {
+                return Ok(Read::Endless);
+            }
+            self.wire.flush().await?;
+            let read = self.wire.fill(pace.due()).await;
+            let now = Instant::now();
+            if pace.is_over(now) {
+                self.waiting_for = Late::Message;
+            }
+            match read? {
+                0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                read => pace.moved(read, now),
+            }
+        }
+    }
+}
+
+/// How long a client may take for a body: each octet buys it time, up to one window, and never beyond the end.
+struct Pace {
+    window: Duration,
+    octets_per_second: u32,
+    due: Instant,
+    end: Instant,
+}
+
+impl Pace {
+    fn new(limits: &Limits, now: Instant) -> Self {
+        let window = seconds(limits.data_seconds);
+        Self {
+            window,
+            octets_per_second: limits.data_bytes_per_second.max(1),
+            due: now + window,
+            end: now + seconds(limits.message_seconds),
+        }
+    }
+
+    /// When the next octets must be there.
+    fn due(&self) -> Instant {
+        self.due.min(self.end)
+    }
+
+    /// Whether the whole body is late, rather than its next octets.
+    fn is_over(&self, now: Instant) -> bool {
+        now >= self.end
+    }
+
+    fn moved(&mut self, octets: usize, now: Instant) {
+        let bought = Duration::from_secs(octets as u64) / self.octets_per_second;
+        self.due = (self.due + bought).min(now + self.window);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: u32 = 100;
+
+    fn pace(now: Instant) -> Pace {
+        let limits = Limits { data_seconds: 10, data_bytes_per_second: RATE, message_seconds: 60, ..Limits::default() };
+        Pace::new(&limits, now)
+    }
+
+    #[test]
+    fn a_fast_start_is_no_excuse_for_a_slow_end() {
+        let start = Instant::now();
+        let mut pace = pace(start);
+        pace.moved(1_000_000, start);
+        assert_eq!(pace.due(), start + seconds(10), "a window, and no more");
+        // One octet now and then buys next to nothing.
+        for second in 1..10 {
+            pace.moved(1, start + seconds(second));
+        }
+        assert!(pace.due() < start + seconds(11));
+    }
+
+    #[test]
+    fn who_keeps_up_the_rate_has_time_until_the_end() {
+        let start = Instant::now();
+        let mut pace = pace(start);
+        for second in 1..60 {
+            let now = start + seconds(second);
+            assert!(now < pace.due(), "cut off after {second} s");
+            assert!(!pace.is_over(now));
+            pace.moved(RATE as usize, now);
+        }
+        assert_eq!(pace.due(), start + seconds(60));
+        assert!(pace.is_over(start + seconds(60)));
+    }
+}

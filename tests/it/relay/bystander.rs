@@ -1,0 +1,84 @@
+//! A client of another namespace that does nothing wrong, while somebody attacks the relay. It logged in within the
+//! hour, comes with a new connection for each message, and must not notice.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use franking::domain::directory::{AccountEntry, Entry};
+use franking::domain::id::AccountId;
+use franking::domain::relay_config::{Limits, RelayConfig};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::scene::{FROM, MAIL, PASSWORD, Rows, Scene, TO, account, key, username};
+use crate::support::client::Client;
+
+/// The bystander's key.
+pub const KEY: u128 = 3;
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 77));
+const MESSAGES: usize = 100;
+const IN_TIME: Duration = Duration::from_secs(1);
+/// At least so many of [`MESSAGES`] hear 250 in time.
+const ENOUGH: usize = 99;
+/// Other tests may take the processors for a moment; an attack that works takes them from every series.
+const SERIES: usize = 3;
+
+/// A relay with its built-in limits. Key 3 is of another namespace than keys 1 and 2, and has logged in and sent.
+pub async fn scene(rows: impl FnOnce(&mut Rows)) -> Scene {
+    let limits = |config: &mut RelayConfig| config.limits = Limits::default();
+    let scene = Scene::with(limits, |changed| {
+        let other = AccountId(Uuid::from_u128(0x201));
+        let entry =
+            AccountEntry { id: other, namespace: "elsewhere".to_owned(), name: "other".to_owned(), ..account() };
+        changed.others.push(Entry::Account(entry));
+        let mut key = key(KEY);
+        (key.account, key.namespace) = (other, "elsewhere".to_owned());
+        changed.others.push(Entry::Key(key));
+        rows(changed);
+    })
+    .await;
+    sends(&scene).await.expect("before the attack");
+    scene
+}
+
+/// Fails unless the bystander sends as ever, whatever is under way.
+pub async fn is_undisturbed(scene: &Scene) {
+    let mut series = Vec::new();
+    while series.len() < SERIES {
+        let mut troubles = Vec::new();
+        for _ in 0..MESSAGES {
+            let started = Instant::now();
+            match timeout(5 * IN_TIME, sends(scene)).await {
+                Ok(Ok(())) if started.elapsed() <= IN_TIME => {}
+                Ok(Ok(())) => troubles.push(format!("250 after {:?}", started.elapsed())),
+                Ok(Err(reply)) => troubles.push(reply),
+                Err(_) => troubles.push("nothing in time".to_owned()),
+            }
+        }
+        if troubles.len() <= MESSAGES - ENOUGH {
+            return;
+        }
+        troubles.truncate(5);
+        series.push(troubles);
+    }
+    panic!("the bystander is disturbed: {series:?}");
+}
+
+/// One message over a connection of its own. `Err` is what it heard instead of 250.
+async fn sends(scene: &Scene) -> Result<(), String> {
+    let client = Client::open_from(ADDRESS, scene.address("implicit")).await;
+    let mut client = client.try_encrypt(&scene.ca_pem).await.map_err(|error| error.to_string())?;
+    let expected = |reply: Option<crate::support::client::Reply>, code: u16| match reply {
+        Some(reply) if reply.code == code => Ok(()),
+        Some(reply) => Err(format!("{} {}", reply.code, reply.text)),
+        None => Err("hung up".to_owned()),
+    };
+    expected(client.try_reply().await, 220)?;
+    expected(client.try_ask("EHLO bystander.example").await, 250)?;
+    let login = format!("AUTH PLAIN {}", crate::support::client::plain(&username(KEY), PASSWORD));
+    expected(client.try_ask(&login).await, 235)?;
+    expected(client.try_ask(&format!("MAIL FROM:<{FROM}>")).await, 250)?;
+    expected(client.try_ask(&format!("RCPT TO:<{TO}>")).await, 250)?;
+    expected(client.try_ask("DATA").await, 354)?;
+    expected(client.try_ask(&format!("{MAIL}\r\n.")).await, 250)
+}

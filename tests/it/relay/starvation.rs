@@ -1,0 +1,79 @@
+//! One starves the others: each attack of a tenant or a stranger on what all share, on the built-in limits, while a
+//! client of another namespace sends as ever.
+
+use franking::domain::directory::{AccountEntry, Entry};
+use franking::domain::id::AccountId;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::bystander;
+use super::scene::{FROM, MAIL, PASSWORD, Rows, Scene, TO, account, key, username};
+use crate::support::client::Client;
+
+/// Keys of the attacker's namespace, each of an account of its own.
+fn attackers(rows: &mut Rows, keys: impl IntoIterator<Item = u128>) {
+    for n in keys {
+        let id = AccountId(Uuid::from_u128(0x400 + n));
+        rows.others.push(Entry::Account(AccountEntry { id, name: format!("attacker-{n}"), ..account() }));
+        let mut key = key(n);
+        (key.account, key.plain_listener) = (id, true);
+        rows.others.push(Entry::Key(key));
+    }
+}
+
+async fn log_in_plain(scene: &Scene, key: u128) -> Client {
+    let mut client = Client::connect(scene.address("plain")).await;
+    client.ask("EHLO attacker.example").await.is("250");
+    client.login(&username(key), PASSWORD).await.is("235");
+    client
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn announced_sizes_take_no_memory() {
+    let scene = bystander::scene(|rows| attackers(rows, 10..13)).await;
+    let mut held = Vec::new();
+    for n in 0..60 {
+        let mut client = log_in_plain(&scene, 10 + n % 3).await;
+        client.ask(&format!("MAIL FROM:<{FROM}> SIZE=52428800")).await.is("250");
+        client.ask(&format!("RCPT TO:<{TO}>")).await.is("250");
+        client.ask("DATA").await.is("354");
+        client.send("From: ").await;
+        held.push(client);
+    }
+    bystander::is_undisturbed(&scene).await;
+    // What was sent with room for our own fields, and no more.
+    assert!((1..120_000).contains(&scene.bytes_in_flight()));
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_that_fills_its_memory_leaves_room_for_the_others() {
+    let scene = bystander::scene(|rows| attackers(rows, 10..16)).await;
+    let mut uploads = JoinSet::new();
+    for n in 0..6 {
+        let mut client = log_in_plain(&scene, 10 + n).await;
+        client.ask(&format!("MAIL FROM:<{FROM}>")).await.is("250");
+        client.ask(&format!("RCPT TO:<{TO}>")).await.is("250");
+        client.ask("DATA").await.is("354");
+        uploads.spawn(async move {
+            client.send(format!("{MAIL}\r\n")).await;
+            let megabyte = format!("{}\r\n", "x".repeat(998)).repeat(1_000);
+            for _ in 0..45 {
+                client.send(&megabyte).await;
+            }
+            // It keeps what it has, without a final dot.
+            client
+        });
+    }
+    let clients = uploads.join_all().await;
+    let share = |of: &str| format!("franking_relay_memory_refusals_total{{share=\"{of}\"}}");
+    assert!(scene.metrics().contains(&share("namespace")), "{}", scene.metrics());
+    bystander::is_undisturbed(&scene).await;
+    // Another account of the same namespace hears it after its final dot, or before its upload.
+    let mut sibling = log_in_plain(&scene, 10).await;
+    sibling.ask(&format!("MAIL FROM:<{FROM}> SIZE=52428800")).await.is("250");
+    sibling.ask(&format!("RCPT TO:<{TO}>")).await.is("250");
+    sibling.ask("DATA").await.is("452 4.3.1");
+    drop(clients);
+    scene.until("all of it is given back", async |scene| scene.bytes_in_flight() == 0).await;
+}
