@@ -239,16 +239,25 @@ impl Process {
     /// No roles yet, but somebody who answers probes and scrapes: while `prepare` waits, and until the last role has
     /// drained, so it is no role and ends with the process.
     async fn roles(&self, roles: &[&'static str]) -> Result<Roles, RoleError> {
-        let address = self.settings.telemetry.address;
-        let listener = tokio::net::TcpListener::bind(address)
-            .await
-            .map_err(|error| format!("listening on telemetry.address {address}: {error}"))?;
-        tracing::info!(address = %listener.local_addr()?, "serving /healthz, /readyz and /metrics");
+        let telemetry = http::Telemetry::new(self.registry.clone(), self.health.clone());
+        let config::Telemetry { address, probes_address, .. } = self.settings.telemetry;
+        let mut ports = vec![("telemetry.address", address, http::Port::Metrics)];
+        ports.extend(probes_address.map(|address| ("telemetry.probesAddress", address, http::Port::Probes)));
+        let mut listeners = Vec::with_capacity(ports.len());
+        for (setting, address, port) in ports {
+            let listener = tokio::net::TcpListener::bind(address)
+                .await
+                .map_err(|error| format!("listening on {setting} {address}: {error}"))?;
+            tracing::info!(address = %listener.local_addr()?, ?port, "serving telemetry");
+            listeners.push((listener, port));
+        }
         // A role's gate is there before the role is, so that a probe never finds a process ready that has not begun.
         for role in roles {
             drop(self.health.gate(role));
         }
-        tokio::spawn(http::serve(listener, self.registry.clone(), self.health.clone()));
+        for (listener, port) in listeners {
+            tokio::spawn(telemetry.clone().serve(listener, port));
+        }
         Ok(Roles::new(self.stop.clone()))
     }
 

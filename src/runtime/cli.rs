@@ -57,6 +57,9 @@ pub struct Flags {
     /// Where /healthz, /readyz and /metrics are served
     #[arg(long, global = true, env = "FRANKING_TELEMETRY_ADDRESS", value_name = "ADDRESS")]
     pub telemetry_address: Option<SocketAddr>,
+    /// Where /healthz and /readyz are served for probes; without it only where /metrics is
+    #[arg(long, global = true, env = "FRANKING_PROBES_ADDRESS", value_name = "ADDRESS")]
+    pub probes_address: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, Subcommand)]

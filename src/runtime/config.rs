@@ -68,7 +68,10 @@ pub struct Operator {
 pub struct Telemetry {
     pub format: LogFormat,
     pub level: LogLevel,
+    /// Where `/metrics` is served, and `/healthz` and `/readyz` for people.
     pub address: SocketAddr,
+    /// Where `/healthz` and `/readyz` are served for probes, with places of their own.
+    pub probes_address: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -151,6 +154,7 @@ struct RawTelemetry {
     format: Option<LogFormat>,
     level: Option<LogLevel>,
     address: Option<SocketAddr>,
+    probes_address: Option<SocketAddr>,
 }
 
 /// Reads the settings file, puts the flags over it, checks the whole.
@@ -197,7 +201,14 @@ fn check(raw: RawSettings, flags: &Flags) -> Result<Settings, Refused> {
             .telemetry_address
             .or(raw.telemetry.address)
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9464))),
+        probes_address: flags.probes_address.or(raw.telemetry.probes_address),
     };
+    if telemetry.probes_address == Some(telemetry.address) {
+        return Err(Refused::new(format!(
+            "telemetry.probesAddress {} is telemetry.address; probes need a port of their own",
+            telemetry.address
+        )));
+    }
     Ok(Settings { name, stop_seconds, ledger, operator, relay, telemetry })
 }
 
@@ -291,7 +302,7 @@ stopSeconds: 60
 ledger: {engine: sqlite, path: /data/ledger.db}
 operator: {namespace: mail, concurrency: 8, statusWritesPerSecond: 2}
 relay: {configFile: /run/franking/relay.yaml, hostname: relay.example.com, limits: {recipients: 50}}
-telemetry: {format: json, level: debug, address: '127.0.0.1:9464'}
+telemetry: {format: json, level: debug, address: '127.0.0.1:9464', probesAddress: '127.0.0.1:9465'}
 ";
 
     fn load_text(text: &str, flags: Flags) -> Result<Settings, Refused> {
@@ -312,7 +323,15 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464'}
         let fleet = settings.relay.fleet().expect("a fleet");
         assert_eq!((fleet.hostname.as_str(), fleet.limits.recipients), ("relay.example.com", 50));
         let address = SocketAddr::from(([127, 0, 0, 1], 9464));
-        assert_eq!(settings.telemetry, Telemetry { format: LogFormat::Json, level: LogLevel::Debug, address });
+        assert_eq!(
+            settings.telemetry,
+            Telemetry {
+                format: LogFormat::Json,
+                level: LogLevel::Debug,
+                address,
+                probes_address: Some(SocketAddr::from(([127, 0, 0, 1], 9465))),
+            }
+        );
     }
 
     #[test]
@@ -342,6 +361,8 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464'}
             ("format: json", "format: xml", "telemetry.format"),
             ("level: debug", "level: loud", "telemetry.level"),
             ("'127.0.0.1:9464'", "localhost", "telemetry.address"),
+            ("'127.0.0.1:9465'", "localhost", "telemetry.probesAddress"),
+            ("'127.0.0.1:9465'", "'127.0.0.1:9464'", "a port of their own"),
             ("telemetry:", "telemetries:", "telemetries"),
         ] {
             assert!(VALID.contains(right), "{right} is not in the fixture");
@@ -399,6 +420,7 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464'}
             log_level: Some(LogLevel::Warn),
             log_format: Some(LogFormat::Text),
             telemetry_address: Some(SocketAddr::from(([127, 0, 0, 1], 1))),
+            probes_address: Some(SocketAddr::from(([127, 0, 0, 1], 2))),
             ..Flags::default()
         };
         let settings = load_text(VALID, flags).expect("valid");
@@ -406,6 +428,7 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464'}
         assert_eq!(settings.relay.fleet().expect("a fleet").hostname, "localhost");
         assert_eq!((settings.telemetry.level, settings.telemetry.format), (LogLevel::Warn, LogFormat::Text));
         assert_eq!((settings.telemetry.address.port(), settings.stop_seconds), (1, 7));
+        assert_eq!(settings.telemetry.probes_address.map(|address| address.port()), Some(2));
     }
 
     #[test]

@@ -1,5 +1,10 @@
 //! `/healthz`, `/readyz` and `/metrics`: for probes and Prometheus, not for the public.
+//!
+//! Probes have a port of their own, so that nobody who fills the one of the metrics can have the pod restarted. A
+//! connection carries one request. Where all places of a port are taken its oldest connection is closed: a probe says
+//! all that it has to say at once, so only somebody who holds a place grows old.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,77 +18,151 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 use super::health::Health;
-use super::metrics::{self, Registry};
+use super::metrics::{self, IntCounterVec, Opts, Registry, register};
 
-/// Connections at once: two probes, a Prometheus pair and a person, several times over.
+/// Connections of one port at once: two probes, a Prometheus pair and a person, several times over.
 const CONNECTIONS: usize = 32;
-/// A scrape interval is a minute at most; a connection that lives longer is asked to come back.
-const CONNECTION_LIFE: Duration = Duration::from_secs(90);
-/// A probe sends its whole request at once.
-const HEADER_WAIT: Duration = Duration::from_secs(5);
 /// Request line and headers; hyper's own least.
 const HEADER_BYTES: usize = 8 * 1024;
 /// Before the next accept after one failed: out of file descriptors heals when something closes.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves for as long as the process lives, a drain included: that is when somebody wants to know. Failing connections
-/// are the other side's affair and end alone.
-pub async fn serve(listener: TcpListener, registry: Registry, health: Health) -> Infallible {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "accepting a telemetry connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        // Over the bound the connection is closed at once, so that probes never queue behind strangers.
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let (registry, health) = (registry.clone(), health.clone());
-        tokio::spawn(async move {
-            if tokio::time::timeout(CONNECTION_LIFE, connection(stream, registry, health)).await.is_err() {
-                tracing::debug!("a telemetry connection was closed for its age");
-            }
-            drop(place);
-        });
-    }
+/// What a port is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// `/healthz` and `/readyz`.
+    Probes,
+    /// `/metrics`, and the others for people.
+    Metrics,
 }
 
-async fn connection(stream: TcpStream, registry: Registry, health: Health) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let response = answer(request.method(), request.uri().path(), &registry, &health);
-        async move { Ok::<_, Infallible>(response) }
-    });
-    let served = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_WAIT)
-        .max_buf_size(HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "a telemetry connection ended early");
-    }
-}
-
-fn answer(method: &Method, path: &str, registry: &Registry, health: &Health) -> Response<Full<Bytes>> {
-    if method != Method::GET && method != Method::HEAD {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
-    }
-    match path {
-        "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
-        "/readyz" => readiness(health),
-        "/metrics" => {
-            let mut response = text(StatusCode::OK, metrics::render(registry));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
-            response
+impl Port {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Probes => "probes",
+            Self::Metrics => "metrics",
         }
-        _ => text(StatusCode::NOT_FOUND, "there is /healthz, /readyz and /metrics\n".to_owned()),
+    }
+
+    /// For the request line and the headers. A probe and a scrape send them at once.
+    fn header_wait(self) -> Duration {
+        match self {
+            Self::Probes => Duration::from_secs(1),
+            Self::Metrics => Duration::from_secs(5),
+        }
+    }
+
+    /// From the accept to the end of the answer: a kubelet gives up after seconds, and Prometheus after ten.
+    fn connection_life(self) -> Duration {
+        match self {
+            Self::Probes => Duration::from_secs(5),
+            Self::Metrics => Duration::from_secs(30),
+        }
+    }
+}
+
+/// What the ports of a process answer from. Cheap to clone.
+#[derive(Clone)]
+pub struct Telemetry {
+    registry: Registry,
+    health: Health,
+    /// One text of the metrics is made at a time, so that whoever asks for many takes one thread at most.
+    rendering: Arc<Semaphore>,
+    closed: IntCounterVec,
+}
+
+impl Telemetry {
+    pub fn new(registry: Registry, health: Health) -> Self {
+        let closed = Opts::new(
+            "franking_telemetry_connections_closed_total",
+            "Connections for probes or metrics that were closed before their answer, because others came or they were late.",
+        );
+        let closed = IntCounterVec::new(closed, &["port"])
+            .unwrap_or_else(|error| panic!("the name and label of this metric are constants of ours: {error}"));
+        Self { closed: register(&registry, closed), rendering: Arc::new(Semaphore::new(1)), registry, health }
+    }
+
+    /// Serves a port for as long as the process lives, a drain included: that is when somebody wants to know. Failing
+    /// connections are the other side's affair and end alone.
+    pub async fn serve(self, listener: TcpListener, port: Port) -> Infallible {
+        let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(CONNECTIONS);
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a telemetry connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            open.retain(|connection| !connection.is_finished());
+            if open.len() >= CONNECTIONS
+                && let Some(oldest) = open.pop_front()
+            {
+                oldest.abort();
+                self.count_closed(port);
+            }
+            open.push_back(tokio::spawn(self.clone().connection(stream, port)).abort_handle());
+        }
+    }
+
+    async fn connection(self, stream: TcpStream, port: Port) {
+        let service = service_fn(|request: Request<Incoming>| {
+            let telemetry = &self;
+            async move { Ok::<_, Infallible>(telemetry.answer(request.method(), request.uri().path(), port).await) }
+        });
+        let served = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(port.header_wait())
+            .max_buf_size(HEADER_BYTES)
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service);
+        match timeout(port.connection_life(), served).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                if error.is_timeout() {
+                    self.count_closed(port);
+                }
+                tracing::debug!(%error, "a telemetry connection ended early");
+            }
+            Err(_) => self.count_closed(port),
+        }
+    }
+
+    fn count_closed(&self, port: Port) {
+        self.closed.with_label_values(&[port.as_str()]).inc();
+    }
+
+    async fn answer(&self, method: &Method, path: &str, port: Port) -> Response<Full<Bytes>> {
+        if method != Method::GET && method != Method::HEAD {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match (path, port) {
+            ("/healthz", Port::Probes | Port::Metrics) => text(StatusCode::OK, "ok\n".to_owned()),
+            ("/readyz", Port::Probes | Port::Metrics) => readiness(&self.health),
+            ("/metrics", Port::Metrics) => self.metrics().await,
+            (_, Port::Metrics) => text(StatusCode::NOT_FOUND, "there is /healthz, /readyz and /metrics\n".to_owned()),
+            (_, Port::Probes) => text(StatusCode::NOT_FOUND, "there is /healthz and /readyz\n".to_owned()),
+        }
+    }
+
+    async fn metrics(&self) -> Response<Full<Bytes>> {
+        let _turn = self.rendering.acquire().await;
+        let registry = self.registry.clone();
+        // Aside, because a thousand accounts take milliseconds in which a connection could be served.
+        let rendered = tokio::task::spawn_blocking(move || metrics::render(&registry)).await;
+        let mut response = match rendered {
+            Ok(rendered) => text(StatusCode::OK, rendered),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("rendering the metrics: {error}\n")),
+        };
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
+        response
     }
 }
 
@@ -131,7 +210,7 @@ mod tests {
         let gate = health.gate("relay");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("an address");
-        tokio::spawn(serve(listener, registry, health));
+        tokio::spawn(Telemetry::new(registry, health).serve(listener, Port::Metrics));
 
         let not_ready = get(address, "/readyz").await;
         assert!(not_ready.starts_with("HTTP/1.1 503") && not_ready.ends_with("relay: starting\n"), "{not_ready}");
@@ -149,30 +228,69 @@ mod tests {
         assert!(post.starts_with("HTTP/1.1 405"), "{post}");
     }
 
+    /// A port of each kind, of one process.
+    async fn ports() -> (Registry, [std::net::SocketAddr; 2]) {
+        let registry = Registry::new();
+        let telemetry = Telemetry::new(registry.clone(), Health::default());
+        let mut addresses = Vec::new();
+        for port in [Port::Probes, Port::Metrics] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+            addresses.push(listener.local_addr().expect("an address"));
+            tokio::spawn(telemetry.clone().serve(listener, port));
+        }
+        (registry, [addresses[0], addresses[1]])
+    }
+
     #[tokio::test]
-    async fn a_stranger_over_the_bound_is_closed_and_a_place_that_is_left_is_given_again() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-        let address = listener.local_addr().expect("an address");
-        tokio::spawn(serve(listener, Registry::new(), Health::default()));
-        let mut held = vec![];
-        for _ in 0..CONNECTIONS {
-            let mut stream = TcpStream::connect(address).await.expect("connects");
-            // Answered once and kept alive, so it surely holds its place.
-            stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("writes");
-            stream.read_exact(&mut [0; 12]).await.expect("an answer");
-            held.push(stream);
+    async fn a_probe_has_a_port_without_metrics() {
+        let (_, [probes, _]) = ports().await;
+        assert!(get(probes, "/healthz").await.starts_with("HTTP/1.1 200"));
+        assert!(get(probes, "/readyz").await.starts_with("HTTP/1.1 200"));
+        assert!(get(probes, "/metrics").await.starts_with("HTTP/1.1 404"));
+    }
+
+    #[tokio::test]
+    async fn a_connection_carries_one_request() {
+        let (_, addresses) = ports().await;
+        for address in addresses {
+            let twice = "GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n".repeat(2);
+            let answers = ask(address, &twice).await;
+            assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{answers}");
         }
-        let mut over = TcpStream::connect(address).await.expect("connects");
-        assert_eq!(over.read(&mut [0; 1]).await.unwrap_or(0), 0);
-        held.clear();
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-        while tokio::time::Instant::now() < deadline {
-            let mut stream = TcpStream::connect(address).await.expect("connects");
-            let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await;
-            if stream.read(&mut [0; 12]).await.unwrap_or(0) > 0 {
-                return;
+    }
+
+    /// The attack: silent connections, and such as begin a request and never end it, on both ports.
+    #[tokio::test]
+    async fn open_connections_keep_no_probe_waiting() {
+        let (registry, addresses) = ports().await;
+        for count in [40, 500] {
+            let mut held = vec![];
+            for n in 0..count {
+                for address in addresses {
+                    let mut stream = TcpStream::connect(address).await.expect("connects");
+                    if n % 2 == 0 {
+                        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: ").await.expect("writes");
+                    }
+                    held.push(stream);
+                }
             }
+            for address in addresses {
+                for path in ["/healthz", "/readyz"] {
+                    let answer = timeout(Duration::from_secs(1), get(address, path)).await.expect("within a second");
+                    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+                }
+            }
+            assert!(timeout(Duration::from_secs(5), get(addresses[1], "/metrics")).await.is_ok());
         }
-        panic!("no place was given again");
+        let rendered = metrics::render(&registry);
+        assert!(rendered.contains("franking_telemetry_connections_closed_total{port=\"probes\"}"), "{rendered}");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_does_not_come_is_not_waited_for() {
+        let (_, [probes, _]) = ports().await;
+        let mut silent = TcpStream::connect(probes).await.expect("connects");
+        let closed = timeout(3 * Port::Probes.header_wait(), silent.read(&mut [0; 1])).await.expect("it is closed");
+        assert_eq!(closed.unwrap_or(0), 0);
     }
 }

@@ -37,7 +37,7 @@ const GOOD: [(&str, &str); 2] = [
       service: {type: LoadBalancer, annotations: {example.com/lb: internal}, loadBalancerSourceRanges: [10.0.0.0/8]}
       topologySpreadConstraints: [{maxSkew: 1, topologyKey: topology.kubernetes.io/zone, whenUnsatisfiable: DoNotSchedule}]
       podDisruptionBudget: {maxUnavailable: 25%}
-    networkPolicy: {enabled: true, relayFrom: [{ipBlock: {cidr: 10.0.0.0/8}}], databasePorts: [6432]}
+    networkPolicy: {egress: true, relayFrom: [{ipBlock: {cidr: 10.0.0.0/8}}], databasePorts: [6432]}
     terminationGracePeriodSeconds: 90
     bindAddress: 0.0.0.0
 ",

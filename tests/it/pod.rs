@@ -44,7 +44,7 @@ impl Pod {
         // The longest first: no path of the pod may be replaced in the middle of another.
         pod.instead.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
         pod.instead.dedup();
-        for port in ["4465", "4525", "4587", "9090", "9091", "9092"] {
+        for port in ["4465", "4525", "4587", "9081", "9082", "9090", "9091", "9092"] {
             pod.instead.push((format!("127.0.0.1:{port}"), format!("127.0.0.1:{}", free_port())));
         }
         pod.fill_volumes();

@@ -12,6 +12,11 @@ env:
   # The containers of a pod share its ports, and so cannot share this setting.
   - name: FRANKING_TELEMETRY_ADDRESS
     value: {{ include "franking.address" (list $root (include "franking.telemetryPort" $role)) | quote }}
+  {{- with include "franking.probesPort" $role }}
+  # Apart from the metrics, so that whoever fills that port cannot have the pod restarted.
+  - name: FRANKING_PROBES_ADDRESS
+    value: {{ include "franking.address" (list $root .) | quote }}
+  {{- end }}
   {{- if eq $root.Values.ledger.engine "postgres" }}
   # Who it is in the lease that the operators share.
   - name: FRANKING_INSTANCE
@@ -113,6 +118,11 @@ securityContext:
 
 {{- define "franking.telemetryPort" -}}
 {{- get (dict "prepare" "9090" "operator" "9091" "relay" "9092" "backup" "9093") . -}}
+{{- end -}}
+
+{{- /* Of the containers that are probed. */ -}}
+{{- define "franking.probesPort" -}}
+{{- get (dict "operator" "9081" "relay" "9082") . -}}
 {{- end -}}
 
 {{- /* A process without capabilities cannot listen under 1024, so the Service's ports lead to these. */ -}}

@@ -144,6 +144,7 @@ log:
   format: {{ .Values.log.format }}
 telemetry:
   address: {{ include "franking.address" (list . (include "franking.telemetryPort" "relay")) | quote }}
+  probesAddress: {{ include "franking.address" (list . (include "franking.probesPort" "relay")) | quote }}
 service:
   type: {{ $service.type }}
   {{- with $service.annotations }}

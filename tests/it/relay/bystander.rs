@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use franking::domain::directory::{AccountEntry, Entry};
 use franking::domain::id::AccountId;
 use franking::domain::relay_config::{Limits, RelayConfig};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::scene::{FROM, MAIL, PASSWORD, Rows, Scene, TO, account, key, username};
-use crate::support::client::Client;
+use crate::support::client::{Client, Reply, plain};
 
 /// The bystander's key.
 pub const KEY: u128 = 3;
@@ -26,7 +28,7 @@ const SERIES: usize = 3;
 /// A relay with its built-in limits. Key 3 is of another namespace than keys 1 and 2, and has logged in and sent.
 pub async fn scene(rows: impl FnOnce(&mut Rows)) -> Scene {
     let limits = |config: &mut RelayConfig| config.limits = Limits::default();
-    let scene = Scene::with(limits, |changed| {
+    let mut scene = Scene::with(limits, |changed| {
         let other = AccountId(Uuid::from_u128(0x201));
         let entry =
             AccountEntry { id: other, namespace: "elsewhere".to_owned(), name: "other".to_owned(), ..account() };
@@ -37,11 +39,12 @@ pub async fn scene(rows: impl FnOnce(&mut Rows)) -> Scene {
         rows(changed);
     })
     .await;
+    scene.serve_telemetry().await;
     sends(&scene).await.expect("before the attack");
     scene
 }
 
-/// Fails unless the bystander sends as ever, whatever is under way.
+/// Fails unless the bystander sends as ever and probes are answered, whatever is under way.
 pub async fn is_undisturbed(scene: &Scene) {
     let mut series = Vec::new();
     while series.len() < SERIES {
@@ -54,6 +57,11 @@ pub async fn is_undisturbed(scene: &Scene) {
                 Ok(Err(reply)) => troubles.push(reply),
                 Err(_) => troubles.push("nothing in time".to_owned()),
             }
+            for path in ["/healthz", "/readyz"] {
+                if !matches!(timeout(IN_TIME, probe(scene, path)).await, Ok(Ok(()))) {
+                    troubles.push(format!("{path} is not answered in time"));
+                }
+            }
         }
         if troubles.len() <= MESSAGES - ENOUGH {
             return;
@@ -64,18 +72,28 @@ pub async fn is_undisturbed(scene: &Scene) {
     panic!("the bystander is disturbed: {series:?}");
 }
 
+/// A kubelet's probe.
+async fn probe(scene: &Scene, path: &str) -> std::io::Result<()> {
+    let [probes, _] = scene.telemetry.expect("the port of probes");
+    let mut stream = TcpStream::connect(probes).await?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: relay\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(std::io::Error::other(answer)) }
+}
+
 /// One message over a connection of its own. `Err` is what it heard instead of 250.
 async fn sends(scene: &Scene) -> Result<(), String> {
     let client = Client::open_from(ADDRESS, scene.address("implicit")).await;
     let mut client = client.try_encrypt(&scene.ca_pem).await.map_err(|error| error.to_string())?;
-    let expected = |reply: Option<crate::support::client::Reply>, code: u16| match reply {
+    let expected = |reply: Option<Reply>, code: u16| match reply {
         Some(reply) if reply.code == code => Ok(()),
         Some(reply) => Err(format!("{} {}", reply.code, reply.text)),
         None => Err("hung up".to_owned()),
     };
     expected(client.try_reply().await, 220)?;
     expected(client.try_ask("EHLO bystander.example").await, 250)?;
-    let login = format!("AUTH PLAIN {}", crate::support::client::plain(&username(KEY), PASSWORD));
+    let login = format!("AUTH PLAIN {}", plain(&username(KEY), PASSWORD));
     expected(client.try_ask(&login).await, 235)?;
     expected(client.try_ask(&format!("MAIL FROM:<{FROM}>")).await, 250)?;
     expected(client.try_ask(&format!("RCPT TO:<{TO}>")).await, 250)?;

@@ -4,7 +4,7 @@
 use franking::domain::relay_config::LedgerAddress;
 use franking::relay::run;
 use franking::runtime::health::Health;
-use franking::runtime::http;
+use franking::runtime::http::{Port, Telemetry};
 use franking::runtime::metrics::Registry;
 use rusqlite::Connection;
 use tokio::net::TcpListener;
@@ -32,7 +32,10 @@ impl Probe {
     async fn of(health: &Health) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        Self { address, serving: tokio::spawn(http::serve(listener, Registry::new(), health.clone())) }
+        Self {
+            address,
+            serving: tokio::spawn(Telemetry::new(Registry::new(), health.clone()).serve(listener, Port::Metrics)),
+        }
     }
 
     async fn readyz(&self) -> (u16, String) {

@@ -1,5 +1,6 @@
 //! A relay with its ledger, its directory and its upstream, all real, each of its own.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +20,13 @@ use franking::ledger::store::{Balance, Role, Session, Store};
 use franking::relay::{Dependencies, Relay};
 use franking::runtime::clock::{Clock as _, ManualClock};
 use franking::runtime::health::Health;
+use franking::runtime::http::{Port, Telemetry};
 use franking::runtime::metrics::{Registry, render};
 use jiff::Timestamp;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -51,6 +54,8 @@ pub struct Scene {
     pub ca_pem: String,
     pub registry: Registry,
     pub health: Health,
+    /// Where probes are answered, and where metrics, as the process does it; `None` until a test asks for it.
+    pub telemetry: Option<[SocketAddr; 2]>,
     pub relay: Option<Relay>,
     pub folder: TempDir,
 }
@@ -86,6 +91,7 @@ impl Scene {
             session,
             registry: Registry::new(),
             health: Health::default(),
+            telemetry: None,
             relay: None,
             folder,
         };
@@ -101,6 +107,18 @@ impl Scene {
         self.relay = started;
         // The first look at the directory.
         self.until("the relay is ready", async |scene| scene.health.closed().is_empty()).await;
+    }
+
+    /// Serves probes and metrics, as the process does.
+    pub async fn serve_telemetry(&mut self) {
+        let telemetry = Telemetry::new(self.registry.clone(), self.health.clone());
+        let mut addresses = [([127, 0, 0, 1], 0).into(); 2];
+        for (address, port) in addresses.iter_mut().zip([Port::Probes, Port::Metrics]) {
+            let listener = TcpListener::bind(*address).await.expect("a port");
+            *address = listener.local_addr().expect("its address");
+            tokio::spawn(telemetry.clone().serve(listener, port));
+        }
+        self.telemetry = Some(addresses);
     }
 
     pub fn dependencies(&self) -> Dependencies {
@@ -126,7 +144,7 @@ impl Scene {
         std::fs::rename(new, self.config_file()).expect("relay.yaml");
     }
 
-    pub fn address(&self, listener: &str) -> std::net::SocketAddr {
+    pub fn address(&self, listener: &str) -> SocketAddr {
         self.relay.as_ref().expect("a relay").addresses()[listener]
     }
 

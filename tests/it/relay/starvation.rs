@@ -3,6 +3,8 @@
 
 use franking::domain::directory::{AccountEntry, Entry};
 use franking::domain::id::AccountId;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -76,4 +78,24 @@ async fn a_namespace_that_fills_its_memory_leaves_room_for_the_others() {
     sibling.ask("DATA").await.is("452 4.3.1");
     drop(clients);
     scene.until("all of it is given back", async |scene| scene.bytes_in_flight() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_connections_to_the_telemetry_ports_keep_no_probe_waiting() {
+    let scene = bystander::scene(|_| {}).await;
+    let mut held = Vec::new();
+    for n in 0..500 {
+        for address in scene.telemetry.expect("the ports") {
+            let mut stream = TcpStream::connect(address).await.expect("connects");
+            if n % 2 == 0 {
+                stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: ").await.expect("writes");
+            }
+            held.push(stream);
+        }
+        if n == 40 {
+            bystander::is_undisturbed(&scene).await;
+        }
+    }
+    bystander::is_undisturbed(&scene).await;
+    assert!(scene.metrics().contains("franking_telemetry_connections_closed_total{port=\"probes\"}"));
 }

@@ -1,6 +1,7 @@
 //! The objects themselves, each as what we want of it and nothing else.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -204,13 +205,14 @@ impl Maker<'_> {
         let pods = self.pods();
         let variable = |name: &str, value: String| json!({"name": name, "value": value});
         // An element of its own for each number, because an object of it is told apart by port and protocol.
-        let mut ports =
-            vec![json!({"name": "relay-http", "containerPort": pods.telemetry.address.port(), "protocol": "TCP"})];
-        ports.extend(self.settings.fleet.listeners.iter().map(
-            |listener| json!({"name": listener.name, "containerPort": listener.address.port(), "protocol": "TCP"}),
-        ));
+        let telemetry = [("relay-http", pods.telemetry.address), ("relay-probes", pods.telemetry.probes_address)];
+        let port = |(name, address): (&str, SocketAddr)| json!({"name": name, "containerPort": address.port(), "protocol": "TCP"});
+        let mut ports: Vec<Value> = telemetry.into_iter().map(port).collect();
+        ports.extend(
+            self.settings.fleet.listeners.iter().map(|listener| port((listener.name.as_str(), listener.address))),
+        );
         let probe = |path: &str, period: u32, timeout: u32, failures: u32| {
-            json!({"httpGet": {"path": path, "port": "relay-http"}, "periodSeconds": period, "timeoutSeconds": timeout,
+            json!({"httpGet": {"path": path, "port": "relay-probes"}, "periodSeconds": period, "timeoutSeconds": timeout,
                    "failureThreshold": failures})
         };
         let mut container = json!({
@@ -222,6 +224,7 @@ impl Maker<'_> {
                 // A pod is a session in the ledger: when it starts again, it takes the place of what it was.
                 {"name": "FRANKING_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}},
                 variable("FRANKING_TELEMETRY_ADDRESS", pods.telemetry.address.to_string()),
+                variable("FRANKING_PROBES_ADDRESS", pods.telemetry.probes_address.to_string()),
                 variable("FRANKING_LOG_LEVEL", pods.log.level.clone()),
                 variable("FRANKING_LOG_FORMAT", pods.log.format.clone()),
                 variable("FRANKING_STOP_SECONDS", pods.stop_seconds(&self.settings.fleet).to_string()),

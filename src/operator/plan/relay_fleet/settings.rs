@@ -85,6 +85,14 @@ pub struct Log {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Telemetry {
     pub address: std::net::SocketAddr,
+    pub probes_address: std::net::SocketAddr,
+}
+
+impl Telemetry {
+    /// Each with the name of its setting.
+    fn addresses(&self) -> [(&'static str, std::net::SocketAddr); 2] {
+        [("telemetry.address", self.address), ("telemetry.probesAddress", self.probes_address)]
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -146,8 +154,16 @@ fn judge(fleet: &Fleet, pods: &Pods) -> Result<(), String> {
             pods.termination_grace_period_seconds
         ));
     }
-    if fleet.listeners.iter().any(|listener| listener.address.port() == pods.telemetry.address.port()) {
-        return Err(format!("telemetry.address {} has the port of a listener", pods.telemetry.address));
+    for (setting, address) in pods.telemetry.addresses() {
+        if fleet.listeners.iter().any(|listener| listener.address.port() == address.port()) {
+            return Err(format!("{setting} {address} has the port of a listener"));
+        }
+    }
+    if pods.telemetry.address.port() == pods.telemetry.probes_address.port() {
+        return Err(format!(
+            "telemetry.probesAddress {} has the port of telemetry.address; probes need one of their own",
+            pods.telemetry.probes_address
+        ));
     }
     let known = |name: &String| fleet.listeners.iter().any(|listener| listener.name == *name);
     if let Some(stranger) = pods.service.ports.keys().find(|name| !known(name)) {

@@ -38,7 +38,7 @@ tolerations: [{key: dedicated, operator: Exists}]
 runAsUser: 65532
 terminationGracePeriodSeconds: 90
 log: {level: info, format: json}
-telemetry: {address: '[::]:9092'}
+telemetry: {address: '[::]:9092', probesAddress: '[::]:9082'}
 service: {type: LoadBalancer, ports: {submissions: 465, submission: 587}, loadBalancerSourceRanges: [10.0.0.0/8]}
 disruptionBudget: {maxUnavailable: 1}
 ";
@@ -112,7 +112,9 @@ fn each_setting_that_cannot_be_is_refused_by_name() {
             "Seconds: 79",
             "terminationGracePeriodSeconds is 79, and limits.drainSeconds wants at least 80",
         ),
-        ("'[::]:9092'", "'[::]:4465'", "has the port of a listener"),
+        ("'[::]:9092'", "'[::]:4465'", "telemetry.address [::]:4465 has the port of a listener"),
+        ("'[::]:9082'", "'[::]:4465'", "telemetry.probesAddress [::]:4465 has the port of a listener"),
+        ("'[::]:9082'", "'[::]:9092'", "telemetry.probesAddress [::]:9092 has the port of telemetry.address"),
         ("{submissions: 465,", "{smtps: 465,", "service.ports names \"smtps\""),
         ("ports: {submissions: 465, submission: 587}", "ports: {}", "service.ports is empty"),
         ("runAsUser", "rsaCertificateSecret: old\nrunAsUser", "rsaCertificateSecret \"old\" is set without"),
@@ -190,6 +192,9 @@ fn a_pod_has_no_token_and_mounts_its_config_and_its_certificate_alone() {
     assert_eq!(volumes, [("run", "franking-relay"), ("tls", "franking-relay-tls")]);
     assert_eq!(pod["volumes"][0]["secret"]["items"], json!([{"key": "relay.yaml", "path": "relay.yaml"}]));
     let container = &pod["containers"][0];
+    for probe in ["readinessProbe", "livenessProbe"] {
+        assert_eq!(container[probe]["httpGet"]["port"], "relay-probes", "{probe}");
+    }
     assert_eq!(container["lifecycle"]["preStop"]["sleep"]["seconds"], 5);
     assert!(container["env"].to_string().contains(r#"{"name":"FRANKING_STOP_SECONDS","value":"75"}"#));
     // A label of the user's never takes a pod from its Deployment.
