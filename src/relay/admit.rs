@@ -37,7 +37,7 @@ use crate::domain::id::{KeyId, MessageId};
 use crate::domain::sender::Address;
 use crate::ledger::Ledger;
 use crate::ledger::store::{Again, Settlement};
-use crate::upstream::{Common, Forwarded, Message, Target, Upstreams};
+use crate::upstream::{Common, Forwarded, Message, Target, Tenant, Upstreams};
 
 /// How long a client waits for the ledger alone. A group commit takes milliseconds; after this it is down.
 const RESERVE_LIMIT: Duration = Duration::from_secs(10);
@@ -228,7 +228,7 @@ impl Admission {
             body: body.with(&added.fields(header)),
             eight_bit,
             smtputf8: transaction.mail.utf8,
-            sender_tag: sender.account.id.0,
+            tenant: Tenant { account: sender.account.id.0, namespace: Arc::from(sender.account.namespace.as_str()) },
         };
         let octets = message.body.len();
         (Errand { id, fingerprint, sender, target, credits, octets, deadline, _memory: memory }, message)

@@ -44,6 +44,7 @@ pub fn concluded(forwarded: Forwarded) -> (Outcome, Answer) {
         Forwarded::NotOffered { cause } => {
             let reply = match cause {
                 Cause::RefusedBefore => Reply::UpstreamRefusesUs,
+                Cause::SenderPaused => Reply::SenderPaused,
                 Cause::Timeout | Cause::Busy => Reply::UpstreamSlow,
                 Cause::Unreachable | Cause::Tls | Cause::Closed | Cause::Protocol | Cause::BreakerOpen => {
                     Reply::UpstreamDown
@@ -96,6 +97,7 @@ mod tests {
             (Forwarded::RefusesUs { text: "no".into() }, Outcome::Refused, 451),
             (Forwarded::NotOffered { cause: Cause::Unreachable }, Outcome::NotOffered, 451),
             (Forwarded::NotOffered { cause: Cause::Timeout }, Outcome::NotOffered, 451),
+            (Forwarded::NotOffered { cause: Cause::SenderPaused }, Outcome::NotOffered, 451),
             (Forwarded::Unknown { cause: Cause::Closed }, Outcome::Unknown, 451),
         ];
         for (forwarded, outcome, code) in cases {

@@ -6,9 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::fmt::rfc2822;
 use tokio::time::Instant;
-use uuid::Uuid;
 
-use super::{Forwarded, Message, Target, UpstreamSettings, Upstreams, webhook};
+use super::{Forwarded, Message, Target, Tenant, UpstreamSettings, Upstreams, webhook};
 use crate::domain::sender::Address;
 use crate::runtime::courier::{Call, Courier, Delivery, Hook, Letter, Via};
 use crate::runtime::metrics::Registry;
@@ -47,7 +46,7 @@ impl Courier for Post {
                 eight_bit: !text.is_ascii(),
                 smtputf8: !(letter.from.is_ascii() && recipient.is_ascii()),
                 body: text.clone(),
-                sender_tag: Uuid::nil(),
+                tenant: Tenant::platform(),
             };
             match refusal(self.upstreams.forward(&target, message, Instant::now() + MAIL_LIMIT).await) {
                 None => taken += 1,

@@ -29,8 +29,10 @@ impl Figures {
                 .buckets(SECONDS.to_vec());
         let connections =
             Opts::new("franking_upstream_connections", "Open connections to upstreams, in use and parked.");
-        let breaker =
-            Opts::new("franking_upstream_breaker", "0 = mail flows, 1 = probing, 2 = not asked after failures.");
+        let breaker = Opts::new(
+            "franking_upstream_breaker",
+            "0 = mail flows, 1 = probing, 2 = it keeps failing and is asked only now and then.",
+        );
         Self {
             transactions: register(
                 registry,
@@ -92,6 +94,10 @@ impl PolicyFigures {
     pub fn open(&self) -> Open {
         self.connections.inc();
         Open(self.connections.clone())
+    }
+
+    pub fn open_connections(&self) -> i64 {
+        self.connections.get()
     }
 
     pub fn breaker(&self, state: State) {

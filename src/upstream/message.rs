@@ -1,5 +1,7 @@
 //! What goes in and what comes out: the words between this room and its callers.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -29,9 +31,22 @@ pub struct Message {
     pub eight_bit: bool,
     /// Whether the client gave SMTPUTF8.
     pub smtputf8: bool,
-    /// Who sends, for telling "our fault" from "theirs": the same refusal for several senders in a row is ours. The
-    /// account's id is right.
-    pub sender_tag: Uuid,
+    pub tenant: Tenant,
+}
+
+/// Whose mail it is, for telling what a sender provokes from what is wrong with the upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// The account's id.
+    pub account: Uuid,
+    pub namespace: Arc<str>,
+}
+
+impl Tenant {
+    /// The platform team itself, with its notices.
+    pub fn platform() -> Self {
+        Self { account: Uuid::nil(), namespace: Arc::from("") }
+    }
 }
 
 impl std::fmt::Debug for Message {
@@ -80,7 +95,7 @@ impl Cause {
             Self::Closed => "it ends its connections in the middle",
             Self::Protocol => "it answers what is not SMTP",
             Self::Busy => "all connections to it are in use",
-            Self::BreakerOpen | Self::RefusedBefore => "it is not asked for a while",
+            Self::BreakerOpen | Self::RefusedBefore | Self::SenderPaused => "it is not asked for a while",
         }
     }
 }
@@ -116,4 +131,6 @@ pub enum Cause {
     BreakerOpen,
     /// It refused us several times in a row a moment ago, so it was not asked.
     RefusedBefore,
+    /// This sender's own messages failed there several times in a row a moment ago, so it was not asked with this one.
+    SenderPaused,
 }

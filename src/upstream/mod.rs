@@ -17,6 +17,7 @@ mod message;
 mod offers;
 mod pool;
 mod reply;
+mod senders;
 mod tls;
 mod transaction;
 mod webhook;
@@ -40,7 +41,7 @@ use crate::runtime::metrics::Registry;
 
 pub use connection::Capabilities;
 pub use courier::Post;
-pub use message::{Cause, Forwarded, Message, Stage, Target};
+pub use message::{Cause, Forwarded, Message, Stage, Target, Tenant};
 pub use offers::Common;
 
 use line::Point;
@@ -187,7 +188,7 @@ impl Upstreams {
     /// The upstreams that are not asked for a while, as they are seen at `now`.
     pub fn troubles(&self, now: Timestamp) -> Vec<Trouble> {
         let troubled = |pool: &Arc<Pool>| {
-            let (fault, why) = pool.trouble()?;
+            let (fault, why) = pool.trouble(Instant::now())?;
             let Target { policy, entry, .. } = &pool.target;
             Some(Trouble { policy: *policy, upstream: entry.place(), fault, why, since: now })
         };

@@ -15,13 +15,13 @@ use crate::domain::directory::UpstreamTls;
 use crate::domain::trouble::Fault;
 
 use super::UpstreamSettings;
-use super::breaker::{Blame, Breaker, Failing, Health, Pass, State, Streak};
+use super::breaker::{Breaker, Health, Pass, State};
 use super::connection::{Capabilities, Connection, NoConnection};
 use super::line::Point;
 use super::measure::{Open, PolicyFigures};
-use super::message::{Cause, Forwarded, Message, Stage, Target};
+use super::message::{Cause, Forwarded, Message, Stage, Target, Tenant};
 use super::offers::Offers;
-use super::reply::likeness;
+use super::senders::{Judged, Senders};
 use super::tls;
 use super::transaction::{self, Fate, Ran};
 
@@ -46,10 +46,39 @@ pub(super) struct Pool {
 
 #[derive(Default)]
 struct Standing {
+    /// What no sender has a say in: connections, TLS, the login.
     breaker: Breaker,
-    streak: Streak,
+    senders: Senders,
     /// What the last failure was.
     failed: Option<(Fault, String)>,
+}
+
+/// How a message was let through.
+#[derive(Clone, Copy)]
+struct Admitted {
+    upstream: Pass,
+    sender: Pass,
+}
+
+impl Standing {
+    /// `Err` is why the upstream is not asked with a message of `tenant`.
+    fn admits(&mut self, tenant: &Tenant, now: Instant) -> Result<Admitted, Cause> {
+        let Some(upstream) = self.breaker.admits(now) else {
+            return Err(if self.breaker.is_refused() { Cause::RefusedBefore } else { Cause::BreakerOpen });
+        };
+        let Some(sender) = self.senders.admits(tenant, now) else {
+            self.breaker.note(upstream, Health::Silent, now);
+            return Err(if self.senders.is_refused(tenant) { Cause::RefusedBefore } else { Cause::SenderPaused });
+        };
+        Ok(Admitted { upstream, sender })
+    }
+
+    fn state(&self, now: Instant) -> State {
+        match self.breaker.state() {
+            State::Closed if self.senders.say_that_it_fails(now) => State::Open,
+            state => state,
+        }
+    }
 }
 
 struct Parked {
@@ -106,19 +135,15 @@ impl Pool {
     ) {
         let started = Instant::now();
         *lock(&self.used) = started;
-        let (pass, refused) = {
-            let mut standing = lock(&self.standing);
-            (standing.breaker.admits(message.sender_tag, started), standing.breaker.is_refused())
-        };
-        let (forwarded, rest) = match pass {
-            Some(_) => {
+        let admitted = lock(&self.standing).admits(&message.tenant, started);
+        let (forwarded, rest) = match admitted {
+            Ok(admitted) => {
                 self.show_breaker();
-                self.attempt(&message, &point, deadline).await
+                let (forwarded, rest) = self.attempt(&message, &point, deadline).await;
+                (self.learn(forwarded, admitted, rest.is_some(), &message.tenant), rest)
             }
-            None if refused => (Forwarded::NotOffered { cause: Cause::RefusedBefore }, None),
-            None => (Forwarded::NotOffered { cause: Cause::BreakerOpen }, None),
+            Err(cause) => (Forwarded::NotOffered { cause }, None),
         };
-        let forwarded = self.learn(forwarded, pass, rest.is_some(), &message);
         self.figures.ended(&forwarded, started.elapsed().as_secs_f64());
         // What is clean is parked before the word is out, so that whoever hears it finds the connection.
         let rest = rest.and_then(|(lease, fate, slot)| Some((self.park(lease, fate)?, slot)));
@@ -245,37 +270,55 @@ impl Pool {
         }
     }
 
-    /// Lets an outcome count: for the breaker, and for telling a refusal of us from one of a message.
-    /// `begun`: there was a connection, and the transaction began.
-    fn learn(&self, forwarded: Forwarded, pass: Option<Pass>, begun: bool, message: &Message) -> Forwarded {
+    /// Lets an outcome count, and judges it by what others hear. `begun`: there was a connection, and the transaction
+    /// began; from then on a sender has a say in how it ends.
+    fn learn(&self, forwarded: Forwarded, admitted: Admitted, begun: bool, tenant: &Tenant) -> Forwarded {
+        let now = Instant::now();
         let mut standing = lock(&self.standing);
-        let forwarded = match likeness(&forwarded) {
-            Some(likeness) => {
-                let ours = standing.streak.refused(likeness, message.sender_tag);
-                if ours { refuses_all(forwarded) } else { forwarded }
-            }
-            None => {
-                if matches!(forwarded, Forwarded::Relayed { .. }) {
-                    standing.streak.broken();
-                }
-                forwarded
-            }
-        };
-        let before = standing.breaker.state();
-        if let Some(pass) = pass {
-            let blame =
-                if begun && !is_about_login(&forwarded) { Blame::Sender(message.sender_tag) } else { Blame::Upstream };
-            let health = health(&forwarded, blame);
-            if matches!(health, Health::Bad(_)) {
+        let before = standing.state(now);
+        let forwarded = if begun {
+            let Judged { forwarded, health } = standing.senders.note(tenant, admitted.sender, forwarded, now);
+            if matches!(health, Health::Bad { .. }) {
                 standing.failed = failing(&forwarded);
             }
-            standing.breaker.note(pass, health, Instant::now());
-        }
-        let after = standing.breaker.state();
+            standing.breaker.note(admitted.upstream, Health::Good, now);
+            forwarded
+        } else {
+            let health = self.health_of_connecting(&forwarded);
+            if matches!(health, Health::Bad { .. }) {
+                standing.failed = failing(&forwarded);
+            }
+            standing.breaker.note(admitted.upstream, health, now);
+            standing.senders.not_tried(tenant, admitted.sender, now);
+            forwarded
+        };
+        let after = standing.state(now);
         drop(standing);
         self.log_breaker(before, after, &forwarded);
         self.show_breaker();
         forwarded
+    }
+
+    /// What a message that got no connection says about the upstream.
+    fn health_of_connecting(&self, forwarded: &Forwarded) -> Health {
+        match forwarded {
+            // It has enough of our connections, and does what it is asked on the others.
+            Forwarded::RefusesUs { text } if text.starts_with("421") && self.has_others_in_use() => Health::Silent,
+            Forwarded::RefusesUs { .. } => Health::Bad { refuses_us: true },
+            Forwarded::Relayed { .. } | Forwarded::Refused { .. } => Health::Silent,
+            Forwarded::NotOffered { cause } | Forwarded::Unknown { cause } | Forwarded::Open { cause, .. } => {
+                match cause {
+                    Cause::Unreachable | Cause::Timeout | Cause::Tls | Cause::Closed | Cause::Protocol => {
+                        Health::Bad { refuses_us: false }
+                    }
+                    Cause::Busy | Cause::BreakerOpen | Cause::RefusedBefore | Cause::SenderPaused => Health::Silent,
+                }
+            }
+        }
+    }
+
+    fn has_others_in_use(&self) -> bool {
+        self.figures.open_connections() > 0
     }
 
     /// Says it once when mail stops flowing, and once when it flows again. No text of the upstream: it may name people.
@@ -300,16 +343,16 @@ impl Pool {
     }
 
     /// What keeps the upstream from being asked, while something does.
-    pub fn trouble(&self) -> Option<(Fault, String)> {
+    pub fn trouble(&self, now: Instant) -> Option<(Fault, String)> {
         let standing = lock(&self.standing);
-        match standing.breaker.state() {
+        match standing.state(now) {
             State::Closed => None,
             State::HalfOpen | State::Open => standing.failed.clone(),
         }
     }
 
     fn show_breaker(&self) {
-        self.figures.breaker(lock(&self.standing).breaker.state());
+        self.figures.breaker(lock(&self.standing).state(Instant::now()));
     }
 
     /// Closes what was parked too long. True: nobody has used the pool for so long that it can go.
@@ -368,17 +411,6 @@ fn bare_line_ends() -> Forwarded {
     }
 }
 
-fn refuses_all(forwarded: Forwarded) -> Forwarded {
-    match forwarded {
-        Forwarded::Refused { code, text, .. } => Forwarded::RefusesUs { text: format!("{code} {text}") },
-        other @ (Forwarded::Relayed { .. }
-        | Forwarded::RefusesUs { .. }
-        | Forwarded::NotOffered { .. }
-        | Forwarded::Unknown { .. }
-        | Forwarded::Open { .. }) => other,
-    }
-}
-
 /// Whether the login is missing or wrong (53x): no sender has a say in that.
 fn is_about_login(forwarded: &Forwarded) -> bool {
     matches!(forwarded, Forwarded::RefusesUs { text } if text.starts_with("53"))
@@ -400,21 +432,6 @@ fn failing(forwarded: &Forwarded) -> Option<(Fault, String)> {
             Some((Fault::Unreachable, cause.sentence().to_owned()))
         }
         Forwarded::Relayed { .. } | Forwarded::Refused { .. } => None,
-    }
-}
-
-/// What an outcome says about the upstream.
-fn health(forwarded: &Forwarded, blame: Blame) -> Health {
-    let bad = |refuses_us| Health::Bad(Failing { blame, refuses_us });
-    match forwarded {
-        Forwarded::Relayed { .. } => Health::Good,
-        Forwarded::Refused { stage: Stage::Announced, .. } => Health::Silent,
-        Forwarded::Refused { .. } => Health::Good,
-        Forwarded::RefusesUs { .. } => bad(true),
-        Forwarded::NotOffered { cause } | Forwarded::Unknown { cause } | Forwarded::Open { cause, .. } => match cause {
-            Cause::Unreachable | Cause::Timeout | Cause::Tls | Cause::Closed | Cause::Protocol => bad(false),
-            Cause::Busy | Cause::BreakerOpen | Cause::RefusedBefore => Health::Silent,
-        },
     }
 }
 

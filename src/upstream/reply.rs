@@ -98,12 +98,48 @@ fn refuses_us(stage: Stage, reply: &Reply) -> bool {
     if !enhanced.ends_with(".2.2") && speaks_of_our_quota(&reply.text) {
         return true;
     }
+    if status_is_about_us(enhanced) {
+        return true;
+    }
     match stage {
-        // A policy's senders are checked before, so a refused MAIL means that the upstream does not let us send. Only
-        // the size (RFC 1870: 552) is about the message.
-        Stage::Mail => reply.class() == Class::Never && reply.code != 552,
+        // What is refused there may be the sender's address, which is its own affair, or that we may not send at all.
+        Stage::Mail => reply.class() == Class::Never && speaks_of_client_or_login(reply),
         Stage::Recipient | Stage::Data | Stage::Message | Stage::Announced => false,
     }
+}
+
+/// Enhanced codes about the client and its login: RFC 5248's X.7.8 (credentials), X.7.9 and X.7.11 (mechanism), X.7.14
+/// (trust), X.7.25 (its address has no name), and those of Exchange Online for clients that it does not know (57, 64) or
+/// has banned (606 to 649, 705, 708).
+fn status_is_about_us(enhanced: &str) -> bool {
+    let mut parts = enhanced.split('.').skip(1);
+    let (Some("7"), Some(detail)) = (parts.next(), parts.next()) else { return false };
+    matches!(detail.parse(), Ok(8 | 9 | 11 | 14 | 25 | 57 | 64 | 606..=649 | 705 | 708))
+}
+
+/// Whether a refusal for a reason of security (X.7.x) or without a status speaks of the client or its login. Not by the
+/// words of an address that it repeats: those are the sender's.
+fn speaks_of_client_or_login(reply: &Reply) -> bool {
+    if !reply.enhanced.as_deref().is_none_or(|status| status.split('.').nth(1) == Some("7")) {
+        return false;
+    }
+    let text = without_addresses(&reply.text).to_ascii_lowercase();
+    let ours =
+        ["relay", "authenticat", "login", "log in", "client host", "your ip", "ip address", "block list", "blocklist"];
+    !text.contains("sender") && ours.iter().any(|words| text.contains(words))
+}
+
+/// The text without what stands in angle brackets, and without words that have an `@`.
+fn without_addresses(text: &str) -> String {
+    let mut outside = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('<') {
+        outside.push_str(before);
+        // Quoted local parts may hold brackets, so the last one ends it.
+        rest = after.rsplit_once('>').map_or("", |(_, after)| after);
+    }
+    outside.push_str(rest);
+    outside.split_whitespace().filter(|word| !word.contains('@')).collect::<Vec<_>>().join(" ")
 }
 
 /// Providers have no code of their own for it: SES "Daily message quota exceeded", Google "Daily user sending quota
@@ -121,16 +157,17 @@ pub(super) fn likeness(forwarded: &Forwarded) -> Option<String> {
     let Forwarded::Refused { code: code @ 500..=599, enhanced, text, stage, .. } = forwarded else { return None };
     let subject = enhanced.as_deref().and_then(|status| status.split('.').nth(1));
     let about_us = match (stage, subject) {
+        // Of a policy's senders all may be refused; the size of a message is its own.
+        (Stage::Mail, _) => *code != 552,
         // X.1 addresses, X.2 mailboxes, X.6 content.
         (Stage::Recipient | Stage::Data | Stage::Message, Some("1" | "2" | "6")) => false,
         (Stage::Recipient, subject) => subject.is_some(),
         (Stage::Data | Stage::Message, _) => true,
-        (Stage::Mail | Stage::Announced, _) => false,
+        (Stage::Announced, _) => false,
     };
     about_us.then(|| {
-        let words = text.split_whitespace().filter(|word| !word.contains(['@', '<']));
-        let plain: Vec<String> = words.map(|word| word.replace(|c: char| c.is_ascii_digit(), "")).collect();
-        format!("{code} {}", plain.join(" "))
+        let plain = without_addresses(text).replace(|c: char| c.is_ascii_digit(), "");
+        format!("{code} {plain}")
     })
 }
 
@@ -155,6 +192,10 @@ mod tests {
     fn a_refusal_of_us_is_told_from_a_refusal_of_the_message() {
         let ours = [
             (Stage::Mail, 550, "5.7.1 relaying denied"),
+            (Stage::Mail, 554, "5.7.1 Client host rejected: Access denied"),
+            (Stage::Mail, 550, "5.7.57 SMTP; Client was not authenticated to send anonymous mail"),
+            (Stage::Message, 550, "5.7.606 Access denied, banned sending IP"),
+            (Stage::Mail, 553, "login first"),
             (Stage::Mail, 530, "5.7.0 Authentication required"),
             (Stage::Mail, 421, "4.3.2 shutting down"),
             (Stage::Message, 421, "closing"),
@@ -168,6 +209,11 @@ mod tests {
         }
         let theirs = [
             (Stage::Mail, 552, "5.3.4 too big"),
+            (Stage::Mail, 553, "5.1.8 sender's domain does not exist"),
+            (Stage::Mail, 550, "5.7.1 this sender is not verified"),
+            (Stage::Mail, 550, "5.7.60 SMTP; Client does not have permissions to send as this sender"),
+            (Stage::Mail, 553, "5.7.1 <\"relay login client host\"@b.c>: not owned by us"),
+            (Stage::Mail, 553, "5.7.1 \"your ip\"@b.c> no"),
             (Stage::Mail, 451, "4.3.0 try later"),
             (Stage::Recipient, 550, "5.1.1 no such user"),
             (Stage::Recipient, 552, "5.2.2 mailbox over its message quota"),

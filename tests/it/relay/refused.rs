@@ -14,12 +14,13 @@ use crate::support::sink::{Act, At, Sink, SinkOptions};
 /// Failures in a row that make a breaker open.
 const IN_A_ROW: usize = 5;
 
-/// Accounts 2 and 3 with a key of the same number each, beside account 1.
+/// Accounts 2 and 3 with a key of the same number each, each of a namespace of its own, beside account 1.
 fn three_accounts(rows: &mut Rows) {
     rows.keys.truncate(1);
     for n in 2..=3 {
         let id = AccountId(Uuid::from_u128(0x200 + n));
-        rows.others.push(Entry::Account(AccountEntry { id, name: format!("account-{n}"), ..account() }));
+        let (name, namespace) = (format!("account-{n}"), format!("team-{n}"));
+        rows.others.push(Entry::Account(AccountEntry { id, name, namespace, ..account() }));
         rows.others.push(Entry::Key(KeyEntry { account: id, ..key(n) }));
     }
 }
@@ -117,26 +118,54 @@ async fn a_tenant_with_its_own_trouble_does_not_close_the_upstream_for_the_other
     for client in [&mut noisy, &mut quiet] {
         client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
     }
-    for said in ["550 5.7.1 this sender is not verified", "421 4.7.0 too many errors"] {
+    let cases = [
+        // Its sender is its own affair, and it is told.
+        ("550 5.7.1 this sender is not verified", "550 5.7.1 this sender is not verified"),
+        ("421 4.7.0 too many errors", "451 4.3.5"),
+    ];
+    for (said, heard) in cases {
         for _ in 0..2 * IN_A_ROW {
             scene.sink.once(At::Mail, Act::Reply(said));
             scene.sink.once(At::Mail, Act::Reply(said));
-            noisy.deliver(FROM, &[TO], MAIL).await.is("451 4.3.5");
+            noisy.deliver(FROM, &[TO], MAIL).await.is(heard);
+            noisy.ask("RSET").await.is("250");
             scene.sink.behave();
         }
         quiet.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
         assert_eq!(breaker(&scene), "0", "{said}");
     }
+    // What it provoked is charged to itself: it waits for a moment.
+    noisy.deliver(FROM, &[TO], MAIL).await.is("451 4.3.5");
+    assert_eq!(scene.sink.count(), 4);
 }
 
 #[tokio::test]
-async fn the_same_refusal_for_three_accounts_in_a_row_is_no_bounce_any_more() {
+async fn an_account_whose_messages_keep_failing_waits_alone() {
     let scene = Scene::with(|_| {}, three_accounts).await;
+    let (mut noisy, mut quiet) = (scene.client().await, scene.client_of(2).await);
+    quiet.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    for _ in 0..IN_A_ROW {
+        scene.sink.once(At::Recipient(1), Act::Drop);
+        noisy.deliver(FROM, &[TO], MAIL).await.is("451 4.4.1");
+    }
+    noisy.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 the last messages of this account failed");
+    quiet.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    let deadline = Instant::now() + SOON;
+    while noisy.deliver(FROM, &[TO], MAIL).await.code != 250 {
+        assert!(Instant::now() < deadline, "it is never asked again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_same_refusal_for_three_accounts_of_several_namespaces_is_no_bounce_any_more() {
+    let scene = Scene::with(|_| {}, three_accounts).await;
+    scene.client_of(2).await.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
     scene.sink.always(At::Final, Act::Reply("554 5.7.1 your address is on a list"));
     for (key, reply) in [(1, "554 5.7.1"), (1, "554 5.7.1"), (2, "554 5.7.1"), (3, "451 4.3.5"), (1, "451 4.3.5")] {
         scene.client_of(key).await.deliver(FROM, &[TO], MAIL).await.is(reply);
     }
-    scene.until_usage([0, 0, 5, 0, 0]).await;
+    scene.until_usage([1, 1, 5, 0, 0]).await;
 }
 
 /// A scene whose upstream is as modest as that, and has been asked once.

@@ -9,8 +9,9 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::bystander;
-use super::scene::{FROM, MAIL, PASSWORD, Rows, Scene, TO, account, key, username};
+use super::scene::{FROM, MAIL, PASSWORD, POLICY, Rows, Scene, TO, account, key, username};
 use crate::support::client::Client;
+use crate::support::sink::{Act, At};
 
 /// Keys of the attacker's namespace, each of an account of its own.
 fn attackers(rows: &mut Rows, keys: impl IntoIterator<Item = u128>) {
@@ -98,4 +99,39 @@ async fn open_connections_to_the_telemetry_ports_keep_no_probe_waiting() {
     }
     bystander::is_undisturbed(&scene).await;
     assert!(scene.metrics().contains("franking_telemetry_connections_closed_total{port=\"probes\"}"));
+}
+
+/// What the upstream refuses of the attackers, over and over, while `is_undisturbed`. Returns how often.
+async fn keeps_sending(scene: &Scene, keys: &[u128], from: &'static str, heard: &'static str) -> JoinSet<()> {
+    let mut attack = JoinSet::new();
+    for key in keys {
+        let mut client = log_in_plain(scene, *key).await;
+        attack.spawn(async move {
+            let message = MAIL.replace(FROM, from);
+            loop {
+                client.deliver(from, &[TO], &message).await.is(heard);
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        });
+    }
+    attack
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_upstream_refuses_of_one_tenant_closes_it_for_nobody() {
+    let scene = bystander::scene(|rows| attackers(rows, 10..13)).await;
+    let gauge = format!("franking_upstream_breaker{{policy=\"{POLICY}\"}} 0\n");
+    // Two accounts alternate a sender that it does not take, three send what it takes for spam.
+    scene.sink.always(At::MailOf("nobody@example.com"), Act::Reply("553 5.1.8 no such sender"));
+    scene.sink.always(At::FinalOf("spam@example.com"), Act::Reply("554 5.7.1 this is spam"));
+    let attacks: [(&[u128], &str, &str); 2] =
+        [(&[10, 11], "nobody@example.com", "553 5.1.8"), (&[10, 11, 12], "spam@example.com", "554 5.7.1")];
+    for (keys, from, heard) in attacks {
+        let mut attack = keeps_sending(&scene, keys, from, heard).await;
+        bystander::is_undisturbed(&scene).await;
+        assert!(attack.try_join_next().is_none(), "the attack ended");
+        assert!(scene.metrics().contains(&gauge), "the provider is blamed: {}", scene.metrics());
+        assert_eq!(scene.store.sightings().await.expect("sightings").troubles, vec![], "the provider is blamed");
+        attack.shutdown().await;
+    }
 }

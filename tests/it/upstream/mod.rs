@@ -13,7 +13,7 @@ use franking::domain::directory::{UpstreamEntry, UpstreamSecret, UpstreamTls};
 use franking::domain::id::PolicyId;
 use franking::domain::sender::Address;
 use franking::runtime::metrics::{Registry, render};
-use franking::upstream::{Forwarded, Message, Target, UpstreamSettings, Upstreams};
+use franking::upstream::{Forwarded, Message, Target, Tenant, UpstreamSettings, Upstreams};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -83,8 +83,12 @@ fn message(body: impl Into<Bytes>) -> Message {
         eight_bit: !body.is_ascii(),
         body,
         smtputf8: false,
-        sender_tag: Uuid::from_u128(7),
+        tenant: tenant(7, "team"),
     }
+}
+
+fn tenant(account: u128, namespace: &str) -> Tenant {
+    Tenant { account: Uuid::from_u128(account), namespace: namespace.into() }
 }
 
 fn hello() -> Message {

@@ -192,16 +192,39 @@ async fn one_probe_at_a_time_asks_an_upstream_that_failed() {
 }
 
 #[tokio::test]
-async fn the_same_refusal_for_three_accounts_is_a_refusal_of_us() {
+async fn the_same_refusal_for_three_accounts_of_two_namespaces_is_a_refusal_of_us() {
     let scene = Scene::new(SinkOptions::default()).await;
+    let from = |account, namespace: &str| Message { tenant: tenant(account, namespace), ..hello() };
+    assert_relayed(&scene.forward(from(3, "two")).await);
     scene.sink.always(At::Final, Act::Reply("554 5.7.1 your IP is on a list"));
-    let from = |account| Message { sender_tag: Uuid::from_u128(account), ..hello() };
-    for account in [1, 1, 2] {
-        let said = scene.forward(from(account)).await;
+    for account in [1, 1, 2, 4] {
+        let said = scene.forward(from(account, "one")).await;
         assert!(matches!(said, Forwarded::Refused { code: 554, .. }), "{said:?}");
     }
-    let said = scene.forward(from(3)).await;
+    let said = scene.forward(from(3, "two")).await;
     assert!(matches!(said, Forwarded::RefusesUs { .. }), "{said:?}");
+}
+
+/// An upstream that takes no more connections works on those that it has.
+#[tokio::test]
+async fn an_upstream_with_enough_connections_is_not_one_that_fails() {
+    let scene = Scene::new(SinkOptions::default()).await;
+    scene.sink.once(At::Mail, Act::Stall);
+    let busy = scene.forward(hello());
+    let others = async {
+        scene.sink.wait_for_stalled(1, SOON).await;
+        scene.sink.always(At::Connect, Act::ReplyAndDrop("421 4.7.0 too many connections from you"));
+        for _ in 0..10 {
+            let said = scene.forward(hello()).await;
+            assert!(matches!(said, Forwarded::RefusesUs { .. }), "{said:?}");
+        }
+        scene.sink.behave();
+        let said = scene.forward(hello()).await;
+        assert_relayed(&said);
+        scene.sink.release();
+    };
+    let (busy, ()) = tokio::join!(busy, others);
+    assert_relayed(&busy);
 }
 
 #[tokio::test]

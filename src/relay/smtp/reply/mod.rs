@@ -142,6 +142,8 @@ pub enum Reply {
     /// The same message came a moment ago.
     UnderWay,
     UpstreamRefusesUs,
+    /// The upstream is not asked, because the sender's own messages kept failing there.
+    SenderPaused,
     /// The upstream's own words about this message.
     Upstream {
         code: u16,
@@ -229,6 +231,9 @@ impl Reply {
             }
             Self::UnderWay => fixed(451, "4.4.2", "this message is still on its way to the upstream, ask again later"),
             Self::UpstreamRefusesUs => fixed(451, "4.3.5", "the upstream does not accept mail from here at present"),
+            Self::SenderPaused => {
+                fixed(451, "4.4.2", "the last messages of this account failed at the upstream, try again in a minute")
+            }
             Self::NoService => fixed(554, "5.7.1", "no service for this network"),
             Self::TimedOut => fixed(421, "4.4.2", "waited too long, closing"),
             Self::Draining => fixed(421, "4.3.2", "shutting down, connect again"),

@@ -90,6 +90,8 @@ pub enum At {
     StartTls,
     Auth,
     Mail,
+    /// MAIL of this sender.
+    MailOf(&'static str),
     /// The n-th RCPT of a transaction, from 1; 0 = each.
     Recipient(usize),
     Data,
@@ -97,6 +99,8 @@ pub enum At {
     Body(usize),
     /// After the final dot, before its reply.
     Final,
+    /// The same, for a message of this sender.
+    FinalOf(&'static str),
 }
 
 /// What it does there.

@@ -303,7 +303,12 @@ impl Session {
             self.say("501 5.5.4 MAIL FROM:<address>");
             return Ok(Then::GoOn);
         };
-        let (then, said) = self.answer(|told| told == At::Mail, "250 2.1.0 sender ok\r\n").await?;
+        let (then, said) = self
+            .answer(
+                |told| told == At::Mail || matches!(told, At::MailOf(of) if of == address),
+                "250 2.1.0 sender ok\r\n",
+            )
+            .await?;
         if said {
             self.from = Some((address, parameters));
         }
@@ -348,7 +353,8 @@ impl Session {
             connection: self.connection,
         };
         self.clear();
-        let (then, said) = self.answer(|told| told == At::Final, "250 2.0.0 taken\r\n").await?;
+        let here = |told| told == At::Final || matches!(told, At::FinalOf(of) if of == received.from);
+        let (then, said) = self.answer(here, "250 2.0.0 taken\r\n").await?;
         // Without a word, but complete: that is what an upstream that dies after the dot may have done.
         let silent = then == Then::HangUp && self.output.is_empty() && !said;
         if said || silent {
