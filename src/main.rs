@@ -109,7 +109,8 @@ impl Process {
         let (stop, clock, registry) = (CancellationToken::new(), Arc::new(SystemClock), Registry::new());
         shutdown::follow_signals(stop.clone())?;
         process::register(&registry, clock.now());
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), name = settings.name, "franking starts");
+        let files = process::raise_file_limit();
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), name = settings.name, files, "franking starts");
         let rng = StdRng::try_from_rng(&mut SysRng)
             .map_err(|error| format!("seeding from the system's random numbers (/dev/urandom): {error}"))?;
         Ok(Self { settings, clock, rng, registry, health: Health::default(), stop })

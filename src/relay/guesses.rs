@@ -6,15 +6,15 @@
 //! guessing is not asked for passwords at all, except for names that logged in from there before: a printer with an old
 //! password must not lock out the office around it.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::crowd::party;
+use super::connection_limits::party;
+use super::recent::Recent;
 use crate::domain::relay_config::Limits;
 
 /// The pause after a failed login; it doubles with each, up to `authDelaySeconds`. A guesser gets three tries in three
@@ -104,34 +104,6 @@ impl Failures {
     }
 }
 
-/// A table of bounded size, in which what was touched lately stays: two halves, of which the older one is thrown away
-/// when the younger one is full. No step takes long, however many strangers come.
-struct Recent<K, V> {
-    young: HashMap<K, V>,
-    old: HashMap<K, V>,
-}
-
-impl<K, V> Default for Recent<K, V> {
-    fn default() -> Self {
-        Self { young: HashMap::new(), old: HashMap::new() }
-    }
-}
-
-impl<K: Copy + Eq + Hash, V: Copy + Default> Recent<K, V> {
-    fn seen(&self, key: K) -> Option<V> {
-        self.young.get(&key).or_else(|| self.old.get(&key)).copied()
-    }
-
-    /// The entry of `key`, with at most `room` entries in both halves together.
-    fn touch(&mut self, key: K, room: usize) -> &mut V {
-        if !self.young.contains_key(&key) && self.young.len() >= (room / 2).max(1) {
-            self.old = std::mem::take(&mut self.young);
-        }
-        let standing = self.old.remove(&key);
-        self.young.entry(key).or_insert_with(|| standing.unwrap_or_default())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,11 +164,7 @@ mod tests {
             guesses.failed(guess, 0, &limits, now);
             guesses.succeeded(guess, &limits);
             let books = guesses.books.lock().expect("the books");
-            let sizes = [
-                books.addresses.young.len() + books.addresses.old.len(),
-                books.names.young.len() + books.names.old.len(),
-                books.good.young.len() + books.good.old.len(),
-            ];
+            let sizes = [books.addresses.len(), books.names.len(), books.good.len()];
             assert!(sizes.iter().all(|size| *size <= 6), "{sizes:?}");
         }
     }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,6 +25,9 @@ use crate::domain::relay_config::{Listener, ListenerMode};
 /// The pause after an accept that failed: the process is out of file descriptors, and asking again at once would
 /// only take the processor as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that the kernel keeps until they are accepted; it lowers this to its own limit (somaxconn, 4,096). One that
+/// finds no room waits a second for its second try, so that a flood would be felt by all.
+const BACKLOG: u32 = 4_096;
 /// How long a turned-away client may take to read why.
 const TURN_AWAY_LIMIT: Duration = Duration::from_secs(2);
 
@@ -38,7 +41,7 @@ pub struct Door {
 
 impl Door {
     pub async fn open(listener: Listener, front: Arc<Front>, sessions: TaskTracker) -> io::Result<Self> {
-        let socket = TcpListener::bind(listener.address).await?;
+        let socket = bind(listener.address)?;
         let address = socket.local_addr()?;
         tracing::info!(listener = listener.name, %address, mode = ?listener.mode, "listening");
         let listener = Arc::new(ArcSwap::from_pointee(listener));
@@ -76,6 +79,14 @@ impl Door {
     }
 }
 
+/// As `TcpListener::bind` does it, with a longer queue.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 async fn accept(socket: TcpListener, listener: Arc<ArcSwap<Listener>>, front: Arc<Front>, sessions: TaskTracker) {
     loop {
         match socket.accept().await {
@@ -96,13 +107,9 @@ async fn meet(mut stream: TcpStream, peer: SocketAddr, listener: Arc<Listener>, 
     let metrics = &front.admission.metrics;
     let settings = front.admission.settings.load_full();
     let limits = &settings.config.limits;
-    let Some(connection) = front.crowd.connections.take(1, limits.connections as usize) else {
+    let Some(connection) = front.limits.any(limits.connections) else {
         metrics.arrived(&listener.name, Arrival::CrowdedAll);
-        return turn_away(stream, &listener, Reply::Crowded).await;
-    };
-    let Some(unauthenticated) = front.crowd.unauthenticated.take(1, limits.unauthenticated as usize) else {
-        metrics.arrived(&listener.name, Arrival::CrowdedUnauthenticated);
-        return turn_away(stream, &listener, Reply::Crowded).await;
+        return turn_away(stream, &listener, &front, Reply::Crowded).await;
     };
     let address = match client(&mut stream, peer.ip(), &listener, &front).await {
         Ok(address) => address,
@@ -111,16 +118,20 @@ async fn meet(mut stream: TcpStream, peer: SocketAddr, listener: Arc<Listener>, 
             metrics.proxy_refused(&listener.name, why);
             // A stranger can cause as many of these as it likes: the figures tell.
             tracing::debug!(listener = listener.name, peer = %peer.ip(), why = why.as_str(), "no PROXY header is taken");
-            return turn_away(stream, &listener, Reply::NoService).await;
+            return turn_away(stream, &listener, &front, Reply::NoService).await;
         }
     };
     if !listener.networks.is_empty() && !network::contains(&listener.networks, address) {
         metrics.arrived(&listener.name, Arrival::Foreign);
-        return turn_away(stream, &listener, Reply::NoService).await;
+        return turn_away(stream, &listener, &front, Reply::NoService).await;
     }
-    let Some(_address) = front.crowd.address(address, limits.connections_per_address) else {
+    let Some(_address) = front.limits.address(address, limits.connections_per_address) else {
         metrics.arrived(&listener.name, Arrival::CrowdedAddress);
-        return turn_away(stream, &listener, Reply::Crowded).await;
+        return turn_away(stream, &listener, &front, Reply::Crowded).await;
+    };
+    let Some(place) = front.unauthenticated.admit(address, limits, Instant::now()) else {
+        metrics.arrived(&listener.name, Arrival::CrowdedUnauthenticated);
+        return turn_away(stream, &listener, &front, Reply::Crowded).await;
     };
     metrics.arrived(&listener.name, Arrival::Served);
     // A reply is one write, and the client waits for it: nothing to gather.
@@ -130,7 +141,7 @@ async fn meet(mut stream: TcpStream, peer: SocketAddr, listener: Arc<Listener>, 
     let open = metrics.open(&listener.name);
     open.inc();
     let wire = Wire::new(stream, Duration::from_secs(u64::from(limits.reply_seconds)));
-    let visitor = Visitor { address, listener, unauthenticated };
+    let visitor = Visitor { address, listener, place };
     Connection::new(front.clone(), settings, wire, visitor).serve().await;
     drop(connection);
     open.dec();
@@ -185,8 +196,9 @@ async fn header(stream: &mut TcpStream) -> io::Result<Header> {
     }
 }
 
-/// Says why, where the client can read it: inside TLS it could not.
-async fn turn_away(mut stream: TcpStream, listener: &Listener, reply: Reply) {
+/// Says why, where the client can read it (inside TLS it could not), and while not too many are told.
+async fn turn_away(mut stream: TcpStream, listener: &Listener, front: &Front, reply: Reply) {
+    let Some(_told) = front.limits.turned_away() else { return };
     match listener.mode {
         ListenerMode::Implicit => {}
         ListenerMode::StartTls | ListenerMode::Plain => {

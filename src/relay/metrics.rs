@@ -9,7 +9,7 @@ use super::smtp::reply::Reply;
 use super::tls::Agreed;
 use crate::domain::credit::Outcome;
 use crate::runtime::metrics::{
-    Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
 };
 
 /// How an arriving connection was met.
@@ -215,6 +215,7 @@ impl MessageResult {
 pub struct Metrics {
     arrivals: IntCounterVec,
     open: IntGaugeVec,
+    dismissed: IntCounter,
     logins: IntCounterVec,
     replies: IntCounterVec,
     messages: IntCounterVec,
@@ -277,6 +278,13 @@ impl Metrics {
                 known(IntGaugeVec::new(
                     Opts::new("franking_relay_connections", "Open connections by listener."),
                     &["listener"],
+                )),
+            ),
+            dismissed: register(
+                registry,
+                known(IntCounter::new(
+                    "franking_relay_connections_dismissed_total",
+                    "Connections without a login that were closed because another one needed their place.",
                 )),
             ),
             logins: counters("logins_total", "Logins by result.", &["result"]),
@@ -344,6 +352,10 @@ impl Metrics {
     /// The gauge of a listener's open connections.
     pub fn open(&self, listener: &str) -> IntGauge {
         self.open.with_label_values(&[listener])
+    }
+
+    pub fn dismissed(&self) {
+        self.dismissed.inc();
     }
 
     pub fn login(&self, result: LoginResult) {

@@ -10,13 +10,14 @@
 mod admit;
 mod body_memory;
 mod connection;
-mod crowd;
+mod connection_limits;
 mod directory;
 mod ending;
 mod guesses;
 mod judge;
 mod listen;
 mod metrics;
+mod recent;
 mod settings;
 mod shortage;
 pub mod smtp;
@@ -24,6 +25,7 @@ mod targets;
 mod tickets;
 mod tls;
 mod troubles;
+mod unauthenticated;
 mod wire;
 
 mod role;

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::admit::Admission;
 use super::body_memory::BodyMemory;
 use super::connection::Front;
-use super::crowd::Crowd;
+use super::connection_limits::ConnectionLimits;
 use super::directory::Follower;
 use super::guesses::Guesses;
 use super::judge::Judge;
@@ -27,6 +27,7 @@ use super::settings::{self, Settings};
 use super::shortage::Shortages;
 use super::targets::Targets;
 use super::troubles;
+use super::unauthenticated::Unauthenticated;
 use crate::domain::relay_config::Listener;
 use crate::ledger::incarnation::{Admit, Expected};
 use crate::ledger::store::Role;
@@ -137,7 +138,8 @@ impl Relay {
         let front = Front {
             bodies: BodyMemory::new(admission.metrics.clone()),
             admission: Arc::new(admission),
-            crowd: Crowd::default(),
+            limits: ConnectionLimits::default(),
+            unauthenticated: Unauthenticated::default(),
             guesses: Guesses::default(),
             draining: CancellationToken::new(),
         };

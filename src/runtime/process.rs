@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Gauge, IntGaugeVec, Opts, Registry};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// `/proc/self/stat` counts in USER_HZ, which is 100 on every architecture that Linux runs servers on (man 5 proc).
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -18,6 +19,20 @@ pub fn register(registry: &Registry, started: Timestamp) {
         known(IntGaugeVec::new(Opts::new("franking_build_info", "What was built; always 1."), &["version"])),
     );
     build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+}
+
+/// Lets the process open as many files as its hard limit says, and returns how many that are; `None` where nothing limits
+/// it. Container runtimes leave the soft limit at 1,024, which is fewer than the relay's connections.
+pub fn raise_file_limit() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit.clone() };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::warn!(%error, "raising the limit of open files");
+            limit.current
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -94,6 +109,13 @@ fn open_files_limit(limits: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_may_open_as_many_files_as_its_hard_limit_says() {
+        let files = raise_file_limit();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!((limit.current, limit.maximum), (files, files));
+    }
 
     #[test]
     fn figures_are_read_from_what_the_kernel_writes() {

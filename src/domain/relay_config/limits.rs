@@ -23,7 +23,7 @@ pub struct Limits {
     pub connections: u32,
     pub connections_per_address: u32,
     pub connections_per_key: u32,
-    /// Connections that have not authenticated yet.
+    /// Connections that have not authenticated yet. Where all of them are taken, older ones go for new ones.
     pub unauthenticated: u32,
     /// Failed AUTH commands in one connection before it is closed.
     pub auth_attempts: u32,
@@ -44,7 +44,7 @@ pub struct Limits {
     pub proxy_seconds: u32,
     /// For the TLS handshake.
     pub tls_seconds: u32,
-    /// From the accept until AUTH succeeded.
+    /// From the accept until AUTH succeeded; a quarter of it while more than half of `unauthenticated` is taken.
     pub login_seconds: u32,
     /// Waiting for a command; RFC 5321 §4.5.3.2.7 wants 5 minutes.
     pub idle_seconds: u32,

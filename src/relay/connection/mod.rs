@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admit::Admission;
 use super::body_memory::BodyMemory;
-use super::crowd::{Crowd, Seat, Share};
+use super::connection_limits::{ConnectionLimits, Permit};
 use super::guesses::{self, Guesses};
 use super::judge::{Identity, Origin};
 use super::metrics::{Late, LoginResult, ProxyRefusal, TlsFailure};
@@ -25,6 +25,7 @@ use super::smtp::proxy;
 use super::smtp::reply::Reply;
 use super::smtp::sasl::Login;
 use super::smtp::session::{Answer, Next, Session, Terms};
+use super::unauthenticated::{Place, Unauthenticated};
 use super::wire::{Cut, NoTls, Wire};
 use crate::domain::id::KeyId;
 use crate::domain::relay_config::{LineEnds, Listener, ListenerMode};
@@ -33,7 +34,8 @@ use crate::domain::sender::Address;
 /// What all connections share.
 pub struct Front {
     pub admission: Arc<Admission>,
-    pub crowd: Crowd,
+    pub limits: ConnectionLimits,
+    pub unauthenticated: Unauthenticated,
     pub bodies: BodyMemory,
     pub guesses: Guesses,
     /// Says that sessions end at their next command.
@@ -45,7 +47,7 @@ pub struct Visitor {
     pub address: IpAddr,
     pub listener: Arc<Listener>,
     /// Given back after the login.
-    pub unauthenticated: Share,
+    pub place: Place,
 }
 
 pub struct Connection {
@@ -55,11 +57,11 @@ pub struct Connection {
     address: IpAddr,
     wire: Wire,
     session: Session,
-    unauthenticated: Option<Share>,
+    accepted: Instant,
+    /// Until the login.
+    place: Option<Place>,
     identity: Option<Identity>,
-    _key_seat: Option<Seat<KeyId>>,
-    /// Until then somebody must have logged in.
-    login_deadline: Instant,
+    _key_permit: Option<Permit<KeyId>>,
     /// What is being waited for.
     waiting_for: Late,
 }
@@ -84,15 +86,15 @@ impl Connection {
         };
         Self {
             front,
-            login_deadline: Instant::now() + seconds(limits.login_seconds),
+            accepted: Instant::now(),
             settings,
             listener: visitor.listener,
             address: visitor.address,
             wire,
             session: Session::new(terms),
-            unauthenticated: Some(visitor.unauthenticated),
+            place: Some(visitor.place),
             identity: None,
-            _key_seat: None,
+            _key_permit: None,
             waiting_for: Late::Command,
         }
     }
@@ -157,7 +159,12 @@ impl Connection {
     /// RFC 5321 §4.5.3.2.7, less before the login: nobody may hold a place for long without a name.
     fn command_deadline(&self) -> Instant {
         let idle = Instant::now() + seconds(self.settings.config.limits.idle_seconds);
-        if self.session.is_logged_in() { idle } else { idle.min(self.login_deadline) }
+        if self.session.is_logged_in() { idle } else { idle.min(self.login_deadline()) }
+    }
+
+    /// Until then somebody must have logged in.
+    fn login_deadline(&self) -> Instant {
+        self.accepted + self.front.unauthenticated.login_limit(&self.settings.config.limits)
     }
 
     /// Sends what is due and waits for more, or for the stop. No whole command is buffered here, so nothing that was
@@ -168,6 +175,11 @@ impl Connection {
             biased;
             () = self.front.draining.cancelled() => {
                 self.say(&Reply::Draining);
+                Ok(Flow::End)
+            }
+            () = dismissed(&self.place) => {
+                self.front.admission.metrics.dismissed();
+                self.say(&Reply::Crowded);
                 Ok(Flow::End)
             }
             read = self.wire.fill(deadline) => Ok(if read? == 0 { Flow::End } else { Flow::On }),
@@ -239,9 +251,14 @@ impl Connection {
         let server = certificates.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?.server();
         self.waiting_for = Late::Tls;
         let limit = Instant::now() + seconds(self.settings.config.limits.tls_seconds);
+        let limit = limit.min(self.login_deadline());
         let started = tokio::select! {
             biased;
-            started = self.wire.start_tls(server, limit.min(self.login_deadline)) => started,
+            started = self.wire.start_tls(server, limit) => started,
+            () = dismissed(&self.place) => {
+                self.front.admission.metrics.dismissed();
+                return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
+            }
             // Nothing was asked yet, so nothing is cut off; a silent client must not hold up the stop for a minute.
             () = self.front.draining.cancelled() => return Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
         };
@@ -268,7 +285,7 @@ impl Connection {
         let origin = Origin { address: self.address, mode: self.listener.mode };
         let settings = self.front.admission.settings.load_full();
         let limits = &settings.config.limits;
-        let Front { admission, guesses, crowd, .. } = &*self.front;
+        let Front { admission, guesses, limits: permits, unauthenticated, .. } = &*self.front;
         let guess = guesses.guess(self.address, &login.username);
         if !guesses.admits(guess, limits, started) {
             admission.metrics.login(LoginResult::Guessing);
@@ -277,15 +294,16 @@ impl Connection {
         }
         let denied = match admission.judge.login(login, origin).await {
             Ok(identity) => {
-                let Some(seat) = crowd.key(identity.key, limits.connections_per_key) else {
+                let Some(permit) = permits.key(identity.key, limits.connections_per_key) else {
                     admission.metrics.login(LoginResult::Crowded);
                     return Ok(Answer::close(Reply::Crowded));
                 };
                 admission.metrics.login(LoginResult::Ok);
                 guesses.succeeded(guess, limits);
-                self._key_seat = Some(seat);
+                unauthenticated.logged_in(self.address, limits, Instant::now());
+                self._key_permit = Some(permit);
                 self.identity = Some(identity);
-                self.unauthenticated = None;
+                self.place = None;
                 self.session.logged_in();
                 return Ok(Answer::say(Reply::AuthOk));
             }
@@ -309,6 +327,8 @@ impl Connection {
         tokio::select! {
             () = sleep_until(until) => {}
             () = self.front.draining.cancelled() => {}
+            // The next wait says so.
+            () = dismissed(&self.place) => {}
         }
         Ok(())
     }
@@ -327,6 +347,14 @@ impl Connection {
             tracing::info!(account = account.account, key = account.key, code = reply.code(), "recipient refused");
         }
         added
+    }
+}
+
+/// Returns when another connection got the place; never after the login.
+async fn dismissed(place: &Option<Place>) {
+    match place {
+        Some(place) => place.taken().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use franking::domain::directory::{AccountEntry, Entry};
 use franking::domain::id::AccountId;
 use franking::domain::relay_config::{Limits, RelayConfig};
+use franking::runtime::process;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -27,6 +28,12 @@ const SERIES: usize = 3;
 
 /// A relay with its built-in limits. Key 3 is of another namespace than keys 1 and 2, and has logged in and sent.
 pub async fn scene(rows: impl FnOnce(&mut Rows)) -> Scene {
+    // Both ends of all connections are this process's.
+    let files = process::raise_file_limit();
+    assert!(
+        files.is_none_or(|files| files >= 8_192),
+        "{files:?} open files are too few; raise the hard limit (ulimit -Hn)"
+    );
     let limits = |config: &mut RelayConfig| config.limits = Limits::default();
     let mut scene = Scene::with(limits, |changed| {
         let other = AccountId(Uuid::from_u128(0x201));

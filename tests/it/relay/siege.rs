@@ -173,9 +173,8 @@ async fn a_handshake_that_never_begins_is_given_up() {
 #[tokio::test]
 async fn a_flood_of_connections_is_turned_away_by_the_limit_that_it_meets() {
     type Edit = fn(&mut Limits);
-    let cases: [(Edit, &str); 3] = [
+    let cases: [(Edit, &str); 2] = [
         (|limits| limits.connections = 2, "crowded_all"),
-        (|limits| limits.unauthenticated = 2, "crowded_unauthenticated"),
         (|limits| limits.connections_per_address = 2, "crowded_address"),
     ];
     for (edit, result) in cases {
@@ -191,6 +190,30 @@ async fn a_flood_of_connections_is_turned_away_by_the_limit_that_it_meets() {
         drop(first);
         scene.until("a place is free again", async |_| Client::open(address).await.reply().await.code == 220).await;
     }
+}
+
+#[tokio::test]
+async fn a_new_connection_gets_the_place_of_an_older_one_without_a_login() {
+    let scene = Scene::with(|config| config.limits.unauthenticated = 2, |_| {}).await;
+    let address = scene.address("submission");
+    let mut greeted = Client::connect(address).await;
+    let mut handshaking = Client::open(scene.address("implicit")).await;
+    scene.until("it is served", async |scene| open(scene, "implicit") == 1).await;
+    let newest = [Client::connect(address).await, Client::connect(address).await];
+    greeted.reply().await.is("421 4.3.2 too many connections");
+    greeted.closed().await;
+    handshaking.closed().await;
+    counted(&scene, "franking_relay_connections_dismissed_total 2");
+    // One that waits for the answer to a wrong password goes as well.
+    let mut guessing = scene.greeted().await;
+    guessing.send(format!("AUTH PLAIN {}\r\n", plain("nobody", "wrong"))).await;
+    let last = [Client::connect(address).await, Client::connect(address).await];
+    let heard = guessing.reply().await;
+    if heard.code == 535 {
+        guessing.reply().await.is("421 4.3.2");
+    }
+    guessing.closed().await;
+    drop((newest, last));
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! One starves the others: each attack of a tenant or a stranger on what all share, on the built-in limits, while a
 //! client of another namespace sends as ever.
 
+use std::net::{IpAddr, SocketAddr};
+
 use franking::domain::directory::{AccountEntry, Entry};
 use franking::domain::id::AccountId;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -134,4 +136,64 @@ async fn what_the_upstream_refuses_of_one_tenant_closes_it_for_nobody() {
         assert_eq!(scene.store.sightings().await.expect("sightings").troubles, vec![], "the provider is blamed");
         attack.shutdown().await;
     }
+}
+
+/// A connection from one of this machine's own addresses.
+async fn connect_from(source: IpAddr, address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((source, 0).into())?;
+    socket.connect(address).await
+}
+
+/// Holds 1,100 connections from eleven addresses, and says nothing on them. Those that the relay closes are renewed.
+async fn holds_places(address: SocketAddr, network: u8) -> JoinSet<()> {
+    let mut attack = JoinSet::new();
+    for n in 0..1_100 {
+        let source = IpAddr::from([127, 0, network, 1 + u8::try_from(n % 11).expect("small")]);
+        // One after the other, so that none waits for the kernel's second try.
+        let mut next = connect_from(source, address).await;
+        attack.spawn(async move {
+            loop {
+                if let Ok(mut stream) = next {
+                    let _ = stream.read_to_end(&mut Vec::new()).await;
+                }
+                next = connect_from(source, address).await;
+            }
+        });
+    }
+    attack
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_without_a_login_keep_nobody_out() {
+    let scene = bystander::scene(|_| {}).await;
+    for (listener, from) in [("implicit", 1), ("submission", 2)] {
+        let _attack = holds_places(scene.address(listener), from).await;
+        scene
+            .until("places go to newer connections", async |scene| {
+                !scene.metrics().contains("franking_relay_connections_dismissed_total 0\n")
+            })
+            .await;
+        bystander::is_undisturbed(&scene).await;
+    }
+}
+
+/// The same from addresses of which each has logged in, because the attacker is a tenant.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenants_connections_without_a_login_keep_nobody_out() {
+    let scene = bystander::scene(|rows| attackers(rows, [10])).await;
+    for last in 1..=11 {
+        let client = Client::open_from([127, 0, 1, last].into(), scene.address("implicit")).await;
+        let mut client = client.encrypt(&scene.ca_pem).await;
+        client.reply().await.is("220");
+        client.ask("EHLO attacker.example").await.is("250");
+        client.login(&username(10), PASSWORD).await.is("235");
+    }
+    let _attack = holds_places(scene.address("implicit"), 1).await;
+    scene
+        .until("places go to newer connections", async |scene| {
+            !scene.metrics().contains("franking_relay_connections_dismissed_total 0\n")
+        })
+        .await;
+    bystander::is_undisturbed(&scene).await;
 }
