@@ -8,12 +8,12 @@
 //! without a socket, `judge` says who may, `admit` charges, forwards and settles.
 
 mod admit;
+mod auth_throttle;
 mod body_memory;
 mod connection;
 mod connection_limits;
 mod directory;
 mod ending;
-mod guesses;
 mod judge;
 mod listen;
 mod metrics;

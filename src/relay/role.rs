@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admit::Admission;
+use super::auth_throttle::AuthThrottle;
 use super::body_memory::BodyMemory;
 use super::connection::Front;
 use super::connection_limits::ConnectionLimits;
 use super::directory::Follower;
-use super::guesses::Guesses;
 use super::judge::Judge;
 use super::listen::Door;
 use super::metrics::Metrics;
@@ -140,7 +140,7 @@ impl Relay {
             admission: Arc::new(admission),
             limits: ConnectionLimits::default(),
             unauthenticated: Unauthenticated::default(),
-            guesses: Guesses::default(),
+            throttle: AuthThrottle::default(),
             draining: CancellationToken::new(),
         };
         let house = Arc::new(House {

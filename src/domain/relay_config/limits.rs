@@ -27,16 +27,18 @@ pub struct Limits {
     pub unauthenticated: u32,
     /// Failed AUTH commands in one connection before it is closed.
     pub auth_attempts: u32,
-    /// Failed logins from one address (an IPv6 /64) after which its passwords are not looked at, except for names that
+    /// Wrong passwords from one address (an IPv6 /64) after which its passwords are not looked at, except for names that
     /// logged in from there before.
     pub auth_failures_per_address: u32,
-    /// Failed logins of one name, from anywhere, after which each further failure waits longest. It is never locked.
+    /// Wrong passwords of one name, from anywhere, after which each further failure waits 8 s at least. It is never
+    /// locked.
     pub auth_failures_per_name: u32,
-    /// The longest pause before a failed login is answered; it begins at half a second and doubles.
+    /// The longest pause before a failed login is answered; it begins at half a second and doubles with each wrong
+    /// password of the address or the name, in whatever connection.
     pub auth_delay_seconds: u32,
-    /// After so many quiet seconds one failed login is forgotten.
+    /// After so many quiet seconds one wrong password is forgotten.
     pub auth_forget_seconds: u32,
-    /// Addresses, and names, whose failed logins are remembered: the latest.
+    /// Addresses, and names, whose wrong passwords are remembered: the latest.
     pub auth_counters: u32,
     /// Commands that were refused in one connection before it is closed.
     pub errors: u32,

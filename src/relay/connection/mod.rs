@@ -14,10 +14,10 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::admit::Admission;
+use super::auth_throttle::{self, AuthThrottle};
 use super::body_memory::BodyMemory;
 use super::connection_limits::{ConnectionLimits, Permit};
-use super::guesses::{self, Guesses};
-use super::judge::{Identity, Origin};
+use super::judge::{Denied, Identity, Origin};
 use super::metrics::{Late, LoginResult, ProxyRefusal, TlsFailure};
 use super::settings::Settings;
 use super::smtp::command::{self, Mail, text_of};
@@ -37,7 +37,7 @@ pub struct Front {
     pub limits: ConnectionLimits,
     pub unauthenticated: Unauthenticated,
     pub bodies: BodyMemory,
-    pub guesses: Guesses,
+    pub throttle: AuthThrottle,
     /// Says that sessions end at their next command.
     pub draining: CancellationToken,
 }
@@ -285,11 +285,11 @@ impl Connection {
         let origin = Origin { address: self.address, mode: self.listener.mode };
         let settings = self.front.admission.settings.load_full();
         let limits = &settings.config.limits;
-        let Front { admission, guesses, limits: permits, unauthenticated, .. } = &*self.front;
-        let guess = guesses.guess(self.address, &login.username);
-        if !guesses.admits(guess, limits, started) {
+        let Front { admission, throttle, limits: permits, unauthenticated, .. } = &*self.front;
+        let attempt = throttle.attempt(self.address, &login.username);
+        if !throttle.admits(attempt, limits, started) {
             admission.metrics.login(LoginResult::Guessing);
-            self.pause(started + guesses::longest(limits)).await?;
+            self.pause(started + auth_throttle::longest(limits)).await?;
             return Ok(Answer::say(Reply::Guessing));
         }
         let denied = match admission.judge.login(login, origin).await {
@@ -299,7 +299,7 @@ impl Connection {
                     return Ok(Answer::close(Reply::Crowded));
                 };
                 admission.metrics.login(LoginResult::Ok);
-                guesses.succeeded(guess, limits);
+                throttle.succeeded(attempt, limits);
                 unauthenticated.logged_in(self.address, limits, Instant::now());
                 self._key_permit = Some(permit);
                 self.identity = Some(identity);
@@ -310,13 +310,13 @@ impl Connection {
             Err(denied) => denied,
         };
         admission.metrics.login(denied.result());
-        let reply = denied.reply();
-        if reply.code() < 500 {
+        let pause = match denied {
             // Nobody's fault: it costs no try.
-            return Ok(Answer::say(reply));
-        }
-        let pause = guesses.failed(guess, self.session.failed_logins(), limits, started);
-        let answer = self.session.login_failed(reply);
+            Denied::Unavailable => return Ok(Answer::say(denied.reply())),
+            Denied::BadLogin => throttle.failed(attempt, limits, started),
+            Denied::WrongNetwork | Denied::NeedsTls | Denied::Blocked(_) => throttle.refused(attempt, limits, started),
+        };
+        let answer = self.session.login_failed(denied.reply());
         self.pause(started + pause).await?;
         Ok(answer)
     }

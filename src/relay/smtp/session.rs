@@ -258,10 +258,6 @@ impl Session {
         }
     }
 
-    pub fn failed_logins(&self) -> u32 {
-        self.failed_logins
-    }
-
     /// 530 before anything about a transaction; what comes first is named first.
     fn ready(&self) -> Result<(), Reply> {
         if !self.may_auth() {

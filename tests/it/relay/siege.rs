@@ -1,7 +1,6 @@
 //! Whoever guesses, floods, drips or never reads: slowed down and turned away, each by a limit with a name and a figure
 //! that shows it, and never at the cost of somebody else.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use franking::domain::directory::{AccountEntry, Entry};
@@ -13,8 +12,6 @@ use uuid::Uuid;
 use super::scene::{FROM, MAIL, PASSWORD, Rows, SOON, Scene, TO, account, key, username};
 use crate::support::client::{Client, plain};
 
-const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
-
 /// Fails unless the relay's figures have this line.
 #[track_caller]
 fn counted(scene: &Scene, line: &str) {
@@ -22,8 +19,9 @@ fn counted(scene: &Scene, line: &str) {
     assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
 }
 
-async fn from_elsewhere(scene: &Scene) -> Client {
-    let client = Client::open_from(ELSEWHERE, scene.address("implicit")).await;
+/// A connection from another address of this machine.
+async fn greeted_from(scene: &Scene, last: u8) -> Client {
+    let client = Client::open_from([127, 0, 0, last].into(), scene.address("implicit")).await;
     let mut client = client.encrypt(&scene.ca_pem).await;
     client.reply().await.is("220");
     client.ask("EHLO x").await.is("250");
@@ -50,7 +48,7 @@ async fn an_address_that_guesses_is_not_asked_any_more_and_no_name_is_locked() {
     counted(&scene, "franking_relay_logins_total{result=\"bad_login\"} 4");
 
     // The right password from another address, and of the device that was known here before.
-    from_elsewhere(&scene).await.login(&username(2), PASSWORD).await.is("235 2.7.0");
+    greeted_from(&scene, 2).await.login(&username(2), PASSWORD).await.is("235 2.7.0");
     scene.client_of(1).await.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
 }
 
@@ -63,10 +61,7 @@ async fn guesses_of_one_name_from_many_addresses_wait_longer_and_the_right_passw
     let scene = Scene::with(few, |_| {}).await;
     let mut pauses = Vec::new();
     for last in 2..5 {
-        let client = Client::open_from([127, 0, 0, last].into(), scene.address("implicit")).await;
-        let mut client = client.encrypt(&scene.ca_pem).await;
-        client.reply().await.is("220");
-        client.ask("EHLO x").await.is("250");
+        let mut client = greeted_from(&scene, last).await;
         let started = Instant::now();
         client.login(&username(1), "wrong").await.is("535 5.7.8");
         pauses.push(started.elapsed().as_millis());
@@ -78,11 +73,25 @@ async fn guesses_of_one_name_from_many_addresses_wait_longer_and_the_right_passw
 }
 
 #[tokio::test]
+async fn a_new_connection_starts_the_delay_of_failed_logins_not_anew() {
+    let scene = Scene::new().await;
+    let mut pauses = Vec::new();
+    for name in [username(1), "nobody".to_owned(), username(2)] {
+        let mut client = scene.greeted().await;
+        let started = Instant::now();
+        client.login(&name, "wrong").await.is("535 5.7.8");
+        pauses.push(started.elapsed().as_millis());
+    }
+    let least = [500, 1_000, 2_000];
+    assert!(pauses.iter().zip(least).all(|(pause, least)| *pause >= least), "{pauses:?}");
+}
+
+#[tokio::test]
 async fn an_unknown_name_costs_the_same_time_as_a_wrong_password() {
     let scene = Scene::new().await;
     let mut took = Vec::new();
-    for name in [username(1), "nobody-1".to_owned(), username(2), "nobody-2".to_owned()] {
-        let mut client = scene.greeted().await;
+    for (last, name) in (2..).zip([username(1), "nobody-1".to_owned(), username(2), "nobody-2".to_owned()]) {
+        let mut client = greeted_from(&scene, last).await;
         let started = Instant::now();
         client.login(&name, "wrong").await.is("535 5.7.8 user name or password is wrong");
         took.push(started.elapsed().as_millis());

@@ -197,3 +197,46 @@ async fn a_tenants_connections_without_a_login_keep_nobody_out() {
         .await;
     bystander::is_undisturbed(&scene).await;
 }
+
+/// A right password that may not be used (from this network, on this listener, of a revoked key) is no guess: an address
+/// that tries it over and over is not shut for the others behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn right_passwords_that_may_not_be_used_shut_no_address() {
+    let rows = |rows: &mut Rows| {
+        rows.keys[0].allow_from = vec!["192.0.2.0/24".parse().expect("a network")];
+        rows.keys[1].revoked = true;
+    };
+    let scene = bystander::scene(rows).await;
+    let shared = IpAddr::from([127, 0, 0, 88]);
+    let cases = [
+        ("submission", 1, "535 5.7.8 this key may not be used from this network"),
+        ("submission", 2, "535 5.7.13 the key is revoked"),
+        ("plain", bystander::KEY, "538 5.7.11"),
+    ];
+    for (listener, key, heard) in cases {
+        let mut attempts = JoinSet::new();
+        // authFailuresPerAddress is 50.
+        for _ in 0..60 {
+            let (address, ca_pem) = (scene.address(listener), scene.ca_pem.clone());
+            attempts.spawn(async move {
+                let mut client = Client::open_from(shared, address).await;
+                client.reply().await.is("220");
+                client.ask("EHLO office.example").await.is("250");
+                if listener != "plain" {
+                    client.ask("STARTTLS").await.is("220");
+                    client = client.encrypt(&ca_pem).await;
+                    client.ask("EHLO office.example").await.is("250");
+                }
+                client.login(&username(key), PASSWORD).await.is(heard);
+            });
+        }
+        attempts.join_all().await;
+    }
+    let client = Client::open_from(shared, scene.address("implicit")).await;
+    let mut client = client.encrypt(&scene.ca_pem).await;
+    client.reply().await.is("220");
+    client.ask("EHLO office.example").await.is("250");
+    // Its first login from there.
+    client.login(&username(bystander::KEY), PASSWORD).await.is("235");
+    bystander::is_undisturbed(&scene).await;
+}
