@@ -224,12 +224,22 @@ impl Credential {
     }
 }
 
-/// Whether `password` opens one of `credentials` now. Every credential is compared, so that the time taken says
-/// nothing about which one matched.
+/// Whether `password` opens one of `credentials` now.
 pub fn opens(key: &HashKey, credentials: &[Credential], password: &Password, now: Timestamp) -> bool {
-    credentials
-        .iter()
-        .fold(false, |open, credential| (key.verify(password, &credential.hash) && credential.usable(now)) | open)
+    opened_by(key, credentials, password, now).is_some()
+}
+
+/// The hash of the credential that `password` opens now. Every credential is compared, so that the time taken says
+/// nothing about which one matched.
+pub fn opened_by(key: &HashKey, credentials: &[Credential], password: &Password, now: Timestamp) -> Option<SecretHash> {
+    credentials.iter().fold(None, |open, credential| {
+        (key.verify(password, &credential.hash) && credential.usable(now)).then_some(credential.hash).or(open)
+    })
+}
+
+/// Whether the credential with this hash is still one of `credentials`, and usable now.
+pub fn is_usable(credentials: &[Credential], hash: &SecretHash, now: Timestamp) -> bool {
+    credentials.iter().any(|credential| credential.hash == *hash && credential.usable(now))
 }
 
 /// Adds a staged credential. Those that were staged before stay good: whoever staged one may be about to write its

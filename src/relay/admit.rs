@@ -95,9 +95,10 @@ enum Claim {
 }
 
 impl Admission {
-    /// Whether a transaction may begin. What is announced as too large for the policy's upstream need not be uploaded.
+    /// Whether a transaction may begin: the login is judged once more. What is announced as too large for the policy's
+    /// upstream need not be uploaded.
     pub async fn begin(&self, who: &Identity, mail: &Mail) -> Result<(), Reply> {
-        let sender = self.judge.sender(who, |_| Ok(())).await?;
+        let sender = self.judge.sender(who, |sender| self.judge.still_logged_in(who, sender)).await?;
         let settings = self.settings.load();
         let announced = self.targets.of(&sender.policy, &settings.sealer).and_then(|to| self.upstreams.announced(&to));
         match announced.and_then(|upstream| upstream.size) {

@@ -15,7 +15,7 @@ use super::settings::Settings;
 use super::smtp::header::Header;
 use super::smtp::reply::{Moment, Reply};
 use super::smtp::sasl::Login;
-use crate::domain::credential::{Credential, HashKey, Password, SecretHash, Stage, Username, opens};
+use crate::domain::credential::{Credential, HashKey, Password, SecretHash, Stage, Username, is_usable, opened_by};
 use crate::domain::credit::Blocked;
 use crate::domain::directory::{Directory, Sender};
 use crate::domain::id::KeyId;
@@ -24,11 +24,14 @@ use crate::domain::relay_config::ListenerMode;
 use crate::domain::sender::{Address, may_send_as};
 use crate::runtime::clock::Clock;
 
-/// Somebody who logged in.
+/// Somebody who logged in, and with what.
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub key: KeyId,
     username: Username,
+    /// The credential that the password opened.
+    credential: SecretHash,
+    origin: Origin,
 }
 
 /// Why a login is not taken.
@@ -82,7 +85,7 @@ impl Labels {
     }
 }
 
-/// Where somebody comes from.
+/// Where somebody came from.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
     pub address: IpAddr,
@@ -111,35 +114,40 @@ impl Judge {
             let copy = self.directory.current().ok_or(Denied::Unavailable)?;
             username.as_ref().ok().and_then(|username| copy.by_username(username))
         };
-        let denied = match (self.check(found.as_ref(), login, origin), found) {
-            (Ok(()), Some(sender)) => return Ok(identity(&sender)),
-            (Ok(()), None) => Denied::BadLogin,
-            (Err(denied), _) => denied,
+        let denied = match self.check(found.as_ref(), login, origin) {
+            Ok(identity) => return Ok(identity),
+            Err(denied) => denied,
         };
         // A name that no key can have needs no look.
         let Ok(username) = username else { return Err(denied) };
         match self.directory.look(&username).await {
-            Look::Found(sender) => self.check(Some(&sender), login, origin).map(|()| identity(&sender)),
+            Look::Found(sender) => self.check(Some(&sender), login, origin),
             Look::Nobody => Err(Denied::BadLogin),
             Look::Unavailable => Err(Denied::Unavailable),
         }
     }
 
     /// The password first: whoever does not know it learns nothing else.
-    fn check(&self, sender: Option<&Sender>, login: &Login, origin: Origin) -> Result<(), Denied> {
+    fn check(&self, sender: Option<&Sender>, login: &Login, origin: Origin) -> Result<Identity, Denied> {
         let now = self.clock.now();
         let hash_key: &HashKey = &self.settings.load().hash_key;
         let credentials = sender.map_or(&self.decoy[..], |sender| &sender.key.credentials);
-        let open = opens(hash_key, credentials, &login.password, now);
-        let Some(sender) = sender.filter(|_| open) else { return Err(Denied::BadLogin) };
+        let open = opened_by(hash_key, credentials, &login.password, now);
+        let Some((sender, credential)) = sender.zip(open) else { return Err(Denied::BadLogin) };
         sender.standing(now).map_err(Denied::Blocked)?;
-        if !sender.key.allow_from.is_empty() && !network::contains(&sender.key.allow_from, origin.address) {
-            return Err(Denied::WrongNetwork);
+        may_come(sender, origin)?;
+        Ok(Identity { key: sender.key.id, username: sender.key.username.clone(), credential, origin })
+    }
+
+    /// Whether a login would be taken again as it was: its network, its listener, and the very password. A session must
+    /// not outlive what it came in by.
+    pub fn still_logged_in(&self, who: &Identity, sender: &Sender) -> Result<(), Reply> {
+        let now = self.clock.now();
+        may_come(sender, who.origin).map_err(|denied| Reply::LoginOver(denied.sentence()))?;
+        if is_usable(&sender.key.credentials, &who.credential, now) {
+            return Ok(());
         }
-        match origin.mode {
-            ListenerMode::Plain if !sender.key.plain_listener => Err(Denied::NeedsTls),
-            ListenerMode::Plain | ListenerMode::StartTls | ListenerMode::Implicit => Ok(()),
-        }
+        Err(Reply::LoginOver("its password was replaced"))
     }
 
     /// Whether `who` may still send, and `allowed` besides.
@@ -194,8 +202,39 @@ fn decoy(hash: SecretHash) -> Credential {
     Credential { hash, stage: Stage::Current { since: Timestamp::UNIX_EPOCH } }
 }
 
-fn identity(sender: &Sender) -> Identity {
-    Identity { key: sender.key.id, username: sender.key.username.clone() }
+/// Whether a key may be used from there.
+fn may_come(sender: &Sender, origin: Origin) -> Result<(), Elsewhere> {
+    if !sender.key.allow_from.is_empty() && !network::contains(&sender.key.allow_from, origin.address) {
+        return Err(Elsewhere::Network);
+    }
+    match origin.mode {
+        ListenerMode::Plain if !sender.key.plain_listener => Err(Elsewhere::Listener),
+        ListenerMode::Plain | ListenerMode::StartTls | ListenerMode::Implicit => Ok(()),
+    }
+}
+
+/// What a key may not be used from.
+enum Elsewhere {
+    Network,
+    Listener,
+}
+
+impl Elsewhere {
+    fn sentence(&self) -> &'static str {
+        match self {
+            Self::Network => "the key may not be used from this network any more",
+            Self::Listener => "the key may not be used without TLS any more",
+        }
+    }
+}
+
+impl From<Elsewhere> for Denied {
+    fn from(elsewhere: Elsewhere) -> Self {
+        match elsewhere {
+            Elsewhere::Network => Self::WrongNetwork,
+            Elsewhere::Listener => Self::NeedsTls,
+        }
+    }
 }
 
 /// Whether the envelope's sender may be used. The empty path passes here: the From header is judged in any case.

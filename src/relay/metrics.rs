@@ -114,6 +114,24 @@ impl Late {
     }
 }
 
+/// Why a session had to log in again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// It was as old as one may become.
+    Age,
+    /// Its login would not be taken any more.
+    Login,
+}
+
+impl SessionEnd {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Age => "age",
+            Self::Login => "login",
+        }
+    }
+}
+
 /// Whose share of the memory for bodies is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryLimit {
@@ -216,6 +234,7 @@ pub struct Metrics {
     arrivals: IntCounterVec,
     open: IntGaugeVec,
     dismissed: IntCounter,
+    session_ends: IntCounterVec,
     logins: IntCounterVec,
     replies: IntCounterVec,
     messages: IntCounterVec,
@@ -287,6 +306,11 @@ impl Metrics {
                     "Connections without a login that were closed because another one needed their place.",
                 )),
             ),
+            session_ends: counters(
+                "sessions_ended_total",
+                "Sessions that had to log in again, because of their age or because their login would not be taken any more.",
+                &["reason"],
+            ),
             logins: counters("logins_total", "Logins by result.", &["result"]),
             replies: counters("replies_total", "Replies to clients by code.", &["code"]),
             messages: counters("messages_total", "Messages read to their end, by result.", &["policy", "result"]),
@@ -356,6 +380,10 @@ impl Metrics {
 
     pub fn dismissed(&self) {
         self.dismissed.inc();
+    }
+
+    pub fn session_ended(&self, why: SessionEnd) {
+        self.session_ends.with_label_values(&[why.as_str()]).inc();
     }
 
     pub fn login(&self, result: LoginResult) {

@@ -35,7 +35,7 @@ const EVERYTHING: &str = "
       tls: {secretName: relay-tls, rsaSecretName: relay-rsa, privateCa: true}
       proxyFrom: [10.0.0.0/24, 'fd00:1::/64']
       limits: {messageBytes: 1048576, drainSeconds: 60, bytesInFlightPerNamespace: 120000000,
-        bytesInFlightPerAccount: 60000000, messageSeconds: 900, authFailuresPerAddress: 9,
+        bytesInFlightPerAccount: 60000000, messageSeconds: 900, sessionSeconds: 60, authFailuresPerAddress: 9,
         authFailuresPerName: 8, authDelaySeconds: 4, authForgetSeconds: 30, authCounters: 1000, proxySeconds: 3,
         tlsSeconds: 10, replySeconds: 20, metricAccounts: 10}
       service: {type: LoadBalancer, loadBalancerSourceRanges: [10.0.0.0/8]}

@@ -48,6 +48,8 @@ pub struct Limits {
     pub tls_seconds: u32,
     /// From the accept until AUTH succeeded; a quarter of it while more than half of `unauthenticated` is taken.
     pub login_seconds: u32,
+    /// From the accept until a session without an open transaction has to log in again.
+    pub session_seconds: u32,
     /// Waiting for a command; RFC 5321 §4.5.3.2.7 wants 5 minutes.
     pub idle_seconds: u32,
     /// Waiting for the next bytes of a body (RFC 5321 §4.5.3.2.5), and the window over which its rate is judged.
@@ -96,6 +98,8 @@ impl Default for Limits {
             // Old printers take ten seconds for an RSA handshake.
             tls_seconds: 30,
             login_seconds: 60,
+            // Long enough that a busy pool of connections hardly notices, and short of a working day.
+            session_seconds: 14_400,
             idle_seconds: 300,
             data_seconds: 180,
             data_bytes_per_second: 256,
@@ -142,6 +146,7 @@ impl Limits {
             ("tlsSeconds", self.tls_seconds as usize),
             ("replySeconds", self.reply_seconds as usize),
             ("loginSeconds", self.login_seconds as usize),
+            ("sessionSeconds", self.session_seconds as usize),
             ("idleSeconds", self.idle_seconds as usize),
             ("dataSeconds", self.data_seconds as usize),
             ("messageSeconds", self.message_seconds as usize),

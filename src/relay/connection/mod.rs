@@ -18,7 +18,7 @@ use super::auth_throttle::{self, AuthThrottle};
 use super::body_memory::BodyMemory;
 use super::connection_limits::{ConnectionLimits, Permit};
 use super::judge::{Denied, Identity, Origin};
-use super::metrics::{Late, LoginResult, ProxyRefusal, TlsFailure};
+use super::metrics::{Late, LoginResult, ProxyRefusal, SessionEnd, TlsFailure};
 use super::settings::Settings;
 use super::smtp::command::{self, Mail, text_of};
 use super::smtp::proxy;
@@ -103,8 +103,13 @@ impl Connection {
     pub async fn serve(mut self) {
         if let Err(error) = self.converse().await {
             if error.kind() == io::ErrorKind::TimedOut {
-                self.front.admission.metrics.timed_out(self.late());
-                self.say(&Reply::TimedOut);
+                if self.is_over() && !self.wire.is_stuck() {
+                    self.front.admission.metrics.session_ended(SessionEnd::Age);
+                    self.say(&Reply::SessionOver);
+                } else {
+                    self.front.admission.metrics.timed_out(self.late());
+                    self.say(&Reply::TimedOut);
+                }
             }
             tracing::debug!(listener = self.listener.name, %error, "connection ended");
         }
@@ -159,7 +164,22 @@ impl Connection {
     /// RFC 5321 §4.5.3.2.7, less before the login: nobody may hold a place for long without a name.
     fn command_deadline(&self) -> Instant {
         let idle = Instant::now() + seconds(self.settings.config.limits.idle_seconds);
-        if self.session.is_logged_in() { idle } else { idle.min(self.login_deadline()) }
+        if !self.session.is_logged_in() {
+            idle.min(self.login_deadline())
+        } else if self.session.transaction().is_none() {
+            idle.min(self.end())
+        } else {
+            idle
+        }
+    }
+
+    /// When the session has to log in again, unless a transaction is open.
+    fn end(&self) -> Instant {
+        self.accepted + seconds(self.settings.config.limits.session_seconds)
+    }
+
+    fn is_over(&self) -> bool {
+        self.session.is_logged_in() && self.session.transaction().is_none() && Instant::now() >= self.end()
     }
 
     /// Until then somebody must have logged in.
@@ -208,12 +228,21 @@ impl Connection {
             Next::Login(login) => self.login(&login).await?,
             // Where the next message is buffered already, the session never waits and would not hear of the stop.
             Next::Mail(_) if self.front.draining.is_cancelled() => Answer::close(Reply::Draining),
+            Next::Mail(_) if self.is_over() => {
+                self.front.admission.metrics.session_ended(SessionEnd::Age);
+                Answer::close(Reply::SessionOver)
+            }
             Next::Mail(mail) => match self.may_open(&mail).await {
                 Ok(()) => {
                     self.session.begin(mail);
                     Answer::say(Reply::SenderOk)
                 }
-                Err(reply) => self.session.answer(reply),
+                Err(reply) => {
+                    if matches!(reply, Reply::LoginOver(_)) {
+                        self.front.admission.metrics.session_ended(SessionEnd::Login);
+                    }
+                    self.session.answer(reply)
+                }
             },
             Next::Recipient(address) => match self.may_add(&address).await {
                 Ok(()) => {

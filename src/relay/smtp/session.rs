@@ -135,6 +135,10 @@ impl Session {
     /// Counts a refusal, and closes after too many. What the upstream refuses, or the credits do, is no mistake of the
     /// client: a newsletter may well name twenty people who are gone.
     pub fn answer(&mut self, reply: Reply) -> Answer {
+        if reply.code() == 421 {
+            // RFC 5321 §3.8: it says that the connection closes.
+            return Answer::close(reply);
+        }
         if reply.code() < 500 || matches!(reply, Reply::Upstream { .. } | Reply::Short(..)) {
             return Answer::say(reply);
         }

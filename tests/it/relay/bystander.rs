@@ -2,6 +2,7 @@
 //! hour, comes with a new connection for each message, and must not notice.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use franking::domain::directory::{AccountEntry, Entry};
@@ -10,6 +11,7 @@ use franking::domain::relay_config::{Limits, RelayConfig};
 use franking::runtime::process;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -20,14 +22,36 @@ use crate::support::client::{Client, Reply, plain};
 pub const KEY: u128 = 3;
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 77));
 const MESSAGES: usize = 100;
-const IN_TIME: Duration = Duration::from_secs(1);
 /// At least so many of [`MESSAGES`] hear 250 in time.
 const ENOUGH: usize = 99;
+const IN_TIME: Duration = Duration::from_secs(1);
+/// Messages before the attack. Where the machine is so busy that one of them takes more than a quarter of [`IN_TIME`], four
+/// times as long is in time.
+const QUIET_MESSAGES: usize = 20;
 /// Other tests may take the processors for a moment; an attack that works takes them from every series.
 const SERIES: usize = 3;
 
+/// One attack at a time: they are on the relay, not on the machine.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// A relay that is about to be attacked.
+pub struct Attacked {
+    scene: Scene,
+    in_time: Duration,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Deref for Attacked {
+    type Target = Scene;
+
+    fn deref(&self) -> &Scene {
+        &self.scene
+    }
+}
+
 /// A relay with its built-in limits. Key 3 is of another namespace than keys 1 and 2, and has logged in and sent.
-pub async fn scene(rows: impl FnOnce(&mut Rows)) -> Scene {
+pub async fn scene(rows: impl FnOnce(&mut Rows)) -> Attacked {
+    let alone = ALONE.lock().await;
     // Both ends of all connections are this process's.
     let files = process::raise_file_limit();
     assert!(
@@ -47,25 +71,28 @@ pub async fn scene(rows: impl FnOnce(&mut Rows)) -> Scene {
     })
     .await;
     scene.serve_telemetry().await;
-    sends(&scene).await.expect("before the attack");
-    scene
+    let mut in_time = IN_TIME;
+    for _ in 0..QUIET_MESSAGES {
+        let started = Instant::now();
+        sends(&scene).await.expect("before the attack");
+        in_time = in_time.max(4 * started.elapsed());
+    }
+    Attacked { scene, in_time, _alone: alone }
 }
 
 /// Fails unless the bystander sends as ever and probes are answered, whatever is under way.
-pub async fn is_undisturbed(scene: &Scene) {
+pub async fn is_undisturbed(scene: &Attacked) {
     let mut series = Vec::new();
     while series.len() < SERIES {
         let mut troubles = Vec::new();
         for _ in 0..MESSAGES {
-            let started = Instant::now();
-            match timeout(5 * IN_TIME, sends(scene)).await {
-                Ok(Ok(())) if started.elapsed() <= IN_TIME => {}
-                Ok(Ok(())) => troubles.push(format!("250 after {:?}", started.elapsed())),
+            match timeout(scene.in_time, sends(scene)).await {
+                Ok(Ok(())) => {}
                 Ok(Err(reply)) => troubles.push(reply),
                 Err(_) => troubles.push("nothing in time".to_owned()),
             }
             for path in ["/healthz", "/readyz"] {
-                if !matches!(timeout(IN_TIME, probe(scene, path)).await, Ok(Ok(()))) {
+                if !matches!(timeout(scene.in_time, probe(scene, path)).await, Ok(Ok(()))) {
                     troubles.push(format!("{path} is not answered in time"));
                 }
             }

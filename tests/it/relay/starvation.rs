@@ -2,12 +2,14 @@
 //! client of another namespace sends as ever.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use franking::domain::directory::{AccountEntry, Entry};
 use franking::domain::id::AccountId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::bystander;
@@ -112,7 +114,7 @@ async fn keeps_sending(scene: &Scene, keys: &[u128], from: &'static str, heard: 
             let message = MAIL.replace(FROM, from);
             loop {
                 client.deliver(from, &[TO], &message).await.is(heard);
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                sleep(Duration::from_millis(20)).await;
             }
         });
     }
@@ -157,6 +159,8 @@ async fn holds_places(address: SocketAddr, network: u8) -> JoinSet<()> {
                 if let Ok(mut stream) = next {
                     let _ = stream.read_to_end(&mut Vec::new()).await;
                 }
+                // Hundreds a second all the same.
+                sleep(Duration::from_millis(200)).await;
                 next = connect_from(source, address).await;
             }
         });

@@ -115,6 +115,10 @@ pub enum Reply {
     Guessing,
     LoginUnavailable,
     Blocked(Blocked, Moment),
+    /// The session outlived its login. Says what changed.
+    LoginOver(&'static str),
+    /// The session is as old as one may become.
+    SessionOver,
 
     SenderDenied,
     FromCount,
@@ -169,6 +173,10 @@ impl Reply {
             Self::Syntax(syntax) => written(501, "5.5.4", format!("syntax: {syntax}")),
             Self::OutOfOrder(why) => fixed(503, "5.5.1", *why),
             Self::Blocked(blocked, moment) => blocked_parts(blocked, *moment),
+            Self::LoginOver(why) => {
+                written(421, "4.7.0", format!("this login is over: {why}; connect and log in again"))
+            }
+            Self::SessionOver => fixed(421, "4.3.2", "this session is old, connect and log in again"),
             Self::HeaderDenied(field) => {
                 written(550, "5.7.1", format!("this key may not send as an address in the {field} header"))
             }
