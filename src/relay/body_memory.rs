@@ -15,10 +15,12 @@ use crate::domain::directory::AccountEntry;
 use crate::domain::id::AccountId;
 use crate::domain::relay_config::Limits;
 
-/// All bodies of a relay.
+/// All bodies of a relay. Cheap to clone.
 #[derive(Clone)]
-pub struct BodyMemory {
-    taken: Arc<Mutex<Taken>>,
+pub struct BodyMemory(Arc<Shared>);
+
+struct Shared {
+    taken: Mutex<Taken>,
     metrics: Metrics,
 }
 
@@ -40,7 +42,7 @@ pub struct HeldMemory {
 
 impl BodyMemory {
     pub fn new(metrics: Metrics) -> Self {
-        Self { taken: Arc::default(), metrics }
+        Self(Arc::new(Shared { taken: Mutex::default(), metrics }))
     }
 
     /// The memory of a body of `account`, none of it taken yet.
@@ -50,7 +52,7 @@ impl BodyMemory {
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -74,9 +76,10 @@ impl Taken {
 impl HeldMemory {
     /// Whether a body of `octets` would fit at this moment. Takes nothing.
     pub fn has_room_for(&self, octets: usize, limits: &Limits) -> bool {
-        let refused = octets.checked_sub(self.octets).and_then(|more| self.memory.taken().refuses(more, self, limits));
+        let more = octets.checked_sub(self.octets).filter(|more| *more > 0);
+        let refused = more.and_then(|more| self.memory.taken().refuses(more, self, limits));
         if let Some(limit) = refused {
-            self.memory.metrics.memory_refused(limit);
+            self.memory.0.metrics.memory_refused(limit);
         }
         refused.is_none()
     }
@@ -87,13 +90,13 @@ impl HeldMemory {
         let mut taken = self.memory.taken();
         if let Some(limit) = taken.refuses(more, self, limits) {
             drop(taken);
-            self.memory.metrics.memory_refused(limit);
+            self.memory.0.metrics.memory_refused(limit);
             return false;
         }
         taken.all += more;
         *taken.namespaces.entry(self.namespace.clone()).or_default() += more;
         *taken.accounts.entry(self.account).or_default() += more;
-        self.memory.metrics.in_flight(taken.all);
+        self.memory.0.metrics.in_flight(taken.all);
         drop(taken);
         self.octets = octets;
         true
@@ -108,7 +111,7 @@ impl HeldMemory {
         taken.all -= self.octets;
         give_back(&mut taken.namespaces, &self.namespace, self.octets);
         give_back(&mut taken.accounts, &self.account, self.octets);
-        self.memory.metrics.in_flight(taken.all);
+        self.memory.0.metrics.in_flight(taken.all);
         drop(taken);
         self.octets = 0;
     }

@@ -25,7 +25,7 @@ pub fn register(registry: &Registry, started: Timestamp) {
 /// it. Container runtimes leave the soft limit at 1,024, which is fewer than the relay's connections.
 pub fn raise_file_limit() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, ..limit.clone() };
+    let raised = Rlimit { current: limit.maximum, ..limit };
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         Err(error) => {

@@ -120,7 +120,7 @@ fn status_is_about_us(enhanced: &str) -> bool {
 /// Whether a refusal for a reason of security (X.7.x) or without a status speaks of the client or its login. Not by the
 /// words of an address that it repeats: those are the sender's.
 fn speaks_of_client_or_login(reply: &Reply) -> bool {
-    if !reply.enhanced.as_deref().is_none_or(|status| status.split('.').nth(1) == Some("7")) {
+    if reply.enhanced.as_deref().is_some_and(|status| status.split('.').nth(1) != Some("7")) {
         return false;
     }
     let text = without_addresses(&reply.text).to_ascii_lowercase();

@@ -168,18 +168,22 @@ async fn holds_places(address: SocketAddr, network: u8) -> JoinSet<()> {
     attack
 }
 
+/// Fails unless the bystander is served while strangers hold all places of those who have not logged in.
+async fn is_served_beside_crowds(scene: &bystander::Attacked, listener: &str, network: u8) {
+    let _attack = holds_places(scene.address(listener), network).await;
+    scene
+        .until("places go to newer connections", async |scene| {
+            !scene.metrics().contains("franking_relay_connections_dismissed_total 0\n")
+        })
+        .await;
+    bystander::is_undisturbed(scene).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_without_a_login_keep_nobody_out() {
     let scene = bystander::scene(|_| {}).await;
-    for (listener, from) in [("implicit", 1), ("submission", 2)] {
-        let _attack = holds_places(scene.address(listener), from).await;
-        scene
-            .until("places go to newer connections", async |scene| {
-                !scene.metrics().contains("franking_relay_connections_dismissed_total 0\n")
-            })
-            .await;
-        bystander::is_undisturbed(&scene).await;
-    }
+    is_served_beside_crowds(&scene, "implicit", 1).await;
+    is_served_beside_crowds(&scene, "submission", 2).await;
 }
 
 /// The same from addresses of which each has logged in, because the attacker is a tenant.
@@ -193,13 +197,7 @@ async fn a_tenants_connections_without_a_login_keep_nobody_out() {
         client.ask("EHLO attacker.example").await.is("250");
         client.login(&username(10), PASSWORD).await.is("235");
     }
-    let _attack = holds_places(scene.address("implicit"), 1).await;
-    scene
-        .until("places go to newer connections", async |scene| {
-            !scene.metrics().contains("franking_relay_connections_dismissed_total 0\n")
-        })
-        .await;
-    bystander::is_undisturbed(&scene).await;
+    is_served_beside_crowds(&scene, "implicit", 1).await;
 }
 
 /// A right password that may not be used (from this network, on this listener, of a revoked key) is no guess: an address
