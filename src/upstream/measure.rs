@@ -17,6 +17,7 @@ pub(super) struct Figures {
     seconds: HistogramVec,
     connections: IntGaugeVec,
     breaker: IntGaugeVec,
+    share_waits: IntCounterVec,
 }
 
 impl Figures {
@@ -29,6 +30,10 @@ impl Figures {
                 .buckets(SECONDS.to_vec());
         let connections =
             Opts::new("franking_upstream_connections", "Open connections to upstreams, in use and parked.");
+        let share_waits = Opts::new(
+            "franking_upstream_share_waits_total",
+            "Messages that waited because their namespace uses its share of the connections.",
+        );
         let breaker = Opts::new(
             "franking_upstream_breaker",
             "0 = mail flows, 1 = probing, 2 = it keeps failing and is asked only now and then.",
@@ -41,6 +46,7 @@ impl Figures {
             seconds: register(registry, HistogramVec::new(seconds, &["policy"]).expect(described)),
             connections: register(registry, IntGaugeVec::new(connections, &["policy"]).expect(described)),
             breaker: register(registry, IntGaugeVec::new(breaker, &["policy"]).expect(described)),
+            share_waits: register(registry, IntCounterVec::new(share_waits, &["policy"]).expect(described)),
         }
     }
 
@@ -52,6 +58,7 @@ impl Figures {
             seconds: self.seconds.with_label_values(&[policy]),
             connections: self.connections.with_label_values(&[policy]),
             breaker: self.breaker.with_label_values(&[policy]),
+            share_waits: self.share_waits.with_label_values(&[policy]),
         }
     }
 
@@ -64,6 +71,7 @@ impl Figures {
         let _ = self.seconds.remove_label_values(&[policy.as_str()]);
         let _ = self.connections.remove_label_values(&[policy.as_str()]);
         let _ = self.breaker.remove_label_values(&[policy.as_str()]);
+        let _ = self.share_waits.remove_label_values(&[policy.as_str()]);
     }
 }
 
@@ -74,6 +82,7 @@ pub(super) struct PolicyFigures {
     seconds: Histogram,
     connections: IntGauge,
     breaker: IntGauge,
+    share_waits: IntCounter,
 }
 
 /// Counts one open connection for as long as it lives, however it ends.
@@ -94,6 +103,10 @@ impl PolicyFigures {
     pub fn open(&self) -> Open {
         self.connections.inc();
         Open(self.connections.clone())
+    }
+
+    pub fn waits_for_its_share(&self) {
+        self.share_waits.inc();
     }
 
     pub fn open_connections(&self) -> i64 {

@@ -18,6 +18,7 @@ mod offers;
 mod pool;
 mod reply;
 mod senders;
+mod slots;
 mod tls;
 mod transaction;
 mod webhook;
@@ -58,7 +59,7 @@ const LAST_WORD: Duration = Duration::from_millis(100);
 pub struct UpstreamSettings {
     /// The name in our EHLO.
     pub hostname: String,
-    /// Connections to one policy's upstream, in use and parked together.
+    /// Connections to one policy's upstream, in use and parked together. A namespace may use three quarters of them.
     pub connections: usize,
     /// Messages that may wait for one of them; more are `Busy` at once.
     pub queue: usize,

@@ -3,13 +3,13 @@
 //! Pools are not shared between policies, even where they name the same host: a policy that floods its upstream or
 //! breaks its login must not slow another one down, and its figures must be its own.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::domain::directory::UpstreamTls;
 use crate::domain::trouble::Fault;
@@ -22,6 +22,7 @@ use super::measure::{Open, PolicyFigures};
 use super::message::{Cause, Forwarded, Message, Stage, Target, Tenant};
 use super::offers::Offers;
 use super::senders::{Judged, Senders};
+use super::slots::{Slot, Slots};
 use super::tls;
 use super::transaction::{self, Fate, Ran};
 
@@ -30,10 +31,9 @@ pub(super) struct Pool {
     settings: Arc<UpstreamSettings>,
     figures: PolicyFigures,
     offers: Arc<Offers>,
-    /// One permit per connection in use. A parked one holds none, but a connection is opened only when none is
-    /// parked, so both together never exceed the permits.
-    slots: Semaphore,
-    waiting: AtomicUsize,
+    /// One for each connection in use. A parked one holds none, but a connection is opened only when none is parked, so
+    /// both together never exceed them.
+    slots: Slots,
     /// Last in, first out: what is not needed grows old at the bottom.
     parked: Mutex<Vec<Parked>>,
     opened: AtomicU64,
@@ -102,11 +102,10 @@ impl Pool {
     ) -> Arc<Self> {
         Arc::new(Self {
             offers,
-            slots: Semaphore::new(settings.connections),
+            slots: Slots::new(settings.connections, settings.queue),
             target,
             settings,
             figures,
-            waiting: AtomicUsize::new(0),
             parked: Mutex::default(),
             opened: AtomicU64::new(0),
             closing: AtomicBool::new(false),
@@ -160,7 +159,8 @@ impl Pool {
             tracing::error!(policy = %self.target.policy, "a body with bare line ends was handed to the upstream room; refused");
             return (bare_line_ends(), None);
         }
-        let Some(slot) = self.slot(deadline).await else {
+        let slot = self.slots.take(&message.tenant.namespace, deadline, || self.figures.waits_for_its_share());
+        let Some(slot) = slot.await else {
             return (Forwarded::NotOffered { cause: Cause::Busy }, None);
         };
         let parked = self.unpark();
@@ -185,15 +185,6 @@ impl Pool {
     async fn run(&self, lease: &mut Lease, message: &Message, point: &Arc<Point>, deadline: Instant) -> Ran {
         lease.connection.begin(deadline);
         transaction::run(&mut lease.connection, message, point, self.settings.final_reply_limit).await
-    }
-
-    /// Waits for a free connection's place, in order, at most until `deadline`.
-    async fn slot(&self, deadline: Instant) -> Option<SemaphorePermit<'_>> {
-        if let Ok(slot) = self.slots.try_acquire() {
-            return Some(slot);
-        }
-        let _place = Place::take(&self.waiting, self.settings.queue)?;
-        timeout_at(deadline, self.slots.acquire()).await.ok()?.ok()
     }
 
     /// The youngest parked connection that is still good.
@@ -360,7 +351,7 @@ impl Pool {
         let now = Instant::now();
         self.quit_parked(|parked| now >= parked.lease.retire_at || now >= parked.since + self.settings.idle).await;
         let idle = now.saturating_duration_since(*lock(&self.used)) >= self.settings.forget_after;
-        idle && self.slots.available_permits() == self.settings.connections
+        idle && self.slots.is_idle()
     }
 
     /// QUITs what is parked, and what will come back.
@@ -376,28 +367,12 @@ impl Pool {
 }
 
 /// A connection after its transaction, with the place it holds.
-type Rest<'a> = (Lease, Fate, SemaphorePermit<'a>);
+type Rest<'a> = (Lease, Fate, Slot<'a>);
 
 impl Lease {
     async fn quit(self) {
         self.connection.quit().await;
         drop(self.open);
-    }
-}
-
-/// A place among those who wait for a connection.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize, limit: usize) -> Option<Self> {
-        let place = Self(waiting);
-        (waiting.fetch_add(1, Ordering::AcqRel) < limit).then_some(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

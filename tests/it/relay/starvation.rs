@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::bystander;
-use super::scene::{FROM, MAIL, PASSWORD, POLICY, Rows, Scene, TO, account, key, username};
+use super::scene::{FROM, MAIL, PASSWORD, POLICY, Rows, SOON, Scene, TO, account, key, username};
 use crate::support::client::Client;
 use crate::support::sink::{Act, At};
 
@@ -241,4 +241,23 @@ async fn right_passwords_that_may_not_be_used_shut_no_address() {
     // Its first login from there.
     client.login(&username(bystander::KEY), PASSWORD).await.is("235");
     bystander::is_undisturbed(&scene).await;
+}
+
+/// Messages with which an upstream takes its time, such as by their recipients, hold its connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_messages_of_one_tenant_leave_connections_to_the_others() {
+    let scene = bystander::scene(|rows| attackers(rows, 10..12)).await;
+    scene.sink.always(At::FinalOf("slow@example.com"), Act::Stall);
+    let mut attack = JoinSet::new();
+    for n in 0..60 {
+        let mut client = log_in_plain(&scene, 10 + n % 2).await;
+        let message = MAIL.replace(FROM, "slow@example.com");
+        attack.spawn(async move { client.deliver("slow@example.com", &[TO], &message).await });
+    }
+    scene.sink.wait_for_stalled(38, SOON).await;
+    bystander::is_undisturbed(&scene).await;
+    assert!(!scene.metrics().contains(&format!("franking_upstream_share_waits_total{{policy=\"{POLICY}\"}} 0\n")));
+    scene.sink.release();
+    // On a slow machine the time for an answer is over.
+    assert!(attack.join_all().await.into_iter().all(|reply| matches!(reply.code, 250 | 451)));
 }
