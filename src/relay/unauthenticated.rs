@@ -122,12 +122,11 @@ impl Class {
         let Some(address) = self.addresses.iter().max_by_key(by_places).map(|(address, _)| *address) else {
             return false;
         };
-        let oldest = self.addresses.get_mut(&address).and_then(VecDeque::pop_front);
-        if let Some((_, taken)) = oldest {
+        let oldest = self.addresses.get(&address).and_then(VecDeque::front).cloned();
+        if let Some((number, taken)) = oldest {
             taken.cancel();
-            self.count -= 1;
+            self.remove(address, number);
         }
-        self.addresses.retain(|_, queue| !queue.is_empty());
         true
     }
 

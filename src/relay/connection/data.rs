@@ -100,7 +100,14 @@ impl Connection {
         let mut reader = BodyReader::new(limits.message_bytes, announced, self.listener.line_ends);
         let mut pace = Pace::new(limits, Instant::now());
         loop {
-            match reader.feed(&self.wire.input) {
+            let progress = reader.feed(&self.wire.input);
+            if !memory.grow_to(reader.held(), &self.front.admission.settings.load().config.limits) {
+                reader.discard();
+            }
+            if reader.refused() {
+                memory.release();
+            }
+            match progress {
                 Progress::End(length) => {
                     self.wire.consume(length);
                     return Ok(match reader.finish() {
@@ -109,12 +116,6 @@ impl Connection {
                     });
                 }
                 Progress::More => self.wire.consume(self.wire.input.len()),
-            }
-            if !memory.grow_to(reader.held(), &self.front.admission.settings.load().config.limits) {
-                reader.discard();
-            }
-            if reader.refused() {
-                memory.release();
             }
             if reader.size() > limits.message_bytes.saturating_mul(DISCARD_FACTOR) {
                 return Ok(Read::Endless);

@@ -318,8 +318,7 @@ impl Connection {
         let attempt = throttle.attempt(self.address, &login.username);
         if !throttle.admits(attempt, limits, started) {
             admission.metrics.login(LoginResult::Guessing);
-            self.pause(started + auth_throttle::longest(limits)).await?;
-            return Ok(Answer::say(Reply::Guessing));
+            return self.hold_back(Answer::say(Reply::Guessing), started + auth_throttle::longest(limits)).await;
         }
         let denied = match admission.judge.login(login, origin).await {
             Ok(identity) => {
@@ -346,20 +345,21 @@ impl Connection {
             Denied::WrongNetwork | Denied::NeedsTls | Denied::Blocked(_) => throttle.refused(attempt, limits, started),
         };
         let answer = self.session.login_failed(denied.reply());
-        self.pause(started + pause).await?;
-        Ok(answer)
+        self.hold_back(answer, started + pause).await
     }
 
-    /// Holds an answer back, which then says nothing about the time that it took to find.
-    async fn pause(&mut self, until: Instant) -> io::Result<()> {
+    /// Holds an answer back, which then says nothing about the time that it took to find. A connection that has to go
+    /// meanwhile never hears it: by crowds of its own a guesser would be rid of the pause.
+    async fn hold_back(&mut self, answer: Answer, until: Instant) -> io::Result<Answer> {
         self.wire.flush().await?;
         tokio::select! {
-            () = sleep_until(until) => {}
-            () = self.front.draining.cancelled() => {}
-            // The next wait says so.
-            () = dismissed(&self.place) => {}
+            () = sleep_until(until) => Ok(answer),
+            () = self.front.draining.cancelled() => Ok(answer),
+            () = dismissed(&self.place) => {
+                self.front.admission.metrics.dismissed();
+                Ok(Answer::close(Reply::Crowded))
+            }
         }
-        Ok(())
     }
 
     async fn may_open(&self, mail: &Mail) -> Result<(), Reply> {

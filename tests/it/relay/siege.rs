@@ -213,16 +213,24 @@ async fn a_new_connection_gets_the_place_of_an_older_one_without_a_login() {
     greeted.closed().await;
     handshaking.closed().await;
     counted(&scene, "franking_relay_connections_dismissed_total 2");
-    // One that waits for the answer to a wrong password goes as well.
-    let mut guessing = scene.greeted().await;
-    guessing.send(format!("AUTH PLAIN {}\r\n", plain("nobody", "wrong"))).await;
-    let last = [Client::connect(address).await, Client::connect(address).await];
-    let heard = guessing.reply().await;
-    if heard.code == 535 {
-        guessing.reply().await.is("421 4.3.2");
+    drop(newest);
+}
+
+/// By crowds of its own a guesser would be rid of the pause.
+#[tokio::test]
+async fn a_guesser_that_has_to_go_never_hears_whether_it_was_right() {
+    let scene = Scene::with(|config| config.limits.unauthenticated = 2, |_| {}).await;
+    for wrong in ["nobody-1", "nobody-2", "nobody-3"] {
+        greeted_from(&scene, 2).await.login(wrong, "wrong").await.is("535");
     }
-    guessing.closed().await;
-    drop((newest, last));
+    let mut guesser = greeted_from(&scene, 2).await;
+    // The answer is four seconds away.
+    guesser.send(format!("AUTH PLAIN {}\r\n", plain("nobody", "wrong"))).await;
+    let address = scene.address("submission");
+    let crowd = [Client::connect(address).await, Client::connect(address).await];
+    guesser.reply().await.is("421 4.3.2 too many connections");
+    guesser.closed().await;
+    drop(crowd);
 }
 
 #[tokio::test]

@@ -255,6 +255,8 @@ async fn slow_messages_of_one_tenant_leave_connections_to_the_others() {
         attack.spawn(async move { client.deliver("slow@example.com", &[TO], &message).await });
     }
     scene.sink.wait_for_stalled(38, SOON).await;
+    // Small ones are in memory, too, for as long as they are on their way.
+    assert!(scene.bytes_in_flight() > 60 * MAIL.len() as u64);
     bystander::is_undisturbed(&scene).await;
     assert!(!scene.metrics().contains(&format!("franking_upstream_share_waits_total{{policy=\"{POLICY}\"}} 0\n")));
     scene.sink.release();
