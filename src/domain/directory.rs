@@ -188,6 +188,11 @@ impl KeyEntry {
     pub fn removed(&self, at: Timestamp) -> Self {
         Self { credentials: Vec::new(), ..self.out_of_service(at) }
     }
+
+    /// Whether it was removed for good before then.
+    pub fn is_gone_before(&self, before: Timestamp) -> bool {
+        self.credentials.is_empty() && self.removed_at.is_some_and(|at| at < before)
+    }
 }
 
 /// What the ledger reads of an entry.
@@ -380,6 +385,21 @@ impl Directory {
                 }
                 self.keys.insert(key.id, Arc::new(key));
             }
+        }
+    }
+
+    /// The same for copies that judge an unknown key like one that was removed: they need not keep it.
+    pub fn apply_standing(&mut self, entry: Entry) {
+        match entry {
+            Entry::Key(key) if key.removed_at.is_some() => self.forget_key(key.id),
+            entry @ (Entry::Key(_) | Entry::Account(_) | Entry::Policy(_)) => self.apply(entry),
+        }
+    }
+
+    pub fn forget_key(&mut self, id: KeyId) {
+        let Some(key) = self.keys.remove(&id) else { return };
+        if self.usernames.get(&key.username) == Some(&id) {
+            self.usernames.remove(&key.username);
         }
     }
 

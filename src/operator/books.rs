@@ -181,6 +181,10 @@ impl Books {
         under_session!(self, session, self.store.forget_fingerprints(session, before))
     }
 
+    pub async fn forget_keys(&self, before: Timestamp) -> Result<u64> {
+        under_session!(self, session, self.store.forget_keys(session, before))
+    }
+
     pub async fn retire(&self, before: Timestamp) -> Result<u64> {
         under_session!(self, session, self.store.retire(session, before))
     }
