@@ -22,9 +22,9 @@ use super::plan::cost::Cost;
 use super::plan::credit_policy::{Login, Wanted};
 use super::plan::gauge::Gauge;
 use super::plan::{api_key, credit_policy, is_true, meta, sub_account};
-use super::reconcile::{Awaited, Failures};
-use super::references::{Ref, References, Wakes};
+use super::references::{Ref, References, WorkQueues};
 use super::report::Report;
+use super::secret_watches::SecretWatches;
 use super::upstreams::Upstreams;
 use super::watch::Name;
 use super::{Dependencies, Endpoint, RelayState, Settings, upstream_secret};
@@ -48,14 +48,13 @@ pub struct Context {
     pub client: Client,
     pub books: Books,
     pub references: References,
-    pub wakes: Wakes,
+    pub queues: WorkQueues,
     pub settings: Settings,
     pub endpoint: watch::Receiver<Endpoint>,
     pub relay: watch::Receiver<RelayState>,
     pub clock: Arc<dyn Clock>,
     pub report: Report,
-    pub failures: Failures,
-    pub awaited: Awaited,
+    pub secret_watches: SecretWatches,
     pub guard: Guard,
     pub early: Early,
     /// Told when an object was let go without the ledger's note, so that the sweep does not take an hour to come.
@@ -78,7 +77,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Context {
-    pub fn new(dependencies: Dependencies, leader: Option<Leader>, references: References, wakes: Wakes) -> Self {
+    pub fn new(dependencies: Dependencies, leader: Option<Leader>, references: References, queues: WorkQueues) -> Self {
         let Dependencies {
             client,
             store,
@@ -97,18 +96,17 @@ impl Context {
         } = dependencies;
         Self {
             report: Report::new(client.clone(), &registry),
-            awaited: Awaited::new(client.clone(), wakes.clone()),
+            secret_watches: SecretWatches::new(client.clone(), queues.keys.clone()),
             guard: Guard::new(place, &registry),
             early: Early::default(),
             client,
             books: Books::new(store, name, leader),
             references,
-            wakes,
+            queues,
             settings,
             endpoint,
             relay,
             clock,
-            failures: Failures::default(),
             let_go: Notify::new(),
             costs: Costs::default(),
             notices: Notices::new(courier, &registry),
@@ -172,15 +170,15 @@ impl Context {
         lock(&self.granted).clear();
     }
 
-    pub async fn wake_everything(&self) {
+    pub fn wake_everything(&self) {
         for policy in self.references.policies.state() {
-            self.wakes.wake(&Ref::Policy(Name::of(policy.as_ref()))).await;
+            self.queues.wake(&Ref::Policy(Name::of(policy.as_ref())));
         }
         for account in self.references.accounts.state() {
-            self.wakes.wake(&Ref::Account(Name::of(account.as_ref()))).await;
+            self.queues.wake(&Ref::Account(Name::of(account.as_ref())));
         }
         for key in self.references.keys.state() {
-            self.wakes.wake(&Ref::Key(Name::of(key.as_ref()))).await;
+            self.queues.wake(&Ref::Key(Name::of(key.as_ref())));
         }
     }
 
