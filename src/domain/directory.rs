@@ -4,7 +4,7 @@
 //! ledger also reads the limits of its lots from them, so there is one truth about what a policy, an account or a
 //! key may do. Secrets in it are hashes, or sealed with a key that the database does not hold.
 
-use std::collections::HashMap;
+use std::hash::RandomState;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::credential::{Credential, Username};
 use super::credit::{Blocked, Chain, Limit, Overage, Prepaid, Rate, WhenExhausted};
-use super::id::{AccountId, Holder, IdMap, KeyId, PolicyId};
+use super::id::{AccountId, Holder, KeyId, PolicyId};
 use super::money::Pricing;
 use super::sender::{MailDomain, SenderPattern};
+use super::sharded::Sharded;
 
 /// Why and by whom something may not send.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -354,13 +355,14 @@ impl Sender {
     }
 }
 
-/// The in-memory copy. Cheap to clone in part: entries are shared.
+/// The in-memory copy. A clone shares all that is not changed afterwards.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
-    policies: IdMap<PolicyId, Arc<PolicyEntry>>,
-    accounts: IdMap<AccountId, Arc<AccountEntry>>,
-    keys: IdMap<KeyId, Arc<KeyEntry>>,
-    usernames: HashMap<Username, KeyId>,
+    policies: Sharded<PolicyId, Arc<PolicyEntry>>,
+    accounts: Sharded<AccountId, Arc<AccountEntry>>,
+    keys: Sharded<KeyId, Arc<KeyEntry>>,
+    /// Tenants choose a part of these, so they are hashed with more care.
+    usernames: Sharded<Username, KeyId, RandomState>,
 }
 
 impl Directory {
