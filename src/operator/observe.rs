@@ -36,9 +36,6 @@ use crate::domain::period::Calendar;
 use crate::ledger::Sealer;
 use crate::runtime::clock::Clock;
 
-/// Ids that are remembered. They never change, so this only bounds the memory.
-const IDS_MAX: usize = 200_000;
-
 /// Secrets under earlier names that one pass reads. Each that it clears wakes the next pass, and who marks a thousand
 /// Secrets of a namespace as a key's must not make that key's passes longer than their deadline.
 const EARLIER_MAX: usize = 8;
@@ -65,7 +62,8 @@ pub struct Context {
     hash_key: HashKey,
     sealer: Sealer,
     rng: Mutex<StdRng>,
-    ids: Mutex<HashMap<(Kind, String, String), Uuid>>,
+    /// Of objects that were looked at and are not gone, each with the UID of the namespace that it was in.
+    ids: Mutex<HashMap<Ref, (String, Uuid)>>,
     /// Which object a holder in the ledger is.
     holders: Mutex<HashMap<Holder, Ref>>,
     /// Objects whose figures may be written now.
@@ -142,21 +140,15 @@ impl Context {
     }
 
     pub fn holder_of(&self, what: &Ref) -> Option<Holder> {
-        let id = |kind, namespace: &str, name: &str| {
-            let uid = if namespace.is_empty() { String::new() } else { self.references.namespace(namespace)?.uid()? };
-            let id = lock(&self.ids).get(&(kind, uid, name.to_owned())).copied();
-            id.map(|id| Holder::new(kind, id))
-        };
-        match what {
-            Ref::Policy(name) => id(Kind::Policy, "", &name.name),
-            Ref::Account(name) => id(Kind::Account, &name.namespace, &name.name),
-            Ref::Key(name) => id(Kind::Key, &name.namespace, &name.name),
-        }
+        let (uid, id) = lock(&self.ids).get(what).cloned()?;
+        let namespace = &what.name().namespace;
+        let current = namespace.is_empty() || self.references.namespace(namespace)?.uid()? == uid;
+        current.then(|| Holder::new(what.kind(), id))
     }
 
     pub fn forget(&self, what: &Ref) {
-        if let Some(holder) = self.holder_of(what) {
-            lock(&self.holders).remove(&holder);
+        if let Some((_, id)) = lock(&self.ids).remove(what) {
+            lock(&self.holders).remove(&Holder::new(what.kind(), id));
         }
         lock(&self.granted).remove(what);
     }
@@ -182,19 +174,18 @@ impl Context {
         }
     }
 
-    async fn id(&self, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
-        let row = (kind, namespace_uid.to_owned(), name.to_owned());
-        if let Some(id) = lock(&self.ids).get(&row) {
+    async fn id(&self, what: &Ref, namespace_uid: &str) -> Result<Uuid> {
+        if let Some((_, id)) = lock(&self.ids).get(what).filter(|(uid, _)| uid == namespace_uid) {
             return Ok(*id);
         }
-        let id =
-            self.books.identify(kind, namespace_uid, name).await.map_err(Error::ledger("identifying an object"))?;
-        let mut ids = lock(&self.ids);
-        if ids.len() >= IDS_MAX {
-            ids.clear();
-        }
-        ids.insert(row, id);
+        let id = self.identify(what, namespace_uid).await?;
+        lock(&self.ids).insert(what.clone(), (namespace_uid.to_owned(), id));
         Ok(id)
+    }
+
+    async fn identify(&self, what: &Ref, namespace_uid: &str) -> Result<Uuid> {
+        let identified = self.books.identify(what.kind(), namespace_uid, &what.name().name);
+        identified.await.map_err(Error::ledger("identifying an object"))
     }
 
     /// The id of the key of this name in the namespace as it is now, asked live: a watch may still show the one before.
@@ -204,12 +195,13 @@ impl Context {
         let Some(uid) = live.and_then(|namespace: PartialObjectMeta<Namespace>| namespace.metadata.uid) else {
             return Ok(None);
         };
-        Ok(Some(KeyId(self.id(Kind::Key, &uid, &name.name).await?)))
+        // Not remembered: there may be no such object.
+        Ok(Some(KeyId(self.identify(&Ref::Key(name.clone()), &uid).await?)))
     }
 
     /// Its id, remembered as the holder of `what`.
-    async fn holder(&self, kind: Kind, namespace_uid: &str, name: &str, what: Ref) -> Result<Holder> {
-        let holder = Holder::new(kind, self.id(kind, namespace_uid, name).await?);
+    async fn holder(&self, what: Ref, namespace_uid: &str) -> Result<Holder> {
+        let holder = Holder::new(what.kind(), self.id(&what, namespace_uid).await?);
         // Whose figures moved before it was known which object it is, is judged now.
         if lock(&self.holders).insert(holder, what.clone()).is_none() {
             self.references.recount(what);
@@ -250,7 +242,7 @@ impl Context {
         let endpoint = self.endpoint.borrow().clone();
         let (name, what) = (policy.name_any(), Ref::Policy(Name::of(policy)));
         let figures_granted = self.granted(&what);
-        let holder = self.holder(Kind::Policy, "", &name, what).await?;
+        let holder = self.holder(what, "").await?;
         let entry = match self.entry(holder).await? {
             Some(Entry::Policy(entry)) => Some(entry),
             Some(Entry::Account(_) | Entry::Key(_)) | None => None,
@@ -345,7 +337,7 @@ impl Context {
         let (name, what) = (Name::of(account), Ref::Account(Name::of(account)));
         let figures_granted = self.granted(&what);
         let namespace = self.namespace(&name.namespace).await?;
-        let holder = self.holder(Kind::Account, &namespace.uid, &name.name, what).await?;
+        let holder = self.holder(what, &namespace.uid).await?;
         let entry = match self.entry(holder).await? {
             Some(Entry::Account(entry)) => Some(entry),
             Some(Entry::Policy(_) | Entry::Key(_)) | None => None,
@@ -353,7 +345,7 @@ impl Context {
         let policy_name = &account.spec.policy_ref.name;
         let policy = match self.references.policy(policy_name) {
             Some(object) => {
-                let id = PolicyId(self.id(Kind::Policy, "", policy_name).await?);
+                let id = PolicyId(self.id(&Ref::Policy(Name::new("", policy_name)), "").await?);
                 // What is put back has its order, and shall not wait for what cannot be.
                 let stands = self.guard.standing() == Standing::Rebuilding
                     || self.early.stands(&self.books, policy_name, id, &name).await?;
@@ -411,7 +403,7 @@ impl Context {
         let (name, what) = (Name::of(key), Ref::Key(Name::of(key)));
         let figures_granted = self.granted(&what);
         let namespace = self.namespace(&name.namespace).await?;
-        let holder = self.holder(Kind::Key, &namespace.uid, &name.name, what).await?;
+        let holder = self.holder(what, &namespace.uid).await?;
         let entry = match self.entry(holder).await? {
             Some(Entry::Key(entry)) => Some(entry),
             Some(Entry::Policy(_) | Entry::Account(_)) | None => None,
@@ -455,7 +447,7 @@ impl Context {
         let account_name = Name::new(&name.namespace, &key.spec.sub_account_ref.name);
         let found = self.references.account(&account_name);
         let Some(account) = found.filter(|account| !meta::deleting(&account.metadata)) else { return Ok(None) };
-        let id = self.id(Kind::Account, uid, &account_name.name).await?;
+        let id = self.id(&Ref::Account(account_name), uid).await?;
         let programmed = match self.entry(Holder::new(Kind::Account, id)).await? {
             Some(Entry::Account(entry)) => entry.removed_at.is_none(),
             Some(Entry::Policy(_) | Entry::Key(_)) | None => false,

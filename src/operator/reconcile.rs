@@ -77,7 +77,8 @@ async fn take_turn<K: Kind>(context: Arc<Context>, name: Name) {
         Ok(again) => queue.succeed(name, again),
         Err(error) => queue.fail(name.clone(), |failures| {
             let delay = error.delay(failures, &mut context.rng());
-            tracing::warn!(failures, ?delay, error = &error as &dyn std::error::Error, "reconciling");
+            let (kind, error) = (K::kind(&()), &error as &dyn std::error::Error);
+            tracing::warn!(%kind, object = %name, failures, ?delay, error, "reconciling");
             delay
         }),
     }

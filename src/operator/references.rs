@@ -26,6 +26,7 @@ use super::watch::{Change, Listed, Marks, Name, Told, follow};
 use super::work_queue::{Cause, Places, WorkQueue};
 use super::written::Written;
 use crate::crd::{ConditionType, CreditPolicy, SubAccount, SubAccountApiKey, find_condition};
+use crate::domain::id::Kind;
 
 /// Kinds that are followed: the three, namespaces, our Secrets, and the upstreams' logins.
 const KINDS: usize = 6;
@@ -39,6 +40,14 @@ pub enum Ref {
 }
 
 impl Ref {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Policy(_) => Kind::Policy,
+            Self::Account(_) => Kind::Account,
+            Self::Key(_) => Kind::Key,
+        }
+    }
+
     pub fn name(&self) -> &Name {
         match self {
             Self::Policy(name) | Self::Account(name) | Self::Key(name) => name,
@@ -237,12 +246,12 @@ impl Told<CreditPolicy> for Feed<'_> {
 impl Told<SubAccount> for Feed<'_> {
     async fn changed(&self, change: Change<'_, SubAccount>) {
         let Self { references, queues } = self;
-        let (name, facts, cause) = match change {
-            Change::Seen { object, own, .. } => {
+        let (name, facts, cause, outward) = match change {
+            Change::Seen { object, own, outward } => {
                 let cause = self.news(object, own, object.spec.suspended);
-                (Name::of(object), Some(account_facts(object)), cause)
+                (Name::of(object), Some(account_facts(object)), cause, outward)
             }
-            Change::Gone(name) => (name, None, Some(Cause::Change)),
+            Change::Gone(name) => (name, None, Some(Cause::Change), true),
         };
         let old_policy = references.index(|index| index.policy_of(&name));
         let policies = BTreeSet::from_iter(old_policy.into_iter().chain(facts.as_ref().map(|f| f.policy.clone())));
@@ -257,7 +266,9 @@ impl Told<SubAccount> for Feed<'_> {
         if let Some(cause) = cause {
             queues.wake_for(&Ref::Account(name.clone()), cause);
         }
-        queues.all(references.index(|index| index.keys_of_account(&name)).into_iter().map(Ref::Key));
+        if outward {
+            queues.all(references.index(|index| index.keys_of_account(&name)).into_iter().map(Ref::Key));
+        }
         queues.all(neighbours.into_iter().map(Ref::Account));
     }
 }
@@ -303,7 +314,10 @@ impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
                 let echo = references.written.is_own_secret(&name, &object.metadata);
                 (name, owner, echo)
             }
-            Change::Gone(name) => (name, None, false),
+            Change::Gone(name) => {
+                references.written.forget_secret(&name);
+                (name, None, false)
+            }
         };
         let before = references.change_index(|index| index.set_secret(&name, key.clone()));
         if echo {
