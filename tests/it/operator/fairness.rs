@@ -1,19 +1,20 @@
 //! A tenant floods the operator, or has objects that always fail: what other tenants hear of it.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use franking::crd::{SubAccount, SubAccountApiKey};
-use franking::domain::id::Holder;
-use franking::runtime::clock::SystemClock;
+use franking::crd::SubAccountApiKey;
+use franking::domain::credit::Verdict;
+use franking::domain::id::{Holder, Kind};
+use franking::ledger::store::Role;
 use franking::runtime::metrics::render;
 use k8s_openapi::api::core::v1::ResourceQuota;
-use kube::Api;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::harness::{Running, World, alone};
-use super::lifecycle::{own, own_by};
+use super::lifecycle::{key_id, own, send};
 use super::waits::{create, delete, gone, merge_patch, poll, ready, until, waiting};
 
 /// Keys of the tenant that floods: more than there are places.
@@ -55,11 +56,36 @@ fn failures(running: &Running) -> u64 {
     line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
-/// What the audit trail says of keys.
-async fn trail(world: &World) -> Vec<String> {
+/// What the audit trail says of a key.
+async fn trail(world: &World, name: &str) -> Vec<String> {
+    let namespace = world.namespaces().get(&world.name).await.expect("the namespace").uid().expect("stored");
+    let session = world.store.open_session(Role::Relay, "the test").await.expect("a session");
+    let id = world.store.identify(&session, Kind::Key, &namespace, name).await.expect("known");
     let events = world.store.events(0, 1_000).await.expect("the ledger answers");
-    let of_keys = events.into_iter().filter(|event| matches!(event.holder, Some(Holder::Key(_))));
-    of_keys.map(|event| event.kind).collect()
+    let of_key = events.into_iter().filter(|event| event.holder == Some(Holder::new(Kind::Key, id)));
+    of_key.map(|event| event.kind).collect()
+}
+
+/// Removes all that a test made, so that the next operator on this control plane has nothing to do.
+async fn end(running: Running, world: &World, neighbours: &[&World]) {
+    async fn empty<K>(api: Api<K>)
+    where
+        K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
+    {
+        let (delete, list) = (DeleteParams::default(), ListParams::default());
+        drop(api.delete_collection(&delete, &list).await.expect("the deletion is accepted"));
+        for object in api.list(&list).await.expect("a list") {
+            gone(api.clone(), &object.name_any()).await;
+        }
+    }
+    for tenant in neighbours.iter().chain([&world]) {
+        empty(tenant.keys()).await;
+        empty(tenant.accounts()).await;
+        delete(&tenant.namespaces(), &tenant.name).await;
+    }
+    delete(&world.policies(), &world.name).await;
+    gone(world.policies(), &world.name).await;
+    running.stop().await;
 }
 
 #[tokio::test]
@@ -103,7 +129,7 @@ async fn a_flood_of_keys_holds_up_no_revocation_suspension_or_deletion_and_no_ne
     for index in 0..FLOOD {
         ready(flood.keys(), &format!("key-{index}")).await;
     }
-    running.stop().await;
+    end(running, &world, &[&flood]).await;
 }
 
 #[tokio::test]
@@ -122,7 +148,7 @@ async fn a_key_that_a_quota_refuses_waits_longer_each_time_and_heals() {
     poll("four tries", || failures(&running) >= 4).await;
     // One, two and four seconds, each a fifth less at most.
     assert!(began.elapsed() >= Duration::from_secs(7).mul_f64(0.8), "four tries in {:?}", began.elapsed());
-    assert_eq!(trail(&world).await, ["directory.added"]);
+    assert_eq!(trail(&world, "key").await, ["directory.added"]);
 
     // Nothing tells of a quota that was raised. An edit does not wait for the back-off.
     quota(&world, 10).await;
@@ -130,7 +156,7 @@ async fn a_key_that_a_quota_refuses_waits_longer_each_time_and_heals() {
     merge_patch(&world.keys(), "key", json!({"spec": {"label": "again"}})).await;
     ready(world.keys(), "key").await;
     assert_eq!(failures(&running), failed);
-    assert_eq!(trail(&world).await, ["directory.added", "directory.changed", "key.issued"]);
+    assert_eq!(trail(&world, "key").await, ["directory.added", "directory.changed", "key.issued"]);
 
     // And one that is left alone heals by itself.
     quota(&world, 0).await;
@@ -138,16 +164,16 @@ async fn a_key_that_a_quota_refuses_waits_longer_each_time_and_heals() {
     waiting(world.keys(), "patient", "ApplyFailed").await;
     quota(&world, 10).await;
     ready(world.keys(), "patient").await;
-    running.stop().await;
+    end(running, &world, &[]).await;
 }
 
 #[tokio::test]
 async fn keys_that_always_fail_delay_no_other_tenants_status() {
     let _turn = alone().await;
-    // Counts are shown two seconds after they changed, by the clock.
-    let (world, running, _folder) = own_by(Arc::new(SystemClock), "fair-failing", None).await;
+    let (world, running, _folder, _) = own("fair-failing", None).await;
     world.plain_policy(&world.name, json!({})).await;
-    let quiet = time_to_status(&neighbour(&world, "fair-quiet").await, &world).await;
+    let idle = neighbour(&world, "fair-idle").await;
+    let quiet = time_to_status(&idle, &world).await;
 
     let failing = neighbour(&world, "fair-many").await;
     account(&world, &failing).await;
@@ -156,19 +182,23 @@ async fn keys_that_always_fail_delay_no_other_tenants_status() {
         failing.key(&format!("key-{index}"), "account", json!({})).await;
     }
     poll("the keys to fail", || failures(&running) >= FAILING as u64).await;
-    let beside = time_to_status(&neighbour(&world, "fair-beside").await, &world).await;
-    assert!(beside < quiet * 2 + Duration::from_secs(1), "{beside:?} beside keys that fail, {quiet:?} without");
-    running.stop().await;
+    let busy = neighbour(&world, "fair-busy").await;
+    let beside = time_to_status(&busy, &world).await;
+    // Figures are looked at once a second.
+    assert!(beside < quiet * 2 + Duration::from_secs(2), "{beside:?} beside keys that fail, {quiet:?} without");
+    end(running, &world, &[&idle, &failing, &busy]).await;
 }
 
-/// How long a new tenant waits until its account's status counts its first key.
+/// How long a tenant waits until its key's status shows that its credits are used up.
 async fn time_to_status(tenant: &World, world: &World) -> Duration {
-    let began = Instant::now();
     account(world, tenant).await;
-    tenant.key("key", "account", json!({})).await;
-    ready::<SubAccountApiKey>(tenant.keys(), "key").await;
-    until(tenant.accounts(), "account", "its key is counted", |account: Option<&SubAccount>| {
-        account?.status.as_ref()?.keys.as_ref().filter(|keys| keys.active == 1).map(drop)
+    tenant.key("key", "account", json!({"cap": {"credits": 1, "period": "Monthly"}})).await;
+    let key = key_id(tenant).await;
+    let began = Instant::now();
+    assert_eq!(send(tenant, key, 1).await, Verdict::Reserved);
+    until(tenant.keys(), "key", "nothing is left", |key: Option<&SubAccountApiKey>| {
+        let credits = key?.status.as_ref()?.credits.as_ref()?;
+        (credits.remaining == Some(0)).then_some(())
     })
     .await;
     began.elapsed()

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use franking::domain::credit::{Reservation, Verdict};
 use franking::domain::id::{Holder, KeyId, MessageId};
 use franking::ledger::store::{Role, Store};
-use franking::runtime::clock::{Clock, ManualClock, SystemClock};
+use franking::runtime::clock::{ManualClock, SystemClock};
 use franking::runtime::metrics::render;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
@@ -158,20 +158,14 @@ async fn an_exhausted_cap_shows_on_status_and_a_suspension_on_the_account() {
 
 /// A world and an operator of their own.
 pub async fn own(name: &str, stop_after: Option<i64>) -> (World, Running, tempfile::TempDir, ManualClock) {
-    let clock = ManualClock::new(SystemClock.now());
-    let (world, running, folder) = own_by(Arc::new(clock.clone()), name, stop_after).await;
-    (world, running, folder, clock)
-}
-
-/// The same by any clock.
-pub async fn own_by(clock: Arc<dyn Clock>, name: &str, stop_after: Option<i64>) -> (World, Running, tempfile::TempDir) {
     let (_, plane) = tokio::task::spawn_blocking(|| ((), super::harness::plane())).await.expect("a control plane");
     let folder = tempfile::tempdir().expect("a folder");
-    let ledger: Arc<dyn Store> = store(folder.path(), clock.clone());
+    let clock = ManualClock::new(franking::runtime::clock::Clock::now(&SystemClock));
+    let ledger: Arc<dyn Store> = store(folder.path(), Arc::new(clock.clone()));
     let client = plane.control.admin_client().await;
-    let world = World::new(client, ledger.clone(), clock.clone(), name).await;
-    let running = Running::start(plane.kubeconfig(), ledger, clock, stop_after).await;
-    (world, running, folder)
+    let world = World::new(client, ledger.clone(), Arc::new(clock.clone()), name).await;
+    let running = Running::start(plane.kubeconfig(), ledger, Arc::new(clock.clone()), stop_after).await;
+    (world, running, folder, clock)
 }
 
 async fn restart(world: &World) -> Running {
