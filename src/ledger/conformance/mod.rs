@@ -156,6 +156,7 @@ macro_rules! whole_suite {
             a_threshold_is_taken_once_in_a_period_on_each_way,
             what_was_told_last_is_the_highest_of_the_newest_period,
             a_claimed_notice_is_due_again_until_it_is_closed,
+            notices_are_handed_out_in_turn_by_namespace,
             notices_are_forgotten_when_they_have_ended_and_are_old,
             a_fenced_operator_takes_hands_out_and_ends_no_notice,
             what_relays_say_of_upstreams_counts_while_they_live,
