@@ -190,7 +190,7 @@ impl KeyEntry {
         Self { credentials: Vec::new(), ..self.out_of_service(at) }
     }
 
-    /// Whether it was removed for good before then.
+    /// True if it was removed for good before then.
     pub fn is_gone_before(&self, before: Timestamp) -> bool {
         self.credentials.is_empty() && self.removed_at.is_some_and(|at| at < before)
     }

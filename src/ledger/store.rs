@@ -165,8 +165,8 @@ impl Again {
 /// in their first hours; and a device that sends the same bytes every day means a new message.
 pub const FINGERPRINT_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
-/// How long a copy of the directory's rows may go without asking what changed. Whoever did not ask for longer reads them
-/// all again: a row that was removed may be gone, and then no change tells of it.
+/// The longest that a copy of the directory's rows may go without asking for changes. An older copy is read anew: the row
+/// of a removed key may be deleted by then, and no change tells of that.
 pub const REMEMBERED_FOR: SignedDuration = SignedDuration::from_hours(24);
 
 impl Settlement {

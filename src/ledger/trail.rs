@@ -138,7 +138,7 @@ impl Note {
     }
 }
 
-/// What the change of an entry says by itself, without looking at any lot. The entry's own row comes first. Nothing,
+/// The notes of an entry's change by itself, without looking at any lot; the entry's own row comes first. There are none
 /// where a password that was being issued is issued once more: a Secret that cannot be written is one cause, however
 /// often it is tried.
 pub fn of_change(before: Option<&Entry>, entry: &Entry) -> Vec<Note> {
@@ -181,7 +181,7 @@ fn as_key(entry: &Entry) -> Option<&KeyEntry> {
     }
 }
 
-/// Whether nothing changed but which passwords are being issued.
+/// True if only the passwords that are being issued changed.
 fn is_staged_anew(before: &Entry, entry: &Entry) -> bool {
     let (Some(before), Some(key)) = (as_key(before), as_key(entry)) else { return false };
     let is_staged = |credential: &Credential| matches!(credential.stage, Stage::Staged { .. });

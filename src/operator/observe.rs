@@ -408,7 +408,8 @@ impl Context {
             Some(Entry::Key(entry)) => Some(entry),
             Some(Entry::Policy(_) | Entry::Account(_)) | None => None,
         };
-        let leaving = meta::deleting(&key.metadata) || namespace.terminating;
+        let revoked = entry.as_ref().is_some_and(|entry| api_key::is_to_be_revoked(key, entry));
+        let leaving = meta::deleting(&key.metadata) || namespace.terminating || revoked;
         let (secret, others) = if leaving { (None, Vec::new()) } else { self.secrets(key, &name).await? };
         Ok(api_key::Observed {
             id: holder.uuid().into(),

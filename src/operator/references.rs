@@ -266,6 +266,7 @@ impl Told<SubAccount> for Feed<'_> {
         if let Some(cause) = cause {
             queues.wake_for(&Ref::Account(name.clone()), cause);
         }
+        // Our finalizer on an account is no news to its thousand keys.
         if outward {
             queues.all(references.index(|index| index.keys_of_account(&name)).into_iter().map(Ref::Key));
         }

@@ -95,3 +95,35 @@ async fn changed(api: Api<PartialObjectMeta<Secret>>, name: &str, judged: Option
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+
+    use super::super::work_queue::Places;
+    use super::*;
+
+    /// Never answers.
+    async fn silence(_: Request<Body>) -> Result<Response<Body>, Infallible> {
+        std::future::pending().await
+    }
+
+    #[tokio::test]
+    async fn one_namespace_has_a_part_of_the_watches() {
+        let client = Client::new(tower::service_fn(silence), "default");
+        let watches = SecretWatches::new(client, Arc::new(WorkQueue::new(Places::of(1))));
+        let follow = |namespace: &str, key: usize| watches.follow(&Name::new(namespace, format!("{key}")), "s", None);
+        assert_eq!((0..20).filter(|key| follow("many", *key)).count(), WATCHES_PER_NAMESPACE);
+        assert!(follow("another", 0));
+        // One that is watched already keeps its place, and one that is released leaves it.
+        assert!(follow("many", 0));
+        watches.release(&Name::new("many", "0"));
+        assert!(follow("many", 19));
+        let namespaces = 2..2 + WATCHES_MAX;
+        let more = namespaces.filter(|n| follow(&format!("n-{n}"), 0)).count();
+        assert_eq!(more, WATCHES_MAX - WATCHES_PER_NAMESPACE - 1);
+    }
+}

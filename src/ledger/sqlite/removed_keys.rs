@@ -12,7 +12,7 @@ use crate::domain::id::{Holder, KeyId};
 use crate::ledger::store::{REMEMBERED_FOR, Session};
 use crate::ledger::trail::{LEDGER, Note};
 
-/// What is kept of a key beside what it used.
+/// The rows of a key beside its lots and its usage.
 const ROWS: [&str; 3] = [
     "DELETE FROM directory WHERE kind = ?1 AND id = ?2",
     "DELETE FROM moved WHERE kind = ?1 AND id = ?2",

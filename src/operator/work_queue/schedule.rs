@@ -1,4 +1,4 @@
-//! Which object has its pass next: pure, and told what time it is.
+//! The order of the passes: pure, and told what time it is.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ const STOPS_IN_A_ROW: u32 = 4;
 /// write that came back.
 const FLOOR: Duration = Duration::from_secs(1);
 
-/// Why an object is to have a pass. A later one outweighs an earlier one.
+/// Reasons for a pass. A later one outweighs an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
     /// Its figures or counts are to be written again. An object that fails is not tried again for that.
@@ -23,7 +23,7 @@ pub enum Cause {
     Stop,
 }
 
-/// How many passes may be under way at a time.
+/// Passes that may be under way at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Places {
     pub all: usize,
@@ -41,7 +41,7 @@ impl Places {
     }
 }
 
-/// How a pass ended.
+/// The end of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// Nothing to do until something changes.
