@@ -118,8 +118,9 @@ pub struct Replicas {
 pub struct Settings {
     /// The operator's own namespace, where upstream Secrets are.
     pub namespace: String,
-    /// Reconciles at a time, for each kind. Each has one request under way at most, and kube opens a connection for
-    /// each, so this bounds the sockets too.
+    /// Reconciles at a time, for each kind: an eighth of them are kept for what stops a sender, and one namespace has three
+    /// quarters at most. Each has one request under way at most, and kube opens a connection for each, so this bounds the
+    /// sockets too.
     pub concurrency: u16,
     /// Statuses written for figures alone.
     pub status_writes_per_second: u32,

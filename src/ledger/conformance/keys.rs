@@ -6,7 +6,7 @@ use super::world::{Place, World, account, at, chain, key, key_id, monthly, polic
 use crate::domain::credential::{Credential, Password, SecretHash, Stage, stage};
 use crate::domain::credit::Verdict;
 use crate::domain::directory::{Entry, KeyEntry};
-use crate::domain::id::Holder;
+use crate::domain::id::{Holder, Kind};
 
 fn hash(password: &str) -> SecretHash {
     crate::domain::credential::HashKey::new(&[1; 32]).hash(&Password::given(password))
@@ -56,6 +56,10 @@ async fn removed(world: &mut World, when: Timestamp) -> KeyEntry {
 
 pub async fn keys_removed_long_ago_leave_and_find_what_they_used(place: &impl Place) {
     let mut world = World::with(place, Some(5), None, None).await;
+    let named = async |world: &World| {
+        world.store.identify(&world.session, Kind::Key, "namespace", "key-1").await.expect("an id")
+    };
+    let id = named(&world).await;
     let many: Vec<Entry> = (10..1_020).map(|n| Entry::Key(key(n, 1, monthly(None)))).collect();
     world.put(&many).await;
     // As an account's removal leaves its keys: it may come back with the same passwords.
@@ -81,7 +85,8 @@ pub async fn keys_removed_long_ago_leave_and_find_what_they_used(place: &impl Pl
     assert!(forgotten.iter().all(|event| event.kind != "directory.forgotten" || event.detail["keys"] == 1));
     world.check().await;
 
-    // Applied again in the same period: what it used is used.
+    // Applied again in the same period: it has the id, and what it used is used.
+    assert_eq!(named(&world).await, id);
     world.put(&[Entry::Key(key(1, 1, monthly(Some(5))))]).await;
     assert_eq!(world.balance(chain()[0]).await.lot.remaining(), Some(2));
     assert!(matches!(world.send(3).await.1, Verdict::Short { .. }));

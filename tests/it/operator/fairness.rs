@@ -7,13 +7,13 @@ use franking::domain::credit::Verdict;
 use franking::domain::id::{Holder, Kind};
 use franking::ledger::store::Role;
 use franking::runtime::metrics::render;
-use k8s_openapi::api::core::v1::ResourceQuota;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::harness::{Running, World, alone};
+use super::harness::{DEADLINE, Running, World, alone};
 use super::lifecycle::{key_id, own, send};
 use super::waits::{create, delete, gone, merge_patch, poll, ready, until, waiting};
 
@@ -35,7 +35,7 @@ async fn account(world: &World, neighbour: &World) {
     ready(neighbour.accounts(), "account").await;
 }
 
-/// Bounds the Secrets of a namespace, as the quota controller would have it enforced.
+/// Bounds the Secrets of a namespace, as the quota controller would have it enforced, and waits until it is.
 async fn quota(world: &World, secrets: usize) {
     let api: Api<ResourceQuota> = Api::namespaced(world.client.clone(), &world.name);
     let hard = json!({"count/secrets": secrets.to_string()});
@@ -46,6 +46,21 @@ async fn quota(world: &World, secrets: usize) {
     }
     let status = json!({"status": {"hard": &hard, "used": {"count/secrets": "0"}}});
     api.patch_status("secrets", &PatchParams::default(), &Patch::Merge(status)).await.expect("the patch is accepted");
+    let probe: Secret = serde_json::from_value(json!({"metadata": {"name": "probe"}})).expect("a Secret");
+    let enforced = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            ticks.tick().await;
+            let made = world.secrets().create(&PostParams::default(), &probe).await.is_ok();
+            if made {
+                delete(&world.secrets(), "probe").await;
+            }
+            if made == (secrets > 0) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, enforced).await.expect("the quota is enforced in time");
 }
 
 /// Passes of keys that failed so far.
