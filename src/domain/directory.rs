@@ -4,7 +4,7 @@
 //! ledger also reads the limits of its lots from them, so there is one truth about what a policy, an account or a
 //! key may do. Secrets in it are hashes, or sealed with a key that the database does not hold.
 
-use std::collections::HashMap;
+use std::hash::RandomState;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::credential::{Credential, Username};
 use super::credit::{Blocked, Chain, Limit, Overage, Prepaid, Rate, WhenExhausted};
-use super::id::{AccountId, Holder, IdMap, KeyId, PolicyId};
+use super::id::{AccountId, Holder, KeyId, PolicyId};
 use super::money::Pricing;
 use super::sender::{MailDomain, SenderPattern};
+use super::sharded::Sharded;
 
 /// Why and by whom something may not send.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,6 +189,11 @@ impl KeyEntry {
     pub fn removed(&self, at: Timestamp) -> Self {
         Self { credentials: Vec::new(), ..self.out_of_service(at) }
     }
+
+    /// True if it was removed for good before then.
+    pub fn is_gone_before(&self, before: Timestamp) -> bool {
+        self.credentials.is_empty() && self.removed_at.is_some_and(|at| at < before)
+    }
 }
 
 /// What the ledger reads of an entry.
@@ -349,13 +355,14 @@ impl Sender {
     }
 }
 
-/// The in-memory copy. Cheap to clone in part: entries are shared.
+/// The in-memory copy. A clone shares all that is not changed afterwards.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
-    policies: IdMap<PolicyId, Arc<PolicyEntry>>,
-    accounts: IdMap<AccountId, Arc<AccountEntry>>,
-    keys: IdMap<KeyId, Arc<KeyEntry>>,
-    usernames: HashMap<Username, KeyId>,
+    policies: Sharded<PolicyId, Arc<PolicyEntry>>,
+    accounts: Sharded<AccountId, Arc<AccountEntry>>,
+    keys: Sharded<KeyId, Arc<KeyEntry>>,
+    /// Tenants choose a part of these, so they are hashed with more care.
+    usernames: Sharded<Username, KeyId, RandomState>,
 }
 
 impl Directory {
@@ -380,6 +387,21 @@ impl Directory {
                 }
                 self.keys.insert(key.id, Arc::new(key));
             }
+        }
+    }
+
+    /// The same for copies that judge an unknown key like one that was removed: they need not keep it.
+    pub fn apply_standing(&mut self, entry: Entry) {
+        match entry {
+            Entry::Key(key) if key.removed_at.is_some() => self.forget_key(key.id),
+            entry @ (Entry::Key(_) | Entry::Account(_) | Entry::Policy(_)) => self.apply(entry),
+        }
+    }
+
+    pub fn forget_key(&mut self, id: KeyId) {
+        let Some(key) = self.keys.remove(&id) else { return };
+        if self.usernames.get(&key.username) == Some(&id) {
+            self.usernames.remove(&key.username);
         }
     }
 

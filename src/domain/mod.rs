@@ -18,5 +18,6 @@ pub mod network;
 pub mod period;
 pub mod relay_config;
 pub mod sender;
+pub mod sharded;
 pub mod trouble;
 pub mod webhook;

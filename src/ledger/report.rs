@@ -147,6 +147,9 @@ impl Ended {
     }
 }
 
+/// Due notices among which turns are taken, the longest waiting: to look at more would hold up charges.
+pub const NOTICES_DUE_MAX: usize = 10_000;
+
 /// How long after the try of this number (from 1) the next one is due.
 pub fn pause_after(tries: u32) -> SignedDuration {
     let doubled = 1_i32.checked_shl(tries.saturating_sub(1)).filter(|factor| *factor > 0).unwrap_or(i32::MAX);
@@ -181,7 +184,9 @@ pub trait Report: Send + Sync {
     /// before on a way is not told again on it, ever. Says of each whether it is new on any. At most [`NOTICES_MAX`].
     async fn announce(&self, session: &Session, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>>;
 
-    /// Hands out notices that are due on a way, the longest waiting first. Each counts as tried and is due again after
+    /// Hands out notices that are due on a way, in turn by namespace and of each the longest waiting first: accounts of
+    /// one that pass thousands of thresholds keep another's waiting for one turn. (A policy's own have turns of their
+    /// own.) Each counts as tried and is due again after
     /// [`pause_after`], unless [`close_notices`](Self::close_notices) ends it: a process that dies in between has sent
     /// it or not, so it is sent again under the same name.
     async fn claim_notices(&self, session: &Session, channel: Channel, limit: usize) -> Result<Vec<Queued>>;

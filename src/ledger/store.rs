@@ -165,6 +165,10 @@ impl Again {
 /// in their first hours; and a device that sends the same bytes every day means a new message.
 pub const FINGERPRINT_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
+/// The longest that a copy of the directory's rows may go without asking for changes. An older copy is read anew: the row
+/// of a removed key may be deleted by then, and no change tells of that.
+pub const REMEMBERED_FOR: SignedDuration = SignedDuration::from_hours(24);
+
 impl Settlement {
     pub fn of(message: MessageId, outcome: Outcome) -> Self {
         Self { message, outcome, again: None }
@@ -438,6 +442,11 @@ pub trait Store: Report + Send + Sync + 'static {
     /// then on they can neither be given back nor be recognised. What is open of them stays charged, as unknown.
     /// Returns how many messages that were.
     async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64>;
+
+    /// Deletes the directory's rows of keys that were removed for good before `before`, and at least [`REMEMBERED_FOR`]
+    /// ago. What they used, and their ids, stay: a key of the same name that is applied again in its namespace finds
+    /// both. Returns how many rows.
+    async fn forget_keys(&self, session: &Session, before: Timestamp) -> Result<u64>;
 
     /// Recomputes every balance from its rows. Must be empty.
     async fn check(&self) -> Result<Vec<Discrepancy>>;

@@ -6,6 +6,7 @@
 //! | kind | when | detail |
 //! | --- | --- | --- |
 //! | directory.added, .changed, .removed | an entry was written | limit, stopped |
+//! | directory.forgotten | rows of keys that were removed long ago were deleted (by `ledger`) | keys |
 //! | limit.changed | a cap or a pool was edited | from, to |
 //! | lot.regranted | a limit was applied to the running lot | lot, period, from, to, consumed |
 //! | lot.cut | a lot that limited nothing ended for a new calendar | lot, period, consumed |
@@ -27,7 +28,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::domain::credential::Stage;
+use crate::domain::credential::{Credential, Stage};
 use crate::domain::credit::{Added, Lot, TopUp};
 use crate::domain::directory::{Entry, KeyEntry};
 
@@ -41,6 +42,7 @@ pub struct Note {
 pub const DIRECTORY_ADDED: &str = "directory.added";
 pub const DIRECTORY_CHANGED: &str = "directory.changed";
 pub const DIRECTORY_REMOVED: &str = "directory.removed";
+pub const DIRECTORY_FORGOTTEN: &str = "directory.forgotten";
 pub const LIMIT_CHANGED: &str = "limit.changed";
 pub const LOT_REGRANTED: &str = "lot.regranted";
 pub const LOT_CUT: &str = "lot.cut";
@@ -77,6 +79,10 @@ impl Note {
 
     fn from_to(kind: &'static str, from: &impl Serialize, to: &impl Serialize) -> Self {
         Self::new(kind, json!({ "from": from, "to": to }))
+    }
+
+    pub fn forgotten(keys: usize) -> Self {
+        Self::new(DIRECTORY_FORGOTTEN, json!({ "keys": keys }))
     }
 
     pub fn granted(id: &str, lot: &Lot) -> Self {
@@ -132,8 +138,13 @@ impl Note {
     }
 }
 
-/// What the change of an entry says by itself, without looking at any lot. The entry's own row comes first.
+/// The notes of an entry's change by itself, without looking at any lot; the entry's own row comes first. There are none
+/// where a password that was being issued is issued once more: a Secret that cannot be written is one cause, however
+/// often it is tried.
 pub fn of_change(before: Option<&Entry>, entry: &Entry) -> Vec<Note> {
+    if before.is_some_and(|before| is_staged_anew(before, entry)) {
+        return vec![];
+    }
     let kind = match (before, entry.removed_at()) {
         (_, Some(_)) => DIRECTORY_REMOVED,
         (None, None) => DIRECTORY_ADDED,
@@ -168,6 +179,18 @@ fn as_key(entry: &Entry) -> Option<&KeyEntry> {
         Entry::Key(key) => Some(key),
         Entry::Account(_) | Entry::Policy(_) => None,
     }
+}
+
+/// True if only the passwords that are being issued changed.
+fn is_staged_anew(before: &Entry, entry: &Entry) -> bool {
+    let (Some(before), Some(key)) = (as_key(before), as_key(entry)) else { return false };
+    let is_staged = |credential: &Credential| matches!(credential.stage, Stage::Staged { .. });
+    let others = |key: &KeyEntry| -> Vec<Credential> {
+        key.credentials.iter().filter(|credential| !is_staged(credential)).cloned().collect()
+    };
+    let waits = |key: &KeyEntry| key.credentials.iter().any(is_staged);
+    let but_credentials = KeyEntry { credentials: before.credentials.clone(), ..key.clone() };
+    waits(before) && waits(key) && others(before) == others(key) && but_credentials == *before
 }
 
 fn pricing(entry: Option<&Entry>) -> Option<&crate::domain::money::Pricing> {

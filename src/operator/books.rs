@@ -19,6 +19,9 @@ use crate::ledger::store::{Balance, Error, Floor, Result, Role, Session, Store};
 /// up), twice means that another process uses our name.
 const SESSIONS: usize = 2;
 
+/// Removed accounts are remembered this long before a period in which they could count: longer than any period.
+const REMOVED_COUNTED: SignedDuration = SignedDuration::from_hours(35 * 24);
+
 pub struct Books {
     store: Arc<dyn Store>,
     name: String,
@@ -181,6 +184,10 @@ impl Books {
         under_session!(self, session, self.store.forget_fingerprints(session, before))
     }
 
+    pub async fn forget_keys(&self, before: Timestamp) -> Result<u64> {
+        under_session!(self, session, self.store.forget_keys(session, before))
+    }
+
     pub async fn retire(&self, before: Timestamp) -> Result<u64> {
         under_session!(self, session, self.store.retire(session, before))
     }
@@ -225,7 +232,10 @@ impl Books {
         namespace: Option<[&str; 2]>,
         since: Timestamp,
     ) -> Result<Vec<(AccountId, Removed)>> {
-        let tally = self.refreshed().await?;
+        let mut tally = self.refreshed().await?;
+        // They count in no period any more, whichever policy's.
+        let forgotten = since.saturating_sub(REMOVED_COUNTED).unwrap_or(Timestamp::MIN);
+        tally.removed.retain(|_, removed| removed.at >= forgotten);
         let matching = tally.removed.iter().filter(|(_, removed)| {
             removed.policy == policy
                 && removed.at >= since

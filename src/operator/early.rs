@@ -64,6 +64,14 @@ impl Early {
         }
     }
 
+    /// The account has left: it waits for nothing, whatever policies it named.
+    pub fn forget_account(&self, account: &Name) {
+        self.inner().waiting.retain(|_, waiting| {
+            waiting.remove(account);
+            !waiting.is_empty()
+        });
+    }
+
     /// The policy has left.
     pub fn left(&self, policy: &str) {
         let mut inner = self.inner();

@@ -12,6 +12,8 @@ const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LONGEST_DELAY: Duration = Duration::from_secs(300);
 /// A try every ten seconds where the fault is known to be the ledger's: it serves everybody and comes back at once.
 const LEDGER_DELAY: Duration = Duration::from_secs(10);
+/// Octets of the API server's words that are repeated in a condition.
+const WORDS_MAX: usize = 500;
 /// Delays are spread by this part of them, so that objects that failed together do not come back together.
 const JITTER: f64 = 0.2;
 
@@ -92,14 +94,43 @@ impl Error {
         }
     }
 
+    /// The API server's own words, where it refused a request.
+    pub fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Cluster { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) if (400..500).contains(&status.code) => {
+                    Some(&status.message[..status.message.floor_char_boundary(WORDS_MAX)])
+                }
+                _ => None,
+            },
+            Self::Ledger { .. }
+            | Self::Installation(_)
+            | Self::Seal { .. }
+            | Self::Timeout { .. }
+            | Self::Contended
+            | Self::ReadBack
+            | Self::Watch
+            | Self::Loop
+            | Self::Deposed(_) => None,
+        }
+    }
+
     /// How long to wait after the `failures`-th failure in a row.
     pub fn delay(&self, failures: u32, rng: &mut impl Rng) -> Duration {
-        let doubled = FIRST_DELAY.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_DELAY);
-        let delay = match self.fault() {
-            Fault::Ledger => doubled.min(LEDGER_DELAY),
-            Fault::Cluster | Fault::Conflict | Fault::Internal => doubled,
-        };
-        delay.mul_f64(1.0 + rng.random_range(-JITTER..JITTER))
+        let doubled = FIRST_DELAY.saturating_mul(1 << failures.saturating_sub(1).min(16));
+        doubled.min(self.longest_delay()).mul_f64(1.0 + rng.random_range(-JITTER..JITTER))
+    }
+
+    fn longest_delay(&self) -> Duration {
+        match self.fault() {
+            Fault::Ledger => LEDGER_DELAY,
+            Fault::Cluster | Fault::Conflict | Fault::Internal => LONGEST_DELAY,
+        }
+    }
+
+    /// The time within which it is tried again in any case.
+    pub fn tried_again_within(&self) -> Duration {
+        self.longest_delay().mul_f64(1.0 + JITTER)
     }
 }
 
@@ -125,6 +156,7 @@ mod tests {
         assert!((3.2..4.8).contains(&delay(3)));
         assert!((240.0..360.0).contains(&delay(30)));
         let ledger = Error::Ledger { doing: "writing", source: ledger::Error::Full };
-        assert!(ledger.delay(30, &mut rng).as_secs() <= 12);
+        assert!(ledger.delay(30, &mut rng) <= ledger.tried_again_within());
+        assert_eq!([&ledger, &Error::Contended].map(|error| error.tried_again_within().as_secs()), [12, 360]);
     }
 }

@@ -25,6 +25,10 @@ const RETIRE_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// Rows of messages are kept this long, then only their sums: five days, the longest that mail waits for its upstream
 /// anywhere, and three in which somebody may still look at it.
 const RETENTION: SignedDuration = SignedDuration::from_hours(8 * 24);
+const FORGET_KEYS_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// Rows of removed keys are kept this long: longer than any period, so that whoever asks what used up a cap still finds
+/// who. Their ids and what they used stay.
+const REMOVED_KEY_KEPT: SignedDuration = SignedDuration::from_hours(35 * 24);
 /// Fingerprints that are too old are not looked at; this only gives their room back.
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
 /// After a failure, before the next try.
@@ -39,6 +43,7 @@ enum Chore {
     Sweep,
     Retire,
     Forget,
+    ForgetKeys,
 }
 
 /// Since when the ledger has answered every heartbeat of ours.
@@ -66,7 +71,8 @@ pub async fn run(context: &Context) {
         Chore::Lots.keep(context, pulse),
         Chore::Sweep.keep(context, pulse),
         Chore::Retire.keep(context, pulse),
-        Chore::Forget.keep(context, pulse)
+        Chore::Forget.keep(context, pulse),
+        Chore::ForgetKeys.keep(context, pulse)
     );
 }
 
@@ -79,6 +85,7 @@ impl Chore {
             Self::Sweep => "giving silent sessions up",
             Self::Retire => "sealing old messages",
             Self::Forget => "forgetting fingerprints",
+            Self::ForgetKeys => "forgetting removed keys",
         }
     }
 
@@ -90,6 +97,7 @@ impl Chore {
             Self::Sweep => SWEEP_EVERY,
             Self::Retire => RETIRE_EVERY,
             Self::Forget => FORGET_EVERY,
+            Self::ForgetKeys => FORGET_KEYS_EVERY,
         }
     }
 
@@ -128,6 +136,10 @@ impl Chore {
             Self::Forget => {
                 let before = now.saturating_sub(FINGERPRINT_KEPT).unwrap_or(Timestamp::MIN);
                 books.forget_fingerprints(before).await.map(drop)
+            }
+            Self::ForgetKeys => {
+                let before = now.saturating_sub(REMOVED_KEY_KEPT).unwrap_or(Timestamp::MIN);
+                books.forget_keys(before).await.map(drop)
             }
             Self::Sweep => {
                 // What a closed or replaced session left open is known to be nobody's at any time.

@@ -266,7 +266,7 @@ async fn open(context: &Context) {
         }
     }
     if matches!(before, Standing::Rebuilding | Standing::Held(_)) {
-        context.wake_everything().await;
+        context.wake_everything();
     }
 }
 
@@ -305,7 +305,7 @@ async fn held(
         tracing::error!(finding = %name, "{sentence}");
         context.forget_ledger().await;
         tell(context, true, Reason::LedgerReplaced, &sentence).await;
-        context.wake_everything().await;
+        context.wake_everything();
     }
     let Some((installation, _)) = &guard.place else { return Ok(()) };
     if watching.asked.is_some_and(|asked| asked.elapsed() < ASK_EVERY) {

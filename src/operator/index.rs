@@ -20,6 +20,14 @@ pub struct AccountFacts {
     pub suspended: bool,
 }
 
+impl AccountFacts {
+    /// The externalId that it claims, with the policy in which it is to be the only one.
+    fn claim(&self) -> Option<(String, String)> {
+        let id = self.external_id.clone().filter(|_| !self.deleting)?;
+        Some((self.policy.clone(), id))
+    }
+}
+
 /// What others need to know of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyFacts {
@@ -53,7 +61,8 @@ pub struct Index {
 
 impl Index {
     /// Takes over what is known of an account (`None`: it is gone). Returns the accounts whose judgement may hang on
-    /// the difference: those that were refused, and those that share an externalId with it.
+    /// the difference: those that share an externalId with it, and those of its namespace that were refused, where it
+    /// leaves a place. All others would be judged the same again, and there may be thousands.
     pub fn set_account(&mut self, name: &Name, facts: Option<AccountFacts>) -> BTreeSet<Name> {
         let old = match &facts {
             Some(facts) => self.accounts.insert(name.clone(), facts.clone()),
@@ -63,13 +72,20 @@ impl Index {
             return BTreeSet::new();
         }
         let mut touched = BTreeSet::new();
+        let claim = |facts: &AccountFacts| (facts.claim(), facts.created);
+        let claims = old.as_ref().map(claim) != facts.as_ref().map(claim);
+        let leaves = old.as_ref().map(|old| &old.policy) != facts.as_ref().map(|facts| &facts.policy);
         if let Some(old) = old {
-            touched.extend(self.neighbours(&old));
             remove_from(&mut self.accounts_of_policy, &old.policy, name);
             remove_from(&mut self.refused, &old.policy, name);
-            if let Some(id) = &old.external_id {
-                let row = (old.created, name.clone());
-                remove_from(&mut self.external_ids, &(old.policy.clone(), id.clone()), &row);
+            if let Some(claim) = old.claim() {
+                remove_from(&mut self.external_ids, &claim, &(old.created, name.clone()));
+            }
+            if claims {
+                touched.extend(self.rivals(&old));
+            }
+            if leaves {
+                touched.extend(self.refused_in(&old.policy, &name.namespace));
             }
         }
         if let Some(facts) = facts {
@@ -77,27 +93,26 @@ impl Index {
             if facts.refused {
                 self.refused.entry(facts.policy.clone()).or_default().insert(name.clone());
             }
-            if let Some(id) = &facts.external_id
-                && !facts.deleting
-            {
-                let row = (facts.created, name.clone());
-                self.external_ids.entry((facts.policy.clone(), id.clone())).or_default().insert(row);
+            if let Some(claim) = facts.claim() {
+                self.external_ids.entry(claim).or_default().insert((facts.created, name.clone()));
             }
-            touched.extend(self.neighbours(&facts));
+            if claims {
+                touched.extend(self.rivals(&facts));
+            }
         }
         touched.remove(name);
         touched
     }
 
-    fn neighbours(&self, facts: &AccountFacts) -> Vec<Name> {
-        let twins = facts
-            .external_id
-            .iter()
-            .filter_map(|id| self.external_ids.get(&(facts.policy.clone(), id.clone())))
-            .flatten()
-            .map(|(_, name)| name.clone());
-        let refused = self.refused.get(&facts.policy).into_iter().flatten().cloned();
-        twins.chain(refused).collect()
+    /// Accounts that claim the same externalId.
+    fn rivals(&self, facts: &AccountFacts) -> Vec<Name> {
+        let rivals = facts.claim().and_then(|claim| self.external_ids.get(&claim));
+        rivals.into_iter().flatten().map(|(_, name)| name.clone()).collect()
+    }
+
+    fn refused_in(&self, policy: &str, namespace: &str) -> Vec<Name> {
+        let refused = self.refused.get(policy).into_iter().flat_map(|names| names.range(Name::new(namespace, "")..));
+        refused.take_while(|name| name.namespace == namespace).cloned().collect()
     }
 
     /// Takes over what is known of a key (`None`: it is gone). Returns its account if that should count again.
@@ -252,6 +267,25 @@ mod tests {
         assert_eq!(index.in_namespace("plan", "a"), [first.clone(), second.clone()]);
         assert!(index.set_account(&first, None).contains(&second));
         assert_eq!(index.in_namespace("plan", "a"), [second]);
+    }
+
+    #[test]
+    fn refused_accounts_are_judged_again_where_a_place_is_left_and_by_nothing_else() {
+        let mut index = Index::default();
+        let plain = |created| AccountFacts { external_id: None, ..facts(created) };
+        let refused = |created| AccountFacts { refused: true, ..plain(created) };
+        let (first, elsewhere) = (Name::new("a", "first"), Name::new("b", "elsewhere"));
+        for name in [&first, &elsewhere] {
+            assert!(index.set_account(name, Some(plain(1))).is_empty());
+        }
+        let waiting: BTreeSet<Name> = (2..100).map(|n| Name::new("a", format!("{n}"))).collect();
+        for (created, name) in (2..).zip(&waiting) {
+            assert!(index.set_account(name, Some(plain(created))).is_empty());
+            assert!(index.set_account(name, Some(refused(created))).is_empty());
+        }
+        assert!(index.set_account(&first, Some(AccountFacts { suspended: true, ..plain(1) })).is_empty());
+        assert!(index.set_account(&elsewhere, None).is_empty());
+        assert_eq!(index.set_account(&first, Some(AccountFacts { policy: "other".into(), ..plain(1) })), waiting);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the one loop needs to know of a kind. A new kind is one plan file, one `observe` and one entry here.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -14,8 +15,9 @@ use super::error::Result;
 use super::observe::Context;
 use super::plan::usage::Metered;
 use super::plan::{self, Plan};
-use super::references::{Ref, References};
+use super::references::{Ref, References, WorkQueues};
 use super::watch::Name;
+use super::work_queue::WorkQueue;
 use crate::crd::{
     CreditPolicy, CreditPolicyStatus, SubAccount, SubAccountApiKey, SubAccountApiKeyStatus, SubAccountStatus,
 };
@@ -27,7 +29,13 @@ pub trait Kind:
     type Status: Metered + Default + DeserializeOwned + Serialize + Debug + Send + Sync;
     type Observed: Send + Sync;
 
-    fn reference(&self) -> Ref;
+    fn reference(&self) -> Ref {
+        Self::named(Name::of(self))
+    }
+
+    /// An object of this kind by its name.
+    fn named(name: Name) -> Ref;
+    fn queue(queues: &WorkQueues) -> &Arc<WorkQueue>;
     fn api(client: &Client, namespace: Option<&str>) -> Api<Self>;
     fn store(references: &References) -> &Store<Self>;
     fn status(&self) -> Option<&Self::Status>;
@@ -67,8 +75,12 @@ impl Kind for CreditPolicy {
 
     status_of!(CreditPolicyStatus);
 
-    fn reference(&self) -> Ref {
-        Ref::Policy(Name::of(self))
+    fn named(name: Name) -> Ref {
+        Ref::Policy(name)
+    }
+
+    fn queue(queues: &WorkQueues) -> &Arc<WorkQueue> {
+        &queues.policies
     }
 
     fn api(client: &Client, _: Option<&str>) -> Api<Self> {
@@ -97,8 +109,12 @@ impl Kind for SubAccount {
 
     status_of!(SubAccountStatus);
 
-    fn reference(&self) -> Ref {
-        Ref::Account(Name::of(self))
+    fn named(name: Name) -> Ref {
+        Ref::Account(name)
+    }
+
+    fn queue(queues: &WorkQueues) -> &Arc<WorkQueue> {
+        &queues.accounts
     }
 
     fn api(client: &Client, namespace: Option<&str>) -> Api<Self> {
@@ -127,8 +143,12 @@ impl Kind for SubAccountApiKey {
 
     status_of!(SubAccountApiKeyStatus);
 
-    fn reference(&self) -> Ref {
-        Ref::Key(Name::of(self))
+    fn named(name: Name) -> Ref {
+        Ref::Key(name)
+    }
+
+    fn queue(queues: &WorkQueues) -> &Arc<WorkQueue> {
+        &queues.keys
     }
 
     fn api(client: &Client, namespace: Option<&str>) -> Api<Self> {

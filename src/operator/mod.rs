@@ -41,11 +41,13 @@ pub mod reconcile;
 pub mod references;
 pub mod relay_config;
 pub mod report;
+pub mod secret_watches;
 pub mod sweep;
 pub mod upstream_secret;
 pub mod upstreams;
 pub mod usage;
 pub mod watch;
+pub mod work_queue;
 pub mod written;
 
 use std::sync::Arc;
@@ -65,7 +67,7 @@ pub use error::Error;
 use installation::Installation;
 use lease::{Leader, Leadership};
 use observe::Context;
-use references::{References, Wakes};
+use references::{References, WorkQueues};
 
 /// Where programs send to: what Secrets and status say of the relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,8 +118,9 @@ pub struct Replicas {
 pub struct Settings {
     /// The operator's own namespace, where upstream Secrets are.
     pub namespace: String,
-    /// Reconciles at a time, for each kind. Each has one request under way at most, and kube opens a connection for
-    /// each, so this bounds the sockets too.
+    /// Reconciles at a time, for each kind: an eighth of them are kept for what stops a sender, and one namespace has three
+    /// quarters at most. Each has one request under way at most, and kube opens a connection for each, so this bounds the
+    /// sockets too.
     pub concurrency: u16,
     /// Statuses written for figures alone.
     pub status_writes_per_second: u32,
@@ -174,17 +177,15 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
     let settings = dependencies.settings.clone();
     let gate = dependencies.health.gate("operator");
     let (references, writers) = References::new();
-    let (wakes, queues) = Wakes::new();
+    let queues = WorkQueues::new(settings.concurrency);
     let client = dependencies.client.clone();
-    let context = Arc::new(Context::new(dependencies, leader, references, wakes.clone()));
+    let context = Arc::new(Context::new(dependencies, leader, references, queues));
     let mut reconcilers = JoinSet::new();
-    let concurrency = settings.concurrency;
-    let (c, s) = (&context, &shutdown);
-    reconcilers.spawn(reconcile::run::<CreditPolicy>(c.clone(), queues.policies, concurrency, s.clone()));
-    reconcilers.spawn(reconcile::run::<SubAccount>(c.clone(), queues.accounts, concurrency, s.clone()));
-    reconcilers.spawn(reconcile::run::<SubAccountApiKey>(c.clone(), queues.keys, concurrency, s.clone()));
+    reconcilers.spawn(reconcile::run::<CreditPolicy>(context.clone(), shutdown.clone()));
+    reconcilers.spawn(reconcile::run::<SubAccount>(context.clone(), shutdown.clone()));
+    reconcilers.spawn(reconcile::run::<SubAccountApiKey>(context.clone(), shutdown.clone()));
 
-    let watching = context.references.watch(&client, &settings.namespace, writers, &wakes);
+    let watching = context.references.watch(&client, &settings.namespace, writers, &context.queues);
     let background = async {
         context.references.ready().await?;
         gate.open();
@@ -228,7 +229,7 @@ async fn endpoint_changes(context: &Context) {
     let mut endpoint = context.endpoint.clone();
     endpoint.mark_unchanged();
     while endpoint.changed().await.is_ok() {
-        context.wake_everything().await;
+        context.wake_everything();
     }
     std::future::pending::<()>().await;
 }
@@ -243,7 +244,7 @@ async fn relay_changes(context: &Context) {
         let urgent = plan::credit_policy::lacks(&shown) != plan::credit_policy::lacks(&next);
         for policy in context.references.policies.state() {
             let what = references::Ref::Policy(watch::Name::of(policy.as_ref()));
-            if urgent { context.wakes.wake(&what).await } else { context.references.recount(what) }
+            if urgent { context.queues.wake(&what) } else { context.references.recount(what) }
         }
         shown = next;
     }

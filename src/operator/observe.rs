@@ -22,9 +22,9 @@ use super::plan::cost::Cost;
 use super::plan::credit_policy::{Login, Wanted};
 use super::plan::gauge::Gauge;
 use super::plan::{api_key, credit_policy, is_true, meta, sub_account};
-use super::reconcile::{Awaited, Failures};
-use super::references::{Ref, References, Wakes};
+use super::references::{Ref, References, WorkQueues};
 use super::report::Report;
+use super::secret_watches::SecretWatches;
 use super::upstreams::Upstreams;
 use super::watch::Name;
 use super::{Dependencies, Endpoint, RelayState, Settings, upstream_secret};
@@ -36,9 +36,6 @@ use crate::domain::period::Calendar;
 use crate::ledger::Sealer;
 use crate::runtime::clock::Clock;
 
-/// Ids that are remembered. They never change, so this only bounds the memory.
-const IDS_MAX: usize = 200_000;
-
 /// Secrets under earlier names that one pass reads. Each that it clears wakes the next pass, and who marks a thousand
 /// Secrets of a namespace as a key's must not make that key's passes longer than their deadline.
 const EARLIER_MAX: usize = 8;
@@ -48,14 +45,13 @@ pub struct Context {
     pub client: Client,
     pub books: Books,
     pub references: References,
-    pub wakes: Wakes,
+    pub queues: WorkQueues,
     pub settings: Settings,
     pub endpoint: watch::Receiver<Endpoint>,
     pub relay: watch::Receiver<RelayState>,
     pub clock: Arc<dyn Clock>,
     pub report: Report,
-    pub failures: Failures,
-    pub awaited: Awaited,
+    pub secret_watches: SecretWatches,
     pub guard: Guard,
     pub early: Early,
     /// Told when an object was let go without the ledger's note, so that the sweep does not take an hour to come.
@@ -66,7 +62,8 @@ pub struct Context {
     hash_key: HashKey,
     sealer: Sealer,
     rng: Mutex<StdRng>,
-    ids: Mutex<HashMap<(Kind, String, String), Uuid>>,
+    /// Of objects that were looked at and are not gone, each with the UID of the namespace that it was in.
+    ids: Mutex<HashMap<Ref, (String, Uuid)>>,
     /// Which object a holder in the ledger is.
     holders: Mutex<HashMap<Holder, Ref>>,
     /// Objects whose figures may be written now.
@@ -78,7 +75,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Context {
-    pub fn new(dependencies: Dependencies, leader: Option<Leader>, references: References, wakes: Wakes) -> Self {
+    pub fn new(dependencies: Dependencies, leader: Option<Leader>, references: References, queues: WorkQueues) -> Self {
         let Dependencies {
             client,
             store,
@@ -97,18 +94,17 @@ impl Context {
         } = dependencies;
         Self {
             report: Report::new(client.clone(), &registry),
-            awaited: Awaited::new(client.clone(), wakes.clone()),
+            secret_watches: SecretWatches::new(client.clone(), queues.keys.clone()),
             guard: Guard::new(place, &registry),
             early: Early::default(),
             client,
             books: Books::new(store, name, leader),
             references,
-            wakes,
+            queues,
             settings,
             endpoint,
             relay,
             clock,
-            failures: Failures::default(),
             let_go: Notify::new(),
             costs: Costs::default(),
             notices: Notices::new(courier, &registry),
@@ -144,21 +140,15 @@ impl Context {
     }
 
     pub fn holder_of(&self, what: &Ref) -> Option<Holder> {
-        let id = |kind, namespace: &str, name: &str| {
-            let uid = if namespace.is_empty() { String::new() } else { self.references.namespace(namespace)?.uid()? };
-            let id = lock(&self.ids).get(&(kind, uid, name.to_owned())).copied();
-            id.map(|id| Holder::new(kind, id))
-        };
-        match what {
-            Ref::Policy(name) => id(Kind::Policy, "", &name.name),
-            Ref::Account(name) => id(Kind::Account, &name.namespace, &name.name),
-            Ref::Key(name) => id(Kind::Key, &name.namespace, &name.name),
-        }
+        let (uid, id) = lock(&self.ids).get(what).cloned()?;
+        let namespace = &what.name().namespace;
+        let current = namespace.is_empty() || self.references.namespace(namespace)?.uid()? == uid;
+        current.then(|| Holder::new(what.kind(), id))
     }
 
     pub fn forget(&self, what: &Ref) {
-        if let Some(holder) = self.holder_of(what) {
-            lock(&self.holders).remove(&holder);
+        if let Some((_, id)) = lock(&self.ids).remove(what) {
+            lock(&self.holders).remove(&Holder::new(what.kind(), id));
         }
         lock(&self.granted).remove(what);
     }
@@ -172,31 +162,30 @@ impl Context {
         lock(&self.granted).clear();
     }
 
-    pub async fn wake_everything(&self) {
+    pub fn wake_everything(&self) {
         for policy in self.references.policies.state() {
-            self.wakes.wake(&Ref::Policy(Name::of(policy.as_ref()))).await;
+            self.queues.wake(&Ref::Policy(Name::of(policy.as_ref())));
         }
         for account in self.references.accounts.state() {
-            self.wakes.wake(&Ref::Account(Name::of(account.as_ref()))).await;
+            self.queues.wake(&Ref::Account(Name::of(account.as_ref())));
         }
         for key in self.references.keys.state() {
-            self.wakes.wake(&Ref::Key(Name::of(key.as_ref()))).await;
+            self.queues.wake(&Ref::Key(Name::of(key.as_ref())));
         }
     }
 
-    async fn id(&self, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
-        let row = (kind, namespace_uid.to_owned(), name.to_owned());
-        if let Some(id) = lock(&self.ids).get(&row) {
+    async fn id(&self, what: &Ref, namespace_uid: &str) -> Result<Uuid> {
+        if let Some((_, id)) = lock(&self.ids).get(what).filter(|(uid, _)| uid == namespace_uid) {
             return Ok(*id);
         }
-        let id =
-            self.books.identify(kind, namespace_uid, name).await.map_err(Error::ledger("identifying an object"))?;
-        let mut ids = lock(&self.ids);
-        if ids.len() >= IDS_MAX {
-            ids.clear();
-        }
-        ids.insert(row, id);
+        let id = self.identify(what, namespace_uid).await?;
+        lock(&self.ids).insert(what.clone(), (namespace_uid.to_owned(), id));
         Ok(id)
+    }
+
+    async fn identify(&self, what: &Ref, namespace_uid: &str) -> Result<Uuid> {
+        let identified = self.books.identify(what.kind(), namespace_uid, &what.name().name);
+        identified.await.map_err(Error::ledger("identifying an object"))
     }
 
     /// The id of the key of this name in the namespace as it is now, asked live: a watch may still show the one before.
@@ -206,12 +195,13 @@ impl Context {
         let Some(uid) = live.and_then(|namespace: PartialObjectMeta<Namespace>| namespace.metadata.uid) else {
             return Ok(None);
         };
-        Ok(Some(KeyId(self.id(Kind::Key, &uid, &name.name).await?)))
+        // Not remembered: there may be no such object.
+        Ok(Some(KeyId(self.identify(&Ref::Key(name.clone()), &uid).await?)))
     }
 
     /// Its id, remembered as the holder of `what`.
-    async fn holder(&self, kind: Kind, namespace_uid: &str, name: &str, what: Ref) -> Result<Holder> {
-        let holder = Holder::new(kind, self.id(kind, namespace_uid, name).await?);
+    async fn holder(&self, what: Ref, namespace_uid: &str) -> Result<Holder> {
+        let holder = Holder::new(what.kind(), self.id(&what, namespace_uid).await?);
         // Whose figures moved before it was known which object it is, is judged now.
         if lock(&self.holders).insert(holder, what.clone()).is_none() {
             self.references.recount(what);
@@ -252,7 +242,7 @@ impl Context {
         let endpoint = self.endpoint.borrow().clone();
         let (name, what) = (policy.name_any(), Ref::Policy(Name::of(policy)));
         let figures_granted = self.granted(&what);
-        let holder = self.holder(Kind::Policy, "", &name, what).await?;
+        let holder = self.holder(what, "").await?;
         let entry = match self.entry(holder).await? {
             Some(Entry::Policy(entry)) => Some(entry),
             Some(Entry::Account(_) | Entry::Key(_)) | None => None,
@@ -347,7 +337,7 @@ impl Context {
         let (name, what) = (Name::of(account), Ref::Account(Name::of(account)));
         let figures_granted = self.granted(&what);
         let namespace = self.namespace(&name.namespace).await?;
-        let holder = self.holder(Kind::Account, &namespace.uid, &name.name, what).await?;
+        let holder = self.holder(what, &namespace.uid).await?;
         let entry = match self.entry(holder).await? {
             Some(Entry::Account(entry)) => Some(entry),
             Some(Entry::Policy(_) | Entry::Key(_)) | None => None,
@@ -355,7 +345,7 @@ impl Context {
         let policy_name = &account.spec.policy_ref.name;
         let policy = match self.references.policy(policy_name) {
             Some(object) => {
-                let id = PolicyId(self.id(Kind::Policy, "", policy_name).await?);
+                let id = PolicyId(self.id(&Ref::Policy(Name::new("", policy_name)), "").await?);
                 // What is put back has its order, and shall not wait for what cannot be.
                 let stands = self.guard.standing() == Standing::Rebuilding
                     || self.early.stands(&self.books, policy_name, id, &name).await?;
@@ -413,12 +403,13 @@ impl Context {
         let (name, what) = (Name::of(key), Ref::Key(Name::of(key)));
         let figures_granted = self.granted(&what);
         let namespace = self.namespace(&name.namespace).await?;
-        let holder = self.holder(Kind::Key, &namespace.uid, &name.name, what).await?;
+        let holder = self.holder(what, &namespace.uid).await?;
         let entry = match self.entry(holder).await? {
             Some(Entry::Key(entry)) => Some(entry),
             Some(Entry::Policy(_) | Entry::Account(_)) | None => None,
         };
-        let leaving = meta::deleting(&key.metadata) || namespace.terminating;
+        let revoked = entry.as_ref().is_some_and(|entry| api_key::is_to_be_revoked(key, entry));
+        let leaving = meta::deleting(&key.metadata) || namespace.terminating || revoked;
         let (secret, others) = if leaving { (None, Vec::new()) } else { self.secrets(key, &name).await? };
         Ok(api_key::Observed {
             id: holder.uuid().into(),
@@ -457,7 +448,7 @@ impl Context {
         let account_name = Name::new(&name.namespace, &key.spec.sub_account_ref.name);
         let found = self.references.account(&account_name);
         let Some(account) = found.filter(|account| !meta::deleting(&account.metadata)) else { return Ok(None) };
-        let id = self.id(Kind::Account, uid, &account_name.name).await?;
+        let id = self.id(&Ref::Account(account_name), uid).await?;
         let programmed = match self.entry(Holder::new(Kind::Account, id)).await? {
             Some(Entry::Account(entry)) => entry.removed_at.is_none(),
             Some(Entry::Policy(_) | Entry::Key(_)) | None => false,

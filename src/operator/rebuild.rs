@@ -88,7 +88,7 @@ async fn round(context: &Context, what: &'static str, objects: impl Iterator<Ite
     let mut left: Vec<Ref> = objects.collect();
     let (total, begun) = (left.len(), Instant::now());
     for one in &left {
-        context.wakes.wake(one).await;
+        context.queues.wake(one);
     }
     let mut progress = Instant::now();
     while !left.is_empty() && progress.elapsed() < ROUND_SILENCE && begun.elapsed() < ROUND_MAX {

@@ -2,7 +2,8 @@
 //!
 //! References are resolved by watches, never by polling: a policy wakes its accounts and their keys, an account its
 //! keys and those it competes with, a namespace its accounts, a Secret of ours its key, an upstream's Secret the
-//! policies that name it. What is only counted (accounts of a policy, keys of an account) waits for the budget.
+//! policies that name it. What is only counted (accounts of a policy, keys of an account) waits for the budget. What is
+//! gone has one more pass, which finds nothing and forgets what was remembered of it.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
@@ -16,18 +17,17 @@ use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt as _};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::error::{Error, Result};
 use super::index::{AccountFacts, Index, KeyFacts};
 use super::plan::{is_true, meta};
 use super::watch::{Change, Listed, Marks, Name, Told, follow};
+use super::work_queue::{Cause, Places, WorkQueue};
 use super::written::Written;
 use crate::crd::{ConditionType, CreditPolicy, SubAccount, SubAccountApiKey, find_condition};
+use crate::domain::id::Kind;
 
-/// Wakes that may wait for a reconciler. It takes them at once and keeps one of each object, so this fills only while
-/// it starts; then the watch waits.
-const WAKES: usize = 1024;
 /// Kinds that are followed: the three, namespaces, our Secrets, and the upstreams' logins.
 const KINDS: usize = 6;
 
@@ -39,45 +39,52 @@ pub enum Ref {
     Key(Name),
 }
 
-/// Asks for a reconcile.
-#[derive(Clone)]
-pub struct Wakes {
-    policies: mpsc::Sender<ObjectRef<CreditPolicy>>,
-    accounts: mpsc::Sender<ObjectRef<SubAccount>>,
-    keys: mpsc::Sender<ObjectRef<SubAccountApiKey>>,
-}
-
-/// The other ends of [`Wakes`].
-pub struct Queues {
-    pub policies: mpsc::Receiver<ObjectRef<CreditPolicy>>,
-    pub accounts: mpsc::Receiver<ObjectRef<SubAccount>>,
-    pub keys: mpsc::Receiver<ObjectRef<SubAccountApiKey>>,
-}
-
-impl Wakes {
-    pub fn new() -> (Self, Queues) {
-        let (policies, policy_queue) = mpsc::channel(WAKES);
-        let (accounts, account_queue) = mpsc::channel(WAKES);
-        let (keys, key_queue) = mpsc::channel(WAKES);
-        let queues = Queues { policies: policy_queue, accounts: account_queue, keys: key_queue };
-        (Self { policies, accounts, keys }, queues)
-    }
-
-    /// A reconciler that is gone is stopping, and so are we.
-    pub async fn wake(&self, what: &Ref) {
-        let _ = match what {
-            Ref::Policy(name) => self.policies.send(ObjectRef::new(&name.name)).await.map_err(drop),
-            Ref::Account(name) => {
-                self.accounts.send(ObjectRef::new(&name.name).within(&name.namespace)).await.map_err(drop)
-            }
-            Ref::Key(name) => self.keys.send(ObjectRef::new(&name.name).within(&name.namespace)).await.map_err(drop),
-        };
-    }
-
-    async fn all(&self, what: impl IntoIterator<Item = Ref>) {
-        for one in what {
-            self.wake(&one).await;
+impl Ref {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Policy(_) => Kind::Policy,
+            Self::Account(_) => Kind::Account,
+            Self::Key(_) => Kind::Key,
         }
+    }
+
+    pub fn name(&self) -> &Name {
+        match self {
+            Self::Policy(name) | Self::Account(name) | Self::Key(name) => name,
+        }
+    }
+}
+
+/// The work queues of the three kinds.
+#[derive(Clone)]
+pub struct WorkQueues {
+    pub policies: Arc<WorkQueue>,
+    pub accounts: Arc<WorkQueue>,
+    pub keys: Arc<WorkQueue>,
+}
+
+impl WorkQueues {
+    /// `concurrency`: passes at a time, of each kind.
+    pub fn new(concurrency: u16) -> Self {
+        let queue = || Arc::new(WorkQueue::new(Places::of(concurrency)));
+        Self { policies: queue(), accounts: queue(), keys: queue() }
+    }
+
+    /// Gives an object a pass, because something changed that it hangs on.
+    pub fn wake(&self, what: &Ref) {
+        self.wake_for(what, Cause::Change);
+    }
+
+    pub fn wake_for(&self, what: &Ref, cause: Cause) {
+        match what {
+            Ref::Policy(name) => self.policies.wake(name.clone(), cause),
+            Ref::Account(name) => self.accounts.wake(name.clone(), cause),
+            Ref::Key(name) => self.keys.wake(name.clone(), cause),
+        }
+    }
+
+    fn all(&self, what: impl IntoIterator<Item = Ref>) {
+        what.into_iter().for_each(|one| self.wake(&one));
     }
 }
 
@@ -171,12 +178,12 @@ impl References {
     }
 
     /// Follows all six kinds until the future is dropped.
-    pub async fn watch(&self, client: &Client, namespace: &str, writers: Writers, wakes: &Wakes) {
+    pub async fn watch(&self, client: &Client, namespace: &str, writers: Writers, queues: &WorkQueues) {
         let all = watcher::Config::default;
         let ours = all().labels(&format!("{}={}", meta::MANAGED_BY, meta::MANAGER));
         let usable = all().labels(&format!("{}=true", meta::USE_LABEL));
         let api = client.clone();
-        let feed = &Feed { references: self, wakes };
+        let feed = &Feed { references: self, queues };
         tokio::join!(
             follow("CreditPolicy", Api::all(api.clone()), all(), Some(writers.policies), policy_marks, feed),
             follow("SubAccount", Api::all(api.clone()), all(), Some(writers.accounts), account_marks, feed),
@@ -191,13 +198,16 @@ impl References {
 /// The relations: who is woken by a change.
 struct Feed<'a> {
     references: &'a References,
-    wakes: &'a Wakes,
+    queues: &'a WorkQueues,
 }
 
 impl Feed<'_> {
-    /// Whether what an object's own reconcile looks at has changed, and not by our own hand.
-    fn news<K: Resource>(&self, object: &K, own: bool) -> bool {
-        own && !self.references.written.is_own_mark(object.meta(), own_mark(object))
+    /// Why an object has a pass of its own, where what that looks at has changed, and not by our own hand. `stops`: its
+    /// spec wants that nothing is sent.
+    fn news<K: Resource>(&self, object: &K, own: bool, stops: bool) -> Option<Cause> {
+        let news = own && !self.references.written.is_own_mark(object.meta(), own_mark(object));
+        let cause = if stops || meta::deleting(object.meta()) { Cause::Stop } else { Cause::Change };
+        news.then_some(cause)
     }
 }
 
@@ -213,30 +223,35 @@ impl Listed for Feed<'_> {
 
 impl Told<CreditPolicy> for Feed<'_> {
     async fn changed(&self, change: Change<'_, CreditPolicy>) {
-        let Self { references, wakes } = self;
-        let (name, own, outward) = match change {
-            Change::Seen { object, own, outward } => (Name::of(object), self.news(object, own), outward),
-            Change::Gone(name) => (name, false, true),
+        let Self { references, queues } = self;
+        let (name, cause, outward) = match change {
+            Change::Seen { object, own, outward } => {
+                (Name::of(object), self.news(object, own, object.spec.suspended), outward)
+            }
+            Change::Gone(name) => (name, Some(Cause::Change), true),
         };
         if outward {
             let accounts: Vec<Name> = references.index(|index| index.accounts_of_policy(&name.name).cloned().collect());
             let keys: Vec<Name> =
                 references.index(|index| accounts.iter().flat_map(|a| index.keys_of_account(a)).collect());
-            wakes.all(accounts.into_iter().map(Ref::Account)).await;
-            wakes.all(keys.into_iter().map(Ref::Key)).await;
+            queues.all(accounts.into_iter().map(Ref::Account));
+            queues.all(keys.into_iter().map(Ref::Key));
         }
-        if own {
-            wakes.wake(&Ref::Policy(name)).await;
+        if let Some(cause) = cause {
+            queues.wake_for(&Ref::Policy(name), cause);
         }
     }
 }
 
 impl Told<SubAccount> for Feed<'_> {
     async fn changed(&self, change: Change<'_, SubAccount>) {
-        let Self { references, wakes } = self;
-        let (name, facts, own) = match change {
-            Change::Seen { object, own, .. } => (Name::of(object), Some(account_facts(object)), self.news(object, own)),
-            Change::Gone(name) => (name, None, false),
+        let Self { references, queues } = self;
+        let (name, facts, cause, outward) = match change {
+            Change::Seen { object, own, outward } => {
+                let cause = self.news(object, own, object.spec.suspended);
+                (Name::of(object), Some(account_facts(object)), cause, outward)
+            }
+            Change::Gone(name) => (name, None, Some(Cause::Change), true),
         };
         let old_policy = references.index(|index| index.policy_of(&name));
         let policies = BTreeSet::from_iter(old_policy.into_iter().chain(facts.as_ref().map(|f| f.policy.clone())));
@@ -244,49 +259,54 @@ impl Told<SubAccount> for Feed<'_> {
         for policy in policies {
             // A policy that waits for its last account must not wait for the budget too.
             if references.policy(&policy).is_some_and(|policy| meta::deleting(&policy.metadata)) {
-                wakes.wake(&Ref::Policy(Name::new("", &policy))).await;
+                queues.wake(&Ref::Policy(Name::new("", &policy)));
             }
             references.recount(Ref::Policy(Name::new("", policy)));
         }
-        if own {
-            wakes.wake(&Ref::Account(name.clone())).await;
+        if let Some(cause) = cause {
+            queues.wake_for(&Ref::Account(name.clone()), cause);
         }
-        wakes.all(references.index(|index| index.keys_of_account(&name)).into_iter().map(Ref::Key)).await;
-        wakes.all(neighbours.into_iter().map(Ref::Account)).await;
+        // Our finalizer on an account is no news to its thousand keys.
+        if outward {
+            queues.all(references.index(|index| index.keys_of_account(&name)).into_iter().map(Ref::Key));
+        }
+        queues.all(neighbours.into_iter().map(Ref::Account));
     }
 }
 
 impl Told<SubAccountApiKey> for Feed<'_> {
     async fn changed(&self, change: Change<'_, SubAccountApiKey>) {
-        let Self { references, wakes } = self;
-        let (name, facts, own) = match change {
-            Change::Seen { object, own, .. } => (Name::of(object), Some(key_facts(object)), self.news(object, own)),
-            Change::Gone(name) => (name, None, false),
+        let Self { references, queues } = self;
+        let (name, facts, cause) = match change {
+            Change::Seen { object, own, .. } => {
+                (Name::of(object), Some(key_facts(object)), self.news(object, own, object.spec.revoked))
+            }
+            Change::Gone(name) => (name, None, Some(Cause::Change)),
         };
         if let Some(account) = references.change_index(|index| index.set_key(&name, facts)) {
             references.recount(Ref::Account(account));
         }
-        if own {
-            wakes.wake(&Ref::Key(name)).await;
+        if let Some(cause) = cause {
+            queues.wake_for(&Ref::Key(name), cause);
         }
     }
 }
 
 impl Told<PartialObjectMeta<Namespace>> for Feed<'_> {
     async fn changed(&self, change: Change<'_, PartialObjectMeta<Namespace>>) {
-        let Self { references, wakes } = self;
+        let Self { references, queues } = self;
         let name = match change {
             Change::Seen { object, .. } => object.name_any(),
             Change::Gone(name) => name.name,
         };
-        wakes.all(references.index(|index| index.accounts_in_namespace(&name)).into_iter().map(Ref::Account)).await;
-        wakes.all(references.index(|index| index.keys_in_namespace(&name)).into_iter().map(Ref::Key)).await;
+        queues.all(references.index(|index| index.accounts_in_namespace(&name)).into_iter().map(Ref::Account));
+        queues.all(references.index(|index| index.keys_in_namespace(&name)).into_iter().map(Ref::Key));
     }
 }
 
 impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
     async fn changed(&self, change: Change<'_, PartialObjectMeta<Secret>>) {
-        let Self { references, wakes } = self;
+        let Self { references, queues } = self;
         let kind = SubAccountApiKey::kind(&());
         let (name, key, echo) = match change {
             Change::Seen { object, .. } => {
@@ -295,20 +315,23 @@ impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
                 let echo = references.written.is_own_secret(&name, &object.metadata);
                 (name, owner, echo)
             }
-            Change::Gone(name) => (name, None, false),
+            Change::Gone(name) => {
+                references.written.forget_secret(&name);
+                (name, None, false)
+            }
         };
         let before = references.change_index(|index| index.set_secret(&name, key.clone()));
         if echo {
             return;
         }
         let now = key.map(|key| Name::new(&name.namespace, key));
-        wakes.all(BTreeSet::from_iter(before.into_iter().chain(now)).into_iter().map(Ref::Key)).await;
+        queues.all(BTreeSet::from_iter(before.into_iter().chain(now)).into_iter().map(Ref::Key));
     }
 }
 
 impl Told<Secret> for Feed<'_> {
     async fn changed(&self, change: Change<'_, Secret>) {
-        let Self { references, wakes } = self;
+        let Self { references, queues } = self;
         let name = match change {
             Change::Seen { object, .. } => object.name_any(),
             Change::Gone(name) => name.name,
@@ -319,7 +342,7 @@ impl Told<Secret> for Feed<'_> {
             references.into_iter().flatten().any(|reference| reference.name == name)
         });
         let users: Vec<Ref> = users.iter().map(|policy| Ref::Policy(Name::of(policy.as_ref()))).collect();
-        wakes.all(users).await;
+        queues.all(users);
     }
 }
 

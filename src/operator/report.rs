@@ -36,6 +36,7 @@ pub struct Report {
     reconciles: IntCounterVec,
     seconds: HistogramVec,
     active: IntGaugeVec,
+    depth: IntGaugeVec,
     status_writes: IntCounter,
     credits: IntGaugeVec,
     account_credits: IntGaugeVec,
@@ -66,6 +67,7 @@ impl Report {
             ),
             seconds: register(registry, metric(HistogramVec::new(times, &["controller"]))),
             active: gauge("controller_runtime_active_workers", "Reconciles under way.", &["controller"]),
+            depth: gauge("workqueue_depth", "Objects that wait for their reconcile.", &["name"]),
             status_writes: register(
                 registry,
                 metric(IntCounter::new("franking_operator_status_writes_total", "Statuses written.")),
@@ -111,6 +113,11 @@ impl Report {
         self.active.with_label_values(&[controller]).inc();
         let seconds = self.seconds.with_label_values(&[controller]);
         Running { active: self.active.with_label_values(&[controller]), seconds, started: std::time::Instant::now() }
+    }
+
+    /// Objects that wait for their turn.
+    pub fn waiting(&self, controller: &str, objects: usize) {
+        self.depth.with_label_values(&[controller]).set(i64::try_from(objects).unwrap_or(i64::MAX));
     }
 
     pub fn finished(&self, controller: &str, result: &str) {

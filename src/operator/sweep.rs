@@ -91,7 +91,7 @@ async fn revoke(context: &Context, id: KeyId, name: &Name) -> Result<bool> {
     tracing::warn!(key.id = %id, "a key without a resource is revoked");
     context.books.put("sweep", &[Entry::Key(entry)]).await.map_err(Error::ledger("revoking a key"))?;
     // A resource that came between the look and the write gets its credential back at once.
-    context.wakes.wake(&Ref::Key(name.clone())).await;
+    context.queues.wake(&Ref::Key(name.clone()));
     Ok(true)
 }
 

@@ -56,8 +56,8 @@ pub async fn run(context: &Context) {
                 let next = Arc::new(next);
                 match context.upstreams.replace(next.clone()) {
                     Some(before) if before == next => {}
-                    Some(before) if (before.relays == 0) == (next.relays == 0) => wake(context, &before, &next).await,
-                    Some(_) | None => wake_all(context).await,
+                    Some(before) if (before.relays == 0) == (next.relays == 0) => wake(context, &before, &next),
+                    Some(_) | None => wake_all(context),
                 }
             }
             // The last word stands.
@@ -72,18 +72,18 @@ pub async fn run(context: &Context) {
 }
 
 /// How many relays there are is said of every policy in trouble.
-async fn wake(context: &Context, before: &Sightings, next: &Sightings) {
+fn wake(context: &Context, before: &Sightings, next: &Sightings) {
     let both = before.troubles.iter().chain(&next.troubles);
     let policies: HashSet<PolicyId> = both.map(|trouble| trouble.policy).collect();
     for policy in policies {
         if let Some(what) = context.object_of(Holder::Policy(policy)) {
-            context.wakes.wake(&what).await;
+            context.queues.wake(&what);
         }
     }
 }
 
-async fn wake_all(context: &Context) {
+fn wake_all(context: &Context) {
     for policy in context.references.policies.state() {
-        context.wakes.wake(&Ref::Policy(Name::of(policy.as_ref()))).await;
+        context.queues.wake(&Ref::Policy(Name::of(policy.as_ref())));
     }
 }

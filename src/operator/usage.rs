@@ -1,7 +1,7 @@
 //! Which figures are written to a status, and when: in a budget, what a reader would act on first.
 //!
-//! The ledger says whose figures moved; [`due`] says whether that is worth a write; a budget by the second says when. The
-//! write itself is a reconcile, so nobody else writes a status.
+//! The ledger says whose figures moved; [`due`] says whether that is worth a write; a budget by the second says when, and
+//! gives it to namespaces in turn. The write itself is a reconcile, so nobody else writes a status.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use super::plan::gauge::Gauge;
 use super::plan::usage::{Due, Figures, Metered, due};
 use super::references::Ref;
 use super::watch::Name;
+use super::work_queue::{Cause, Turns};
 use crate::domain::id::Holder;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -32,45 +33,54 @@ enum Rank {
     Count,
 }
 
-/// Every so many writes, the object that has waited longest is next: ever new movements of some must not keep the
-/// counts of others from being shown at all.
+impl Rank {
+    const ALL: [Self; 3] = [Self::Phase, Self::Movement, Self::Count];
+}
+
+/// Every so many writes go by turns alone, whatever their rank: ever new movements of some must not keep the counts of
+/// others from being shown at all.
 const FAIR: u64 = 5;
 
-/// Objects whose status is to be written, each once: the most urgent first, and who waited longer before.
+/// Objects whose status is to be written, each once: the most urgent first, and among them in turn by namespace.
 #[derive(Default)]
-struct Queue {
+struct StatusQueue {
     places: HashMap<Ref, (Rank, u64)>,
-    by_rank: BTreeMap<(Rank, u64), Ref>,
-    by_age: BTreeMap<u64, Rank>,
+    by_rank: [Turns<Ref>; Rank::ALL.len()],
+    by_turn: Turns<Ref>,
     arrived: u64,
     left: u64,
 }
 
-impl Queue {
+impl StatusQueue {
     /// Who waits already keeps its age.
     fn push(&mut self, rank: Rank, what: Ref) {
+        let tenant = what.name().tenant();
         let age = match self.places.get(&what) {
             Some((old, age)) => {
-                self.by_rank.remove(&(*old, *age));
+                self.by_rank[*old as usize].remove(tenant, *age);
                 *age
             }
             None => {
                 self.arrived += 1;
+                self.by_turn.push(tenant, self.arrived, what.clone());
                 self.arrived
             }
         };
-        self.by_rank.insert((rank, age), what.clone());
-        self.by_age.insert(age, rank);
+        self.by_rank[rank as usize].push(tenant, age, what.clone());
         self.places.insert(what, (rank, age));
     }
 
     fn pop(&mut self) -> Option<Ref> {
-        let oldest = || self.by_age.first_key_value().map(|(age, rank)| (*rank, *age));
-        let urgent = || self.by_rank.keys().next().copied();
-        let place = if self.left % FAIR == FAIR - 1 { oldest() } else { urgent() }?;
-        let what = self.by_rank.remove(&place)?;
-        self.by_age.remove(&place.1);
-        self.places.remove(&what);
+        let what = if self.left % FAIR == FAIR - 1 {
+            self.by_turn.pop(|_| true)
+        } else {
+            self.by_rank.iter_mut().find_map(|turns| turns.pop(|_| true))
+        }?;
+        if let Some((rank, age)) = self.places.remove(&what) {
+            let tenant = what.name().tenant();
+            self.by_rank[rank as usize].remove(tenant, age);
+            self.by_turn.remove(tenant, age);
+        }
         self.left += 1;
         Some(what)
     }
@@ -81,7 +91,7 @@ struct Desk {
     cursor: i64,
     /// Objects whose figures are to be judged, from when on.
     judge: BTreeMap<Ref, Timestamp>,
-    write: Queue,
+    write: StatusQueue,
     watch: Watch,
 }
 
@@ -113,7 +123,7 @@ impl Desk {
         self.judge(context, now).await?;
         for what in self.turns(context.settings.status_writes_per_second) {
             context.grant(what.clone());
-            context.wakes.wake(&what).await;
+            context.queues.wake_for(&what, Cause::Figures);
         }
         Ok(())
     }
@@ -236,7 +246,7 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
 mod tests {
     use jiff::Timestamp;
 
-    use super::{Desk, Name, Queue, Rank, Ref};
+    use super::{Desk, Name, Rank, Ref, StatusQueue, Turns};
 
     fn account(name: &str) -> Ref {
         Ref::Account(Name::new("team", name))
@@ -261,7 +271,7 @@ mod tests {
 
     #[test]
     fn the_urgent_go_first_then_who_waited_longer_and_nobody_waits_for_ever() {
-        let mut queue = Queue::default();
+        let mut queue = StatusQueue::default();
         queue.push(Rank::Count, account("counted"));
         for name in ["z", "y", "x"] {
             queue.push(Rank::Movement, account(name));
@@ -276,6 +286,18 @@ mod tests {
         });
         assert_eq!(written, Some(2));
         while queue.pop().is_some() {}
-        assert!(queue.places.is_empty() && queue.by_rank.is_empty() && queue.by_age.is_empty());
+        assert!(queue.places.is_empty() && queue.by_rank.iter().all(Turns::is_empty) && queue.by_turn.is_empty());
+    }
+
+    #[test]
+    fn a_namespace_with_a_thousand_movements_delays_another_by_one_write() {
+        let mut queue = StatusQueue::default();
+        let of = |namespace: &str, index: usize| Ref::Key(Name::new(namespace, format!("{index}")));
+        (0..1000).for_each(|index| queue.push(Rank::Phase, of("flood", index)));
+        queue.push(Rank::Phase, of("quiet", 0));
+        queue.push(Rank::Count, of("counted", 0));
+        let written: Vec<Ref> = (0..15).filter_map(|_| queue.pop()).collect();
+        assert_eq!(written[1], of("quiet", 0));
+        assert!(written.contains(&of("counted", 0)), "{written:?}");
     }
 }

@@ -11,6 +11,7 @@ use std::pin::pin;
 
 use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
@@ -33,6 +34,18 @@ impl Name {
 
     pub fn of<K: Resource>(object: &K) -> Self {
         Self::new(object.meta().namespace.clone().unwrap_or_default(), object.name_any())
+    }
+
+    /// Its place in a store.
+    pub fn object_ref<K: Resource<DynamicType = ()>>(&self) -> ObjectRef<K> {
+        let object = ObjectRef::new(&self.name);
+        if self.namespace.is_empty() { object } else { object.within(&self.namespace) }
+    }
+
+    /// With whom an object shares its turns where work is taken in turn: its namespace. A cluster-scoped object has
+    /// turns of its own.
+    pub fn tenant(&self) -> &str {
+        if self.namespace.is_empty() { &self.name } else { &self.namespace }
     }
 }
 

@@ -25,7 +25,7 @@ pub struct Written {
     /// What an object's own reconcile looks at (`Marks::own`), as our finalizer left it, by UID.
     marks: Mutex<HashMap<String, u64>>,
     /// The versions of our Secrets.
-    secrets: Mutex<HashMap<Name, String>>,
+    secrets: Mutex<HashMap<Name, u64>>,
 }
 
 fn lock<K: std::hash::Hash + Eq, V>(table: &Mutex<HashMap<K, V>>) -> MutexGuard<'_, HashMap<K, V>> {
@@ -75,19 +75,22 @@ impl Written {
 
     /// A Secret as the API server answered our write.
     pub fn secret(&self, name: Name, meta: &ObjectMeta) {
-        if let Some(version) = &meta.resource_version {
-            lock(&self.secrets).insert(name, version.clone());
-        }
+        lock(&self.secrets).insert(name, version(meta));
     }
 
-    /// Whether this version of a Secret is what we wrote last.
+    /// Whether this version of a Secret is what we wrote last. A newer one is somebody else's, and ours is not expected
+    /// any more.
     pub fn is_own_secret(&self, name: &Name, meta: &ObjectMeta) -> bool {
-        let mut secrets = lock(&self.secrets);
-        let own = secrets.get(name).is_some_and(|written| Some(written) == meta.resource_version.as_ref());
-        if own {
+        let (mut secrets, seen) = (lock(&self.secrets), version(meta));
+        let written = secrets.get(name).copied();
+        if written.is_some_and(|written| written <= seen) {
             secrets.remove(name);
         }
-        own
+        written == Some(seen)
+    }
+
+    pub fn forget_secret(&self, name: &Name) {
+        lock(&self.secrets).remove(name);
     }
 
     /// What is gone is not expected back.
@@ -139,5 +142,8 @@ mod tests {
         assert!(!written.is_own_secret(&name, &object("6", "").metadata));
         assert!(written.is_own_secret(&name, &meta));
         assert!(!written.is_own_secret(&name, &meta));
+        written.secret(name.clone(), &meta);
+        assert!(!written.is_own_secret(&name, &object("8", "somebody else's").metadata));
+        assert!(lock(&written.secrets).is_empty(), "who edits our Secrets leaves nothing here");
     }
 }

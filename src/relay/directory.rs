@@ -3,6 +3,7 @@
 //! A refusal for good is never given from the copy. What the copy would refuse is looked up once in the ledger
 //! first ([`Follower::look`]), and the number of such looks at a time is bounded, because strangers can cause them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,9 +16,10 @@ use uuid::Uuid;
 
 use super::settings::Settings;
 use crate::domain::credential::Username;
-use crate::domain::directory::{Directory, Sender};
+use crate::domain::directory::{Directory, Entry, Sender};
+use crate::domain::id::KeyId;
 use crate::ledger::incarnation::Expected;
-use crate::ledger::store::Tag;
+use crate::ledger::store::{REMEMBERED_FOR, Tag};
 use crate::ledger::{Error, Store};
 use crate::runtime::health::Gate;
 
@@ -30,6 +32,11 @@ const ASK_LIMIT: Duration = Duration::from_secs(2);
 /// The most that the first pull may take, which reads everything: 200,000 entries took eight seconds of a debug build
 /// on a crowded machine. Asked again too early it would never be answered, so its limit doubles with each miss.
 const WHOLE_LIMIT: Duration = Duration::from_secs(64);
+/// A key that was removed stays in the copy for so long: its open sessions end with its name in the log. Then it is
+/// like any name that is not known, which the ledger is asked for.
+const REMOVED_KEPT: Duration = Duration::from_secs(600);
+/// Removed keys in the copy. Beyond, those that were removed first leave it at once.
+const REMOVED_MAX: usize = 10_000;
 /// Looks at a time. A password guesser gets these, and no more of the ledger.
 const LOOKS_MAX: usize = 16;
 
@@ -42,12 +49,45 @@ pub enum Look {
 }
 
 /// What has been pulled.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Pulled {
     incarnation: Uuid,
     epoch: i64,
     /// The highest epoch that was seen in this incarnation.
     highest: i64,
+    removed: RemovedKeys,
+}
+
+/// Keys that are in the copy although they were removed, with when they leave it: oldest first.
+#[derive(Default)]
+struct RemovedKeys(VecDeque<(Instant, KeyId)>);
+
+impl RemovedKeys {
+    /// Takes over one row. Of a `whole` directory, removed keys are left out.
+    fn apply(&mut self, directory: &mut Directory, entry: Entry, whole: bool, now: Instant) {
+        if whole {
+            return directory.apply_standing(entry);
+        }
+        match &entry {
+            Entry::Key(key) if key.removed_at.is_some() => self.0.push_back((now + REMOVED_KEPT, key.id)),
+            Entry::Key(_) | Entry::Account(_) | Entry::Policy(_) => {}
+        }
+        directory.apply(entry);
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.0.len() > REMOVED_MAX || self.0.front().is_some_and(|(until, _)| *until <= now)
+    }
+
+    /// Takes those out of the copy whose time is over, unless they came back.
+    fn leave(&mut self, directory: &mut Directory, now: Instant) {
+        while self.is_due(now) {
+            let Some((_, id)) = self.0.pop_front() else { return };
+            if directory.key(id).is_some_and(|key| key.removed_at.is_some()) {
+                directory.forget_key(id);
+            }
+        }
+    }
 }
 
 /// Why a pull brought nothing.
@@ -134,7 +174,7 @@ impl Follower {
         self.asked_at.store(0, Ordering::Release);
         self.copy.store(Arc::default());
         // What it went back behind stays known until the ledger is another.
-        *known = Pulled { epoch: 0, ..*known };
+        (known.epoch, known.removed) = (0, RemovedKeys::default());
     }
 
     /// Whether this ledger may be used, by the settings as they are now.
@@ -147,6 +187,10 @@ impl Follower {
 
     async fn pull(&self, known: &mut Pulled, limit: Duration) -> Result<(), Missed> {
         let asked = Instant::now();
+        if self.age() > millis(REMEMBERED_FOR.unsigned_abs()) {
+            self.forget(known);
+        }
+        let whole = known.epoch == 0;
         let changes = match timeout(limit, self.store.changes(known.epoch)).await {
             Ok(Ok(changes)) => changes,
             // It answered, and is another's.
@@ -158,10 +202,9 @@ impl Follower {
         };
         self.admits(&changes.tag).map_err(Missed::Refused)?;
         if known.incarnation != changes.tag.incarnation {
-            let asked_anew = known.epoch == 0;
             self.forget(known);
             *known = Pulled { incarnation: changes.tag.incarnation, ..Pulled::default() };
-            if !asked_anew {
+            if !whole {
                 // Its epochs are counted anew: the next pull reads everything.
                 return Ok(());
             }
@@ -169,11 +212,12 @@ impl Follower {
         if changes.epoch < known.highest {
             return Err(Missed::Refused("the ledger is older than what was seen of it".to_owned()));
         }
-        if !changes.entries.is_empty() {
+        if !changes.entries.is_empty() || known.removed.is_due(asked) {
             let mut directory = Directory::clone(&self.copy.load());
             for entry in changes.entries {
-                directory.apply(entry);
+                known.removed.apply(&mut directory, entry, whole, asked);
             }
+            known.removed.leave(&mut directory, asked);
             self.copy.store(Arc::new(directory));
         }
         self.asked_at.store(millis(asked.duration_since(self.started)), Ordering::Release);
@@ -183,9 +227,15 @@ impl Follower {
 
     /// The copy, unless it is too old to judge by.
     pub fn current(&self) -> Option<Guard<Arc<Directory>>> {
-        let asked_at = self.asked_at.load(Ordering::Acquire);
-        let age = millis(self.started.elapsed()).saturating_sub(asked_at);
-        (asked_at != 0 && age <= millis(STALE_AFTER)).then(|| self.copy.load())
+        (self.age() <= millis(STALE_AFTER)).then(|| self.copy.load())
+    }
+
+    /// Milliseconds since the latest pull that succeeded was asked; where none has, as many as there are.
+    fn age(&self) -> u64 {
+        match self.asked_at.load(Ordering::Acquire) {
+            0 => u64::MAX,
+            asked_at => millis(self.started.elapsed()).saturating_sub(asked_at),
+        }
     }
 
     /// One fresh look at the ledger.
@@ -219,11 +269,58 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::period::Calendar;
 
     #[test]
     fn only_the_first_pull_may_take_longer_each_time() {
         let seconds = |epoch, misses| limit(epoch, misses).as_secs();
         assert_eq!([0, 1, 2, 4, 5, 99].map(|misses| seconds(0, misses)), [2, 4, 8, 32, 64, 64]);
         assert_eq!([0, 5, 99].map(|misses| seconds(7, misses)), [2, 2, 2]);
+    }
+
+    fn key(id: u128) -> Entry {
+        let body = format!(
+            r#"{{"key": {{"id": "{}", "account": "{}", "namespace": "team", "name": "n", "username": "u-{id}",
+                "cap": {{"credits": null, "calendar": {}}}}}}}"#,
+            Uuid::from_u128(id),
+            Uuid::nil(),
+            serde_json::to_string(&Calendar::monthly_utc()).expect("json"),
+        );
+        serde_json::from_str(&body).expect("an entry")
+    }
+
+    fn removed(entry: Entry) -> Entry {
+        let Entry::Key(key) = entry else { panic!("a key") };
+        Entry::Key(key.removed(jiff::Timestamp::UNIX_EPOCH))
+    }
+
+    #[test]
+    fn a_removed_key_leaves_the_copy_after_a_while_unless_it_comes_back() {
+        let (mut directory, mut leaving, start) = (Directory::default(), RemovedKeys::default(), Instant::now());
+        let ids = [1, 2].map(|id| KeyId(Uuid::from_u128(id)));
+        for id in [1, 2] {
+            leaving.apply(&mut directory, key(id), false, start);
+            leaving.apply(&mut directory, removed(key(id)), false, start);
+        }
+        leaving.apply(&mut directory, key(2), false, start);
+        leaving.leave(&mut directory, start + REMOVED_KEPT - Duration::from_secs(1));
+        assert!(ids.iter().all(|id| directory.key(*id).is_some()));
+        leaving.leave(&mut directory, start + REMOVED_KEPT);
+        assert_eq!(ids.map(|id| directory.key(id).is_some()), [false, true]);
+        assert!(leaving.0.is_empty());
+    }
+
+    #[test]
+    fn no_number_of_removed_keys_fills_the_copy() {
+        let (mut directory, mut leaving, start) = (Directory::default(), RemovedKeys::default(), Instant::now());
+        for id in 0..20_000 {
+            leaving.apply(&mut directory, removed(key(id)), false, start);
+        }
+        leaving.leave(&mut directory, start);
+        assert_eq!((directory.keys().count(), leaving.0.len()), (REMOVED_MAX, REMOVED_MAX));
+        // A relay that starts takes none of them.
+        let mut fresh = Directory::default();
+        leaving.apply(&mut fresh, removed(key(1)), true, start);
+        assert_eq!(fresh.keys().count(), 0);
     }
 }

@@ -3,6 +3,7 @@
 
 mod books;
 mod busy;
+mod directory;
 mod figures;
 mod generator;
 mod ledger;
@@ -28,6 +29,7 @@ const USAGE: &str = "usage: bench [NAME]
   policies          the same for 100 policies with upstreams of their own, beside one
   accounts          the same while accounts grow from 1,000 to 100,000, with the relay's memory
   busy [COUNT]      memory of the relay for each of 1,000 TLS sessions that send all the time
+  directory         a change of one key in a relay's copy of 1,000 to 100,000 accounts
   ledger            reserve and settle on one hot pool, up to 100,000 accounts, beside the disk's sync
   relays [SECONDS]  three relays that share one pool on PostgreSQL: messages per second, and how long each waits
   sessions [COUNT]  memory of the relay for each of 10,000 TLS sessions that are silent
@@ -44,6 +46,7 @@ fn main() {
             many::policies(relay::SECONDS).await;
             many::accounts(relay::SECONDS).await;
             busy::run(busy::SESSIONS).await;
+            directory::run();
             ledger::run().await;
             shared_ledger::run(shared_ledger::SECONDS).await;
             sessions::run(sessions::SESSIONS).await;
@@ -66,6 +69,7 @@ fn main() {
             Ok(count) => runtime.block_on(busy::run(count)),
             Err(_) => stop(USAGE),
         },
+        ["directory"] => directory::run(),
         ["ledger"] => runtime.block_on(ledger::run()),
         ["relays"] => runtime.block_on(shared_ledger::run(shared_ledger::SECONDS)),
         ["relays", seconds] => match seconds.parse() {

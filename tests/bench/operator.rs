@@ -4,6 +4,7 @@
 //! for an account a finalizer and a status, for a key a finalizer, a Secret and a status, with the same content.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,8 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::mail::{Credentials, Session};
+use crate::mail::Credentials;
+use crate::support::client as smtp;
 use crate::support::control_plane::{ControlPlane, Options, succeeded};
 use crate::support::franking::{Franking, Home};
 use crate::support::identity;
@@ -67,7 +69,10 @@ pub async fn run() {
     println!("restart with all standing: looked through in at most {took:.1} s, objects written (goal 0)  {changed}");
 
     report("edit of a key → Secret changed", edits(&admin).await);
-    report("revoke → refused by the relay", revocations(&admin).await);
+    let mut standing = 0..OBJECTS;
+    report("revoke → refused by the relay, quiet", revocations(&admin, &mut standing).await);
+    let flooded = revocations_under_flood(&admin, &mut standing).await;
+    report("revoke → refused by the relay, another namespace makes 1,000 keys", flooded);
     drop(franking);
 }
 
@@ -222,24 +227,34 @@ async fn clear(admin: &Client) {
     .await;
 }
 
-/// Waits until every key is Ready; the most sockets and MiB that were seen on the way. By a watch: listing thousands of
-/// objects again and again would cost the API server more than the operator does.
+/// Waits until every key is Ready; the most sockets and MiB that were seen on the way.
 async fn wait_ready(admin: &Client, franking: &Franking<'_>) -> (usize, u64) {
-    let keys = Api::<SubAccountApiKey>::all(admin.clone());
-    let until = tokio::time::Instant::now() + PATIENCE;
-    let mut events = pin!(watcher(keys, watcher::Config::default()).applied_objects());
-    let mut ready = BTreeSet::new();
-    let (mut sockets, mut memory) = (0, 0);
-    while ready.len() < OBJECTS {
-        let event = tokio::time::timeout_at(until, events.next()).await;
-        let event = event.unwrap_or_else(|_| panic!("{} of {OBJECTS} keys are Ready", ready.len()));
-        let key = event.expect("the watch goes on").expect("the API server answers");
-        if is_ready(&key) && ready.insert(key.uid()) && ready.len().is_multiple_of(OBJECTS / 100) {
+    let (mut sockets, mut memory, mut ready) = (0, 0, 0_usize);
+    all_ready(Api::all(admin.clone()), OBJECTS, || {
+        ready += 1;
+        if ready.is_multiple_of(OBJECTS / 100) {
             sockets = sockets.max(open_sockets(franking.id()));
             memory = memory.max(resident_mib(franking.id()));
         }
-    }
+    })
+    .await;
     (sockets, memory)
+}
+
+/// Waits until so many keys are Ready, and calls `each` for every one. By a watch: listing thousands of objects again
+/// and again would cost the API server more than the operator does.
+async fn all_ready(keys: Api<SubAccountApiKey>, count: usize, mut each: impl FnMut()) {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    let mut events = pin!(watcher(keys, watcher::Config::default()).applied_objects());
+    let mut ready = BTreeSet::new();
+    while ready.len() < count {
+        let event = tokio::time::timeout_at(until, events.next()).await;
+        let event = event.unwrap_or_else(|_| panic!("{} of {count} keys are Ready", ready.len()));
+        let key = event.expect("the watch goes on").expect("the API server answers");
+        if is_ready(&key) && ready.insert(key.uid()) {
+            each();
+        }
+    }
 }
 
 fn is_ready(key: &SubAccountApiKey) -> bool {
@@ -322,36 +337,79 @@ async fn edits(admin: &Client) -> Vec<Duration> {
     times
 }
 
-/// From `revoked: true` to the first login that the relay refuses, one after the other.
-async fn revocations(admin: &Client) -> Vec<Duration> {
+/// Keys that another namespace makes while revocations are timed.
+const FLOOD: usize = 1000;
+/// Floods at most, where one is over before [`REVOCATIONS`] were timed.
+const FLOODS: usize = 10;
+/// Between two questions whether a key may still send.
+const ASK_EVERY: Duration = Duration::from_millis(5);
+
+/// Times revocations one after the other, of keys that no earlier call has revoked.
+async fn revocations(admin: &Client, keys: &mut std::ops::Range<usize>) -> Vec<Duration> {
     let mut times = Vec::with_capacity(REVOCATIONS);
-    for index in 0..REVOCATIONS {
-        let namespace = namespace(index, "bench");
-        let keys = Api::<SubAccountApiKey>::namespaced(admin.clone(), &namespace);
-        let secret = Api::<Secret>::namespaced(admin.clone(), &namespace)
-            .get(&format!("key-{index}-smtp"))
-            .await
-            .expect("a Secret");
-        let credentials = Credentials::from_secret(&secret).expect("a Secret of ours");
-        assert!(logs_in(&credentials).await, "a key that stands logs in");
-        let began = Instant::now();
-        let revoke = json!({"spec": {"revoked": true}});
-        keys.patch(&format!("key-{index}"), &PatchParams::default(), &Patch::Merge(&revoke)).await.expect("an edit");
-        while logs_in(&credentials).await {
-            assert!(began.elapsed() < PATIENCE, "a revoked key still logs in");
-        }
-        times.push(began.elapsed());
+    for index in keys.take(REVOCATIONS) {
+        times.push(revocation(admin, index).await);
     }
     times
 }
 
-async fn logs_in(credentials: &Credentials) -> bool {
-    let credentials = credentials.clone();
-    tokio::task::spawn_blocking(move || {
-        Session::open_quietly(&credentials).is_ok_and(|(_, reply)| reply.starts_with("235"))
+/// The same while another namespace makes keys, until enough were timed.
+async fn revocations_under_flood(admin: &Client, keys: &mut std::ops::Range<usize>) -> Vec<Duration> {
+    let mut times = Vec::with_capacity(REVOCATIONS);
+    for flood in 0..FLOODS {
+        if times.len() >= REVOCATIONS {
+            break;
+        }
+        let began = Instant::now();
+        let made = tokio::spawn(make_keys(admin.clone(), format!("flood-{flood}")));
+        while !made.is_finished() {
+            let index = keys.next().expect("there are more keys than revocations");
+            times.push(revocation(admin, index).await);
+        }
+        made.await.expect("no panic");
+        println!("  {FLOOD} keys of one namespace, empty to Ready under it  {:7.1} s", began.elapsed().as_secs_f64());
+    }
+    times
+}
+
+/// Makes an account with [`FLOOD`] keys in a namespace of its own, and waits until all are Ready.
+async fn make_keys(admin: Client, namespace: String) {
+    let name: Namespace = object(json!({"metadata": {"name": namespace}}));
+    Api::all(admin.clone()).create(&PostParams::default(), &name).await.expect("it is new");
+    Api::namespaced(admin.clone(), &namespace).create(&PostParams::default(), &account(0)).await.expect("it is new");
+    let keys = Api::<SubAccountApiKey>::namespaced(admin, &namespace);
+    each(0..FLOOD, |index| {
+        let keys = keys.clone();
+        async move {
+            let mut key = key(index);
+            key.spec.sub_account_ref.name = "account-0".to_owned();
+            keys.create(&PostParams::default(), &key).await.map(drop)
+        }
     })
-    .await
-    .expect("no panic")
+    .await;
+    all_ready(keys, FLOOD, || {}).await;
+}
+
+/// From `revoked: true` to the first MAIL that the relay refuses, in a session that logged in before.
+async fn revocation(admin: &Client, index: usize) -> Duration {
+    let namespace = namespace(index, "bench");
+    let keys = Api::<SubAccountApiKey>::namespaced(admin.clone(), &namespace);
+    let secret = Api::<Secret>::namespaced(admin.clone(), &namespace).get(&format!("key-{index}-smtp")).await;
+    let credentials = Credentials::from_secret(&secret.expect("a Secret")).expect("a Secret of ours");
+    let relay = SocketAddr::from(([127, 0, 0, 1], credentials.port));
+    let mut session = smtp::Client::connect_tls(relay, &credentials.certificates).await;
+    session.ask("EHLO bench.example.com").await.is("250 ");
+    session.login(&credentials.username, &credentials.password).await.is("235 ");
+    let mut ticks = tokio::time::interval(ASK_EVERY);
+    let revoke = json!({"spec": {"revoked": true}});
+    let began = Instant::now();
+    keys.patch(&format!("key-{index}"), &PatchParams::default(), &Patch::Merge(&revoke)).await.expect("an edit");
+    while session.ask("MAIL FROM:<bench@example.com>").await.code == 250 {
+        assert!(began.elapsed() < PATIENCE, "a revoked key still sends");
+        session.ask("RSET").await.is("250 ");
+        ticks.tick().await;
+    }
+    began.elapsed()
 }
 
 fn report(what: &str, mut times: Vec<Duration>) {

@@ -76,7 +76,8 @@ pub async fn serve(mode: &str, folder: &Path, to: &str, policies: usize, account
     std::future::pending::<()>().await;
 }
 
-fn directory(port: u16, policies: usize, accounts: usize) -> impl Iterator<Item = Entry> {
+/// The entries of so many policies and accounts, each account with one key.
+pub fn directory(port: u16, policies: usize, accounts: usize) -> impl Iterator<Item = Entry> {
     let hash = HashKey::new(&HASH_KEY).hash(&Password::given(PASSWORD));
     let credentials = vec![Credential { hash, stage: Stage::Current { since: Timestamp::UNIX_EPOCH } }];
     let rows = (0..accounts)

@@ -178,6 +178,10 @@ impl Store for Faulty {
         self.inner.forget_fingerprints(session, before).await
     }
 
+    async fn forget_keys(&self, session: &Session, before: Timestamp) -> Result<u64> {
+        self.inner.forget_keys(session, before).await
+    }
+
     async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
         self.inner.retire(session, before).await
     }

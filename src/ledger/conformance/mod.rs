@@ -9,6 +9,7 @@ mod faulty;
 mod handle;
 mod histories;
 mod incarnation;
+mod keys;
 mod limits;
 mod meters;
 mod model;
@@ -27,6 +28,7 @@ pub(super) use copies::*;
 pub(super) use handle::*;
 pub(super) use histories::random_histories_agree_with_the_model;
 pub(super) use incarnation::*;
+pub(super) use keys::*;
 pub(super) use limits::*;
 pub(super) use meters::*;
 pub(super) use prepaid::*;
@@ -144,6 +146,8 @@ macro_rules! whole_suite {
             the_trail_says_who_changed_which_limit_and_names_nobody,
             two_processes_have_two_sessions,
             what_is_retired_stays_charged_and_the_books_balance,
+            a_password_that_is_issued_once_more_is_no_news,
+            keys_removed_long_ago_leave_and_find_what_they_used,
             usage_is_summed_by_key_and_told_in_pages,
             usage_belongs_to_the_hour_of_its_reservation_and_an_hour_to_where_it_begins,
             what_was_used_costs_the_price_of_its_reservation,
@@ -152,6 +156,7 @@ macro_rules! whole_suite {
             a_threshold_is_taken_once_in_a_period_on_each_way,
             what_was_told_last_is_the_highest_of_the_newest_period,
             a_claimed_notice_is_due_again_until_it_is_closed,
+            notices_are_handed_out_in_turn_by_namespace,
             notices_are_forgotten_when_they_have_ended_and_are_old,
             a_fenced_operator_takes_hands_out_and_ends_no_notice,
             what_relays_say_of_upstreams_counts_while_they_live,

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 
 use super::world::{Place, World, account, account_id, at, key, key_id, monthly, policy, policy_id};
 use crate::domain::credit::{Meter, Outcome, Reservation};
-use crate::domain::directory::{Entry, PolicyEntry};
+use crate::domain::directory::{AccountEntry, Entry, PolicyEntry};
 use crate::domain::id::Holder;
 use crate::domain::money::Pricing;
 use crate::ledger::report::{Channel, Ended, NOTICE_TRIES, Notice, Spender, Terms, Told, Topic, UsageRow, pause_after};
@@ -252,6 +252,27 @@ pub async fn a_claimed_notice_is_due_again_until_it_is_closed(place: &impl Place
     world.store.close_notices(&world.session, &[(first[1].0, Ended::GivenUp)]).await.expect("closed");
     world.clock.advance(1_000_000);
     assert_eq!(world.claim(Channel::Mail).await, []);
+}
+
+pub async fn notices_are_handed_out_in_turn_by_namespace(place: &impl Place) {
+    let mut world = three(place).await;
+    let other = AccountEntry { namespace: "another-team".to_owned(), ..account(3, monthly(None)) };
+    world.put(&[Entry::Account(other)]).await;
+    let of = |holder, threshold| {
+        let told = notice("2026-11", threshold);
+        (Notice { topic: Topic { holder, ..told.topic }, ..told }, vec![Channel::Event])
+    };
+    let account = |n| Holder::Account(account_id(n));
+    let flood: Vec<_> = (1..=20).flat_map(|threshold| [of(account(1), threshold), of(account(2), threshold)]).collect();
+    world.announce(&flood).await;
+    world.clock.advance(1);
+    world.announce(&[of(account(3), 50), of(account(3), 75), of(Holder::Policy(policy_id(1)), 50)]).await;
+    let claimed = world.store.claim_notices(&world.session, Channel::Event, 6).await.expect("claimed");
+    let (one, two, other) = (account(1), account(2), account(3));
+    let holders: Vec<Holder> = claimed.iter().map(|queued| queued.notice.topic.holder).collect();
+    assert_eq!(holders, [one, other, Holder::Policy(policy_id(1)), two, other, one]);
+    let all = world.store.claim_notices(&world.session, Channel::Event, 100).await.expect("claimed");
+    assert_eq!(all.len(), flood.len() + 3 - claimed.len());
 }
 
 pub async fn notices_are_forgotten_when_they_have_ended_and_are_old(place: &impl Place) {

@@ -17,6 +17,7 @@ use super::wire::Wire;
 use crate::domain::credit::{Books, Charge, Demand, LotId, PERIOD_PARTS, Part, Reservation, Verdict, decide};
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, IdMap, KeyId};
+use crate::ledger::store::REMEMBERED_FOR;
 
 /// Holders whose lots are remembered: some 100 MB. Beyond, everything is forgotten and learnt again.
 const HOLDERS_MAX: usize = 250_000;
@@ -26,6 +27,8 @@ pub struct Memory {
     entries: IdMap<Holder, Entry>,
     /// All rows of `directory` are as they were at this epoch, or newer.
     config_epoch: i64,
+    /// When that was.
+    renewed_at: Timestamp,
     shelves: Shelves,
     now: Timestamp,
 }
@@ -36,6 +39,7 @@ impl Default for Memory {
             directory: Directory::default(),
             entries: IdMap::default(),
             config_epoch: 0,
+            renewed_at: Timestamp::UNIX_EPOCH,
             shelves: Shelves::default(),
             now: Timestamp::UNIX_EPOCH,
         }
@@ -46,7 +50,7 @@ impl Default for Memory {
 #[derive(Default)]
 pub struct Plan {
     pub config_epoch: i64,
-    /// When the first of the keys expires.
+    /// When the first of the keys expires, or memory is too old.
     pub until: i64,
     pub lots: Vec<i64>,
     pub deltas: Vec<i64>,
@@ -101,7 +105,8 @@ impl Memory {
 
     /// The batch as one call, if all of it fits as far as is known.
     pub fn plan(&self, batch: &[Reservation]) -> Option<Plan> {
-        let mut plan = Plan { config_epoch: self.config_epoch, until: i64::MAX, ..Plan::default() };
+        let until = self.renewed_at.saturating_add(REMEMBERED_FOR).unwrap_or(Timestamp::MAX).as_millisecond();
+        let mut plan = Plan { config_epoch: self.config_epoch, until, ..Plan::default() };
         let mut seen = HashSet::with_capacity(batch.len());
         let mut demands = Vec::with_capacity(batch.len());
         for reservation in batch {
@@ -189,7 +194,7 @@ impl Memory {
 
     /// Takes over what changed of the rows remembered here.
     pub async fn renew(&mut self, tx: &Tx) -> Op<()> {
-        if self.entries.len() > HOLDERS_MAX {
+        if self.entries.len() > HOLDERS_MAX || tx.now.duration_since(self.renewed_at) > REMEMBERED_FOR {
             self.forget();
         }
         if self.config_epoch != tx.config_epoch && self.config_epoch != 0 {
@@ -201,7 +206,7 @@ impl Memory {
             }
             self.load(tx, &known).await?;
         }
-        self.config_epoch = tx.config_epoch;
+        (self.config_epoch, self.renewed_at) = (tx.config_epoch, tx.now);
         Ok(())
     }
 

@@ -18,6 +18,7 @@ mod lots;
 mod memory;
 mod read;
 mod records;
+mod removed_keys;
 mod report;
 mod reserve;
 mod retire;
@@ -314,6 +315,19 @@ impl Store for PostgresStore {
             tx.end(Ok(())).await
         };
         self.call("writing the audit trail", record).await
+    }
+
+    async fn forget_keys(&self, session: &Session, before: Timestamp) -> Result<u64> {
+        let (mut after, mut total) = (None, 0);
+        loop {
+            let forget = || removed_keys::forget(&self.wires, &self.clock, session, before, (after, PIECE));
+            let (last, forgotten) = self.call("forgetting removed keys", forget).await?;
+            total += forgotten as u64;
+            if last.is_none() {
+                return Ok(total);
+            }
+            after = last;
+        }
     }
 
     async fn check(&self) -> Result<Vec<Discrepancy>> {

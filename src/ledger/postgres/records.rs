@@ -152,7 +152,12 @@ async fn put_in(tx: &mut Tx, actor: &str, entries: &[Entry]) -> Op<()> {
     let mut shelves = lock_for_edit(tx, &edits, &holders).await?;
     for (before, entry) in &edits {
         let holder = entry.holder();
-        tx.record_notes(actor, holder, of_change(before.as_ref(), entry));
+        let notes = of_change(before.as_ref(), entry);
+        // What is no news for the trail changes no limit and no figure.
+        if notes.is_empty() {
+            continue;
+        }
+        tx.record_notes(actor, holder, notes);
         tx.mark_moved(holder);
         if let Some(shelf) = shelves.get_mut(&holder) {
             let notes = shelf.edit(before.as_ref(), entry, tx.now);

@@ -16,8 +16,8 @@ use crate::domain::credit::Meter;
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use crate::domain::trouble::{Sightings, Trouble};
 use crate::ledger::report::{
-    Channel, Ended, NOTICES_MAX, Notice, Queued, Report, Spender, Terms, Told, Topic, USAGE_ROWS_MAX, UsageRow,
-    pause_after,
+    Channel, Ended, NOTICES_DUE_MAX, NOTICES_MAX, Notice, Queued, Report, Spender, Terms, Told, Topic, USAGE_ROWS_MAX,
+    UsageRow, pause_after,
 };
 use crate::ledger::store::{Result, Session};
 
@@ -260,9 +260,15 @@ async fn announce(tx: &Tx, notices: &[(Notice, Vec<Channel>)]) -> Op<Vec<bool>> 
 async fn claim(tx: &Tx, channel: Channel, limit: usize) -> Op<Vec<Queued>> {
     let found = tx
         .query(
-            "SELECT kind, holder, id, meter, period, threshold, policy, granted, used, at, tries FROM notice \
-             WHERE channel = $1 AND next_at <= $2 ORDER BY next_at, id LIMIT $3 FOR UPDATE SKIP LOCKED",
-            &[&channel.as_str(), &tx.now_ms(), &rows::limit(limit)],
+            "WITH due AS ( \
+                 SELECT n.id, n.next_at, coalesce(d.body::json #>> '{account,namespace}', n.policy::text) AS tenant \
+                 FROM notice n LEFT JOIN directory d ON d.kind = n.kind AND d.id = n.holder \
+                 WHERE n.channel = $1 AND n.next_at <= $2 ORDER BY n.next_at, n.id LIMIT $4), \
+             turns AS (SELECT id, row_number() OVER (PARTITION BY tenant ORDER BY next_at, id) AS turn FROM due) \
+             SELECT n.kind, n.holder, n.id, n.meter, n.period, n.threshold, n.policy, n.granted, n.used, n.at, n.tries \
+             FROM turns t JOIN notice n ON n.id = t.id WHERE n.next_at <= $2 \
+             ORDER BY t.turn, n.next_at, n.id LIMIT $3 FOR UPDATE OF n SKIP LOCKED",
+            &[&channel.as_str(), &tx.now_ms(), &rows::limit(limit), &rows::limit(NOTICES_DUE_MAX)],
         )
         .await?;
     let queued: Vec<Queued> = found.iter().map(queued_row).collect::<Op<_>>()?;

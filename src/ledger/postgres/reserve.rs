@@ -114,7 +114,7 @@ async fn decide_in(
             if repeated || reserved.contains(&reservation.message.0) {
                 return Demand::Known;
             }
-            // The directory never deletes a key; one that it does not know was never good.
+            // The directory forgets a key long after it was removed; one that it does not know is not good.
             let Some(sender) = memory.sender(reservation.key) else { return Demand::Blocked(Blocked::KeyRevoked) };
             match sender.standing(tx.now) {
                 Ok(()) => match again.verdict(reservation.message) {

@@ -41,7 +41,7 @@ impl Tx<'_> {
         if self.is_reserved(reservation.message)? {
             return Ok(Demand::Known);
         }
-        // The directory never deletes a key; one that it does not know was never good.
+        // The directory forgets a key long after it was removed; one that it does not know is not good.
         let Some(sender) = self.sender(reservation.key)? else {
             return Ok(Demand::Blocked(Blocked::KeyRevoked));
         };

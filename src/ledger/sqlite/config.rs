@@ -27,7 +27,12 @@ impl Tx<'_> {
             }
             let epoch = *epoch.get_or_insert_with(|| self.next_epoch());
             self.store(entry, epoch)?;
-            for note in of_change(before.as_ref(), entry) {
+            let notes = of_change(before.as_ref(), entry);
+            // What is no news for the trail changes no limit and no figure.
+            if notes.is_empty() {
+                continue;
+            }
+            for note in notes {
                 self.note(actor, entry.holder(), &note)?;
             }
             // What is removed keeps its lot as it is: nothing is charged to it any more.

@@ -20,6 +20,7 @@ mod lot_row;
 mod lots;
 mod memory;
 mod read;
+mod removed_keys;
 mod report;
 mod retire;
 mod rows;
@@ -234,6 +235,21 @@ impl Store for SqliteStore {
             if retired < writer::GROUP {
                 return Ok(total);
             }
+            sleep(BREATH).await;
+        }
+    }
+
+    async fn forget_keys(&self, session: &Session, before: Timestamp) -> Result<u64> {
+        let (mut after, mut total) = (None, 0);
+        loop {
+            let session = session.clone();
+            let look = move |tx: &mut Tx<'_>| tx.forget_keys(&session, before, after, PIECE);
+            let (last, forgotten) = self.writer.call("forgetting removed keys", writer::GROUP, look).await?;
+            total += forgotten as u64;
+            if last.is_none() {
+                return Ok(total);
+            }
+            after = last;
             sleep(BREATH).await;
         }
     }

@@ -12,8 +12,8 @@ use crate::domain::credit::Meter;
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use crate::domain::trouble::{Sightings, Trouble};
 use crate::ledger::report::{
-    Channel, Ended, NOTICES_MAX, Notice, Queued, Report, Spender, Terms, Told, Topic, USAGE_ROWS_MAX, UsageRow,
-    pause_after,
+    Channel, Ended, NOTICES_DUE_MAX, NOTICES_MAX, Notice, Queued, Report, Spender, Terms, Told, Topic, USAGE_ROWS_MAX,
+    UsageRow, pause_after,
 };
 use crate::ledger::store::{Result, Session};
 
@@ -227,10 +227,16 @@ impl Tx<'_> {
     fn claim_notices(&mut self, session: &Session, channel: Channel, limit: usize) -> Op<Vec<Queued>> {
         self.fence(session)?;
         let mut statement = self.connection.prepare_cached(
-            "SELECT kind, holder, id, meter, period, threshold, policy, granted, used, at, tries FROM notice \
-             WHERE channel = ?1 AND next_at <= ?2 ORDER BY next_at, id LIMIT ?3",
+            "WITH due AS ( \
+                 SELECT n.id, n.next_at, coalesce(json_extract(d.body, '$.account.namespace'), n.policy) AS tenant \
+                 FROM notice n LEFT JOIN directory d ON d.kind = n.kind AND d.id = n.holder \
+                 WHERE n.channel = ?1 AND n.next_at <= ?2 ORDER BY n.next_at, n.id LIMIT ?4), \
+             turns AS (SELECT id, row_number() OVER (PARTITION BY tenant ORDER BY next_at, id) AS turn FROM due) \
+             SELECT n.kind, n.holder, n.id, n.meter, n.period, n.threshold, n.policy, n.granted, n.used, n.at, n.tries \
+             FROM turns t JOIN notice n ON n.id = t.id ORDER BY t.turn, n.next_at, n.id LIMIT ?3",
         )?;
-        let mut found = statement.query(params![channel.as_str(), self.now_ms(), rows::limit(limit)])?;
+        let limits = (rows::limit(limit), rows::limit(NOTICES_DUE_MAX));
+        let mut found = statement.query(params![channel.as_str(), self.now_ms(), limits.0, limits.1])?;
         let mut queued = Vec::new();
         while let Some(row) = found.next()? {
             queued.push(queued_row(row)?);

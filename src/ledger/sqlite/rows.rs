@@ -41,7 +41,7 @@ pub fn limit(rows: usize) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX)
 }
 
-fn parse_entry(body: &str) -> Op<Entry> {
+pub fn parse_entry(body: &str) -> Op<Entry> {
     serde_json::from_str(body).map_err(|error| Failure::Row(error.to_string()))
 }
 

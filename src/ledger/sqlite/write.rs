@@ -12,7 +12,7 @@ use super::{incarnation, rows};
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId, Kind};
 use crate::ledger::digest;
-use crate::ledger::store::{Role, Session};
+use crate::ledger::store::{REMEMBERED_FOR, Role, Session};
 use crate::ledger::trail::Note;
 
 /// What the writer keeps between transactions: directory rows it has used, and the running lots it has charged. Each
@@ -21,6 +21,8 @@ use crate::ledger::trail::Note;
 pub struct Cache {
     directory: Directory,
     config_epoch: i64,
+    /// When it was last compared with the file.
+    compared_at: Timestamp,
     pub lots: Memory,
     /// Whether it was said that the clock is behind.
     said_behind: bool,
@@ -80,6 +82,10 @@ impl<'a> Tx<'a> {
             .query_row([], |row| Ok((State { config_epoch: row.get(0)?, moved: row.get(1)? }, row.get(2)?)))?;
         let now = rows::later(clock, last_now)?;
         cache.watch_clock(now, clock);
+        if now.duration_since(cache.compared_at) > REMEMBERED_FOR {
+            cache.forget();
+        }
+        cache.compared_at = now;
         cache.lots.renew(connection)?;
         let mut tx = Self { connection, now, cache, state, written: HashSet::new() };
         if tx.cache.config_epoch != state.config_epoch {
@@ -227,7 +233,7 @@ impl<'a> Tx<'a> {
     pub fn load(&mut self, holder: Holder) -> Op<Option<Entry>> {
         let entry = rows::entry(self.connection, holder)?;
         if let Some(entry) = &entry {
-            self.cache.directory.apply(entry.clone());
+            self.cache.directory.apply_standing(entry.clone());
         }
         Ok(entry)
     }
@@ -242,7 +248,7 @@ impl<'a> Tx<'a> {
     pub fn store(&mut self, entry: &Entry, epoch: i64) -> Op<()> {
         rows::store_entry(self.connection, entry, epoch)?;
         if self.cache.knows(entry.holder()) {
-            self.cache.directory.apply(entry.clone());
+            self.cache.directory.apply_standing(entry.clone());
         }
         Ok(())
     }

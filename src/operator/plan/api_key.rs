@@ -78,6 +78,11 @@ pub fn plan(key: &SubAccountApiKey, observed: &Observed, now: Timestamp, rng: &m
         return Plan::nothing();
     }
     let mut plan = Plan::nothing();
+    if let Some(entry) = observed.entry.as_ref().filter(|entry| is_to_be_revoked(key, entry)) {
+        plan.steps.push(Step::Put(Box::new(Entry::Key(KeyEntry { revoked: true, ..entry.clone() }))));
+        plan.look_again = true;
+        return plan;
+    }
     if !meta::holds(&key.metadata) {
         plan.steps.push(Step::AddFinalizer);
     }
@@ -105,6 +110,12 @@ pub fn plan(key: &SubAccountApiKey, observed: &Observed, now: Timestamp, rng: &m
             work.hold(plan, outcome)
         }
     }
+}
+
+/// True if the directory still lets in a key that its spec revokes. That is written before anything else is read or
+/// judged: a revocation waits for no answer of a busy API server.
+pub fn is_to_be_revoked(key: &SubAccountApiKey, entry: &KeyEntry) -> bool {
+    key.spec.revoked && !entry.revoked
 }
 
 /// The Secret that is ours to write, if there is one; else why it is not.
@@ -383,13 +394,11 @@ fn notice(cause: Cause, secret: &str) -> Option<Notice> {
     Some(Notice { warning, reason, note })
 }
 
-/// What stands in the directory stays as it is: a mistake in an edit stops nobody's mail. But who revokes means it,
-/// whatever else is wrong, and without its account a key is nobody's: an account that was let go by force may stand in
-/// the directory still.
+/// What stands in the directory stays as it is: a mistake in an edit stops nobody's mail. (A revocation is there by now.)
+/// But without its account a key is nobody's: an account that was let go by force may stand in the directory still.
 fn refuse(mut plan: KeyPlan, key: &SubAccountApiKey, observed: &Observed, outcome: Outcome, now: Timestamp) -> KeyPlan {
     if let Some(entry) = &observed.entry {
-        let standing = if observed.account.is_none() { entry.out_of_service(now) } else { entry.clone() };
-        let next = KeyEntry { revoked: entry.revoked || key.spec.revoked, ..standing };
+        let next = if observed.account.is_none() { entry.out_of_service(now) } else { entry.clone() };
         if next != *entry {
             plan.steps.push(Step::Put(Box::new(Entry::Key(next))));
         }

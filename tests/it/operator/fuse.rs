@@ -58,8 +58,13 @@ impl Valve {
 
     /// Waits until something waits.
     pub async fn reached(&self) {
+        self.reached_by(1).await;
+    }
+
+    /// Waits until so many wait.
+    pub async fn reached_by(&self, count: usize) {
         let mut held = self.0.subscribe();
-        let waited = tokio::time::timeout(DEADLINE, held.wait_for(|held| held.shut && held.waiting > 0)).await;
+        let waited = tokio::time::timeout(DEADLINE, held.wait_for(|held| held.shut && held.waiting >= count)).await;
         // The sender is our own, so it is there as long as we are.
         drop(waited.expect("nothing came to the valve"));
     }
@@ -301,6 +306,11 @@ impl Store for Fragile {
     async fn forget_fingerprints(&self, session: &Session, before: Timestamp) -> Result<u64> {
         self.pass().await?;
         self.inner.forget_fingerprints(session, before).await
+    }
+
+    async fn forget_keys(&self, session: &Session, before: Timestamp) -> Result<u64> {
+        self.pass().await?;
+        self.inner.forget_keys(session, before).await
     }
 
     async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {

@@ -56,8 +56,12 @@ fn a_key_is_revoked_whatever_else_is_wrong_with_it() {
         scene.settle();
         fault(&mut scene);
         scene.set(spec);
+        // At once and alone: all else is looked at again when it holds.
         let plan = scene.settle();
         assert!(put_key(&plan).is_some_and(|entry| entry.revoked), "{what}");
+        assert_eq!((letters(&plan).as_str(), plan.look_again), ("P", true), "{what}");
+        let rest = scene.settle();
+        assert!(!rest.look_again, "{what}");
         assert_eq!(letters(&scene.settle()), "", "{what}");
     }
 }

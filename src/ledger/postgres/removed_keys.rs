@@ -1,0 +1,67 @@
+//! Keys that were removed long ago: their rows of the directory, deleted.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::failure::Op;
+use super::rows;
+use super::tx::{Clock, Lane, Tx};
+use super::wire::Wires;
+use crate::domain::directory::Entry;
+use crate::domain::id::{KeyId, Kind};
+use crate::ledger::store::{REMEMBERED_FOR, Session};
+use crate::ledger::trail::{LEDGER, Note};
+
+/// Looks at up to `limit` keys after `after`, in the order of their ids. Returns the last of them, where there may be
+/// more, and how many were forgotten.
+pub async fn forget(
+    wires: &Wires,
+    clock: &Clock,
+    session: &Session,
+    before: Timestamp,
+    (after, limit): (Option<KeyId>, usize),
+) -> Op<(Option<KeyId>, usize)> {
+    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
+    let forgotten = forget_in(&mut tx, before, after, limit).await;
+    tx.end(forgotten).await
+}
+
+async fn forget_in(tx: &mut Tx, before: Timestamp, after: Option<KeyId>, limit: usize) -> Op<(Option<KeyId>, usize)> {
+    let before = before.min(tx.now.saturating_sub(REMEMBERED_FOR).unwrap_or(Timestamp::MIN));
+    let (key, after) = (rows::kind_number(Kind::Key), after.map_or(Uuid::nil(), |id| id.0));
+    let keys = tx
+        .query(
+            "SELECT id, epoch, CASE WHEN removed THEN body END FROM directory \
+             WHERE kind = $1 AND id > $2 ORDER BY id LIMIT $3",
+            &[&key, &after, &rows::limit(limit)],
+        )
+        .await?;
+    let (mut gone, mut epochs): (Vec<Uuid>, Vec<i64>) = (Vec::new(), Vec::new());
+    for row in &keys {
+        let body: Option<&str> = row.try_get(2)?;
+        match body.map(rows::parse_entry).transpose()? {
+            Some(Entry::Key(key)) if key.is_gone_before(before) => {
+                gone.push(key.id.0);
+                epochs.push(row.try_get(1)?);
+            }
+            Some(Entry::Key(_) | Entry::Account(_) | Entry::Policy(_)) | None => {}
+        }
+    }
+    let last = keys.last().filter(|_| keys.len() == limit).map(|row| row.try_get(0).map(KeyId)).transpose()?;
+    // One that was applied again meanwhile has another epoch, and stays.
+    let deleted = tx
+        .query(
+            "DELETE FROM directory d USING unnest($2::uuid[], $3::bigint[]) g(id, epoch) \
+             WHERE d.kind = $1 AND d.id = g.id AND d.epoch = g.epoch RETURNING d.id",
+            &[&key, &gone, &epochs],
+        )
+        .await?;
+    let deleted: Vec<Uuid> = deleted.iter().map(|row| Ok(row.try_get(0)?)).collect::<Op<_>>()?;
+    if !deleted.is_empty() {
+        tx.execute("DELETE FROM moved WHERE kind = $1 AND id = ANY ($2)", &[&key, &deleted]).await?;
+        tx.execute("DELETE FROM tempo WHERE kind = $1 AND holder = ANY ($2)", &[&key, &deleted]).await?;
+        let note = Note::forgotten(deleted.len());
+        tx.record(LEDGER, note.kind, None, note.detail);
+    }
+    Ok((last, deleted.len()))
+}
