@@ -21,6 +21,9 @@ pub enum ConditionType {
     Programmed,
     /// No relay finds a policy's upstream unavailable.
     UpstreamAvailable,
+    /// A warning about a policy: what some of its accounts are limited by, another account could do without. Only present
+    /// while true.
+    SelfServiceUnbounded,
     /// Work is under way. Only present while true.
     Reconciling,
     /// Nothing will change until somebody edits something. Only present while true.
@@ -34,6 +37,7 @@ impl ConditionType {
             Self::Accepted => "Accepted",
             Self::Programmed => "Programmed",
             Self::UpstreamAvailable => "UpstreamAvailable",
+            Self::SelfServiceUnbounded => "SelfServiceUnbounded",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
         }
@@ -42,7 +46,7 @@ impl ConditionType {
     /// Whether the condition is only present while true.
     fn abnormal(self) -> bool {
         match self {
-            Self::Reconciling | Self::Stalled => true,
+            Self::SelfServiceUnbounded | Self::Reconciling | Self::Stalled => true,
             Self::Ready | Self::Accepted | Self::Programmed | Self::UpstreamAvailable => false,
         }
     }
@@ -77,6 +81,10 @@ pub enum Reason {
     TooManyAccounts,
     /// Another account of the policy has the same `externalId`.
     DuplicateExternalId,
+    /// The policy requires a field that the account does not mention, so that nothing can be sent.
+    RequiredByPolicy,
+    /// Accounts of the policy are limited by what it does not require of each account.
+    SelfServiceUnbounded,
     /// The account that a key names does not exist.
     AccountNotFound,
     /// The account exists and is not accepted itself.
@@ -147,6 +155,8 @@ impl Reason {
             Self::PricingMissing => "PricingMissing",
             Self::TooManyAccounts => "TooManyAccounts",
             Self::DuplicateExternalId => "DuplicateExternalId",
+            Self::RequiredByPolicy => "RequiredByPolicy",
+            Self::SelfServiceUnbounded => "SelfServiceUnbounded",
             Self::AccountNotFound => "AccountNotFound",
             Self::AccountNotReady => "AccountNotReady",
             Self::SecretNotFound => "SecretNotFound",
@@ -268,7 +278,7 @@ pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
             "required": ["lastTransitionTime", "message", "reason", "status", "type"],
             "properties": {
                 "type": {
-                    "description": "What it is about: Ready, Accepted, Programmed, Reconciling or Stalled; of a policy also UpstreamAvailable.",
+                    "description": "What it is about: Ready, Accepted, Programmed, Reconciling or Stalled; of a policy also UpstreamAvailable and SelfServiceUnbounded.",
                     "type": "string", "maxLength": 316
                 },
                 "status": {

@@ -51,6 +51,10 @@ use crate::domain::sender::MailDomain;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.suspendReason) || (has(self.suspended) && self.suspended)")
     .message("suspendReason says why it is suspended: remove it, or set suspended to true"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.perAccount) || !has(self.perAccount.spendLimit) || self.perAccount.spendLimit != 'Required' || \
+     has(self.pricing)"
+).message("perAccount.spendLimit: Required needs pricing, which says what a message costs"))]
 pub struct CreditPolicySpec {
     /// A name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,6 +127,23 @@ pub struct PerAccount {
     /// How fast each account may send, all its keys together. An account may name a slower one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
+    /// Whether each account must be prepaid. Required makes an account that does not mention prepaid one with nothing in
+    /// it, so that nobody sends on account by making another account. Optional lets it send without; where absent too,
+    /// but then the condition SelfServiceUnbounded warns as soon as an account of the policy is prepaid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepaid: Option<Requirement>,
+    /// Whether each account must have a spend limit. Required makes an account that does not mention spendLimitMinor one
+    /// that may spend nothing; it needs pricing. Optional lets it spend without a limit; where absent too, but then the
+    /// condition SelfServiceUnbounded warns as soon as an account of the policy has a spend limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spend_limit: Option<Requirement>,
+}
+
+/// Whether an account that does not mention a limit goes without it, or has the strictest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Requirement {
+    Optional,
+    Required,
 }
 
 /// What becomes of messages when the pool is used up.
@@ -334,6 +355,10 @@ pub struct CheckedPolicy {
     pub max_accounts_per_namespace: Option<u32>,
     /// The fastest that each account may send.
     pub account_rate: Option<Rate>,
+    /// Whether an account that does not mention it is prepaid with nothing in it; `None` where nobody decided.
+    pub prepaid_requirement: Option<Requirement>,
+    /// Whether an account that does not mention it may spend nothing; `None` where nobody decided.
+    pub spend_limit_requirement: Option<Requirement>,
     pub alerts: CheckedAlerts,
     pub sender_domains: Vec<MailDomain>,
     pub namespaces: NamespaceRule,
@@ -375,6 +400,10 @@ impl CreditPolicySpec {
             per_account.max_accounts_per_namespace.map(u32::try_from).transpose().map_err(|_| {
                 Problem::new("spec.perAccount.maxAccountsPerNamespace", "write how many accounts, 0 or more")
             })?;
+        if per_account.spend_limit == Some(Requirement::Required) && self.pricing.is_none() {
+            let fix = "Required needs spec.pricing, which says what a message costs; write it, or Optional here";
+            return Err(Problem::new("spec.perAccount.spendLimit", fix));
+        }
         let domains = self.senders.iter().flat_map(|senders| &senders.domains);
         let sender_domains = domains
             .enumerate()
@@ -392,6 +421,8 @@ impl CreditPolicySpec {
             max_cap,
             max_accounts_per_namespace,
             account_rate: per_account.rate_limit.map(|rate| rate.check("spec.perAccount.rateLimit")).transpose()?,
+            prepaid_requirement: per_account.prepaid,
+            spend_limit_requirement: per_account.spend_limit,
             alerts: self.alerts.as_ref().map_or(Ok(CheckedAlerts::default()), |alerts| alerts.check("spec.alerts"))?,
             sender_domains,
             namespaces: self.allowed_namespaces.as_ref().map_or(Ok(NamespaceRule::All), AllowedNamespaces::check)?,

@@ -9,6 +9,7 @@
 //! what a user left out stays left out, so that GitOps tools see no difference between their file and the object.
 
 mod account_cap;
+mod account_terms;
 mod alerts;
 mod api_key;
 mod condition;
@@ -30,6 +31,7 @@ mod tests;
 use std::fmt;
 
 pub use account_cap::{CapRefusal, account_limit};
+pub use account_terms::{AccountTerms, MissingField, account_terms};
 pub use alerts::{AlertEmail, AlertWebhook, Alerts, CheckedAlerts, CheckedMail, CheckedWebhook};
 pub use api_key::{
     CheckedKey, CheckedRotation, CredentialStatus, Rotation, SubAccountApiKey, SubAccountApiKeySpec,
@@ -39,7 +41,8 @@ pub use condition::{ConditionType, Conditions, Reason, find_condition};
 pub use cost::{CostStatus, PolicyCostStatus};
 pub use credit_policy::{
     AccountCounts, AllowedNamespaces, CheckedPolicy, CheckedUpstream, CreditPolicy, CreditPolicySpec,
-    CreditPolicyStatus, NamespacesFrom, Overage, PerAccount, RelayPort, RelayStatus, Senders, Upstream, UpstreamTls,
+    CreditPolicyStatus, NamespacesFrom, Overage, PerAccount, RelayPort, RelayStatus, Requirement, Senders, Upstream,
+    UpstreamTls,
 };
 pub use limit::{
     Cap, CheckedCap, CreditStatus, Period, PeriodStatus, Pool, PoolCreditStatus, SpendStatus, UsageStatus,

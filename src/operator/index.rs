@@ -18,6 +18,10 @@ pub struct AccountFacts {
     pub refused: bool,
     /// Its spec suspends it.
     pub suspended: bool,
+    /// Its spec makes it prepaid.
+    pub prepaid: bool,
+    /// Its spec limits what it may spend.
+    pub spend_limited: bool,
 }
 
 /// What others need to know of a key.
@@ -34,6 +38,10 @@ pub struct AccountCount {
     pub total: i64,
     pub active: i64,
     pub suspended: i64,
+    /// Accounts that are prepaid by their own spec.
+    pub prepaid: i64,
+    /// Accounts that have a spend limit in their own spec.
+    pub spend_limited: i64,
 }
 
 #[derive(Default)]
@@ -197,6 +205,8 @@ impl Index {
         let mut count = AccountCount::default();
         for facts in self.accounts_of_policy(policy).filter_map(|name| self.accounts.get(name)) {
             count.total += 1;
+            count.prepaid += i64::from(facts.prepaid);
+            count.spend_limited += i64::from(facts.spend_limited);
             if facts.suspended {
                 count.suspended += 1;
             } else if !facts.refused && !facts.deleting {
@@ -228,6 +238,8 @@ mod tests {
             deleting: false,
             refused: false,
             suspended: false,
+            prepaid: false,
+            spend_limited: false,
         }
     }
 

@@ -331,6 +331,8 @@ fn account_facts(account: &SubAccount) -> AccountFacts {
         deleting: meta::deleting(&account.metadata),
         refused: is_true(account_conditions(account), ConditionType::Stalled),
         suspended: account.spec.suspended,
+        prepaid: account.spec.prepaid.is_some(),
+        spend_limited: account.spec.spend_limit_minor.is_some(),
     }
 }
 

@@ -25,5 +25,6 @@ mod spread;
 mod story;
 mod support;
 mod swapped;
+mod tenants;
 mod upstream;
 mod upstreams;

@@ -12,8 +12,8 @@ use super::gauge::Gauge;
 use super::usage::{self, Figures, Metered};
 use super::{Outcome, Plan, Step, meta};
 use crate::crd::{
-    AccountCounts, CheckedPolicy, CheckedUpstream, CreditPolicy, CreditPolicyStatus, PolicyCostStatus, Reason,
-    RelayPort, RelayStatus,
+    AccountCounts, CheckedPolicy, CheckedUpstream, ConditionType, Conditions, CreditPolicy, CreditPolicyStatus,
+    PolicyCostStatus, Reason, RelayPort, RelayStatus, Requirement,
 };
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, Suspension, UpstreamEntry};
 use crate::domain::id::PolicyId;
@@ -35,6 +35,7 @@ pub struct Observed {
     pub gauge: Option<Gauge>,
     pub cost: Cost<PolicyCostStatus>,
     pub accounts: AccountCounts,
+    pub limited: LimitedAccounts,
     /// The accounts that name it, when it is to be deleted.
     pub users: Vec<Name>,
     pub endpoint: Endpoint,
@@ -42,6 +43,13 @@ pub struct Observed {
     /// What the relays say of upstreams; `None` before they were asked.
     pub sightings: Option<Arc<Sightings>>,
     pub figures_granted: bool,
+}
+
+/// How many accounts of a policy are limited by a field of their own that the policy may require of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitedAccounts {
+    pub prepaid: i64,
+    pub spend_limited: i64,
 }
 
 /// What was found where the policy's upstream credentials should be.
@@ -243,7 +251,7 @@ fn status(
     let next = CreditPolicyStatus {
         policy_id: Some(observed.id.to_string()),
         observed_generation: policy.metadata.generation,
-        conditions: available.state(stated).build(),
+        conditions: warn_of_self_service(available.state(stated), policy, observed.limited).build(),
         period: gauge.as_ref().map(Gauge::period),
         credits: gauge.as_ref().map(Gauge::pool),
         cost: observed.cost.status(standing.and_then(|status| status.cost.as_ref())),
@@ -256,6 +264,43 @@ fn status(
         observed_at: Some(Time(usage::second(now))),
     };
     usage::settle(next, standing, observed.figures_granted)
+}
+
+/// Sets the warning that accounts of the policy are limited by what it does not require of each.
+///
+/// Who may attach accounts is RBAC's to know and cannot be listed with the operator's rights, so the warning goes by what
+/// is seen: limited accounts, and nobody who decided whether others may go without.
+fn warn_of_self_service<'a>(
+    conditions: Conditions<'a>,
+    policy: &CreditPolicy,
+    limited: LimitedAccounts,
+) -> Conditions<'a> {
+    match unbounded(policy, limited) {
+        Some(sentence) => {
+            conditions.set(ConditionType::SelfServiceUnbounded, true, Reason::SelfServiceUnbounded, sentence)
+        }
+        None => conditions,
+    }
+}
+
+/// What another account of the policy could do without, as a sentence.
+pub fn unbounded(policy: &CreditPolicy, limited: LimitedAccounts) -> Option<String> {
+    let per_account = policy.spec.per_account.as_ref();
+    let undecided = |requirement: Option<&Option<Requirement>>| requirement.is_none_or(Option::is_none);
+    let prepaid = limited.prepaid > 0 && undecided(per_account.map(|per_account| &per_account.prepaid));
+    let spending = limited.spend_limited > 0 && undecided(per_account.map(|per_account| &per_account.spend_limit));
+    let (what, fields) = match (prepaid, spending) {
+        (false, false) => return None,
+        (true, false) => ("prepaid", "spec.perAccount.prepaid"),
+        (false, true) => ("limited by spendLimitMinor", "spec.perAccount.spendLimit"),
+        (true, true) => {
+            ("prepaid or limited by spendLimitMinor", "spec.perAccount.prepaid and spec.perAccount.spendLimit")
+        }
+    };
+    Some(format!(
+        "accounts of this policy are {what}, and another account need not be: whoever has the verb use on the policy can \
+         make one that is not; set {fields} to Required, or to Optional where only the platform team attaches accounts"
+    ))
 }
 
 /// Why mail of every policy may not get in, or not as the settings say.

@@ -213,5 +213,5 @@ pub fn interrupted(
     let accepted = is_true(standing, ConditionType::Accepted);
     let programmed = false;
     let stated = Outcome::waiting(reason, message).stated(standing, generation, now, (accepted, programmed), None);
-    stated.keep(ConditionType::UpstreamAvailable).build()
+    stated.keep(ConditionType::UpstreamAvailable).keep(ConditionType::SelfServiceUnbounded).build()
 }

@@ -11,10 +11,9 @@ use super::gauge::Gauge;
 use super::usage::{self, Figures, Metered};
 use super::{Outcome, Plan, Step, meta};
 use crate::crd::{
-    AccountState, CheckedAccount, CheckedPolicy, CostStatus, CreditPolicy, DeletionPolicy, KeyCounts, Reason,
-    SubAccount, SubAccountStatus, SuspensionSource, SuspensionStatus, account_limit, slower,
+    AccountState, AccountTerms, CheckedAccount, CheckedPolicy, CostStatus, CreditPolicy, DeletionPolicy, KeyCounts,
+    Reason, SubAccount, SubAccountStatus, SuspensionSource, SuspensionStatus, account_terms,
 };
-use crate::domain::credit::{Limit, Rate};
 use crate::domain::directory::{AccountEntry, Entry, Suspension};
 use crate::domain::id::{AccountId, PolicyId};
 use crate::operator::watch::Name;
@@ -109,8 +108,7 @@ struct Accepted {
     policy: PolicyId,
     stands: bool,
     policy_suspended: Option<Suspension>,
-    limit: Limit,
-    rate: Option<Rate>,
+    terms: AccountTerms,
 }
 
 /// All that can be wrong, in the order in which a user can put it right.
@@ -137,13 +135,12 @@ fn judge(account: &SubAccount, observed: &Observed) -> Result<Accepted, Outcome>
         );
         return Err(Outcome::refused(Reason::NotAllowedByPolicy, fix));
     }
-    let limit =
-        account_limit(&plan, spec.cap).map_err(|refusal| Outcome::refused(refusal.reason(), refusal.to_string()))?;
+    let terms =
+        account_terms(&plan, &spec).map_err(|refusal| Outcome::refused(refusal.reason(), refusal.to_string()))?;
     priced(&plan, &spec)?;
     not_too_many(&plan, observed)?;
     unique(account, &spec, observed)?;
-    let rate = slower(spec.rate, plan.account_rate);
-    Ok(Accepted { policy: policy.id, stands: policy.stands, policy_suspended: plan.suspended, limit, rate, spec })
+    Ok(Accepted { policy: policy.id, stands: policy.stands, policy_suspended: plan.suspended, terms, spec })
 }
 
 fn priced(plan: &CheckedPolicy, spec: &CheckedAccount) -> Result<(), Outcome> {
@@ -200,10 +197,10 @@ fn accept(
         namespace: account.namespace().unwrap_or_default(),
         name: account.name_any(),
         suspended: accepted.spec.suspended.clone(),
-        cap: accepted.limit.clone(),
-        prepaid: accepted.spec.prepaid.clone(),
-        spend_limit_micro: accepted.spec.spend_limit_micro,
-        rate: accepted.rate,
+        cap: accepted.terms.limit.clone(),
+        prepaid: accepted.terms.prepaid.clone(),
+        spend_limit_micro: accepted.terms.spend_limit_micro,
+        rate: accepted.terms.rate,
         removed_at: None,
     };
     if observed.entry.as_ref() != Some(&entry) {
@@ -220,13 +217,28 @@ fn accept(
             let message = "the policy is suspended: nothing is sent until it resumes";
             (AccountState::ParentSuspended, Outcome::Ready { reason: Reason::ParentSuspended, message: message.into() })
         }
-        None => (AccountState::Active, Outcome::ready("mail can be sent")),
+        None => (AccountState::Active, unsuspended(accepted)),
     };
-    let gauge = observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&accepted.limit, now));
+    let gauge = observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&accepted.terms.limit, now));
     let next = status(account, observed, &outcome, (true, true), now, (state, suspensions, Some(gauge.clone())));
     plan.notices.extend(usage::news(account.status.as_ref(), &next, Some(&gauge)));
     plan.status = Some(next);
     plan
+}
+
+/// What an account that nobody suspends can do.
+fn unsuspended(accepted: &Accepted) -> Outcome {
+    let missing: Vec<&str> = accepted.terms.missing.iter().map(|field| field.sentence()).collect();
+    if missing.is_empty() {
+        return Outcome::ready("mail can be sent");
+    }
+    let message = format!(
+        "nothing can be sent: the CreditPolicy \"{}\" requires of each account {}; have it written by somebody with the \
+         verb grant on the policy",
+        accepted.spec.policy,
+        missing.join(" and ")
+    );
+    Outcome::Ready { reason: Reason::RequiredByPolicy, message }
 }
 
 /// Whether the figures that were read stand when `next` is written. Of a new account with nothing but a cap they are

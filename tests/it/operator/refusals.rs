@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::harness::{SYSTEM, World};
-use super::waits::{create, delete, merge_patch, ready, stalled, waiting};
+use super::waits::{create, delete, merge_patch, ready, stalled, until, waiting};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 
@@ -164,4 +164,31 @@ async fn a_spend_limit_waits_until_the_plan_has_a_price() {
     assert!(sentence.contains("spec.spendLimitMinor") && sentence.contains("spec.pricing"), "{sentence}");
     world.plain_policy("unpriced", json!({"pricing": {"currency": "EUR"}})).await;
     ready(world.accounts(), "a").await;
+}
+
+#[tokio::test]
+async fn a_policy_with_a_prepaid_account_warns_until_it_says_what_holds_for_others() {
+    let world = World::shared("unbounded").await;
+    world.plain_policy("unbounded", json!({})).await;
+    world.account("paid", json!({"prepaid": {}})).await;
+    let warned = |warns: bool| {
+        until(world.policies(), "unbounded", "the warning", move |policy| {
+            let conditions = &policy?.status.as_ref()?.conditions;
+            let found = conditions.iter().find(|condition| condition.type_ == "SelfServiceUnbounded");
+            (found.is_some() == warns).then(|| found.map(|condition| condition.message.clone()))
+        })
+    };
+    let sentence = warned(true).await.expect("a sentence");
+    assert!(sentence.contains("spec.perAccount.prepaid"), "{sentence}");
+    ready(world.policies(), "unbounded").await;
+    world.plain_policy("unbounded", json!({"perAccount": {"prepaid": "Required"}})).await;
+    warned(false).await;
+    // From now on an account without it is as strict as can be; the one that has it goes on as it was.
+    world.account("free", json!({})).await;
+    until(world.accounts(), "free", "RequiredByPolicy", |account| {
+        let status = account?.status.as_ref()?;
+        let condition = status.conditions.iter().find(|condition| condition.type_ == "Ready")?;
+        (condition.reason == "RequiredByPolicy" && status.credits.as_ref()?.remaining == Some(0)).then_some(())
+    })
+    .await;
 }

@@ -91,6 +91,7 @@ fn seen_policy(entry: Option<PolicyEntry>, balance: Option<&Balance>) -> credit_
         namespace: "franking".into(),
         gauge: balance.map(Gauge::of),
         accounts: AccountCounts::default(),
+        limited: Default::default(),
         users: Vec::new(),
         endpoint: endpoint(),
         relay: Default::default(),
@@ -196,4 +197,48 @@ fn a_pool_that_is_exceeded_is_told_and_shown_as_overage() {
     assert_eq!((credits.overage, told), (Some(3), vec![Reason::CreditsExhausted]));
     assert_eq!(look(10, 4).1, []);
     assert_eq!(look(2, 0).1, [Reason::CreditsAvailable]);
+}
+
+#[test]
+fn an_account_that_lacks_what_its_policy_requires_is_strictest_and_says_so() {
+    let pricing = json!({"currency": "EUR", "pricePerThousandMinor": 80});
+    let required = json!({"pricing": pricing, "perAccount": {"prepaid": "Required", "spendLimit": "Required"}});
+    let seen = seen_account(Some(policy(required)));
+    let entry = put_account(&account(json!({})), &seen);
+    assert_eq!((entry.prepaid, entry.spend_limit_micro), (Some(Default::default()), Some(0)));
+    let sentence = |spec| {
+        let status = sub_account::plan(&account(spec), &seen, now()).status.expect("a status");
+        let ready = find_condition(&status.conditions, ConditionType::Ready).expect("Ready");
+        (ready.status.clone(), ready.reason.clone(), ready.message.clone())
+    };
+    let (status, reason, message) = sentence(json!({}));
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "RequiredByPolicy"));
+    assert!(message.contains("spec.prepaid") && message.contains("spec.spendLimitMinor"), "{message}");
+    let (_, _, message) = sentence(json!({"prepaid": {}}));
+    assert!(!message.contains("spec.prepaid") && message.contains("spec.spendLimitMinor"), "{message}");
+    assert_eq!(sentence(json!({"prepaid": {}, "spendLimitMinor": 0})).2, "mail can be sent");
+    // What somebody wants stopped is said first.
+    assert_eq!(sentence(json!({"suspended": true})).1, "Suspended");
+}
+
+#[test]
+fn a_policy_whose_accounts_are_limited_warns_until_somebody_decides_for_the_others() {
+    let warning = |per_account: Value, prepaid, spend_limited| {
+        let limited = credit_policy::LimitedAccounts { prepaid, spend_limited };
+        let seen = credit_policy::Observed { limited, ..seen_policy(None, None) };
+        let spec = json!({"pricing": {"currency": "EUR"}, "perAccount": per_account});
+        let status = credit_policy::plan(&policy(spec), &seen, now()).status.expect("a status");
+        assert!(is_true(&status.conditions, ConditionType::Ready), "a warning turns nothing");
+        let found = find_condition(&status.conditions, ConditionType::SelfServiceUnbounded)?;
+        assert_eq!((found.status.as_str(), found.reason.as_str()), ("True", "SelfServiceUnbounded"));
+        Some(found.message.clone())
+    };
+    assert_eq!(warning(json!({}), 0, 0), None);
+    let both = warning(json!({}), 1, 1).expect("a warning");
+    assert!(both.contains("spec.perAccount.prepaid and spec.perAccount.spendLimit"), "{both}");
+    let one = warning(json!({"prepaid": "Required"}), 1, 1).expect("a warning");
+    assert!(!one.contains("spec.perAccount.prepaid") && one.contains("spec.perAccount.spendLimit"), "{one}");
+    for decided in ["Required", "Optional"] {
+        assert_eq!(warning(json!({"prepaid": decided, "spendLimit": decided}), 3, 3), None);
+    }
 }

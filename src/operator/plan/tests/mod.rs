@@ -230,6 +230,7 @@ fn each_state_of_an_upstreams_login_has_its_reason() {
         gauge: None,
         cost: Default::default(),
         accounts: AccountCounts::default(),
+        limited: Default::default(),
         users: Vec::new(),
         endpoint: endpoint(),
         relay: RelayState::default(),

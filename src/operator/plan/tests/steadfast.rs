@@ -28,6 +28,7 @@ fn seen_policy(entry: Option<crate::domain::directory::PolicyEntry>, users: Vec<
         gauge: None,
         cost: Default::default(),
         accounts: AccountCounts::default(),
+        limited: Default::default(),
         users,
         endpoint: endpoint(),
         relay: RelayState::default(),
