@@ -24,6 +24,9 @@ pub enum ConditionType {
     /// A warning about a policy: what some of its accounts are limited by, another account could do without. Only present
     /// while true.
     SelfServiceUnbounded,
+    /// Entries of a policy's accounts and keys have no resource, and too many to be revoked unseen. Only present while
+    /// true.
+    SweepStopped,
     /// Work is under way. Only present while true.
     Reconciling,
     /// Nothing will change until somebody edits something. Only present while true.
@@ -38,6 +41,7 @@ impl ConditionType {
             Self::Programmed => "Programmed",
             Self::UpstreamAvailable => "UpstreamAvailable",
             Self::SelfServiceUnbounded => "SelfServiceUnbounded",
+            Self::SweepStopped => "SweepStopped",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
         }
@@ -46,7 +50,7 @@ impl ConditionType {
     /// Whether the condition is only present while true.
     fn abnormal(self) -> bool {
         match self {
-            Self::SelfServiceUnbounded | Self::Reconciling | Self::Stalled => true,
+            Self::SelfServiceUnbounded | Self::SweepStopped | Self::Reconciling | Self::Stalled => true,
             Self::Ready | Self::Accepted | Self::Programmed | Self::UpstreamAvailable => false,
         }
     }
@@ -85,6 +89,8 @@ pub enum Reason {
     RequiredByPolicy,
     /// Accounts of the policy are limited by what it does not require of each account.
     SelfServiceUnbounded,
+    /// Too many accounts and keys have no resource to be revoked before somebody has looked.
+    SweepStopped,
     /// The account that a key names does not exist.
     AccountNotFound,
     /// The account exists and is not accepted itself.
@@ -157,6 +163,7 @@ impl Reason {
             Self::DuplicateExternalId => "DuplicateExternalId",
             Self::RequiredByPolicy => "RequiredByPolicy",
             Self::SelfServiceUnbounded => "SelfServiceUnbounded",
+            Self::SweepStopped => "SweepStopped",
             Self::AccountNotFound => "AccountNotFound",
             Self::AccountNotReady => "AccountNotReady",
             Self::SecretNotFound => "SecretNotFound",
@@ -278,7 +285,7 @@ pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
             "required": ["lastTransitionTime", "message", "reason", "status", "type"],
             "properties": {
                 "type": {
-                    "description": "What it is about: Ready, Accepted, Programmed, Reconciling or Stalled; of a policy also UpstreamAvailable and SelfServiceUnbounded.",
+                    "description": "What it is about: Ready, Accepted, Programmed, Reconciling or Stalled; of a policy also UpstreamAvailable, SelfServiceUnbounded and SweepStopped.",
                     "type": "string", "maxLength": 316
                 },
                 "status": {

@@ -210,6 +210,11 @@ impl Terms<'_> {
 }
 
 impl PolicyEntry {
+    /// The policy out of service from `at` on, unless it was before. The upstream's login goes with it.
+    pub fn removed(&self, at: Timestamp) -> Self {
+        Self { removed_at: self.removed_at.or(Some(at)), upstream: None, ..self.clone() }
+    }
+
     pub fn terms(&self) -> Terms<'_> {
         Terms {
             holder: Holder::Policy(self.id),
@@ -228,6 +233,17 @@ impl PolicyEntry {
 }
 
 impl AccountEntry {
+    /// The account out of service from `at` on, unless it was before; what it used stays with its id.
+    pub fn removed(&self, at: Timestamp) -> Self {
+        Self { removed_at: self.removed_at.or(Some(at)), ..self.clone() }
+    }
+
+    /// The same, without a name. The place of its namespace is taken until the period ends, however the account went: the
+    /// namespace's UID says whose place it is, and names nobody.
+    pub fn purged(&self, at: Timestamp, namespace_uid: String) -> Self {
+        Self { namespace: namespace_uid, name: String::new(), ..self.removed(at) }
+    }
+
     pub fn terms(&self) -> Terms<'_> {
         Terms {
             holder: Holder::Account(self.id),

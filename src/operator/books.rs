@@ -1,16 +1,17 @@
 //! The ledger as the operator uses it: one session, opened again when it was given up, and a tally of what the
 //! directory holds that no resource shows any more.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use super::in_service::InService;
 use super::lease::Leader;
 use crate::domain::directory::Entry;
-use crate::domain::id::{AccountId, Holder, KeyId, Kind, PolicyId};
+use crate::domain::id::{AccountId, Holder, Kind, PolicyId};
 use crate::domain::trouble::Sightings;
 use crate::ledger::report::{Channel, Ended, Notice, Queued, Terms};
 use crate::ledger::store::{Balance, Error, Floor, Result, Role, Session, Store};
@@ -34,8 +35,7 @@ pub struct Tally {
     epoch: i64,
     /// Removed accounts with their policy, namespace and name.
     removed: HashMap<AccountId, Removed>,
-    /// Keys that were not removed, with namespace and name.
-    keys: BTreeMap<KeyId, (String, String)>,
+    in_service: InService,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -234,16 +234,17 @@ impl Books {
         Ok(matching.map(|(id, removed)| (*id, removed.clone())).collect())
     }
 
-    /// The keys that the directory would let in, with namespace and name.
-    pub async fn standing_keys(&self) -> Result<BTreeMap<KeyId, (String, String)>> {
-        Ok(self.refreshed().await?.keys.clone())
+    /// Asks a question about what the directory has in service at this moment.
+    pub async fn in_service<T>(&self, question: impl FnOnce(&InService) -> T) -> Result<T> {
+        Ok(question(&self.refreshed().await?.in_service))
     }
 }
 
 impl Tally {
     fn take(&mut self, entry: Entry) {
+        self.in_service.take(&entry);
         match entry {
-            Entry::Policy(_) => {}
+            Entry::Policy(_) | Entry::Key(_) => {}
             Entry::Account(account) => match account.removed_at {
                 Some(at) => {
                     let removed =
@@ -254,13 +255,6 @@ impl Tally {
                     self.removed.remove(&account.id);
                 }
             },
-            Entry::Key(key) => {
-                if key.removed_at.is_some() || key.revoked {
-                    self.keys.remove(&key.id);
-                } else {
-                    self.keys.insert(key.id, (key.namespace, key.name));
-                }
-            }
         }
     }
 }

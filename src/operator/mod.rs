@@ -26,7 +26,9 @@ pub mod costs;
 pub mod early;
 pub mod error;
 pub mod fleet;
+pub mod gone;
 pub mod housekeeping;
+pub mod in_service;
 pub mod incarnation;
 pub mod index;
 pub mod installation;
@@ -46,6 +48,7 @@ pub mod upstream_secret;
 pub mod upstreams;
 pub mod usage;
 pub mod watch;
+pub mod write_off;
 pub mod written;
 
 use std::sync::Arc;
@@ -195,6 +198,7 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
             usage::run(&context),
             costs::run(&context),
             notices::run(&context),
+            write_off::run(&context),
             sweep::run(&context),
             upstreams::run(&context),
             endpoint_changes(&context),

@@ -1,6 +1,6 @@
 //! What is there: read from the stores, the ledger and, where a stale answer could destroy something, live.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{Namespace, Secret};
@@ -8,7 +8,7 @@ use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt as _};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::books::{Books, Removed};
@@ -31,7 +31,7 @@ use super::{Dependencies, Endpoint, RelayState, Settings, upstream_secret};
 use crate::crd::{AccountCounts, ConditionType, CreditPolicy, KeyCounts, SubAccount, SubAccountApiKey, find_condition};
 use crate::domain::credential::HashKey;
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, UpstreamSecret};
-use crate::domain::id::{AccountId, Holder, KeyId, Kind, PolicyId};
+use crate::domain::id::{AccountId, Holder, Kind, PolicyId};
 use crate::domain::period::Calendar;
 use crate::ledger::Sealer;
 use crate::runtime::clock::Clock;
@@ -58,8 +58,6 @@ pub struct Context {
     pub awaited: Awaited,
     pub guard: Guard,
     pub early: Early,
-    /// Told when an object was let go without the ledger's note, so that the sweep does not take an hour to come.
-    pub let_go: Notify,
     pub costs: Costs,
     pub notices: Notices,
     pub upstreams: Upstreams,
@@ -71,6 +69,8 @@ pub struct Context {
     holders: Mutex<HashMap<Holder, Ref>>,
     /// Objects whose figures may be written now.
     granted: Mutex<HashSet<Ref>>,
+    /// What policies say of entries without a resource that nobody has looked at yet.
+    orphans: Mutex<BTreeMap<PolicyId, String>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -109,7 +109,7 @@ impl Context {
             relay,
             clock,
             failures: Failures::default(),
-            let_go: Notify::new(),
+            orphans: Mutex::default(),
             costs: Costs::default(),
             notices: Notices::new(courier, &registry),
             upstreams: Upstreams::default(),
@@ -137,6 +137,15 @@ impl Context {
 
     pub fn spend_grant(&self, what: &Ref) {
         lock(&self.granted).remove(what);
+    }
+
+    /// Takes over what policies are to say of orphans. Returns those that said something else before.
+    pub fn replace_orphans(&self, next: BTreeMap<PolicyId, String>) -> Vec<PolicyId> {
+        let mut standing = lock(&self.orphans);
+        let both: BTreeSet<PolicyId> = standing.keys().chain(next.keys()).copied().collect();
+        let changed = both.into_iter().filter(|policy| standing.get(policy) != next.get(policy)).collect();
+        *standing = next;
+        changed
     }
 
     pub fn object_of(&self, holder: Holder) -> Option<Ref> {
@@ -199,14 +208,18 @@ impl Context {
         Ok(id)
     }
 
-    /// The id of the key of this name in the namespace as it is now, asked live: a watch may still show the one before.
-    pub async fn key_id(&self, name: &Name) -> Result<Option<KeyId>> {
+    /// The id of the object of this name in the namespace as it is now, asked live: a watch may still show the one before.
+    /// `None`: there is no such namespace.
+    pub async fn live_id(&self, kind: Kind, name: &Name) -> Result<Option<Uuid>> {
+        if name.namespace.is_empty() {
+            return self.id(kind, "", &name.name).await.map(Some);
+        }
         let api: Api<Namespace> = Api::all(self.client.clone());
         let live = api.get_metadata_opt(&name.namespace).await.map_err(Error::cluster("reading a namespace"))?;
         let Some(uid) = live.and_then(|namespace: PartialObjectMeta<Namespace>| namespace.metadata.uid) else {
             return Ok(None);
         };
-        Ok(Some(KeyId(self.id(Kind::Key, &uid, &name.name).await?)))
+        self.id(kind, &uid, &name.name).await.map(Some)
     }
 
     /// Its id, remembered as the holder of `what`.
@@ -284,6 +297,7 @@ impl Context {
             endpoint,
             relay: self.relay.borrow().clone(),
             sightings: self.upstreams.latest(),
+            orphans: lock(&self.orphans).get(&id).cloned(),
             figures_granted,
         })
     }

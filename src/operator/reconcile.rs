@@ -152,7 +152,6 @@ async fn looks<K: Kind>(object: &K, context: &Context) -> Result<Action> {
                 tracing::warn!(kind = %K::kind(&()), name = object.name_any(), "let go without the ledger's note");
                 apply(context, object, vec![Step::RemoveFinalizer]).await?;
                 forget(context, &object.reference());
-                context.let_go.notify_one();
                 return Ok(Action::await_change());
             }
             Err(error) => return Err(error),
@@ -277,7 +276,7 @@ fn recount_accounts(context: &Context, what: &Ref) {
 }
 
 /// What has left is not followed any more.
-fn forget(context: &Context, what: &Ref) {
+pub(super) fn forget(context: &Context, what: &Ref) {
     context.forget(what);
     if let Ref::Policy(policy) = what {
         context.early.left(&policy.name);

@@ -19,11 +19,12 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use tokio::sync::{mpsc, watch};
 
 use super::error::{Error, Result};
+use super::gone::Gone;
 use super::index::{AccountFacts, Index, KeyFacts};
 use super::plan::{is_true, meta};
 use super::watch::{Change, Listed, Marks, Name, Told, follow};
 use super::written::Written;
-use crate::crd::{ConditionType, CreditPolicy, SubAccount, SubAccountApiKey, find_condition};
+use crate::crd::{ConditionType, CreditPolicy, DeletionPolicy, SubAccount, SubAccountApiKey, find_condition};
 
 /// Wakes that may wait for a reconciler. It takes them at once and keeps one of each object, so this fills only while
 /// it starts; then the watch waits.
@@ -91,6 +92,7 @@ pub struct References {
     logins: Store<Secret>,
     index: RwLock<Index>,
     pub written: Written,
+    pub gone: Gone,
     /// Objects whose counts changed.
     recount: Mutex<BTreeSet<Ref>>,
     /// Kinds whose first list is in its store and in the index. Not `Store::wait_until_ready`: kube 5 keeps one waker for all who wait
@@ -122,8 +124,8 @@ impl References {
             namespaces: namespace_writer,
             logins: login_writer,
         };
-        let written = Written::default();
-        (Self { policies, accounts, keys, namespaces, logins, index, written, recount, listed }, writers)
+        let (written, gone) = (Written::default(), Gone::default());
+        (Self { policies, accounts, keys, namespaces, logins, index, written, gone, recount, listed }, writers)
     }
 
     /// Waits until every store, and the index, has its first list: nothing is judged from half a picture.
@@ -229,6 +231,14 @@ impl Told<CreditPolicy> for Feed<'_> {
             wakes.wake(&Ref::Policy(name)).await;
         }
     }
+
+    fn deleted(&self, policy: &CreditPolicy) {
+        self.references.gone.resource(Ref::Policy(Name::of(policy)), false);
+    }
+
+    fn missing(&self, _: &Name) {
+        self.references.gone.is_missing_some();
+    }
 }
 
 impl Told<SubAccount> for Feed<'_> {
@@ -254,6 +264,15 @@ impl Told<SubAccount> for Feed<'_> {
         wakes.all(references.index(|index| index.keys_of_account(&name)).into_iter().map(Ref::Key)).await;
         wakes.all(neighbours.into_iter().map(Ref::Account)).await;
     }
+
+    fn deleted(&self, account: &SubAccount) {
+        let purge = account.spec.deletion_policy == Some(DeletionPolicy::Purge);
+        self.references.gone.resource(Ref::Account(Name::of(account)), purge);
+    }
+
+    fn missing(&self, _: &Name) {
+        self.references.gone.is_missing_some();
+    }
 }
 
 impl Told<SubAccountApiKey> for Feed<'_> {
@@ -270,6 +289,14 @@ impl Told<SubAccountApiKey> for Feed<'_> {
             wakes.wake(&Ref::Key(name)).await;
         }
     }
+
+    fn deleted(&self, key: &SubAccountApiKey) {
+        self.references.gone.resource(Ref::Key(Name::of(key)), false);
+    }
+
+    fn missing(&self, _: &Name) {
+        self.references.gone.is_missing_some();
+    }
 }
 
 impl Told<PartialObjectMeta<Namespace>> for Feed<'_> {
@@ -281,6 +308,14 @@ impl Told<PartialObjectMeta<Namespace>> for Feed<'_> {
         };
         wakes.all(references.index(|index| index.accounts_in_namespace(&name)).into_iter().map(Ref::Account)).await;
         wakes.all(references.index(|index| index.keys_in_namespace(&name)).into_iter().map(Ref::Key)).await;
+    }
+
+    fn deleted(&self, namespace: &PartialObjectMeta<Namespace>) {
+        self.references.gone.namespace(namespace.name_any());
+    }
+
+    fn missing(&self, name: &Name) {
+        self.references.gone.namespace(name.name.clone());
     }
 }
 

@@ -72,10 +72,13 @@ impl Gate {
 
     fn wait_until_it_guards(&self) {
         let deadline = Instant::now() + TAKEN_UP;
-        while self.create("tenant", "probe", json!({"policyRef": {"name": "acme"}})).is_ok() {
-            assert!(Instant::now() < deadline, "the policy guards nothing");
-            self.delete("admin", "probe").expect("the administrator may");
-            std::thread::sleep(POLL);
+        let mut forced = account("probe", &spec(&json!({})));
+        forced["metadata"]["annotations"] = json!({"franking.io/force-delete": "true"});
+        for (who, probe) in [("tenant", account("probe", &spec(&json!({})))), ("manager", forced)] {
+            while self.run(who, &["create", "--dry-run=server", "-f", "-"], &probe.to_string()).is_ok() {
+                assert!(Instant::now() < deadline, "a policy guards nothing");
+                std::thread::sleep(POLL);
+            }
         }
     }
 
@@ -234,20 +237,82 @@ async fn the_platform_its_robots_and_the_operator_do_their_work_and_a_namespace_
     succeeded(gate.plane.kubectl(&["wait", "--for=delete", &format!("namespace/{TEAM}"), "--timeout=60s"]));
 }
 
+/// An object of each kind that the operator holds, with its plural and its namespace.
+fn held() -> [(&'static str, Value); 3] {
+    let object = |kind: &str, namespace: Option<&str>, spec: Value| {
+        let metadata = json!({"name": "held", "namespace": namespace, "finalizers": ["franking.io/ledger", "a.com/b"]});
+        json!({"apiVersion": "franking.io/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
+    };
+    let upstream = json!({"upstream": {"host": "smtp.example.com"}});
+    let account = json!({"subAccountRef": {"name": "held"}});
+    [
+        ("creditpolicy", object("CreditPolicy", None, upstream)),
+        ("subaccount", object("SubAccount", Some(TEAM), spec(&json!({})))),
+        ("subaccountapikey", object("SubAccountApiKey", Some(TEAM), account)),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_operator_takes_its_finalizer_off_and_only_the_platform_team_has_it_forced() {
+    let gate = Gate::set().await;
+    let merge = |who: &str, kind: &str, patch: &Value| {
+        gate.run(who, &["patch", kind, "held", "--type=merge", "-p", &patch.to_string()], "")
+    };
+    for (kind, object) in held() {
+        gate.apply(&object);
+        let writers: &[&str] =
+            if kind == "creditpolicy" { &["platform", "robot"] } else { &["granter", "platform", "robot"] };
+        for who in writers {
+            for finalizers in [json!(null), json!([]), json!(["a.com/b"])] {
+                let patch = json!({"metadata": {"finalizers": finalizers}});
+                refused(merge(who, kind, &patch), &["only the operator takes franking.io/ledger off"]);
+            }
+            let mut replaced = object.clone();
+            replaced["metadata"]["finalizers"] = json!([]);
+            refused(gate.run(who, &["replace", "-f", "-"], &replaced.to_string()), &["use kubectl apply"]);
+            // What is not the operator's is anybody's who may write the object, and the operator's may be put on.
+            let others = json!({"metadata": {"finalizers": ["franking.io/ledger", "c.com/d"], "labels": {"by": *who}}});
+            merge(who, kind, &others).expect("the operator's stays");
+        }
+        let forced = json!({"metadata": {"annotations": {"franking.io/force-delete": "true"}}});
+        if kind != "creditpolicy" {
+            refused(merge("granter", kind, &forced), &["the verb force-delete on creditpolicies"]);
+        }
+        merge("platform", kind, &forced).expect("the platform team may");
+        // What stands is no news: others may go on writing the object.
+        merge(writers[0], kind, &json!({"metadata": {"labels": {"other": "edit"}}})).expect("nothing is forced");
+        // The garbage collector waits for dependents, deletes, and leaves our finalizer alone.
+        gate.run("platform", &["delete", kind, "held", "--cascade=foreground", "--wait=false"], "").expect("it may");
+        let deadline = Instant::now() + TAKEN_UP;
+        let only_ours = r#"["franking.io/ledger","c.com/d"]"#;
+        while gate.run("admin", &["get", kind, "held", "-o", "jsonpath={.metadata.finalizers}"], "")
+            != Ok(only_ours.to_owned())
+        {
+            assert!(Instant::now() < deadline, "the garbage collector does not get through");
+            std::thread::sleep(POLL);
+        }
+        refused(merge("platform", kind, &json!({"metadata": {"finalizers": []}})), &["only the operator"]);
+        merge("operator", kind, &json!({"metadata": {"finalizers": []}})).expect("the operator may");
+        gate.run("admin", &["wait", "--for=delete", kind, "held", "--timeout=60s"], "").expect("it is gone");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_expressions_fit_the_schemas() {
     let gate = Gate::set().await;
     let deadline = Instant::now() + TAKEN_UP;
-    let status = loop {
-        let policy = gate.run("admin", &["get", "validatingadmissionpolicy", "guard-subaccounts", "-o", "json"], "");
-        let policy: Value = serde_json::from_str(&policy.expect("it is there")).expect("JSON");
-        if policy["status"]["observedGeneration"] == policy["metadata"]["generation"] {
-            break policy["status"].clone();
-        }
-        assert!(Instant::now() < deadline, "the controller manager has not looked at it: {policy}");
-        std::thread::sleep(POLL);
-    };
-    assert_eq!(status["typeChecking"]["expressionWarnings"], Value::Null, "{status}");
+    for name in ["guard-subaccounts", "guard-finalizers"] {
+        let status = loop {
+            let policy = gate.run("admin", &["get", "validatingadmissionpolicy", name, "-o", "json"], "");
+            let policy: Value = serde_json::from_str(&policy.expect("it is there")).expect("JSON");
+            if policy["status"]["observedGeneration"] == policy["metadata"]["generation"] {
+                break policy["status"].clone();
+            }
+            assert!(Instant::now() < deadline, "the controller manager has not looked at it: {policy}");
+            std::thread::sleep(POLL);
+        };
+        assert_eq!(status["typeChecking"]["expressionWarnings"], Value::Null, "{status}");
+    }
 }
 
 #[test]

@@ -75,7 +75,7 @@ pub fn plan(key: &SubAccountApiKey, observed: &Observed, now: Timestamp, rng: &m
         return removal(key, observed, now);
     }
     if observed.namespace.terminating {
-        return Plan::nothing();
+        return leaving(observed, now);
     }
     let mut plan = Plan::nothing();
     if !meta::holds(&key.metadata) {
@@ -440,6 +440,18 @@ fn base_status(
 /// When somebody last sent is kept to the hour: it is written, and it is about people.
 fn hour(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second() - at.as_second().rem_euclid(3600)).unwrap_or(at)
+}
+
+/// A namespace that is deleted never comes back, so its keys end with it at once, whenever its controller gets to them.
+fn leaving(observed: &Observed, now: Timestamp) -> KeyPlan {
+    let mut plan = Plan::nothing();
+    if let Some(entry) = &observed.entry {
+        let gone = entry.removed(now);
+        if gone != *entry {
+            plan.steps.push(Step::Put(Box::new(Entry::Key(gone))));
+        }
+    }
+    plan
 }
 
 /// A credential must not outlive its resource. The Secret goes with its owner.

@@ -42,6 +42,8 @@ pub struct Observed {
     pub relay: RelayState,
     /// What the relays say of upstreams; `None` before they were asked.
     pub sightings: Option<Arc<Sightings>>,
+    /// What is to be said of entries without a resource that are left for somebody to look at.
+    pub orphans: Option<String>,
     pub figures_granted: bool,
 }
 
@@ -251,7 +253,7 @@ fn status(
     let next = CreditPolicyStatus {
         policy_id: Some(observed.id.to_string()),
         observed_generation: policy.metadata.generation,
-        conditions: warn_of_self_service(available.state(stated), policy, observed.limited).build(),
+        conditions: warned(available.state(stated), policy, observed).build(),
         period: gauge.as_ref().map(Gauge::period),
         credits: gauge.as_ref().map(Gauge::pool),
         cost: observed.cost.status(standing.and_then(|status| status.cost.as_ref())),
@@ -266,21 +268,20 @@ fn status(
     usage::settle(next, standing, observed.figures_granted)
 }
 
-/// Sets the warning that accounts of the policy are limited by what it does not require of each.
+/// Sets the warnings, which turn nothing.
 ///
-/// Who may attach accounts is RBAC's to know and cannot be listed with the operator's rights, so the warning goes by what
-/// is seen: limited accounts, and nobody who decided whether others may go without.
-fn warn_of_self_service<'a>(
-    conditions: Conditions<'a>,
-    policy: &CreditPolicy,
-    limited: LimitedAccounts,
-) -> Conditions<'a> {
-    match unbounded(policy, limited) {
-        Some(sentence) => {
-            conditions.set(ConditionType::SelfServiceUnbounded, true, Reason::SelfServiceUnbounded, sentence)
-        }
+/// SelfServiceUnbounded: who may attach accounts is RBAC's to know and cannot be listed with the operator's rights, so it
+/// goes by what is seen: limited accounts, and nobody who decided whether others may go without.
+fn warned<'a>(conditions: Conditions<'a>, policy: &CreditPolicy, observed: &Observed) -> Conditions<'a> {
+    let warnings = [
+        (ConditionType::SelfServiceUnbounded, Reason::SelfServiceUnbounded, unbounded(policy, observed.limited)),
+        (ConditionType::SweepStopped, Reason::SweepStopped, observed.orphans.clone()),
+    ];
+    let set = |conditions: Conditions<'a>, (kind, reason, sentence): (_, _, Option<String>)| match sentence {
+        Some(sentence) => conditions.set(kind, true, reason, sentence),
         None => conditions,
-    }
+    };
+    warnings.into_iter().fold(conditions, set)
 }
 
 /// What another account of the policy could do without, as a sentence.
@@ -320,9 +321,7 @@ fn removal(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Policy
         return plan;
     }
     if let Some(entry) = observed.entry.as_ref().filter(|entry| entry.removed_at.is_none()) {
-        // The upstream's login goes with the policy.
-        let entry = PolicyEntry { removed_at: Some(now), upstream: None, ..entry.clone() };
-        plan.steps.push(Step::Put(Box::new(Entry::Policy(entry))));
+        plan.steps.push(Step::Put(Box::new(Entry::Policy(entry.removed(now)))));
     }
     plan.steps.push(Step::RemoveFinalizer);
     plan

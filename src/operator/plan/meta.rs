@@ -12,6 +12,8 @@ pub const MANAGER: &str = "franking";
 pub const FINALIZER: &str = "franking.io/ledger";
 /// Lets an object go without the ledger's note: for a ledger that is lost for good.
 pub const FORCE_DELETE: &str = "franking.io/force-delete";
+/// On a namespace: names the finding of orphans there that somebody has looked at, and that may be revoked.
+pub const REVOKE_ORPHANS: &str = "franking.io/revoke-orphans";
 /// Without this label a Secret cannot be pointed to: naming a Secret is not a way to read one.
 pub const USE_LABEL: &str = "franking.io/use";
 /// What every object that we make carries, and the only Secrets that we watch in tenants' namespaces.

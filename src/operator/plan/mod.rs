@@ -10,6 +10,7 @@ pub mod cost;
 pub mod credit_policy;
 pub mod gauge;
 pub mod meta;
+pub mod orphans;
 pub mod relay_fleet;
 pub mod secret;
 pub mod sub_account;
@@ -213,5 +214,6 @@ pub fn interrupted(
     let accepted = is_true(standing, ConditionType::Accepted);
     let programmed = false;
     let stated = Outcome::waiting(reason, message).stated(standing, generation, now, (accepted, programmed), None);
-    stated.keep(ConditionType::UpstreamAvailable).keep(ConditionType::SelfServiceUnbounded).build()
+    let kept = [ConditionType::UpstreamAvailable, ConditionType::SelfServiceUnbounded, ConditionType::SweepStopped];
+    kept.into_iter().fold(stated, Conditions::keep).build()
 }

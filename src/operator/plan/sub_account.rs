@@ -76,7 +76,7 @@ pub fn plan(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<S
         return removal(account, observed, now);
     }
     if observed.namespace.terminating {
-        return Plan::nothing();
+        return leaving(observed, now);
     }
     let mut plan = Plan::nothing();
     if !meta::holds(&account.metadata) {
@@ -326,6 +326,15 @@ fn status(
     usage::settle(next, standing, observed.figures_granted)
 }
 
+/// A namespace that is deleted never comes back, so its accounts end with it at once, whenever its controller gets to them.
+fn leaving(observed: &Observed, now: Timestamp) -> Plan<SubAccountStatus> {
+    let mut plan = Plan::nothing();
+    if let Some(entry) = observed.entry.as_ref().filter(|entry| entry.removed_at.is_none()) {
+        plan.steps.push(Step::Put(Box::new(Entry::Account(entry.removed(now)))));
+    }
+    plan
+}
+
 /// The ledger takes note before the object goes: its keys stop with it.
 fn removal(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<SubAccountStatus> {
     let mut plan = Plan::nothing();
@@ -333,16 +342,10 @@ fn removal(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<Su
         return plan;
     }
     if let Some(entry) = &observed.entry {
-        let mut gone = AccountEntry { removed_at: entry.removed_at.or(Some(now)), ..entry.clone() };
-        match account.spec.deletion_policy.unwrap_or_default() {
-            DeletionPolicy::Retain => {}
-            // The namespace's place is taken until the period ends, however the account went. A UID says whose place,
-            // and names nobody.
-            DeletionPolicy::Purge => {
-                gone.namespace.clone_from(&observed.namespace.uid);
-                gone.name.clear();
-            }
-        }
+        let gone = match account.spec.deletion_policy.unwrap_or_default() {
+            DeletionPolicy::Retain => entry.removed(now),
+            DeletionPolicy::Purge => entry.purged(now, observed.namespace.uid.clone()),
+        };
         if gone != *entry {
             plan.steps.push(Step::Put(Box::new(Entry::Account(gone))));
         }

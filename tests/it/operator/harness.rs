@@ -265,6 +265,7 @@ impl Plane {
 }
 
 /// A namespace and a policy of one test's own, both called `name`.
+#[derive(Clone)]
 pub struct World {
     pub client: Client,
     pub store: Arc<dyn Store>,

@@ -6,6 +6,7 @@
 mod crash;
 mod credits;
 mod fuse;
+mod ghosts;
 mod handover;
 mod harness;
 mod lifecycle;

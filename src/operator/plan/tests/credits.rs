@@ -96,6 +96,7 @@ fn seen_policy(entry: Option<PolicyEntry>, balance: Option<&Balance>) -> credit_
         endpoint: endpoint(),
         relay: Default::default(),
         sightings: None,
+        orphans: None,
         figures_granted: false,
     }
 }

@@ -33,6 +33,7 @@ fn seen_policy(entry: Option<crate::domain::directory::PolicyEntry>, users: Vec<
         endpoint: endpoint(),
         relay: RelayState::default(),
         sightings: None,
+        orphans: None,
         figures_granted: false,
     }
 }

@@ -1,0 +1,119 @@
+//! Writes off entries of the directory whose resource is gone.
+//!
+//! A credential must not outlive its resource. Finalizers see to it; this is for the object that went without one. It is
+//! looked up live before it is written off, because a cache that lacks an object proves nothing.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::core::PartialObjectMeta;
+use kube::{Api, ResourceExt as _};
+
+use super::error::{Error, Result};
+use super::gone::Waiting;
+use super::kinds::Kind;
+use super::observe::Context;
+use super::reconcile::forget;
+use super::references::Ref;
+use super::watch::Name;
+use crate::crd::{CreditPolicy, SubAccount, SubAccountApiKey};
+use crate::domain::directory::Entry;
+use crate::domain::id::{self, Holder};
+
+/// After a failure, before the next try: a credential works until then.
+const RETRY: Duration = Duration::from_secs(2);
+/// Who is named in the audit trail: who took the object away is in no object.
+const ACTOR: &str = "operator";
+
+/// Writes off what the watches saw deleted, until the future is dropped.
+pub async fn run(context: &Context) {
+    loop {
+        let mut waiting = context.references.gone.next().await;
+        context.guard.opened().await;
+        if let Err(error) = write_off_all(context, &mut waiting).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "writing off what is gone");
+            context.references.gone.put_back(waiting);
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// What is done is taken out of `waiting`.
+async fn write_off_all(context: &Context, waiting: &mut Waiting) -> Result<()> {
+    let found = context.books.in_service(|in_service| {
+        let within = waiting.namespaces.iter().flat_map(|namespace| in_service.in_namespace(namespace));
+        let within = within.map(|what| (what, false));
+        let gone = waiting.resources.iter().map(|(what, purge)| (what.clone(), *purge));
+        let all: Vec<(Ref, bool)> = within.chain(gone).collect();
+        let holders = |(what, purge): (Ref, bool)| {
+            in_service.of(&what).map(|holder| (what.clone(), holder, purge)).collect::<Vec<_>>()
+        };
+        all.into_iter().flat_map(holders).collect::<Vec<_>>()
+    });
+    for (what, holder, purge) in found.await.map_err(Error::ledger("reading the directory"))? {
+        write_off(context, &what, holder, purge).await?;
+    }
+    *waiting = Waiting::default();
+    Ok(())
+}
+
+/// Why an entry has no resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The object is gone from its namespace.
+    Object,
+    /// Its namespace is gone, or another one has its name.
+    Namespace,
+}
+
+/// What became of the resource that an entry is of, asked live. `None`: it is there.
+pub async fn loss(context: &Context, what: &Ref, holder: Holder) -> Result<Option<Loss>> {
+    let (kind, name, exists) = match what {
+        Ref::Policy(name) => (id::Kind::Policy, name, exists::<CreditPolicy>(context, name).await?),
+        Ref::Account(name) => (id::Kind::Account, name, exists::<SubAccount>(context, name).await?),
+        Ref::Key(name) => (id::Kind::Key, name, exists::<SubAccountApiKey>(context, name).await?),
+    };
+    match context.live_id(kind, name).await? {
+        Some(id) if id == holder.uuid() => Ok((!exists).then_some(Loss::Object)),
+        Some(_) | None => Ok(Some(Loss::Namespace)),
+    }
+}
+
+async fn exists<K: Kind>(context: &Context, name: &Name) -> Result<bool> {
+    let api = K::api(&context.client, Some(&name.namespace));
+    let live = api.get_metadata_opt(&name.name).await.map_err(Error::cluster("looking for a resource"))?;
+    Ok(live.is_some())
+}
+
+/// Takes an entry out of service for good, unless its resource is there. Says whether it did.
+pub async fn write_off(context: &Context, what: &Ref, holder: Holder, purge: bool) -> Result<bool> {
+    if loss(context, what, holder).await?.is_none() {
+        return Ok(false);
+    }
+    let entry = context.books.entry(holder).await.map_err(Error::ledger("reading the directory"))?;
+    let Some(entry) = entry.filter(|entry| entry.removed_at().is_none()) else { return Ok(false) };
+    let now = context.clock.now();
+    let removed = match entry {
+        Entry::Policy(policy) => Entry::Policy(policy.removed(now)),
+        Entry::Account(account) if purge => {
+            let namespace = namespace_uid(context, &account.namespace).await?;
+            Entry::Account(account.purged(now, namespace))
+        }
+        Entry::Account(account) => Entry::Account(account.removed(now)),
+        Entry::Key(key) => Entry::Key(key.removed(now)),
+    };
+    tracing::warn!(kind = holder.kind().as_str(), id = %holder.uuid(), "an entry without a resource is written off");
+    context.books.put(ACTOR, &[removed]).await.map_err(Error::ledger("writing off an entry"))?;
+    context.report.written_off(holder.kind());
+    forget(context, what);
+    // A resource that came between the look and the write gets its credential back at once.
+    context.wakes.wake(what).await;
+    Ok(true)
+}
+
+/// Whose place a purged account keeps; empty where nobody knows any more.
+async fn namespace_uid(context: &Context, name: &str) -> Result<String> {
+    let api: Api<Namespace> = Api::all(context.client.clone());
+    let live = api.get_metadata_opt(name).await.map_err(Error::cluster("reading a namespace"))?;
+    Ok(live.and_then(|namespace: PartialObjectMeta<Namespace>| namespace.uid()).unwrap_or_default())
+}

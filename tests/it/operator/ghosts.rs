@@ -1,0 +1,179 @@
+//! Objects that vanish without the ledger's note: their finalizer was taken away, and no admission policy forbade it.
+
+use std::sync::atomic::Ordering;
+
+use franking::domain::id::{AccountId, Holder};
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use serde_json::json;
+
+use super::harness::{World, alone};
+use super::lifecycle::{own, restart};
+use super::waits::{Conditioned, delete, gone, merge_patch, ready, until};
+
+/// More than ten, and all that the namespace has: what the sweep would not revoke unseen.
+const KEYS: usize = 12;
+
+/// Takes the finalizer away and deletes, before anybody can put it back.
+async fn vanish<K: Conditioned>(api: Api<K>, name: &str) {
+    merge_patch(&api, name, json!({"metadata": {"finalizers": null}})).await;
+    delete(&api, name).await;
+}
+
+/// Keys of an account of their own each, and their Secrets.
+async fn ready_keys(world: &World) -> Vec<Secret> {
+    world.plain_policy(&world.name, json!({})).await;
+    let mut secrets = Vec::new();
+    for index in 0..KEYS {
+        world.account(&format!("account-{index}"), json!({})).await;
+        world.key(&format!("key-{index}"), &format!("account-{index}"), json!({})).await;
+    }
+    for index in 0..KEYS {
+        ready(world.keys(), &format!("key-{index}")).await;
+        secrets.push(world.secrets().get(&format!("key-{index}")).await.expect("the secret"));
+    }
+    secrets
+}
+
+async fn account_id(world: &World, name: &str) -> AccountId {
+    let status = ready(world.accounts(), name).await.status.expect("a status");
+    status.account_id.expect("an id").parse().expect("a uuid")
+}
+
+async fn is_in_service(world: &World, account: AccountId) -> bool {
+    let entry = world.store.find(Holder::Account(account)).await.expect("the ledger answers").expect("an entry");
+    entry.removed_at().is_none()
+}
+
+/// Waits until none of these passwords is let in.
+async fn no_one_is_let_in(world: &World, secrets: &[Secret]) {
+    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(50));
+    let waited = async {
+        for secret in secrets {
+            while world.may_send(secret).await {
+                ticks.tick().await;
+            }
+        }
+    };
+    tokio::time::timeout(super::harness::DEADLINE, waited).await.expect("a key outlives its resource");
+}
+
+#[tokio::test]
+async fn keys_and_accounts_that_vanish_are_written_off_at_once_however_many() {
+    let _turn = alone().await;
+    let (world, running, _folder, _) = own("ghosts", None).await;
+    let secrets = ready_keys(&world).await;
+    // Keys first, and then the accounts of some that are still there.
+    for index in 0..KEYS {
+        vanish(world.keys(), &format!("key-{index}")).await;
+    }
+    no_one_is_let_in(&world, &secrets).await;
+    let mut accounts = Vec::new();
+    for index in 0..5 {
+        let name = format!("account-{index}");
+        accounts.push(account_id(&world, &name).await);
+        let purge = json!({"spec": {"deletionPolicy": if index == 0 { "Purge" } else { "Retain" }}});
+        merge_patch(&world.accounts(), &name, purge).await;
+        vanish(world.accounts(), &name).await;
+    }
+    running.until_metric("franking_operator_written_off_total{kind=\"key\"} 12").await;
+    running.until_metric("franking_operator_written_off_total{kind=\"account\"} 5").await;
+    for account in &accounts {
+        assert!(!is_in_service(&world, *account).await);
+    }
+    let purged = world.store.find(Holder::Account(accounts[0])).await.expect("the ledger answers");
+    let purged = serde_json::to_value(purged).expect("JSON").to_string();
+    assert!(!purged.contains("ghosts") && !purged.contains("account-0"), "{purged}");
+    // A policy too: what it holds of its upstream's login goes.
+    for index in 5..KEYS {
+        delete(&world.accounts(), &format!("account-{index}")).await;
+        gone(world.accounts(), &format!("account-{index}")).await;
+    }
+    vanish(world.policies(), "ghosts").await;
+    running.until_metric("franking_operator_written_off_total{kind=\"policy\"} 1").await;
+    delete(&world.namespaces(), "ghosts").await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_vanishes_while_the_ledger_is_down_is_written_off_when_it_is_back() {
+    let _turn = alone().await;
+    let (world, running, _folder, _) = own("ghost-down", None).await;
+    let secret = world.ready_key().await;
+    running.ledger.down.store(true, Ordering::SeqCst);
+    vanish(world.keys(), "key").await;
+    gone(world.keys(), "key").await;
+    assert!(world.may_send(&secret).await, "the ledger has not taken note yet");
+    running.ledger.down.store(false, Ordering::SeqCst);
+    no_one_is_let_in(&world, &[secret]).await;
+    world.clear().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_namespace_takes_its_keys_along_also_without_their_finalizers() {
+    let _turn = alone().await;
+    let (world, running, _folder, _) = own("ghost-town", None).await;
+    let secrets = ready_keys(&world).await;
+    for index in 0..KEYS {
+        merge_patch(&world.keys(), &format!("key-{index}"), json!({"metadata": {"finalizers": null}})).await;
+    }
+    delete(&world.namespaces(), "ghost-town").await;
+    no_one_is_let_in(&world, &secrets).await;
+    gone(world.namespaces(), "ghost-town").await;
+    delete(&world.policies(), "ghost-town").await;
+    gone(world.policies(), "ghost-town").await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_sweep_leaves_many_of_one_namespace_until_somebody_has_looked_and_takes_the_others() {
+    let _turn = alone().await;
+    let (world, running, _folder, _) = own("ghost-many", None).await;
+    let secrets = ready_keys(&world).await;
+    let other = World { name: "ghost-few".to_owned(), ..world.clone() };
+    other.make_namespace("ghost-few", json!({})).await;
+    other.account("account", json!({"policyRef": {"name": "ghost-many"}})).await;
+    other.key("key", "account", json!({})).await;
+    ready(other.keys(), "key").await;
+    let few = other.secrets().get("key").await.expect("the secret");
+    let few_account = account_id(&other, "account").await;
+    running.stop().await;
+    for index in 0..KEYS {
+        vanish(world.keys(), &format!("key-{index}")).await;
+    }
+    vanish(other.keys(), "key").await;
+    vanish(other.accounts(), "account").await;
+
+    let again = restart(&world).await;
+    no_one_is_let_in(&other, &[few]).await;
+    again.until_metric("franking_operator_written_off_total{kind=\"account\"} 1").await;
+    assert!(!is_in_service(&other, few_account).await);
+    again.until_metric("franking_operator_sweep_stopped 1").await;
+    let sentence = until(world.policies(), "ghost-many", "SweepStopped", |policy| {
+        let conditions = &policy?.status.as_ref()?.conditions;
+        let found = conditions.iter().find(|condition| condition.type_ == "SweepStopped")?;
+        (found.status == "True").then(|| found.message.clone())
+    })
+    .await;
+    assert!(sentence.contains("12 of 24 entries") && sentence.contains("namespace ghost-many"), "{sentence}");
+    assert!(world.may_send(&secrets[0]).await, "nobody has looked yet");
+    ready(world.policies(), "ghost-many").await;
+    again.stop().await;
+
+    // Who has looked says so as the sentence names it. The sweep comes by at every start, and each minute while it waits.
+    let (_, finding) = sentence.rsplit_once("franking.io/revoke-orphans=").expect("the command");
+    let approval = json!({"metadata": {"annotations": {"franking.io/revoke-orphans": finding}}});
+    merge_patch(&world.namespaces(), "ghost-many", approval).await;
+    let again = restart(&world).await;
+    no_one_is_let_in(&world, &secrets).await;
+    again.until_metric("franking_operator_sweep_stopped 0").await;
+    until(world.policies(), "ghost-many", "no warning", |policy| {
+        let conditions = &policy?.status.as_ref()?.conditions;
+        conditions.iter().all(|condition| condition.type_ != "SweepStopped").then_some(())
+    })
+    .await;
+    delete(&world.namespaces(), "ghost-few").await;
+    world.clear().await;
+    again.stop().await;
+}
