@@ -119,8 +119,8 @@ pub struct PerAccount {
     /// Accounts must use its period, because caps of different periods cannot be compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_cap: Option<Cap>,
-    /// How many accounts of this policy one namespace may have. Accounts removed in this period count too; one that moves
-    /// to another policy counts there. Absent means any number.
+    /// How many accounts of this policy one namespace may have. Accounts that were removed in this period, or moved to
+    /// another policy, count too. Absent means any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub max_accounts_per_namespace: Option<i32>,
@@ -303,7 +303,7 @@ pub struct AccountCounts {
     /// Accounts that are suspended themselves.
     #[schemars(range(min = 0))]
     pub suspended: i64,
-    /// Accounts deleted in the running period; their used credits still count.
+    /// Accounts that were deleted in the running period, or moved to another policy; what they used still counts.
     #[schemars(range(min = 0))]
     pub removed: i64,
 }

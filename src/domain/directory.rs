@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::credential::{Credential, Username};
 use super::credit::{Blocked, Chain, Limit, Overage, Prepaid, Rate, WhenExhausted};
+use super::departure::{Departure, departed};
 use super::id::{AccountId, Holder, IdMap, KeyId, PolicyId};
 use super::money::Pricing;
 use super::sender::{MailDomain, SenderPattern};
@@ -137,6 +138,9 @@ pub struct AccountEntry {
     /// Its own, or the policy's for each account; the smaller of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
+    /// Policies that it left for another in this period, or in the last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub departures: Vec<Departure>,
     /// Deleted, or no longer accepted by its policy: nothing is sent, used credits stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_at: Option<Timestamp>,
@@ -233,6 +237,15 @@ impl PolicyEntry {
 }
 
 impl AccountEntry {
+    /// The policies that the account has left when it is one of `policy` from `now` on. One that was out of service left
+    /// when it went.
+    pub fn departures_for(&self, policy: PolicyId, now: Timestamp) -> Vec<Departure> {
+        if self.policy == policy {
+            return self.departures.clone();
+        }
+        departed(&self.departures, self.policy, self.removed_at.unwrap_or(now))
+    }
+
     /// The account out of service from `at` on, unless it was before; what it used stays with its id.
     pub fn removed(&self, at: Timestamp) -> Self {
         Self { removed_at: self.removed_at.or(Some(at)), ..self.clone() }

@@ -10,6 +10,7 @@ pub mod alert;
 pub mod cost;
 pub mod credential;
 pub mod credit;
+pub mod departure;
 pub mod directory;
 pub mod fingerprint;
 pub mod id;

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::in_service::InService;
 use super::lease::Leader;
+use crate::domain::departure::Departure;
 use crate::domain::directory::Entry;
 use crate::domain::id::{AccountId, Holder, Kind, PolicyId};
 use crate::domain::trouble::Sightings;
@@ -33,11 +34,12 @@ pub struct Books {
 #[derive(Default)]
 pub struct Tally {
     epoch: i64,
-    /// Removed accounts with their policy, namespace and name.
-    removed: HashMap<AccountId, Removed>,
+    /// Accounts that were removed, or left a policy for another.
+    removed: HashMap<AccountId, Vec<Removed>>,
     in_service: InService,
 }
 
+/// An account that is not one of its policy any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removed {
     pub policy: PolicyId,
@@ -217,8 +219,9 @@ impl Books {
         Ok(tally)
     }
 
-    /// The accounts of a policy that were removed since `since`: anywhere, or in the namespace of this name or, where
-    /// they were purged, of this UID.
+    /// The accounts of a policy that were removed since `since`, or moved to another policy: anywhere, or in the namespace
+    /// of this name or, where they were purged, of this UID. In one namespace also those whose entry is of the policy:
+    /// one that moves keeps its place until the ledger knows that it left, and nobody slips in between.
     pub async fn removed_accounts(
         &self,
         policy: PolicyId,
@@ -226,12 +229,21 @@ impl Books {
         since: Timestamp,
     ) -> Result<Vec<(AccountId, Removed)>> {
         let tally = self.refreshed().await?;
-        let matching = tally.removed.iter().filter(|(_, removed)| {
+        let counts = |removed: &Removed| {
             removed.policy == policy
                 && removed.at >= since
                 && namespace.is_none_or(|ways| ways.contains(&removed.namespace.as_str()))
-        });
-        Ok(matching.map(|(id, removed)| (*id, removed.clone())).collect())
+        };
+        let all = tally.removed.iter();
+        let mut found: HashMap<AccountId, Removed> =
+            all.filter_map(|(id, places)| Some((*id, places.iter().find(|place| counts(place))?.clone()))).collect();
+        if let Some([name, _]) = namespace {
+            for (id, account) in tally.in_service.accounts_of(policy, name) {
+                let removed = || Removed { policy, namespace: name.to_owned(), name: account.name.clone(), at: since };
+                found.entry(id).or_insert_with(removed);
+            }
+        }
+        Ok(found.into_iter().collect())
     }
 
     /// Asks a question about what the directory has in service at this moment.
@@ -243,18 +255,21 @@ impl Books {
 impl Tally {
     fn take(&mut self, entry: Entry) {
         self.in_service.take(&entry);
-        match entry {
-            Entry::Policy(_) | Entry::Key(_) => {}
-            Entry::Account(account) => match account.removed_at {
-                Some(at) => {
-                    let removed =
-                        Removed { policy: account.policy, namespace: account.namespace, name: account.name, at };
-                    self.removed.insert(account.id, removed);
-                }
-                None => {
-                    self.removed.remove(&account.id);
-                }
-            },
+        let Entry::Account(account) = entry else { return };
+        let removed = account.removed_at.map(|at| Departure { policy: account.policy, at });
+        let left = account.departures.iter().copied().chain(removed);
+        let places: Vec<Removed> = left
+            .map(|Departure { policy, at }| Removed {
+                policy,
+                namespace: account.namespace.clone(),
+                name: account.name.clone(),
+                at,
+            })
+            .collect();
+        if places.is_empty() {
+            self.removed.remove(&account.id);
+        } else {
+            self.removed.insert(account.id, places);
         }
     }
 }

@@ -63,17 +63,27 @@ impl InService {
     /// The accounts and keys that are in service in a namespace of this name.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Ref> {
         let from = Name::new(namespace, "");
-        let accounts = self.holders.range(Ref::Account(from.clone())..);
-        let keys = self.holders.range(Ref::Key(from)..);
-        let accounts = accounts.map(|(what, _)| what).take_while(|what| match what {
-            Ref::Account(name) => name.namespace == namespace,
-            Ref::Policy(_) | Ref::Key(_) => false,
-        });
-        let keys = keys.map(|(what, _)| what).take_while(|what| match what {
-            Ref::Key(name) => name.namespace == namespace,
-            Ref::Policy(_) | Ref::Account(_) => false,
-        });
-        accounts.chain(keys).cloned().collect()
+        let keys = self.holders.range(Ref::Key(from)..).map(|(what, _)| what);
+        let keys = keys.take_while(|what| matches!(what, Ref::Key(name) if name.namespace == namespace));
+        self.accounts_in(namespace).map(|(what, _)| what).chain(keys).cloned().collect()
+    }
+
+    fn accounts_in(&self, namespace: &str) -> impl Iterator<Item = (&Ref, &BTreeSet<Holder>)> {
+        let from = Ref::Account(Name::new(namespace, ""));
+        let accounts = self.holders.range(from..);
+        accounts.take_while(move |(what, _)| matches!(what, Ref::Account(name) if name.namespace == namespace))
+    }
+
+    /// The accounts of a policy that are in service in a namespace of this name, as the ledger knows them.
+    pub fn accounts_of(&self, policy: PolicyId, namespace: &str) -> impl Iterator<Item = (AccountId, &Name)> {
+        self.accounts_in(namespace).flat_map(move |(what, holders)| {
+            holders.iter().filter_map(move |holder| match (what, holder) {
+                (Ref::Account(name), Holder::Account(id)) if self.policies.get(id) == Some(&policy) => {
+                    Some((*id, name))
+                }
+                (Ref::Account(_) | Ref::Policy(_) | Ref::Key(_), _) => None,
+            })
+        })
     }
 
     /// All that is in service.
@@ -112,6 +122,7 @@ mod tests {
             prepaid: None,
             spend_limit_micro: None,
             rate: None,
+            departures: Vec::new(),
             removed_at,
         })
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
@@ -95,6 +95,8 @@ pub struct References {
     pub gone: Gone,
     /// Objects whose counts changed.
     recount: Mutex<BTreeSet<Ref>>,
+    /// Policies that accounts left since their accounts were counted last; only the ledger knows how many.
+    departures: Mutex<BTreeSet<String>>,
     /// Kinds whose first list is in its store and in the index. Not `Store::wait_until_ready`: kube 5 keeps one waker for all who wait
     /// for a store, so of several (each reconcile, and kube's own scheduler) all but the last would sleep for ever.
     listed: watch::Sender<usize>,
@@ -116,7 +118,8 @@ impl References {
         let (keys, key_writer) = reflector::store();
         let (namespaces, namespace_writer) = reflector::store();
         let (logins, login_writer) = reflector::store();
-        let (index, recount, listed) = (RwLock::default(), Mutex::default(), watch::Sender::new(0));
+        let (index, recount, departures) = (RwLock::default(), Mutex::default(), Mutex::default());
+        let listed = watch::Sender::new(0);
         let writers = Writers {
             policies: policy_writer,
             accounts: account_writer,
@@ -125,7 +128,10 @@ impl References {
             logins: login_writer,
         };
         let (written, gone) = (Written::default(), Gone::default());
-        (Self { policies, accounts, keys, namespaces, logins, index, written, gone, recount, listed }, writers)
+        (
+            Self { policies, accounts, keys, namespaces, logins, index, written, gone, recount, departures, listed },
+            writers,
+        )
     }
 
     /// Waits until every store, and the index, has its first list: nothing is judged from half a picture.
@@ -170,6 +176,26 @@ impl References {
     /// Has the figures and counts of an object judged again.
     pub fn recount(&self, what: Ref) {
         self.recount.lock().unwrap_or_else(PoisonError::into_inner).insert(what);
+    }
+
+    fn departures(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.departures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An account left this policy.
+    pub fn account_left(&self, policy: &Name) {
+        self.departures().insert(policy.name.clone());
+        self.recount(Ref::Policy(policy.clone()));
+    }
+
+    /// Whether accounts left this policy since they were counted last.
+    pub fn has_departures(&self, policy: &str) -> bool {
+        self.departures().contains(policy)
+    }
+
+    /// The accounts of this policy are counted now.
+    pub fn departures_counted(&self, policy: &str) {
+        self.departures().remove(policy);
     }
 
     /// Follows all six kinds until the future is dropped.

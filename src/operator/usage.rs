@@ -208,6 +208,7 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
             let relays = context.relay.borrow().replicas.map(|replicas| replicas.ready);
             let limited = LimitedAccounts { prepaid: count.prepaid, spend_limited: count.spend_limited };
             let warning = find_condition(&status.conditions, ConditionType::SelfServiceUnbounded);
+            let counts = counts || context.references.has_departures(&name.name);
             let counts = counts || warning.map(|warning| &warning.message) != unbounded(&policy, limited).as_ref();
             let recount = counts || status.relay.as_ref().and_then(|relay| relay.ready_replicas) != relays;
             let behind = match context.holder_of(what) {

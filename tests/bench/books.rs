@@ -123,6 +123,7 @@ async fn fill_directory(store: &SqliteStore, session: &Session, pricing: &Pricin
         prepaid: None,
         spend_limit_micro: None,
         rate: None,
+        departures: Vec::new(),
         removed_at: None,
     };
     let key = |n| KeyEntry {

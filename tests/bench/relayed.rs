@@ -122,6 +122,7 @@ fn account(n: usize, policy: usize) -> AccountEntry {
         prepaid: None,
         spend_limit_micro: None,
         rate: None,
+        departures: Vec::new(),
         removed_at: None,
     }
 }

@@ -28,7 +28,8 @@ pub struct Observed {
     pub policy: Option<Policy>,
     /// The oldest account of the policy with the same externalId.
     pub claimant: Option<Name>,
-    /// Accounts of the policy in this namespace that are older, and those that were removed in this period.
+    /// Accounts of the policy in this namespace that are older, and those that were removed in this period, or moved to
+    /// another policy.
     pub before: usize,
     pub removed: usize,
     pub gauge: Option<Gauge>,
@@ -162,8 +163,8 @@ fn not_too_many(plan: &CheckedPolicy, observed: &Observed) -> Result<(), Outcome
     }
     let fix = format!(
         "spec.policyRef.name: the policy allows {most} accounts per namespace, and this one has {} older ones and {} \
-         that were removed in this period; remove an account and wait for the next period, or have \
-         perAccount.maxAccountsPerNamespace raised",
+         that were removed or moved to another policy in this period; remove an account and wait for the next period, or \
+         have perAccount.maxAccountsPerNamespace raised",
         observed.before, observed.removed
     );
     Err(Outcome::refused(Reason::TooManyAccounts, fix))
@@ -201,6 +202,7 @@ fn accept(
         prepaid: accepted.terms.prepaid.clone(),
         spend_limit_micro: accepted.terms.spend_limit_micro,
         rate: accepted.terms.rate,
+        departures: observed.entry.as_ref().map(|entry| entry.departures_for(accepted.policy, now)).unwrap_or_default(),
         removed_at: None,
     };
     if observed.entry.as_ref() != Some(&entry) {

@@ -1,11 +1,33 @@
 //! Each refusal is a condition with a sentence, waits for its cause, and heals by itself when that goes.
 
+use std::time::Duration;
+
+use franking::crd::CreditPolicy;
+use franking::runtime::clock::ManualClock;
 use serde_json::json;
 
-use super::harness::{SYSTEM, World};
+use super::harness::{DEADLINE, SYSTEM, World, alone};
+use super::lifecycle::own;
 use super::waits::{create, delete, merge_patch, ready, stalled, until, waiting};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
+
+/// Lets time pass until the world's policy shows what is counted of its accounts, which waits for a moment so that a
+/// thousand changes are one write.
+async fn counted(world: &World, clock: &ManualClock, shows: impl Fn(&CreditPolicy) -> bool) -> CreditPolicy {
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    let waited = async {
+        loop {
+            ticks.tick().await;
+            clock.advance(1);
+            let policy = world.policies().get(&world.name).await.expect("the policy");
+            if shows(&policy) {
+                return policy;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, waited).await.expect("the policy is counted in time")
+}
 
 #[tokio::test]
 async fn an_account_without_its_policy_waits_for_it() {
@@ -65,6 +87,52 @@ async fn accounts_removed_in_this_period_count() {
     world.plain_policy("many", json!({"perAccount": {"maxAccountsPerNamespace": 3}})).await;
     ready(world.accounts(), "c").await;
     ready(world.accounts(), "b").await;
+}
+
+#[tokio::test]
+async fn accounts_that_moved_to_another_policy_in_this_period_count() {
+    let _turn = alone().await;
+    let (world, running, _folder, clock) = own("moving", None).await;
+    world.plain_policy("moving", json!({"perAccount": {"maxAccountsPerNamespace": 1}})).await;
+    world.plain_policy("moved-to", json!({})).await;
+    let elsewhere = json!({"policyRef": {"name": "moved-to"}});
+    // Others come from another policy, and wait for the place.
+    for name in ["a", "b", "c"] {
+        world.account(name, elsewhere.clone()).await;
+        ready(world.accounts(), name).await;
+    }
+    world.account("a", json!({})).await;
+    ready(world.accounts(), "a").await;
+    // It leaves and another comes, at the same moment.
+    world.account("a", elsewhere.clone()).await;
+    world.account("b", json!({})).await;
+    let sentence = stalled(world.accounts(), "b", "TooManyAccounts").await;
+    assert!(sentence.contains("0 older ones and 1 that were removed or moved to another policy"), "{sentence}");
+    ready(world.accounts(), "a").await;
+    let counts = |policy: &CreditPolicy| {
+        let counts = policy.status.as_ref().and_then(|status| status.accounts).unwrap_or_default();
+        (counts.total, counts.removed)
+    };
+    counted(&world, &clock, |policy| counts(policy) == (1, 1)).await;
+    // Also after it was deleted there, and made again: a place was had, whoever had it.
+    delete(&world.accounts(), "a").await;
+    super::waits::gone(world.accounts(), "a").await;
+    world.account("a", elsewhere.clone()).await;
+    ready(world.accounts(), "a").await;
+    world.account("c", json!({})).await;
+    stalled(world.accounts(), "c", "TooManyAccounts").await;
+    // Its own place is its own: it may come back.
+    world.account("b", elsewhere.clone()).await;
+    ready(world.accounts(), "b").await;
+    world.account("c", elsewhere).await;
+    ready(world.accounts(), "c").await;
+    world.account("a", json!({})).await;
+    ready(world.accounts(), "a").await;
+    counted(&world, &clock, |policy| counts(policy) == (1, 0)).await;
+    world.clear().await;
+    delete(&world.policies(), "moved-to").await;
+    super::waits::gone(world.policies(), "moved-to").await;
+    running.stop().await;
 }
 
 #[tokio::test]
@@ -168,21 +236,22 @@ async fn a_spend_limit_waits_until_the_plan_has_a_price() {
 
 #[tokio::test]
 async fn a_policy_with_a_prepaid_account_warns_until_it_says_what_holds_for_others() {
-    let world = World::shared("unbounded").await;
+    let _turn = alone().await;
+    let (world, running, _folder, clock) = own("unbounded", None).await;
     world.plain_policy("unbounded", json!({})).await;
+    ready(world.policies(), "unbounded").await;
     world.account("paid", json!({"prepaid": {}})).await;
-    let warned = |warns: bool| {
-        until(world.policies(), "unbounded", "the warning", move |policy| {
-            let conditions = &policy?.status.as_ref()?.conditions;
-            let found = conditions.iter().find(|condition| condition.type_ == "SelfServiceUnbounded");
-            (found.is_some() == warns).then(|| found.map(|condition| condition.message.clone()))
-        })
+    ready(world.accounts(), "paid").await;
+    let warning = |policy: &CreditPolicy| {
+        let conditions = &policy.status.as_ref()?.conditions;
+        conditions.iter().find(|condition| condition.type_ == "SelfServiceUnbounded").map(|found| found.message.clone())
     };
-    let sentence = warned(true).await.expect("a sentence");
+    let policy = counted(&world, &clock, |policy| warning(policy).is_some()).await;
+    let sentence = warning(&policy).expect("a sentence");
     assert!(sentence.contains("spec.perAccount.prepaid"), "{sentence}");
     ready(world.policies(), "unbounded").await;
     world.plain_policy("unbounded", json!({"perAccount": {"prepaid": "Required"}})).await;
-    warned(false).await;
+    counted(&world, &clock, |policy| warning(policy).is_none()).await;
     // From now on an account without it is as strict as can be; the one that has it goes on as it was.
     world.account("free", json!({})).await;
     until(world.accounts(), "free", "RequiredByPolicy", |account| {
@@ -191,4 +260,6 @@ async fn a_policy_with_a_prepaid_account_warns_until_it_says_what_holds_for_othe
         (condition.reason == "RequiredByPolicy" && status.credits.as_ref()?.remaining == Some(0)).then_some(())
     })
     .await;
+    world.clear().await;
+    running.stop().await;
 }

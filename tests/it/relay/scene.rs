@@ -282,6 +282,7 @@ pub fn account() -> AccountEntry {
         prepaid: None,
         spend_limit_micro: None,
         rate: None,
+        departures: Vec::new(),
         removed_at: None,
     }
 }

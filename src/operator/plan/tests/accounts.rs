@@ -124,3 +124,26 @@ fn a_terminating_namespace_is_left_alone() {
     seen.namespace.terminating = true;
     assert!(sub_account::plan(&account(json!({})), &seen, now()).steps.is_empty());
 }
+
+#[test]
+fn an_account_that_moves_keeps_its_place_in_the_policy_that_it_left() {
+    use crate::domain::departure::Departure;
+    let [here, there] = [1, 9].map(|n| PolicyId(Uuid::from_u128(n)));
+    let mut seen = seen_account(Some(policy(json!({}))));
+    seen.entry = Some(standing_account());
+    let mut move_to = |to: PolicyId, removed_at: Option<Timestamp>| {
+        seen.policy.as_mut().expect("a policy").id = to;
+        seen.entry.as_mut().expect("an entry").removed_at = removed_at;
+        let plan = sub_account::plan(&account(json!({})), &seen, now());
+        let Entry::Account(entry) = entries(&plan)[0].clone() else { panic!("an account") };
+        seen.entry = Some(entry.clone());
+        // Once it is written there is nothing to write.
+        assert!(sub_account::plan(&account(json!({})), &seen, now()).steps.is_empty());
+        entry.departures
+    };
+    assert_eq!(move_to(there, None), [Departure { policy: here, at: now() }]);
+    let earlier = now().checked_sub(SignedDuration::from_hours(5)).expect("a time");
+    // One that was out of service left when it went, not when it moved.
+    let both = [Departure { policy: here, at: now() }, Departure { policy: there, at: earlier }];
+    assert_eq!(move_to(here, Some(earlier)), both);
+}

@@ -1,13 +1,15 @@
 //! What is there: read from the stores, the ledger and, where a stale answer could destroy something, live.
 
+mod secrets;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt as _};
+use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -19,7 +21,6 @@ use super::incarnation::{Guard, Standing};
 use super::lease::Leader;
 use super::notices::Notices;
 use super::plan::cost::Cost;
-use super::plan::credit_policy::{Login, Wanted};
 use super::plan::gauge::Gauge;
 use super::plan::{api_key, credit_policy, is_true, meta, sub_account};
 use super::reconcile::{Awaited, Failures};
@@ -27,10 +28,10 @@ use super::references::{Ref, References, Wakes};
 use super::report::Report;
 use super::upstreams::Upstreams;
 use super::watch::Name;
-use super::{Dependencies, Endpoint, RelayState, Settings, upstream_secret};
+use super::{Dependencies, Endpoint, RelayState, Settings};
 use crate::crd::{AccountCounts, ConditionType, CreditPolicy, KeyCounts, SubAccount, SubAccountApiKey, find_condition};
 use crate::domain::credential::HashKey;
-use crate::domain::directory::{Entry, PolicyEntry, Sealed, UpstreamSecret};
+use crate::domain::directory::Entry;
 use crate::domain::id::{AccountId, Holder, Kind, PolicyId};
 use crate::domain::period::Calendar;
 use crate::ledger::Sealer;
@@ -38,10 +39,6 @@ use crate::runtime::clock::Clock;
 
 /// Ids that are remembered. They never change, so this only bounds the memory.
 const IDS_MAX: usize = 200_000;
-
-/// Secrets under earlier names that one pass reads. Each that it clears wakes the next pass, and who marks a thousand
-/// Secrets of a namespace as a key's must not make that key's passes longer than their deadline.
-const EARLIER_MAX: usize = 8;
 
 /// All that a reconcile may reach.
 pub struct Context {
@@ -272,6 +269,9 @@ impl Context {
         };
         let id = PolicyId(holder.uuid());
         let count = self.references.index(|index| index.count(&name));
+        if figures_granted {
+            self.references.departures_counted(&name);
+        }
         let since =
             policy.spec.check().map_or(self.clock.now(), |spec| spec.pool.calendar.window(self.clock.now()).from);
         let removed = self.books.removed_accounts(id, None, since).await.map_err(Error::ledger("counting accounts"))?;
@@ -306,56 +306,6 @@ impl Context {
     fn lives(&self, policy: &str, removed: &Removed) -> bool {
         let account = self.references.account(&Name::new(&removed.namespace, &removed.name));
         account.is_some_and(|account| account.spec.policy_ref.name == policy)
-    }
-
-    async fn login(&self, policy: &CreditPolicy, id: PolicyId, entry: Option<&PolicyEntry>) -> Result<Login> {
-        let upstream = &policy.spec.upstream;
-        let mut wanted = UpstreamSecret::default();
-        for (which, reference) in [
-            (Wanted::Credentials, &upstream.credentials_secret_ref),
-            (Wanted::ClientCertificate, &upstream.client_certificate_secret_ref),
-        ] {
-            let Some(reference) = reference else { continue };
-            let namespace = &self.settings.namespace;
-            let Some(secret) = self.references.login(namespace, &reference.name) else {
-                let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-                let live = api.get_metadata_opt(&reference.name).await.map_err(Error::cluster("reading a secret"))?;
-                return Ok(if live.is_some() { Login::Unlabelled(which) } else { Login::Missing(which) });
-            };
-            let taken = match which {
-                Wanted::Credentials => upstream_secret::credentials(&secret, &mut wanted),
-                Wanted::ClientCertificate => upstream_secret::client_certificate(&secret, &mut wanted),
-            };
-            if let Err(sentence) = taken {
-                return Ok(Login::Unusable(which, sentence));
-            }
-        }
-        if wanted == UpstreamSecret::default() {
-            return Ok(Login::None);
-        }
-        self.sealed(id, &wanted, entry).map(Login::Sealed)
-    }
-
-    /// The login sealed; as it is sealed already where it did not change, because no two sealings are alike.
-    fn sealed(&self, id: PolicyId, wanted: &UpstreamSecret, entry: Option<&PolicyEntry>) -> Result<Sealed> {
-        let context = seal_context(id);
-        let standing = entry.and_then(|entry| entry.upstream.as_ref()?.secret.as_ref());
-        if let Some(sealed) = standing
-            && let Some(text) = self.sealer.open(&context, sealed)
-            && serde_json::from_slice::<UpstreamSecret>(&text).is_ok_and(|standing| standing == *wanted)
-        {
-            return Ok(sealed.clone());
-        }
-        let text = serde_json::to_vec(wanted).map_err(|error| Error::Seal { problem: error.to_string() })?;
-        let mut nonce = [0; 12];
-        self.rng().fill_bytes(&mut nonce);
-        Ok(self.sealer.seal(&context, &text, nonce))
-    }
-
-    /// An upstream's login, as its policy's entry has it sealed.
-    pub fn opened(&self, policy: PolicyId, sealed: &Sealed) -> Option<UpstreamSecret> {
-        let text = self.sealer.open(&seal_context(policy), sealed)?;
-        serde_json::from_slice(&text).ok()
     }
 
     pub async fn observe_account(&self, account: &SubAccount) -> Result<sub_account::Observed> {
@@ -450,24 +400,6 @@ impl Context {
         })
     }
 
-    /// The key's Secret and those under its earlier names, all live: a cache that lacks one proves nothing.
-    async fn secrets(&self, key: &SubAccountApiKey, name: &Name) -> Result<(Option<Secret>, Vec<Secret>)> {
-        let Ok(spec) = key.spec.check(&name.name) else { return Ok((None, Vec::new())) };
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &name.namespace);
-        let secret = api.get_opt(&spec.secret.name).await.map_err(Error::cluster("reading a key's secret"))?;
-        let owner = meta::controller_of(key);
-        let mut others = Vec::new();
-        let names = self.references.index(|index| index.secrets_of_key(name));
-        for old in names.into_iter().filter(|old| *old != spec.secret.name).take(EARLIER_MAX) {
-            let live = api.get_opt(&old).await.map_err(Error::cluster("reading a key's earlier secret"))?;
-            others.extend(live.filter(|secret| {
-                let controller = meta::controlling_key(&secret.metadata, &owner.kind);
-                controller.is_some_and(|controller| controller.uid == owner.uid) && !meta::deleting(&secret.metadata)
-            }));
-        }
-        Ok((secret, others))
-    }
-
     async fn account_of(&self, key: &SubAccountApiKey, name: &Name, uid: &str) -> Result<Option<api_key::Account>> {
         let account_name = Name::new(&name.namespace, &key.spec.sub_account_ref.name);
         let found = self.references.account(&account_name);
@@ -487,9 +419,4 @@ impl Context {
         let policy = self.references.policy(&account.spec.policy_ref.name)?;
         policy.spec.check().ok().map(|spec| spec.pool.calendar)
     }
-}
-
-/// What a sealed login is bound to: the policy that it belongs to.
-pub fn seal_context(policy: PolicyId) -> String {
-    format!("upstream/{policy}")
 }
