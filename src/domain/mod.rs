@@ -13,6 +13,7 @@ pub mod credit;
 pub mod departure;
 pub mod directory;
 pub mod fingerprint;
+pub mod guarded;
 pub mod id;
 pub mod money;
 pub mod network;

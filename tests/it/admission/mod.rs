@@ -1,5 +1,7 @@
 //! Who may change what of an account is worth money, asked of a real API server as the people whom the chart's roles make.
 
+mod property;
+
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -41,23 +43,28 @@ impl Gate {
         succeeded(self.plane.kubectl_stdin(&["apply", "--server-side", "-f", "-"], &object.to_string()));
     }
 
-    /// The tenant may write accounts and nothing more; the manager may use the plan `acme`, the granter may grant on it.
+    /// The tenant may write accounts and nothing more; the manager may use the plan `acme`, the granter may grant on it, and
+    /// the rival may use it and grant on `other`.
     fn people(&self) {
         let role = |name: &str, verbs: &[&str]| {
+            let policy = if name.ends_with("other") { "other" } else { "acme" };
             let rule = json!({"apiGroups": ["franking.io"], "resources": ["creditpolicies"],
-                              "resourceNames": ["acme"], "verbs": verbs});
+                              "resourceNames": [policy], "verbs": verbs});
             self.apply(&json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
                                "metadata": {"name": name}, "rules": [rule]}));
         };
         role("use-acme", &["use"]);
         role("grant-acme", &["use", "grant"]);
+        role("grant-other", &["use", "grant"]);
         let user = |name: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name});
         let robot = json!({"kind": "ServiceAccount", "name": "default", "namespace": SYSTEM});
-        let writers = ["tenant", "manager", "granter"].map(user);
+        let writers = ["tenant", "manager", "granter", "rival"].map(user);
         for (kind, name, role, subjects) in [
             ("RoleBinding", "write", "guard-self-service", json!(writers)),
             ("ClusterRoleBinding", "use-acme", "use-acme", json!([user("manager")])),
             ("ClusterRoleBinding", "grant-acme", "grant-acme", json!([user("granter")])),
+            ("ClusterRoleBinding", "grant-other", "grant-other", json!([user("rival")])),
+            ("ClusterRoleBinding", "use-acme-rival", "use-acme", json!([user("rival")])),
             ("ClusterRoleBinding", "platform", "guard-platform", json!([user("platform"), robot])),
         ] {
             let mut metadata = json!({"name": name});
@@ -194,10 +201,38 @@ async fn only_who_is_granted_it_changes_what_is_worth_money() {
         gate.change("manager", set, json!({"displayName": "still mine"})).expect("nothing guarded is changed");
         gate.change("platform", set, json!({"policyRef": {"name": "other"}})).expect("the platform team may");
         refused(gate.change("manager", set, json!({"policyRef": {"name": "acme"}})), &[field, grants[0]]);
-        gate.change("granter", set, json!({"policyRef": {"name": "acme"}})).expect(field);
+        let leaves = [field, "you may not take an account away", "the verb grant on creditpolicies/other"];
+        refused(gate.change("granter", set, json!({"policyRef": {"name": "acme"}})), &leaves);
+        gate.change("platform", set, json!({"policyRef": {"name": "acme"}})).expect("the platform team may");
         gate.change("granter", made, none).expect(field);
         gate.delete("manager", made).expect("nothing guarded is left");
         gate.delete("platform", set).expect("the platform team may");
+    }
+}
+
+/// One who may grant on another plan takes an account there, drops what this plan imposed, and comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_on_one_policy_strips_nothing_that_another_imposed() {
+    let gate = Gate::set().await;
+    for (index, (field, more)) in guarded().into_iter().enumerate() {
+        let name = format!("held-{index}");
+        gate.given(&name, &more);
+        let mut dropped: Value =
+            more.as_object().expect("a map").keys().map(|key| (key.clone(), Value::Null)).collect();
+        dropped["policyRef"] = json!({"name": "other"});
+        let words = [field, "you may not take an account away", "the verb grant on creditpolicies/acme"];
+        refused(gate.change("rival", &name, dropped), &words);
+        // Kept, it could be dropped there.
+        refused(gate.change("rival", &name, json!({"policyRef": {"name": "other"}})), &words);
+        refused(gate.delete("rival", &name), &[field, "you may not delete"]);
+        // What is theirs they may take along and drop.
+        let own = format!("own-{index}");
+        let mut theirs = more.clone();
+        theirs["policyRef"] = json!({"name": "other"});
+        gate.create("rival", &own, theirs).expect("it is granted");
+        let none: Value = more.as_object().expect("a map").keys().map(|key| (key.clone(), Value::Null)).collect();
+        gate.change("rival", &own, none).expect("it is granted");
+        gate.change("rival", &own, json!({"policyRef": {"name": "acme"}})).expect("it takes nothing along");
     }
 }
 
