@@ -57,6 +57,8 @@ pub struct Index {
     /// Key by own Secret.
     secrets: HashMap<Name, String>,
     secrets_of_key: HashMap<Name, BTreeSet<String>>,
+    /// Secrets of others that keys share.
+    adopted: BTreeSet<Name>,
 }
 
 impl Index {
@@ -174,6 +176,22 @@ impl Index {
     pub fn keys_of_account(&self, account: &Name) -> Vec<Name> {
         let keys = self.keys_of_account.get(account).into_iter().flatten();
         keys.map(|name| Name::new(&account.namespace, name)).collect()
+    }
+
+    /// Notes whether a Secret is somebody else's that a key shares.
+    pub fn set_adopted(&mut self, secret: &Name, adopted: bool) {
+        if adopted {
+            self.adopted.insert(secret.clone());
+        } else {
+            self.adopted.remove(secret);
+        }
+    }
+
+    /// The names of the Secrets of others that this key shares.
+    pub fn adopted_by(&self, key: &Name) -> Vec<String> {
+        let mut names = self.secrets_of_key(key);
+        names.retain(|name| self.adopted.contains(&Name::new(&key.namespace, name)));
+        names
     }
 
     /// The names of the Secrets that carry our label and belong to this key.

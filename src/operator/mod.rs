@@ -3,8 +3,9 @@
 //! One generic loop ([`reconcile`]) for the three kinds; a plan decides everything, [`apply`] only writes, [`report`]
 //! is the only writer of status, Events and the loop's metrics. References are resolved by watches ([`references`]).
 //!
-//! What it must never do: write to a `spec`; touch a Secret that is not ours; let a credential outlive its resource;
-//! retry every few seconds what only a user can put right; write where there is nothing to do.
+//! What it must never do: write to a `spec`; touch a Secret that is not ours, or overwrite what others wrote into one that
+//! is shared; let a credential outlive its resource; retry every few seconds what only a user can put right; write where
+//! there is nothing to do.
 //!
 //! The rights it needs, and no others (`charts/franking` grants exactly these):
 //!

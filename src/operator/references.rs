@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use super::error::{Error, Result};
 use super::gone::Gone;
 use super::index::{AccountFacts, Index, KeyFacts};
+use super::plan::adoption::Adoption;
 use super::plan::{is_true, meta};
 use super::watch::{Change, Listed, Marks, Name, Told, follow};
 use super::written::Written;
@@ -352,11 +353,16 @@ impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
         let (name, key, echo) = match change {
             Change::Seen { object, .. } => {
                 let owner = meta::controlling_key(&object.metadata, &kind).map(|owner| owner.name.clone());
+                let adopted = Adoption::of(&object.metadata).map(|adoption| adoption.key);
                 let name = Name::of(object);
+                references.change_index(|index| index.set_adopted(&name, owner.is_none() && adopted.is_some()));
                 let echo = references.written.is_own_secret(&name, &object.metadata);
-                (name, owner, echo)
+                (name, owner.or(adopted), echo)
             }
-            Change::Gone(name) => (name, None, false),
+            Change::Gone(name) => {
+                references.change_index(|index| index.set_adopted(&name, false));
+                (name, None, false)
+            }
         };
         let before = references.change_index(|index| index.set_secret(&name, key.clone()));
         if echo {

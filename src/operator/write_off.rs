@@ -5,14 +5,17 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::{Api, ResourceExt as _};
 
-use super::error::{Error, Result};
+use super::error::{Error, Result, status_code};
 use super::gone::Waiting;
 use super::kinds::Kind;
 use super::observe::Context;
+use super::plan::adoption::{self, Adoption};
+use super::plan::meta;
 use super::reconcile::forget;
 use super::references::Ref;
 use super::watch::Name;
@@ -22,6 +25,8 @@ use crate::domain::id::{self, Holder};
 
 /// After a failure, before the next try: a credential works until then.
 const RETRY: Duration = Duration::from_secs(2);
+/// Looks at a Secret that somebody else keeps changing.
+const LOOKS: usize = 5;
 /// Who is named in the audit trail: who took the object away is in no object.
 const ACTOR: &str = "operator";
 
@@ -105,10 +110,38 @@ pub async fn write_off(context: &Context, what: &Ref, holder: Holder, purge: boo
     tracing::warn!(kind = holder.kind().as_str(), id = %holder.uuid(), "an entry without a resource is written off");
     context.books.put(ACTOR, &[removed]).await.map_err(Error::ledger("writing off an entry"))?;
     context.report.written_off(holder.kind());
+    if let Ref::Key(name) = what {
+        let_go_of_secrets(context, name).await?;
+    }
     forget(context, what);
     // A resource that came between the look and the write gets its credential back at once.
     context.wakes.wake(what).await;
     Ok(true)
+}
+
+/// Takes what a key added off the Secrets of others that it shared. Those that we made go with it by themselves.
+async fn let_go_of_secrets(context: &Context, name: &Name) -> Result<()> {
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), &name.namespace);
+    let parameters = PatchParams { field_manager: Some(meta::MANAGER.to_owned()), ..PatchParams::default() };
+    let doing = "letting an adopted secret go";
+    for secret in context.adopted_secrets(name, None).await? {
+        let mut live = Some(secret);
+        for _ in 0..LOOKS {
+            let Some(secret) = live.take() else { break };
+            let adoption = Adoption::of(&secret.metadata);
+            let Some(patch) = adoption.and_then(|adoption| adoption::release(&secret, &adoption)) else { break };
+            match api.patch(&secret.name_any(), &parameters, &Patch::Merge(patch)).await {
+                Ok(_) => {}
+                Err(error) if status_code(&error) == Some(404) => {}
+                // Somebody changed it since the look.
+                Err(error) if status_code(&error) == Some(409) => {
+                    live = api.get_opt(&secret.name_any()).await.map_err(Error::cluster(doing))?;
+                }
+                Err(error) => return Err(Error::cluster(doing)(error)),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whose place a purged account keeps; empty where nobody knows any more.

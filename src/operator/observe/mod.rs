@@ -384,7 +384,13 @@ impl Context {
             Some(Entry::Policy(_) | Entry::Account(_)) | None => None,
         };
         let leaving = meta::deleting(&key.metadata) || namespace.terminating;
-        let (secret, others) = if leaving { (None, Vec::new()) } else { self.secrets(key, &name).await? };
+        let (secret, others) = if namespace.terminating {
+            (None, Vec::new())
+        } else if leaving {
+            (None, self.adopted_secrets(&name, shared_name(key).as_deref()).await?)
+        } else {
+            self.secrets(key, &name).await?
+        };
         Ok(api_key::Observed {
             id: holder.uuid().into(),
             entry,
@@ -419,4 +425,10 @@ impl Context {
         let policy = self.references.policy(&account.spec.policy_ref.name)?;
         policy.spec.check().ok().map(|spec| spec.pool.calendar)
     }
+}
+
+/// The name of the Secret that a key wants to share.
+fn shared_name(key: &SubAccountApiKey) -> Option<String> {
+    let secret = key.spec.secret.as_ref().filter(|secret| secret.adopt)?;
+    Some(secret.name.clone().unwrap_or_else(|| key.name_any()))
 }

@@ -1,5 +1,7 @@
 //! The Secrets that objects hang on: an upstream's login, and those that a key writes.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use rand::Rng as _;
@@ -9,6 +11,7 @@ use crate::crd::{CreditPolicy, SubAccountApiKey};
 use crate::domain::directory::{PolicyEntry, Sealed, UpstreamSecret};
 use crate::domain::id::PolicyId;
 use crate::operator::error::{Error, Result};
+use crate::operator::plan::adoption::Adoption;
 use crate::operator::plan::credit_policy::{Login, Wanted};
 use crate::operator::plan::meta;
 use crate::operator::upstream_secret;
@@ -86,11 +89,31 @@ impl Context {
             let live = api.get_opt(&old).await.map_err(Error::cluster("reading a key's earlier secret"))?;
             others.extend(live.filter(|secret| {
                 let controller = meta::controlling_key(&secret.metadata, &owner.kind);
-                controller.is_some_and(|controller| controller.uid == owner.uid) && !meta::deleting(&secret.metadata)
+                // One that an earlier key of this name shared was not let go by it.
+                let adopted = controller.is_none() && is_adopted_by(secret, &name.name);
+                (adopted || controller.is_some_and(|controller| controller.uid == owner.uid))
+                    && !meta::deleting(&secret.metadata)
             }));
         }
         Ok((secret, others))
     }
+
+    /// The Secrets of others that a key of this name shares, live. What is named as `wanted` is looked at in any case.
+    pub async fn adopted_secrets(&self, name: &Name, wanted: Option<&str>) -> Result<Vec<Secret>> {
+        let known = self.references.index(|index| index.adopted_by(name));
+        let names: BTreeSet<String> = known.into_iter().chain(wanted.map(str::to_owned)).collect();
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &name.namespace);
+        let mut found = Vec::new();
+        for secret in names.into_iter().take(EARLIER_MAX) {
+            let live = api.get_opt(&secret).await.map_err(Error::cluster("reading an adopted secret"))?;
+            found.extend(live.filter(|secret| is_adopted_by(secret, &name.name)));
+        }
+        Ok(found)
+    }
+}
+
+fn is_adopted_by(secret: &Secret, key: &str) -> bool {
+    Adoption::of(&secret.metadata).is_some_and(|adoption| adoption.key == key)
 }
 
 /// What a sealed login is bound to: the policy that it belongs to.

@@ -20,6 +20,8 @@ pub const USE_LABEL: &str = "franking.io/use";
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The hash of a Secret's content, so that reloaders roll pods when, and only when, it changed.
 pub const CONTENT_HASH: &str = "franking.io/content-hash";
+/// On a Secret of somebody else's that a key shares: which key it is, and what was added, so that it can be taken off.
+pub const ADOPTED: &str = "franking.io/adopted";
 /// The `rotation.restartedAt` that the Secret's password was made for; empty for none. It is written with the
 /// password, so a crash can never rotate twice or not at all.
 pub const RESTARTED_AT: &str = "franking.io/restarted-at";

@@ -3,6 +3,7 @@
 //! A plan is data: writes in the order in which they must happen, the status to show, when to look again. Nothing is
 //! left to choose when it is applied, so every rule about credentials and refusals can be tested with a table.
 
+pub mod adoption;
 pub mod alert;
 pub mod api_key;
 pub mod availability;
@@ -11,8 +12,10 @@ pub mod credit_policy;
 pub mod gauge;
 pub mod meta;
 pub mod orphans;
+pub mod present;
 pub mod relay_fleet;
 pub mod secret;
+pub mod secret_patch;
 pub mod sub_account;
 #[cfg(test)]
 mod tests;

@@ -336,7 +336,7 @@ async fn only_the_operator_takes_its_finalizer_off_and_only_the_platform_team_ha
 async fn the_expressions_fit_the_schemas() {
     let gate = Gate::set().await;
     let deadline = Instant::now() + TAKEN_UP;
-    for name in ["guard-subaccounts", "guard-finalizers"] {
+    for name in ["guard-subaccounts", "guard-finalizers", "guard-secrets"] {
         let status = loop {
             let policy = gate.run("admin", &["get", "validatingadmissionpolicy", name, "-o", "json"], "");
             let policy: Value = serde_json::from_str(&policy.expect("it is there")).expect("JSON");

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::harness::{World, alone};
 use super::lifecycle::{own, restart};
-use super::waits::{Conditioned, delete, gone, merge_patch, ready, until};
+use super::waits::{Conditioned, create, delete, gone, merge_patch, ready, text, until};
 
 /// More than ten, and all that the namespace has: what the sweep would not revoke unseen.
 const KEYS: usize = 12;
@@ -106,6 +106,41 @@ async fn what_vanishes_while_the_ledger_is_down_is_written_off_when_it_is_back()
     assert!(world.may_send(&secret).await, "the ledger has not taken note yet");
     running.ledger.down.store(false, Ordering::SeqCst);
     no_one_is_let_in(&world, &[secret]).await;
+    world.clear().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_secret_that_a_vanished_key_shared_is_let_go() {
+    let _turn = alone().await;
+    let (world, running, _folder, _) = own("ghost-share", None).await;
+    world.plain_policy("ghost-share", json!({})).await;
+    world.account("account", json!({})).await;
+    let theirs = json!({"metadata": {"name": "theirs"}, "type": "Opaque", "stringData": {"colour": "blue"}});
+    let _: Secret = create(&world.secrets(), theirs).await;
+    let adopts = json!({"secret": {"name": "theirs", "type": "Opaque", "adopt": true}});
+    world.key("key", "account", adopts.clone()).await;
+    ready(world.keys(), "key").await;
+    let shared = world.secrets().get("theirs").await.expect("the secret");
+    assert!(world.may_send(&shared).await && text(&shared)["colour"] == "blue");
+    vanish(world.keys(), "key").await;
+    let let_go = until(world.secrets(), "theirs", "let go", |secret| {
+        secret.filter(|secret| !text(secret).contains_key("password")).cloned()
+    })
+    .await;
+    assert_eq!(text(&let_go).into_keys().collect::<Vec<_>>(), ["colour"]);
+    assert_eq!((let_go.metadata.labels, let_go.metadata.annotations), (None, None));
+    assert!(!world.may_send(&shared).await);
+    // Another key of the name shares it again, and lets it go when it is to have another Secret.
+    world.key("key", "account", adopts).await;
+    ready(world.keys(), "key").await;
+    world.key("key", "account", json!({"secret": {"name": "own", "type": "Opaque"}})).await;
+    let own = until(world.secrets(), "own", "made", |secret| secret.cloned()).await;
+    until(world.secrets(), "theirs", "let go", |secret| {
+        secret.filter(|secret| text(secret).len() == 1 && secret.metadata.annotations.is_none()).cloned()
+    })
+    .await;
+    assert!(world.may_send(&own).await);
     world.clear().await;
     running.stop().await;
 }

@@ -1,6 +1,7 @@
 //! Tenants as attackers, with the rights that the chart's roles give them: impersonated users on a real API server, the
 //! chart's admission policies, the real operator and relay, and a sink for an upstream.
 
+mod adoption;
 mod prepaid;
 
 use std::time::{Duration, Instant};
@@ -72,10 +73,16 @@ impl Cluster {
     fn wait_until_admission_guards(&self) {
         let probe = User::new("probe");
         let account = resource("SubAccount", PROBES, "probe", &json!({"policyRef": {"name": "none"}}));
-        eventually("admission to guard accounts", TAKEN_UP, || {
-            let answer = self.run(&probe, &["create", "--dry-run=server", "-f", "-"], &account.to_string());
-            answer.is_err().then_some(())
-        });
+        let key = json!({"subAccountRef": {"name": "probe"}, "secret": {"adopt": true}});
+        let key = resource("SubAccountApiKey", PROBES, "probe", &key);
+        let mut forced = resource("SubAccountApiKey", PROBES, "probe", &json!({"subAccountRef": {"name": "probe"}}));
+        forced["metadata"]["annotations"] = json!({"franking.io/force-delete": "true"});
+        for refused in [account, key, forced] {
+            eventually("admission to guard all that it is there for", TAKEN_UP, || {
+                let answer = self.run(&probe, &["create", "--dry-run=server", "-f", "-"], &refused.to_string());
+                answer.is_err().then_some(())
+            });
+        }
     }
 
     /// Runs kubectl as this user; the complaint where it fails.
