@@ -81,6 +81,8 @@ pub enum Reason {
     CapPeriodMismatch,
     /// The account has a spend limit and its policy no pricing.
     PricingMissing,
+    /// The policy's pricing is in another currency than what was spent under it.
+    CurrencyChanged,
     /// The namespace has the policy's `maxAccountsPerNamespace` already.
     TooManyAccounts,
     /// Another account of the policy has the same `externalId`.
@@ -159,6 +161,7 @@ impl Reason {
             Self::CapAboveCeiling => "CapAboveCeiling",
             Self::CapPeriodMismatch => "CapPeriodMismatch",
             Self::PricingMissing => "PricingMissing",
+            Self::CurrencyChanged => "CurrencyChanged",
             Self::TooManyAccounts => "TooManyAccounts",
             Self::DuplicateExternalId => "DuplicateExternalId",
             Self::RequiredByPolicy => "RequiredByPolicy",

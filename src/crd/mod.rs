@@ -27,6 +27,7 @@ mod sub_account;
 mod template;
 #[cfg(test)]
 mod tests;
+mod upstream;
 
 use std::fmt;
 
@@ -40,9 +41,8 @@ pub use api_key::{
 pub use condition::{ConditionType, Conditions, Reason, find_condition};
 pub use cost::{CostStatus, PolicyCostStatus};
 pub use credit_policy::{
-    AccountCounts, AllowedNamespaces, CheckedPolicy, CheckedUpstream, CreditPolicy, CreditPolicySpec,
-    CreditPolicyStatus, NamespacesFrom, Overage, PerAccount, RelayPort, RelayStatus, Requirement, Senders, Upstream,
-    UpstreamTls,
+    AccountCounts, AllowedNamespaces, CheckedPolicy, CreditPolicy, CreditPolicySpec, CreditPolicyStatus,
+    NamespacesFrom, Overage, PerAccount, RelayPort, RelayStatus, Requirement, Senders,
 };
 pub use limit::{
     Cap, CheckedCap, CreditStatus, Period, PeriodStatus, Pool, PoolCreditStatus, SpendStatus, UsageStatus,
@@ -59,6 +59,7 @@ pub use sub_account::{
     SuspensionSource, SuspensionStatus,
 };
 pub use template::{Field, Template};
+pub use upstream::{CheckedUpstream, Upstream, UpstreamTls};
 
 use jiff::Timestamp;
 

@@ -108,6 +108,9 @@ pub struct PolicyEntry {
     pub prepaid: Option<Prepaid>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pricing: Option<Pricing>,
+    /// The currency that is, or ever was, in its pricing: what was spent is counted in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub currency: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sender_domains: Vec<MailDomain>,
     /// `None` while it cannot be used, for example because its credentials are missing: mail waits with 451.
@@ -228,6 +231,11 @@ impl PolicyEntry {
             rate: None,
             overage: self.overage,
         }
+    }
+
+    /// The currency that what was spent under it is counted in.
+    pub fn counted_in(&self) -> Option<&str> {
+        self.currency.as_deref().or(self.pricing.as_ref().map(|pricing| pricing.currency.as_str()))
     }
 
     /// What a credit costs at present, in micro-units; 0 where nothing is priced.

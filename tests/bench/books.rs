@@ -109,6 +109,7 @@ async fn fill_directory(store: &SqliteStore, session: &Session, pricing: &Pricin
         when_exhausted: Default::default(),
         prepaid: None,
         pricing: Some(pricing.clone()),
+        currency: None,
         sender_domains: vec![],
         upstream: None,
         removed_at: None,

@@ -249,6 +249,7 @@ pub fn policy(meters: Meters) -> PolicyEntry {
         when_exhausted: Default::default(),
         prepaid: all.then(|| prepaid(2)),
         pricing: all.then_some(pricing),
+        currency: None,
         sender_domains: vec![],
         upstream: None,
         removed_at: None,

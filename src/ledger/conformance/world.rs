@@ -66,6 +66,7 @@ pub fn policy(n: u128, pool: Limit) -> PolicyEntry {
         when_exhausted: Default::default(),
         prepaid: None,
         pricing: None,
+        currency: None,
         sender_domains: vec![],
         upstream: None,
         removed_at: None,

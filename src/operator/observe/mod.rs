@@ -66,6 +66,8 @@ pub struct Context {
     holders: Mutex<HashMap<Holder, Ref>>,
     /// Objects whose figures may be written now.
     granted: Mutex<HashSet<Ref>>,
+    /// Currencies of policies, as they are known.
+    currencies: Mutex<HashMap<PolicyId, String>>,
     /// What policies say of entries without a resource that nobody has looked at yet.
     orphans: Mutex<BTreeMap<PolicyId, String>>,
 }
@@ -106,6 +108,7 @@ impl Context {
             relay,
             clock,
             failures: Failures::default(),
+            currencies: Mutex::default(),
             orphans: Mutex::default(),
             costs: Costs::default(),
             notices: Notices::new(courier, &registry),
@@ -176,6 +179,7 @@ impl Context {
         lock(&self.ids).clear();
         lock(&self.holders).clear();
         lock(&self.granted).clear();
+        lock(&self.currencies).clear();
     }
 
     pub async fn wake_everything(&self) {
@@ -281,7 +285,7 @@ impl Context {
             entry,
             namespace: self.settings.namespace.clone(),
             gauge: self.gauge(holder).await?,
-            cost: self.costs.of_policy(id, policy.spec.pricing.as_ref(), self.clock.now()),
+            cost: self.costs.of_policy(id, credit_policy::valid_pricing(policy), self.clock.now()),
             accounts: AccountCounts {
                 total: count.total,
                 active: count.active,
@@ -324,7 +328,8 @@ impl Context {
                 // What is put back has its order, and shall not wait for what cannot be.
                 let stands = self.guard.standing() == Standing::Rebuilding
                     || self.early.stands(&self.books, policy_name, id, &name).await?;
-                Some(sub_account::Policy { id, object, stands })
+                let currency = self.currency_of(id, &object).await?;
+                Some(sub_account::Policy { id, object, stands, currency })
             }
             None => None,
         };
@@ -341,7 +346,7 @@ impl Context {
             (before, id.and_then(|id| index.claimant(policy_name, id)), index.count_keys(&name))
         });
         let cost = policy.as_ref().map_or(Cost::None, |policy| {
-            let pricing = policy.object.spec.pricing.as_ref();
+            let pricing = credit_policy::valid_pricing(&policy.object);
             self.costs.of_account(policy.id, holder.uuid().into(), pricing, self.clock.now())
         });
         Ok(sub_account::Observed {
@@ -357,6 +362,25 @@ impl Context {
             keys: KeyCounts { total, active },
             figures_granted,
         })
+    }
+
+    /// The currency that what was spent under a policy is counted in. It never changes, so it is asked for once.
+    async fn currency_of(&self, id: PolicyId, policy: &CreditPolicy) -> Result<Option<String>> {
+        if policy.spec.pricing.is_none() {
+            return Ok(None);
+        }
+        if let Some(known) = lock(&self.currencies).get(&id) {
+            return Ok(Some(known.clone()));
+        }
+        let entry = match self.entry(Holder::Policy(id)).await? {
+            Some(Entry::Policy(entry)) => Some(entry),
+            Some(Entry::Account(_) | Entry::Key(_)) | None => None,
+        };
+        let known = credit_policy::known_currency(policy, entry.as_ref());
+        if let Some(known) = &known {
+            lock(&self.currencies).insert(id, known.clone());
+        }
+        Ok(known)
     }
 
     /// How many accounts of the policy were removed in this namespace and this period, where that counts.

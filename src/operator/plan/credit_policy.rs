@@ -13,7 +13,7 @@ use super::usage::{self, Figures, Metered};
 use super::{Outcome, Plan, Step, meta};
 use crate::crd::{
     AccountCounts, CheckedPolicy, CheckedUpstream, ConditionType, Conditions, CreditPolicy, CreditPolicyStatus,
-    PolicyCostStatus, Reason, RelayPort, RelayStatus, Requirement,
+    PolicyCostStatus, Pricing, Reason, RelayPort, RelayStatus, Requirement,
 };
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, Suspension, UpstreamEntry};
 use crate::domain::id::PolicyId;
@@ -126,11 +126,12 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
     if !meta::holds(&policy.metadata) {
         plan.steps.push(Step::AddFinalizer);
     }
-    let spec = match policy.spec.check() {
+    let known = known_currency(policy, observed.entry.as_ref());
+    let spec = match checked(policy, known.as_deref()) {
         Ok(spec) => spec,
-        Err(problem) => {
+        Err((reason, sentence)) => {
             suspend(&mut plan, policy, observed);
-            let outcome = waiting.unwrap_or_else(|| Outcome::refused(Reason::Invalid, problem.to_string()));
+            let outcome = waiting.unwrap_or_else(|| Outcome::refused(reason, sentence));
             let gauge = observed.gauge.clone();
             let upstream = observed.entry.as_ref().and_then(|entry| entry.upstream.as_ref());
             plan.status = Some(status(policy, observed, (&outcome, upstream), (false, false), gauge, now));
@@ -146,6 +147,7 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
         prepaid: spec.prepaid.clone(),
         overage: spec.overage,
         when_exhausted: spec.when_exhausted,
+        currency: spec.pricing.as_ref().map(|pricing| pricing.currency.clone()).or(known),
         pricing: spec.pricing.clone(),
         sender_domains: spec.sender_domains.clone(),
         upstream: upstream.clone(),
@@ -165,6 +167,39 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
     plan.notices.extend(availability::news(standing, &next.conditions));
     plan.status = Some(next);
     plan
+}
+
+/// The spec where it makes sense, and its pricing is in the currency that is known; else why not.
+fn checked(policy: &CreditPolicy, known: Option<&str>) -> Result<CheckedPolicy, (Reason, String)> {
+    let spec = policy.spec.check().map_err(|problem| (Reason::Invalid, problem.to_string()))?;
+    match changed_currency(policy, known) {
+        Some(sentence) => Err((Reason::CurrencyChanged, sentence)),
+        None => Ok(spec),
+    }
+}
+
+/// The currency that what was spent under the policy is counted in, as the directory knows it or, where that was lost,
+/// the status.
+pub fn known_currency(policy: &CreditPolicy, entry: Option<&PolicyEntry>) -> Option<String> {
+    let shown = || policy.status.as_ref().and_then(|status| status.currency.clone());
+    entry.and_then(PolicyEntry::counted_in).map(str::to_owned).or_else(shown)
+}
+
+/// The pricing that holds: none where its currency cannot be what it is.
+pub fn valid_pricing(policy: &CreditPolicy) -> Option<&Pricing> {
+    let known = policy.status.as_ref().and_then(|status| status.currency.as_deref());
+    policy.spec.pricing.as_ref().filter(|_| changed_currency(policy, known).is_none())
+}
+
+/// Why the policy's pricing cannot be what it is, where it has another currency than the one that is known. A schema sees
+/// only one edit, and it takes two: pricing is removed, and written again.
+pub fn changed_currency(policy: &CreditPolicy, known: Option<&str>) -> Option<String> {
+    let currency = &policy.spec.pricing.as_ref()?.currency;
+    let known = known.filter(|known| known != currency)?;
+    Some(format!(
+        "spec.pricing.currency: what was spent under this policy is counted in {known}, and it cannot become {currency}; \
+         write {known}, or make a new policy"
+    ))
 }
 
 /// What stands in the directory stays: a mistake in an edit stops nobody's mail. But who suspends means it, whatever
@@ -256,6 +291,8 @@ fn status(
         conditions: warned(available.state(stated), policy, observed).build(),
         period: gauge.as_ref().map(Gauge::period),
         credits: gauge.as_ref().map(Gauge::pool),
+        currency: known_currency(policy, observed.entry.as_ref())
+            .or_else(|| policy.spec.pricing.as_ref().map(|pricing| pricing.currency.clone())),
         cost: observed.cost.status(standing.and_then(|status| status.cost.as_ref())),
         accounts: Some(observed.accounts),
         relay: Some(RelayStatus {

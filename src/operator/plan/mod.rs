@@ -183,7 +183,7 @@ pub fn transition(before: &[Condition], after: &[Condition]) -> Option<Notice> {
 }
 
 /// The reasons that an object can come to a stop for.
-const STOPS: [Reason; 16] = [
+const STOPS: [Reason; 17] = [
     Reason::Invalid,
     Reason::PolicyNotFound,
     Reason::PolicyNotReady,
@@ -191,6 +191,7 @@ const STOPS: [Reason; 16] = [
     Reason::CapAboveCeiling,
     Reason::CapPeriodMismatch,
     Reason::PricingMissing,
+    Reason::CurrencyChanged,
     Reason::TooManyAccounts,
     Reason::DuplicateExternalId,
     Reason::AccountNotFound,

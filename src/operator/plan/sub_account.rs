@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
 use super::cost::{Cost, carry_cost};
+use super::credit_policy::changed_currency;
 use super::gauge::Gauge;
 use super::usage::{self, Figures, Metered};
 use super::{Outcome, Plan, Step, meta};
@@ -54,6 +55,8 @@ pub struct Policy {
     pub object: std::sync::Arc<CreditPolicy>,
     /// Whether the relays know it.
     pub stands: bool,
+    /// The currency that what was spent under it is counted in.
+    pub currency: Option<String>,
 }
 
 impl Metered for SubAccountStatus {
@@ -128,6 +131,10 @@ fn judge(account: &SubAccount, observed: &Observed) -> Result<Accepted, Outcome>
         let message = format!("the CreditPolicy \"{}\" is not valid: {problem}", spec.policy);
         Outcome::waiting(Reason::PolicyNotReady, message)
     })?;
+    if let Some(sentence) = changed_currency(&policy.object, policy.currency.as_deref()) {
+        let message = format!("the CreditPolicy \"{}\" is not valid: {sentence}", spec.policy);
+        return Err(Outcome::waiting(Reason::PolicyNotReady, message));
+    }
     if !plan.namespaces.allows(&observed.namespace.labels) {
         let fix = format!(
             "spec.policyRef.name: the CreditPolicy \"{}\" does not allow this namespace; give the namespace a label \

@@ -263,3 +263,34 @@ async fn a_policy_with_a_prepaid_account_warns_until_it_says_what_holds_for_othe
     world.clear().await;
     running.stop().await;
 }
+
+#[tokio::test]
+async fn a_currency_stays_also_when_pricing_is_removed_and_written_again() {
+    let world = World::shared("currency").await;
+    let priced = |currency: &str| json!({"pricing": {"currency": currency, "pricePerThousandMinor": 1000}});
+    world.plain_policy("currency", priced("EUR")).await;
+    world.account("a", json!({"spendLimitMinor": 500})).await;
+    world.key("key", "a", json!({})).await;
+    ready(world.keys(), "key").await;
+    let secret = world.secrets().get("key").await.expect("the secret");
+    assert!(world.may_send(&secret).await);
+    // In one edit the API server refuses it; in two it is the operator that knows.
+    world.plain_policy("currency", json!({})).await;
+    ready(world.policies(), "currency").await;
+    stalled(world.accounts(), "a", "PricingMissing").await;
+    world.plain_policy("currency", priced("JPY")).await;
+    let sentence = stalled(world.policies(), "currency", "CurrencyChanged").await;
+    assert!(sentence.contains("spec.pricing.currency") && sentence.contains("EUR"), "{sentence}");
+    let sentence = waiting(world.accounts(), "a", "PolicyNotReady").await;
+    assert!(sentence.contains("spec.pricing.currency"), "{sentence}");
+    assert!(!world.may_send(&secret).await, "a limit of 500 EUR is none of 500 JPY");
+    let status = world.policies().get("currency").await.expect("the policy").status.expect("a status");
+    assert_eq!(status.currency.as_deref(), Some("EUR"));
+    // The currency that it had is taken again.
+    world.plain_policy("currency", json!({})).await;
+    ready(world.policies(), "currency").await;
+    world.plain_policy("currency", priced("EUR")).await;
+    ready(world.policies(), "currency").await;
+    ready(world.accounts(), "a").await;
+    assert!(world.may_send(&secret).await);
+}

@@ -243,3 +243,37 @@ fn a_policy_whose_accounts_are_limited_warns_until_somebody_decides_for_the_othe
         assert_eq!(warning(json!({"prepaid": decided, "spendLimit": decided}), 3, 3), None);
     }
 }
+
+#[test]
+fn a_currency_that_was_there_stays_whoever_forgot_it() {
+    let priced = |currency: &str| policy(json!({"pricing": {"currency": currency}}));
+    let entry = put_policy(&priced("EUR"));
+    assert_eq!(entry.currency.as_deref(), Some("EUR"));
+    let plan = |object: &CreditPolicy, entry: Option<PolicyEntry>| {
+        credit_policy::plan(object, &seen_policy(entry, None), now())
+    };
+    // Removed it is remembered, and so it is of entries that were written before there was anything to remember it by.
+    let removed = plan(&policy(json!({})), Some(entry.clone()));
+    let Entry::Policy(unpriced) = entries(&removed)[0].clone() else { panic!("a policy") };
+    assert_eq!((unpriced.pricing.is_none(), unpriced.currency.as_deref()), (true, Some("EUR")));
+    let older = PolicyEntry { currency: None, ..entry.clone() };
+    for standing in [unpriced.clone(), older] {
+        let refused = plan(&priced("JPY"), Some(standing));
+        let status = refused.status.as_ref().expect("a status");
+        assert_eq!((verdict(&status.conditions).as_str(), letters(&refused).as_str()), ("CurrencyChanged!", ""));
+        assert_eq!(status.currency.as_deref(), Some("EUR"));
+    }
+    // A ledger that was replaced knows nothing; the status does.
+    let mut shown = priced("JPY");
+    shown.status = removed.status.clone();
+    assert_eq!(verdict(&plan(&shown, None).status.expect("a status").conditions), "CurrencyChanged!");
+    assert!(credit_policy::valid_pricing(&shown).is_none());
+    assert_eq!(letters(&plan(&priced("EUR"), Some(unpriced))), "P");
+    // Its accounts wait, with what they had.
+    let mut seen = seen_account(Some(priced("JPY")));
+    seen.policy.as_mut().expect("a policy").currency = Some("EUR".into());
+    seen.entry = Some(put_account(&account(json!({})), &seen_account(Some(policy(json!({}))))));
+    let waits = sub_account::plan(&account(json!({"spendLimitMinor": 5})), &seen, now());
+    assert_eq!(verdict(&waits.status.as_ref().expect("a status").conditions), "PolicyNotReady");
+    assert_eq!(letters(&waits), "");
+}

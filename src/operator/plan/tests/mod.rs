@@ -112,6 +112,7 @@ fn seen_account(policy_object: Option<CreditPolicy>) -> sub_account::Observed {
             id: PolicyId(Uuid::from_u128(1)),
             object: Arc::new(object),
             stands: true,
+            currency: None,
         }),
         claimant: Some(Name::new("team", "shop")),
         before: 0,
