@@ -7,6 +7,7 @@ use super::credit_policy::Requirement;
 use super::{CapRefusal, CheckedAccount, CheckedPolicy, account_limit, slower};
 use crate::domain::credit::{Limit, Prepaid, Rate};
 use crate::domain::money::Pricing;
+use crate::domain::sender::SenderPattern;
 
 /// What an account may send under its policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct AccountTerms {
     pub prepaid: Option<Prepaid>,
     /// In millionths of the currency's minor unit.
     pub spend_limit_micro: Option<i64>,
+    /// `None` = all that the policy allows.
+    pub allowed_senders: Option<Vec<SenderPattern>>,
     /// Fields that the policy requires and the account does not mention, where that keeps it from sending.
     pub missing: Vec<MissingField>,
 }
@@ -25,6 +28,7 @@ pub struct AccountTerms {
 pub enum MissingField {
     Prepaid,
     SpendLimit,
+    AllowedSenders,
 }
 
 impl MissingField {
@@ -33,6 +37,7 @@ impl MissingField {
         match self {
             Self::Prepaid => "spec.prepaid (absent, it counts as prepaid with nothing in it)",
             Self::SpendLimit => "spec.spendLimitMinor (absent, it counts as 0)",
+            Self::AllowedSenders => "spec.allowedSenders (absent, it counts as nobody)",
         }
     }
 }
@@ -59,11 +64,19 @@ pub fn account_terms(policy: &CheckedPolicy, spec: &CheckedAccount) -> Result<Ac
             0
         })
     });
+    let senders = Some(&spec.allowed_senders).filter(|senders| !senders.is_empty()).cloned();
+    let allowed_senders = senders.or_else(|| {
+        imposed(policy.senders_requirement).then(|| {
+            missing.push(MissingField::AllowedSenders);
+            Vec::new()
+        })
+    });
     Ok(AccountTerms {
         limit: account_limit(policy, spec.cap)?,
         rate: slower(spec.rate, policy.account_rate),
         prepaid,
         spend_limit_micro,
+        allowed_senders,
         missing,
     })
 }

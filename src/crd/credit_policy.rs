@@ -136,6 +136,11 @@ pub struct PerAccount {
     /// condition SelfServiceUnbounded warns as soon as an account of the policy has a spend limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spend_limit: Option<Requirement>,
+    /// Whether each account must say whom it sends as. Required makes an account without allowedSenders one that may send
+    /// as nobody. Optional lets it send as all that senders allows; where absent too, but then the condition
+    /// SelfServiceUnbounded warns as soon as an account of the policy has allowedSenders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_senders: Option<Requirement>,
 }
 
 /// Whether an account that does not mention a limit goes without it, or has the strictest.
@@ -317,6 +322,8 @@ pub struct CheckedPolicy {
     pub prepaid_requirement: Option<Requirement>,
     /// Whether an account that does not mention it may spend nothing; `None` where nobody decided.
     pub spend_limit_requirement: Option<Requirement>,
+    /// Whether an account that does not mention it may send as nobody; `None` where nobody decided.
+    pub senders_requirement: Option<Requirement>,
     pub alerts: CheckedAlerts,
     pub sender_domains: Vec<MailDomain>,
     pub namespaces: NamespaceRule,
@@ -368,6 +375,7 @@ impl CreditPolicySpec {
             account_rate: per_account.rate_limit.map(|rate| rate.check("spec.perAccount.rateLimit")).transpose()?,
             prepaid_requirement: per_account.prepaid,
             spend_limit_requirement: per_account.spend_limit,
+            senders_requirement: per_account.allowed_senders,
             alerts: self.alerts.as_ref().map_or(Ok(CheckedAlerts::default()), |alerts| alerts.check("spec.alerts"))?,
             sender_domains,
             namespaces: self.allowed_namespaces.as_ref().map_or(Ok(NamespaceRule::All), AllowedNamespaces::check)?,

@@ -64,6 +64,7 @@ pub use upstream::{CheckedUpstream, Upstream, UpstreamTls};
 use jiff::Timestamp;
 
 use crate::domain::directory::Suspension;
+use crate::domain::sender::SenderPattern;
 
 /// The API group of all kinds.
 pub const GROUP: &str = "franking.io";
@@ -97,6 +98,14 @@ fn suspension(suspended: bool, reason: Option<&str>) -> Result<Option<Suspension
         return Err(Problem::new("spec.suspendReason", "write one line without control characters"));
     }
     Ok(suspended.then(|| Suspension { reason: reason.map(str::to_owned) }))
+}
+
+/// `spec.allowedSenders` of an account or a key.
+fn sender_patterns(texts: &[String]) -> Result<Vec<SenderPattern>, Problem> {
+    let pattern = |(index, text): (usize, &String)| {
+        SenderPattern::parse(text).map_err(|fix| Problem::new(format!("spec.allowedSenders[{index}]"), fix))
+    };
+    texts.iter().enumerate().map(pattern).collect()
 }
 
 /// A time as RFC 3339 writes it.

@@ -305,6 +305,8 @@ fn what_a_plan_imposes_on_each_account_it_imposes_on_one_that_does_not_mention_i
         ("{prepaid: Optional, spendLimit: Optional}", 80, "{}", (None, None, None, None), 0),
         ("{prepaid: Required}", 80, "{}", (nothing.clone(), None, None, None), 1),
         ("{spendLimit: Required}", 80, "{}", (None, Some(0), None, None), 1),
+        ("{allowedSenders: Required}", 80, "{}", (None, None, None, None), 1),
+        ("{allowedSenders: Required}", 80, "{allowedSenders: [a@example.com]}", (None, None, None, None), 0),
         (all, 80, "{}", (nothing.clone(), Some(0), None, None), 2),
         // What costs nothing may be sent with nothing to spend.
         ("{spendLimit: Required}", 0, "{}", (None, Some(0), None, None), 0),

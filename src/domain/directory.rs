@@ -141,6 +141,9 @@ pub struct AccountEntry {
     /// Its own, or the policy's for each account; the smaller of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
+    /// Senders that its keys may name, within the policy's domains. `None` = all of them, an empty list = nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_senders: Option<Vec<SenderPattern>>,
     /// Policies that it left for another in this period, or in the last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub departures: Vec<Departure>,
@@ -254,9 +257,10 @@ impl AccountEntry {
         departed(&self.departures, self.policy, self.removed_at.unwrap_or(now))
     }
 
-    /// The account out of service from `at` on, unless it was before; what it used stays with its id.
+    /// The account out of service from `at` on, unless it was before; what it used stays with its id. Whom it could write
+    /// as is about people and serves nobody any more.
     pub fn removed(&self, at: Timestamp) -> Self {
-        Self { removed_at: self.removed_at.or(Some(at)), ..self.clone() }
+        Self { removed_at: self.removed_at.or(Some(at)), allowed_senders: None, ..self.clone() }
     }
 
     /// The same, without a name. The place of its namespace is taken until the period ends, however the account went: the

@@ -19,6 +19,8 @@ pub struct GuardedSpec {
     pub rate_limit: Option<Value>,
     pub spend_limit_minor: Option<i64>,
     #[serde(default)]
+    pub allowed_senders: Vec<String>,
+    #[serde(default)]
     pub suspended: bool,
     /// `Purge`, or what does nothing.
     pub deletion_policy: Option<String>,
@@ -36,20 +38,28 @@ pub enum Field {
     Prepaid,
     RateLimit,
     SpendLimitMinor,
+    AllowedSenders,
     Suspended,
     DeletionPolicy,
 }
 
 impl Field {
     /// In the order in which refusals name them.
-    pub const ALL: [Self; 5] =
-        [Self::Prepaid, Self::RateLimit, Self::SpendLimitMinor, Self::Suspended, Self::DeletionPolicy];
+    pub const ALL: [Self; 6] = [
+        Self::Prepaid,
+        Self::RateLimit,
+        Self::SpendLimitMinor,
+        Self::AllowedSenders,
+        Self::Suspended,
+        Self::DeletionPolicy,
+    ];
 
     pub fn path(self) -> &'static str {
         match self {
             Self::Prepaid => "spec.prepaid",
             Self::RateLimit => "spec.rateLimit",
             Self::SpendLimitMinor => "spec.spendLimitMinor",
+            Self::AllowedSenders => "spec.allowedSenders",
             Self::Suspended => "spec.suspended",
             Self::DeletionPolicy => "spec.deletionPolicy",
         }
@@ -61,6 +71,7 @@ impl Field {
             Self::Prepaid => spec.prepaid.is_some(),
             Self::RateLimit => spec.rate_limit.is_some(),
             Self::SpendLimitMinor => spec.spend_limit_minor.is_some(),
+            Self::AllowedSenders => !spec.allowed_senders.is_empty(),
             Self::Suspended => spec.suspended,
             Self::DeletionPolicy => spec.deletion_policy.as_deref() == Some("Purge"),
         }
@@ -72,6 +83,7 @@ impl Field {
             Self::Prepaid => old.prepaid != new.prepaid,
             Self::RateLimit => old.rate_limit != new.rate_limit,
             Self::SpendLimitMinor => old.spend_limit_minor != new.spend_limit_minor,
+            Self::AllowedSenders => old.allowed_senders != new.allowed_senders,
             Self::Suspended => old.suspended != new.suspended,
             // To keep data needs nobody's leave.
             Self::DeletionPolicy => self.is_set(new) && !self.is_set(old),
@@ -81,7 +93,7 @@ impl Field {
     /// Whether an account that is deleted with it would be rid of it when it is made again.
     fn is_lost_by_deleting(self) -> bool {
         match self {
-            Self::Prepaid | Self::RateLimit | Self::SpendLimitMinor | Self::Suspended => true,
+            Self::Prepaid | Self::RateLimit | Self::SpendLimitMinor | Self::AllowedSenders | Self::Suspended => true,
             Self::DeletionPolicy => false,
         }
     }

@@ -22,6 +22,8 @@ pub struct AccountFacts {
     pub prepaid: bool,
     /// Its spec limits what it may spend.
     pub spend_limited: bool,
+    /// Its spec says whom it sends as.
+    pub narrowed: bool,
 }
 
 /// What others need to know of a key.
@@ -42,6 +44,8 @@ pub struct AccountCount {
     pub prepaid: i64,
     /// Accounts that have a spend limit in their own spec.
     pub spend_limited: i64,
+    /// Accounts that say whom they send as.
+    pub narrowed: i64,
 }
 
 #[derive(Default)]
@@ -225,6 +229,7 @@ impl Index {
             count.total += 1;
             count.prepaid += i64::from(facts.prepaid);
             count.spend_limited += i64::from(facts.spend_limited);
+            count.narrowed += i64::from(facts.narrowed);
             if facts.suspended {
                 count.suspended += 1;
             } else if !facts.refused && !facts.deleting {
@@ -258,6 +263,7 @@ mod tests {
             suspended: false,
             prepaid: false,
             spend_limited: false,
+            narrowed: false,
         }
     }
 

@@ -400,6 +400,7 @@ fn account_facts(account: &SubAccount) -> AccountFacts {
         suspended: account.spec.suspended,
         prepaid: account.spec.prepaid.is_some(),
         spend_limited: account.spec.spend_limit_minor.is_some(),
+        narrowed: !account.spec.allowed_senders.is_empty(),
     }
 }
 

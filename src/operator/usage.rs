@@ -206,7 +206,7 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
                 (shown.total, shown.active, shown.suspended) != (count.total, count.active, count.suspended)
             });
             let relays = context.relay.borrow().replicas.map(|replicas| replicas.ready);
-            let limited = LimitedAccounts { prepaid: count.prepaid, spend_limited: count.spend_limited };
+            let limited = LimitedAccounts::of(&count);
             let warning = find_condition(&status.conditions, ConditionType::SelfServiceUnbounded);
             let counts = counts || context.references.has_departures(&name.name);
             let counts = counts || warning.map(|warning| &warning.message) != unbounded(&policy, limited).as_ref();

@@ -124,6 +124,7 @@ async fn fill_directory(store: &SqliteStore, session: &Session, pricing: &Pricin
         prepaid: None,
         spend_limit_micro: None,
         rate: None,
+        allowed_senders: None,
         departures: Vec::new(),
         removed_at: None,
     };

@@ -268,6 +268,7 @@ pub fn account(n: u128, meters: Meters) -> AccountEntry {
         prepaid: all.then(|| prepaid(2)),
         spend_limit_micro: all.then_some(CREDITS * 1_000_000),
         rate: all.then_some(RATE),
+        allowed_senders: None,
         departures: Vec::new(),
         removed_at: None,
     }

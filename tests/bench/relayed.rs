@@ -123,6 +123,7 @@ fn account(n: usize, policy: usize) -> AccountEntry {
         prepaid: None,
         spend_limit_micro: None,
         rate: None,
+        allowed_senders: None,
         departures: Vec::new(),
         removed_at: None,
     }

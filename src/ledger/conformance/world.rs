@@ -84,6 +84,7 @@ pub fn account(n: u128, cap: Limit) -> AccountEntry {
         prepaid: None,
         spend_limit_micro: None,
         rate: None,
+        allowed_senders: None,
         departures: Vec::new(),
         removed_at: None,
     }

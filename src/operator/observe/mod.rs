@@ -292,7 +292,7 @@ impl Context {
                 suspended: count.suspended,
                 removed: removed.iter().filter(|(_, removed)| !self.lives(&name, removed)).count() as i64,
             },
-            limited: credit_policy::LimitedAccounts { prepaid: count.prepaid, spend_limited: count.spend_limited },
+            limited: credit_policy::LimitedAccounts::of(&count),
             users: if meta::deleting(&policy.metadata) {
                 self.references.index(|index| index.accounts_of_policy(&name).cloned().collect())
             } else {

@@ -13,11 +13,12 @@ use super::usage::{self, Figures, Metered};
 use super::{Outcome, Plan, Step, meta};
 use crate::crd::{
     AccountCounts, CheckedPolicy, CheckedUpstream, ConditionType, Conditions, CreditPolicy, CreditPolicyStatus,
-    PolicyCostStatus, Pricing, Reason, RelayPort, RelayStatus, Requirement,
+    PerAccount, PolicyCostStatus, Pricing, Reason, RelayPort, RelayStatus,
 };
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, Suspension, UpstreamEntry};
 use crate::domain::id::PolicyId;
 use crate::domain::trouble::Sightings;
+use crate::operator::index::AccountCount;
 use crate::operator::watch::Name;
 use crate::operator::{Endpoint, RelayState};
 
@@ -52,6 +53,13 @@ pub struct Observed {
 pub struct LimitedAccounts {
     pub prepaid: i64,
     pub spend_limited: i64,
+    pub narrowed: i64,
+}
+
+impl LimitedAccounts {
+    pub fn of(count: &AccountCount) -> Self {
+        Self { prepaid: count.prepaid, spend_limited: count.spend_limited, narrowed: count.narrowed }
+    }
 }
 
 /// What was found where the policy's upstream credentials should be.
@@ -323,21 +331,24 @@ fn warned<'a>(conditions: Conditions<'a>, policy: &CreditPolicy, observed: &Obse
 
 /// What another account of the policy could do without, as a sentence.
 pub fn unbounded(policy: &CreditPolicy, limited: LimitedAccounts) -> Option<String> {
-    let per_account = policy.spec.per_account.as_ref();
-    let undecided = |requirement: Option<&Option<Requirement>>| requirement.is_none_or(Option::is_none);
-    let prepaid = limited.prepaid > 0 && undecided(per_account.map(|per_account| &per_account.prepaid));
-    let spending = limited.spend_limited > 0 && undecided(per_account.map(|per_account| &per_account.spend_limit));
-    let (what, fields) = match (prepaid, spending) {
-        (false, false) => return None,
-        (true, false) => ("prepaid", "spec.perAccount.prepaid"),
-        (false, true) => ("limited by spendLimitMinor", "spec.perAccount.spendLimit"),
-        (true, true) => {
-            ("prepaid or limited by spendLimitMinor", "spec.perAccount.prepaid and spec.perAccount.spendLimit")
-        }
-    };
+    let none = PerAccount::default();
+    let decided = policy.spec.per_account.as_ref().unwrap_or(&none);
+    let fields = [
+        (limited.prepaid, decided.prepaid, "spec.prepaid", "spec.perAccount.prepaid"),
+        (limited.spend_limited, decided.spend_limit, "spec.spendLimitMinor", "spec.perAccount.spendLimit"),
+        (limited.narrowed, decided.allowed_senders, "spec.allowedSenders", "spec.perAccount.allowedSenders"),
+    ];
+    let open = fields.into_iter().filter(|(count, decision, ..)| *count > 0 && decision.is_none());
+    let (written, undecided): (Vec<&str>, Vec<&str>) = open.map(|(_, _, written, field)| (written, field)).unzip();
+    if undecided.is_empty() {
+        return None;
+    }
+    let undecided = undecided.join(", ");
     Some(format!(
-        "accounts of this policy are {what}, and another account need not be: whoever has the verb use on the policy can \
-         make one that is not; set {fields} to Required, or to Optional where only the platform team attaches accounts"
+        "accounts of this policy are limited by {}, and another account need not be: whoever has the verb use on the policy \
+         can make one that is not; set {undecided} to Required, or to Optional where only the platform team attaches \
+         accounts",
+        written.join(", ")
     ))
 }
 

@@ -209,6 +209,7 @@ fn accept(
         prepaid: accepted.terms.prepaid.clone(),
         spend_limit_micro: accepted.terms.spend_limit_micro,
         rate: accepted.terms.rate,
+        allowed_senders: accepted.terms.allowed_senders.clone(),
         departures: observed.entry.as_ref().map(|entry| entry.departures_for(accepted.policy, now)).unwrap_or_default(),
         removed_at: None,
     };

@@ -142,6 +142,7 @@ fn guarded() -> Vec<(&'static str, Value)> {
         ("spec.spendLimitMinor", json!({"spendLimitMinor": 1000})),
         ("spec.rateLimit", json!({"rateLimit": {"messages": 1, "per": "Second"}})),
         ("spec.suspended", json!({"suspended": true})),
+        ("spec.allowedSenders", json!({"allowedSenders": ["a@example.com"]})),
     ]
 }
 

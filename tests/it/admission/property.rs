@@ -47,6 +47,7 @@ fn random(rng: &mut StdRng) -> Value {
         ("prepaid", vec![json!({}), json!({"grants": []}), json!({"grants": [{"id": "a", "credits": 1}]})]),
         ("rateLimit", vec![json!({"messages": 1, "per": "Hour"}), json!({"messages": 2, "per": "Hour"})]),
         ("spendLimitMinor", vec![json!(0), json!(5)]),
+        ("allowedSenders", vec![json!([]), json!(["*@example.com"]), json!(["a@example.com", "*@example.com"])]),
         ("suspended", vec![json!(false), json!(true)]),
         ("deletionPolicy", vec![json!("Retain"), json!("Purge")]),
         ("cap", vec![json!({"credits": 1})]),

@@ -283,6 +283,7 @@ pub fn account() -> AccountEntry {
         prepaid: None,
         spend_limit_micro: None,
         rate: None,
+        allowed_senders: None,
         departures: Vec::new(),
         removed_at: None,
     }

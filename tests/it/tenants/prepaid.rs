@@ -37,10 +37,18 @@ async fn a_customer_of_the_prepaid_example_makes_another_account_and_sends_nothi
     let key = json!({"subAccountRef": {"name": "first"}, "secret": {"presets": ["env"]}});
     cluster.apply(&florist, &resource("SubAccountApiKey", "florist", "key", &key)).expect("self-service may");
     let sentence = cluster.says("subaccount", "florist", "first", "Ready", "RequiredByPolicy");
-    for words in ["nothing can be sent", "\"hosting\"", "spec.prepaid", "spec.spendLimitMinor"] {
+    for words in ["nothing can be sent", "\"hosting\"", "spec.prepaid", "spec.spendLimitMinor", "spec.allowedSenders"] {
         assert!(sentence.contains(words), "{sentence}");
     }
-    let reply = cluster.send(&cluster.credentials("florist", "key"), "florist@hosted.example.com");
+    let key = cluster.credentials("florist", "key");
+    let reply = cluster.send(&key, "bakery@hosted.example.com");
+    assert!(reply.starts_with("550 5.7.1 this key may not send"), "{reply}");
+    let senders = json!({"spec": {"allowedSenders": ["florist@hosted.example.com"]}}).to_string();
+    cluster.stage.kubectl(&["patch", "subaccount", "first", "-n", "florist", "--type=merge", "-p", &senders]);
+    let reply = eventually("the account to have a sender", SOON, || {
+        let reply = cluster.send(&key, "florist@hosted.example.com");
+        (!reply.starts_with("550 5.7.1")).then_some(reply)
+    });
     assert!(reply.starts_with("452 4.7.1 credits: the account's"), "{reply}");
     eventually("the status to say that nothing is left", SOON, || {
         let account = cluster.get("subaccount", "florist", "first")?;
@@ -48,7 +56,11 @@ async fn a_customer_of_the_prepaid_example_makes_another_account_and_sends_nothi
         (credits["remaining"] == 0 && credits["prepaid"] == 0).then_some(())
     });
     // Writing the fields oneself takes `grant`.
-    for more in [json!({"prepaid": {"grants": [{"id": "gift", "credits": 9}]}}), json!({"spendLimitMinor": 9000})] {
+    for more in [
+        json!({"prepaid": {"grants": [{"id": "gift", "credits": 9}]}}),
+        json!({"spendLimitMinor": 9000}),
+        json!({"allowedSenders": ["*@hosted.example.com"]}),
+    ] {
         let patch = json!({"spec": more}).to_string();
         let arguments = ["patch", "subaccount", "first", "-n", "florist", "--type=merge", "-p", &patch];
         super::refused(cluster.run(&florist, &arguments, ""), &["the verb grant on creditpolicies/hosting"]);

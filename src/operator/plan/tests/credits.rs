@@ -218,6 +218,12 @@ fn an_account_that_lacks_what_its_policy_requires_is_strictest_and_says_so() {
     let (_, _, message) = sentence(json!({"prepaid": {}}));
     assert!(!message.contains("spec.prepaid") && message.contains("spec.spendLimitMinor"), "{message}");
     assert_eq!(sentence(json!({"prepaid": {}, "spendLimitMinor": 0})).2, "mail can be sent");
+    // Nor does it send as anybody, where the policy wants to be told whom.
+    let seen = seen_account(Some(policy(json!({"perAccount": {"allowedSenders": "Required"}}))));
+    assert_eq!(put_account(&account(json!({})), &seen).allowed_senders, Some(vec![]));
+    let listed = put_account(&account(json!({"allowedSenders": ["a@example.com"]})), &seen);
+    assert_eq!(listed.allowed_senders.map(|listed| listed.len()), Some(1));
+    assert_eq!(put_account(&account(json!({})), &seen_account(Some(policy(json!({}))))).allowed_senders, None);
     // What somebody wants stopped is said first.
     assert_eq!(sentence(json!({"suspended": true})).1, "Suspended");
 }
@@ -225,7 +231,7 @@ fn an_account_that_lacks_what_its_policy_requires_is_strictest_and_says_so() {
 #[test]
 fn a_policy_whose_accounts_are_limited_warns_until_somebody_decides_for_the_others() {
     let warning = |per_account: Value, prepaid, spend_limited| {
-        let limited = credit_policy::LimitedAccounts { prepaid, spend_limited };
+        let limited = credit_policy::LimitedAccounts { prepaid, spend_limited, narrowed: spend_limited };
         let seen = credit_policy::Observed { limited, ..seen_policy(None, None) };
         let spec = json!({"pricing": {"currency": "EUR"}, "perAccount": per_account});
         let status = credit_policy::plan(&policy(spec), &seen, now()).status.expect("a status");
@@ -236,11 +242,13 @@ fn a_policy_whose_accounts_are_limited_warns_until_somebody_decides_for_the_othe
     };
     assert_eq!(warning(json!({}), 0, 0), None);
     let both = warning(json!({}), 1, 1).expect("a warning");
-    assert!(both.contains("spec.perAccount.prepaid and spec.perAccount.spendLimit"), "{both}");
-    let one = warning(json!({"prepaid": "Required"}), 1, 1).expect("a warning");
-    assert!(!one.contains("spec.perAccount.prepaid") && one.contains("spec.perAccount.spendLimit"), "{one}");
+    let fields = "set spec.perAccount.prepaid, spec.perAccount.spendLimit, spec.perAccount.allowedSenders to Required";
+    assert!(both.contains(fields), "{both}");
+    let one = warning(json!({"prepaid": "Required", "allowedSenders": "Optional"}), 1, 1).expect("a warning");
+    assert!(one.contains("limited by spec.spendLimitMinor,") && !one.contains("spec.perAccount.prepaid"), "{one}");
     for decided in ["Required", "Optional"] {
-        assert_eq!(warning(json!({"prepaid": decided, "spendLimit": decided}), 3, 3), None);
+        let all = json!({"prepaid": decided, "spendLimit": decided, "allowedSenders": decided});
+        assert_eq!(warning(all, 3, 3), None);
     }
 }
 
