@@ -1,4 +1,4 @@
-//! The terms of an account: what it asks for, and what its policy imposes on every account.
+//! Computes an account's terms from its own spec and from what its policy imposes on every account.
 //!
 //! What a plan imposes on each account it imposes on one that does not mention it, so that leaving a field out, or making
 //! another account without it, is never a way past it.
@@ -9,7 +9,7 @@ use crate::domain::credit::{Limit, Prepaid, Rate};
 use crate::domain::money::Pricing;
 use crate::domain::sender::SenderPattern;
 
-/// What an account may send under its policy.
+/// The limits of an account under its policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountTerms {
     pub limit: Limit,
@@ -32,7 +32,7 @@ pub enum MissingField {
 }
 
 impl MissingField {
-    /// The account's field, and what its absence counts as.
+    /// Names the account's field and what its absence counts as.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::Prepaid => "spec.prepaid (absent, it counts as prepaid with nothing in it)",
@@ -42,7 +42,7 @@ impl MissingField {
     }
 }
 
-/// The terms of an account with this spec under `policy`. An error where the policy does not take its cap.
+/// Returns the terms of an account with this spec under `policy`, or an error where the policy does not take its cap.
 pub fn account_terms(policy: &CheckedPolicy, spec: &CheckedAccount) -> Result<AccountTerms, CapRefusal> {
     let mut missing = Vec::new();
     let imposed = |requirement: Option<Requirement>| match requirement {

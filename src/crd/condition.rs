@@ -91,7 +91,7 @@ pub enum Reason {
     RequiredByPolicy,
     /// Accounts of the policy are limited by what it does not require of each account.
     SelfServiceUnbounded,
-    /// Too many accounts and keys have no resource to be revoked before somebody has looked.
+    /// Too many accounts and keys have no resource to be revoked before an administrator has looked.
     SweepStopped,
     /// The account that a key names does not exist.
     AccountNotFound,

@@ -126,24 +126,24 @@ pub struct PerAccount {
     /// How fast each account may send, all its keys together. An account may name a slower one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
-    /// Whether each account must be prepaid. Required makes an account that does not mention prepaid one with nothing in
-    /// it, so that nobody sends on account by making another account. Optional lets it send without; where absent too,
+    /// Requires each account to be prepaid. Required makes an account that does not mention prepaid one with nothing in it,
+    /// so that no tenant sends on account by making another account. Optional lets it send without; where absent too,
     /// but then the condition SelfServiceUnbounded warns as soon as an account of the policy is prepaid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prepaid: Option<Requirement>,
-    /// Whether each account must have a spend limit. Required makes an account that does not mention spendLimitMinor one
+    /// Requires each account to have a spend limit. Required makes an account that does not mention spendLimitMinor one
     /// that may spend nothing; it needs pricing. Optional lets it spend without a limit; where absent too, but then the
     /// condition SelfServiceUnbounded warns as soon as an account of the policy has a spend limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spend_limit: Option<Requirement>,
-    /// Whether each account must say whom it sends as. Required makes an account without allowedSenders one that may send
+    /// Requires each account to say whom it sends as. Required makes an account without allowedSenders one that may send
     /// as nobody. Optional lets it send as all that senders allows; where absent too, but then the condition
     /// SelfServiceUnbounded warns as soon as an account of the policy has allowedSenders.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_senders: Option<Requirement>,
 }
 
-/// Whether an account that does not mention a limit goes without it, or has the strictest.
+/// Decides whether an account that does not mention a limit goes without it or has the strictest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Requirement {
     Optional,
@@ -318,11 +318,11 @@ pub struct CheckedPolicy {
     pub max_accounts_per_namespace: Option<u32>,
     /// The fastest that each account may send.
     pub account_rate: Option<Rate>,
-    /// Whether an account that does not mention it is prepaid with nothing in it; `None` where nobody decided.
+    /// For an account without `prepaid`; `None` where the policy does not say.
     pub prepaid_requirement: Option<Requirement>,
-    /// Whether an account that does not mention it may spend nothing; `None` where nobody decided.
+    /// For an account without `spendLimitMinor`; `None` where the policy does not say.
     pub spend_limit_requirement: Option<Requirement>,
-    /// Whether an account that does not mention it may send as nobody; `None` where nobody decided.
+    /// For an account without `allowedSenders`; `None` where the policy does not say.
     pub senders_requirement: Option<Requirement>,
     pub alerts: CheckedAlerts,
     pub sender_domains: Vec<MailDomain>,

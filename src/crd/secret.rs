@@ -51,7 +51,7 @@ pub struct SecretSpec {
         .message("Kubernetes gives Secrets of this type a meaning of their own: use servicebinding.io/smtp, Opaque, \
                   kubernetes.io/basic-auth or a type of your own"))]
     pub type_: Option<String>,
-    /// True shares a Secret of this name that is somebody else's: our keys are added to those that are there. None is ever
+    /// True shares a Secret of this name that this key did not make: our keys are added to those that are there. None is ever
     /// overwritten, so a Secret that has one of our keys already is left alone, as any is without this, and the key waits
     /// with the reason SecretConflict. With the key, what was added goes, and the Secret stays. Who sets this needs the
     /// verbs update and delete on that Secret.

@@ -1,4 +1,4 @@
-//! Policies that an account left for another: its place there is taken until that policy's period ends.
+//! Records the policies that an account left for another: its place there is taken until that policy's period ends.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ const KEPT: SignedDuration = SignedDuration::from_hours(32 * 24);
 /// Policies that one account can have left within that time and still be counted at each.
 const DEPARTURES_MAX: usize = 256;
 
-/// When an account left a policy.
+/// A policy that an account left, and the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Departure {
@@ -18,7 +18,7 @@ pub struct Departure {
     pub at: Timestamp,
 }
 
-/// The departures of an account that leaves `policy` at `at`, one for each policy. Those that count nowhere any more are
+/// Returns the departures of an account that leaves `policy` at `at`, one for each policy. Those that count nowhere any more are
 /// dropped.
 pub fn departed(before: &[Departure], policy: PolicyId, at: Timestamp) -> Vec<Departure> {
     let counts = |departure: &&Departure| departure.policy != policy && at.duration_since(departure.at) <= KEPT;

@@ -220,7 +220,7 @@ impl Terms<'_> {
 }
 
 impl PolicyEntry {
-    /// The policy out of service from `at` on, unless it was before. The upstream's login goes with it.
+    /// Returns the policy out of service from `at` on, unless it was before. The upstream's login goes with it.
     pub fn removed(&self, at: Timestamp) -> Self {
         Self { removed_at: self.removed_at.or(Some(at)), upstream: None, ..self.clone() }
     }
@@ -236,7 +236,7 @@ impl PolicyEntry {
         }
     }
 
-    /// The currency that what was spent under it is counted in.
+    /// Returns the currency that its money is counted in.
     pub fn counted_in(&self) -> Option<&str> {
         self.currency.as_deref().or(self.pricing.as_ref().map(|pricing| pricing.currency.as_str()))
     }
@@ -248,8 +248,8 @@ impl PolicyEntry {
 }
 
 impl AccountEntry {
-    /// The policies that the account has left when it is one of `policy` from `now` on. One that was out of service left
-    /// when it went.
+    /// Returns the policies that the account has left when it is one of `policy` from `now` on. One that was out of service
+    /// left when it went.
     pub fn departures_for(&self, policy: PolicyId, now: Timestamp) -> Vec<Departure> {
         if self.policy == policy {
             return self.departures.clone();
@@ -257,14 +257,14 @@ impl AccountEntry {
         departed(&self.departures, self.policy, self.removed_at.unwrap_or(now))
     }
 
-    /// The account out of service from `at` on, unless it was before; what it used stays with its id. Whom it could write
-    /// as is about people and serves nobody any more.
+    /// Returns the account out of service from `at` on, unless it was before; what it used stays with its id. The senders that
+    /// it could name are personal data and serve no purpose any more.
     pub fn removed(&self, at: Timestamp) -> Self {
         Self { removed_at: self.removed_at.or(Some(at)), allowed_senders: None, ..self.clone() }
     }
 
-    /// The same, without a name. The place of its namespace is taken until the period ends, however the account went: the
-    /// namespace's UID says whose place it is, and names nobody.
+    /// Returns the same without its names. The place of its namespace is taken until the period ends, however the account
+    /// went; the namespace's UID says whose place it is and is no personal data.
     pub fn purged(&self, at: Timestamp, namespace_uid: String) -> Self {
         Self { namespace: namespace_uid, name: String::new(), ..self.removed(at) }
     }

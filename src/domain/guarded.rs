@@ -1,4 +1,4 @@
-//! What of a SubAccount is worth money or safety, and who may change it.
+//! Says which permissions a change of a SubAccount takes, by the fields that are worth money or safety.
 //!
 //! RBAC knows two verbs on a CreditPolicy: `use` attaches accounts to it, `grant` changes what is guarded. An account that
 //! leaves a policy takes what was granted there, or imposed, out of the hands of that policy's people, whether it keeps
@@ -65,7 +65,7 @@ impl Field {
         }
     }
 
-    /// Whether the account has it. To keep data when it goes is what an account does that says nothing.
+    /// Says whether the account has it. Retain is the default of deletionPolicy, so only Purge counts as set.
     fn is_set(self, spec: &GuardedSpec) -> bool {
         match self {
             Self::Prepaid => spec.prepaid.is_some(),
@@ -77,7 +77,7 @@ impl Field {
         }
     }
 
-    /// Whether an edit changes it in a way that is guarded.
+    /// Says whether an edit changes it in a way that is guarded.
     fn is_changed(self, old: &GuardedSpec, new: &GuardedSpec) -> bool {
         match self {
             Self::Prepaid => old.prepaid != new.prepaid,
@@ -85,12 +85,12 @@ impl Field {
             Self::SpendLimitMinor => old.spend_limit_minor != new.spend_limit_minor,
             Self::AllowedSenders => old.allowed_senders != new.allowed_senders,
             Self::Suspended => old.suspended != new.suspended,
-            // To keep data needs nobody's leave.
+            // To keep data takes no permission.
             Self::DeletionPolicy => self.is_set(new) && !self.is_set(old),
         }
     }
 
-    /// Whether an account that is deleted with it would be rid of it when it is made again.
+    /// Says whether an account that is deleted with it would be rid of it when it is made again.
     fn is_lost_by_deleting(self) -> bool {
         match self {
             Self::Prepaid | Self::RateLimit | Self::SpendLimitMinor | Self::AllowedSenders | Self::Suspended => true,
@@ -99,7 +99,7 @@ impl Field {
     }
 }
 
-/// A verb on a policy that a change takes.
+/// A permission that a change takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Need {
     /// To attach the account to the policy.
@@ -110,7 +110,7 @@ pub enum Need {
     GrantToLeave { policy: String, fields: Vec<Field> },
 }
 
-/// What a change of an account takes: `old` absent is a creation, `new` absent a deletion. A deletion that comes with its
+/// Lists the permissions that a change of an account takes: `old` absent is a creation, `new` absent a deletion. A deletion that comes with its
 /// namespace's takes nothing.
 pub fn guarded(old: Option<&GuardedSpec>, new: Option<&GuardedSpec>) -> Vec<Need> {
     let moved = match (old, new) {
@@ -157,7 +157,7 @@ mod tests {
         serde_json::from_value(spec).expect("a spec")
     }
 
-    /// What is needed, as `use a`, `grant a: spec.x` and `leave a: spec.x`.
+    /// Writes the needs as `use a`, `grant a: spec.x` and `leave a: spec.x`.
     fn said(old: Option<&GuardedSpec>, new: Option<&GuardedSpec>) -> Vec<String> {
         let paths = |fields: &[Field]| fields.iter().map(|field| field.path()).collect::<Vec<_>>().join(", ");
         let words = |need: &Need| match need {

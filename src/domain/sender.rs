@@ -150,7 +150,7 @@ impl From<SenderPattern> for String {
     }
 }
 
-/// Whether a key may send as `address`: the key's patterns narrow its account's, and those narrow the `domains` of its
+/// Says whether a key may send as `address`: the key's patterns narrow its account's, and those narrow the `domains` of its
 /// policy. No patterns of a key mean all that its account may; `None` of an account means all that its policy may, and an
 /// empty list nobody.
 pub fn may_send_as(

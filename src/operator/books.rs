@@ -221,7 +221,7 @@ impl Books {
 
     /// The accounts of a policy that were removed since `since`, or moved to another policy: anywhere, or in the namespace
     /// of this name or, where they were purged, of this UID. In one namespace also those whose entry is of the policy:
-    /// one that moves keeps its place until the ledger knows that it left, and nobody slips in between.
+    /// one that moves keeps its place until the ledger knows that it left, so that no other account slips in between.
     pub async fn removed_accounts(
         &self,
         policy: PolicyId,

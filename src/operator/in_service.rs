@@ -1,7 +1,7 @@
-//! Entries of the directory that are in service, by the resource that each is of.
+//! Indexes the directory's entries that are in service by the resource that each is of.
 //!
-//! The ledger knows ids, and Kubernetes names: several ids may have been of one name, in namespaces that were deleted and
-//! made again.
+//! The ledger knows ids and Kubernetes names: one name may have had several ids, in namespaces that were deleted and made
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -55,12 +55,12 @@ impl InService {
         }
     }
 
-    /// The holders that are in service under a resource's name.
+    /// Lists the holders that are in service under a resource's name.
     pub fn of(&self, what: &Ref) -> impl Iterator<Item = Holder> {
         self.holders.get(what).into_iter().flatten().copied()
     }
 
-    /// The accounts and keys that are in service in a namespace of this name.
+    /// Lists the accounts and keys that are in service in a namespace of this name.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Ref> {
         let from = Name::new(namespace, "");
         let keys = self.holders.range(Ref::Key(from)..).map(|(what, _)| what);
@@ -74,7 +74,7 @@ impl InService {
         accounts.take_while(move |(what, _)| matches!(what, Ref::Account(name) if name.namespace == namespace))
     }
 
-    /// The accounts of a policy that are in service in a namespace of this name, as the ledger knows them.
+    /// Lists the accounts of a policy that are in service in a namespace of this name, as the ledger knows them.
     pub fn accounts_of(&self, policy: PolicyId, namespace: &str) -> impl Iterator<Item = (AccountId, &Name)> {
         self.accounts_in(namespace).flat_map(move |(what, holders)| {
             holders.iter().filter_map(move |holder| match (what, holder) {
@@ -86,12 +86,12 @@ impl InService {
         })
     }
 
-    /// All that is in service.
+    /// Lists all that is in service.
     pub fn all(&self) -> impl Iterator<Item = (&Ref, Holder)> {
         self.holders.iter().flat_map(|(what, holders)| holders.iter().map(move |holder| (what, *holder)))
     }
 
-    /// The policy whose plan a holder shares.
+    /// Returns the policy whose plan a holder shares.
     pub fn policy_of(&self, holder: Holder) -> Option<PolicyId> {
         match holder {
             Holder::Policy(id) => Some(id),

@@ -61,7 +61,7 @@ pub struct Index {
     /// Key by own Secret.
     secrets: HashMap<Name, String>,
     secrets_of_key: HashMap<Name, BTreeSet<String>>,
-    /// Secrets of others that keys share.
+    /// Foreign Secrets that keys share.
     adopted: BTreeSet<Name>,
 }
 
@@ -182,7 +182,7 @@ impl Index {
         keys.map(|name| Name::new(&account.namespace, name)).collect()
     }
 
-    /// Notes whether a Secret is somebody else's that a key shares.
+    /// Notes whether a Secret is a foreign one that a key shares.
     pub fn set_adopted(&mut self, secret: &Name, adopted: bool) {
         if adopted {
             self.adopted.insert(secret.clone());
@@ -191,7 +191,7 @@ impl Index {
         }
     }
 
-    /// The names of the Secrets of others that this key shares.
+    /// Lists the foreign Secrets that this key shares, by name.
     pub fn adopted_by(&self, key: &Name) -> Vec<String> {
         let mut names = self.secrets_of_key(key);
         names.retain(|name| self.adopted.contains(&Name::new(&key.namespace, name)));

@@ -18,8 +18,8 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use tokio::sync::{mpsc, watch};
 
+use super::deletions::Deletions;
 use super::error::{Error, Result};
-use super::gone::Gone;
 use super::index::{AccountFacts, Index, KeyFacts};
 use super::plan::adoption::Adoption;
 use super::plan::{is_true, meta};
@@ -93,10 +93,10 @@ pub struct References {
     logins: Store<Secret>,
     index: RwLock<Index>,
     pub written: Written,
-    pub gone: Gone,
+    pub deletions: Deletions,
     /// Objects whose counts changed.
     recount: Mutex<BTreeSet<Ref>>,
-    /// Policies that accounts left since their accounts were counted last; only the ledger knows how many.
+    /// Policies that accounts left since they were counted last; only the ledger knows how many.
     departures: Mutex<BTreeSet<String>>,
     /// Kinds whose first list is in its store and in the index. Not `Store::wait_until_ready`: kube 5 keeps one waker for all who wait
     /// for a store, so of several (each reconcile, and kube's own scheduler) all but the last would sleep for ever.
@@ -128,9 +128,21 @@ impl References {
             namespaces: namespace_writer,
             logins: login_writer,
         };
-        let (written, gone) = (Written::default(), Gone::default());
+        let (written, deletions) = (Written::default(), Deletions::default());
         (
-            Self { policies, accounts, keys, namespaces, logins, index, written, gone, recount, departures, listed },
+            Self {
+                policies,
+                accounts,
+                keys,
+                namespaces,
+                logins,
+                index,
+                written,
+                deletions,
+                recount,
+                departures,
+                listed,
+            },
             writers,
         )
     }
@@ -183,18 +195,18 @@ impl References {
         self.departures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An account left this policy.
+    /// Notes that an account left this policy.
     pub fn account_left(&self, policy: &Name) {
         self.departures().insert(policy.name.clone());
         self.recount(Ref::Policy(policy.clone()));
     }
 
-    /// Whether accounts left this policy since they were counted last.
+    /// Says whether accounts left this policy since they were counted last.
     pub fn has_departures(&self, policy: &str) -> bool {
         self.departures().contains(policy)
     }
 
-    /// The accounts of this policy are counted now.
+    /// Notes that the accounts of this policy are counted now.
     pub fn departures_counted(&self, policy: &str) {
         self.departures().remove(policy);
     }
@@ -260,11 +272,11 @@ impl Told<CreditPolicy> for Feed<'_> {
     }
 
     fn deleted(&self, policy: &CreditPolicy) {
-        self.references.gone.resource(Ref::Policy(Name::of(policy)), false);
+        self.references.deletions.resource(Ref::Policy(Name::of(policy)), false);
     }
 
     fn missing(&self, _: &Name) {
-        self.references.gone.is_missing_some();
+        self.references.deletions.notify_missing();
     }
 }
 
@@ -294,11 +306,11 @@ impl Told<SubAccount> for Feed<'_> {
 
     fn deleted(&self, account: &SubAccount) {
         let purge = account.spec.deletion_policy == Some(DeletionPolicy::Purge);
-        self.references.gone.resource(Ref::Account(Name::of(account)), purge);
+        self.references.deletions.resource(Ref::Account(Name::of(account)), purge);
     }
 
     fn missing(&self, _: &Name) {
-        self.references.gone.is_missing_some();
+        self.references.deletions.notify_missing();
     }
 }
 
@@ -318,11 +330,11 @@ impl Told<SubAccountApiKey> for Feed<'_> {
     }
 
     fn deleted(&self, key: &SubAccountApiKey) {
-        self.references.gone.resource(Ref::Key(Name::of(key)), false);
+        self.references.deletions.resource(Ref::Key(Name::of(key)), false);
     }
 
     fn missing(&self, _: &Name) {
-        self.references.gone.is_missing_some();
+        self.references.deletions.notify_missing();
     }
 }
 
@@ -338,11 +350,11 @@ impl Told<PartialObjectMeta<Namespace>> for Feed<'_> {
     }
 
     fn deleted(&self, namespace: &PartialObjectMeta<Namespace>) {
-        self.references.gone.namespace(namespace.name_any());
+        self.references.deletions.namespace(namespace.name_any());
     }
 
     fn missing(&self, name: &Name) {
-        self.references.gone.namespace(name.name.clone());
+        self.references.deletions.namespace(name.name.clone());
     }
 }
 

@@ -116,7 +116,7 @@ impl Report {
         self.reconciles.with_label_values(&[controller, result]).inc();
     }
 
-    /// Whether entries without a resource are left for somebody to look at.
+    /// Notes whether entries without a resource wait for an administrator.
     pub fn sweep(&self, stopped: bool) {
         self.sweep_stopped.set(i64::from(stopped));
     }

@@ -1,7 +1,8 @@
 //! Looks through the directory for entries whose resource is gone, and writes them off.
 //!
-//! What a watch saw deleted is written off at once; this finds what no watch saw: an object that went while the operator
-//! was down, a cluster restored without some of its objects. How many go unseen is for [`plan::orphans`] to judge.
+//! The deletions that a watch saw are written off at once; the sweep finds those that no watch saw: an object that went
+//! while the operator was down, a cluster restored without some of its objects. [`orphans`] decides how many may go
+//! before an administrator has looked.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use super::write_off::{Loss, loss, write_off};
 use crate::domain::id::{Holder, PolicyId};
 
 const EVERY: Duration = Duration::from_secs(3600);
-/// After a failure, and while orphans are left for somebody to look at.
+/// Pause after a failure, and while orphans wait for an administrator.
 const RETRY: Duration = Duration::from_secs(60);
 
 /// Runs until the future is dropped.
@@ -33,7 +34,7 @@ pub async fn run(context: &Context) {
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = context.references.gone.missing() => {}
+            () = context.references.deletions.missing() => {}
         }
     }
 }
@@ -46,7 +47,7 @@ async fn sweep(context: &Context) -> Result<usize> {
     for (what, holder, policy) in suspects {
         match (loss(context, &what, holder).await?, &what) {
             (None, _) => {}
-            // Without its policy an account is refused anyway, and nobody logs in where no namespace is.
+            // Without its policy an account is refused anyway, and a key of a namespace that is gone must not log in.
             (Some(Loss::Object), Ref::Policy(_)) | (Some(Loss::Namespace), _) => {
                 write_off(context, &what, holder, false).await?;
             }
@@ -63,7 +64,7 @@ async fn sweep(context: &Context) -> Result<usize> {
         write_off(context, &what, orphan.holder, false).await?;
     }
     if verdict.kept > 0 {
-        tracing::error!(kept = verdict.kept, "too many entries have no resource; they wait for somebody to look");
+        tracing::error!(kept = verdict.kept, "too many entries have no resource; they wait for an administrator");
     }
     context.report.sweep(verdict.kept > 0);
     for policy in context.replace_orphans(verdict.sentences) {
@@ -76,7 +77,7 @@ async fn sweep(context: &Context) -> Result<usize> {
 
 type Suspect = (Ref, Holder, Option<PolicyId>);
 
-/// How many entries each namespace has in service, and those whose resource no watch knows.
+/// Counts what each namespace has in service, and lists the entries whose resource no watch knows.
 async fn suspects(context: &Context) -> Result<(BTreeMap<String, usize>, Vec<Suspect>)> {
     let found = context.books.in_service(|in_service| {
         let (mut totals, mut suspects) = (BTreeMap::<String, usize>::new(), Vec::new());
@@ -93,8 +94,8 @@ async fn suspects(context: &Context) -> Result<(BTreeMap<String, usize>, Vec<Sus
     found.await.map_err(Error::ledger("reading the directory"))
 }
 
-/// Whether the resource of this name is this holder's, as far as is known. In a namespace that was made again another one
-/// may have the name.
+/// Says whether the resource of this name is this holder's, as far as is known. In a namespace that was made again another
+/// one may have the name.
 fn is_theirs(context: &Context, what: &Ref, holder: Holder) -> bool {
     let exists = match what {
         Ref::Policy(name) => context.references.policy(&name.name).is_some(),
@@ -113,7 +114,7 @@ fn reference(orphan: &Orphan) -> Ref {
     }
 }
 
-/// What somebody who has looked wrote on the namespace.
+/// Reads the finding that an administrator approved on the namespace.
 fn approval(context: &Context, namespace: &str) -> Option<String> {
     let namespace = context.references.namespace(namespace)?;
     namespace.metadata.annotations.as_ref()?.get(meta::REVOKE_ORPHANS).cloned()

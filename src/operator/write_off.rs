@@ -1,6 +1,6 @@
-//! Writes off entries of the directory whose resource is gone.
+//! Writes off the directory's entries whose resource is gone.
 //!
-//! A credential must not outlive its resource. Finalizers see to it; this is for the object that went without one. It is
+//! A credential must not outlive its resource. Finalizers see to it; this is for an object that went without one. Each is
 //! looked up live before it is written off, because a cache that lacks an object proves nothing.
 
 use std::time::Duration;
@@ -10,8 +10,8 @@ use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::{Api, ResourceExt as _};
 
+use super::deletions::Pending;
 use super::error::{Error, Result, status_code};
-use super::gone::Waiting;
 use super::kinds::Kind;
 use super::observe::Context;
 use super::plan::adoption::{self, Adoption};
@@ -25,30 +25,30 @@ use crate::domain::id::{self, Holder};
 
 /// After a failure, before the next try: a credential works until then.
 const RETRY: Duration = Duration::from_secs(2);
-/// Looks at a Secret that somebody else keeps changing.
+/// Tries to release a Secret that another writer keeps changing.
 const LOOKS: usize = 5;
-/// Who is named in the audit trail: who took the object away is in no object.
+/// Actor in the audit trail: no object says who took another object away.
 const ACTOR: &str = "operator";
 
 /// Writes off what the watches saw deleted, until the future is dropped.
 pub async fn run(context: &Context) {
     loop {
-        let mut waiting = context.references.gone.next().await;
+        let mut pending = context.references.deletions.next().await;
         context.guard.opened().await;
-        if let Err(error) = write_off_all(context, &mut waiting).await {
+        if let Err(error) = write_off_all(context, &mut pending).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "writing off what is gone");
-            context.references.gone.put_back(waiting);
+            context.references.deletions.put_back(pending);
             tokio::time::sleep(RETRY).await;
         }
     }
 }
 
-/// What is done is taken out of `waiting`.
-async fn write_off_all(context: &Context, waiting: &mut Waiting) -> Result<()> {
+/// Writes off all that is `pending`, and leaves it empty.
+async fn write_off_all(context: &Context, pending: &mut Pending) -> Result<()> {
     let found = context.books.in_service(|in_service| {
-        let within = waiting.namespaces.iter().flat_map(|namespace| in_service.in_namespace(namespace));
+        let within = pending.namespaces.iter().flat_map(|namespace| in_service.in_namespace(namespace));
         let within = within.map(|what| (what, false));
-        let gone = waiting.resources.iter().map(|(what, purge)| (what.clone(), *purge));
+        let gone = pending.resources.iter().map(|(what, purge)| (what.clone(), *purge));
         let all: Vec<(Ref, bool)> = within.chain(gone).collect();
         let holders = |(what, purge): (Ref, bool)| {
             in_service.of(&what).map(|holder| (what.clone(), holder, purge)).collect::<Vec<_>>()
@@ -58,11 +58,11 @@ async fn write_off_all(context: &Context, waiting: &mut Waiting) -> Result<()> {
     for (what, holder, purge) in found.await.map_err(Error::ledger("reading the directory"))? {
         write_off(context, &what, holder, purge).await?;
     }
-    *waiting = Waiting::default();
+    *pending = Pending::default();
     Ok(())
 }
 
-/// Why an entry has no resource.
+/// Reasons for which an entry has no resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// The object is gone from its namespace.
@@ -71,7 +71,7 @@ pub enum Loss {
     Namespace,
 }
 
-/// What became of the resource that an entry is of, asked live. `None`: it is there.
+/// Looks the resource of an entry up, live. `None`: it is there.
 pub async fn loss(context: &Context, what: &Ref, holder: Holder) -> Result<Option<Loss>> {
     let (kind, name, exists) = match what {
         Ref::Policy(name) => (id::Kind::Policy, name, exists::<CreditPolicy>(context, name).await?),
@@ -90,7 +90,7 @@ async fn exists<K: Kind>(context: &Context, name: &Name) -> Result<bool> {
     Ok(live.is_some())
 }
 
-/// Takes an entry out of service for good, unless its resource is there. Says whether it did.
+/// Takes an entry out of service for good, unless its resource is there. Returns whether it did.
 pub async fn write_off(context: &Context, what: &Ref, holder: Holder, purge: bool) -> Result<bool> {
     if loss(context, what, holder).await?.is_none() {
         return Ok(false);
@@ -114,7 +114,7 @@ pub async fn write_off(context: &Context, what: &Ref, holder: Holder, purge: boo
         let_go_of_secrets(context, name).await?;
     }
     forget(context, what);
-    // A resource that came between the look and the write gets its credential back at once.
+    // A resource that was made between the look and the write gets its credential back at once.
     context.wakes.wake(what).await;
     Ok(true)
 }
@@ -133,7 +133,7 @@ async fn let_go_of_secrets(context: &Context, name: &Name) -> Result<()> {
             match api.patch(&secret.name_any(), &parameters, &Patch::Merge(patch)).await {
                 Ok(_) => {}
                 Err(error) if status_code(&error) == Some(404) => {}
-                // Somebody changed it since the look.
+                // Another writer changed it since the look.
                 Err(error) if status_code(&error) == Some(409) => {
                     live = api.get_opt(&secret.name_any()).await.map_err(Error::cluster(doing))?;
                 }
@@ -144,7 +144,7 @@ async fn let_go_of_secrets(context: &Context, name: &Name) -> Result<()> {
     Ok(())
 }
 
-/// Whose place a purged account keeps; empty where nobody knows any more.
+/// Looks up the UID of the namespace whose place a purged account keeps; empty where the namespace is gone.
 async fn namespace_uid(context: &Context, name: &str) -> Result<String> {
     let api: Api<Namespace> = Api::all(context.client.clone());
     let live = api.get_metadata_opt(name).await.map_err(Error::cluster("reading a namespace"))?;

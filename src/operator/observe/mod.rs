@@ -66,9 +66,9 @@ pub struct Context {
     holders: Mutex<HashMap<Holder, Ref>>,
     /// Objects whose figures may be written now.
     granted: Mutex<HashSet<Ref>>,
-    /// Currencies of policies, as they are known.
+    /// Currencies that policies' money is counted in.
     currencies: Mutex<HashMap<PolicyId, String>>,
-    /// What policies say of entries without a resource that nobody has looked at yet.
+    /// Sentences of policies about entries without a resource that wait for an administrator.
     orphans: Mutex<BTreeMap<PolicyId, String>>,
 }
 
@@ -139,7 +139,7 @@ impl Context {
         lock(&self.granted).remove(what);
     }
 
-    /// Takes over what policies are to say of orphans. Returns those that said something else before.
+    /// Takes over the sentences of policies about orphans. Returns the policies whose sentence changed.
     pub fn replace_orphans(&self, next: BTreeMap<PolicyId, String>) -> Vec<PolicyId> {
         let mut standing = lock(&self.orphans);
         let both: BTreeSet<PolicyId> = standing.keys().chain(next.keys()).copied().collect();
@@ -364,7 +364,7 @@ impl Context {
         })
     }
 
-    /// The currency that what was spent under a policy is counted in. It never changes, so it is asked for once.
+    /// Returns the currency that a policy's money is counted in. It never changes, so it is read once.
     async fn currency_of(&self, id: PolicyId, policy: &CreditPolicy) -> Result<Option<String>> {
         if policy.spec.pricing.is_none() {
             return Ok(None);
@@ -451,7 +451,7 @@ impl Context {
     }
 }
 
-/// The name of the Secret that a key wants to share.
+/// Returns the name of the Secret that a key wants to share.
 fn shared_name(key: &SubAccountApiKey) -> Option<String> {
     let secret = key.spec.secret.as_ref().filter(|secret| secret.adopt)?;
     Some(secret.name.clone().unwrap_or_else(|| key.name_any()))

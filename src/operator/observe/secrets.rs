@@ -1,4 +1,4 @@
-//! The Secrets that objects hang on: an upstream's login, and those that a key writes.
+//! Reads the Secrets that objects depend on: an upstream's login, and those that a key writes.
 
 use std::collections::BTreeSet;
 
@@ -98,7 +98,7 @@ impl Context {
         Ok((secret, others))
     }
 
-    /// The Secrets of others that a key of this name shares, live. What is named as `wanted` is looked at in any case.
+    /// Reads the foreign Secrets that a key of this name shares, live; the one named `wanted` in any case.
     pub async fn adopted_secrets(&self, name: &Name, wanted: Option<&str>) -> Result<Vec<Secret>> {
         let known = self.references.index(|index| index.adopted_by(name));
         let names: BTreeSet<String> = known.into_iter().chain(wanted.map(str::to_owned)).collect();

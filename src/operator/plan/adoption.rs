@@ -1,7 +1,7 @@
-//! A Secret of somebody else's that a key shares: what we add to it is written on it, and taken off again.
+//! Shares a foreign Secret with a key: lists on the Secret what was added, and takes it off again.
 //!
-//! Nothing that was there is ever overwritten, so what can be adopted is a Secret that lacks all of our keys. It carries
-//! no owner reference, because the garbage collector would delete it with the key; it is let go instead.
+//! Nothing that was there is ever overwritten, so only a Secret that lacks all of our keys can be adopted. It carries no
+//! owner reference, because the garbage collector would delete it with the key; it is released instead.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::meta;
 use super::secret_patch::{Content, finished, managed, set};
 
-/// What the annotation [`meta::ADOPTED`] says: by whom the Secret was adopted, and what was added to it.
+/// The value of the annotation [`meta::ADOPTED`]: the key that adopted the Secret, and all that was added to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Adoption {
@@ -30,25 +30,25 @@ pub struct Adoption {
 }
 
 impl Adoption {
-    /// The adoption that a Secret shows, if it was adopted.
+    /// Reads the adoption that a Secret shows, if it was adopted.
     pub fn of(meta: &ObjectMeta) -> Option<Self> {
         serde_json::from_str(meta.annotations.as_ref()?.get(meta::ADOPTED)?).ok()
     }
 
-    /// Whether it is this very key's.
+    /// Says whether it is this very key's.
     pub fn is_by(&self, owner: &OwnerReference) -> bool {
         self.key == owner.name && self.uid == owner.uid
     }
 }
 
-/// What we write into an adopted Secret: of our own labels only the one that our watch looks for.
+/// Reduces the content for an adopted Secret: of our own labels only the one that our watch selects by stays.
 pub fn shared(content: Content, wanted: &BTreeMap<String, String>) -> Content {
     let label = |key: &String| key == meta::MANAGED_BY || wanted.contains_key(key);
     Content { labels: content.labels.into_iter().filter(|(key, _)| label(key)).collect(), ..content }
 }
 
-/// What is ours in a Secret that `owner` adopts or has adopted: what an adoption by a key of this name lists, and what our
-/// writes left in its managed fields.
+/// Lists what is ours in a Secret that `owner` adopts or has adopted: the additions that an adoption by a key of this name
+/// lists, and those that its managed fields show as our writes.
 fn ours(secret: &Secret, owner: &OwnerReference) -> Adoption {
     let standing = Adoption::of(&secret.metadata).filter(|adoption| adoption.key == owner.name).unwrap_or_default();
     let with = |listed: BTreeSet<String>, path| listed.into_iter().chain(managed(secret, path)).collect();
@@ -61,8 +61,8 @@ fn ours(secret: &Secret, owner: &OwnerReference) -> Adoption {
     }
 }
 
-/// What the Secret has already of what we would write, and is not ours: keys, labels and annotations in one list. A label
-/// or annotation of the same value is no clash.
+/// Lists the keys, labels and annotations that we would write and that another writer has written already. A label or
+/// annotation of the same value is no clash.
 pub fn clashes(secret: &Secret, wanted: &Content, owner: &OwnerReference) -> Vec<String> {
     let ours = ours(secret, owner);
     let empty = BTreeMap::new();
@@ -85,15 +85,15 @@ fn is_franking(key: &str) -> bool {
     key.starts_with("franking.io/")
 }
 
-/// The merge patch that adds our content to an adopted Secret, or `None` where it has it. It names the version that was
-/// judged. What clashes is for [`clashes`] to find beforehand.
+/// Builds the merge patch that adds our content to an adopted Secret, or `None` where it has it. It names the version that
+/// was judged. Call [`clashes`] before.
 pub fn difference(secret: &Secret, content: &Content, owner: &OwnerReference) -> Option<Value> {
     let standing = ours(secret, owner);
     let metadata = &secret.metadata;
     let empty = BTreeMap::new();
     let labels = metadata.labels.as_ref().unwrap_or(&empty);
     let annotations = metadata.annotations.as_ref().unwrap_or(&empty);
-    // What somebody else wrote with the same value stays theirs.
+    // A label that another writer gave the same value stays theirs.
     let added = |found: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>, ours: &BTreeSet<String>| {
         let keys = wanted.keys().filter(|key| ours.contains(*key) || !found.contains_key(*key));
         keys.filter(|key| !is_franking(key)).cloned().collect::<BTreeSet<_>>()
@@ -114,7 +114,7 @@ pub fn difference(secret: &Secret, content: &Content, owner: &OwnerReference) ->
     finished(patch, secret)
 }
 
-/// The merge patch that takes off what was added to an adopted Secret.
+/// Builds the merge patch that takes off what was added to an adopted Secret.
 pub fn release(secret: &Secret, adoption: &Adoption) -> Option<Value> {
     let mut patch = json!({});
     let empty = BTreeMap::new();

@@ -120,7 +120,7 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    /// The Secret that is there to be written, if there is one; else why it is not.
+    /// Returns the Secret that is there to be written, if there is one, or the refusal.
     fn present(&self) -> Result<Option<Present<'a>>, Outcome> {
         // Only what it is called matters.
         let named = || self.shared(self.content(&Password::given(""), None));
@@ -186,7 +186,7 @@ impl<'a> Work<'a> {
         plan
     }
 
-    /// Whether the Secret is this key's, made or adopted.
+    /// Says whether the Secret is this key's, made or adopted.
     fn holds(&self, secret: &Secret) -> bool {
         match secret::standing(Some(secret), &self.owner) {
             Standing::Ours(_) | Standing::Adopted(_) => true,
@@ -450,7 +450,7 @@ fn leaving(observed: &Observed, now: Timestamp) -> KeyPlan {
     plan
 }
 
-/// Takes what we added off a Secret that was shared.
+/// Takes what we added off a shared Secret.
 fn release(secret: &Secret, adoption: &Adoption) -> Option<Step> {
     adoption::release(secret, adoption).map(|patch| Step::PatchSecret { name: secret.name_any(), patch })
 }

@@ -43,12 +43,12 @@ pub struct Observed {
     pub relay: RelayState,
     /// What the relays say of upstreams; `None` before they were asked.
     pub sightings: Option<Arc<Sightings>>,
-    /// What is to be said of entries without a resource that are left for somebody to look at.
+    /// Sentence about entries without a resource that wait for an administrator.
     pub orphans: Option<String>,
     pub figures_granted: bool,
 }
 
-/// How many accounts of a policy are limited by a field of their own that the policy may require of each.
+/// Counts of a policy's accounts that are limited by a field of their own which the policy may require of each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LimitedAccounts {
     pub prepaid: i64,
@@ -177,7 +177,7 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
     plan
 }
 
-/// The spec where it makes sense, and its pricing is in the currency that is known; else why not.
+/// Checks the spec, and that its pricing is in the currency that is known.
 fn checked(policy: &CreditPolicy, known: Option<&str>) -> Result<CheckedPolicy, (Reason, String)> {
     let spec = policy.spec.check().map_err(|problem| (Reason::Invalid, problem.to_string()))?;
     match changed_currency(policy, known) {
@@ -186,21 +186,20 @@ fn checked(policy: &CreditPolicy, known: Option<&str>) -> Result<CheckedPolicy, 
     }
 }
 
-/// The currency that what was spent under the policy is counted in, as the directory knows it or, where that was lost,
-/// the status.
+/// Returns the currency that the policy's money is counted in, from the directory or, where that was lost, the status.
 pub fn known_currency(policy: &CreditPolicy, entry: Option<&PolicyEntry>) -> Option<String> {
     let shown = || policy.status.as_ref().and_then(|status| status.currency.clone());
     entry.and_then(PolicyEntry::counted_in).map(str::to_owned).or_else(shown)
 }
 
-/// The pricing that holds: none where its currency cannot be what it is.
+/// Returns the pricing that holds: none where its currency was changed.
 pub fn valid_pricing(policy: &CreditPolicy) -> Option<&Pricing> {
     let known = policy.status.as_ref().and_then(|status| status.currency.as_deref());
     policy.spec.pricing.as_ref().filter(|_| changed_currency(policy, known).is_none())
 }
 
-/// Why the policy's pricing cannot be what it is, where it has another currency than the one that is known. A schema sees
-/// only one edit, and it takes two: pricing is removed, and written again.
+/// Returns the sentence that refuses a pricing in another currency than the known one. A schema rule sees only one edit,
+/// and this takes two: pricing is removed, and written again.
 pub fn changed_currency(policy: &CreditPolicy, known: Option<&str>) -> Option<String> {
     let currency = &policy.spec.pricing.as_ref()?.currency;
     let known = known.filter(|known| known != currency)?;
@@ -315,8 +314,8 @@ fn status(
 
 /// Sets the warnings, which turn nothing.
 ///
-/// SelfServiceUnbounded: who may attach accounts is RBAC's to know and cannot be listed with the operator's rights, so it
-/// goes by what is seen: limited accounts, and nobody who decided whether others may go without.
+/// SelfServiceUnbounded: the operator has no right to list who may attach accounts in RBAC, so the warning goes by what it
+/// sees: limited accounts, and a policy that does not say whether others may go without.
 fn warned<'a>(conditions: Conditions<'a>, policy: &CreditPolicy, observed: &Observed) -> Conditions<'a> {
     let warnings = [
         (ConditionType::SelfServiceUnbounded, Reason::SelfServiceUnbounded, unbounded(policy, observed.limited)),
@@ -329,7 +328,7 @@ fn warned<'a>(conditions: Conditions<'a>, policy: &CreditPolicy, observed: &Obse
     warnings.into_iter().fold(conditions, set)
 }
 
-/// What another account of the policy could do without, as a sentence.
+/// Returns the sentence that names what another account of the policy could do without, if there is any.
 pub fn unbounded(policy: &CreditPolicy, limited: LimitedAccounts) -> Option<String> {
     let none = PerAccount::default();
     let decided = policy.spec.per_account.as_ref().unwrap_or(&none);
@@ -345,7 +344,7 @@ pub fn unbounded(policy: &CreditPolicy, limited: LimitedAccounts) -> Option<Stri
     }
     let undecided = undecided.join(", ");
     Some(format!(
-        "accounts of this policy are limited by {}, and another account need not be: whoever has the verb use on the policy \
+        "accounts of this policy are limited by {}, and another account need not be: every user with the verb use on the policy \
          can make one that is not; set {undecided} to Required, or to Optional where only the platform team attaches \
          accounts",
         written.join(", ")

@@ -1,8 +1,8 @@
-//! Entries of the directory whose resource is gone, and how many of them are written off unseen.
+//! Decides how many of the directory's entries without a resource are written off before an administrator has looked.
 //!
-//! A cluster that lost its objects by mistake looks the same as objects that somebody took away. So more than a few of a
-//! namespace at once are left until somebody has looked, and so is everything where many namespaces lost some. Each
-//! namespace counts for itself, so that what one tenant does stops the sweep for nobody else.
+//! A cluster that lost its objects by mistake looks the same as objects that were taken away on purpose. So more than a few
+//! of a namespace at once are kept, and so is everything where many namespaces lost some. Each namespace counts for itself:
+//! no tenant stops the sweep for another.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,11 +12,11 @@ use super::meta;
 use crate::domain::id::{Holder, Kind, PolicyId};
 use crate::operator::watch::Name;
 
-/// So many of a namespace, and so many namespaces, may always go: 5 % of a few is less than one.
+/// This many of a namespace, and this many namespaces, may always go: 5 % of a few is less than one.
 const FLOOR: usize = 10;
 /// One in twenty, 5 %.
 const SHARE: usize = 20;
-/// How many namespaces a sentence names.
+/// Bounds the namespaces that a sentence names.
 const NAMED_MAX: usize = 10;
 
 /// An entry whose resource is gone while its namespace stands.
@@ -27,25 +27,25 @@ pub struct Orphan {
     pub policy: Option<PolicyId>,
 }
 
-/// What the sweep found.
+/// The findings of one sweep.
 #[derive(Clone, Debug, Default)]
 pub struct Census {
-    /// How many accounts and keys each namespace has in service, the orphans included.
+    /// Accounts and keys that each namespace has in service, the orphans included.
     pub totals: BTreeMap<String, usize>,
     pub orphans: Vec<Orphan>,
-    /// What the annotation [`meta::REVOKE_ORPHANS`] of a namespace says.
+    /// Values of the annotation [`meta::REVOKE_ORPHANS`] by namespace.
     pub approvals: BTreeMap<String, String>,
     /// The operator's own namespace, where the annotation is about all others.
     pub home: String,
 }
 
-/// What is done about the orphans.
+/// The decision about the orphans.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     pub write_off: Vec<Orphan>,
-    /// How many are left as they are.
+    /// Number of orphans that are kept as they are.
     pub kept: usize,
-    /// What the policies of those that are left say of it.
+    /// Sentences for the policies of those that are kept.
     pub sentences: BTreeMap<PolicyId, String>,
 }
 
@@ -92,7 +92,7 @@ fn counted(orphans: &[&Orphan], total: usize) -> String {
     format!("{} of {total} entries (accounts: {accounts}, keys: {keys}) have no resource", orphans.len())
 }
 
-/// How somebody who has looked lets them be revoked.
+/// The command with which an administrator has them revoked.
 fn command(namespace: &str, finding: &str) -> String {
     format!("kubectl annotate namespace {namespace} --overwrite {}={finding}", meta::REVOKE_ORPHANS)
 }
@@ -105,8 +105,8 @@ fn sentence(places: &BTreeSet<String>, remedy: Option<&str>) -> String {
     };
     let remedy = remedy.map(|remedy| format!(": {remedy}")).unwrap_or_default();
     format!(
-        "credentials without a resource go on working until somebody has looked, because more than 5 % at once may be a \
-         mistake: apply the resources again, or revoke them as named here; {}{more}{remedy}",
+        "credentials without a resource keep working until an administrator decides, because more than 5 % at once may be \
+         a mistake: apply the resources again, or revoke them as named here; {}{more}{remedy}",
         named.join("; ")
     )
 }
@@ -171,7 +171,7 @@ mod tests {
         {
             assert!(sentence.contains(words), "{sentence}");
         }
-        // Who has looked approves this finding, and no later one.
+        // An approval is good for this finding, and for no later one.
         let name = sentence.rsplit('=').next().expect("the finding's name").to_owned();
         found.approvals.insert("flood".into(), name);
         assert_eq!(judge(&found).kept, 0);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn where_many_namespaces_lost_some_nothing_goes_until_somebody_has_looked() {
+    fn where_many_namespaces_lost_some_nothing_goes_without_an_administrator() {
         let names: Vec<String> = (0..30).map(|n| format!("team-{n:02}")).collect();
         let lost = |count: usize| -> Vec<(&str, usize, usize)> {
             names.iter().enumerate().map(|(n, name)| (name.as_str(), 3, usize::from(n < count))).collect()

@@ -1,4 +1,4 @@
-//! The Secret of a key's `spec.secret.name` as it is there: ours to write, to be shared, or in the way.
+//! Judges the Secret that stands under a key's `spec.secret.name`: ours to write, to be shared, or in the way.
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -14,7 +14,7 @@ use crate::crd::{CheckedSecret, Reason};
 pub enum Present<'a> {
     /// We made it.
     Ours(&'a Secret),
-    /// It is somebody else's, and is shared.
+    /// It is foreign, and is shared.
     Shared(&'a Secret),
 }
 
@@ -26,8 +26,8 @@ impl<'a> Present<'a> {
     }
 }
 
-/// The Secret that is there to be written, if there is one; else why it is not. `named` is what a shared one would be
-/// given.
+/// Returns the Secret that is there to be written, if there is one, or the refusal. `named` is the content that a shared
+/// one would get.
 pub fn present<'a>(
     secret: Option<&'a Secret>,
     owner: &OwnerReference,
@@ -74,14 +74,14 @@ pub fn present<'a>(
     Ok(Some(found))
 }
 
-/// Refuses to write over what somebody else wrote into a shared Secret.
+/// Refuses to overwrite what another writer put into a shared Secret.
 fn without_clash(secret: &Secret, owner: &OwnerReference, name: &str, wanted: &Content) -> Result<(), Outcome> {
     let clashes = adoption::clashes(secret, wanted, owner);
     if clashes.is_empty() {
         return Ok(());
     }
     let fix = format!(
-        "spec.secret.adopt: the Secret \"{name}\" has {} already, and what others wrote is never overwritten; name another \
+        "spec.secret.adopt: the Secret \"{name}\" has {} already, and what another writer put there is never overwritten; name another \
          Secret in spec.secret.name, and give it the keys that your program reads with spec.secret.template",
         clashes.join(", ")
     );

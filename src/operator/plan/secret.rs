@@ -31,7 +31,7 @@ pub enum Standing<'a> {
     Absent,
     /// We made it, and it goes with its key.
     Ours(&'a Secret),
-    /// It was somebody else's, and this key shares it.
+    /// It is foreign, and this key shares it.
     Adopted(&'a Secret),
     /// It belonged to an earlier resource of the same name and is about to be collected.
     Leaving,
@@ -52,9 +52,9 @@ pub fn standing<'a>(secret: Option<&'a Secret>, owner: &OwnerReference) -> Stand
     }
 }
 
-/// Why a foreign Secret cannot be adopted by a key of the name `key`, if it cannot. Others than its owner write what they
-/// like into it then: so not what another controls or shares, not a login that a policy points to, and not the keys of the
-/// installation itself, which a tenant of our own namespace could name.
+/// Returns the reason for which a foreign Secret cannot be adopted by a key of the name `key`, if there is one: another
+/// object controls or shares it, a policy may point to it, it cannot be changed, or it holds the keys of the installation
+/// itself, which a tenant of our own namespace could name.
 pub fn obstacle(secret: &Secret, key: &str) -> Option<String> {
     let controller = secret.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
     let adoption = Adoption::of(&secret.metadata).filter(|adoption| adoption.key != key);

@@ -1,4 +1,4 @@
-//! Merge patches of Secrets: what is added, what is taken off, and what we wrote before.
+//! Builds merge patches of Secrets: additions, removals, and the fields that we wrote before.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -236,15 +236,15 @@ fn accept(
     plan
 }
 
-/// What an account that nobody suspends can do.
+/// Says what an account that is not suspended can do.
 fn unsuspended(accepted: &Accepted) -> Outcome {
     let missing: Vec<&str> = accepted.terms.missing.iter().map(|field| field.sentence()).collect();
     if missing.is_empty() {
         return Outcome::ready("mail can be sent");
     }
     let message = format!(
-        "nothing can be sent: the CreditPolicy \"{}\" requires of each account {}; have it written by somebody with the \
-         verb grant on the policy",
+        "nothing can be sent: the CreditPolicy \"{}\" requires of each account {}; an administrator with the verb grant on the \
+         policy writes it",
         accepted.spec.policy,
         missing.join(" and ")
     );

@@ -1,4 +1,4 @@
-//! `domain::guarded` and the chart's admission policy say the same of any change by anybody.
+//! Holds `domain::guarded` equal to the chart's admission policy, for any change by any user.
 
 use franking::domain::guarded::{Field, GuardedSpec, Need, guarded};
 use kube::api::{Api, DeleteParams, DynamicObject, PostParams};
@@ -22,7 +22,7 @@ fn group(verb: &str, policy: &str) -> String {
     format!("may-{verb}-{policy}")
 }
 
-/// The API server as somebody in these groups sees it.
+/// A client that impersonates a user in these groups.
 async fn client_of(gate: &Gate, groups: &[String]) -> Client {
     let mut kubeconfig = Kubeconfig::read_from(gate.plane.admin_kubeconfig()).expect("a kubeconfig");
     for named in &mut kubeconfig.auth_infos {
@@ -40,7 +40,7 @@ fn accounts(client: Client) -> Api<DynamicObject> {
     Api::namespaced_with(client, TEAM, &ApiResource::from_gvk(&kind))
 }
 
-/// A spec with each field absent, or one of its values, and some that nobody guards.
+/// A spec with each field absent, or one of its values, and some fields that are not guarded.
 fn random(rng: &mut StdRng) -> Value {
     let mut spec = json!({"policyRef": {"name": POLICIES.choose(rng)}});
     let fields = [

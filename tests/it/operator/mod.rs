@@ -6,11 +6,11 @@
 mod crash;
 mod credits;
 mod fuse;
-mod ghosts;
 mod handover;
 mod harness;
 mod lifecycle;
 mod notices;
+mod orphans;
 mod refusals;
 mod relays;
 mod secrets;

@@ -51,7 +51,7 @@ fn key(name: &str, shape: &Value) -> Value {
     resource("SubAccountApiKey", TEAM, name, &json!({"subAccountRef": {"name": "account"}, "secret": shape}))
 }
 
-/// What a Secret holds and says of itself.
+/// Data, labels, annotations, owners and identity of a Secret.
 fn content(secret: &Value) -> [Value; 5] {
     ["/data", "/metadata/labels", "/metadata/annotations", "/metadata/ownerReferences", "/metadata/uid"]
         .map(|path| secret.pointer(path).cloned().unwrap_or_default())
@@ -80,7 +80,7 @@ async fn who_has_no_right_on_a_secret_has_none_through_a_key() {
     let patch = ["patch", "subaccountapikey", "shared", "-n", TEAM, "--type=merge", "-p", &label];
     cluster.run(&manager, &patch, "").expect("a manager of keys may");
 
-    // A Secret of a name, a type, a label or keys that somebody else's program looks for.
+    // A Secret of a name, a type, a label or keys that another program looks for.
     for (field, shape) in [
         ("spec.secret.name", json!({"name": "argocd-secret"})),
         ("spec.secret.type", json!({"type": "helm.sh/release.v1"})),
@@ -130,7 +130,7 @@ async fn an_adopted_secret_keeps_what_it_had_and_outlives_the_key() {
     cluster.apply(&owner, &key("shared", &later)).expect("the owner of the Secret may");
     let sentence = cluster.says("subaccountapikey", TEAM, "shared", "Ready", "SecretConflict");
     assert!(sentence.contains("has size already"), "{sentence}");
-    // A value of ours that somebody edits is put right, as in a Secret that we made.
+    // A value of ours that is edited by hand is put right, as in a Secret that we made.
     cluster.apply(&owner, &key("shared", &shape)).expect("the owner of the Secret may");
     let drift = json!({"stringData": {"host": "elsewhere"}}).to_string();
     cluster.stage.kubectl(&["patch", "secret", "settings", "-n", TEAM, "--type=merge", "-p", &drift]);

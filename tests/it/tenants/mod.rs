@@ -29,7 +29,7 @@ pub struct Cluster {
     pub stage: Stage,
 }
 
-/// Somebody who talks to the API server.
+/// A user of the API server.
 #[derive(Clone, Debug)]
 pub struct User {
     name: String,

@@ -14,7 +14,7 @@ use super::waits::{Conditioned, create, delete, gone, merge_patch, ready, text, 
 /// More than ten, and all that the namespace has: what the sweep would not revoke unseen.
 const KEYS: usize = 12;
 
-/// Takes the finalizer away and deletes, before anybody can put it back.
+/// Takes the finalizer away and deletes, before the operator can put it back.
 async fn vanish<K: Conditioned>(api: Api<K>, name: &str) {
     merge_patch(&api, name, json!({"metadata": {"finalizers": null}})).await;
     delete(&api, name).await;
@@ -61,7 +61,7 @@ async fn no_one_is_let_in(world: &World, secrets: &[Secret]) {
 #[tokio::test]
 async fn keys_and_accounts_that_vanish_are_written_off_at_once_however_many() {
     let _turn = alone().await;
-    let (world, running, _folder, _) = own("ghosts", None).await;
+    let (world, running, _folder, _) = own("vanished", None).await;
     let secrets = ready_keys(&world).await;
     // Keys first, and then the accounts of some that are still there.
     for index in 0..KEYS {
@@ -83,22 +83,22 @@ async fn keys_and_accounts_that_vanish_are_written_off_at_once_however_many() {
     }
     let purged = world.store.find(Holder::Account(accounts[0])).await.expect("the ledger answers");
     let purged = serde_json::to_value(purged).expect("JSON").to_string();
-    assert!(!purged.contains("ghosts") && !purged.contains("account-0"), "{purged}");
+    assert!(!purged.contains("vanished") && !purged.contains("account-0"), "{purged}");
     // A policy too: what it holds of its upstream's login goes.
     for index in 5..KEYS {
         delete(&world.accounts(), &format!("account-{index}")).await;
         gone(world.accounts(), &format!("account-{index}")).await;
     }
-    vanish(world.policies(), "ghosts").await;
+    vanish(world.policies(), "vanished").await;
     running.until_metric("franking_operator_written_off_total{kind=\"policy\"} 1").await;
-    delete(&world.namespaces(), "ghosts").await;
+    delete(&world.namespaces(), "vanished").await;
     running.stop().await;
 }
 
 #[tokio::test]
 async fn what_vanishes_while_the_ledger_is_down_is_written_off_when_it_is_back() {
     let _turn = alone().await;
-    let (world, running, _folder, _) = own("ghost-down", None).await;
+    let (world, running, _folder, _) = own("orphan-down", None).await;
     let secret = world.ready_key().await;
     running.ledger.down.store(true, Ordering::SeqCst);
     vanish(world.keys(), "key").await;
@@ -113,8 +113,8 @@ async fn what_vanishes_while_the_ledger_is_down_is_written_off_when_it_is_back()
 #[tokio::test]
 async fn a_secret_that_a_vanished_key_shared_is_let_go() {
     let _turn = alone().await;
-    let (world, running, _folder, _) = own("ghost-share", None).await;
-    world.plain_policy("ghost-share", json!({})).await;
+    let (world, running, _folder, _) = own("orphan-share", None).await;
+    world.plain_policy("orphan-share", json!({})).await;
     world.account("account", json!({})).await;
     let theirs = json!({"metadata": {"name": "theirs"}, "type": "Opaque", "stringData": {"colour": "blue"}});
     let _: Secret = create(&world.secrets(), theirs).await;
@@ -148,27 +148,27 @@ async fn a_secret_that_a_vanished_key_shared_is_let_go() {
 #[tokio::test]
 async fn a_namespace_takes_its_keys_along_also_without_their_finalizers() {
     let _turn = alone().await;
-    let (world, running, _folder, _) = own("ghost-town", None).await;
+    let (world, running, _folder, _) = own("orphan-town", None).await;
     let secrets = ready_keys(&world).await;
     for index in 0..KEYS {
         merge_patch(&world.keys(), &format!("key-{index}"), json!({"metadata": {"finalizers": null}})).await;
     }
-    delete(&world.namespaces(), "ghost-town").await;
+    delete(&world.namespaces(), "orphan-town").await;
     no_one_is_let_in(&world, &secrets).await;
-    gone(world.namespaces(), "ghost-town").await;
-    delete(&world.policies(), "ghost-town").await;
-    gone(world.policies(), "ghost-town").await;
+    gone(world.namespaces(), "orphan-town").await;
+    delete(&world.policies(), "orphan-town").await;
+    gone(world.policies(), "orphan-town").await;
     running.stop().await;
 }
 
 #[tokio::test]
-async fn the_sweep_leaves_many_of_one_namespace_until_somebody_has_looked_and_takes_the_others() {
+async fn the_sweep_keeps_many_of_one_namespace_until_an_administrator_decides_and_takes_the_others() {
     let _turn = alone().await;
-    let (world, running, _folder, _) = own("ghost-many", None).await;
+    let (world, running, _folder, _) = own("orphan-many", None).await;
     let secrets = ready_keys(&world).await;
-    let other = World { name: "ghost-few".to_owned(), ..world.clone() };
-    other.make_namespace("ghost-few", json!({})).await;
-    other.account("account", json!({"policyRef": {"name": "ghost-many"}})).await;
+    let other = World { name: "orphan-few".to_owned(), ..world.clone() };
+    other.make_namespace("orphan-few", json!({})).await;
+    other.account("account", json!({"policyRef": {"name": "orphan-many"}})).await;
     other.key("key", "account", json!({})).await;
     ready(other.keys(), "key").await;
     let few = other.secrets().get("key").await.expect("the secret");
@@ -185,30 +185,30 @@ async fn the_sweep_leaves_many_of_one_namespace_until_somebody_has_looked_and_ta
     again.until_metric("franking_operator_written_off_total{kind=\"account\"} 1").await;
     assert!(!is_in_service(&other, few_account).await);
     again.until_metric("franking_operator_sweep_stopped 1").await;
-    let sentence = until(world.policies(), "ghost-many", "SweepStopped", |policy| {
+    let sentence = until(world.policies(), "orphan-many", "SweepStopped", |policy| {
         let conditions = &policy?.status.as_ref()?.conditions;
         let found = conditions.iter().find(|condition| condition.type_ == "SweepStopped")?;
         (found.status == "True").then(|| found.message.clone())
     })
     .await;
-    assert!(sentence.contains("12 of 24 entries") && sentence.contains("namespace ghost-many"), "{sentence}");
-    assert!(world.may_send(&secrets[0]).await, "nobody has looked yet");
-    ready(world.policies(), "ghost-many").await;
+    assert!(sentence.contains("12 of 24 entries") && sentence.contains("namespace orphan-many"), "{sentence}");
+    assert!(world.may_send(&secrets[0]).await, "no administrator has looked yet");
+    ready(world.policies(), "orphan-many").await;
     again.stop().await;
 
-    // Who has looked says so as the sentence names it. The sweep comes by at every start, and each minute while it waits.
+    // The administrator runs the command of the sentence. The sweep comes by at every start, and each minute while it waits.
     let (_, finding) = sentence.rsplit_once("franking.io/revoke-orphans=").expect("the command");
     let approval = json!({"metadata": {"annotations": {"franking.io/revoke-orphans": finding}}});
-    merge_patch(&world.namespaces(), "ghost-many", approval).await;
+    merge_patch(&world.namespaces(), "orphan-many", approval).await;
     let again = restart(&world).await;
     no_one_is_let_in(&world, &secrets).await;
     again.until_metric("franking_operator_sweep_stopped 0").await;
-    until(world.policies(), "ghost-many", "no warning", |policy| {
+    until(world.policies(), "orphan-many", "no warning", |policy| {
         let conditions = &policy?.status.as_ref()?.conditions;
         conditions.iter().all(|condition| condition.type_ != "SweepStopped").then_some(())
     })
     .await;
-    delete(&world.namespaces(), "ghost-few").await;
+    delete(&world.namespaces(), "orphan-few").await;
     world.clear().await;
     again.stop().await;
 }
