@@ -63,7 +63,8 @@ async fn keys_and_accounts_that_vanish_are_written_off_at_once_however_many() {
     let _turn = alone().await;
     let (world, running, _folder, _) = own("vanished", None).await;
     let secrets = ready_keys(&world).await;
-    // Keys first, and then the accounts of some that are still there.
+    // Keys first, and then the accounts of some that are still there. The operator puts no finalizer back meanwhile.
+    running.fuse.finalizers.shut();
     for index in 0..KEYS {
         vanish(world.keys(), &format!("key-{index}")).await;
     }
@@ -84,13 +85,16 @@ async fn keys_and_accounts_that_vanish_are_written_off_at_once_however_many() {
     let purged = world.store.find(Holder::Account(accounts[0])).await.expect("the ledger answers");
     let purged = serde_json::to_value(purged).expect("JSON").to_string();
     assert!(!purged.contains("vanished") && !purged.contains("account-0"), "{purged}");
+    running.fuse.finalizers.open();
     // A policy too: what it holds of its upstream's login goes.
     for index in 5..KEYS {
         delete(&world.accounts(), &format!("account-{index}")).await;
         gone(world.accounts(), &format!("account-{index}")).await;
     }
+    running.fuse.finalizers.shut();
     vanish(world.policies(), "vanished").await;
     running.until_metric("franking_operator_written_off_total{kind=\"policy\"} 1").await;
+    running.fuse.finalizers.open();
     delete(&world.namespaces(), "vanished").await;
     running.stop().await;
 }
