@@ -13,7 +13,7 @@ use super::limit::{Cap, CheckedCap, CreditStatus, UsageStatus};
 use super::rate::RateLimit;
 use super::reference::LocalRef;
 use super::secret::{CheckedSecret, SecretSpec};
-use super::{Problem, check_time, is_false};
+use super::{Problem, check_time, is_false, sender_patterns};
 use crate::domain::credit::Rate;
 use crate::domain::network;
 use crate::domain::sender::SenderPattern;
@@ -230,18 +230,10 @@ impl SubAccountApiKeySpec {
                 "plainListener sends the password in clear text; name the networks that may use it",
             ));
         }
-        let allowed_senders = self
-            .allowed_senders
-            .iter()
-            .enumerate()
-            .map(|(index, text)| {
-                SenderPattern::parse(text).map_err(|fix| Problem::new(format!("spec.allowedSenders[{index}]"), fix))
-            })
-            .collect::<Result<_, _>>()?;
         Ok(CheckedKey {
             account: self.sub_account_ref.check("spec.subAccountRef")?,
             allow_from,
-            allowed_senders,
+            allowed_senders: sender_patterns(&self.allowed_senders)?,
             plain_listener: self.plain_listener,
             cap: self.cap.as_ref().map(|cap| cap.check("spec.cap")).transpose()?,
             rate: self.rate_limit.map(|rate| rate.check("spec.rateLimit")).transpose()?,

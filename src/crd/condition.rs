@@ -21,6 +21,12 @@ pub enum ConditionType {
     Programmed,
     /// No relay finds a policy's upstream unavailable.
     UpstreamAvailable,
+    /// A warning about a policy: what some of its accounts are limited by, another account could do without. Only present
+    /// while true.
+    SelfServiceUnbounded,
+    /// Entries of a policy's accounts and keys have no resource, and too many to be revoked unseen. Only present while
+    /// true.
+    SweepStopped,
     /// Work is under way. Only present while true.
     Reconciling,
     /// Nothing will change until somebody edits something. Only present while true.
@@ -34,6 +40,8 @@ impl ConditionType {
             Self::Accepted => "Accepted",
             Self::Programmed => "Programmed",
             Self::UpstreamAvailable => "UpstreamAvailable",
+            Self::SelfServiceUnbounded => "SelfServiceUnbounded",
+            Self::SweepStopped => "SweepStopped",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
         }
@@ -42,7 +50,7 @@ impl ConditionType {
     /// Whether the condition is only present while true.
     fn abnormal(self) -> bool {
         match self {
-            Self::Reconciling | Self::Stalled => true,
+            Self::SelfServiceUnbounded | Self::SweepStopped | Self::Reconciling | Self::Stalled => true,
             Self::Ready | Self::Accepted | Self::Programmed | Self::UpstreamAvailable => false,
         }
     }
@@ -73,10 +81,18 @@ pub enum Reason {
     CapPeriodMismatch,
     /// The account has a spend limit and its policy no pricing.
     PricingMissing,
+    /// The policy's pricing is in another currency than what was spent under it.
+    CurrencyChanged,
     /// The namespace has the policy's `maxAccountsPerNamespace` already.
     TooManyAccounts,
     /// Another account of the policy has the same `externalId`.
     DuplicateExternalId,
+    /// The policy requires a field that the account does not mention, so that nothing can be sent.
+    RequiredByPolicy,
+    /// Accounts of the policy are limited by what it does not require of each account.
+    SelfServiceUnbounded,
+    /// Too many accounts and keys have no resource to be revoked before an administrator has looked.
+    SweepStopped,
     /// The account that a key names does not exist.
     AccountNotFound,
     /// The account exists and is not accepted itself.
@@ -145,8 +161,12 @@ impl Reason {
             Self::CapAboveCeiling => "CapAboveCeiling",
             Self::CapPeriodMismatch => "CapPeriodMismatch",
             Self::PricingMissing => "PricingMissing",
+            Self::CurrencyChanged => "CurrencyChanged",
             Self::TooManyAccounts => "TooManyAccounts",
             Self::DuplicateExternalId => "DuplicateExternalId",
+            Self::RequiredByPolicy => "RequiredByPolicy",
+            Self::SelfServiceUnbounded => "SelfServiceUnbounded",
+            Self::SweepStopped => "SweepStopped",
             Self::AccountNotFound => "AccountNotFound",
             Self::AccountNotReady => "AccountNotReady",
             Self::SecretNotFound => "SecretNotFound",
@@ -268,7 +288,7 @@ pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
             "required": ["lastTransitionTime", "message", "reason", "status", "type"],
             "properties": {
                 "type": {
-                    "description": "What it is about: Ready, Accepted, Programmed, Reconciling or Stalled; of a policy also UpstreamAvailable.",
+                    "description": "What it is about: Ready, Accepted, Programmed, Reconciling or Stalled; of a policy also UpstreamAvailable, SelfServiceUnbounded and SweepStopped.",
                     "type": "string", "maxLength": 316
                 },
                 "status": {

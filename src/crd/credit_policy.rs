@@ -6,7 +6,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, T
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
 
 use super::alerts::{Alerts, CheckedAlerts};
 use super::cost::PolicyCostStatus;
@@ -14,11 +13,11 @@ use super::limit::{Cap, CheckedCap, PeriodStatus, Pool, PoolCreditStatus};
 use super::prepaid::Prepaid;
 use super::pricing::Pricing;
 use super::rate::RateLimit;
-use super::reference::{LocalRef, is_dns_subdomain};
 use super::selector::NamespaceRule;
+use super::upstream::{CheckedUpstream, Upstream};
 use super::{Problem, is_false, suspension};
 use crate::domain::credit::{self, Limit, Rate};
-use crate::domain::directory::{self, Suspension};
+use crate::domain::directory::Suspension;
 use crate::domain::money;
 use crate::domain::sender::MailDomain;
 
@@ -51,6 +50,10 @@ use crate::domain::sender::MailDomain;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.suspendReason) || (has(self.suspended) && self.suspended)")
     .message("suspendReason says why it is suspended: remove it, or set suspended to true"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.perAccount) || !has(self.perAccount.spendLimit) || self.perAccount.spendLimit != 'Required' || \
+     has(self.pricing)"
+).message("perAccount.spendLimit: Required needs pricing, which says what a message costs"))]
 pub struct CreditPolicySpec {
     /// A name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,14 +118,36 @@ pub struct PerAccount {
     /// Accounts must use its period, because caps of different periods cannot be compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_cap: Option<Cap>,
-    /// How many accounts of this policy one namespace may have. Accounts removed in this period count too; one that moves
-    /// to another policy counts there. Absent means any number.
+    /// How many accounts of this policy one namespace may have. Accounts that were removed in this period, or moved to
+    /// another policy, count too. Absent means any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub max_accounts_per_namespace: Option<i32>,
     /// How fast each account may send, all its keys together. An account may name a slower one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
+    /// Requires each account to be prepaid. Required makes an account that does not mention prepaid one with nothing in it,
+    /// so that no tenant sends on account by making another account. Optional lets it send without; where absent too,
+    /// but then the condition SelfServiceUnbounded warns as soon as an account of the policy is prepaid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepaid: Option<Requirement>,
+    /// Requires each account to have a spend limit. Required makes an account that does not mention spendLimitMinor one
+    /// that may spend nothing; it needs pricing. Optional lets it spend without a limit; where absent too, but then the
+    /// condition SelfServiceUnbounded warns as soon as an account of the policy has a spend limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spend_limit: Option<Requirement>,
+    /// Requires each account to say whom it sends as. Required makes an account without allowedSenders one that may send
+    /// as nobody. Optional lets it send as all that senders allows; where absent too, but then the condition
+    /// SelfServiceUnbounded warns as soon as an account of the policy has allowedSenders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_senders: Option<Requirement>,
+}
+
+/// Decides whether an account that does not mention a limit goes without it or has the strictest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Requirement {
+    Optional,
+    Required,
 }
 
 /// What becomes of messages when the pool is used up.
@@ -191,47 +216,6 @@ pub enum NamespacesFrom {
     Selector,
 }
 
-/// The smarthost that mail is forwarded to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.credentialsSecretRef) || !has(self.tls) || self.tls != 'None'")
-    .message("credentials must not cross the network in clear text: use tls Implicit or StartTls, or remove credentialsSecretRef"))]
-#[x_kube(validation = Rule::new("!has(self.clientCertificateSecretRef) || !has(self.tls) || self.tls != 'None'")
-    .message("a client certificate is shown in TLS: use tls Implicit or StartTls, or remove clientCertificateSecretRef"))]
-pub struct Upstream {
-    /// Host name or IP address, such as smtp.example.com.
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9:]([A-Za-z0-9.:-]*[A-Za-z0-9:])?$"))]
-    pub host: String,
-    /// TCP port. Where absent 465 for tls Implicit, 587 for StartTls, 25 for None.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: Option<i32>,
-    /// Implicit (TLS from the first byte), StartTls (required, never optional) or None (no TLS: only for a smarthost in
-    /// the same network). Implicit where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<UpstreamTls>,
-    /// Secret in the operator's namespace with the keys username and password, and ca.crt for a private CA. It must
-    /// carry the label franking.io/use: "true".
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials_secret_ref: Option<LocalRef>,
-    /// Secret in the operator's namespace with the keys tls.crt and tls.key (type kubernetes.io/tls): the certificate
-    /// that is shown to a smarthost that asks for one, beside or instead of a login. It must carry the label
-    /// franking.io/use: "true".
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_certificate_secret_ref: Option<LocalRef>,
-    /// The most recipients of one message that the smarthost takes. 100 where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000))]
-    pub max_recipients: Option<i32>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum UpstreamTls {
-    Implicit,
-    StartTls,
-    None,
-}
-
 /// What was last seen of the policy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -255,6 +239,10 @@ pub struct CreditPolicyStatus {
     /// Credits used in the running period, and those that are left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credits: Option<PoolCreditStatus>,
+    /// The currency that is, or ever was, in pricing: what was spent is counted in it, so it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 3))]
+    pub currency: Option<String>,
     /// What the running billing period costs so far; absent without pricing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<PolicyCostStatus>,
@@ -282,7 +270,7 @@ pub struct AccountCounts {
     /// Accounts that are suspended themselves.
     #[schemars(range(min = 0))]
     pub suspended: i64,
-    /// Accounts deleted in the running period; their used credits still count.
+    /// Accounts that were deleted in the running period, or moved to another policy; what they used still counts.
     #[schemars(range(min = 0))]
     pub removed: i64,
 }
@@ -316,10 +304,6 @@ pub struct RelayPort {
     pub port: i32,
 }
 
-/// The most recipients of one message where the policy does not say: what every server must take (RFC 5321
-/// §4.5.3.1.8).
-const MAX_RECIPIENTS_DEFAULT: i32 = 100;
-
 /// A policy that makes sense.
 #[derive(Clone, Debug)]
 pub struct CheckedPolicy {
@@ -334,24 +318,17 @@ pub struct CheckedPolicy {
     pub max_accounts_per_namespace: Option<u32>,
     /// The fastest that each account may send.
     pub account_rate: Option<Rate>,
+    /// For an account without `prepaid`; `None` where the policy does not say.
+    pub prepaid_requirement: Option<Requirement>,
+    /// For an account without `spendLimitMinor`; `None` where the policy does not say.
+    pub spend_limit_requirement: Option<Requirement>,
+    /// For an account without `allowedSenders`; `None` where the policy does not say.
+    pub senders_requirement: Option<Requirement>,
     pub alerts: CheckedAlerts,
     pub sender_domains: Vec<MailDomain>,
     pub namespaces: NamespaceRule,
     pub upstream: CheckedUpstream,
     pub suspended: Option<Suspension>,
-}
-
-/// An upstream without its secret, which only the operator can read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckedUpstream {
-    pub host: String,
-    pub port: u16,
-    pub tls: directory::UpstreamTls,
-    /// Name of the Secret in the operator's namespace.
-    pub credentials_secret: Option<String>,
-    /// The same of the client certificate.
-    pub client_certificate_secret: Option<String>,
-    pub max_recipients: u16,
 }
 
 impl CreditPolicySpec {
@@ -375,6 +352,10 @@ impl CreditPolicySpec {
             per_account.max_accounts_per_namespace.map(u32::try_from).transpose().map_err(|_| {
                 Problem::new("spec.perAccount.maxAccountsPerNamespace", "write how many accounts, 0 or more")
             })?;
+        if per_account.spend_limit == Some(Requirement::Required) && self.pricing.is_none() {
+            let fix = "Required needs spec.pricing, which says what a message costs; write it, or Optional here";
+            return Err(Problem::new("spec.perAccount.spendLimit", fix));
+        }
         let domains = self.senders.iter().flat_map(|senders| &senders.domains);
         let sender_domains = domains
             .enumerate()
@@ -392,6 +373,9 @@ impl CreditPolicySpec {
             max_cap,
             max_accounts_per_namespace,
             account_rate: per_account.rate_limit.map(|rate| rate.check("spec.perAccount.rateLimit")).transpose()?,
+            prepaid_requirement: per_account.prepaid,
+            spend_limit_requirement: per_account.spend_limit,
+            senders_requirement: per_account.allowed_senders,
             alerts: self.alerts.as_ref().map_or(Ok(CheckedAlerts::default()), |alerts| alerts.check("spec.alerts"))?,
             sender_domains,
             namespaces: self.allowed_namespaces.as_ref().map_or(Ok(NamespaceRule::All), AllowedNamespaces::check)?,
@@ -413,51 +397,5 @@ impl AllowedNamespaces {
                 "write it together with from: Selector, and only then",
             )),
         }
-    }
-}
-
-impl Upstream {
-    fn check(&self) -> Result<CheckedUpstream, Problem> {
-        let lower = self.host.to_ascii_lowercase();
-        if !is_dns_subdomain(&lower) && self.host.parse::<IpAddr>().is_err() {
-            return Err(Problem::new("spec.upstream.host", "write a host name or an IP address, without a port"));
-        }
-        let (tls, usual_port) = match self.tls.unwrap_or(UpstreamTls::Implicit) {
-            UpstreamTls::Implicit => (directory::UpstreamTls::Implicit, 465),
-            UpstreamTls::StartTls => (directory::UpstreamTls::StartTls, 587),
-            UpstreamTls::None => (directory::UpstreamTls::None, 25),
-        };
-        if tls == directory::UpstreamTls::None && self.credentials_secret_ref.is_some() {
-            return Err(Problem::new(
-                "spec.upstream.credentialsSecretRef",
-                "credentials must not cross the network in clear text; use tls Implicit or StartTls, or remove it",
-            ));
-        }
-        if tls == directory::UpstreamTls::None && self.client_certificate_secret_ref.is_some() {
-            return Err(Problem::new(
-                "spec.upstream.clientCertificateSecretRef",
-                "a client certificate is shown in TLS; use tls Implicit or StartTls, or remove it",
-            ));
-        }
-        let client_certificate_secret = match &self.client_certificate_secret_ref {
-            Some(reference) => Some(reference.check("spec.upstream.clientCertificateSecretRef")?),
-            None => None,
-        };
-        let credentials_secret = match &self.credentials_secret_ref {
-            Some(reference) => Some(reference.check("spec.upstream.credentialsSecretRef")?),
-            None => None,
-        };
-        let port = u16::try_from(self.port.unwrap_or(usual_port)).ok().filter(|port| *port > 0);
-        let recipients = u16::try_from(self.max_recipients.unwrap_or(MAX_RECIPIENTS_DEFAULT)).ok();
-        Ok(CheckedUpstream {
-            host: lower,
-            port: port.ok_or_else(|| Problem::new("spec.upstream.port", "write a port from 1 to 65535"))?,
-            tls,
-            credentials_secret,
-            client_certificate_secret,
-            max_recipients: recipients
-                .filter(|count| (1..=1000).contains(count))
-                .ok_or_else(|| Problem::new("spec.upstream.maxRecipients", "write a number from 1 to 1000"))?,
-        })
     }
 }

@@ -9,6 +9,7 @@
 //! what a user left out stays left out, so that GitOps tools see no difference between their file and the object.
 
 mod account_cap;
+mod account_terms;
 mod alerts;
 mod api_key;
 mod condition;
@@ -26,10 +27,12 @@ mod sub_account;
 mod template;
 #[cfg(test)]
 mod tests;
+mod upstream;
 
 use std::fmt;
 
 pub use account_cap::{CapRefusal, account_limit};
+pub use account_terms::{AccountTerms, MissingField, account_terms};
 pub use alerts::{AlertEmail, AlertWebhook, Alerts, CheckedAlerts, CheckedMail, CheckedWebhook};
 pub use api_key::{
     CheckedKey, CheckedRotation, CredentialStatus, Rotation, SubAccountApiKey, SubAccountApiKeySpec,
@@ -38,8 +41,8 @@ pub use api_key::{
 pub use condition::{ConditionType, Conditions, Reason, find_condition};
 pub use cost::{CostStatus, PolicyCostStatus};
 pub use credit_policy::{
-    AccountCounts, AllowedNamespaces, CheckedPolicy, CheckedUpstream, CreditPolicy, CreditPolicySpec,
-    CreditPolicyStatus, NamespacesFrom, Overage, PerAccount, RelayPort, RelayStatus, Senders, Upstream, UpstreamTls,
+    AccountCounts, AllowedNamespaces, CheckedPolicy, CreditPolicy, CreditPolicySpec, CreditPolicyStatus,
+    NamespacesFrom, Overage, PerAccount, RelayPort, RelayStatus, Requirement, Senders,
 };
 pub use limit::{
     Cap, CheckedCap, CreditStatus, Period, PeriodStatus, Pool, PoolCreditStatus, SpendStatus, UsageStatus,
@@ -56,10 +59,12 @@ pub use sub_account::{
     SuspensionSource, SuspensionStatus,
 };
 pub use template::{Field, Template};
+pub use upstream::{CheckedUpstream, Upstream, UpstreamTls};
 
 use jiff::Timestamp;
 
 use crate::domain::directory::Suspension;
+use crate::domain::sender::SenderPattern;
 
 /// The API group of all kinds.
 pub const GROUP: &str = "franking.io";
@@ -93,6 +98,14 @@ fn suspension(suspended: bool, reason: Option<&str>) -> Result<Option<Suspension
         return Err(Problem::new("spec.suspendReason", "write one line without control characters"));
     }
     Ok(suspended.then(|| Suspension { reason: reason.map(str::to_owned) }))
+}
+
+/// `spec.allowedSenders` of an account or a key.
+fn sender_patterns(texts: &[String]) -> Result<Vec<SenderPattern>, Problem> {
+    let pattern = |(index, text): (usize, &String)| {
+        SenderPattern::parse(text).map_err(|fix| Problem::new(format!("spec.allowedSenders[{index}]"), fix))
+    };
+    texts.iter().enumerate().map(pattern).collect()
 }
 
 /// A time as RFC 3339 writes it.

@@ -51,8 +51,10 @@ pub struct SecretSpec {
         .message("Kubernetes gives Secrets of this type a meaning of their own: use servicebinding.io/smtp, Opaque, \
                   kubernetes.io/basic-auth or a type of your own"))]
     pub type_: Option<String>,
-    /// True lets a Secret of this name that nobody owns be taken over. Without it, such a Secret is left alone and the
-    /// key waits with the reason SecretConflict.
+    /// True shares a Secret of this name that this key did not make: our keys are added to those that are there. None is ever
+    /// overwritten, so a Secret that has one of our keys already is left alone, as any is without this, and the key waits
+    /// with the reason SecretConflict. With the key, what was added goes, and the Secret stays. Who sets this needs the
+    /// verbs update and delete on that Secret.
     #[serde(default, skip_serializing_if = "is_false")]
     pub adopt: bool,
     /// Labels and annotations of the Secret. Those of this object are not copied to it.
@@ -64,7 +66,7 @@ pub struct SecretSpec {
     #[schemars(length(max = 4))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub presets: Vec<Preset>,
-    /// Keys of your own, at most 32: the name of the key, and a text in which {{ .host }}, {{ .port }},
+    /// Keys of your own, at most 32; who writes them needs the verbs create and update on the Secret: the name of the key, and a text in which {{ .host }}, {{ .port }},
     /// {{ .username }}, {{ .password }}, {{ .uri }}, {{ .certificates }} and {{ .accountId }} are replaced.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = json!({"type": "string", "maxLength": 4096})))]

@@ -15,10 +15,11 @@ use super::prepaid::Prepaid;
 use super::pricing::minor;
 use super::rate::RateLimit;
 use super::reference::LocalRef;
-use super::{Problem, is_false, suspension};
+use super::{Problem, is_false, sender_patterns, suspension};
 use crate::domain::credit::{self, Rate};
 use crate::domain::directory::Suspension;
 use crate::domain::money::{self, MINOR_MAX};
+use crate::domain::sender::SenderPattern;
 
 /// One sender of a shared plan: a customer, a department or an application.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,6 +88,13 @@ pub struct SubAccountSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000_000_000_i64))]
     pub spend_limit_minor: Option<i64>,
+    /// Senders that the keys of this account may name, such as sales@example.com or *@sales.example.com. They narrow what
+    /// the policy allows and never widen it; a key's own narrow these. Empty means all that the policy allows, or nobody
+    /// where its perAccount.allowedSenders says Required.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 3, max = 320), regex(pattern = r"^[^@\s]*@[^@\s]+$")))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub allowed_senders: Vec<String>,
     /// How fast this account may send, all its keys together. Where the policy has one too, the slower holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
@@ -220,6 +228,8 @@ pub struct CheckedAccount {
     /// In millionths of the currency's minor unit.
     pub spend_limit_micro: Option<i64>,
     pub rate: Option<Rate>,
+    /// None written = not narrowed by itself.
+    pub allowed_senders: Vec<SenderPattern>,
     pub suspended: Option<Suspension>,
     pub deletion: DeletionPolicy,
 }
@@ -237,6 +247,7 @@ impl SubAccountSpec {
                 .map(|limit| minor(limit, MINOR_MAX, "spec.spendLimitMinor").map(money::micro))
                 .transpose()?,
             rate: self.rate_limit.map(|rate| rate.check("spec.rateLimit")).transpose()?,
+            allowed_senders: sender_patterns(&self.allowed_senders)?,
             suspended: suspension(self.suspended, self.suspend_reason.as_deref())?,
             deletion: self.deletion_policy.unwrap_or_default(),
         })

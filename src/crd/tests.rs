@@ -282,6 +282,62 @@ fn an_accounts_cap_never_passes_the_policys_ceiling() {
 }
 
 #[test]
+fn what_a_plan_imposes_on_each_account_it_imposes_on_one_that_does_not_mention_it() {
+    use crate::domain::credit::{Prepaid, Rate};
+    let json = |value: &str| serde_yaml::from_str::<Value>(value).expect("yaml");
+    let policy = |per_account: &str, price: i64| {
+        let mut spec = json("{upstream: {host: smtp.example.com}}");
+        spec["perAccount"] = json(per_account);
+        spec["pricing"] = serde_json::json!({"currency": "EUR", "pricePerThousandMinor": price});
+        read::<CreditPolicy>(object("CreditPolicy", &spec)).spec.check().expect("a policy")
+    };
+    let account = |more: &str| {
+        let mut spec = json(more);
+        spec["policyRef"] = json("{name: acme}");
+        read::<SubAccount>(object("SubAccount", &spec)).spec.check().expect("an account")
+    };
+    let granted = account("{prepaid: {grants: [{id: a, credits: 3}]}}").prepaid;
+    let (nothing, all) = (Some(Prepaid::default()), "{prepaid: Required, spendLimit: Required}");
+    let per_minute = |messages| Some(Rate { messages, per_seconds: 60 });
+    // The policy's perAccount and price, the account → prepaid, what it may spend, cap, rate, how many fields are missing.
+    let cases = [
+        ("{}", 80, "{}", (None, None, None, None), 0),
+        ("{prepaid: Optional, spendLimit: Optional}", 80, "{}", (None, None, None, None), 0),
+        ("{prepaid: Required}", 80, "{}", (nothing.clone(), None, None, None), 1),
+        ("{spendLimit: Required}", 80, "{}", (None, Some(0), None, None), 1),
+        ("{allowedSenders: Required}", 80, "{}", (None, None, None, None), 1),
+        ("{allowedSenders: Required}", 80, "{allowedSenders: [a@example.com]}", (None, None, None, None), 0),
+        (all, 80, "{}", (nothing.clone(), Some(0), None, None), 2),
+        // What costs nothing may be sent with nothing to spend.
+        ("{spendLimit: Required}", 0, "{}", (None, Some(0), None, None), 0),
+        (all, 80, "{prepaid: {}, spendLimitMinor: 0}", (nothing, Some(0), None, None), 0),
+        (
+            all,
+            80,
+            "{prepaid: {grants: [{id: a, credits: 3}]}, spendLimitMinor: 7}",
+            (granted, Some(7_000_000), None, None),
+            0,
+        ),
+        ("{defaultCap: {credits: 5}}", 80, "{}", (None, None, Some(5), None), 0),
+        ("{maxCap: {credits: 9}}", 80, "{}", (None, None, Some(9), None), 0),
+        ("{rateLimit: {messages: 4, per: Minute}}", 80, "{}", (None, None, None, per_minute(4)), 0),
+        (
+            "{rateLimit: {messages: 4, per: Minute}}",
+            80,
+            "{rateLimit: {messages: 9, per: Minute}}",
+            (None, None, None, per_minute(4)),
+            0,
+        ),
+    ];
+    for (per_account, price, spec, expected, missing) in cases {
+        let terms = account_terms(&policy(per_account, price), &account(spec)).expect("terms");
+        assert_eq!(terms.missing.len(), missing, "{per_account} {spec}");
+        let found = (terms.prepaid, terms.spend_limit_micro, terms.limit.credits, terms.rate);
+        assert_eq!(found, expected, "{per_account} {spec}");
+    }
+}
+
+#[test]
 fn the_chart_gets_the_same_definition_behind_its_switches() {
     for crd in all() {
         let template = chart_template(&crd);

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::credential::{Credential, Username};
 use super::credit::{Blocked, Chain, Limit, Overage, Prepaid, Rate, WhenExhausted};
+use super::departure::{Departure, departed};
 use super::id::{AccountId, Holder, KeyId, PolicyId};
 use super::money::Pricing;
 use super::sender::{MailDomain, SenderPattern};
@@ -108,6 +109,9 @@ pub struct PolicyEntry {
     pub prepaid: Option<Prepaid>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pricing: Option<Pricing>,
+    /// The currency that is, or ever was, in its pricing: what was spent is counted in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub currency: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sender_domains: Vec<MailDomain>,
     /// `None` while it cannot be used, for example because its credentials are missing: mail waits with 451.
@@ -138,6 +142,12 @@ pub struct AccountEntry {
     /// Its own, or the policy's for each account; the smaller of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
+    /// Senders that its keys may name, within the policy's domains. `None` = all of them, an empty list = nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_senders: Option<Vec<SenderPattern>>,
+    /// Policies that it left for another in this period, or in the last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub departures: Vec<Departure>,
     /// Deleted, or no longer accepted by its policy: nothing is sent, used credits stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_at: Option<Timestamp>,
@@ -216,6 +226,11 @@ impl Terms<'_> {
 }
 
 impl PolicyEntry {
+    /// Returns the policy out of service from `at` on, unless it was before. The upstream's login goes with it.
+    pub fn removed(&self, at: Timestamp) -> Self {
+        Self { removed_at: self.removed_at.or(Some(at)), upstream: None, ..self.clone() }
+    }
+
     pub fn terms(&self) -> Terms<'_> {
         Terms {
             holder: Holder::Policy(self.id),
@@ -227,6 +242,11 @@ impl PolicyEntry {
         }
     }
 
+    /// Returns the currency that its money is counted in.
+    pub fn counted_in(&self) -> Option<&str> {
+        self.currency.as_deref().or(self.pricing.as_ref().map(|pricing| pricing.currency.as_str()))
+    }
+
     /// What a credit costs at present, in micro-units; 0 where nothing is priced.
     pub fn unit_price(&self) -> i64 {
         self.pricing.as_ref().map_or(0, Pricing::credit_micro)
@@ -234,6 +254,27 @@ impl PolicyEntry {
 }
 
 impl AccountEntry {
+    /// Returns the policies that the account has left when it is one of `policy` from `now` on. One that was out of service
+    /// left when it went.
+    pub fn departures_for(&self, policy: PolicyId, now: Timestamp) -> Vec<Departure> {
+        if self.policy == policy {
+            return self.departures.clone();
+        }
+        departed(&self.departures, self.policy, self.removed_at.unwrap_or(now))
+    }
+
+    /// Returns the account out of service from `at` on, unless it was before; what it used stays with its id. The senders that
+    /// it could name are personal data and serve no purpose any more.
+    pub fn removed(&self, at: Timestamp) -> Self {
+        Self { removed_at: self.removed_at.or(Some(at)), allowed_senders: None, ..self.clone() }
+    }
+
+    /// Returns the same without its names. The place of its namespace is taken until the period ends, however the account
+    /// went; the namespace's UID says whose place it is and is no personal data.
+    pub fn purged(&self, at: Timestamp, namespace_uid: String) -> Self {
+        Self { namespace: namespace_uid, name: String::new(), ..self.removed(at) }
+    }
+
     pub fn terms(&self) -> Terms<'_> {
         Terms {
             holder: Holder::Account(self.id),

@@ -1,6 +1,7 @@
 //! Who may send as whom.
 //!
-//! Nothing listed means nothing allowed. A key's patterns narrow what its account may do and never widen it.
+//! A policy that lists no domain allows nothing. An account's patterns narrow what its policy allows, a key's what its
+//! account may do, and none ever widens it.
 
 use std::fmt;
 
@@ -149,10 +150,17 @@ impl From<SenderPattern> for String {
     }
 }
 
-/// Whether a key whose account may use `domains` may send as `address`. No `patterns` means all that the account may.
-pub fn may_send_as(domains: &[MailDomain], patterns: &[SenderPattern], address: &Address) -> bool {
-    domains.contains(&address.domain)
-        && (patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(address)))
+/// Says whether a key may send as `address`: the key's patterns narrow its account's, and those narrow the `domains` of its
+/// policy. No patterns of a key mean all that its account may; `None` of an account means all that its policy may, and an
+/// empty list nobody.
+pub fn may_send_as(
+    domains: &[MailDomain],
+    account: Option<&[SenderPattern]>,
+    key: &[SenderPattern],
+    address: &Address,
+) -> bool {
+    let any = |patterns: &[SenderPattern]| patterns.iter().any(|pattern| pattern.matches(address));
+    domains.contains(&address.domain) && account.is_none_or(any) && (key.is_empty() || any(key))
 }
 
 #[cfg(test)]
@@ -191,11 +199,24 @@ mod tests {
     fn nothing_listed_is_nothing_allowed_and_patterns_only_narrow() {
         let domains = [MailDomain::parse("Example.com").expect("a domain")];
         let pattern = |text| SenderPattern::parse(text).expect("a pattern");
-        assert!(!may_send_as(&[], &[], &address("a@example.com")));
-        assert!(may_send_as(&domains, &[], &address("a@EXAMPLE.com")));
-        assert!(!may_send_as(&domains, &[], &address("a@sub.example.com")));
-        assert!(may_send_as(&domains, &[pattern("Alerts@example.com")], &address("alerts@example.com")));
-        assert!(!may_send_as(&domains, &[pattern("alerts@example.com")], &address("b@example.com")));
-        assert!(!may_send_as(&domains, &[pattern("*@other.com")], &address("a@other.com")));
+        let may = |domains, account: Option<&[_]>, key: &[_], text| may_send_as(domains, account, key, &address(text));
+        assert!(!may(&[], None, &[], "a@example.com"));
+        assert!(may(&domains, None, &[], "a@EXAMPLE.com"));
+        assert!(!may(&domains, None, &[], "a@sub.example.com"));
+        assert!(may(&domains, None, &[pattern("Alerts@example.com")], "alerts@example.com"));
+        assert!(!may(&domains, None, &[pattern("alerts@example.com")], "b@example.com"));
+        assert!(!may(&domains, None, &[pattern("*@other.com")], "a@other.com"));
+        let (sales, all) = ([pattern("sales@example.com")], [pattern("*@example.com")]);
+        assert!(
+            may(&domains, Some(&sales), &[], "sales@example.com")
+                && may(&domains, Some(&sales), &all, "sales@example.com")
+        );
+        assert!(
+            !may(&domains, Some(&sales), &[], "ceo@example.com")
+                && !may(&domains, Some(&sales), &all, "ceo@example.com")
+        );
+        assert!(!may(&domains, Some(&sales), &[pattern("ceo@example.com")], "sales@example.com"));
+        assert!(!may(&domains, Some(&[pattern("*@other.com")]), &[], "a@other.com"));
+        assert!(!may(&domains, Some(&[]), &[], "a@example.com"));
     }
 }

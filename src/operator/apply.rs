@@ -11,9 +11,10 @@ use super::kinds::Kind;
 use super::lease::Deposed;
 use super::observe::Context;
 use super::plan::{Step, meta, secret};
-use super::references::own_mark;
+use super::references::{Ref, own_mark};
 use super::watch::Name;
 use crate::domain::directory::Entry;
+use crate::domain::id::Holder;
 
 /// How far a plan got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +72,7 @@ async fn one<K: Kind>(context: &Context, object: &K, step: Step) -> Result<Appli
             let entries: [Entry; 1] = [*entry];
             let actor = meta::actor(object.meta(), object.status().and_then(K::observed_generation));
             context.books.put(&actor, &entries).await.map_err(Error::ledger("writing the directory"))?;
+            count_departures(context, &entries[0]);
             Ok(Applied::Done)
         }
         Step::CreateSecret(secret) => {
@@ -102,6 +104,16 @@ async fn one<K: Kind>(context: &Context, object: &K, step: Step) -> Result<Appli
                 Err(error) if status_code(&error) == Some(404) => Ok(Applied::Done),
                 deleted => written(deleted, "deleting a secret of an earlier name"),
             }
+        }
+    }
+}
+
+/// Has the accounts of the policies counted again that an account left.
+fn count_departures(context: &Context, entry: &Entry) {
+    let Entry::Account(account) = entry else { return };
+    for departure in &account.departures {
+        if let Some(Ref::Policy(policy)) = context.object_of(Holder::Policy(departure.policy)) {
+            context.references.account_left(&policy);
         }
     }
 }

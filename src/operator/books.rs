@@ -1,16 +1,18 @@
 //! The ledger as the operator uses it: one session, opened again when it was given up, and a tally of what the
 //! directory holds that no resource shows any more.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use super::in_service::InService;
 use super::lease::Leader;
+use crate::domain::departure::Departure;
 use crate::domain::directory::Entry;
-use crate::domain::id::{AccountId, Holder, KeyId, Kind, PolicyId};
+use crate::domain::id::{AccountId, Holder, Kind, PolicyId};
 use crate::domain::trouble::Sightings;
 use crate::ledger::report::{Channel, Ended, Notice, Queued, Terms};
 use crate::ledger::store::{Balance, Error, Floor, Result, Role, Session, Store};
@@ -35,12 +37,12 @@ pub struct Books {
 #[derive(Default)]
 pub struct Tally {
     epoch: i64,
-    /// Removed accounts with their policy, namespace and name.
-    removed: HashMap<AccountId, Removed>,
-    /// Keys that were not removed, with namespace and name.
-    keys: BTreeMap<KeyId, (String, String)>,
+    /// Accounts that were removed, or left a policy for another.
+    removed: HashMap<AccountId, Vec<Removed>>,
+    in_service: InService,
 }
 
+/// An account that is not one of its policy any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removed {
     pub policy: PolicyId,
@@ -224,8 +226,9 @@ impl Books {
         Ok(tally)
     }
 
-    /// The accounts of a policy that were removed since `since`: anywhere, or in the namespace of this name or, where
-    /// they were purged, of this UID.
+    /// The accounts of a policy that were removed since `since`, or moved to another policy: anywhere, or in the namespace
+    /// of this name or, where they were purged, of this UID. In one namespace also those whose entry is of the policy:
+    /// one that moves keeps its place until the ledger knows that it left, so that no other account slips in between.
     pub async fn removed_accounts(
         &self,
         policy: PolicyId,
@@ -235,42 +238,48 @@ impl Books {
         let mut tally = self.refreshed().await?;
         // They count in no period any more, whichever policy's.
         let forgotten = since.saturating_sub(REMOVED_COUNTED).unwrap_or(Timestamp::MIN);
-        tally.removed.retain(|_, removed| removed.at >= forgotten);
-        let matching = tally.removed.iter().filter(|(_, removed)| {
+        tally.removed.retain(|_, places| places.iter().any(|removed| removed.at >= forgotten));
+        let counts = |removed: &Removed| {
             removed.policy == policy
                 && removed.at >= since
                 && namespace.is_none_or(|ways| ways.contains(&removed.namespace.as_str()))
-        });
-        Ok(matching.map(|(id, removed)| (*id, removed.clone())).collect())
+        };
+        let all = tally.removed.iter();
+        let mut found: HashMap<AccountId, Removed> =
+            all.filter_map(|(id, places)| Some((*id, places.iter().find(|place| counts(place))?.clone()))).collect();
+        if let Some([name, _]) = namespace {
+            for (id, account) in tally.in_service.accounts_of(policy, name) {
+                let removed = || Removed { policy, namespace: name.to_owned(), name: account.name.clone(), at: since };
+                found.entry(id).or_insert_with(removed);
+            }
+        }
+        Ok(found.into_iter().collect())
     }
 
-    /// The keys that the directory would let in, with namespace and name.
-    pub async fn standing_keys(&self) -> Result<BTreeMap<KeyId, (String, String)>> {
-        Ok(self.refreshed().await?.keys.clone())
+    /// Asks a question about what the directory has in service at this moment.
+    pub async fn in_service<T>(&self, question: impl FnOnce(&InService) -> T) -> Result<T> {
+        Ok(question(&self.refreshed().await?.in_service))
     }
 }
 
 impl Tally {
     fn take(&mut self, entry: Entry) {
-        match entry {
-            Entry::Policy(_) => {}
-            Entry::Account(account) => match account.removed_at {
-                Some(at) => {
-                    let removed =
-                        Removed { policy: account.policy, namespace: account.namespace, name: account.name, at };
-                    self.removed.insert(account.id, removed);
-                }
-                None => {
-                    self.removed.remove(&account.id);
-                }
-            },
-            Entry::Key(key) => {
-                if key.removed_at.is_some() || key.revoked {
-                    self.keys.remove(&key.id);
-                } else {
-                    self.keys.insert(key.id, (key.namespace, key.name));
-                }
-            }
+        self.in_service.take(&entry);
+        let Entry::Account(account) = entry else { return };
+        let removed = account.removed_at.map(|at| Departure { policy: account.policy, at });
+        let left = account.departures.iter().copied().chain(removed);
+        let places: Vec<Removed> = left
+            .map(|Departure { policy, at }| Removed {
+                policy,
+                namespace: account.namespace.clone(),
+                name: account.name.clone(),
+                at,
+            })
+            .collect();
+        if places.is_empty() {
+            self.removed.remove(&account.id);
+        } else {
+            self.removed.insert(account.id, places);
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::error::{Error, Result};
 use super::observe::Context;
 use super::plan::cost::Cost;
+use super::plan::credit_policy::valid_pricing;
 use super::references::Ref;
 use super::watch::Name;
 use crate::crd::{CostStatus, CreditPolicy, PolicyCostStatus, Pricing, SubAccount};
@@ -141,7 +142,7 @@ pub async fn run(context: &Context) {
         tokio::time::sleep(TICK).await;
         let policies = context.references.policies.state();
         // What has no pricing any more, or is gone, has no cost.
-        let priced = policies.iter().filter(|policy| policy.spec.pricing.is_some());
+        let priced = policies.iter().filter(|policy| valid_pricing(policy).is_some());
         let priced: HashSet<Holder> =
             priced.filter_map(|policy| context.holder_of(&Ref::Policy(Name::of(policy.as_ref())))).collect();
         lock(&context.costs.known).retain(|policy, _| priced.contains(&Holder::Policy(*policy)));
@@ -161,6 +162,9 @@ pub async fn run(context: &Context) {
 async fn follow(context: &Context, policy: &CreditPolicy) -> Result<()> {
     let (now, what) = (context.clock.now(), Ref::Policy(Name::of(policy)));
     let Ok(spec) = policy.spec.check() else { return Ok(()) };
+    if valid_pricing(policy).is_none() {
+        return Ok(());
+    }
     let (Some(pricing), Some(Holder::Policy(id))) = (&spec.pricing, context.holder_of(&what)) else { return Ok(()) };
     let terms = running_terms(id, &spec.pool.calendar, pricing, now);
     if context.costs.due(&terms) {

@@ -18,6 +18,12 @@ pub struct AccountFacts {
     pub refused: bool,
     /// Its spec suspends it.
     pub suspended: bool,
+    /// Its spec makes it prepaid.
+    pub prepaid: bool,
+    /// Its spec limits what it may spend.
+    pub spend_limited: bool,
+    /// Its spec says whom it sends as.
+    pub narrowed: bool,
 }
 
 impl AccountFacts {
@@ -42,6 +48,12 @@ pub struct AccountCount {
     pub total: i64,
     pub active: i64,
     pub suspended: i64,
+    /// Accounts that are prepaid by their own spec.
+    pub prepaid: i64,
+    /// Accounts that have a spend limit in their own spec.
+    pub spend_limited: i64,
+    /// Accounts that say whom they send as.
+    pub narrowed: i64,
 }
 
 #[derive(Default)]
@@ -57,6 +69,8 @@ pub struct Index {
     /// Key by own Secret.
     secrets: HashMap<Name, String>,
     secrets_of_key: HashMap<Name, BTreeSet<String>>,
+    /// Foreign Secrets that keys share.
+    adopted: BTreeSet<Name>,
 }
 
 impl Index {
@@ -183,6 +197,22 @@ impl Index {
         keys.map(|name| Name::new(&account.namespace, name)).collect()
     }
 
+    /// Notes whether a Secret is a foreign one that a key shares.
+    pub fn set_adopted(&mut self, secret: &Name, adopted: bool) {
+        if adopted {
+            self.adopted.insert(secret.clone());
+        } else {
+            self.adopted.remove(secret);
+        }
+    }
+
+    /// Lists the foreign Secrets that this key shares, by name.
+    pub fn adopted_by(&self, key: &Name) -> Vec<String> {
+        let mut names = self.secrets_of_key(key);
+        names.retain(|name| self.adopted.contains(&Name::new(&key.namespace, name)));
+        names
+    }
+
     /// The names of the Secrets that carry our label and belong to this key.
     pub fn secrets_of_key(&self, key: &Name) -> Vec<String> {
         self.secrets_of_key.get(key).into_iter().flatten().cloned().collect()
@@ -212,6 +242,9 @@ impl Index {
         let mut count = AccountCount::default();
         for facts in self.accounts_of_policy(policy).filter_map(|name| self.accounts.get(name)) {
             count.total += 1;
+            count.prepaid += i64::from(facts.prepaid);
+            count.spend_limited += i64::from(facts.spend_limited);
+            count.narrowed += i64::from(facts.narrowed);
             if facts.suspended {
                 count.suspended += 1;
             } else if !facts.refused && !facts.deleting {
@@ -243,6 +276,9 @@ mod tests {
             deleting: false,
             refused: false,
             suspended: false,
+            prepaid: false,
+            spend_limited: false,
+            narrowed: false,
         }
     }
 

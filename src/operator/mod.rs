@@ -3,8 +3,9 @@
 //! One generic loop ([`reconcile`]) for the three kinds; a plan decides everything, [`apply`] only writes, [`report`]
 //! is the only writer of status, Events and the loop's metrics. References are resolved by watches ([`references`]).
 //!
-//! What it must never do: write to a `spec`; touch a Secret that is not ours; let a credential outlive its resource;
-//! retry every few seconds what only a user can put right; write where there is nothing to do.
+//! What it must never do: write to a `spec`; touch a Secret that is not ours, or overwrite what others wrote into one that
+//! is shared; let a credential outlive its resource; retry every few seconds what only a user can put right; write where
+//! there is nothing to do.
 //!
 //! The rights it needs, and no others (`charts/franking` grants exactly these):
 //!
@@ -23,10 +24,12 @@ pub mod apply;
 pub mod books;
 pub mod certificate;
 pub mod costs;
+pub mod deletions;
 pub mod early;
 pub mod error;
 pub mod fleet;
 pub mod housekeeping;
+pub mod in_service;
 pub mod incarnation;
 pub mod index;
 pub mod installation;
@@ -48,6 +51,7 @@ pub mod upstreams;
 pub mod usage;
 pub mod watch;
 pub mod work_queue;
+pub mod write_off;
 pub mod written;
 
 use std::sync::Arc;
@@ -196,6 +200,7 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
             usage::run(&context),
             costs::run(&context),
             notices::run(&context),
+            write_off::run(&context),
             sweep::run(&context),
             upstreams::run(&context),
             endpoint_changes(&context),

@@ -19,7 +19,7 @@ use super::plan::usage::{Figures, Metered as _};
 use super::references::Ref;
 use super::watch::Name;
 use crate::domain::credit::Meter;
-use crate::domain::directory::{AccountEntry, Entry};
+use crate::domain::directory::Entry;
 use crate::domain::id::{self, Holder};
 use crate::domain::money::MICRO;
 use crate::ledger::store::{Balance, Floor};
@@ -153,7 +153,7 @@ async fn remove_orphans(context: &Context) -> Result<()> {
             Entry::Account(account) if account.removed_at.is_none() => {
                 let what = Ref::Account(Name::new(&account.namespace, &account.name));
                 if !stands(what, Holder::Account(account.id)) {
-                    gone.push(Entry::Account(AccountEntry { removed_at: Some(now), ..account }));
+                    gone.push(Entry::Account(account.removed(now)));
                 }
             }
             Entry::Key(key) if key.removed_at.is_none() => {

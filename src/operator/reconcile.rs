@@ -113,7 +113,6 @@ async fn looks<K: Kind>(object: &K, context: &Context) -> Result<Again> {
                 tracing::warn!(kind = %K::kind(&()), name = object.name_any(), "let go without the ledger's note");
                 apply(context, object, vec![Step::RemoveFinalizer]).await?;
                 forget(context, &object.reference());
-                context.let_go.notify_one();
                 return Ok(None);
             }
             Err(error) => return Err(error),
@@ -238,7 +237,7 @@ fn recount_accounts(context: &Context, what: &Ref) {
 }
 
 /// Nothing is remembered of what has left.
-fn forget(context: &Context, what: &Ref) {
+pub(super) fn forget(context: &Context, what: &Ref) {
     context.forget(what);
     context.report.forget(what);
     match what {

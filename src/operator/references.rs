@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
@@ -19,13 +19,15 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use tokio::sync::watch;
 
+use super::deletions::Deletions;
 use super::error::{Error, Result};
 use super::index::{AccountFacts, Index, KeyFacts};
+use super::plan::adoption::Adoption;
 use super::plan::{is_true, meta};
 use super::watch::{Change, Listed, Marks, Name, Told, follow};
 use super::work_queue::{Cause, Places, WorkQueue};
 use super::written::Written;
-use crate::crd::{ConditionType, CreditPolicy, SubAccount, SubAccountApiKey, find_condition};
+use crate::crd::{ConditionType, CreditPolicy, DeletionPolicy, SubAccount, SubAccountApiKey, find_condition};
 use crate::domain::id::Kind;
 
 /// Kinds that are followed: the three, namespaces, our Secrets, and the upstreams' logins.
@@ -98,8 +100,11 @@ pub struct References {
     logins: Store<Secret>,
     index: RwLock<Index>,
     pub written: Written,
+    pub deletions: Deletions,
     /// Objects whose counts changed.
     recount: Mutex<BTreeSet<Ref>>,
+    /// Policies that accounts left since they were counted last; only the ledger knows how many.
+    departures: Mutex<BTreeSet<String>>,
     /// Kinds whose first list is in its store and in the index. Not `Store::wait_until_ready`: kube 5 keeps one waker for all who wait
     /// for a store, so of several (each reconcile, and kube's own scheduler) all but the last would sleep for ever.
     listed: watch::Sender<usize>,
@@ -121,7 +126,8 @@ impl References {
         let (keys, key_writer) = reflector::store();
         let (namespaces, namespace_writer) = reflector::store();
         let (logins, login_writer) = reflector::store();
-        let (index, recount, listed) = (RwLock::default(), Mutex::default(), watch::Sender::new(0));
+        let (index, recount, departures) = (RwLock::default(), Mutex::default(), Mutex::default());
+        let listed = watch::Sender::new(0);
         let writers = Writers {
             policies: policy_writer,
             accounts: account_writer,
@@ -129,8 +135,23 @@ impl References {
             namespaces: namespace_writer,
             logins: login_writer,
         };
-        let written = Written::default();
-        (Self { policies, accounts, keys, namespaces, logins, index, written, recount, listed }, writers)
+        let (written, deletions) = (Written::default(), Deletions::default());
+        (
+            Self {
+                policies,
+                accounts,
+                keys,
+                namespaces,
+                logins,
+                index,
+                written,
+                deletions,
+                recount,
+                departures,
+                listed,
+            },
+            writers,
+        )
     }
 
     /// Waits until every store, and the index, has its first list: nothing is judged from half a picture.
@@ -175,6 +196,26 @@ impl References {
     /// Has the figures and counts of an object judged again.
     pub fn recount(&self, what: Ref) {
         self.recount.lock().unwrap_or_else(PoisonError::into_inner).insert(what);
+    }
+
+    fn departures(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.departures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that an account left this policy.
+    pub fn account_left(&self, policy: &Name) {
+        self.departures().insert(policy.name.clone());
+        self.recount(Ref::Policy(policy.clone()));
+    }
+
+    /// Says whether accounts left this policy since they were counted last.
+    pub fn has_departures(&self, policy: &str) -> bool {
+        self.departures().contains(policy)
+    }
+
+    /// Notes that the accounts of this policy are counted now.
+    pub fn departures_counted(&self, policy: &str) {
+        self.departures().remove(policy);
     }
 
     /// Follows all six kinds until the future is dropped.
@@ -241,6 +282,14 @@ impl Told<CreditPolicy> for Feed<'_> {
             queues.wake_for(&Ref::Policy(name), cause);
         }
     }
+
+    fn deleted(&self, policy: &CreditPolicy) {
+        self.references.deletions.resource(Ref::Policy(Name::of(policy)), false);
+    }
+
+    fn missing(&self, _: &Name) {
+        self.references.deletions.notify_missing();
+    }
 }
 
 impl Told<SubAccount> for Feed<'_> {
@@ -272,6 +321,15 @@ impl Told<SubAccount> for Feed<'_> {
         }
         queues.all(neighbours.into_iter().map(Ref::Account));
     }
+
+    fn deleted(&self, account: &SubAccount) {
+        let purge = account.spec.deletion_policy == Some(DeletionPolicy::Purge);
+        self.references.deletions.resource(Ref::Account(Name::of(account)), purge);
+    }
+
+    fn missing(&self, _: &Name) {
+        self.references.deletions.notify_missing();
+    }
 }
 
 impl Told<SubAccountApiKey> for Feed<'_> {
@@ -290,6 +348,14 @@ impl Told<SubAccountApiKey> for Feed<'_> {
             queues.wake_for(&Ref::Key(name), cause);
         }
     }
+
+    fn deleted(&self, key: &SubAccountApiKey) {
+        self.references.deletions.resource(Ref::Key(Name::of(key)), false);
+    }
+
+    fn missing(&self, _: &Name) {
+        self.references.deletions.notify_missing();
+    }
 }
 
 impl Told<PartialObjectMeta<Namespace>> for Feed<'_> {
@@ -302,6 +368,14 @@ impl Told<PartialObjectMeta<Namespace>> for Feed<'_> {
         queues.all(references.index(|index| index.accounts_in_namespace(&name)).into_iter().map(Ref::Account));
         queues.all(references.index(|index| index.keys_in_namespace(&name)).into_iter().map(Ref::Key));
     }
+
+    fn deleted(&self, namespace: &PartialObjectMeta<Namespace>) {
+        self.references.deletions.namespace(namespace.name_any());
+    }
+
+    fn missing(&self, name: &Name) {
+        self.references.deletions.namespace(name.name.clone());
+    }
 }
 
 impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
@@ -311,12 +385,15 @@ impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
         let (name, key, echo) = match change {
             Change::Seen { object, .. } => {
                 let owner = meta::controlling_key(&object.metadata, &kind).map(|owner| owner.name.clone());
+                let adopted = Adoption::of(&object.metadata).map(|adoption| adoption.key);
                 let name = Name::of(object);
+                references.change_index(|index| index.set_adopted(&name, owner.is_none() && adopted.is_some()));
                 let echo = references.written.is_own_secret(&name, &object.metadata);
-                (name, owner, echo)
+                (name, owner.or(adopted), echo)
             }
             Change::Gone(name) => {
                 references.written.forget_secret(&name);
+                references.change_index(|index| index.set_adopted(&name, false));
                 (name, None, false)
             }
         };
@@ -354,6 +431,9 @@ fn account_facts(account: &SubAccount) -> AccountFacts {
         deleting: meta::deleting(&account.metadata),
         refused: is_true(account_conditions(account), ConditionType::Stalled),
         suspended: account.spec.suspended,
+        prepaid: account.spec.prepaid.is_some(),
+        spend_limited: account.spec.spend_limit_minor.is_some(),
+        narrowed: !account.spec.allowed_senders.is_empty(),
     }
 }
 

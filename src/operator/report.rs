@@ -18,6 +18,7 @@ use super::plan::usage::Figures;
 use super::plan::{Notice, meta};
 use super::references::Ref;
 use crate::crd::Reason;
+use crate::domain::id;
 use crate::runtime::metrics::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
 };
@@ -43,7 +44,7 @@ pub struct Report {
     measured: Mutex<std::collections::HashSet<Ref>>,
     unknown: IntCounter,
     sweep_stopped: IntGauge,
-    swept: IntCounter,
+    written_off: IntCounterVec,
 }
 
 impl Report {
@@ -96,15 +97,13 @@ impl Report {
                 registry,
                 metric(IntGauge::new(
                     "franking_operator_sweep_stopped",
-                    "1 while too many keys have no resource to be revoked unseen.",
+                    "1 while accounts or keys without a resource are left, because they are too many to be revoked unseen.",
                 )),
             ),
-            swept: register(
-                registry,
-                metric(IntCounter::new(
-                    "franking_operator_swept_keys_total",
-                    "Keys revoked because their resource is gone.",
-                )),
+            written_off: counter(
+                "franking_operator_written_off_total",
+                "Policies, accounts and keys taken out of service because their resource is gone.",
+                &["kind"],
             ),
         }
     }
@@ -124,9 +123,13 @@ impl Report {
         self.reconciles.with_label_values(&[controller, result]).inc();
     }
 
-    pub fn sweep(&self, stopped: bool, revoked: u64) {
+    /// Notes whether entries without a resource wait for an administrator.
+    pub fn sweep(&self, stopped: bool) {
         self.sweep_stopped.set(i64::from(stopped));
-        self.swept.inc_by(revoked);
+    }
+
+    pub fn written_off(&self, kind: id::Kind) {
+        self.written_off.with_label_values(&[kind.as_str()]).inc();
     }
 
     pub fn unknown(&self, messages: u64) {

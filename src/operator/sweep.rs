@@ -1,108 +1,121 @@
-//! Revokes keys that have no resource any more.
+//! Looks through the directory for entries whose resource is gone, and writes them off.
 //!
-//! Finalizers make that rare: an object let go by force, or a cluster restored without some of its objects. Because
-//! the same is seen when a cluster lost its objects by mistake, many at once stop the sweep for a human to look.
+//! The deletions that a watch saw are written off at once; the sweep finds those that no watch saw: an object that went
+//! while the operator was down, a cluster restored without some of its objects. [`orphans`] decides how many may go
+//! before an administrator has looked.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
-
-use kube::Api;
 
 use super::error::{Error, Result};
 use super::observe::Context;
+use super::plan::meta;
+use super::plan::orphans::{self, Census, Orphan};
 use super::references::Ref;
 use super::watch::Name;
-use crate::crd::SubAccountApiKey;
-use crate::domain::directory::Entry;
-use crate::domain::id::{Holder, KeyId};
+use super::write_off::{Loss, loss, write_off};
+use crate::domain::id::{Holder, PolicyId};
 
 const EVERY: Duration = Duration::from_secs(3600);
-/// After a failure, before the next try.
+/// Pause after a failure, and while orphans wait for an administrator.
 const RETRY: Duration = Duration::from_secs(60);
-/// So many may always go: 5 % of a small installation is less than one key.
-const FLOOR: usize = 10;
-/// One in twenty, 5 %.
-const SHARE: usize = 20;
 
 /// Runs until the future is dropped.
 pub async fn run(context: &Context) {
     loop {
         context.guard.opened().await;
         let pause = match sweep(context).await {
-            Ok(()) => EVERY,
+            Ok(0) => EVERY,
+            Ok(_) => RETRY,
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "sweeping keys without a resource");
+                tracing::warn!(error = &error as &dyn std::error::Error, "sweeping what has no resource");
                 RETRY
             }
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            // What was let go without the ledger's note is gone from the store by then, and the ledger may be back.
-            () = context.let_go.notified() => tokio::time::sleep(RETRY).await,
+            () = context.references.deletions.missing() => {}
         }
     }
 }
 
-async fn sweep(context: &Context) -> Result<()> {
-    let standing = context.books.standing_keys().await.map_err(Error::ledger("reading the directory"))?;
-    let total = standing.len();
-    let gone: Vec<(KeyId, Name)> = standing
-        .into_iter()
-        .map(|(id, (namespace, name))| (id, Name::new(namespace, name)))
-        .filter(|(id, name)| !is_theirs(context, *id, name))
-        .collect();
-    if is_too_many(gone.len(), total) {
-        tracing::error!(
-            keys.gone = gone.len(),
-            keys.total = total,
-            "too many keys have no resource; none is revoked until somebody has looked"
-        );
-        context.report.sweep(true, 0);
-        return Ok(());
-    }
-    let mut revoked = 0;
-    for (id, name) in gone {
-        revoked += u64::from(revoke(context, id, &name).await?);
-    }
-    context.report.sweep(false, revoked);
-    Ok(())
-}
-
-/// Whether the resource of this name is this key's, as far as is known. In a namespace that was made again another key
-/// may have the name.
-fn is_theirs(context: &Context, id: KeyId, name: &Name) -> bool {
-    let known = context.holder_of(&Ref::Key(name.clone()));
-    context.references.key(name).is_some() && known.is_none_or(|holder| holder == Holder::Key(id))
-}
-
-fn is_too_many(gone: usize, total: usize) -> bool {
-    gone > FLOOR.max(total / SHARE)
-}
-
-/// Revokes after a live look: a cache that lacks an object proves nothing.
-async fn revoke(context: &Context, id: KeyId, name: &Name) -> Result<bool> {
-    let api: Api<SubAccountApiKey> = Api::namespaced(context.client.clone(), &name.namespace);
-    let live = api.get_metadata_opt(&name.name).await.map_err(Error::cluster("looking for a key's resource"))?;
-    if live.is_some() && context.key_id(name).await?.is_none_or(|current| current == id) {
-        return Ok(false);
-    }
-    let entry = context.books.entry(Holder::Key(id)).await.map_err(Error::ledger("reading the directory"))?;
-    let Some(Entry::Key(entry)) = entry else { return Ok(false) };
-    let entry = entry.removed(context.clock.now());
-    tracing::warn!(key.id = %id, "a key without a resource is revoked");
-    context.books.put("sweep", &[Entry::Key(entry)]).await.map_err(Error::ledger("revoking a key"))?;
-    // A resource that came between the look and the write gets its credential back at once.
-    context.queues.wake(&Ref::Key(name.clone()));
-    Ok(true)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_too_many;
-
-    #[test]
-    fn ten_may_always_go_and_five_in_a_hundred_of_many() {
-        for (gone, total, stops) in [(10, 10, false), (11, 11, true), (50, 1000, false), (51, 1000, true)] {
-            assert_eq!(is_too_many(gone, total), stops, "{gone} of {total}");
+/// Returns how many orphans were left.
+async fn sweep(context: &Context) -> Result<usize> {
+    let (totals, suspects) = suspects(context).await?;
+    let home = context.settings.namespace.clone();
+    let mut census = Census { totals, home: home.clone(), ..Census::default() };
+    for (what, holder, policy) in suspects {
+        match (loss(context, &what, holder).await?, &what) {
+            (None, _) => {}
+            // Without its policy an account is refused anyway, and a key of a namespace that is gone must not log in.
+            (Some(Loss::Object), Ref::Policy(_)) | (Some(Loss::Namespace), _) => {
+                write_off(context, &what, holder, false).await?;
+            }
+            (Some(Loss::Object), Ref::Account(name) | Ref::Key(name)) => {
+                census.orphans.push(Orphan { holder, name: name.clone(), policy });
+            }
         }
     }
+    let places = census.orphans.iter().map(|orphan| orphan.name.namespace.clone()).chain([home]);
+    census.approvals = places.filter_map(|place| Some((place.clone(), approval(context, &place)?))).collect();
+    let verdict = orphans::judge(&census);
+    for orphan in &verdict.write_off {
+        let what = reference(orphan);
+        write_off(context, &what, orphan.holder, false).await?;
+    }
+    if verdict.kept > 0 {
+        tracing::error!(kept = verdict.kept, "too many entries have no resource; they wait for an administrator");
+    }
+    context.report.sweep(verdict.kept > 0);
+    for policy in context.replace_orphans(verdict.sentences) {
+        if let Some(what) = context.object_of(Holder::Policy(policy)) {
+            context.queues.wake(&what);
+        }
+    }
+    Ok(verdict.kept)
+}
+
+type Suspect = (Ref, Holder, Option<PolicyId>);
+
+/// Counts what each namespace has in service, and lists the entries whose resource no watch knows.
+async fn suspects(context: &Context) -> Result<(BTreeMap<String, usize>, Vec<Suspect>)> {
+    let found = context.books.in_service(|in_service| {
+        let (mut totals, mut suspects) = (BTreeMap::<String, usize>::new(), Vec::new());
+        for (what, holder) in in_service.all() {
+            if let Ref::Account(name) | Ref::Key(name) = what {
+                *totals.entry(name.namespace.clone()).or_default() += 1;
+            }
+            if !is_theirs(context, what, holder) {
+                suspects.push((what.clone(), holder, in_service.policy_of(holder)));
+            }
+        }
+        (totals, suspects)
+    });
+    found.await.map_err(Error::ledger("reading the directory"))
+}
+
+/// Says whether the resource of this name is this holder's, as far as is known. In a namespace that was made again another
+/// one may have the name.
+fn is_theirs(context: &Context, what: &Ref, holder: Holder) -> bool {
+    let exists = match what {
+        Ref::Policy(name) => context.references.policy(&name.name).is_some(),
+        Ref::Account(name) => context.references.account(name).is_some(),
+        Ref::Key(name) => context.references.key(name).is_some(),
+    };
+    exists && context.holder_of(what).is_none_or(|known| known == holder)
+}
+
+fn reference(orphan: &Orphan) -> Ref {
+    let name: Name = orphan.name.clone();
+    match orphan.holder {
+        Holder::Policy(_) => Ref::Policy(name),
+        Holder::Account(_) => Ref::Account(name),
+        Holder::Key(_) => Ref::Key(name),
+    }
+}
+
+/// Reads the finding that an administrator approved on the namespace.
+fn approval(context: &Context, namespace: &str) -> Option<String> {
+    let namespace = context.references.namespace(namespace)?;
+    namespace.metadata.annotations.as_ref()?.get(meta::REVOKE_ORPHANS).cloned()
 }

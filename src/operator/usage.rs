@@ -12,11 +12,13 @@ use super::error::{Error, Result};
 use super::kinds::Kind as _;
 use super::notices::Watch;
 use super::observe::Context;
+use super::plan::credit_policy::{LimitedAccounts, unbounded};
 use super::plan::gauge::Gauge;
 use super::plan::usage::{Due, Figures, Metered, due};
 use super::references::Ref;
 use super::watch::Name;
 use super::work_queue::{Cause, Turns};
+use crate::crd::{ConditionType, find_condition};
 use crate::domain::id::Holder;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -214,6 +216,10 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
                 (shown.total, shown.active, shown.suspended) != (count.total, count.active, count.suspended)
             });
             let relays = context.relay.borrow().replicas.map(|replicas| replicas.ready);
+            let limited = LimitedAccounts::of(&count);
+            let warning = find_condition(&status.conditions, ConditionType::SelfServiceUnbounded);
+            let counts = counts || context.references.has_departures(&name.name);
+            let counts = counts || warning.map(|warning| &warning.message) != unbounded(&policy, limited).as_ref();
             let recount = counts || status.relay.as_ref().and_then(|relay| relay.ready_replicas) != relays;
             let behind = match context.holder_of(what) {
                 Some(Holder::Policy(id)) => context.costs.is_behind(id, &policy, context.clock.now()),

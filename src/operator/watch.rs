@@ -81,6 +81,12 @@ pub trait Listed: Sync {
 pub trait Told<K>: Listed {
     /// Called after the store has taken the change. The watch waits for it.
     fn changed(&self, change: Change<'_, K>) -> impl Future<Output = ()> + Send;
+
+    /// The API server deleted this object. [`Self::changed`] follows.
+    fn deleted(&self, _: &K) {}
+
+    /// This object vanished while the watch was down. [`Self::changed`] follows.
+    fn missing(&self, _: &Name) {}
 }
 
 /// Follows `api` until the future is dropped, into a store where somebody looks objects up.
@@ -135,6 +141,7 @@ pub async fn follow<K>(
                     tell_seen(&object, before.get(&name).copied(), marks(&object), told).await;
                 }
                 for name in before.into_keys().filter(|name| !known.contains_key(name)).collect::<Vec<_>>() {
+                    told.missing(&name);
                     told.changed(Change::Gone(name)).await;
                 }
                 // Only now: what was told is part of the picture that others judge from. A policy on its way out
@@ -152,6 +159,7 @@ pub async fn follow<K>(
             Event::Delete(object) => {
                 let name = Name::of(&object);
                 known.remove(&name);
+                told.deleted(&object);
                 told.changed(Change::Gone(name)).await;
             }
         }

@@ -153,6 +153,8 @@ mod tests {
             prepaid: None,
             spend_limit_micro: None,
             rate: None,
+            allowed_senders: None,
+            departures: Vec::new(),
             removed_at: None,
         }
     }

@@ -254,5 +254,6 @@ pub fn header(sender: &Sender, header: &Header) -> Result<(), Reply> {
 }
 
 fn may_be(sender: &Sender, address: &Address) -> bool {
-    may_send_as(&sender.policy.sender_domains, &sender.key.allowed_senders, address)
+    let (policy, account, key) = (&sender.policy, &sender.account, &sender.key);
+    may_send_as(&policy.sender_domains, account.allowed_senders.as_deref(), &key.allowed_senders, address)
 }

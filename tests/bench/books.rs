@@ -109,6 +109,7 @@ async fn fill_directory(store: &SqliteStore, session: &Session, pricing: &Pricin
         when_exhausted: Default::default(),
         prepaid: None,
         pricing: Some(pricing.clone()),
+        currency: None,
         sender_domains: vec![],
         upstream: None,
         removed_at: None,
@@ -123,6 +124,8 @@ async fn fill_directory(store: &SqliteStore, session: &Session, pricing: &Pricin
         prepaid: None,
         spend_limit_micro: None,
         rate: None,
+        allowed_senders: None,
+        departures: Vec::new(),
         removed_at: None,
     };
     let key = |n| KeyEntry {

@@ -249,6 +249,7 @@ pub fn policy(meters: Meters) -> PolicyEntry {
         when_exhausted: Default::default(),
         prepaid: all.then(|| prepaid(2)),
         pricing: all.then_some(pricing),
+        currency: None,
         sender_domains: vec![],
         upstream: None,
         removed_at: None,
@@ -267,6 +268,8 @@ pub fn account(n: u128, meters: Meters) -> AccountEntry {
         prepaid: all.then(|| prepaid(2)),
         spend_limit_micro: all.then_some(CREDITS * 1_000_000),
         rate: all.then_some(RATE),
+        allowed_senders: None,
+        departures: Vec::new(),
         removed_at: None,
     }
 }

@@ -106,6 +106,7 @@ fn policy(n: usize, port: u16) -> PolicyEntry {
         when_exhausted: Default::default(),
         prepaid: None,
         pricing: None,
+        currency: None,
         sender_domains: vec![MailDomain::parse("example.com").expect("a domain")],
         upstream: Some(UpstreamEntry { host, port, tls: UpstreamTls::None, secret: None, max_recipients: 100 }),
         removed_at: None,
@@ -123,6 +124,8 @@ fn account(n: usize, policy: usize) -> AccountEntry {
         prepaid: None,
         spend_limit_micro: None,
         rate: None,
+        allowed_senders: None,
+        departures: Vec::new(),
         removed_at: None,
     }
 }

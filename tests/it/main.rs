@@ -26,5 +26,6 @@ mod spread;
 mod story;
 mod support;
 mod swapped;
+mod tenants;
 mod upstream;
 mod upstreams;

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::world::{Place, World, account, account_id, at, chain, key, key_id, monthly, policy};
+use super::world::{Place, World, account, account_id, at, chain, key, key_id, monthly, policy, policy_id};
 use crate::domain::credential::Username;
 use crate::domain::credit::{Outcome, Reservation, Verdict};
+use crate::domain::departure::Departure;
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, Kind, MessageId};
 use crate::ledger::store::{Role, Usage};
@@ -47,6 +48,7 @@ pub async fn changes_follow_an_epoch_and_equal_entries_move_none(place: &impl Pl
     assert_eq!(world.store.events(0, 100).await.expect("events").len(), events);
     let mut renamed = account(1, monthly(None));
     renamed.name = "renamed".to_owned();
+    renamed.departures = vec![Departure { policy: policy_id(2), at: at("2026-11-20T10:00:00Z") }];
     world.put(&[Entry::Account(renamed.clone())]).await;
     let changed = world.store.changes(all.epoch).await.expect("changes");
     assert_eq!(changed.entries, [Entry::Account(renamed)]);

@@ -66,6 +66,7 @@ pub fn policy(n: u128, pool: Limit) -> PolicyEntry {
         when_exhausted: Default::default(),
         prepaid: None,
         pricing: None,
+        currency: None,
         sender_domains: vec![],
         upstream: None,
         removed_at: None,
@@ -83,6 +84,8 @@ pub fn account(n: u128, cap: Limit) -> AccountEntry {
         prepaid: None,
         spend_limit_micro: None,
         rate: None,
+        allowed_senders: None,
+        departures: Vec::new(),
         removed_at: None,
     }
 }

@@ -9,8 +9,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::ResourceExt as _;
 use rand::Rng;
 
+use super::adoption::{self, Adoption};
 use super::gauge::Gauge;
+use super::present::{Present, present};
 use super::secret::{self, Access, Cause, Judgement, Standing};
+use super::secret_patch::Content;
 use super::sub_account::Namespace;
 use super::usage::{self, Figures, Metered};
 use super::{Notice, Outcome, Plan, Step, meta};
@@ -32,7 +35,7 @@ pub struct Observed {
     pub account: Option<Account>,
     /// The Secret of the spec's name, read live.
     pub secret: Option<Secret>,
-    /// Other Secrets of this key, read live: it had another name before.
+    /// Other Secrets of this key, read live: it had another name before. Of a key on its way out, those that it shares.
     pub others: Vec<Secret>,
     pub endpoint: Endpoint,
     pub hash_key: HashKey,
@@ -75,7 +78,7 @@ pub fn plan(key: &SubAccountApiKey, observed: &Observed, now: Timestamp, rng: &m
         return removal(key, observed, now);
     }
     if observed.namespace.terminating {
-        return Plan::nothing();
+        return leaving(observed, now);
     }
     let mut plan = Plan::nothing();
     if let Some(entry) = observed.entry.as_ref().filter(|entry| is_to_be_revoked(key, entry)) {
@@ -102,8 +105,7 @@ pub fn plan(key: &SubAccountApiKey, observed: &Observed, now: Timestamp, rng: &m
     };
     let owner = meta::controller_of(key);
     let work = Work { key, observed, spec: &spec, account, owner, now };
-    let standing = secret::standing(observed.secret.as_ref(), &work.owner);
-    match own_secret(standing, &spec) {
+    match work.present() {
         Ok(present) => work.plan(plan, present, rng),
         Err(outcome) => {
             plan.awaited_secret = Some(spec.secret.name.clone());
@@ -118,43 +120,6 @@ pub fn is_to_be_revoked(key: &SubAccountApiKey, entry: &KeyEntry) -> bool {
     key.spec.revoked && !entry.revoked
 }
 
-/// The Secret that is ours to write, if there is one; else why it is not.
-fn own_secret<'a>(standing: Standing<'a>, spec: &CheckedKey) -> Result<Option<&'a Secret>, Outcome> {
-    let name = &spec.secret.name;
-    let secret = match standing {
-        Standing::Absent => return Ok(None),
-        Standing::Ours(secret) => secret,
-        Standing::Leaving => {
-            let message = format!("waiting until the Secret \"{name}\" of an earlier key is gone");
-            return Err(Outcome::waiting(Reason::Progressing, message));
-        }
-        Standing::Foreign(secret) if spec.secret.adopt => match secret::obstacle(secret) {
-            None => secret,
-            Some(obstacle) => {
-                let fix =
-                    format!("spec.secret.name: the Secret \"{name}\" {obstacle} and cannot be adopted; name another");
-                return Err(Outcome::refused(Reason::SecretConflict, fix));
-            }
-        },
-        Standing::Foreign(_) => {
-            let fix = format!(
-                "spec.secret.name: a Secret \"{name}\" exists that is not this key's; remove it, name another, or set \
-                 spec.secret.adopt to take it over"
-            );
-            return Err(Outcome::refused(Reason::SecretConflict, fix));
-        }
-    };
-    if secret.type_.as_deref() != Some(spec.secret.type_.as_str()) {
-        let fix = format!(
-            "spec.secret.type: the Secret \"{name}\" has the type {}, which Kubernetes does not change; name another \
-             Secret, or remove this one",
-            secret.type_.as_deref().unwrap_or("Opaque")
-        );
-        return Err(Outcome::refused(Reason::SecretConflict, fix));
-    }
-    Ok(Some(secret))
-}
-
 /// All that the writing of one key needs.
 struct Work<'a> {
     key: &'a SubAccountApiKey,
@@ -165,13 +130,20 @@ struct Work<'a> {
     now: Timestamp,
 }
 
-impl Work<'_> {
-    fn plan(&self, mut plan: KeyPlan, present: Option<&Secret>, rng: &mut impl Rng) -> KeyPlan {
+impl<'a> Work<'a> {
+    /// Returns the Secret that is there to be written, if there is one, or the refusal.
+    fn present(&self) -> Result<Option<Present<'a>>, Outcome> {
+        // Only what it is called matters.
+        let named = || self.shared(self.content(&Password::given(""), None));
+        present(self.observed.secret.as_ref(), &self.owner, &self.spec.secret, named)
+    }
+
+    fn plan(&self, mut plan: KeyPlan, present: Option<Present<'_>>, rng: &mut impl Rng) -> KeyPlan {
         let (observed, now) = (self.observed, self.now);
         let mut entry = self.entry();
         let dead = self.dead();
         // What is judged is ours; a Secret that is about to be adopted holds nothing of ours yet.
-        let named = present.filter(|secret| matches!(secret::standing(Some(secret), &self.owner), Standing::Ours(_)));
+        let named = present.map(Present::secret).filter(|secret| self.holds(secret));
         if observed.rebuilding {
             let shown = self.key.status.as_ref().and_then(|status| status.credential.as_ref());
             secret::restore(&mut entry.credentials, named, &observed.others, shown, &observed.hash_key, now);
@@ -225,6 +197,14 @@ impl Work<'_> {
         plan
     }
 
+    /// Says whether the Secret is this key's, made or adopted.
+    fn holds(&self, secret: &Secret) -> bool {
+        match secret::standing(Some(secret), &self.owner) {
+            Standing::Ours(_) | Standing::Adopted(_) => true,
+            Standing::Absent | Standing::Leaving | Standing::Foreign(_) => false,
+        }
+    }
+
     /// The Secret is not ours to write. What the spec says of the credentials that stand holds all the same: who
     /// revokes or narrows a key does not wait for a Secret.
     fn hold(&self, mut plan: KeyPlan, outcome: Outcome) -> KeyPlan {
@@ -237,7 +217,13 @@ impl Work<'_> {
     }
 
     /// Stage → write → read back → promote.
-    fn issue(&self, plan: &mut KeyPlan, entry: KeyEntry, present: Option<&Secret>, password: &Password) -> KeyEntry {
+    fn issue(
+        &self,
+        plan: &mut KeyPlan,
+        entry: KeyEntry,
+        present: Option<Present<'_>>,
+        password: &Password,
+    ) -> KeyEntry {
         let hash = self.observed.hash_key.hash(password);
         let mut staged = entry;
         credential::stage(&mut staged.credentials, hash, self.now);
@@ -257,24 +243,30 @@ impl Work<'_> {
         }
     }
 
-    fn write(&self, plan: &mut KeyPlan, present: Option<&Secret>, password: &Password, mark: Option<Timestamp>) {
+    fn content(&self, password: &Password, mark: Option<Timestamp>) -> Content {
         let username = self.username();
         let access = Access { endpoint: &self.observed.endpoint, username: &username, account: self.account.id };
         let from = self.key.spec.allowed_senders.iter().find(|sender| !sender.starts_with(['*', '@']));
-        let shape = &self.spec.secret;
-        let content = secret::content(shape, access, from.map(String::as_str), password, mark);
-        match present {
+        secret::content(&self.spec.secret, access, from.map(String::as_str), password, mark)
+    }
+
+    fn shared(&self, content: Content) -> Content {
+        adoption::shared(content, &self.spec.secret.labels)
+    }
+
+    fn write(&self, plan: &mut KeyPlan, present: Option<Present<'_>>, password: &Password, mark: Option<Timestamp>) {
+        let (shape, content) = (&self.spec.secret, self.content(password, mark));
+        let patch = match present {
             None => {
                 let namespace = self.key.namespace().unwrap_or_default();
                 let fresh = secret::fresh(shape, content, &namespace, &self.owner);
                 plan.steps.push(Step::CreateSecret(Box::new(fresh)));
+                None
             }
-            Some(secret) => {
-                if let Some(patch) = secret::difference(secret, &content, &self.owner) {
-                    plan.steps.push(Step::PatchSecret { name: shape.name.clone(), patch });
-                }
-            }
-        }
+            Some(Present::Ours(secret)) => secret::difference(secret, &content, &self.owner),
+            Some(Present::Shared(secret)) => adoption::difference(secret, &self.shared(content), &self.owner),
+        };
+        plan.steps.extend(patch.map(|patch| Step::PatchSecret { name: shape.name.clone(), patch }));
     }
 
     /// The `restartedAt` that the kept password was made for: the Secret's own mark while a rotation waits.
@@ -285,9 +277,13 @@ impl Work<'_> {
         }
     }
 
-    /// Secrets under earlier names go last, when the new one is there.
+    /// Secrets under earlier names go last, when the new one is there; one that was shared is let go.
     fn clear_old_names(&self, plan: &mut KeyPlan) {
         for old in &self.observed.others {
+            if let Some(adoption) = Adoption::of(&old.metadata) {
+                plan.steps.extend(release(old, &adoption));
+                continue;
+            }
             let (Some(uid), Some(resource_version)) = (old.uid(), old.resource_version()) else { continue };
             plan.steps.push(Step::DeleteSecret { name: old.name_any(), uid, resource_version });
         }
@@ -451,7 +447,24 @@ fn hour(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second() - at.as_second().rem_euclid(3600)).unwrap_or(at)
 }
 
-/// A credential must not outlive its resource. The Secret goes with its owner.
+/// A namespace that is deleted never comes back, so its keys end with it at once, whenever its controller gets to them.
+fn leaving(observed: &Observed, now: Timestamp) -> KeyPlan {
+    let mut plan = Plan::nothing();
+    if let Some(entry) = &observed.entry {
+        let gone = entry.removed(now);
+        if gone != *entry {
+            plan.steps.push(Step::Put(Box::new(Entry::Key(gone))));
+        }
+    }
+    plan
+}
+
+/// Takes what we added off a shared Secret.
+fn release(secret: &Secret, adoption: &Adoption) -> Option<Step> {
+    adoption::release(secret, adoption).map(|patch| Step::PatchSecret { name: secret.name_any(), patch })
+}
+
+/// A credential must not outlive its resource. The Secret goes with its owner; one that was shared is let go.
 fn removal(key: &SubAccountApiKey, observed: &Observed, now: Timestamp) -> KeyPlan {
     let mut plan = Plan::nothing();
     if !meta::holds(&key.metadata) {
@@ -463,6 +476,8 @@ fn removal(key: &SubAccountApiKey, observed: &Observed, now: Timestamp) -> KeyPl
             plan.steps.push(Step::Put(Box::new(Entry::Key(gone))));
         }
     }
+    let adopted = observed.others.iter().filter_map(|secret| Some((secret, Adoption::of(&secret.metadata)?)));
+    plan.steps.extend(adopted.filter_map(|(secret, adoption)| release(secret, &adoption)));
     plan.steps.push(Step::RemoveFinalizer);
     plan
 }

@@ -12,12 +12,13 @@ use super::gauge::Gauge;
 use super::usage::{self, Figures, Metered};
 use super::{Outcome, Plan, Step, meta};
 use crate::crd::{
-    AccountCounts, CheckedPolicy, CheckedUpstream, CreditPolicy, CreditPolicyStatus, PolicyCostStatus, Reason,
-    RelayPort, RelayStatus,
+    AccountCounts, CheckedPolicy, CheckedUpstream, ConditionType, Conditions, CreditPolicy, CreditPolicyStatus,
+    PerAccount, PolicyCostStatus, Pricing, Reason, RelayPort, RelayStatus,
 };
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, Suspension, UpstreamEntry};
 use crate::domain::id::PolicyId;
 use crate::domain::trouble::Sightings;
+use crate::operator::index::AccountCount;
 use crate::operator::watch::Name;
 use crate::operator::{Endpoint, RelayState};
 
@@ -35,13 +36,30 @@ pub struct Observed {
     pub gauge: Option<Gauge>,
     pub cost: Cost<PolicyCostStatus>,
     pub accounts: AccountCounts,
+    pub limited: LimitedAccounts,
     /// The accounts that name it, when it is to be deleted.
     pub users: Vec<Name>,
     pub endpoint: Endpoint,
     pub relay: RelayState,
     /// What the relays say of upstreams; `None` before they were asked.
     pub sightings: Option<Arc<Sightings>>,
+    /// Sentence about entries without a resource that wait for an administrator.
+    pub orphans: Option<String>,
     pub figures_granted: bool,
+}
+
+/// Counts of a policy's accounts that are limited by a field of their own which the policy may require of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitedAccounts {
+    pub prepaid: i64,
+    pub spend_limited: i64,
+    pub narrowed: i64,
+}
+
+impl LimitedAccounts {
+    pub fn of(count: &AccountCount) -> Self {
+        Self { prepaid: count.prepaid, spend_limited: count.spend_limited, narrowed: count.narrowed }
+    }
 }
 
 /// What was found where the policy's upstream credentials should be.
@@ -116,11 +134,12 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
     if !meta::holds(&policy.metadata) {
         plan.steps.push(Step::AddFinalizer);
     }
-    let spec = match policy.spec.check() {
+    let known = known_currency(policy, observed.entry.as_ref());
+    let spec = match checked(policy, known.as_deref()) {
         Ok(spec) => spec,
-        Err(problem) => {
+        Err((reason, sentence)) => {
             suspend(&mut plan, policy, observed);
-            let outcome = waiting.unwrap_or_else(|| Outcome::refused(Reason::Invalid, problem.to_string()));
+            let outcome = waiting.unwrap_or_else(|| Outcome::refused(reason, sentence));
             let gauge = observed.gauge.clone();
             let upstream = observed.entry.as_ref().and_then(|entry| entry.upstream.as_ref());
             plan.status = Some(status(policy, observed, (&outcome, upstream), (false, false), gauge, now));
@@ -136,6 +155,7 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
         prepaid: spec.prepaid.clone(),
         overage: spec.overage,
         when_exhausted: spec.when_exhausted,
+        currency: spec.pricing.as_ref().map(|pricing| pricing.currency.clone()).or(known),
         pricing: spec.pricing.clone(),
         sender_domains: spec.sender_domains.clone(),
         upstream: upstream.clone(),
@@ -155,6 +175,38 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
     plan.notices.extend(availability::news(standing, &next.conditions));
     plan.status = Some(next);
     plan
+}
+
+/// Checks the spec, and that its pricing is in the currency that is known.
+fn checked(policy: &CreditPolicy, known: Option<&str>) -> Result<CheckedPolicy, (Reason, String)> {
+    let spec = policy.spec.check().map_err(|problem| (Reason::Invalid, problem.to_string()))?;
+    match changed_currency(policy, known) {
+        Some(sentence) => Err((Reason::CurrencyChanged, sentence)),
+        None => Ok(spec),
+    }
+}
+
+/// Returns the currency that the policy's money is counted in, from the directory or, where that was lost, the status.
+pub fn known_currency(policy: &CreditPolicy, entry: Option<&PolicyEntry>) -> Option<String> {
+    let shown = || policy.status.as_ref().and_then(|status| status.currency.clone());
+    entry.and_then(PolicyEntry::counted_in).map(str::to_owned).or_else(shown)
+}
+
+/// Returns the pricing that holds: none where its currency was changed.
+pub fn valid_pricing(policy: &CreditPolicy) -> Option<&Pricing> {
+    let known = policy.status.as_ref().and_then(|status| status.currency.as_deref());
+    policy.spec.pricing.as_ref().filter(|_| changed_currency(policy, known).is_none())
+}
+
+/// Returns the sentence that refuses a pricing in another currency than the known one. A schema rule sees only one edit,
+/// and this takes two: pricing is removed, and written again.
+pub fn changed_currency(policy: &CreditPolicy, known: Option<&str>) -> Option<String> {
+    let currency = &policy.spec.pricing.as_ref()?.currency;
+    let known = known.filter(|known| known != currency)?;
+    Some(format!(
+        "spec.pricing.currency: what was spent under this policy is counted in {known}, and it cannot become {currency}; \
+         write {known}, or make a new policy"
+    ))
 }
 
 /// What stands in the directory stays: a mistake in an edit stops nobody's mail. But who suspends means it, whatever
@@ -243,9 +295,11 @@ fn status(
     let next = CreditPolicyStatus {
         policy_id: Some(observed.id.to_string()),
         observed_generation: policy.metadata.generation,
-        conditions: available.state(stated).build(),
+        conditions: warned(available.state(stated), policy, observed).build(),
         period: gauge.as_ref().map(Gauge::period),
         credits: gauge.as_ref().map(Gauge::pool),
+        currency: known_currency(policy, observed.entry.as_ref())
+            .or_else(|| policy.spec.pricing.as_ref().map(|pricing| pricing.currency.clone())),
         cost: observed.cost.status(standing.and_then(|status| status.cost.as_ref())),
         accounts: Some(observed.accounts),
         relay: Some(RelayStatus {
@@ -256,6 +310,45 @@ fn status(
         observed_at: Some(Time(usage::second(now))),
     };
     usage::settle(next, standing, observed.figures_granted)
+}
+
+/// Sets the warnings, which turn nothing.
+///
+/// SelfServiceUnbounded: the operator has no right to list who may attach accounts in RBAC, so the warning goes by what it
+/// sees: limited accounts, and a policy that does not say whether others may go without.
+fn warned<'a>(conditions: Conditions<'a>, policy: &CreditPolicy, observed: &Observed) -> Conditions<'a> {
+    let warnings = [
+        (ConditionType::SelfServiceUnbounded, Reason::SelfServiceUnbounded, unbounded(policy, observed.limited)),
+        (ConditionType::SweepStopped, Reason::SweepStopped, observed.orphans.clone()),
+    ];
+    let set = |conditions: Conditions<'a>, (kind, reason, sentence): (_, _, Option<String>)| match sentence {
+        Some(sentence) => conditions.set(kind, true, reason, sentence),
+        None => conditions,
+    };
+    warnings.into_iter().fold(conditions, set)
+}
+
+/// Returns the sentence that names what another account of the policy could do without, if there is any.
+pub fn unbounded(policy: &CreditPolicy, limited: LimitedAccounts) -> Option<String> {
+    let none = PerAccount::default();
+    let decided = policy.spec.per_account.as_ref().unwrap_or(&none);
+    let fields = [
+        (limited.prepaid, decided.prepaid, "spec.prepaid", "spec.perAccount.prepaid"),
+        (limited.spend_limited, decided.spend_limit, "spec.spendLimitMinor", "spec.perAccount.spendLimit"),
+        (limited.narrowed, decided.allowed_senders, "spec.allowedSenders", "spec.perAccount.allowedSenders"),
+    ];
+    let open = fields.into_iter().filter(|(count, decision, ..)| *count > 0 && decision.is_none());
+    let (written, undecided): (Vec<&str>, Vec<&str>) = open.map(|(_, _, written, field)| (written, field)).unzip();
+    if undecided.is_empty() {
+        return None;
+    }
+    let undecided = undecided.join(", ");
+    Some(format!(
+        "accounts of this policy are limited by {}, and another account need not be: every user with the verb use on the policy \
+         can make one that is not; set {undecided} to Required, or to Optional where only the platform team attaches \
+         accounts",
+        written.join(", ")
+    ))
 }
 
 /// Why mail of every policy may not get in, or not as the settings say.
@@ -275,9 +368,7 @@ fn removal(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Policy
         return plan;
     }
     if let Some(entry) = observed.entry.as_ref().filter(|entry| entry.removed_at.is_none()) {
-        // The upstream's login goes with the policy.
-        let entry = PolicyEntry { removed_at: Some(now), upstream: None, ..entry.clone() };
-        plan.steps.push(Step::Put(Box::new(Entry::Policy(entry))));
+        plan.steps.push(Step::Put(Box::new(Entry::Policy(entry.removed(now)))));
     }
     plan.steps.push(Step::RemoveFinalizer);
     plan

@@ -12,12 +12,16 @@ pub const MANAGER: &str = "franking";
 pub const FINALIZER: &str = "franking.io/ledger";
 /// Lets an object go without the ledger's note: for a ledger that is lost for good.
 pub const FORCE_DELETE: &str = "franking.io/force-delete";
+/// On a namespace: names the finding of orphans that an administrator has looked at and approves to be revoked.
+pub const REVOKE_ORPHANS: &str = "franking.io/revoke-orphans";
 /// Without this label a Secret cannot be pointed to: naming a Secret is not a way to read one.
 pub const USE_LABEL: &str = "franking.io/use";
 /// What every object that we make carries, and the only Secrets that we watch in tenants' namespaces.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The hash of a Secret's content, so that reloaders roll pods when, and only when, it changed.
 pub const CONTENT_HASH: &str = "franking.io/content-hash";
+/// On a foreign Secret that a key shares: names the key and lists what was added, so that it can be taken off.
+pub const ADOPTED: &str = "franking.io/adopted";
 /// The `rotation.restartedAt` that the Secret's password was made for; empty for none. It is written with the
 /// password, so a crash can never rotate twice or not at all.
 pub const RESTARTED_AT: &str = "franking.io/restarted-at";

@@ -3,6 +3,7 @@
 //! A plan is data: writes in the order in which they must happen, the status to show, when to look again. Nothing is
 //! left to choose when it is applied, so every rule about credentials and refusals can be tested with a table.
 
+pub mod adoption;
 pub mod alert;
 pub mod api_key;
 pub mod availability;
@@ -10,8 +11,11 @@ pub mod cost;
 pub mod credit_policy;
 pub mod gauge;
 pub mod meta;
+pub mod orphans;
+pub mod present;
 pub mod relay_fleet;
 pub mod secret;
+pub mod secret_patch;
 pub mod sub_account;
 #[cfg(test)]
 mod tests;
@@ -179,7 +183,7 @@ pub fn transition(before: &[Condition], after: &[Condition]) -> Option<Notice> {
 }
 
 /// The reasons that an object can come to a stop for.
-const STOPS: [Reason; 16] = [
+const STOPS: [Reason; 17] = [
     Reason::Invalid,
     Reason::PolicyNotFound,
     Reason::PolicyNotReady,
@@ -187,6 +191,7 @@ const STOPS: [Reason; 16] = [
     Reason::CapAboveCeiling,
     Reason::CapPeriodMismatch,
     Reason::PricingMissing,
+    Reason::CurrencyChanged,
     Reason::TooManyAccounts,
     Reason::DuplicateExternalId,
     Reason::AccountNotFound,
@@ -213,5 +218,6 @@ pub fn interrupted(
     let accepted = is_true(standing, ConditionType::Accepted);
     let programmed = false;
     let stated = Outcome::waiting(reason, message).stated(standing, generation, now, (accepted, programmed), None);
-    stated.keep(ConditionType::UpstreamAvailable).build()
+    let kept = [ConditionType::UpstreamAvailable, ConditionType::SelfServiceUnbounded, ConditionType::SweepStopped];
+    kept.into_iter().fold(stated, Conditions::keep).build()
 }

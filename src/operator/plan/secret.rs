@@ -4,7 +4,7 @@
 //! else happened. Only a password that is lost (the Secret deleted, or edited by hand) or a rotation that was asked
 //! for makes a new one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
@@ -14,7 +14,9 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use ring::digest;
 use serde_json::{Value, json};
 
+use super::adoption::Adoption;
 use super::meta;
+use super::secret_patch::{Content, finished, managed, set};
 use crate::crd::{CheckedRotation, CheckedSecret, CredentialStatus, Field, Preset};
 use crate::domain::credential::{self, Credential, HashKey, Password, SecretHash, Stage, Username};
 use crate::domain::id::AccountId;
@@ -27,35 +29,46 @@ const RESTORED_MIN: usize = 16;
 #[derive(Clone, Copy, Debug)]
 pub enum Standing<'a> {
     Absent,
+    /// We made it, and it goes with its key.
     Ours(&'a Secret),
+    /// It is foreign, and this key shares it.
+    Adopted(&'a Secret),
     /// It belonged to an earlier resource of the same name and is about to be collected.
     Leaving,
     Foreign(&'a Secret),
 }
 
-/// Judges a live Secret by its controller.
+/// Judges a live Secret by its controller, or by the mark of its adoption.
 pub fn standing<'a>(secret: Option<&'a Secret>, owner: &OwnerReference) -> Standing<'a> {
     let Some(secret) = secret else { return Standing::Absent };
     match meta::controlling_key(&secret.metadata, &owner.kind) {
         Some(_) | None if meta::deleting(&secret.metadata) => Standing::Leaving,
         Some(found) if found.uid == owner.uid => Standing::Ours(secret),
         Some(found) if found.name == owner.name => Standing::Leaving,
+        None if Adoption::of(&secret.metadata).is_some_and(|adoption| adoption.is_by(owner)) => {
+            Standing::Adopted(secret)
+        }
         Some(_) | None => Standing::Foreign(secret),
     }
 }
 
-/// Why a foreign Secret cannot become ours, if it cannot. What we adopt we write over, and it ends with its key: so not
-/// what another controls, not a login that a policy points to, and not the keys of the installation itself, which a
-/// tenant of our own namespace could name.
-pub fn obstacle(secret: &Secret) -> Option<String> {
+/// Returns the reason for which a foreign Secret cannot be adopted by a key of the name `key`, if there is one: another
+/// object controls or shares it, a policy may point to it, it cannot be changed, or it holds the keys of the installation
+/// itself, which a tenant of our own namespace could name.
+pub fn obstacle(secret: &Secret, key: &str) -> Option<String> {
     let controller = secret.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-    match controller {
-        Some(controller) => Some(format!("is controlled by a {}", controller.kind)),
-        None if meta::may_be_used(secret) => Some(format!("is marked by the label {} for others", meta::USE_LABEL)),
-        None if secret.metadata.name.as_deref() == Some(installation::NAME) => {
+    let adoption = Adoption::of(&secret.metadata).filter(|adoption| adoption.key != key);
+    match (controller, adoption) {
+        (Some(controller), _) => Some(format!("is controlled by a {}", controller.kind)),
+        (None, Some(adoption)) => Some(format!("is adopted by the key \"{}\"", adoption.key)),
+        (None, None) if meta::may_be_used(secret) => {
+            Some(format!("is marked by the label {} for others", meta::USE_LABEL))
+        }
+        (None, None) if secret.metadata.name.as_deref() == Some(installation::NAME) => {
             Some("holds the keys of franking itself".to_owned())
         }
-        None => None,
+        (None, None) if secret.immutable == Some(true) => Some("is immutable".to_owned()),
+        (None, None) => None,
     }
 }
 
@@ -205,14 +218,6 @@ pub struct Access<'a> {
     pub account: AccountId,
 }
 
-/// The keys of ours with their values, labels and annotations.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Content {
-    data: BTreeMap<String, Vec<u8>>,
-    labels: BTreeMap<String, String>,
-    annotations: BTreeMap<String, String>,
-}
-
 /// `from` is the one address that the key may send as, where it is one.
 pub fn content(
     shape: &CheckedSecret,
@@ -331,43 +336,5 @@ pub fn difference(secret: &Secret, content: &Content, owner: &OwnerReference) ->
         let others = owners.into_iter().filter(|other| other.uid != owner.uid);
         patch["metadata"]["ownerReferences"] = json!(others.chain([owner.clone()]).collect::<Vec<_>>());
     }
-    prune(&mut patch);
-    if patch.as_object().is_none_or(serde_json::Map::is_empty) {
-        return None;
-    }
-    patch["metadata"]["resourceVersion"] = json!(metadata.resource_version);
-    Some(patch)
-}
-
-fn set<T: PartialEq>(
-    patch: &mut Value,
-    found: &BTreeMap<String, T>,
-    wanted: &BTreeMap<String, T>,
-    ours: &BTreeSet<String>,
-    encode: impl Fn(&T) -> Value,
-) {
-    for (key, value) in wanted.iter().filter(|(key, value)| found.get(*key) != Some(*value)) {
-        patch[key] = encode(value);
-    }
-    for key in ours.iter().filter(|key| found.contains_key(*key) && !wanted.contains_key(*key)) {
-        patch[key] = Value::Null;
-    }
-}
-
-/// Drops the parts of a patch that say nothing.
-fn prune(patch: &mut Value) {
-    if let Some(metadata) = patch["metadata"].as_object_mut() {
-        metadata.retain(|_, part| !part.is_null());
-    }
-    if let Some(parts) = patch.as_object_mut() {
-        parts.retain(|_, part| part.as_object().is_some_and(|part| !part.is_empty()));
-    }
-}
-
-/// The keys under `path` that we wrote, by the Secret's managed fields.
-fn managed(secret: &Secret, path: &str) -> BTreeSet<String> {
-    let entries = secret.metadata.managed_fields.iter().flatten();
-    let ours = entries.filter(|entry| entry.manager.as_deref() == Some(meta::MANAGER));
-    let fields = ours.filter_map(|entry| entry.fields_v1.as_ref()?.0.pointer(path)?.as_object());
-    fields.flat_map(|fields| fields.keys()).filter_map(|key| key.strip_prefix("f:").map(str::to_owned)).collect()
+    finished(patch, secret)
 }

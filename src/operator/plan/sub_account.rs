@@ -7,14 +7,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
 use super::cost::{Cost, carry_cost};
+use super::credit_policy::changed_currency;
 use super::gauge::Gauge;
 use super::usage::{self, Figures, Metered};
 use super::{Outcome, Plan, Step, meta};
 use crate::crd::{
-    AccountState, CheckedAccount, CheckedPolicy, CostStatus, CreditPolicy, DeletionPolicy, KeyCounts, Reason,
-    SubAccount, SubAccountStatus, SuspensionSource, SuspensionStatus, account_limit, slower,
+    AccountState, AccountTerms, CheckedAccount, CheckedPolicy, CostStatus, CreditPolicy, DeletionPolicy, KeyCounts,
+    Reason, SubAccount, SubAccountStatus, SuspensionSource, SuspensionStatus, account_terms,
 };
-use crate::domain::credit::{Limit, Rate};
 use crate::domain::directory::{AccountEntry, Entry, Suspension};
 use crate::domain::id::{AccountId, PolicyId};
 use crate::operator::watch::Name;
@@ -29,7 +29,8 @@ pub struct Observed {
     pub policy: Option<Policy>,
     /// The oldest account of the policy with the same externalId.
     pub claimant: Option<Name>,
-    /// Accounts of the policy in this namespace that are older, and those that were removed in this period.
+    /// Accounts of the policy in this namespace that are older, and those that were removed in this period, or moved to
+    /// another policy.
     pub before: usize,
     pub removed: usize,
     pub gauge: Option<Gauge>,
@@ -54,6 +55,8 @@ pub struct Policy {
     pub object: std::sync::Arc<CreditPolicy>,
     /// Whether the relays know it.
     pub stands: bool,
+    /// The currency that what was spent under it is counted in.
+    pub currency: Option<String>,
 }
 
 impl Metered for SubAccountStatus {
@@ -77,7 +80,7 @@ pub fn plan(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<S
         return removal(account, observed, now);
     }
     if observed.namespace.terminating {
-        return Plan::nothing();
+        return leaving(observed, now);
     }
     let mut plan = Plan::nothing();
     if !meta::holds(&account.metadata) {
@@ -109,8 +112,7 @@ struct Accepted {
     policy: PolicyId,
     stands: bool,
     policy_suspended: Option<Suspension>,
-    limit: Limit,
-    rate: Option<Rate>,
+    terms: AccountTerms,
 }
 
 /// All that can be wrong, in the order in which a user can put it right.
@@ -129,6 +131,10 @@ fn judge(account: &SubAccount, observed: &Observed) -> Result<Accepted, Outcome>
         let message = format!("the CreditPolicy \"{}\" is not valid: {problem}", spec.policy);
         Outcome::waiting(Reason::PolicyNotReady, message)
     })?;
+    if let Some(sentence) = changed_currency(&policy.object, policy.currency.as_deref()) {
+        let message = format!("the CreditPolicy \"{}\" is not valid: {sentence}", spec.policy);
+        return Err(Outcome::waiting(Reason::PolicyNotReady, message));
+    }
     if !plan.namespaces.allows(&observed.namespace.labels) {
         let fix = format!(
             "spec.policyRef.name: the CreditPolicy \"{}\" does not allow this namespace; give the namespace a label \
@@ -137,13 +143,12 @@ fn judge(account: &SubAccount, observed: &Observed) -> Result<Accepted, Outcome>
         );
         return Err(Outcome::refused(Reason::NotAllowedByPolicy, fix));
     }
-    let limit =
-        account_limit(&plan, spec.cap).map_err(|refusal| Outcome::refused(refusal.reason(), refusal.to_string()))?;
+    let terms =
+        account_terms(&plan, &spec).map_err(|refusal| Outcome::refused(refusal.reason(), refusal.to_string()))?;
     priced(&plan, &spec)?;
     not_too_many(&plan, observed)?;
     unique(account, &spec, observed)?;
-    let rate = slower(spec.rate, plan.account_rate);
-    Ok(Accepted { policy: policy.id, stands: policy.stands, policy_suspended: plan.suspended, limit, rate, spec })
+    Ok(Accepted { policy: policy.id, stands: policy.stands, policy_suspended: plan.suspended, terms, spec })
 }
 
 fn priced(plan: &CheckedPolicy, spec: &CheckedAccount) -> Result<(), Outcome> {
@@ -165,8 +170,8 @@ fn not_too_many(plan: &CheckedPolicy, observed: &Observed) -> Result<(), Outcome
     }
     let fix = format!(
         "spec.policyRef.name: the policy allows {most} accounts per namespace, and this one has {} older ones and {} \
-         that were removed in this period; remove an account and wait for the next period, or have \
-         perAccount.maxAccountsPerNamespace raised",
+         that were removed or moved to another policy in this period; remove an account and wait for the next period, or \
+         have perAccount.maxAccountsPerNamespace raised",
         observed.before, observed.removed
     );
     Err(Outcome::refused(Reason::TooManyAccounts, fix))
@@ -200,10 +205,12 @@ fn accept(
         namespace: account.namespace().unwrap_or_default(),
         name: account.name_any(),
         suspended: accepted.spec.suspended.clone(),
-        cap: accepted.limit.clone(),
-        prepaid: accepted.spec.prepaid.clone(),
-        spend_limit_micro: accepted.spec.spend_limit_micro,
-        rate: accepted.rate,
+        cap: accepted.terms.limit.clone(),
+        prepaid: accepted.terms.prepaid.clone(),
+        spend_limit_micro: accepted.terms.spend_limit_micro,
+        rate: accepted.terms.rate,
+        allowed_senders: accepted.terms.allowed_senders.clone(),
+        departures: observed.entry.as_ref().map(|entry| entry.departures_for(accepted.policy, now)).unwrap_or_default(),
         removed_at: None,
     };
     if observed.entry.as_ref() != Some(&entry) {
@@ -220,13 +227,28 @@ fn accept(
             let message = "the policy is suspended: nothing is sent until it resumes";
             (AccountState::ParentSuspended, Outcome::Ready { reason: Reason::ParentSuspended, message: message.into() })
         }
-        None => (AccountState::Active, Outcome::ready("mail can be sent")),
+        None => (AccountState::Active, unsuspended(accepted)),
     };
-    let gauge = observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&accepted.limit, now));
+    let gauge = observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&accepted.terms.limit, now));
     let next = status(account, observed, &outcome, (true, true), now, (state, suspensions, Some(gauge.clone())));
     plan.notices.extend(usage::news(account.status.as_ref(), &next, Some(&gauge)));
     plan.status = Some(next);
     plan
+}
+
+/// Says what an account that is not suspended can do.
+fn unsuspended(accepted: &Accepted) -> Outcome {
+    let missing: Vec<&str> = accepted.terms.missing.iter().map(|field| field.sentence()).collect();
+    if missing.is_empty() {
+        return Outcome::ready("mail can be sent");
+    }
+    let message = format!(
+        "nothing can be sent: the CreditPolicy \"{}\" requires of each account {}; an administrator with the verb grant on the \
+         policy writes it",
+        accepted.spec.policy,
+        missing.join(" and ")
+    );
+    Outcome::Ready { reason: Reason::RequiredByPolicy, message }
 }
 
 /// Whether the figures that were read stand when `next` is written. Of a new account with nothing but a cap they are
@@ -314,6 +336,15 @@ fn status(
     usage::settle(next, standing, observed.figures_granted)
 }
 
+/// A namespace that is deleted never comes back, so its accounts end with it at once, whenever its controller gets to them.
+fn leaving(observed: &Observed, now: Timestamp) -> Plan<SubAccountStatus> {
+    let mut plan = Plan::nothing();
+    if let Some(entry) = observed.entry.as_ref().filter(|entry| entry.removed_at.is_none()) {
+        plan.steps.push(Step::Put(Box::new(Entry::Account(entry.removed(now)))));
+    }
+    plan
+}
+
 /// The ledger takes note before the object goes: its keys stop with it.
 fn removal(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<SubAccountStatus> {
     let mut plan = Plan::nothing();
@@ -321,16 +352,10 @@ fn removal(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<Su
         return plan;
     }
     if let Some(entry) = &observed.entry {
-        let mut gone = AccountEntry { removed_at: entry.removed_at.or(Some(now)), ..entry.clone() };
-        match account.spec.deletion_policy.unwrap_or_default() {
-            DeletionPolicy::Retain => {}
-            // The namespace's place is taken until the period ends, however the account went. A UID says whose place,
-            // and names nobody.
-            DeletionPolicy::Purge => {
-                gone.namespace.clone_from(&observed.namespace.uid);
-                gone.name.clear();
-            }
-        }
+        let gone = match account.spec.deletion_policy.unwrap_or_default() {
+            DeletionPolicy::Retain => entry.removed(now),
+            DeletionPolicy::Purge => entry.purged(now, observed.namespace.uid.clone()),
+        };
         if gone != *entry {
             plan.steps.push(Step::Put(Box::new(Entry::Account(gone))));
         }

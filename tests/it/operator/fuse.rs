@@ -35,6 +35,8 @@ pub struct Fuse {
     news: Notify,
     /// In front of every write of a Secret.
     pub secrets: Valve,
+    /// In front of every write of our kinds but their statuses: of finalizers.
+    pub finalizers: Valve,
 }
 
 /// Holds up what comes to it while it is shut.
@@ -157,13 +159,18 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let writes = !matches!(*request.method(), http::Method::GET | http::Method::HEAD);
-        let secret = writes && request.uri().path().split('/').any(|part| part == "secrets");
+        let path: Vec<&str> = request.uri().path().split('/').collect();
+        let secret = writes && path.contains(&"secrets");
+        let finalizer = writes && path.contains(&"franking.io") && !path.contains(&"status");
         // The request itself is lazy: nothing is sent before the future is polled.
         let (fuse, answer) = (self.fuse.clone(), self.inner.call(request));
         Box::pin(async move {
             fuse.pass().await;
             if secret {
                 fuse.secrets.pass().await;
+            }
+            if finalizer {
+                fuse.finalizers.pass().await;
             }
             let answer = answer.await;
             if writes {

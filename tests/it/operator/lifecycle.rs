@@ -9,7 +9,6 @@ use franking::ledger::store::{Role, Store};
 use franking::runtime::clock::{ManualClock, SystemClock};
 use franking::runtime::metrics::render;
 use k8s_openapi::api::core::v1::Secret;
-use kube::ResourceExt as _;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -168,7 +167,7 @@ pub async fn own(name: &str, stop_after: Option<i64>) -> (World, Running, tempfi
     (world, running, folder, clock)
 }
 
-async fn restart(world: &World) -> Running {
+pub async fn restart(world: &World) -> Running {
     let plane = super::harness::plane();
     Running::start(plane.kubeconfig(), world.store.clone(), world.clock.clone(), None).await
 }
@@ -234,22 +233,4 @@ async fn another_address_of_the_relay_goes_into_every_secret() {
     assert_eq!(text(&new)["password"], text(&old)["password"]);
     world.clear().await;
     running.stop().await;
-}
-
-#[tokio::test]
-async fn a_key_let_go_by_force_is_swept_at_the_next_start() {
-    let _turn = alone().await;
-    let (world, running, _folder, _) = own("swept", None).await;
-    let secret = world.ready_key().await;
-    running.stop().await;
-    merge_patch(&world.keys(), "key", json!({"metadata": {"finalizers": null}})).await;
-    delete(&world.keys(), "key").await;
-    gone(world.keys(), "key").await;
-    assert!(world.may_send(&secret).await);
-    let again = restart(&world).await;
-    again.until_metric("franking_operator_swept_keys_total 1").await;
-    assert!(!world.may_send(&secret).await);
-    world.clear().await;
-    again.stop().await;
-    assert!(secret.uid().is_some());
 }

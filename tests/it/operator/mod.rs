@@ -11,6 +11,7 @@ mod handover;
 mod harness;
 mod lifecycle;
 mod notices;
+mod orphans;
 mod refusals;
 mod relays;
 mod secrets;

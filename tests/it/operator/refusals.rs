@@ -1,11 +1,33 @@
 //! Each refusal is a condition with a sentence, waits for its cause, and heals by itself when that goes.
 
+use std::time::Duration;
+
+use franking::crd::CreditPolicy;
+use franking::runtime::clock::ManualClock;
 use serde_json::json;
 
-use super::harness::{SYSTEM, World};
-use super::waits::{create, delete, merge_patch, ready, stalled, waiting};
+use super::harness::{DEADLINE, SYSTEM, World, alone};
+use super::lifecycle::own;
+use super::waits::{create, delete, merge_patch, ready, stalled, until, waiting};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
+
+/// Lets time pass until the world's policy shows what is counted of its accounts, which waits for a moment so that a
+/// thousand changes are one write.
+async fn counted(world: &World, clock: &ManualClock, shows: impl Fn(&CreditPolicy) -> bool) -> CreditPolicy {
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    let waited = async {
+        loop {
+            ticks.tick().await;
+            clock.advance(1);
+            let policy = world.policies().get(&world.name).await.expect("the policy");
+            if shows(&policy) {
+                return policy;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, waited).await.expect("the policy is counted in time")
+}
 
 #[tokio::test]
 async fn an_account_without_its_policy_waits_for_it() {
@@ -65,6 +87,52 @@ async fn accounts_removed_in_this_period_count() {
     world.plain_policy("many", json!({"perAccount": {"maxAccountsPerNamespace": 3}})).await;
     ready(world.accounts(), "c").await;
     ready(world.accounts(), "b").await;
+}
+
+#[tokio::test]
+async fn accounts_that_moved_to_another_policy_in_this_period_count() {
+    let _turn = alone().await;
+    let (world, running, _folder, clock) = own("moving", None).await;
+    world.plain_policy("moving", json!({"perAccount": {"maxAccountsPerNamespace": 1}})).await;
+    world.plain_policy("moved-to", json!({})).await;
+    let elsewhere = json!({"policyRef": {"name": "moved-to"}});
+    // Others come from another policy, and wait for the place.
+    for name in ["a", "b", "c"] {
+        world.account(name, elsewhere.clone()).await;
+        ready(world.accounts(), name).await;
+    }
+    world.account("a", json!({})).await;
+    ready(world.accounts(), "a").await;
+    // It leaves and another comes, at the same moment.
+    world.account("a", elsewhere.clone()).await;
+    world.account("b", json!({})).await;
+    let sentence = stalled(world.accounts(), "b", "TooManyAccounts").await;
+    assert!(sentence.contains("0 older ones and 1 that were removed or moved to another policy"), "{sentence}");
+    ready(world.accounts(), "a").await;
+    let counts = |policy: &CreditPolicy| {
+        let counts = policy.status.as_ref().and_then(|status| status.accounts).unwrap_or_default();
+        (counts.total, counts.removed)
+    };
+    counted(&world, &clock, |policy| counts(policy) == (1, 1)).await;
+    // Also after it was deleted there, and made again: a place was had, whoever had it.
+    delete(&world.accounts(), "a").await;
+    super::waits::gone(world.accounts(), "a").await;
+    world.account("a", elsewhere.clone()).await;
+    ready(world.accounts(), "a").await;
+    world.account("c", json!({})).await;
+    stalled(world.accounts(), "c", "TooManyAccounts").await;
+    // Its own place is its own: it may come back.
+    world.account("b", elsewhere.clone()).await;
+    ready(world.accounts(), "b").await;
+    world.account("c", elsewhere).await;
+    ready(world.accounts(), "c").await;
+    world.account("a", json!({})).await;
+    ready(world.accounts(), "a").await;
+    counted(&world, &clock, |policy| counts(policy) == (1, 0)).await;
+    world.clear().await;
+    delete(&world.policies(), "moved-to").await;
+    super::waits::gone(world.policies(), "moved-to").await;
+    running.stop().await;
 }
 
 #[tokio::test]
@@ -164,4 +232,65 @@ async fn a_spend_limit_waits_until_the_plan_has_a_price() {
     assert!(sentence.contains("spec.spendLimitMinor") && sentence.contains("spec.pricing"), "{sentence}");
     world.plain_policy("unpriced", json!({"pricing": {"currency": "EUR"}})).await;
     ready(world.accounts(), "a").await;
+}
+
+#[tokio::test]
+async fn a_policy_with_a_prepaid_account_warns_until_it_says_what_holds_for_others() {
+    let _turn = alone().await;
+    let (world, running, _folder, clock) = own("unbounded", None).await;
+    world.plain_policy("unbounded", json!({})).await;
+    ready(world.policies(), "unbounded").await;
+    world.account("paid", json!({"prepaid": {}})).await;
+    ready(world.accounts(), "paid").await;
+    let warning = |policy: &CreditPolicy| {
+        let conditions = &policy.status.as_ref()?.conditions;
+        conditions.iter().find(|condition| condition.type_ == "SelfServiceUnbounded").map(|found| found.message.clone())
+    };
+    let policy = counted(&world, &clock, |policy| warning(policy).is_some()).await;
+    let sentence = warning(&policy).expect("a sentence");
+    assert!(sentence.contains("spec.perAccount.prepaid"), "{sentence}");
+    ready(world.policies(), "unbounded").await;
+    world.plain_policy("unbounded", json!({"perAccount": {"prepaid": "Required"}})).await;
+    counted(&world, &clock, |policy| warning(policy).is_none()).await;
+    // From now on an account without it is as strict as can be; the one that has it goes on as it was.
+    world.account("free", json!({})).await;
+    until(world.accounts(), "free", "RequiredByPolicy", |account| {
+        let status = account?.status.as_ref()?;
+        let condition = status.conditions.iter().find(|condition| condition.type_ == "Ready")?;
+        (condition.reason == "RequiredByPolicy" && status.credits.as_ref()?.remaining == Some(0)).then_some(())
+    })
+    .await;
+    world.clear().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_currency_stays_also_when_pricing_is_removed_and_written_again() {
+    let world = World::shared("currency").await;
+    let priced = |currency: &str| json!({"pricing": {"currency": currency, "pricePerThousandMinor": 1000}});
+    world.plain_policy("currency", priced("EUR")).await;
+    world.account("a", json!({"spendLimitMinor": 500})).await;
+    world.key("key", "a", json!({})).await;
+    ready(world.keys(), "key").await;
+    let secret = world.secrets().get("key").await.expect("the secret");
+    assert!(world.may_send(&secret).await);
+    // In one edit the API server refuses it; in two it is the operator that knows.
+    world.plain_policy("currency", json!({})).await;
+    ready(world.policies(), "currency").await;
+    stalled(world.accounts(), "a", "PricingMissing").await;
+    world.plain_policy("currency", priced("JPY")).await;
+    let sentence = stalled(world.policies(), "currency", "CurrencyChanged").await;
+    assert!(sentence.contains("spec.pricing.currency") && sentence.contains("EUR"), "{sentence}");
+    let sentence = waiting(world.accounts(), "a", "PolicyNotReady").await;
+    assert!(sentence.contains("spec.pricing.currency"), "{sentence}");
+    assert!(!world.may_send(&secret).await, "a limit of 500 EUR is none of 500 JPY");
+    let status = world.policies().get("currency").await.expect("the policy").status.expect("a status");
+    assert_eq!(status.currency.as_deref(), Some("EUR"));
+    // The currency that it had is taken again.
+    world.plain_policy("currency", json!({})).await;
+    ready(world.policies(), "currency").await;
+    world.plain_policy("currency", priced("EUR")).await;
+    ready(world.policies(), "currency").await;
+    ready(world.accounts(), "a").await;
+    assert!(world.may_send(&secret).await);
 }

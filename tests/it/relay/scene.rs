@@ -293,6 +293,7 @@ pub fn policy(port: u16) -> PolicyEntry {
         when_exhausted: Default::default(),
         prepaid: None,
         pricing: None,
+        currency: None,
         sender_domains: vec![MailDomain::parse("example.com").expect("a domain")],
         upstream: Some(UpstreamEntry {
             host: "127.0.0.1".to_owned(),
@@ -316,6 +317,8 @@ pub fn account() -> AccountEntry {
         prepaid: None,
         spend_limit_micro: None,
         rate: None,
+        allowed_senders: None,
+        departures: Vec::new(),
         removed_at: None,
     }
 }

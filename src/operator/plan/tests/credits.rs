@@ -91,10 +91,12 @@ fn seen_policy(entry: Option<PolicyEntry>, balance: Option<&Balance>) -> credit_
         namespace: "franking".into(),
         gauge: balance.map(Gauge::of),
         accounts: AccountCounts::default(),
+        limited: Default::default(),
         users: Vec::new(),
         endpoint: endpoint(),
         relay: Default::default(),
         sightings: None,
+        orphans: None,
         figures_granted: false,
     }
 }
@@ -196,4 +198,90 @@ fn a_pool_that_is_exceeded_is_told_and_shown_as_overage() {
     assert_eq!((credits.overage, told), (Some(3), vec![Reason::CreditsExhausted]));
     assert_eq!(look(10, 4).1, []);
     assert_eq!(look(2, 0).1, [Reason::CreditsAvailable]);
+}
+
+#[test]
+fn an_account_that_lacks_what_its_policy_requires_is_strictest_and_says_so() {
+    let pricing = json!({"currency": "EUR", "pricePerThousandMinor": 80});
+    let required = json!({"pricing": pricing, "perAccount": {"prepaid": "Required", "spendLimit": "Required"}});
+    let seen = seen_account(Some(policy(required)));
+    let entry = put_account(&account(json!({})), &seen);
+    assert_eq!((entry.prepaid, entry.spend_limit_micro), (Some(Default::default()), Some(0)));
+    let sentence = |spec| {
+        let status = sub_account::plan(&account(spec), &seen, now()).status.expect("a status");
+        let ready = find_condition(&status.conditions, ConditionType::Ready).expect("Ready");
+        (ready.status.clone(), ready.reason.clone(), ready.message.clone())
+    };
+    let (status, reason, message) = sentence(json!({}));
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "RequiredByPolicy"));
+    assert!(message.contains("spec.prepaid") && message.contains("spec.spendLimitMinor"), "{message}");
+    let (_, _, message) = sentence(json!({"prepaid": {}}));
+    assert!(!message.contains("spec.prepaid") && message.contains("spec.spendLimitMinor"), "{message}");
+    assert_eq!(sentence(json!({"prepaid": {}, "spendLimitMinor": 0})).2, "mail can be sent");
+    // Nor does it send as anybody, where the policy wants to be told whom.
+    let seen = seen_account(Some(policy(json!({"perAccount": {"allowedSenders": "Required"}}))));
+    assert_eq!(put_account(&account(json!({})), &seen).allowed_senders, Some(vec![]));
+    let listed = put_account(&account(json!({"allowedSenders": ["a@example.com"]})), &seen);
+    assert_eq!(listed.allowed_senders.map(|listed| listed.len()), Some(1));
+    assert_eq!(put_account(&account(json!({})), &seen_account(Some(policy(json!({}))))).allowed_senders, None);
+    // What somebody wants stopped is said first.
+    assert_eq!(sentence(json!({"suspended": true})).1, "Suspended");
+}
+
+#[test]
+fn a_policy_whose_accounts_are_limited_warns_until_somebody_decides_for_the_others() {
+    let warning = |per_account: Value, prepaid, spend_limited| {
+        let limited = credit_policy::LimitedAccounts { prepaid, spend_limited, narrowed: spend_limited };
+        let seen = credit_policy::Observed { limited, ..seen_policy(None, None) };
+        let spec = json!({"pricing": {"currency": "EUR"}, "perAccount": per_account});
+        let status = credit_policy::plan(&policy(spec), &seen, now()).status.expect("a status");
+        assert!(is_true(&status.conditions, ConditionType::Ready), "a warning turns nothing");
+        let found = find_condition(&status.conditions, ConditionType::SelfServiceUnbounded)?;
+        assert_eq!((found.status.as_str(), found.reason.as_str()), ("True", "SelfServiceUnbounded"));
+        Some(found.message.clone())
+    };
+    assert_eq!(warning(json!({}), 0, 0), None);
+    let both = warning(json!({}), 1, 1).expect("a warning");
+    let fields = "set spec.perAccount.prepaid, spec.perAccount.spendLimit, spec.perAccount.allowedSenders to Required";
+    assert!(both.contains(fields), "{both}");
+    let one = warning(json!({"prepaid": "Required", "allowedSenders": "Optional"}), 1, 1).expect("a warning");
+    assert!(one.contains("limited by spec.spendLimitMinor,") && !one.contains("spec.perAccount.prepaid"), "{one}");
+    for decided in ["Required", "Optional"] {
+        let all = json!({"prepaid": decided, "spendLimit": decided, "allowedSenders": decided});
+        assert_eq!(warning(all, 3, 3), None);
+    }
+}
+
+#[test]
+fn a_currency_that_was_there_stays_whoever_forgot_it() {
+    let priced = |currency: &str| policy(json!({"pricing": {"currency": currency}}));
+    let entry = put_policy(&priced("EUR"));
+    assert_eq!(entry.currency.as_deref(), Some("EUR"));
+    let plan = |object: &CreditPolicy, entry: Option<PolicyEntry>| {
+        credit_policy::plan(object, &seen_policy(entry, None), now())
+    };
+    // Removed it is remembered, and so it is of entries that were written before there was anything to remember it by.
+    let removed = plan(&policy(json!({})), Some(entry.clone()));
+    let Entry::Policy(unpriced) = entries(&removed)[0].clone() else { panic!("a policy") };
+    assert_eq!((unpriced.pricing.is_none(), unpriced.currency.as_deref()), (true, Some("EUR")));
+    let older = PolicyEntry { currency: None, ..entry.clone() };
+    for standing in [unpriced.clone(), older] {
+        let refused = plan(&priced("JPY"), Some(standing));
+        let status = refused.status.as_ref().expect("a status");
+        assert_eq!((verdict(&status.conditions).as_str(), letters(&refused).as_str()), ("CurrencyChanged!", ""));
+        assert_eq!(status.currency.as_deref(), Some("EUR"));
+    }
+    // A ledger that was replaced knows nothing; the status does.
+    let mut shown = priced("JPY");
+    shown.status = removed.status.clone();
+    assert_eq!(verdict(&plan(&shown, None).status.expect("a status").conditions), "CurrencyChanged!");
+    assert!(credit_policy::valid_pricing(&shown).is_none());
+    assert_eq!(letters(&plan(&priced("EUR"), Some(unpriced))), "P");
+    // Its accounts wait, with what they had.
+    let mut seen = seen_account(Some(priced("JPY")));
+    seen.policy.as_mut().expect("a policy").currency = Some("EUR".into());
+    seen.entry = Some(put_account(&account(json!({})), &seen_account(Some(policy(json!({}))))));
+    let waits = sub_account::plan(&account(json!({"spendLimitMinor": 5})), &seen, now());
+    assert_eq!(verdict(&waits.status.as_ref().expect("a status").conditions), "PolicyNotReady");
+    assert_eq!(letters(&waits), "");
 }

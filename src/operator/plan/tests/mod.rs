@@ -1,5 +1,6 @@
 //! A valid fixture and one mutation per refusal, for each kind; and the life of a password.
 
+mod accounts;
 mod credits;
 mod handover;
 mod steadfast;
@@ -111,6 +112,7 @@ fn seen_account(policy_object: Option<CreditPolicy>) -> sub_account::Observed {
             id: PolicyId(Uuid::from_u128(1)),
             object: Arc::new(object),
             stands: true,
+            currency: None,
         }),
         claimant: Some(Name::new("team", "shop")),
         before: 0,
@@ -129,98 +131,6 @@ fn standing_account() -> AccountEntry {
 }
 
 #[test]
-fn each_refusal_of_an_account_has_its_reason_and_takes_it_out_of_service() {
-    type Edit = fn(&mut SubAccount, &mut sub_account::Observed);
-    let cases: [(&str, Edit); 8] = [
-        ("PricingMissing!", |account, _| account.spec.spend_limit_minor = Some(100)),
-        ("PolicyNotFound!", |_, seen| seen.policy = None),
-        ("NotAllowedByPolicy!", |_, seen| {
-            let rule = json!({"from": "Selector", "selector": {"matchLabels": {"a": "b"}}});
-            replace(seen, json!({"allowedNamespaces": rule}));
-        }),
-        ("CapAboveCeiling!", |account, seen| {
-            account.spec = self::account(json!({"cap": {"credits": 11}})).spec;
-            replace(seen, json!({"perAccount": {"maxCap": {"credits": 10}}}));
-        }),
-        ("CapPeriodMismatch!", |account, seen| {
-            account.spec = self::account(json!({"cap": {"credits": 1, "period": "Daily"}})).spec;
-            replace(seen, json!({"perAccount": {"maxCap": {"credits": 10}}}));
-        }),
-        ("TooManyAccounts!", |_, seen| {
-            replace(seen, json!({"perAccount": {"maxAccountsPerNamespace": 2}}));
-            (seen.before, seen.removed) = (1, 1);
-        }),
-        ("DuplicateExternalId!", |account, seen| {
-            account.spec.external_id = Some("4711".into());
-            seen.claimant = Some(Name::new("other", "older"));
-        }),
-        ("Invalid!", |account, _| account.spec.policy_ref.name = "Not A Name".into()),
-    ];
-    for (expected, edit) in cases {
-        let (mut account, mut seen) = (account(json!({})), seen_account(Some(policy(json!({})))));
-        seen.entry = Some(standing_account());
-        edit(&mut account, &mut seen);
-        let plan = sub_account::plan(&account, &seen, now());
-        let status = plan.status.as_ref().expect("a status");
-        assert_eq!(verdict(&status.conditions), expected);
-        assert_eq!(entries(&plan).first().and_then(|entry| entry.removed_at()), Some(now()), "{expected}");
-        // Where it is out of service already, nothing is written again.
-        seen.entry = Some(AccountEntry { removed_at: Some(now()), ..standing_account() });
-        assert_eq!(letters(&sub_account::plan(&account, &seen, now())), "", "{expected}");
-    }
-}
-
-fn replace(observed: &mut sub_account::Observed, spec: Value) {
-    observed.policy.as_mut().expect("a policy").object = Arc::new(policy(spec));
-}
-
-#[test]
-fn another_tenants_names_are_not_told() {
-    let mut seen = seen_account(Some(policy(json!({}))));
-    seen.claimant = Some(Name::new("rival", "their-shop"));
-    let plan = sub_account::plan(&account(json!({"externalId": "1"})), &seen, now());
-    let status = plan.status.expect("a status");
-    let text = format!("{:?}", status.conditions);
-    assert!(!text.contains("rival") && !text.contains("their-shop"), "{text}");
-}
-
-#[test]
-fn an_account_that_stands_is_not_written_again() {
-    let mut seen = seen_account(Some(policy(json!({}))));
-    let first = sub_account::plan(&account(json!({})), &seen, now());
-    assert_eq!(letters(&first), "P");
-    seen.entry = Some(standing_account());
-    let mut standing = account(json!({}));
-    standing.status = first.status.clone();
-    let later = now().checked_add(SignedDuration::from_hours(1)).expect("a time");
-    let again = sub_account::plan(&standing, &seen, later);
-    assert_eq!((letters(&again), again.status), (String::new(), first.status));
-}
-
-#[test]
-fn a_broken_policy_stops_no_account_that_it_had_taken() {
-    let mut seen = seen_account(Some(policy(json!({"pool": {"timeZone": "Mars/Olympus"}}))));
-    seen.entry = Some(standing_account());
-    let plan = sub_account::plan(&account(json!({})), &seen, now());
-    assert_eq!(letters(&plan), "");
-    assert_eq!(verdict(&plan.status.expect("a status").conditions), "PolicyNotReady");
-}
-
-#[test]
-fn deletion_tells_the_ledger_first_and_a_purge_leaves_no_name() {
-    for (deletion, name) in [("Retain", "shop"), ("Purge", "")] {
-        let mut account = account(json!({"deletionPolicy": deletion}));
-        account.metadata.deletion_timestamp = account.metadata.creation_timestamp.clone();
-        let mut seen = seen_account(None);
-        seen.entry = Some(standing_account());
-        let plan = sub_account::plan(&account, &seen, now());
-        assert_eq!(letters(&plan), "PG");
-        let Entry::Account(entry) = entries(&plan)[0] else { panic!("an account") };
-        assert_eq!((entry.removed_at, entry.name.as_str()), (Some(now()), name));
-    }
-}
-
-#[test]
 fn each_state_of_an_upstreams_login_has_its_reason() {
     let observed = |login| credit_policy::Observed {
         id: PolicyId(Uuid::from_u128(1)),
@@ -230,10 +140,12 @@ fn each_state_of_an_upstreams_login_has_its_reason() {
         gauge: None,
         cost: Default::default(),
         accounts: AccountCounts::default(),
+        limited: Default::default(),
         users: Vec::new(),
         endpoint: endpoint(),
         relay: RelayState::default(),
         sightings: None,
+        orphans: None,
         figures_granted: false,
     };
     let upstream = json!({"upstream": {"host": "h.example.com", "credentialsSecretRef": {"name": "login"}}});
@@ -474,17 +386,6 @@ fn each_refusal_of_a_key_has_its_reason_and_writes_no_secret() {
         let writes = letters(&plan).contains(['C', 'W']);
         assert_eq!(writes, expected == "AccountNotReady", "{expected}");
     }
-}
-
-#[test]
-fn a_terminating_namespace_is_left_alone() {
-    let mut scene = Scene::new(json!({}));
-    scene.seen.namespace.terminating = true;
-    let plan = scene.plan();
-    assert!(plan.steps.is_empty() && plan.status.is_none());
-    let mut seen = seen_account(Some(policy(json!({}))));
-    seen.namespace.terminating = true;
-    assert!(sub_account::plan(&account(json!({})), &seen, now()).steps.is_empty());
 }
 
 #[test]

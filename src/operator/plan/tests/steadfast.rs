@@ -28,10 +28,12 @@ fn seen_policy(entry: Option<crate::domain::directory::PolicyEntry>, users: Vec<
         gauge: None,
         cost: Default::default(),
         accounts: AccountCounts::default(),
+        limited: Default::default(),
         users,
         endpoint: endpoint(),
         relay: RelayState::default(),
         sightings: None,
+        orphans: None,
         figures_granted: false,
     }
 }
@@ -92,6 +94,71 @@ fn neither_a_login_nor_the_installation_s_keys_are_adopted() {
         scene.seen.secret = Some(secret(name, label));
         assert_eq!(letters(&scene.plan()).contains('W'), writes, "{name} {label}");
     }
+}
+
+#[test]
+fn a_secret_is_shared_only_where_nothing_in_it_is_overwritten() {
+    let secret = |more: Value| -> Secret {
+        let mut secret =
+            json!({"metadata": {"name": "printer", "resourceVersion": "1"}, "type": "servicebinding.io/smtp"});
+        merge(&mut secret, &more);
+        serde_json::from_value(secret).expect("a secret")
+    };
+    let adoption = |key: &str| json!({"key": key, "uid": "gone", "data": ["password"], "labels": []}).to_string();
+    // The Secret, the key's labels for it, and the words of the refusal; none where it is shared.
+    let cases = [
+        (json!({"data": {"colour": "Ymx1ZQ=="}}), json!({}), None),
+        (json!({"data": {"password": "eA==", "uri": "eA=="}}), json!({}), Some("has password, uri already")),
+        (json!({"data": {"type": "c210cA=="}}), json!({}), Some("has type already")),
+        (json!({"metadata": {"labels": {"team": "b"}}}), json!({"team": "a"}), Some("has label team already")),
+        (json!({"metadata": {"labels": {"team": "a"}}}), json!({"team": "a"}), None),
+        (json!({"immutable": true}), json!({}), Some("is immutable")),
+        // What a key of this name had added is ours to write, and another key's is not.
+        (
+            json!({"data": {"password": "eA=="}, "metadata": {"annotations": {"franking.io/adopted": adoption("printer")}}}),
+            json!({}),
+            None,
+        ),
+        (
+            json!({"data": {"x": "eA=="}, "metadata": {"annotations": {"franking.io/adopted": adoption("other")}}}),
+            json!({}),
+            Some("is adopted by the key \"other\""),
+        ),
+    ];
+    for (theirs, labels, refusal) in cases {
+        let mut scene = Scene::new(json!({"secret": {"adopt": true, "metadata": {"labels": labels}}}));
+        let before = secret(theirs.clone());
+        scene.seen.secret = Some(before.clone());
+        let plan = scene.settle();
+        let status = plan.status.as_ref().expect("a status");
+        let sentence = &find_condition(&status.conditions, ConditionType::Ready).expect("Ready").message;
+        assert_eq!(verdict(&status.conditions) == "SecretConflict!", refusal.is_some(), "{theirs}: {sentence}");
+        let Some(words) = refusal else {
+            assert!(scene.works(&scene.password()), "{theirs}");
+            assert_eq!(letters(&scene.settle()), "", "{theirs}");
+            continue;
+        };
+        assert!(sentence.contains(words), "{theirs}: {sentence}");
+        assert_eq!(scene.seen.secret, Some(before), "{theirs}");
+    }
+}
+
+#[test]
+fn a_shared_secret_is_let_go_as_it_was() {
+    let before: Secret = serde_json::from_value(json!({
+        "metadata": {"name": "printer", "resourceVersion": "1", "labels": {"team": "a"}, "annotations": {"note": "b"}},
+        "type": "servicebinding.io/smtp", "data": {"colour": "Ymx1ZQ=="}
+    }))
+    .expect("a secret");
+    let labels = json!({"team": "a", "extra": "c"});
+    let mut scene = Scene::new(json!({"secret": {"adopt": true, "metadata": {"labels": labels}}}));
+    scene.seen.secret = Some(before.clone());
+    scene.settle();
+    assert_ne!(scene.seen.secret.as_ref(), Some(&before));
+    scene.key.metadata.deletion_timestamp = scene.key.metadata.creation_timestamp.clone();
+    scene.seen.others = scene.seen.secret.clone().into_iter().collect();
+    assert_eq!(letters(&scene.settle()), "PWG");
+    assert_eq!(scene.seen.secret, Some(before));
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! What is there: read from the stores, the ledger and, where a stale answer could destroy something, live.
 
-use std::collections::{HashMap, HashSet};
+mod secrets;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt as _};
+use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::books::{Books, Removed};
@@ -19,7 +21,6 @@ use super::incarnation::{Guard, Standing};
 use super::lease::Leader;
 use super::notices::Notices;
 use super::plan::cost::Cost;
-use super::plan::credit_policy::{Login, Wanted};
 use super::plan::gauge::Gauge;
 use super::plan::{api_key, credit_policy, is_true, meta, sub_account};
 use super::references::{Ref, References, WorkQueues};
@@ -27,18 +28,14 @@ use super::report::Report;
 use super::secret_watches::SecretWatches;
 use super::upstreams::Upstreams;
 use super::watch::Name;
-use super::{Dependencies, Endpoint, RelayState, Settings, upstream_secret};
+use super::{Dependencies, Endpoint, RelayState, Settings};
 use crate::crd::{AccountCounts, ConditionType, CreditPolicy, KeyCounts, SubAccount, SubAccountApiKey, find_condition};
 use crate::domain::credential::HashKey;
-use crate::domain::directory::{Entry, PolicyEntry, Sealed, UpstreamSecret};
-use crate::domain::id::{AccountId, Holder, KeyId, Kind, PolicyId};
+use crate::domain::directory::Entry;
+use crate::domain::id::{AccountId, Holder, Kind, PolicyId};
 use crate::domain::period::Calendar;
 use crate::ledger::Sealer;
 use crate::runtime::clock::Clock;
-
-/// Secrets under earlier names that one pass reads. Each that it clears wakes the next pass, and who marks a thousand
-/// Secrets of a namespace as a key's must not make that key's passes longer than their deadline.
-const EARLIER_MAX: usize = 8;
 
 /// All that a reconcile may reach.
 pub struct Context {
@@ -54,8 +51,6 @@ pub struct Context {
     pub secret_watches: SecretWatches,
     pub guard: Guard,
     pub early: Early,
-    /// Told when an object was let go without the ledger's note, so that the sweep does not take an hour to come.
-    pub let_go: Notify,
     pub costs: Costs,
     pub notices: Notices,
     pub upstreams: Upstreams,
@@ -68,6 +63,10 @@ pub struct Context {
     holders: Mutex<HashMap<Holder, Ref>>,
     /// Objects whose figures may be written now.
     granted: Mutex<HashSet<Ref>>,
+    /// Currencies that policies' money is counted in.
+    currencies: Mutex<HashMap<PolicyId, String>>,
+    /// Sentences of policies about entries without a resource that wait for an administrator.
+    orphans: Mutex<BTreeMap<PolicyId, String>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -105,7 +104,8 @@ impl Context {
             endpoint,
             relay,
             clock,
-            let_go: Notify::new(),
+            currencies: Mutex::default(),
+            orphans: Mutex::default(),
             costs: Costs::default(),
             notices: Notices::new(courier, &registry),
             upstreams: Upstreams::default(),
@@ -135,6 +135,15 @@ impl Context {
         lock(&self.granted).remove(what);
     }
 
+    /// Takes over the sentences of policies about orphans. Returns the policies whose sentence changed.
+    pub fn replace_orphans(&self, next: BTreeMap<PolicyId, String>) -> Vec<PolicyId> {
+        let mut standing = lock(&self.orphans);
+        let both: BTreeSet<PolicyId> = standing.keys().chain(next.keys()).copied().collect();
+        let changed = both.into_iter().filter(|policy| standing.get(policy) != next.get(policy)).collect();
+        *standing = next;
+        changed
+    }
+
     pub fn object_of(&self, holder: Holder) -> Option<Ref> {
         lock(&self.holders).get(&holder).cloned()
     }
@@ -160,6 +169,7 @@ impl Context {
         lock(&self.ids).clear();
         lock(&self.holders).clear();
         lock(&self.granted).clear();
+        lock(&self.currencies).clear();
     }
 
     pub fn wake_everything(&self) {
@@ -183,20 +193,24 @@ impl Context {
         Ok(id)
     }
 
-    async fn identify(&self, what: &Ref, namespace_uid: &str) -> Result<Uuid> {
-        let identified = self.books.identify(what.kind(), namespace_uid, &what.name().name);
-        identified.await.map_err(Error::ledger("identifying an object"))
-    }
-
-    /// The id of the key of this name in the namespace as it is now, asked live: a watch may still show the one before.
-    pub async fn key_id(&self, name: &Name) -> Result<Option<KeyId>> {
+    /// The id of the object of this name in the namespace as it is now, asked live: a watch may still show the one before.
+    /// `None`: there is no such namespace. It is not remembered: there may be no such object.
+    pub async fn live_id(&self, what: &Ref) -> Result<Option<Uuid>> {
+        let name = what.name();
+        if name.namespace.is_empty() {
+            return self.identify(what, "").await.map(Some);
+        }
         let api: Api<Namespace> = Api::all(self.client.clone());
         let live = api.get_metadata_opt(&name.namespace).await.map_err(Error::cluster("reading a namespace"))?;
         let Some(uid) = live.and_then(|namespace: PartialObjectMeta<Namespace>| namespace.metadata.uid) else {
             return Ok(None);
         };
-        // Not remembered: there may be no such object.
-        Ok(Some(KeyId(self.identify(&Ref::Key(name.clone()), &uid).await?)))
+        self.identify(what, &uid).await.map(Some)
+    }
+
+    async fn identify(&self, what: &Ref, namespace_uid: &str) -> Result<Uuid> {
+        let identified = self.books.identify(what.kind(), namespace_uid, &what.name().name);
+        identified.await.map_err(Error::ledger("identifying an object"))
     }
 
     /// Its id, remembered as the holder of `what`.
@@ -249,6 +263,9 @@ impl Context {
         };
         let id = PolicyId(holder.uuid());
         let count = self.references.index(|index| index.count(&name));
+        if figures_granted {
+            self.references.departures_counted(&name);
+        }
         let since =
             policy.spec.check().map_or(self.clock.now(), |spec| spec.pool.calendar.window(self.clock.now()).from);
         let removed = self.books.removed_accounts(id, None, since).await.map_err(Error::ledger("counting accounts"))?;
@@ -258,13 +275,14 @@ impl Context {
             entry,
             namespace: self.settings.namespace.clone(),
             gauge: self.gauge(holder).await?,
-            cost: self.costs.of_policy(id, policy.spec.pricing.as_ref(), self.clock.now()),
+            cost: self.costs.of_policy(id, credit_policy::valid_pricing(policy), self.clock.now()),
             accounts: AccountCounts {
                 total: count.total,
                 active: count.active,
                 suspended: count.suspended,
                 removed: removed.iter().filter(|(_, removed)| !self.lives(&name, removed)).count() as i64,
             },
+            limited: credit_policy::LimitedAccounts::of(&count),
             users: if meta::deleting(&policy.metadata) {
                 self.references.index(|index| index.accounts_of_policy(&name).cloned().collect())
             } else {
@@ -273,6 +291,7 @@ impl Context {
             endpoint,
             relay: self.relay.borrow().clone(),
             sightings: self.upstreams.latest(),
+            orphans: lock(&self.orphans).get(&id).cloned(),
             figures_granted,
         })
     }
@@ -281,56 +300,6 @@ impl Context {
     fn lives(&self, policy: &str, removed: &Removed) -> bool {
         let account = self.references.account(&Name::new(&removed.namespace, &removed.name));
         account.is_some_and(|account| account.spec.policy_ref.name == policy)
-    }
-
-    async fn login(&self, policy: &CreditPolicy, id: PolicyId, entry: Option<&PolicyEntry>) -> Result<Login> {
-        let upstream = &policy.spec.upstream;
-        let mut wanted = UpstreamSecret::default();
-        for (which, reference) in [
-            (Wanted::Credentials, &upstream.credentials_secret_ref),
-            (Wanted::ClientCertificate, &upstream.client_certificate_secret_ref),
-        ] {
-            let Some(reference) = reference else { continue };
-            let namespace = &self.settings.namespace;
-            let Some(secret) = self.references.login(namespace, &reference.name) else {
-                let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-                let live = api.get_metadata_opt(&reference.name).await.map_err(Error::cluster("reading a secret"))?;
-                return Ok(if live.is_some() { Login::Unlabelled(which) } else { Login::Missing(which) });
-            };
-            let taken = match which {
-                Wanted::Credentials => upstream_secret::credentials(&secret, &mut wanted),
-                Wanted::ClientCertificate => upstream_secret::client_certificate(&secret, &mut wanted),
-            };
-            if let Err(sentence) = taken {
-                return Ok(Login::Unusable(which, sentence));
-            }
-        }
-        if wanted == UpstreamSecret::default() {
-            return Ok(Login::None);
-        }
-        self.sealed(id, &wanted, entry).map(Login::Sealed)
-    }
-
-    /// The login sealed; as it is sealed already where it did not change, because no two sealings are alike.
-    fn sealed(&self, id: PolicyId, wanted: &UpstreamSecret, entry: Option<&PolicyEntry>) -> Result<Sealed> {
-        let context = seal_context(id);
-        let standing = entry.and_then(|entry| entry.upstream.as_ref()?.secret.as_ref());
-        if let Some(sealed) = standing
-            && let Some(text) = self.sealer.open(&context, sealed)
-            && serde_json::from_slice::<UpstreamSecret>(&text).is_ok_and(|standing| standing == *wanted)
-        {
-            return Ok(sealed.clone());
-        }
-        let text = serde_json::to_vec(wanted).map_err(|error| Error::Seal { problem: error.to_string() })?;
-        let mut nonce = [0; 12];
-        self.rng().fill_bytes(&mut nonce);
-        Ok(self.sealer.seal(&context, &text, nonce))
-    }
-
-    /// An upstream's login, as its policy's entry has it sealed.
-    pub fn opened(&self, policy: PolicyId, sealed: &Sealed) -> Option<UpstreamSecret> {
-        let text = self.sealer.open(&seal_context(policy), sealed)?;
-        serde_json::from_slice(&text).ok()
     }
 
     pub async fn observe_account(&self, account: &SubAccount) -> Result<sub_account::Observed> {
@@ -349,7 +318,8 @@ impl Context {
                 // What is put back has its order, and shall not wait for what cannot be.
                 let stands = self.guard.standing() == Standing::Rebuilding
                     || self.early.stands(&self.books, policy_name, id, &name).await?;
-                Some(sub_account::Policy { id, object, stands })
+                let currency = self.currency_of(id, &object).await?;
+                Some(sub_account::Policy { id, object, stands, currency })
             }
             None => None,
         };
@@ -366,7 +336,7 @@ impl Context {
             (before, id.and_then(|id| index.claimant(policy_name, id)), index.count_keys(&name))
         });
         let cost = policy.as_ref().map_or(Cost::None, |policy| {
-            let pricing = policy.object.spec.pricing.as_ref();
+            let pricing = credit_policy::valid_pricing(&policy.object);
             self.costs.of_account(policy.id, holder.uuid().into(), pricing, self.clock.now())
         });
         Ok(sub_account::Observed {
@@ -382,6 +352,25 @@ impl Context {
             keys: KeyCounts { total, active },
             figures_granted,
         })
+    }
+
+    /// Returns the currency that a policy's money is counted in. It never changes, so it is read once.
+    async fn currency_of(&self, id: PolicyId, policy: &CreditPolicy) -> Result<Option<String>> {
+        if policy.spec.pricing.is_none() {
+            return Ok(None);
+        }
+        if let Some(known) = lock(&self.currencies).get(&id) {
+            return Ok(Some(known.clone()));
+        }
+        let entry = match self.entry(Holder::Policy(id)).await? {
+            Some(Entry::Policy(entry)) => Some(entry),
+            Some(Entry::Account(_) | Entry::Key(_)) | None => None,
+        };
+        let known = credit_policy::known_currency(policy, entry.as_ref());
+        if let Some(known) = &known {
+            lock(&self.currencies).insert(id, known.clone());
+        }
+        Ok(known)
     }
 
     /// How many accounts of the policy were removed in this namespace and this period, where that counts.
@@ -408,13 +397,19 @@ impl Context {
             Some(Entry::Key(entry)) => Some(entry),
             Some(Entry::Policy(_) | Entry::Account(_)) | None => None,
         };
+        let leaving = meta::deleting(&key.metadata) || namespace.terminating;
         let revoked = entry.as_ref().is_some_and(|entry| api_key::is_to_be_revoked(key, entry));
-        let leaving = meta::deleting(&key.metadata) || namespace.terminating || revoked;
-        let (secret, others) = if leaving { (None, Vec::new()) } else { self.secrets(key, &name).await? };
+        let (secret, others) = if namespace.terminating || (revoked && !leaving) {
+            (None, Vec::new())
+        } else if leaving {
+            (None, self.adopted_secrets(&name, shared_name(key).as_deref()).await?)
+        } else {
+            self.secrets(key, &name).await?
+        };
         Ok(api_key::Observed {
             id: holder.uuid().into(),
             entry,
-            account: if leaving { None } else { self.account_of(key, &name, &namespace.uid).await? },
+            account: if leaving || revoked { None } else { self.account_of(key, &name, &namespace.uid).await? },
             namespace,
             secret,
             others,
@@ -424,24 +419,6 @@ impl Context {
             gauge: self.gauge(holder).await?,
             figures_granted,
         })
-    }
-
-    /// The key's Secret and those under its earlier names, all live: a cache that lacks one proves nothing.
-    async fn secrets(&self, key: &SubAccountApiKey, name: &Name) -> Result<(Option<Secret>, Vec<Secret>)> {
-        let Ok(spec) = key.spec.check(&name.name) else { return Ok((None, Vec::new())) };
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &name.namespace);
-        let secret = api.get_opt(&spec.secret.name).await.map_err(Error::cluster("reading a key's secret"))?;
-        let owner = meta::controller_of(key);
-        let mut others = Vec::new();
-        let names = self.references.index(|index| index.secrets_of_key(name));
-        for old in names.into_iter().filter(|old| *old != spec.secret.name).take(EARLIER_MAX) {
-            let live = api.get_opt(&old).await.map_err(Error::cluster("reading a key's earlier secret"))?;
-            others.extend(live.filter(|secret| {
-                let controller = meta::controlling_key(&secret.metadata, &owner.kind);
-                controller.is_some_and(|controller| controller.uid == owner.uid) && !meta::deleting(&secret.metadata)
-            }));
-        }
-        Ok((secret, others))
     }
 
     async fn account_of(&self, key: &SubAccountApiKey, name: &Name, uid: &str) -> Result<Option<api_key::Account>> {
@@ -465,7 +442,8 @@ impl Context {
     }
 }
 
-/// What a sealed login is bound to: the policy that it belongs to.
-pub fn seal_context(policy: PolicyId) -> String {
-    format!("upstream/{policy}")
+/// Returns the name of the Secret that a key wants to share.
+fn shared_name(key: &SubAccountApiKey) -> Option<String> {
+    let secret = key.spec.secret.as_ref().filter(|secret| secret.adopt)?;
+    Some(secret.name.clone().unwrap_or_else(|| key.name_any()))
 }

@@ -1,5 +1,7 @@
 //! Who may change what of an account is worth money, asked of a real API server as the people whom the chart's roles make.
 
+mod property;
+
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -41,23 +43,28 @@ impl Gate {
         succeeded(self.plane.kubectl_stdin(&["apply", "--server-side", "-f", "-"], &object.to_string()));
     }
 
-    /// The tenant may write accounts and nothing more; the manager may use the plan `acme`, the granter may grant on it.
+    /// The tenant may write accounts and nothing more; the manager may use the plan `acme`, the granter may grant on it, and
+    /// the rival may use it and grant on `other`.
     fn people(&self) {
         let role = |name: &str, verbs: &[&str]| {
+            let policy = if name.ends_with("other") { "other" } else { "acme" };
             let rule = json!({"apiGroups": ["franking.io"], "resources": ["creditpolicies"],
-                              "resourceNames": ["acme"], "verbs": verbs});
+                              "resourceNames": [policy], "verbs": verbs});
             self.apply(&json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
                                "metadata": {"name": name}, "rules": [rule]}));
         };
         role("use-acme", &["use"]);
         role("grant-acme", &["use", "grant"]);
+        role("grant-other", &["use", "grant"]);
         let user = |name: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name});
         let robot = json!({"kind": "ServiceAccount", "name": "default", "namespace": SYSTEM});
-        let writers = ["tenant", "manager", "granter"].map(user);
+        let writers = ["tenant", "manager", "granter", "rival"].map(user);
         for (kind, name, role, subjects) in [
             ("RoleBinding", "write", "guard-self-service", json!(writers)),
             ("ClusterRoleBinding", "use-acme", "use-acme", json!([user("manager")])),
             ("ClusterRoleBinding", "grant-acme", "grant-acme", json!([user("granter")])),
+            ("ClusterRoleBinding", "grant-other", "grant-other", json!([user("rival")])),
+            ("ClusterRoleBinding", "use-acme-rival", "use-acme", json!([user("rival")])),
             ("ClusterRoleBinding", "platform", "guard-platform", json!([user("platform"), robot])),
         ] {
             let mut metadata = json!({"name": name});
@@ -72,10 +79,13 @@ impl Gate {
 
     fn wait_until_it_guards(&self) {
         let deadline = Instant::now() + TAKEN_UP;
-        while self.create("tenant", "probe", json!({"policyRef": {"name": "acme"}})).is_ok() {
-            assert!(Instant::now() < deadline, "the policy guards nothing");
-            self.delete("admin", "probe").expect("the administrator may");
-            std::thread::sleep(POLL);
+        let mut forced = account("probe", &spec(&json!({})));
+        forced["metadata"]["annotations"] = json!({"franking.io/force-delete": "true"});
+        for (who, probe) in [("tenant", account("probe", &spec(&json!({})))), ("manager", forced)] {
+            while self.run(who, &["create", "--dry-run=server", "-f", "-"], &probe.to_string()).is_ok() {
+                assert!(Instant::now() < deadline, "a policy guards nothing");
+                std::thread::sleep(POLL);
+            }
         }
     }
 
@@ -132,6 +142,7 @@ fn guarded() -> Vec<(&'static str, Value)> {
         ("spec.spendLimitMinor", json!({"spendLimitMinor": 1000})),
         ("spec.rateLimit", json!({"rateLimit": {"messages": 1, "per": "Second"}})),
         ("spec.suspended", json!({"suspended": true})),
+        ("spec.allowedSenders", json!({"allowedSenders": ["a@example.com"]})),
     ]
 }
 
@@ -191,10 +202,38 @@ async fn only_who_is_granted_it_changes_what_is_worth_money() {
         gate.change("manager", set, json!({"displayName": "still mine"})).expect("nothing guarded is changed");
         gate.change("platform", set, json!({"policyRef": {"name": "other"}})).expect("the platform team may");
         refused(gate.change("manager", set, json!({"policyRef": {"name": "acme"}})), &[field, grants[0]]);
-        gate.change("granter", set, json!({"policyRef": {"name": "acme"}})).expect(field);
+        let leaves = [field, "you may not take an account away", "the verb grant on creditpolicies/other"];
+        refused(gate.change("granter", set, json!({"policyRef": {"name": "acme"}})), &leaves);
+        gate.change("platform", set, json!({"policyRef": {"name": "acme"}})).expect("the platform team may");
         gate.change("granter", made, none).expect(field);
         gate.delete("manager", made).expect("nothing guarded is left");
         gate.delete("platform", set).expect("the platform team may");
+    }
+}
+
+/// One who may grant on another plan takes an account there, drops what this plan imposed, and comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_on_one_policy_strips_nothing_that_another_imposed() {
+    let gate = Gate::set().await;
+    for (index, (field, more)) in guarded().into_iter().enumerate() {
+        let name = format!("held-{index}");
+        gate.given(&name, &more);
+        let mut dropped: Value =
+            more.as_object().expect("a map").keys().map(|key| (key.clone(), Value::Null)).collect();
+        dropped["policyRef"] = json!({"name": "other"});
+        let words = [field, "you may not take an account away", "the verb grant on creditpolicies/acme"];
+        refused(gate.change("rival", &name, dropped), &words);
+        // Kept, it could be dropped there.
+        refused(gate.change("rival", &name, json!({"policyRef": {"name": "other"}})), &words);
+        refused(gate.delete("rival", &name), &[field, "you may not delete"]);
+        // What is theirs they may take along and drop.
+        let own = format!("own-{index}");
+        let mut theirs = more.clone();
+        theirs["policyRef"] = json!({"name": "other"});
+        gate.create("rival", &own, theirs).expect("it is granted");
+        let none: Value = more.as_object().expect("a map").keys().map(|key| (key.clone(), Value::Null)).collect();
+        gate.change("rival", &own, none).expect("it is granted");
+        gate.change("rival", &own, json!({"policyRef": {"name": "acme"}})).expect("it takes nothing along");
     }
 }
 
@@ -234,20 +273,82 @@ async fn the_platform_its_robots_and_the_operator_do_their_work_and_a_namespace_
     succeeded(gate.plane.kubectl(&["wait", "--for=delete", &format!("namespace/{TEAM}"), "--timeout=60s"]));
 }
 
+/// An object of each kind that the operator holds, with its plural and its namespace.
+fn held() -> [(&'static str, Value); 3] {
+    let object = |kind: &str, namespace: Option<&str>, spec: Value| {
+        let metadata = json!({"name": "held", "namespace": namespace, "finalizers": ["franking.io/ledger", "a.com/b"]});
+        json!({"apiVersion": "franking.io/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
+    };
+    let upstream = json!({"upstream": {"host": "smtp.example.com"}});
+    let account = json!({"subAccountRef": {"name": "held"}});
+    [
+        ("creditpolicy", object("CreditPolicy", None, upstream)),
+        ("subaccount", object("SubAccount", Some(TEAM), spec(&json!({})))),
+        ("subaccountapikey", object("SubAccountApiKey", Some(TEAM), account)),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_operator_takes_its_finalizer_off_and_only_the_platform_team_has_it_forced() {
+    let gate = Gate::set().await;
+    let merge = |who: &str, kind: &str, patch: &Value| {
+        gate.run(who, &["patch", kind, "held", "--type=merge", "-p", &patch.to_string()], "")
+    };
+    for (kind, object) in held() {
+        gate.apply(&object);
+        let writers: &[&str] =
+            if kind == "creditpolicy" { &["platform", "robot"] } else { &["granter", "platform", "robot"] };
+        for who in writers {
+            for finalizers in [json!(null), json!([]), json!(["a.com/b"])] {
+                let patch = json!({"metadata": {"finalizers": finalizers}});
+                refused(merge(who, kind, &patch), &["only the operator takes franking.io/ledger off"]);
+            }
+            let mut replaced = object.clone();
+            replaced["metadata"]["finalizers"] = json!([]);
+            refused(gate.run(who, &["replace", "-f", "-"], &replaced.to_string()), &["use kubectl apply"]);
+            // What is not the operator's is anybody's who may write the object, and the operator's may be put on.
+            let others = json!({"metadata": {"finalizers": ["franking.io/ledger", "c.com/d"], "labels": {"by": *who}}});
+            merge(who, kind, &others).expect("the operator's stays");
+        }
+        let forced = json!({"metadata": {"annotations": {"franking.io/force-delete": "true"}}});
+        if kind != "creditpolicy" {
+            refused(merge("granter", kind, &forced), &["the verb force-delete on creditpolicies"]);
+        }
+        merge("platform", kind, &forced).expect("the platform team may");
+        // What stands is no news: others may go on writing the object.
+        merge(writers[0], kind, &json!({"metadata": {"labels": {"other": "edit"}}})).expect("nothing is forced");
+        // The garbage collector waits for dependents, deletes, and leaves our finalizer alone.
+        gate.run("platform", &["delete", kind, "held", "--cascade=foreground", "--wait=false"], "").expect("it may");
+        let deadline = Instant::now() + TAKEN_UP;
+        let only_ours = r#"["franking.io/ledger","c.com/d"]"#;
+        while gate.run("admin", &["get", kind, "held", "-o", "jsonpath={.metadata.finalizers}"], "")
+            != Ok(only_ours.to_owned())
+        {
+            assert!(Instant::now() < deadline, "the garbage collector does not get through");
+            std::thread::sleep(POLL);
+        }
+        refused(merge("platform", kind, &json!({"metadata": {"finalizers": []}})), &["only the operator"]);
+        merge("operator", kind, &json!({"metadata": {"finalizers": []}})).expect("the operator may");
+        gate.run("admin", &["wait", "--for=delete", kind, "held", "--timeout=60s"], "").expect("it is gone");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_expressions_fit_the_schemas() {
     let gate = Gate::set().await;
     let deadline = Instant::now() + TAKEN_UP;
-    let status = loop {
-        let policy = gate.run("admin", &["get", "validatingadmissionpolicy", "guard-subaccounts", "-o", "json"], "");
-        let policy: Value = serde_json::from_str(&policy.expect("it is there")).expect("JSON");
-        if policy["status"]["observedGeneration"] == policy["metadata"]["generation"] {
-            break policy["status"].clone();
-        }
-        assert!(Instant::now() < deadline, "the controller manager has not looked at it: {policy}");
-        std::thread::sleep(POLL);
-    };
-    assert_eq!(status["typeChecking"]["expressionWarnings"], Value::Null, "{status}");
+    for name in ["guard-subaccounts", "guard-finalizers", "guard-secrets"] {
+        let status = loop {
+            let policy = gate.run("admin", &["get", "validatingadmissionpolicy", name, "-o", "json"], "");
+            let policy: Value = serde_json::from_str(&policy.expect("it is there")).expect("JSON");
+            if policy["status"]["observedGeneration"] == policy["metadata"]["generation"] {
+                break policy["status"].clone();
+            }
+            assert!(Instant::now() < deadline, "the controller manager has not looked at it: {policy}");
+            std::thread::sleep(POLL);
+        };
+        assert_eq!(status["typeChecking"]["expressionWarnings"], Value::Null, "{status}");
+    }
 }
 
 #[test]

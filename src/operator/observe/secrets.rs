@@ -1,0 +1,122 @@
+//! Reads the Secrets that objects depend on: an upstream's login, and those that a key writes.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use rand::Rng as _;
+
+use super::Context;
+use crate::crd::{CreditPolicy, SubAccountApiKey};
+use crate::domain::directory::{PolicyEntry, Sealed, UpstreamSecret};
+use crate::domain::id::PolicyId;
+use crate::operator::error::{Error, Result};
+use crate::operator::plan::adoption::Adoption;
+use crate::operator::plan::credit_policy::{Login, Wanted};
+use crate::operator::plan::meta;
+use crate::operator::upstream_secret;
+use crate::operator::watch::Name;
+
+/// Secrets under earlier names that one pass reads. Each that it clears wakes the next pass, and who marks a thousand
+/// Secrets of a namespace as a key's must not make that key's passes longer than their deadline.
+const EARLIER_MAX: usize = 8;
+
+impl Context {
+    pub(super) async fn login(
+        &self,
+        policy: &CreditPolicy,
+        id: PolicyId,
+        entry: Option<&PolicyEntry>,
+    ) -> Result<Login> {
+        let upstream = &policy.spec.upstream;
+        let mut wanted = UpstreamSecret::default();
+        for (which, reference) in [
+            (Wanted::Credentials, &upstream.credentials_secret_ref),
+            (Wanted::ClientCertificate, &upstream.client_certificate_secret_ref),
+        ] {
+            let Some(reference) = reference else { continue };
+            let namespace = &self.settings.namespace;
+            let Some(secret) = self.references.login(namespace, &reference.name) else {
+                let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+                let live = api.get_metadata_opt(&reference.name).await.map_err(Error::cluster("reading a secret"))?;
+                return Ok(if live.is_some() { Login::Unlabelled(which) } else { Login::Missing(which) });
+            };
+            let taken = match which {
+                Wanted::Credentials => upstream_secret::credentials(&secret, &mut wanted),
+                Wanted::ClientCertificate => upstream_secret::client_certificate(&secret, &mut wanted),
+            };
+            if let Err(sentence) = taken {
+                return Ok(Login::Unusable(which, sentence));
+            }
+        }
+        if wanted == UpstreamSecret::default() {
+            return Ok(Login::None);
+        }
+        self.sealed(id, &wanted, entry).map(Login::Sealed)
+    }
+
+    /// The login sealed; as it is sealed already where it did not change, because no two sealings are alike.
+    fn sealed(&self, id: PolicyId, wanted: &UpstreamSecret, entry: Option<&PolicyEntry>) -> Result<Sealed> {
+        let context = seal_context(id);
+        let standing = entry.and_then(|entry| entry.upstream.as_ref()?.secret.as_ref());
+        if let Some(sealed) = standing
+            && let Some(text) = self.sealer.open(&context, sealed)
+            && serde_json::from_slice::<UpstreamSecret>(&text).is_ok_and(|standing| standing == *wanted)
+        {
+            return Ok(sealed.clone());
+        }
+        let text = serde_json::to_vec(wanted).map_err(|error| Error::Seal { problem: error.to_string() })?;
+        let mut nonce = [0; 12];
+        self.rng().fill_bytes(&mut nonce);
+        Ok(self.sealer.seal(&context, &text, nonce))
+    }
+
+    /// An upstream's login, as its policy's entry has it sealed.
+    pub fn opened(&self, policy: PolicyId, sealed: &Sealed) -> Option<UpstreamSecret> {
+        let text = self.sealer.open(&seal_context(policy), sealed)?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// The key's Secret and those under its earlier names, all live: a cache that lacks one proves nothing.
+    pub(super) async fn secrets(&self, key: &SubAccountApiKey, name: &Name) -> Result<(Option<Secret>, Vec<Secret>)> {
+        let Ok(spec) = key.spec.check(&name.name) else { return Ok((None, Vec::new())) };
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &name.namespace);
+        let secret = api.get_opt(&spec.secret.name).await.map_err(Error::cluster("reading a key's secret"))?;
+        let owner = meta::controller_of(key);
+        let mut others = Vec::new();
+        let names = self.references.index(|index| index.secrets_of_key(name));
+        for old in names.into_iter().filter(|old| *old != spec.secret.name).take(EARLIER_MAX) {
+            let live = api.get_opt(&old).await.map_err(Error::cluster("reading a key's earlier secret"))?;
+            others.extend(live.filter(|secret| {
+                let controller = meta::controlling_key(&secret.metadata, &owner.kind);
+                // One that an earlier key of this name shared was not let go by it.
+                let adopted = controller.is_none() && is_adopted_by(secret, &name.name);
+                (adopted || controller.is_some_and(|controller| controller.uid == owner.uid))
+                    && !meta::deleting(&secret.metadata)
+            }));
+        }
+        Ok((secret, others))
+    }
+
+    /// Reads the foreign Secrets that a key of this name shares, live; the one named `wanted` in any case.
+    pub async fn adopted_secrets(&self, name: &Name, wanted: Option<&str>) -> Result<Vec<Secret>> {
+        let known = self.references.index(|index| index.adopted_by(name));
+        let names: BTreeSet<String> = known.into_iter().chain(wanted.map(str::to_owned)).collect();
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &name.namespace);
+        let mut found = Vec::new();
+        for secret in names.into_iter().take(EARLIER_MAX) {
+            let live = api.get_opt(&secret).await.map_err(Error::cluster("reading an adopted secret"))?;
+            found.extend(live.filter(|secret| is_adopted_by(secret, &name.name)));
+        }
+        Ok(found)
+    }
+}
+
+fn is_adopted_by(secret: &Secret, key: &str) -> bool {
+    Adoption::of(&secret.metadata).is_some_and(|adoption| adoption.key == key)
+}
+
+/// What a sealed login is bound to: the policy that it belongs to.
+fn seal_context(policy: PolicyId) -> String {
+    format!("upstream/{policy}")
+}

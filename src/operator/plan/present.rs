@@ -1,0 +1,89 @@
+//! Judges the Secret that stands under a key's `spec.secret.name`: ours to write, to be shared, or in the way.
+
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+use super::Outcome;
+use super::adoption;
+use super::secret::{self, Standing};
+use super::secret_patch::Content;
+use crate::crd::{CheckedSecret, Reason};
+
+/// The Secret that is there to be written.
+#[derive(Clone, Copy)]
+pub enum Present<'a> {
+    /// We made it.
+    Ours(&'a Secret),
+    /// It is foreign, and is shared.
+    Shared(&'a Secret),
+}
+
+impl<'a> Present<'a> {
+    pub fn secret(self) -> &'a Secret {
+        match self {
+            Self::Ours(secret) | Self::Shared(secret) => secret,
+        }
+    }
+}
+
+/// Returns the Secret that is there to be written, if there is one, or the refusal. `named` is the content that a shared
+/// one would get.
+pub fn present<'a>(
+    secret: Option<&'a Secret>,
+    owner: &OwnerReference,
+    shape: &CheckedSecret,
+    named: impl FnOnce() -> Content,
+) -> Result<Option<Present<'a>>, Outcome> {
+    let name = &shape.name;
+    let found = match secret::standing(secret, owner) {
+        Standing::Absent => return Ok(None),
+        Standing::Ours(secret) => Present::Ours(secret),
+        Standing::Adopted(secret) => Present::Shared(secret),
+        Standing::Leaving => {
+            let message = format!("waiting until the Secret \"{name}\" of an earlier key is gone");
+            return Err(Outcome::waiting(Reason::Progressing, message));
+        }
+        Standing::Foreign(secret) if shape.adopt => match secret::obstacle(secret, &owner.name) {
+            None => Present::Shared(secret),
+            Some(obstacle) => {
+                let fix =
+                    format!("spec.secret.name: the Secret \"{name}\" {obstacle} and cannot be adopted; name another");
+                return Err(Outcome::refused(Reason::SecretConflict, fix));
+            }
+        },
+        Standing::Foreign(_) => {
+            let fix = format!(
+                "spec.secret.name: a Secret \"{name}\" exists that is not this key's; remove it, name another, or set \
+                 spec.secret.adopt to share it"
+            );
+            return Err(Outcome::refused(Reason::SecretConflict, fix));
+        }
+    };
+    if found.secret().type_.as_deref() != Some(shape.type_.as_str()) {
+        let fix = format!(
+            "spec.secret.type: the Secret \"{name}\" has the type {}, which Kubernetes does not change; name another \
+             Secret, or remove this one",
+            found.secret().type_.as_deref().unwrap_or("Opaque")
+        );
+        return Err(Outcome::refused(Reason::SecretConflict, fix));
+    }
+    match found {
+        Present::Ours(_) => {}
+        Present::Shared(secret) => without_clash(secret, owner, name, &named())?,
+    }
+    Ok(Some(found))
+}
+
+/// Refuses to overwrite what another writer put into a shared Secret.
+fn without_clash(secret: &Secret, owner: &OwnerReference, name: &str, wanted: &Content) -> Result<(), Outcome> {
+    let clashes = adoption::clashes(secret, wanted, owner);
+    if clashes.is_empty() {
+        return Ok(());
+    }
+    let fix = format!(
+        "spec.secret.adopt: the Secret \"{name}\" has {} already, and what another writer put there is never overwritten; name another \
+         Secret in spec.secret.name, and give it the keys that your program reads with spec.secret.template",
+        clashes.join(", ")
+    );
+    Err(Outcome::refused(Reason::SecretConflict, fix))
+}

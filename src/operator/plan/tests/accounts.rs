@@ -1,0 +1,149 @@
+//! Accounts: each refusal, and how they and their namespaces end.
+
+use super::*;
+
+#[test]
+fn each_refusal_of_an_account_has_its_reason_and_takes_it_out_of_service() {
+    type Edit = fn(&mut SubAccount, &mut sub_account::Observed);
+    let cases: [(&str, Edit); 8] = [
+        ("PricingMissing!", |account, _| account.spec.spend_limit_minor = Some(100)),
+        ("PolicyNotFound!", |_, seen| seen.policy = None),
+        ("NotAllowedByPolicy!", |_, seen| {
+            let rule = json!({"from": "Selector", "selector": {"matchLabels": {"a": "b"}}});
+            replace(seen, json!({"allowedNamespaces": rule}));
+        }),
+        ("CapAboveCeiling!", |account, seen| {
+            account.spec = self::account(json!({"cap": {"credits": 11}})).spec;
+            replace(seen, json!({"perAccount": {"maxCap": {"credits": 10}}}));
+        }),
+        ("CapPeriodMismatch!", |account, seen| {
+            account.spec = self::account(json!({"cap": {"credits": 1, "period": "Daily"}})).spec;
+            replace(seen, json!({"perAccount": {"maxCap": {"credits": 10}}}));
+        }),
+        ("TooManyAccounts!", |_, seen| {
+            replace(seen, json!({"perAccount": {"maxAccountsPerNamespace": 2}}));
+            (seen.before, seen.removed) = (1, 1);
+        }),
+        ("DuplicateExternalId!", |account, seen| {
+            account.spec.external_id = Some("4711".into());
+            seen.claimant = Some(Name::new("other", "older"));
+        }),
+        ("Invalid!", |account, _| account.spec.policy_ref.name = "Not A Name".into()),
+    ];
+    for (expected, edit) in cases {
+        let (mut account, mut seen) = (account(json!({})), seen_account(Some(policy(json!({})))));
+        seen.entry = Some(standing_account());
+        edit(&mut account, &mut seen);
+        let plan = sub_account::plan(&account, &seen, now());
+        let status = plan.status.as_ref().expect("a status");
+        assert_eq!(verdict(&status.conditions), expected);
+        assert_eq!(entries(&plan).first().and_then(|entry| entry.removed_at()), Some(now()), "{expected}");
+        // Where it is out of service already, nothing is written again.
+        seen.entry = Some(AccountEntry { removed_at: Some(now()), ..standing_account() });
+        assert_eq!(letters(&sub_account::plan(&account, &seen, now())), "", "{expected}");
+    }
+}
+
+fn replace(observed: &mut sub_account::Observed, spec: Value) {
+    observed.policy.as_mut().expect("a policy").object = Arc::new(policy(spec));
+}
+
+#[test]
+fn another_tenants_names_are_not_told() {
+    let mut seen = seen_account(Some(policy(json!({}))));
+    seen.claimant = Some(Name::new("rival", "their-shop"));
+    let plan = sub_account::plan(&account(json!({"externalId": "1"})), &seen, now());
+    let status = plan.status.expect("a status");
+    let text = format!("{:?}", status.conditions);
+    assert!(!text.contains("rival") && !text.contains("their-shop"), "{text}");
+}
+
+#[test]
+fn an_account_that_stands_is_not_written_again() {
+    let mut seen = seen_account(Some(policy(json!({}))));
+    let first = sub_account::plan(&account(json!({})), &seen, now());
+    assert_eq!(letters(&first), "P");
+    seen.entry = Some(standing_account());
+    let mut standing = account(json!({}));
+    standing.status = first.status.clone();
+    let later = now().checked_add(SignedDuration::from_hours(1)).expect("a time");
+    let again = sub_account::plan(&standing, &seen, later);
+    assert_eq!((letters(&again), again.status), (String::new(), first.status));
+}
+
+#[test]
+fn a_broken_policy_stops_no_account_that_it_had_taken() {
+    let mut seen = seen_account(Some(policy(json!({"pool": {"timeZone": "Mars/Olympus"}}))));
+    seen.entry = Some(standing_account());
+    let plan = sub_account::plan(&account(json!({})), &seen, now());
+    assert_eq!(letters(&plan), "");
+    assert_eq!(verdict(&plan.status.expect("a status").conditions), "PolicyNotReady");
+}
+
+#[test]
+fn deletion_tells_the_ledger_first_and_a_purge_leaves_no_name() {
+    for (deletion, name) in [("Retain", "shop"), ("Purge", "")] {
+        let mut account = account(json!({"deletionPolicy": deletion}));
+        account.metadata.deletion_timestamp = account.metadata.creation_timestamp.clone();
+        let mut seen = seen_account(None);
+        seen.entry = Some(standing_account());
+        let plan = sub_account::plan(&account, &seen, now());
+        assert_eq!(letters(&plan), "PG");
+        let Entry::Account(entry) = entries(&plan)[0] else { panic!("an account") };
+        assert_eq!((entry.removed_at, entry.name.as_str()), (Some(now()), name));
+    }
+}
+
+#[test]
+fn what_is_in_a_namespace_that_is_deleted_ends_with_it_at_once() {
+    let mut seen = seen_account(Some(policy(json!({}))));
+    seen.entry = Some(standing_account());
+    seen.namespace.terminating = true;
+    let plan = sub_account::plan(&account(json!({})), &seen, now());
+    assert_eq!((letters(&plan).as_str(), entries(&plan)[0].removed_at()), ("P", Some(now())));
+    assert!(plan.status.is_none(), "nobody reads it any more");
+
+    let mut scene = Scene::new(json!({}));
+    scene.settle();
+    let password = scene.password();
+    scene.seen.namespace.terminating = true;
+    assert_eq!(letters(&scene.settle()), "P");
+    let entry = scene.seen.entry.as_ref().expect("an entry");
+    assert!(entry.removed_at == Some(now()) && !scene.works(&password));
+    // What has ended is not written again, and waits for its deletion.
+    assert_eq!(letters(&scene.plan()), "");
+}
+
+#[test]
+fn a_terminating_namespace_is_left_alone() {
+    let mut scene = Scene::new(json!({}));
+    scene.seen.namespace.terminating = true;
+    let plan = scene.plan();
+    assert!(plan.steps.is_empty() && plan.status.is_none());
+    let mut seen = seen_account(Some(policy(json!({}))));
+    seen.namespace.terminating = true;
+    assert!(sub_account::plan(&account(json!({})), &seen, now()).steps.is_empty());
+}
+
+#[test]
+fn an_account_that_moves_keeps_its_place_in_the_policy_that_it_left() {
+    use crate::domain::departure::Departure;
+    let [here, there] = [1, 9].map(|n| PolicyId(Uuid::from_u128(n)));
+    let mut seen = seen_account(Some(policy(json!({}))));
+    seen.entry = Some(standing_account());
+    let mut move_to = |to: PolicyId, removed_at: Option<Timestamp>| {
+        seen.policy.as_mut().expect("a policy").id = to;
+        seen.entry.as_mut().expect("an entry").removed_at = removed_at;
+        let plan = sub_account::plan(&account(json!({})), &seen, now());
+        let Entry::Account(entry) = entries(&plan)[0].clone() else { panic!("an account") };
+        seen.entry = Some(entry.clone());
+        // Once it is written there is nothing to write.
+        assert!(sub_account::plan(&account(json!({})), &seen, now()).steps.is_empty());
+        entry.departures
+    };
+    assert_eq!(move_to(there, None), [Departure { policy: here, at: now() }]);
+    let earlier = now().checked_sub(SignedDuration::from_hours(5)).expect("a time");
+    // One that was out of service left when it went, not when it moved.
+    let both = [Departure { policy: here, at: now() }, Departure { policy: there, at: earlier }];
+    assert_eq!(move_to(here, Some(earlier)), both);
+}
