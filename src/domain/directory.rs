@@ -323,6 +323,11 @@ impl Sender {
         Chain { key: self.key.id, account: self.account.id, policy: self.policy.id }
     }
 
+    /// What its messages are judged by: key, account, policy.
+    pub fn terms(&self) -> [Terms<'_>; 3] {
+        [self.key.terms(), self.account.terms(), self.policy.terms()]
+    }
+
     /// Whether this sender may send at all. The relay asks at AUTH and MAIL; the ledger asks again, on fresh rows,
     /// when it charges, and that is the last word.
     pub fn standing(&self, now: Timestamp) -> Result<(), Blocked> {

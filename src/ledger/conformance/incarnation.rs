@@ -9,8 +9,8 @@ use crate::domain::credential::Username;
 use crate::domain::credit::{Meter, Outcome, Reservation, Verdict};
 use crate::domain::id::{Holder, Kind};
 use crate::ledger::incarnation::name_of;
-use crate::ledger::incarnation::{Acceptance, Because, Floor, Known, State, successor};
-use crate::ledger::store::{Error, Identity, Role};
+use crate::ledger::incarnation::{Acceptance, Because, Known, State, successor};
+use crate::ledger::store::{Error, Floor, Identity, Role};
 
 /// In the month of the world's clock.
 const UNTIL: &str = "2026-12-01T00:00:00Z";

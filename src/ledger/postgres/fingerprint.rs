@@ -8,13 +8,14 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::failure::Op;
+use super::failure::{Failure, Op};
 use super::rows;
 use super::tx::{Clock, Lane, Tx};
 use super::wire::{Wire, Wires};
-use crate::domain::credit::{Outcome, Reservation, Verdict};
+use crate::domain::credit::Outcome;
+use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::MessageId;
-use crate::ledger::again::{Mark, Trace, recognise};
+use crate::ledger::rules::dedup::{Mark, Trace};
 use crate::ledger::store::{Again, FINGERPRINT_KEPT, Session, Settlement};
 
 /// The schema that has them.
@@ -24,59 +25,34 @@ pub fn is_known(wire: &Wire) -> bool {
     wire.schema >= SINCE
 }
 
-/// The messages of a batch that came before, with what they are answered.
-#[derive(Default)]
-pub struct Recognised(HashMap<Uuid, (Verdict, Option<(MessageId, Mark)>)>);
-
-impl Recognised {
-    pub fn verdict(&self, message: MessageId) -> Option<&Verdict> {
-        self.0.get(&message.0).map(|(verdict, _)| verdict)
-    }
-
-    /// Looks for the fingerprints of these messages and locks what it finds.
-    pub async fn look<'a>(tx: &Tx, messages: impl Iterator<Item = &'a Reservation>) -> Op<Self> {
-        let asked: Vec<(MessageId, Vec<u8>)> =
-            messages.filter_map(|asked| Some((asked.message, asked.fingerprint?.0.to_vec()))).collect();
-        if asked.is_empty() || !is_known(tx) {
-            return Ok(Self::default());
+/// Writes who answered a copy, or carries it.
+pub async fn mark(tx: &Tx, session: &Session, (message, mark): (MessageId, Mark), copy: MessageId) -> Op<()> {
+    match mark {
+        Mark::Answered => {
+            tx.execute("UPDATE fingerprint SET answered = $2 WHERE message = $1", &[&message.0, &copy.0]).await?;
         }
-        let digests: Vec<&[u8]> = asked.iter().map(|(_, digest)| digest.as_slice()).collect();
-        let mut traces = traces(tx, &digests).await?;
-        let mut recognised = Self::default();
-        for (message, digest) in &asked {
-            let Some(traces) = traces.get_mut(digest) else { continue };
-            if let Some(answer) = recognise(*message, traces) {
-                // One that is asked for twice marks a trace once.
-                recognised.0.entry(message.0).or_insert(answer);
-            }
+        Mark::Carried => {
+            tx.execute(
+                "UPDATE fingerprint SET carrier = $2, session = $3, epoch = $4 WHERE message = $1",
+                &[&message.0, &copy.0, &session.id, &session.epoch],
+            )
+            .await?;
         }
-        Ok(recognised)
     }
-
-    /// Writes who was answered what, for those that were.
-    pub async fn write(&self, tx: &Tx, session: &Session, answered: impl Iterator<Item = MessageId>) -> Op<()> {
-        for copy in answered {
-            let Some((_, Some((message, mark)))) = self.0.get(&copy.0) else { continue };
-            match mark {
-                Mark::Answered => {
-                    tx.execute("UPDATE fingerprint SET answered = $2 WHERE message = $1", &[&message.0, &copy.0])
-                        .await?;
-                }
-                Mark::Carried => {
-                    tx.execute(
-                        "UPDATE fingerprint SET carrier = $2, session = $3, epoch = $4 WHERE message = $1",
-                        &[&message.0, &copy.0, &session.id, &session.epoch],
-                    )
-                    .await?;
-                }
-            }
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
-async fn traces(tx: &Tx, digests: &[&[u8]]) -> Op<HashMap<Vec<u8>, Vec<Trace>>> {
-    let mut traces: HashMap<Vec<u8>, Vec<Trace>> = HashMap::new();
+/// What is kept under these messages' fingerprints, locked, oldest first.
+pub async fn traces(
+    tx: &Tx,
+    asked: impl Iterator<Item = (MessageId, Fingerprint)>,
+) -> Op<HashMap<Fingerprint, Vec<Trace>>> {
+    let mut traces: HashMap<Fingerprint, Vec<Trace>> = HashMap::new();
+    let asked: Vec<Fingerprint> = asked.map(|(_, fingerprint)| fingerprint).collect();
+    if asked.is_empty() || !is_known(tx) {
+        return Ok(traces);
+    }
+    let digests: Vec<&[u8]> = asked.iter().map(|fingerprint| fingerprint.0.as_slice()).collect();
     let locked =
         tx.query("SELECT FROM fingerprint WHERE digest = ANY ($1) ORDER BY message FOR UPDATE", &[&digests]).await?;
     if locked.is_empty() {
@@ -102,7 +78,9 @@ async fn traces(tx: &Tx, digests: &[&[u8]]) -> Op<HashMap<Vec<u8>, Vec<Trace>>> 
             lives: row.try_get(5)?,
             answered: row.try_get::<_, Option<Uuid>>(3)?.map(MessageId),
         };
-        traces.entry(row.try_get(0)?).or_default().push(trace);
+        let digest: &[u8] = row.try_get(0)?;
+        let digest = digest.try_into().map_err(|_| Failure::Row("a fingerprint of another length".to_owned()))?;
+        traces.entry(Fingerprint(digest)).or_default().push(trace);
     }
     Ok(traces)
 }

@@ -165,16 +165,16 @@ async fn raise_in(tx: &mut Tx, actor: &str, floors: &[Floor]) -> Op<u64> {
     let holders: Vec<Holder> = running.iter().map(|floor| floor.holder).collect();
     let entries = super::read::entries(tx, &holders).await?;
     let known: Vec<Holder> = entries.keys().copied().collect();
-    let mut shelves = tx.lock_shelves(&known).await?;
+    let mut lots = tx.lock_lots_of(&known).await?;
     for (holder, entry) in &entries {
-        if let Some(shelf) = shelves.get_mut(holder) {
-            shelf.run(entry.limit(), now);
+        if let Some(of_holder) = lots.get_mut(holder) {
+            of_holder.run(entry.limit(), now);
         }
     }
-    tx.insert_new(&mut shelves).await?;
+    tx.insert_new(&mut lots).await?;
     let mut raised = 0;
     for floor in running {
-        let Some(raise) = shelves.get_mut(&floor.holder).and_then(|shelf| shelf.raise(floor.consumed, now)) else {
+        let Some(raise) = lots.get_mut(&floor.holder).and_then(|of_holder| of_holder.raise(floor.consumed, now)) else {
             continue;
         };
         tx.execute(
@@ -186,6 +186,6 @@ async fn raise_in(tx: &mut Tx, actor: &str, floors: &[Floor]) -> Op<u64> {
         tx.record_notes(actor, floor.holder, [raise.note]);
         raised += 1;
     }
-    tx.write_changed(&shelves).await?;
+    tx.write_changed(&lots).await?;
     Ok(raised)
 }

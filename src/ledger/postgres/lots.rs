@@ -10,7 +10,7 @@ use super::tx::Tx;
 use super::wire::Wire;
 use crate::domain::credit::{Lot, LotId};
 use crate::domain::id::{Holder, IdMap};
-use crate::ledger::shelf::{Mark, Shelf};
+use crate::ledger::rules::lots::{Lots, Mark};
 
 /// Of each holder the latest period's lot that has begun and the lots of other sources.
 macro_rules! of_holders {
@@ -31,32 +31,32 @@ macro_rules! of_holders {
     };
 }
 
-pub type Shelves = IdMap<Holder, Shelf>;
+pub type LotsByHolder = IdMap<Holder, Lots>;
 
-fn shelve(holders: &[Holder], found: &[tokio_postgres::Row]) -> Op<Shelves> {
-    let mut shelves: Shelves = holders.iter().map(|holder| (*holder, Shelf::empty(*holder))).collect();
+fn by_holder(holders: &[Holder], found: &[tokio_postgres::Row]) -> Op<LotsByHolder> {
+    let mut lots: LotsByHolder = holders.iter().map(|holder| (*holder, Lots::empty(*holder))).collect();
     for row in found {
         let (lot, calendar) = rows::lot(row)?;
-        if let Some(shelf) = shelves.get_mut(&lot.holder) {
-            shelf.push(lot, calendar);
+        if let Some(of_holder) = lots.get_mut(&lot.holder) {
+            of_holder.push(lot, calendar);
         }
     }
-    Ok(shelves)
+    Ok(lots)
 }
 
 /// What holders have at `at`, without locking it.
-pub async fn read(wire: &Wire, holders: &[Holder], at: Timestamp) -> Op<Shelves> {
+pub async fn read(wire: &Wire, holders: &[Holder], at: Timestamp) -> Op<LotsByHolder> {
     let (kinds, ids) = rows::columns(holders.iter().copied());
     let found = wire.query(of_holders!(""), &[&kinds, &ids, &at.as_millisecond()]).await?;
-    shelve(holders, &found)
+    by_holder(holders, &found)
 }
 
 impl Tx {
     /// What holders have now, locked.
-    pub async fn lock_shelves(&self, holders: &[Holder]) -> Op<Shelves> {
+    pub async fn lock_lots_of(&self, holders: &[Holder]) -> Op<LotsByHolder> {
         let (kinds, ids) = rows::columns(holders.iter().copied());
         let found = self.query(of_holders!(" FOR UPDATE OF l"), &[&kinds, &ids, &self.now_ms()]).await?;
-        let mut shelves = shelve(holders, &found)?;
+        let mut lots = by_holder(holders, &found)?;
         let found = self
             .query(
                 "SELECT t.kind, t.holder, t.arrival FROM tempo t \
@@ -66,11 +66,11 @@ impl Tx {
             .await?;
         for row in &found {
             let arrival = Timestamp::from_microsecond(row.try_get(2)?);
-            if let Some(shelf) = shelves.get_mut(&rows::holder(row, 0)?) {
-                shelf.arrival = Some(arrival.map_err(|error| Failure::Row(error.to_string()))?);
+            if let Some(of_holder) = lots.get_mut(&rows::holder(row, 0)?) {
+                of_holder.arrival = Some(arrival.map_err(|error| Failure::Row(error.to_string()))?);
             }
         }
-        Ok(shelves)
+        Ok(lots)
     }
 
     pub async fn lock_lots(&self, ids: &[i64]) -> Op<HashMap<LotId, Lot>> {
@@ -88,20 +88,18 @@ impl Tx {
     }
 
     /// Inserts the lots that are new, giving them their ids. Whoever made the same lot first is found by asking again.
-    pub async fn insert_new(&self, shelves: &mut Shelves) -> Op<()> {
-        let mut new: Vec<_> =
-            shelves.values_mut().flat_map(Shelf::all_mut).filter(|shelved| shelved.mark == Mark::New).collect();
+    pub async fn insert_new(&self, lots: &mut LotsByHolder) -> Op<()> {
+        let mut new: Vec<_> = lots.values_mut().flat_map(Lots::all_mut).filter(|row| row.mark == Mark::New).collect();
         if new.is_empty() {
             return Ok(());
         }
-        new.sort_by_key(|shelved| (shelved.lot.holder, shelved.lot.source.clone(), shelved.lot.window.from));
-        let (kinds, holders) = rows::columns(new.iter().map(|shelved| shelved.lot.holder));
-        let sources: Vec<String> = new.iter().map(|shelved| shelved.lot.source.word()).collect();
-        let periods: Vec<&str> = new.iter().map(|shelved| shelved.lot.window.key.as_str()).collect();
-        let column = |read: fn(&Lot) -> Option<i64>| -> Vec<Option<i64>> {
-            new.iter().map(|shelved| read(&shelved.lot)).collect()
-        };
-        let calendars: Vec<&str> = new.iter().map(|shelved| shelved.calendar.as_str()).collect();
+        new.sort_by_key(|row| (row.lot.holder, row.lot.source.clone(), row.lot.window.from));
+        let (kinds, holders) = rows::columns(new.iter().map(|row| row.lot.holder));
+        let sources: Vec<String> = new.iter().map(|row| row.lot.source.word()).collect();
+        let periods: Vec<&str> = new.iter().map(|row| row.lot.window.key.as_str()).collect();
+        let column =
+            |read: fn(&Lot) -> Option<i64>| -> Vec<Option<i64>> { new.iter().map(|row| read(&row.lot)).collect() };
+        let calendars: Vec<&str> = new.iter().map(|row| row.calendar.as_str()).collect();
         let made = self
             .query(
                 "INSERT INTO lot (kind, holder, source, period, calendar, valid_from, valid_to, part, whole, granted, \
@@ -136,27 +134,25 @@ impl Tx {
         for row in &made {
             ids.insert((rows::holder(row, 1)?, row.try_get(3)?, row.try_get(4)?), row.try_get(0)?);
         }
-        for shelved in new {
-            let lot = &mut shelved.lot;
+        for row in new {
+            let lot = &mut row.lot;
             let id = ids.get(&(lot.holder, lot.source.word(), lot.window.from.as_millisecond()));
             lot.id = LotId(*id.ok_or_else(|| Failure::Row("a lot that was made did not come back".to_owned()))?);
-            shelved.mark = Mark::Clean;
+            row.mark = Mark::Clean;
         }
         Ok(())
     }
 
     /// Writes the lots that changed.
-    pub async fn write_changed(&self, shelves: &Shelves) -> Op<()> {
-        let changed: Vec<_> =
-            shelves.values().flat_map(Shelf::all).filter(|shelved| shelved.mark == Mark::Changed).collect();
+    pub async fn write_changed(&self, lots: &LotsByHolder) -> Op<()> {
+        let changed: Vec<_> = lots.values().flat_map(Lots::all).filter(|row| row.mark == Mark::Changed).collect();
         if changed.is_empty() {
             return Ok(());
         }
-        let column = |read: fn(&Lot) -> Option<i64>| -> Vec<Option<i64>> {
-            changed.iter().map(|shelved| read(&shelved.lot)).collect()
-        };
-        let periods: Vec<&str> = changed.iter().map(|shelved| shelved.lot.window.key.as_str()).collect();
-        let calendars: Vec<&str> = changed.iter().map(|shelved| shelved.calendar.as_str()).collect();
+        let column =
+            |read: fn(&Lot) -> Option<i64>| -> Vec<Option<i64>> { changed.iter().map(|row| read(&row.lot)).collect() };
+        let periods: Vec<&str> = changed.iter().map(|row| row.lot.window.key.as_str()).collect();
+        let calendars: Vec<&str> = changed.iter().map(|row| row.calendar.as_str()).collect();
         let written = self
             .execute(
                 "UPDATE lot l SET period = x.period, calendar = x.calendar, valid_to = x.valid_to, part = x.part, \

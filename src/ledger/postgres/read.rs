@@ -14,7 +14,7 @@ use crate::domain::credential::Username;
 use crate::domain::credit::{LotId, Source};
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId};
-use crate::ledger::sources::balance;
+use crate::ledger::rules::balance::balance;
 use crate::ledger::store::{Balance, Changes, Discrepancy, Event, Usage};
 
 /// Rows of the audit trail in one answer.
@@ -94,22 +94,22 @@ pub async fn balances(wire: &Wire, holders: &[Holder], now: Timestamp) -> Op<Vec
     incarnation::refuse_held(incarnation::tag(wire).await?.state)?;
     let entries = entries(wire, holders).await?;
     let known: Vec<Holder> = holders.iter().copied().filter(|holder| entries.contains_key(holder)).collect();
-    let mut shelves = lots::read(wire, &known, now).await?;
-    for (holder, shelf) in &mut shelves {
+    let mut lots = lots::read(wire, &known, now).await?;
+    for (holder, of_holder) in &mut lots {
         // Where nobody has sent in this period yet: what the first message would find.
-        shelf.run(entries[holder].limit(), now);
+        of_holder.run(entries[holder].limit(), now);
     }
-    let running: Vec<i64> = shelves.values().filter_map(|shelf| Some(shelf.running(now)?.id.0)).collect();
+    let running: Vec<i64> = lots.values().filter_map(|of_holder| Some(of_holder.running(now)?.id.0)).collect();
     let usage = usage_of(wire, &running).await?;
     let prices = prices(wire, &entries).await?;
     let mut balances = Vec::with_capacity(known.len());
     for holder in known {
-        let (terms, shelf) = (entries[&holder].terms(), &shelves[&holder]);
-        let Some(lot) = shelf.running(now).cloned() else { continue };
+        let (terms, of_holder) = (entries[&holder].terms(), &lots[&holder]);
+        let Some(lot) = of_holder.running(now).cloned() else { continue };
         let counted = usage.get(&lot.id).copied().unwrap_or_default();
         let usage = Usage { accepted: lot.used(), ..counted };
         let price = prices.get(&holder).copied().unwrap_or(0);
-        balances.push(balance(&terms, lot, usage, shelf.others(), price, now));
+        balances.push(balance(&terms, lot, usage, of_holder.others(), price, now));
     }
     Ok(balances)
 }

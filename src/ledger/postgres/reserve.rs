@@ -1,20 +1,21 @@
 //! Charging a batch: in one call where memory says that it fits, else decided on locked rows.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::failure::{Failure, Op};
-use super::fingerprint::{self, Recognised};
+use super::fingerprint;
 use super::incarnation::refuse_unless_open;
-use super::lots::Shelves;
-use super::memory::{Columns, Memory, Plan, demand};
+use super::lots::LotsByHolder;
+use super::memory::{Columns, Memory, Plan};
 use super::rows;
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::wire::{Lease, Wires};
-use crate::domain::credit::{Blocked, Books, Demand, Part, Reservation, Verdict, decide};
+use crate::domain::credit::{Books, Reservation, Verdict};
 use crate::domain::directory::Entry;
-use crate::domain::id::Holder;
-use crate::ledger::shelf::Shelf;
-use crate::ledger::sources::Planned;
+use crate::domain::id::{Holder, IdSet, MessageId};
+use crate::ledger::rules::lots::Lots;
+use crate::ledger::rules::reserve::{Charged, Decision, Step, decide, fingerprints, screen, senders};
+use crate::ledger::rules::sources::Planned;
 use crate::ledger::store::Session;
 use crate::ledger::trail::LEDGER;
 
@@ -85,8 +86,8 @@ pub async fn decide_locked(
     let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Reserve).await?;
     let result = decide_in(&mut tx, session, memory, batch).await;
     let now = tx.now;
-    let (verdicts, shelves) = tx.end(result).await?;
-    memory.learn(shelves, now);
+    let (verdicts, lots) = tx.end(result).await?;
+    memory.learn(lots, now);
     Ok(verdicts)
 }
 
@@ -95,91 +96,62 @@ async fn decide_in(
     session: &Session,
     memory: &mut Memory,
     batch: &[Reservation],
-) -> Op<(Vec<Verdict>, Shelves)> {
+) -> Op<(Vec<Verdict>, LotsByHolder)> {
     refuse_unless_open(tx.state)?;
     memory.renew(tx).await?;
     memory.load_senders(tx, batch.iter().map(|reservation| reservation.key)).await?;
     let reserved = reserved(tx, batch).await?;
-    let is_open = |asked: &&Reservation| {
-        let known = memory.sender(asked.key).is_some_and(|sender| sender.standing(tx.now).is_ok());
-        known && !reserved.contains(&asked.message.0)
-    };
-    let again = Recognised::look(tx, batch.iter().filter(is_open)).await?;
-    let mut first = HashMap::with_capacity(batch.len());
-    let demands: Vec<Demand> = batch
-        .iter()
-        .enumerate()
-        .map(|(index, reservation)| {
-            let repeated = *first.entry(reservation.message).or_insert(index) != index;
-            if repeated || reserved.contains(&reservation.message.0) {
-                return Demand::Known;
-            }
-            // The directory never deletes a key; one that it does not know was never good.
-            let Some(sender) = memory.sender(reservation.key) else { return Demand::Blocked(Blocked::KeyRevoked) };
-            match sender.standing(tx.now) {
-                Ok(()) => match again.verdict(reservation.message) {
-                    Some(verdict) => Demand::Again(verdict.clone()),
-                    None => demand(&sender, reservation),
-                },
-                Err(blocked) => Demand::Blocked(blocked),
-            }
-        })
-        .collect();
-    let (mut shelves, mut books) = open(tx, memory, &demands).await?;
+    let steps = screen(batch, &reserved, |key| memory.sender(key), tx.now);
+    let mut traces = fingerprint::traces(tx, fingerprints(batch, &steps)).await?;
+    let (mut lots, mut books) = open(tx, memory, &steps).await?;
     let before = books.lots.clone();
-    let decided = decide(&mut books, &demands, tx.now);
-    let moved = books.lots.values().filter(|lot| before.get(&lot.id) != Some(lot));
-    write(tx, session, batch, &demands, &decided).await?;
-    again.write(tx, session, batch.iter().map(|reservation| reservation.message)).await?;
-    tx.write_balances(moved).await?;
-    write_tempos(tx, &books).await?;
-    for shelf in shelves.values_mut() {
-        shelf.take_back(&books.lots);
+    let decisions = decide(batch, &steps, &mut traces, &mut books, tx.now);
+    write(tx, session, batch, &decisions).await?;
+    for (asked, decision) in batch.iter().zip(&decisions) {
+        if let Some(mark) = decision.mark {
+            fingerprint::mark(tx, session, mark, asked.message).await?;
+        }
     }
-    // A message that is asked for twice in one batch is answered the same twice.
-    let verdicts = batch.iter().map(|reservation| decided[first[&reservation.message]].0.clone()).collect();
-    Ok((verdicts, shelves))
+    tx.write_balances(books.lots.values().filter(|lot| before.get(&lot.id) != Some(lot))).await?;
+    write_tempos(tx, &books).await?;
+    for of_holder in lots.values_mut() {
+        of_holder.take_back(&books.lots);
+    }
+    Ok((decisions.into_iter().map(|decision| decision.verdict).collect(), lots))
 }
 
 /// Locks what the messages are charged to, and makes what is missing of it, before any denial.
-async fn open(tx: &mut Tx, memory: &Memory, demands: &[Demand]) -> Op<(Shelves, Books)> {
-    let holders: HashSet<Holder> = demands
-        .iter()
-        .filter_map(|demand| match demand {
-            Demand::Charge(charge) => Some(charge.chain.holders()),
-            Demand::Known | Demand::Blocked(_) | Demand::Again(_) => None,
-        })
-        .flatten()
-        .collect();
+async fn open(tx: &mut Tx, memory: &Memory, steps: &[Step]) -> Op<(LotsByHolder, Books)> {
+    let holders: HashSet<Holder> = senders(steps).flat_map(|sender| sender.chain().holders()).collect();
     let mut books = Books::default();
     if holders.is_empty() {
-        return Ok((Shelves::default(), books));
+        return Ok((LotsByHolder::default(), books));
     }
-    let mut shelves = tx.lock_shelves(&holders.into_iter().collect::<Vec<_>>()).await?;
-    for (holder, shelf) in &mut shelves {
+    let mut lots = tx.lock_lots_of(&holders.into_iter().collect::<Vec<_>>()).await?;
+    for (holder, of_holder) in &mut lots {
         if let Some(entry) = memory.entry(*holder) {
-            shelf.run(entry.limit(), tx.now);
+            of_holder.run(entry.limit(), tx.now);
         }
     }
-    tx.insert_new(&mut shelves).await?;
-    for (holder, shelf) in &mut shelves {
+    tx.insert_new(&mut lots).await?;
+    for (holder, of_holder) in &mut lots {
         let terms = memory.entry(*holder).map(Entry::terms);
-        let Some(opened) = terms.and_then(|terms| shelf.open(&terms, tx.now)) else { continue };
+        let Some(opened) = terms.and_then(|terms| of_holder.open(&terms, tx.now)) else { continue };
         if let Some(Planned { lot, notes }) = opened.topped_up {
-            shelf.put(lot);
+            of_holder.put(lot);
             tx.record_notes(LEDGER, *holder, notes);
             tx.mark_moved(*holder);
         }
-        books.lots.extend(opened.lots.into_iter().chain(shelf.running(tx.now).cloned()).map(|lot| (lot.id, lot)));
+        books.lots.extend(opened.lots.into_iter().chain(of_holder.running(tx.now).cloned()).map(|lot| (lot.id, lot)));
         books.holdings.insert(*holder, opened.holding);
     }
-    tx.write_changed(&shelves).await?;
-    shelves.values_mut().for_each(Shelf::is_written);
-    Ok((shelves, books))
+    tx.write_changed(&lots).await?;
+    lots.values_mut().for_each(Lots::is_written);
+    Ok((lots, books))
 }
 
 /// Which of the messages have a reservation.
-async fn reserved(tx: &Tx, batch: &[Reservation]) -> Op<HashSet<uuid::Uuid>> {
+async fn reserved(tx: &Tx, batch: &[Reservation]) -> Op<IdSet<MessageId>> {
     let days: Vec<i32> = batch.iter().map(|reservation| rows::day(reservation.message)).collect();
     let messages: Vec<uuid::Uuid> = batch.iter().map(|reservation| reservation.message.0).collect();
     let found = tx
@@ -189,19 +161,13 @@ async fn reserved(tx: &Tx, batch: &[Reservation]) -> Op<HashSet<uuid::Uuid>> {
             &[&days, &messages],
         )
         .await?;
-    found.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    found.iter().map(|row| Ok(MessageId(row.try_get(0)?))).collect()
 }
 
-async fn write(
-    tx: &Tx,
-    session: &Session,
-    batch: &[Reservation],
-    demands: &[Demand],
-    decided: &[(Verdict, Vec<Part>)],
-) -> Op<()> {
+async fn write(tx: &Tx, session: &Session, batch: &[Reservation], decisions: &[Decision]) -> Op<()> {
     let mut columns = Columns::default();
-    for ((reservation, demand), (verdict, parts)) in batch.iter().zip(demands).zip(decided) {
-        if let (Demand::Charge(charge), Verdict::Reserved) = (demand, verdict) {
+    for (reservation, decision) in batch.iter().zip(decisions) {
+        if let Some(Charged { charge, parts }) = &decision.charged {
             columns.push(reservation, charge, parts);
         }
     }

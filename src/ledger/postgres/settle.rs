@@ -9,7 +9,8 @@ use super::fingerprint::keep;
 use super::rows;
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::wire::{Lease, Wires};
-use crate::domain::credit::{LotId, Outcome, Part};
+use crate::domain::credit::{LotId, Part};
+use crate::ledger::rules::settle::{Settled, correction};
 use crate::ledger::store::{Session, Settlement};
 
 /// One round trip, for outcomes that move no balance. A message that has an outcome already fails the whole.
@@ -39,8 +40,7 @@ fn columns(batch: impl Iterator<Item = Settlement>) -> (Vec<i32>, Vec<Uuid>, Vec
 /// A message as the rows know it.
 struct Known {
     parts: Vec<Part>,
-    /// The outcome that holds, and whether it was a correction.
-    outcome: Option<(Outcome, bool)>,
+    settled: Settled,
 }
 
 /// Decides each outcome on what is written. A late one is taken even from a session that was given up: it corrects.
@@ -67,13 +67,9 @@ pub async fn settle_in(tx: &Tx, batch: &[Settlement]) -> Op<()> {
     for settlement in batch {
         // Never reserved: nothing to settle.
         let Some(message) = known.get_mut(&settlement.message.0) else { continue };
-        let correction = match (message.outcome, settlement.outcome) {
-            (None, _) => false,
-            (Some((Outcome::Unknown, false)), Outcome::Relayed | Outcome::Refused | Outcome::NotOffered) => true,
-            // Settled for good.
-            (Some(_), _) => continue,
-        };
-        message.outcome = Some((settlement.outcome, correction));
+        // Settled for good.
+        let Some(correction) = correction(message.settled, settlement.outcome) else { continue };
+        message.settled = Settled::As { outcome: settlement.outcome, corrected: correction };
         accepted.push((*settlement, correction));
         if settlement.outcome.refunds() {
             for Part(lot, amount) in &message.parts {
@@ -132,11 +128,11 @@ async fn known(tx: &Tx, batch: &[Settlement]) -> Op<HashMap<Uuid, Known>> {
         let parts = period.into_iter().map(|lot| Part(LotId(lot), credits));
         let parts = parts.chain(more.chunks_exact(2).map(|part| Part(LotId(part[0]), part[1]))).collect();
         let outcome: Option<i16> = row.try_get(6)?;
-        let outcome = match outcome {
-            Some(number) => Some((rows::outcome(number)?, row.try_get(7)?)),
-            None => None,
+        let settled = match outcome {
+            Some(number) => Settled::As { outcome: rows::outcome(number)?, corrected: row.try_get(7)? },
+            None => Settled::Open,
         };
-        known.insert(row.try_get(0)?, Known { parts, outcome });
+        known.insert(row.try_get(0)?, Known { parts, settled });
     }
     Ok(known)
 }

@@ -1,6 +1,7 @@
 //! Reserve and settle: the only operations that move a balance.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use rusqlite::{OptionalExtension as _, params};
 
@@ -8,8 +9,11 @@ use super::failure::{Failure, Op};
 use super::incarnation;
 use super::ledgered::Ledgered;
 use super::write::Tx;
-use crate::domain::credit::{Blocked, Charge, Demand, Outcome, Part, Reservation, Verdict, decide};
-use crate::domain::id::MessageId;
+use crate::domain::credit::{Charge, Outcome, Part, Reservation, Verdict};
+use crate::domain::directory::Sender;
+use crate::domain::id::{IdMap, IdSet, MessageId};
+use crate::ledger::rules::reserve::{Charged, Step, decide, fingerprints, screen, senders};
+use crate::ledger::rules::settle::{Settled, correction};
 use crate::ledger::store::{Session, Settlement};
 use crate::ledger::trail::{LEDGER, SESSION_GIVEN_UP};
 
@@ -17,45 +21,46 @@ impl Tx<'_> {
     pub fn reserve(&mut self, session: &Session, batch: &[Reservation]) -> Op<Vec<Verdict>> {
         self.fence(session)?;
         incarnation::refuse_unless_open(self.connection)?;
-        let mut lots = Ledgered::default();
-        let mut first = HashMap::with_capacity(batch.len());
-        let mut demands = Vec::with_capacity(batch.len());
-        for (index, reservation) in batch.iter().enumerate() {
-            let repeated = *first.entry(reservation.message).or_insert(index) != index;
-            demands.push(if repeated { Demand::Known } else { self.demand(&mut lots, session, reservation)? });
+        let steps = self.screen(batch)?;
+        let mut traces = HashMap::new();
+        for (_, fingerprint) in fingerprints(batch, &steps) {
+            if let Entry::Vacant(unread) = traces.entry(fingerprint) {
+                unread.insert(self.traces(&fingerprint)?);
+            }
         }
-        let decided = decide(&mut lots.books, &demands, self.now);
-        for ((reservation, demand), (verdict, parts)) in batch.iter().zip(&demands).zip(&decided) {
-            if let (Verdict::Reserved, Demand::Charge(charge)) = (verdict, demand) {
+        // Lots are made here if they are not, before any denial.
+        let mut lots = Ledgered::default();
+        for terms in senders(&steps).flat_map(Sender::terms) {
+            lots.open(self, &terms)?;
+        }
+        let decisions = decide(batch, &steps, &mut traces, &mut lots.books, self.now);
+        for (reservation, decision) in batch.iter().zip(&decisions) {
+            if let Some(Charged { charge, parts }) = &decision.charged {
                 self.insert_reservation(session, reservation, charge, parts)?;
                 parts.iter().for_each(|part| lots.touch(part.0));
             }
+            if let Some(mark) = decision.mark {
+                self.mark_copy(session, mark, reservation.message)?;
+            }
         }
         lots.save(self)?;
-        // A message that is asked for twice in one batch is answered the same twice.
-        Ok(batch.iter().map(|reservation| decided[first[&reservation.message]].0.clone()).collect())
+        Ok(decisions.into_iter().map(|decision| decision.verdict).collect())
     }
 
-    /// What one message asks for, judged on fresh rows. Its lots are made here if they are not, before any denial.
-    fn demand(&mut self, lots: &mut Ledgered, session: &Session, reservation: &Reservation) -> Op<Demand> {
-        if self.is_reserved(reservation.message)? {
-            return Ok(Demand::Known);
+    /// Whether each message is known already, and its sender's standing, on fresh rows.
+    fn screen(&mut self, batch: &[Reservation]) -> Op<Vec<Step>> {
+        let mut reserved = IdSet::default();
+        let mut known = IdMap::default();
+        for asked in batch {
+            if self.is_reserved(asked.message)? {
+                reserved.insert(asked.message);
+            } else if !known.contains_key(&asked.key)
+                && let Some(sender) = self.sender(asked.key)?
+            {
+                known.insert(asked.key, sender);
+            }
         }
-        // The directory never deletes a key; one that it does not know was never good.
-        let Some(sender) = self.sender(reservation.key)? else {
-            return Ok(Demand::Blocked(Blocked::KeyRevoked));
-        };
-        if let Err(blocked) = sender.standing(self.now) {
-            return Ok(Demand::Blocked(blocked));
-        }
-        if let Some(verdict) = self.recognise(session, reservation)? {
-            return Ok(Demand::Again(verdict));
-        }
-        for terms in [sender.key.terms(), sender.account.terms(), sender.policy.terms()] {
-            lots.open(self, &terms)?;
-        }
-        let (chain, unit_price) = (sender.chain(), sender.policy.unit_price());
-        Ok(Demand::Charge(Charge { credits: i64::from(reservation.credits), chain, unit_price }))
+        Ok(screen(batch, &reserved, |key| known.get(&key).cloned(), self.now))
     }
 
     fn is_reserved(&self, message: MessageId) -> Op<bool> {
@@ -112,13 +117,9 @@ impl Tx<'_> {
     fn settle_one(&mut self, lots: &mut Ledgered, settlement: Settlement) -> Op<()> {
         let message = settlement.message.0.as_bytes();
         let open = self.connection.prepare_cached("DELETE FROM pending WHERE message = ?1")?.execute([message])? == 1;
-        let earlier = if open { None } else { self.latest_outcome(settlement.message)? };
-        let correction = match (open, earlier, settlement.outcome) {
-            (true, _, _) => false,
-            (false, Some((Outcome::Unknown, false)), Outcome::Relayed | Outcome::Refused | Outcome::NotOffered) => true,
-            // Never reserved, or settled for good.
-            (false, _, _) => return Ok(()),
-        };
+        let before = if open { Some(Settled::Open) } else { self.latest_outcome(settlement.message)? };
+        // Never reserved, or settled for good.
+        let Some(correction) = before.and_then(|before| correction(before, settlement.outcome)) else { return Ok(()) };
         self.connection
             .prepare_cached(
                 "INSERT INTO settlement (message, correction, outcome, at, counted) VALUES (?1, ?2, ?3, ?4, 0)",
@@ -134,8 +135,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The outcome that holds, and whether it was a correction.
-    pub fn latest_outcome(&self, message: MessageId) -> Op<Option<(Outcome, bool)>> {
+    /// The outcome that holds, if there is one.
+    pub fn latest_outcome(&self, message: MessageId) -> Op<Option<Settled>> {
         let found: Option<(String, bool)> = self
             .connection
             .prepare_cached(
@@ -144,9 +145,9 @@ impl Tx<'_> {
             .query_row([message.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         found
-            .map(|(word, correction)| {
+            .map(|(word, corrected)| {
                 let outcome = Outcome::parse(&word).ok_or_else(|| Failure::Row(format!("unknown outcome {word}")))?;
-                Ok((outcome, correction))
+                Ok(Settled::As { outcome, corrected })
             })
             .transpose()
     }

@@ -7,36 +7,32 @@ use uuid::Uuid;
 use super::failure::Op;
 use super::rows;
 use super::write::Tx;
-use crate::domain::credit::{Outcome, Reservation, Verdict};
+use crate::domain::credit::Outcome;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::MessageId;
-use crate::ledger::again::{Mark, Trace, recognise};
+use crate::ledger::rules::dedup::{Mark, Trace};
+use crate::ledger::rules::settle::Settled;
 use crate::ledger::store::{Again, FINGERPRINT_KEPT, Session, Settlement};
 
 impl Tx<'_> {
-    /// What a message is answered that came before.
-    pub fn recognise(&mut self, session: &Session, reservation: &Reservation) -> Op<Option<Verdict>> {
-        let Some(fingerprint) = &reservation.fingerprint else { return Ok(None) };
-        let mut traces = self.traces(fingerprint)?;
-        let Some((verdict, mark)) = recognise(reservation.message, &mut traces) else { return Ok(None) };
-        let asker = reservation.message.0.as_bytes();
+    /// Writes who answered a copy, or carries it.
+    pub fn mark_copy(&self, session: &Session, (message, mark): (MessageId, Mark), copy: MessageId) -> Op<()> {
+        let (message, copy) = (message.0.as_bytes(), copy.0.as_bytes());
         match mark {
-            Some((message, Mark::Answered)) => {
-                self.connection
-                    .prepare_cached("UPDATE fingerprint SET answered = ?2 WHERE message = ?1")?
-                    .execute(params![message.0.as_bytes(), asker])?;
-            }
-            Some((message, Mark::Carried)) => {
-                self.connection
-                    .prepare_cached("UPDATE fingerprint SET carrier = ?2, session = ?3, epoch = ?4 WHERE message = ?1")?
-                    .execute(params![message.0.as_bytes(), asker, session.id, session.epoch])?;
-            }
-            None => {}
-        }
-        Ok(Some(verdict))
+            Mark::Answered => self
+                .connection
+                .prepare_cached("UPDATE fingerprint SET answered = ?2 WHERE message = ?1")?
+                .execute(params![message, copy])?,
+            Mark::Carried => self
+                .connection
+                .prepare_cached("UPDATE fingerprint SET carrier = ?2, session = ?3, epoch = ?4 WHERE message = ?1")?
+                .execute(params![message, copy, session.id, session.epoch])?,
+        };
+        Ok(())
     }
 
-    fn traces(&self, fingerprint: &Fingerprint) -> Op<Vec<Trace>> {
+    /// What is kept under a fingerprint, oldest first.
+    pub fn traces(&self, fingerprint: &Fingerprint) -> Op<Vec<Trace>> {
         let since = self.now.saturating_sub(FINGERPRINT_KEPT).unwrap_or(Timestamp::MIN);
         let mut statement = self.connection.prepare_cached(
             "SELECT f.message, f.carrier, f.answered, EXISTS \
@@ -56,7 +52,7 @@ impl Tx<'_> {
             });
         }
         for trace in &mut traces {
-            trace.outcome = self.latest_outcome(trace.message)?.map(|(outcome, _)| outcome);
+            trace.outcome = self.latest_outcome(trace.message)?.and_then(Settled::outcome);
         }
         Ok(traces)
     }

@@ -5,10 +5,10 @@ use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::write::Tx;
-use super::{rows, sources};
+use super::{lots, rows};
 use crate::domain::credit::{Lot, Meter};
 use crate::domain::id::Kind;
-use crate::ledger::incarnation::{Raised, raise};
+use crate::ledger::rules::floors::{Raised, raise};
 use crate::ledger::store::{Acceptance, Because, Floor, Identity, Mark, Session, State, Tag};
 use crate::ledger::trail::{LEDGER_ACCEPTED, LEDGER_OPENED, Note};
 
@@ -147,7 +147,7 @@ impl Tx<'_> {
                     vec![self.running_lot(floor.holder, entry.terms().limit)?]
                 }
                 Meter::AccountSpend | Meter::AccountPrepaid | Meter::PolicyPrepaid => {
-                    let mut live = sources::live(self.connection, floor.holder, now)?;
+                    let mut live = lots::live(self.connection, floor.holder, now)?;
                     live.retain(|lot| lot.meter() == floor.meter);
                     live
                 }

@@ -6,12 +6,11 @@ use rusqlite::params;
 
 use super::failure::{Failure, Op};
 use super::write::Tx;
-use super::{lot_row, sources, tempo};
+use super::{lot_row, lots, tempo};
 use crate::domain::credit::{Books, Lot, LotId, Tempo};
 use crate::domain::directory::Terms;
 use crate::domain::id::IdSet;
-use crate::ledger::sources::open;
-use crate::ledger::trail::LEDGER;
+use crate::ledger::rules::holding::open;
 
 /// The lots of one call, read once and written once however many messages touch them.
 #[derive(Default)]
@@ -35,11 +34,11 @@ impl Ledgered {
                 lot
             }
         };
-        let lots = if terms.has_more() { sources::live(tx.connection, terms.holder, tx.now)? } else { Vec::new() };
+        let lots = if terms.has_more() { lots::live(tx.connection, terms.holder, tx.now)? } else { Vec::new() };
         let arrival = if terms.rate.is_some() { tempo::arrival(tx.connection, terms.holder)? } else { None };
         let opened = open(terms, &period, lots, arrival, tx.now);
         if let Some(planned) = opened.topped_up {
-            tx.write_planned(LEDGER, planned)?;
+            tx.write_topped_up(planned)?;
         }
         self.books.holdings.insert(terms.holder, opened.holding);
         self.books.lots.extend(opened.lots.into_iter().chain([period]).map(|lot| (lot.id, lot)));

@@ -23,7 +23,6 @@ mod read;
 mod report;
 mod retire;
 mod rows;
-mod sources;
 mod tempo;
 mod trouble;
 mod usage;

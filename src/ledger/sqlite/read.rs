@@ -10,12 +10,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::failure::{Failure, Op};
 use super::vigil::Vigil;
-use super::{file, incarnation, lots, rows, sources, usage};
+use super::{file, incarnation, lots, rows, usage};
 use crate::domain::credential::Username;
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId};
-use crate::ledger::shelf::following;
-use crate::ledger::sources::balance;
+use crate::ledger::rules::balance::balance;
+use crate::ledger::rules::lots::following;
 use crate::ledger::store::{Balance, Changes, Error, Event, Result, Usage};
 use crate::runtime::clock::Clock;
 
@@ -148,7 +148,7 @@ pub fn balances(connection: &Connection, holders: &[Holder], now: Timestamp) -> 
                 (following(holder, terms.limit, ended, now), Usage::default())
             }
         };
-        let more = if terms.has_more() { sources::live(connection, holder, now)? } else { Vec::new() };
+        let more = if terms.has_more() { lots::live(connection, holder, now)? } else { Vec::new() };
         let price = if terms.spend_limit.is_some() { unit_price(connection, &entry)? } else { 0 };
         balances.push(balance(&terms, lot, usage, more, price, now));
     }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Blocked, Chain, Lot, LotId, Meter, Overage, Pace, Part, Rate, Verdict};
+use super::{Chain, Lot, LotId, Meter, Overage, Pace, Part, Rate, Verdict};
 use crate::domain::id::{Holder, IdMap};
 
 /// A prepaid balance.
@@ -54,7 +54,7 @@ pub struct Books {
 }
 
 /// One message that is to be charged. The books must hold what its chain's holders hold.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charge {
     pub credits: i64,
     pub chain: Chain,
@@ -62,44 +62,21 @@ pub struct Charge {
     pub unit_price: i64,
 }
 
-/// One message to decide, on fresh rows: charged already, blocked, or to be charged.
-#[derive(Clone, Debug)]
-pub enum Demand {
-    Known,
-    Blocked(Blocked),
-    /// It came before: what became of that one is the answer, and nothing is charged.
-    Again(Verdict),
-    Charge(Charge),
-}
-
-/// Decides a batch in order, charging the books in place. Returns for each message its verdict and what it was
-/// charged: first the period lots of key, account and policy, then the parts of other lots.
+/// Decides one message, charging the books in place: what it was charged (first the period lots of key, account and
+/// policy, then the parts of other lots), or why not. Rates come first; whatever refuses a message, it moves nothing.
 ///
-/// Both engines call it with the rows they hold locked. Whatever refuses a message, the message moves nothing.
-pub fn decide(books: &mut Books, batch: &[Demand], now: Timestamp) -> Vec<(Verdict, Vec<Part>)> {
-    let decided = batch.iter().map(|demand| match demand {
-        Demand::Known => (Verdict::Reserved, Vec::new()),
-        Demand::Blocked(blocked) => (Verdict::Blocked(blocked.clone()), Vec::new()),
-        Demand::Again(verdict) => (verdict.clone(), Vec::new()),
-        Demand::Charge(charge) => decide_one(books, charge, now),
-    });
-    decided.collect()
-}
-
-fn decide_one(books: &mut Books, charge: &Charge, now: Timestamp) -> (Verdict, Vec<Part>) {
-    let arrivals = match books.arrivals(charge.chain, now) {
-        Ok(arrivals) => arrivals,
-        Err(too_fast) => return (too_fast, Vec::new()),
-    };
+/// Every engine calls it, through the rulebook, with the rows that it holds locked.
+pub fn decide(books: &mut Books, charge: &Charge, now: Timestamp) -> Result<Vec<Part>, Verdict> {
+    let arrivals = books.arrivals(charge.chain, now)?;
     if let Some(shortage) = books.shortage(charge) {
-        return (shortage.into_verdict(), Vec::new());
+        return Err(shortage.into_verdict());
     }
     for (holder, arrival) in arrivals.into_iter().flatten() {
         if let Some(tempo) = books.holdings.get_mut(&holder).and_then(|holding| holding.tempo.as_mut()) {
             *tempo = Tempo { arrival: Some(arrival), moved: true, ..*tempo };
         }
     }
-    (Verdict::Reserved, books.take(charge))
+    Ok(books.take(charge))
 }
 
 /// A meter that lacks credits.

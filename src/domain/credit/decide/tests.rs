@@ -71,7 +71,10 @@ impl Books {
 
     fn send(&mut self, credits: i64) -> (Verdict, Vec<Part>) {
         let charge = Charge { credits, chain: chain(), unit_price: PRICE };
-        decide(self, &[Demand::Charge(charge)], now()).remove(0)
+        match decide(self, &charge, now()) {
+            Ok(parts) => (Verdict::Reserved, parts),
+            Err(refused) => (refused, vec![]),
+        }
     }
 
     fn used(&self, lot: i64) -> i64 {
@@ -147,10 +150,9 @@ fn money_is_charged_at_the_price_of_the_moment_and_told_in_credits() {
     assert_eq!(books.send(2).1[3..], [Part(LotId(10), 20)]);
     assert_eq!(books.send(4).0, short_of(Meter::AccountSpend, 5, 3));
     let mut free = Charge { credits: 1_000, chain: chain(), unit_price: 0 };
-    assert_eq!(decide(&mut books, &[Demand::Charge(free.clone())], now())[0].1.len(), 3, "no price, no money");
+    assert_eq!(decide(&mut books, &free, now()).expect("charged").len(), 3, "no price, no money");
     free.unit_price = i64::MAX;
-    let too_dear = decide(&mut books, &[Demand::Charge(free)], now()).remove(0).0;
-    assert_eq!(too_dear, short_of(Meter::AccountSpend, 0, 0));
+    assert_eq!(decide(&mut books, &free, now()), Err(short_of(Meter::AccountSpend, 0, 0)));
 }
 
 #[test]
@@ -188,14 +190,4 @@ fn a_rate_is_judged_before_credits_and_a_refused_message_moves_nothing() {
         matches!(books.send(1).0, Verdict::TooFast { pace: Pace::Key, retry_at, .. } if retry_at == at("2026-11-21T13:00:00Z")),
         "the one that waits longer is named"
     );
-}
-
-#[test]
-fn what_is_known_or_blocked_moves_nothing() {
-    let mut books = books([Some(0); 3]).with_rate(KEY, 1, 60);
-    let before = (books.lots.clone(), books.holdings.clone());
-    let batch = [Demand::Known, Demand::Blocked(Blocked::KeyExpired)];
-    let decided = decide(&mut books, &batch, now());
-    assert_eq!(decided, [(Verdict::Reserved, vec![]), (Verdict::Blocked(Blocked::KeyExpired), vec![])]);
-    assert_eq!((books.lots, books.holdings), before);
 }

@@ -1,16 +1,14 @@
-//! What one holder has: its lots as an engine read them, and what its rules make of them. Pure, so that engines cannot
-//! disagree about it.
-//!
-//! An engine reads a shelf under its locks, changes it here, writes what is marked, and has nothing to decide itself.
+//! The lots of one holder as an engine read them, and what its rules make of them. The engine writes what is marked.
 
 use jiff::Timestamp;
 
-use super::sources::{self, Opened, Planned};
-use super::trail::Note;
+use super::holding::{self, Opened};
+use super::sources::{self, Planned};
 use crate::domain::credit::{Limit, Lot, LotId, Share, Source, next_lot};
 use crate::domain::directory::{Entry, Terms};
 use crate::domain::id::{Holder, IdMap};
 use crate::domain::period::Calendar;
+use crate::ledger::trail::Note;
 
 /// Lots of one holder made in one go. A holder that nobody touched for longer gets the rest next time.
 pub const LOTS_AHEAD_MAX: usize = 40;
@@ -28,14 +26,14 @@ pub enum Mark {
 
 /// A lot with the calendar that made it.
 #[derive(Clone, Debug)]
-pub struct Shelved {
+pub struct Row {
     pub lot: Lot,
     /// JSON; empty for a lot that no calendar made.
     pub calendar: String,
     pub mark: Mark,
 }
 
-impl Shelved {
+impl Row {
     fn change(&mut self) {
         if self.mark == Mark::Clean {
             self.mark = Mark::Changed;
@@ -43,14 +41,14 @@ impl Shelved {
     }
 }
 
-/// All of one holder that bears on its messages.
+/// All lots of one holder that bear on its messages.
 #[derive(Clone, Debug)]
-pub struct Shelf {
+pub struct Lots {
     holder: Holder,
     /// The lots of its periods, oldest first: at least the latest that has begun, if there ever was one.
-    periods: Vec<Shelved>,
+    periods: Vec<Row>,
     /// Lots of other sources.
-    others: Vec<Shelved>,
+    others: Vec<Row>,
     /// The theoretical arrival of its next message.
     pub arrival: Option<Timestamp>,
 }
@@ -66,33 +64,33 @@ pub fn following(holder: Holder, limit: &Limit, previous: Option<&Lot>, at: Time
     Lot::of_period(holder, new, limit.credits)
 }
 
-impl Shelf {
+impl Lots {
     pub fn empty(holder: Holder) -> Self {
         Self { holder, periods: vec![], others: vec![], arrival: None }
     }
 
     /// Puts a lot that was read where it belongs. A holder's lots must come oldest first.
     pub fn push(&mut self, lot: Lot, calendar: String) {
-        let shelf = if lot.source == Source::Period { &mut self.periods } else { &mut self.others };
-        shelf.push(Shelved { lot, calendar, mark: Mark::Clean });
+        let rows = if lot.source == Source::Period { &mut self.periods } else { &mut self.others };
+        rows.push(Row { lot, calendar, mark: Mark::Clean });
     }
 
-    pub fn all(&self) -> impl Iterator<Item = &Shelved> {
+    pub fn all(&self) -> impl Iterator<Item = &Row> {
         self.periods.iter().chain(&self.others)
     }
 
-    pub fn all_mut(&mut self) -> impl Iterator<Item = &mut Shelved> {
+    pub fn all_mut(&mut self) -> impl Iterator<Item = &mut Row> {
         self.periods.iter_mut().chain(&mut self.others)
     }
 
     /// After everything was written.
     pub fn is_written(&mut self) {
-        self.all_mut().for_each(|shelved| shelved.mark = Mark::Clean);
+        self.all_mut().for_each(|row| row.mark = Mark::Clean);
     }
 
     /// The latest lot that has begun by `at`.
     fn latest(&self, at: Timestamp) -> Option<&Lot> {
-        self.periods.iter().map(|shelved| &shelved.lot).rfind(|lot| lot.window.from <= at)
+        self.periods.iter().map(|row| &row.lot).rfind(|lot| lot.window.from <= at)
     }
 
     pub fn running(&self, at: Timestamp) -> Option<&Lot> {
@@ -100,11 +98,16 @@ impl Shelf {
     }
 
     pub fn others(&self) -> Vec<Lot> {
-        self.others.iter().map(|shelved| shelved.lot.clone()).collect()
+        self.others.iter().map(|row| row.lot.clone()).collect()
     }
 
     fn add(&mut self, lot: Lot, calendar: &Calendar) {
-        self.periods.push(Shelved { lot, calendar: json(calendar), mark: Mark::New });
+        self.periods.push(Row { lot, calendar: json(calendar), mark: Mark::New });
+    }
+
+    /// Whether anything is to be written.
+    pub fn is_marked(&self) -> bool {
+        self.all().any(|row| row.mark != Mark::Clean)
     }
 
     /// Makes the running lot where it is not.
@@ -135,27 +138,27 @@ impl Shelf {
     /// What its messages are judged by, once every lot has its id: its running lot must be made.
     pub fn open(&self, terms: &Terms<'_>, now: Timestamp) -> Option<Opened> {
         let others = if terms.has_more() { self.others() } else { vec![] };
-        Some(sources::open(terms, self.running(now)?, others, self.arrival, now))
+        Some(holding::open(terms, self.running(now)?, others, self.arrival, now))
     }
 
     /// Takes back what was decided on its lots.
     pub fn take_back(&mut self, lots: &IdMap<LotId, Lot>) {
-        for shelved in self.all_mut() {
-            if let Some(lot) = lots.get(&shelved.lot.id).filter(|lot| **lot != shelved.lot) {
-                shelved.lot = lot.clone();
-                shelved.change();
+        for row in self.all_mut() {
+            if let Some(lot) = lots.get(&row.lot.id).filter(|lot| **lot != row.lot) {
+                row.lot = lot.clone();
+                row.change();
             }
         }
     }
 
-    /// Puts a lot of another source on the shelf, made where it has no id.
+    /// Takes over a lot of another source, made where it has no id.
     pub fn put(&mut self, lot: Lot) {
         match self.others.iter_mut().find(|known| known.lot.source == lot.source) {
             Some(known) => {
                 known.lot = lot;
                 known.change();
             }
-            None => self.others.push(Shelved { lot, calendar: String::new(), mark: Mark::New }),
+            None => self.others.push(Row { lot, calendar: String::new(), mark: Mark::New }),
         }
     }
 
@@ -163,22 +166,31 @@ impl Shelf {
     /// limit changed: they are made again, under the new one. Returns what the trail says of it.
     pub fn edit(&mut self, before: Option<&Entry>, entry: &Entry, now: Timestamp) -> Vec<Note> {
         if entry.removed_at().is_some() {
-            // What is removed keeps its lots as they are: nothing is charged to them any more. Its limit may change
-            // before it returns: what has begun stays, what has not is made when it does.
-            if let Some(before) = before.filter(|before| before.removed_at().is_none()) {
-                self.run(before.limit(), now);
-            }
-            return vec![];
+            let stood = before.filter(|before| before.removed_at().is_none());
+            return stood.map_or_else(Vec::new, |before| self.leave(before, now));
         }
         let mut notes = Vec::new();
         if changes_limit(before, entry) {
             notes.extend(self.apply_limit(before.map_or(entry.limit(), Entry::limit), entry.limit(), now));
         }
         if sources::concerns(before, entry) {
-            for Planned { lot, notes: of_lot } in sources::plan(before, entry, &self.others(), now) {
-                self.put(lot);
-                notes.extend(of_lot);
-            }
+            notes.extend(self.plan(before, entry, now));
+        }
+        notes
+    }
+
+    /// Leaves what is removed with what has begun, top-ups that had come due too: nothing is charged to its lots any
+    /// more, and its rules may change before it returns.
+    fn leave(&mut self, before: &Entry, now: Timestamp) -> Vec<Note> {
+        self.run(before.limit(), now);
+        if before.terms().has_more() { self.plan(Some(before), before, now) } else { vec![] }
+    }
+
+    fn plan(&mut self, before: Option<&Entry>, entry: &Entry, now: Timestamp) -> Vec<Note> {
+        let mut notes = Vec::new();
+        for Planned { lot, notes: of_lot } in sources::plan(before, entry, &self.others(), now) {
+            self.put(lot);
+            notes.extend(of_lot);
         }
         notes
     }
@@ -191,7 +203,7 @@ impl Shelf {
     /// one is not made, it is made from the limit `before`.
     fn apply_limit(&mut self, before: &Limit, limit: &Limit, now: Timestamp) -> Option<Note> {
         self.run(before, now);
-        let running = self.periods.iter_mut().rfind(|shelved| shelved.lot.window.from <= now)?;
+        let running = self.periods.iter_mut().rfind(|row| row.lot.window.from <= now)?;
         let ends_at_once = matches!(limit.credits, None | Some(0));
         if running.calendar == json(&limit.calendar) {
             regrant(running, limit)
@@ -206,7 +218,7 @@ impl Shelf {
 
     /// Ends a lot that limits nothing, now, and begins a full one of the new calendar.
     fn cut(&mut self, limit: &Limit, now: Timestamp) -> Option<Note> {
-        let running = self.periods.iter_mut().rfind(|shelved| shelved.lot.window.from <= now)?;
+        let running = self.periods.iter_mut().rfind(|row| row.lot.window.from <= now)?;
         running.change();
         let lot = &mut running.lot;
         let note = Note::cut(lot);
@@ -232,10 +244,10 @@ pub struct Raise {
     pub note: Note,
 }
 
-impl Shelf {
+impl Lots {
     /// Raises what the running lot has consumed, where it has less.
     pub fn raise(&mut self, consumed: i64, now: Timestamp) -> Option<Raise> {
-        let running = self.periods.iter_mut().rfind(|shelved| shelved.lot.holds_at(now))?;
+        let running = self.periods.iter_mut().rfind(|row| row.lot.holds_at(now))?;
         let lot = &mut running.lot;
         let before = lot.consumed;
         if before >= consumed {
@@ -258,20 +270,25 @@ pub fn changes_limit(before: Option<&Entry>, entry: &Entry) -> bool {
     entry.removed_at().is_none() && (returns || before.is_none_or(|before| before.limit() != entry.limit()))
 }
 
+/// Whether an entry's change may touch any lot: if not, none need be read.
+pub fn touches_lots(before: Option<&Entry>, entry: &Entry) -> bool {
+    drops_lots_ahead(before, entry) || entry.removed_at().is_none() && sources::concerns(before, entry)
+}
+
 /// Whether an entry's change takes away what was made ahead: nobody has used it.
 pub fn drops_lots_ahead(before: Option<&Entry>, entry: &Entry) -> bool {
     let leaves = entry.removed_at().is_some() && before.is_some_and(|before| before.removed_at().is_none());
     leaves || changes_limit(before, entry)
 }
 
-fn regrant(shelved: &mut Shelved, limit: &Limit) -> Option<Note> {
-    let lot = &mut shelved.lot;
+fn regrant(row: &mut Row, limit: &Limit) -> Option<Note> {
+    let lot = &mut row.lot;
     let (before, after) = (lot.granted, limit.credits.map(|credits| lot.share.of(credits)));
     if before == after {
         return None;
     }
     lot.regrant(after);
     let note = Note::regranted(before, lot);
-    shelved.change();
+    row.change();
     Some(note)
 }
