@@ -131,7 +131,7 @@ pub struct AccountEntry {
     pub cap: Limit,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prepaid: Option<Prepaid>,
-    /// What it may ever spend, in micro-units, counted from when the limit was first written.
+    /// What it may ever spend, in micro-units: all that it was charged under policies with prices counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spend_limit_micro: Option<i64>,
     /// Its own, or the policy's for each account; the smaller of both.
@@ -198,6 +198,8 @@ pub struct Terms<'a> {
     pub prepaid: Option<&'a Prepaid>,
     /// In micro-units.
     pub spend_limit: Option<i64>,
+    /// Of an account: whether its messages cost money at present. Its entry alone does not say so.
+    pub priced: bool,
     pub rate: Option<Rate>,
     pub overage: Overage,
 }
@@ -205,7 +207,7 @@ pub struct Terms<'a> {
 impl Terms<'_> {
     /// Whether the holder has lots beside its period's.
     pub fn has_more(&self) -> bool {
-        self.prepaid.is_some() || self.spend_limit.is_some()
+        self.prepaid.is_some() || self.spend_limit.is_some() || self.priced
     }
 }
 
@@ -216,6 +218,7 @@ impl PolicyEntry {
             limit: &self.pool,
             prepaid: self.prepaid.as_ref(),
             spend_limit: None,
+            priced: false,
             rate: None,
             overage: self.overage,
         }
@@ -234,6 +237,7 @@ impl AccountEntry {
             limit: &self.cap,
             prepaid: self.prepaid.as_ref(),
             spend_limit: self.spend_limit_micro,
+            priced: false,
             rate: self.rate,
             overage: Overage::Deny,
         }
@@ -247,6 +251,7 @@ impl KeyEntry {
             limit: &self.cap,
             prepaid: None,
             spend_limit: None,
+            priced: false,
             rate: self.rate,
             overage: Overage::Deny,
         }
@@ -325,7 +330,8 @@ impl Sender {
 
     /// What its messages are judged by: key, account, policy.
     pub fn terms(&self) -> [Terms<'_>; 3] {
-        [self.key.terms(), self.account.terms(), self.policy.terms()]
+        let priced = self.policy.unit_price() > 0;
+        [self.key.terms(), Terms { priced, ..self.account.terms() }, self.policy.terms()]
     }
 
     /// Whether this sender may send at all. The relay asks at AUTH and MAIL; the ledger asks again, on fresh rows,

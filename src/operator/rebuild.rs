@@ -191,7 +191,7 @@ mod tests {
         let figures =
             Figures { start: at(0), end: at(100), granted: None, used: 12, remaining, prepaid, overage: None, spend };
         let limit = Limit { credits: None, calendar: Calendar::monthly_utc() };
-        let lot = Lot::of_period(holder, crate::domain::credit::next_lot(&limit.calendar, None, at(0)), None);
+        let lot = Lot::of_period(holder, limit.calendar.window(at(0)), None);
         let prepaid = PrepaidBalance { granted: 100, remaining: 90, next_top_up: None, next_expiry: None };
         let (usage, overage) = (Usage::default(), Overage::Deny);
         let balance = Balance { lot, usage, overage, prepaid: Some(prepaid), spend: None };

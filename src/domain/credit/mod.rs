@@ -1,9 +1,9 @@
 //! Credits: what a message must pass, and the one decision both engines use.
 //!
 //! A credit is the right to have one recipient accepted. A message must pass the meters that exist for its key, its
-//! account and its policy, all or none. Each holder has exactly one period lot at any instant (also where nothing
-//! limits it, so that usage is exact and a limit that comes later counts what was used before it), and beside it the
-//! lots of its other sources: money for life, grants, top-ups.
+//! account and its policy, all or none. Each holder has exactly one period lot at any instant, also where nothing limits
+//! it. A limit that begins within its period begins with what was used in it before. Beside it are the lots of other
+//! sources: money for life, grants, top-ups.
 
 mod decide;
 mod lot;
@@ -18,7 +18,7 @@ use super::id::{AccountId, Holder, KeyId, MessageId, PolicyId};
 use super::period::{Calendar, Period};
 
 pub use decide::{Books, Charge, Holding, PERIOD_PARTS, Stock, Tempo, decide};
-pub use lot::{Lot, LotId, NewLot, Part, Share, Source, Topped, next_lot};
+pub use lot::{Lot, LotId, Part, Source, Topped};
 pub use prepaid::{Added, in_order_of_use, next_top_up, top_up};
 pub use rate::{Pace, Rate};
 

@@ -210,17 +210,3 @@ pub async fn fingerprints_are_kept_for_a_day(place: &impl Place) {
     assert_eq!(forget(&world, world.clock_now()).await, 1);
     assert_eq!(forget(&world, world.clock_now()).await, 0);
 }
-
-/// On a schema that may not know fingerprints: whether a copy is known again, and that all is charged and settled.
-pub async fn a_message_that_is_open_is_settled(place: &impl Place, known: bool) {
-    let mut world = World::limited(place).await;
-    let charged = world.figures().await[0];
-    while known && world.message().0.as_u128() < 100 {}
-    let first = world.open(Again::Open(PRINT)).await;
-    let (copy, verdict) = world.ask_copy().await;
-    assert_eq!(verdict, if known { Verdict::UnderWay(first) } else { Verdict::Reserved });
-    world.settle_with(copy, Outcome::Relayed, TOLD).await;
-    world.settle(first, Outcome::Relayed).await;
-    assert_eq!(world.figures().await[0], charged + if known { 1 } else { 2 });
-    assert_eq!(world.store.forget_fingerprints(&world.session, world.clock_now()).await.expect("forgotten"), 0);
-}

@@ -6,9 +6,9 @@ use proptest::prelude::{ProptestConfig, prop};
 use proptest::test_runner::{TestCaseError, TestRunner};
 use uuid::Uuid;
 
-use super::model::{Model, account, key, policy};
+use super::model::{Model, POLICIES, account, key, policy};
 use super::steps::{Step, starts, steps};
-use super::world::{self, Place, at, key_id};
+use super::world::{self, Place, at, key_id, policy_id};
 use crate::domain::credit::{Limit, Overage, Reservation};
 use crate::domain::directory::{Entry, Suspension};
 use crate::domain::id::{Holder, MessageId};
@@ -70,8 +70,8 @@ struct Run {
     messages: Vec<(u128, u32)>,
 }
 
-fn holders() -> [Holder; 4] {
-    [key(1), key(2), account(), policy()]
+fn holders() -> [Holder; 3 + POLICIES] {
+    [key(1), key(2), account(), policy(0), policy(1)]
 }
 
 impl Run {
@@ -94,12 +94,17 @@ impl Run {
         let rules = &self.model.rules;
         let limit = |holder| rules.limits[&holder].clone();
         let rate = |holder| rules.rates.get(&holder).copied();
-        let mut parent = world::policy(1, limit(policy()));
-        parent.overage = if rules.overage { Overage::Allow } else { Overage::Deny };
-        parent.prepaid = rules.prepaid.get(&policy()).cloned();
-        let price_per_thousand_minor = rules.price / 1_000;
-        parent.pricing = Some(Pricing { currency: "EUR".to_owned(), base_price_minor: 0, price_per_thousand_minor });
+        let parent = |number: usize| {
+            let mut parent = world::policy(number as u128 + 1, limit(policy(number)));
+            parent.overage = if rules.overage[number] { Overage::Allow } else { Overage::Deny };
+            parent.prepaid = rules.prepaid.get(&policy(number)).cloned();
+            let price_per_thousand_minor = rules.prices[number] / 1_000;
+            let currency = "EUR".to_owned();
+            parent.pricing = Some(Pricing { currency, base_price_minor: 0, price_per_thousand_minor });
+            Entry::Policy(parent)
+        };
         let mut of_both = world::account(1, limit(account()));
+        of_both.policy = policy_id(rules.policy as u128 + 1);
         of_both.suspended = rules.suspended.then_some(Suspension { reason: None });
         of_both.removed_at = rules.removed.then_some(at("2026-01-01T00:00:00Z"));
         of_both.prepaid = rules.prepaid.get(&account()).cloned();
@@ -108,7 +113,7 @@ impl Run {
         let [mut first, mut second] = [1, 2].map(|n| world::key(n, 1, limit(key(n))));
         first.revoked = rules.revoked;
         (first.rate, second.rate) = (rate(key(1)), rate(key(2)));
-        let entries = [Entry::Policy(parent), Entry::Account(of_both), Entry::Key(first), Entry::Key(second)];
+        let entries = [parent(0), parent(1), Entry::Account(of_both), Entry::Key(first), Entry::Key(second)];
         self.store.put(&self.session, "test", &entries).await.expect("written");
     }
 
@@ -148,8 +153,8 @@ impl Run {
                 let limit = Limit { credits: *credits, calendar: calendar.clone() };
                 model.change(holders()[*holder], &limit);
             }
-            Step::Prepaid { of_policy, prepaid } => {
-                model.prepay(if *of_policy { policy() } else { account() }, prepaid.clone());
+            Step::Prepaid { of, prepaid } => {
+                model.prepay(of.checked_sub(1).map_or(account(), policy), prepaid.clone());
             }
             Step::Rate { holder, rate } => {
                 let holder = [key(1), key(2), account()][*holder];
@@ -159,8 +164,9 @@ impl Run {
                 };
             }
             Step::SpendLimit(limit) => model.rules.spend_limit = *limit,
-            Step::Price(price) => model.rules.price = *price,
-            Step::Overage(allowed) => model.rules.overage = *allowed,
+            Step::Price(policy, price) => model.rules.prices[*policy] = *price,
+            Step::Overage(policy, allowed) => model.rules.overage[*policy] = *allowed,
+            Step::Move(policy) => model.rules.policy = *policy,
             Step::Revoke(revoked) => model.rules.revoked = *revoked,
             Step::Suspend(suspended) => model.rules.suspended = *suspended,
             Step::Remove(removed) => model.remove(*removed),
@@ -228,19 +234,21 @@ impl Run {
     async fn compare(&self, step: &Step) -> Result<(), TestCaseError> {
         let balances = self.store.balances(&holders()).await.expect("balances");
         for balance in balances {
-            let lot = &balance.lot;
-            let mut model = self.model.running(lot.holder, self.clock.now());
-            model.usage.accepted = model.consumed + model.overage;
+            let (lot, now) = (&balance.lot, self.clock.now());
+            let running = self.model.running(lot.holder, now);
+            let used = self.model.used(lot.holder, running.window.from);
             let what = format!("{:?}", lot.holder);
-            agree(step, &what, &(lot.window.from, lot.window.to), &(model.from, model.to))?;
-            let lots = (lot.granted, lot.consumed, lot.overage);
-            agree(step, &what, &lots, &(model.granted, model.consumed, model.overage))?;
-            agree(step, &what, &balance.prepaid, &self.model.prepaid(lot.holder, self.clock.now()))?;
-            agree(step, &what, &balance.usage, &model.usage)?;
+            agree(step, &what, &(&lot.window, lot.begun), &(&running.window, running.begun))?;
+            let left = running.granted.map(|granted| (granted - used).max(0));
+            agree(step, &what, &(lot.granted, lot.used(), lot.remaining()), &(running.granted, used, left))?;
+            let is_pool = matches!(lot.holder, Holder::Policy(_));
+            agree(step, "only a pool is exceeded", &(is_pool || lot.overage == 0), &true)?;
+            agree(step, &what, &balance.prepaid, &self.model.prepaid(lot.holder, now))?;
+            agree(step, &what, &balance.usage, &self.model.usage(lot.holder, now))?;
             let spend = balance.spend.map(|spend| (spend.limit_micro, spend.used_micro, spend.unit_price));
             let rules = &self.model.rules;
             let limited = rules.spend_limit.filter(|_| lot.holder == account());
-            agree(step, "spent", &spend, &limited.map(|limit| (limit, self.model.spent, rules.price)))?;
+            agree(step, "spent", &spend, &limited.map(|limit| (limit, self.model.spent(), rules.price())))?;
             let ceiling = lot.granted.unwrap_or(i64::MAX).max(lot.overhang);
             agree(step, "consumed ≤ max(granted, overhang)", &(lot.consumed <= ceiling), &true)?;
         }

@@ -5,6 +5,7 @@
 
 mod charging;
 mod copies;
+mod edits;
 mod faulty;
 mod handle;
 mod histories;
@@ -24,6 +25,7 @@ mod world;
 
 pub(super) use charging::*;
 pub(super) use copies::*;
+pub(super) use edits::*;
 pub(super) use handle::*;
 pub(super) use histories::random_histories_agree_with_the_model;
 pub(super) use incarnation::*;
@@ -102,19 +104,23 @@ macro_rules! whole_suite {
             a_limit_that_comes_later_counts_what_was_used_before,
             a_period_ends_by_itself,
             a_clock_that_steps_back_opens_no_older_period,
-            a_changed_calendar_takes_effect_when_the_running_lot_ends,
+            no_edit_refills_a_cap,
+            moving_to_another_policy_and_back_refills_nothing,
+            a_limit_that_begins_within_its_period_counts_that_period_and_no_more,
+            a_changed_calendar_holds_at_once,
+            what_is_given_back_makes_room_in_the_limit_that_counts_it,
+            what_was_sealed_is_counted_by_a_limit_that_comes_later,
+            charges_that_race_with_edits_accept_exactly_the_limit,
             a_limit_of_nothing_holds_at_once_whatever_its_period,
-            a_short_lot_is_regranted_in_proportion,
-            an_edit_and_its_reverse_leave_the_running_lot_as_it_was,
-            an_unlimited_lot_is_cut_when_its_calendar_changes,
             a_calendar_that_changes_twice_in_a_millisecond_leaves_one_lot,
             a_limit_that_is_taken_away_is_gone_at_once,
             lots_made_ahead_are_the_ones_that_would_have_been_made,
-            a_lot_follows_from_the_limit_that_held_when_it_began_made_or_not,
+            a_lot_follows_from_the_limit_of_now_made_ahead_or_not,
             what_is_removed_gets_no_lots_ahead,
             a_holder_that_returns_finds_what_it_used_and_the_limit_of_now,
             two_keys_race_for_the_last_credit_of_their_account,
             money_is_charged_at_the_price_of_its_moment_and_given_back_at_that,
+            money_counts_before_any_limit,
             a_spend_limit_is_for_life,
             overage_is_counted_apart_and_given_back_first,
             a_rate_is_judged_for_all_processes_together,

@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::{Just, Strategy, any, prop};
 use proptest::prop_oneof;
 
+use super::model::POLICIES;
 use super::world::{START, at};
 use crate::domain::credit::{Grant, Outcome, Prepaid, Rate, TopUp};
 use crate::domain::period::{Calendar, Period};
@@ -28,8 +29,9 @@ pub enum Step {
         credits: Option<i64>,
         calendar: Calendar,
     },
+    /// Of the account (0), or of a policy by its number from 1.
     Prepaid {
-        of_policy: bool,
+        of: usize,
         prepaid: Option<Prepaid>,
     },
     Rate {
@@ -38,9 +40,11 @@ pub enum Step {
     },
     /// Micro-units.
     SpendLimit(Option<i64>),
-    /// Micro-units for a credit.
-    Price(i64),
-    Overage(bool),
+    /// Micro-units for a credit, of a policy.
+    Price(usize, i64),
+    Overage(usize, bool),
+    /// The account moves to a policy.
+    Move(usize),
     Revoke(bool),
     Suspend(bool),
     /// The account is deleted, or applied again.
@@ -100,13 +104,14 @@ pub fn steps() -> impl Strategy<Value = Step> {
         2 => prop::collection::vec(any::<usize>(), 1..4).prop_map(Step::SendAgain),
         7 => (prop::collection::vec(any::<usize>(), 1..4), outcome, any::<bool>())
             .prop_map(|(messages, outcome, late)| Step::Settle { messages, outcome, late }),
-        5 => (0..4usize, prop::option::weighted(0.8, 0..40i64), calendars())
+        8 => (0..3 + POLICIES, prop::option::weighted(0.8, 0..40i64), calendars())
             .prop_map(|(holder, credits, calendar)| Step::Limit { holder, credits, calendar }),
-        4 => (any::<bool>(), prepaid()).prop_map(|(of_policy, prepaid)| Step::Prepaid { of_policy, prepaid }),
+        2 => (0..=POLICIES, prepaid()).prop_map(|(of, prepaid)| Step::Prepaid { of, prepaid }),
         1 => (0..3usize, prop::option::weighted(0.3, rate)).prop_map(|(holder, rate)| Step::Rate { holder, rate }),
         1 => prop::option::weighted(0.5, 0..60_000i64).prop_map(Step::SpendLimit),
-        1 => (0..4i64).prop_map(|price| Step::Price(price * 1_000)),
-        2 => any::<bool>().prop_map(Step::Overage),
+        1 => (0..POLICIES, 0..4i64).prop_map(|(policy, price)| Step::Price(policy, price * 1_000)),
+        2 => (0..POLICIES, any::<bool>()).prop_map(|(policy, allowed)| Step::Overage(policy, allowed)),
+        2 => (0..POLICIES).prop_map(Step::Move),
         1 => any::<bool>().prop_map(Step::Revoke),
         1 => any::<bool>().prop_map(Step::Suspend),
         1 => any::<bool>().prop_map(Step::Remove),

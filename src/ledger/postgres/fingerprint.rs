@@ -11,19 +11,12 @@ use uuid::Uuid;
 use super::failure::{Failure, Op};
 use super::rows;
 use super::tx::{Clock, Lane, Tx};
-use super::wire::{Wire, Wires};
+use super::wire::Wires;
 use crate::domain::credit::Outcome;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::MessageId;
 use crate::ledger::rules::dedup::{Mark, Trace};
 use crate::ledger::store::{Again, FINGERPRINT_KEPT, Session, Settlement};
-
-/// The schema that has them.
-const SINCE: i64 = 3;
-
-pub fn is_known(wire: &Wire) -> bool {
-    wire.schema >= SINCE
-}
 
 /// Writes who answered a copy, or carries it.
 pub async fn mark(tx: &Tx, session: &Session, (message, mark): (MessageId, Mark), copy: MessageId) -> Op<()> {
@@ -49,7 +42,7 @@ pub async fn traces(
 ) -> Op<HashMap<Fingerprint, Vec<Trace>>> {
     let mut traces: HashMap<Fingerprint, Vec<Trace>> = HashMap::new();
     let asked: Vec<Fingerprint> = asked.map(|(_, fingerprint)| fingerprint).collect();
-    if asked.is_empty() || !is_known(tx) {
+    if asked.is_empty() {
         return Ok(traces);
     }
     let digests: Vec<&[u8]> = asked.iter().map(|fingerprint| fingerprint.0.as_slice()).collect();
@@ -88,7 +81,7 @@ pub async fn traces(
 /// Takes over what settlements say about copies. Returns the earlier messages that they settle too.
 pub async fn keep(tx: &Tx, session: &Session, batch: &[Settlement]) -> Op<Vec<Settlement>> {
     let mut said: Vec<(Settlement, Again)> = batch.iter().filter_map(|one| Some((*one, one.again?))).collect();
-    if said.is_empty() || !is_known(tx) {
+    if said.is_empty() {
         return Ok(Vec::new());
     }
     // Two that settle at once lock in one order; a stable sort keeps what was said of one message in its order.
@@ -146,9 +139,6 @@ async fn keep_one(tx: &Tx, session: &Session, settlement: Settlement, again: &Ag
 pub async fn forget(wires: &Wires, clock: &Clock, session: &Session, before: Timestamp, limit: usize) -> Op<u64> {
     let tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
     let forgotten = async {
-        if !is_known(&tx) {
-            return Ok(0);
-        }
         tx.execute(
             "DELETE FROM fingerprint WHERE message IN \
                  (SELECT message FROM fingerprint WHERE at < $1 ORDER BY message LIMIT $2 FOR UPDATE SKIP LOCKED)",

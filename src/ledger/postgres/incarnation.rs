@@ -168,7 +168,7 @@ async fn raise_in(tx: &mut Tx, actor: &str, floors: &[Floor]) -> Op<u64> {
     let mut lots = tx.lock_lots_of(&known).await?;
     for (holder, entry) in &entries {
         if let Some(of_holder) = lots.get_mut(holder) {
-            of_holder.run(entry.limit(), now);
+            tx.run(of_holder, &entry.terms()).await?;
         }
     }
     tx.insert_new(&mut lots).await?;

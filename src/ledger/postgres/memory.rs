@@ -15,7 +15,7 @@ use super::rows;
 use super::tx::Tx;
 use super::wire::Wire;
 use crate::domain::credit::{Books, Charge, LotId, PERIOD_PARTS, Part, Reservation};
-use crate::domain::directory::{Directory, Entry, Sender};
+use crate::domain::directory::{Directory, Entry, Sender, Terms};
 use crate::domain::id::{Holder, IdMap, IdSet, KeyId};
 use crate::ledger::rules::reserve::{Charged, Step, decide, screen};
 
@@ -109,8 +109,8 @@ impl Memory {
             if let Some(expires_at) = sender.key.expires_at {
                 plan.until = plan.until.min(expires_at.as_millisecond());
             }
-            for holder in sender.chain().holders() {
-                self.add(&mut plan.books, holder)?;
+            for terms in sender.terms() {
+                self.add(&mut plan.books, &terms)?;
             }
         }
         // The server says whether one of them was reserved before or is a copy.
@@ -135,19 +135,18 @@ impl Memory {
     }
 
     /// Puts what is remembered of a holder into the books.
-    fn add(&self, books: &mut Books, holder: Holder) -> Option<()> {
-        if books.holdings.contains_key(&holder) {
+    fn add(&self, books: &mut Books, terms: &Terms<'_>) -> Option<()> {
+        if books.holdings.contains_key(&terms.holder) {
             return Some(());
         }
-        let of_holder = self.lots.get(&holder)?;
-        let terms = self.entries.get(&holder)?.terms();
-        let opened = of_holder.open(&terms, self.now)?;
+        let of_holder = self.lots.get(&terms.holder)?;
+        let opened = of_holder.open(terms, self.now)?;
         // A rate is judged by what others sent a moment ago, and a top-up that is due is to be written first.
         if terms.rate.is_some() || opened.topped_up.is_some() {
             return None;
         }
         books.lots.extend(opened.lots.into_iter().chain(of_holder.running(self.now).cloned()).map(|lot| (lot.id, lot)));
-        books.holdings.insert(holder, opened.holding);
+        books.holdings.insert(terms.holder, opened.holding);
         Some(())
     }
 
@@ -172,10 +171,6 @@ impl Memory {
             of_holder.is_written();
             self.lots.insert(holder, of_holder);
         }
-    }
-
-    pub fn entry(&self, holder: Holder) -> Option<&Entry> {
-        self.entries.get(&holder)
     }
 
     pub fn sender(&self, key: KeyId) -> Option<Sender> {

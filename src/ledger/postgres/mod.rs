@@ -13,6 +13,7 @@ mod address;
 mod failure;
 mod fingerprint;
 mod fitness;
+mod history;
 mod incarnation;
 mod lots;
 mod memory;
@@ -327,6 +328,7 @@ impl Store for PostgresStore {
 
     async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
         let mut total = 0;
+        self.call("forgetting old usage", || retire::forget_used(&self.wires, &self.clock, session)).await?;
         while let Some(day) = self.call("looking for old days", || retire::oldest(&self.wires, before)).await? {
             // The books of a day are closed before they are sealed: what is open by now stays unknown.
             self.rollup(session).await?;

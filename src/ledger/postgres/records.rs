@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::incarnation::refuse_held;
-use super::lots::LotsByHolder;
+use super::lots::{LotsByHolder, used_under};
 use super::rows;
 use super::settle::settle_in;
 use super::tx::{Clock, Lane, Tx, clock_ms};
@@ -17,7 +17,7 @@ use crate::domain::credit::Outcome;
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, Kind, MessageId};
 use crate::ledger::digest;
-use crate::ledger::rules::lots::{Lots, drops_lots_ahead};
+use crate::ledger::rules::lots::{Lots, drops_lots_ahead, holding};
 use crate::ledger::store::{Role, Session, Settlement};
 use crate::ledger::trail::{LEDGER, SESSION_GIVEN_UP, of_change};
 
@@ -155,7 +155,8 @@ async fn put_in(tx: &mut Tx, actor: &str, entries: &[Entry]) -> Op<()> {
         tx.record_notes(actor, holder, of_change(before.as_ref(), entry));
         tx.mark_moved(holder);
         if let Some(of_holder) = lots.get_mut(&holder) {
-            let notes = of_holder.edit(before.as_ref(), entry, tx.now);
+            let used = used_under(tx, of_holder, &holding(before.as_ref(), entry).terms(), tx.now).await?;
+            let notes = of_holder.edit(before.as_ref(), entry, used, tx.now);
             tx.record_notes(actor, holder, notes);
         }
     }
@@ -190,10 +191,23 @@ async fn lock_for_edit(tx: &Tx, edits: &[(Option<Entry>, &Entry)], holders: &[Ho
     let (kinds, ids) = rows::columns(changed.map(|(_, entry)| entry.holder()));
     tx.execute(
         "DELETE FROM lot l USING unnest($1::smallint[], $2::uuid[]) h(kind, id) \
-         WHERE l.holder = h.id AND l.kind = h.kind AND l.source = 'period' AND l.valid_from > $3",
+         WHERE l.holder = h.id AND l.kind = h.kind AND l.source = 'period' AND l.valid_from > $3 \
+             AND l.consumed + l.overage = 0",
         &[&kinds, &ids, &tx.now_ms()],
     )
     .await?;
+    // What is left has begun for others while we waited for them.
+    let begun: bool = tx
+        .query_one(
+            "SELECT EXISTS (SELECT FROM lot l JOIN unnest($1::smallint[], $2::uuid[]) h(kind, id) \
+                 ON l.holder = h.id AND l.kind = h.kind WHERE l.source = 'period' AND l.valid_from > $3)",
+            &[&kinds, &ids, &tx.now_ms()],
+        )
+        .await?
+        .try_get(0)?;
+    if begun {
+        return Err(Failure::Overtaken);
+    }
     tx.lock_lots_of(holders).await
 }
 

@@ -1,7 +1,5 @@
 //! Charging a batch: in one call where memory says that it fits, else decided on locked rows.
 
-use std::collections::HashSet;
-
 use super::failure::{Failure, Op};
 use super::fingerprint;
 use super::incarnation::refuse_unless_open;
@@ -11,8 +9,8 @@ use super::rows;
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::wire::{Lease, Wires};
 use crate::domain::credit::{Books, Reservation, Verdict};
-use crate::domain::directory::Entry;
-use crate::domain::id::{Holder, IdSet, MessageId};
+use crate::domain::directory::{Sender, Terms};
+use crate::domain::id::{Holder, IdMap, IdSet, MessageId};
 use crate::ledger::rules::lots::Lots;
 use crate::ledger::rules::reserve::{Charged, Decision, Step, decide, fingerprints, screen, senders};
 use crate::ledger::rules::sources::Planned;
@@ -32,15 +30,9 @@ pub async fn charge_as_planned(
     let digests: Vec<&[u8]> = batch.iter().filter_map(|asked| Some(asked.fingerprint.as_ref()?.0.as_slice())).collect();
     // Nothing is charged where one of them came before. A branch that is not taken is not run, and a fingerprint is
     // committed before its client is told to come again, so the branch may look outside of the function.
-    let sql = if fingerprint::is_known(&wire) {
-        "SELECT CASE WHEN EXISTS (SELECT FROM fingerprint WHERE digest = ANY ($1)) THEN NULL ELSE \
+    let sql = "SELECT CASE WHEN EXISTS (SELECT FROM fingerprint WHERE digest = ANY ($1)) THEN NULL ELSE \
              (SELECT now_ms FROM reserve($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-             $19, $20, $21, $22, $23)) END"
-    } else {
-        "SELECT CASE WHEN $1::bytea[] IS NULL THEN NULL ELSE \
-             (SELECT now_ms FROM reserve($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-             $19, $20, $21, $22, $23)) END"
-    };
+             $19, $20, $21, $22, $23)) END";
     let charged = wire
         .query_one(
             sql,
@@ -103,7 +95,7 @@ async fn decide_in(
     let reserved = reserved(tx, batch).await?;
     let steps = screen(batch, &reserved, |key| memory.sender(key), tx.now);
     let mut traces = fingerprint::traces(tx, fingerprints(batch, &steps)).await?;
-    let (mut lots, mut books) = open(tx, memory, &steps).await?;
+    let (mut lots, mut books) = open(tx, &steps).await?;
     let before = books.lots.clone();
     let decisions = decide(batch, &steps, &mut traces, &mut books, tx.now);
     write(tx, session, batch, &decisions).await?;
@@ -121,22 +113,20 @@ async fn decide_in(
 }
 
 /// Locks what the messages are charged to, and makes what is missing of it, before any denial.
-async fn open(tx: &mut Tx, memory: &Memory, steps: &[Step]) -> Op<(LotsByHolder, Books)> {
-    let holders: HashSet<Holder> = senders(steps).flat_map(|sender| sender.chain().holders()).collect();
+async fn open(tx: &mut Tx, steps: &[Step]) -> Op<(LotsByHolder, Books)> {
+    let terms: IdMap<Holder, Terms<'_>> =
+        senders(steps).flat_map(Sender::terms).map(|terms| (terms.holder, terms)).collect();
     let mut books = Books::default();
-    if holders.is_empty() {
+    if terms.is_empty() {
         return Ok((LotsByHolder::default(), books));
     }
-    let mut lots = tx.lock_lots_of(&holders.into_iter().collect::<Vec<_>>()).await?;
+    let mut lots = tx.lock_lots_of(&terms.keys().copied().collect::<Vec<_>>()).await?;
     for (holder, of_holder) in &mut lots {
-        if let Some(entry) = memory.entry(*holder) {
-            of_holder.run(entry.limit(), tx.now);
-        }
+        tx.run(of_holder, &terms[holder]).await?;
     }
     tx.insert_new(&mut lots).await?;
     for (holder, of_holder) in &mut lots {
-        let terms = memory.entry(*holder).map(Entry::terms);
-        let Some(opened) = terms.and_then(|terms| of_holder.open(&terms, tx.now)) else { continue };
+        let Some(opened) = of_holder.open(&terms[holder], tx.now) else { continue };
         if let Some(Planned { lot, notes }) = opened.topped_up {
             of_holder.put(lot);
             tx.record_notes(LEDGER, *holder, notes);

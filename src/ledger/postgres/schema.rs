@@ -25,6 +25,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 3, sql: include_str!("../migrations/postgres/0003_fingerprint.sql") },
     Migration { version: 4, sql: include_str!("../migrations/postgres/0004_trail.sql") },
     Migration { version: 5, sql: include_str!("../migrations/postgres/0005_trouble.sql") },
+    Migration { version: 6, sql: include_str!("../migrations/postgres/0006_history.sql") },
 ];
 
 /// Held while the schema changes: "FRNK". Two that prepare at once follow each other.

@@ -37,14 +37,7 @@ pub fn raise(floor: &Floor, overage: Overage, mut lots: Vec<Lot>) -> Vec<Raised>
             continue;
         }
         missing -= by;
-        match overage {
-            Overage::Allow => lot.charge(by),
-            // Beyond the limit it is what was used when the limit was lower than it is known to have been.
-            Overage::Deny => {
-                lot.consumed += by;
-                lot.regrant(lot.granted);
-            }
-        }
+        lot.take_in(by, overage);
         raised.push(Raised { lot, by });
     }
     raised
@@ -61,7 +54,7 @@ mod tests {
         let holder = Holder::Account(Uuid::from_u128(7).into());
         let lot = |id: i64, granted: i64, expires: Option<i64>| {
             let expires = expires.map(|second| Timestamp::from_second(second).expect("a time"));
-            let lot = Lot::of_source(holder, Source::Grant(id.to_string()), granted, expires);
+            let lot = Lot::of_source(holder, Source::Grant(id.to_string()), Some(granted), expires);
             Lot { id: LotId(id), ..lot }
         };
         let lots = vec![lot(1, 10, None), lot(2, 5, Some(100)), lot(3, 5, None)];

@@ -37,7 +37,8 @@ pub fn open(terms: &Terms<'_>, period: &Lot, lots: Vec<Lot>, arrival: Option<Tim
         });
         stock.lots = usable.map(|lot| lot.id).collect();
     }
-    let spend = terms.spend_limit.and_then(|_| find(&lots, &Source::Spend)).map(|lot| lot.id);
+    let counts = terms.priced || terms.spend_limit.is_some();
+    let spend = find(&lots, &Source::Spend).filter(|_| counts).map(|lot| lot.id);
     let tempo = terms.rate.map(|rate| Tempo { rate, arrival, moved: false });
     let holding = Holding { overage: terms.overage, spend, prepaid: stock, tempo, ..Holding::plain(period.id) };
     Opened { holding, lots, topped_up }

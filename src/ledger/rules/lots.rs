@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 
-use super::holding::{self, Opened};
+use super::holding::{Opened, open};
 use super::sources::{self, Planned};
-use crate::domain::credit::{Limit, Lot, LotId, Share, Source, next_lot};
+use crate::domain::credit::{Limit, Lot, LotId, Overage, Source};
 use crate::domain::directory::{Entry, Terms};
 use crate::domain::id::{Holder, IdMap};
 use crate::domain::period::Calendar;
@@ -30,10 +30,16 @@ pub struct Row {
     pub lot: Lot,
     /// JSON; empty for a lot that no calendar made.
     pub calendar: String,
+    /// An edit ended it: nothing is charged to it any more, whatever time it is for whoever asks.
+    pub ended: bool,
     pub mark: Mark,
 }
 
 impl Row {
+    fn holds_at(&self, at: Timestamp) -> bool {
+        !self.ended && self.lot.holds_at(at)
+    }
+
     fn change(&mut self) {
         if self.mark == Mark::Clean {
             self.mark = Mark::Changed;
@@ -58,10 +64,20 @@ fn json(calendar: &Calendar) -> String {
     serde_json::to_string(calendar).unwrap_or_default()
 }
 
-/// The lot that follows `previous` under `limit`, not yet written.
-pub fn following(holder: Holder, limit: &Limit, previous: Option<&Lot>, at: Timestamp) -> Lot {
-    let new = next_lot(&limit.calendar, previous.map(|lot| (lot.window.to, lot.granted.is_none())), at);
-    Lot::of_period(holder, new, limit.credits)
+/// The lot of `limit` that holds at `at`, after `previous`, not yet written. Where that one reached into this period the
+/// lot begins where it ended, and carries what its holder has `used` in the period so far.
+fn following(
+    holder: Holder,
+    (limit, overage): (&Limit, Overage),
+    previous: Option<&Lot>,
+    used: i64,
+    at: Timestamp,
+) -> Lot {
+    let window = limit.calendar.window(at);
+    match previous.map(|previous| previous.window.to).filter(|ended| *ended > window.from) {
+        None => Lot::of_period(holder, window, limit.credits),
+        Some(begun) => Lot::within_period(holder, window, begun, limit.credits, overage, used),
+    }
 }
 
 impl Lots {
@@ -70,9 +86,9 @@ impl Lots {
     }
 
     /// Puts a lot that was read where it belongs. A holder's lots must come oldest first.
-    pub fn push(&mut self, lot: Lot, calendar: String) {
+    pub fn push(&mut self, lot: Lot, calendar: String, ended: bool) {
         let rows = if lot.source == Source::Period { &mut self.periods } else { &mut self.others };
-        rows.push(Row { lot, calendar, mark: Mark::Clean });
+        rows.push(Row { lot, calendar, ended, mark: Mark::Clean });
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Row> {
@@ -89,12 +105,21 @@ impl Lots {
     }
 
     /// The latest lot that has begun by `at`.
-    fn latest(&self, at: Timestamp) -> Option<&Lot> {
-        self.periods.iter().map(|row| &row.lot).rfind(|lot| lot.window.from <= at)
+    fn latest(&self, at: Timestamp) -> Option<&Row> {
+        self.periods.iter().rfind(|row| row.lot.begun <= at)
+    }
+
+    fn running_row(&mut self, at: Timestamp) -> Option<&mut Row> {
+        self.periods.iter_mut().rfind(|row| row.lot.begun <= at).filter(|latest| latest.holds_at(at))
     }
 
     pub fn running(&self, at: Timestamp) -> Option<&Lot> {
-        self.latest(at).filter(|latest| at < latest.window.to)
+        self.latest(at).filter(|latest| latest.holds_at(at)).map(|row| &row.lot)
+    }
+
+    /// Whether an edit has ended the running lot later than `now`: whoever asks at `now` was overtaken, and asks again.
+    pub fn is_overtaken(&self, now: Timestamp) -> bool {
+        self.latest(now).is_some_and(|latest| latest.ended && now < latest.lot.window.to)
     }
 
     pub fn others(&self) -> Vec<Lot> {
@@ -102,7 +127,7 @@ impl Lots {
     }
 
     fn add(&mut self, lot: Lot, calendar: &Calendar) {
-        self.periods.push(Row { lot, calendar: json(calendar), mark: Mark::New });
+        self.periods.push(Row { lot, calendar: json(calendar), ended: false, mark: Mark::New });
     }
 
     /// Whether anything is to be written.
@@ -110,35 +135,64 @@ impl Lots {
         self.all().any(|row| row.mark != Mark::Clean)
     }
 
-    /// Makes the running lot where it is not.
-    pub fn run(&mut self, limit: &Limit, now: Timestamp) {
-        if self.running(now).is_none() {
-            let lot = following(self.holder, limit, self.latest(now), now);
-            self.add(lot, &limit.calendar);
+    /// Since when its holder's use has to be known before a lot of this limit is made: the beginning of its period.
+    /// `None`: the running lot counts it, or nothing was used in the period before.
+    pub fn counts_from(&self, limit: &Limit, now: Timestamp) -> Option<Timestamp> {
+        let latest = self.latest(now)?;
+        if latest.holds_at(now) && latest.calendar == json(&limit.calendar) {
+            return None;
         }
+        let window = limit.calendar.window(now);
+        (latest.lot.window.to > window.from).then_some(window.from)
+    }
+
+    /// Makes the lots that messages are charged to where they are not. `used` is what the holder has used since
+    /// [`counts_from`](Self::counts_from).
+    pub fn run(&mut self, terms: &Terms<'_>, used: i64, now: Timestamp) {
+        if self.running(now).is_none() {
+            self.make(terms.limit, terms.overage, used, now);
+        }
+        if let Some(spend) = sources::missing_spend(terms, self.others.iter().map(|row| &row.lot)) {
+            self.put(spend);
+        }
+    }
+
+    /// The lot that [`run`](Self::run) would make, not yet written.
+    pub fn next(&self, (limit, overage): (&Limit, Overage), used: i64, now: Timestamp) -> Lot {
+        let previous = self.latest(now).map(|row| &row.lot);
+        following(self.holder, (limit, overage), previous, used, now)
+    }
+
+    fn make(&mut self, limit: &Limit, overage: Overage, used: i64, now: Timestamp) {
+        let lot = self.next((limit, overage), used, now);
+        self.add(lot, &limit.calendar);
     }
 
     /// Makes the period lots that follow each other until `until`. Returns how many were made.
     pub fn prepare(&mut self, limit: &Limit, now: Timestamp, until: Timestamp) -> u64 {
         let mut made = 0;
         for _ in 0..LOTS_AHEAD_MAX {
-            let previous = self.periods.last().map(|latest| &latest.lot);
+            let ended = self.periods.last().map(|latest| latest.lot.window.to);
             // A holder that slept over whole periods needs no lots for them.
-            let at = previous.map_or(now, |lot| lot.window.to.max(now));
-            if at > until {
+            let at = ended.map_or(now, |ended| ended.max(now));
+            let window = limit.calendar.window(at);
+            // One that begins within its period carries what will be used by then: it is made when it begins.
+            if at > until || ended.is_some_and(|ended| ended > window.from) {
                 break;
             }
-            let lot = following(self.holder, limit, previous, at);
-            self.add(lot, &limit.calendar);
+            self.add(Lot::of_period(self.holder, window, limit.credits), &limit.calendar);
             made += 1;
         }
         made
     }
 
-    /// What its messages are judged by, once every lot has its id: its running lot must be made.
+    /// What its messages are judged by, once every lot has its id. `None`: a lot is missing that [`run`](Self::run) makes.
     pub fn open(&self, terms: &Terms<'_>, now: Timestamp) -> Option<Opened> {
         let others = if terms.has_more() { self.others() } else { vec![] };
-        Some(holding::open(terms, self.running(now)?, others, self.arrival, now))
+        if sources::missing_spend(terms, others.iter()).is_some() {
+            return None;
+        }
+        Some(open(terms, self.running(now)?, others, self.arrival, now))
     }
 
     /// Takes back what was decided on its lots.
@@ -158,20 +212,21 @@ impl Lots {
                 known.lot = lot;
                 known.change();
             }
-            None => self.others.push(Row { lot, calendar: String::new(), mark: Mark::New }),
+            None => self.others.push(Row { lot, calendar: String::new(), ended: false, mark: Mark::New }),
         }
     }
 
     /// Applies what an entry says now, after `before`. Period lots that were made ahead must be gone already where its
-    /// limit changed: they are made again, under the new one. Returns what the trail says of it.
-    pub fn edit(&mut self, before: Option<&Entry>, entry: &Entry, now: Timestamp) -> Vec<Note> {
+    /// limit changed: they are made again, under the new one. `used` is what its holder has used since
+    /// [`counts_from`](Self::counts_from) under the limit of [`holding`]. Returns what the trail says of it.
+    pub fn edit(&mut self, before: Option<&Entry>, entry: &Entry, used: i64, now: Timestamp) -> Vec<Note> {
         if entry.removed_at().is_some() {
             let stood = before.filter(|before| before.removed_at().is_none());
-            return stood.map_or_else(Vec::new, |before| self.leave(before, now));
+            return stood.map_or_else(Vec::new, |before| self.leave(before, used, now));
         }
         let mut notes = Vec::new();
         if changes_limit(before, entry) {
-            notes.extend(self.apply_limit(before.map_or(entry.limit(), Entry::limit), entry.limit(), now));
+            notes.extend(self.apply_limit(entry.limit(), entry.overage(), used, now));
         }
         if sources::concerns(before, entry) {
             notes.extend(self.plan(before, entry, now));
@@ -181,8 +236,8 @@ impl Lots {
 
     /// Leaves what is removed with what has begun, top-ups that had come due too: nothing is charged to its lots any
     /// more, and its rules may change before it returns.
-    fn leave(&mut self, before: &Entry, now: Timestamp) -> Vec<Note> {
-        self.run(before.limit(), now);
+    fn leave(&mut self, before: &Entry, used: i64, now: Timestamp) -> Vec<Note> {
+        self.run(&before.terms(), used, now);
         if before.terms().has_more() { self.plan(Some(before), before, now) } else { vec![] }
     }
 
@@ -195,42 +250,40 @@ impl Lots {
         notes
     }
 
-    /// A lot of the same calendar is granted what the limit says now. A lot of another calendar keeps what it was
-    /// granted until it ends; where it limits nothing, it ends now and a full lot of the new calendar begins. A limit
-    /// that is taken away is gone at once, and one of nothing holds at once: there is nothing to wait for.
-    ///
-    /// A lot follows from the limit that held when it began, whether or not anybody has used it yet: where the running
-    /// one is not made, it is made from the limit `before`.
-    fn apply_limit(&mut self, before: &Limit, limit: &Limit, now: Timestamp) -> Option<Note> {
-        self.run(before, now);
-        let running = self.periods.iter_mut().rfind(|row| row.lot.window.from <= now)?;
-        let ends_at_once = matches!(limit.credits, None | Some(0));
-        if running.calendar == json(&limit.calendar) {
-            regrant(running, limit)
-        } else if running.lot.granted.is_none() {
-            self.cut(limit, now)
-        } else if ends_at_once {
-            regrant(running, limit)
-        } else {
-            None
+    /// Applies a changed limit at once. A lot of its calendar is granted what it says now; one of another calendar ends,
+    /// and a lot begins that counts what was used since the beginning of the limit's own period. So it does not matter
+    /// what held in between, or in which order.
+    fn apply_limit(&mut self, limit: &Limit, overage: Overage, used: i64, now: Timestamp) -> Option<Note> {
+        let is_of_this_calendar = self.latest(now).is_none_or(|latest| latest.calendar == json(&limit.calendar));
+        match self.running_row(now) {
+            Some(running) if is_of_this_calendar => regrant(running, limit),
+            None if is_of_this_calendar => {
+                self.make(limit, overage, used, now);
+                None
+            }
+            Some(_) | None => self.cut(limit, overage, used, now),
         }
     }
 
-    /// Ends a lot that limits nothing, now, and begins a full one of the new calendar.
-    fn cut(&mut self, limit: &Limit, now: Timestamp) -> Option<Note> {
-        let running = self.periods.iter_mut().rfind(|row| row.lot.window.from <= now)?;
+    fn cut(&mut self, limit: &Limit, overage: Overage, used: i64, now: Timestamp) -> Option<Note> {
+        let window = limit.calendar.window(now);
+        let key = window.key.clone();
+        let next = Lot::within_period(self.holder, window, now, limit.credits, overage, used);
+        // The lot that ends may not have been made: nobody has used it.
+        let Some(running) = self.running_row(now) else {
+            self.add(next, &limit.calendar);
+            return None;
+        };
         running.change();
-        let lot = &mut running.lot;
-        let note = Note::cut(lot);
-        if lot.window.from == now {
-            // It began this very millisecond: it becomes the new one, with what it has counted.
-            let window = limit.calendar.window(now);
-            (lot.window.key, lot.window.to, lot.share) = (window.key, window.to, Share::FULL);
-            lot.regrant(limit.credits);
+        let note = Note::cut(&running.lot, &key, used);
+        if running.lot.begun == now {
+            // It began this very millisecond: it becomes the new one. What was charged to it is in what was used.
+            let (id, charged) = (running.lot.id, running.lot.charged());
+            running.lot = Lot { id, carried: used - charged, ..next };
             running.calendar = json(&limit.calendar);
         } else {
-            lot.window.to = now;
-            let next = following(self.holder, limit, Some(lot), now);
+            running.lot.window.to = now;
+            running.ended = true;
             self.add(next, &limit.calendar);
         }
         Some(note)
@@ -264,6 +317,14 @@ impl Lots {
     }
 }
 
+/// The entry whose limit holds at the moment of an edit: of what is removed, the one before.
+pub fn holding<'a>(before: Option<&'a Entry>, entry: &'a Entry) -> &'a Entry {
+    match entry.removed_at() {
+        Some(_) => before.unwrap_or(entry),
+        None => entry,
+    }
+}
+
 /// Whether an entry's change touches the lots of its periods.
 pub fn changes_limit(before: Option<&Entry>, entry: &Entry) -> bool {
     let returns = before.is_some_and(|before| before.removed_at().is_some());
@@ -283,11 +344,11 @@ pub fn drops_lots_ahead(before: Option<&Entry>, entry: &Entry) -> bool {
 
 fn regrant(row: &mut Row, limit: &Limit) -> Option<Note> {
     let lot = &mut row.lot;
-    let (before, after) = (lot.granted, limit.credits.map(|credits| lot.share.of(credits)));
-    if before == after {
+    let before = lot.granted;
+    if before == limit.credits {
         return None;
     }
-    lot.regrant(after);
+    lot.regrant(limit.credits);
     let note = Note::regranted(before, lot);
     row.change();
     Some(note)

@@ -12,12 +12,14 @@
 //! | sources | the lots beside the period's: spend limit, grants, top-ups |
 //! | holding | what a batch is judged by |
 //! | balance | what a status shows |
-//! | settle | which outcome of a message holds |
+//! | settle | which outcome of a message holds, and where it gives back |
+//! | history | what a limit counts that begins within its period |
 //! | floors | what is known to be used, put into an accepted ledger |
 
 pub mod balance;
 pub mod dedup;
 pub mod floors;
+pub mod history;
 pub mod holding;
 pub mod lots;
 pub mod reserve;

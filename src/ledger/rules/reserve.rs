@@ -136,7 +136,7 @@ fn decide_open(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::credit::{Holding, Limit, Lot, LotId, NewLot, Outcome, Rate, Share, Tempo};
+    use crate::domain::credit::{Holding, Limit, Lot, LotId, Outcome, Rate, Tempo};
     use crate::domain::directory::Directory;
     use crate::domain::period::Calendar;
     use crate::ledger::conformance;
@@ -172,8 +172,8 @@ mod tests {
             directory.apply(crate::domain::directory::Entry::Key(conformance::key(1, 1, limit.clone())));
             let mut books = Books::default();
             for (id, holder) in (1..).map(LotId).zip(conformance::chain()) {
-                let new = NewLot { window: limit.calendar.window(now()), share: Share::FULL };
-                books.lots.insert(id, Lot { id, ..Lot::of_period(holder, new, limit.credits) });
+                let lot = Lot::of_period(holder, limit.calendar.window(now()), limit.credits);
+                books.lots.insert(id, Lot { id, ..lot });
                 books.holdings.insert(holder, Holding::plain(id));
             }
             let rate = Rate { messages: 1, per_seconds: 3_600 };

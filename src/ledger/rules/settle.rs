@@ -1,6 +1,9 @@
 //! Which outcome of a message holds.
 
-use crate::domain::credit::Outcome;
+use jiff::Timestamp;
+
+use super::history;
+use crate::domain::credit::{Lot, LotId, Outcome};
 
 /// What is known of a message when an outcome of it comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,14 @@ pub fn correction(before: Settled, outcome: Outcome) -> Option<bool> {
         ) => Some(true),
         (Settled::As { .. }, _) => None,
     }
+}
+
+/// Whether a holder's running lot carries a message that was charged to another lot of the holder: then what is given
+/// back of it is given back here too. A lot carries all that was used since the beginning of its period before it began.
+pub fn carries(running: &Lot, charged_to: LotId, reserved_at: Timestamp) -> bool {
+    running.id != charged_to
+        && running.carried > 0
+        && reserved_at.as_millisecond() >= history::first(running.window.from)
 }
 
 #[cfg(test)]

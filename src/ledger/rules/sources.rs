@@ -52,9 +52,7 @@ fn plan_spend(standing: Option<&Terms<'_>>, terms: &Terms<'_>, lots: &[Lot]) -> 
     let from = standing.and_then(|standing| standing.spend_limit);
     let lot = match (known, terms.spend_limit) {
         (None, None) => return None,
-        (None, Some(limit)) => Lot::of_source(terms.holder, Source::Spend, limit, None),
-        // Without a limit nothing is charged; the lot remembers what was.
-        (Some(lot), None) => lot.clone(),
+        (None, limit) => spend(terms, limit),
         (Some(lot), limit) => {
             let mut lot = lot.clone();
             lot.regrant(limit);
@@ -64,6 +62,17 @@ fn plan_spend(standing: Option<&Terms<'_>>, terms: &Terms<'_>, lots: &[Lot]) -> 
     let changed = from != terms.spend_limit || known.is_none_or(|known| *known != lot);
     let note = Note::spend_limited(from, terms.spend_limit, lot.consumed);
     changed.then(|| Planned { lot, notes: vec![note] })
+}
+
+fn spend(terms: &Terms<'_>, limit: Option<i64>) -> Lot {
+    Lot::of_source(terms.holder, Source::Spend, limit, None)
+}
+
+/// The lot that counts an account's money where its messages cost some: limited or not, so that a limit that comes later
+/// finds what was spent. `None`: it is there, or there is nothing to count.
+pub fn missing_spend<'a>(terms: &Terms<'_>, mut lots: impl Iterator<Item = &'a Lot>) -> Option<Lot> {
+    let counted = !terms.priced || lots.any(|lot| lot.source == Source::Spend);
+    (!counted).then(|| spend(terms, terms.spend_limit))
 }
 
 fn plan_grants(terms: &Terms<'_>, wanted: &Prepaid, lots: &[Lot], planned: &mut Vec<Planned>) {
@@ -88,7 +97,7 @@ fn plan_grants(terms: &Terms<'_>, wanted: &Prepaid, lots: &[Lot], planned: &mut 
 
 fn plan_grant(terms: &Terms<'_>, grant: &Grant, lots: &[Lot]) -> Option<Planned> {
     let source = Source::Grant(grant.id.clone());
-    let new = || Lot::of_source(terms.holder, source.clone(), grant.credits, grant.expires_at);
+    let new = || Lot::of_source(terms.holder, source.clone(), Some(grant.credits), grant.expires_at);
     let Some(known) = find(lots, &source) else {
         let lot = new();
         let note = Note::granted(&grant.id, &lot);
@@ -111,7 +120,7 @@ fn plan_top_up(
     let before = standing.and_then(|standing| Some((standing, standing.prepaid?.recurring.as_ref()?)));
     let mut lot = match (known, rule) {
         (None, None) => return None,
-        (None, Some(_)) => Lot::of_source(terms.holder, Source::TopUp, 0, None),
+        (None, Some(_)) => Lot::of_source(terms.holder, Source::TopUp, Some(0), None),
         (Some(known), _) => known.clone(),
     };
     let mut notes = Vec::new();

@@ -3,17 +3,20 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::{OptionalExtension as _, params};
 
 use super::failure::{Failure, Op};
 use super::incarnation;
 use super::ledgered::Ledgered;
+use super::lots::latest;
+use super::rows;
 use super::write::Tx;
-use crate::domain::credit::{Charge, Outcome, Part, Reservation, Verdict};
+use crate::domain::credit::{Charge, Outcome, PERIOD_PARTS, Part, Reservation, Verdict};
 use crate::domain::directory::Sender;
 use crate::domain::id::{IdMap, IdSet, MessageId};
 use crate::ledger::rules::reserve::{Charged, Step, decide, fingerprints, screen, senders};
-use crate::ledger::rules::settle::{Settled, correction};
+use crate::ledger::rules::settle::{Settled, carries, correction};
 use crate::ledger::store::{Session, Settlement};
 use crate::ledger::trail::{LEDGER, SESSION_GIVEN_UP};
 
@@ -127,9 +130,29 @@ impl Tx<'_> {
             .execute(params![message, correction, settlement.outcome.as_str(), self.now_ms()])?;
         // What is not given back moves no balance: the rollup counts it.
         if settlement.outcome.refunds() {
-            for Part(id, amount) in self.parts(settlement.message)? {
-                lots.lot(self, id)?.refund(amount);
-                lots.touch(id);
+            self.refund(lots, settlement.message)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a message back to the lots that it was charged to, and to those that run now and carry it.
+    fn refund(&self, lots: &mut Ledgered, message: MessageId) -> Op<()> {
+        let (parts, at) = self.reserved(message)?;
+        for (index, Part(id, amount)) in parts.into_iter().enumerate() {
+            let lot = lots.lot(self, id)?;
+            lot.refund(amount);
+            let (holder, ended) = (lot.holder, !lot.holds_at(self.now));
+            lots.touch(id);
+            if index < PERIOD_PARTS
+                && ended
+                && let Some(row) = latest(self.connection, holder, self.now)?
+            {
+                let running = lots.lot(self, row.lot.id)?;
+                if carries(running, id, at) {
+                    running.refund_carried(amount);
+                    let running = running.id;
+                    lots.touch(running);
+                }
             }
         }
         Ok(())
@@ -152,17 +175,19 @@ impl Tx<'_> {
             .transpose()
     }
 
-    fn parts(&self, message: MessageId) -> Op<Vec<Part>> {
-        let parts: String = self
+    /// What a message was charged to, and when.
+    fn reserved(&self, message: MessageId) -> Op<(Vec<Part>, Timestamp)> {
+        let (parts, at): (String, i64) = self
             .connection
-            .prepare_cached("SELECT parts FROM reservation WHERE message = ?1")?
-            .query_row([message.0.as_bytes()], |row| row.get(0))?;
-        serde_json::from_str(&parts).map_err(|error| Failure::Row(error.to_string()))
+            .prepare_cached("SELECT parts, at FROM reservation WHERE message = ?1")?
+            .query_row([message.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let parts = serde_json::from_str(&parts).map_err(|error| Failure::Row(error.to_string()))?;
+        Ok((parts, rows::instant(at)?))
     }
 
     /// Settles up to `limit` open messages of sessions that are gone as unknown. Returns how many.
-    pub fn sweep(&mut self, session: &Session, silence: jiff::SignedDuration, limit: usize) -> Op<u64> {
-        let since = self.now.saturating_sub(silence).unwrap_or(jiff::Timestamp::MIN);
+    pub fn sweep(&mut self, session: &Session, silence: SignedDuration, limit: usize) -> Op<u64> {
+        let since = self.now.saturating_sub(silence).unwrap_or(Timestamp::MIN);
         self.fence(session)?;
         let given_up: Vec<(String, String)> = self
             .connection
@@ -184,7 +209,7 @@ impl Tx<'_> {
                  (SELECT 1 FROM session s WHERE s.id = p.session AND s.epoch = p.epoch AND s.closed_at IS NULL) \
                  LIMIT ?1",
             )?
-            .query_map([super::rows::limit(limit)], |row| {
+            .query_map([rows::limit(limit)], |row| {
                 let message = MessageId(uuid::Uuid::from_bytes(row.get(0)?));
                 Ok(Settlement::of(message, Outcome::Unknown))
             })?

@@ -12,7 +12,7 @@ use super::rows;
 use super::write::Tx;
 use crate::domain::directory::Entry;
 use crate::domain::id::Holder;
-use crate::ledger::rules::lots::{drops_lots_ahead, touches_lots};
+use crate::ledger::rules::lots::{drops_lots_ahead, holding, touches_lots};
 use crate::ledger::store::Session;
 use crate::ledger::trail::of_change;
 
@@ -47,7 +47,8 @@ impl Tx<'_> {
             self.drop_lots_ahead(holder)?;
         }
         let mut lots = lots::read(self.connection, holder, self.now)?;
-        let notes = lots.edit(before, entry, self.now);
+        let used = self.used_under(&lots, &holding(before, entry).terms())?;
+        let notes = lots.edit(before, entry, used, self.now);
         self.write_lots(holder, &mut lots)?;
         for note in notes {
             self.note(actor, holder, &note)?;

@@ -144,7 +144,7 @@ impl Tx<'_> {
             let Some(entry) = rows::entry(self.connection, floor.holder)? else { continue };
             let lots = match floor.meter {
                 Meter::KeyCap | Meter::AccountCap | Meter::PolicyPool => {
-                    vec![self.running_lot(floor.holder, entry.terms().limit)?]
+                    vec![self.running_lot(&entry.terms())?]
                 }
                 Meter::AccountSpend | Meter::AccountPrepaid | Meter::PolicyPrepaid => {
                     let mut live = lots::live(self.connection, floor.holder, now)?;

@@ -5,11 +5,13 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::failure::{Failure, Op};
 use super::lot_row::{self, LotRow, select_lot};
+use super::usage::used_since;
 use super::write::Tx;
 use crate::domain::credit::{Limit, Lot, LotId, Source};
+use crate::domain::directory::Terms;
 use crate::domain::id::Holder;
 use crate::ledger::rules::lots::{Lots, Mark, Row};
-use crate::ledger::rules::sources::Planned;
+use crate::ledger::rules::sources::{Planned, missing_spend};
 use crate::ledger::trail::LEDGER;
 
 /// Where lots of other sources lie in the index of period lots: some 30,000 years before any, each two milliseconds
@@ -38,13 +40,18 @@ pub fn live(connection: &Connection, holder: Holder, now: Timestamp) -> Op<Vec<L
     found.map(|row| Ok(row?.lot)).collect()
 }
 
-/// The latest lot of a holder's periods that began by `at`, for the rulebook.
-fn latest_of(connection: &Connection, holder: Holder, at: Timestamp) -> Op<Lots> {
+/// A holder's latest lot for the rulebook.
+pub fn of_latest(holder: Holder, latest: Option<LotRow>) -> Lots {
     let mut lots = Lots::empty(holder);
-    if let Some(LotRow { lot, calendar, .. }) = latest(connection, holder, at)? {
-        lots.push(lot, calendar);
+    if let Some(LotRow { lot, calendar, .. }) = latest {
+        // Time never runs backwards here: a lot that an edit ended holds for nobody.
+        lots.push(lot, calendar, false);
     }
-    Ok(lots)
+    lots
+}
+
+fn latest_of(connection: &Connection, holder: Holder, at: Timestamp) -> Op<Lots> {
+    Ok(of_latest(holder, latest(connection, holder, at)?))
 }
 
 /// The same with all lots of other sources.
@@ -55,19 +62,38 @@ pub fn read(connection: &Connection, holder: Holder, at: Timestamp) -> Op<Lots> 
     let found = statement.query_map(params![holder.uuid().as_bytes(), holder.kind().as_str()], lot_row::read)?;
     for row in found {
         let LotRow { lot, calendar, .. } = row?;
-        lots.push(lot, calendar);
+        lots.push(lot, calendar, false);
     }
     Ok(lots)
 }
 
 impl Tx<'_> {
     /// The running lot of a holder: found, or made.
-    pub fn running_lot(&mut self, holder: Holder, limit: &Limit) -> Op<Lot> {
+    pub fn running_lot(&mut self, terms: &Terms<'_>) -> Op<Lot> {
+        let holder = terms.holder;
         let mut lots = latest_of(self.connection, holder, self.now)?;
-        lots.run(limit, self.now);
+        let used = self.used_under(&lots, terms)?;
+        // The lots of other sources are not read here.
+        lots.run(&Terms { priced: false, ..terms.clone() }, used, self.now);
         self.write_lots(holder, &mut lots)?;
         let running = lots.running(self.now).cloned();
         running.ok_or_else(|| Failure::Row(format!("the lot that was made for {holder:?} is gone")))
+    }
+
+    /// What a lot that begins now for these terms has to count.
+    pub fn used_under(&self, lots: &Lots, terms: &Terms<'_>) -> Op<i64> {
+        let from = lots.counts_from(terms.limit, self.now);
+        from.map_or(Ok(0), |from| used_since(self.connection, terms.holder, from))
+    }
+
+    /// The lot that counts an account's money, made where it is not.
+    pub fn count_money(&mut self, terms: &Terms<'_>, others: &mut Vec<Lot>) -> Op<()> {
+        if let Some(mut spend) = missing_spend(terms, others.iter()) {
+            spend.id = self.insert_source(&spend)?;
+            self.moved(terms.holder)?;
+            others.push(spend);
+        }
+        Ok(())
     }
 
     /// Makes the lots that follow each other until `until`. Returns how many were made.
@@ -105,33 +131,37 @@ impl Tx<'_> {
     fn insert_lot(&self, row: &Row) -> Op<LotId> {
         let lot = &row.lot;
         match lot.source {
-            Source::Period => self.insert_period(lot, &row.calendar)?,
-            Source::Spend | Source::Grant(_) | Source::TopUp => self.insert_source(lot)?,
+            Source::Period => self.insert_period(lot, &row.calendar),
+            Source::Spend | Source::Grant(_) | Source::TopUp => self.insert_source(lot),
         }
-        Ok(LotId(self.connection.last_insert_rowid()))
     }
 
-    fn insert_period(&self, lot: &Lot, calendar: &str) -> Op<()> {
+    fn insert_period(&self, lot: &Lot, calendar: &str) -> Op<LotId> {
+        // `part` and `whole` are of schemas before this one, whose short lots were granted in proportion.
         self.connection
             .prepare_cached(
-                "INSERT INTO lot (kind, holder, period, valid_from, valid_to, calendar, part, whole, granted) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                "INSERT INTO lot (kind, holder, period, valid_from, valid_to, counts_from, calendar, part, whole, \
+                 granted, overhang, consumed, carried, overage) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, 1, ?8, ?9, ?10, ?11, ?12)",
             )?
             .execute(params![
                 lot.holder.kind().as_str(),
                 lot.holder.uuid().as_bytes(),
                 lot.window.key.as_str(),
-                lot.window.from.as_millisecond(),
+                lot.begun.as_millisecond(),
                 lot.window.to.as_millisecond(),
+                counts_from(lot),
                 calendar,
-                lot.share.part,
-                lot.share.whole,
-                lot.granted
+                lot.granted,
+                lot.overhang,
+                lot.consumed,
+                lot.carried,
+                lot.overage
             ])?;
-        Ok(())
+        Ok(LotId(self.connection.last_insert_rowid()))
     }
 
-    fn insert_source(&self, lot: &Lot) -> Op<()> {
+    fn insert_source(&self, lot: &Lot) -> Op<LotId> {
         self.connection
             .prepare_cached(
                 "INSERT INTO lot (kind, holder, period, valid_from, valid_to, calendar, part, whole, granted, source, \
@@ -150,7 +180,7 @@ impl Tx<'_> {
                 lot.topped.map(|topped| topped.until.as_millisecond()),
                 lot.topped.map(|topped| topped.total)
             ])?;
-        Ok(())
+        Ok(LotId(self.connection.last_insert_rowid()))
     }
 
     fn update_lot(&self, row: &Row) -> Op<()> {
@@ -165,19 +195,19 @@ impl Tx<'_> {
         let written = self
             .connection
             .prepare_cached(
-                "UPDATE lot SET period = ?2, valid_to = ?3, calendar = ?4, part = ?5, whole = ?6, granted = ?7, \
-                 overhang = ?8, consumed = ?9, overage = ?10 WHERE id = ?1",
+                "UPDATE lot SET period = ?2, valid_to = ?3, counts_from = ?4, calendar = ?5, granted = ?6, \
+                 overhang = ?7, consumed = ?8, carried = ?9, overage = ?10 WHERE id = ?1",
             )?
             .execute(params![
                 lot.id.0,
                 lot.window.key.as_str(),
                 lot.window.to.as_millisecond(),
+                counts_from(lot),
                 calendar,
-                lot.share.part,
-                lot.share.whole,
                 lot.granted,
                 lot.overhang,
                 lot.consumed,
+                lot.carried,
                 lot.overage
             ])?;
         if written == 1 { Ok(()) } else { Err(gone(lot)) }
@@ -213,6 +243,11 @@ impl Tx<'_> {
         }
         Ok(())
     }
+}
+
+/// Where a lot's period begins before the lot does.
+fn counts_from(lot: &Lot) -> Option<i64> {
+    (lot.window.from != lot.begun).then(|| lot.window.from.as_millisecond())
 }
 
 fn gone(lot: &Lot) -> Failure {

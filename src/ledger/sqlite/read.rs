@@ -15,7 +15,6 @@ use crate::domain::credential::Username;
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId};
 use crate::ledger::rules::balance::balance;
-use crate::ledger::rules::lots::following;
 use crate::ledger::store::{Balance, Changes, Error, Event, Result, Usage};
 use crate::runtime::clock::Clock;
 
@@ -144,8 +143,10 @@ pub fn balances(connection: &Connection, holders: &[Holder], now: Timestamp) -> 
             }
             // Nobody has sent in this period yet: what the first message would find.
             ended => {
-                let ended = ended.as_ref().map(|row| &row.lot);
-                (following(holder, terms.limit, ended, now), Usage::default())
+                let lots = lots::of_latest(holder, ended);
+                let from = lots.counts_from(terms.limit, now);
+                let used = from.map_or(Ok(0), |from| usage::used_since(connection, holder, from))?;
+                (lots.next((terms.limit, terms.overage), used, now), Usage::default())
             }
         };
         let more = if terms.has_more() { lots::live(connection, holder, now)? } else { Vec::new() };

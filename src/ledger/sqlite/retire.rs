@@ -27,6 +27,7 @@ impl Tx<'_> {
     /// many were deleted.
     pub fn retire(&mut self, session: &Session, before: Timestamp, limit: usize) -> Op<usize> {
         self.fence(session)?;
+        self.forget_used(limit)?;
         let old = self.old(before, limit)?;
         let open: Vec<Settlement> = self.open(&old)?;
         if !open.is_empty() {

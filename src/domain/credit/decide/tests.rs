@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::credit::{NewLot, Share, Source};
+use crate::domain::credit::Source;
 use crate::domain::id::{AccountId, KeyId, PolicyId};
 use crate::domain::period::{Calendar, Period, Window};
 use uuid::Uuid;
@@ -27,8 +27,7 @@ fn window(period: Period) -> Window {
 fn books(limits: [Option<i64>; 3]) -> Books {
     let mut books = Books::default();
     for ((id, holder), credits) in (1..).map(LotId).zip(chain().holders()).zip(limits) {
-        let new = NewLot { window: window(Period::Monthly), share: Share::FULL };
-        books.lots.insert(id, Lot { id, ..Lot::of_period(holder, new, credits) });
+        books.lots.insert(id, Lot { id, ..Lot::of_period(holder, window(Period::Monthly), credits) });
         books.holdings.insert(holder, Holding::plain(id));
     }
     books
@@ -41,7 +40,7 @@ impl Books {
 
     fn with_spend(mut self, limit: i64) -> Self {
         let holder = chain().holders()[ACCOUNT];
-        self.lots.insert(LotId(10), Lot { id: LotId(10), ..Lot::of_source(holder, Source::Spend, limit, None) });
+        self.lots.insert(LotId(10), Lot { id: LotId(10), ..Lot::of_source(holder, Source::Spend, Some(limit), None) });
         self.holding(ACCOUNT).spend = Some(LotId(10));
         self
     }
@@ -51,7 +50,7 @@ impl Books {
         let ids: Vec<LotId> = (first..).take(credits.len()).map(LotId).collect();
         for (id, credits) in ids.iter().zip(credits) {
             let source = Source::Grant(id.0.to_string());
-            let lot = Lot { id: *id, ..Lot::of_source(chain().holders()[holder], source, *credits, None) };
+            let lot = Lot { id: *id, ..Lot::of_source(chain().holders()[holder], source, Some(*credits), None) };
             self.lots.insert(*id, lot);
         }
         self.holding(holder).prepaid = Some(Stock { lots: ids, next_top_up: next_top_up.map(at) });
