@@ -45,8 +45,8 @@ pub struct Pool {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000_000_000_i64))]
     pub credits: Option<i64>,
-    /// How often the pool opens again: Daily, Weekly or Monthly. Monthly where absent. A change takes effect when the
-    /// running period ends.
+    /// How often the pool opens again: Daily, Weekly or Monthly. Monthly where absent. A change holds at once, and counts
+    /// what was used since the beginning of the new period.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub period: Option<Period>,
     /// Where a period starts: the day of the month for Monthly (1 to 31, the last day where the month is shorter), the

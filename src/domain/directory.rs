@@ -276,6 +276,15 @@ impl Entry {
         }
     }
 
+    /// Whose limits its holder's messages are charged to as well.
+    pub fn parent(&self) -> Option<Holder> {
+        match self {
+            Self::Policy(_) => None,
+            Self::Account(account) => Some(Holder::Policy(account.policy)),
+            Self::Key(key) => Some(Holder::Account(key.account)),
+        }
+    }
+
     /// What its holder's messages are judged by.
     pub fn terms(&self) -> Terms<'_> {
         match self {

@@ -13,7 +13,7 @@ use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{Holder, Kind, MessageId};
 pub use crate::ledger::incarnation::{Acceptance, Because, Mark, State, Tag};
 pub use crate::ledger::rules::balance::{Balance, Exhausted, PrepaidBalance, SpendBalance, Usage};
-pub use crate::ledger::rules::floors::Floor;
+pub use crate::ledger::rules::floors::{Bound, Floor};
 
 /// Why the ledger did not answer. Every variant is temporary for a sender (4xx), and exhaustive matches say so.
 #[derive(Debug, thiserror::Error)]
@@ -315,11 +315,12 @@ pub trait Store: Report + Send + Sync + 'static {
     /// id that holds.
     async fn assign(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid>;
 
-    /// Raises what running lots have consumed to what is known to be used, where they have less, by adjustments in the
-    /// audit trail that [`check`](Self::check) counts. A floor whose period has ended, or whose holder has no entry, is
-    /// left out. Returns how many were raised.
+    /// Raises what running lots have used to what is known, of every meter, where they have used less, by adjustments in
+    /// the audit trail that [`check`](Self::check) counts. A floor whose holder has no entry is remembered until its
+    /// entry is written, one whose period has ended is left out. Returns how many lots were raised.
     async fn raise(&self, session: &Session, actor: &str, floors: &[Floor]) -> Result<u64>;
 
-    /// Ends the rebuilding: mail is charged to it from here on.
+    /// Ends the rebuilding: mail is charged to it from here on. First every account is raised by what its keys were, and
+    /// every policy by what its accounts were, where they were raised by less.
     async fn reopen(&self, session: &Session) -> Result<()>;
 }

@@ -38,6 +38,30 @@ pub async fn used_since(wire: &Wire, holder: Holder, from: Timestamp) -> Op<i64>
     Ok(row.try_get(0)?)
 }
 
+/// Adds credits that holders have used at this moment. One that counts and one that adds follow each other.
+pub async fn add(tx: &Tx, used: &[(Holder, i64)]) -> Op<()> {
+    if used.is_empty() {
+        return Ok(());
+    }
+    tx.query("SELECT FROM rolled FOR UPDATE", &[]).await?;
+    let (hour, quarter) = history::place(tx.now_ms());
+    let (kinds, ids) = rows::columns(used.iter().map(|(holder, _)| *holder));
+    let credits: Vec<i64> = used.iter().map(|(_, credits)| *credits).collect();
+    let quarter = i32::try_from(quarter).unwrap_or(0);
+    tx.execute(
+        "INSERT INTO used_hour AS u (hour, kind, holder, q1, q2, q3, q4) \
+         SELECT $1, x.kind, x.id, \
+             sum(CASE $2::integer WHEN 0 THEN x.credits ELSE 0 END), sum(CASE $2 WHEN 1 THEN x.credits ELSE 0 END), \
+             sum(CASE $2 WHEN 2 THEN x.credits ELSE 0 END), sum(CASE $2 WHEN 3 THEN x.credits ELSE 0 END) \
+         FROM unnest($3::smallint[], $4::uuid[], $5::bigint[]) x(kind, id, credits) GROUP BY 2, 3 \
+         ON CONFLICT (hour, kind, holder) DO UPDATE SET \
+             q1 = u.q1 + excluded.q1, q2 = u.q2 + excluded.q2, q3 = u.q3 + excluded.q3, q4 = u.q4 + excluded.q4",
+        &[&hour, &quarter, &kinds, &ids, &credits],
+    )
+    .await?;
+    Ok(())
+}
+
 /// Drops the hours that no running period reaches.
 pub async fn forget(tx: &Tx) -> Op<()> {
     let before = tx.now.saturating_sub(history::KEPT).unwrap_or(Timestamp::MIN);

@@ -201,11 +201,7 @@ impl Memory {
         while !next.is_empty() {
             let unknown: HashSet<Holder> = next.iter().copied().filter(|h| !self.entries.contains_key(h)).collect();
             self.load(wire, &unknown.into_iter().collect::<Vec<_>>()).await?;
-            let above = next.iter().filter_map(|holder| match self.entries.get(holder)? {
-                Entry::Key(key) => Some(Holder::Account(key.account)),
-                Entry::Account(account) => Some(Holder::Policy(account.policy)),
-                Entry::Policy(_) => None,
-            });
+            let above = next.iter().filter_map(|holder| self.entries.get(holder)?.parent());
             next = above.collect::<HashSet<_>>().into_iter().collect();
         }
         Ok(())

@@ -13,6 +13,7 @@ mod address;
 mod failure;
 mod fingerprint;
 mod fitness;
+mod floors;
 mod history;
 mod incarnation;
 mod lots;
@@ -359,7 +360,7 @@ impl Store for PostgresStore {
     }
 
     async fn raise(&self, session: &Session, actor: &str, floors: &[Floor]) -> Result<u64> {
-        let raise = || incarnation::raise(&self.wires, &self.clock, session, actor, floors);
+        let raise = || floors::raise(&self.wires, &self.clock, session, actor, floors);
         self.call("raising what is used", raise).await
     }
 

@@ -80,11 +80,7 @@ pub async fn find_sender(wire: &Wire, username: &Username) -> Op<Option<Sender>>
     let mut next = Some(Holder::Key(id));
     while let Some(holder) = next {
         let Some(entry) = rows::entry(wire, holder).await? else { return Ok(None) };
-        next = match &entry {
-            Entry::Key(key) => Some(Holder::Account(key.account)),
-            Entry::Account(account) => Some(Holder::Policy(account.policy)),
-            Entry::Policy(_) => None,
-        };
+        next = entry.parent();
         directory.apply(entry);
     }
     Ok(directory.sender(id))

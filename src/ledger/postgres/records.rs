@@ -7,6 +7,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
+use super::floors;
 use super::incarnation::refuse_held;
 use super::lots::{LotsByHolder, used_under};
 use super::rows;
@@ -163,6 +164,10 @@ async fn put_in(tx: &mut Tx, actor: &str, entries: &[Entry]) -> Op<()> {
     // Ended lots first: where one is cut, the next begins at the same instant.
     tx.write_changed(&lots).await?;
     tx.insert_new(&mut lots).await?;
+    let new: Vec<&Entry> = edits.iter().filter(|(before, _)| before.is_none()).map(|(_, entry)| *entry).collect();
+    if !new.is_empty() {
+        floors::raise_remembered(tx, actor, &new).await?;
+    }
     let written: Vec<&Entry> = holders.iter().filter_map(|holder| current.get(holder)).collect();
     store_entries(tx, &written).await
 }

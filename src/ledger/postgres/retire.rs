@@ -4,11 +4,11 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::failure::Op;
-use super::history;
 use super::rows;
 use super::settle::settle_in;
 use super::tx::{Clock, Lane, Tx};
 use super::wire::{Lease, Wires};
+use super::{floors, history};
 use crate::domain::credit::Outcome;
 use crate::domain::id::MessageId;
 use crate::ledger::store::{Session, Settlement};
@@ -45,10 +45,14 @@ pub async fn oldest(wires: &Wires, before: Timestamp) -> Op<Option<i32>> {
     Ok(found?.map(|row| row.try_get(0)).transpose()?)
 }
 
-/// Drops what holders used in hours that no running period reaches.
+/// Drops what holders used in hours that no running period reaches, and floors that say nothing any more.
 pub async fn forget_used(wires: &Wires, clock: &Clock, session: &Session) -> Op<()> {
     let tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
-    let forgotten = history::forget(&tx).await;
+    let forgotten = async {
+        history::forget(&tx).await?;
+        floors::forget(&tx).await
+    };
+    let forgotten = forgotten.await;
     tx.end(forgotten).await
 }
 

@@ -117,7 +117,7 @@ pub fn made_by(row: &Row) -> Op<(String, bool)> {
 }
 
 /// An end of a window: the first and the last instant there are have fractions that a millisecond does not.
-fn edge(ms: i64) -> Op<Timestamp> {
+pub fn edge(ms: i64) -> Op<Timestamp> {
     if ms <= Timestamp::MIN.as_millisecond() {
         Ok(Timestamp::MIN)
     } else if ms >= Timestamp::MAX.as_millisecond() {

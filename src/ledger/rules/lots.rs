@@ -2,9 +2,10 @@
 
 use jiff::Timestamp;
 
+use super::floors::{Floor, Raised, raise};
 use super::holding::{Opened, open};
 use super::sources::{self, Planned};
-use crate::domain::credit::{Limit, Lot, LotId, Overage, Source};
+use crate::domain::credit::{Limit, Lot, LotId, Meter, Overage, Source};
 use crate::domain::directory::{Entry, Terms};
 use crate::domain::id::{Holder, IdMap};
 use crate::domain::period::Calendar;
@@ -290,30 +291,40 @@ impl Lots {
     }
 }
 
-/// Credits that are known to be used and that no message of this ledger accounts for.
-pub struct Raise {
-    pub lot: LotId,
-    pub credits: i64,
-    pub note: Note,
-}
-
 impl Lots {
-    /// Raises what the running lot has consumed, where it has less.
-    pub fn raise(&mut self, consumed: i64, now: Timestamp) -> Option<Raise> {
-        let running = self.periods.iter_mut().rfind(|row| row.lot.holds_at(now))?;
-        let lot = &mut running.lot;
-        let before = lot.consumed;
-        if before >= consumed {
-            return None;
+    /// The lots of one of its holder's meters that messages are charged to now.
+    pub fn of_meter(&self, meter: Meter, now: Timestamp) -> Vec<Lot> {
+        let live = |lot: &Lot| match lot.source {
+            Source::Spend | Source::TopUp => true,
+            Source::Grant(_) => lot.granted != Some(0),
+            Source::Period => false,
+        };
+        let others = self.others.iter().map(|row| &row.lot).filter(|lot| live(lot) && lot.holds_at(now));
+        self.running(now).into_iter().chain(others).filter(|lot| lot.meter() == meter).cloned().collect()
+    }
+
+    /// Raises what is used to what is known. Its lots must be made. Returns what was added to which lot.
+    pub fn raise(&mut self, floor: &Floor, overage: Overage, now: Timestamp) -> Vec<Raised> {
+        let raised = raise(floor.bound, overage, self.of_meter(floor.meter, now));
+        for Raised { lot, .. } in &raised {
+            self.replace(lot);
         }
-        lot.consumed = consumed;
-        lot.regrant(lot.granted);
-        let detail = serde_json::json!({
-            "lot": lot.id, "period": lot.window.key, "from": before, "to": consumed, "granted": lot.granted,
-        });
-        let raise = Raise { lot: lot.id, credits: consumed - before, note: Note::new("lot.raised", detail) };
-        running.change();
-        Some(raise)
+        raised
+    }
+
+    /// Adds to the running lot what its children used.
+    pub fn raise_by(&mut self, by: i64, overage: Overage, now: Timestamp) -> Option<Raised> {
+        let mut lot = self.running(now)?.clone();
+        lot.take_in(by, overage);
+        self.replace(&lot);
+        Some(Raised { lot, by })
+    }
+
+    fn replace(&mut self, lot: &Lot) {
+        if let Some(row) = self.all_mut().find(|row| row.lot.id == lot.id) {
+            row.lot = lot.clone();
+            row.change();
+        }
     }
 }
 

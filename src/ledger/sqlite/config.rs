@@ -32,6 +32,9 @@ impl Tx<'_> {
                 self.note(actor, entry.holder(), &note)?;
             }
             self.edit_lots(actor, before.as_ref(), entry)?;
+            if before.is_none() {
+                self.raise_remembered(actor, entry)?;
+            }
             self.moved(entry.holder())?;
         }
         Ok(())

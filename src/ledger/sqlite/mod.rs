@@ -14,6 +14,7 @@ mod config;
 mod failure;
 mod file;
 mod fingerprint;
+mod floors;
 mod incarnation;
 mod ledgered;
 mod lot_row;

@@ -114,11 +114,7 @@ pub fn find_sender(connection: &Connection, username: &Username) -> Op<Option<Se
     let mut next = Some(Holder::Key(id));
     while let Some(holder) = next {
         let Some(entry) = rows::entry(connection, holder)? else { return Ok(None) };
-        next = match &entry {
-            Entry::Key(key) => Some(Holder::Account(key.account)),
-            Entry::Account(account) => Some(Holder::Policy(account.policy)),
-            Entry::Policy(_) => None,
-        };
+        next = entry.parent();
         directory.apply(entry);
     }
     Ok(directory.sender(id))

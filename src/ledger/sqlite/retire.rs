@@ -28,6 +28,7 @@ impl Tx<'_> {
     pub fn retire(&mut self, session: &Session, before: Timestamp, limit: usize) -> Op<usize> {
         self.fence(session)?;
         self.forget_used(limit)?;
+        self.forget_floors()?;
         let old = self.old(before, limit)?;
         let open: Vec<Settlement> = self.open(&old)?;
         if !open.is_empty() {
