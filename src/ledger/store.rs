@@ -142,10 +142,10 @@ pub struct Settlement {
 /// What is kept of a message, or given up, for the copy of it that may come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Again {
-    /// The client was told to come again, and an answer may still come. Kept for [`FINGERPRINT_KEPT`].
-    Open(Fingerprint),
+    /// The client was told to come again, and an answer may still come.
+    Open(Kept),
     /// The same, and no answer will come any more.
-    Ended(Fingerprint),
+    Ended(Kept),
     /// The message stood in for an earlier one, as its reservation was answered, or may have been. Its outcome is that
     /// one's where it is `relayed`; any other leaves that one as unknown as it was, for the next copy.
     StoodIn {
@@ -158,14 +158,26 @@ pub enum Again {
 impl Again {
     pub fn fingerprint(&self) -> &Fingerprint {
         match self {
-            Self::Open(fingerprint) | Self::Ended(fingerprint) | Self::StoodIn { fingerprint, .. } => fingerprint,
+            Self::Open(Kept { fingerprint, .. })
+            | Self::Ended(Kept { fingerprint, .. })
+            | Self::StoodIn { fingerprint, .. } => fingerprint,
         }
     }
+}
+
+/// A fingerprint that is to be kept, and how long its client may come again with the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub fingerprint: Fingerprint,
+    pub within: SignedDuration,
 }
 
 /// How long a client may come again with a message whose outcome was open. Queues of clients try for days, but mostly
 /// in their first hours; and a device that sends the same bytes every day means a new message.
 pub const FINGERPRINT_KEPT: SignedDuration = SignedDuration::from_hours(24);
+/// The same for a message with neither Message-ID nor Date. Nothing tells two of them apart: a device that reports the
+/// same fault twice sends the same bytes twice. What sends such mail tries again within minutes, or never.
+pub const FINGERPRINT_KEPT_UNMARKED: SignedDuration = SignedDuration::from_mins(15);
 
 impl Settlement {
     pub fn of(message: MessageId, outcome: Outcome) -> Self {
@@ -258,13 +270,14 @@ pub trait Store: Report + Send + Sync + 'static {
     ///
     /// A message in good standing whose fingerprint was kept ([`Again`]) is answered with what became of the earlier
     /// one: each kept fingerprint stands for one message, so one copy of it is answered as relayed or stands in for it.
+    /// Two copies of a fingerprint may stand in, within the rates; from the third on it is a new message.
     async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>>;
 
     /// Writes outcomes, refunding what they refund to the lots it came from. Idempotent: the first outcome stays,
     /// only `unknown` may be replaced, once. A late outcome is taken even from a fenced session: it corrects.
     async fn settle(&self, session: &Session, batch: &[Settlement]) -> Result<()>;
 
-    /// Drops the fingerprints that were kept before. Returns how many.
+    /// Drops the fingerprints that were kept before, however long they are looked at. Returns how many.
     async fn forget_fingerprints(&self, session: &Session, before: Timestamp) -> Result<u64>;
 
     /// Makes the lots that will hold at `until`, ahead of their time. Idempotent. Returns how many were new.

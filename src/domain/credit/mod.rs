@@ -17,7 +17,7 @@ use super::fingerprint::Fingerprint;
 use super::id::{AccountId, Holder, KeyId, MessageId, PolicyId};
 use super::period::{Calendar, Period};
 
-pub use decide::{Books, Charge, Holding, PERIOD_PARTS, Stock, Tempo, decide};
+pub use decide::{Books, Charge, Holding, PERIOD_PARTS, Stock, Tempo, decide, pace};
 pub use lot::{Lot, LotId, Part, Source, Topped};
 pub use prepaid::{Added, in_order_of_use, next_top_up, top_up};
 pub use rate::{Pace, Rate};

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use proptest::prelude::{ProptestConfig, prop};
 use proptest::test_runner::{TestCaseError, TestRunner};
-use uuid::Uuid;
 
-use super::model::{Model, POLICIES, account, key, policy};
+use super::model::{Asked, Model, POLICIES, account, id, kept_within, key, policy};
 use super::steps::{Step, starts, steps};
+use super::traces::Told;
 use super::world::{self, Place, at, key_id, policy_id};
-use crate::domain::credit::{Limit, Overage, Reservation};
+use crate::domain::credit::{Limit, Outcome, Overage, Reservation, Verdict};
 use crate::domain::directory::{Entry, Suspension};
-use crate::domain::id::{Holder, MessageId};
+use crate::domain::fingerprint::Fingerprint;
+use crate::domain::id::Holder;
 use crate::domain::money::Pricing;
-use crate::ledger::store::{Error, Role, Session, Settlement, Store};
+use crate::ledger::store::{Again, Error, Kept, Role, Session, Settlement, Store};
 use crate::runtime::clock::{Clock, ManualClock};
 
 /// Enough that each removed rule is found in a few seconds (`make mutants`); `PROPTEST_CASES` asks for more.
@@ -66,8 +67,8 @@ struct Run {
     /// The one before.
     stale: Session,
     model: Model,
-    /// Key and credits of each message, by its number.
-    messages: Vec<(u128, u32)>,
+    /// Each message, by its number, with what it was answered last.
+    messages: Vec<(Asked, Option<Verdict>)>,
 }
 
 fn holders() -> [Holder; 3 + POLICIES] {
@@ -121,8 +122,9 @@ impl Run {
         let batch: Vec<Reservation> = numbers
             .iter()
             .map(|number| {
-                let (of, credits) = self.messages[*number];
-                Reservation { message: id(*number), key: key_id(of), credits, fingerprint: None }
+                let Asked { key, credits, print } = self.messages[*number].0;
+                let fingerprint = print.map(fingerprint);
+                Reservation { message: id(*number), key: key_id(key), credits, fingerprint }
             })
             .collect();
         let fenced = self.store.reserve(&self.stale, &batch).await;
@@ -135,14 +137,40 @@ impl Run {
             // A message that is there twice is answered the same twice.
             let verdict = match numbers[..index].iter().position(|earlier| earlier == number) {
                 Some(earlier) => Clone::clone(&expected[earlier]),
-                None => {
-                    let (of, credits) = self.messages[*number];
-                    self.model.reserve(*number, of, i64::from(credits), self.session.epoch)
-                }
+                None => self.model.reserve(*number, self.messages[*number].0, self.session.epoch),
             };
             expected.push(verdict);
         }
+        for (number, verdict) in numbers.iter().zip(&verdicts) {
+            self.messages[*number].1 = Some(verdict.clone());
+        }
         agree(step, "verdicts", &verdicts, &expected)
+    }
+
+    /// Settles as the relay does that sent a message, or a copy, and cannot say what became of it.
+    async fn tell(&mut self, message: usize, outcome: Outcome, told: [bool; 2], late: bool) {
+        // Whatever there is to tell: every write moves the ledger's time.
+        self.store.heartbeat(&self.session).await.expect("alive");
+        let Some(number) = message.checked_rem(self.messages.len()) else { return };
+        let (Asked { print: Some(print), .. }, answered) = &self.messages[number] else { return };
+        let (print, [ended, heard]) = (*print, told);
+        let (outcome, told) = match answered {
+            Some(Verdict::Reserved) => (Outcome::Unknown, Told::ComeAgain { ended }),
+            Some(Verdict::Resumed(_)) => (outcome, Told::StoodIn { heard }),
+            // It was told by nobody: what it was answered is left for the next copy.
+            Some(Verdict::Relayed(_)) => (Outcome::NotOffered, Told::StoodIn { heard: false }),
+            Some(_) | None => return,
+        };
+        let kept = Kept { fingerprint: fingerprint(print), within: kept_within(print) };
+        let again = match told {
+            Told::ComeAgain { ended: false } => Again::Open(kept),
+            Told::ComeAgain { ended: true } => Again::Ended(kept),
+            Told::StoodIn { heard } => Again::StoodIn { fingerprint: kept.fingerprint, told: heard },
+        };
+        let session = if late { &self.stale } else { &self.session };
+        let settlement = Settlement { message: id(number), outcome, again: Some(again) };
+        self.store.settle(session, &[settlement]).await.expect("settled");
+        self.model.tell(number, print, outcome, told, session.epoch);
     }
 
     /// Changes one rule and writes it.
@@ -184,7 +212,7 @@ impl Run {
         match step {
             Step::Send { messages, lost_replies } => {
                 let first = self.messages.len();
-                self.messages.extend(messages);
+                self.messages.extend(messages.iter().map(|asked| (*asked, None)));
                 let numbers: Vec<usize> = (first..self.messages.len()).collect();
                 for _ in 0..=*lost_replies {
                     self.reserve(step, &numbers).await?;
@@ -203,6 +231,9 @@ impl Run {
                 for number in numbers {
                     self.model.settle(number, *outcome);
                 }
+            }
+            Step::Tell { message, outcome, ended, heard, late } => {
+                self.tell(*message, *outcome, [*ended, *heard], *late).await;
             }
             Step::Crash => {
                 self.store = place.open(Arc::new(self.clock.clone()));
@@ -256,6 +287,6 @@ impl Run {
     }
 }
 
-fn id(number: usize) -> MessageId {
-    MessageId(Uuid::from_u128(number as u128 + 1))
+fn fingerprint(print: u8) -> Fingerprint {
+    Fingerprint([print; 32])
 }

@@ -20,6 +20,7 @@ mod rollover;
 mod samples;
 mod steps;
 mod stock;
+mod traces;
 mod troubles;
 mod world;
 
@@ -78,6 +79,9 @@ macro_rules! whole_suite {
             two_messages_that_were_open_answer_two_copies,
             an_answer_that_nobody_collects_is_left_for_the_next_copy,
             a_copy_is_judged_by_its_standing_first,
+            a_fingerprint_has_at_most_two_stand_ins,
+            a_stand_in_is_judged_by_the_rate,
+            a_message_that_nothing_tells_apart_is_kept_for_minutes,
             fingerprints_are_kept_for_a_day,
             a_kept_fingerprint_is_there_when_its_keeper_says_so,
             racing_tasks_accept_exactly_the_limit,

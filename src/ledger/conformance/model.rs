@@ -5,14 +5,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
 
 use super::stock::{Leak, Stock};
+use super::traces::{Copy, Told, Traces};
 use super::world::{account_id, key_id, policy_id};
 use crate::domain::credit::{Blocked, Limit, Meter, Outcome, Pace, Prepaid, Rate, TopUp, Verdict};
-use crate::domain::id::Holder;
+use crate::domain::id::{Holder, MessageId};
 use crate::domain::period::{Calendar, Window};
-use crate::ledger::store::{PrepaidBalance, Usage};
+use crate::ledger::store::{FINGERPRINT_KEPT, FINGERPRINT_KEPT_UNMARKED, PrepaidBalance, Usage};
 
 /// What a status shows of a holder's running limit.
 #[derive(Clone, Debug)]
@@ -87,6 +89,7 @@ pub struct Model {
     leaks: HashMap<Holder, Leak>,
     /// By the number of the message.
     pub charged: BTreeMap<usize, Charged>,
+    pub traces: Traces,
 }
 
 pub const POLICIES: usize = 2;
@@ -256,12 +259,16 @@ impl Model {
         }
     }
 
-    pub fn reserve(&mut self, message: usize, key_number: u128, credits: i64, epoch: i64) -> Verdict {
+    pub fn reserve(&mut self, message: usize, asked: Asked, epoch: i64) -> Verdict {
+        let (key_number, credits) = (asked.key, i64::from(asked.credits));
         if self.charged.contains_key(&message) {
             return Verdict::Reserved;
         }
         if let Some(blocked) = self.blocked(key_number) {
             return Verdict::Blocked(blocked);
+        }
+        if let Some(verdict) = asked.print.and_then(|print| self.copy(message, print, key_number, epoch)) {
+            return verdict;
         }
         let holders = [key(key_number), account(), policy(self.rules.policy)];
         let numbers = holders.map(|holder| self.number(holder));
@@ -289,6 +296,26 @@ impl Model {
         let charged = Charged { credits, at, epoch, holders, numbers, buckets, money, outcome, settled_at, corrected };
         self.charged.insert(message, charged);
         Verdict::Reserved
+    }
+
+    fn copy(&mut self, message: usize, print: u8, key_number: u128, epoch: i64) -> Option<Verdict> {
+        let outcome = |message| self.charged.get(&message).and_then(|charged| charged.outcome);
+        Some(match self.traces.look(message, print, (self.now, epoch), outcome)? {
+            Copy::Relayed(earlier) => {
+                self.traces.answer(earlier, message);
+                Verdict::Relayed(id(earlier))
+            }
+            Copy::Resumed(earlier) => Verdict::Resumed(id(earlier)),
+            Copy::UnderWay(earlier) => Verdict::UnderWay(id(earlier)),
+            Copy::WouldResume(earlier) => match self.pour(key(key_number)) {
+                Err(too_fast) => too_fast,
+                Ok(leaks) => {
+                    self.leaks.extend(leaks);
+                    self.traces.carry(earlier, message, epoch);
+                    Verdict::Resumed(id(earlier))
+                }
+            },
+        })
     }
 
     fn pour(&self, key: Holder) -> Result<Vec<(Holder, Leak)>, Verdict> {
@@ -347,6 +374,21 @@ impl Model {
         }
     }
 
+    /// What is settled beside an outcome that has to do with copies, by a session of this epoch.
+    pub fn tell(&mut self, message: usize, print: u8, outcome: Outcome, told: Told, epoch: i64) {
+        self.settle(message, outcome);
+        match told {
+            Told::ComeAgain { ended } => {
+                self.traces.keep((message, print), ended, (self.now, kept_within(print)), epoch);
+            }
+            Told::StoodIn { heard } => {
+                if let Some(earlier) = self.traces.stood_in(message, print, outcome, heard) {
+                    self.settle(earlier, Outcome::Relayed);
+                }
+            }
+        }
+    }
+
     /// Open messages of sessions before `epoch` become unknown. Returns how many.
     pub fn sweep(&mut self, epoch: i64) -> u64 {
         let open: Vec<usize> = self
@@ -360,6 +402,24 @@ impl Model {
         }
         open.len() as u64
     }
+}
+
+/// A message as its client asks for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    pub key: u128,
+    pub credits: u32,
+    /// Its fingerprint, if it has one.
+    pub print: Option<u8>,
+}
+
+pub fn id(number: usize) -> MessageId {
+    MessageId(Uuid::from_u128(number as u128 + 1))
+}
+
+/// Some have nothing that tells two of them apart.
+pub fn kept_within(print: u8) -> SignedDuration {
+    if print == 0 { FINGERPRINT_KEPT_UNMARKED } else { FINGERPRINT_KEPT }
 }
 
 impl Charged {

@@ -16,7 +16,7 @@ use crate::domain::credit::Outcome;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::MessageId;
 use crate::ledger::rules::dedup::{Mark, Trace};
-use crate::ledger::store::{Again, FINGERPRINT_KEPT, Session, Settlement};
+use crate::ledger::store::{Again, FINGERPRINT_KEPT, Kept, Session, Settlement};
 
 /// Writes who answered a copy, or carries it.
 pub async fn mark(tx: &Tx, session: &Session, (message, mark): (MessageId, Mark), copy: MessageId) -> Op<()> {
@@ -26,7 +26,8 @@ pub async fn mark(tx: &Tx, session: &Session, (message, mark): (MessageId, Mark)
         }
         Mark::Carried => {
             tx.execute(
-                "UPDATE fingerprint SET carrier = $2, session = $3, epoch = $4 WHERE message = $1",
+                "UPDATE fingerprint SET carrier = $2, session = $3, epoch = $4, stand_ins = stand_ins + 1 \
+                 WHERE message = $1",
                 &[&message.0, &copy.0, &session.id, &session.epoch],
             )
             .await?;
@@ -51,15 +52,16 @@ pub async fn traces(
     if locked.is_empty() {
         return Ok(traces);
     }
-    let since = tx.now.saturating_sub(FINGERPRINT_KEPT).unwrap_or(Timestamp::MIN).as_millisecond();
+    let day = FINGERPRINT_KEPT.as_millis() as i64;
     let found = tx
         .query(
             "SELECT f.digest, f.message, f.carrier, f.answered, o.outcome, EXISTS \
-                 (SELECT FROM session s WHERE s.id = f.session AND s.epoch = f.epoch AND s.closed_at IS NULL) \
+                 (SELECT FROM session s WHERE s.id = f.session AND s.epoch = f.epoch AND s.closed_at IS NULL), \
+                 f.stand_ins \
              FROM fingerprint f LEFT JOIN LATERAL (SELECT outcome FROM settlement s \
                  WHERE s.day = f.day AND s.message = f.message ORDER BY correction DESC LIMIT 1) o ON true \
-             WHERE f.digest = ANY ($1) AND f.at > $2 ORDER BY f.at, f.message",
-            &[&digests, &since],
+             WHERE f.digest = ANY ($1) AND coalesce(f.until, f.at + $3) > $2 ORDER BY f.at, f.message",
+            &[&digests, &tx.now_ms(), &day],
         )
         .await?;
     for row in &found {
@@ -70,6 +72,7 @@ pub async fn traces(
             carrier: row.try_get::<_, Option<Uuid>>(2)?.map(MessageId),
             lives: row.try_get(5)?,
             answered: row.try_get::<_, Option<Uuid>>(3)?.map(MessageId),
+            stand_ins: u32::try_from(row.try_get::<_, i32>(6)?).unwrap_or(0),
         };
         let digest: &[u8] = row.try_get(0)?;
         let digest = digest.try_into().map_err(|_| Failure::Row("a fingerprint of another length".to_owned()))?;
@@ -99,22 +102,24 @@ async fn keep_one(tx: &Tx, session: &Session, settlement: Settlement, again: &Ag
     let (message, day) = (settlement.message.0, rows::day(settlement.message));
     let digest = again.fingerprint().0.as_slice();
     match again {
-        Again::Open(_) => {
+        Again::Open(Kept { within, .. }) => {
+            let until = tx.now_ms() + within.as_millis() as i64;
             tx.execute(
-                "INSERT INTO fingerprint (message, day, digest, at, carrier, session, epoch) \
-                 VALUES ($1, $2, $3, $4, $1, $5, $6) ON CONFLICT DO NOTHING",
-                &[&message, &day, &digest, &tx.now_ms(), &session.id, &session.epoch],
+                "INSERT INTO fingerprint (message, day, digest, at, until, carrier, session, epoch) \
+                 VALUES ($1, $2, $3, $4, $7, $1, $5, $6) ON CONFLICT DO NOTHING",
+                &[&message, &day, &digest, &tx.now_ms(), &session.id, &session.epoch, &until],
             )
             .await?;
             Ok(None)
         }
-        Again::Ended(_) => {
+        Again::Ended(Kept { within, .. }) => {
+            let until = tx.now_ms() + within.as_millis() as i64;
             // Where a copy carries it by now, that one's end is waited for.
             tx.execute(
-                "INSERT INTO fingerprint AS f (message, day, digest, at, session, epoch) \
-                 VALUES ($1, $2, $3, $4, $5, $6) \
+                "INSERT INTO fingerprint AS f (message, day, digest, at, until, session, epoch) \
+                 VALUES ($1, $2, $3, $4, $7, $5, $6) \
                  ON CONFLICT (message) DO UPDATE SET carrier = NULL WHERE f.carrier = f.message",
-                &[&message, &day, &digest, &tx.now_ms(), &session.id, &session.epoch],
+                &[&message, &day, &digest, &tx.now_ms(), &session.id, &session.epoch, &until],
             )
             .await?;
             Ok(None)
@@ -124,6 +129,11 @@ async fn keep_one(tx: &Tx, session: &Session, settlement: Settlement, again: &Ag
             let sql = if relayed && *told {
                 "DELETE FROM fingerprint WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) \
                  RETURNING message"
+            } else if settlement.outcome.refunds() {
+                // It was certainly not sent.
+                "UPDATE fingerprint SET stand_ins = stand_ins - CASE WHEN carrier = $2 THEN 1 ELSE 0 END, \
+                     carrier = NULL, answered = NULL \
+                 WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) RETURNING message"
             } else {
                 "UPDATE fingerprint SET carrier = NULL, answered = NULL \
                  WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) RETURNING message"

@@ -19,47 +19,71 @@ pub struct Trace {
     pub lives: bool,
     /// The copy that was answered as relayed.
     pub answered: Option<MessageId>,
+    /// Copies that stood in for it, but for those that were certainly not sent.
+    pub stand_ins: u32,
 }
 
 /// What is written of a trace when a copy is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// The copy carries it from here on.
+    /// The copy carries it from here on: it stands in for it.
     Carried,
     /// The copy is answered as relayed: nothing is left to answer.
     Answered,
 }
 
-/// What the copy `asker` is answered, and which trace is to be marked. `None`: nothing is open, so it is a new message.
-/// Asked again, it answers the same. `traces` are those of its fingerprint, oldest first.
-pub fn recognise(asker: MessageId, traces: &mut [Trace]) -> Option<(Verdict, Option<(MessageId, Mark)>)> {
+/// Copies of one fingerprint that may be sent without a charge in place of messages of which nobody will know what became
+/// of them. One that was certainly not sent does not count. From the next on they are new messages: an upstream that
+/// never says what it did must not make mail free.
+pub const STAND_INS_MAX: u32 = 2;
+
+/// What a copy is answered, and which of the traces is to be marked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recognised {
+    pub verdict: Verdict,
+    pub mark: Option<(usize, Mark)>,
+}
+
+/// What the copy `asker` is answered. `None`: nothing is open, so it is a new message. Asked again, it answers the same.
+/// `traces` are those of its fingerprint, oldest first.
+pub fn recognise(asker: MessageId, traces: &[Trace]) -> Option<Recognised> {
+    let known = |verdict| Some(Recognised { verdict, mark: None });
     if let Some(trace) = traces.iter().find(|trace| trace.answered == Some(asker)) {
-        return Some((Verdict::Relayed(trace.message), None));
+        return known(Verdict::Relayed(trace.message));
     }
     if let Some(trace) = traces.iter().find(|trace| trace.carrier == Some(asker)) {
-        return Some((Verdict::Resumed(trace.message), None));
+        return known(Verdict::Resumed(trace.message));
     }
+    let unknown = traces.iter().filter(|trace| trace.outcome == Some(Outcome::Unknown));
+    let may_stand_in = unknown.map(|trace| trace.stand_ins).sum::<u32>() < STAND_INS_MAX;
     let rank = |trace: &Trace| match (trace.outcome, trace.answered) {
         (Some(Outcome::Relayed), None) => Some(0),
-        (Some(Outcome::Unknown), None) if trace.carrier.is_none() || !trace.lives => Some(1),
+        (Some(Outcome::Unknown), None) if trace.carrier.is_none() || !trace.lives => may_stand_in.then_some(1),
         (Some(Outcome::Unknown), None) => Some(2),
         // It was given back, it is used up, or nobody knows it any more.
         (Some(Outcome::Refused | Outcome::NotOffered) | None, _) | (_, Some(_)) => None,
     };
-    let found = traces.iter_mut().filter_map(|trace| Some((rank(trace)?, trace))).min_by_key(|(rank, _)| *rank);
-    let (rank, trace) = found?;
-    let message = trace.message;
+    let found = traces.iter().enumerate().filter_map(|(index, trace)| Some((rank(trace)?, index)));
+    let (rank, index) = found.min_by_key(|(rank, _)| *rank)?;
+    let message = traces[index].message;
     Some(match rank {
-        0 => {
-            trace.answered = Some(asker);
-            (Verdict::Relayed(message), Some((message, Mark::Answered)))
-        }
-        1 => {
-            (trace.carrier, trace.lives) = (Some(asker), true);
-            (Verdict::Resumed(message), Some((message, Mark::Carried)))
-        }
-        _ => (Verdict::UnderWay(message), None),
+        0 => Recognised { verdict: Verdict::Relayed(message), mark: Some((index, Mark::Answered)) },
+        1 => Recognised { verdict: Verdict::Resumed(message), mark: Some((index, Mark::Carried)) },
+        _ => Recognised { verdict: Verdict::UnderWay(message), mark: None },
     })
+}
+
+impl Trace {
+    /// What it is once it is marked.
+    pub fn mark(&mut self, asker: MessageId, mark: Mark) {
+        match mark {
+            Mark::Answered => self.answered = Some(asker),
+            Mark::Carried => {
+                (self.carrier, self.lives) = (Some(asker), true);
+                self.stand_ins += 1;
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -72,7 +96,15 @@ mod tests {
     }
 
     fn trace(n: u128, outcome: Outcome) -> Trace {
-        Trace { message: id(n), outcome: Some(outcome), carrier: None, lives: true, answered: None }
+        Trace { message: id(n), outcome: Some(outcome), carrier: None, lives: true, answered: None, stand_ins: 0 }
+    }
+
+    fn answer(asker: u128, traces: &mut [Trace]) -> Option<Verdict> {
+        let Recognised { verdict, mark } = recognise(id(asker), traces)?;
+        if let Some((index, mark)) = mark {
+            traces[index].mark(id(asker), mark);
+        }
+        Some(verdict)
     }
 
     #[test]
@@ -89,14 +121,30 @@ mod tests {
             (vec![trace(1, Outcome::NotOffered)], None),
             (vec![Trace { outcome: None, ..trace(1, Outcome::Unknown) }], None),
             // Two were open: what is certain comes first.
-            (vec![carried, trace(2, Outcome::Unknown), trace(3, Outcome::Relayed)], Some(Verdict::Relayed(id(3)))),
+            (
+                vec![carried.clone(), trace(2, Outcome::Unknown), trace(3, Outcome::Relayed)],
+                Some(Verdict::Relayed(id(3))),
+            ),
+            // Twice it was sent without a charge, for this message or for another one.
+            (vec![Trace { stand_ins: 1, ..trace(1, Outcome::Unknown) }], Some(Verdict::Resumed(id(1)))),
+            (vec![Trace { stand_ins: 2, ..trace(1, Outcome::Unknown) }], None),
+            (vec![Trace { stand_ins: 2, ..trace(1, Outcome::Unknown) }, trace(2, Outcome::Unknown)], None),
+            (
+                vec![
+                    Trace { stand_ins: 2, answered: Some(id(7)), ..trace(1, Outcome::Relayed) },
+                    trace(2, Outcome::Unknown),
+                ],
+                Some(Verdict::Resumed(id(2))),
+            ),
+            (vec![Trace { stand_ins: 2, ..carried }], Some(Verdict::UnderWay(id(1)))),
+            (vec![Trace { stand_ins: 2, ..trace(1, Outcome::Relayed) }], Some(Verdict::Relayed(id(1)))),
         ];
         for (mut traces, expected) in cases {
             let shown = format!("{traces:?}");
-            let answer = recognise(id(9), &mut traces);
-            assert_eq!(answer.as_ref().map(|(verdict, _)| verdict.clone()), expected, "{shown}");
-            if !matches!(expected, Some(Verdict::UnderWay(_))) {
-                assert_eq!(recognise(id(9), &mut traces).map(|(verdict, _)| verdict), expected, "{shown}");
+            let verdict = answer(9, &mut traces);
+            assert_eq!(verdict, expected, "{shown}");
+            if !matches!(expected, Some(Verdict::UnderWay(_)) | None) {
+                assert_eq!(answer(9, &mut traces), expected, "{shown}");
             }
         }
     }
@@ -104,10 +152,10 @@ mod tests {
     #[test]
     fn one_trace_answers_one_copy() {
         let mut relayed = [trace(1, Outcome::Relayed)];
-        assert!(recognise(id(8), &mut relayed).is_some());
-        assert_eq!(recognise(id(9), &mut relayed), None, "used up");
+        assert!(answer(8, &mut relayed).is_some());
+        assert_eq!(answer(9, &mut relayed), None, "used up");
         let mut unknown = [trace(1, Outcome::Unknown)];
-        assert!(recognise(id(8), &mut unknown).is_some());
-        assert_eq!(recognise(id(9), &mut unknown), Some((Verdict::UnderWay(id(1)), None)), "one carries it already");
+        assert!(answer(8, &mut unknown).is_some());
+        assert_eq!(answer(9, &mut unknown), Some(Verdict::UnderWay(id(1))), "one carries it already");
     }
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::dedup::{Mark, Trace, recognise};
+use super::dedup::{Mark, Recognised, Trace, recognise};
 use crate::domain::credit::{self, Blocked, Books, Charge, Part, Reservation, Verdict};
 use crate::domain::directory::Sender;
 use crate::domain::fingerprint::Fingerprint;
@@ -122,8 +122,8 @@ fn decide_open(
     now: Timestamp,
 ) -> Decision {
     let kept = asked.fingerprint.and_then(|fingerprint| traces.get_mut(&fingerprint));
-    if let Some((verdict, mark)) = kept.and_then(|traces| recognise(asked.message, traces)) {
-        return Decision { verdict, charged: None, mark };
+    if let Some(decision) = kept.and_then(|traces| decide_copy(asked, sender, traces, books, now)) {
+        return decision;
     }
     let unit_price = sender.policy.unit_price();
     let charge = Charge { credits: i64::from(asked.credits), chain: sender.chain(), unit_price };
@@ -131,6 +131,28 @@ fn decide_open(
         Ok(parts) => Decision { charged: Some(Charged { charge, parts }), ..Decision::answered(Verdict::Reserved) },
         Err(refused) => Decision::answered(refused),
     }
+}
+
+/// What a copy is answered. One that is to be sent is a message to the rate, though it is not charged.
+fn decide_copy(
+    asked: &Reservation,
+    sender: &Sender,
+    traces: &mut [Trace],
+    books: &mut Books,
+    now: Timestamp,
+) -> Option<Decision> {
+    let Recognised { verdict, mark } = recognise(asked.message, traces)?;
+    let Some((index, mark)) = mark else { return Some(Decision::answered(verdict)) };
+    let paced = match mark {
+        Mark::Carried => credit::pace(books, sender.chain(), now),
+        Mark::Answered => Ok(()),
+    };
+    if let Err(too_fast) = paced {
+        return Some(Decision::answered(too_fast));
+    }
+    let trace = &mut traces[index];
+    trace.mark(asked.message, mark);
+    Some(Decision { verdict, charged: None, mark: Some((trace.message, mark)) })
 }
 
 #[cfg(test)]
@@ -190,8 +212,14 @@ mod tests {
 
     #[test]
     fn each_step_answers_before_the_next_is_asked() {
-        let relayed =
-            Trace { message: id(90), outcome: Some(Outcome::Relayed), carrier: None, lives: true, answered: None };
+        let relayed = Trace {
+            message: id(90),
+            outcome: Some(Outcome::Relayed),
+            carrier: None,
+            lives: true,
+            answered: None,
+            stand_ins: 0,
+        };
         // Known, though its sender is unknown and nothing is left.
         let mut case = Case::new(0);
         case.reserved.insert(id(1));
@@ -212,6 +240,24 @@ mod tests {
         assert_eq!(decided[0].mark, Some((id(90), Mark::Answered)));
         assert!(matches!(decided[1].verdict, Verdict::Short { .. }), "a trace answers one copy");
         assert_eq!(decided[2], Decision::answered(Verdict::Relayed(id(90))), "the same message, marked once");
+
+        // One that is sent in its place is judged by the rate, and uses nothing up where that refuses it.
+        let mut case = Case::new(2);
+        let unknown = Trace { outcome: Some(Outcome::Unknown), ..relayed };
+        case.traces = HashMap::from([(Fingerprint([7; 32]), vec![unknown])]);
+        let decided = case.decide(&[asked(3, None), asked(1, Some(7)), asked(2, Some(7))]);
+        assert!(decided[0].charged.is_some());
+        for too_fast in &decided[1..] {
+            assert!(matches!(too_fast.verdict, Verdict::TooFast { .. }), "{too_fast:?}");
+            assert_eq!(too_fast.mark, None);
+        }
+        let key = case.books.holdings.get_mut(&conformance::chain()[0]).expect("held");
+        key.tempo.as_mut().expect("paced").arrival = None;
+        let decided = case.decide(&[asked(1, Some(7)), asked(2, Some(7)), asked(1, Some(7)), asked(4, None)]);
+        assert_eq!(decided[0].verdict, Verdict::Resumed(id(90)));
+        assert_eq!(decided[1].verdict, Verdict::UnderWay(id(90)));
+        assert_eq!(decided[2], Decision::answered(Verdict::Resumed(id(90))));
+        assert!(matches!(decided[3].verdict, Verdict::TooFast { .. }), "the stand-in took the hour's message");
 
         // The rate, and then the charge, each once however often it is asked in one batch.
         let mut case = Case::new(2);

@@ -71,12 +71,15 @@ pub fn decide(books: &mut Books, charge: &Charge, now: Timestamp) -> Result<Vec<
     if let Some(shortage) = books.shortage(charge) {
         return Err(shortage.into_verdict());
     }
-    for (holder, arrival) in arrivals.into_iter().flatten() {
-        if let Some(tempo) = books.holdings.get_mut(&holder).and_then(|holding| holding.tempo.as_mut()) {
-            *tempo = Tempo { arrival: Some(arrival), moved: true, ..*tempo };
-        }
-    }
+    books.arrive(arrivals);
     Ok(books.take(charge))
+}
+
+/// Judges a message that costs nothing by the rates of its key and account, and counts it there.
+pub fn pace(books: &mut Books, chain: Chain, now: Timestamp) -> Result<(), Verdict> {
+    let arrivals = books.arrivals(chain, now)?;
+    books.arrive(arrivals);
+    Ok(())
 }
 
 /// A meter that lacks credits.
@@ -117,6 +120,14 @@ impl Books {
             }
         }
         refused.map_or(Ok(arrivals), |(_, verdict)| Err(verdict))
+    }
+
+    fn arrive(&mut self, arrivals: [Option<(Holder, Timestamp)>; 2]) {
+        for (holder, arrival) in arrivals.into_iter().flatten() {
+            if let Some(tempo) = self.holdings.get_mut(&holder).and_then(|holding| holding.tempo.as_mut()) {
+                *tempo = Tempo { arrival: Some(arrival), moved: true, ..*tempo };
+            }
+        }
     }
 
     /// Of the meters that lack credits, the one that stays closed longest.
