@@ -288,10 +288,12 @@ impl Admission {
             }
             Ok(Verdict::Relayed(earlier)) => (Reply::Accepted(earlier), MessageResult::RelayedBefore),
             Ok(Verdict::UnderWay(_)) => (Reply::UnderWay, MessageResult::UnderWay),
-            Ok(Verdict::Short { meter, granted, remaining, reopens_at }) => {
+            Ok(Verdict::Short { meter, granted, remaining, reopens_at, pending }) => {
                 let shortage = Shortage { meter, granted, remaining, reopens_at };
                 self.shortages.remember(errand.sender.chain(), shortage.clone(), Instant::now());
-                (Reply::Short(shortage, errand.sender.policy.when_exhausted), MessageResult::Short)
+                // What may come back refuses nobody for good.
+                let when = if pending { WhenExhausted::Defer } else { errand.sender.policy.when_exhausted };
+                (Reply::Short(shortage, when), MessageResult::Short)
             }
             Ok(Verdict::TooFast { pace, rate, retry_at }) => {
                 (Reply::TooFast(Haste::new(pace, rate, retry_at, self.judge.now())), MessageResult::TooFast)

@@ -228,6 +228,9 @@ pub enum Verdict {
         remaining: i64,
         /// The end of its period, or its next top-up. `None`: it does not open by itself.
         reopens_at: Option<Timestamp>,
+        /// Messages under way could give back enough for this one, of every limit that lacks credits. Judged where the
+        /// policy refuses for good; else `false`.
+        pending: bool,
     },
     /// More messages than the rate allows. Judged before credits, so that hammering tells nothing about them; a
     /// message that is refused, for whatever reason, moves nothing.

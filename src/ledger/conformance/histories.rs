@@ -9,7 +9,7 @@ use super::model::{Asked, Model, POLICIES, account, id, kept_within, key, policy
 use super::steps::{Step, starts, steps};
 use super::traces::Told;
 use super::world::{self, Place, at, key_id, policy_id};
-use crate::domain::credit::{Limit, Outcome, Overage, Reservation, Verdict};
+use crate::domain::credit::{Limit, Outcome, Overage, Reservation, Verdict, WhenExhausted};
 use crate::domain::directory::{Entry, Suspension};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::Holder;
@@ -99,6 +99,7 @@ impl Run {
             let mut parent = world::policy(number as u128 + 1, limit(policy(number)));
             parent.overage = if rules.overage[number] { Overage::Allow } else { Overage::Deny };
             parent.prepaid = rules.prepaid.get(&policy(number)).cloned();
+            parent.when_exhausted = if rules.reject[number] { WhenExhausted::Reject } else { WhenExhausted::Defer };
             let price_per_thousand_minor = rules.prices[number] / 1_000;
             let currency = "EUR".to_owned();
             parent.pricing = Some(Pricing { currency, base_price_minor: 0, price_per_thousand_minor });
@@ -194,6 +195,7 @@ impl Run {
             Step::SpendLimit(limit) => model.rules.spend_limit = *limit,
             Step::Price(policy, price) => model.rules.prices[*policy] = *price,
             Step::Overage(policy, allowed) => model.rules.overage[*policy] = *allowed,
+            Step::Reject(policy, rejects) => model.rules.reject[*policy] = *rejects,
             Step::Move(policy) => model.rules.policy = *policy,
             Step::Revoke(revoked) => model.rules.revoked = *revoked,
             Step::Suspend(suspended) => model.rules.suspended = *suspended,

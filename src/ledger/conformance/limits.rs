@@ -71,7 +71,10 @@ pub async fn a_clock_that_steps_back_opens_no_older_period(place: &impl Place) {
     assert!(matches!(world.send(1).await.1, Verdict::Short { .. }));
     let reopens_at = Some(at("2027-01-01T00:00:00Z"));
     let (_, verdict) = world.send(1).await;
-    assert_eq!(verdict, Verdict::Short { meter: Meter::AccountCap, granted: 5, remaining: 0, reopens_at });
+    assert_eq!(
+        verdict,
+        Verdict::Short { meter: Meter::AccountCap, granted: 5, remaining: 0, reopens_at, pending: false }
+    );
 }
 
 pub async fn a_limit_of_nothing_holds_at_once_whatever_its_period(place: &impl Place) {

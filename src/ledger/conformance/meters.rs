@@ -36,7 +36,7 @@ async fn spent(world: &World) -> i64 {
 }
 
 fn short_of_money(granted: i64, remaining: i64) -> Verdict {
-    Verdict::Short { meter: Meter::AccountSpend, granted, remaining, reopens_at: None }
+    Verdict::Short { meter: Meter::AccountSpend, granted, remaining, reopens_at: None, pending: false }
 }
 
 pub async fn money_is_charged_at_the_price_of_its_moment_and_given_back_at_that(place: &impl Place) {

@@ -15,6 +15,7 @@ mod meters;
 mod model;
 mod prepaid;
 mod records;
+mod refusing;
 mod reports;
 mod rollover;
 mod samples;
@@ -34,6 +35,7 @@ pub(super) use limits::*;
 pub(super) use meters::*;
 pub(super) use prepaid::*;
 pub(super) use records::*;
+pub(super) use refusing::*;
 pub(super) use reports::*;
 pub(super) use rollover::*;
 pub(super) use troubles::*;
@@ -147,6 +149,9 @@ macro_rules! whole_suite {
             top_ups_keep_to_their_start_and_end,
             a_policys_balance_is_shared_beside_its_accounts_own,
             racing_processes_use_prepaid_lots_up_exactly,
+            nobody_is_refused_for_good_while_credits_may_come_back,
+            what_is_on_its_way_although_its_client_comes_again_may_come_back,
+            every_limit_that_lacks_credits_must_get_them_back,
             an_id_is_minted_once_for_its_kind_namespace_and_name,
             changes_follow_an_epoch_and_equal_entries_move_none,
             an_entry_is_found_fresh_whoever_wrote_it,

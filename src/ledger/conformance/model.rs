@@ -37,6 +37,8 @@ pub struct Rules {
     pub prices: [i64; POLICIES],
     /// Whether each policy's pool may be exceeded.
     pub overage: [bool; POLICIES],
+    /// Whether each policy refuses for good.
+    pub reject: [bool; POLICIES],
     /// The account's policy.
     pub policy: usize,
     pub revoked: bool,
@@ -280,7 +282,7 @@ impl Model {
             Ok(leaks) => leaks,
             Err(too_fast) => return too_fast,
         };
-        if let Some(short) = self.short(holders, credits) {
+        if let Some(short) = self.short(holders, credits, epoch) {
             return short;
         }
         self.leaks.extend(leaks);
@@ -333,7 +335,7 @@ impl Model {
     }
 
     /// The meter that keeps `credits` out longest.
-    fn short(&self, [key, account, policy]: [Holder; 3], credits: i64) -> Option<Verdict> {
+    fn short(&self, [key, account, policy]: [Holder; 3], credits: i64, epoch: i64) -> Option<Verdict> {
         let period = |holder, meter| {
             let running = self.running(holder, self.now);
             let used = self.used(holder, running.window.from);
@@ -357,7 +359,42 @@ impl Model {
         ];
         // The last of the longest, from the back, is the first.
         let longest = candidates.into_iter().flatten().rev().max_by_key(|short| (short.3.is_none(), short.3));
-        longest.map(|(meter, granted, remaining, reopens_at)| Verdict::Short { meter, granted, remaining, reopens_at })
+        let (meter, granted, remaining, reopens_at) = longest?;
+        let pending = self.rules.reject[self.rules.policy] && self.would_pass([key, account, policy], credits, epoch);
+        Some(Verdict::Short { meter, granted, remaining, reopens_at, pending })
+    }
+
+    /// Whether it would pass if everything came back that may: what has no outcome, and what is on its way although its
+    /// client was told to come again.
+    fn would_pass(&self, [key, account, policy]: [Holder; 3], credits: i64, epoch: i64) -> bool {
+        let open = |number: usize, charged: &Charged| match charged.outcome {
+            None => true,
+            Some(Outcome::Unknown) => !charged.corrected && self.traces.carries_itself(number, epoch),
+            Some(_) => false,
+        };
+        let open: Vec<&Charged> =
+            self.charged.iter().filter(|(n, c)| open(**n, c)).map(|(_, charged)| charged).collect();
+        let period = |holder| {
+            let running = self.running(holder, self.now);
+            let from = running.window.from;
+            let counted = open.iter().filter(|open| open.at >= from && open.holders.contains(&holder));
+            let left = self.used(holder, from) - counted.map(|open| open.credits).sum::<i64>();
+            running.granted.is_none_or(|granted| left + credits <= granted)
+        };
+        let prepaid = |holder: Holder| {
+            let Some(rule) = self.rules.prepaid.get(&holder) else { return true };
+            let mut stock = self.stocks[&holder].clone();
+            stock.catch_up(rule.recurring.as_ref(), &self.rules.limits[&holder].calendar, self.now);
+            for (_, index, some) in open.iter().flat_map(|open| &open.buckets).filter(|(of, _, _)| *of == holder) {
+                stock.buckets[*index].consumed -= some;
+            }
+            stock.balance(None, self.now).remaining >= credits
+        };
+        let price = self.rules.price();
+        let spent = self.spent() - open.iter().map(|open| open.money).sum::<i64>();
+        let money = self.rules.spend_limit.is_none_or(|limit| price == 0 || spent + credits * price <= limit);
+        let pool = self.rules.overage[self.rules.policy] || period(policy);
+        period(key) && money && period(account) && prepaid(account) && prepaid(policy) && pool
     }
 
     pub fn settle(&mut self, message: usize, outcome: Outcome) {

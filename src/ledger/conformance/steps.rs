@@ -51,6 +51,8 @@ pub enum Step {
     /// Micro-units for a credit, of a policy.
     Price(usize, i64),
     Overage(usize, bool),
+    /// A policy refuses for good, or does not.
+    Reject(usize, bool),
     /// The account moves to a policy.
     Move(usize),
     Revoke(bool),
@@ -123,6 +125,7 @@ pub fn steps() -> impl Strategy<Value = Step> {
         1 => prop::option::weighted(0.5, 0..60_000i64).prop_map(Step::SpendLimit),
         1 => (0..POLICIES, 0..4i64).prop_map(|(policy, price)| Step::Price(policy, price * 1_000)),
         2 => (0..POLICIES, any::<bool>()).prop_map(|(policy, allowed)| Step::Overage(policy, allowed)),
+        2 => (0..POLICIES, prop::bool::weighted(0.7)).prop_map(|(policy, rejects)| Step::Reject(policy, rejects)),
         2 => (0..POLICIES).prop_map(Step::Move),
         1 => any::<bool>().prop_map(Step::Revoke),
         1 => any::<bool>().prop_map(Step::Suspend),

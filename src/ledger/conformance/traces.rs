@@ -74,6 +74,11 @@ impl Traces {
         relayed.or(idle).or(busy)
     }
 
+    /// Whether a message's own transaction is under way.
+    pub fn carries_itself(&self, message: usize, epoch: i64) -> bool {
+        self.0.iter().any(|kept| kept.message == message && kept.carrier == Some(message) && kept.epoch == epoch)
+    }
+
     fn of(&mut self, message: usize) -> Option<&mut Kept> {
         self.0.iter_mut().find(|kept| kept.message == message)
     }

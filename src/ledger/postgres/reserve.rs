@@ -8,10 +8,11 @@ use super::memory::{Columns, Memory, Plan};
 use super::rows;
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::wire::{Lease, Wires};
-use crate::domain::credit::{Books, Reservation, Verdict};
+use crate::domain::credit::{Books, Chain, Reservation, Verdict};
 use crate::domain::directory::{Sender, Terms};
-use crate::domain::id::{Holder, IdMap, IdSet, MessageId};
+use crate::domain::id::{AccountId, Holder, IdMap, IdSet, KeyId, MessageId, PolicyId};
 use crate::ledger::rules::lots::Lots;
+use crate::ledger::rules::pending::{self, Open};
 use crate::ledger::rules::reserve::{Charged, Decision, Step, decide, fingerprints, screen, senders};
 use crate::ledger::rules::sources::Planned;
 use crate::ledger::store::Session;
@@ -97,8 +98,13 @@ async fn decide_in(
     let mut traces = fingerprint::traces(tx, fingerprints(batch, &steps)).await?;
     let (mut lots, mut books) = open(tx, &steps).await?;
     let before = books.lots.clone();
-    let decisions = decide(batch, &steps, &mut traces, &mut books, tx.now);
+    let mut decisions = decide(batch, &steps, &mut traces, &mut books, tx.now);
     write(tx, session, batch, &decisions).await?;
+    let lacking = pending::lacking(&steps, &decisions);
+    if !lacking.is_empty() {
+        let open = open_messages(tx, &lacking).await?;
+        pending::judge(batch, &steps, &mut decisions, &books, &open);
+    }
     for (asked, decision) in batch.iter().zip(&decisions) {
         if let Some(mark) = decision.mark {
             fingerprint::mark(tx, session, mark, asked.message).await?;
@@ -138,6 +144,44 @@ async fn open(tx: &mut Tx, steps: &[Step]) -> Op<(LotsByHolder, Books)> {
     tx.write_changed(&lots).await?;
     lots.values_mut().for_each(Lots::is_written);
     Ok((lots, books))
+}
+
+/// The messages of holders that may still be given back: without an outcome, or with an unknown one while their own
+/// transaction is under way. Whoever gives back waits for the lots that are locked here.
+async fn open_messages(tx: &Tx, holders: &IdSet<Holder>) -> Op<Vec<Open>> {
+    let holders: Vec<uuid::Uuid> = holders.iter().map(|holder| holder.uuid()).collect();
+    let found = tx
+        .query(
+            "WITH carried AS ( \
+                 SELECT f.day, f.message FROM fingerprint f \
+                 JOIN session s ON s.id = f.session AND s.epoch = f.epoch AND s.closed_at IS NULL \
+                 WHERE f.carrier = f.message \
+             ), candidates AS ( \
+                 SELECT u.day, u.message FROM unsettled u \
+                 UNION SELECT v.day, v.message FROM rolled c, reservation v \
+                     WHERE v.xid >= c.low AND (v.xid >= c.high OR v.xid = ANY (c.running)) \
+                         AND (v.key = ANY ($1) OR v.account = ANY ($1) OR v.policy = ANY ($1)) \
+                 UNION SELECT day, message FROM carried \
+             ) \
+             SELECT v.key, v.account, v.policy, v.at, v.credits, v.key_lot, v.account_lot, v.policy_lot, v.more \
+             FROM candidates x JOIN reservation v ON v.day = x.day AND v.message = x.message \
+             LEFT JOIN LATERAL (SELECT outcome, correction FROM settlement s \
+                 WHERE s.day = v.day AND s.message = v.message ORDER BY correction DESC LIMIT 1) o ON true \
+             WHERE (v.key = ANY ($1) OR v.account = ANY ($1) OR v.policy = ANY ($1)) \
+                 AND (o.outcome IS NULL OR o.outcome = 4 AND NOT o.correction \
+                 AND EXISTS (SELECT FROM carried c WHERE c.message = v.message))",
+            &[&holders],
+        )
+        .await?;
+    let open = |row: &tokio_postgres::Row| {
+        let chain = Chain {
+            key: KeyId(row.try_get(0)?),
+            account: AccountId(row.try_get(1)?),
+            policy: PolicyId(row.try_get(2)?),
+        };
+        Ok(Open { chain, parts: rows::parts(row, 4)?, at: rows::instant(row.try_get(3)?)? })
+    };
+    found.iter().map(open).collect()
 }
 
 /// Which of the messages have a reservation.

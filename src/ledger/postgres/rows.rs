@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::wire::Wire;
-use crate::domain::credit::{Lot, LotId, Outcome, Source, Topped};
+use crate::domain::credit::{Lot, LotId, Outcome, Part, Source, Topped};
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, Kind, MessageId};
 use crate::domain::period::Window;
@@ -114,6 +114,16 @@ pub fn lot(row: &Row) -> Op<Lot> {
 /// The calendar that made a lot, and whether an edit has ended it.
 pub fn made_by(row: &Row) -> Op<(String, bool)> {
     Ok((row.try_get(15)?, row.try_get(16)?))
+}
+
+/// What a reservation was charged, from its credits, its period lots and its other parts, in columns from `first` on.
+pub fn parts(row: &Row, first: usize) -> Op<Vec<Part>> {
+    let credits: i64 = row.try_get(first)?;
+    let period = [row.try_get(first + 1)?, row.try_get(first + 2)?, row.try_get(first + 3)?];
+    let more: Option<Vec<i64>> = row.try_get(first + 4)?;
+    let more = more.unwrap_or_default();
+    let parts = period.into_iter().map(|lot| Part(LotId(lot), credits));
+    Ok(parts.chain(more.chunks_exact(2).map(|part| Part(LotId(part[0]), part[1]))).collect())
 }
 
 /// An end of a window: the first and the last instant there are have fractions that a millisecond does not.

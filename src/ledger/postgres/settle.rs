@@ -10,7 +10,7 @@ use super::fingerprint::keep;
 use super::rows;
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::wire::{Lease, Wires};
-use crate::domain::credit::{LotId, PERIOD_PARTS, Part};
+use crate::domain::credit::{PERIOD_PARTS, Part};
 use crate::ledger::rules::settle::{Settled, carries, correction};
 use crate::ledger::store::{Session, Settlement};
 
@@ -136,12 +136,7 @@ async fn known(tx: &Tx, batch: &[Settlement]) -> Op<HashMap<Uuid, Known>> {
         .await?;
     let mut known = HashMap::with_capacity(found.len());
     for row in &found {
-        let credits: i64 = row.try_get(1)?;
-        let period = [row.try_get(2)?, row.try_get(3)?, row.try_get(4)?];
-        let more: Option<Vec<i64>> = row.try_get(5)?;
-        let more = more.unwrap_or_default();
-        let parts = period.into_iter().map(|lot| Part(LotId(lot), credits));
-        let parts = parts.chain(more.chunks_exact(2).map(|part| Part(LotId(part[0]), part[1]))).collect();
+        let parts = rows::parts(row, 1)?;
         let outcome: Option<i16> = row.try_get(6)?;
         let settled = match outcome {
             Some(number) => Settled::As { outcome: rows::outcome(number)?, corrected: row.try_get(7)? },

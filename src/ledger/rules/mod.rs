@@ -7,6 +7,7 @@
 //! | file | rule |
 //! | --- | --- |
 //! | reserve | the order in which a message is judged: known, standing, copy, rate, charge |
+//! | pending | whether messages under way could give back what a message lacks |
 //! | dedup | what a message is answered that its client sends again |
 //! | lots | the lots of one holder: made, changed by an edit, left behind by a removal |
 //! | sources | the lots beside the period's: spend limit, grants, top-ups |
@@ -22,6 +23,7 @@ pub mod floors;
 pub mod history;
 pub mod holding;
 pub mod lots;
+pub mod pending;
 pub mod reserve;
 pub mod settle;
 pub mod sources;

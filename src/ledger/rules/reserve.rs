@@ -125,12 +125,16 @@ fn decide_open(
     if let Some(decision) = kept.and_then(|traces| decide_copy(asked, sender, traces, books, now)) {
         return decision;
     }
-    let unit_price = sender.policy.unit_price();
-    let charge = Charge { credits: i64::from(asked.credits), chain: sender.chain(), unit_price };
+    let charge = charge_of(asked, sender);
     match credit::decide(books, &charge, now) {
         Ok(parts) => Decision { charged: Some(Charged { charge, parts }), ..Decision::answered(Verdict::Reserved) },
         Err(refused) => Decision::answered(refused),
     }
+}
+
+/// What a message costs its sender at this moment.
+pub fn charge_of(asked: &Reservation, sender: &Sender) -> Charge {
+    Charge { credits: i64::from(asked.credits), chain: sender.chain(), unit_price: sender.policy.unit_price() }
 }
 
 /// What a copy is answered. One that is to be sent is a message to the rate, though it is not charged.

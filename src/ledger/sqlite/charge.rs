@@ -12,9 +12,10 @@ use super::ledgered::Ledgered;
 use super::lots::latest;
 use super::rows;
 use super::write::Tx;
-use crate::domain::credit::{Charge, Outcome, PERIOD_PARTS, Part, Reservation, Verdict};
+use crate::domain::credit::{Chain, Charge, Outcome, PERIOD_PARTS, Part, Reservation, Verdict};
 use crate::domain::directory::Sender;
-use crate::domain::id::{IdMap, IdSet, MessageId};
+use crate::domain::id::{AccountId, Holder, IdMap, IdSet, KeyId, MessageId, PolicyId};
+use crate::ledger::rules::pending::{self, Open};
 use crate::ledger::rules::reserve::{Charged, Step, decide, fingerprints, screen, senders};
 use crate::ledger::rules::settle::{Settled, carries, correction};
 use crate::ledger::store::{Session, Settlement};
@@ -36,7 +37,7 @@ impl Tx<'_> {
         for terms in senders(&steps).flat_map(Sender::terms) {
             lots.open(self, &terms)?;
         }
-        let decisions = decide(batch, &steps, &mut traces, &mut lots.books, self.now);
+        let mut decisions = decide(batch, &steps, &mut traces, &mut lots.books, self.now);
         for (reservation, decision) in batch.iter().zip(&decisions) {
             if let Some(Charged { charge, parts }) = &decision.charged {
                 self.insert_reservation(session, reservation, charge, parts)?;
@@ -46,8 +47,41 @@ impl Tx<'_> {
                 self.mark_copy(session, mark, reservation.message)?;
             }
         }
+        let lacking = pending::lacking(&steps, &decisions);
+        if !lacking.is_empty() {
+            let open = self.open_messages(&lacking)?;
+            pending::judge(batch, &steps, &mut decisions, &lots.books, &open);
+        }
         lots.save(self)?;
         Ok(decisions.into_iter().map(|decision| decision.verdict).collect())
+    }
+
+    /// The messages of holders that may still be given back: without an outcome, or with an unknown one while their own
+    /// transaction is under way.
+    fn open_messages(&self, holders: &IdSet<Holder>) -> Op<Vec<Open>> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT r.key, r.account, r.policy, r.parts, r.at FROM pending p \
+             JOIN reservation r ON r.message = p.message \
+             UNION ALL \
+             SELECT r.key, r.account, r.policy, r.parts, r.at FROM fingerprint f \
+             JOIN session s ON s.id = f.session AND s.epoch = f.epoch AND s.closed_at IS NULL \
+             JOIN reservation r ON r.message = f.message \
+             JOIN settlement o ON o.message = f.message AND o.correction = 0 AND o.outcome = 'unknown' \
+             WHERE f.carrier = f.message \
+                 AND NOT EXISTS (SELECT 1 FROM settlement c WHERE c.message = f.message AND c.correction = 1)",
+        )?;
+        let mut open = Vec::new();
+        let mut found = statement.query([])?;
+        while let Some(row) = found.next()? {
+            let id = |column| row.get(column).map(uuid::Uuid::from_bytes);
+            let chain = Chain { key: KeyId(id(0)?), account: AccountId(id(1)?), policy: PolicyId(id(2)?) };
+            if chain.holders().iter().any(|holder| holders.contains(holder)) {
+                let parts = row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?;
+                let parts = serde_json::from_str(parts).map_err(|error| Failure::Row(error.to_string()))?;
+                open.push(Open { chain, parts, at: rows::instant(row.get(4)?)? });
+            }
+        }
+        Ok(open)
     }
 
     /// Whether each message is known already, and its sender's standing, on fresh rows.

@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use tokio::task::JoinSet;
 
 use super::scene::{ACCOUNT, FROM, MAIL, PASSWORD, POLICY, Rows, Scene, TO, monthly, username};
+use crate::support::sink::Act;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_keys_racing_for_the_last_credits_get_exactly_the_cap() {
@@ -196,6 +197,8 @@ async fn a_policy_may_have_senders_hear_at_once_that_credits_are_gone() {
     .await;
     let mut client = scene.client().await;
     client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    // Until it is known to have been relayed, it may come back.
+    scene.until_usage([1, 1, 0, 0, 0]).await;
     // Each time on the ledger's word: never at RCPT. And it is no mistake of the client's, so it may stay.
     for _ in 0..3 {
         client
@@ -209,6 +212,27 @@ async fn a_policy_may_have_senders_hear_at_once_that_credits_are_gone() {
     lock.execute_batch("BEGIN IMMEDIATE").expect("the lock");
     let mut hurried = scene.client().await;
     hurried.deliver(FROM, &[TO], MAIL).await.is("451 4.3.2");
+}
+
+#[tokio::test]
+async fn nobody_hears_for_good_that_credits_are_gone_while_some_are_under_way_and_may_come_back() {
+    let rejecting = |rows: &mut Rows| {
+        rows.policy.when_exhausted = WhenExhausted::Reject;
+        rows.account.cap = monthly(Some(2));
+    };
+    let scene = Scene::with(|_| {}, rejecting).await;
+    let mut slow = scene.stalled_by(Act::StallThen(Box::new(Act::Reply("554 5.7.1 no")))).await;
+    // Another key of the account.
+    let mut victim = scene.client_of(2).await;
+    let others = [TO, "other@elsewhere.example", "third@elsewhere.example"];
+    victim.deliver(FROM, &others[..2], MAIL).await.is("452 4.7.1 credits: the account's cap of 2 has 1 left");
+    victim.ask("RSET").await.is("250");
+    victim.deliver(FROM, &others, MAIL).await.is("550 5.7.1 credits: the account's cap of 2 has 1 left");
+    scene.sink.release();
+    slow.reply().await.is("554 5.7.1");
+    victim.deliver(FROM, &others[..2], MAIL).await.is("250 2.0.0");
+    scene.until_usage([2, 2, 1, 0, 0]).await;
+    victim.deliver(FROM, &[TO], MAIL).await.is("550 5.7.1 credits");
 }
 
 #[tokio::test]

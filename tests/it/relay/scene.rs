@@ -150,7 +150,12 @@ impl Scene {
 
     /// A client whose message is written whole, and whose upstream does not answer before the sink is released.
     pub async fn stalled(&self) -> Client {
-        self.sink.once(At::Final, Act::Stall);
+        self.stalled_by(Act::Stall).await
+    }
+
+    /// The same, by an act that stalls first.
+    pub async fn stalled_by(&self, act: Act) -> Client {
+        self.sink.once(At::Final, act);
         let mut client = self.client().await;
         for line in [format!("MAIL FROM:<{FROM}>"), format!("RCPT TO:<{TO}>")] {
             client.ask(&line).await.is("250");

@@ -93,7 +93,7 @@ struct Shortage {
 impl Shortage {
     fn into_verdict(self) -> Verdict {
         let Self { meter, granted, remaining, reopens_at } = self;
-        Verdict::Short { meter, granted, remaining, reopens_at }
+        Verdict::Short { meter, granted, remaining, reopens_at, pending: false }
     }
 
     /// The one that stays closed longer; this one where both do as long.
@@ -165,6 +165,22 @@ impl Books {
         }
         let granted = lots().filter_map(|lot| lot.granted).sum();
         Some(Shortage { meter, granted, remaining, reopens_at: stock.next_top_up })
+    }
+
+    /// Whether a message would pass every limit if its lots got this back.
+    pub fn would_pass(&self, charge: &Charge, returned: &IdMap<LotId, i64>) -> bool {
+        let mut books = Self::default();
+        for holder in charge.chain.holders() {
+            let Some(holding) = self.holdings.get(&holder) else { return false };
+            let stocked = holding.prepaid.iter().flat_map(|stock| &stock.lots);
+            for id in stocked.chain(&holding.spend).chain([&holding.period]) {
+                let Some(mut lot) = self.lots.get(id).cloned() else { return false };
+                lot.refund(returned.get(id).map_or(0, |amount| lot.used().min(*amount)));
+                books.lots.insert(*id, lot);
+            }
+            books.holdings.insert(holder, holding.clone());
+        }
+        books.shortage(charge).is_none()
     }
 
     /// Charges every meter of a message that passed them all.

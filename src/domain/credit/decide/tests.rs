@@ -115,7 +115,8 @@ fn all_meters_are_charged_or_none_and_the_first_of_those_closed_longest_is_named
     for (mut books, meter, reopens_at) in cases {
         assert_eq!(books.send(2).0, Verdict::Reserved, "{meter:?}");
         let before = books.lots.clone();
-        let expected = Verdict::Short { meter, granted: 2, remaining: 0, reopens_at: reopens_at.map(at) };
+        let expected =
+            Verdict::Short { meter, granted: 2, remaining: 0, reopens_at: reopens_at.map(at), pending: false };
         assert_eq!(books.send(1), (expected, vec![]));
         assert_eq!(books.lots, before, "{meter:?}");
     }
@@ -140,7 +141,7 @@ fn a_message_takes_parts_of_several_lots_of_one_meter_in_their_order() {
 }
 
 fn short_of(meter: Meter, granted: i64, remaining: i64) -> Verdict {
-    Verdict::Short { meter, granted, remaining, reopens_at: None }
+    Verdict::Short { meter, granted, remaining, reopens_at: None, pending: false }
 }
 
 #[test]
