@@ -9,6 +9,7 @@ mod decide;
 mod lot;
 mod prepaid;
 mod rate;
+mod refused;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,7 @@ pub use decide::{Books, Charge, Holding, PERIOD_PARTS, Stock, Tempo, decide, pac
 pub use lot::{Lot, LotId, Part, Source, Topped};
 pub use prepaid::{Added, in_order_of_use, next_top_up, top_up};
 pub use rate::{Pace, Rate};
+pub use refused::{REFUSED_PER_HOUR, Refused};
 
 /// The most credits a limit may name: exact in a JSON number, and far from any overflow when summed.
 pub const CREDITS_MAX: i64 = 1_000_000_000_000;

@@ -22,6 +22,11 @@ const HISTORIES: u32 = 48;
 /// What proptest does where nobody asks.
 const UNASKED: u32 = 256;
 const STEPS: usize = 70;
+/// A flood's messages, apart from those that are asked for again: enough that the bound is reached where caps let them
+/// pass.
+const FLOOD: usize = 1_000_000;
+const FLOOD_BATCH: usize = 25;
+const FLOOD_ROUNDS: usize = 60;
 
 /// Runs histories on a fresh place each. `inspect` looks at the engine's own rows after each history.
 pub fn random_histories_agree_with_the_model<P: Place>(fresh: impl Fn() -> P, inspect: impl Fn(&P)) {
@@ -69,6 +74,8 @@ struct Run {
     model: Model,
     /// Each message, by its number, with what it was answered last.
     messages: Vec<(Asked, Option<Verdict>)>,
+    /// Messages of floods.
+    flooded: usize,
 }
 
 fn holders() -> [Holder; 3 + POLICIES] {
@@ -81,7 +88,7 @@ impl Run {
         let store = place.open(Arc::new(clock.clone()));
         let stale = store.open_session(Role::Relay, "relay-0").await.expect("a session");
         let session = store.open_session(Role::Relay, "relay-0").await.expect("a session");
-        let mut run = Self { clock, store, session, stale, model: Model::default(), messages: vec![] };
+        let mut run = Self { clock, store, session, stale, model: Model::default(), messages: vec![], flooded: 0 };
         run.model.tick(run.clock.now());
         for holder in holders() {
             run.model.change(holder, &world::monthly(Some(20)));
@@ -120,14 +127,8 @@ impl Run {
     }
 
     async fn reserve(&mut self, step: &Step, numbers: &[usize]) -> Result<(), TestCaseError> {
-        let batch: Vec<Reservation> = numbers
-            .iter()
-            .map(|number| {
-                let Asked { key, credits, print } = self.messages[*number].0;
-                let fingerprint = print.map(fingerprint);
-                Reservation { message: id(*number), key: key_id(key), credits, fingerprint }
-            })
-            .collect();
+        let batch: Vec<Reservation> =
+            numbers.iter().map(|number| reservation(*number, self.messages[*number].0)).collect();
         let fenced = self.store.reserve(&self.stale, &batch).await;
         if !matches!(fenced, Err(Error::Fenced)) {
             return Err(TestCaseError::fail(format!("a stale session was answered {fenced:?}")));
@@ -172,6 +173,37 @@ impl Run {
         let settlement = Settlement { message: id(number), outcome, again: Some(again) };
         self.store.settle(session, &[settlement]).await.expect("settled");
         self.model.tell(number, print, outcome, told, session.epoch);
+    }
+
+    /// Has as much refused as there may be in an hour, and some more.
+    async fn flood(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        for _ in 0..FLOOD_ROUNDS {
+            let first = FLOOD + self.flooded;
+            self.flooded += FLOOD_BATCH;
+            let numbers: Vec<usize> = (first..first + FLOOD_BATCH).collect();
+            let asked = Asked { key: 1, credits: 1, print: None };
+            let batch: Vec<Reservation> = numbers.iter().map(|number| reservation(*number, asked)).collect();
+            let verdicts = self.store.reserve(&self.session, &batch).await.expect("answered");
+            let expected: Vec<Verdict> =
+                numbers.iter().map(|number| self.model.reserve(*number, asked, self.session.epoch)).collect();
+            agree(step, "verdicts", &verdicts, &expected)?;
+            let charged = numbers.into_iter().zip(verdicts).filter(|(_, verdict)| *verdict == Verdict::Reserved);
+            let charged: Vec<usize> = charged.map(|(number, _)| number).collect();
+            if charged.is_empty() {
+                break;
+            }
+            self.settle(&charged, Outcome::Refused, false).await;
+        }
+        Ok(())
+    }
+
+    async fn settle(&mut self, numbers: &[usize], outcome: Outcome, late: bool) {
+        let session = if late { &self.stale } else { &self.session };
+        let batch: Vec<Settlement> = numbers.iter().map(|number| Settlement::of(id(*number), outcome)).collect();
+        self.store.settle(session, &batch).await.expect("settled");
+        for number in numbers {
+            self.model.settle(*number, outcome);
+        }
     }
 
     /// Changes one rule and writes it.
@@ -225,15 +257,10 @@ impl Run {
                 self.reserve(step, &numbers).await?;
             }
             Step::Settle { messages, outcome, late } => {
-                let session = if *late { &self.stale } else { &self.session };
                 let numbers = self.pick(messages);
-                let batch: Vec<Settlement> =
-                    numbers.iter().map(|number| Settlement::of(id(*number), *outcome)).collect();
-                self.store.settle(session, &batch).await.expect("settled");
-                for number in numbers {
-                    self.model.settle(number, *outcome);
-                }
+                self.settle(&numbers, *outcome, *late).await;
             }
+            Step::Flood => self.flood(step).await?,
             Step::Tell { message, outcome, ended, heard, late } => {
                 self.tell(*message, *outcome, [*ended, *heard], *late).await;
             }
@@ -287,6 +314,10 @@ impl Run {
         }
         Ok(())
     }
+}
+
+fn reservation(number: usize, Asked { key, credits, print }: Asked) -> Reservation {
+    Reservation { message: id(number), key: key_id(key), credits, fingerprint: print.map(fingerprint) }
 }
 
 fn fingerprint(print: u8) -> Fingerprint {

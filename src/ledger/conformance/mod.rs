@@ -15,6 +15,7 @@ mod meters;
 mod model;
 mod prepaid;
 mod records;
+mod refusals;
 mod refusing;
 mod reports;
 mod rollover;
@@ -23,6 +24,7 @@ mod steps;
 mod stock;
 mod traces;
 mod troubles;
+mod verdicts;
 mod world;
 
 pub(super) use charging::*;
@@ -35,6 +37,7 @@ pub(super) use limits::*;
 pub(super) use meters::*;
 pub(super) use prepaid::*;
 pub(super) use records::*;
+pub(super) use refusals::*;
 pub(super) use refusing::*;
 pub(super) use reports::*;
 pub(super) use rollover::*;
@@ -152,6 +155,9 @@ macro_rules! whole_suite {
             nobody_is_refused_for_good_while_credits_may_come_back,
             what_is_on_its_way_although_its_client_comes_again_may_come_back,
             every_limit_that_lacks_credits_must_get_them_back,
+            an_account_may_have_so_much_refused_in_an_hour_and_waits_its_turn_then,
+            nobody_waits_longer_than_an_hour_for_what_was_refused,
+            who_has_much_accepted_may_have_as_much_refused,
             an_id_is_minted_once_for_its_kind_namespace_and_name,
             changes_follow_an_epoch_and_equal_entries_move_none,
             an_entry_is_found_fresh_whoever_wrote_it,

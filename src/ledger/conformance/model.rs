@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::stock::{Leak, Stock};
+use super::stock::{GivenBack, Leak, Stock};
 use super::traces::{Copy, Told, Traces};
 use super::world::{account_id, key_id, policy_id};
-use crate::domain::credit::{Blocked, Limit, Meter, Outcome, Pace, Prepaid, Rate, TopUp, Verdict};
+use crate::domain::credit::{Blocked, Limit, Outcome, Prepaid, Rate, TopUp, Verdict};
 use crate::domain::id::{Holder, MessageId};
 use crate::domain::period::{Calendar, Window};
 use crate::ledger::store::{FINGERPRINT_KEPT, FINGERPRINT_KEPT_UNMARKED, PrepaidBalance, Usage};
@@ -64,14 +64,14 @@ pub struct Charged {
     pub at: Timestamp,
     /// Which session it was reserved in.
     pub epoch: i64,
-    holders: [Holder; 3],
+    pub holders: [Holder; 3],
     /// The number of the running limit of each holder, for the figures beside it.
     numbers: [usize; 3],
-    buckets: Vec<(Holder, usize, i64)>,
-    money: i64,
-    outcome: Option<Outcome>,
+    pub buckets: Vec<(Holder, usize, i64)>,
+    pub money: i64,
+    pub outcome: Option<Outcome>,
     settled_at: Timestamp,
-    corrected: bool,
+    pub corrected: bool,
 }
 
 impl Charged {
@@ -88,7 +88,8 @@ pub struct Model {
     pub rules: Rules,
     runs: HashMap<Holder, Vec<Running>>,
     pub stocks: HashMap<Holder, Stock>,
-    leaks: HashMap<Holder, Leak>,
+    pub leaks: HashMap<Holder, Leak>,
+    pub given_back: GivenBack,
     /// By the number of the message.
     pub charged: BTreeMap<usize, Charged>,
     pub traces: Traces,
@@ -320,83 +321,6 @@ impl Model {
         })
     }
 
-    fn pour(&self, key: Holder) -> Result<Vec<(Holder, Leak)>, Verdict> {
-        let mut poured = vec![];
-        let mut refused: Option<(Timestamp, Verdict)> = None;
-        for (holder, pace) in [(key, Pace::Key), (account(), Pace::Account)] {
-            let Some(rate) = self.rules.rates.get(&holder).copied() else { continue };
-            match Leak::pour(self.leaks.get(&holder).copied(), rate, self.now) {
-                Ok(leak) => poured.push((holder, leak)),
-                Err(retry_at) if refused.as_ref().is_some_and(|(later, _)| retry_at <= *later) => {}
-                Err(retry_at) => refused = Some((retry_at, Verdict::TooFast { pace, rate, retry_at })),
-            }
-        }
-        refused.map_or(Ok(poured), |(_, verdict)| Err(verdict))
-    }
-
-    /// The meter that keeps `credits` out longest.
-    fn short(&self, [key, account, policy]: [Holder; 3], credits: i64, epoch: i64) -> Option<Verdict> {
-        let period = |holder, meter| {
-            let running = self.running(holder, self.now);
-            let used = self.used(holder, running.window.from);
-            let granted = running.granted.filter(|granted| used + credits > *granted)?;
-            Some((meter, granted, (granted - used).max(0), Some(running.window.to)))
-        };
-        let prepaid = |holder, meter| {
-            let balance = self.prepaid(holder, self.now).filter(|balance| balance.remaining < credits)?;
-            Some((meter, balance.granted, balance.remaining, balance.next_top_up))
-        };
-        let (price, spent) = (self.rules.price(), self.spent());
-        let money = self.rules.spend_limit.filter(|limit| price > 0 && spent + credits * price > *limit);
-        let money = money.map(|limit| (Meter::AccountSpend, limit / price, (limit - spent).max(0) / price, None));
-        let candidates = [
-            period(key, Meter::KeyCap),
-            money,
-            period(account, Meter::AccountCap),
-            prepaid(account, Meter::AccountPrepaid),
-            prepaid(policy, Meter::PolicyPrepaid),
-            period(policy, Meter::PolicyPool).filter(|_| !self.rules.overage[self.rules.policy]),
-        ];
-        // The last of the longest, from the back, is the first.
-        let longest = candidates.into_iter().flatten().rev().max_by_key(|short| (short.3.is_none(), short.3));
-        let (meter, granted, remaining, reopens_at) = longest?;
-        let pending = self.rules.reject[self.rules.policy] && self.would_pass([key, account, policy], credits, epoch);
-        Some(Verdict::Short { meter, granted, remaining, reopens_at, pending })
-    }
-
-    /// Whether it would pass if everything came back that may: what has no outcome, and what is on its way although its
-    /// client was told to come again.
-    fn would_pass(&self, [key, account, policy]: [Holder; 3], credits: i64, epoch: i64) -> bool {
-        let open = |number: usize, charged: &Charged| match charged.outcome {
-            None => true,
-            Some(Outcome::Unknown) => !charged.corrected && self.traces.carries_itself(number, epoch),
-            Some(_) => false,
-        };
-        let open: Vec<&Charged> =
-            self.charged.iter().filter(|(n, c)| open(**n, c)).map(|(_, charged)| charged).collect();
-        let period = |holder| {
-            let running = self.running(holder, self.now);
-            let from = running.window.from;
-            let counted = open.iter().filter(|open| open.at >= from && open.holders.contains(&holder));
-            let left = self.used(holder, from) - counted.map(|open| open.credits).sum::<i64>();
-            running.granted.is_none_or(|granted| left + credits <= granted)
-        };
-        let prepaid = |holder: Holder| {
-            let Some(rule) = self.rules.prepaid.get(&holder) else { return true };
-            let mut stock = self.stocks[&holder].clone();
-            stock.catch_up(rule.recurring.as_ref(), &self.rules.limits[&holder].calendar, self.now);
-            for (_, index, some) in open.iter().flat_map(|open| &open.buckets).filter(|(of, _, _)| *of == holder) {
-                stock.buckets[*index].consumed -= some;
-            }
-            stock.balance(None, self.now).remaining >= credits
-        };
-        let price = self.rules.price();
-        let spent = self.spent() - open.iter().map(|open| open.money).sum::<i64>();
-        let money = self.rules.spend_limit.is_none_or(|limit| price == 0 || spent + credits * price <= limit);
-        let pool = self.rules.overage[self.rules.policy] || period(policy);
-        period(key) && money && period(account) && prepaid(account) && prepaid(policy) && pool
-    }
-
     pub fn settle(&mut self, message: usize, outcome: Outcome) {
         let Some(charged) = self.charged.get_mut(&message) else { return };
         let corrects = charged.outcome == Some(Outcome::Unknown) && !charged.corrected && outcome != Outcome::Unknown;
@@ -405,6 +329,7 @@ impl Model {
         }
         (charged.outcome, charged.corrected, charged.settled_at) = (Some(outcome), corrects, self.now);
         if !charged.counts() {
+            self.given_back.pour(self.now);
             for (holder, index, some) in &charged.buckets {
                 self.stocks.entry(*holder).or_default().buckets[*index].consumed -= some;
             }

@@ -32,6 +32,8 @@ pub enum Step {
         heard: bool,
         late: bool,
     },
+    /// Key 1 sends, and the upstream refuses, again and again.
+    Flood,
     Limit {
         holder: usize,
         credits: Option<i64>,
@@ -118,6 +120,7 @@ pub fn steps() -> impl Strategy<Value = Step> {
             .prop_map(|(messages, outcome, late)| Step::Settle { messages, outcome, late }),
         6 => (any::<usize>(), outcome, any::<bool>(), any::<bool>(), prop::bool::weighted(0.2))
             .prop_map(|(message, outcome, ended, heard, late)| Step::Tell { message, outcome, ended, heard, late }),
+        1 => Just(Step::Flood),
         8 => (0..3 + POLICIES, prop::option::weighted(0.8, 0..40i64), calendars())
             .prop_map(|(holder, credits, calendar)| Step::Limit { holder, credits, calendar }),
         2 => (0..=POLICIES, prepaid()).prop_map(|(of, prepaid)| Step::Prepaid { of, prepaid }),

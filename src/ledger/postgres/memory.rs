@@ -47,6 +47,8 @@ impl Default for Memory {
 #[derive(Default)]
 pub struct Plan {
     pub config_epoch: i64,
+    /// The ledger's time when it was last heard: now or before.
+    pub now: Timestamp,
     /// When the first of the keys expires.
     pub until: i64,
     pub lots: Vec<i64>,
@@ -102,7 +104,7 @@ impl Memory {
 
     /// The batch as one call, if all of it fits as far as is known.
     pub fn plan(&self, batch: &[Reservation]) -> Option<Plan> {
-        let mut plan = Plan { config_epoch: self.config_epoch, until: i64::MAX, ..Plan::default() };
+        let mut plan = Plan { config_epoch: self.config_epoch, now: self.now, until: i64::MAX, ..Plan::default() };
         let steps = screen(batch, &IdSet::default(), |key| self.directory.sender(key), self.now);
         for step in &steps {
             let Step::Open(sender) = step else { return None };

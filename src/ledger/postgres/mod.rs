@@ -20,6 +20,7 @@ mod lots;
 mod memory;
 mod read;
 mod records;
+mod refusals;
 mod report;
 mod reserve;
 mod retire;

@@ -5,9 +5,9 @@ use super::fingerprint;
 use super::incarnation::refuse_unless_open;
 use super::lots::LotsByHolder;
 use super::memory::{Columns, Memory, Plan};
-use super::rows;
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::wire::{Lease, Wires};
+use super::{refusals, rows};
 use crate::domain::credit::{Books, Chain, Reservation, Verdict};
 use crate::domain::directory::{Sender, Terms};
 use crate::domain::id::{AccountId, Holder, IdMap, IdSet, KeyId, MessageId, PolicyId};
@@ -29,9 +29,11 @@ pub async fn charge_as_planned(
     let wire = Lease::take(wires).await?;
     let columns = &plan.columns;
     let digests: Vec<&[u8]> = batch.iter().filter_map(|asked| Some(asked.fingerprint.as_ref()?.0.as_slice())).collect();
-    // Nothing is charged where one of them came before. A branch that is not taken is not run, and a fingerprint is
-    // committed before its client is told to come again, so the branch may look outside of the function.
-    let sql = "SELECT CASE WHEN EXISTS (SELECT FROM fingerprint WHERE digest = ANY ($1)) THEN NULL ELSE \
+    // Nothing is charged where one of them came before, or where much was refused lately. A branch that is not taken is not
+    // run, and a fingerprint is committed before its client is told to come again, so the branch may look outside of the
+    // function.
+    let sql = "SELECT CASE WHEN EXISTS (SELECT FROM fingerprint WHERE digest = ANY ($1)) \
+                 OR EXISTS (SELECT FROM refusal WHERE arrival > $24 AND account = ANY ($14)) THEN NULL ELSE \
              (SELECT now_ms FROM reserve($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
              $19, $20, $21, $22, $23)) END";
     let charged = wire
@@ -61,6 +63,7 @@ pub async fn charge_as_planned(
                 &columns.more,
                 &columns.firsts,
                 &columns.lasts,
+                &refusals::open_until(plan.now),
             ],
         )
         .await;
@@ -98,6 +101,7 @@ async fn decide_in(
     let mut traces = fingerprint::traces(tx, fingerprints(batch, &steps)).await?;
     let (mut lots, mut books) = open(tx, &steps).await?;
     let before = books.lots.clone();
+    books.refused = refusals::read(tx).await?;
     let mut decisions = decide(batch, &steps, &mut traces, &mut books, tx.now);
     write(tx, session, batch, &decisions).await?;
     let lacking = pending::lacking(&steps, &decisions);

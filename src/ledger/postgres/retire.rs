@@ -8,7 +8,7 @@ use super::rows;
 use super::settle::settle_in;
 use super::tx::{Clock, Lane, Tx};
 use super::wire::{Lease, Wires};
-use super::{floors, history};
+use super::{floors, history, refusals};
 use crate::domain::credit::Outcome;
 use crate::domain::id::MessageId;
 use crate::ledger::store::{Session, Settlement};
@@ -45,12 +45,13 @@ pub async fn oldest(wires: &Wires, before: Timestamp) -> Op<Option<i32>> {
     Ok(found?.map(|row| row.try_get(0)).transpose()?)
 }
 
-/// Drops what holders used in hours that no running period reaches, and floors that say nothing any more.
+/// Drops what holders used in hours that no running period reaches, and floors and refusals that say nothing any more.
 pub async fn forget_used(wires: &Wires, clock: &Clock, session: &Session) -> Op<()> {
     let tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
     let forgotten = async {
         history::forget(&tx).await?;
-        floors::forget(&tx).await
+        floors::forget(&tx).await?;
+        refusals::forget(&tx).await
     };
     let forgotten = forgotten.await;
     tx.end(forgotten).await

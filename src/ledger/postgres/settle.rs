@@ -1,16 +1,17 @@
 //! Outcomes: in one call where nothing is given back, else decided on locked rows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::fingerprint::keep;
-use super::rows;
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::wire::{Lease, Wires};
+use super::{refusals, rows};
 use crate::domain::credit::{PERIOD_PARTS, Part};
+use crate::domain::id::AccountId;
 use crate::ledger::rules::settle::{Settled, carries, correction};
 use crate::ledger::store::{Session, Settlement};
 
@@ -40,6 +41,7 @@ fn columns(batch: impl Iterator<Item = Settlement>) -> (Vec<i32>, Vec<Uuid>, Vec
 
 /// A message as the rows know it.
 struct Known {
+    account: AccountId,
     parts: Vec<Part>,
     /// When it was reserved.
     at: Timestamp,
@@ -67,6 +69,7 @@ pub async fn settle_in(tx: &Tx, batch: &[Settlement]) -> Op<()> {
     let mut known = known(tx, batch).await?;
     let mut accepted = Vec::with_capacity(batch.len());
     let mut refunds = Vec::new();
+    let mut refused = BTreeMap::new();
     for settlement in batch {
         // Never reserved: nothing to settle.
         let Some(message) = known.get_mut(&settlement.message.0) else { continue };
@@ -76,9 +79,11 @@ pub async fn settle_in(tx: &Tx, batch: &[Settlement]) -> Op<()> {
         accepted.push((*settlement, correction));
         if settlement.outcome.refunds() {
             refunds.push((message.parts.clone(), message.at));
+            *refused.entry(message.account).or_default() += 1;
         }
     }
     give_back(tx, &refunds).await?;
+    refusals::count(tx, &refused).await?;
     if accepted.is_empty() {
         return Ok(());
     }
@@ -126,7 +131,7 @@ async fn known(tx: &Tx, batch: &[Settlement]) -> Op<HashMap<Uuid, Known>> {
     let found = tx
         .query(
             "SELECT v.message, v.credits, v.key_lot, v.account_lot, v.policy_lot, v.more, s.outcome, s.correction, \
-                 v.at \
+                 v.at, v.account \
              FROM unnest($1::integer[], $2::uuid[]) x(day, message) \
              JOIN reservation v ON v.day = x.day AND v.message = x.message \
              LEFT JOIN LATERAL (SELECT outcome, correction FROM settlement s \
@@ -142,7 +147,8 @@ async fn known(tx: &Tx, batch: &[Settlement]) -> Op<HashMap<Uuid, Known>> {
             Some(number) => Settled::As { outcome: rows::outcome(number)?, corrected: row.try_get(7)? },
             None => Settled::Open,
         };
-        known.insert(row.try_get(0)?, Known { parts, at: rows::instant(row.try_get(8)?)?, settled });
+        let (account, at) = (AccountId(row.try_get(9)?), rows::instant(row.try_get(8)?)?);
+        known.insert(row.try_get(0)?, Known { account, parts, at, settled });
     }
     Ok(known)
 }

@@ -1,7 +1,7 @@
 //! Reserve and settle: the only operations that move a balance.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{OptionalExtension as _, params};
@@ -37,6 +37,7 @@ impl Tx<'_> {
         for terms in senders(&steps).flat_map(Sender::terms) {
             lots.open(self, &terms)?;
         }
+        lots.books.refused = self.refused()?;
         let mut decisions = decide(batch, &steps, &mut traces, &mut lots.books, self.now);
         for (reservation, decision) in batch.iter().zip(&decisions) {
             if let Some(Charged { charge, parts }) = &decision.charged {
@@ -142,16 +143,24 @@ impl Tx<'_> {
     pub fn settle(&mut self, session: &Session, batch: &[Settlement]) -> Op<()> {
         self.touch(session)?;
         let mut lots = Ledgered::default();
+        let mut refused = BTreeMap::new();
         for settlement in batch {
-            self.settle_one(&mut lots, *settlement)?;
+            self.settle_one(&mut lots, &mut refused, *settlement)?;
             if let Some(earlier) = self.keep(session, *settlement)? {
-                self.settle_one(&mut lots, earlier)?;
+                self.settle_one(&mut lots, &mut refused, earlier)?;
             }
         }
+        self.count_refused(&refused)?;
         lots.save(self)
     }
 
-    fn settle_one(&mut self, lots: &mut Ledgered, settlement: Settlement) -> Op<()> {
+    /// `refused`: how many messages of each account are given back.
+    fn settle_one(
+        &mut self,
+        lots: &mut Ledgered,
+        refused: &mut BTreeMap<AccountId, u32>,
+        settlement: Settlement,
+    ) -> Op<()> {
         let message = settlement.message.0.as_bytes();
         let open = self.connection.prepare_cached("DELETE FROM pending WHERE message = ?1")?.execute([message])? == 1;
         let before = if open { Some(Settled::Open) } else { self.latest_outcome(settlement.message)? };
@@ -164,14 +173,15 @@ impl Tx<'_> {
             .execute(params![message, correction, settlement.outcome.as_str(), self.now_ms()])?;
         // What is not given back moves no balance: the rollup counts it.
         if settlement.outcome.refunds() {
-            self.refund(lots, settlement.message)?;
+            let account = self.refund(lots, settlement.message)?;
+            *refused.entry(account).or_default() += 1;
         }
         Ok(())
     }
 
-    /// Gives a message back to the lots that it was charged to, and to those that run now and carry it.
-    fn refund(&self, lots: &mut Ledgered, message: MessageId) -> Op<()> {
-        let (parts, at) = self.reserved(message)?;
+    /// Gives a message back to the lots that it was charged to, and to those that run now and carry it. Returns its account.
+    fn refund(&self, lots: &mut Ledgered, message: MessageId) -> Op<AccountId> {
+        let (account, parts, at) = self.reserved(message)?;
         for (index, Part(id, amount)) in parts.into_iter().enumerate() {
             let lot = lots.lot(self, id)?;
             lot.refund(amount);
@@ -189,7 +199,7 @@ impl Tx<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(account)
     }
 
     /// The outcome that holds, if there is one.
@@ -209,14 +219,14 @@ impl Tx<'_> {
             .transpose()
     }
 
-    /// What a message was charged to, and when.
-    fn reserved(&self, message: MessageId) -> Op<(Vec<Part>, Timestamp)> {
-        let (parts, at): (String, i64) = self
+    /// Whose account a message was charged, to what, and when.
+    fn reserved(&self, message: MessageId) -> Op<(AccountId, Vec<Part>, Timestamp)> {
+        let (account, parts, at): (_, String, i64) = self
             .connection
-            .prepare_cached("SELECT parts, at FROM reservation WHERE message = ?1")?
-            .query_row([message.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            .prepare_cached("SELECT account, parts, at FROM reservation WHERE message = ?1")?
+            .query_row([message.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         let parts = serde_json::from_str(&parts).map_err(|error| Failure::Row(error.to_string()))?;
-        Ok((parts, rows::instant(at)?))
+        Ok((AccountId(uuid::Uuid::from_bytes(account)), parts, rows::instant(at)?))
     }
 
     /// Settles up to `limit` open messages of sessions that are gone as unknown. Returns how many.

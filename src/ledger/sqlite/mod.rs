@@ -21,6 +21,7 @@ mod lot_row;
 mod lots;
 mod memory;
 mod read;
+mod refusals;
 mod report;
 mod retire;
 mod rows;

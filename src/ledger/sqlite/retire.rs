@@ -29,6 +29,7 @@ impl Tx<'_> {
         self.fence(session)?;
         self.forget_used(limit)?;
         self.forget_floors()?;
+        self.forget_refused()?;
         let old = self.old(before, limit)?;
         let open: Vec<Settlement> = self.open(&old)?;
         if !open.is_empty() {

@@ -1,16 +1,20 @@
 //! Credits under pressure, and a ledger that cannot be asked.
 
-use franking::domain::credit::{Grant, Overage, Prepaid, Rate, TopUp, WhenExhausted};
-use franking::domain::id::Holder;
+use franking::domain::credit::{
+    Grant, Outcome, Overage, Prepaid, REFUSED_PER_HOUR, Rate, Reservation, TopUp, WhenExhausted,
+};
+use franking::domain::directory::{AccountEntry, Entry, KeyEntry};
+use franking::domain::id::{AccountId, Holder, MessageId};
 use franking::domain::money::Pricing;
 use franking::domain::period::Period;
-use franking::ledger::store::Role;
+use franking::ledger::store::{Role, Settlement};
 use jiff::SignedDuration;
 use rusqlite::Connection;
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
-use super::scene::{ACCOUNT, FROM, MAIL, PASSWORD, POLICY, Rows, Scene, TO, monthly, username};
-use crate::support::sink::Act;
+use super::scene::{ACCOUNT, FROM, MAIL, PASSWORD, POLICY, Rows, Scene, TO, account, key, monthly, username};
+use crate::support::sink::{Act, At};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_keys_racing_for_the_last_credits_get_exactly_the_cap() {
@@ -233,6 +237,57 @@ async fn nobody_hears_for_good_that_credits_are_gone_while_some_are_under_way_an
     victim.deliver(FROM, &others[..2], MAIL).await.is("250 2.0.0");
     scene.until_usage([2, 2, 1, 0, 0]).await;
     victim.deliver(FROM, &[TO], MAIL).await.is("550 5.7.1 credits");
+}
+
+/// They cost nothing, and would fill the ledger.
+#[tokio::test]
+async fn an_account_of_which_much_was_refused_waits_its_turn_and_nobody_else_does() {
+    let scene = Scene::with(|_| {}, |rows| rows.others.extend(second_account())).await;
+    let asked = |n: u32| Reservation {
+        message: MessageId(Uuid::from_u128(u128::from(n))),
+        key: key(1).id,
+        credits: 1,
+        fingerprint: None,
+    };
+    let earlier: Vec<Reservation> = (1..REFUSED_PER_HOUR - 5).map(asked).collect();
+    scene.store.reserve(&scene.session, &earlier).await.expect("answered");
+    let refused = earlier.iter().map(|asked| Settlement::of(asked.message, Outcome::Refused)).collect::<Vec<_>>();
+    scene.store.settle(&scene.session, &refused).await.expect("settled");
+
+    scene.sink.always(At::Final, Act::Reply("550 5.1.1 no such user"));
+    let (mut client, mut of_another_key) = (scene.client().await, scene.client_of(2).await);
+    let mut sent = 0;
+    let heard = loop {
+        let heard = client.deliver(FROM, &[TO], MAIL).await;
+        if heard.code == 452 {
+            break heard;
+        }
+        heard.is("550 5.1.1 no such user");
+        sent += 1;
+        scene
+            .until("it is given back", async |scene| scene.balance(Holder::Account(ACCOUNT)).await.lot.used() == 0)
+            .await;
+    };
+    assert_eq!(sent, 7, "one more than the limit");
+    let sentence =
+        "452 4.4.5 too many were refused: the account may have 1000 messages refused in 3600 s; try again in 4 s";
+    heard.is(sentence);
+    scene.sink.behave();
+    of_another_key.deliver(FROM, &[TO], MAIL).await.is(sentence);
+    scene.client_of(3).await.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    let usage = scene.balance(Holder::Account(ACCOUNT)).await.usage;
+    assert_eq!((usage.accepted, usage.refused), (0, i64::from(REFUSED_PER_HOUR) + 1));
+    scene.clock.advance(4);
+    for _ in 0..3 {
+        client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    }
+}
+
+/// Account 2 with key 3.
+fn second_account() -> [Entry; 2] {
+    let id = AccountId(Uuid::from_u128(0x202));
+    let of_account = KeyEntry { account: id, ..key(3) };
+    [Entry::Account(AccountEntry { id, name: "account-2".to_owned(), ..account() }), Entry::Key(of_account)]
 }
 
 #[tokio::test]

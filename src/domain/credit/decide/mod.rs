@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::{Chain, Lot, LotId, Meter, Overage, Pace, Part, Rate, Verdict};
-use crate::domain::id::{Holder, IdMap};
+use super::{Chain, Lot, LotId, Meter, Overage, Pace, Part, Rate, Refused, Verdict};
+use crate::domain::id::{AccountId, Holder, IdMap};
 
 /// A prepaid balance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub const PERIOD_PARTS: usize = 3;
 pub struct Books {
     pub lots: IdMap<LotId, Lot>,
     pub holdings: IdMap<Holder, Holding>,
+    /// The accounts of which much was given back lately.
+    pub refused: IdMap<AccountId, Refused>,
 }
 
 /// One message that is to be charged. The books must hold what its chain's holders hold.
@@ -107,7 +109,9 @@ impl Books {
     /// The theoretical arrivals after this message, or why it comes too early.
     fn arrivals(&self, chain: Chain, now: Timestamp) -> Result<[Option<(Holder, Timestamp)>; 2], Verdict> {
         let mut arrivals = [None; 2];
-        let mut refused: Option<(Timestamp, Verdict)> = None;
+        let shut = self.refused.get(&chain.account).and_then(|refused| refused.shuts(now));
+        let mut refused =
+            shut.map(|(rate, retry_at)| (retry_at, Verdict::TooFast { pace: Pace::Refused, rate, retry_at }));
         let paced = [(Holder::Key(chain.key), Pace::Key), (Holder::Account(chain.account), Pace::Account)];
         for (slot, (holder, pace)) in arrivals.iter_mut().zip(paced) {
             let Some(Tempo { rate, arrival, .. }) = self.holdings[&holder].tempo else { continue };
