@@ -45,8 +45,8 @@ pub struct Pool {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000_000_000_i64))]
     pub credits: Option<i64>,
-    /// How often the pool opens again: Daily, Weekly or Monthly. Monthly where absent. A change takes effect when the
-    /// running period ends.
+    /// How often the pool opens again: Daily, Weekly or Monthly. Monthly where absent. A change holds at once, and counts
+    /// what was used since the beginning of the new period.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub period: Option<Period>,
     /// Where a period starts: the day of the month for Monthly (1 to 31, the last day where the month is shorter), the
@@ -134,7 +134,7 @@ pub struct PeriodStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UsageStatus {
-    /// The period of these figures.
+    /// The period of these figures: that of the cap or pool, from the moment on at which it became the one that holds.
     pub period: PeriodStatus,
     /// Recipients charged and not given back.
     #[schemars(range(min = 0))]
@@ -161,7 +161,7 @@ pub struct CreditStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub cap: Option<i64>,
-    /// Credits used in the running period.
+    /// Credits used in the running period of the cap, whenever the cap was set.
     #[schemars(range(min = 0))]
     pub used: i64,
     /// Credits left: the least of the cap, the prepaid credits and the spend limit, as far as there are any; absent where

@@ -136,7 +136,7 @@ pub struct AccountEntry {
     pub cap: Limit,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prepaid: Option<Prepaid>,
-    /// What it may ever spend, in micro-units, counted from when the limit was first written.
+    /// What it may ever spend, in micro-units: all that it was charged under policies with prices counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spend_limit_micro: Option<i64>,
     /// Its own, or the policy's for each account; the smaller of both.
@@ -214,6 +214,8 @@ pub struct Terms<'a> {
     pub prepaid: Option<&'a Prepaid>,
     /// In micro-units.
     pub spend_limit: Option<i64>,
+    /// Of an account: whether its messages cost money at present. Its entry alone does not say so.
+    pub priced: bool,
     pub rate: Option<Rate>,
     pub overage: Overage,
 }
@@ -221,7 +223,7 @@ pub struct Terms<'a> {
 impl Terms<'_> {
     /// Whether the holder has lots beside its period's.
     pub fn has_more(&self) -> bool {
-        self.prepaid.is_some() || self.spend_limit.is_some()
+        self.prepaid.is_some() || self.spend_limit.is_some() || self.priced
     }
 }
 
@@ -237,6 +239,7 @@ impl PolicyEntry {
             limit: &self.pool,
             prepaid: self.prepaid.as_ref(),
             spend_limit: None,
+            priced: false,
             rate: None,
             overage: self.overage,
         }
@@ -281,6 +284,7 @@ impl AccountEntry {
             limit: &self.cap,
             prepaid: self.prepaid.as_ref(),
             spend_limit: self.spend_limit_micro,
+            priced: false,
             rate: self.rate,
             overage: Overage::Deny,
         }
@@ -294,6 +298,7 @@ impl KeyEntry {
             limit: &self.cap,
             prepaid: None,
             spend_limit: None,
+            priced: false,
             rate: self.rate,
             overage: Overage::Deny,
         }
@@ -315,6 +320,15 @@ impl Entry {
             Self::Policy(policy) => Holder::Policy(policy.id),
             Self::Account(account) => Holder::Account(account.id),
             Self::Key(key) => Holder::Key(key.id),
+        }
+    }
+
+    /// Whose limits its holder's messages are charged to as well.
+    pub fn parent(&self) -> Option<Holder> {
+        match self {
+            Self::Policy(_) => None,
+            Self::Account(account) => Some(Holder::Policy(account.policy)),
+            Self::Key(key) => Some(Holder::Account(key.account)),
         }
     }
 
@@ -368,6 +382,12 @@ pub struct Sender {
 impl Sender {
     pub fn chain(&self) -> Chain {
         Chain { key: self.key.id, account: self.account.id, policy: self.policy.id }
+    }
+
+    /// What its messages are judged by: key, account, policy.
+    pub fn terms(&self) -> [Terms<'_>; 3] {
+        let priced = self.policy.unit_price() > 0;
+        [self.key.terms(), Terms { priced, ..self.account.terms() }, self.policy.terms()]
     }
 
     /// Whether this sender may send at all. The relay asks at AUTH and MAIL; the ledger asks again, on fresh rows,

@@ -1,5 +1,6 @@
 //! By what a message is known again: when its client sends it a second time, and when it comes back by itself.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use ring::digest;
@@ -9,9 +10,9 @@ use uuid::Uuid;
 use super::id::KeyId;
 use super::sender::Address;
 
-/// SHA-256 over the key's id, the envelope as it was taken (sender; recipients in the order of their RCPTs, each once)
-/// and the message as it was received: dots unstuffed and line ends made CRLF, nothing added and nothing left out. Each
-/// part goes in with its length, because joined without two messages could be one.
+/// SHA-256 over the key's id, the envelope (sender; the set of recipients, in whichever order they were named) and the
+/// message as it was received: dots unstuffed and line ends made CRLF, nothing added and nothing left out. Domains are in
+/// lower case. Each part goes in with its length, because joined without two messages could be one.
 ///
 /// It holds nothing that can be read, and the key is in it, so nobody is taken for somebody else.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,9 +28,10 @@ impl Fingerprint {
         add(key.0.as_bytes());
         // The null sender is the empty string, which no address is.
         add(sender.map(ToString::to_string).unwrap_or_default().as_bytes());
+        let recipients: BTreeSet<String> = recipients.iter().map(ToString::to_string).collect();
         add(&(recipients.len() as u64).to_be_bytes());
-        for recipient in recipients {
-            add(recipient.to_string().as_bytes());
+        for recipient in &recipients {
+            add(recipient.as_bytes());
         }
         add(message);
         let mut bytes = [0; 32];
@@ -84,11 +86,16 @@ mod tests {
             Fingerprint::of(key(1), None, &both, b"x\r\n"),
             Fingerprint::of(key(1), Some(&b), &both, b"x\r\n"),
             Fingerprint::of(key(1), Some(&a), &both[..1], b"x\r\n"),
-            Fingerprint::of(key(1), Some(&a), &[b.clone(), a.clone()], b"x\r\n"),
+            Fingerprint::of(key(1), Some(&a), &[b.clone(), address("A@example.com")], b"x\r\n"),
             Fingerprint::of(key(1), Some(&a), &both, b"x\r\n\r\n"),
         ];
         for (index, other) in others.iter().enumerate() {
             assert_ne!(&one, other, "{index}");
         }
+        // The set of recipients, however a client names it.
+        for recipients in [[b.clone(), a.clone()], [address("a@EXAMPLE.com"), address("b@Example.Com")]] {
+            assert_eq!(one, Fingerprint::of(key(1), Some(&a), &recipients, b"x\r\n"));
+        }
+        assert_eq!(one, Fingerprint::of(key(1), Some(&a), &[b.clone(), a.clone(), b.clone()], b"x\r\n"));
     }
 }

@@ -7,11 +7,13 @@ use uuid::Uuid;
 
 use super::report::Report;
 use crate::domain::credential::Username;
-use crate::domain::credit::{Lot, LotId, Meter, Outcome, Overage, Reservation, Verdict};
+use crate::domain::credit::{LotId, Meter, Outcome, Reservation, Verdict};
 use crate::domain::directory::{Entry, Sender};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{Holder, Kind, MessageId};
-pub use crate::ledger::incarnation::{Acceptance, Because, Floor, Mark, State, Tag};
+pub use crate::ledger::incarnation::{Acceptance, Because, Mark, State, Tag};
+pub use crate::ledger::rules::balance::{Balance, Exhausted, PrepaidBalance, SpendBalance, Usage, short_of};
+pub use crate::ledger::rules::floors::{Bound, Floor};
 
 /// Why the ledger did not answer. Every variant is temporary for a sender (4xx), and exhaustive matches say so.
 #[derive(Debug, thiserror::Error)]
@@ -140,10 +142,10 @@ pub struct Settlement {
 /// What is kept of a message, or given up, for the copy of it that may come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Again {
-    /// The client was told to come again, and an answer may still come. Kept for [`FINGERPRINT_KEPT`].
-    Open(Fingerprint),
+    /// The client was told to come again, and an answer may still come.
+    Open(Kept),
     /// The same, and no answer will come any more.
-    Ended(Fingerprint),
+    Ended(Kept),
     /// The message stood in for an earlier one, as its reservation was answered, or may have been. Its outcome is that
     /// one's where it is `relayed`; any other leaves that one as unknown as it was, for the next copy.
     StoodIn {
@@ -156,14 +158,26 @@ pub enum Again {
 impl Again {
     pub fn fingerprint(&self) -> &Fingerprint {
         match self {
-            Self::Open(fingerprint) | Self::Ended(fingerprint) | Self::StoodIn { fingerprint, .. } => fingerprint,
+            Self::Open(Kept { fingerprint, .. })
+            | Self::Ended(Kept { fingerprint, .. })
+            | Self::StoodIn { fingerprint, .. } => fingerprint,
         }
     }
+}
+
+/// A fingerprint that is to be kept, and how long its client may come again with the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub fingerprint: Fingerprint,
+    pub within: SignedDuration,
 }
 
 /// How long a client may come again with a message whose outcome was open. Queues of clients try for days, but mostly
 /// in their first hours; and a device that sends the same bytes every day means a new message.
 pub const FINGERPRINT_KEPT: SignedDuration = SignedDuration::from_hours(24);
+/// The same for a message with neither Message-ID nor Date. Nothing tells two of them apart: a device that reports the
+/// same fault twice sends the same bytes twice. What sends such mail tries again within minutes, or never.
+pub const FINGERPRINT_KEPT_UNMARKED: SignedDuration = SignedDuration::from_mins(15);
 
 /// The longest that a copy of the directory's rows may go without asking for changes. An older copy is read anew: the row
 /// of a removed key may be deleted by then, and no change tells of that.
@@ -190,149 +204,6 @@ pub struct Changes {
     pub epoch: i64,
     /// Who said so, in the same snapshot.
     pub tag: Tag,
-}
-
-/// All that a holder has at a moment, and what was counted beside it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Balance {
-    /// The running lot of its period: granted, used, overage.
-    pub lot: Lot,
-    /// Figures of the lot's period.
-    pub usage: Usage,
-    /// Of a policy.
-    pub overage: Overage,
-    /// `Some` = prepaid.
-    pub prepaid: Option<PrepaidBalance>,
-    /// Of an account with a spend limit.
-    pub spend: Option<SpendBalance>,
-}
-
-/// What is left of grants and top-ups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PrepaidBalance {
-    /// Of all lots that have not expired.
-    pub granted: i64,
-    pub remaining: i64,
-    /// When more comes by itself.
-    pub next_top_up: Option<Timestamp>,
-    /// When some of what remains is lost.
-    pub next_expiry: Option<Timestamp>,
-}
-
-/// Money, in micro-units.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SpendBalance {
-    pub limit_micro: i64,
-    pub used_micro: i64,
-    /// A credit's price at present.
-    pub unit_price: i64,
-}
-
-/// A meter that lacks the credits of a message, with its figures as [`Verdict::Short`] tells them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exhausted {
-    pub meter: Meter,
-    pub granted: i64,
-    pub remaining: i64,
-    /// `None`: it does not open by itself.
-    pub reopens_at: Option<Timestamp>,
-}
-
-impl Exhausted {
-    /// The one that stays closed longer; this one where both do as long.
-    pub fn or_longer(self, other: Self) -> Self {
-        let end = |exhausted: &Self| exhausted.reopens_at.unwrap_or(Timestamp::MAX);
-        if end(&other) > end(&self) { other } else { self }
-    }
-}
-
-impl Balance {
-    /// The meter of this holder that refuses one more credit: where several do, the one that stays closed longest.
-    pub fn exhausted(&self) -> Option<Exhausted> {
-        self.short_of(1)
-    }
-
-    /// The meter of this holder that refuses a message of `credits`, as the reserve call would name it; where several
-    /// do, the one that stays closed longest.
-    pub fn short_of(&self, credits: i64) -> Option<Exhausted> {
-        let (period, prepaid) = (self.period_short_of(credits), self.prepaid_short_of(credits));
-        // In the order of `Meter`, which decides where several stay closed as long.
-        let in_order = match self.lot.holder {
-            Holder::Key(_) | Holder::Account(_) => [self.spend_short_of(credits), period, prepaid],
-            Holder::Policy(_) => [None, prepaid, period],
-        };
-        in_order.into_iter().flatten().reduce(Exhausted::or_longer)
-    }
-
-    fn spend_short_of(&self, credits: i64) -> Option<Exhausted> {
-        let SpendBalance { limit_micro, used_micro, unit_price } = self.spend.filter(|spend| spend.unit_price > 0)?;
-        let left = limit_micro.saturating_sub(used_micro).max(0);
-        (left < unit_price.saturating_mul(credits)).then(|| Exhausted {
-            meter: Meter::AccountSpend,
-            granted: limit_micro / unit_price,
-            remaining: left / unit_price,
-            reopens_at: None,
-        })
-    }
-
-    fn period_short_of(&self, credits: i64) -> Option<Exhausted> {
-        let granted = self.lot.granted.filter(|_| self.overage.is_deny() && !self.lot.fits(credits))?;
-        let remaining = self.lot.remaining().unwrap_or(0);
-        Some(Exhausted { meter: self.lot.meter(), granted, remaining, reopens_at: Some(self.lot.window.to) })
-    }
-
-    fn prepaid_short_of(&self, credits: i64) -> Option<Exhausted> {
-        let prepaid = self.prepaid.filter(|prepaid| prepaid.remaining < credits)?;
-        let meter = Meter::of_prepaid(self.lot.holder)?;
-        let PrepaidBalance { granted, remaining, next_top_up, .. } = prepaid;
-        Some(Exhausted { meter, granted, remaining, reopens_at: next_top_up })
-    }
-
-    /// For status: when what is exhausted opens again; where nothing is, when the period's limit starts anew. `None`:
-    /// nothing of that happens by itself.
-    pub fn reopens_at(&self) -> Option<Timestamp> {
-        match self.exhausted() {
-            Some(exhausted) => exhausted.reopens_at,
-            None => self.lot.granted.map(|_| self.lot.window.to),
-        }
-    }
-
-    /// What can still be charged to this holder, in credits: the least of its meters. `None`: nothing limits it.
-    pub fn remaining(&self) -> Option<i64> {
-        let period = self.lot.remaining().filter(|_| self.overage.is_deny());
-        let prepaid = self.prepaid.map(|prepaid| prepaid.remaining);
-        let spend = self.spend.filter(|spend| spend.unit_price > 0);
-        let spend = spend.map(|spend| (spend.limit_micro - spend.used_micro).max(0) / spend.unit_price);
-        [period, prepaid, spend].into_iter().flatten().min()
-    }
-
-    /// When these figures change although nobody sends: a period ends, a top-up comes, a grant expires.
-    pub fn changes_at(&self) -> Timestamp {
-        let prepaid = self.prepaid.map(|prepaid| [prepaid.next_top_up, prepaid.next_expiry]);
-        prepaid.into_iter().flatten().flatten().fold(self.lot.window.to, Timestamp::min)
-    }
-}
-
-/// The meter of a chain that refuses a message of `credits`, as the reserve call would name it. `balances`: of its key,
-/// its account and its policy, in this order.
-pub fn short_of(balances: &[Balance], credits: i64) -> Option<Exhausted> {
-    balances.iter().filter_map(|balance| balance.short_of(credits)).reduce(Exhausted::or_longer)
-}
-
-/// Counted recipients (credits) of a period, by outcome. `accepted` = charged and not refunded so far, overage
-/// included.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    pub messages: i64,
-    pub accepted: i64,
-    pub relayed: i64,
-    /// Refunded because the upstream refused.
-    pub refused: i64,
-    /// Refunded because it never got to the upstream's final dot.
-    pub not_offered: i64,
-    /// Charged, and what became of it is not known.
-    pub unknown: i64,
-    pub last_sent_at: Option<Timestamp>,
 }
 
 /// A row of the audit trail.
@@ -380,8 +251,9 @@ pub trait Store: Report + Send + Sync + 'static {
     /// namespace UID is "". Only a digest of the two is kept, so that purging personal data keeps the id.
     async fn identify(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid>;
 
-    /// Writes directory entries and the limits that follow from them, in one transaction. A changed limit applies to
-    /// the running lot at once; a changed calendar when the running lot ends (at once where nothing was limited).
+    /// Writes directory entries and the limits that follow from them, in one transaction. A changed limit holds at once,
+    /// and so does a changed calendar: a limit counts what its holder has used since the beginning of its own period,
+    /// whenever it was set and whatever held in between.
     /// An entry equal to what is stored is not written and moves no epoch. `actor` goes to the audit trail.
     async fn put(&self, session: &Session, actor: &str, entries: &[Entry]) -> Result<()>;
 
@@ -402,13 +274,14 @@ pub trait Store: Report + Send + Sync + 'static {
     ///
     /// A message in good standing whose fingerprint was kept ([`Again`]) is answered with what became of the earlier
     /// one: each kept fingerprint stands for one message, so one copy of it is answered as relayed or stands in for it.
+    /// Two copies of a fingerprint may stand in, within the rates; from the third on it is a new message.
     async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>>;
 
     /// Writes outcomes, refunding what they refund to the lots it came from. Idempotent: the first outcome stays,
     /// only `unknown` may be replaced, once. A late outcome is taken even from a fenced session: it corrects.
     async fn settle(&self, session: &Session, batch: &[Settlement]) -> Result<()>;
 
-    /// Drops the fingerprints that were kept before. Returns how many.
+    /// Drops the fingerprints that were kept before, however long they are looked at. Returns how many.
     async fn forget_fingerprints(&self, session: &Session, before: Timestamp) -> Result<u64>;
 
     /// Makes the lots that will hold at `until`, ahead of their time. Idempotent. Returns how many were new.
@@ -464,11 +337,12 @@ pub trait Store: Report + Send + Sync + 'static {
     /// id that holds.
     async fn assign(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid>;
 
-    /// Raises what running lots have consumed to what is known to be used, where they have less, by adjustments in the
-    /// audit trail that [`check`](Self::check) counts. A floor whose period has ended, or whose holder has no entry, is
-    /// left out. Returns how many were raised.
+    /// Raises what running lots have used to what is known, of every meter, where they have used less, by adjustments in
+    /// the audit trail that [`check`](Self::check) counts. A floor whose holder has no entry is remembered until its
+    /// entry is written, one whose period has ended is left out. Returns how many lots were raised.
     async fn raise(&self, session: &Session, actor: &str, floors: &[Floor]) -> Result<u64>;
 
-    /// Ends the rebuilding: mail is charged to it from here on.
+    /// Ends the rebuilding: mail is charged to it from here on. First every account is raised by what its keys were, and
+    /// every policy by what its accounts were, where they were raised by less.
     async fn reopen(&self, session: &Session) -> Result<()>;
 }

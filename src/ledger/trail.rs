@@ -9,7 +9,7 @@
 //! | directory.forgotten | rows of keys that were removed long ago were deleted (by `ledger`) | keys |
 //! | limit.changed | a cap or a pool was edited | from, to |
 //! | lot.regranted | a limit was applied to the running lot | lot, period, from, to, consumed |
-//! | lot.cut | a lot that limited nothing ended for a new calendar | lot, period, consumed |
+//! | lot.cut | a lot ended for a limit of another calendar | lot, period, consumed, next, carried |
 //! | grant.given | a grant's id was seen for the first time | grant, credits, expiresAt |
 //! | grant.adjusted | a grant's credits or expiry were edited, or it came back | grant, from, to, consumed, expiresAt |
 //! | grant.taken_back | a grant was removed; what was used stays used | grant, from, consumed |
@@ -133,8 +133,12 @@ impl Note {
         Self::new(LOT_RAISED, detail)
     }
 
-    pub fn cut(lot: &Lot) -> Self {
-        Self::new(LOT_CUT, json!({ "lot": lot.id, "period": lot.window.key, "consumed": lot.consumed }))
+    /// `next` is the period in which the holder had used `carried` already.
+    pub fn cut(lot: &Lot, next: &str, carried: i64) -> Self {
+        let detail = json!({
+            "lot": lot.id, "period": lot.window.key, "consumed": lot.consumed, "next": next, "carried": carried,
+        });
+        Self::new(LOT_CUT, detail)
     }
 }
 

@@ -1,9 +1,10 @@
 //! Puts the resources back into a ledger that was accepted, before mail is charged to it.
 //!
-//! First the ids that statuses show are assigned again, so that nobody is made anew. Then every policy, account and key
-//! is passed once, in this order: each pass writes its directory entry, takes the password of a key from its Secret, and
-//! raises what is used to what the status shows, before that status is written again. Last, what stands in the ledger
-//! and has no resource any more is removed. It may be interrupted anywhere and is then begun again.
+//! First the ids that statuses show are assigned again, so that nobody is made anew, and the ledger is told what these
+//! statuses show as used, also of objects that are being deleted: whoever makes them again finds it. Then every policy,
+//! account and key is passed once, in this order: each pass writes its directory entry and takes the password of a key
+//! from its Secret. Last, what stands in the ledger and has no resource any more is removed. It may be interrupted
+//! anywhere and is then begun again.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use crate::domain::credit::Meter;
 use crate::domain::directory::Entry;
 use crate::domain::id::{self, Holder};
 use crate::domain::money::MICRO;
-use crate::ledger::store::{Balance, Floor};
+use crate::ledger::store::{Bound, Floor};
 
 /// How long all objects of one kind may take, whatever fails. Then the others must not wait any longer for those whose
 /// pass does not succeed; each still gets its credits and its password when it does.
@@ -30,6 +31,8 @@ const ROUND_MAX: Duration = Duration::from_secs(600);
 /// A round in which nothing passes any more ends after this long.
 const ROUND_SILENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
+/// Floors of one call.
+const PAGE: usize = 500;
 /// Who is named in the audit trail for what follows from an acceptance.
 const ACTOR: &str = "rebuild";
 
@@ -37,17 +40,21 @@ pub async fn run(context: &Context) -> Result<()> {
     let references = &context.references;
     references.ready().await?;
     context.forget_ledger().await;
+    let mut floors = Vec::new();
     for policy in references.policies.state() {
         let id = policy.status.as_ref().and_then(|status| status.policy_id.clone());
-        assign(context, id::Kind::Policy, policy.as_ref(), id).await?;
+        floors.extend(assign(context, policy.as_ref(), id::Kind::Policy, id).await?);
     }
     for account in references.accounts.state() {
         let id = account.status.as_ref().and_then(|status| status.account_id.clone());
-        assign(context, id::Kind::Account, account.as_ref(), id).await?;
+        floors.extend(assign(context, account.as_ref(), id::Kind::Account, id).await?);
     }
     for key in references.keys.state() {
         let id = key.status.as_ref().and_then(|status| status.key_id.clone());
-        assign(context, id::Kind::Key, key.as_ref(), id).await?;
+        floors.extend(assign(context, key.as_ref(), id::Kind::Key, id).await?);
+    }
+    for page in floors.chunks(PAGE) {
+        context.books.raise(ACTOR, page).await.map_err(Error::ledger("raising what is used"))?;
     }
     context.guard.begin_rebuilding();
     let policies = references.policies.state();
@@ -64,15 +71,16 @@ fn is_live<K: Resource>(object: &K) -> bool {
     !meta::deleting(object.meta())
 }
 
-/// An object that never had an id, or whose status holds none that can be read, gets one as a new object does.
-async fn assign<K: Resource>(context: &Context, kind: id::Kind, object: &K, shown: Option<String>) -> Result<()> {
-    let Some(id) = shown.and_then(|id| id.parse::<Uuid>().ok()) else { return Ok(()) };
+/// Gives an object the id that its status shows, and returns what the status shows as used. An object that never had an
+/// id, or whose status holds none that can be read, gets one as a new object does.
+async fn assign<K: Kind>(context: &Context, object: &K, kind: id::Kind, shown: Option<String>) -> Result<Vec<Floor>> {
+    let Some(id) = shown.and_then(|id| id.parse::<Uuid>().ok()) else { return Ok(vec![]) };
     let uid = match object.namespace() {
         None => String::new(),
         Some(namespace) => match context.references.namespace(&namespace).and_then(|namespace| namespace.uid()) {
             Some(uid) => uid,
             // It is leaving, and so is the object.
-            None => return Ok(()),
+            None => return Ok(vec![]),
         },
     };
     let name = object.name_any();
@@ -80,7 +88,8 @@ async fn assign<K: Resource>(context: &Context, kind: id::Kind, object: &K, show
     if held != id {
         tracing::warn!(kind = kind.as_str(), name, shown = %id, %held, "the id that this status shows is another object's");
     }
-    Ok(())
+    let figures = object.status().and_then(K::Status::shown);
+    Ok(figures.map_or(vec![], |(figures, _)| floors(Holder::new(kind, held), &figures)))
 }
 
 /// Wakes objects and waits until each was passed.
@@ -114,29 +123,16 @@ fn exists(context: &Context, what: &Ref) -> bool {
     }
 }
 
-/// Raises what is used to what the object's status shows. Says whether anything was raised: then the figures that were
-/// observed are old.
-pub async fn raise<K: Kind>(context: &Context, object: &K) -> Result<bool> {
-    let Some((figures, _)) = object.status().and_then(K::Status::shown) else { return Ok(false) };
-    let Some(holder) = context.holder_of(&object.reference()) else { return Ok(false) };
-    let balance = context.books.balance(holder).await.map_err(Error::ledger("reading a balance"))?;
-    let floors = floors(holder, &figures, balance.as_ref());
-    let raised = context.books.raise(ACTOR, &floors).await.map_err(Error::ledger("raising what is used"))?;
-    Ok(raised > 0)
-}
-
-/// What a status shows as used, of each meter. Prepaid credits are shown as what is left of them, so that it takes the
-/// ledger's grants to say what was used.
-fn floors(holder: Holder, figures: &Figures, balance: Option<&Balance>) -> Vec<Floor> {
-    let floor = |meter, consumed, until| Floor { holder, meter, consumed, until };
-    let mut floors = vec![floor(Meter::of_period(holder), figures.used, figures.end)];
-    let prepaid = balance.and_then(|balance| balance.prepaid);
-    if let (Some(left), Some(known), Some(meter)) = (figures.prepaid, prepaid, Meter::of_prepaid(holder)) {
-        floors.push(floor(meter, known.granted - left, Timestamp::MAX));
+/// What a status shows as used, of each meter.
+fn floors(holder: Holder, figures: &Figures) -> Vec<Floor> {
+    let floor = |meter, bound, until| Floor { holder, meter, bound, until };
+    let mut floors = vec![floor(Meter::of_period(holder), Bound::UsedAtLeast(figures.used), figures.end)];
+    if let (Some(left), Some(meter)) = (figures.prepaid, Meter::of_prepaid(holder)) {
+        floors.push(floor(meter, Bound::LeftAtMost(left), Timestamp::MAX));
     }
     if let Some(spend) = figures.spend {
         let micro = spend.used_minor.saturating_mul(MICRO);
-        floors.push(floor(Meter::AccountSpend, micro, Timestamp::MAX));
+        floors.push(floor(Meter::AccountSpend, Bound::UsedAtLeast(micro), Timestamp::MAX));
     }
     floors
 }
@@ -178,9 +174,6 @@ async fn remove_orphans(context: &Context) -> Result<()> {
 mod tests {
     use super::*;
     use crate::crd::SpendStatus;
-    use crate::domain::credit::{Limit, Lot, Overage};
-    use crate::domain::period::Calendar;
-    use crate::ledger::store::{PrepaidBalance, Usage};
 
     #[test]
     fn each_meter_that_a_status_shows_has_a_floor() {
@@ -190,22 +183,15 @@ mod tests {
         let (prepaid, remaining) = (Some(30), Some(30));
         let figures =
             Figures { start: at(0), end: at(100), granted: None, used: 12, remaining, prepaid, overage: None, spend };
-        let limit = Limit { credits: None, calendar: Calendar::monthly_utc() };
-        let lot = Lot::of_period(holder, crate::domain::credit::next_lot(&limit.calendar, None, at(0)), None);
-        let prepaid = PrepaidBalance { granted: 100, remaining: 90, next_top_up: None, next_expiry: None };
-        let (usage, overage) = (Usage::default(), Overage::Deny);
-        let balance = Balance { lot, usage, overage, prepaid: Some(prepaid), spend: None };
-        let found = floors(holder, &figures, Some(&balance));
-        let shown: Vec<_> = found.iter().map(|floor| (floor.meter, floor.consumed, floor.until)).collect();
+        let found = floors(holder, &figures);
+        let shown: Vec<_> = found.iter().map(|floor| (floor.meter, floor.bound, floor.until)).collect();
         assert_eq!(
             shown,
             [
-                (Meter::AccountCap, 12, at(100)),
-                (Meter::AccountPrepaid, 70, Timestamp::MAX),
-                (Meter::AccountSpend, 70_000_000, Timestamp::MAX),
+                (Meter::AccountCap, Bound::UsedAtLeast(12), at(100)),
+                (Meter::AccountPrepaid, Bound::LeftAtMost(30), Timestamp::MAX),
+                (Meter::AccountSpend, Bound::UsedAtLeast(70_000_000), Timestamp::MAX),
             ]
         );
-        // Where the ledger knows of no grants, there is nothing to take them from.
-        assert_eq!(floors(holder, &figures, None).len(), 2);
     }
 }

@@ -19,12 +19,10 @@ use super::incarnation::Standing;
 use super::kinds::Kind;
 use super::observe::Context;
 use super::plan::{self, Step, meta};
-use super::rebuild;
 use super::references::Ref;
 use super::watch::Name;
 use crate::crd::{ConditionType, Reason};
 use crate::ledger;
-use crate::ledger::store::{Because, State};
 
 /// kube-client waits for an answer without end; a healthy pass takes milliseconds.
 const PASS_DEADLINE: Duration = Duration::from_secs(30);
@@ -108,8 +106,11 @@ async fn looks<K: Kind>(object: &K, context: &Context) -> Result<Again> {
         match pass(object, context).await {
             Ok(Some(again)) => return Ok(again),
             Ok(None) => {}
-            // The ledger is lost, and an administrator has said that this object shall not wait for it.
-            Err(Error::Ledger { .. }) if meta::deleting(object.meta()) && meta::forced(object.meta()) => {
+            // The ledger is lost, and an administrator has said that this object shall not wait for it. One that is held or
+            // being rebuilt answers: what the object has used must not be forgotten, so it waits all the same.
+            Err(Error::Ledger { .. })
+                if meta::deleting(object.meta()) && meta::forced(object.meta()) && !context.guard.keeps() =>
+            {
                 tracing::warn!(kind = %K::kind(&()), name = object.name_any(), "let go without the ledger's note");
                 apply(context, object, vec![Step::RemoveFinalizer]).await?;
                 forget(context, &object.reference());
@@ -134,6 +135,7 @@ async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Again>> {
     let now = context.clock.now();
     let plan = object.plan(&observed, now, &mut context.rng());
     let leaves = plan.steps.iter().any(|step| matches!(step, Step::RemoveFinalizer));
+    let puts = plan.steps.iter().any(|step| matches!(step, Step::Put(_)));
     match apply(context, object, plan.steps).await? {
         Applied::Done => {}
         Applied::LookAgain => return Ok(None),
@@ -143,8 +145,8 @@ async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Again>> {
         }
     }
     admit_early(context, &what);
-    // Before a status is written: it may be all that knows what was used.
-    if context.guard.standing() == Standing::Rebuilding && !leaves && rebuild::raise(context, object).await? {
+    // A new entry takes over what is known to be used: the figures that were observed before it are wrong.
+    if puts && !leaves && context.guard.standing() == Standing::Rebuilding {
         return Ok(None);
     }
     if leaves {
@@ -190,13 +192,9 @@ fn unanswered() -> Error {
     Error::Ledger { doing: "waiting for the ledger", source }
 }
 
-/// The ledger is not the one we know: nothing is written but why. A deletion waits for the right one, or for an
-/// administrator who lets the object go.
+/// The ledger is not the one we know: nothing is written but why. A deletion waits too: the status that goes with the
+/// object may be all that knows what was used.
 async fn stall<K: Kind>(object: &K, context: &Context, sentence: &str) -> Result<Again> {
-    if meta::deleting(object.meta()) {
-        let source = ledger::Error::Held(State::Held(Because::Swapped));
-        return Err(Error::Ledger { doing: "waiting for the right ledger", source });
-    }
     let (generation, now) = (object.meta().generation, context.clock.now());
     let mut status = object.status().cloned().unwrap_or_default();
     let standing = K::conditions(&status);

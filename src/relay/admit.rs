@@ -36,7 +36,7 @@ use crate::domain::fingerprint::{Fingerprint, TraceMark};
 use crate::domain::id::{KeyId, MessageId};
 use crate::domain::sender::Address;
 use crate::ledger::Ledger;
-use crate::ledger::store::{Again, Settlement};
+use crate::ledger::store::{Again, FINGERPRINT_KEPT, FINGERPRINT_KEPT_UNMARKED, Kept, Settlement};
 use crate::upstream::{Common, Forwarded, Message, Target, Tenant, Upstreams};
 
 /// How long a client waits for the ledger alone. A group commit takes milliseconds; after this it is down.
@@ -77,7 +77,7 @@ const HASHED_AT_ONCE: usize = 1024 * 1024;
 /// A message that may ask for credits.
 struct Errand {
     id: MessageId,
-    fingerprint: Fingerprint,
+    kept: Kept,
     sender: Sender,
     target: Arc<Target>,
     credits: u32,
@@ -212,6 +212,9 @@ impl Admission {
         let Received { transaction, body, encrypted, deadline, memory } = received;
         let id = self.next_id();
         let (transaction, body, fingerprint) = recognisable(sender.key.id, transaction, body).await;
+        let is_marked = header.has_message_id || header.has_date;
+        let within = if is_marked { FINGERPRINT_KEPT } else { FINGERPRINT_KEPT_UNMARKED };
+        let kept = Kept { fingerprint, within };
         let settings = self.settings.load();
         let added = Added {
             id,
@@ -232,7 +235,7 @@ impl Admission {
             tenant: Tenant { account: sender.account.id.0, namespace: Arc::from(sender.account.namespace.as_str()) },
         };
         let octets = message.body.len();
-        (Errand { id, fingerprint, sender, target, credits, octets, deadline, _memory: memory }, message)
+        (Errand { id, kept, sender, target, credits, octets, deadline, _memory: memory }, message)
     }
 
     /// A UUIDv7, so that the ledger's newest rows lie together.
@@ -278,7 +281,7 @@ impl Admission {
     async fn reserve(&self, errand: &Errand, started: Instant) -> Result<Claim, Answer> {
         let Errand { id, credits, .. } = *errand;
         let key = errand.sender.key.id;
-        let reservation = Reservation { message: id, key, credits, fingerprint: Some(errand.fingerprint) };
+        let reservation = Reservation { message: id, key, credits, fingerprint: Some(errand.kept.fingerprint) };
         let verdict = self.ledger.reserve(reservation, errand.deadline.min(started + RESERVE_LIMIT)).await;
         let (reply, result) = match verdict {
             Ok(Verdict::Reserved) => return Ok(Claim::Own),
@@ -288,10 +291,12 @@ impl Admission {
             }
             Ok(Verdict::Relayed(earlier)) => (Reply::Accepted(earlier), MessageResult::RelayedBefore),
             Ok(Verdict::UnderWay(_)) => (Reply::UnderWay, MessageResult::UnderWay),
-            Ok(Verdict::Short { meter, granted, remaining, reopens_at }) => {
+            Ok(Verdict::Short { meter, granted, remaining, reopens_at, pending }) => {
                 let shortage = Shortage { meter, granted, remaining, reopens_at };
                 self.shortages.remember(errand.sender.chain(), meter, Instant::now());
-                (Reply::Short(shortage, errand.sender.policy.when_exhausted), MessageResult::Short)
+                // What may come back refuses nobody for good.
+                let when = if pending { WhenExhausted::Defer } else { errand.sender.policy.when_exhausted };
+                (Reply::Short(shortage, when), MessageResult::Short)
             }
             Ok(Verdict::TooFast { pace, rate, retry_at }) => {
                 (Reply::TooFast(Haste::new(pace, rate, retry_at, self.judge.now())), MessageResult::TooFast)
@@ -307,10 +312,10 @@ impl Admission {
 
     /// Has the ledger know a message again, before its client is told to come again. `open`: an answer may still come.
     async fn keep(&self, errand: &Errand, claim: Claim, open: bool) {
-        let fingerprint = errand.fingerprint;
+        let (kept, fingerprint) = (errand.kept, errand.kept.fingerprint);
         let again = match (claim, open) {
-            (Claim::Own, true) => Again::Open(fingerprint),
-            (Claim::Own, false) => Again::Ended(fingerprint),
+            (Claim::Own, true) => Again::Open(kept),
+            (Claim::Own, false) => Again::Ended(kept),
             // The ledger has it as under way since it was reserved.
             (Claim::StandsIn, true) => return,
             (Claim::StandsIn, false) => Again::StoodIn { fingerprint, told: false },
@@ -339,10 +344,9 @@ impl Admission {
         let (outcome, answer) = concluded(forwarded);
         match outcome {
             Outcome::Unknown => {
-                let fingerprint = errand.fingerprint;
                 let again = match claim {
-                    Claim::Own => Again::Ended(fingerprint),
-                    Claim::StandsIn => Again::StoodIn { fingerprint, told: false },
+                    Claim::Own => Again::Ended(errand.kept),
+                    Claim::StandsIn => Again::StoodIn { fingerprint: errand.kept.fingerprint, told: false },
                 };
                 self.ledger.settle(Settlement { message: errand.id, outcome, again: Some(again) });
             }
@@ -359,7 +363,7 @@ impl Admission {
         }
         let again = match claim {
             Claim::Own => None,
-            Claim::StandsIn => Some(Again::StoodIn { fingerprint: errand.fingerprint, told }),
+            Claim::StandsIn => Some(Again::StoodIn { fingerprint: errand.kept.fingerprint, told }),
         };
         self.ledger.settle(Settlement { message: errand.id, outcome, again });
         // Of the earlier message nothing else is known than before.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::story::{SYSTEM, Stage, log_in, send};
+use crate::support::chart;
 use crate::support::control_plane::succeeded;
 use crate::support::franking::{DEADLINE, eventually};
 use crate::support::mail::{Credentials, Session};
@@ -290,4 +291,107 @@ async fn the_right_ledger_that_is_back_needs_no_acceptance() {
     assert_eq!(scene.reason(), "Ready");
     scene.used_up();
     assert_eq!(franking.stop(), 0);
+}
+
+/// The chart's roles for tenants, bound to a user in the namespace of the account.
+const TENANT: &str = "--as=tenant";
+
+impl Scene {
+    fn admit_tenant(&self) {
+        let file = ["--show-only", "templates/rbac-people.yaml", "--set", "fullnameOverride=franking"];
+        self.stage.apply(&chart::render(SYSTEM, &file));
+        for role in ["franking-tenant-edit", "franking-self-service"] {
+            let role = format!("--clusterrole={role}");
+            self.stage.kubectl(&["create", "rolebinding", &role[14..], &role, "--user=tenant", "-n", "team"]);
+        }
+    }
+
+    fn as_tenant(&self, arguments: &[&str]) -> std::process::Output {
+        self.stage.plane.kubectl(&[arguments, &["-n", "team", TENANT]].concat())
+    }
+
+    /// Deletes the key and the account, with every word that a tenant may say.
+    fn delete_as_tenant(&self) {
+        for object in ["subaccountapikey/website", "subaccount/shop"] {
+            succeeded(self.as_tenant(&["annotate", object, "--overwrite", "franking.io/force-delete=true"]));
+            succeeded(self.as_tenant(&["delete", object, "--wait=false"]));
+        }
+    }
+
+    fn stands(&self, object: &str) -> bool {
+        self.as_tenant(&["get", object]).status.success()
+    }
+
+    /// Makes both again, each as soon as its name is free.
+    fn make_again_as_tenant(&self) {
+        let manifests = [
+            (
+                "subaccount/shop",
+                "SubAccount, metadata: {name: shop}, spec: {policyRef: {name: plan}, cap: {credits: 4}}",
+            ),
+            (
+                "subaccountapikey/website",
+                "SubAccountApiKey, metadata: {name: website}, spec: {subAccountRef: {name: shop}, \
+                 secret: {name: website}, cap: {credits: 4}}",
+            ),
+        ];
+        for (object, manifest) in manifests {
+            eventually("the deletion to be done", DEADLINE, || (!self.stands(object)).then_some(()));
+            let manifest = format!("{{apiVersion: franking.io/v1alpha1, kind: {manifest}}}");
+            succeeded(self.stage.plane.kubectl_stdin(&["create", "-f", "-", "-n", "team", TENANT], &manifest));
+        }
+    }
+}
+
+/// Whoever deletes and makes again while the ledger is held finds what was used: the deletion waits, and what statuses
+/// showed is in the ledger before anything leaves.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_refilled_by_deleting_and_making_again_while_the_ledger_is_held() {
+    let (mut scene, _) = Scene::set().await;
+    scene.admit_tenant();
+    let franking = scene.stage.home.start();
+    scene.stage.key("website", "label: Website, cap: {credits: 4}");
+    scene.stage.wait_ready();
+    let mut session = scene.session();
+    scene.lose();
+    let name = scene.is_held("is empty", Some(&mut session));
+    scene.delete_as_tenant();
+    // A restart of the operator is no way out either: it has passed them all when it says so of each.
+    assert_eq!(franking.stop(), 0);
+    let franking = scene.stage.home.start();
+    scene.is_held("is empty", None);
+    for object in ["subaccountapikey/website", "subaccount/shop"] {
+        assert!(scene.stands(object), "{object} left while the ledger was held");
+    }
+    scene.annotate(&name);
+    scene.make_again_as_tenant();
+    scene.stage.wait_ready();
+    scene.credentials = scene.stage.credentials("website");
+    eventually("the new password to work", DEADLINE, || log_in(&scene.credentials).starts_with("235").then_some(()));
+    let reply = send(&mut scene.session(), "one too many");
+    assert!(reply.starts_with("452 4.7.1") && reply.contains("key's cap of 4 has 0 left"), "{reply}");
+    eventually("the account's used credits on status", DEADLINE, || {
+        (scene.stage.account_field(".status.credits.used") == "4").then_some(())
+    });
+    let key_used = || {
+        scene.stage.kubectl(&["get", "subaccountapikey/website", "-n", "team", "-o", "jsonpath={.status.credits.used}"])
+    };
+    eventually("the key's used credits on status", DEADLINE, || (key_used() == "4").then_some(()));
+    // The account's cap is raised: the key's is still used up.
+    scene.cap.set(6);
+    scene.stage.account("cap: {credits: 6}");
+    eventually("the raised cap", DEADLINE, || {
+        (scene.stage.account_field(".status.credits.remaining") == "2").then_some(())
+    });
+    let reply = send(&mut scene.session(), "one too many");
+    assert!(reply.starts_with("452 4.7.1") && reply.contains("key"), "{reply}");
+    scene.stage.key("website", "cap: {credits: 6}");
+    eventually("the raised cap of the key", DEADLINE, || {
+        send(&mut scene.session(), "more").starts_with("250").then_some(())
+    });
+    scene.sends(1);
+    assert_eq!(scene.stage.sink.messages().len(), 6, "four before, two after");
+    assert_eq!(franking.stop(), 0);
+    let (balanced, said) = scene.stage.home.check();
+    assert!(balanced, "{said}");
 }

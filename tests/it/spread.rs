@@ -153,6 +153,15 @@ impl House {
         succeeded(self.plane.kubectl(&object));
     }
 
+    /// Asks for an object's end in the tenant's namespace, and does not wait for it.
+    pub fn delete(&self, object: &str) {
+        succeeded(self.plane.kubectl(&["delete", object, "--namespace", "team", "--wait=false"]));
+    }
+
+    pub fn is_gone(&self, object: &str) -> bool {
+        !self.plane.kubectl(&["get", object, "--namespace", "team"]).status.success()
+    }
+
     pub fn key(&self, name: &str) {
         self.apply(&format!(
             "{{apiVersion: franking.io/v1alpha1, kind: SubAccountApiKey, metadata: {{name: {name}, namespace: team}}, \

@@ -130,6 +130,25 @@ async fn a_database_that_is_empty_or_restored_is_held_until_it_is_accepted() {
     let running = accepted(&house, running, &finding);
     assert_eq!(running.send_all(), 0, "no credit is given twice");
     running.stop();
+
+    // Empty once more, and everything is deleted and made again before it is accepted.
+    with_databases(&[drop(&old), rename(DATABASE, &old), format!("CREATE DATABASE {DATABASE}")]).await;
+    let running = Running::start(&house);
+    let finding = held(&house, &running, "is empty");
+    let objects = ["subaccountapikey/orders", "subaccount/shop"];
+    objects.iter().for_each(|object| house.delete(object));
+    house.accept(&finding);
+    for object in objects {
+        eventually("the deletion to be done", DEADLINE, || house.is_gone(object).then_some(()));
+    }
+    house.apply(&plan(&sink, 6));
+    house.key("orders");
+    house.credentials("orders", DEADLINE);
+    running.stop();
+    let running = Running::start(&house);
+    assert_eq!(running.send_all(), 0, "nothing is refilled by deleting");
+    shows_used(&house, "6");
+    running.stop();
     house.balances();
     with_databases(&[drop(&old), drop(DATABASE)]).await;
     assert_eq!(sink.messages().len(), 6);

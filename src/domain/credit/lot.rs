@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Meter;
+use super::{Meter, Overage};
 use crate::domain::id::Holder;
-use crate::domain::period::{Calendar, Window};
+use crate::domain::period::Window;
 
 /// The row id of a lot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -78,13 +78,18 @@ pub struct Lot {
     pub id: LotId,
     pub holder: Holder,
     pub source: Source,
+    /// What it counts: a period of its limit's calendar.
     pub window: Window,
-    pub share: Share,
+    /// Since when messages are charged to it: later than its window where the limit began within a period.
+    pub begun: Timestamp,
     /// `None`: nothing limits this holder in this period.
     pub granted: Option<i64>,
     /// What was consumed when the limit was lowered under it; else 0.
     pub overhang: i64,
+    /// Charged to it and not given back, and what it carries.
     pub consumed: i64,
+    /// What its holder had used in its window before it began, and has not been given back.
+    pub carried: i64,
     /// What was used beyond the limit where that is allowed: counted apart, given back first.
     pub overage: i64,
     /// Of a top-up's lot only.
@@ -92,15 +97,29 @@ pub struct Lot {
 }
 
 impl Lot {
-    /// A new lot of a period, not yet written.
-    pub fn of_period(holder: Holder, new: NewLot, credits: Option<i64>) -> Self {
-        let granted = credits.map(|credits| new.share.of(credits));
-        Self { window: new.window, share: new.share, granted, ..Self::blank(holder, Source::Period) }
+    /// A new lot of a whole period, not yet written.
+    pub fn of_period(holder: Holder, window: Window, credits: Option<i64>) -> Self {
+        Self { begun: window.from, window, granted: credits, ..Self::blank(holder, Source::Period) }
+    }
+
+    /// A new lot of a period whose limit begins within it, not yet written. It carries what its holder has used in the
+    /// period before.
+    pub fn within_period(
+        holder: Holder,
+        window: Window,
+        begun: Timestamp,
+        credits: Option<i64>,
+        overage: Overage,
+        used: i64,
+    ) -> Self {
+        let mut lot = Self { begun, carried: used, ..Self::of_period(holder, window, credits) };
+        lot.take_in(used, overage);
+        lot
     }
 
     /// A new lot that holds until it expires, not yet written.
-    pub fn of_source(holder: Holder, source: Source, granted: i64, expires_at: Option<Timestamp>) -> Self {
-        Self { window: Window::always(expires_at), granted: Some(granted), ..Self::blank(holder, source) }
+    pub fn of_source(holder: Holder, source: Source, granted: Option<i64>, expires_at: Option<Timestamp>) -> Self {
+        Self { window: Window::always(expires_at), granted, ..Self::blank(holder, source) }
     }
 
     fn blank(holder: Holder, source: Source) -> Self {
@@ -109,10 +128,11 @@ impl Lot {
             holder,
             source,
             window: Window::always(None),
-            share: Share::FULL,
+            begun: Timestamp::MIN,
             granted: None,
             overhang: 0,
             consumed: 0,
+            carried: 0,
             overage: 0,
             topped: None,
         }
@@ -131,13 +151,18 @@ impl Lot {
         self.granted.map(|granted| (granted - self.consumed).max(0))
     }
 
-    /// All that was charged and not given back.
+    /// All that its holder has used in its window.
     pub fn used(&self) -> i64 {
         self.consumed + self.overage
     }
 
+    /// What was charged to it and not given back.
+    pub fn charged(&self) -> i64 {
+        self.used() - self.carried
+    }
+
     pub fn holds_at(&self, at: Timestamp) -> bool {
-        self.window.from <= at && at < self.window.to
+        self.begun <= at && at < self.window.to
     }
 
     /// Whether `amount` more fit.
@@ -150,6 +175,25 @@ impl Lot {
         let within = self.remaining().map_or(amount, |remaining| remaining.min(amount));
         self.consumed += within;
         self.overage += amount - within;
+    }
+
+    /// Counts what was used and is not charged to it: beyond its limit as overage where that is allowed, else as what was
+    /// used when the limit was lower than it is known to have been.
+    pub fn take_in(&mut self, used: i64, overage: Overage) {
+        match overage {
+            Overage::Allow => self.charge(used),
+            Overage::Deny => {
+                self.consumed += used;
+                self.regrant(self.granted);
+            }
+        }
+    }
+
+    /// Gives back what it carries of a message that was charged to an earlier lot.
+    pub fn refund_carried(&mut self, amount: i64) {
+        let amount = amount.min(self.carried);
+        self.carried -= amount;
+        self.refund(amount);
     }
 
     /// Applies a changed limit to the running lot. Lowering it below what is used stops sending and changes no
@@ -179,55 +223,11 @@ impl Lot {
     }
 }
 
-/// The part of its calendar's window that a lot covers: 1 unless the lot is a short first one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
-    pub part: i64,
-    pub whole: i64,
-}
-
-impl Share {
-    pub const FULL: Self = Self { part: 1, whole: 1 };
-
-    /// The credits of a lot that covers this share of a period, rounded down.
-    pub fn of(self, credits: i64) -> i64 {
-        // 128 bits: a trillion credits times a month of seconds passes 64.
-        let share = i128::from(credits) * i128::from(self.part) / i128::from(self.whole.max(1));
-        i64::try_from(share).unwrap_or(credits)
-    }
-}
-
-/// A lot that is to be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewLot {
-    pub window: Window,
-    pub share: Share,
-}
-
-/// The lot that holds at `at` for a calendar, after `previous` (the end of the holder's latest lot, if it ever had
-/// one, and whether that lot limited nothing; it must have ended by `at`).
-///
-/// Lots of one source never overlap, so no edit of period, zone or anchor refills: a new calendar starts when the
-/// previous lot ends, and where that is inside a window of the new calendar, the first lot is short and its credits
-/// are in proportion. Only a lot that limited nothing is cut short at once (`unlimited`): there is nothing to
-/// refill, and whoever adds a limit expects it to hold from now on, in full.
-pub fn next_lot(calendar: &Calendar, previous: Option<(Timestamp, bool)>, at: Timestamp) -> NewLot {
-    let mut window = calendar.window(at);
-    let Some((ended, unlimited)) = previous.filter(|(ended, _)| *ended > window.from) else {
-        return NewLot { window, share: Share::FULL };
-    };
-    let whole = window.to.as_second() - window.from.as_second();
-    window.from = ended;
-    let part = window.to.as_second() - window.from.as_second();
-    let share = if unlimited { Share::FULL } else { Share { part, whole } };
-    NewLot { window, share }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::id::{AccountId, KeyId};
-    use crate::domain::period::Period;
+    use crate::domain::period::Calendar;
     use uuid::Uuid;
 
     fn at(text: &str) -> Timestamp {
@@ -235,12 +235,11 @@ mod tests {
     }
 
     fn lot(granted: Option<i64>) -> Lot {
-        let window = Calendar::monthly_utc().window(at("2026-11-21T00:00:00Z"));
-        Lot::of_period(Holder::Key(KeyId(Uuid::nil())), NewLot { window, share: Share::FULL }, granted)
+        Lot::of_period(Holder::Key(KeyId(Uuid::nil())), month(), granted)
     }
 
-    fn daily() -> Calendar {
-        Calendar::new(Period::Daily, 1, "UTC").expect("a calendar")
+    fn month() -> Window {
+        Calendar::monthly_utc().window(at("2026-11-21T00:00:00Z"))
     }
 
     #[test]
@@ -280,23 +279,31 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_period_starts_when_the_running_lot_ends_short_and_prorated() {
-        // A weekly lot that ran to Monday 06:00 in another zone; daily from then on.
-        let ended = at("2026-11-23T06:00:00Z");
-        let short = next_lot(&daily(), Some((ended, false)), ended);
-        assert_eq!((short.window.from, short.window.to), (ended, at("2026-11-24T00:00:00Z")));
-        assert_eq!(short.share.of(100), 75);
-        let full = next_lot(&daily(), Some((short.window.to, false)), at("2026-11-24T00:00:01Z"));
-        assert_eq!((full.window.from, full.share), (short.window.to, Share::FULL));
-    }
-
-    #[test]
-    fn a_first_lot_is_whole_and_so_is_the_first_that_limits() {
-        let first = next_lot(&daily(), None, at("2026-11-23T18:00:00Z"));
-        assert_eq!((first.share, first.window.key.as_str()), (Share::FULL, "2026-11-23"));
-        let cut = at("2026-11-23T18:00:00Z");
-        let limited = next_lot(&daily(), Some((cut, true)), cut);
-        assert_eq!((limited.window.from, limited.share), (cut, Share::FULL));
+    fn a_limit_that_begins_within_a_period_carries_what_was_used_in_it() {
+        let holder = Holder::Key(KeyId(Uuid::nil()));
+        let begun = at("2026-11-21T12:00:00Z");
+        let begin = |granted, overage, used| Lot::within_period(holder, month(), begun, granted, overage, used);
+        // granted, overage, used; consumed, overhang, overage, remaining
+        let cases = [
+            (Some(10), Overage::Deny, 7, (7, 0, 0, Some(3))),
+            (Some(10), Overage::Deny, 12, (12, 12, 0, Some(0))),
+            (Some(10), Overage::Allow, 12, (10, 0, 2, Some(0))),
+            (None, Overage::Deny, 12, (12, 0, 0, None)),
+        ];
+        for (granted, overage, used, expected) in cases {
+            let lot = begin(granted, overage, used);
+            assert_eq!((lot.consumed, lot.overhang, lot.overage, lot.remaining()), expected, "{granted:?} {overage:?}");
+            assert_eq!((lot.used(), lot.charged()), (used, 0));
+            assert!(lot.holds_at(begun) && !lot.holds_at(at("2026-11-21T11:59:59Z")));
+        }
+        let mut lot = begin(Some(10), Overage::Deny, 7);
+        lot.charge(2);
+        lot.refund_carried(5);
+        assert_eq!((lot.used(), lot.charged(), lot.carried), (4, 2, 2));
+        lot.refund(2);
+        assert_eq!((lot.used(), lot.charged(), lot.carried), (2, 0, 2));
+        lot.refund_carried(5);
+        assert_eq!((lot.used(), lot.carried), (0, 0), "no more than it carries");
     }
 
     #[test]

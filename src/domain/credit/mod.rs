@@ -1,14 +1,15 @@
 //! Credits: what a message must pass, and the one decision both engines use.
 //!
 //! A credit is the right to have one recipient accepted. A message must pass the meters that exist for its key, its
-//! account and its policy, all or none. Each holder has exactly one period lot at any instant (also where nothing
-//! limits it, so that usage is exact and a limit that comes later counts what was used before it), and beside it the
-//! lots of its other sources: money for life, grants, top-ups.
+//! account and its policy, all or none. Each holder has exactly one period lot at any instant, also where nothing limits
+//! it. A limit that begins within its period begins with what was used in it before. Beside it are the lots of other
+//! sources: money for life, grants, top-ups.
 
 mod decide;
 mod lot;
 mod prepaid;
 mod rate;
+mod refused;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -17,10 +18,11 @@ use super::fingerprint::Fingerprint;
 use super::id::{AccountId, Holder, KeyId, MessageId, PolicyId};
 use super::period::{Calendar, Period};
 
-pub use decide::{Books, Charge, Demand, Holding, PERIOD_PARTS, Stock, Tempo, decide};
-pub use lot::{Lot, LotId, NewLot, Part, Share, Source, Topped, next_lot};
+pub use decide::{Books, Charge, Holding, PERIOD_PARTS, Stock, Tempo, decide, pace};
+pub use lot::{Lot, LotId, Part, Source, Topped};
 pub use prepaid::{Added, in_order_of_use, next_top_up, top_up};
 pub use rate::{Pace, Rate};
+pub use refused::{REFUSED_PER_HOUR, Refused};
 
 /// The most credits a limit may name: exact in a JSON number, and far from any overflow when summed.
 pub const CREDITS_MAX: i64 = 1_000_000_000_000;
@@ -228,6 +230,9 @@ pub enum Verdict {
         remaining: i64,
         /// The end of its period, or its next top-up. `None`: it does not open by itself.
         reopens_at: Option<Timestamp>,
+        /// Messages under way could give back enough for this one, of every limit that lacks credits. Judged where the
+        /// policy refuses for good; else `false`.
+        pending: bool,
     },
     /// More messages than the rate allows. Judged before credits, so that hammering tells nothing about them; a
     /// message that is refused, for whatever reason, moves nothing.

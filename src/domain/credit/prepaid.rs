@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::{Lot, TopUp, Topped, next_lot};
-use crate::domain::period::Calendar;
+use super::{Lot, TopUp, Topped};
+use crate::domain::period::{Calendar, Window};
 
 /// Periods that are caught up at once: ten years of days. Who slept longer gets the rest with the next message.
 const CATCH_UP_MAX: u64 = 3_660;
@@ -41,16 +41,16 @@ pub struct Added {
 
 /// Adds what is due by `now`, each period once, missed ones too. `calendar` is that of the holder's limit.
 ///
-/// Periods follow each other as lots do: a changed calendar begins where the last period that was added ends, and its
-/// first part of a period adds in proportion, so no edit adds twice.
+/// A changed calendar begins where the last period that was added ends, and its first part of a period adds in
+/// proportion, so no edit adds twice.
 pub fn top_up(rule: &TopUp, calendar: &Calendar, lot: &mut Lot, now: Timestamp) -> Added {
     let calendar = calendar.with_period(rule.every);
     let mut added = Added::default();
     let Some(mut topped) = lot.topped else { return added };
     while let Some(at) = next_top_up(rule, topped).filter(|at| *at <= now && added.periods < CATCH_UP_MAX) {
-        let period = next_lot(&calendar, Some((topped.until, false)), at);
-        let credits = period.share.of(rule.credits);
-        topped = Topped { total: topped.total.saturating_add(credits), until: period.window.to };
+        let period = calendar.window(at);
+        let credits = share(rule.credits, &period, topped.until);
+        topped = Topped { total: topped.total.saturating_add(credits), until: period.to };
         added = Added { periods: added.periods + 1, credits: added.credits.saturating_add(credits) };
     }
     if added.periods > 0 {
@@ -58,6 +58,15 @@ pub fn top_up(rule: &TopUp, calendar: &Calendar, lot: &mut Lot, now: Timestamp) 
         lot.regrant(Some(topped.total));
     }
     added
+}
+
+/// What a period adds of which a part was added until then, rounded down.
+fn share(credits: i64, period: &Window, until: Timestamp) -> i64 {
+    let whole = period.to.as_second() - period.from.as_second();
+    let part = period.to.as_second() - period.from.max(until).as_second();
+    // 128 bits: a trillion credits times a month of seconds passes 64.
+    let share = i128::from(credits) * i128::from(part) / i128::from(whole.max(1));
+    i64::try_from(share).unwrap_or(credits)
 }
 
 #[cfg(test)]
@@ -82,7 +91,7 @@ mod tests {
 
     fn begun(rule: &TopUp, calendar: &Calendar, now: &str) -> Lot {
         let topped = Some(Topped::begin(rule, calendar, None, at(now)));
-        Lot { topped, ..Lot::of_source(holder(), Source::TopUp, 0, None) }
+        Lot { topped, ..Lot::of_source(holder(), Source::TopUp, Some(0), None) }
     }
 
     #[test]
@@ -179,7 +188,7 @@ mod tests {
     fn lots_are_used_by_expiry_then_age() {
         let lot = |id: i64, expires_at: Option<&str>| {
             let source = Source::Grant(id.to_string());
-            Lot { id: LotId(id), ..Lot::of_source(holder(), source, 1, expires_at.map(at)) }
+            Lot { id: LotId(id), ..Lot::of_source(holder(), source, Some(1), expires_at.map(at)) }
         };
         let mut lots = [
             lot(1, None),

@@ -19,6 +19,8 @@ pub struct Rate {
 pub enum Pace {
     Key,
     Account,
+    /// Of messages of the account that were given back.
+    Refused,
 }
 
 impl Pace {
@@ -26,13 +28,14 @@ impl Pace {
         match self {
             Self::Key => "key.rate",
             Self::Account => "account.rate",
+            Self::Refused => "account.refused",
         }
     }
 }
 
 impl Rate {
     /// Between two messages that come evenly. Whole microseconds, rounded up: the timestamp is stored as such.
-    fn interval(self) -> SignedDuration {
+    pub fn interval(self) -> SignedDuration {
         // A rate of no messages cannot be written; it would mean the slowest that can.
         let messages = i64::from(self.messages.max(1));
         let micros = (i64::from(self.per_seconds) * 1_000_000 + messages - 1) / messages;

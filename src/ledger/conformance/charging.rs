@@ -26,7 +26,7 @@ pub async fn a_shortage_says_when_the_period_ends(place: &impl Place) {
     let mut world = World::with(place, Some(0), None, None).await;
     let (_, verdict) = world.send(1).await;
     let reopens_at = Some(super::world::at("2026-12-01T00:00:00Z"));
-    assert_eq!(verdict, Verdict::Short { meter: Meter::KeyCap, granted: 0, remaining: 0, reopens_at });
+    assert_eq!(verdict, Verdict::Short { meter: Meter::KeyCap, granted: 0, remaining: 0, reopens_at, pending: false });
 }
 
 pub async fn asking_again_with_the_same_id_charges_nothing(place: &impl Place) {

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use super::world::{Place, World, chain, key, monthly};
-use crate::domain::credit::{Blocked, Outcome, Verdict};
+use crate::domain::credit::{Blocked, Outcome, Pace, Rate, Verdict};
 use crate::domain::directory::{Entry, KeyEntry};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::MessageId;
-use crate::ledger::store::{Again, FINGERPRINT_KEPT, Role, Settlement};
+use crate::ledger::store::{Again, FINGERPRINT_KEPT, FINGERPRINT_KEPT_UNMARKED, Kept, Role, Settlement};
 
 const PRINT: Fingerprint = Fingerprint([7; 32]);
+const KEPT: Kept = Kept { fingerprint: PRINT, within: FINGERPRINT_KEPT };
+const OPEN: Again = Again::Open(KEPT);
+const ENDED: Again = Again::Ended(KEPT);
 const TOLD: Again = Again::StoodIn { fingerprint: PRINT, told: true };
 const UNTOLD: Again = Again::StoodIn { fingerprint: PRINT, told: false };
 
@@ -41,7 +44,7 @@ impl World {
 
 pub async fn a_copy_of_an_open_message_is_answered_by_what_became_of_it(place: &impl Place) {
     let mut world = World::limited(place).await;
-    let first = world.open(Again::Open(PRINT)).await;
+    let first = world.open(OPEN).await;
     // Another relay knows it as well, and another message is another message.
     let other = place.open(Arc::new(world.clock.clone()));
     let elsewhere = other.open_session(Role::Relay, "relay-1").await.expect("a session");
@@ -69,7 +72,7 @@ pub async fn a_copy_of_an_open_message_is_answered_by_what_became_of_it(place: &
 pub async fn a_copy_of_a_message_that_was_given_back_is_a_new_one(place: &impl Place) {
     let mut world = World::limited(place).await;
     for outcome in [Outcome::Refused, Outcome::NotOffered] {
-        let first = world.open(Again::Open(PRINT)).await;
+        let first = world.open(OPEN).await;
         assert_eq!(world.ask_copy().await.1, Verdict::UnderWay(first));
         world.settle(first, outcome).await;
         let (copy, verdict) = world.ask_copy().await;
@@ -81,8 +84,8 @@ pub async fn a_copy_of_a_message_that_was_given_back_is_a_new_one(place: &impl P
 
 pub async fn a_copy_stands_in_for_a_message_of_which_nobody_will_know(place: &impl Place) {
     let mut world = World::limited(place).await;
-    let first = world.open(Again::Open(PRINT)).await;
-    world.settle_with(first, Outcome::Unknown, Again::Ended(PRINT)).await;
+    let first = world.open(OPEN).await;
+    world.settle_with(first, Outcome::Unknown, ENDED).await;
     let copy = world.copy(7);
     for _ in 0..2 {
         assert_eq!(world.ask(&copy).await, Verdict::Resumed(first));
@@ -100,7 +103,7 @@ pub async fn a_copy_stands_in_for_a_message_of_which_nobody_will_know(place: &im
     assert_eq!(world.figures().await, [1, 1, 0]);
     assert_eq!(world.ask_copy().await.1, Verdict::Relayed(first));
 
-    let second = world.open(Again::Ended(PRINT)).await;
+    let second = world.open(ENDED).await;
     let (copy, verdict) = world.ask_copy().await;
     assert_eq!(verdict, Verdict::Resumed(second));
     for _ in 0..2 {
@@ -112,13 +115,13 @@ pub async fn a_copy_stands_in_for_a_message_of_which_nobody_will_know(place: &im
 
 pub async fn a_copy_of_a_message_whose_carrier_is_gone_stands_in_for_it(place: &impl Place) {
     let mut world = World::limited(place).await;
-    let first = world.open(Again::Open(PRINT)).await;
+    let first = world.open(OPEN).await;
     let gone = world.session.clone();
     world.reopen(place).await;
     let (copy, verdict) = world.ask_copy().await;
     assert_eq!(verdict, Verdict::Resumed(first));
     // The end of the first, told by whoever was given up, does not end the copy's own try.
-    let ended = Settlement { message: first, outcome: Outcome::Unknown, again: Some(Again::Ended(PRINT)) };
+    let ended = Settlement { message: first, outcome: Outcome::Unknown, again: Some(ENDED) };
     world.store.settle(&gone, &[ended]).await.expect("settled");
     assert_eq!(world.ask_copy().await.1, Verdict::UnderWay(first));
     world.store.close_session(&world.session).await.expect("closed");
@@ -130,7 +133,7 @@ pub async fn a_copy_of_a_message_whose_carrier_is_gone_stands_in_for_it(place: &
 
 pub async fn one_of_two_racing_copies_stands_in(place: &impl Place) {
     let mut world = World::limited(place).await;
-    let first = world.open(Again::Ended(PRINT)).await;
+    let first = world.open(ENDED).await;
     let mut asking = tokio::task::JoinSet::new();
     for number in 0..4 {
         let store = place.open(Arc::new(world.clock.clone()));
@@ -155,7 +158,7 @@ pub async fn two_messages_that_were_open_answer_two_copies(place: &impl Place) {
         assert_eq!(world.ask(copy).await, Verdict::Reserved, "nothing is known to be open");
     }
     for copy in [&one, &other] {
-        world.settle_with(copy.message, Outcome::Unknown, Again::Open(PRINT)).await;
+        world.settle_with(copy.message, Outcome::Unknown, OPEN).await;
         world.settle(copy.message, Outcome::Relayed).await;
     }
     let batch = [world.copy(7), world.copy(7), world.copy(7)];
@@ -166,7 +169,7 @@ pub async fn two_messages_that_were_open_answer_two_copies(place: &impl Place) {
 
 pub async fn an_answer_that_nobody_collects_is_left_for_the_next_copy(place: &impl Place) {
     let mut world = World::limited(place).await;
-    let first = world.open(Again::Ended(PRINT)).await;
+    let first = world.open(ENDED).await;
     for outcome in [Outcome::Unknown, Outcome::Relayed] {
         if outcome == Outcome::Relayed {
             world.settle(first, outcome).await;
@@ -188,7 +191,7 @@ pub async fn an_answer_that_nobody_collects_is_left_for_the_next_copy(place: &im
 
 pub async fn a_copy_is_judged_by_its_standing_first(place: &impl Place) {
     let mut world = World::limited(place).await;
-    let first = world.open(Again::Open(PRINT)).await;
+    let first = world.open(OPEN).await;
     world.settle(first, Outcome::Relayed).await;
     world.put(&[Entry::Key(KeyEntry { revoked: true, ..key(1, 1, monthly(None)) })]).await;
     assert_eq!(world.ask_copy().await.1, Verdict::Blocked(Blocked::KeyRevoked));
@@ -196,9 +199,76 @@ pub async fn a_copy_is_judged_by_its_standing_first(place: &impl Place) {
     assert_eq!(world.ask_copy().await.1, Verdict::Relayed(first), "it costs nothing, so no limit is in its way");
 }
 
+/// An upstream that drops after every dot makes two copies free, and no more.
+pub async fn a_fingerprint_has_at_most_two_stand_ins(place: &impl Place) {
+    let mut world = World::limited(place).await;
+    let first = world.open(ENDED).await;
+    for stand_in in 1..=2 {
+        // One that was certainly not sent takes no place.
+        for outcome in [Outcome::NotOffered, Outcome::Refused, Outcome::Unknown] {
+            let (copy, verdict) = world.ask_copy().await;
+            assert_eq!(verdict, Verdict::Resumed(first), "{stand_in} {outcome:?}");
+            assert_eq!(world.ask_copy().await.1, Verdict::UnderWay(first));
+            world.settle_with(copy, outcome, UNTOLD).await;
+        }
+    }
+    assert_eq!(world.figures().await, [1, 0, 1]);
+    // From here on each is a message of its own, also to another relay, and none has stand-ins.
+    world.reopen(place).await;
+    for charged in 2..=6 {
+        let (copy, verdict) = world.ask_copy().await;
+        assert_eq!(verdict, Verdict::Reserved);
+        world.settle_with(copy, Outcome::Unknown, ENDED).await;
+        assert_eq!(world.figures().await, [charged, 0, charged]);
+    }
+    // What turned out to be relayed is still told.
+    world.settle(first, Outcome::Relayed).await;
+    assert_eq!(world.ask_copy().await.1, Verdict::Relayed(first));
+}
+
+pub async fn a_stand_in_is_judged_by_the_rate(place: &impl Place) {
+    let mut world = World::limited(place).await;
+    let slow = Rate { messages: 2, per_seconds: 60 };
+    let paced = KeyEntry { rate: Some(slow), ..key(1, 1, monthly(None)) };
+    world.put(&[Entry::Key(paced)]).await;
+    let first = world.open(ENDED).await;
+    let (copy, verdict) = world.ask_copy().await;
+    assert_eq!(verdict, Verdict::Resumed(first));
+    world.settle_with(copy, Outcome::Unknown, UNTOLD).await;
+    for _ in 0..2 {
+        let (_, verdict) = world.ask_copy().await;
+        assert!(matches!(verdict, Verdict::TooFast { pace: Pace::Key, .. }), "{verdict:?}");
+    }
+    // What refuses it uses nothing up.
+    world.clock.advance(30);
+    assert_eq!(world.ask_copy().await.1, Verdict::Resumed(first));
+    // What is not sent is no message to the rate.
+    world.settle(first, Outcome::Relayed).await;
+    world.store.close_session(&world.session).await.expect("closed");
+    world.session = world.store.open_session(Role::Relay, "relay-3").await.expect("a session");
+    assert_eq!(world.ask_copy().await.1, Verdict::Relayed(first));
+    assert_eq!(world.figures().await, [1, 1, 0]);
+}
+
+pub async fn a_message_that_nothing_tells_apart_is_kept_for_minutes(place: &impl Place) {
+    let mut world = World::limited(place).await;
+    let kept = Kept { within: FINGERPRINT_KEPT_UNMARKED, ..KEPT };
+    let first = world.open(Again::Ended(kept)).await;
+    world.clock.advance(FINGERPRINT_KEPT_UNMARKED.as_secs() - 1);
+    let (copy, verdict) = world.ask_copy().await;
+    assert_eq!(verdict, Verdict::Resumed(first));
+    world.settle_with(copy, Outcome::Unknown, UNTOLD).await;
+    world.clock.advance(1);
+    let (second, verdict) = world.ask_copy().await;
+    assert_eq!(verdict, Verdict::Reserved, "the same bytes, and another message");
+    world.settle_with(second, Outcome::Unknown, Again::Open(kept)).await;
+    world.clock.advance(FINGERPRINT_KEPT_UNMARKED.as_secs());
+    assert_eq!(world.ask_copy().await.1, Verdict::Reserved);
+}
+
 pub async fn fingerprints_are_kept_for_a_day(place: &impl Place) {
     let mut world = World::limited(place).await;
-    world.open(Again::Open(PRINT)).await;
+    world.open(OPEN).await;
     let kept = world.clock_now();
     world.clock.advance(FINGERPRINT_KEPT.as_secs() - 1);
     assert!(matches!(world.ask_copy().await.1, Verdict::UnderWay(_)));
@@ -209,18 +279,4 @@ pub async fn fingerprints_are_kept_for_a_day(place: &impl Place) {
     assert_eq!(world.ask_copy().await.1, Verdict::Reserved);
     assert_eq!(forget(&world, world.clock_now()).await, 1);
     assert_eq!(forget(&world, world.clock_now()).await, 0);
-}
-
-/// On a schema that may not know fingerprints: whether a copy is known again, and that all is charged and settled.
-pub async fn a_message_that_is_open_is_settled(place: &impl Place, known: bool) {
-    let mut world = World::limited(place).await;
-    let charged = world.figures().await[0];
-    while known && world.message().0.as_u128() < 100 {}
-    let first = world.open(Again::Open(PRINT)).await;
-    let (copy, verdict) = world.ask_copy().await;
-    assert_eq!(verdict, if known { Verdict::UnderWay(first) } else { Verdict::Reserved });
-    world.settle_with(copy, Outcome::Relayed, TOLD).await;
-    world.settle(first, Outcome::Relayed).await;
-    assert_eq!(world.figures().await[0], charged + if known { 1 } else { 2 });
-    assert_eq!(world.store.forget_fingerprints(&world.session, world.clock_now()).await.expect("forgotten"), 0);
 }

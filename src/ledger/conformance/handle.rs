@@ -11,7 +11,7 @@ use super::world::{Place, World, chain};
 use crate::domain::credit::{Outcome, Reservation, Verdict};
 use crate::domain::id::MessageId;
 use crate::ledger::Ledger;
-use crate::ledger::store::{Again, Error, Role, Settlement};
+use crate::ledger::store::{Again, Error, FINGERPRINT_KEPT, Kept, Role, Settlement};
 use crate::runtime::metrics::{Registry, render};
 
 /// Longer than anything here takes, shorter than a person waits.
@@ -225,7 +225,8 @@ pub async fn a_kept_fingerprint_is_there_when_its_keeper_says_so(place: &impl Pl
     let mut desk = desk(place, None).await;
     let first = desk.world.copy(7);
     assert_eq!(desk.ledger.reserve(first.clone(), soon()).await.expect("answered"), Verdict::Reserved);
-    let again = first.fingerprint.map(Again::Open);
+    let kept = |fingerprint| Kept { fingerprint, within: FINGERPRINT_KEPT };
+    let again = first.fingerprint.map(kept).map(Again::Open);
     desk.fail(&[], &[Fault::LostRequest, Fault::LostReply]);
     let kept = Settlement { message: first.message, outcome: Outcome::Unknown, again };
     desk.ledger.settle_written(kept, soon()).await;

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use proptest::prelude::{ProptestConfig, prop};
 use proptest::test_runner::{TestCaseError, TestRunner};
-use uuid::Uuid;
 
-use super::model::{Model, account, key, policy};
+use super::model::{Asked, Model, POLICIES, account, id, kept_within, key, policy};
 use super::steps::{Step, starts, steps};
-use super::world::{self, Place, at, key_id};
-use crate::domain::credit::{Limit, Overage, Reservation};
+use super::traces::Told;
+use super::world::{self, Place, at, key_id, policy_id};
+use crate::domain::credit::{Limit, Outcome, Overage, Reservation, Verdict, WhenExhausted};
 use crate::domain::directory::{Entry, Suspension};
-use crate::domain::id::{Holder, MessageId};
+use crate::domain::fingerprint::Fingerprint;
+use crate::domain::id::Holder;
 use crate::domain::money::Pricing;
-use crate::ledger::store::{Error, Role, Session, Settlement, Store};
+use crate::ledger::store::{Again, Error, Kept, Role, Session, Settlement, Store};
 use crate::runtime::clock::{Clock, ManualClock};
 
 /// Enough that each removed rule is found in a few seconds (`make mutants`); `PROPTEST_CASES` asks for more.
@@ -21,6 +22,11 @@ const HISTORIES: u32 = 48;
 /// What proptest does where nobody asks.
 const UNASKED: u32 = 256;
 const STEPS: usize = 70;
+/// A flood's messages, apart from those that are asked for again: enough that the bound is reached where caps let them
+/// pass.
+const FLOOD: usize = 1_000_000;
+const FLOOD_BATCH: usize = 25;
+const FLOOD_ROUNDS: usize = 60;
 
 /// Runs histories on a fresh place each. `inspect` looks at the engine's own rows after each history.
 pub fn random_histories_agree_with_the_model<P: Place>(fresh: impl Fn() -> P, inspect: impl Fn(&P)) {
@@ -66,12 +72,14 @@ struct Run {
     /// The one before.
     stale: Session,
     model: Model,
-    /// Key and credits of each message, by its number.
-    messages: Vec<(u128, u32)>,
+    /// Each message, by its number, with what it was answered last.
+    messages: Vec<(Asked, Option<Verdict>)>,
+    /// Messages of floods.
+    flooded: usize,
 }
 
-fn holders() -> [Holder; 4] {
-    [key(1), key(2), account(), policy()]
+fn holders() -> [Holder; 3 + POLICIES] {
+    [key(1), key(2), account(), policy(0), policy(1)]
 }
 
 impl Run {
@@ -80,7 +88,7 @@ impl Run {
         let store = place.open(Arc::new(clock.clone()));
         let stale = store.open_session(Role::Relay, "relay-0").await.expect("a session");
         let session = store.open_session(Role::Relay, "relay-0").await.expect("a session");
-        let mut run = Self { clock, store, session, stale, model: Model::default(), messages: vec![] };
+        let mut run = Self { clock, store, session, stale, model: Model::default(), messages: vec![], flooded: 0 };
         run.model.tick(run.clock.now());
         for holder in holders() {
             run.model.change(holder, &world::monthly(Some(20)));
@@ -94,12 +102,18 @@ impl Run {
         let rules = &self.model.rules;
         let limit = |holder| rules.limits[&holder].clone();
         let rate = |holder| rules.rates.get(&holder).copied();
-        let mut parent = world::policy(1, limit(policy()));
-        parent.overage = if rules.overage { Overage::Allow } else { Overage::Deny };
-        parent.prepaid = rules.prepaid.get(&policy()).cloned();
-        let price_per_thousand_minor = rules.price / 1_000;
-        parent.pricing = Some(Pricing { currency: "EUR".to_owned(), base_price_minor: 0, price_per_thousand_minor });
+        let parent = |number: usize| {
+            let mut parent = world::policy(number as u128 + 1, limit(policy(number)));
+            parent.overage = if rules.overage[number] { Overage::Allow } else { Overage::Deny };
+            parent.prepaid = rules.prepaid.get(&policy(number)).cloned();
+            parent.when_exhausted = if rules.reject[number] { WhenExhausted::Reject } else { WhenExhausted::Defer };
+            let price_per_thousand_minor = rules.prices[number] / 1_000;
+            let currency = "EUR".to_owned();
+            parent.pricing = Some(Pricing { currency, base_price_minor: 0, price_per_thousand_minor });
+            Entry::Policy(parent)
+        };
         let mut of_both = world::account(1, limit(account()));
+        of_both.policy = policy_id(rules.policy as u128 + 1);
         of_both.suspended = rules.suspended.then_some(Suspension { reason: None });
         of_both.removed_at = rules.removed.then_some(at("2026-01-01T00:00:00Z"));
         of_both.prepaid = rules.prepaid.get(&account()).cloned();
@@ -108,18 +122,13 @@ impl Run {
         let [mut first, mut second] = [1, 2].map(|n| world::key(n, 1, limit(key(n))));
         first.revoked = rules.revoked;
         (first.rate, second.rate) = (rate(key(1)), rate(key(2)));
-        let entries = [Entry::Policy(parent), Entry::Account(of_both), Entry::Key(first), Entry::Key(second)];
+        let entries = [parent(0), parent(1), Entry::Account(of_both), Entry::Key(first), Entry::Key(second)];
         self.store.put(&self.session, "test", &entries).await.expect("written");
     }
 
     async fn reserve(&mut self, step: &Step, numbers: &[usize]) -> Result<(), TestCaseError> {
-        let batch: Vec<Reservation> = numbers
-            .iter()
-            .map(|number| {
-                let (of, credits) = self.messages[*number];
-                Reservation { message: id(*number), key: key_id(of), credits, fingerprint: None }
-            })
-            .collect();
+        let batch: Vec<Reservation> =
+            numbers.iter().map(|number| reservation(*number, self.messages[*number].0)).collect();
         let fenced = self.store.reserve(&self.stale, &batch).await;
         if !matches!(fenced, Err(Error::Fenced)) {
             return Err(TestCaseError::fail(format!("a stale session was answered {fenced:?}")));
@@ -130,14 +139,71 @@ impl Run {
             // A message that is there twice is answered the same twice.
             let verdict = match numbers[..index].iter().position(|earlier| earlier == number) {
                 Some(earlier) => Clone::clone(&expected[earlier]),
-                None => {
-                    let (of, credits) = self.messages[*number];
-                    self.model.reserve(*number, of, i64::from(credits), self.session.epoch)
-                }
+                None => self.model.reserve(*number, self.messages[*number].0, self.session.epoch),
             };
             expected.push(verdict);
         }
+        for (number, verdict) in numbers.iter().zip(&verdicts) {
+            self.messages[*number].1 = Some(verdict.clone());
+        }
         agree(step, "verdicts", &verdicts, &expected)
+    }
+
+    /// Settles as the relay does that sent a message, or a copy, and cannot say what became of it.
+    async fn tell(&mut self, message: usize, outcome: Outcome, told: [bool; 2], late: bool) {
+        // Whatever there is to tell: every write moves the ledger's time.
+        self.store.heartbeat(&self.session).await.expect("alive");
+        let Some(number) = message.checked_rem(self.messages.len()) else { return };
+        let (Asked { print: Some(print), .. }, answered) = &self.messages[number] else { return };
+        let (print, [ended, heard]) = (*print, told);
+        let (outcome, told) = match answered {
+            Some(Verdict::Reserved) => (Outcome::Unknown, Told::ComeAgain { ended }),
+            Some(Verdict::Resumed(_)) => (outcome, Told::StoodIn { heard }),
+            // It was told by nobody: what it was answered is left for the next copy.
+            Some(Verdict::Relayed(_)) => (Outcome::NotOffered, Told::StoodIn { heard: false }),
+            Some(_) | None => return,
+        };
+        let kept = Kept { fingerprint: fingerprint(print), within: kept_within(print) };
+        let again = match told {
+            Told::ComeAgain { ended: false } => Again::Open(kept),
+            Told::ComeAgain { ended: true } => Again::Ended(kept),
+            Told::StoodIn { heard } => Again::StoodIn { fingerprint: kept.fingerprint, told: heard },
+        };
+        let session = if late { &self.stale } else { &self.session };
+        let settlement = Settlement { message: id(number), outcome, again: Some(again) };
+        self.store.settle(session, &[settlement]).await.expect("settled");
+        self.model.tell(number, print, outcome, told, session.epoch);
+    }
+
+    /// Has as much refused as there may be in an hour, and some more.
+    async fn flood(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        for _ in 0..FLOOD_ROUNDS {
+            let first = FLOOD + self.flooded;
+            self.flooded += FLOOD_BATCH;
+            let numbers: Vec<usize> = (first..first + FLOOD_BATCH).collect();
+            let asked = Asked { key: 1, credits: 1, print: None };
+            let batch: Vec<Reservation> = numbers.iter().map(|number| reservation(*number, asked)).collect();
+            let verdicts = self.store.reserve(&self.session, &batch).await.expect("answered");
+            let expected: Vec<Verdict> =
+                numbers.iter().map(|number| self.model.reserve(*number, asked, self.session.epoch)).collect();
+            agree(step, "verdicts", &verdicts, &expected)?;
+            let charged = numbers.into_iter().zip(verdicts).filter(|(_, verdict)| *verdict == Verdict::Reserved);
+            let charged: Vec<usize> = charged.map(|(number, _)| number).collect();
+            if charged.is_empty() {
+                break;
+            }
+            self.settle(&charged, Outcome::Refused, false).await;
+        }
+        Ok(())
+    }
+
+    async fn settle(&mut self, numbers: &[usize], outcome: Outcome, late: bool) {
+        let session = if late { &self.stale } else { &self.session };
+        let batch: Vec<Settlement> = numbers.iter().map(|number| Settlement::of(id(*number), outcome)).collect();
+        self.store.settle(session, &batch).await.expect("settled");
+        for number in numbers {
+            self.model.settle(*number, outcome);
+        }
     }
 
     /// Changes one rule and writes it.
@@ -148,8 +214,8 @@ impl Run {
                 let limit = Limit { credits: *credits, calendar: calendar.clone() };
                 model.change(holders()[*holder], &limit);
             }
-            Step::Prepaid { of_policy, prepaid } => {
-                model.prepay(if *of_policy { policy() } else { account() }, prepaid.clone());
+            Step::Prepaid { of, prepaid } => {
+                model.prepay(of.checked_sub(1).map_or(account(), policy), prepaid.clone());
             }
             Step::Rate { holder, rate } => {
                 let holder = [key(1), key(2), account()][*holder];
@@ -159,8 +225,10 @@ impl Run {
                 };
             }
             Step::SpendLimit(limit) => model.rules.spend_limit = *limit,
-            Step::Price(price) => model.rules.price = *price,
-            Step::Overage(allowed) => model.rules.overage = *allowed,
+            Step::Price(policy, price) => model.rules.prices[*policy] = *price,
+            Step::Overage(policy, allowed) => model.rules.overage[*policy] = *allowed,
+            Step::Reject(policy, rejects) => model.rules.reject[*policy] = *rejects,
+            Step::Move(policy) => model.rules.policy = *policy,
             Step::Revoke(revoked) => model.rules.revoked = *revoked,
             Step::Suspend(suspended) => model.rules.suspended = *suspended,
             Step::Remove(removed) => model.remove(*removed),
@@ -178,7 +246,7 @@ impl Run {
         match step {
             Step::Send { messages, lost_replies } => {
                 let first = self.messages.len();
-                self.messages.extend(messages);
+                self.messages.extend(messages.iter().map(|asked| (*asked, None)));
                 let numbers: Vec<usize> = (first..self.messages.len()).collect();
                 for _ in 0..=*lost_replies {
                     self.reserve(step, &numbers).await?;
@@ -189,14 +257,12 @@ impl Run {
                 self.reserve(step, &numbers).await?;
             }
             Step::Settle { messages, outcome, late } => {
-                let session = if *late { &self.stale } else { &self.session };
                 let numbers = self.pick(messages);
-                let batch: Vec<Settlement> =
-                    numbers.iter().map(|number| Settlement::of(id(*number), *outcome)).collect();
-                self.store.settle(session, &batch).await.expect("settled");
-                for number in numbers {
-                    self.model.settle(number, *outcome);
-                }
+                self.settle(&numbers, *outcome, *late).await;
+            }
+            Step::Flood => self.flood(step).await?,
+            Step::Tell { message, outcome, ended, heard, late } => {
+                self.tell(*message, *outcome, [*ended, *heard], *late).await;
             }
             Step::Crash => {
                 self.store = place.open(Arc::new(self.clock.clone()));
@@ -228,19 +294,21 @@ impl Run {
     async fn compare(&self, step: &Step) -> Result<(), TestCaseError> {
         let balances = self.store.balances(&holders()).await.expect("balances");
         for balance in balances {
-            let lot = &balance.lot;
-            let mut model = self.model.running(lot.holder, self.clock.now());
-            model.usage.accepted = model.consumed + model.overage;
+            let (lot, now) = (&balance.lot, self.clock.now());
+            let running = self.model.running(lot.holder, now);
+            let used = self.model.used(lot.holder, running.window.from);
             let what = format!("{:?}", lot.holder);
-            agree(step, &what, &(lot.window.from, lot.window.to), &(model.from, model.to))?;
-            let lots = (lot.granted, lot.consumed, lot.overage);
-            agree(step, &what, &lots, &(model.granted, model.consumed, model.overage))?;
-            agree(step, &what, &balance.prepaid, &self.model.prepaid(lot.holder, self.clock.now()))?;
-            agree(step, &what, &balance.usage, &model.usage)?;
+            agree(step, &what, &(&lot.window, lot.begun), &(&running.window, running.begun))?;
+            let left = running.granted.map(|granted| (granted - used).max(0));
+            agree(step, &what, &(lot.granted, lot.used(), lot.remaining()), &(running.granted, used, left))?;
+            let is_pool = matches!(lot.holder, Holder::Policy(_));
+            agree(step, "only a pool is exceeded", &(is_pool || lot.overage == 0), &true)?;
+            agree(step, &what, &balance.prepaid, &self.model.prepaid(lot.holder, now))?;
+            agree(step, &what, &balance.usage, &self.model.usage(lot.holder, now))?;
             let spend = balance.spend.map(|spend| (spend.limit_micro, spend.used_micro, spend.unit_price));
             let rules = &self.model.rules;
             let limited = rules.spend_limit.filter(|_| lot.holder == account());
-            agree(step, "spent", &spend, &limited.map(|limit| (limit, self.model.spent, rules.price)))?;
+            agree(step, "spent", &spend, &limited.map(|limit| (limit, self.model.spent(), rules.price())))?;
             let ceiling = lot.granted.unwrap_or(i64::MAX).max(lot.overhang);
             agree(step, "consumed ≤ max(granted, overhang)", &(lot.consumed <= ceiling), &true)?;
         }
@@ -248,6 +316,10 @@ impl Run {
     }
 }
 
-fn id(number: usize) -> MessageId {
-    MessageId(Uuid::from_u128(number as u128 + 1))
+fn reservation(number: usize, Asked { key, credits, print }: Asked) -> Reservation {
+    Reservation { message: id(number), key: key_id(key), credits, fingerprint: print.map(fingerprint) }
+}
+
+fn fingerprint(print: u8) -> Fingerprint {
+    Fingerprint([print; 32])
 }

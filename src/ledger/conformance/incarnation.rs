@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::world::{Place, World, at, chain, key_id};
+use super::prepaid::{grant, grants};
+use super::world::{Place, World, account, at, chain, key, key_id, limit, monthly, policy};
 use crate::domain::credential::Username;
-use crate::domain::credit::{Meter, Outcome, Reservation, Verdict};
+use crate::domain::credit::{Meter, Outcome, Overage, Reservation, Verdict};
+use crate::domain::directory::{AccountEntry, Entry};
 use crate::domain::id::{Holder, Kind};
+use crate::domain::money::Pricing;
+use crate::domain::period::Period;
 use crate::ledger::incarnation::name_of;
-use crate::ledger::incarnation::{Acceptance, Because, Floor, Known, State, successor};
-use crate::ledger::store::{Error, Identity, Role};
+use crate::ledger::incarnation::{Acceptance, Because, Known, State, successor};
+use crate::ledger::store::{Bound, Error, Floor, Identity, Role};
 
 /// In the month of the world's clock.
 const UNTIL: &str = "2026-12-01T00:00:00Z";
@@ -116,10 +120,10 @@ pub async fn used_credits_are_raised_to_what_is_known_and_the_books_balance(plac
     let mut world = World::with(place, None, Some(10), Some(100)).await;
     world.send(4).await;
     let [_, account, policy] = chain();
-    let floor = |holder: Holder, consumed, until: &str| Floor {
+    let floor = |holder: Holder, used, until: &str| Floor {
         holder,
         meter: Meter::of_period(holder),
-        consumed,
+        bound: Bound::UsedAtLeast(used),
         until: at(until),
     };
     let floors = [
@@ -145,6 +149,182 @@ pub async fn used_credits_are_raised_to_what_is_known_and_the_books_balance(plac
     );
     world.reopen(place).await;
     assert_eq!(world.consumed().await, [4, 12, 50]);
+    world.check().await;
+}
+
+/// A policy whose pool was exceeded, with a shared balance; an account with every meter; a key.
+fn entries_of_every_meter() -> [Entry; 3] {
+    let mut parent = policy(1, monthly(Some(10)));
+    (parent.overage, parent.prepaid) = (Overage::Allow, grants(&[grant("shared", 100, None)]));
+    parent.pricing = Some(Pricing { currency: "EUR".to_owned(), base_price_minor: 0, price_per_thousand_minor: 1 });
+    let mut of_all = account(1, monthly(Some(40)));
+    of_all.prepaid = grants(&[grant("a", 5, Some("2026-11-25T00:00:00Z")), grant("b", 45, None)]);
+    of_all.spend_limit_micro = Some(30_000);
+    [Entry::Policy(parent), Entry::Account(of_all), Entry::Key(key(1, 1, monthly(Some(35))))]
+}
+
+/// What statuses showed of 17 credits: 7 of them beyond the pool.
+fn floors_of_every_meter() -> Vec<Floor> {
+    let [key, account, policy] = chain();
+    let floor = |holder, meter, bound, until: Option<&str>| {
+        let until = until.map_or(jiff::Timestamp::MAX, at);
+        Floor { holder, meter, bound, until }
+    };
+    vec![
+        floor(key, Meter::KeyCap, Bound::UsedAtLeast(17), Some(UNTIL)),
+        floor(account, Meter::AccountCap, Bound::UsedAtLeast(17), Some(UNTIL)),
+        floor(account, Meter::AccountSpend, Bound::UsedAtLeast(17_000), None),
+        floor(account, Meter::AccountPrepaid, Bound::LeftAtMost(33), None),
+        floor(policy, Meter::PolicyPool, Bound::UsedAtLeast(17), Some(UNTIL)),
+        floor(policy, Meter::PolicyPrepaid, Bound::LeftAtMost(83), None),
+    ]
+}
+
+async fn has_used_17_of_every_meter(world: &World) {
+    let [key, account, policy] = chain();
+    assert_eq!(world.lot(key).await.used(), 17);
+    let of_account = world.balance(account).await;
+    assert_eq!(of_account.lot.used(), 17);
+    assert_eq!(of_account.spend.expect("limited").used_micro, 17_000);
+    assert_eq!(of_account.prepaid.expect("prepaid").remaining, 33);
+    let of_policy = world.balance(policy).await;
+    assert_eq!((of_policy.lot.consumed, of_policy.lot.overage), (10, 7), "overage is counted once");
+    assert_eq!(of_policy.prepaid.expect("prepaid").remaining, 83);
+    world.check().await;
+}
+
+pub async fn an_accepted_ledger_starts_from_what_was_used_of_every_meter(place: &impl Place) {
+    let mut world = World::empty(place).await;
+    world.put(&entries_of_every_meter()).await;
+    for turn in 0..2 {
+        accept(&world).await;
+        world.session = world.store.open_session(Role::Operator, "operator").await.expect("a session");
+        for raised in [if turn == 0 { 7 } else { 0 }, 0] {
+            // The account's prepaid credits are in two lots.
+            let floors = floors_of_every_meter();
+            assert_eq!(world.store.raise(&world.session, "rebuild", &floors).await.expect("raised"), raised);
+            has_used_17_of_every_meter(&world).await;
+        }
+        world.store.reopen(&world.session).await.expect("opened");
+        has_used_17_of_every_meter(&world).await;
+    }
+    // Money pays for 13 more, and edits shed nothing of what was known.
+    world.clock.advance(1);
+    let [parent, mut of_all, of_key] = entries_of_every_meter();
+    if let Entry::Account(account) = &mut of_all {
+        account.cap = limit(Some(20), Period::Daily);
+        account.spend_limit_micro = None;
+    }
+    world.put(&[parent, of_all, of_key]).await;
+    world.put(&entries_of_every_meter()).await;
+    has_used_17_of_every_meter(&world).await;
+    let (_, verdict) = world.send(14).await;
+    assert!(matches!(verdict, Verdict::Short { meter: Meter::AccountSpend, remaining: 13, .. }), "{verdict:?}");
+    assert_eq!(world.send(13).await.1, Verdict::Reserved);
+    world.check().await;
+}
+
+/// What was deleted while the ledger was held is made again after it is accepted.
+pub async fn what_is_known_of_an_entry_that_comes_later_waits_for_it(place: &impl Place) {
+    let mut world = World::empty(place).await;
+    accept(&world).await;
+    world.session = world.store.open_session(Role::Operator, "operator").await.expect("a session");
+    for _ in 0..2 {
+        let floors = floors_of_every_meter();
+        assert_eq!(world.store.raise(&world.session, "rebuild", &floors).await.expect("remembered"), 0);
+    }
+    world.store.reopen(&world.session).await.expect("opened");
+    world.clock.advance(60);
+    for entry in entries_of_every_meter() {
+        world.put(&[entry]).await;
+    }
+    has_used_17_of_every_meter(&world).await;
+    // It is known once: what is removed and made again keeps what it has.
+    world.send(1).await;
+    let [_, of_all, _] = entries_of_every_meter();
+    let Entry::Account(of_all) = of_all else { unreachable!("the second is the account") };
+    world.put(&[Entry::Account(AccountEntry { removed_at: Some(world.clock_now()), ..of_all.clone() })]).await;
+    world.put(&[Entry::Account(of_all)]).await;
+    assert_eq!(world.lot(chain()[1]).await.used(), 18);
+    // A period that is over says nothing.
+    let late = Floor { until: at(UNTIL), ..floors_of_every_meter()[0] };
+    let late = Floor { holder: Holder::Key(key_id(2)), ..late };
+    world.store.raise(&world.session, "rebuild", &[late]).await.expect("remembered");
+    world.clock.set(at(UNTIL));
+    world.put(&[Entry::Key(key(2, 1, monthly(Some(35))))]).await;
+    assert_eq!(world.lot(Holder::Key(key_id(2))).await.used(), 0);
+    world.check().await;
+}
+
+/// Floors of keys 1 (of its month) and 2 (of its day), their account and their policy.
+fn floors_of_a_family([one, two, of_account, of_policy]: [i64; 4]) -> [Floor; 4] {
+    let [key, account, policy] = chain();
+    let floor = |holder: Holder, used, until: &str| Floor {
+        holder,
+        meter: Meter::of_period(holder),
+        bound: Bound::UsedAtLeast(used),
+        until: at(until),
+    };
+    [
+        floor(key, one, UNTIL),
+        floor(Holder::Key(key_id(2)), two, "2026-11-21T00:00:00Z"),
+        floor(account, of_account, UNTIL),
+        floor(policy, of_policy, UNTIL),
+    ]
+}
+
+fn family() -> [Entry; 4] {
+    [
+        Entry::Policy(policy(1, monthly(Some(100)))),
+        Entry::Account(account(1, monthly(Some(100)))),
+        Entry::Key(key(1, 1, monthly(None))),
+        Entry::Key(key(2, 1, limit(None, Period::Daily))),
+    ]
+}
+
+/// Statuses are written one after the other: an account's may be older than its keys'.
+pub async fn an_accepted_account_has_used_what_its_keys_have_and_a_policy_what_its_accounts_have(place: &impl Place) {
+    let mut world = World::empty(place).await;
+    world.put(&family()).await;
+    // What is in the ledger already, of a key that shows no status any more.
+    world.put(&[Entry::Key(key(3, 1, monthly(None)))]).await;
+    let mut gone = world.reservation(2);
+    gone.key = key_id(3);
+    assert_eq!(world.ask(&gone).await, Verdict::Reserved);
+    accept(&world).await;
+    world.session = world.store.open_session(Role::Operator, "operator").await.expect("a session");
+    let floors = floors_of_a_family([7, 3, 5, 4]);
+    world.store.raise(&world.session, "rebuild", &floors).await.expect("raised");
+    for _ in 0..2 {
+        world.store.reopen(&world.session).await.expect("opened");
+        let lots = [world.lot(chain()[1]).await, world.lot(chain()[2]).await];
+        assert_eq!(lots.map(|lot| lot.used()), [12; 2]);
+        world.check().await;
+    }
+    // Once more nothing is added.
+    accept(&world).await;
+    world.session = world.store.open_session(Role::Operator, "operator").await.expect("a session");
+    assert_eq!(world.store.raise(&world.session, "rebuild", &floors).await.expect("raised"), 0);
+    world.store.reopen(&world.session).await.expect("opened");
+    assert_eq!(world.lot(chain()[1]).await.used(), 12);
+}
+
+pub async fn an_account_has_used_what_its_keys_have_also_where_they_come_later(place: &impl Place) {
+    let mut world = World::empty(place).await;
+    accept(&world).await;
+    world.session = world.store.open_session(Role::Operator, "operator").await.expect("a session");
+    let floors = floors_of_a_family([7, 3, 5, 4]);
+    assert_eq!(world.store.raise(&world.session, "rebuild", &floors).await.expect("remembered"), 0);
+    world.store.reopen(&world.session).await.expect("opened");
+    let [parent, account, one, two] = family();
+    world.put(&[parent, account]).await;
+    assert_eq!(world.lot(chain()[1]).await.used(), 5);
+    assert_eq!(world.lot(chain()[2]).await.used(), 5);
+    for (key, used) in [(one, 7), (two, 10)] {
+        world.put(&[key]).await;
+        let lots = [world.lot(chain()[1]).await, world.lot(chain()[2]).await];
+        assert_eq!(lots.map(|lot| lot.used()), [used; 2]);
+    }
     world.check().await;
 }
 

@@ -1,14 +1,14 @@
 //! Limits, periods and time.
 
 use super::world::{Place, World, account, account_id, at, calendar, chain, key, key_id, limit, monthly, policy};
-use crate::domain::credit::{Blocked, Meter, Outcome, Share, Verdict};
+use crate::domain::credit::{Blocked, Meter, Outcome, Verdict};
 use crate::domain::directory::Entry;
 use crate::domain::id::Holder;
 use crate::domain::period::Period;
 
 const ACCOUNT: usize = 1;
 
-async fn change_cap(world: &mut World, credits: Option<i64>, period: Period) {
+pub(super) async fn change_cap(world: &mut World, credits: Option<i64>, period: Period) {
     world.put(&[Entry::Account(account(1, limit(credits, period)))]).await;
 }
 
@@ -71,29 +71,10 @@ pub async fn a_clock_that_steps_back_opens_no_older_period(place: &impl Place) {
     assert!(matches!(world.send(1).await.1, Verdict::Short { .. }));
     let reopens_at = Some(at("2027-01-01T00:00:00Z"));
     let (_, verdict) = world.send(1).await;
-    assert_eq!(verdict, Verdict::Short { meter: Meter::AccountCap, granted: 5, remaining: 0, reopens_at });
-}
-
-pub async fn a_changed_calendar_takes_effect_when_the_running_lot_ends(place: &impl Place) {
-    let mut world = World::empty(place).await;
-    world
-        .put(&[
-            Entry::Policy(policy(1, monthly(None))),
-            Entry::Account(account(1, limit(Some(70), Period::Weekly))),
-            Entry::Key(key(1, 1, monthly(None))),
-        ])
-        .await;
-    world.send(70).await;
-    change_cap(&mut world, Some(3000), Period::Monthly).await;
-    assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 70, .. }), "no edit refills");
-    // The week ends on Monday the 23rd; what is left of November is 8 of its 30 days.
-    world.clock.set(at("2026-11-23T00:00:00Z"));
-    assert_eq!(world.send(800).await.1, Verdict::Reserved);
-    assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 800, .. }));
-    world.clock.set(at("2026-12-01T00:00:00Z"));
-    assert_eq!(world.send(3000).await.1, Verdict::Reserved);
-    assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 3000, .. }));
-    world.check().await;
+    assert_eq!(
+        verdict,
+        Verdict::Short { meter: Meter::AccountCap, granted: 5, remaining: 0, reopens_at, pending: false }
+    );
 }
 
 pub async fn a_limit_of_nothing_holds_at_once_whatever_its_period(place: &impl Place) {
@@ -104,65 +85,6 @@ pub async fn a_limit_of_nothing_holds_at_once_whatever_its_period(place: &impl P
     change_cap(&mut world, Some(10), Period::Monthly).await;
     assert_eq!(world.send(7).await.1, Verdict::Reserved);
     assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 10, .. }));
-    world.check().await;
-}
-
-pub async fn a_short_lot_is_regranted_in_proportion(place: &impl Place) {
-    let mut world = World::empty(place).await;
-    world
-        .put(&[
-            Entry::Policy(policy(1, monthly(None))),
-            Entry::Account(account(1, limit(Some(70), Period::Weekly))),
-            Entry::Key(key(1, 1, monthly(None))),
-        ])
-        .await;
-    change_cap(&mut world, Some(3000), Period::Monthly).await;
-    world.clock.set(at("2026-11-23T00:00:00Z"));
-    world.send(1).await;
-    change_cap(&mut world, Some(300), Period::Monthly).await;
-    let lot = world.lot(chain()[ACCOUNT]).await;
-    assert_eq!((lot.granted, lot.share), (Some(80), Share { part: 8 * 86_400, whole: 30 * 86_400 }));
-}
-
-pub async fn an_edit_and_its_reverse_leave_the_running_lot_as_it_was(place: &impl Place) {
-    let mut world = World::with(place, None, Some(10), None).await;
-    world.send(10).await;
-    let before = world.lot(chain()[ACCOUNT]).await;
-    for (credits, period) in [(Some(10), Period::Daily), (Some(50), Period::Daily), (Some(10), Period::Monthly)] {
-        change_cap(&mut world, credits, period).await;
-        assert!(matches!(world.send(1).await.1, Verdict::Short { .. }), "{credits:?} {period:?}");
-    }
-    assert_eq!(world.lot(chain()[ACCOUNT]).await, before);
-}
-
-pub async fn an_unlimited_lot_is_cut_when_its_calendar_changes(place: &impl Place) {
-    let mut world = World::with(place, None, None, None).await;
-    let (before, _) = world.send(7).await;
-    world.clock.advance(1);
-    change_cap(&mut world, Some(5), Period::Daily).await;
-    let lot = world.lot(chain()[ACCOUNT]).await;
-    assert_eq!((lot.granted, lot.consumed, lot.share), (Some(5), 0, Share::FULL));
-    assert_eq!((lot.window.from, lot.window.to), (at("2026-11-20T10:00:01Z"), at("2026-11-21T00:00:00Z")));
-    assert_eq!(world.send(5).await.1, Verdict::Reserved);
-    assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 5, .. }));
-    world.settle(before, Outcome::Refused).await;
-    assert_eq!(world.lot(chain()[ACCOUNT]).await.consumed, 5);
-    world.clock.set(at("2026-11-21T00:00:00Z"));
-    assert_eq!(world.send(5).await.1, Verdict::Reserved);
-    world.check().await;
-}
-
-pub async fn a_calendar_that_changes_twice_in_a_millisecond_leaves_one_lot(place: &impl Place) {
-    let mut world = World::with(place, None, None, None).await;
-    world.send(2).await;
-    for period in [Period::Daily, Period::Weekly, Period::Daily] {
-        change_cap(&mut world, None, period).await;
-    }
-    change_cap(&mut world, Some(1), Period::Weekly).await;
-    let lot = world.lot(chain()[ACCOUNT]).await;
-    assert_eq!((lot.granted, lot.window.to), (Some(1), at("2026-11-23T00:00:00Z")));
-    assert_eq!(world.send(1).await.1, Verdict::Reserved);
-    assert!(matches!(world.send(1).await.1, Verdict::Short { .. }));
     world.check().await;
 }
 
@@ -198,23 +120,6 @@ pub async fn lots_made_ahead_are_the_ones_that_would_have_been_made(place: &impl
         assert_eq!(lot.window, calendar(Period::Monthly).window(at(&format!("{month}T00:00:00Z"))));
     }
     world.check().await;
-}
-
-pub async fn a_lot_follows_from_the_limit_that_held_when_it_began_made_or_not(place: &impl Place) {
-    let mut world = World::empty(place).await;
-    let limited = |n| Entry::Account(account(n, limit(Some(5), Period::Monthly)));
-    world.put(&[Entry::Policy(policy(1, monthly(None))), limited(1)]).await;
-    world.store.prepare_lots(&world.session, at("2026-12-02T00:00:00Z")).await.expect("made");
-    // This one's lot of December is not made.
-    world.put(&[limited(2)]).await;
-    world.clock.set(at("2026-12-01T12:00:00Z"));
-    let mut lots = vec![];
-    for n in [1, 2] {
-        world.put(&[Entry::Account(account(n, limit(Some(9), Period::Daily)))]).await;
-        lots.push(world.lot(Holder::Account(account_id(n))).await);
-    }
-    assert_eq!((lots[0].granted, lots[0].window.key.as_str()), (Some(5), "2026-12"));
-    assert_eq!((&lots[0].window, lots[0].granted), (&lots[1].window, lots[1].granted));
 }
 
 pub async fn what_is_removed_gets_no_lots_ahead(place: &impl Place) {

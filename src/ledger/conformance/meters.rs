@@ -36,7 +36,7 @@ async fn spent(world: &World) -> i64 {
 }
 
 fn short_of_money(granted: i64, remaining: i64) -> Verdict {
-    Verdict::Short { meter: Meter::AccountSpend, granted, remaining, reopens_at: None }
+    Verdict::Short { meter: Meter::AccountSpend, granted, remaining, reopens_at: None, pending: false }
 }
 
 pub async fn money_is_charged_at_the_price_of_its_moment_and_given_back_at_that(place: &impl Place) {
@@ -60,6 +60,27 @@ pub async fn money_is_charged_at_the_price_of_its_moment_and_given_back_at_that(
     world.check().await;
 }
 
+/// Money is counted from the account's first message under a price on, whoever limits it when.
+pub async fn money_counts_before_any_limit(place: &impl Place) {
+    let mut world = World::with(place, None, None, None).await;
+    world.send(50).await;
+    price(&mut world, Some(1)).await;
+    world.send(4).await;
+    price(&mut world, None).await;
+    world.send(60).await;
+    price(&mut world, Some(2)).await;
+    world.send(1).await;
+    limit_spend(&mut world, Some(9_000)).await;
+    assert_eq!(spent(&world).await, 6_000, "what had no price cost nothing");
+    assert_eq!(world.send(2).await.1, short_of_money(4, 1));
+    // Taken away and written again it finds the same.
+    for limit in [None, Some(6_000)] {
+        limit_spend(&mut world, limit).await;
+    }
+    assert_eq!(world.send(1).await.1, short_of_money(3, 0));
+    world.check().await;
+}
+
 pub async fn a_spend_limit_is_for_life(place: &impl Place) {
     let mut world = World::with(place, None, None, None).await;
     price(&mut world, Some(1)).await;
@@ -75,12 +96,17 @@ pub async fn a_spend_limit_is_for_life(place: &impl Place) {
     // Lowered under what was spent: a refund makes no room above it.
     world.settle(first, Outcome::Refused).await;
     assert_eq!(world.send(3).await.1, short_of_money(2, 2));
-    // Nothing is counted while there is no limit, and nothing forgotten.
+    // What is spent while there is no limit counts for the next one, and is given back to it.
     world.send(2).await;
     limit_spend(&mut world, None).await;
-    assert_eq!(world.send(100).await.1, Verdict::Reserved);
+    let (free, verdict) = world.send(100).await;
+    assert_eq!(verdict, Verdict::Reserved);
     limit_spend(&mut world, Some(9_000)).await;
+    assert_eq!(spent(&world).await, 102_000);
+    assert_eq!(world.send(1).await.1, short_of_money(9, 0));
+    world.settle(free, Outcome::Refused).await;
     assert_eq!(spent(&world).await, 2_000);
+    assert_eq!(world.send(7).await.1, Verdict::Reserved);
     world.check().await;
 }
 

@@ -5,6 +5,7 @@
 
 mod charging;
 mod copies;
+mod edits;
 mod faulty;
 mod handle;
 mod histories;
@@ -15,16 +16,21 @@ mod meters;
 mod model;
 mod prepaid;
 mod records;
+mod refusals;
+mod refusing;
 mod reports;
 mod rollover;
 mod samples;
 mod steps;
 mod stock;
+mod traces;
 mod troubles;
+mod verdicts;
 mod world;
 
 pub(super) use charging::*;
 pub(super) use copies::*;
+pub(super) use edits::*;
 pub(super) use handle::*;
 pub(super) use histories::random_histories_agree_with_the_model;
 pub(super) use incarnation::*;
@@ -33,6 +39,8 @@ pub(super) use limits::*;
 pub(super) use meters::*;
 pub(super) use prepaid::*;
 pub(super) use records::*;
+pub(super) use refusals::*;
+pub(super) use refusing::*;
 pub(super) use reports::*;
 pub(super) use rollover::*;
 pub(super) use troubles::*;
@@ -78,6 +86,9 @@ macro_rules! whole_suite {
             two_messages_that_were_open_answer_two_copies,
             an_answer_that_nobody_collects_is_left_for_the_next_copy,
             a_copy_is_judged_by_its_standing_first,
+            a_fingerprint_has_at_most_two_stand_ins,
+            a_stand_in_is_judged_by_the_rate,
+            a_message_that_nothing_tells_apart_is_kept_for_minutes,
             fingerprints_are_kept_for_a_day,
             a_kept_fingerprint_is_there_when_its_keeper_says_so,
             racing_tasks_accept_exactly_the_limit,
@@ -98,25 +109,33 @@ macro_rules! whole_suite {
             an_acceptance_that_is_said_twice_holds_once,
             the_id_of_a_status_is_kept_and_a_copied_one_is_not,
             used_credits_are_raised_to_what_is_known_and_the_books_balance,
+            an_accepted_ledger_starts_from_what_was_used_of_every_meter,
+            what_is_known_of_an_entry_that_comes_later_waits_for_it,
+            an_accepted_account_has_used_what_its_keys_have_and_a_policy_what_its_accounts_have,
+            an_account_has_used_what_its_keys_have_also_where_they_come_later,
             a_mark_grows_with_the_directory_the_trail_and_what_is_sent,
             a_raised_limit_holds_at_once,
             a_lowered_limit_stops_sending_and_its_refunds_make_no_room,
             a_limit_that_comes_later_counts_what_was_used_before,
             a_period_ends_by_itself,
             a_clock_that_steps_back_opens_no_older_period,
-            a_changed_calendar_takes_effect_when_the_running_lot_ends,
+            no_edit_refills_a_cap,
+            moving_to_another_policy_and_back_refills_nothing,
+            a_limit_that_begins_within_its_period_counts_that_period_and_no_more,
+            a_changed_calendar_holds_at_once,
+            what_is_given_back_makes_room_in_the_limit_that_counts_it,
+            what_was_sealed_is_counted_by_a_limit_that_comes_later,
+            charges_that_race_with_edits_accept_exactly_the_limit,
             a_limit_of_nothing_holds_at_once_whatever_its_period,
-            a_short_lot_is_regranted_in_proportion,
-            an_edit_and_its_reverse_leave_the_running_lot_as_it_was,
-            an_unlimited_lot_is_cut_when_its_calendar_changes,
             a_calendar_that_changes_twice_in_a_millisecond_leaves_one_lot,
             a_limit_that_is_taken_away_is_gone_at_once,
             lots_made_ahead_are_the_ones_that_would_have_been_made,
-            a_lot_follows_from_the_limit_that_held_when_it_began_made_or_not,
+            a_lot_follows_from_the_limit_of_now_made_ahead_or_not,
             what_is_removed_gets_no_lots_ahead,
             a_holder_that_returns_finds_what_it_used_and_the_limit_of_now,
             two_keys_race_for_the_last_credit_of_their_account,
             money_is_charged_at_the_price_of_its_moment_and_given_back_at_that,
+            money_counts_before_any_limit,
             a_spend_limit_is_for_life,
             overage_is_counted_apart_and_given_back_first,
             a_rate_is_judged_for_all_processes_together,
@@ -135,6 +154,12 @@ macro_rules! whole_suite {
             top_ups_keep_to_their_start_and_end,
             a_policys_balance_is_shared_beside_its_accounts_own,
             racing_processes_use_prepaid_lots_up_exactly,
+            nobody_is_refused_for_good_while_credits_may_come_back,
+            what_is_on_its_way_although_its_client_comes_again_may_come_back,
+            every_limit_that_lacks_credits_must_get_them_back,
+            an_account_may_have_so_much_refused_in_an_hour_and_waits_its_turn_then,
+            nobody_waits_longer_than_an_hour_for_what_was_refused,
+            who_has_much_accepted_may_have_as_much_refused,
             an_id_is_minted_once_for_its_kind_namespace_and_name,
             changes_follow_an_epoch_and_equal_entries_move_none,
             an_entry_is_found_fresh_whoever_wrote_it,

@@ -1,49 +1,29 @@
-//! The ledger as plain numbers: written from the design, with none of the engine's code.
+//! The ledger as a list of accepted messages: written from the design, with none of the engine's code.
+//!
+//! A limit is judged by the oracle of credits.md: what its holder has had accepted and not refunded since the beginning
+//! of the limit's own calendar period, whenever it was set and whatever held in between.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
 
-use super::stock::{Leak, Stock};
+use super::stock::{GivenBack, Leak, Stock};
+use super::traces::{Copy, Told, Traces};
 use super::world::{account_id, key_id, policy_id};
-use crate::domain::credit::{Blocked, Limit, Meter, Outcome, Pace, Prepaid, Rate, TopUp, Verdict};
-use crate::domain::id::Holder;
-use crate::domain::period::Calendar;
-use crate::ledger::store::{PrepaidBalance, Usage};
+use crate::domain::credit::{Blocked, Limit, Outcome, Prepaid, Rate, TopUp, Verdict};
+use crate::domain::id::{Holder, MessageId};
+use crate::domain::period::{Calendar, Window};
+use crate::ledger::store::{FINGERPRINT_KEPT, FINGERPRINT_KEPT_UNMARKED, PrepaidBalance, Usage};
 
+/// What a status shows of a holder's running limit.
 #[derive(Clone, Debug)]
-pub struct ModelLot {
-    pub from: Timestamp,
-    pub to: Timestamp,
+pub struct Running {
+    pub window: Window,
+    /// Since when the figures beside the limit count: within its window where another calendar held before.
+    pub begun: Timestamp,
     calendar: Calendar,
-    /// Of its calendar's window; seconds.
-    share: (i64, i64),
     pub granted: Option<i64>,
-    pub consumed: i64,
-    pub overage: i64,
-    pub usage: Usage,
-}
-
-impl ModelLot {
-    fn charge(&mut self, credits: i64) {
-        let room = self.granted.map_or(credits, |granted| (granted - self.consumed).clamp(0, credits));
-        self.consumed += room;
-        self.overage += credits - room;
-    }
-
-    fn give_back(&mut self, credits: i64) {
-        let over = self.overage.min(credits);
-        self.overage -= over;
-        self.consumed -= credits - over;
-    }
-
-    fn grant(&mut self, granted: Option<i64>) {
-        self.granted = granted;
-        // What is used is used: a higher limit takes in what was over.
-        let used = self.consumed + self.overage;
-        self.consumed = granted.map_or(used, |granted| used.min(granted.max(self.consumed)));
-        self.overage = used - self.consumed;
-    }
 }
 
 /// What is written in the directory.
@@ -53,9 +33,14 @@ pub struct Rules {
     pub prepaid: HashMap<Holder, Prepaid>,
     pub rates: HashMap<Holder, Rate>,
     pub spend_limit: Option<i64>,
-    /// Micro-units for a credit.
-    pub price: i64,
-    pub overage: bool,
+    /// Micro-units for a credit, of each policy.
+    pub prices: [i64; POLICIES],
+    /// Whether each policy's pool may be exceeded.
+    pub overage: [bool; POLICIES],
+    /// Whether each policy refuses for good.
+    pub reject: [bool; POLICIES],
+    /// The account's policy.
+    pub policy: usize,
     pub revoked: bool,
     pub suspended: bool,
     /// The account is removed.
@@ -66,18 +51,34 @@ impl Rules {
     fn top_up(&self, holder: Holder) -> Option<&TopUp> {
         self.prepaid.get(&holder)?.recurring.as_ref()
     }
+
+    pub fn price(&self) -> i64 {
+        self.prices[self.policy]
+    }
 }
 
+/// A message that was accepted.
 #[derive(Debug)]
 pub struct Charged {
     pub credits: i64,
+    pub at: Timestamp,
     /// Which session it was reserved in.
     pub epoch: i64,
-    lots: [(Holder, usize); 3],
-    buckets: Vec<(Holder, usize, i64)>,
-    money: i64,
-    outcome: Option<Outcome>,
-    corrected: bool,
+    pub holders: [Holder; 3],
+    /// The number of the running limit of each holder, for the figures beside it.
+    numbers: [usize; 3],
+    pub buckets: Vec<(Holder, usize, i64)>,
+    pub money: i64,
+    pub outcome: Option<Outcome>,
+    settled_at: Timestamp,
+    pub corrected: bool,
+}
+
+impl Charged {
+    /// Accepted and not refunded.
+    fn counts(&self) -> bool {
+        !matches!(self.outcome, Some(Outcome::Refused | Outcome::NotOffered))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -85,14 +86,16 @@ pub struct Model {
     /// The time of the last write: it never goes back.
     pub now: Timestamp,
     pub rules: Rules,
-    pub lots: HashMap<Holder, Vec<ModelLot>>,
+    runs: HashMap<Holder, Vec<Running>>,
     pub stocks: HashMap<Holder, Stock>,
-    leaks: HashMap<Holder, Leak>,
-    /// Money charged under a limit, in micro-units.
-    pub spent: i64,
+    pub leaks: HashMap<Holder, Leak>,
+    pub given_back: GivenBack,
     /// By the number of the message.
-    pub charged: HashMap<usize, Charged>,
+    pub charged: BTreeMap<usize, Charged>,
+    pub traces: Traces,
 }
+
+pub const POLICIES: usize = 2;
 
 pub fn key(n: u128) -> Holder {
     Holder::Key(key_id(n))
@@ -102,8 +105,9 @@ pub fn account() -> Holder {
     Holder::Account(account_id(1))
 }
 
-pub fn policy() -> Holder {
-    Holder::Policy(policy_id(1))
+/// The first is number 0.
+pub fn policy(n: usize) -> Holder {
+    Holder::Policy(policy_id(n as u128 + 1))
 }
 
 impl Model {
@@ -111,78 +115,92 @@ impl Model {
         self.now = self.now.max(clock);
     }
 
-    /// The lot that holds now, or that the next message would make.
-    pub fn running(&self, holder: Holder, clock: Timestamp) -> ModelLot {
+    /// All that was accepted of a holder and not refunded since then.
+    pub fn used(&self, holder: Holder, from: Timestamp) -> i64 {
+        let counted = self
+            .charged
+            .values()
+            .filter(|charged| charged.counts() && charged.at >= from && charged.holders.contains(&holder));
+        counted.map(|charged| charged.credits).sum()
+    }
+
+    /// All money that was spent and not given back.
+    pub fn spent(&self) -> i64 {
+        self.charged.values().filter(|charged| charged.counts()).map(|charged| charged.money).sum()
+    }
+
+    /// The limit that holds now, or that the next message would find.
+    pub fn running(&self, holder: Holder, clock: Timestamp) -> Running {
         let now = self.now.max(clock);
-        let last = self.lots.get(&holder).and_then(|lots| lots.last());
+        let last = self.runs.get(&holder).and_then(|runs| runs.last());
         match last {
-            Some(lot) if now < lot.to => lot.clone(),
+            Some(running) if now < running.window.to => running.clone(),
             last => Self::next(&self.rules.limits[&holder], last, now),
         }
     }
 
-    fn next(limit: &Limit, last: Option<&ModelLot>, now: Timestamp) -> ModelLot {
+    fn next(limit: &Limit, last: Option<&Running>, now: Timestamp) -> Running {
         let window = limit.calendar.window(now);
-        let seconds = |from: Timestamp, to: Timestamp| to.as_second() - from.as_second();
-        let from = last.map_or(window.from, |last| last.to.max(window.from));
-        let limited = last.is_some_and(|last| last.granted.is_some());
-        let share = if limited { (seconds(from, window.to), seconds(window.from, window.to)) } else { (1, 1) };
-        ModelLot {
-            from,
-            to: window.to,
-            calendar: limit.calendar.clone(),
-            share,
-            granted: limit.credits.map(|credits| credits * share.0 / share.1),
-            consumed: 0,
-            overage: 0,
-            usage: Usage::default(),
-        }
+        let begun = last.map_or(window.from, |last| last.window.to.max(window.from));
+        Running { window, begun, calendar: limit.calendar.clone(), granted: limit.credits }
     }
 
-    fn running_index(&mut self, holder: Holder) -> usize {
-        let lot = self.running(holder, self.now);
-        let lots = self.lots.entry(holder).or_default();
-        if lots.last().is_none_or(|last| self.now >= last.to) {
-            lots.push(lot);
+    /// The number of the running limit.
+    fn number(&mut self, holder: Holder) -> usize {
+        let running = self.running(holder, self.now);
+        let runs = self.runs.entry(holder).or_default();
+        if runs.last().is_none_or(|last| self.now >= last.window.to) {
+            runs.push(running);
         }
-        lots.len() - 1
+        runs.len() - 1
+    }
+
+    /// Figures beside the running limit.
+    pub fn usage(&self, holder: Holder, clock: Timestamp) -> Usage {
+        let now = self.now.max(clock);
+        let runs = self.runs.get(&holder).map_or(&[][..], |runs| runs);
+        let Some(number) = runs.len().checked_sub(1).filter(|last| now < runs[*last].window.to) else {
+            return Usage::default();
+        };
+        let mut usage = Usage::default();
+        for charged in self.charged.values() {
+            let counted = charged.holders.iter().zip(charged.numbers).any(|of| of == (&holder, number));
+            if counted {
+                charged.count(&mut usage);
+            }
+        }
+        usage
     }
 
     pub fn change(&mut self, holder: Holder, limit: &Limit) {
-        if self.rules.limits.get(&holder) == Some(limit) {
+        let before = self.rules.limits.insert(holder, limit.clone());
+        if before.as_ref() == Some(limit) || !self.stands(holder) {
             return;
         }
-        let before = self.rules.limits.get(&holder).unwrap_or(limit).clone();
-        if self.stands(holder) {
-            self.regrant(holder, &before, limit);
-            let recurring = self.rules.top_up(holder).cloned();
-            self.catch_up(holder, recurring.as_ref(), &before.calendar);
-        }
-        self.rules.limits.insert(holder, limit.clone());
+        self.apply(holder, limit);
+        let recurring = self.rules.top_up(holder).cloned();
+        self.catch_up(holder, recurring.as_ref(), &before.unwrap_or(limit.clone()).calendar);
     }
 
     fn stands(&self, holder: Holder) -> bool {
         holder != account() || !self.rules.removed
     }
 
-    fn regrant(&mut self, holder: Holder, before: &Limit, limit: &Limit) {
-        self.rules.limits.insert(holder, before.clone());
+    /// The limit holds from now on, in its own period.
+    fn apply(&mut self, holder: Holder, limit: &Limit) {
         let now = self.now;
-        let index = self.running_index(holder);
-        let lots = self.lots.entry(holder).or_default();
-        let lot = &mut lots[index];
-        let of_this_calendar = lot.calendar == limit.calendar;
-        if of_this_calendar || (lot.granted.is_some() && matches!(limit.credits, None | Some(0))) {
-            lot.grant(limit.credits.map(|credits| credits * lot.share.0 / lot.share.1));
-        } else if lot.granted.is_none() && lot.from == now {
-            lot.to = limit.calendar.window(now).to;
-            lot.calendar = limit.calendar.clone();
-            lot.share = (1, 1);
-            lot.grant(limit.credits);
-        } else if lot.granted.is_none() {
-            lot.to = now;
-            let cut = lot.clone();
-            lots.push(Self::next(limit, Some(&cut), now));
+        let runs = self.runs.entry(holder).or_default();
+        let next = Running { begun: now, ..Self::next(limit, None, now) };
+        match runs.last_mut() {
+            Some(last) if last.calendar != limit.calendar && last.begun == now => *last = next,
+            Some(last) if last.calendar != limit.calendar => {
+                last.window.to = last.window.to.min(now);
+                runs.push(next);
+            }
+            Some(last) if now < last.window.to => last.granted = limit.credits,
+            Some(_) | None => {
+                self.number(holder);
+            }
         }
     }
 
@@ -208,7 +226,7 @@ impl Model {
     pub fn remove(&mut self, removed: bool) {
         let returns = self.rules.removed && !removed;
         if removed && !self.rules.removed {
-            self.running_index(account());
+            self.number(account());
             let (rule, calendar) =
                 (self.rules.top_up(account()).cloned(), self.rules.limits[&account()].calendar.clone());
             self.catch_up(account(), rule.as_ref(), &calendar);
@@ -216,7 +234,7 @@ impl Model {
         self.rules.removed = removed;
         if returns {
             let limit = self.rules.limits[&account()].clone();
-            self.regrant(account(), &limit, &limit);
+            self.apply(account(), &limit);
             let wanted = self.rules.prepaid.get(&account());
             let stock = self.stocks.entry(account()).or_default();
             stock.replace(None, wanted, &limit.calendar, self.now);
@@ -244,125 +262,93 @@ impl Model {
         }
     }
 
-    pub fn reserve(&mut self, message: usize, key_number: u128, credits: i64, epoch: i64) -> Verdict {
+    pub fn reserve(&mut self, message: usize, asked: Asked, epoch: i64) -> Verdict {
+        let (key_number, credits) = (asked.key, i64::from(asked.credits));
         if self.charged.contains_key(&message) {
             return Verdict::Reserved;
         }
         if let Some(blocked) = self.blocked(key_number) {
             return Verdict::Blocked(blocked);
         }
-        let lots = [key(key_number), account(), policy()].map(|holder| (holder, self.running_index(holder)));
-        for holder in [account(), policy()] {
-            let (rule, calendar) = (self.rules.top_up(holder).cloned(), self.rules.limits[&holder].calendar.clone());
-            self.catch_up(holder, rule.as_ref(), &calendar);
+        if let Some(verdict) = asked.print.and_then(|print| self.copy(message, print, key_number, epoch)) {
+            return verdict;
+        }
+        let holders = [key(key_number), account(), policy(self.rules.policy)];
+        let numbers = holders.map(|holder| self.number(holder));
+        for holder in &holders[1..] {
+            let (rule, calendar) = (self.rules.top_up(*holder).cloned(), self.rules.limits[holder].calendar.clone());
+            self.catch_up(*holder, rule.as_ref(), &calendar);
         }
         let leaks = match self.pour(key(key_number)) {
             Ok(leaks) => leaks,
             Err(too_fast) => return too_fast,
         };
-        if let Some(short) = self.short(&lots, credits) {
+        if let Some(short) = self.short(holders, credits, epoch) {
             return short;
         }
         self.leaks.extend(leaks);
         let mut buckets = vec![];
-        for holder in [account(), policy()] {
-            if self.rules.prepaid.contains_key(&holder) {
-                let taken = self.stocks.entry(holder).or_default().take(credits, self.now);
-                buckets.extend(taken.into_iter().map(|(index, some)| (holder, index, some)));
+        for holder in &holders[1..] {
+            if self.rules.prepaid.contains_key(holder) {
+                let taken = self.stocks.entry(*holder).or_default().take(credits, self.now);
+                buckets.extend(taken.into_iter().map(|(index, some)| (*holder, index, some)));
             }
         }
-        let money = if self.rules.spend_limit.is_some() { credits * self.rules.price } else { 0 };
-        self.spent += money;
-        let charged = Charged { credits, epoch, lots, buckets, money, outcome: None, corrected: false };
-        self.each_lot(&charged, |lot| {
-            lot.charge(credits);
-            lot.usage.messages += 1;
-        });
+        let (at, money) = (self.now, credits * self.rules.price());
+        let (outcome, settled_at, corrected) = (None, self.now, false);
+        let charged = Charged { credits, at, epoch, holders, numbers, buckets, money, outcome, settled_at, corrected };
         self.charged.insert(message, charged);
         Verdict::Reserved
     }
 
-    fn pour(&self, key: Holder) -> Result<Vec<(Holder, Leak)>, Verdict> {
-        let mut poured = vec![];
-        let mut refused: Option<(Timestamp, Verdict)> = None;
-        for (holder, pace) in [(key, Pace::Key), (account(), Pace::Account)] {
-            let Some(rate) = self.rules.rates.get(&holder).copied() else { continue };
-            match Leak::pour(self.leaks.get(&holder).copied(), rate, self.now) {
-                Ok(leak) => poured.push((holder, leak)),
-                Err(retry_at) if refused.as_ref().is_some_and(|(later, _)| retry_at <= *later) => {}
-                Err(retry_at) => refused = Some((retry_at, Verdict::TooFast { pace, rate, retry_at })),
+    fn copy(&mut self, message: usize, print: u8, key_number: u128, epoch: i64) -> Option<Verdict> {
+        let outcome = |message| self.charged.get(&message).and_then(|charged| charged.outcome);
+        Some(match self.traces.look(message, print, (self.now, epoch), outcome)? {
+            Copy::Relayed(earlier) => {
+                self.traces.answer(earlier, message);
+                Verdict::Relayed(id(earlier))
             }
-        }
-        refused.map_or(Ok(poured), |(_, verdict)| Err(verdict))
-    }
-
-    /// The meter that keeps `credits` out longest.
-    fn short(&self, lots: &[(Holder, usize); 3], credits: i64) -> Option<Verdict> {
-        let period = |index: usize, meter| {
-            let (holder, lot) = lots[index];
-            let lot = &self.lots[&holder][lot];
-            let granted = lot.granted.filter(|granted| lot.consumed + credits > *granted)?;
-            Some((meter, granted, (granted - lot.consumed).max(0), Some(lot.to)))
-        };
-        let prepaid = |holder, meter| {
-            let balance = self.prepaid(holder, self.now).filter(|balance| balance.remaining < credits)?;
-            Some((meter, balance.granted, balance.remaining, balance.next_top_up))
-        };
-        let price = self.rules.price;
-        let money = self.rules.spend_limit.filter(|limit| price > 0 && self.spent + credits * price > *limit);
-        let money = money.map(|limit| (Meter::AccountSpend, limit / price, (limit - self.spent).max(0) / price, None));
-        let candidates = [
-            period(0, Meter::KeyCap),
-            money,
-            period(1, Meter::AccountCap),
-            prepaid(account(), Meter::AccountPrepaid),
-            prepaid(policy(), Meter::PolicyPrepaid),
-            period(2, Meter::PolicyPool).filter(|_| !self.rules.overage),
-        ];
-        // The last of the longest, from the back, is the first.
-        let longest = candidates.into_iter().flatten().rev().max_by_key(|short| (short.3.is_none(), short.3));
-        longest.map(|(meter, granted, remaining, reopens_at)| Verdict::Short { meter, granted, remaining, reopens_at })
-    }
-
-    fn each_lot(&mut self, charged: &Charged, mut change: impl FnMut(&mut ModelLot)) {
-        for (holder, index) in charged.lots {
-            change(&mut self.lots.get_mut(&holder).expect("charged before")[index]);
-        }
+            Copy::Resumed(earlier) => Verdict::Resumed(id(earlier)),
+            Copy::UnderWay(earlier) => Verdict::UnderWay(id(earlier)),
+            Copy::WouldResume(earlier) => match self.pour(key(key_number)) {
+                Err(too_fast) => too_fast,
+                Ok(leaks) => {
+                    self.leaks.extend(leaks);
+                    self.traces.carry(earlier, message, epoch);
+                    Verdict::Resumed(id(earlier))
+                }
+            },
+        })
     }
 
     pub fn settle(&mut self, message: usize, outcome: Outcome) {
-        let Some(mut charged) = self.charged.remove(&message) else { return };
+        let Some(charged) = self.charged.get_mut(&message) else { return };
         let corrects = charged.outcome == Some(Outcome::Unknown) && !charged.corrected && outcome != Outcome::Unknown;
-        if charged.outcome.is_none() || corrects {
-            let (credits, now) = (charged.credits, self.now);
-            self.each_lot(&charged, |lot| {
-                if corrects {
-                    lot.usage.unknown -= credits;
-                }
-                match outcome {
-                    Outcome::Relayed => {
-                        lot.usage.relayed += credits;
-                        lot.usage.last_sent_at = Some(now);
-                    }
-                    Outcome::Unknown => lot.usage.unknown += credits,
-                    Outcome::Refused => lot.usage.refused += credits,
-                    Outcome::NotOffered => lot.usage.not_offered += credits,
-                }
-                if matches!(outcome, Outcome::Refused | Outcome::NotOffered) {
-                    lot.give_back(credits);
-                    lot.usage.messages -= 1;
-                }
-            });
-            if matches!(outcome, Outcome::Refused | Outcome::NotOffered) {
-                self.spent -= charged.money;
-                for (holder, index, some) in &charged.buckets {
-                    self.stocks.entry(*holder).or_default().buckets[*index].consumed -= some;
+        if charged.outcome.is_some() && !corrects {
+            return;
+        }
+        (charged.outcome, charged.corrected, charged.settled_at) = (Some(outcome), corrects, self.now);
+        if !charged.counts() {
+            self.given_back.pour(self.now);
+            for (holder, index, some) in &charged.buckets {
+                self.stocks.entry(*holder).or_default().buckets[*index].consumed -= some;
+            }
+        }
+    }
+
+    /// What is settled beside an outcome that has to do with copies, by a session of this epoch.
+    pub fn tell(&mut self, message: usize, print: u8, outcome: Outcome, told: Told, epoch: i64) {
+        self.settle(message, outcome);
+        match told {
+            Told::ComeAgain { ended } => {
+                self.traces.keep((message, print), ended, (self.now, kept_within(print)), epoch);
+            }
+            Told::StoodIn { heard } => {
+                if let Some(earlier) = self.traces.stood_in(message, print, outcome, heard) {
+                    self.settle(earlier, Outcome::Relayed);
                 }
             }
-            charged.outcome = Some(outcome);
-            charged.corrected = corrects;
         }
-        self.charged.insert(message, charged);
     }
 
     /// Open messages of sessions before `epoch` become unknown. Returns how many.
@@ -377,5 +363,43 @@ impl Model {
             self.settle(*message, Outcome::Unknown);
         }
         open.len() as u64
+    }
+}
+
+/// A message as its client asks for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    pub key: u128,
+    pub credits: u32,
+    /// Its fingerprint, if it has one.
+    pub print: Option<u8>,
+}
+
+pub fn id(number: usize) -> MessageId {
+    MessageId(Uuid::from_u128(number as u128 + 1))
+}
+
+/// Some have nothing that tells two of them apart.
+pub fn kept_within(print: u8) -> SignedDuration {
+    if print == 0 { FINGERPRINT_KEPT_UNMARKED } else { FINGERPRINT_KEPT }
+}
+
+impl Charged {
+    fn count(&self, usage: &mut Usage) {
+        let credits = self.credits;
+        if self.counts() {
+            usage.messages += 1;
+            usage.accepted += credits;
+        }
+        match self.outcome {
+            Some(Outcome::Relayed) => {
+                usage.relayed += credits;
+                usage.last_sent_at = usage.last_sent_at.max(Some(self.settled_at));
+            }
+            Some(Outcome::Refused) => usage.refused += credits,
+            Some(Outcome::NotOffered) => usage.not_offered += credits,
+            Some(Outcome::Unknown) => usage.unknown += credits,
+            None => {}
+        }
     }
 }

@@ -44,7 +44,7 @@ async fn remaining(world: &World) -> i64 {
 }
 
 fn short(granted: i64, remaining: i64, reopens_at: Option<&str>) -> Verdict {
-    Verdict::Short { meter: Meter::AccountPrepaid, granted, remaining, reopens_at: reopens_at.map(at) }
+    Verdict::Short { meter: Meter::AccountPrepaid, granted, remaining, reopens_at: reopens_at.map(at), pending: false }
 }
 
 pub async fn a_prepaid_account_with_nothing_left_sends_nothing_also_where_its_lists_are_empty(place: &impl Place) {
@@ -215,7 +215,8 @@ pub async fn a_policys_balance_is_shared_beside_its_accounts_own(place: &impl Pl
     let mut of_second = world.reservation(4);
     of_second.key = key_id(2);
     let verdict = world.ask(&of_second).await;
-    let expected = Verdict::Short { meter: Meter::PolicyPrepaid, granted: 6, remaining: 3, reopens_at: None };
+    let expected =
+        Verdict::Short { meter: Meter::PolicyPrepaid, granted: 6, remaining: 3, reopens_at: None, pending: false };
     assert_eq!(verdict, expected);
     of_second.credits = 3;
     assert_eq!(world.ask(&of_second).await, Verdict::Reserved);

@@ -4,15 +4,16 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::{Just, Strategy, any, prop};
 use proptest::prop_oneof;
 
+use super::model::{Asked, POLICIES};
 use super::world::{START, at};
 use crate::domain::credit::{Grant, Outcome, Prepaid, Rate, TopUp};
 use crate::domain::period::{Calendar, Period};
 
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// New messages in one call: key and credits of each. The call is asked again as often as its reply was lost.
+    /// New messages in one call. The call is asked again as often as its reply was lost.
     Send {
-        messages: Vec<(u128, u32)>,
+        messages: Vec<Asked>,
         lost_replies: u8,
     },
     /// Messages asked for before, whatever became of them, in one call; some may be there twice.
@@ -23,13 +24,24 @@ pub enum Step {
         /// By the session before this one.
         late: bool,
     },
+    /// The relay settles a message whose client comes again, or a copy.
+    Tell {
+        message: usize,
+        outcome: Outcome,
+        ended: bool,
+        heard: bool,
+        late: bool,
+    },
+    /// Key 1 sends, and the upstream refuses, again and again.
+    Flood,
     Limit {
         holder: usize,
         credits: Option<i64>,
         calendar: Calendar,
     },
+    /// Of the account (0), or of a policy by its number from 1.
     Prepaid {
-        of_policy: bool,
+        of: usize,
         prepaid: Option<Prepaid>,
     },
     Rate {
@@ -38,9 +50,13 @@ pub enum Step {
     },
     /// Micro-units.
     SpendLimit(Option<i64>),
-    /// Micro-units for a credit.
-    Price(i64),
-    Overage(bool),
+    /// Micro-units for a credit, of a policy.
+    Price(usize, i64),
+    Overage(usize, bool),
+    /// A policy refuses for good, or does not.
+    Reject(usize, bool),
+    /// The account moves to a policy.
+    Move(usize),
     Revoke(bool),
     Suspend(bool),
     /// The account is deleted, or applied again.
@@ -92,21 +108,28 @@ fn prepaid() -> impl Strategy<Value = Option<Prepaid>> {
 
 pub fn steps() -> impl Strategy<Value = Step> {
     let outcome = prop::sample::select(Outcome::ALL.to_vec());
-    let messages = prop::collection::vec((1..=2u128, 1..=4u32), 1..6);
+    let asked = (1..=2u128, 1..=4u32, prop::option::weighted(0.4, 0..2u8));
+    let asked = asked.prop_map(|(key, credits, print)| Asked { key, credits, print });
+    let messages = prop::collection::vec(asked, 1..6);
     let rate = (1..5u32, 1..200u32).prop_map(|(messages, per_seconds)| Rate { messages, per_seconds });
     prop_oneof![
         10 => (messages, prop_oneof![3 => Just(0u8), 1 => Just(1)])
             .prop_map(|(messages, lost_replies)| Step::Send { messages, lost_replies }),
         2 => prop::collection::vec(any::<usize>(), 1..4).prop_map(Step::SendAgain),
-        7 => (prop::collection::vec(any::<usize>(), 1..4), outcome, any::<bool>())
+        7 => (prop::collection::vec(any::<usize>(), 1..4), outcome.clone(), any::<bool>())
             .prop_map(|(messages, outcome, late)| Step::Settle { messages, outcome, late }),
-        5 => (0..4usize, prop::option::weighted(0.8, 0..40i64), calendars())
+        6 => (any::<usize>(), outcome, any::<bool>(), any::<bool>(), prop::bool::weighted(0.2))
+            .prop_map(|(message, outcome, ended, heard, late)| Step::Tell { message, outcome, ended, heard, late }),
+        1 => Just(Step::Flood),
+        8 => (0..3 + POLICIES, prop::option::weighted(0.8, 0..40i64), calendars())
             .prop_map(|(holder, credits, calendar)| Step::Limit { holder, credits, calendar }),
-        4 => (any::<bool>(), prepaid()).prop_map(|(of_policy, prepaid)| Step::Prepaid { of_policy, prepaid }),
+        2 => (0..=POLICIES, prepaid()).prop_map(|(of, prepaid)| Step::Prepaid { of, prepaid }),
         1 => (0..3usize, prop::option::weighted(0.3, rate)).prop_map(|(holder, rate)| Step::Rate { holder, rate }),
         1 => prop::option::weighted(0.5, 0..60_000i64).prop_map(Step::SpendLimit),
-        1 => (0..4i64).prop_map(|price| Step::Price(price * 1_000)),
-        2 => any::<bool>().prop_map(Step::Overage),
+        1 => (0..POLICIES, 0..4i64).prop_map(|(policy, price)| Step::Price(policy, price * 1_000)),
+        2 => (0..POLICIES, any::<bool>()).prop_map(|(policy, allowed)| Step::Overage(policy, allowed)),
+        2 => (0..POLICIES, prop::bool::weighted(0.7)).prop_map(|(policy, rejects)| Step::Reject(policy, rejects)),
+        2 => (0..POLICIES).prop_map(Step::Move),
         1 => any::<bool>().prop_map(Step::Revoke),
         1 => any::<bool>().prop_map(Step::Suspend),
         1 => any::<bool>().prop_map(Step::Remove),

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::domain::credit::{Prepaid, Rate, TopUp};
+use crate::domain::credit::{Prepaid, REFUSED_PER_HOUR, Rate, TopUp};
 use crate::domain::period::Calendar;
 use crate::ledger::store::PrepaidBalance;
 
@@ -167,5 +167,31 @@ impl Leak {
             level = room;
         }
         if level <= room { Ok(Self { level: level + interval, at: now }) } else { Err(now + (level - room)) }
+    }
+}
+
+/// What an account had given back: a leaky bucket into which each message pours a thousandth of an hour.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GivenBack {
+    level: SignedDuration,
+    at: Timestamp,
+}
+
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
+
+impl GivenBack {
+    fn level(&self, now: Timestamp) -> SignedDuration {
+        (self.level - now.duration_since(self.at)).max(SignedDuration::ZERO)
+    }
+
+    pub fn pour(&mut self, now: Timestamp) {
+        let more = SignedDuration::from_micros(3_600_000_000 / i64::from(REFUSED_PER_HOUR));
+        *self = Self { level: (self.level(now) + more).min(HOUR * 2), at: now };
+    }
+
+    /// Until more than an hour has run out of it.
+    pub fn shut_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let over = self.level(now) - HOUR;
+        over.is_positive().then(|| now + over)
     }
 }

@@ -52,12 +52,3 @@ pub async fn what_relays_say_of_upstreams_counts_while_they_live(place: &impl Pl
     store.put_troubles(&relays[2], &[]).await.expect("told");
     assert_eq!(seen().await, Sightings { relays: 1, troubles: vec![] });
 }
-
-/// On a schema that has no place for it: nobody fails, and nobody is heard.
-pub async fn what_relays_say_of_upstreams_is_not_kept(place: &impl Place) {
-    let world = World::with(place, None, None, None).await;
-    let relay = world.store.open_session(Role::Relay, "relay-a").await.expect("a session");
-    let said = trouble(1, Fault::Unreachable, "2026-11-20T10:00:00Z");
-    world.store.put_troubles(&relay, &[said]).await.expect("not kept");
-    assert_eq!(world.store.sightings().await.expect("read"), Sightings::default());
-}

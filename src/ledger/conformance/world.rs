@@ -172,7 +172,7 @@ impl World {
     pub async fn send(&mut self, credits: u32) -> (MessageId, Verdict) {
         let reservation = self.reservation(credits);
         let verdict = self.ask(&reservation).await;
-        if let Verdict::Short { meter, granted, remaining, reopens_at } = verdict {
+        if let Verdict::Short { meter, granted, remaining, reopens_at, .. } = verdict {
             let found = self.short_of(credits).await;
             assert_eq!(found, Some(Exhausted { meter, granted, remaining, reopens_at }));
         }

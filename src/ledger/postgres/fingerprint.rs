@@ -8,89 +8,60 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::failure::Op;
+use super::failure::{Failure, Op};
 use super::rows;
 use super::tx::{Clock, Lane, Tx};
-use super::wire::{Wire, Wires};
-use crate::domain::credit::{Outcome, Reservation, Verdict};
+use super::wire::Wires;
+use crate::domain::credit::Outcome;
+use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::MessageId;
-use crate::ledger::again::{Mark, Trace, recognise};
-use crate::ledger::store::{Again, FINGERPRINT_KEPT, Session, Settlement};
+use crate::ledger::rules::dedup::{Mark, Trace};
+use crate::ledger::store::{Again, FINGERPRINT_KEPT, Kept, Session, Settlement};
 
-/// The schema that has them.
-const SINCE: i64 = 3;
-
-pub fn is_known(wire: &Wire) -> bool {
-    wire.schema >= SINCE
+/// Writes who answered a copy, or carries it.
+pub async fn mark(tx: &Tx, session: &Session, (message, mark): (MessageId, Mark), copy: MessageId) -> Op<()> {
+    match mark {
+        Mark::Answered => {
+            tx.execute("UPDATE fingerprint SET answered = $2 WHERE message = $1", &[&message.0, &copy.0]).await?;
+        }
+        Mark::Carried => {
+            tx.execute(
+                "UPDATE fingerprint SET carrier = $2, session = $3, epoch = $4, stand_ins = stand_ins + 1 \
+                 WHERE message = $1",
+                &[&message.0, &copy.0, &session.id, &session.epoch],
+            )
+            .await?;
+        }
+    }
+    Ok(())
 }
 
-/// The messages of a batch that came before, with what they are answered.
-#[derive(Default)]
-pub struct Recognised(HashMap<Uuid, (Verdict, Option<(MessageId, Mark)>)>);
-
-impl Recognised {
-    pub fn verdict(&self, message: MessageId) -> Option<&Verdict> {
-        self.0.get(&message.0).map(|(verdict, _)| verdict)
+/// What is kept under these messages' fingerprints, locked, oldest first.
+pub async fn traces(
+    tx: &Tx,
+    asked: impl Iterator<Item = (MessageId, Fingerprint)>,
+) -> Op<HashMap<Fingerprint, Vec<Trace>>> {
+    let mut traces: HashMap<Fingerprint, Vec<Trace>> = HashMap::new();
+    let asked: Vec<Fingerprint> = asked.map(|(_, fingerprint)| fingerprint).collect();
+    if asked.is_empty() {
+        return Ok(traces);
     }
-
-    /// Looks for the fingerprints of these messages and locks what it finds.
-    pub async fn look<'a>(tx: &Tx, messages: impl Iterator<Item = &'a Reservation>) -> Op<Self> {
-        let asked: Vec<(MessageId, Vec<u8>)> =
-            messages.filter_map(|asked| Some((asked.message, asked.fingerprint?.0.to_vec()))).collect();
-        if asked.is_empty() || !is_known(tx) {
-            return Ok(Self::default());
-        }
-        let digests: Vec<&[u8]> = asked.iter().map(|(_, digest)| digest.as_slice()).collect();
-        let mut traces = traces(tx, &digests).await?;
-        let mut recognised = Self::default();
-        for (message, digest) in &asked {
-            let Some(traces) = traces.get_mut(digest) else { continue };
-            if let Some(answer) = recognise(*message, traces) {
-                // One that is asked for twice marks a trace once.
-                recognised.0.entry(message.0).or_insert(answer);
-            }
-        }
-        Ok(recognised)
-    }
-
-    /// Writes who was answered what, for those that were.
-    pub async fn write(&self, tx: &Tx, session: &Session, answered: impl Iterator<Item = MessageId>) -> Op<()> {
-        for copy in answered {
-            let Some((_, Some((message, mark)))) = self.0.get(&copy.0) else { continue };
-            match mark {
-                Mark::Answered => {
-                    tx.execute("UPDATE fingerprint SET answered = $2 WHERE message = $1", &[&message.0, &copy.0])
-                        .await?;
-                }
-                Mark::Carried => {
-                    tx.execute(
-                        "UPDATE fingerprint SET carrier = $2, session = $3, epoch = $4 WHERE message = $1",
-                        &[&message.0, &copy.0, &session.id, &session.epoch],
-                    )
-                    .await?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-async fn traces(tx: &Tx, digests: &[&[u8]]) -> Op<HashMap<Vec<u8>, Vec<Trace>>> {
-    let mut traces: HashMap<Vec<u8>, Vec<Trace>> = HashMap::new();
+    let digests: Vec<&[u8]> = asked.iter().map(|fingerprint| fingerprint.0.as_slice()).collect();
     let locked =
         tx.query("SELECT FROM fingerprint WHERE digest = ANY ($1) ORDER BY message FOR UPDATE", &[&digests]).await?;
     if locked.is_empty() {
         return Ok(traces);
     }
-    let since = tx.now.saturating_sub(FINGERPRINT_KEPT).unwrap_or(Timestamp::MIN).as_millisecond();
+    let day = FINGERPRINT_KEPT.as_millis() as i64;
     let found = tx
         .query(
             "SELECT f.digest, f.message, f.carrier, f.answered, o.outcome, EXISTS \
-                 (SELECT FROM session s WHERE s.id = f.session AND s.epoch = f.epoch AND s.closed_at IS NULL) \
+                 (SELECT FROM session s WHERE s.id = f.session AND s.epoch = f.epoch AND s.closed_at IS NULL), \
+                 f.stand_ins \
              FROM fingerprint f LEFT JOIN LATERAL (SELECT outcome FROM settlement s \
                  WHERE s.day = f.day AND s.message = f.message ORDER BY correction DESC LIMIT 1) o ON true \
-             WHERE f.digest = ANY ($1) AND f.at > $2 ORDER BY f.at, f.message",
-            &[&digests, &since],
+             WHERE f.digest = ANY ($1) AND coalesce(f.until, f.at + $3) > $2 ORDER BY f.at, f.message",
+            &[&digests, &tx.now_ms(), &day],
         )
         .await?;
     for row in &found {
@@ -101,8 +72,11 @@ async fn traces(tx: &Tx, digests: &[&[u8]]) -> Op<HashMap<Vec<u8>, Vec<Trace>>> 
             carrier: row.try_get::<_, Option<Uuid>>(2)?.map(MessageId),
             lives: row.try_get(5)?,
             answered: row.try_get::<_, Option<Uuid>>(3)?.map(MessageId),
+            stand_ins: u32::try_from(row.try_get::<_, i32>(6)?).unwrap_or(0),
         };
-        traces.entry(row.try_get(0)?).or_default().push(trace);
+        let digest: &[u8] = row.try_get(0)?;
+        let digest = digest.try_into().map_err(|_| Failure::Row("a fingerprint of another length".to_owned()))?;
+        traces.entry(Fingerprint(digest)).or_default().push(trace);
     }
     Ok(traces)
 }
@@ -110,7 +84,7 @@ async fn traces(tx: &Tx, digests: &[&[u8]]) -> Op<HashMap<Vec<u8>, Vec<Trace>>> 
 /// Takes over what settlements say about copies. Returns the earlier messages that they settle too.
 pub async fn keep(tx: &Tx, session: &Session, batch: &[Settlement]) -> Op<Vec<Settlement>> {
     let mut said: Vec<(Settlement, Again)> = batch.iter().filter_map(|one| Some((*one, one.again?))).collect();
-    if said.is_empty() || !is_known(tx) {
+    if said.is_empty() {
         return Ok(Vec::new());
     }
     // Two that settle at once lock in one order; a stable sort keeps what was said of one message in its order.
@@ -128,22 +102,24 @@ async fn keep_one(tx: &Tx, session: &Session, settlement: Settlement, again: &Ag
     let (message, day) = (settlement.message.0, rows::day(settlement.message));
     let digest = again.fingerprint().0.as_slice();
     match again {
-        Again::Open(_) => {
+        Again::Open(Kept { within, .. }) => {
+            let until = tx.now_ms() + within.as_millis() as i64;
             tx.execute(
-                "INSERT INTO fingerprint (message, day, digest, at, carrier, session, epoch) \
-                 VALUES ($1, $2, $3, $4, $1, $5, $6) ON CONFLICT DO NOTHING",
-                &[&message, &day, &digest, &tx.now_ms(), &session.id, &session.epoch],
+                "INSERT INTO fingerprint (message, day, digest, at, until, carrier, session, epoch) \
+                 VALUES ($1, $2, $3, $4, $7, $1, $5, $6) ON CONFLICT DO NOTHING",
+                &[&message, &day, &digest, &tx.now_ms(), &session.id, &session.epoch, &until],
             )
             .await?;
             Ok(None)
         }
-        Again::Ended(_) => {
+        Again::Ended(Kept { within, .. }) => {
+            let until = tx.now_ms() + within.as_millis() as i64;
             // Where a copy carries it by now, that one's end is waited for.
             tx.execute(
-                "INSERT INTO fingerprint AS f (message, day, digest, at, session, epoch) \
-                 VALUES ($1, $2, $3, $4, $5, $6) \
+                "INSERT INTO fingerprint AS f (message, day, digest, at, until, session, epoch) \
+                 VALUES ($1, $2, $3, $4, $7, $5, $6) \
                  ON CONFLICT (message) DO UPDATE SET carrier = NULL WHERE f.carrier = f.message",
-                &[&message, &day, &digest, &tx.now_ms(), &session.id, &session.epoch],
+                &[&message, &day, &digest, &tx.now_ms(), &session.id, &session.epoch, &until],
             )
             .await?;
             Ok(None)
@@ -153,6 +129,11 @@ async fn keep_one(tx: &Tx, session: &Session, settlement: Settlement, again: &Ag
             let sql = if relayed && *told {
                 "DELETE FROM fingerprint WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) \
                  RETURNING message"
+            } else if settlement.outcome.refunds() {
+                // It was certainly not sent.
+                "UPDATE fingerprint SET stand_ins = stand_ins - CASE WHEN carrier = $2 THEN 1 ELSE 0 END, \
+                     carrier = NULL, answered = NULL \
+                 WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) RETURNING message"
             } else {
                 "UPDATE fingerprint SET carrier = NULL, answered = NULL \
                  WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) RETURNING message"
@@ -168,9 +149,6 @@ async fn keep_one(tx: &Tx, session: &Session, settlement: Settlement, again: &Ag
 pub async fn forget(wires: &Wires, clock: &Clock, session: &Session, before: Timestamp, limit: usize) -> Op<u64> {
     let tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
     let forgotten = async {
-        if !is_known(&tx) {
-            return Ok(0);
-        }
         tx.execute(
             "DELETE FROM fingerprint WHERE message IN \
                  (SELECT message FROM fingerprint WHERE at < $1 ORDER BY message LIMIT $2 FOR UPDATE SKIP LOCKED)",

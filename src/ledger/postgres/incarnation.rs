@@ -4,12 +4,13 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
+use super::floors;
 use super::records;
 use super::rows;
 use super::tx::{Clock, Lane, Tx};
 use super::wire::{Lease, Wire, Wires};
-use crate::domain::id::{Holder, Kind};
-use crate::ledger::store::{Acceptance, Because, Floor, Identity, Mark, Session, State, Tag};
+use crate::domain::id::Kind;
+use crate::ledger::store::{Acceptance, Because, Identity, Mark, Session, State, Tag};
 
 pub async fn read_identity(wire: &Wire) -> Op<Identity> {
     let row = wire
@@ -104,13 +105,22 @@ async fn accept_in(tx: &mut Tx, acceptance: &Acceptance) -> Op<()> {
 
 pub async fn reopen(wires: &Wires, clock: &Clock, session: &Session) -> Op<()> {
     let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
+    let opened = reopen_in(&mut tx).await;
+    tx.end(opened).await
+}
+
+async fn reopen_in(tx: &mut Tx) -> Op<()> {
+    if tx.state != State::Rebuilding {
+        return Ok(());
+    }
+    floors::raise_parents(tx, "operator", &[]).await?;
     let opened = tx
         .execute("UPDATE meta SET state = $1 WHERE state = $2", &[&State::Open.as_str(), &State::Rebuilding.as_str()])
-        .await;
-    if matches!(opened, Ok(1)) {
+        .await?;
+    if opened == 1 {
         tx.record("operator", "ledger.opened", None, json!({}));
     }
-    tx.end(opened.map(drop)).await
+    Ok(())
 }
 
 pub async fn assign(
@@ -151,41 +161,4 @@ async fn assign_in(tx: &Tx, kind: Kind, namespace_uid: &str, name: &str, id: Uui
     )
     .await?;
     Ok(id)
-}
-
-pub async fn raise(wires: &Wires, clock: &Clock, session: &Session, actor: &str, floors: &[Floor]) -> Op<u64> {
-    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
-    let raised = raise_in(&mut tx, actor, floors).await;
-    tx.end(raised).await
-}
-
-async fn raise_in(tx: &mut Tx, actor: &str, floors: &[Floor]) -> Op<u64> {
-    let now = tx.now;
-    let running: Vec<&Floor> = floors.iter().filter(|floor| now < floor.until).collect();
-    let holders: Vec<Holder> = running.iter().map(|floor| floor.holder).collect();
-    let entries = super::read::entries(tx, &holders).await?;
-    let known: Vec<Holder> = entries.keys().copied().collect();
-    let mut shelves = tx.lock_shelves(&known).await?;
-    for (holder, entry) in &entries {
-        if let Some(shelf) = shelves.get_mut(holder) {
-            shelf.run(entry.limit(), now);
-        }
-    }
-    tx.insert_new(&mut shelves).await?;
-    let mut raised = 0;
-    for floor in running {
-        let Some(raise) = shelves.get_mut(&floor.holder).and_then(|shelf| shelf.raise(floor.consumed, now)) else {
-            continue;
-        };
-        tx.execute(
-            "INSERT INTO adjustment (lot, credits, actor, at) VALUES ($1, $2, $3, $4)",
-            &[&raise.lot.0, &raise.credits, &actor, &tx.now_ms()],
-        )
-        .await?;
-        tx.mark_moved(floor.holder);
-        tx.record_notes(actor, floor.holder, [raise.note]);
-        raised += 1;
-    }
-    tx.write_changed(&shelves).await?;
-    Ok(raised)
 }

@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use super::failure::{Failure, Op};
+use super::history::used_since;
 use super::rows::{self, lot_columns};
 use super::tx::Tx;
 use super::wire::Wire;
 use crate::domain::credit::{Lot, LotId};
+use crate::domain::directory::Terms;
 use crate::domain::id::{Holder, IdMap};
-use crate::ledger::shelf::{Mark, Shelf};
+use crate::ledger::rules::lots::{Lots, Mark};
 
 /// Of each holder the latest period's lot that has begun and the lots of other sources.
 macro_rules! of_holders {
@@ -31,32 +33,45 @@ macro_rules! of_holders {
     };
 }
 
-pub type Shelves = IdMap<Holder, Shelf>;
+pub type LotsByHolder = IdMap<Holder, Lots>;
 
-fn shelve(holders: &[Holder], found: &[tokio_postgres::Row]) -> Op<Shelves> {
-    let mut shelves: Shelves = holders.iter().map(|holder| (*holder, Shelf::empty(*holder))).collect();
+/// Where a lot's period begins before the lot does.
+fn counts_from(lot: &Lot) -> Option<i64> {
+    (lot.window.from != lot.begun).then(|| lot.window.from.as_millisecond())
+}
+
+fn by_holder(holders: &[Holder], found: &[tokio_postgres::Row]) -> Op<LotsByHolder> {
+    let mut lots: LotsByHolder = holders.iter().map(|holder| (*holder, Lots::empty(*holder))).collect();
     for row in found {
-        let (lot, calendar) = rows::lot(row)?;
-        if let Some(shelf) = shelves.get_mut(&lot.holder) {
-            shelf.push(lot, calendar);
+        let (lot, (calendar, ended)) = (rows::lot(row)?, rows::made_by(row)?);
+        if let Some(of_holder) = lots.get_mut(&lot.holder) {
+            of_holder.push(lot, calendar, ended);
         }
     }
-    Ok(shelves)
+    Ok(lots)
 }
 
 /// What holders have at `at`, without locking it.
-pub async fn read(wire: &Wire, holders: &[Holder], at: Timestamp) -> Op<Shelves> {
+pub async fn read(wire: &Wire, holders: &[Holder], at: Timestamp) -> Op<LotsByHolder> {
     let (kinds, ids) = rows::columns(holders.iter().copied());
     let found = wire.query(of_holders!(""), &[&kinds, &ids, &at.as_millisecond()]).await?;
-    shelve(holders, &found)
+    by_holder(holders, &found)
+}
+
+/// What a lot that begins now for these terms has to count.
+pub async fn used_under(wire: &Wire, lots: &Lots, terms: &Terms<'_>, now: Timestamp) -> Op<i64> {
+    match lots.counts_from(terms.limit, now) {
+        Some(from) => used_since(wire, terms.holder, from).await,
+        None => Ok(0),
+    }
 }
 
 impl Tx {
-    /// What holders have now, locked.
-    pub async fn lock_shelves(&self, holders: &[Holder]) -> Op<Shelves> {
+    /// What holders have now, locked. Whoever was overtaken by an edit asks again.
+    pub async fn lock_lots_of(&self, holders: &[Holder]) -> Op<LotsByHolder> {
         let (kinds, ids) = rows::columns(holders.iter().copied());
         let found = self.query(of_holders!(" FOR UPDATE OF l"), &[&kinds, &ids, &self.now_ms()]).await?;
-        let mut shelves = shelve(holders, &found)?;
+        let mut lots = by_holder(holders, &found)?;
         let found = self
             .query(
                 "SELECT t.kind, t.holder, t.arrival FROM tempo t \
@@ -66,14 +81,26 @@ impl Tx {
             .await?;
         for row in &found {
             let arrival = Timestamp::from_microsecond(row.try_get(2)?);
-            if let Some(shelf) = shelves.get_mut(&rows::holder(row, 0)?) {
-                shelf.arrival = Some(arrival.map_err(|error| Failure::Row(error.to_string()))?);
+            if let Some(of_holder) = lots.get_mut(&rows::holder(row, 0)?) {
+                of_holder.arrival = Some(arrival.map_err(|error| Failure::Row(error.to_string()))?);
             }
         }
-        Ok(shelves)
+        if lots.values().any(|lots| lots.is_overtaken(self.now)) {
+            return Err(Failure::Overtaken);
+        }
+        Ok(lots)
     }
 
-    pub async fn lock_lots(&self, ids: &[i64]) -> Op<HashMap<LotId, Lot>> {
+    /// Makes the lots that messages of these terms are charged to where they are not; they get their ids when they are
+    /// inserted.
+    pub async fn run(&self, lots: &mut Lots, terms: &Terms<'_>) -> Op<()> {
+        let used = used_under(self, lots, terms, self.now).await?;
+        lots.run(terms, used, self.now);
+        Ok(())
+    }
+
+    /// Lots with whether an edit has ended them.
+    pub async fn lock_lots(&self, ids: &[i64]) -> Op<HashMap<LotId, (Lot, bool)>> {
         let found = self
             .query(
                 concat!(
@@ -84,31 +111,48 @@ impl Tx {
                 &[&ids],
             )
             .await?;
-        found.iter().map(|row| rows::lot(row).map(|(lot, _)| (lot.id, lot))).collect()
+        let locked = |row| {
+            let (lot, (_, ended)) = (rows::lot(row)?, rows::made_by(row)?);
+            Ok((lot.id, (lot, ended)))
+        };
+        found.iter().map(locked).collect()
+    }
+
+    /// For each of these that is a period's lot: the one that runs now for its holder, itself or a later one.
+    pub async fn running_beside(&self, ids: &[i64]) -> Op<HashMap<LotId, LotId>> {
+        let found = self
+            .query(
+                "SELECT l.id, r.id FROM lot l CROSS JOIN LATERAL ( \
+                     SELECT p.id FROM lot p WHERE p.holder = l.holder AND p.kind = l.kind AND p.source = 'period' \
+                         AND NOT p.ended AND p.valid_from <= greatest($2, (SELECT max(at) FROM beat)) \
+                         ORDER BY p.valid_from DESC LIMIT 1) r \
+                 WHERE l.id = ANY ($1) AND l.source = 'period'",
+                &[&ids, &self.now_ms()],
+            )
+            .await?;
+        found.iter().map(|row| Ok((LotId(row.try_get(0)?), LotId(row.try_get(1)?)))).collect()
     }
 
     /// Inserts the lots that are new, giving them their ids. Whoever made the same lot first is found by asking again.
-    pub async fn insert_new(&self, shelves: &mut Shelves) -> Op<()> {
-        let mut new: Vec<_> =
-            shelves.values_mut().flat_map(Shelf::all_mut).filter(|shelved| shelved.mark == Mark::New).collect();
+    pub async fn insert_new(&self, lots: &mut LotsByHolder) -> Op<()> {
+        let mut new: Vec<_> = lots.values_mut().flat_map(Lots::all_mut).filter(|row| row.mark == Mark::New).collect();
         if new.is_empty() {
             return Ok(());
         }
-        new.sort_by_key(|shelved| (shelved.lot.holder, shelved.lot.source.clone(), shelved.lot.window.from));
-        let (kinds, holders) = rows::columns(new.iter().map(|shelved| shelved.lot.holder));
-        let sources: Vec<String> = new.iter().map(|shelved| shelved.lot.source.word()).collect();
-        let periods: Vec<&str> = new.iter().map(|shelved| shelved.lot.window.key.as_str()).collect();
-        let column = |read: fn(&Lot) -> Option<i64>| -> Vec<Option<i64>> {
-            new.iter().map(|shelved| read(&shelved.lot)).collect()
-        };
-        let calendars: Vec<&str> = new.iter().map(|shelved| shelved.calendar.as_str()).collect();
+        new.sort_by_key(|row| (row.lot.holder, row.lot.source.clone(), row.lot.begun));
+        let (kinds, holders) = rows::columns(new.iter().map(|row| row.lot.holder));
+        let sources: Vec<String> = new.iter().map(|row| row.lot.source.word()).collect();
+        let periods: Vec<&str> = new.iter().map(|row| row.lot.window.key.as_str()).collect();
+        let column =
+            |read: fn(&Lot) -> Option<i64>| -> Vec<Option<i64>> { new.iter().map(|row| read(&row.lot)).collect() };
+        let calendars: Vec<&str> = new.iter().map(|row| row.calendar.as_str()).collect();
         let made = self
             .query(
-                "INSERT INTO lot (kind, holder, source, period, calendar, valid_from, valid_to, part, whole, granted, \
-                     overhang, consumed, overage, topped_total, topped_until) \
-                 SELECT * FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bigint[], \
-                     $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], \
-                     $13::bigint[], $14::bigint[], $15::bigint[]) \
+                "INSERT INTO lot (kind, holder, source, period, calendar, valid_from, valid_to, counts_from, granted, \
+                     overhang, consumed, carried, overage, topped_total, topped_until, part, whole) \
+                 SELECT x.*, 1, 1 FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::text[], \
+                     $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], \
+                     $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[]) x \
                  ON CONFLICT DO NOTHING RETURNING id, kind, holder, source, valid_from",
                 &[
                     &kinds,
@@ -116,13 +160,13 @@ impl Tx {
                     &sources,
                     &periods,
                     &calendars,
-                    &column(|lot| Some(lot.window.from.as_millisecond())),
+                    &column(|lot| Some(lot.begun.as_millisecond())),
                     &column(|lot| Some(lot.window.to.as_millisecond())),
-                    &column(|lot| Some(lot.share.part)),
-                    &column(|lot| Some(lot.share.whole)),
+                    &column(counts_from),
                     &column(|lot| lot.granted),
                     &column(|lot| Some(lot.overhang)),
                     &column(|lot| Some(lot.consumed)),
+                    &column(|lot| Some(lot.carried)),
                     &column(|lot| Some(lot.overage)),
                     &column(|lot| lot.topped.map(|topped| topped.total)),
                     &column(|lot| lot.topped.map(|topped| topped.until.as_millisecond())),
@@ -136,47 +180,48 @@ impl Tx {
         for row in &made {
             ids.insert((rows::holder(row, 1)?, row.try_get(3)?, row.try_get(4)?), row.try_get(0)?);
         }
-        for shelved in new {
-            let lot = &mut shelved.lot;
-            let id = ids.get(&(lot.holder, lot.source.word(), lot.window.from.as_millisecond()));
+        for row in new {
+            let lot = &mut row.lot;
+            let id = ids.get(&(lot.holder, lot.source.word(), lot.begun.as_millisecond()));
             lot.id = LotId(*id.ok_or_else(|| Failure::Row("a lot that was made did not come back".to_owned()))?);
-            shelved.mark = Mark::Clean;
+            row.mark = Mark::Clean;
         }
         Ok(())
     }
 
     /// Writes the lots that changed.
-    pub async fn write_changed(&self, shelves: &Shelves) -> Op<()> {
-        let changed: Vec<_> =
-            shelves.values().flat_map(Shelf::all).filter(|shelved| shelved.mark == Mark::Changed).collect();
+    pub async fn write_changed(&self, lots: &LotsByHolder) -> Op<()> {
+        let changed: Vec<_> = lots.values().flat_map(Lots::all).filter(|row| row.mark == Mark::Changed).collect();
         if changed.is_empty() {
             return Ok(());
         }
-        let column = |read: fn(&Lot) -> Option<i64>| -> Vec<Option<i64>> {
-            changed.iter().map(|shelved| read(&shelved.lot)).collect()
-        };
-        let periods: Vec<&str> = changed.iter().map(|shelved| shelved.lot.window.key.as_str()).collect();
-        let calendars: Vec<&str> = changed.iter().map(|shelved| shelved.calendar.as_str()).collect();
+        let column =
+            |read: fn(&Lot) -> Option<i64>| -> Vec<Option<i64>> { changed.iter().map(|row| read(&row.lot)).collect() };
+        let periods: Vec<&str> = changed.iter().map(|row| row.lot.window.key.as_str()).collect();
+        let calendars: Vec<&str> = changed.iter().map(|row| row.calendar.as_str()).collect();
         let written = self
             .execute(
-                "UPDATE lot l SET period = x.period, calendar = x.calendar, valid_to = x.valid_to, part = x.part, \
-                     whole = x.whole, granted = x.granted, overhang = x.overhang, consumed = x.consumed, \
-                     overage = x.overage, topped_total = x.topped_total, topped_until = x.topped_until \
-                 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], \
-                     $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[]) \
-                     x(id, period, calendar, valid_to, part, whole, granted, overhang, consumed, overage, \
-                     topped_total, topped_until) \
+                "UPDATE lot l SET period = x.period, calendar = x.calendar, ended = x.ended, valid_to = x.valid_to, \
+                     counts_from = x.counts_from, granted = x.granted, overhang = x.overhang, consumed = x.consumed, \
+                     carried = x.carried, overage = x.overage, topped_total = x.topped_total, \
+                     topped_until = x.topped_until \
+                 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::boolean[], $5::bigint[], $6::bigint[], \
+                     $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], \
+                     $13::bigint[]) \
+                     x(id, period, calendar, ended, valid_to, counts_from, granted, overhang, consumed, carried, \
+                     overage, topped_total, topped_until) \
                  WHERE l.id = x.id",
                 &[
                     &column(|lot| Some(lot.id.0)),
                     &periods,
                     &calendars,
+                    &changed.iter().map(|row| row.ended).collect::<Vec<bool>>(),
                     &column(|lot| Some(lot.window.to.as_millisecond())),
-                    &column(|lot| Some(lot.share.part)),
-                    &column(|lot| Some(lot.share.whole)),
+                    &column(counts_from),
                     &column(|lot| lot.granted),
                     &column(|lot| Some(lot.overhang)),
                     &column(|lot| Some(lot.consumed)),
+                    &column(|lot| Some(lot.carried)),
                     &column(|lot| Some(lot.overage)),
                     &column(|lot| lot.topped.map(|topped| topped.total)),
                     &column(|lot| lot.topped.map(|topped| topped.until.as_millisecond())),
@@ -195,10 +240,17 @@ impl Tx {
         }
         let written = self
             .execute(
-                "UPDATE lot l SET consumed = x.consumed, overage = x.overage, overhang = x.overhang \
-                 FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) \
-                     x(id, consumed, overage, overhang) WHERE l.id = x.id",
-                &[&ids, &column(|lot| lot.consumed), &column(|lot| lot.overage), &column(|lot| lot.overhang)],
+                "UPDATE lot l SET consumed = x.consumed, overage = x.overage, overhang = x.overhang, \
+                     carried = x.carried \
+                 FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) \
+                     x(id, consumed, overage, overhang, carried) WHERE l.id = x.id",
+                &[
+                    &ids,
+                    &column(|lot| lot.consumed),
+                    &column(|lot| lot.overage),
+                    &column(|lot| lot.overhang),
+                    &column(|lot| lot.carried),
+                ],
             )
             .await?;
         if written == ids.len() as u64 { Ok(()) } else { Err(Failure::Row("a lot is gone".to_owned())) }

@@ -4,19 +4,20 @@
 //! room, the keys' expiry) in the transaction that charges, and whatever does not hold sends the batch back to be
 //! decided on locked rows. Memory that is wrong costs a round trip, never a credit.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::failure::Op;
-use super::lots::Shelves;
+use super::lots::LotsByHolder;
 use super::rows;
 use super::tx::Tx;
 use super::wire::Wire;
-use crate::domain::credit::{Books, Charge, Demand, LotId, PERIOD_PARTS, Part, Reservation, Verdict, decide};
-use crate::domain::directory::{Directory, Entry, Sender};
-use crate::domain::id::{Holder, IdMap, KeyId};
+use crate::domain::credit::{Books, Charge, LotId, PERIOD_PARTS, Part, Reservation};
+use crate::domain::directory::{Directory, Entry, Sender, Terms};
+use crate::domain::id::{Holder, IdMap, IdSet, KeyId};
+use crate::ledger::rules::reserve::{Charged, Step, decide, screen};
 use crate::ledger::store::REMEMBERED_FOR;
 
 /// Holders whose lots are remembered: some 100 MB. Beyond, everything is forgotten and learnt again.
@@ -29,7 +30,7 @@ pub struct Memory {
     config_epoch: i64,
     /// When that was.
     renewed_at: Timestamp,
-    shelves: Shelves,
+    lots: LotsByHolder,
     now: Timestamp,
 }
 
@@ -40,7 +41,7 @@ impl Default for Memory {
             entries: IdMap::default(),
             config_epoch: 0,
             renewed_at: Timestamp::UNIX_EPOCH,
-            shelves: Shelves::default(),
+            lots: LotsByHolder::default(),
             now: Timestamp::UNIX_EPOCH,
         }
     }
@@ -50,6 +51,8 @@ impl Default for Memory {
 #[derive(Default)]
 pub struct Plan {
     pub config_epoch: i64,
+    /// The ledger's time when it was last heard: now or before.
+    pub now: Timestamp,
     /// When the first of the keys expires, or memory is too old.
     pub until: i64,
     pub lots: Vec<i64>,
@@ -106,28 +109,22 @@ impl Memory {
     /// The batch as one call, if all of it fits as far as is known.
     pub fn plan(&self, batch: &[Reservation]) -> Option<Plan> {
         let until = self.renewed_at.saturating_add(REMEMBERED_FOR).unwrap_or(Timestamp::MAX).as_millisecond();
-        let mut plan = Plan { config_epoch: self.config_epoch, until, ..Plan::default() };
-        let mut seen = HashSet::with_capacity(batch.len());
-        let mut demands = Vec::with_capacity(batch.len());
-        for reservation in batch {
-            if !seen.insert(reservation.message) {
-                return None;
-            }
-            let sender = self.directory.sender(reservation.key)?;
-            sender.standing(self.now).ok()?;
+        let mut plan = Plan { config_epoch: self.config_epoch, now: self.now, until, ..Plan::default() };
+        let steps = screen(batch, &IdSet::default(), |key| self.directory.sender(key), self.now);
+        for step in &steps {
+            let Step::Open(sender) = step else { return None };
             if let Some(expires_at) = sender.key.expires_at {
                 plan.until = plan.until.min(expires_at.as_millisecond());
             }
-            let chain = sender.chain();
-            for holder in chain.holders() {
-                self.add(&mut plan.books, holder)?;
+            for terms in sender.terms() {
+                self.add(&mut plan.books, &terms)?;
             }
-            demands.push(demand(&sender, reservation));
         }
+        // The server says whether one of them was reserved before or is a copy.
+        let decisions = decide(batch, &steps, &mut HashMap::new(), &mut plan.books, self.now);
         let mut deltas: BTreeMap<(i16, i64), i64> = BTreeMap::new();
-        let decided = decide(&mut plan.books, &demands, self.now);
-        for ((reservation, demand), (verdict, parts)) in batch.iter().zip(&demands).zip(&decided) {
-            let (Verdict::Reserved, Demand::Charge(charge)) = (verdict, demand) else { return None };
+        for (reservation, decision) in batch.iter().zip(&decisions) {
+            let Charged { charge, parts } = decision.charged.as_ref()?;
             plan.columns.push(reservation, charge, parts);
             for Part(id, amount) in parts {
                 let kind = rows::kind_number(plan.books.lots[id].holder.kind());
@@ -145,19 +142,18 @@ impl Memory {
     }
 
     /// Puts what is remembered of a holder into the books.
-    fn add(&self, books: &mut Books, holder: Holder) -> Option<()> {
-        if books.holdings.contains_key(&holder) {
+    fn add(&self, books: &mut Books, terms: &Terms<'_>) -> Option<()> {
+        if books.holdings.contains_key(&terms.holder) {
             return Some(());
         }
-        let shelf = self.shelves.get(&holder)?;
-        let terms = self.entries.get(&holder)?.terms();
-        let opened = shelf.open(&terms, self.now)?;
+        let of_holder = self.lots.get(&terms.holder)?;
+        let opened = of_holder.open(terms, self.now)?;
         // A rate is judged by what others sent a moment ago, and a top-up that is due is to be written first.
         if terms.rate.is_some() || opened.topped_up.is_some() {
             return None;
         }
-        books.lots.extend(opened.lots.into_iter().chain(shelf.running(self.now).cloned()).map(|lot| (lot.id, lot)));
-        books.holdings.insert(holder, opened.holding);
+        books.lots.extend(opened.lots.into_iter().chain(of_holder.running(self.now).cloned()).map(|lot| (lot.id, lot)));
+        books.holdings.insert(terms.holder, opened.holding);
         Some(())
     }
 
@@ -165,27 +161,23 @@ impl Memory {
     pub fn charged(&mut self, plan: Plan, now: Timestamp) {
         self.now = now;
         for holder in plan.books.holdings.keys() {
-            if let Some(shelf) = self.shelves.get_mut(holder) {
-                shelf.take_back(&plan.books.lots);
-                shelf.is_written();
+            if let Some(of_holder) = self.lots.get_mut(holder) {
+                of_holder.take_back(&plan.books.lots);
+                of_holder.is_written();
             }
         }
     }
 
     /// What was just read and written under locks.
-    pub fn learn(&mut self, shelves: Shelves, now: Timestamp) {
+    pub fn learn(&mut self, lots: LotsByHolder, now: Timestamp) {
         self.now = now;
-        if self.shelves.len() + shelves.len() > HOLDERS_MAX {
-            self.shelves.clear();
+        if self.lots.len() + lots.len() > HOLDERS_MAX {
+            self.lots.clear();
         }
-        for (holder, mut shelf) in shelves {
-            shelf.is_written();
-            self.shelves.insert(holder, shelf);
+        for (holder, mut of_holder) in lots {
+            of_holder.is_written();
+            self.lots.insert(holder, of_holder);
         }
-    }
-
-    pub fn entry(&self, holder: Holder) -> Option<&Entry> {
-        self.entries.get(&holder)
     }
 
     pub fn sender(&self, key: KeyId) -> Option<Sender> {
@@ -202,7 +194,7 @@ impl Memory {
             let changed: Vec<Holder> = changed.iter().map(|row| rows::holder(row, 0)).collect::<Op<_>>()?;
             let known: Vec<Holder> = changed.into_iter().filter(|holder| self.entries.contains_key(holder)).collect();
             for holder in &known {
-                self.shelves.remove(holder);
+                self.lots.remove(holder);
             }
             self.load(tx, &known).await?;
         }
@@ -216,11 +208,7 @@ impl Memory {
         while !next.is_empty() {
             let unknown: HashSet<Holder> = next.iter().copied().filter(|h| !self.entries.contains_key(h)).collect();
             self.load(wire, &unknown.into_iter().collect::<Vec<_>>()).await?;
-            let above = next.iter().filter_map(|holder| match self.entries.get(holder)? {
-                Entry::Key(key) => Some(Holder::Account(key.account)),
-                Entry::Account(account) => Some(Holder::Policy(account.policy)),
-                Entry::Policy(_) => None,
-            });
+            let above = next.iter().filter_map(|holder| self.entries.get(holder)?.parent());
             next = above.collect::<HashSet<_>>().into_iter().collect();
         }
         Ok(())
@@ -236,10 +224,4 @@ impl Memory {
         }
         Ok(())
     }
-}
-
-/// What a sender in good standing asks for.
-pub fn demand(sender: &Sender, reservation: &Reservation) -> Demand {
-    let (chain, unit_price) = (sender.chain(), sender.policy.unit_price());
-    Demand::Charge(Charge { credits: i64::from(reservation.credits), chain, unit_price })
 }

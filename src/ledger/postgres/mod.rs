@@ -13,11 +13,14 @@ mod address;
 mod failure;
 mod fingerprint;
 mod fitness;
+mod floors;
+mod history;
 mod incarnation;
 mod lots;
 mod memory;
 mod read;
 mod records;
+mod refusals;
 mod removed_keys;
 mod report;
 mod reserve;
@@ -341,6 +344,7 @@ impl Store for PostgresStore {
 
     async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
         let mut total = 0;
+        self.call("forgetting old usage", || retire::forget_used(&self.wires, &self.clock, session)).await?;
         while let Some(day) = self.call("looking for old days", || retire::oldest(&self.wires, before)).await? {
             // The books of a day are closed before they are sealed: what is open by now stays unknown.
             self.rollup(session).await?;
@@ -371,7 +375,7 @@ impl Store for PostgresStore {
     }
 
     async fn raise(&self, session: &Session, actor: &str, floors: &[Floor]) -> Result<u64> {
-        let raise = || incarnation::raise(&self.wires, &self.clock, session, actor, floors);
+        let raise = || floors::raise(&self.wires, &self.clock, session, actor, floors);
         self.call("raising what is used", raise).await
     }
 

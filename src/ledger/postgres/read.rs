@@ -14,7 +14,7 @@ use crate::domain::credential::Username;
 use crate::domain::credit::{LotId, Source};
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId};
-use crate::ledger::sources::balance;
+use crate::ledger::rules::balance::balance;
 use crate::ledger::store::{Balance, Changes, Discrepancy, Event, Usage};
 
 /// Rows of the audit trail in one answer.
@@ -80,11 +80,7 @@ pub async fn find_sender(wire: &Wire, username: &Username) -> Op<Option<Sender>>
     let mut next = Some(Holder::Key(id));
     while let Some(holder) = next {
         let Some(entry) = rows::entry(wire, holder).await? else { return Ok(None) };
-        next = match &entry {
-            Entry::Key(key) => Some(Holder::Account(key.account)),
-            Entry::Account(account) => Some(Holder::Policy(account.policy)),
-            Entry::Policy(_) => None,
-        };
+        next = entry.parent();
         directory.apply(entry);
     }
     Ok(directory.sender(id))
@@ -94,22 +90,24 @@ pub async fn balances(wire: &Wire, holders: &[Holder], now: Timestamp) -> Op<Vec
     incarnation::refuse_held(incarnation::tag(wire).await?.state)?;
     let entries = entries(wire, holders).await?;
     let known: Vec<Holder> = holders.iter().copied().filter(|holder| entries.contains_key(holder)).collect();
-    let mut shelves = lots::read(wire, &known, now).await?;
-    for (holder, shelf) in &mut shelves {
+    let mut lots_of = lots::read(wire, &known, now).await?;
+    for (holder, of_holder) in &mut lots_of {
         // Where nobody has sent in this period yet: what the first message would find.
-        shelf.run(entries[holder].limit(), now);
+        let terms = entries[holder].terms();
+        let used = lots::used_under(wire, of_holder, &terms, now).await?;
+        of_holder.run(&terms, used, now);
     }
-    let running: Vec<i64> = shelves.values().filter_map(|shelf| Some(shelf.running(now)?.id.0)).collect();
+    let running: Vec<i64> = lots_of.values().filter_map(|of_holder| Some(of_holder.running(now)?.id.0)).collect();
     let usage = usage_of(wire, &running).await?;
     let prices = prices(wire, &entries).await?;
     let mut balances = Vec::with_capacity(known.len());
     for holder in known {
-        let (terms, shelf) = (entries[&holder].terms(), &shelves[&holder]);
-        let Some(lot) = shelf.running(now).cloned() else { continue };
+        let (terms, of_holder) = (entries[&holder].terms(), &lots_of[&holder]);
+        let Some(lot) = of_holder.running(now).cloned() else { continue };
         let counted = usage.get(&lot.id).copied().unwrap_or_default();
-        let usage = Usage { accepted: lot.used(), ..counted };
+        let usage = Usage { accepted: lot.charged(), ..counted };
         let price = prices.get(&holder).copied().unwrap_or(0);
-        balances.push(balance(&terms, lot, usage, shelf.others(), price, now));
+        balances.push(balance(&terms, lot, usage, of_holder.others(), price, now));
     }
     Ok(balances)
 }
@@ -223,44 +221,34 @@ pub async fn events(wire: &Wire, after: i64, limit: usize) -> Op<Vec<Event>> {
     found.iter().map(event).collect()
 }
 
-/// Every balance, from reservations and the settlements that hold, beside what the lot says. What was sealed is a part
-/// of it since schema 2.
-macro_rules! recomputed {
-    ($sealed:literal) => {
-        concat!(
-            "WITH final AS ( \
-                 SELECT DISTINCT ON (day, message) day, message, outcome FROM settlement \
-                 ORDER BY day, message, correction DESC), \
-             kept AS ( \
-                 SELECT v.* FROM reservation v LEFT JOIN final f ON f.day = v.day AND f.message = v.message \
-                 WHERE f.outcome IS NULL OR f.outcome NOT IN (2, 3)), \
-             charged AS ( \
-                 SELECT x.lot, sum(x.amount)::bigint AS amount FROM ( \
-                     SELECT y.lot, k.credits AS amount FROM kept k \
-                         CROSS JOIN LATERAL (VALUES (k.key_lot), (k.account_lot), (k.policy_lot)) y(lot) \
-                     UNION ALL \
-                     SELECT k.more[i], k.more[i + 1] FROM kept k \
-                         CROSS JOIN LATERAL generate_series(1, cardinality(k.more), 2) i \
-                     UNION ALL SELECT a.lot, a.credits FROM adjustment a \
-                     ",
-            $sealed,
-            " ) x GROUP BY x.lot) \
-             SELECT coalesce(l.kind, 3::smallint), coalesce(l.holder, '00000000-0000-0000-0000-000000000000'::uuid), \
-                 coalesce(l.id, c.lot), coalesce(l.consumed + l.overage, 0), coalesce(c.amount, 0), \
-                 coalesce(l.source, 'period') \
-             FROM lot l FULL JOIN charged c ON c.lot = l.id \
-             WHERE coalesce(l.consumed + l.overage, 0) <> coalesce(c.amount, 0)"
-        )
-    };
-}
+/// Every balance, from reservations and the settlements that hold, with what was adjusted and sealed, beside what the lot
+/// says without what it carries.
+const RECOMPUTED: &str = "
+    WITH final AS (
+        SELECT DISTINCT ON (day, message) day, message, outcome FROM settlement ORDER BY day, message, correction DESC
+    ), kept AS (
+        SELECT v.* FROM reservation v LEFT JOIN final f ON f.day = v.day AND f.message = v.message
+        WHERE f.outcome IS NULL OR f.outcome NOT IN (2, 3)
+    ), charged AS (
+        SELECT x.lot, sum(x.amount)::bigint AS amount FROM (
+            SELECT y.lot, k.credits AS amount FROM kept k
+                CROSS JOIN LATERAL (VALUES (k.key_lot), (k.account_lot), (k.policy_lot)) y(lot)
+            UNION ALL
+            SELECT k.more[i], k.more[i + 1] FROM kept k
+                CROSS JOIN LATERAL generate_series(1, cardinality(k.more), 2) i
+            UNION ALL SELECT a.lot, a.credits FROM adjustment a
+            UNION ALL SELECT s.lot, s.amount FROM seal s
+        ) x GROUP BY x.lot
+    )
+    SELECT coalesce(l.kind, 3::smallint), coalesce(l.holder, '00000000-0000-0000-0000-000000000000'::uuid),
+        coalesce(l.id, c.lot), coalesce(l.consumed + l.overage - l.carried, 0), coalesce(c.amount, 0),
+        coalesce(l.source, 'period')
+    FROM lot l FULL JOIN charged c ON c.lot = l.id
+    WHERE coalesce(l.consumed + l.overage - l.carried, 0) <> coalesce(c.amount, 0)";
 
 pub async fn check(wire: &Wire) -> Op<Vec<Discrepancy>> {
     wire.batch("SET LOCAL statement_timeout = 0").await?;
-    let found = if super::retire::is_known(wire).await? {
-        wire.query(recomputed!("UNION ALL SELECT s.lot, s.amount FROM seal s"), &[]).await?
-    } else {
-        wire.query(recomputed!(""), &[]).await?
-    };
+    let found = wire.query(RECOMPUTED, &[]).await?;
     let discrepancy = |row: &tokio_postgres::Row| {
         let holder = rows::holder(row, 0)?;
         let source: String = row.try_get(5)?;

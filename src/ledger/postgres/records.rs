@@ -7,8 +7,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
+use super::floors;
 use super::incarnation::refuse_held;
-use super::lots::Shelves;
+use super::lots::{LotsByHolder, used_under};
 use super::rows;
 use super::settle::settle_in;
 use super::tx::{Clock, Lane, Tx, clock_ms};
@@ -17,7 +18,7 @@ use crate::domain::credit::Outcome;
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, Kind, MessageId};
 use crate::ledger::digest;
-use crate::ledger::shelf::{Shelf, drops_lots_ahead};
+use crate::ledger::rules::lots::{Lots, drops_lots_ahead, holding};
 use crate::ledger::store::{Role, Session, Settlement};
 use crate::ledger::trail::{LEDGER, SESSION_GIVEN_UP, of_change};
 
@@ -149,7 +150,7 @@ async fn put_in(tx: &mut Tx, actor: &str, entries: &[Entry]) -> Op<()> {
     let mut holders: Vec<Holder> = edits.iter().map(|(_, entry)| entry.holder()).collect();
     holders.sort_unstable();
     holders.dedup();
-    let mut shelves = lock_for_edit(tx, &edits, &holders).await?;
+    let mut lots = lock_for_edit(tx, &edits, &holders).await?;
     for (before, entry) in &edits {
         let holder = entry.holder();
         let notes = of_change(before.as_ref(), entry);
@@ -159,14 +160,19 @@ async fn put_in(tx: &mut Tx, actor: &str, entries: &[Entry]) -> Op<()> {
         }
         tx.record_notes(actor, holder, notes);
         tx.mark_moved(holder);
-        if let Some(shelf) = shelves.get_mut(&holder) {
-            let notes = shelf.edit(before.as_ref(), entry, tx.now);
+        if let Some(of_holder) = lots.get_mut(&holder) {
+            let used = used_under(tx, of_holder, &holding(before.as_ref(), entry).terms(), tx.now).await?;
+            let notes = of_holder.edit(before.as_ref(), entry, used, tx.now);
             tx.record_notes(actor, holder, notes);
         }
     }
     // Ended lots first: where one is cut, the next begins at the same instant.
-    tx.write_changed(&shelves).await?;
-    tx.insert_new(&mut shelves).await?;
+    tx.write_changed(&lots).await?;
+    tx.insert_new(&mut lots).await?;
+    let new: Vec<&Entry> = edits.iter().filter(|(before, _)| before.is_none()).map(|(_, entry)| *entry).collect();
+    if !new.is_empty() {
+        floors::raise_remembered(tx, actor, &new).await?;
+    }
     let written: Vec<&Entry> = holders.iter().filter_map(|holder| current.get(holder)).collect();
     store_entries(tx, &written).await
 }
@@ -190,16 +196,29 @@ async fn lock_entries(tx: &Tx, entries: &[Entry]) -> Op<HashMap<Holder, Entry>> 
 }
 
 /// What the holders have now, locked. What was made ahead for those whose rules change is taken away: it is made again.
-async fn lock_for_edit(tx: &Tx, edits: &[(Option<Entry>, &Entry)], holders: &[Holder]) -> Op<Shelves> {
+async fn lock_for_edit(tx: &Tx, edits: &[(Option<Entry>, &Entry)], holders: &[Holder]) -> Op<LotsByHolder> {
     let changed = edits.iter().filter(|(before, entry)| drops_lots_ahead(before.as_ref(), entry));
     let (kinds, ids) = rows::columns(changed.map(|(_, entry)| entry.holder()));
     tx.execute(
         "DELETE FROM lot l USING unnest($1::smallint[], $2::uuid[]) h(kind, id) \
-         WHERE l.holder = h.id AND l.kind = h.kind AND l.source = 'period' AND l.valid_from > $3",
+         WHERE l.holder = h.id AND l.kind = h.kind AND l.source = 'period' AND l.valid_from > $3 \
+             AND l.consumed + l.overage = 0",
         &[&kinds, &ids, &tx.now_ms()],
     )
     .await?;
-    tx.lock_shelves(holders).await
+    // What is left has begun for others while we waited for them.
+    let begun: bool = tx
+        .query_one(
+            "SELECT EXISTS (SELECT FROM lot l JOIN unnest($1::smallint[], $2::uuid[]) h(kind, id) \
+                 ON l.holder = h.id AND l.kind = h.kind WHERE l.source = 'period' AND l.valid_from > $3)",
+            &[&kinds, &ids, &tx.now_ms()],
+        )
+        .await?
+        .try_get(0)?;
+    if begun {
+        return Err(Failure::Overtaken);
+    }
+    tx.lock_lots_of(holders).await
 }
 
 /// The epoch is taken as the last lock, so whoever reads an epoch has every entry up to it.
@@ -253,13 +272,13 @@ async fn prepare_in(tx: &mut Tx, until: Timestamp, limit: usize) -> Op<u64> {
     }
     let lacking: Vec<Entry> = lacking.iter().map(|row| rows::parse_entry(row.try_get(0)?)).collect::<Op<_>>()?;
     let holders: Vec<Holder> = lacking.iter().map(Entry::holder).collect();
-    let mut shelves = super::lots::read(tx, &holders, until).await?;
+    let mut lots = super::lots::read(tx, &holders, until).await?;
     let mut made = 0;
     for entry in &lacking {
-        let shelf = shelves.entry(entry.holder()).or_insert_with(|| Shelf::empty(entry.holder()));
-        made += shelf.prepare(entry.limit(), tx.now, until);
+        let of_holder = lots.entry(entry.holder()).or_insert_with(|| Lots::empty(entry.holder()));
+        made += of_holder.prepare(entry.limit(), tx.now, until);
         tx.mark_moved(entry.holder());
     }
-    tx.insert_new(&mut shelves).await?;
+    tx.insert_new(&mut lots).await?;
     Ok(made)
 }

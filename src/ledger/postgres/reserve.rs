@@ -1,20 +1,20 @@
 //! Charging a batch: in one call where memory says that it fits, else decided on locked rows.
 
-use std::collections::{HashMap, HashSet};
-
 use super::failure::{Failure, Op};
-use super::fingerprint::{self, Recognised};
+use super::fingerprint;
 use super::incarnation::refuse_unless_open;
-use super::lots::Shelves;
-use super::memory::{Columns, Memory, Plan, demand};
-use super::rows;
+use super::lots::LotsByHolder;
+use super::memory::{Columns, Memory, Plan};
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::wire::{Lease, Wires};
-use crate::domain::credit::{Blocked, Books, Demand, Part, Reservation, Verdict, decide};
-use crate::domain::directory::Entry;
-use crate::domain::id::Holder;
-use crate::ledger::shelf::Shelf;
-use crate::ledger::sources::Planned;
+use super::{refusals, rows};
+use crate::domain::credit::{Books, Chain, Reservation, Verdict};
+use crate::domain::directory::{Sender, Terms};
+use crate::domain::id::{AccountId, Holder, IdMap, IdSet, KeyId, MessageId, PolicyId};
+use crate::ledger::rules::lots::Lots;
+use crate::ledger::rules::pending::{self, Open};
+use crate::ledger::rules::reserve::{Charged, Decision, Step, decide, fingerprints, screen, senders};
+use crate::ledger::rules::sources::Planned;
 use crate::ledger::store::Session;
 use crate::ledger::trail::LEDGER;
 
@@ -29,17 +29,13 @@ pub async fn charge_as_planned(
     let wire = Lease::take(wires).await?;
     let columns = &plan.columns;
     let digests: Vec<&[u8]> = batch.iter().filter_map(|asked| Some(asked.fingerprint.as_ref()?.0.as_slice())).collect();
-    // Nothing is charged where one of them came before. A branch that is not taken is not run, and a fingerprint is
-    // committed before its client is told to come again, so the branch may look outside of the function.
-    let sql = if fingerprint::is_known(&wire) {
-        "SELECT CASE WHEN EXISTS (SELECT FROM fingerprint WHERE digest = ANY ($1)) THEN NULL ELSE \
+    // Nothing is charged where one of them came before, or where much was refused lately. A branch that is not taken is not
+    // run, and a fingerprint is committed before its client is told to come again, so the branch may look outside of the
+    // function.
+    let sql = "SELECT CASE WHEN EXISTS (SELECT FROM fingerprint WHERE digest = ANY ($1)) \
+                 OR EXISTS (SELECT FROM refusal WHERE arrival > $24 AND account = ANY ($14)) THEN NULL ELSE \
              (SELECT now_ms FROM reserve($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-             $19, $20, $21, $22, $23)) END"
-    } else {
-        "SELECT CASE WHEN $1::bytea[] IS NULL THEN NULL ELSE \
-             (SELECT now_ms FROM reserve($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-             $19, $20, $21, $22, $23)) END"
-    };
+             $19, $20, $21, $22, $23)) END";
     let charged = wire
         .query_one(
             sql,
@@ -67,6 +63,7 @@ pub async fn charge_as_planned(
                 &columns.more,
                 &columns.firsts,
                 &columns.lasts,
+                &refusals::open_until(plan.now),
             ],
         )
         .await;
@@ -85,8 +82,8 @@ pub async fn decide_locked(
     let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Reserve).await?;
     let result = decide_in(&mut tx, session, memory, batch).await;
     let now = tx.now;
-    let (verdicts, shelves) = tx.end(result).await?;
-    memory.learn(shelves, now);
+    let (verdicts, lots) = tx.end(result).await?;
+    memory.learn(lots, now);
     Ok(verdicts)
 }
 
@@ -95,91 +92,104 @@ async fn decide_in(
     session: &Session,
     memory: &mut Memory,
     batch: &[Reservation],
-) -> Op<(Vec<Verdict>, Shelves)> {
+) -> Op<(Vec<Verdict>, LotsByHolder)> {
     refuse_unless_open(tx.state)?;
     memory.renew(tx).await?;
     memory.load_senders(tx, batch.iter().map(|reservation| reservation.key)).await?;
     let reserved = reserved(tx, batch).await?;
-    let is_open = |asked: &&Reservation| {
-        let known = memory.sender(asked.key).is_some_and(|sender| sender.standing(tx.now).is_ok());
-        known && !reserved.contains(&asked.message.0)
-    };
-    let again = Recognised::look(tx, batch.iter().filter(is_open)).await?;
-    let mut first = HashMap::with_capacity(batch.len());
-    let demands: Vec<Demand> = batch
-        .iter()
-        .enumerate()
-        .map(|(index, reservation)| {
-            let repeated = *first.entry(reservation.message).or_insert(index) != index;
-            if repeated || reserved.contains(&reservation.message.0) {
-                return Demand::Known;
-            }
-            // The directory forgets a key long after it was removed; one that it does not know is not good.
-            let Some(sender) = memory.sender(reservation.key) else { return Demand::Blocked(Blocked::KeyRevoked) };
-            match sender.standing(tx.now) {
-                Ok(()) => match again.verdict(reservation.message) {
-                    Some(verdict) => Demand::Again(verdict.clone()),
-                    None => demand(&sender, reservation),
-                },
-                Err(blocked) => Demand::Blocked(blocked),
-            }
-        })
-        .collect();
-    let (mut shelves, mut books) = open(tx, memory, &demands).await?;
+    let steps = screen(batch, &reserved, |key| memory.sender(key), tx.now);
+    let mut traces = fingerprint::traces(tx, fingerprints(batch, &steps)).await?;
+    let (mut lots, mut books) = open(tx, &steps).await?;
     let before = books.lots.clone();
-    let decided = decide(&mut books, &demands, tx.now);
-    let moved = books.lots.values().filter(|lot| before.get(&lot.id) != Some(lot));
-    write(tx, session, batch, &demands, &decided).await?;
-    again.write(tx, session, batch.iter().map(|reservation| reservation.message)).await?;
-    tx.write_balances(moved).await?;
-    write_tempos(tx, &books).await?;
-    for shelf in shelves.values_mut() {
-        shelf.take_back(&books.lots);
+    books.refused = refusals::read(tx).await?;
+    let mut decisions = decide(batch, &steps, &mut traces, &mut books, tx.now);
+    write(tx, session, batch, &decisions).await?;
+    let lacking = pending::lacking(&steps, &decisions);
+    if !lacking.is_empty() {
+        let open = open_messages(tx, &lacking).await?;
+        pending::judge(batch, &steps, &mut decisions, &books, &open);
     }
-    // A message that is asked for twice in one batch is answered the same twice.
-    let verdicts = batch.iter().map(|reservation| decided[first[&reservation.message]].0.clone()).collect();
-    Ok((verdicts, shelves))
+    for (asked, decision) in batch.iter().zip(&decisions) {
+        if let Some(mark) = decision.mark {
+            fingerprint::mark(tx, session, mark, asked.message).await?;
+        }
+    }
+    tx.write_balances(books.lots.values().filter(|lot| before.get(&lot.id) != Some(lot))).await?;
+    write_tempos(tx, &books).await?;
+    for of_holder in lots.values_mut() {
+        of_holder.take_back(&books.lots);
+    }
+    Ok((decisions.into_iter().map(|decision| decision.verdict).collect(), lots))
 }
 
 /// Locks what the messages are charged to, and makes what is missing of it, before any denial.
-async fn open(tx: &mut Tx, memory: &Memory, demands: &[Demand]) -> Op<(Shelves, Books)> {
-    let holders: HashSet<Holder> = demands
-        .iter()
-        .filter_map(|demand| match demand {
-            Demand::Charge(charge) => Some(charge.chain.holders()),
-            Demand::Known | Demand::Blocked(_) | Demand::Again(_) => None,
-        })
-        .flatten()
-        .collect();
+async fn open(tx: &mut Tx, steps: &[Step]) -> Op<(LotsByHolder, Books)> {
+    let terms: IdMap<Holder, Terms<'_>> =
+        senders(steps).flat_map(Sender::terms).map(|terms| (terms.holder, terms)).collect();
     let mut books = Books::default();
-    if holders.is_empty() {
-        return Ok((Shelves::default(), books));
+    if terms.is_empty() {
+        return Ok((LotsByHolder::default(), books));
     }
-    let mut shelves = tx.lock_shelves(&holders.into_iter().collect::<Vec<_>>()).await?;
-    for (holder, shelf) in &mut shelves {
-        if let Some(entry) = memory.entry(*holder) {
-            shelf.run(entry.limit(), tx.now);
-        }
+    let mut lots = tx.lock_lots_of(&terms.keys().copied().collect::<Vec<_>>()).await?;
+    for (holder, of_holder) in &mut lots {
+        tx.run(of_holder, &terms[holder]).await?;
     }
-    tx.insert_new(&mut shelves).await?;
-    for (holder, shelf) in &mut shelves {
-        let terms = memory.entry(*holder).map(Entry::terms);
-        let Some(opened) = terms.and_then(|terms| shelf.open(&terms, tx.now)) else { continue };
+    tx.insert_new(&mut lots).await?;
+    for (holder, of_holder) in &mut lots {
+        let Some(opened) = of_holder.open(&terms[holder], tx.now) else { continue };
         if let Some(Planned { lot, notes }) = opened.topped_up {
-            shelf.put(lot);
+            of_holder.put(lot);
             tx.record_notes(LEDGER, *holder, notes);
             tx.mark_moved(*holder);
         }
-        books.lots.extend(opened.lots.into_iter().chain(shelf.running(tx.now).cloned()).map(|lot| (lot.id, lot)));
+        books.lots.extend(opened.lots.into_iter().chain(of_holder.running(tx.now).cloned()).map(|lot| (lot.id, lot)));
         books.holdings.insert(*holder, opened.holding);
     }
-    tx.write_changed(&shelves).await?;
-    shelves.values_mut().for_each(Shelf::is_written);
-    Ok((shelves, books))
+    tx.write_changed(&lots).await?;
+    lots.values_mut().for_each(Lots::is_written);
+    Ok((lots, books))
+}
+
+/// The messages of holders that may still be given back: without an outcome, or with an unknown one while their own
+/// transaction is under way. Whoever gives back waits for the lots that are locked here.
+async fn open_messages(tx: &Tx, holders: &IdSet<Holder>) -> Op<Vec<Open>> {
+    let holders: Vec<uuid::Uuid> = holders.iter().map(|holder| holder.uuid()).collect();
+    let found = tx
+        .query(
+            "WITH carried AS ( \
+                 SELECT f.day, f.message FROM fingerprint f \
+                 JOIN session s ON s.id = f.session AND s.epoch = f.epoch AND s.closed_at IS NULL \
+                 WHERE f.carrier = f.message \
+             ), candidates AS ( \
+                 SELECT u.day, u.message FROM unsettled u \
+                 UNION SELECT v.day, v.message FROM rolled c, reservation v \
+                     WHERE v.xid >= c.low AND (v.xid >= c.high OR v.xid = ANY (c.running)) \
+                         AND (v.key = ANY ($1) OR v.account = ANY ($1) OR v.policy = ANY ($1)) \
+                 UNION SELECT day, message FROM carried \
+             ) \
+             SELECT v.key, v.account, v.policy, v.at, v.credits, v.key_lot, v.account_lot, v.policy_lot, v.more \
+             FROM candidates x JOIN reservation v ON v.day = x.day AND v.message = x.message \
+             LEFT JOIN LATERAL (SELECT outcome, correction FROM settlement s \
+                 WHERE s.day = v.day AND s.message = v.message ORDER BY correction DESC LIMIT 1) o ON true \
+             WHERE (v.key = ANY ($1) OR v.account = ANY ($1) OR v.policy = ANY ($1)) \
+                 AND (o.outcome IS NULL OR o.outcome = 4 AND NOT o.correction \
+                 AND EXISTS (SELECT FROM carried c WHERE c.message = v.message))",
+            &[&holders],
+        )
+        .await?;
+    let open = |row: &tokio_postgres::Row| {
+        let chain = Chain {
+            key: KeyId(row.try_get(0)?),
+            account: AccountId(row.try_get(1)?),
+            policy: PolicyId(row.try_get(2)?),
+        };
+        Ok(Open { chain, parts: rows::parts(row, 4)?, at: rows::instant(row.try_get(3)?)? })
+    };
+    found.iter().map(open).collect()
 }
 
 /// Which of the messages have a reservation.
-async fn reserved(tx: &Tx, batch: &[Reservation]) -> Op<HashSet<uuid::Uuid>> {
+async fn reserved(tx: &Tx, batch: &[Reservation]) -> Op<IdSet<MessageId>> {
     let days: Vec<i32> = batch.iter().map(|reservation| rows::day(reservation.message)).collect();
     let messages: Vec<uuid::Uuid> = batch.iter().map(|reservation| reservation.message.0).collect();
     let found = tx
@@ -189,19 +199,13 @@ async fn reserved(tx: &Tx, batch: &[Reservation]) -> Op<HashSet<uuid::Uuid>> {
             &[&days, &messages],
         )
         .await?;
-    found.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    found.iter().map(|row| Ok(MessageId(row.try_get(0)?))).collect()
 }
 
-async fn write(
-    tx: &Tx,
-    session: &Session,
-    batch: &[Reservation],
-    demands: &[Demand],
-    decided: &[(Verdict, Vec<Part>)],
-) -> Op<()> {
+async fn write(tx: &Tx, session: &Session, batch: &[Reservation], decisions: &[Decision]) -> Op<()> {
     let mut columns = Columns::default();
-    for ((reservation, demand), (verdict, parts)) in batch.iter().zip(demands).zip(decided) {
-        if let (Demand::Charge(charge), Verdict::Reserved) = (demand, verdict) {
+    for (reservation, decision) in batch.iter().zip(decisions) {
+        if let Some(Charged { charge, parts }) = &decision.charged {
             columns.push(reservation, charge, parts);
         }
     }

@@ -7,19 +7,18 @@ use super::failure::Op;
 use super::rows;
 use super::settle::settle_in;
 use super::tx::{Clock, Lane, Tx};
-use super::wire::{Lease, Wire, Wires};
+use super::wire::{Lease, Wires};
+use super::{floors, history, refusals};
 use crate::domain::credit::Outcome;
 use crate::domain::id::MessageId;
 use crate::ledger::store::{Session, Settlement};
 
-/// The schema that can do this.
-const SINCE: i64 = 2;
 /// Days that are made in one go: more than lots are ever made ahead.
 const DAYS_MAX: i32 = 31;
 /// Whoever waits for a day's tables makes everybody else wait behind it, so it soon gives up and comes again later.
 const BRIEFLY: &str = "SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = 0";
 
-/// Makes the days from today until then. Not on the schema before: its messages go where other days' do.
+/// Makes the days from today until then.
 pub async fn make_days(wires: &Wires, clock: &Clock, session: &Session, until: Timestamp) -> Op<()> {
     let tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
     let made = make_in(&tx, until).await;
@@ -27,9 +26,6 @@ pub async fn make_days(wires: &Wires, clock: &Clock, session: &Session, until: T
 }
 
 async fn make_in(tx: &Tx, until: Timestamp) -> Op<()> {
-    if !is_known(tx).await? {
-        return Ok(());
-    }
     let today = rows::day_of(tx.now);
     let last = rows::day_of(until).clamp(today, today.saturating_add(DAYS_MAX));
     let missing = "SELECT EXISTS (SELECT FROM generate_series($1::integer, $2) d \
@@ -41,24 +37,24 @@ async fn make_in(tx: &Tx, until: Timestamp) -> Op<()> {
     Ok(())
 }
 
-/// Whether the schema has what this needs.
-pub async fn is_known(wire: &Wire) -> Op<bool> {
-    Ok(wire.query_one("SELECT schema_version >= $1 FROM meta", &[&SINCE]).await?.try_get(0)?)
-}
-
 /// The oldest day that has a partition and ended before.
 pub async fn oldest(wires: &Wires, before: Timestamp) -> Op<Option<i32>> {
     let wire = Lease::take(wires).await?;
-    let found = async {
-        if !is_known(&wire).await? {
-            return Ok(None);
-        }
-        let row = wire.query_opt("SELECT d FROM made_days() d WHERE d < $1 LIMIT 1", &[&rows::day_of(before)]).await?;
-        Ok(row.map(|row| row.try_get(0)).transpose()?)
-    };
-    let found = found.await;
+    let found = wire.query_opt("SELECT d FROM made_days() d WHERE d < $1 LIMIT 1", &[&rows::day_of(before)]).await;
     wire.give_back_answered();
-    found
+    Ok(found?.map(|row| row.try_get(0)).transpose()?)
+}
+
+/// Drops what holders used in hours that no running period reaches, and floors and refusals that say nothing any more.
+pub async fn forget_used(wires: &Wires, clock: &Clock, session: &Session) -> Op<()> {
+    let tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
+    let forgotten = async {
+        history::forget(&tx).await?;
+        floors::forget(&tx).await?;
+        refusals::forget(&tx).await
+    };
+    let forgotten = forgotten.await;
+    tx.end(forgotten).await
 }
 
 /// Settles what is still open of a day as unknown, at most `limit` messages. Returns how many.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::wire::Wire;
-use crate::domain::credit::{Lot, LotId, Outcome, Share, Source, Topped};
+use crate::domain::credit::{Lot, LotId, Outcome, Part, Source, Topped};
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, Kind, MessageId};
 use crate::domain::period::Window;
@@ -78,40 +78,56 @@ pub fn day_of(at: Timestamp) -> i32 {
 /// The columns that [`lot`] reads, in its order.
 macro_rules! lot_columns {
     () => {
-        "l.id, l.kind, l.holder, l.source, l.period, l.valid_from, l.valid_to, l.part, l.whole, l.granted, \
-         l.overhang, l.consumed, l.overage, l.topped_total, l.topped_until, l.calendar"
+        "l.id, l.kind, l.holder, l.source, l.period, l.valid_from, l.valid_to, l.counts_from, l.granted, l.overhang, \
+         l.consumed, l.carried, l.overage, l.topped_total, l.topped_until, l.calendar, l.ended"
     };
 }
 pub(super) use lot_columns;
 
-/// A lot and the calendar that made it.
-pub fn lot(row: &Row) -> Op<(Lot, String)> {
+pub fn lot(row: &Row) -> Op<Lot> {
     let source: String = row.try_get(3)?;
     let topped = match (row.try_get(13)?, row.try_get::<_, Option<i64>>(14)?) {
         (Some(total), Some(until)) => Some(Topped { total, until: instant(until)? }),
         _ => None,
     };
-    let lot = Lot {
+    let begun = edge(row.try_get(5)?)?;
+    let counts_from: Option<i64> = row.try_get(7)?;
+    Ok(Lot {
         id: LotId(row.try_get(0)?),
         holder: holder(row, 1)?,
         source: Source::parse(&source).ok_or_else(|| Failure::Row(format!("unknown source {source}")))?,
         window: Window {
             key: row.try_get::<_, &str>(4)?.into(),
-            from: edge(row.try_get(5)?)?,
+            from: counts_from.map_or(Ok(begun), instant)?,
             to: edge(row.try_get(6)?)?,
         },
-        share: Share { part: row.try_get(7)?, whole: row.try_get(8)? },
-        granted: row.try_get(9)?,
-        overhang: row.try_get(10)?,
-        consumed: row.try_get(11)?,
+        begun,
+        granted: row.try_get(8)?,
+        overhang: row.try_get(9)?,
+        consumed: row.try_get(10)?,
+        carried: row.try_get(11)?,
         overage: row.try_get(12)?,
         topped,
-    };
-    Ok((lot, row.try_get(15)?))
+    })
+}
+
+/// The calendar that made a lot, and whether an edit has ended it.
+pub fn made_by(row: &Row) -> Op<(String, bool)> {
+    Ok((row.try_get(15)?, row.try_get(16)?))
+}
+
+/// What a reservation was charged, from its credits, its period lots and its other parts, in columns from `first` on.
+pub fn parts(row: &Row, first: usize) -> Op<Vec<Part>> {
+    let credits: i64 = row.try_get(first)?;
+    let period = [row.try_get(first + 1)?, row.try_get(first + 2)?, row.try_get(first + 3)?];
+    let more: Option<Vec<i64>> = row.try_get(first + 4)?;
+    let more = more.unwrap_or_default();
+    let parts = period.into_iter().map(|lot| Part(LotId(lot), credits));
+    Ok(parts.chain(more.chunks_exact(2).map(|part| Part(LotId(part[0]), part[1]))).collect())
 }
 
 /// An end of a window: the first and the last instant there are have fractions that a millisecond does not.
-fn edge(ms: i64) -> Op<Timestamp> {
+pub fn edge(ms: i64) -> Op<Timestamp> {
     if ms <= Timestamp::MIN.as_millisecond() {
         Ok(Timestamp::MIN)
     } else if ms >= Timestamp::MAX.as_millisecond() {

@@ -25,6 +25,11 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 3, sql: include_str!("../migrations/postgres/0003_fingerprint.sql") },
     Migration { version: 4, sql: include_str!("../migrations/postgres/0004_trail.sql") },
     Migration { version: 5, sql: include_str!("../migrations/postgres/0005_trouble.sql") },
+    Migration { version: 6, sql: include_str!("../migrations/postgres/0006_history.sql") },
+    Migration { version: 7, sql: include_str!("../migrations/postgres/0007_floor.sql") },
+    Migration { version: 8, sql: include_str!("../migrations/postgres/0008_stand_in.sql") },
+    Migration { version: 9, sql: include_str!("../migrations/postgres/0009_carried.sql") },
+    Migration { version: 10, sql: include_str!("../migrations/postgres/0010_refusal.sql") },
 ];
 
 /// Held while the schema changes: "FRNK". Two that prepare at once follow each other.

@@ -1,15 +1,18 @@
 //! Outcomes: in one call where nothing is given back, else decided on locked rows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::failure::Op;
+use super::failure::{Failure, Op};
 use super::fingerprint::keep;
-use super::rows;
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::wire::{Lease, Wires};
-use crate::domain::credit::{LotId, Outcome, Part};
+use super::{refusals, rows};
+use crate::domain::credit::{PERIOD_PARTS, Part};
+use crate::domain::id::AccountId;
+use crate::ledger::rules::settle::{Settled, carries, correction};
 use crate::ledger::store::{Session, Settlement};
 
 /// One round trip, for outcomes that move no balance. A message that has an outcome already fails the whole.
@@ -38,9 +41,11 @@ fn columns(batch: impl Iterator<Item = Settlement>) -> (Vec<i32>, Vec<Uuid>, Vec
 
 /// A message as the rows know it.
 struct Known {
+    account: AccountId,
     parts: Vec<Part>,
-    /// The outcome that holds, and whether it was a correction.
-    outcome: Option<(Outcome, bool)>,
+    /// When it was reserved.
+    at: Timestamp,
+    settled: Settled,
 }
 
 /// Decides each outcome on what is written. A late one is taken even from a session that was given up: it corrects.
@@ -63,25 +68,22 @@ pub async fn settle_locked(
 pub async fn settle_in(tx: &Tx, batch: &[Settlement]) -> Op<()> {
     let mut known = known(tx, batch).await?;
     let mut accepted = Vec::with_capacity(batch.len());
-    let mut refunds: HashMap<LotId, i64> = HashMap::new();
+    let mut refunds = Vec::new();
+    let mut refused = BTreeMap::new();
     for settlement in batch {
         // Never reserved: nothing to settle.
         let Some(message) = known.get_mut(&settlement.message.0) else { continue };
-        let correction = match (message.outcome, settlement.outcome) {
-            (None, _) => false,
-            (Some((Outcome::Unknown, false)), Outcome::Relayed | Outcome::Refused | Outcome::NotOffered) => true,
-            // Settled for good.
-            (Some(_), _) => continue,
-        };
-        message.outcome = Some((settlement.outcome, correction));
+        // Settled for good.
+        let Some(correction) = correction(message.settled, settlement.outcome) else { continue };
+        message.settled = Settled::As { outcome: settlement.outcome, corrected: correction };
         accepted.push((*settlement, correction));
         if settlement.outcome.refunds() {
-            for Part(lot, amount) in &message.parts {
-                *refunds.entry(*lot).or_default() += amount;
-            }
+            refunds.push((message.parts.clone(), message.at));
+            *refused.entry(message.account).or_default() += 1;
         }
     }
     give_back(tx, &refunds).await?;
+    refusals::count(tx, &refused).await?;
     if accepted.is_empty() {
         return Ok(());
     }
@@ -97,25 +99,39 @@ pub async fn settle_in(tx: &Tx, batch: &[Settlement]) -> Op<()> {
     Ok(())
 }
 
-async fn give_back(tx: &Tx, refunds: &HashMap<LotId, i64>) -> Op<()> {
+/// Gives messages back to the lots that they were charged to, and to those that run now and carry them.
+async fn give_back(tx: &Tx, refunds: &[(Vec<Part>, Timestamp)]) -> Op<()> {
     if refunds.is_empty() {
         return Ok(());
     }
-    let ids: Vec<i64> = refunds.keys().map(|lot| lot.0).collect();
+    let charged: Vec<i64> = refunds.iter().flat_map(|(parts, _)| parts).map(|part| part.0.0).collect();
+    let running = tx.running_beside(&charged).await?;
+    let ids: Vec<i64> = charged.into_iter().chain(running.values().map(|lot| lot.0)).collect();
     let mut lots = tx.lock_lots(&ids).await?;
-    for (id, amount) in refunds {
-        if let Some(lot) = lots.get_mut(id) {
-            lot.refund(*amount);
+    if running.values().any(|id| lots.get(id).is_some_and(|(_, ended)| *ended)) {
+        // An edit has made another lot run meanwhile, which carries what is given back here.
+        return Err(Failure::Overtaken);
+    }
+    for (parts, at) in refunds {
+        for (index, Part(id, amount)) in parts.iter().enumerate() {
+            if let Some((lot, _)) = lots.get_mut(id) {
+                lot.refund(*amount);
+            }
+            let running = running.get(id).filter(|_| index < PERIOD_PARTS).and_then(|running| lots.get_mut(running));
+            if let Some((lot, _)) = running.filter(|(running, _)| carries(running, *id, *at)) {
+                lot.refund_carried(*amount);
+            }
         }
     }
-    tx.write_balances(lots.values()).await
+    tx.write_balances(lots.values().map(|(lot, _)| lot)).await
 }
 
 async fn known(tx: &Tx, batch: &[Settlement]) -> Op<HashMap<Uuid, Known>> {
     let (days, messages, _) = columns(batch.iter().copied());
     let found = tx
         .query(
-            "SELECT v.message, v.credits, v.key_lot, v.account_lot, v.policy_lot, v.more, s.outcome, s.correction \
+            "SELECT v.message, v.credits, v.key_lot, v.account_lot, v.policy_lot, v.more, s.outcome, s.correction, \
+                 v.at, v.account \
              FROM unnest($1::integer[], $2::uuid[]) x(day, message) \
              JOIN reservation v ON v.day = x.day AND v.message = x.message \
              LEFT JOIN LATERAL (SELECT outcome, correction FROM settlement s \
@@ -125,18 +141,14 @@ async fn known(tx: &Tx, batch: &[Settlement]) -> Op<HashMap<Uuid, Known>> {
         .await?;
     let mut known = HashMap::with_capacity(found.len());
     for row in &found {
-        let credits: i64 = row.try_get(1)?;
-        let period = [row.try_get(2)?, row.try_get(3)?, row.try_get(4)?];
-        let more: Option<Vec<i64>> = row.try_get(5)?;
-        let more = more.unwrap_or_default();
-        let parts = period.into_iter().map(|lot| Part(LotId(lot), credits));
-        let parts = parts.chain(more.chunks_exact(2).map(|part| Part(LotId(part[0]), part[1]))).collect();
+        let parts = rows::parts(row, 1)?;
         let outcome: Option<i16> = row.try_get(6)?;
-        let outcome = match outcome {
-            Some(number) => Some((rows::outcome(number)?, row.try_get(7)?)),
-            None => None,
+        let settled = match outcome {
+            Some(number) => Settled::As { outcome: rows::outcome(number)?, corrected: row.try_get(7)? },
+            None => Settled::Open,
         };
-        known.insert(row.try_get(0)?, Known { parts, outcome });
+        let (account, at) = (AccountId(row.try_get(9)?), rows::instant(row.try_get(8)?)?);
+        known.insert(row.try_get(0)?, Known { account, parts, at, settled });
     }
     Ok(known)
 }

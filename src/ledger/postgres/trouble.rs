@@ -10,14 +10,8 @@ use crate::domain::id::PolicyId;
 use crate::domain::trouble::{Fault, Sightings, TROUBLES_MAX, Trouble};
 use crate::ledger::store::{Role, Session};
 
-/// The schema that has a place for it. Before it nobody says anything.
-const SINCE: i64 = 5;
-
 /// Replaces what the session says, and drops what sessions said that are over, unless another one is at it.
 pub async fn put(tx: &Tx, session: &Session, troubles: &[Trouble]) -> Op<()> {
-    if tx.schema < SINCE {
-        return Ok(());
-    }
     tx.execute(
         "DELETE FROM trouble WHERE (session, policy) IN \
              (SELECT t.session, t.policy FROM trouble t WHERE t.session = $1 OR NOT EXISTS \
@@ -42,9 +36,6 @@ pub async fn put(tx: &Tx, session: &Session, troubles: &[Trouble]) -> Op<()> {
 }
 
 pub async fn sightings(wire: &Wire) -> Op<Sightings> {
-    if wire.schema < SINCE {
-        return Ok(Sightings::default());
-    }
     let living = "SELECT count(*) FROM session WHERE role = $1 AND closed_at IS NULL";
     let relays: i64 = wire.query_one(living, &[&Role::Relay.as_str()]).await?.try_get(0)?;
     let found = wire

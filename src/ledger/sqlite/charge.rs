@@ -1,15 +1,23 @@
 //! Reserve and settle: the only operations that move a balance.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::{OptionalExtension as _, params};
 
 use super::failure::{Failure, Op};
 use super::incarnation;
 use super::ledgered::Ledgered;
+use super::lots::latest;
+use super::rows;
 use super::write::Tx;
-use crate::domain::credit::{Blocked, Charge, Demand, Outcome, Part, Reservation, Verdict, decide};
-use crate::domain::id::MessageId;
+use crate::domain::credit::{Chain, Charge, Outcome, PERIOD_PARTS, Part, Reservation, Verdict};
+use crate::domain::directory::Sender;
+use crate::domain::id::{AccountId, Holder, IdMap, IdSet, KeyId, MessageId, PolicyId};
+use crate::ledger::rules::pending::{self, Open};
+use crate::ledger::rules::reserve::{Charged, Step, decide, fingerprints, screen, senders};
+use crate::ledger::rules::settle::{Settled, carries, correction};
 use crate::ledger::store::{Session, Settlement};
 use crate::ledger::trail::{LEDGER, SESSION_GIVEN_UP};
 
@@ -17,45 +25,80 @@ impl Tx<'_> {
     pub fn reserve(&mut self, session: &Session, batch: &[Reservation]) -> Op<Vec<Verdict>> {
         self.fence(session)?;
         incarnation::refuse_unless_open(self.connection)?;
-        let mut lots = Ledgered::default();
-        let mut first = HashMap::with_capacity(batch.len());
-        let mut demands = Vec::with_capacity(batch.len());
-        for (index, reservation) in batch.iter().enumerate() {
-            let repeated = *first.entry(reservation.message).or_insert(index) != index;
-            demands.push(if repeated { Demand::Known } else { self.demand(&mut lots, session, reservation)? });
+        let steps = self.screen(batch)?;
+        let mut traces = HashMap::new();
+        for (_, fingerprint) in fingerprints(batch, &steps) {
+            if let Entry::Vacant(unread) = traces.entry(fingerprint) {
+                unread.insert(self.traces(&fingerprint)?);
+            }
         }
-        let decided = decide(&mut lots.books, &demands, self.now);
-        for ((reservation, demand), (verdict, parts)) in batch.iter().zip(&demands).zip(&decided) {
-            if let (Verdict::Reserved, Demand::Charge(charge)) = (verdict, demand) {
+        // Lots are made here if they are not, before any denial.
+        let mut lots = Ledgered::default();
+        for terms in senders(&steps).flat_map(Sender::terms) {
+            lots.open(self, &terms)?;
+        }
+        lots.books.refused = self.refused()?;
+        let mut decisions = decide(batch, &steps, &mut traces, &mut lots.books, self.now);
+        for (reservation, decision) in batch.iter().zip(&decisions) {
+            if let Some(Charged { charge, parts }) = &decision.charged {
                 self.insert_reservation(session, reservation, charge, parts)?;
                 parts.iter().for_each(|part| lots.touch(part.0));
             }
+            if let Some(mark) = decision.mark {
+                self.mark_copy(session, mark, reservation.message)?;
+            }
+        }
+        let lacking = pending::lacking(&steps, &decisions);
+        if !lacking.is_empty() {
+            let open = self.open_messages(&lacking)?;
+            pending::judge(batch, &steps, &mut decisions, &lots.books, &open);
         }
         lots.save(self)?;
-        // A message that is asked for twice in one batch is answered the same twice.
-        Ok(batch.iter().map(|reservation| decided[first[&reservation.message]].0.clone()).collect())
+        Ok(decisions.into_iter().map(|decision| decision.verdict).collect())
     }
 
-    /// What one message asks for, judged on fresh rows. Its lots are made here if they are not, before any denial.
-    fn demand(&mut self, lots: &mut Ledgered, session: &Session, reservation: &Reservation) -> Op<Demand> {
-        if self.is_reserved(reservation.message)? {
-            return Ok(Demand::Known);
+    /// The messages of holders that may still be given back: without an outcome, or with an unknown one while their own
+    /// transaction is under way.
+    fn open_messages(&self, holders: &IdSet<Holder>) -> Op<Vec<Open>> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT r.key, r.account, r.policy, r.parts, r.at FROM pending p \
+             JOIN reservation r ON r.message = p.message \
+             UNION ALL \
+             SELECT r.key, r.account, r.policy, r.parts, r.at FROM fingerprint f \
+             JOIN session s ON s.id = f.session AND s.epoch = f.epoch AND s.closed_at IS NULL \
+             JOIN reservation r ON r.message = f.message \
+             JOIN settlement o ON o.message = f.message AND o.correction = 0 AND o.outcome = 'unknown' \
+             WHERE f.carrier = f.message \
+                 AND NOT EXISTS (SELECT 1 FROM settlement c WHERE c.message = f.message AND c.correction = 1)",
+        )?;
+        let mut open = Vec::new();
+        let mut found = statement.query([])?;
+        while let Some(row) = found.next()? {
+            let id = |column| row.get(column).map(uuid::Uuid::from_bytes);
+            let chain = Chain { key: KeyId(id(0)?), account: AccountId(id(1)?), policy: PolicyId(id(2)?) };
+            if chain.holders().iter().any(|holder| holders.contains(holder)) {
+                let parts = row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?;
+                let parts = serde_json::from_str(parts).map_err(|error| Failure::Row(error.to_string()))?;
+                open.push(Open { chain, parts, at: rows::instant(row.get(4)?)? });
+            }
         }
-        // The directory forgets a key long after it was removed; one that it does not know is not good.
-        let Some(sender) = self.sender(reservation.key)? else {
-            return Ok(Demand::Blocked(Blocked::KeyRevoked));
-        };
-        if let Err(blocked) = sender.standing(self.now) {
-            return Ok(Demand::Blocked(blocked));
+        Ok(open)
+    }
+
+    /// Whether each message is known already, and its sender's standing, on fresh rows.
+    fn screen(&mut self, batch: &[Reservation]) -> Op<Vec<Step>> {
+        let mut reserved = IdSet::default();
+        let mut known = IdMap::default();
+        for asked in batch {
+            if self.is_reserved(asked.message)? {
+                reserved.insert(asked.message);
+            } else if !known.contains_key(&asked.key)
+                && let Some(sender) = self.sender(asked.key)?
+            {
+                known.insert(asked.key, sender);
+            }
         }
-        if let Some(verdict) = self.recognise(session, reservation)? {
-            return Ok(Demand::Again(verdict));
-        }
-        for terms in [sender.key.terms(), sender.account.terms(), sender.policy.terms()] {
-            lots.open(self, &terms)?;
-        }
-        let (chain, unit_price) = (sender.chain(), sender.policy.unit_price());
-        Ok(Demand::Charge(Charge { credits: i64::from(reservation.credits), chain, unit_price }))
+        Ok(screen(batch, &reserved, |key| known.get(&key).cloned(), self.now))
     }
 
     fn is_reserved(&self, message: MessageId) -> Op<bool> {
@@ -100,25 +143,29 @@ impl Tx<'_> {
     pub fn settle(&mut self, session: &Session, batch: &[Settlement]) -> Op<()> {
         self.touch(session)?;
         let mut lots = Ledgered::default();
+        let mut refused = BTreeMap::new();
         for settlement in batch {
-            self.settle_one(&mut lots, *settlement)?;
+            self.settle_one(&mut lots, &mut refused, *settlement)?;
             if let Some(earlier) = self.keep(session, *settlement)? {
-                self.settle_one(&mut lots, earlier)?;
+                self.settle_one(&mut lots, &mut refused, earlier)?;
             }
         }
+        self.count_refused(&refused)?;
         lots.save(self)
     }
 
-    fn settle_one(&mut self, lots: &mut Ledgered, settlement: Settlement) -> Op<()> {
+    /// `refused`: how many messages of each account are given back.
+    fn settle_one(
+        &mut self,
+        lots: &mut Ledgered,
+        refused: &mut BTreeMap<AccountId, u32>,
+        settlement: Settlement,
+    ) -> Op<()> {
         let message = settlement.message.0.as_bytes();
         let open = self.connection.prepare_cached("DELETE FROM pending WHERE message = ?1")?.execute([message])? == 1;
-        let earlier = if open { None } else { self.latest_outcome(settlement.message)? };
-        let correction = match (open, earlier, settlement.outcome) {
-            (true, _, _) => false,
-            (false, Some((Outcome::Unknown, false)), Outcome::Relayed | Outcome::Refused | Outcome::NotOffered) => true,
-            // Never reserved, or settled for good.
-            (false, _, _) => return Ok(()),
-        };
+        let before = if open { Some(Settled::Open) } else { self.latest_outcome(settlement.message)? };
+        // Never reserved, or settled for good.
+        let Some(correction) = before.and_then(|before| correction(before, settlement.outcome)) else { return Ok(()) };
         self.connection
             .prepare_cached(
                 "INSERT INTO settlement (message, correction, outcome, at, counted) VALUES (?1, ?2, ?3, ?4, 0)",
@@ -126,16 +173,37 @@ impl Tx<'_> {
             .execute(params![message, correction, settlement.outcome.as_str(), self.now_ms()])?;
         // What is not given back moves no balance: the rollup counts it.
         if settlement.outcome.refunds() {
-            for Part(id, amount) in self.parts(settlement.message)? {
-                lots.lot(self, id)?.refund(amount);
-                lots.touch(id);
-            }
+            let account = self.refund(lots, settlement.message)?;
+            *refused.entry(account).or_default() += 1;
         }
         Ok(())
     }
 
-    /// The outcome that holds, and whether it was a correction.
-    pub fn latest_outcome(&self, message: MessageId) -> Op<Option<(Outcome, bool)>> {
+    /// Gives a message back to the lots that it was charged to, and to those that run now and carry it. Returns its account.
+    fn refund(&self, lots: &mut Ledgered, message: MessageId) -> Op<AccountId> {
+        let (account, parts, at) = self.reserved(message)?;
+        for (index, Part(id, amount)) in parts.into_iter().enumerate() {
+            let lot = lots.lot(self, id)?;
+            lot.refund(amount);
+            let (holder, ended) = (lot.holder, !lot.holds_at(self.now));
+            lots.touch(id);
+            if index < PERIOD_PARTS
+                && ended
+                && let Some(row) = latest(self.connection, holder, self.now)?
+            {
+                let running = lots.lot(self, row.lot.id)?;
+                if carries(running, id, at) {
+                    running.refund_carried(amount);
+                    let running = running.id;
+                    lots.touch(running);
+                }
+            }
+        }
+        Ok(account)
+    }
+
+    /// The outcome that holds, if there is one.
+    pub fn latest_outcome(&self, message: MessageId) -> Op<Option<Settled>> {
         let found: Option<(String, bool)> = self
             .connection
             .prepare_cached(
@@ -144,24 +212,26 @@ impl Tx<'_> {
             .query_row([message.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         found
-            .map(|(word, correction)| {
+            .map(|(word, corrected)| {
                 let outcome = Outcome::parse(&word).ok_or_else(|| Failure::Row(format!("unknown outcome {word}")))?;
-                Ok((outcome, correction))
+                Ok(Settled::As { outcome, corrected })
             })
             .transpose()
     }
 
-    fn parts(&self, message: MessageId) -> Op<Vec<Part>> {
-        let parts: String = self
+    /// Whose account a message was charged, to what, and when.
+    fn reserved(&self, message: MessageId) -> Op<(AccountId, Vec<Part>, Timestamp)> {
+        let (account, parts, at): (_, String, i64) = self
             .connection
-            .prepare_cached("SELECT parts FROM reservation WHERE message = ?1")?
-            .query_row([message.0.as_bytes()], |row| row.get(0))?;
-        serde_json::from_str(&parts).map_err(|error| Failure::Row(error.to_string()))
+            .prepare_cached("SELECT account, parts, at FROM reservation WHERE message = ?1")?
+            .query_row([message.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let parts = serde_json::from_str(&parts).map_err(|error| Failure::Row(error.to_string()))?;
+        Ok((AccountId(uuid::Uuid::from_bytes(account)), parts, rows::instant(at)?))
     }
 
     /// Settles up to `limit` open messages of sessions that are gone as unknown. Returns how many.
-    pub fn sweep(&mut self, session: &Session, silence: jiff::SignedDuration, limit: usize) -> Op<u64> {
-        let since = self.now.saturating_sub(silence).unwrap_or(jiff::Timestamp::MIN);
+    pub fn sweep(&mut self, session: &Session, silence: SignedDuration, limit: usize) -> Op<u64> {
+        let since = self.now.saturating_sub(silence).unwrap_or(Timestamp::MIN);
         self.fence(session)?;
         let given_up: Vec<(String, String)> = self
             .connection
@@ -183,7 +253,7 @@ impl Tx<'_> {
                  (SELECT 1 FROM session s WHERE s.id = p.session AND s.epoch = p.epoch AND s.closed_at IS NULL) \
                  LIMIT ?1",
             )?
-            .query_map([super::rows::limit(limit)], |row| {
+            .query_map([rows::limit(limit)], |row| {
                 let message = MessageId(uuid::Uuid::from_bytes(row.get(0)?));
                 Ok(Settlement::of(message, Outcome::Unknown))
             })?

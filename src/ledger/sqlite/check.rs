@@ -8,7 +8,7 @@ use crate::domain::credit::{LotId, Meter};
 use crate::ledger::store::Discrepancy;
 
 /// Charged − refunded of every lot, from reservations and the settlements that hold, with what it was adjusted by,
-/// beside what the lot says. The cast gives the lots' numbers a type: without it they cannot be looked up by index, and
+/// beside what the lot says without what it carries. The cast gives the lots' numbers a type: without it they cannot be looked up by index, and
 /// every lot is compared with every other.
 const RECOMPUTED: &str = "
     WITH final AS MATERIALIZED (
@@ -29,9 +29,9 @@ const RECOMPUTED: &str = "
         SELECT lot, amount FROM seal
         ) GROUP BY lot
     )
-    SELECT l.kind, l.holder, l.id, l.consumed + l.overage, ifnull(c.credits, 0), l.source
+    SELECT l.kind, l.holder, l.id, l.consumed + l.overage - l.carried, ifnull(c.credits, 0), l.source
     FROM lot l LEFT JOIN charged c ON c.lot = l.id
-    WHERE l.consumed + l.overage <> ifnull(c.credits, 0)
+    WHERE l.consumed + l.overage - l.carried <> ifnull(c.credits, 0)
     UNION ALL
     -- Charged to a lot that is not there.
     SELECT 'policy', zeroblob(16), c.lot, 0, c.credits, 'period'

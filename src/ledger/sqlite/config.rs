@@ -7,11 +7,12 @@ use rusqlite::params;
 
 use super::failure::Op;
 use super::incarnation;
+use super::lots;
 use super::rows;
 use super::write::Tx;
 use crate::domain::directory::Entry;
 use crate::domain::id::Holder;
-use crate::ledger::shelf::{LOTS_AHEAD_MAX, changes_limit};
+use crate::ledger::rules::lots::{drops_lots_ahead, holding, touches_lots};
 use crate::ledger::store::Session;
 use crate::ledger::trail::of_change;
 
@@ -35,27 +36,32 @@ impl Tx<'_> {
             for note in notes {
                 self.note(actor, entry.holder(), &note)?;
             }
-            // What is removed keeps its lot as it is: nothing is charged to it any more.
-            if changes_limit(before.as_ref(), entry) {
-                let of_before = before.as_ref().map_or(entry.limit(), Entry::limit);
-                self.apply_limit(actor, entry.holder(), of_before, entry.limit())?;
-            }
-            if entry.removed_at().is_none() {
-                self.apply_sources(actor, before.as_ref(), entry)?;
-            } else if let Some(before) = before.filter(|before| before.removed_at().is_none()) {
-                self.leave(actor, &before)?;
+            self.edit_lots(actor, before.as_ref(), entry)?;
+            if before.is_none() {
+                self.raise_remembered(actor, entry)?;
             }
             self.moved(entry.holder())?;
         }
         Ok(())
     }
 
-    /// Leaves what is removed with what has begun, top-ups that had come due too: its rules may change before it
-    /// returns, and what has not begun is made when it does.
-    fn leave(&mut self, actor: &str, before: &Entry) -> Op<()> {
-        self.drop_lots_ahead(before.holder())?;
-        self.running_lot(before.holder(), before.limit())?;
-        if before.terms().has_more() { self.plan_sources(actor, Some(before), before) } else { Ok(()) }
+    /// Brings the lots in line with an entry that was written.
+    fn edit_lots(&mut self, actor: &str, before: Option<&Entry>, entry: &Entry) -> Op<()> {
+        if !touches_lots(before, entry) {
+            return Ok(());
+        }
+        let holder = entry.holder();
+        if drops_lots_ahead(before, entry) {
+            self.drop_lots_ahead(holder)?;
+        }
+        let mut lots = lots::read(self.connection, holder, self.now)?;
+        let used = self.used_under(&lots, &holding(before, entry).terms())?;
+        let notes = lots.edit(before, entry, used, self.now);
+        self.write_lots(holder, &mut lots)?;
+        for note in notes {
+            self.note(actor, holder, &note)?;
+        }
+        Ok(())
     }
 
     /// Makes the lots that will hold at `until`, for up to `limit` holders that lack one. Returns how many lots.
@@ -71,23 +77,9 @@ impl Tx<'_> {
             .collect::<rusqlite::Result<_>>()?;
         let mut made = 0;
         for holder in lacking {
-            made += self.prepare_holder(holder, until)?;
-        }
-        Ok(made)
-    }
-
-    fn prepare_holder(&mut self, holder: Holder, until: Timestamp) -> Op<u64> {
-        let Some(entry) = rows::entry(self.connection, holder)? else { return Ok(0) };
-        let mut made = 0;
-        let mut previous = super::lots::latest(self.connection, holder, until)?.map(|latest| latest.lot);
-        for _ in 0..LOTS_AHEAD_MAX {
-            // A holder that slept over whole periods needs no lots for them.
-            let at = previous.as_ref().map_or(self.now, |lot| lot.window.to.max(self.now));
-            if at > until {
-                break;
+            if let Some(entry) = rows::entry(self.connection, holder)? {
+                made += self.prepare_holder(holder, entry.limit(), until)?;
             }
-            previous = Some(self.make_lot(holder, entry.limit(), previous.as_ref(), at)?);
-            made += 1;
         }
         Ok(made)
     }

@@ -7,43 +7,43 @@ use uuid::Uuid;
 use super::failure::Op;
 use super::rows;
 use super::write::Tx;
-use crate::domain::credit::{Outcome, Reservation, Verdict};
+use crate::domain::credit::Outcome;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::MessageId;
-use crate::ledger::again::{Mark, Trace, recognise};
-use crate::ledger::store::{Again, FINGERPRINT_KEPT, Session, Settlement};
+use crate::ledger::rules::dedup::{Mark, Trace};
+use crate::ledger::rules::settle::Settled;
+use crate::ledger::store::{Again, FINGERPRINT_KEPT, Kept, Session, Settlement};
 
 impl Tx<'_> {
-    /// What a message is answered that came before.
-    pub fn recognise(&mut self, session: &Session, reservation: &Reservation) -> Op<Option<Verdict>> {
-        let Some(fingerprint) = &reservation.fingerprint else { return Ok(None) };
-        let mut traces = self.traces(fingerprint)?;
-        let Some((verdict, mark)) = recognise(reservation.message, &mut traces) else { return Ok(None) };
-        let asker = reservation.message.0.as_bytes();
+    /// Writes who answered a copy, or carries it.
+    pub fn mark_copy(&self, session: &Session, (message, mark): (MessageId, Mark), copy: MessageId) -> Op<()> {
+        let (message, copy) = (message.0.as_bytes(), copy.0.as_bytes());
         match mark {
-            Some((message, Mark::Answered)) => {
-                self.connection
-                    .prepare_cached("UPDATE fingerprint SET answered = ?2 WHERE message = ?1")?
-                    .execute(params![message.0.as_bytes(), asker])?;
-            }
-            Some((message, Mark::Carried)) => {
-                self.connection
-                    .prepare_cached("UPDATE fingerprint SET carrier = ?2, session = ?3, epoch = ?4 WHERE message = ?1")?
-                    .execute(params![message.0.as_bytes(), asker, session.id, session.epoch])?;
-            }
-            None => {}
-        }
-        Ok(Some(verdict))
+            Mark::Answered => self
+                .connection
+                .prepare_cached("UPDATE fingerprint SET answered = ?2 WHERE message = ?1")?
+                .execute(params![message, copy])?,
+            Mark::Carried => self
+                .connection
+                .prepare_cached(
+                    "UPDATE fingerprint SET carrier = ?2, session = ?3, epoch = ?4, stand_ins = stand_ins + 1 \
+                     WHERE message = ?1",
+                )?
+                .execute(params![message, copy, session.id, session.epoch])?,
+        };
+        Ok(())
     }
 
-    fn traces(&self, fingerprint: &Fingerprint) -> Op<Vec<Trace>> {
-        let since = self.now.saturating_sub(FINGERPRINT_KEPT).unwrap_or(Timestamp::MIN);
+    /// What is kept under a fingerprint, oldest first.
+    pub fn traces(&self, fingerprint: &Fingerprint) -> Op<Vec<Trace>> {
         let mut statement = self.connection.prepare_cached(
             "SELECT f.message, f.carrier, f.answered, EXISTS \
-                 (SELECT 1 FROM session s WHERE s.id = f.session AND s.epoch = f.epoch AND s.closed_at IS NULL) \
-             FROM fingerprint f WHERE f.digest = ?1 AND f.at > ?2 ORDER BY f.at, f.message",
+                 (SELECT 1 FROM session s WHERE s.id = f.session AND s.epoch = f.epoch AND s.closed_at IS NULL), \
+                 f.stand_ins \
+             FROM fingerprint f WHERE f.digest = ?1 AND ifnull(f.until, f.at + ?3) > ?2 ORDER BY f.at, f.message",
         )?;
-        let mut found = statement.query(params![fingerprint.0, since.as_millisecond()])?;
+        let day = FINGERPRINT_KEPT.as_millis() as i64;
+        let mut found = statement.query(params![fingerprint.0, self.now_ms(), day])?;
         let mut traces = Vec::new();
         while let Some(row) = found.next()? {
             let id = |bytes| MessageId(Uuid::from_bytes(bytes));
@@ -53,10 +53,11 @@ impl Tx<'_> {
                 carrier: row.get::<_, Option<[u8; 16]>>(1)?.map(id),
                 lives: row.get(3)?,
                 answered: row.get::<_, Option<[u8; 16]>>(2)?.map(id),
+                stand_ins: row.get(4)?,
             });
         }
         for trace in &mut traces {
-            trace.outcome = self.latest_outcome(trace.message)?.map(|(outcome, _)| outcome);
+            trace.outcome = self.latest_outcome(trace.message)?.and_then(Settled::outcome);
         }
         Ok(traces)
     }
@@ -66,23 +67,38 @@ impl Tx<'_> {
         let message = settlement.message.0.as_bytes();
         match settlement.again {
             None => Ok(None),
-            Some(Again::Open(fingerprint)) => {
+            Some(Again::Open(Kept { fingerprint, within })) => {
                 self.connection
                     .prepare_cached(
-                        "INSERT INTO fingerprint (message, digest, at, carrier, session, epoch) \
-                         VALUES (?1, ?2, ?3, ?1, ?4, ?5) ON CONFLICT DO NOTHING",
+                        "INSERT INTO fingerprint (message, digest, at, until, carrier, session, epoch) \
+                         VALUES (?1, ?2, ?3, ?3 + ?6, ?1, ?4, ?5) ON CONFLICT DO NOTHING",
                     )?
-                    .execute(params![message, fingerprint.0, self.now_ms(), session.id, session.epoch])?;
+                    .execute(params![
+                        message,
+                        fingerprint.0,
+                        self.now_ms(),
+                        session.id,
+                        session.epoch,
+                        within.as_millis() as i64
+                    ])?;
                 Ok(None)
             }
-            Some(Again::Ended(fingerprint)) => {
+            Some(Again::Ended(Kept { fingerprint, within })) => {
                 // Where a copy carries it by now, that one's end is waited for.
                 self.connection
                     .prepare_cached(
-                        "INSERT INTO fingerprint (message, digest, at, session, epoch) VALUES (?1, ?2, ?3, ?4, ?5) \
+                        "INSERT INTO fingerprint (message, digest, at, until, session, epoch) \
+                         VALUES (?1, ?2, ?3, ?3 + ?6, ?4, ?5) \
                          ON CONFLICT DO UPDATE SET carrier = NULL WHERE carrier = message",
                     )?
-                    .execute(params![message, fingerprint.0, self.now_ms(), session.id, session.epoch])?;
+                    .execute(params![
+                        message,
+                        fingerprint.0,
+                        self.now_ms(),
+                        session.id,
+                        session.epoch,
+                        within.as_millis() as i64
+                    ])?;
                 Ok(None)
             }
             Some(Again::StoodIn { fingerprint, told }) => self.stood_in(settlement, &fingerprint, told),
@@ -95,6 +111,10 @@ impl Tx<'_> {
         let sql = if relayed && told {
             "DELETE FROM fingerprint WHERE digest = ?1 AND message <> ?2 AND (carrier = ?2 OR answered = ?2) \
              RETURNING message"
+        } else if copy.outcome.refunds() {
+            // It was certainly not sent.
+            "UPDATE fingerprint SET stand_ins = stand_ins - ifnull(carrier = ?2, 0), carrier = NULL, answered = NULL \
+             WHERE digest = ?1 AND message <> ?2 AND (carrier = ?2 OR answered = ?2) RETURNING message"
         } else {
             "UPDATE fingerprint SET carrier = NULL, answered = NULL \
              WHERE digest = ?1 AND message <> ?2 AND (carrier = ?2 OR answered = ?2) RETURNING message"

@@ -5,12 +5,9 @@ use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::write::Tx;
-use super::{rows, sources};
-use crate::domain::credit::{Lot, Meter};
 use crate::domain::id::Kind;
-use crate::ledger::incarnation::{Raised, raise};
-use crate::ledger::store::{Acceptance, Because, Floor, Identity, Mark, Session, State, Tag};
-use crate::ledger::trail::{LEDGER_ACCEPTED, LEDGER_OPENED, Note};
+use crate::ledger::store::{Acceptance, Because, Identity, Mark, Session, State, Tag};
+use crate::ledger::trail::{LEDGER_ACCEPTED, LEDGER_OPENED};
 
 pub fn read_identity(connection: &Connection) -> Op<Identity> {
     let (identity, state) = connection
@@ -102,13 +99,11 @@ impl Tx<'_> {
 
     pub fn reopen(&mut self, session: &Session) -> Op<()> {
         self.fence(session)?;
-        let opened = self.connection.execute(
-            "UPDATE meta SET state = ?1 WHERE state = ?2",
-            [State::Open.as_str(), State::Rebuilding.as_str()],
-        )?;
-        if opened == 0 {
+        if tag(self.connection)?.state != State::Rebuilding {
             return Ok(());
         }
+        self.raise_parents("operator")?;
+        self.connection.execute("UPDATE meta SET state = ?1", [State::Open.as_str()])?;
         self.record("operator", LEDGER_OPENED, None, &serde_json::json!({}))
     }
 
@@ -135,39 +130,5 @@ impl Tx<'_> {
             .prepare_cached("INSERT INTO identity (digest, kind, id, at) VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![digest, kind.as_str(), id.as_bytes(), self.now_ms()])?;
         Ok(id)
-    }
-
-    pub fn raise(&mut self, session: &Session, actor: &str, floors: &[Floor]) -> Op<u64> {
-        self.fence(session)?;
-        let (mut raised, now) = (0, self.now);
-        for floor in floors.iter().filter(|floor| now < floor.until) {
-            let Some(entry) = rows::entry(self.connection, floor.holder)? else { continue };
-            let lots = match floor.meter {
-                Meter::KeyCap | Meter::AccountCap | Meter::PolicyPool => {
-                    vec![self.running_lot(floor.holder, entry.terms().limit)?]
-                }
-                Meter::AccountSpend | Meter::AccountPrepaid | Meter::PolicyPrepaid => {
-                    let mut live = sources::live(self.connection, floor.holder, now)?;
-                    live.retain(|lot| lot.meter() == floor.meter);
-                    live
-                }
-            };
-            for Raised { lot, by } in raise(floor, entry.terms().overage, lots) {
-                self.write_raised(actor, &lot, by)?;
-                raised += 1;
-            }
-        }
-        Ok(raised)
-    }
-
-    fn write_raised(&mut self, actor: &str, lot: &Lot, by: i64) -> Op<()> {
-        self.connection
-            .prepare_cached("UPDATE lot SET consumed = ?2, overhang = ?3, overage = ?4 WHERE id = ?1")?
-            .execute(params![lot.id.0, lot.consumed, lot.overhang, lot.overage])?;
-        self.connection
-            .prepare_cached("INSERT INTO adjustment (lot, credits, actor, at) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![lot.id.0, by, actor, self.now_ms()])?;
-        self.moved(lot.holder)?;
-        self.note(actor, lot.holder, &Note::raised(lot, by))
     }
 }

@@ -6,12 +6,11 @@ use rusqlite::params;
 
 use super::failure::{Failure, Op};
 use super::write::Tx;
-use super::{lot_row, sources, tempo};
+use super::{lot_row, lots, tempo};
 use crate::domain::credit::{Books, Lot, LotId, Tempo};
 use crate::domain::directory::Terms;
 use crate::domain::id::IdSet;
-use crate::ledger::sources::open;
-use crate::ledger::trail::LEDGER;
+use crate::ledger::rules::holding::open;
 
 /// The lots of one call, read once and written once however many messages touch them.
 #[derive(Default)]
@@ -26,20 +25,21 @@ impl Ledgered {
         if self.books.holdings.contains_key(&terms.holder) {
             return Ok(());
         }
-        let known = tx.cache.lots.get(terms.holder).filter(|lot| lot.window.from <= tx.now && tx.now < lot.window.to);
+        let known = tx.cache.lots.get(terms.holder).filter(|lot| lot.holds_at(tx.now));
         let period = match known {
             Some(lot) => lot.clone(),
             None => {
-                let lot = tx.running_lot(terms.holder, terms.limit)?;
+                let lot = tx.running_lot(terms)?;
                 tx.cache.lots.learn(&lot);
                 lot
             }
         };
-        let lots = if terms.has_more() { sources::live(tx.connection, terms.holder, tx.now)? } else { Vec::new() };
+        let mut lots = if terms.has_more() { lots::live(tx.connection, terms.holder, tx.now)? } else { Vec::new() };
+        tx.count_money(terms, &mut lots)?;
         let arrival = if terms.rate.is_some() { tempo::arrival(tx.connection, terms.holder)? } else { None };
         let opened = open(terms, &period, lots, arrival, tx.now);
         if let Some(planned) = opened.topped_up {
-            tx.write_planned(LEDGER, planned)?;
+            tx.write_topped_up(planned)?;
         }
         self.books.holdings.insert(terms.holder, opened.holding);
         self.books.lots.extend(opened.lots.into_iter().chain([period]).map(|lot| (lot.id, lot)));
@@ -60,8 +60,9 @@ impl Ledgered {
 
     /// Writes the balances that moved.
     pub fn save(self, tx: &mut Tx<'_>) -> Op<()> {
-        let mut balance =
-            tx.connection.prepare_cached("UPDATE lot SET consumed = ?2, overhang = ?3, overage = ?4 WHERE id = ?1")?;
+        let mut balance = tx
+            .connection
+            .prepare_cached("UPDATE lot SET consumed = ?2, overhang = ?3, overage = ?4, carried = ?5 WHERE id = ?1")?;
         for (holder, holding) in &self.books.holdings {
             if let Some(Tempo { arrival: Some(arrival), moved: true, .. }) = holding.tempo {
                 tempo::set_arrival(tx.connection, *holder, arrival)?;
@@ -70,7 +71,7 @@ impl Ledgered {
         for id in &self.touched {
             let gone = || Failure::Row(format!("lot {} is gone", id.0));
             let lot = self.books.lots.get(id).ok_or_else(gone)?;
-            if balance.execute(params![id.0, lot.consumed, lot.overhang, lot.overage])? != 1 {
+            if balance.execute(params![id.0, lot.consumed, lot.overhang, lot.overage, lot.carried])? != 1 {
                 return Err(gone());
             }
             tx.cache.lots.wrote(lot);

@@ -6,7 +6,7 @@ use rusqlite::{Connection, Row};
 
 use super::failure::Op;
 use super::rows;
-use crate::domain::credit::{Lot, LotId, Share, Source, Topped};
+use crate::domain::credit::{Lot, LotId, Source, Topped};
 use crate::domain::period::Window;
 use crate::ledger::store::Usage;
 
@@ -14,9 +14,9 @@ use crate::ledger::store::Usage;
 macro_rules! select_lot {
     ($rest:literal) => {
         concat!(
-            "SELECT id, kind, holder, period, valid_from, valid_to, part, whole, granted, overhang, consumed, \
-             calendar, messages, relayed, refused, not_offered, unknown, last_sent_at, source, overage, expires_at, \
-             topped_until, topped_total FROM lot ",
+            "SELECT id, kind, holder, period, valid_from, valid_to, granted, overhang, consumed, carried, overage, \
+             calendar, source, counts_from, expires_at, topped_until, topped_total, messages, relayed, refused, \
+             not_offered, unknown, last_sent_at FROM lot ",
             $rest
         )
     };
@@ -35,13 +35,13 @@ pub struct LotRow {
 }
 
 impl LotRow {
-    /// The usage of its period, with what the rollup has not taken. What is charged and not refunded is the balance
+    /// The usage since it began, with what the rollup has not taken. What is charged and not refunded is in the balance
     /// itself.
     pub fn usage(&self, untaken: Usage) -> Usage {
         let Self { lot, usage, .. } = self;
         Usage {
             messages: usage.messages + untaken.messages,
-            accepted: lot.used(),
+            accepted: lot.charged(),
             relayed: usage.relayed + untaken.relayed,
             refused: usage.refused + untaken.refused,
             not_offered: usage.not_offered + untaken.not_offered,
@@ -60,38 +60,46 @@ pub fn read(row: &Row<'_>) -> rusqlite::Result<LotRow> {
         ValueRef::Null => Ok(None),
         _ => instant(column).map(Some),
     };
-    let last_sent: i64 = row.get(17)?;
-    let source = source(row, 18)?;
-    let window = match source {
-        Source::Period => Window { key: row.get_ref(3)?.as_str()?.into(), from: instant(4)?, to: instant(5)? },
-        Source::Spend | Source::Grant(_) | Source::TopUp => Window::always(maybe(20)?),
+    let source = source(row, 12)?;
+    let (window, begun) = match source {
+        Source::Period => {
+            let (key, begun) = (row.get_ref(3)?.as_str()?.into(), instant(4)?);
+            (Window { key, from: maybe(13)?.unwrap_or(begun), to: instant(5)? }, begun)
+        }
+        Source::Spend | Source::Grant(_) | Source::TopUp => {
+            let window = Window::always(maybe(14)?);
+            let begun = window.from;
+            (window, begun)
+        }
     };
-    let topped = match maybe(21)? {
-        Some(until) => Some(Topped { until, total: row.get(22)? }),
+    let topped = match maybe(15)? {
+        Some(until) => Some(Topped { until, total: row.get(16)? }),
         None => None,
     };
+    let last_sent: i64 = row.get(22)?;
     Ok(LotRow {
         lot: Lot {
             id: LotId(row.get(0)?),
             holder: rows::holder_at(row, 1)?,
             source,
             window,
-            share: Share { part: row.get(6)?, whole: row.get(7)? },
-            granted: row.get(8)?,
-            overhang: row.get(9)?,
-            consumed: row.get(10)?,
-            overage: row.get(19)?,
+            begun,
+            granted: row.get(6)?,
+            overhang: row.get(7)?,
+            consumed: row.get(8)?,
+            carried: row.get(9)?,
+            overage: row.get(10)?,
             topped,
         },
         calendar: row.get(11)?,
         usage: Usage {
-            messages: row.get(12)?,
+            messages: row.get(17)?,
             accepted: 0,
-            relayed: row.get(13)?,
-            refused: row.get(14)?,
-            not_offered: row.get(15)?,
-            unknown: row.get(16)?,
-            last_sent_at: if last_sent == 0 { None } else { Some(instant(17)?) },
+            relayed: row.get(18)?,
+            refused: row.get(19)?,
+            not_offered: row.get(20)?,
+            unknown: row.get(21)?,
+            last_sent_at: if last_sent == 0 { None } else { Some(instant(22)?) },
         },
     })
 }

@@ -1,18 +1,24 @@
-//! Lots: which one holds now, making the next one, and what a changed limit does to the running one.
+//! The lots of a holder: read, and written as the rulebook marked them.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::failure::{Failure, Op};
 use super::lot_row::{self, LotRow, select_lot};
+use super::usage::used_since;
 use super::write::Tx;
-use crate::domain::credit::{Limit, Lot, LotId, Share};
+use crate::domain::credit::{Limit, Lot, LotId, Source};
+use crate::domain::directory::Terms;
 use crate::domain::id::Holder;
-use crate::domain::period::Calendar;
-use crate::ledger::shelf::following;
-use crate::ledger::trail::Note;
+use crate::ledger::rules::lots::{Lots, Mark, Row};
+use crate::ledger::rules::sources::{Planned, missing_spend};
+use crate::ledger::trail::LEDGER;
 
-/// The latest lot of a holder that began by `at`.
+/// Where lots of other sources lie in the index of period lots: some 30,000 years before any, each two milliseconds
+/// before the last, so that they never overlap and schema 1 never takes one for a running lot.
+const OUTSIDE_MS: i64 = -1_000_000_000_000_000;
+
+/// The latest lot of a holder's periods that began by `at`.
 pub fn latest(connection: &Connection, holder: Holder, at: Timestamp) -> Op<Option<LotRow>> {
     let found = connection
         .prepare_cached(select_lot!(
@@ -23,46 +29,79 @@ pub fn latest(connection: &Connection, holder: Holder, at: Timestamp) -> Op<Opti
     Ok(found)
 }
 
-fn json(calendar: &Calendar) -> Op<String> {
-    serde_json::to_string(calendar).map_err(|error| Failure::Row(error.to_string()))
+/// The lots of other sources that a batch is judged by: neither taken back nor expired.
+pub fn live(connection: &Connection, holder: Holder, now: Timestamp) -> Op<Vec<Lot>> {
+    let mut statement = connection.prepare_cached(select_lot!(
+        "WHERE holder = ?1 AND kind = ?2 AND source <> 'period' AND (granted > 0 OR source IN ('spend', 'topup')) \
+         AND (expires_at IS NULL OR expires_at > ?3)"
+    ))?;
+    let (id, kind) = (holder.uuid(), holder.kind().as_str());
+    let found = statement.query_map(params![id.as_bytes(), kind, now.as_millisecond()], lot_row::read)?;
+    found.map(|row| Ok(row?.lot)).collect()
 }
 
-fn granted(limit: &Limit, share: Share) -> Option<i64> {
-    limit.credits.map(|credits| share.of(credits))
+/// A holder's latest lot for the rulebook.
+pub fn of_latest(holder: Holder, latest: Option<LotRow>) -> Lots {
+    let mut lots = Lots::empty(holder);
+    if let Some(LotRow { lot, calendar, .. }) = latest {
+        // Time never runs backwards here: a lot that an edit ended holds for nobody.
+        lots.push(lot, calendar, false);
+    }
+    lots
+}
+
+fn latest_of(connection: &Connection, holder: Holder, at: Timestamp) -> Op<Lots> {
+    Ok(of_latest(holder, latest(connection, holder, at)?))
+}
+
+/// The same with all lots of other sources.
+pub fn read(connection: &Connection, holder: Holder, at: Timestamp) -> Op<Lots> {
+    let mut lots = latest_of(connection, holder, at)?;
+    let mut statement =
+        connection.prepare_cached(select_lot!("WHERE holder = ?1 AND kind = ?2 AND source <> 'period' ORDER BY id"))?;
+    let found = statement.query_map(params![holder.uuid().as_bytes(), holder.kind().as_str()], lot_row::read)?;
+    for row in found {
+        let LotRow { lot, calendar, .. } = row?;
+        lots.push(lot, calendar, false);
+    }
+    Ok(lots)
 }
 
 impl Tx<'_> {
     /// The running lot of a holder: found, or made.
-    pub fn running_lot(&mut self, holder: Holder, limit: &Limit) -> Op<Lot> {
-        let latest = latest(self.connection, holder, self.now)?;
-        match latest {
-            Some(latest) if self.now < latest.lot.window.to => Ok(latest.lot),
-            ended => self.make_lot(holder, limit, ended.as_ref().map(|ended| &ended.lot), self.now),
-        }
+    pub fn running_lot(&mut self, terms: &Terms<'_>) -> Op<Lot> {
+        let holder = terms.holder;
+        let mut lots = latest_of(self.connection, holder, self.now)?;
+        let used = self.used_under(&lots, terms)?;
+        // The lots of other sources are not read here.
+        lots.run(&Terms { priced: false, ..terms.clone() }, used, self.now);
+        self.write_lots(holder, &mut lots)?;
+        let running = lots.running(self.now).cloned();
+        running.ok_or_else(|| Failure::Row(format!("the lot that was made for {holder:?} is gone")))
     }
 
-    /// Makes the lot that holds at `at`, which must not be before the end of `previous`.
-    pub fn make_lot(&mut self, holder: Holder, limit: &Limit, previous: Option<&Lot>, at: Timestamp) -> Op<Lot> {
-        let mut lot = following(holder, limit, previous, at);
-        self.connection
-            .prepare_cached(
-                "INSERT INTO lot (kind, holder, period, valid_from, valid_to, calendar, part, whole, granted) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            )?
-            .execute(params![
-                holder.kind().as_str(),
-                holder.uuid().as_bytes(),
-                lot.window.key.as_str(),
-                lot.window.from.as_millisecond(),
-                lot.window.to.as_millisecond(),
-                json(&limit.calendar)?,
-                lot.share.part,
-                lot.share.whole,
-                lot.granted
-            ])?;
-        lot.id = LotId(self.connection.last_insert_rowid());
-        self.moved(holder)?;
-        Ok(lot)
+    /// What a lot that begins now for these terms has to count.
+    pub fn used_under(&self, lots: &Lots, terms: &Terms<'_>) -> Op<i64> {
+        let from = lots.counts_from(terms.limit, self.now);
+        from.map_or(Ok(0), |from| used_since(self.connection, terms.holder, from))
+    }
+
+    /// The lot that counts an account's money, made where it is not.
+    pub fn count_money(&mut self, terms: &Terms<'_>, others: &mut Vec<Lot>) -> Op<()> {
+        if let Some(mut spend) = missing_spend(terms, others.iter()) {
+            spend.id = self.insert_source(&spend)?;
+            self.moved(terms.holder)?;
+            others.push(spend);
+        }
+        Ok(())
+    }
+
+    /// Makes the lots that follow each other until `until`. Returns how many were made.
+    pub fn prepare_holder(&mut self, holder: Holder, limit: &Limit, until: Timestamp) -> Op<u64> {
+        let mut lots = latest_of(self.connection, holder, until)?;
+        let made = lots.prepare(limit, self.now, until);
+        self.write_lots(holder, &mut lots)?;
+        Ok(made)
     }
 
     /// Takes back what was prepared for later: nobody has used it.
@@ -73,81 +112,144 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Applies a changed limit. What was prepared for later is made again, under the new limit.
-    ///
-    /// A lot of the same calendar is granted what the limit says now. A lot of another calendar keeps what it was
-    /// granted until it ends; where it limits nothing, it ends now and a full lot of the new calendar begins. A limit
-    /// that is taken away is gone at once, and one of nothing holds at once: there is nothing to wait for.
-    ///
-    /// A lot follows from the limit that held when it began, whether or not anybody has used it yet: where the running
-    /// one is not made, it is made from the limit `before`.
-    pub fn apply_limit(&mut self, actor: &str, holder: Holder, before: &Limit, limit: &Limit) -> Op<()> {
-        self.drop_lots_ahead(holder)?;
-        self.running_lot(holder, before)?;
-        let Some(running) = latest(self.connection, holder, self.now)? else {
-            return Err(Failure::Row(format!("the lot that was made for {holder:?} is gone")));
-        };
-        if running.calendar == json(&limit.calendar)? {
-            self.regrant(actor, running.lot, limit)
-        } else if running.lot.granted.is_none() {
-            self.cut(actor, running.lot, limit)
-        } else if matches!(limit.credits, None | Some(0)) {
-            self.regrant(actor, running.lot, limit)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn regrant(&mut self, actor: &str, mut lot: Lot, limit: &Limit) -> Op<()> {
-        let before = lot.granted;
-        let after = granted(limit, lot.share);
-        if before == after {
+    /// Writes the lots that are marked; new ones get their ids.
+    pub fn write_lots(&mut self, holder: Holder, lots: &mut Lots) -> Op<()> {
+        if !lots.is_marked() {
             return Ok(());
         }
-        lot.regrant(after);
-        self.connection
-            .prepare_cached("UPDATE lot SET granted = ?2, overhang = ?3, consumed = ?4, overage = ?5 WHERE id = ?1")?
-            .execute(params![lot.id.0, lot.granted, lot.overhang, lot.consumed, lot.overage])?;
-        self.moved(lot.holder)?;
-        self.note(actor, lot.holder, &Note::regranted(before, &lot))
-    }
-
-    /// Ends a lot that limits nothing, now, and begins a full one of the new calendar.
-    fn cut(&mut self, actor: &str, mut lot: Lot, limit: &Limit) -> Op<()> {
-        let now = self.now;
-        let note = Note::cut(&lot);
-        if lot.window.from == now {
-            // It began this very millisecond: it becomes the new one, with what it has counted.
-            self.rewrite(&mut lot, limit)?;
-        } else {
-            lot.window.to = now;
-            self.connection
-                .prepare_cached("UPDATE lot SET valid_to = ?2 WHERE id = ?1")?
-                .execute(params![lot.id.0, now.as_millisecond()])?;
-            self.make_lot(lot.holder, limit, Some(&lot), now)?;
+        // Ended lots first: where one is cut, the next begins at the same instant.
+        for row in lots.all().filter(|row| row.mark == Mark::Changed) {
+            self.update_lot(row)?;
         }
-        self.moved(lot.holder)?;
-        self.note(actor, lot.holder, &note)
+        for row in lots.all_mut().filter(|row| row.mark == Mark::New) {
+            row.lot.id = self.insert_lot(row)?;
+        }
+        lots.is_written();
+        self.moved(holder)
     }
 
-    fn rewrite(&mut self, lot: &mut Lot, limit: &Limit) -> Op<()> {
-        let window = limit.calendar.window(self.now);
-        lot.regrant(limit.credits);
+    fn insert_lot(&self, row: &Row) -> Op<LotId> {
+        let lot = &row.lot;
+        match lot.source {
+            Source::Period => self.insert_period(lot, &row.calendar),
+            Source::Spend | Source::Grant(_) | Source::TopUp => self.insert_source(lot),
+        }
+    }
+
+    fn insert_period(&self, lot: &Lot, calendar: &str) -> Op<LotId> {
+        // `part` and `whole` are of schemas before this one, whose short lots were granted in proportion.
         self.connection
             .prepare_cached(
-                "UPDATE lot SET period = ?2, valid_to = ?3, calendar = ?4, part = 1, whole = 1, granted = ?5, \
-                 overhang = ?6, consumed = ?7, overage = ?8 WHERE id = ?1",
+                "INSERT INTO lot (kind, holder, period, valid_from, valid_to, counts_from, calendar, part, whole, \
+                 granted, overhang, consumed, carried, overage) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, 1, ?8, ?9, ?10, ?11, ?12)",
             )?
             .execute(params![
-                lot.id.0,
-                window.key.as_str(),
-                window.to.as_millisecond(),
-                json(&limit.calendar)?,
+                lot.holder.kind().as_str(),
+                lot.holder.uuid().as_bytes(),
+                lot.window.key.as_str(),
+                lot.begun.as_millisecond(),
+                lot.window.to.as_millisecond(),
+                counts_from(lot),
+                calendar,
                 lot.granted,
                 lot.overhang,
                 lot.consumed,
+                lot.carried,
                 lot.overage
             ])?;
+        Ok(LotId(self.connection.last_insert_rowid()))
+    }
+
+    fn insert_source(&self, lot: &Lot) -> Op<LotId> {
+        self.connection
+            .prepare_cached(
+                "INSERT INTO lot (kind, holder, period, valid_from, valid_to, calendar, part, whole, granted, source, \
+                 expires_at, topped_until, topped_total) \
+                 SELECT ?1, ?2, ?3, ?4 - 2 * count(*), ?4 - 2 * count(*) + 1, '', 1, 1, ?5, ?6, ?7, ?8, ?9 \
+                 FROM lot WHERE kind = ?1 AND holder = ?2 AND source <> 'period'",
+            )?
+            .execute(params![
+                lot.holder.kind().as_str(),
+                lot.holder.uuid().as_bytes(),
+                lot.window.key.as_str(),
+                OUTSIDE_MS,
+                lot.granted,
+                lot.source.word(),
+                lot.expires_at().map(Timestamp::as_millisecond),
+                lot.topped.map(|topped| topped.until.as_millisecond()),
+                lot.topped.map(|topped| topped.total)
+            ])?;
+        Ok(LotId(self.connection.last_insert_rowid()))
+    }
+
+    fn update_lot(&self, row: &Row) -> Op<()> {
+        let lot = &row.lot;
+        match lot.source {
+            Source::Period => self.update_period(lot, &row.calendar),
+            Source::Spend | Source::Grant(_) | Source::TopUp => self.update_source(lot),
+        }
+    }
+
+    fn update_period(&self, lot: &Lot, calendar: &str) -> Op<()> {
+        let written = self
+            .connection
+            .prepare_cached(
+                "UPDATE lot SET period = ?2, valid_to = ?3, counts_from = ?4, calendar = ?5, granted = ?6, \
+                 overhang = ?7, consumed = ?8, carried = ?9, overage = ?10 WHERE id = ?1",
+            )?
+            .execute(params![
+                lot.id.0,
+                lot.window.key.as_str(),
+                lot.window.to.as_millisecond(),
+                counts_from(lot),
+                calendar,
+                lot.granted,
+                lot.overhang,
+                lot.consumed,
+                lot.carried,
+                lot.overage
+            ])?;
+        if written == 1 { Ok(()) } else { Err(gone(lot)) }
+    }
+
+    fn update_source(&self, lot: &Lot) -> Op<()> {
+        let written = self
+            .connection
+            .prepare_cached(
+                "UPDATE lot SET granted = ?2, overhang = ?3, consumed = ?4, overage = ?5, expires_at = ?6, \
+                 topped_until = ?7, topped_total = ?8 WHERE id = ?1",
+            )?
+            .execute(params![
+                lot.id.0,
+                lot.granted,
+                lot.overhang,
+                lot.consumed,
+                lot.overage,
+                lot.expires_at().map(Timestamp::as_millisecond),
+                lot.topped.map(|topped| topped.until.as_millisecond()),
+                lot.topped.map(|topped| topped.total)
+            ])?;
+        if written == 1 { Ok(()) } else { Err(gone(lot)) }
+    }
+
+    /// Writes a lot that a top-up came to, and what the trail says of it.
+    pub fn write_topped_up(&mut self, planned: Planned) -> Op<()> {
+        let Planned { lot, notes } = planned;
+        self.update_source(&lot)?;
+        self.moved(lot.holder)?;
+        for note in notes {
+            self.note(LEDGER, lot.holder, &note)?;
+        }
         Ok(())
     }
+}
+
+/// Where a lot's period begins before the lot does.
+fn counts_from(lot: &Lot) -> Option<i64> {
+    (lot.window.from != lot.begun).then(|| lot.window.from.as_millisecond())
+}
+
+fn gone(lot: &Lot) -> Failure {
+    Failure::Row(format!("lot {} is gone", lot.id.0))
 }

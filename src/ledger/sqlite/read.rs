@@ -10,12 +10,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::failure::{Failure, Op};
 use super::vigil::Vigil;
-use super::{file, incarnation, lots, rows, sources, usage};
+use super::{file, incarnation, lots, rows, usage};
 use crate::domain::credential::Username;
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId};
-use crate::ledger::shelf::following;
-use crate::ledger::sources::balance;
+use crate::ledger::rules::balance::balance;
 use crate::ledger::store::{Balance, Changes, Error, Event, Result, Usage};
 use crate::runtime::clock::Clock;
 
@@ -115,11 +114,7 @@ pub fn find_sender(connection: &Connection, username: &Username) -> Op<Option<Se
     let mut next = Some(Holder::Key(id));
     while let Some(holder) = next {
         let Some(entry) = rows::entry(connection, holder)? else { return Ok(None) };
-        next = match &entry {
-            Entry::Key(key) => Some(Holder::Account(key.account)),
-            Entry::Account(account) => Some(Holder::Policy(account.policy)),
-            Entry::Policy(_) => None,
-        };
+        next = entry.parent();
         directory.apply(entry);
     }
     Ok(directory.sender(id))
@@ -144,11 +139,13 @@ pub fn balances(connection: &Connection, holders: &[Holder], now: Timestamp) -> 
             }
             // Nobody has sent in this period yet: what the first message would find.
             ended => {
-                let ended = ended.as_ref().map(|row| &row.lot);
-                (following(holder, terms.limit, ended, now), Usage::default())
+                let lots = lots::of_latest(holder, ended);
+                let from = lots.counts_from(terms.limit, now);
+                let used = from.map_or(Ok(0), |from| usage::used_since(connection, holder, from))?;
+                (lots.next((terms.limit, terms.overage), used, now), Usage::default())
             }
         };
-        let more = if terms.has_more() { sources::live(connection, holder, now)? } else { Vec::new() };
+        let more = if terms.has_more() { lots::live(connection, holder, now)? } else { Vec::new() };
         let price = if terms.spend_limit.is_some() { unit_price(connection, &entry)? } else { 0 };
         balances.push(balance(&terms, lot, usage, more, price, now));
     }

@@ -12,6 +12,7 @@ use super::usage::{RESERVATIONS, SETTLEMENTS, cursor};
 use super::write::Tx;
 use crate::domain::credit::{LotId, Outcome, Part};
 use crate::domain::id::MessageId;
+use crate::ledger::rules::settle::Settled;
 use crate::ledger::store::{Session, Settlement};
 
 /// A reservation that is old enough.
@@ -26,6 +27,9 @@ impl Tx<'_> {
     /// many were deleted.
     pub fn retire(&mut self, session: &Session, before: Timestamp, limit: usize) -> Op<usize> {
         self.fence(session)?;
+        self.forget_used(limit)?;
+        self.forget_floors()?;
+        self.forget_refused()?;
         let old = self.old(before, limit)?;
         let open: Vec<Settlement> = self.open(&old)?;
         if !open.is_empty() {
@@ -40,7 +44,7 @@ impl Tx<'_> {
                 break;
             }
             let outcome = self.latest_outcome(one.message)?;
-            if !outcome.is_some_and(|(outcome, _)| outcome.refunds()) {
+            if !outcome.and_then(Settled::outcome).is_some_and(Outcome::refunds) {
                 for Part(lot, amount) in one.parts {
                     *sums.entry(lot).or_default() += amount;
                 }

@@ -14,6 +14,11 @@ pub fn instant(ms: i64) -> Op<Timestamp> {
     Timestamp::from_millisecond(ms).map_err(|error| Failure::Row(error.to_string()))
 }
 
+/// The end of what may never end.
+pub fn end(ms: i64) -> Op<Timestamp> {
+    if ms >= Timestamp::MAX.as_millisecond() { Ok(Timestamp::MAX) } else { instant(ms) }
+}
+
 /// The clock, or the last transaction's time where the clock stepped back. Whole milliseconds, as they are stored.
 pub fn later(clock: Timestamp, last_ms: i64) -> Op<Timestamp> {
     instant(clock.as_millisecond().max(last_ms))

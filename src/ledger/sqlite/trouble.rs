@@ -10,21 +10,10 @@ use crate::domain::id::PolicyId;
 use crate::domain::trouble::{Fault, Sightings, TROUBLES_MAX, Trouble};
 use crate::ledger::store::{Role, Session};
 
-/// The schema that has a place for it. Before it nobody says anything.
-const SINCE: i64 = 10;
-
-fn is_known(connection: &Connection) -> Op<bool> {
-    let mut known = connection.prepare_cached("SELECT schema_version >= ?1 FROM meta")?;
-    Ok(known.query_row([SINCE], |row| row.get(0))?)
-}
-
 impl Tx<'_> {
     /// Replaces what the session says, and drops what sessions said that are over.
     pub fn put_troubles(&mut self, session: &Session, troubles: &[Trouble]) -> Op<()> {
         self.fence(session)?;
-        if !is_known(self.connection)? {
-            return Ok(());
-        }
         self.connection
             .prepare_cached(
                 "DELETE FROM trouble WHERE session = ?1 OR NOT EXISTS \
@@ -45,9 +34,6 @@ impl Tx<'_> {
 }
 
 pub fn sightings(connection: &Connection) -> Op<Sightings> {
-    if !is_known(connection)? {
-        return Ok(Sightings::default());
-    }
     let relays = connection
         .prepare_cached("SELECT count(*) FROM session WHERE role = ?1 AND closed_at IS NULL")?
         .query_row([Role::Relay.as_str()], |row| row.get(0))?;

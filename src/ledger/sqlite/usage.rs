@@ -13,12 +13,12 @@ use super::failure::{Failure, Op};
 use super::rows;
 use super::write::Tx;
 use crate::domain::credit::{Chain, LotId, Outcome, PERIOD_PARTS, Part};
-use crate::domain::id::{AccountId, KeyId, PolicyId};
+use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
+use crate::ledger::rules::history::{self, HOUR_MS, Quarters};
 use crate::ledger::store::{Session, Usage};
 
 pub const RESERVATIONS: &str = "reservation";
 pub const SETTLEMENTS: &str = "settlement";
-const HOUR_MS: i64 = 3_600_000;
 /// SQLite's word for no limit.
 const ALL: i64 = -1;
 
@@ -115,19 +115,52 @@ impl Step {
         }
     }
 
+    /// Credits that it adds to what its holders have used.
+    fn used(&self) -> i64 {
+        match &self.outcome {
+            None => self.credits,
+            Some(_) if self.gives_back() => -self.credits,
+            Some(_) => 0,
+        }
+    }
+
     fn gives_back(&self) -> bool {
         self.outcome.as_ref().is_some_and(|settled| settled.outcome.refunds())
     }
 
     /// Micro-units of money that it adds.
     fn price(&self) -> i64 {
-        let price = self.credits.saturating_mul(self.unit_price);
-        match &self.outcome {
-            None => price,
-            Some(_) if self.gives_back() => -price,
-            Some(_) => 0,
-        }
+        self.used().saturating_mul(self.unit_price)
     }
+}
+
+/// What a holder has used since the beginning of a period, as of this transaction: what the rollup has counted, and the
+/// rows that it has not taken.
+pub fn used_since(connection: &Connection, holder: Holder, from: Timestamp) -> Op<i64> {
+    let first = history::first(from);
+    let (kind, id) = (holder.kind().as_str(), holder.uuid());
+    let last = connection.prepare_cached("SELECT max(hour) FROM used_hour")?.query_row([], |row| row.get(0))?;
+    let last: Option<i64> = last;
+    // Hour by hour: the table is in their order, so that old ones are dropped in one place.
+    let rolled: i64 = connection
+        .prepare_cached(
+            "WITH RECURSIVE hours(hour) AS \
+                 (SELECT ?3 UNION ALL SELECT hour + 3600000 FROM hours WHERE hour + 3600000 <= ?5) \
+             SELECT ifnull(sum(CASE WHEN u.hour >= ?4 THEN q1 ELSE 0 END \
+                 + CASE WHEN u.hour + 900000 >= ?4 THEN q2 ELSE 0 END \
+                 + CASE WHEN u.hour + 1800000 >= ?4 THEN q3 ELSE 0 END + q4), 0) \
+             FROM hours h JOIN used_hour u ON u.hour = h.hour AND u.kind = ?1 AND u.holder = ?2",
+        )?
+        .query_row(params![kind, id.as_bytes(), history::place(first).0, first, last], |row| row.get(0))?;
+    let mut untaken = 0;
+    for table in [RESERVATIONS, SETTLEMENTS] {
+        walk(connection, table, cursor(connection, table)?, ALL, |step| {
+            if step.at >= first && step.chain.holders().contains(&holder) {
+                untaken += step.used();
+            }
+        })?;
+    }
+    Ok(rolled + untaken)
 }
 
 /// What is added to an hour.
@@ -165,6 +198,7 @@ impl Tx<'_> {
         self.fence(session)?;
         let mut hours: HashMap<Bucket, More> = HashMap::new();
         let mut lots: HashMap<LotId, Usage> = HashMap::new();
+        let mut quarters: HashMap<(i64, Holder), Quarters> = HashMap::new();
         let mut rolled = 0;
         for table in [RESERVATIONS, SETTLEMENTS] {
             let after = cursor(self.connection, table)?;
@@ -175,6 +209,12 @@ impl Tx<'_> {
                 more.priced = more.priced.saturating_add(step.price());
                 for lot in &step.lots {
                     step.count_for_lot(lots.entry(*lot).or_default());
+                }
+                if step.used() != 0 {
+                    let (hour, quarter) = history::place(step.at);
+                    for holder in step.chain.holders() {
+                        quarters.entry((hour, holder)).or_default()[quarter] += step.used();
+                    }
                 }
             })?;
             self.set_cursor(table, last)?;
@@ -188,8 +228,43 @@ impl Tx<'_> {
         for (lot, usage) in lots {
             self.count(lot, &usage)?;
         }
+        for ((hour, holder), used) in quarters {
+            self.add_used(hour, holder, used)?;
+        }
         self.all_moved(&holders)?;
         Ok(rolled)
+    }
+
+    /// Adds to what a holder has used in the quarters of an hour.
+    pub fn add_used(&self, hour: i64, holder: Holder, used: Quarters) -> Op<()> {
+        self.connection
+            .prepare_cached(
+                "INSERT INTO used_hour (hour, kind, holder, q1, q2, q3, q4) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
+                 ON CONFLICT DO UPDATE SET q1 = q1 + ?4, q2 = q2 + ?5, q3 = q3 + ?6, q4 = q4 + ?7",
+            )?
+            .execute(params![
+                hour,
+                holder.kind().as_str(),
+                holder.uuid().as_bytes(),
+                used[0],
+                used[1],
+                used[2],
+                used[3]
+            ])?;
+        Ok(())
+    }
+
+    /// Drops up to `limit` hours that no running period reaches. Returns how many.
+    pub fn forget_used(&self, limit: usize) -> Op<usize> {
+        let before = self.now.saturating_sub(history::KEPT).unwrap_or(Timestamp::MIN);
+        let forgotten = self
+            .connection
+            .prepare_cached(
+                "DELETE FROM used_hour WHERE (hour, kind, holder) IN \
+                 (SELECT hour, kind, holder FROM used_hour WHERE hour < ?1 LIMIT ?2)",
+            )?
+            .execute(params![before.as_millisecond(), rows::limit(limit)])?;
+        Ok(forgotten)
     }
 
     fn count(&self, lot: LotId, usage: &Usage) -> Op<()> {

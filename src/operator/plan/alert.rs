@@ -203,7 +203,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::credit::{Lot, LotId, NewLot, Overage, Share};
+    use crate::domain::credit::{Lot, LotId, Overage};
     use crate::domain::id::AccountId;
     use crate::domain::period::Calendar;
     use crate::ledger::store::{SpendBalance, Usage};
@@ -219,7 +219,7 @@ mod tests {
     fn balance(granted: Option<i64>, used: i64, day: &str) -> Balance {
         let window = Calendar::monthly_utc().window(at(day));
         let holder = Holder::Account(AccountId(Uuid::from_u128(2)));
-        let mut lot = Lot::of_period(holder, NewLot { window, share: Share::FULL }, granted);
+        let mut lot = Lot::of_period(holder, window, granted);
         lot.id = LotId(1);
         lot.charge(used);
         Balance { lot, usage: Usage::default(), overage: Overage::Deny, prepaid: None, spend: None }

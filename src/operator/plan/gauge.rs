@@ -26,7 +26,7 @@ impl Gauge {
         // A pool that may be exceeded refuses nobody, and still its end is what a reader wants to see.
         let pool = lot.remaining().filter(|_| !balance.overage.is_deny());
         let figures = Figures {
-            start: second(lot.window.from),
+            start: second(lot.begun),
             end: second(lot.window.to),
             granted: lot.granted,
             used: lot.used(),

@@ -19,11 +19,12 @@ const UNCAPPED_PART: i64 = 10;
 /// The figures that a status shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Figures {
+    /// Since when messages are counted: the beginning of the period, or the moment in it at which its limit began.
     pub start: Timestamp,
     pub end: Timestamp,
     /// Of the period's limit.
     pub granted: Option<i64>,
-    /// In the period, overage included.
+    /// In the whole period, overage included.
     pub used: i64,
     /// The least of all that limits the holder.
     pub remaining: Option<i64>,

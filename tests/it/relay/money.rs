@@ -1,15 +1,20 @@
 //! Credits under pressure, and a ledger that cannot be asked.
 
-use franking::domain::credit::{Grant, Overage, Prepaid, Rate, TopUp, WhenExhausted};
-use franking::domain::id::Holder;
+use franking::domain::credit::{
+    Grant, Outcome, Overage, Prepaid, REFUSED_PER_HOUR, Rate, Reservation, TopUp, WhenExhausted,
+};
+use franking::domain::directory::{AccountEntry, Entry, KeyEntry};
+use franking::domain::id::{AccountId, Holder, MessageId};
 use franking::domain::money::Pricing;
 use franking::domain::period::Period;
-use franking::ledger::store::Role;
+use franking::ledger::store::{Role, Settlement};
 use jiff::SignedDuration;
 use rusqlite::Connection;
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
-use super::scene::{ACCOUNT, FROM, MAIL, PASSWORD, POLICY, Rows, Scene, TO, monthly, username};
+use super::scene::{ACCOUNT, FROM, MAIL, PASSWORD, POLICY, Rows, Scene, TO, account, key, monthly, username};
+use crate::support::sink::{Act, At};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_keys_racing_for_the_last_credits_get_exactly_the_cap() {
@@ -196,6 +201,8 @@ async fn a_policy_may_have_senders_hear_at_once_that_credits_are_gone() {
     .await;
     let mut client = scene.client().await;
     client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    // Until it is known to have been relayed, it may come back.
+    scene.until_usage([1, 1, 0, 0, 0]).await;
     // Each time on the ledger's word: never at RCPT. And it is no mistake of the client's, so it may stay.
     for _ in 0..3 {
         client
@@ -209,6 +216,78 @@ async fn a_policy_may_have_senders_hear_at_once_that_credits_are_gone() {
     lock.execute_batch("BEGIN IMMEDIATE").expect("the lock");
     let mut hurried = scene.client().await;
     hurried.deliver(FROM, &[TO], MAIL).await.is("451 4.3.2");
+}
+
+#[tokio::test]
+async fn nobody_hears_for_good_that_credits_are_gone_while_some_are_under_way_and_may_come_back() {
+    let rejecting = |rows: &mut Rows| {
+        rows.policy.when_exhausted = WhenExhausted::Reject;
+        rows.account.cap = monthly(Some(2));
+    };
+    let scene = Scene::with(|_| {}, rejecting).await;
+    let mut slow = scene.stalled_then(Act::Reply("554 5.7.1 no")).await;
+    // Another key of the account.
+    let mut victim = scene.client_of(2).await;
+    let others = [TO, "other@elsewhere.example", "third@elsewhere.example"];
+    victim.deliver(FROM, &others[..2], MAIL).await.is("452 4.7.1 credits: the account's cap of 2 has 1 left");
+    victim.ask("RSET").await.is("250");
+    victim.deliver(FROM, &others, MAIL).await.is("550 5.7.1 credits: the account's cap of 2 has 1 left");
+    scene.sink.release();
+    slow.reply().await.is("554 5.7.1");
+    victim.deliver(FROM, &others[..2], MAIL).await.is("250 2.0.0");
+    scene.until_usage([2, 2, 1, 0, 0]).await;
+    victim.deliver(FROM, &[TO], MAIL).await.is("550 5.7.1 credits");
+}
+
+/// They cost nothing, and would fill the ledger.
+#[tokio::test]
+async fn an_account_of_which_much_was_refused_waits_its_turn_and_nobody_else_does() {
+    let scene = Scene::with(|_| {}, |rows| rows.others.extend(second_account())).await;
+    let asked = |n: u32| Reservation {
+        message: MessageId(Uuid::from_u128(u128::from(n))),
+        key: key(1).id,
+        credits: 1,
+        fingerprint: None,
+    };
+    let earlier: Vec<Reservation> = (1..REFUSED_PER_HOUR - 5).map(asked).collect();
+    scene.store.reserve(&scene.session, &earlier).await.expect("answered");
+    let refused = earlier.iter().map(|asked| Settlement::of(asked.message, Outcome::Refused)).collect::<Vec<_>>();
+    scene.store.settle(&scene.session, &refused).await.expect("settled");
+
+    scene.sink.always(At::Final, Act::Reply("550 5.1.1 no such user"));
+    let (mut client, mut of_another_key) = (scene.client().await, scene.client_of(2).await);
+    let mut sent = 0;
+    let heard = loop {
+        let heard = client.deliver(FROM, &[TO], MAIL).await;
+        if heard.code == 452 {
+            break heard;
+        }
+        heard.is("550 5.1.1 no such user");
+        sent += 1;
+        scene
+            .until("it is given back", async |scene| scene.balance(Holder::Account(ACCOUNT)).await.lot.used() == 0)
+            .await;
+    };
+    assert_eq!(sent, 7, "one more than the limit");
+    let sentence =
+        "452 4.4.5 too many were refused: the account may have 1000 messages refused in 3600 s; try again in 4 s";
+    heard.is(sentence);
+    scene.sink.behave();
+    of_another_key.deliver(FROM, &[TO], MAIL).await.is(sentence);
+    scene.client_of(3).await.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    let usage = scene.balance(Holder::Account(ACCOUNT)).await.usage;
+    assert_eq!((usage.accepted, usage.refused), (0, i64::from(REFUSED_PER_HOUR) + 1));
+    scene.clock.advance(4);
+    for _ in 0..3 {
+        client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    }
+}
+
+/// Account 2 with key 3.
+fn second_account() -> [Entry; 2] {
+    let id = AccountId(Uuid::from_u128(0x202));
+    let of_account = KeyEntry { account: id, ..key(3) };
+    [Entry::Account(AccountEntry { id, name: "account-2".to_owned(), ..account() }), Entry::Key(of_account)]
 }
 
 #[tokio::test]

@@ -75,6 +75,33 @@ async fn a_message_of_which_nobody_will_know_is_sent_again_without_another_charg
     scene.until_usage([2, 2, 0, 0, 0]).await;
 }
 
+/// Free mail for whoever has such an upstream: two copies are sent without a charge, and each that follows is charged.
+#[tokio::test]
+async fn an_upstream_that_drops_after_every_dot_makes_two_copies_free_and_no_more() {
+    let scene = Scene::new().await;
+    let mut client = scene.client().await;
+    for (sent, charged) in (1..=12).zip([1, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]) {
+        scene.sink.once(At::Final, Act::Drop);
+        client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2");
+        // What passes between them keeps the upstream from being given up.
+        client.deliver(FROM, &[TO], &format!("{MAIL} {sent}")).await.is("250 2.0.0");
+        scene.until_usage([sent + charged, sent, 0, 0, charged]).await;
+    }
+    assert_eq!(scene.sink.count(), 24);
+}
+
+/// Another order of the recipients, or another case of a domain, is no other message.
+#[tokio::test]
+async fn a_copy_is_known_by_its_set_of_recipients() {
+    let scene = Scene::new().await;
+    let mut client = scene.client().await;
+    scene.sink.once(At::Final, Act::Drop);
+    client.deliver(FROM, &[TO, "other@elsewhere.example"], MAIL).await.is("451 4.4.2");
+    scene.until_usage([2, 0, 0, 0, 2]).await;
+    client.deliver(FROM, &["other@ELSEWHERE.example", TO], MAIL).await.is("250 2.0.0");
+    scene.until_usage([2, 2, 0, 0, 0]).await;
+}
+
 #[tokio::test]
 async fn a_copy_that_is_late_too_is_one_charge_and_is_answered_in_the_end() {
     let scene = hasty().await;

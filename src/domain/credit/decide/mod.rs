@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::{Blocked, Chain, Lot, LotId, Meter, Overage, Pace, Part, Rate, Verdict};
-use crate::domain::id::{Holder, IdMap};
+use super::{Chain, Lot, LotId, Meter, Overage, Pace, Part, Rate, Refused, Verdict};
+use crate::domain::id::{AccountId, Holder, IdMap};
 
 /// A prepaid balance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,10 +51,12 @@ pub const PERIOD_PARTS: usize = 3;
 pub struct Books {
     pub lots: IdMap<LotId, Lot>,
     pub holdings: IdMap<Holder, Holding>,
+    /// The accounts of which much was given back lately.
+    pub refused: IdMap<AccountId, Refused>,
 }
 
 /// One message that is to be charged. The books must hold what its chain's holders hold.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charge {
     pub credits: i64,
     pub chain: Chain,
@@ -62,44 +64,24 @@ pub struct Charge {
     pub unit_price: i64,
 }
 
-/// One message to decide, on fresh rows: charged already, blocked, or to be charged.
-#[derive(Clone, Debug)]
-pub enum Demand {
-    Known,
-    Blocked(Blocked),
-    /// It came before: what became of that one is the answer, and nothing is charged.
-    Again(Verdict),
-    Charge(Charge),
-}
-
-/// Decides a batch in order, charging the books in place. Returns for each message its verdict and what it was
-/// charged: first the period lots of key, account and policy, then the parts of other lots.
+/// Decides one message, charging the books in place: what it was charged (first the period lots of key, account and
+/// policy, then the parts of other lots), or why not. Rates come first; whatever refuses a message, it moves nothing.
 ///
-/// Both engines call it with the rows they hold locked. Whatever refuses a message, the message moves nothing.
-pub fn decide(books: &mut Books, batch: &[Demand], now: Timestamp) -> Vec<(Verdict, Vec<Part>)> {
-    let decided = batch.iter().map(|demand| match demand {
-        Demand::Known => (Verdict::Reserved, Vec::new()),
-        Demand::Blocked(blocked) => (Verdict::Blocked(blocked.clone()), Vec::new()),
-        Demand::Again(verdict) => (verdict.clone(), Vec::new()),
-        Demand::Charge(charge) => decide_one(books, charge, now),
-    });
-    decided.collect()
+/// Every engine calls it, through the rulebook, with the rows that it holds locked.
+pub fn decide(books: &mut Books, charge: &Charge, now: Timestamp) -> Result<Vec<Part>, Verdict> {
+    let arrivals = books.arrivals(charge.chain, now)?;
+    if let Some(shortage) = books.shortage(charge) {
+        return Err(shortage.into_verdict());
+    }
+    books.arrive(arrivals);
+    Ok(books.take(charge))
 }
 
-fn decide_one(books: &mut Books, charge: &Charge, now: Timestamp) -> (Verdict, Vec<Part>) {
-    let arrivals = match books.arrivals(charge.chain, now) {
-        Ok(arrivals) => arrivals,
-        Err(too_fast) => return (too_fast, Vec::new()),
-    };
-    if let Some(shortage) = books.shortage(charge) {
-        return (shortage.into_verdict(), Vec::new());
-    }
-    for (holder, arrival) in arrivals.into_iter().flatten() {
-        if let Some(tempo) = books.holdings.get_mut(&holder).and_then(|holding| holding.tempo.as_mut()) {
-            *tempo = Tempo { arrival: Some(arrival), moved: true, ..*tempo };
-        }
-    }
-    (Verdict::Reserved, books.take(charge))
+/// Judges a message that costs nothing by the rates of its key and account, and counts it there.
+pub fn pace(books: &mut Books, chain: Chain, now: Timestamp) -> Result<(), Verdict> {
+    let arrivals = books.arrivals(chain, now)?;
+    books.arrive(arrivals);
+    Ok(())
 }
 
 /// A meter that lacks credits.
@@ -113,7 +95,7 @@ struct Shortage {
 impl Shortage {
     fn into_verdict(self) -> Verdict {
         let Self { meter, granted, remaining, reopens_at } = self;
-        Verdict::Short { meter, granted, remaining, reopens_at }
+        Verdict::Short { meter, granted, remaining, reopens_at, pending: false }
     }
 
     /// The one that stays closed longer; this one where both do as long.
@@ -127,7 +109,9 @@ impl Books {
     /// The theoretical arrivals after this message, or why it comes too early.
     fn arrivals(&self, chain: Chain, now: Timestamp) -> Result<[Option<(Holder, Timestamp)>; 2], Verdict> {
         let mut arrivals = [None; 2];
-        let mut refused: Option<(Timestamp, Verdict)> = None;
+        let shut = self.refused.get(&chain.account).and_then(|refused| refused.shuts(now));
+        let mut refused =
+            shut.map(|(rate, retry_at)| (retry_at, Verdict::TooFast { pace: Pace::Refused, rate, retry_at }));
         let paced = [(Holder::Key(chain.key), Pace::Key), (Holder::Account(chain.account), Pace::Account)];
         for (slot, (holder, pace)) in arrivals.iter_mut().zip(paced) {
             let Some(Tempo { rate, arrival, .. }) = self.holdings[&holder].tempo else { continue };
@@ -140,6 +124,14 @@ impl Books {
             }
         }
         refused.map_or(Ok(arrivals), |(_, verdict)| Err(verdict))
+    }
+
+    fn arrive(&mut self, arrivals: [Option<(Holder, Timestamp)>; 2]) {
+        for (holder, arrival) in arrivals.into_iter().flatten() {
+            if let Some(tempo) = self.holdings.get_mut(&holder).and_then(|holding| holding.tempo.as_mut()) {
+                *tempo = Tempo { arrival: Some(arrival), moved: true, ..*tempo };
+            }
+        }
     }
 
     /// Of the meters that lack credits, the one that stays closed longest.
@@ -177,6 +169,22 @@ impl Books {
         }
         let granted = lots().filter_map(|lot| lot.granted).sum();
         Some(Shortage { meter, granted, remaining, reopens_at: stock.next_top_up })
+    }
+
+    /// Whether a message would pass every limit if its lots got this back.
+    pub fn would_pass(&self, charge: &Charge, returned: &IdMap<LotId, i64>) -> bool {
+        let mut books = Self::default();
+        for holder in charge.chain.holders() {
+            let Some(holding) = self.holdings.get(&holder) else { return false };
+            let stocked = holding.prepaid.iter().flat_map(|stock| &stock.lots);
+            for id in stocked.chain(&holding.spend).chain([&holding.period]) {
+                let Some(mut lot) = self.lots.get(id).cloned() else { return false };
+                lot.refund(returned.get(id).map_or(0, |amount| lot.used().min(*amount)));
+                books.lots.insert(*id, lot);
+            }
+            books.holdings.insert(holder, holding.clone());
+        }
+        books.shortage(charge).is_none()
     }
 
     /// Charges every meter of a message that passed them all.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::credit::{NewLot, Share, Source};
+use crate::domain::credit::Source;
 use crate::domain::id::{AccountId, KeyId, PolicyId};
 use crate::domain::period::{Calendar, Period, Window};
 use uuid::Uuid;
@@ -27,8 +27,7 @@ fn window(period: Period) -> Window {
 fn books(limits: [Option<i64>; 3]) -> Books {
     let mut books = Books::default();
     for ((id, holder), credits) in (1..).map(LotId).zip(chain().holders()).zip(limits) {
-        let new = NewLot { window: window(Period::Monthly), share: Share::FULL };
-        books.lots.insert(id, Lot { id, ..Lot::of_period(holder, new, credits) });
+        books.lots.insert(id, Lot { id, ..Lot::of_period(holder, window(Period::Monthly), credits) });
         books.holdings.insert(holder, Holding::plain(id));
     }
     books
@@ -41,7 +40,7 @@ impl Books {
 
     fn with_spend(mut self, limit: i64) -> Self {
         let holder = chain().holders()[ACCOUNT];
-        self.lots.insert(LotId(10), Lot { id: LotId(10), ..Lot::of_source(holder, Source::Spend, limit, None) });
+        self.lots.insert(LotId(10), Lot { id: LotId(10), ..Lot::of_source(holder, Source::Spend, Some(limit), None) });
         self.holding(ACCOUNT).spend = Some(LotId(10));
         self
     }
@@ -51,7 +50,7 @@ impl Books {
         let ids: Vec<LotId> = (first..).take(credits.len()).map(LotId).collect();
         for (id, credits) in ids.iter().zip(credits) {
             let source = Source::Grant(id.0.to_string());
-            let lot = Lot { id: *id, ..Lot::of_source(chain().holders()[holder], source, *credits, None) };
+            let lot = Lot { id: *id, ..Lot::of_source(chain().holders()[holder], source, Some(*credits), None) };
             self.lots.insert(*id, lot);
         }
         self.holding(holder).prepaid = Some(Stock { lots: ids, next_top_up: next_top_up.map(at) });
@@ -71,7 +70,10 @@ impl Books {
 
     fn send(&mut self, credits: i64) -> (Verdict, Vec<Part>) {
         let charge = Charge { credits, chain: chain(), unit_price: PRICE };
-        decide(self, &[Demand::Charge(charge)], now()).remove(0)
+        match decide(self, &charge, now()) {
+            Ok(parts) => (Verdict::Reserved, parts),
+            Err(refused) => (refused, vec![]),
+        }
     }
 
     fn used(&self, lot: i64) -> i64 {
@@ -113,7 +115,8 @@ fn all_meters_are_charged_or_none_and_the_first_of_those_closed_longest_is_named
     for (mut books, meter, reopens_at) in cases {
         assert_eq!(books.send(2).0, Verdict::Reserved, "{meter:?}");
         let before = books.lots.clone();
-        let expected = Verdict::Short { meter, granted: 2, remaining: 0, reopens_at: reopens_at.map(at) };
+        let expected =
+            Verdict::Short { meter, granted: 2, remaining: 0, reopens_at: reopens_at.map(at), pending: false };
         assert_eq!(books.send(1), (expected, vec![]));
         assert_eq!(books.lots, before, "{meter:?}");
     }
@@ -138,7 +141,7 @@ fn a_message_takes_parts_of_several_lots_of_one_meter_in_their_order() {
 }
 
 fn short_of(meter: Meter, granted: i64, remaining: i64) -> Verdict {
-    Verdict::Short { meter, granted, remaining, reopens_at: None }
+    Verdict::Short { meter, granted, remaining, reopens_at: None, pending: false }
 }
 
 #[test]
@@ -147,10 +150,9 @@ fn money_is_charged_at_the_price_of_the_moment_and_told_in_credits() {
     assert_eq!(books.send(2).1[3..], [Part(LotId(10), 20)]);
     assert_eq!(books.send(4).0, short_of(Meter::AccountSpend, 5, 3));
     let mut free = Charge { credits: 1_000, chain: chain(), unit_price: 0 };
-    assert_eq!(decide(&mut books, &[Demand::Charge(free.clone())], now())[0].1.len(), 3, "no price, no money");
+    assert_eq!(decide(&mut books, &free, now()).expect("charged").len(), 3, "no price, no money");
     free.unit_price = i64::MAX;
-    let too_dear = decide(&mut books, &[Demand::Charge(free)], now()).remove(0).0;
-    assert_eq!(too_dear, short_of(Meter::AccountSpend, 0, 0));
+    assert_eq!(decide(&mut books, &free, now()), Err(short_of(Meter::AccountSpend, 0, 0)));
 }
 
 #[test]
@@ -188,14 +190,4 @@ fn a_rate_is_judged_before_credits_and_a_refused_message_moves_nothing() {
         matches!(books.send(1).0, Verdict::TooFast { pace: Pace::Key, retry_at, .. } if retry_at == at("2026-11-21T13:00:00Z")),
         "the one that waits longer is named"
     );
-}
-
-#[test]
-fn what_is_known_or_blocked_moves_nothing() {
-    let mut books = books([Some(0); 3]).with_rate(KEY, 1, 60);
-    let before = (books.lots.clone(), books.holdings.clone());
-    let batch = [Demand::Known, Demand::Blocked(Blocked::KeyExpired)];
-    let decided = decide(&mut books, &batch, now());
-    assert_eq!(decided, [(Verdict::Reserved, vec![]), (Verdict::Blocked(Blocked::KeyExpired), vec![])]);
-    assert_eq!((books.lots, books.holdings), before);
 }

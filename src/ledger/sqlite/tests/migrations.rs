@@ -9,6 +9,8 @@ use crate::domain::credit::{Meter, Outcome, Verdict};
 use crate::domain::directory::Entry;
 use crate::ledger::conformance::{self, Place as _, World, account_with_grant, chain, key_1, monthly_policy};
 use crate::ledger::sqlite::file;
+use crate::ledger::sqlite::usage::used_since;
+use crate::ledger::store::Error;
 
 /// What the first release wrote when it reserved a message, and settled it: its statements, word for word.
 fn reserve_as_schema_1(connection: &Connection, message: u128) {
@@ -143,22 +145,32 @@ fn message(id: u128) -> crate::domain::id::MessageId {
     crate::domain::id::MessageId(Uuid::from_u128(id))
 }
 
-/// Whoever starts before `prepare` has run finds it so.
+/// A file of the schema before with what was used in its last hours, which only its rollup knows.
 #[tokio::test]
-async fn the_schema_of_the_release_before_is_worked_with() {
-    let before = newest() - 1;
-    for rule in 0..5 {
-        let file = File(tempfile::tempdir().expect("a directory"));
-        let known = file::MIGRATIONS.iter().filter(|migration| migration.version <= before);
-        let known: Vec<_> = known.map(|known| file::Migration { version: known.version, sql: known.sql }).collect();
-        let made = file::prepare(&file.path(), &naming(1), &known, Timestamp::UNIX_EPOCH).expect("a ledger");
-        assert_eq!(made.schema_version, before);
-        match rule {
-            0 => conformance::asking_again_with_the_same_id_charges_nothing(&file).await,
-            1 => conformance::the_first_outcome_stays_and_unknown_is_corrected_once(&file).await,
-            2 => conformance::lots_made_ahead_are_the_ones_that_would_have_been_made(&file).await,
-            3 => conformance::what_relays_say_of_upstreams_is_not_kept(&file).await,
-            _ => conformance::silent_sessions_are_given_up_and_their_messages_become_unknown(&file).await,
+async fn a_file_of_schema_10_is_refused_until_it_is_prepared_and_counts_what_was_used() {
+    let file = File(tempfile::tempdir().expect("a directory"));
+    let known = file::MIGRATIONS.iter().filter(|migration| migration.version <= 10);
+    let known: Vec<_> = known.map(|known| file::Migration { version: known.version, sql: known.sql }).collect();
+    let made = file::prepare(&file.path(), &naming(1), &known, Timestamp::UNIX_EPOCH).expect("a ledger");
+    assert_eq!(made.schema_version, 10);
+    assert!(matches!(super::open(&file.path()), Err(Error::Schema { found: 10, .. })));
+    let old = Connection::open(file.path()).expect("a database");
+    let [key, account, policy] = chain().map(|holder| holder.uuid().into_bytes());
+    let hour = conformance::at("2026-11-20T09:00:00Z").as_millisecond();
+    old.execute(
+        "INSERT INTO usage_hour (hour, key, account, policy, messages, charged, refused) VALUES (?1, ?2, ?3, ?4, 3, 9, 2)",
+        params![hour, key, account, policy],
+    )
+    .expect("counted");
+    drop(old);
+    file::prepare(&file.path(), &naming(1), file::MIGRATIONS, Timestamp::UNIX_EPOCH).expect("migrated");
+    let now = conformance::at(conformance::START).as_millisecond();
+    let new = Connection::open(file.path()).expect("a database");
+    new.execute("UPDATE meta SET last_now = ?1", [now]).expect("the time");
+    for holder in chain() {
+        for (from, used) in [("2026-11-20T00:00:00Z", 7), ("2026-11-20T09:45:00Z", 7), ("2026-11-20T10:00:00Z", 0)] {
+            let found = used_since(&new, holder, conformance::at(from)).expect("read");
+            assert_eq!(found, used, "{holder:?} since {from}");
         }
     }
 }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::crd::{CreditPolicyStatus, Reason, SubAccountStatus};
-use crate::domain::credit::{Limit, Lot, Overage, Rate, Share};
+use crate::domain::credit::{Limit, Lot, Overage, Rate};
 use crate::domain::directory::PolicyEntry;
 use crate::domain::id::Holder;
 use crate::ledger::store::{Balance, PrepaidBalance, SpendBalance, Usage};
@@ -14,8 +14,7 @@ use crate::operator::plan::gauge::Gauge;
 fn balance(holder: Holder, granted: Option<i64>, used: i64) -> Balance {
     let limit = Limit { credits: granted, calendar: Calendar::monthly_utc() };
     let window = limit.calendar.window(now());
-    let new = crate::domain::credit::NewLot { window, share: Share::FULL };
-    let mut lot = Lot::of_period(holder, new, granted);
+    let mut lot = Lot::of_period(holder, window, granted);
     lot.charge(used);
     Balance { lot, usage: Usage::default(), overage: Overage::Deny, prepaid: None, spend: None }
 }

@@ -35,12 +35,13 @@ impl Haste {
     }
 
     pub fn parts(&self) -> Parts {
-        let who = match self.pace {
-            Pace::Key => "the key",
-            Pace::Account => "the account",
-        };
         let Self { rate: Rate { messages, per_seconds }, seconds, .. } = self;
-        let text = format!("too fast: {who} may send {messages} messages in {per_seconds} s; try again in {seconds} s");
+        let limit = match self.pace {
+            Pace::Key => format!("too fast: the key may send {messages} messages"),
+            Pace::Account => format!("too fast: the account may send {messages} messages"),
+            Pace::Refused => format!("too many were refused: the account may have {messages} messages refused"),
+        };
+        let text = format!("{limit} in {per_seconds} s; try again in {seconds} s");
         (452, "4.4.5", Cow::Owned(text))
     }
 }
@@ -90,11 +91,10 @@ mod tests {
     fn rows() -> Vec<(String, Parts)> {
         let opens = at("2026-12-01T00:00:00.5Z");
         let short = |meter, granted, reopens_at| Shortage { meter, granted, remaining: 2, reopens_at };
-        let fast = |pace| Haste::new(pace, Rate { messages: 10, per_seconds: 60 }, opens, at("2026-11-30T23:59:55.2Z"));
-        let mut rows: Vec<(String, Parts)> =
-            [(Pace::Key.as_str(), fast(Pace::Key)), (Pace::Account.as_str(), fast(Pace::Account))]
-                .map(|(word, haste)| (word.to_owned(), haste.parts()))
-                .into();
+        let (ten, of_hour) = (Rate { messages: 10, per_seconds: 60 }, Rate { messages: 1_000, per_seconds: 3_600 });
+        let fast = [(Pace::Key, ten), (Pace::Account, ten), (Pace::Refused, of_hour)];
+        let fast = fast.map(|(pace, rate)| (pace, Haste::new(pace, rate, opens, at("2026-11-30T23:59:55.2Z"))));
+        let mut rows: Vec<(String, Parts)> = fast.map(|(pace, haste)| (pace.as_str().to_owned(), haste.parts())).into();
         for meter in Meter::ALL {
             let shortages = match meter {
                 Meter::KeyCap | Meter::AccountCap => vec![short(meter, 100, Some(opens))],

@@ -1,0 +1,132 @@
+//! The model's kept fingerprints: what became of messages whose client was told to come again.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::domain::credit::Outcome;
+
+/// What is settled of a message that has to do with copies, as the relay does it.
+#[derive(Clone, Copy, Debug)]
+pub enum Told {
+    /// Its client was told to come again, and an answer may still come; or none will.
+    ComeAgain { ended: bool },
+    /// It stood in for another message, or was answered as one; its client heard so, or did not.
+    StoodIn { heard: bool },
+}
+
+/// A kept message. Messages are numbers here, fingerprints too.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    pub print: u8,
+    pub message: usize,
+    at: Timestamp,
+    until: Timestamp,
+    carrier: Option<usize>,
+    /// Of the session that carries it.
+    epoch: i64,
+    answered: Option<usize>,
+    stand_ins: u32,
+}
+
+/// What a copy is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copy {
+    Relayed(usize),
+    Resumed(usize),
+    /// It would stand in for this one, if the rate allows.
+    WouldResume(usize),
+    UnderWay(usize),
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Traces(Vec<Kept>);
+
+impl Traces {
+    /// What `asker` is told of its fingerprint's messages; `outcome` knows what became of each, `epoch` is the session
+    /// that lives.
+    pub fn look(
+        &self,
+        asker: usize,
+        print: u8,
+        (now, epoch): (Timestamp, i64),
+        outcome: impl Fn(usize) -> Option<Outcome>,
+    ) -> Option<Copy> {
+        let mut known: Vec<&Kept> = self.0.iter().filter(|kept| kept.print == print && now < kept.until).collect();
+        known.sort_by_key(|kept| (kept.at, kept.message));
+        if let Some(kept) = known.iter().find(|kept| kept.answered == Some(asker)) {
+            return Some(Copy::Relayed(kept.message));
+        }
+        if let Some(kept) = known.iter().find(|kept| kept.carrier == Some(asker)) {
+            return Some(Copy::Resumed(kept.message));
+        }
+        let unknown = known.iter().filter(|kept| outcome(kept.message) == Some(Outcome::Unknown));
+        let exhausted = unknown.map(|kept| kept.stand_ins).sum::<u32>() >= 2;
+        let open = known.iter().filter(|kept| kept.answered.is_none());
+        let carried = |kept: &Kept| kept.carrier.is_some() && kept.epoch == epoch;
+        let (mut relayed, mut idle, mut busy) = (None, None, None);
+        for kept in open {
+            match outcome(kept.message) {
+                Some(Outcome::Relayed) => relayed = relayed.or(Some(Copy::Relayed(kept.message))),
+                Some(Outcome::Unknown) if carried(kept) => busy = busy.or(Some(Copy::UnderWay(kept.message))),
+                Some(Outcome::Unknown) if !exhausted => idle = idle.or(Some(Copy::WouldResume(kept.message))),
+                Some(_) | None => {}
+            }
+        }
+        relayed.or(idle).or(busy)
+    }
+
+    /// Whether a message's own transaction is under way.
+    pub fn carries_itself(&self, message: usize, epoch: i64) -> bool {
+        self.0.iter().any(|kept| kept.message == message && kept.carrier == Some(message) && kept.epoch == epoch)
+    }
+
+    fn of(&mut self, message: usize) -> Option<&mut Kept> {
+        self.0.iter_mut().find(|kept| kept.message == message)
+    }
+
+    pub fn answer(&mut self, message: usize, asker: usize) {
+        if let Some(kept) = self.of(message) {
+            kept.answered = Some(asker);
+        }
+    }
+
+    pub fn carry(&mut self, message: usize, asker: usize, epoch: i64) {
+        if let Some(kept) = self.of(message) {
+            (kept.carrier, kept.epoch) = (Some(asker), epoch);
+            kept.stand_ins += 1;
+        }
+    }
+
+    pub fn keep(
+        &mut self,
+        (message, print): (usize, u8),
+        ended: bool,
+        (at, within): (Timestamp, SignedDuration),
+        epoch: i64,
+    ) {
+        match self.of(message) {
+            Some(kept) if ended && kept.carrier == Some(message) => kept.carrier = None,
+            Some(_) => {}
+            None => {
+                let carrier = (!ended).then_some(message);
+                let (until, answered, stand_ins) = (at + within, None, 0);
+                self.0.push(Kept { print, message, at, until, carrier, epoch, answered, stand_ins });
+            }
+        }
+    }
+
+    /// Returns the earlier message that is relayed too.
+    pub fn stood_in(&mut self, asker: usize, print: u8, outcome: Outcome, heard: bool) -> Option<usize> {
+        let stands = |kept: &Kept| kept.carrier == Some(asker) || kept.answered == Some(asker);
+        let index = self.0.iter().position(|kept| kept.print == print && kept.message != asker && stands(kept))?;
+        let message = self.0[index].message;
+        if outcome == Outcome::Relayed && heard {
+            self.0.remove(index);
+        } else {
+            let kept = &mut self.0[index];
+            let unsent = matches!(outcome, Outcome::Refused | Outcome::NotOffered) && kept.carrier == Some(asker);
+            kept.stand_ins -= u32::from(unsent);
+            (kept.carrier, kept.answered) = (None, None);
+        }
+        (outcome == Outcome::Relayed).then_some(message)
+    }
+}

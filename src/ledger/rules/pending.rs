@@ -1,0 +1,65 @@
+//! Whether messages under way could give back what a message lacks: then it must not be refused for good.
+
+use jiff::Timestamp;
+
+use super::reserve::{Decision, Step, charge_of};
+use super::settle::carries;
+use crate::domain::credit::{Books, Chain, LotId, PERIOD_PARTS, Part, Reservation, Verdict, WhenExhausted};
+use crate::domain::id::{Holder, IdMap, IdSet};
+
+/// A message that is charged and may still be given back: it has no outcome, or an unknown one while its own transaction
+/// is under way.
+#[derive(Clone, Debug)]
+pub struct Open {
+    pub chain: Chain,
+    pub parts: Vec<Part>,
+    pub at: Timestamp,
+}
+
+/// The holders whose open messages have to be known: their policy refuses for good, and a message of theirs lacks credits.
+/// What an account sent under another policy counts against its own limits all the same.
+pub fn lacking(steps: &[Step], decisions: &[Decision]) -> IdSet<Holder> {
+    let lacking = steps.iter().zip(decisions).filter_map(|(step, decision)| match (step, &decision.verdict) {
+        (Step::Open(sender), Verdict::Short { .. }) => Some(sender),
+        _ => None,
+    });
+    let for_good = lacking.filter(|sender| match sender.policy.when_exhausted {
+        WhenExhausted::Reject => true,
+        WhenExhausted::Defer => false,
+    });
+    for_good.flat_map(|sender| sender.chain().holders()).collect()
+}
+
+/// Says of each message that lacks credits whether `open` messages could give them back. `books` are as the batch left
+/// them, and what it charged is among `open`.
+pub fn judge(batch: &[Reservation], steps: &[Step], decisions: &mut [Decision], books: &Books, open: &[Open]) {
+    let returned = returned(books, open);
+    for (index, (asked, step)) in batch.iter().zip(steps).enumerate() {
+        match step {
+            Step::Open(sender) => {
+                if let Verdict::Short { pending, .. } = &mut decisions[index].verdict {
+                    *pending = books.would_pass(&charge_of(asked, sender), &returned);
+                }
+            }
+            Step::Repeats(earlier) => decisions[index].verdict = decisions[*earlier].verdict.clone(),
+            Step::Answered(_) => {}
+        }
+    }
+}
+
+/// What each lot would get back.
+fn returned(books: &Books, open: &[Open]) -> IdMap<LotId, i64> {
+    let mut returned: IdMap<LotId, i64> = IdMap::default();
+    for Open { chain, parts, at } in open {
+        let holders = chain.holders();
+        for (index, Part(id, amount)) in parts.iter().enumerate() {
+            *returned.entry(*id).or_default() += amount;
+            let holding = holders.get(index).filter(|_| index < PERIOD_PARTS).and_then(|h| books.holdings.get(h));
+            let running = holding.and_then(|holding| books.lots.get(&holding.period));
+            if let Some(running) = running.filter(|running| carries(running, *id, *at)) {
+                *returned.entry(running.id).or_default() += amount;
+            }
+        }
+    }
+    returned
+}

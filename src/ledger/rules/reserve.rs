@@ -1,0 +1,275 @@
+//! The order in which a message is judged: known → standing → copy → rate → charge.
+//!
+//! An engine calls [`screen`] with the reservations and directory rows that it read, reads what the messages that are
+//! still open need (kept fingerprints, lots), calls [`decide`], and writes each [`Decision`].
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+
+use super::dedup::{Mark, Recognised, Trace, recognise};
+use crate::domain::credit::{self, Blocked, Books, Charge, Part, Reservation, Verdict};
+use crate::domain::directory::Sender;
+use crate::domain::fingerprint::Fingerprint;
+use crate::domain::id::{IdMap, IdSet, KeyId, MessageId};
+
+/// How far a message has come without its lots.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// It was reserved before, or its sender may not send.
+    Answered(Verdict),
+    /// The same message stands earlier in the batch, at this index: it is answered the same.
+    Repeats(usize),
+    /// In good standing: its copies and its lots decide.
+    Open(Sender),
+}
+
+/// Judges what needs no lots: whether each message has a reservation, and its sender's standing. `sender` finds a key
+/// with its account and policy on rows that are fresh in this transaction.
+pub fn screen(
+    batch: &[Reservation],
+    reserved: &IdSet<MessageId>,
+    sender: impl Fn(KeyId) -> Option<Sender>,
+    now: Timestamp,
+) -> Vec<Step> {
+    let mut first: IdMap<MessageId, usize> = IdMap::with_capacity_and_hasher(batch.len(), Default::default());
+    let steps = batch.iter().enumerate().map(|(index, asked)| {
+        let earlier = *first.entry(asked.message).or_insert(index);
+        if earlier != index {
+            return Step::Repeats(earlier);
+        }
+        if reserved.contains(&asked.message) {
+            return Step::Answered(Verdict::Reserved);
+        }
+        // The directory forgets a key long after it was removed; one that it does not know is not good.
+        let Some(sender) = sender(asked.key) else { return Step::Answered(Verdict::Blocked(Blocked::KeyRevoked)) };
+        match sender.standing(now) {
+            Ok(()) => Step::Open(sender),
+            Err(blocked) => Step::Answered(Verdict::Blocked(blocked)),
+        }
+    });
+    steps.collect()
+}
+
+/// The senders whose lots a batch is decided on.
+pub fn senders(steps: &[Step]) -> impl Iterator<Item = &Sender> {
+    steps.iter().filter_map(|step| match step {
+        Step::Open(sender) => Some(sender),
+        Step::Answered(_) | Step::Repeats(_) => None,
+    })
+}
+
+/// The messages that may be copies, with their fingerprints.
+pub fn fingerprints<'a>(
+    batch: &'a [Reservation],
+    steps: &'a [Step],
+) -> impl Iterator<Item = (MessageId, Fingerprint)> + 'a {
+    batch.iter().zip(steps).filter_map(|(asked, step)| match step {
+        Step::Open(_) => Some((asked.message, asked.fingerprint?)),
+        Step::Answered(_) | Step::Repeats(_) => None,
+    })
+}
+
+/// What a message is answered, and what is to be written of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    pub verdict: Verdict,
+    /// The reservation that is to be inserted. Its lots are charged in the books.
+    pub charged: Option<Charged>,
+    /// What is to be written of an earlier message's kept fingerprint.
+    pub mark: Option<(MessageId, Mark)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Charged {
+    pub charge: Charge,
+    /// First the period lots of key, account and policy, then the parts of other lots.
+    pub parts: Vec<Part>,
+}
+
+impl Decision {
+    fn answered(verdict: Verdict) -> Self {
+        Self { verdict, charged: None, mark: None }
+    }
+}
+
+/// Decides a batch in order, charging the books and marking the traces in place. The books must hold the lots of every
+/// open message's key, account and policy; `traces` the kept fingerprints of all of them, oldest first.
+pub fn decide(
+    batch: &[Reservation],
+    steps: &[Step],
+    traces: &mut HashMap<Fingerprint, Vec<Trace>>,
+    books: &mut Books,
+    now: Timestamp,
+) -> Vec<Decision> {
+    let mut decisions: Vec<Decision> = Vec::with_capacity(batch.len());
+    for (asked, step) in batch.iter().zip(steps) {
+        let decision = match step {
+            Step::Answered(verdict) => Decision::answered(verdict.clone()),
+            Step::Repeats(earlier) => Decision::answered(decisions[*earlier].verdict.clone()),
+            Step::Open(sender) => decide_open(asked, sender, traces, books, now),
+        };
+        decisions.push(decision);
+    }
+    decisions
+}
+
+fn decide_open(
+    asked: &Reservation,
+    sender: &Sender,
+    traces: &mut HashMap<Fingerprint, Vec<Trace>>,
+    books: &mut Books,
+    now: Timestamp,
+) -> Decision {
+    let kept = asked.fingerprint.and_then(|fingerprint| traces.get_mut(&fingerprint));
+    if let Some(decision) = kept.and_then(|traces| decide_copy(asked, sender, traces, books, now)) {
+        return decision;
+    }
+    let charge = charge_of(asked, sender);
+    match credit::decide(books, &charge, now) {
+        Ok(parts) => Decision { charged: Some(Charged { charge, parts }), ..Decision::answered(Verdict::Reserved) },
+        Err(refused) => Decision::answered(refused),
+    }
+}
+
+/// What a message costs its sender at this moment.
+pub fn charge_of(asked: &Reservation, sender: &Sender) -> Charge {
+    Charge { credits: i64::from(asked.credits), chain: sender.chain(), unit_price: sender.policy.unit_price() }
+}
+
+/// What a copy is answered. One that is to be sent is a message to the rate, though it is not charged.
+fn decide_copy(
+    asked: &Reservation,
+    sender: &Sender,
+    traces: &mut [Trace],
+    books: &mut Books,
+    now: Timestamp,
+) -> Option<Decision> {
+    let Recognised { verdict, mark } = recognise(asked.message, traces)?;
+    let Some((index, mark)) = mark else { return Some(Decision::answered(verdict)) };
+    let paced = match mark {
+        Mark::Carried => credit::pace(books, sender.chain(), now),
+        Mark::Answered => Ok(()),
+    };
+    if let Err(too_fast) = paced {
+        return Some(Decision::answered(too_fast));
+    }
+    let trace = &mut traces[index];
+    trace.mark(asked.message, mark);
+    Some(Decision { verdict, charged: None, mark: Some((trace.message, mark)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::credit::{Holding, Limit, Lot, LotId, Outcome, Rate, Tempo};
+    use crate::domain::directory::Directory;
+    use crate::domain::period::Calendar;
+    use crate::ledger::conformance;
+    use uuid::Uuid;
+
+    fn now() -> Timestamp {
+        conformance::at(conformance::START)
+    }
+
+    fn id(n: u128) -> MessageId {
+        MessageId(Uuid::from_u128(n))
+    }
+
+    fn asked(message: u128, fingerprint: Option<u8>) -> Reservation {
+        let fingerprint = fingerprint.map(|byte| Fingerprint([byte; 32]));
+        Reservation { message: id(message), key: conformance::key_id(1), credits: 2, fingerprint }
+    }
+
+    /// Key 1 in good standing, with these credits on each period lot and a rate of one message an hour.
+    struct Case {
+        directory: Directory,
+        reserved: IdSet<MessageId>,
+        traces: HashMap<Fingerprint, Vec<Trace>>,
+        books: Books,
+    }
+
+    impl Case {
+        fn new(credits: i64) -> Self {
+            let limit = Limit { credits: Some(credits), calendar: Calendar::monthly_utc() };
+            let mut directory = Directory::default();
+            directory.apply(crate::domain::directory::Entry::Policy(conformance::policy(1, limit.clone())));
+            directory.apply(crate::domain::directory::Entry::Account(conformance::account(1, limit.clone())));
+            directory.apply(crate::domain::directory::Entry::Key(conformance::key(1, 1, limit.clone())));
+            let mut books = Books::default();
+            for (id, holder) in (1..).map(LotId).zip(conformance::chain()) {
+                let lot = Lot::of_period(holder, limit.calendar.window(now()), limit.credits);
+                books.lots.insert(id, Lot { id, ..lot });
+                books.holdings.insert(holder, Holding::plain(id));
+            }
+            let rate = Rate { messages: 1, per_seconds: 3_600 };
+            let key = books.holdings.get_mut(&conformance::chain()[0]).expect("held");
+            key.tempo = Some(Tempo { rate, arrival: None, moved: false });
+            Self { directory, reserved: IdSet::default(), traces: HashMap::new(), books }
+        }
+
+        fn decide(&mut self, batch: &[Reservation]) -> Vec<Decision> {
+            let steps = screen(batch, &self.reserved, |key| self.directory.sender(key), now());
+            decide(batch, &steps, &mut self.traces, &mut self.books, now())
+        }
+    }
+
+    #[test]
+    fn each_step_answers_before_the_next_is_asked() {
+        let relayed = Trace {
+            message: id(90),
+            outcome: Some(Outcome::Relayed),
+            carrier: None,
+            lives: true,
+            answered: None,
+            stand_ins: 0,
+        };
+        // Known, though its sender is unknown and nothing is left.
+        let mut case = Case::new(0);
+        case.reserved.insert(id(1));
+        case.directory = Directory::default();
+        let kept = HashMap::from([(Fingerprint([7; 32]), vec![relayed.clone()])]);
+        case.traces = kept.clone();
+        let decided = case.decide(&[asked(1, Some(7)), asked(2, Some(7))]);
+        let revoked = Verdict::Blocked(Blocked::KeyRevoked);
+        assert_eq!(decided[0], Decision::answered(Verdict::Reserved));
+        assert_eq!(decided[1], Decision::answered(revoked), "standing comes before copies");
+        assert_eq!(case.traces, kept, "whoever may not send uses no trace up");
+
+        // A copy, though nothing is left.
+        let mut case = Case::new(0);
+        case.traces = kept;
+        let decided = case.decide(&[asked(1, Some(7)), asked(2, Some(7)), asked(1, Some(7))]);
+        assert_eq!(decided[0].verdict, Verdict::Relayed(id(90)));
+        assert_eq!(decided[0].mark, Some((id(90), Mark::Answered)));
+        assert!(matches!(decided[1].verdict, Verdict::Short { .. }), "a trace answers one copy");
+        assert_eq!(decided[2], Decision::answered(Verdict::Relayed(id(90))), "the same message, marked once");
+
+        // One that is sent in its place is judged by the rate, and uses nothing up where that refuses it.
+        let mut case = Case::new(2);
+        let unknown = Trace { outcome: Some(Outcome::Unknown), ..relayed };
+        case.traces = HashMap::from([(Fingerprint([7; 32]), vec![unknown])]);
+        let decided = case.decide(&[asked(3, None), asked(1, Some(7)), asked(2, Some(7))]);
+        assert!(decided[0].charged.is_some());
+        for too_fast in &decided[1..] {
+            assert!(matches!(too_fast.verdict, Verdict::TooFast { .. }), "{too_fast:?}");
+            assert_eq!(too_fast.mark, None);
+        }
+        let key = case.books.holdings.get_mut(&conformance::chain()[0]).expect("held");
+        key.tempo.as_mut().expect("paced").arrival = None;
+        let decided = case.decide(&[asked(1, Some(7)), asked(2, Some(7)), asked(1, Some(7)), asked(4, None)]);
+        assert_eq!(decided[0].verdict, Verdict::Resumed(id(90)));
+        assert_eq!(decided[1].verdict, Verdict::UnderWay(id(90)));
+        assert_eq!(decided[2], Decision::answered(Verdict::Resumed(id(90))));
+        assert!(matches!(decided[3].verdict, Verdict::TooFast { .. }), "the stand-in took the hour's message");
+
+        // The rate, and then the charge, each once however often it is asked in one batch.
+        let mut case = Case::new(2);
+        let decided = case.decide(&[asked(1, None), asked(1, None), asked(2, None)]);
+        let charged = decided[0].charged.as_ref().expect("charged");
+        assert_eq!((charged.charge.credits, charged.parts.len()), (2, 3));
+        assert_eq!(decided[1], Decision::answered(Verdict::Reserved));
+        assert!(matches!(decided[2].verdict, Verdict::TooFast { .. }), "{decided:?}");
+        assert!(case.books.lots.values().all(|lot| lot.consumed == 2));
+    }
+}
