@@ -89,7 +89,7 @@ async fn assign<K: Kind>(context: &Context, object: &K, kind: id::Kind, shown: O
         tracing::warn!(kind = kind.as_str(), name, shown = %id, %held, "the id that this status shows is another object's");
     }
     let figures = object.status().and_then(K::Status::shown);
-    Ok(figures.map_or(vec![], |(figures, _)| floors(Holder::new(kind, held), &figures)))
+    Ok(figures.map_or(vec![], |(figures, at)| floors(Holder::new(kind, held), &figures, at)))
 }
 
 /// Wakes objects and waits until each was passed.
@@ -123,12 +123,12 @@ fn exists(context: &Context, what: &Ref) -> bool {
     }
 }
 
-/// What a status shows as used, of each meter.
-fn floors(holder: Holder, figures: &Figures) -> Vec<Floor> {
+/// What a status shows as used, of each meter. `at`: when it was observed.
+fn floors(holder: Holder, figures: &Figures, at: Timestamp) -> Vec<Floor> {
     let floor = |meter, bound, until| Floor { holder, meter, bound, until };
     let mut floors = vec![floor(Meter::of_period(holder), Bound::UsedAtLeast(figures.used), figures.end)];
     if let (Some(left), Some(meter)) = (figures.prepaid, Meter::of_prepaid(holder)) {
-        floors.push(floor(meter, Bound::LeftAtMost(left), Timestamp::MAX));
+        floors.push(floor(meter, Bound::LeftAtMost { left, at }, Timestamp::MAX));
     }
     if let Some(spend) = figures.spend {
         let micro = spend.used_minor.saturating_mul(MICRO);
@@ -183,13 +183,13 @@ mod tests {
         let (prepaid, remaining) = (Some(30), Some(30));
         let figures =
             Figures { start: at(0), end: at(100), granted: None, used: 12, remaining, prepaid, overage: None, spend };
-        let found = floors(holder, &figures);
+        let found = floors(holder, &figures, at(50));
         let shown: Vec<_> = found.iter().map(|floor| (floor.meter, floor.bound, floor.until)).collect();
         assert_eq!(
             shown,
             [
                 (Meter::AccountCap, Bound::UsedAtLeast(12), at(100)),
-                (Meter::AccountPrepaid, Bound::LeftAtMost(30), Timestamp::MAX),
+                (Meter::AccountPrepaid, Bound::LeftAtMost { left: 30, at: at(50) }, Timestamp::MAX),
                 (Meter::AccountSpend, Bound::UsedAtLeast(70_000_000), Timestamp::MAX),
             ]
         );

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use proptest::prelude::{ProptestConfig, prop};
 use proptest::test_runner::{TestCaseError, TestRunner};
 
+use super::incarnation::accept_as_found;
 use super::model::{Asked, Model, POLICIES, account, id, kept_within, key, policy};
+use super::raises::floor;
 use super::steps::{Step, starts, steps};
 use super::traces::Told;
 use super::world::{self, Place, at, key_id, policy_id};
@@ -14,7 +17,7 @@ use crate::domain::directory::{Entry, Suspension};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::Holder;
 use crate::domain::money::Pricing;
-use crate::ledger::store::{Again, Error, Kept, Role, Session, Settlement, Store};
+use crate::ledger::store::{Again, Error, Floor, Kept, Role, Session, Settlement, Store};
 use crate::runtime::clock::{Clock, ManualClock};
 
 /// Enough that each removed rule is found in a few seconds (`make mutants`); `PROPTEST_CASES` asks for more.
@@ -197,6 +200,30 @@ impl Run {
         Ok(())
     }
 
+    async fn begin_session(&mut self) {
+        let session = self.store.open_session(Role::Relay, "relay-0").await.expect("a session");
+        self.stale = std::mem::replace(&mut self.session, session);
+    }
+
+    /// Goes on with the ledger as one that was replaced.
+    async fn accept(&mut self, floors: &[(usize, i64)], hours: i64) {
+        let seen_at = self.model.now - SignedDuration::from_hours(hours);
+        let floors: Vec<Floor> = floors.iter().map(|(which, amount)| floor(*which, *amount, seen_at)).collect();
+        // What is removed shows no status.
+        let shown = |floor: &&Floor| floor.holder != account() || !self.model.rules.removed;
+        let floors: Vec<Floor> = floors.iter().filter(shown).copied().collect();
+        accept_as_found(self.store.as_ref()).await;
+        self.begin_session().await;
+        self.model.accept();
+        for _ in 0..2 {
+            // Said twice, it holds once.
+            self.store.raise(&self.session, "rebuild", &floors).await.expect("raised");
+        }
+        self.store.reopen(&self.session).await.expect("opened");
+        floors.iter().for_each(|floor| self.model.raise(floor));
+        self.model.reopen();
+    }
+
     async fn settle(&mut self, numbers: &[usize], outcome: Outcome, late: bool) {
         let session = if late { &self.stale } else { &self.session };
         let batch: Vec<Settlement> = numbers.iter().map(|number| Settlement::of(id(*number), outcome)).collect();
@@ -261,20 +288,20 @@ impl Run {
                 self.settle(&numbers, *outcome, *late).await;
             }
             Step::Flood => self.flood(step).await?,
+            Step::Accept { floors, hours } => self.accept(floors, *hours).await,
             Step::Tell { message, outcome, ended, heard, late } => {
                 self.tell(*message, *outcome, [*ended, *heard], *late).await;
             }
             Step::Crash => {
                 self.store = place.open(Arc::new(self.clock.clone()));
-                let session = self.store.open_session(Role::Relay, "relay-0").await.expect("a session");
-                self.stale = std::mem::replace(&mut self.session, session);
+                self.begin_session().await;
             }
             Step::Sweep => {
-                let swept = self.store.sweep_sessions(&self.session, jiff::SignedDuration::MAX).await;
+                let swept = self.store.sweep_sessions(&self.session, SignedDuration::MAX).await;
                 agree(step, "swept", &swept.expect("swept"), &self.model.sweep(self.session.epoch))?;
             }
             Step::PrepareLots { days } => {
-                let until = self.model.now + jiff::SignedDuration::from_hours(24 * days);
+                let until = self.model.now + SignedDuration::from_hours(24 * days);
                 self.store.prepare_lots(&self.session, until).await.expect("made");
             }
             Step::Rollup => {

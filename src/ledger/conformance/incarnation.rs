@@ -5,16 +5,16 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::prepaid::{grant, grants};
-use super::world::{Place, World, account, at, chain, key, key_id, limit, monthly, policy};
+use super::world::{Place, START, World, account, account_id, at, chain, key, key_id, limit, monthly, policy};
 use crate::domain::credential::Username;
-use crate::domain::credit::{Meter, Outcome, Overage, Reservation, Verdict};
+use crate::domain::credit::{Meter, Outcome, Overage, Prepaid, Reservation, TopUp, Verdict};
 use crate::domain::directory::{AccountEntry, Entry};
 use crate::domain::id::{Holder, Kind};
 use crate::domain::money::Pricing;
 use crate::domain::period::Period;
 use crate::ledger::incarnation::name_of;
 use crate::ledger::incarnation::{Acceptance, Because, Known, State, successor};
-use crate::ledger::store::{Bound, Error, Floor, Identity, Role};
+use crate::ledger::store::{Bound, Error, Floor, Identity, Role, Store};
 
 /// In the month of the world's clock.
 const UNTIL: &str = "2026-12-01T00:00:00Z";
@@ -24,13 +24,17 @@ async fn identity(world: &World) -> Identity {
 }
 
 async fn accept(world: &World) -> Acceptance {
-    let found = identity(world).await;
+    accept_as_found(world.store.as_ref()).await
+}
+
+pub async fn accept_as_found(store: &dyn Store) -> Acceptance {
+    let found = store.identity().await.expect("read");
     let Identity { installation, cluster, incarnation, mark, .. } = found.clone();
     let known = Known { installation, cluster: cluster.clone(), incarnation, mark };
     let incarnation = successor(name_of(&known, &found));
     let acceptance =
         Acceptance { actor: "kubectl".into(), found: found.incarnation, installation, cluster, incarnation };
-    world.store.accept(&acceptance).await.expect("accepted");
+    store.accept(&acceptance).await.expect("accepted");
     acceptance
 }
 
@@ -170,13 +174,14 @@ fn floors_of_every_meter() -> Vec<Floor> {
         let until = until.map_or(jiff::Timestamp::MAX, at);
         Floor { holder, meter, bound, until }
     };
+    let left = |left| Bound::LeftAtMost { left, at: at(START) };
     vec![
         floor(key, Meter::KeyCap, Bound::UsedAtLeast(17), Some(UNTIL)),
         floor(account, Meter::AccountCap, Bound::UsedAtLeast(17), Some(UNTIL)),
         floor(account, Meter::AccountSpend, Bound::UsedAtLeast(17_000), None),
-        floor(account, Meter::AccountPrepaid, Bound::LeftAtMost(33), None),
+        floor(account, Meter::AccountPrepaid, left(33), None),
         floor(policy, Meter::PolicyPool, Bound::UsedAtLeast(17), Some(UNTIL)),
-        floor(policy, Meter::PolicyPrepaid, Bound::LeftAtMost(83), None),
+        floor(policy, Meter::PolicyPrepaid, left(83), None),
     ]
 }
 
@@ -254,6 +259,53 @@ pub async fn what_is_known_of_an_entry_that_comes_later_waits_for_it(place: &imp
     world.put(&[Entry::Key(key(2, 1, monthly(Some(35))))]).await;
     assert_eq!(world.lot(Holder::Key(key_id(2))).await.used(), 0);
     world.check().await;
+}
+
+/// A status was written some time ago: what came since comes on top, and what had come by then is in it.
+pub async fn top_ups_since_a_status_are_added_to_what_it_shows_as_left(place: &impl Place) {
+    let recurring = TopUp { credits: 5, every: Period::Daily, start: None, end: None };
+    let prepaid = Some(Prepaid { recurring: Some(recurring), ..grants(&[grant("a", 10, None)]).expect("grants") });
+    let entries = [
+        Entry::Policy(policy(1, monthly(None))),
+        Entry::Account(AccountEntry { prepaid, ..account(1, monthly(None)) }),
+        Entry::Key(key(1, 1, monthly(None))),
+    ];
+    let floor = Floor {
+        holder: chain()[1],
+        meter: Meter::AccountPrepaid,
+        bound: Bound::LeftAtMost { left: 2, at: at("2026-11-21T12:00:00Z") },
+        until: jiff::Timestamp::MAX,
+    };
+    let mut world = World::empty(place).await;
+    world.put(&entries).await;
+    world.send(1).await;
+    // Two top-ups are due that nobody has written. The first was in the status.
+    world.clock.set(at("2026-11-22T12:00:00Z"));
+    for _ in 0..2 {
+        accept(&world).await;
+        world.session = world.store.open_session(Role::Operator, "operator").await.expect("a session");
+        world.store.raise(&world.session, "rebuild", &[floor]).await.expect("raised");
+        world.store.reopen(&world.session).await.expect("opened");
+        assert_eq!(world.balance(chain()[1]).await.prepaid.expect("prepaid").remaining, 7);
+    }
+    world.clock.set(at("2026-11-23T00:00:00Z"));
+    assert_eq!(world.balance(chain()[1]).await.prepaid.expect("prepaid").remaining, 12);
+    world.check().await;
+
+    // So it is where another account of that name is made after the acceptance.
+    accept(&world).await;
+    world.session = world.store.open_session(Role::Operator, "operator").await.expect("a session");
+    let elsewhere = Floor { holder: Holder::Account(account_id(2)), ..floor };
+    let earlier = Floor { bound: Bound::LeftAtMost { left: 2, at: at("2026-11-20T12:00:00Z") }, ..elsewhere };
+    for floor in [elsewhere, earlier] {
+        world.store.raise(&world.session, "rebuild", &[floor]).await.expect("remembered");
+    }
+    world.store.reopen(&world.session).await.expect("opened");
+    let [_, of_account, _] = entries;
+    let Entry::Account(of_account) = of_account else { unreachable!("the second is the account") };
+    world.put(&[Entry::Account(AccountEntry { prepaid: of_account.prepaid, ..account(2, monthly(None)) })]).await;
+    let remaining = world.balance(elsewhere.holder).await.prepaid.expect("prepaid").remaining;
+    assert_eq!(remaining, 12);
 }
 
 /// Floors of keys 1 (of its month) and 2 (of its day), their account and their policy.

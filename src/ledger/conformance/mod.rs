@@ -15,6 +15,7 @@ mod limits;
 mod meters;
 mod model;
 mod prepaid;
+mod raises;
 mod records;
 mod refusals;
 mod refusing;
@@ -111,6 +112,7 @@ macro_rules! whole_suite {
             used_credits_are_raised_to_what_is_known_and_the_books_balance,
             an_accepted_ledger_starts_from_what_was_used_of_every_meter,
             what_is_known_of_an_entry_that_comes_later_waits_for_it,
+            top_ups_since_a_status_are_added_to_what_it_shows_as_left,
             an_accepted_account_has_used_what_its_keys_have_and_a_policy_what_its_accounts_have,
             an_account_has_used_what_its_keys_have_also_where_they_come_later,
             a_mark_grows_with_the_directory_the_trail_and_what_is_sent,

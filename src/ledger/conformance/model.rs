@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+use super::raises::Raise;
 use super::stock::{GivenBack, Leak, Stock};
 use super::traces::{Copy, Told, Traces};
 use super::world::{account_id, key_id, policy_id};
@@ -93,6 +94,10 @@ pub struct Model {
     /// By the number of the message.
     pub charged: BTreeMap<usize, Charged>,
     pub traces: Traces,
+    /// What was known to be used of what no message here says.
+    pub raises: Vec<Raise>,
+    pub spent_elsewhere: i64,
+    pub accepted_at: Timestamp,
 }
 
 pub const POLICIES: usize = 2;
@@ -115,18 +120,20 @@ impl Model {
         self.now = self.now.max(clock);
     }
 
-    /// All that was accepted of a holder and not refunded since then.
+    /// All that was accepted of a holder and not refunded since then, and what is known to be used.
     pub fn used(&self, holder: Holder, from: Timestamp) -> i64 {
         let counted = self
             .charged
             .values()
             .filter(|charged| charged.counts() && charged.at >= from && charged.holders.contains(&holder));
-        counted.map(|charged| charged.credits).sum()
+        let known = self.raises.iter().filter(|raise| raise.at >= from && raise.holder == holder);
+        counted.map(|charged| charged.credits).sum::<i64>() + known.map(|raise| raise.credits).sum::<i64>()
     }
 
     /// All money that was spent and not given back.
     pub fn spent(&self) -> i64 {
-        self.charged.values().filter(|charged| charged.counts()).map(|charged| charged.money).sum()
+        let counted = self.charged.values().filter(|charged| charged.counts());
+        counted.map(|charged| charged.money).sum::<i64>() + self.spent_elsewhere
     }
 
     /// The limit that holds now, or that the next message would find.
@@ -146,13 +153,17 @@ impl Model {
     }
 
     /// The number of the running limit.
-    fn number(&mut self, holder: Holder) -> usize {
+    pub fn number(&mut self, holder: Holder) -> usize {
         let running = self.running(holder, self.now);
         let runs = self.runs.entry(holder).or_default();
         if runs.last().is_none_or(|last| self.now >= last.window.to) {
             runs.push(running);
         }
         runs.len() - 1
+    }
+
+    pub fn window(&self, holder: Holder, number: usize) -> &Window {
+        &self.runs[&holder][number].window
     }
 
     /// Figures beside the running limit.
@@ -169,6 +180,7 @@ impl Model {
                 charged.count(&mut usage);
             }
         }
+        usage.accepted += self.raised_in(holder, number);
         usage
     }
 

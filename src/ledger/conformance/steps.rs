@@ -5,6 +5,7 @@ use proptest::prelude::{Just, Strategy, any, prop};
 use proptest::prop_oneof;
 
 use super::model::{Asked, POLICIES};
+use super::raises::FLOORS;
 use super::world::{START, at};
 use crate::domain::credit::{Grant, Outcome, Prepaid, Rate, TopUp};
 use crate::domain::period::{Calendar, Period};
@@ -57,6 +58,12 @@ pub enum Step {
     Reject(usize, bool),
     /// The account moves to a policy.
     Move(usize),
+    /// The ledger was replaced by itself, and is accepted with these floors, by their numbers; their amounts were seen so
+    /// many hours before.
+    Accept {
+        floors: Vec<(usize, i64)>,
+        hours: i64,
+    },
     Revoke(bool),
     Suspend(bool),
     /// The account is deleted, or applied again.
@@ -130,6 +137,8 @@ pub fn steps() -> impl Strategy<Value = Step> {
         2 => (0..POLICIES, any::<bool>()).prop_map(|(policy, allowed)| Step::Overage(policy, allowed)),
         2 => (0..POLICIES, prop::bool::weighted(0.7)).prop_map(|(policy, rejects)| Step::Reject(policy, rejects)),
         2 => (0..POLICIES).prop_map(Step::Move),
+        1 => (prop::collection::vec((0..FLOORS, 0..60i64), 0..4), 0..100i64)
+            .prop_map(|(floors, hours)| Step::Accept { floors, hours }),
         1 => any::<bool>().prop_map(Step::Revoke),
         1 => any::<bool>().prop_map(Step::Suspend),
         1 => any::<bool>().prop_map(Step::Remove),

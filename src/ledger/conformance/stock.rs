@@ -148,6 +148,16 @@ impl Stock {
     }
 }
 
+/// What a rule's top-ups brought after a moment and until now.
+pub fn came_between(rule: &TopUp, calendar: &Calendar, then: Timestamp, now: Timestamp) -> i64 {
+    let mut stock = Stock::default();
+    stock.begin(rule, calendar, then);
+    stock.catch_up(Some(rule), calendar, then);
+    let before = stock.buckets[0].granted;
+    stock.catch_up(Some(rule), calendar, now);
+    stock.buckets[0].granted - before
+}
+
 /// A leaky bucket: each message pours its interval in, and it runs out with time.
 #[derive(Clone, Copy, Debug)]
 pub struct Leak {

@@ -49,7 +49,9 @@ async fn raise_known(tx: &mut Tx, actor: &str, floors: &[(&Floor, &Entry)]) -> O
     let mut raised = Vec::new();
     for (floor, entry) in floors {
         if let Some(of_holder) = lots.get_mut(&floor.holder) {
-            raised.extend(of_holder.raise(floor, entry.overage(), tx.now));
+            let (more, topped_up) = of_holder.raise(floor, &entry.terms(), tx.now);
+            tx.record_notes(actor, floor.holder, topped_up);
+            raised.extend(more);
         }
     }
     write(tx, actor, &lots, &raised).await?;
@@ -79,20 +81,23 @@ async fn write(tx: &mut Tx, actor: &str, lots: &LotsByHolder, raised: &[Raised])
 
 async fn remember(tx: &Tx, floors: &[&Floor]) -> Op<()> {
     for floor in floors {
-        let (used, remaining) = match floor.bound {
-            Bound::UsedAtLeast(used) => (Some(used), None),
-            Bound::LeftAtMost(left) => (None, Some(left)),
+        let (used, remaining, seen_at) = match floor.bound {
+            Bound::UsedAtLeast(used) => (Some(used), None, None),
+            Bound::LeftAtMost { left, at } => (None, Some(left), Some(at.as_millisecond())),
         };
         tx.execute(
-            "INSERT INTO floor AS f (kind, holder, meter, used, remaining, until) VALUES ($1, $2, $3, $4, $5, $6) \
+            "INSERT INTO floor AS f (kind, holder, meter, used, remaining, seen_at, until) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7) \
              ON CONFLICT (kind, holder, meter) DO UPDATE SET used = greatest(f.used, excluded.used), \
-                 remaining = least(f.remaining, excluded.remaining), until = excluded.until",
+                 remaining = least(f.remaining, excluded.remaining), seen_at = greatest(f.seen_at, excluded.seen_at), \
+                 until = excluded.until",
             &[
                 &rows::kind_number(floor.holder.kind()),
                 &floor.holder.uuid(),
                 &floor.meter.as_str(),
                 &used,
                 &remaining,
+                &seen_at,
                 &floor.until.as_millisecond(),
             ],
         )
@@ -107,7 +112,8 @@ pub async fn raise_remembered(tx: &mut Tx, actor: &str, entries: &[&Entry]) -> O
     let found = tx
         .query(
             "DELETE FROM floor f USING unnest($1::smallint[], $2::uuid[]) h(kind, id) \
-             WHERE f.kind = h.kind AND f.holder = h.id RETURNING f.kind, f.holder, f.meter, f.used, f.remaining, f.until",
+             WHERE f.kind = h.kind AND f.holder = h.id \
+             RETURNING f.kind, f.holder, f.meter, f.used, f.remaining, f.seen_at, f.until",
             &[&kinds, &ids],
         )
         .await?;
@@ -117,9 +123,9 @@ pub async fn raise_remembered(tx: &mut Tx, actor: &str, entries: &[&Entry]) -> O
         let meter = Meter::parse(word).ok_or_else(|| Failure::Row(format!("unknown meter {word}")))?;
         let bound = match row.try_get(3)? {
             Some(used) => Bound::UsedAtLeast(used),
-            None => Bound::LeftAtMost(row.try_get(4)?),
+            None => Bound::LeftAtMost { left: row.try_get(4)?, at: rows::instant(row.try_get(5)?)? },
         };
-        floors.push(Floor { holder: rows::holder(row, 0)?, meter, bound, until: rows::edge(row.try_get(5)?)? });
+        floors.push(Floor { holder: rows::holder(row, 0)?, meter, bound, until: rows::edge(row.try_get(6)?)? });
     }
     let running = floors.iter().filter(|floor| tx.now < floor.until).filter_map(|floor| {
         let entry = entries.iter().find(|entry| entry.holder() == floor.holder)?;

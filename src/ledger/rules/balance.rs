@@ -135,8 +135,9 @@ pub fn short_of(balances: &[Balance], credits: i64) -> Option<Exhausted> {
     balances.iter().filter_map(|balance| balance.short_of(credits)).reduce(Exhausted::or_longer)
 }
 
-/// Counted recipients (credits) of a period, by outcome. `accepted` = charged and not refunded so far, overage
-/// included.
+/// Counted recipients (credits) of a period, by outcome. `accepted` = charged and not refunded so far: overage is
+/// included, and so is what an accepted ledger was raised by, as the running limit's used credits are the same figure.
+/// No message of this ledger says what the latter were, so no other figure counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     pub messages: i64,

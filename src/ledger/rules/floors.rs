@@ -19,8 +19,8 @@ pub struct Floor {
 pub enum Bound {
     /// Credits of the running period, overage included, or micro-units of money.
     UsedAtLeast(i64),
-    /// Prepaid credits.
-    LeftAtMost(i64),
+    /// Prepaid credits that were left at that moment. What came later comes on top.
+    LeftAtMost { left: i64, at: Timestamp },
 }
 
 /// A lot with what was added to it, or is.
@@ -35,7 +35,7 @@ pub struct Raised {
 pub fn raise(bound: Bound, overage: Overage, mut lots: Vec<Lot>) -> Vec<Raised> {
     let mut missing = match bound {
         Bound::UsedAtLeast(used) => used - lots.iter().map(Lot::used).sum::<i64>(),
-        Bound::LeftAtMost(left) => lots.iter().filter_map(Lot::remaining).sum::<i64>() - left,
+        Bound::LeftAtMost { left, at: _ } => lots.iter().filter_map(Lot::remaining).sum::<i64>() - left,
     };
     in_order_of_use(&mut lots);
     let last = lots.len().saturating_sub(1);
@@ -87,8 +87,9 @@ mod tests {
         assert_eq!(of(30, Overage::Deny), [(2, 5, 0), (1, 10, 0), (3, 15, 0)]);
         assert_eq!(of(30, Overage::Allow), [(2, 5, 0), (1, 10, 0), (3, 15, 10)]);
         // Of 20 there are 12 left.
-        assert_eq!(known(Bound::LeftAtMost(12), Overage::Deny), [(2, 5, 0), (1, 3, 0)]);
-        assert_eq!(known(Bound::LeftAtMost(20), Overage::Deny), []);
+        let left = |left| known(Bound::LeftAtMost { left, at: Timestamp::UNIX_EPOCH }, Overage::Deny);
+        assert_eq!(left(12), [(2, 5, 0), (1, 3, 0)]);
+        assert_eq!(left(20), []);
         assert_eq!(raise(Bound::UsedAtLeast(9), Overage::Deny, Vec::new()), []);
         let half = Lot { consumed: 4, ..lot(1, 10, None) };
         assert_eq!(

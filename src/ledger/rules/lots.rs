@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::floors::{Floor, Raised, raise};
+use super::floors::{Bound, Floor, Raised, raise};
 use super::holding::{Opened, open};
 use super::sources::{self, Planned};
 use crate::domain::credit::{Limit, Lot, LotId, Meter, Overage, Source};
@@ -303,13 +303,30 @@ impl Lots {
         self.running(now).into_iter().chain(others).filter(|lot| lot.meter() == meter).cloned().collect()
     }
 
-    /// Raises what is used to what is known. Its lots must be made. Returns what was added to which lot.
-    pub fn raise(&mut self, floor: &Floor, overage: Overage, now: Timestamp) -> Vec<Raised> {
-        let raised = raise(floor.bound, overage, self.of_meter(floor.meter, now));
+    /// Raises what is used to what is known. Its lots must be made. Returns what was added to which lot, and what the
+    /// trail says of a top-up that was due.
+    pub fn raise(&mut self, floor: &Floor, terms: &Terms<'_>, now: Timestamp) -> (Vec<Raised>, Option<Note>) {
+        let (bound, note) = match floor.bound {
+            Bound::UsedAtLeast(_) => (floor.bound, None),
+            Bound::LeftAtMost { left, at } => {
+                let note = self.top_up(terms, now);
+                (Bound::LeftAtMost { left: left.saturating_add(sources::came_between(terms, at, now)), at }, note)
+            }
+        };
+        let raised = raise(bound, terms.overage, self.of_meter(floor.meter, now));
         for Raised { lot, .. } in &raised {
             self.replace(lot);
         }
-        raised
+        (raised, note)
+    }
+
+    /// Adds the top-ups that are due.
+    fn top_up(&mut self, terms: &Terms<'_>, now: Timestamp) -> Option<Note> {
+        let rule = terms.prepaid?.recurring.as_ref()?;
+        let row = self.others.iter_mut().find(|row| row.lot.source == Source::TopUp)?;
+        let note = sources::added(rule, terms, &mut row.lot, now)?;
+        row.change();
+        Some(note)
     }
 
     /// Adds to the running lot what its children used.

@@ -153,6 +153,16 @@ fn plan_top_up(
     (known != Some(&lot) || !notes.is_empty()).then_some(Planned { lot, notes })
 }
 
+/// What top-ups brought after a moment and until now.
+pub fn came_between(terms: &Terms<'_>, then: Timestamp, now: Timestamp) -> i64 {
+    let Some(rule) = terms.prepaid.and_then(|prepaid| prepaid.recurring.as_ref()) else { return 0 };
+    let calendar = &terms.limit.calendar;
+    let topped = Some(Topped::begin(rule, calendar, None, then));
+    let mut lot = Lot { topped, ..Lot::of_source(terms.holder, Source::TopUp, Some(0), None) };
+    top_up(rule, calendar, &mut lot, then);
+    top_up(rule, calendar, &mut lot, now).credits
+}
+
 pub fn added(rule: &TopUp, terms: &Terms<'_>, lot: &mut Lot, now: Timestamp) -> Option<Note> {
     let added = top_up(rule, &terms.limit.calendar, lot, now);
     (added != Added::default()).then(|| Note::topped_up(added, lot))

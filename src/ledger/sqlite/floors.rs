@@ -35,8 +35,11 @@ impl Tx<'_> {
         let used = self.used_under(&lots, &terms)?;
         lots.run(&terms, used, self.now);
         self.write_lots(floor.holder, &mut lots)?;
-        let raised = lots.raise(floor, terms.overage, self.now);
+        let (raised, topped_up) = lots.raise(floor, &terms, self.now);
         self.write_lots(floor.holder, &mut lots)?;
+        if let Some(note) = topped_up {
+            self.note(actor, floor.holder, &note)?;
+        }
         for raised in &raised {
             self.adjust(actor, raised)?;
         }
@@ -59,14 +62,16 @@ impl Tx<'_> {
     }
 
     fn remember(&self, floor: &Floor) -> Op<()> {
-        let (used, remaining) = match floor.bound {
-            Bound::UsedAtLeast(used) => (Some(used), None),
-            Bound::LeftAtMost(left) => (None, Some(left)),
+        let (used, remaining, seen_at) = match floor.bound {
+            Bound::UsedAtLeast(used) => (Some(used), None, None),
+            Bound::LeftAtMost { left, at } => (None, Some(left), Some(at.as_millisecond())),
         };
         self.connection
             .prepare_cached(
-                "INSERT INTO floor (kind, holder, meter, used, remaining, until) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
-                 ON CONFLICT DO UPDATE SET used = max(used, ?4), remaining = min(remaining, ?5), until = ?6",
+                "INSERT INTO floor (kind, holder, meter, used, remaining, seen_at, until) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
+                 ON CONFLICT DO UPDATE SET used = max(used, ?4), remaining = min(remaining, ?5), \
+                     seen_at = max(seen_at, ?6), until = ?7",
             )?
             .execute(params![
                 floor.holder.kind().as_str(),
@@ -74,6 +79,7 @@ impl Tx<'_> {
                 floor.meter.as_str(),
                 used,
                 remaining,
+                seen_at,
                 floor.until.as_millisecond()
             ])?;
         Ok(())
@@ -83,7 +89,7 @@ impl Tx<'_> {
     pub fn raise_remembered(&mut self, actor: &str, entry: &Entry) -> Op<()> {
         let holder = entry.holder();
         let mut statement = self.connection.prepare_cached(
-            "DELETE FROM floor WHERE kind = ?1 AND holder = ?2 RETURNING meter, used, remaining, until",
+            "DELETE FROM floor WHERE kind = ?1 AND holder = ?2 RETURNING meter, used, remaining, seen_at, until",
         )?;
         let mut found = statement.query(params![holder.kind().as_str(), holder.uuid().as_bytes()])?;
         let mut floors = Vec::new();
@@ -92,9 +98,9 @@ impl Tx<'_> {
             let meter = Meter::parse(&word).ok_or_else(|| Failure::Row(format!("unknown meter {word}")))?;
             let bound = match row.get(1)? {
                 Some(used) => Bound::UsedAtLeast(used),
-                None => Bound::LeftAtMost(row.get(2)?),
+                None => Bound::LeftAtMost { left: row.get(2)?, at: rows::instant(row.get(3)?)? },
             };
-            floors.push(Floor { holder, meter, bound, until: rows::end(row.get(3)?)? });
+            floors.push(Floor { holder, meter, bound, until: rows::end(row.get(4)?)? });
         }
         let (mut raised, now) = (0, self.now);
         for floor in floors.iter().filter(|floor| now < floor.until) {

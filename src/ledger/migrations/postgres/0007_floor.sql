@@ -7,7 +7,10 @@ CREATE TABLE floor (
     meter text NOT NULL,
     used bigint,
     remaining bigint,
+    -- When so much remained.
+    seen_at bigint,
     until bigint NOT NULL,
     PRIMARY KEY (kind, holder, meter),
-    CHECK ((used IS NULL) <> (remaining IS NULL))
+    CHECK ((used IS NULL) <> (remaining IS NULL)),
+    CHECK ((remaining IS NULL) = (seen_at IS NULL))
 );

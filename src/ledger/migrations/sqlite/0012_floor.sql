@@ -7,7 +7,10 @@ CREATE TABLE floor (
     meter TEXT NOT NULL,
     used INTEGER,
     remaining INTEGER,
+    -- When so much remained.
+    seen_at INTEGER,
     until INTEGER NOT NULL,
     PRIMARY KEY (kind, holder, meter),
-    CHECK ((used IS NULL) <> (remaining IS NULL))
+    CHECK ((used IS NULL) <> (remaining IS NULL)),
+    CHECK ((remaining IS NULL) = (seen_at IS NULL))
 ) STRICT, WITHOUT ROWID;

@@ -13,7 +13,7 @@ use super::server::{Folder, Pair, Server};
 use crate::domain::credit::{Outcome, Reservation, Verdict};
 use crate::domain::directory::Entry;
 use crate::domain::id::MessageId;
-use crate::ledger::conformance::{Place as _, World, chain, key, key_id, monthly};
+use crate::ledger::conformance::{Place as _, World, account, chain, key, key_id, monthly};
 use crate::ledger::postgres::schema::MIGRATIONS;
 use crate::ledger::store::{Error, Role, Session, Settlement, Store};
 
@@ -140,8 +140,10 @@ async fn lots_are_locked_in_one_order_whoever_charges_or_gives_back() {
     let server = Server::start(Folder::new(), &["deadlock_timeout = '5ms'"]);
     let books = Books::on(&server.url(), MIGRATIONS);
     let mut world = World::with(&books, None, Some(1_000_000), None).await;
-    let keys: Vec<Entry> = (1..=KEYS).map(|n| Entry::Key(key(n.into(), 1, monthly(Some(10_000))))).collect();
-    world.put(&keys).await;
+    // Of two accounts: one may not have so many refused in an hour.
+    let mut entries = vec![Entry::Account(account(2, monthly(None)))];
+    entries.extend((1..=KEYS).map(|n| Entry::Key(key(n.into(), u128::from(1 + n % 2), monthly(Some(10_000))))));
+    world.put(&entries).await;
     let mut relays = tokio::task::JoinSet::new();
     for number in 1..=4_u64 {
         let store = books.open(Arc::new(world.clock.clone()));
@@ -203,12 +205,11 @@ async fn a_change_of_others_disturbs_nobody_and_one_of_ours_is_seen() {
     let operator = other.open_session(Role::Operator, "operator").await.expect("a session");
     world.send(1).await;
     let before = decided_again(&server);
-    let others: Vec<Entry> =
-        (2..200).map(|n| Entry::Account(crate::ledger::conformance::account(n, monthly(None)))).collect();
+    let others: Vec<Entry> = (2..200).map(|n| Entry::Account(account(n, monthly(None)))).collect();
     other.put(&operator, "test", &others).await.expect("written");
     assert_eq!(world.send(1).await.1, Verdict::Reserved);
     assert_eq!(decided_again(&server), before);
-    let ours = Entry::Account(crate::ledger::conformance::account(1, monthly(Some(3))));
+    let ours = Entry::Account(account(1, monthly(Some(3))));
     other.put(&operator, "test", &[ours]).await.expect("written");
     assert_eq!(world.send(1).await.1, Verdict::Reserved);
     until("the change is seen", async || decided_again(&server) > before).await;
@@ -324,7 +325,7 @@ async fn whoever_follows_the_directory_misses_nothing_that_commits_late() {
         writers.spawn(async move {
             for n in 0..EACH {
                 let limit = monthly(None);
-                let entry = crate::ledger::conformance::account(100 + writer * EACH + n, limit);
+                let entry = account(100 + writer * EACH + n, limit);
                 let entry = Entry::Account(entry);
                 store.put(&session, "test", &[entry]).await.expect("written");
             }

@@ -121,7 +121,8 @@ async fn two_that_prepare_at_once_make_one_ledger() {
 #[tokio::test]
 async fn a_migration_that_fails_changes_nothing() {
     let books = Books::new();
-    let broken = [Migration { version: 9, sql: "CREATE TABLE later (a integer); SELECT nonsense FROM nowhere" }];
+    let broken =
+        [Migration { version: NEXT.version, sql: "CREATE TABLE later (a integer); SELECT nonsense FROM nowhere" }];
     assert!(schema::prepare(&books.connector(), &naming(), &broken, Timestamp::UNIX_EPOCH).await.is_err());
     let later: bool = books.look(|wire| async move {
         wire.query_one("SELECT to_regclass('later') IS NOT NULL", &[]).await.expect("read").get(0)
