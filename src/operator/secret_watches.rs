@@ -103,8 +103,8 @@ mod tests {
     use http::{Request, Response};
     use kube::client::Body;
 
-    use super::super::work_queue::Places;
     use super::*;
+    use crate::operator::work_queue::Places;
 
     /// Never answers.
     async fn silence(_: Request<Body>) -> Result<Response<Body>, Infallible> {

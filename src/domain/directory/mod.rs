@@ -4,6 +4,8 @@
 //! ledger also reads the limits of its lots from them, so there is one truth about what a policy, an account or a
 //! key may do. Secrets in it are hashes, or sealed with a key that the database does not hold.
 
+mod upstream;
+
 use std::hash::RandomState;
 use std::sync::Arc;
 
@@ -11,13 +13,15 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::credential::{Credential, Username};
-use super::credit::{Blocked, Chain, Limit, Overage, Prepaid, Rate, WhenExhausted};
-use super::departure::{Departure, departed};
-use super::id::{AccountId, Holder, KeyId, PolicyId};
-use super::money::Pricing;
-use super::sender::{MailDomain, SenderPattern};
-use super::sharded::Sharded;
+use crate::domain::credential::{Credential, Username};
+use crate::domain::credit::{Blocked, Chain, Limit, Overage, Prepaid, Rate, WhenExhausted};
+use crate::domain::departure::{Departure, departed};
+use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
+use crate::domain::money::Pricing;
+use crate::domain::sender::{MailDomain, SenderPattern};
+use crate::domain::sharded::Sharded;
+
+pub use upstream::{ClientCertificate, Sealed, UpstreamEntry, UpstreamSecret, UpstreamTls};
 
 /// Why and by whom something may not send.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,67 +30,6 @@ pub struct Suspension {
     /// What the user wrote; shown to the sender.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-}
-
-/// How TLS is done towards an upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum UpstreamTls {
-    Implicit,
-    StartTls,
-    None,
-}
-
-/// Bytes sealed with the installation's key (see `ledger::seal`), as base64. Useless without it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Sealed(pub String);
-
-/// The smarthost that a policy's mail is forwarded to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct UpstreamEntry {
-    pub host: String,
-    pub port: u16,
-    pub tls: UpstreamTls,
-    /// Sealed JSON of [`UpstreamSecret`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<Sealed>,
-    /// The most recipients of one message; more are refused at the client's RCPT.
-    pub max_recipients: u16,
-}
-
-impl UpstreamEntry {
-    /// Where it is: host and port.
-    pub fn place(&self) -> String {
-        format!("{}:{}", self.host, self.port)
-    }
-}
-
-/// What is sealed in [`UpstreamEntry::secret`]: the login, the private CA of the upstream where it has one, and the
-/// certificate that we show it where it asks for one.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct UpstreamSecret {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub login: Option<(String, String)>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca_pem: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client: Option<ClientCertificate>,
-}
-
-/// A certificate with its chain, and its key, as PEM.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ClientCertificate {
-    pub certificate_pem: String,
-    pub key_pem: String,
-}
-
-impl std::fmt::Debug for UpstreamSecret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("UpstreamSecret(…)")
-    }
 }
 
 /// A policy as the relay and the ledger see it.
