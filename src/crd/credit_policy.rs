@@ -73,7 +73,7 @@ pub struct CreditPolicySpec {
     pub overage: Option<Overage>,
     /// What senders hear when credits are used up, whichever limit it is. Defer answers 452, so that a client which queues
     /// its mail tries again and survives until the next period or top-up. Reject answers 550, so that the sender knows at
-    /// once. Defer where absent.
+    /// once, but 452 while messages under way may still give back enough. Defer where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when_exhausted: Option<WhenExhausted>,
     /// Defaults and ceilings of the accounts.

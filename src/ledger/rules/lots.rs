@@ -381,3 +381,29 @@ fn regrant(row: &mut Row, limit: &Limit) -> Option<Note> {
     row.change();
     Some(note)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::period::{Calendar, Period};
+    use crate::ledger::conformance::{account, at};
+
+    /// As where a release knows the rules of a time zone better than the one before.
+    #[test]
+    fn a_lot_whose_predecessor_reaches_into_its_period_carries_what_was_used() {
+        let calendar = Calendar::new(Period::Daily, 1, "UTC").expect("a calendar");
+        let entry = Entry::Account(account(1, Limit { credits: Some(10), calendar: calendar.clone() }));
+        let (terms, now) = (entry.terms(), at("2026-12-01T12:00:00Z"));
+        for (ended, carried) in [("2026-12-01T02:00:00Z", 3), ("2026-12-01T00:00:00Z", 0)] {
+            let mut before = Lot::of_period(terms.holder, calendar.window(at("2026-11-30T12:00:00Z")), Some(10));
+            before.window.to = at(ended);
+            let mut lots = Lots::empty(terms.holder);
+            lots.push(before, json(&calendar), false);
+            let counts = lots.counts_from(terms.limit, now);
+            assert_eq!(counts, (carried > 0).then(|| at("2026-12-01T00:00:00Z")));
+            lots.run(&terms, carried, now);
+            let lot = lots.running(now).expect("it runs");
+            assert_eq!((lot.begun, lot.used(), lot.remaining()), (at(ended), carried, Some(10 - carried)));
+        }
+    }
+}

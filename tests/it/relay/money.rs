@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::scene::{ACCOUNT, FROM, MAIL, PASSWORD, POLICY, Rows, Scene, TO, account, key, monthly, username};
+use super::scene::{ACCOUNT, FROM, MAIL, PASSWORD, POLICY, Rows, SOON, Scene, TO, account, key, monthly, username};
 use crate::support::sink::{Act, At};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -237,6 +237,39 @@ async fn nobody_hears_for_good_that_credits_are_gone_while_some_are_under_way_an
     victim.deliver(FROM, &others[..2], MAIL).await.is("250 2.0.0");
     scene.until_usage([2, 2, 1, 0, 0]).await;
     victim.deliver(FROM, &[TO], MAIL).await.is("550 5.7.1 credits");
+}
+
+/// An account whose mail its upstream will refuse holds the whole pool while it waits: another account of the plan must
+/// not bounce for that.
+#[tokio::test]
+async fn nobody_bounces_while_another_account_holds_the_pool_with_what_will_be_refused() {
+    const POOL: u16 = 100;
+    let rows = |rows: &mut Rows| {
+        rows.policy.when_exhausted = WhenExhausted::Reject;
+        rows.policy.pool = monthly(Some(POOL.into()));
+        rows.policy.upstream.as_mut().expect("an upstream").max_recipients = POOL;
+        rows.others.extend(second_account());
+    };
+    let scene = Scene::with(|_| {}, rows).await;
+    scene.sink.once(At::Final, Act::StallThen(Box::new(Act::Reply("554 5.7.1 no"))));
+    let mut attacker = scene.client().await;
+    attacker.ask(&format!("MAIL FROM:<{FROM}>")).await.is("250");
+    for n in 0..POOL {
+        attacker.ask(&format!("RCPT TO:<r{n}@elsewhere.example>")).await.is("250");
+    }
+    attacker.ask("DATA").await.is("354");
+    attacker.send(format!("{MAIL}\r\n.\r\n")).await;
+    scene.sink.wait_for_stalled(1, SOON).await;
+
+    let mut victim = scene.client_of(3).await;
+    for _ in 0..3 {
+        victim.deliver(FROM, &[TO], MAIL).await.is("452 4.7.1 credits: the policy's pool of 100 has 0 left");
+        victim.ask("RSET").await.is("250");
+    }
+    scene.sink.release();
+    attacker.reply().await.is("554 5.7.1");
+    victim.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    scene.until_usage([1, 1, POOL.into(), 0, 0]).await;
 }
 
 /// They cost nothing, and would fill the ledger.
