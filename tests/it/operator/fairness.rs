@@ -8,6 +8,7 @@ use franking::domain::id::{Holder, Kind};
 use franking::ledger::store::Role;
 use franking::runtime::metrics::render;
 use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
@@ -35,17 +36,15 @@ async fn account(world: &World, neighbour: &World) {
     ready(neighbour.accounts(), "account").await;
 }
 
-/// Bounds the Secrets of a namespace, as the quota controller would have it enforced, and waits until it is.
+/// Bounds the Secrets of a namespace, and waits until that is enforced.
 async fn quota(world: &World, secrets: usize) {
     let api: Api<ResourceQuota> = Api::namespaced(world.client.clone(), &world.name);
     let hard = json!({"count/secrets": secrets.to_string()});
     let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "secrets"},
                        "spec": {"hard": &hard}});
-    if api.get_opt("secrets").await.expect("the API server answers").is_none() {
-        create(&api, quota).await;
-    }
-    let status = json!({"status": {"hard": &hard, "used": {"count/secrets": "0"}}});
-    api.patch_status("secrets", &PatchParams::default(), &Patch::Merge(status)).await.expect("the patch is accepted");
+    // The quota controller copies it to the status, which is what admission goes by.
+    let parameters = PatchParams::apply("tests").force();
+    api.patch("secrets", &parameters, &Patch::Apply(quota)).await.expect("the quota is accepted");
     let probe: Secret = serde_json::from_value(json!({"metadata": {"name": "probe"}})).expect("a Secret");
     let enforced = async {
         let mut ticks = tokio::time::interval(Duration::from_millis(20));
@@ -55,7 +54,9 @@ async fn quota(world: &World, secrets: usize) {
             if made {
                 delete(&world.secrets(), "probe").await;
             }
-            if made == (secrets > 0) {
+            let status = api.get("secrets").await.expect("the API server answers").status.unwrap_or_default();
+            let known = status.hard.and_then(|hard| hard.get("count/secrets").cloned());
+            if made == (secrets > 0) && known == Some(Quantity(secrets.to_string())) {
                 return;
             }
         }
