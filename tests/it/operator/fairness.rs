@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::harness::{DEADLINE, Running, World, alone};
 use super::lifecycle::{key_id, own, send};
-use super::waits::{create, delete, gone, merge_patch, poll, ready, until, waiting};
+use super::waits::{delete, gone, merge_patch, poll, ready, until, waiting};
 
 /// Keys of the tenant that floods: more than there are places.
 const FLOOD: usize = 40;
