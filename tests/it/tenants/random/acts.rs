@@ -44,8 +44,10 @@ impl Town<'_> {
             Verb::Move { name, to, more } => {
                 let mut spec = more.clone();
                 spec["policyRef"] = json!({"name": self.policies[*to as usize]});
+                let before = self.seen_by_admin(Kind::Account, at).get(name).await?;
                 let answer = self.objects(by, Kind::Account, at).merge(name, &json!({"spec": spec})).await?;
-                self.tally.moved += u32::from(matches!(answer, Answer::Done(_)));
+                let is_elsewhere = before.is_some_and(|before| before["spec"]["policyRef"] != spec["policyRef"]);
+                self.tally.moved += u32::from(is_elsewhere && matches!(answer, Answer::Done(_)));
                 self.changed(step, Kind::Account, name, answer).await
             }
             Verb::Annotate { kind, name, metadata } => {

@@ -137,8 +137,9 @@ async fn run(plane: &ControlPlane, relay: SocketAddr, asked: &Asked) {
         .await;
     println!("{count} histories in {} s: {tally:?}", started.elapsed().as_secs());
     // A tenant who gets nothing done shows nothing.
-    let Tally { accepted, short, moved, removed, forbidden, dead_passwords, .. } = tally;
-    for figure in [accepted / 4, short, moved, removed, forbidden, dead_passwords] {
+    let Tally { accepted, short, moved, removed, forbidden, adopted, sender_refused, dead_passwords } = tally;
+    for figure in [accepted / 4, 2 * short, 2 * moved, removed, forbidden, adopted, 4 * sender_refused, dead_passwords]
+    {
         assert!(figure >= count, "too little happened: {tally:?}");
     }
 }

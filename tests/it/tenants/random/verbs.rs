@@ -142,6 +142,8 @@ impl Draw<'_> {
         let account = self.new_account(OWN[0], Plan::Strict, json!({}));
         let key = self.new_key(OWN[0], 'a', json!({}));
         steps.extend([account, key].map(|verb| Step { by: Who::Tenant, namespace: 0, verb, waits: true }));
+        let shared = self.sharing(GRANTED, FOREIGN[1]);
+        steps.push(Step { by: Who::Tenant, namespace: 1, verb: shared, waits: true });
         steps
     }
 
@@ -203,7 +205,8 @@ impl Draw<'_> {
             self.use_up(own),
         ];
         for _ in 0..self.rng.random_range(1..=4) {
-            verbs.extend(match self.rng.random_range(0..8) {
+            verbs.extend(match self.rng.random_range(0..10) {
+                8.. => vec![Verb::Edit { kind: Kind::Account, name: own.to_owned(), spec: self.spend_limit() }],
                 0..2 => vec![self.go(own, Plan::Lax)],
                 2 => vec![self.go(own, Plan::Strict)],
                 3..5 => vec![self.cap(Kind::Account, own.to_owned())],
@@ -264,10 +267,9 @@ impl Draw<'_> {
 
     /// Shares a Secret of the application, and ends that.
     fn adopt(&mut self) -> Vec<Verb> {
-        let (foreign, account) = (self.one(&FOREIGN), self.one(&[OWN[0], GRANTED]));
-        let secret = json!({"adopt": true, "name": foreign, "type": "Opaque"});
+        let (foreign, account) = (self.one(&FOREIGN), self.one(&[OWN[0], OWN[1], GRANTED]));
         let name = key_of(account, 'b');
-        let mut verbs = vec![self.new_key(account, 'b', json!({"secret": secret}))];
+        let mut verbs = vec![self.sharing(account, foreign)];
         if self.rng.random_bool(0.3) {
             let more = json!({"secret": {"template": {"colour": "mine", "extra": "{{ .host }}"}}});
             verbs.push(Verb::Edit { kind: Kind::Key, name: name.clone(), spec: more });
@@ -279,6 +281,11 @@ impl Draw<'_> {
             });
         }
         verbs
+    }
+
+    fn sharing(&mut self, account: &str, foreign: &str) -> Verb {
+        let secret = json!({"adopt": true, "name": foreign, "type": "Opaque"});
+        self.new_key(account, 'b', json!({"secret": secret}))
     }
 
     /// Sends as others with a key that says it may.
@@ -357,14 +364,17 @@ impl Draw<'_> {
         Verb::Edit { kind, name, spec: json!({"cap": cap}) }
     }
 
+    fn spend_limit(&mut self) -> Value {
+        json!({"spendLimitMinor": self.rng.random_bool(0.7).then(|| self.rng.random_range(1..=9))})
+    }
+
     /// A field that takes `grant`.
     fn guarded(&mut self) -> Value {
         let grant = format!("gift-{}", self.rng.random_range(0..1000));
         let fields = [
             json!({"prepaid": {"grants": [{"id": grant, "credits": 50}]}}),
             json!({"prepaid": null}),
-            json!({"spendLimitMinor": 5000}),
-            json!({"spendLimitMinor": null}),
+            self.spend_limit(),
             json!({"rateLimit": {"messages": 1000, "per": "Second"}}),
             json!({"suspended": self.rng.random_bool(0.5)}),
             json!({"allowedSenders": ["*@example.com"]}),
