@@ -43,7 +43,7 @@ fuzz: ## fuzz what strangers' bytes reach, SECONDS=600 for each target (needs ca
 	@tests/fuzz/run.sh $(or $(SECONDS),600)
 
 .PHONY: mutants
-mutants: ## take the ledger's rules away one by one: each must be missed by a test
+mutants: ## take the rules of credits and of tenants away one by one: each must be missed by a test
 	@tests/mutants.sh
 
 .PHONY: generate

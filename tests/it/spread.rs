@@ -15,7 +15,7 @@ use crate::support::mail::{Credentials, Session};
 use crate::support::sink::{Sink, SinkOptions};
 use crate::support::{definitions, identity, postgres};
 
-const NAMESPACE: &str = "spread";
+pub const NAMESPACE: &str = "spread";
 /// A lease runs out in 15 s and is looked at every 2 s; the rest is a start on a busy machine.
 const TAKEN_OVER: Duration = Duration::from_secs(45);
 /// Exit code of an operator that does not lead any more, as README says.
@@ -58,6 +58,10 @@ impl House {
         let map = render(NAMESPACE, &[values.as_slice(), &show, &identity::APART].concat());
         house.apply(&map);
         house
+    }
+
+    pub fn plane(&self) -> &ControlPlane {
+        &self.plane
     }
 
     pub fn apply(&self, manifests: &str) {

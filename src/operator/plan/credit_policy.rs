@@ -205,7 +205,7 @@ pub fn changed_currency(policy: &CreditPolicy, known: Option<&str>) -> Option<St
     let known = known.filter(|known| known != currency)?;
     Some(format!(
         "spec.pricing.currency: what was spent under this policy is counted in {known}, and it cannot become {currency}; \
-         write {known}, or make a new policy"
+         remove pricing and write it again in {known}, or make a new policy"
     ))
 }
 

@@ -3,6 +3,7 @@
 
 mod adoption;
 mod prepaid;
+mod random;
 mod senders;
 
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::story::Stage;
 use crate::support::chart::render;
-use crate::support::control_plane::succeeded;
+use crate::support::control_plane::{ControlPlane, succeeded};
 use crate::support::franking::eventually;
 use crate::support::mail::{Credentials, Session};
 
@@ -52,49 +53,74 @@ impl User {
     }
 }
 
-/// The objects of the chart that say who may do what, under the names that the examples know.
-fn rules() -> String {
-    let operator = format!("serviceAccount.name={SYSTEM}");
+/// The objects of the chart that say who may do what, under the names that the examples know. The operator's service
+/// account has the name of its namespace.
+fn rules(system: &str) -> String {
+    let operator = format!("serviceAccount.name={system}");
     let [people, admission] = ["templates/rbac-people.yaml", "templates/admission.yaml"];
-    render(SYSTEM, &["--set", &operator, "--show-only", people, "--show-only", admission])
+    render(system, &["--set", &operator, "--show-only", people, "--show-only", admission])
+}
+
+/// Applies these rules, and waits until they are in force.
+pub fn admit(plane: &ControlPlane, system: &str) {
+    let probes = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {PROBES}}}}}");
+    let probe = User::new("probe");
+    let metadata = json!({"name": "probe", "namespace": PROBES});
+    let binding = binding("RoleBinding", &metadata, "franking-self-service", &probe).to_string();
+    for manifest in [rules(system), probes, binding] {
+        let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+        succeeded(plane.kubectl_stdin(&apply, &manifest));
+    }
+    wait_until_admission_guards(plane, &probe);
+}
+
+/// Waits until each admission policy refuses what it is there to refuse.
+fn wait_until_admission_guards(plane: &ControlPlane, probe: &User) {
+    let account = resource("SubAccount", PROBES, "probe", &json!({"policyRef": {"name": "none"}}));
+    let key = json!({"subAccountRef": {"name": "probe"}, "secret": {"adopt": true}});
+    let key = resource("SubAccountApiKey", PROBES, "probe", &key);
+    let mut forced = resource("SubAccountApiKey", PROBES, "probe", &json!({"subAccountRef": {"name": "probe"}}));
+    forced["metadata"]["annotations"] = json!({"franking.io/force-delete": "true"});
+    for refused in [account, key, forced] {
+        eventually("admission to guard all that it is there for", TAKEN_UP, || {
+            let answer = run_as(plane, probe, &["create", "--dry-run=server", "-f", "-"], &refused.to_string());
+            answer.is_err().then_some(())
+        });
+    }
+}
+
+/// Runs kubectl as this user; the complaint where it fails.
+fn run_as(plane: &ControlPlane, user: &User, arguments: &[&str], input: &str) -> Result<String, String> {
+    let flags = user.flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let output = plane.kubectl_stdin(&[arguments, &flags].concat(), input);
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+/// Gives a user a ClusterRole.
+pub fn binding(kind: &str, metadata: &Value, role: &str, user: &User) -> Value {
+    let api = "rbac.authorization.k8s.io";
+    json!({
+        "apiVersion": format!("{api}/v1"), "kind": kind, "metadata": metadata,
+        "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": role},
+        "subjects": [{"apiGroup": api, "kind": "User", "name": user.name}],
+    })
 }
 
 impl Cluster {
     /// Everything but the running program.
     pub async fn install() -> Self {
         let cluster = Self { stage: Stage::set().await };
-        cluster.stage.apply(&rules());
-        cluster.stage.apply(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {PROBES}}}}}"));
-        cluster.bind(PROBES, "franking-self-service", &User::new("probe"));
-        cluster.wait_until_admission_guards();
+        admit(&cluster.stage.plane, SYSTEM);
         cluster
-    }
-
-    /// Waits until each admission policy refuses what it is there to refuse.
-    fn wait_until_admission_guards(&self) {
-        let probe = User::new("probe");
-        let account = resource("SubAccount", PROBES, "probe", &json!({"policyRef": {"name": "none"}}));
-        let key = json!({"subAccountRef": {"name": "probe"}, "secret": {"adopt": true}});
-        let key = resource("SubAccountApiKey", PROBES, "probe", &key);
-        let mut forced = resource("SubAccountApiKey", PROBES, "probe", &json!({"subAccountRef": {"name": "probe"}}));
-        forced["metadata"]["annotations"] = json!({"franking.io/force-delete": "true"});
-        for refused in [account, key, forced] {
-            eventually("admission to guard all that it is there for", TAKEN_UP, || {
-                let answer = self.run(&probe, &["create", "--dry-run=server", "-f", "-"], &refused.to_string());
-                answer.is_err().then_some(())
-            });
-        }
     }
 
     /// Runs kubectl as this user; the complaint where it fails.
     pub fn run(&self, user: &User, arguments: &[&str], input: &str) -> Result<String, String> {
-        let flags = user.flags();
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        let output = self.stage.plane.kubectl_stdin(&[arguments, &flags].concat(), input);
-        match output.status.success() {
-            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        }
+        run_as(&self.stage.plane, user, arguments, input)
     }
 
     /// Applies an object as this user.
@@ -105,17 +131,7 @@ impl Cluster {
     /// Gives a user a ClusterRole in a namespace.
     pub fn bind(&self, namespace: &str, role: &str, user: &User) {
         let metadata = json!({"name": format!("{role}-{}", user.name), "namespace": namespace});
-        self.bound("RoleBinding", &metadata, role, user);
-    }
-
-    fn bound(&self, kind: &str, metadata: &Value, role: &str, user: &User) {
-        let api = "rbac.authorization.k8s.io";
-        let binding = json!({
-            "apiVersion": format!("{api}/v1"), "kind": kind, "metadata": metadata,
-            "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": role},
-            "subjects": [{"apiGroup": api, "kind": "User", "name": user.name}],
-        });
-        self.stage.apply(&binding.to_string());
+        self.stage.apply(&binding("RoleBinding", &metadata, role, user).to_string());
     }
 
     /// An object as it stands, read by the administrator.
