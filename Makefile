@@ -17,10 +17,12 @@ cluster: ## build the real Kubernetes programs for tests and demo (once, 6 minut
 	@tests/cluster/build.sh
 
 .PHONY: clients
-clients: ## install what the tests send mail with from the npm registry, below target/
+clients: ## install what the tests send mail with from npm and PyPI, below target/
 	@mkdir -p target/clients
 	@cp tests/clients/package.json tests/clients/package-lock.json target/clients/
 	@npm ci --prefix target/clients --ignore-scripts --no-audit --no-fund --loglevel=error
+	@python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-deps --require-hashes \
+		--only-binary :all: --upgrade --target target/clients/python --requirement tests/clients/requirements.txt
 
 .PHONY: build
 build:

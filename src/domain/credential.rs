@@ -68,6 +68,17 @@ impl Username {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// A user name as people and programs enter it, as we would write it: some append the host that they connect to, as
+    /// mail programs that want an address do, or a blank, and some telephones begin with a capital. It may be none.
+    pub fn normalised(entered: &str, host: &str) -> String {
+        let entered = entered.trim();
+        let name = match entered.rsplit_once('@') {
+            Some((name, at)) if at.eq_ignore_ascii_case(host) => name.trim_end(),
+            Some(_) | None => entered,
+        };
+        name.to_ascii_lowercase()
+    }
 }
 
 impl TryFrom<String> for Username {

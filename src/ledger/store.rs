@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::report::Report;
 use crate::domain::credential::Username;
 use crate::domain::credit::{LotId, Meter, Outcome, Reservation, Verdict};
-use crate::domain::directory::{Entry, Sender};
+use crate::domain::directory::{Entry, Named};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{Holder, Kind, MessageId};
 pub use crate::ledger::incarnation::{Acceptance, Because, Mark, State, Tag};
@@ -261,8 +261,9 @@ pub trait Store: Report + Send + Sync + 'static {
     /// ask every 200 ms.
     async fn changes(&self, after: i64) -> Result<Changes>;
 
-    /// One fresh look: the relay's last word before 535. Refused unless the ledger is open.
-    async fn find_sender(&self, username: &Username) -> Result<Option<Sender>>;
+    /// One fresh look: the relay's last word before 535. Refused unless the ledger is open. A key whose account or policy
+    /// has no row is found alone.
+    async fn find_sender(&self, username: &Username) -> Result<Option<Named>>;
 
     /// One fresh entry.
     async fn find(&self, holder: Holder) -> Result<Option<Entry>>;

@@ -4,7 +4,7 @@
 //! is what happened. The order is the promise: charged before it is offered to the upstream, 250 only after the
 //! upstream's 250, given back only when the upstream cannot have it.
 //!
-//! A client that has to be told 451 while the outcome is open, or that hangs up after it has waited, comes again. Its
+//! A client that has to be told 451 while the outcome is open, or that hangs up before it is answered, comes again. Its
 //! message's fingerprint is in the ledger before it is told, so whichever relay it comes to knows it again.
 
 use std::pin::pin;
@@ -71,6 +71,9 @@ pub struct Admission {
 /// How long a client that is told to come again waits until the ledger knows that it may. A commit takes milliseconds,
 /// and a device that gives up at 30 s was to be answered at 25 s; after this it is told so all the same.
 const KEEP_LIMIT: Duration = Duration::from_secs(2);
+/// Whoever hangs up sooner did not wait for an answer, and may mean the same bytes again where nothing marks them as the
+/// same message: a device that sends a fixed text and closes. Retries come from programs that have waited.
+const WAITED_MIN: Duration = Duration::from_millis(250);
 /// The largest body that is hashed between two other tasks: half a millisecond.
 const HASHED_AT_ONCE: usize = 1024 * 1024;
 
@@ -83,6 +86,8 @@ struct Errand {
     credits: u32,
     octets: usize,
     deadline: Instant,
+    /// It has a Message-ID or a Date, so that its bytes are those of no other message.
+    is_marked: bool,
     _memory: HeldMemory,
 }
 
@@ -134,8 +139,14 @@ impl Admission {
         foreseen.map_or(Ok(()), |shortage| Err(Reply::Short(shortage, when)))
     }
 
-    /// Takes a whole message and says what becomes of it.
-    pub async fn take(self: &Arc<Self>, who: &Identity, received: Received) -> Reply {
+    /// Takes a whole message and says what becomes of it. `gone` hears of a client that hangs up, and how long after its
+    /// final dot.
+    pub async fn take(
+        self: &Arc<Self>,
+        who: &Identity,
+        received: Received,
+        gone: oneshot::Receiver<Duration>,
+    ) -> Reply {
         let mark = TraceMark::of(self.settings.load().config.installation, who.key);
         let header = match header::read(received.body.content(), &mark) {
             Ok(header) => header,
@@ -165,7 +176,7 @@ impl Admission {
             return self.refused(who, result, reply);
         }
         let (say, hear) = oneshot::channel();
-        self.tasks.spawn(self.clone().carry(errand, message, say));
+        self.tasks.spawn(self.clone().carry(errand, message, say, gone));
         // The task ends without an answer only if it panics, and then nobody knows.
         hear.await.unwrap_or(Reply::OutcomeUnknown)
     }
@@ -235,7 +246,7 @@ impl Admission {
             tenant: Tenant { account: sender.account.id.0, namespace: Arc::from(sender.account.namespace.as_str()) },
         };
         let octets = message.body.len();
-        (Errand { id, kept, sender, target, credits, octets, deadline, _memory: memory }, message)
+        (Errand { id, kept, sender, target, credits, octets, deadline, is_marked, _memory: memory }, message)
     }
 
     /// A UUIDv7, so that the ledger's newest rows lie together.
@@ -246,28 +257,45 @@ impl Admission {
         MessageId(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }
 
-    async fn carry(self: Arc<Self>, errand: Errand, message: Message, mut say: oneshot::Sender<Reply>) {
+    async fn carry(
+        self: Arc<Self>,
+        errand: Errand,
+        message: Message,
+        say: oneshot::Sender<Reply>,
+        gone: oneshot::Receiver<Duration>,
+    ) {
         let started = Instant::now();
         let claim = match self.reserve(&errand, started).await {
             Ok(claim) => claim,
             Err(answer) => return self.answer(&errand, started, answer, say),
         };
         let mut forwarding = pin!(self.upstreams.forward(&errand.target, message, errand.deadline));
-        let forwarded = tokio::select! {
+        let (forwarded, is_kept) = tokio::select! {
             biased;
-            forwarded = &mut forwarding => forwarded,
-            // The client has hung up without an answer: from now on it may come again.
-            () = say.closed() => {
-                self.keep(&errand, claim, true).await;
-                return self.follow_up(&errand, claim, forwarding.await).await;
+            forwarded = &mut forwarding => (forwarded, false),
+            // It has hung up without an answer: from now on it may come again.
+            waited = gone => {
+                // Without a word the connection was given up.
+                let is_kept = errand.is_marked || waited.unwrap_or(WAITED_MIN) >= WAITED_MIN;
+                if is_kept {
+                    self.keep(&errand, claim, true).await;
+                }
+                (forwarding.await, is_kept)
             }
         };
         if let Forwarded::Open { cause, outcome } = forwarded {
-            self.keep(&errand, claim, true).await;
+            if !is_kept {
+                self.keep(&errand, claim, true).await;
+            }
             let (_, answer) = concluded(Forwarded::Unknown { cause });
             self.answer(&errand, started, answer, say);
             let forwarded = outcome.await.unwrap_or(Forwarded::Unknown { cause });
-            return self.follow_up(&errand, claim, forwarded).await;
+            self.follow_up(&errand, claim, forwarded);
+            return;
+        }
+        if is_kept {
+            let answer = self.follow_up(&errand, claim, forwarded);
+            return self.answer(&errand, started, answer, say);
         }
         let (outcome, answer) = concluded(forwarded);
         match outcome {
@@ -335,12 +363,8 @@ impl Admission {
         self.settings.load().config.limits.metric_accounts
     }
 
-    /// What turns out after the client was answered, or left, corrects the books.
-    async fn follow_up(&self, errand: &Errand, claim: Claim, forwarded: Forwarded) {
-        let forwarded = match forwarded {
-            Forwarded::Open { cause, outcome } => outcome.await.unwrap_or(Forwarded::Unknown { cause }),
-            forwarded => forwarded,
-        };
+    /// What turns out after the client was answered, or left, corrects the books. Returns what it would be answered.
+    fn follow_up(&self, errand: &Errand, claim: Claim, forwarded: Forwarded) -> Answer {
         let (outcome, answer) = concluded(forwarded);
         match outcome {
             Outcome::Unknown => {
@@ -353,6 +377,7 @@ impl Admission {
             Outcome::Relayed | Outcome::Refused | Outcome::NotOffered => self.settle(errand, claim, outcome, false),
         }
         tracing::info!(message.id = %errand.id, outcome = answer.result.as_str(), "outcome known late");
+        answer
     }
 
     /// Settles what is certain. `told`: its client hears it.

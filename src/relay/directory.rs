@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::settings::Settings;
 use crate::domain::credential::Username;
-use crate::domain::directory::{Directory, Entry, Sender};
+use crate::domain::directory::{Directory, Entry, Named};
 use crate::domain::id::KeyId;
 use crate::ledger::incarnation::Expected;
 use crate::ledger::store::{REMEMBERED_FOR, Tag};
@@ -42,7 +42,7 @@ const LOOKS_MAX: usize = 16;
 
 /// What a look found.
 pub enum Look {
-    Found(Box<Sender>),
+    Found(Box<Named>),
     Nobody,
     /// The ledger did not answer, or too many are looking.
     Unavailable,
@@ -250,7 +250,7 @@ impl Follower {
             Some(found)
         };
         match timeout(ASK_LIMIT, look).await {
-            Ok(Some(Some(sender))) => Look::Found(Box::new(sender)),
+            Ok(Some(Some(named))) => Look::Found(Box::new(named)),
             Ok(Some(None)) => Look::Nobody,
             Ok(None) | Err(_) => Look::Unavailable,
         }

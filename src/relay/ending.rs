@@ -17,7 +17,7 @@ pub struct Answer {
 
 /// What a reply of the judge is counted as.
 pub fn denied_as(reply: &Reply) -> MessageResult {
-    if matches!(reply, Reply::Blocked(..)) {
+    if matches!(reply, Reply::Blocked(..) | Reply::KeyNotInUse) {
         MessageResult::Blocked
     } else if matches!(reply, Reply::DirectoryStale) {
         MessageResult::DirectoryStale

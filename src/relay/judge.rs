@@ -17,7 +17,7 @@ use super::smtp::reply::{Moment, Reply};
 use super::smtp::sasl::Login;
 use crate::domain::credential::{Credential, HashKey, Password, SecretHash, Stage, Username, is_usable, opened_by};
 use crate::domain::credit::Blocked;
-use crate::domain::directory::{Directory, Sender};
+use crate::domain::directory::{Directory, KeyEntry, Named, Sender};
 use crate::domain::id::KeyId;
 use crate::domain::network;
 use crate::domain::relay_config::ListenerMode;
@@ -41,6 +41,8 @@ pub enum Denied {
     WrongNetwork,
     NeedsTls,
     Blocked(Blocked),
+    /// Its account is not accepted.
+    NotInUse,
     /// Nobody can say at this moment.
     Unavailable,
 }
@@ -52,6 +54,7 @@ impl Denied {
             Self::WrongNetwork => Reply::WrongNetwork,
             Self::NeedsTls => Reply::KeyNeedsTls,
             Self::Blocked(blocked) => Reply::Blocked(blocked.clone(), Moment::Login),
+            Self::NotInUse => Reply::KeyNotInUse,
             Self::Unavailable => Reply::LoginUnavailable,
         }
     }
@@ -62,6 +65,7 @@ impl Denied {
             Self::WrongNetwork => LoginResult::WrongNetwork,
             Self::NeedsTls => LoginResult::NeedsTls,
             Self::Blocked(_) => LoginResult::Blocked,
+            Self::NotInUse => LoginResult::NotInUse,
             Self::Unavailable => LoginResult::Unavailable,
         }
     }
@@ -121,29 +125,37 @@ impl Judge {
         // A name that no key can have needs no look.
         let Ok(username) = username else { return Err(denied) };
         match self.directory.look(&username).await {
-            Look::Found(sender) => self.check(Some(&sender), login, origin),
+            Look::Found(named) => self.check(Some(&named), login, origin),
             Look::Nobody => Err(Denied::BadLogin),
             Look::Unavailable => Err(Denied::Unavailable),
         }
     }
 
     /// The password first: whoever does not know it learns nothing else.
-    fn check(&self, sender: Option<&Sender>, login: &Login, origin: Origin) -> Result<Identity, Denied> {
+    fn check(&self, named: Option<&Named>, login: &Login, origin: Origin) -> Result<Identity, Denied> {
         let now = self.clock.now();
         let hash_key: &HashKey = &self.settings.load().hash_key;
-        let credentials = sender.map_or(&self.decoy[..], |sender| &sender.key.credentials);
+        let credentials = named.map_or(&self.decoy[..], |named| &named.key().credentials);
         let open = opened_by(hash_key, credentials, &login.password, now);
-        let Some((sender, credential)) = sender.zip(open) else { return Err(Denied::BadLogin) };
-        sender.standing(now).map_err(Denied::Blocked)?;
-        may_come(sender, origin)?;
-        Ok(Identity { key: sender.key.id, username: sender.key.username.clone(), credential, origin })
+        let Some((named, credential)) = named.zip(open) else { return Err(Denied::BadLogin) };
+        let key = named.key();
+        match named {
+            Named::Sender(sender) => sender.standing(now),
+            Named::Waiting(key) => key.standing(now),
+        }
+        .map_err(Denied::Blocked)?;
+        may_come(key, origin)?;
+        match named {
+            Named::Sender(_) => Ok(Identity { key: key.id, username: key.username.clone(), credential, origin }),
+            Named::Waiting(_) => Err(Denied::NotInUse),
+        }
     }
 
     /// Whether a login would be taken again as it was: its network, its listener, and the very password. A session must
     /// not outlive what it came in by.
     pub fn still_logged_in(&self, who: &Identity, sender: &Sender) -> Result<(), Reply> {
         let now = self.clock.now();
-        may_come(sender, who.origin).map_err(|denied| Reply::LoginOver(denied.sentence()))?;
+        may_come(&sender.key, who.origin).map_err(|denied| Reply::LoginOver(denied.sentence()))?;
         if is_usable(&sender.key.credentials, &who.credential, now) {
             return Ok(());
         }
@@ -165,10 +177,11 @@ impl Judge {
             return Ok(sender);
         }
         match self.directory.look(&who.username).await {
-            Look::Found(sender) if sender.key.id == who.key => {
+            Look::Found(named) if named.key().id == who.key => {
+                let sender = named.sender().ok_or(Reply::KeyNotInUse)?;
                 sender.standing(now).map_err(|blocked| Reply::Blocked(blocked, Moment::Transaction))?;
                 allowed(&sender)?;
-                Ok(*sender)
+                Ok(sender)
             }
             Look::Found(_) | Look::Nobody => Err(Reply::Blocked(Blocked::KeyRevoked, Moment::Transaction)),
             Look::Unavailable => Err(Reply::DirectoryStale),
@@ -203,12 +216,12 @@ fn decoy(hash: SecretHash) -> Credential {
 }
 
 /// Whether a key may be used from there.
-fn may_come(sender: &Sender, origin: Origin) -> Result<(), Elsewhere> {
-    if !sender.key.allow_from.is_empty() && !network::contains(&sender.key.allow_from, origin.address) {
+fn may_come(key: &KeyEntry, origin: Origin) -> Result<(), Elsewhere> {
+    if !key.allow_from.is_empty() && !network::contains(&key.allow_from, origin.address) {
         return Err(Elsewhere::Network);
     }
     match origin.mode {
-        ListenerMode::Plain if !sender.key.plain_listener => Err(Elsewhere::Listener),
+        ListenerMode::Plain if !key.plain_listener => Err(Elsewhere::Listener),
         ListenerMode::Plain | ListenerMode::StartTls | ListenerMode::Implicit => Ok(()),
     }
 }

@@ -158,6 +158,7 @@ pub enum LoginResult {
     WrongNetwork,
     NeedsTls,
     Blocked,
+    NotInUse,
     Unavailable,
     Crowded,
     /// Its address failed so often that the password was not looked at.
@@ -172,6 +173,7 @@ impl LoginResult {
             Self::WrongNetwork => "wrong_network",
             Self::NeedsTls => "needs_tls",
             Self::Blocked => "blocked",
+            Self::NotInUse => "not_in_use",
             Self::Unavailable => "unavailable",
             Self::Crowded => "crowded",
             Self::Guessing => "guessing",

@@ -7,12 +7,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use futures::FutureExt as _;
 use memchr::memchr;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -30,10 +29,6 @@ const IDLE_AFTER: Duration = Duration::from_secs(1);
 /// Replies that are gathered at most: those to a pipelined envelope of a hundred recipients fit. Short commands have
 /// long replies (EHLO), so without it one read makes a megabyte of them.
 const BATCH_MAX: usize = 8 * 1024;
-
-/// Whoever hangs up sooner did not wait for an answer. Those who give up do so after 10 s at the earliest (curl's and
-/// most libraries' shortest setting), devices after 30 s, servers after 10 min (RFC 5321 §4.5.3.2.6).
-const PATIENCE_MIN: Duration = Duration::from_secs(5);
 
 /// A connection before and after STARTTLS.
 pub enum Stream {
@@ -146,15 +141,12 @@ impl Wire {
         }
     }
 
-    /// Returns when a client that waits for a reply hangs up, which is how it gives up. Never for one that had hung up
-    /// before it can have waited, or that said something more (QUIT): it does not come again, and what it sends next is
-    /// another message, be it byte for byte the same.
-    pub async fn gave_up(&mut self) {
-        sleep(PATIENCE_MIN).await;
+    /// Returns when a client that waits for a reply hangs up, which is how it gives up. Never for one that said something
+    /// more (QUIT): it does not come again, and what it sends next is another message, be it byte for byte the same.
+    pub async fn hung_up(&mut self) {
         if self.input.is_empty() {
             self.input.reserve(1);
-            let before = tokio::task::unconstrained(self.stream.read_buf(&mut self.input)).now_or_never();
-            if before.is_none() && matches!(self.stream.read_buf(&mut self.input).await, Ok(0) | Err(_)) {
+            if matches!(self.stream.read_buf(&mut self.input).await, Ok(0) | Err(_)) {
                 return;
             }
         }

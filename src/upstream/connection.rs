@@ -17,7 +17,7 @@ use crate::domain::directory::UpstreamTls;
 use super::UpstreamSettings;
 use super::line::{Ended, Line};
 use super::message::{Cause, Target};
-use super::reply::Reply;
+use super::reply::{Class, Reply};
 use super::tls::{self, Upgrade};
 use super::wire::{Socket, Wire};
 
@@ -129,8 +129,10 @@ impl Connection {
     async fn log_in(&mut self, user: String, password: String) -> Result<(), NoConnection> {
         let mechanisms = [Mechanism::Plain, Mechanism::Login];
         match self.smtp.auth(&mechanisms, &Credentials::new(user, password)).await {
-            Ok(response) if response.has_code(235) => Ok(()),
-            Ok(response) => Err(NoConnection::RefusesUs(read(&response).line())),
+            Ok(response) => match read(&response) {
+                reply if reply.class() == Class::Done => Ok(()),
+                reply => Err(NoConnection::RefusesUs(reply.line())),
+            },
             Err(error) if error.is_client() => {
                 Err(NoConnection::RefusesUs("the upstream offers no AUTH PLAIN or LOGIN that we understand".to_owned()))
             }
@@ -182,7 +184,7 @@ impl Connection {
     /// Clears a refused transaction. False: it cannot be used again.
     pub async fn reset(&mut self) -> bool {
         self.line.limit(FAREWELL_LIMIT, Instant::now() + FAREWELL_LIMIT);
-        matches!(self.command("RSET\r\n").await, Ok(reply) if reply.code == 250)
+        matches!(self.command("RSET\r\n").await, Ok(reply) if reply.class() == Class::Done)
     }
 
     pub async fn quit(mut self) {

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::reply_lines::ReplyLines;
+
 /// What lettre reads of one reply at the most (its own limit), kept while the capabilities are learned.
 const TAP_MAX: usize = 100_000;
 
@@ -77,9 +79,9 @@ pub(super) struct State {
     pub ahead: Vec<u8>,
     pub body: Body,
     pub ended: Option<Ended>,
-    /// Octets handed to lettre, and where in a line the last one was.
+    /// Octets read for lettre, and the line that the last of them belongs to.
     delivered: u64,
-    column: u32,
+    reply: ReplyLines,
 }
 
 impl Line {
@@ -95,7 +97,7 @@ impl Line {
             body: Body::None,
             ended: None,
             delivered: 0,
-            column: 0,
+            reply: ReplyLines::default(),
         })))
     }
 
@@ -134,39 +136,24 @@ impl Line {
         self.state().ended
     }
 
-    /// Octets handed to lettre, when the last of them ended a line; `None` in the middle of one.
+    /// Octets read for lettre, when the last of them ended a line; `None` in the middle of one.
     pub fn delivered(&self) -> Option<u64> {
         let state = self.state();
-        (state.column == 0 && state.ahead.is_empty() && state.ended.is_none()).then_some(state.delivered)
+        (state.reply.is_at_line_start() && state.ahead.is_empty() && state.ended.is_none()).then_some(state.delivered)
     }
 
-    /// Counts `fresh` as read. Returns what lettre must be given instead, where it differs.
-    pub fn deliver(&self, fresh: &[u8]) -> Option<Vec<u8>> {
+    /// Counts `fresh` as read, and appends the lines that it completes to `lines`, which lettre is given.
+    pub fn deliver(&self, fresh: &[u8], lines: &mut Vec<u8>) {
         let mut state = self.state();
-        let mut mended = None;
-        for (index, &byte) in fresh.iter().enumerate() {
-            // A text in Latin-1 is no reason to lose the code before it; `250` without a text is a reply (RFC 5321
-            // §4.2), which lettre does not know.
-            let bare = state.column == 3 && byte == b'\r';
-            if bare || !byte.is_ascii() {
-                mended.get_or_insert_with(|| fresh[..index].to_vec());
-            }
-            if let Some(mended) = &mut mended {
-                if bare {
-                    mended.push(b' ');
-                }
-                mended.push(if byte.is_ascii() { byte } else { b'?' });
-            }
-            state.column = if byte == b'\n' { 0 } else { state.column.saturating_add(1) };
-        }
+        let before = lines.len();
+        state.reply.take(fresh, lines);
         state.delivered += fresh.len() as u64;
-        let seen = mended.as_deref().unwrap_or(fresh);
+        let seen = &lines[before..];
         if let Some(tap) = &mut state.tap
             && tap.len() + seen.len() <= TAP_MAX
         {
             tap.extend(seen);
         }
-        mended
     }
 }
 

@@ -58,7 +58,7 @@ impl std::fmt::Debug for Message {
 /// What became of a message.
 #[derive(Debug)]
 pub enum Forwarded {
-    /// The upstream said 250 to the complete message.
+    /// The upstream said 2yz to the complete message.
     Relayed {
         /// The text of its reply, one line.
         reply: String,

@@ -1,6 +1,6 @@
 //! How mail leaves: one message to one smarthost, and the exact word on what became of it.
 //!
-//! It must never say `Relayed` without the upstream's 250 for that very message, and never say that a message may be
+//! It must never say `Relayed` without the upstream's 2yz reply to that very message, and never say that a message may be
 //! refunded once the upstream could hold it complete. Everything else here serves these two sentences: a transaction
 //! runs in its own task that no caller can cancel half-way, a connection goes back to the pool only when the last
 //! reply that is owed was read, and the final dot is the one point of no return (`line::Point`).
@@ -17,6 +17,7 @@ mod message;
 mod offers;
 mod pool;
 mod reply;
+mod reply_lines;
 mod senders;
 mod slots;
 mod tls;

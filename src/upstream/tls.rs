@@ -89,12 +89,12 @@ pub(super) enum Upgrade {
 /// Greeting, EHLO and STARTTLS in the clear. Nothing but the reply to each may be there: one more byte is an attack.
 pub(super) async fn start_tls(stream: &mut TcpStream, hostname: &str) -> io::Result<Upgrade> {
     let greeting = plain_reply(stream).await?;
-    if !greeting.starts_with(b"220") {
+    if !is_positive(&greeting) {
         return Ok(Upgrade::Refused(last_line(&greeting)));
     }
     stream.write_all(format!("EHLO {hostname}\r\n").as_bytes()).await?;
     let offer = plain_reply(stream).await?;
-    if !offer.starts_with(b"250") {
+    if !is_positive(&offer) {
         return Ok(Upgrade::Refused(last_line(&offer)));
     }
     let offered = offer
@@ -105,7 +105,7 @@ pub(super) async fn start_tls(stream: &mut TcpStream, hostname: &str) -> io::Res
     }
     stream.write_all(b"STARTTLS\r\n").await?;
     let answer = plain_reply(stream).await?;
-    Ok(if answer.starts_with(b"220") { Upgrade::Ready(greeting) } else { Upgrade::Impossible })
+    Ok(if is_positive(&answer) { Upgrade::Ready(greeting) } else { Upgrade::Impossible })
 }
 
 /// One whole reply. Fails when anything follows it: nothing can be owed before we have spoken.
@@ -142,6 +142,11 @@ fn reply_end(bytes: &[u8]) -> Option<usize> {
         }
     }
     None
+}
+
+/// By the first digit (RFC 5321 §4.2).
+fn is_positive(reply: &[u8]) -> bool {
+    matches!(reply, [b'2', b'0'..=b'9', b'0'..=b'9', ..])
 }
 
 fn last_line(reply: &[u8]) -> String {

@@ -144,24 +144,27 @@ pub(super) async fn run(
 async fn all_at_once(connection: &mut Connection, message: &Message, recipient: &Address) -> Result<(), Ran> {
     let commands = format!("{}RCPT TO:<{recipient}>\r\nDATA\r\n", mail_command(message, connection.capabilities));
     let mut refused = None;
-    let mut invited = false;
+    let (mut invited, mut is_owed) = (false, false);
     for stage in [Stage::Mail, Stage::Recipient, Stage::Data] {
         let reply = match (stage, &refused) {
             (Stage::Mail, _) => first_reply(connection.command(&commands).await)?,
             (_, None) => connection.next_reply().await.map_err(Ran::broken)?,
             (_, Some(_)) => match connection.next_reply().await {
                 Ok(reply) => reply,
-                Err(_) => break,
+                Err(_) => {
+                    is_owed = true;
+                    break;
+                }
             },
         };
-        invited = stage == Stage::Data && reply.code == 354;
+        invited = stage == Stage::Data && reply.class() == Class::GoOn;
         if !invited && (stage == Stage::Data || reply.class() != Class::Done) && refused.is_none() {
             refused = Some((reply, stage));
         }
     }
     let Some((reply, stage)) = refused else { return Ok(()) };
     // A 354 after a refusal cannot be taken back: only hanging up keeps an empty message from being sent.
-    let fate = if invited || connection.line.ended().is_some() { Fate::Discard } else { Fate::Reset };
+    let fate = if invited || is_owed { Fate::Discard } else { Fate::Reset };
     Err(about(Ran::ended(reply, stage, fate), recipient))
 }
 
@@ -206,7 +209,7 @@ async fn step_by_step(connection: &mut Connection, message: &Message, recipients
         return Err(about(Ran::ended(whole(reply, recipients.len()), Stage::Recipient, Fate::Reset), recipient));
     }
     let data = connection.command("DATA\r\n").await.map_err(Ran::broken)?;
-    if data.code == 354 { Ok(()) } else { Err(Ran::ended(data, Stage::Data, Fate::Reset)) }
+    if data.class() == Class::GoOn { Ok(()) } else { Err(Ran::ended(data, Stage::Data, Fate::Reset)) }
 }
 
 /// The replies to the RCPTs that were written behind a refused MAIL are owed too.
@@ -305,9 +308,10 @@ async fn body(connection: &mut Connection, body: &Bytes, point: &Arc<Point>, fin
     };
     match reply {
         Ok(reply) => match reply.class() {
-            Class::Done if reply.code == 250 => Ran::new(Forwarded::Relayed { reply: reply.line() }, Fate::Keep),
+            Class::Done => Ran::new(Forwarded::Relayed { reply: reply.line() }, Fate::Keep),
             Class::Later | Class::Never => Ran::ended(reply, Stage::Message, Fate::Reset),
-            Class::Done | Class::GoOn => Ran::new(Forwarded::Unknown { cause: Cause::Protocol }, Fate::Discard),
+            // It asks for more of a message that is complete.
+            Class::GoOn => Ran::new(Forwarded::Unknown { cause: Cause::Protocol }, Fate::Discard),
         },
         Err(broken) if point.is_written() => Ran::new(Forwarded::Unknown { cause: broken.cause() }, Fate::Discard),
         // It refused the message while it was on its way. The dot was held back, so its word is definite.

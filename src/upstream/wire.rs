@@ -76,6 +76,8 @@ pub(super) struct Wire {
     /// Written by lettre and not yet by us, from `sent` on.
     held: Vec<u8>,
     sent: usize,
+    /// Reply lines that lettre has not taken yet.
+    lines: Vec<u8>,
     timer: Option<Pin<Box<Sleep>>>,
     /// The terms under which the timer was set, while it runs.
     waiting: Option<u64>,
@@ -83,7 +85,7 @@ pub(super) struct Wire {
 
 impl Wire {
     pub fn new(socket: Socket, peer: SocketAddr, line: Arc<Line>) -> Self {
-        Self { socket, peer, line, held: Vec::new(), sent: 0, timer: None, waiting: None }
+        Self { socket, peer, line, held: Vec::new(), sent: 0, lines: Vec::new(), timer: None, waiting: None }
     }
 
     fn end(&self, ended: Ended, error: io::Error) -> io::Error {
@@ -148,6 +150,29 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
+    /// Reads what the upstream says, from what was heard early on. It may be less than a line.
+    fn poll_lines(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let ahead = std::mem::take(&mut self.line.state().ahead);
+        if !ahead.is_empty() {
+            self.line.deliver(&ahead, &mut self.lines);
+            return Poll::Ready(Ok(()));
+        }
+        let mut bytes = [0; EARLY_MAX];
+        let mut fresh = ReadBuf::new(&mut bytes);
+        match self.socket.poll_read(cx, &mut fresh) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(self.end(Ended::Closed, error))),
+            Poll::Pending => return self.wait(cx).map(Err),
+        }
+        self.waiting = None;
+        if fresh.filled().is_empty() {
+            self.end(Ended::Closed, io::ErrorKind::UnexpectedEof.into());
+            return Poll::Ready(Ok(()));
+        }
+        self.line.deliver(fresh.filled(), &mut self.lines);
+        Poll::Ready(Ok(()))
+    }
+
     /// While a body is on its way, hears whether the upstream hung up or spoke early. True: it did, stop.
     fn listen(&mut self, cx: &mut Context<'_>) -> bool {
         if matches!(self.line.state().body, Body::None) {
@@ -190,35 +215,15 @@ impl AsyncRead for Wire {
             Some(Ended::Early) => {}
             Some(Ended::Timeout | Ended::Closed | Ended::Abandoned) => return Poll::Ready(Ok(())),
         }
-        let mut bytes = [0; EARLY_MAX];
-        let mut fresh = ReadBuf::new(&mut bytes);
-        {
-            let mut state = self.line.state();
-            let taken = state.ahead.len().min(EARLY_MAX).min(buf.remaining() / 2);
-            fresh.put_slice(&state.ahead[..taken]);
-            state.ahead.drain(..taken);
-        }
-        if fresh.filled().is_empty() {
-            // Half of the room at the most, because mending a reply may lengthen it.
-            let mut part = fresh.take(buf.remaining() / 2);
-            match self.socket.poll_read(cx, &mut part) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.end(Ended::Closed, error))),
-                Poll::Pending => return self.wait(cx).map(Err),
+        while self.lines.is_empty() {
+            ready!(self.poll_lines(cx))?;
+            if self.line.ended() == Some(Ended::Closed) {
+                return Poll::Ready(Ok(()));
             }
-            let read = part.filled().len();
-            fresh = ReadBuf::new(&mut bytes);
-            fresh.set_filled(read);
         }
-        self.waiting = None;
-        if fresh.filled().is_empty() {
-            self.end(Ended::Closed, io::ErrorKind::UnexpectedEof.into());
-            return Poll::Ready(Ok(()));
-        }
-        match self.line.deliver(fresh.filled()) {
-            Some(mended) => buf.put_slice(&mended),
-            None => buf.put_slice(fresh.filled()),
-        }
+        let taken = self.lines.len().min(buf.remaining());
+        buf.put_slice(&self.lines[..taken]);
+        self.lines.drain(..taken);
         Poll::Ready(Ok(()))
     }
 }

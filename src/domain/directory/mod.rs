@@ -127,6 +127,17 @@ pub struct KeyEntry {
 }
 
 impl KeyEntry {
+    /// Whether the key itself may be used, whatever its account may.
+    pub fn standing(&self, now: Timestamp) -> Result<(), Blocked> {
+        if self.revoked || self.removed_at.is_some() {
+            return Err(Blocked::KeyRevoked);
+        }
+        if self.expires_at.is_some_and(|expiry| expiry <= now) {
+            return Err(Blocked::KeyExpired);
+        }
+        Ok(())
+    }
+
     /// The key out of service from `at` on, unless it was before. Whom it could write as, and from where, is about people
     /// and serves nobody any more; what it used stays with its id.
     pub fn out_of_service(&self, at: Timestamp) -> Self {
@@ -337,12 +348,7 @@ impl Sender {
     /// when it charges, and that is the last word.
     pub fn standing(&self, now: Timestamp) -> Result<(), Blocked> {
         let reason = |suspension: &Suspension| suspension.reason.clone();
-        if self.key.revoked || self.key.removed_at.is_some() {
-            return Err(Blocked::KeyRevoked);
-        }
-        if self.key.expires_at.is_some_and(|expiry| expiry <= now) {
-            return Err(Blocked::KeyExpired);
-        }
+        self.key.standing(now)?;
         if self.account.removed_at.is_some() {
             return Err(Blocked::AccountRemoved);
         }
@@ -356,6 +362,30 @@ impl Sender {
             return Err(Blocked::PolicySuspended { reason: reason(suspension) });
         }
         Ok(())
+    }
+}
+
+/// A key that was found by its user name.
+#[derive(Clone, Debug)]
+pub enum Named {
+    Sender(Sender),
+    /// Its account is not accepted, so that it, or its policy, is not in the directory. Nothing can be sent with the key yet.
+    Waiting(Arc<KeyEntry>),
+}
+
+impl Named {
+    pub fn key(&self) -> &KeyEntry {
+        match self {
+            Self::Sender(sender) => &sender.key,
+            Self::Waiting(key) => key,
+        }
+    }
+
+    pub fn sender(self) -> Option<Sender> {
+        match self {
+            Self::Sender(sender) => Some(sender),
+            Self::Waiting(_) => None,
+        }
     }
 }
 
@@ -409,9 +439,16 @@ impl Directory {
         }
     }
 
-    /// The key of a user name with its account and policy. `None` where any of the three is unknown.
-    pub fn by_username(&self, username: &Username) -> Option<Sender> {
-        self.sender(*self.usernames.get(username)?)
+    /// The key of a user name, with its account and policy where they are known.
+    pub fn by_username(&self, username: &Username) -> Option<Named> {
+        self.named(*self.usernames.get(username)?)
+    }
+
+    pub fn named(&self, key: KeyId) -> Option<Named> {
+        match self.sender(key) {
+            Some(sender) => Some(Named::Sender(sender)),
+            None => self.keys.get(&key).cloned().map(Named::Waiting),
+        }
     }
 
     pub fn sender(&self, key: KeyId) -> Option<Sender> {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::domain::credential::Username;
 use crate::domain::credit::{Meter, Reservation, Verdict};
-use crate::domain::directory::{Entry, Sender};
+use crate::domain::directory::{Entry, Named};
 use crate::domain::id::{Holder, Kind, MessageId, PolicyId};
 use crate::domain::trouble::{Sightings, Trouble};
 use crate::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Told, UsageRow};
@@ -135,7 +135,7 @@ impl Store for Faulty {
         self.inner.changes(after).await
     }
 
-    async fn find_sender(&self, username: &Username) -> Result<Option<Sender>> {
+    async fn find_sender(&self, username: &Username) -> Result<Option<Named>> {
         self.inner.find_sender(username).await
     }
 

@@ -165,7 +165,7 @@ macro_rules! whole_suite {
             an_id_is_minted_once_for_its_kind_namespace_and_name,
             changes_follow_an_epoch_and_equal_entries_move_none,
             an_entry_is_found_fresh_whoever_wrote_it,
-            a_key_without_its_account_or_policy_is_nobody,
+            a_key_without_its_account_or_policy_is_found_and_sends_nothing,
             usage_is_exact_in_the_transaction_that_moves_it,
             the_rollup_takes_each_row_once_and_says_who_moved,
             balances_leave_out_who_is_not_known,

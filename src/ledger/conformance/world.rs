@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::domain::credential::Username;
 use crate::domain::credit::{Limit, Lot, Outcome, Overage, Reservation, Verdict};
-use crate::domain::directory::{AccountEntry, Entry, KeyEntry, PolicyEntry};
+use crate::domain::directory::{AccountEntry, Entry, KeyEntry, Named, PolicyEntry};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{AccountId, Holder, KeyId, MessageId, PolicyId};
 use crate::domain::period::{Calendar, Period};
@@ -182,7 +182,7 @@ impl World {
     /// What a message of `credits` of key 1 lacks, by the balances.
     async fn short_of(&self, credits: u32) -> Option<Exhausted> {
         let username = Username::try_from("key-1".to_owned()).expect("a user name");
-        let sender = self.store.find_sender(&username).await.expect("found").expect("key 1");
+        let sender = self.store.find_sender(&username).await.expect("found").and_then(Named::sender).expect("key 1");
         let balances = self.store.balances(&sender.chain().holders()).await.expect("balances");
         short_of(&balances, i64::from(credits))
     }

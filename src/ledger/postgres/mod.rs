@@ -46,7 +46,7 @@ use uuid::Uuid;
 
 use crate::domain::credential::Username;
 use crate::domain::credit::{Reservation, Verdict};
-use crate::domain::directory::{Entry, Sender};
+use crate::domain::directory::{Entry, Named};
 use crate::domain::id::{Holder, Kind};
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{
@@ -225,7 +225,7 @@ impl Store for PostgresStore {
         on_snapshot!(self, "reading the directory", |snapshot| read::changes(&snapshot, after))
     }
 
-    async fn find_sender(&self, username: &Username) -> Result<Option<Sender>> {
+    async fn find_sender(&self, username: &Username) -> Result<Option<Named>> {
         on_snapshot!(self, "looking a sender up", |snapshot| read::find_sender(&snapshot, username))
     }
 

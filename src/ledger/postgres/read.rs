@@ -12,7 +12,7 @@ use super::tx::{Clock, clock_ms};
 use super::wire::{Lease, Wire, Wires};
 use crate::domain::credential::Username;
 use crate::domain::credit::{LotId, Source};
-use crate::domain::directory::{Directory, Entry, Sender};
+use crate::domain::directory::{Directory, Entry, Named};
 use crate::domain::id::{Holder, KeyId};
 use crate::ledger::rules::balance::balance;
 use crate::ledger::store::{Balance, Changes, Discrepancy, Event, Usage};
@@ -65,7 +65,7 @@ pub async fn changes(wire: &Wire, after: i64) -> Op<Changes> {
     Ok(Changes { entries, epoch, tag })
 }
 
-pub async fn find_sender(wire: &Wire, username: &Username) -> Op<Option<Sender>> {
+pub async fn find_sender(wire: &Wire, username: &Username) -> Op<Option<Named>> {
     incarnation::refuse_unless_open(incarnation::tag(wire).await?.state)?;
     // A name that was given again belongs to the key that is not removed.
     let row = wire
@@ -79,11 +79,11 @@ pub async fn find_sender(wire: &Wire, username: &Username) -> Op<Option<Sender>>
     let mut directory = Directory::default();
     let mut next = Some(Holder::Key(id));
     while let Some(holder) = next {
-        let Some(entry) = rows::entry(wire, holder).await? else { return Ok(None) };
+        let Some(entry) = rows::entry(wire, holder).await? else { break };
         next = entry.parent();
         directory.apply(entry);
     }
-    Ok(directory.sender(id))
+    Ok(directory.named(id))
 }
 
 pub async fn balances(wire: &Wire, holders: &[Holder], now: Timestamp) -> Op<Vec<Balance>> {

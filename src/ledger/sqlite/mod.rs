@@ -47,7 +47,7 @@ use uuid::Uuid;
 
 use crate::domain::credential::Username;
 use crate::domain::credit::{Reservation, Verdict};
-use crate::domain::directory::{Entry, Sender};
+use crate::domain::directory::{Entry, Named};
 use crate::domain::id::{Holder, Kind};
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{
@@ -159,7 +159,7 @@ impl Store for SqliteStore {
         self.reader.call("reading the directory", move |connection, _| read::changes(connection, after)).await
     }
 
-    async fn find_sender(&self, username: &Username) -> Result<Option<Sender>> {
+    async fn find_sender(&self, username: &Username) -> Result<Option<Named>> {
         let username = username.clone();
         self.reader.call("looking a sender up", move |connection, _| read::find_sender(connection, &username)).await
     }

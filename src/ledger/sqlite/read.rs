@@ -12,7 +12,7 @@ use super::failure::{Failure, Op};
 use super::vigil::Vigil;
 use super::{file, incarnation, lots, rows, usage};
 use crate::domain::credential::Username;
-use crate::domain::directory::{Directory, Entry, Sender};
+use crate::domain::directory::{Directory, Entry, Named};
 use crate::domain::id::{Holder, KeyId};
 use crate::ledger::rules::balance::balance;
 use crate::ledger::store::{Balance, Changes, Error, Event, Result, Usage};
@@ -101,7 +101,7 @@ pub fn changes(connection: &Connection, after: i64) -> Op<Changes> {
     Ok(Changes { entries, epoch, tag: incarnation::tag(connection)? })
 }
 
-pub fn find_sender(connection: &Connection, username: &Username) -> Op<Option<Sender>> {
+pub fn find_sender(connection: &Connection, username: &Username) -> Op<Option<Named>> {
     incarnation::refuse_unless_open(connection)?;
     // A name that was given again belongs to the key that is not removed.
     let id: Option<[u8; 16]> = connection
@@ -113,11 +113,11 @@ pub fn find_sender(connection: &Connection, username: &Username) -> Op<Option<Se
     let mut directory = Directory::default();
     let mut next = Some(Holder::Key(id));
     while let Some(holder) = next {
-        let Some(entry) = rows::entry(connection, holder)? else { return Ok(None) };
+        let Some(entry) = rows::entry(connection, holder)? else { break };
         next = entry.parent();
         directory.apply(entry);
     }
-    Ok(directory.sender(id))
+    Ok(directory.named(id))
 }
 
 pub fn balances(connection: &Connection, holders: &[Holder], now: Timestamp) -> Op<Vec<Balance>> {

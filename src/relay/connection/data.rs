@@ -4,10 +4,12 @@
 //! memory has sent what is in it, and lately.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
 
 use super::{Connection, seconds};
 use crate::domain::directory::AccountEntry;
@@ -21,6 +23,10 @@ use crate::relay::smtp::session::Answer;
 
 /// A client that sends so many times the largest message without a final dot is cut off: it is not going to listen.
 const DISCARD_FACTOR: usize = 4;
+
+/// How long a connection whose client closed its side is kept for the reply. Whoever hung up for good comes again, and
+/// needs the place of its key.
+const LISTENS_MAX: Duration = Duration::from_secs(5);
 
 /// How a body ended.
 enum Read {
@@ -49,7 +55,8 @@ impl Connection {
         self.waiting_for = Late::Body;
         let read = self.body(announced, memory).await?;
         self.waiting_for = Late::Command;
-        let deadline = Instant::now() + seconds(self.listener.budget_seconds);
+        let dot = Instant::now();
+        let deadline = dot + seconds(self.listener.budget_seconds);
         let transaction = self.session.reset();
         let (Some(transaction), Some(who)) = (transaction, &self.identity) else {
             return Ok(self.session.answer(Reply::AuthFirst));
@@ -58,11 +65,19 @@ impl Connection {
         let reply = match read {
             Read::Whole(body, memory) => {
                 let encrypted = self.session.is_encrypted();
-                let answered = admission.take(who, Received { transaction, body, encrypted, deadline, memory });
+                let (left, gone) = oneshot::channel();
+                let received = Received { transaction, body, encrypted, deadline, memory };
+                let mut answered = pin!(admission.take(who, received, gone));
                 tokio::select! {
                     biased;
-                    reply = answered => reply,
-                    () = self.wire.gave_up() => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                    reply = &mut answered => reply,
+                    () = self.wire.hung_up() => {
+                        // The message may be done with already.
+                        let _ = left.send(dot.elapsed());
+                        // One that closed only its own side still listens.
+                        let listens = timeout(LISTENS_MAX, answered).await;
+                        listens.map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?
+                    }
                 }
             }
             Read::Refused(refusal) => {

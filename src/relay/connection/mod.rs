@@ -27,6 +27,7 @@ use super::smtp::sasl::Login;
 use super::smtp::session::{Answer, Next, Session, Terms};
 use super::unauthenticated::{Place, Unauthenticated};
 use super::wire::{Cut, NoTls, Wire};
+use crate::domain::credential::Username;
 use crate::domain::id::KeyId;
 use crate::domain::relay_config::{LineEnds, Listener, ListenerMode};
 use crate::domain::sender::Address;
@@ -225,7 +226,7 @@ impl Connection {
             Next::Answer(answer) => answer,
             Next::StartTls => return self.upgrade().await.map(|()| Flow::On),
             Next::Prompt(prompt) => Answer::say(Reply::Challenge(prompt)),
-            Next::Login(login) => self.login(&login).await?,
+            Next::Login(login) => self.login(login).await?,
             // Where the next message is buffered already, the session never waits and would not hear of the stop.
             Next::Mail(_) if self.front.draining.is_cancelled() => Answer::close(Reply::Draining),
             Next::Mail(_) if self.is_over() => {
@@ -309,18 +310,20 @@ impl Connection {
         Ok(())
     }
 
-    async fn login(&mut self, login: &Login) -> io::Result<Answer> {
+    async fn login(&mut self, Login { username, password }: Login) -> io::Result<Answer> {
         let started = Instant::now();
         let origin = Origin { address: self.address, mode: self.listener.mode };
         let settings = self.front.admission.settings.load_full();
         let limits = &settings.config.limits;
+        // Before it is counted, so that no spelling gives a guesser another try.
+        let login = Login { username: Username::normalised(&username, &settings.config.hostname), password };
         let Front { admission, throttle, limits: permits, unauthenticated, .. } = &*self.front;
         let attempt = throttle.attempt(self.address, &login.username);
         if !throttle.admits(attempt, limits, started) {
             admission.metrics.login(LoginResult::Guessing);
             return self.hold_back(Answer::say(Reply::Guessing), started + auth_throttle::longest(limits)).await;
         }
-        let denied = match admission.judge.login(login, origin).await {
+        let denied = match admission.judge.login(&login, origin).await {
             Ok(identity) => {
                 let Some(permit) = permits.key(identity.key, limits.connections_per_key) else {
                     admission.metrics.login(LoginResult::Crowded);
@@ -342,7 +345,9 @@ impl Connection {
             // Nobody's fault: it costs no try.
             Denied::Unavailable => return Ok(Answer::say(denied.reply())),
             Denied::BadLogin => throttle.failed(attempt, limits, started),
-            Denied::WrongNetwork | Denied::NeedsTls | Denied::Blocked(_) => throttle.refused(attempt, limits, started),
+            Denied::WrongNetwork | Denied::NeedsTls | Denied::NotInUse | Denied::Blocked(_) => {
+                throttle.refused(attempt, limits, started)
+            }
         };
         let answer = self.session.login_failed(denied.reply());
         self.hold_back(answer, started + pause).await

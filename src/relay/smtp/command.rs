@@ -46,6 +46,9 @@ pub struct Mail {
 
 /// A command, or the reply that refuses it.
 pub fn parse(line: &[u8]) -> Result<Command, Reply> {
+    if let Some(greeting) = greeting(line) {
+        return Ok(greeting);
+    }
     let text = text_of(line)?;
     let (verb, rest) = match text.split_once([' ', '\t']) {
         Some((verb, rest)) => (verb, rest.trim_matches([' ', '\t'])),
@@ -59,11 +62,6 @@ pub fn parse(line: &[u8]) -> Result<Command, Reply> {
         mail(text)
     } else if is("DATA") {
         bare(rest, Command::Data, "DATA")
-    } else if is("EHLO") {
-        // Devices send odd names, addresses and nothing at all; nothing depends on the name.
-        Ok(Command::Ehlo)
-    } else if is("HELO") {
-        Ok(Command::Helo)
     } else if is("AUTH") {
         auth(rest)
     } else if is("STARTTLS") {
@@ -82,6 +80,19 @@ pub fn parse(line: &[u8]) -> Result<Command, Reply> {
         Err(Reply::NotImplemented)
     } else {
         Err(Reply::UnknownCommand)
+    }
+}
+
+/// EHLO or HELO with whatever name. Windows programs send the computer's name in their code page, devices send addresses
+/// and nothing at all; nothing depends on the name, and it is neither logged nor passed on.
+fn greeting(line: &[u8]) -> Option<Command> {
+    let verb = line.split(|byte| byte.is_ascii_whitespace()).next()?;
+    if verb.eq_ignore_ascii_case(b"EHLO") {
+        Some(Command::Ehlo)
+    } else if verb.eq_ignore_ascii_case(b"HELO") {
+        Some(Command::Helo)
+    } else {
+        None
     }
 }
 
@@ -245,7 +256,7 @@ mod tests {
 
     #[test]
     fn what_clients_and_devices_send_is_understood() {
-        let cases: [(&[u8], Command); 22] = [
+        let cases: [(&[u8], Command); 25] = [
             (b"MAIL FROM:<a@b.c>\r\n", from("a@b.c")),
             (b"mail from:<a@b.c>\r\n", from("a@b.c")),
             (b"MAIL FROM: <a@b.c>\r\n", from("a@b.c")),
@@ -269,6 +280,9 @@ mod tests {
             (b"EHLO\r\n", Command::Ehlo),
             (b"EHLO my_printer [1.2.3.4]\r\n", Command::Ehlo),
             (b"HELO \r\n", Command::Helo),
+            (b"EHLO M\xdcLLER-PC\r\n", Command::Ehlo),
+            (b"ehlo\t\x00\x1b[2J\r\n", Command::Ehlo),
+            (b"helo \xff\n", Command::Helo),
             (b"DATA  \r\n", Command::Data),
             (
                 b"auth plain AGEAYg==\r\n",

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use async_trait::async_trait;
 use franking::domain::credential::Username;
 use franking::domain::credit::{Meter, Reservation, Verdict};
-use franking::domain::directory::{Entry, Sender};
+use franking::domain::directory::{Entry, Named};
 use franking::domain::id::{Holder, Kind, PolicyId};
 use franking::domain::trouble::{Sightings, Trouble};
 use franking::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Told, UsageRow};
@@ -253,7 +253,7 @@ impl Store for Fragile {
         self.inner.changes(after).await
     }
 
-    async fn find_sender(&self, username: &Username) -> Result<Option<Sender>> {
+    async fn find_sender(&self, username: &Username) -> Result<Option<Named>> {
         self.pass().await?;
         self.inner.find_sender(username).await
     }

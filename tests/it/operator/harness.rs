@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use franking::crd::{self, CreditPolicy, SubAccount, SubAccountApiKey};
 use franking::domain::credential::{HashKey, Password, Username, opens};
-use franking::domain::directory::Sender;
+use franking::domain::directory::Named;
 use franking::domain::relay_config::{InstallationKeys, KeyBytes};
 use franking::ledger::Store;
 use franking::ledger::sqlite::{self, SqliteStore};
@@ -354,7 +354,7 @@ impl World {
     pub async fn may_send(&self, secret: &Secret) -> bool {
         let text = |key: &str| String::from_utf8(secret.data.as_ref().expect("data")[key].0.clone()).expect("text");
         let username = Username::try_from(text("username")).expect("a user name");
-        let found: Option<Sender> = self.store.find_sender(&username).await.expect("the ledger answers");
+        let found = self.store.find_sender(&username).await.expect("the ledger answers").and_then(Named::sender);
         let Some(sender) = found else { return false };
         let password = Password::given(text("password"));
         let now = self.clock.now();

@@ -10,6 +10,7 @@ mod foreseen;
 mod fuzzed;
 mod hostile;
 mod killed;
+mod logins;
 mod money;
 mod operations;
 mod programs;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::scene::{FROM, MAIL, Scene, TO, another, client_of};
+use super::scene::{FROM, MAIL, PASSWORD, Scene, TO, another, client_of, username};
 use crate::support::client::Client;
 use crate::support::sink::{Act, At};
 
@@ -133,29 +133,66 @@ async fn a_message_that_was_refused_late_is_a_new_one_when_it_comes_again() {
 }
 
 /// Everything up to the final dot, and no ear for the answer.
-async fn say_all(client: &mut Client, after: &str) {
+async fn say_all(client: &mut Client, mail: &str, after: &str) {
     for line in [format!("MAIL FROM:<{FROM}>"), format!("RCPT TO:<{TO}>")] {
         client.ask(&line).await.is("250");
     }
     client.ask("DATA").await.is("354");
-    client.send(format!("{MAIL}\r\n.\r\n{after}")).await;
+    client.send(format!("{mail}\r\n.\r\n{after}")).await;
 }
 
+/// Programs give up after 0.3 s and after minutes, and a retry goes to whichever relay answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_hangs_up_after_its_dot_comes_again_to_the_same_message_on_another_relay() {
+    for waited in [300, 2_000] {
+        let scene = Scene::new().await;
+        let other = another(&scene).await;
+        let client = scene.stalled().await;
+        // Its patience is what is tested.
+        tokio::time::sleep(Duration::from_millis(waited)).await;
+        drop(client);
+        scene.until_usage([1, 0, 0, 0, 1]).await;
+        let mut elsewhere = client_of(&other, &scene, 1).await;
+        elsewhere.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 this message is still on its way");
+        scene.sink.release();
+        scene.until_usage([1, 1, 0, 0, 0]).await;
+        elsewhere.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0 relayed, id ");
+        scene.until_usage([1, 1, 0, 0, 0]).await;
+        assert_eq!(scene.sink.count(), 1, "after {waited} ms");
+        other.drain().await;
+    }
+}
+
+/// A Message-ID says that the same bytes are the same message, however soon its client hung up.
 #[tokio::test]
-async fn a_client_that_hangs_up_after_waiting_comes_again_to_the_same_message() {
+async fn a_message_with_an_id_is_known_again_from_its_dot_on() {
+    let marked = format!("Message-ID: <1@example.com>\r\n{MAIL}");
     let scene = Scene::new().await;
-    let client = scene.stalled().await;
-    // Its patience is what is tested: shorter, and it has not waited.
-    tokio::time::sleep(Duration::from_millis(5_500)).await;
+    scene.sink.once(At::Final, Act::Stall);
+    let mut client = scene.client().await;
+    say_all(&mut client, &marked, "").await;
     drop(client);
     scene.until_usage([1, 0, 0, 0, 1]).await;
     let mut client = scene.client().await;
-    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 this message is still on its way");
+    client.deliver(FROM, &[TO], &marked).await.is("451 4.4.2 this message is still on its way");
     scene.sink.release();
     scene.until_usage([1, 1, 0, 0, 0]).await;
-    client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0 relayed, id ");
-    scene.until_usage([1, 1, 0, 0, 0]).await;
+    client.deliver(FROM, &[TO], &marked).await.is("250 2.0.0 relayed, id ");
     assert_eq!(scene.sink.count(), 1);
+}
+
+/// `printf … | nc -N`: the end of its input is no hang-up, and the reply is heard.
+#[tokio::test]
+async fn a_client_that_closes_only_its_own_side_is_answered() {
+    let scene = Scene::with(|_| {}, |rows| rows.keys[0].plain_listener = true).await;
+    scene.sink.once(At::Final, Act::Delay(Duration::from_millis(400)));
+    let mut client = Client::connect(scene.address("plain")).await;
+    client.ask("EHLO nc").await.is("250 ");
+    client.login(&username(1), PASSWORD).await.is("235 2.7.0");
+    say_all(&mut client, MAIL, "").await;
+    client.close_our_side().await;
+    client.reply().await.is("250 2.0.0 relayed, id ");
+    scene.until_usage([1, 1, 0, 0, 0]).await;
 }
 
 #[tokio::test]
@@ -163,7 +200,7 @@ async fn a_client_that_never_waits_means_each_of_its_messages() {
     let scene = Scene::new().await;
     for (sent, goodbye) in [(1, "QUIT\r\n"), (2, ""), (3, "QUIT\r\n")] {
         let mut client = scene.client().await;
-        say_all(&mut client, goodbye).await;
+        say_all(&mut client, MAIL, goodbye).await;
         drop(client);
         scene.until_usage([sent, sent, 0, 0, 0]).await;
         assert_eq!((scene.sink.count(), fingerprints(&scene)), (sent as u64, 0));

@@ -112,6 +112,11 @@ impl Client {
         self.try_send(bytes).await.expect("writing to the relay");
     }
 
+    /// Says that nothing more comes, and listens on.
+    pub async fn close_our_side(&mut self) {
+        self.stream.shutdown().await.expect("closing our side");
+    }
+
     /// For a relay that may hang up in the middle.
     pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
         self.stream.write_all(bytes.as_ref()).await?;

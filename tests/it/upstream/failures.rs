@@ -124,7 +124,7 @@ async fn dying_after_the_final_dot_is_unknown() {
 #[tokio::test]
 async fn a_nonsense_reply_to_the_final_dot_is_not_a_yes() {
     let scene = Scene::new(SinkOptions::default()).await;
-    for nonsense in ["251 will forward", "354 go on", "yes", "2"] {
+    for nonsense in ["151 will forward", "354 go on", "yes", "2", "2500 octets"] {
         scene.sink.once(At::Final, Act::ReplyAndDrop(nonsense));
         let said = scene.forward(hello()).await;
         assert!(matches!(said, Forwarded::Unknown { .. }), "{nonsense}: {said:?}");
@@ -139,6 +139,39 @@ async fn replies_that_lettre_does_not_know_are_understood() {
         assert_relayed(&scene.forward(hello()).await);
     }
     assert_eq!(scene.sink.connections(), 1);
+}
+
+/// RFC 5321 §4.2: a client acts on the first digit.
+#[tokio::test]
+async fn a_reply_is_read_by_its_first_digit_whatever_its_line_is_like() {
+    let long: &[u8] = format!("250 2.0.0 {}\r\n", "x".repeat(1_012)).leak().as_bytes();
+    assert_eq!(long.len(), 1_024);
+    let yes = [
+        (At::Final, b"200 ok\r\n" as &[u8]),
+        (At::Final, b"251 will forward\r\n"),
+        (At::Final, b"252 cannot say\r\n"),
+        (At::Final, b"299 2.0.0 whatever\r\n"),
+        (At::Final, b"250-2.0.0 bare\n250 2.0.0 line feeds\n"),
+        (At::Final, long),
+        (At::Data, b"355 go on\r\n"),
+        (At::Data, b"399 go on\n"),
+        (At::Mail, b"299 whatever\r\n"),
+        (At::Mail, long),
+        (At::Recipient(1), b"251 not local\n"),
+    ];
+    for pipelining in [true, false] {
+        let scene = Scene::new(SinkOptions { pipelining, ..Default::default() }).await;
+        for (sent, (at, reply)) in (1..).zip(&yes) {
+            scene.sink.once(*at, Act::Answer(reply));
+            let said = scene.forward(hello()).await;
+            assert!(matches!(said, Forwarded::Relayed { .. }), "{} at {at:?}: {said:?}", reply.escape_ascii());
+            assert_eq!(scene.sink.count(), sent, "{} at {at:?}", reply.escape_ascii());
+        }
+        assert_eq!(scene.sink.connections(), 1, "each reply was understood, so the connection is reused");
+        scene.sink.once(At::Final, Act::Reply("571 5.7.1 no"));
+        let said = scene.forward(hello()).await;
+        assert!(matches!(&said, Forwarded::Refused { code: 550, .. }), "{said:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! Real programs send through the relay, unchanged, as their users start them.
 //!
 //! Each one logs in over STARTTLS and implicit TLS where it can, verifies the certificate, sends a message that
-//! arrives byte for byte, and reports what it is refused. They come from Debian's packages and the npm registry
-//! (`.ci/run`, `make clients`); one that is missing fails its tests with the sentence that says how to install it.
+//! arrives byte for byte, and reports what it is refused. They come from Debian's packages, npm and PyPI (`.ci/run`,
+//! `make clients`); one that is missing fails its tests with the sentence that says how to install it.
 
 mod curl;
 mod lettre;
@@ -12,6 +12,7 @@ mod python;
 mod satellite;
 mod smarthost;
 mod swaks;
+mod uris;
 
 use std::ffi::OsStr;
 use std::fmt;

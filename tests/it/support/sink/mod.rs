@@ -108,6 +108,8 @@ pub enum At {
 pub enum Act {
     /// Says this line instead. A refused message is not recorded.
     Reply(&'static str),
+    /// Says these octets for its own reply, and means the same.
+    Answer(&'static [u8]),
     /// Says this line and hangs up.
     ReplyAndDrop(&'static str),
     /// Sends these bytes right behind its own reply, in the same segment.

@@ -133,6 +133,10 @@ impl Session {
                 self.flush().await?;
                 return Ok((Then::HangUp, false));
             }
+            Some(Act::Answer(octets)) => {
+                self.output.extend_from_slice(octets);
+                return Ok((Then::GoOn, true));
+            }
             Some(Act::Inject(bytes)) => {
                 self.output.extend_from_slice(text.as_bytes());
                 self.output.extend_from_slice(bytes);
@@ -395,7 +399,7 @@ impl Session {
                     self.flush().await?;
                     return Ok(None);
                 }
-                Some(Act::Inject(bytes)) => self.output.extend_from_slice(bytes),
+                Some(Act::Inject(bytes) | Act::Answer(bytes)) => self.output.extend_from_slice(bytes),
                 Some(Act::Stall | Act::StallThen(_)) => self.shared.clone().stall().await,
                 Some(Act::Delay(delay)) => tokio::time::sleep(delay).await,
             }
