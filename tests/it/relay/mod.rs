@@ -19,6 +19,7 @@ mod readiness;
 mod refused;
 mod replies;
 mod scene;
+mod senders;
 mod sessions;
 mod siege;
 mod starvation;
