@@ -11,7 +11,7 @@ use super::id::KeyId;
 use super::sender::Address;
 
 /// SHA-256 over the key's id, the envelope (sender; the set of recipients, in whichever order they were named) and the
-/// message as it was received: dots unstuffed and line ends made CRLF, nothing added and nothing left out. Domains are in
+/// message as it was received: dots unstuffed and line ends made CRLF, nothing added and nothing left out. Domains are A-labels in
 /// lower case. Each part goes in with its length, because joined without two messages could be one.
 ///
 /// It holds nothing that can be read, and the key is in it, so nobody is taken for somebody else.
@@ -27,8 +27,8 @@ impl Fingerprint {
         };
         add(key.0.as_bytes());
         // The null sender is the empty string, which no address is.
-        add(sender.map(ToString::to_string).unwrap_or_default().as_bytes());
-        let recipients: BTreeSet<String> = recipients.iter().map(ToString::to_string).collect();
+        add(sender.map(Address::canonical).unwrap_or_default().as_bytes());
+        let recipients: BTreeSet<String> = recipients.iter().map(Address::canonical).collect();
         add(&(recipients.len() as u64).to_be_bytes());
         for recipient in &recipients {
             add(recipient.as_bytes());

@@ -6,6 +6,7 @@
 //!
 //! Invariant: *domain never learns what day it is.*
 
+pub mod address;
 pub mod alert;
 pub mod cost;
 pub mod credential;

@@ -180,7 +180,7 @@ mod tests {
             networks: vec![],
             proxy_from: vec![],
             budget_seconds: 300,
-            line_ends: Default::default(),
+            line_ends: crate::domain::relay_config::LineEnds::Reject,
         };
         assert_eq!(names("R.example.com", "mail.example.com", &[listener("[::]:465")]).len(), 2);
         let local = names("localhost", "localhost", &[listener("127.0.0.1:465")]);

@@ -24,7 +24,7 @@ use super::judge::{self, Identity, Judge, Labels};
 use super::metrics::{MessageResult, Metrics};
 use super::settings::Settings;
 use super::shortage::Shortages;
-use super::smtp::command::Mail;
+use super::smtp::command::{Mail, Recipient};
 use super::smtp::data::Body;
 use super::smtp::header::{self, Added, Header};
 use super::smtp::reply::{Carries, Haste, Moment, Reply, Shortage};
@@ -112,11 +112,17 @@ impl Admission {
         }
     }
 
-    /// Whether one more recipient may be named. The sender is judged here and not at MAIL: more clients show this
-    /// reply, and the log has the recipient.
-    pub async fn recipient(&self, who: &Identity, transaction: &Transaction, to: &Address) -> Result<(), Reply> {
+    /// Checks that one more recipient may be named; its address. The sender is judged here and not at MAIL: more clients
+    /// show this reply.
+    pub async fn recipient(&self, who: &Identity, transaction: &Transaction, to: Recipient) -> Result<Address, Reply> {
         let from = transaction.mail.from.as_ref();
         let sender = self.judge.sender(who, |sender| judge::envelope(sender, from)).await?;
+        let to = match to {
+            Recipient::Mailbox(address) => address,
+            Recipient::Postmaster => {
+                Address::postmaster(sender.policy.sender_domains.first().ok_or(Reply::BadRecipientAddress)?)
+            }
+        };
         let settings = self.settings.load();
         let target = self.targets.of(&sender.policy, &settings.sealer).ok_or(Reply::NoUpstream)?;
         let foreign = !to.is_ascii() || from.is_some_and(|from| !from.is_ascii());
@@ -136,7 +142,7 @@ impl Admission {
             }
             WhenExhausted::Reject => None,
         };
-        foreseen.map_or(Ok(()), |shortage| Err(Reply::Short(shortage, when)))
+        foreseen.map_or(Ok(to), |shortage| Err(Reply::Short(shortage, when)))
     }
 
     /// Takes a whole message and says what becomes of it. `gone` hears of a client that hangs up, and how long after its
@@ -144,9 +150,10 @@ impl Admission {
     pub async fn take(
         self: &Arc<Self>,
         who: &Identity,
-        received: Received,
+        mut received: Received,
         gone: oneshot::Receiver<Duration>,
     ) -> Reply {
+        received.body.skip(header::mailbox_line(received.body.content()));
         let mark = TraceMark::of(self.settings.load().config.installation, who.key);
         let header = match header::read(received.body.content(), &mark) {
             Ok(header) => header,
@@ -185,9 +192,27 @@ impl Admission {
     pub fn refused(&self, who: &Identity, result: MessageResult, reply: Reply) -> Reply {
         let labels = self.judge.labels(who);
         self.metrics.message(&labels, result, self.metric_accounts());
+        let reason = self.sender_refused(&labels, &reply);
+        let domain = reply.denied_domain();
         let Labels { policy, account, key } = labels;
-        tracing::info!(policy, account, key, outcome = result.as_str(), code = reply.code(), "message");
+        tracing::info!(policy, account, key, outcome = result.as_str(), code = reply.code(), reason, domain, "message");
         reply
+    }
+
+    /// Counts and logs the first recipient that a transaction is refused, which is where its sender is judged.
+    pub fn recipient_refused(&self, who: &Identity, reply: &Reply) {
+        let labels = self.judge.labels(who);
+        let reason = self.sender_refused(&labels, reply);
+        let (code, domain) = (reply.code(), reply.denied_domain());
+        let Labels { policy, account, key } = labels;
+        tracing::info!(policy, account, key, code, reason, domain, "recipient refused");
+    }
+
+    /// Counts a refusal for the sender; what is wrong with it, where that is the reason.
+    fn sender_refused(&self, labels: &Labels, reply: &Reply) -> Option<&'static str> {
+        let fault = reply.sender_fault()?;
+        self.metrics.sender_refused(&labels.policy, fault);
+        Some(fault.as_str())
     }
 
     /// What may be promised before anybody logged in: what every upstream can take, as far as they were asked, and no

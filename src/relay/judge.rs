@@ -13,7 +13,7 @@ use super::directory::{Follower, Look};
 use super::metrics::LoginResult;
 use super::settings::Settings;
 use super::smtp::header::Header;
-use super::smtp::reply::{Moment, Reply};
+use super::smtp::reply::{DeniedSender, Moment, Reply, SenderPlace};
 use super::smtp::sasl::Login;
 use crate::domain::credential::{Credential, HashKey, Password, SecretHash, Stage, Username, is_usable, opened_by};
 use crate::domain::credit::Blocked;
@@ -21,7 +21,7 @@ use crate::domain::directory::{Directory, KeyEntry, Named, Sender};
 use crate::domain::id::KeyId;
 use crate::domain::network;
 use crate::domain::relay_config::ListenerMode;
-use crate::domain::sender::{Address, may_send_as};
+use crate::domain::sender::{Address, Unlisted, may_send_as};
 use crate::runtime::clock::Clock;
 
 /// Somebody who logged in, and with what.
@@ -250,23 +250,26 @@ impl From<Elsewhere> for Denied {
     }
 }
 
-/// Whether the envelope's sender may be used. The empty path passes here: the From header is judged in any case.
+/// Checks the envelope's sender. The empty path passes here: the From header is judged in any case.
 pub fn envelope(sender: &Sender, from: Option<&Address>) -> Result<(), Reply> {
-    match from {
-        Some(address) if !may_be(sender, address) => Err(Reply::SenderDenied),
-        Some(_) | None => Ok(()),
-    }
+    from.map_or(Ok(()), |address| may_send(sender, SenderPlace::Envelope, address))
 }
 
-/// Whether every address that the message claims to be from may be used.
+/// Checks every address that the message claims to be from.
 pub fn header(sender: &Sender, header: &Header) -> Result<(), Reply> {
-    match header.senders.iter().find(|(_, address)| !may_be(sender, address)) {
-        Some((field, _)) => Err(Reply::HeaderDenied(*field)),
-        None => Ok(()),
-    }
+    header.senders.iter().try_for_each(|(field, address)| may_send(sender, SenderPlace::Header(*field), address))
 }
 
-fn may_be(sender: &Sender, address: &Address) -> bool {
+fn may_send(sender: &Sender, place: SenderPlace, address: &Address) -> Result<(), Reply> {
     let (policy, account, key) = (&sender.policy, &sender.account, &sender.key);
-    may_send_as(&policy.sender_domains, account.allowed_senders.as_deref(), &key.allowed_senders, address)
+    let allowed =
+        may_send_as(&policy.sender_domains, account.allowed_senders.as_deref(), &key.allowed_senders, address);
+    allowed.map_err(|list| {
+        let labels = Labels::of(sender);
+        let holder = match list {
+            Unlisted::Policy | Unlisted::Account => labels.account,
+            Unlisted::Key => labels.key,
+        };
+        Reply::SenderDenied(DeniedSender { place, address: address.clone(), list, holder })
+    })
 }

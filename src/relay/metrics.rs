@@ -8,6 +8,7 @@ use super::judge::Labels;
 use super::smtp::reply::Reply;
 use super::tls::Agreed;
 use crate::domain::credit::Outcome;
+use crate::domain::sender::SenderFault;
 use crate::runtime::metrics::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
 };
@@ -240,6 +241,7 @@ pub struct Metrics {
     logins: IntCounterVec,
     replies: IntCounterVec,
     messages: IntCounterVec,
+    senders_refused: IntCounterVec,
     credits: IntCounterVec,
     octets: IntCounterVec,
     forwarding: Histogram,
@@ -316,6 +318,12 @@ impl Metrics {
             logins: counters("logins_total", "Logins by result.", &["result"]),
             replies: counters("replies_total", "Replies to clients by code.", &["code"]),
             messages: counters("messages_total", "Messages read to their end, by result.", &["policy", "result"]),
+            senders_refused: counters(
+                "senders_refused_total",
+                "Messages refused for their sender, by the list that it is missing from (policy, account, key), or because the \
+                 header cannot be read (unreadable) or has not one From (from_count).",
+                &["policy", "reason"],
+            ),
             credits: counters(
                 "credits_total",
                 "Recipients of messages that were charged, by outcome.",
@@ -405,6 +413,11 @@ impl Metrics {
         self.messages.with_label_values(&[labels.policy.as_str(), result.as_str()]).inc();
         let account = self.accounts.label(&labels.account, accounts);
         self.accounts.messages.with_label_values(&[labels.policy.as_str(), account, result.as_str()]).inc();
+    }
+
+    /// Counts a message that is refused for its sender, in the envelope or in the header.
+    pub fn sender_refused(&self, policy: &str, fault: SenderFault) {
+        self.senders_refused.with_label_values(&[policy, fault.as_str()]).inc();
     }
 
     pub fn settled(&self, labels: &Labels, outcome: Outcome, credits: u32, accounts: u32) {

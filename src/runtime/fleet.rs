@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::config::{Refused, parse_file};
-use crate::domain::relay_config::{self, CertificateFiles, Limits, LineEnds, Listener, ListenerMode, Tls};
+use crate::domain::relay_config::{self, CertificateFiles, Limits, Listener, ListenerMode, Tls};
 
 /// The relay's part. What clients see of it may also stand in a file of its own, which is followed while we run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -237,7 +237,7 @@ fn default_listeners() -> Vec<Listener> {
         networks: vec![],
         proxy_from: vec![],
         budget_seconds: mode.budget_seconds(),
-        line_ends: LineEnds::default(),
+        line_ends: mode.line_ends(),
     };
     vec![listener("submission", 2587, ListenerMode::StartTls), listener("submissions", 2465, ListenerMode::Implicit)]
 }

@@ -53,9 +53,11 @@ listeners:
     {{- end }}
     {{- if eq $listener "plain" }}
     budgetSeconds: {{ int64 $.Values.relay.plain.budgetSeconds }}
+    lineEnds: {{ $.Values.relay.plain.lineEnds }}
     networks: {{- toYaml $.Values.relay.plain.networks | nindent 6 }}
     {{- else }}
     budgetSeconds: {{ int64 $.Values.relay.budgetSeconds }}
+    lineEnds: {{ $.Values.relay.lineEnds }}
     {{- end }}
   {{- end }}
 {{- if .Values.relay.tls.secretName }}

@@ -101,8 +101,7 @@ pub struct Listener {
     pub proxy_from: Vec<IpNet>,
     /// Seconds after the client's final dot until it is answered 451 at the latest.
     pub budget_seconds: u32,
-    /// Whether a bare CR or LF in a body is made CRLF (devices send them) or the message refused.
-    #[serde(default)]
+    /// What becomes of a CR or LF that is not part of CRLF.
     pub line_ends: LineEnds,
 }
 
@@ -118,14 +117,14 @@ struct WrittenListener {
     #[serde(default)]
     proxy_from: Vec<IpNet>,
     budget_seconds: Option<u32>,
-    #[serde(default)]
-    line_ends: LineEnds,
+    line_ends: Option<LineEnds>,
 }
 
 impl From<WrittenListener> for Listener {
     fn from(written: WrittenListener) -> Self {
         let WrittenListener { name, address, mode, networks, proxy_from, budget_seconds, line_ends } = written;
         let budget_seconds = budget_seconds.unwrap_or_else(|| mode.budget_seconds());
+        let line_ends = line_ends.unwrap_or_else(|| mode.line_ends());
         Self { name, address, mode, networks, proxy_from, budget_seconds, line_ends }
     }
 }
@@ -149,12 +148,24 @@ impl ListenerMode {
             Self::StartTls | Self::Implicit => 300,
         }
     }
+
+    /// Devices that need the plain listener write bare line ends. What speaks TLS knows CRLF, and a bare LF from it is
+    /// smuggled or injected.
+    pub fn line_ends(self) -> LineEnds {
+        match self {
+            Self::Plain => LineEnds::Normalize,
+            Self::StartTls | Self::Implicit => LineEnds::Reject,
+        }
+    }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What becomes of a CR or LF that is not part of CRLF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LineEnds {
-    #[default]
+    /// In a body it is made CRLF, and a command may end in LF.
     Normalize,
+    /// A body is refused after its end (554 5.6.0). A command is refused and the connection closed (500 5.5.2), because
+    /// what follows it may be a command that a program was tricked into passing on.
     Reject,
 }
 

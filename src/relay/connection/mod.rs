@@ -20,7 +20,7 @@ use super::connection_limits::{ConnectionLimits, Permit};
 use super::judge::{Denied, Identity, Origin};
 use super::metrics::{Late, LoginResult, ProxyRefusal, SessionEnd, TlsFailure};
 use super::settings::Settings;
-use super::smtp::command::{self, Mail, text_of};
+use super::smtp::command::{self, Mail, Recipient, text_of};
 use super::smtp::proxy;
 use super::smtp::reply::Reply;
 use super::smtp::sasl::Login;
@@ -62,6 +62,8 @@ pub struct Connection {
     /// Until the login.
     place: Option<Place>,
     identity: Option<Identity>,
+    /// The sender of the open transaction was refused, and that was counted.
+    sender_refused: bool,
     _key_permit: Option<Permit<KeyId>>,
     /// What is being waited for.
     waiting_for: Late,
@@ -95,6 +97,7 @@ impl Connection {
             session: Session::new(terms),
             place: Some(visitor.place),
             identity: None,
+            sender_refused: false,
             _key_permit: None,
             waiting_for: Late::Command,
         }
@@ -211,7 +214,7 @@ impl Connection {
         let line = &self.wire.input[..length];
         let bare = self.listener.line_ends == LineEnds::Reject && !line.ends_with(b"\r\n");
         let next = if bare {
-            Next::Answer(self.session.unreadable(Reply::NotText))
+            Next::Answer(Answer::close(Reply::BareLineEnd))
         } else if self.session.in_exchange() {
             self.session.auth_line(text_of(line))
         } else {
@@ -236,6 +239,7 @@ impl Connection {
             Next::Mail(mail) => match self.may_open(&mail).await {
                 Ok(()) => {
                     self.session.begin(mail);
+                    self.sender_refused = false;
                     Answer::say(Reply::SenderOk)
                 }
                 Err(reply) => {
@@ -245,8 +249,8 @@ impl Connection {
                     self.session.answer(reply)
                 }
             },
-            Next::Recipient(address) => match self.may_add(&address).await {
-                Ok(()) => {
+            Next::Recipient(recipient) => match self.may_add(recipient).await {
+                Ok(address) => {
                     self.session.add(address);
                     Answer::say(Reply::RecipientOk)
                 }
@@ -372,13 +376,16 @@ impl Connection {
         self.front.admission.begin(who, mail).await
     }
 
-    async fn may_add(&self, to: &Address) -> Result<(), Reply> {
+    async fn may_add(&mut self, to: Recipient) -> Result<Address, Reply> {
         let who = self.identity.as_ref().ok_or(Reply::AuthFirst)?;
         let transaction = self.session.transaction().ok_or(Reply::OutOfOrder("MAIL first"))?;
         let added = self.front.admission.recipient(who, transaction, to).await;
         if let Err(reply) = &added {
-            let account = self.front.admission.judge.labels(who);
-            tracing::info!(account = account.account, key = account.key, code = reply.code(), "recipient refused");
+            // The sender is the same for all recipients of a message, so its refusal is told once.
+            let is_told = reply.sender_fault().is_some() && std::mem::replace(&mut self.sender_refused, true);
+            if !is_told {
+                self.front.admission.recipient_refused(who, reply);
+            }
         }
         added
     }

@@ -1,10 +1,10 @@
 //! One line in, one command out.
 //!
-//! The caller cuts lines; only whole ones come here. `smtp-proto` parses the path and the parameters of MAIL and
-//! RCPT. It lets some things through that must not pass, so around it: control characters and broken UTF-8 are
-//! refused first, an address is checked again (it strips quotes, so `<"a b"@c.d>` would reach the upstream's command
-//! line as `a b@c.d`), `<postmaster>` is not taken for the empty path, and a parameter that EHLO did not offer is
-//! refused. What devices get wrong is mended before: a missing bracket, an empty EHLO name.
+//! The caller cuts lines; only whole ones come here. The path of MAIL and RCPT is read here and kept as it was written,
+//! because `smtp-proto` strips quotes from a local part (`<"a b"@c.d>` would reach the upstream's command line as
+//! `a b@c.d`) and takes `<postmaster>` for the empty path. It parses the parameters, but for SIZE, whose digits it does
+//! not limit; a parameter that EHLO did not offer, or that comes twice, is refused. Control characters and broken UTF-8
+//! are refused first. What devices get wrong is mended before: a missing bracket, an empty EHLO name.
 
 use std::borrow::Cow;
 
@@ -12,10 +12,14 @@ use smtp_proto::{Error as ProtoError, MAIL_BODY_7BIT, MAIL_BODY_8BITMIME, MAIL_S
 
 use super::reply::Reply;
 use super::sasl::Mechanism;
-use crate::domain::sender::Address;
+use crate::domain::sender::{Address, MailDomain};
 
 /// The longest command line: RFC 4954 §4 wants 12,288 octets for AUTH, and no other command needs as many.
 pub const LINE_MAX: usize = 12_288;
+/// Parameters of one command. EHLO offers four (SIZE, BODY, SMTPUTF8, AUTH), each once.
+const PARAMETERS_MAX: usize = 16;
+/// RFC 1870 §3: `size-value = 1*20DIGIT`.
+const SIZE_DIGITS_MAX: usize = 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -24,13 +28,31 @@ pub enum Command {
     StartTls,
     Auth { mechanism: Mechanism, initial: Option<String> },
     Mail(Mail),
-    Rcpt(Address),
+    Rcpt(Recipient),
     Data,
     Rset,
     Noop,
     Quit,
     Vrfy,
     Help,
+}
+
+/// The path of RCPT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recipient {
+    Mailbox(Address),
+    /// `<postmaster>` without a domain (RFC 5321 §4.5.1). Its domain depends on the policy.
+    Postmaster,
+}
+
+impl Recipient {
+    /// Tells whether it is all ASCII, or needs SMTPUTF8 (RFC 6531).
+    pub fn is_ascii(&self) -> bool {
+        match self {
+            Self::Mailbox(address) => address.is_ascii(),
+            Self::Postmaster => true,
+        }
+    }
 }
 
 /// MAIL with what was asked for.
@@ -129,24 +151,69 @@ const RCPT_SYNTAX: &str = "RCPT TO:<address>";
 
 fn mail(text: &str) -> Result<Command, Reply> {
     let path = Path::find(text, "FROM").ok_or(Reply::Syntax(MAIL_SYNTAX))?;
-    let line = path.line("MAIL FROM");
-    let request =
-        Request::parse(&mut line.as_bytes().iter()).map_err(|error| refusal(error, Reply::BadSenderAddress))?;
+    let mailbox = path.mailbox();
+    let parameters = Parameters::read(path.parameters)?;
+    let line = format!("MAIL FROM:<> {}\r\n", parameters.others);
+    let request = Request::parse(&mut line.as_bytes().iter()).map_err(refusal)?;
     let Request::Mail { from } = request else { return Err(Reply::Syntax(MAIL_SYNTAX)) };
     if asks_for_more(&from) {
         return Err(Reply::UnsupportedParameter);
     }
     let utf8 = from.flags & MAIL_SMTPUTF8 != 0;
-    let address = if path.inside.trim().is_empty() {
-        None
-    } else {
-        let address = Address::parse(&from.address).map_err(|_| Reply::BadSenderAddress)?;
-        if !utf8 && !address.is_ascii() {
-            return Err(Reply::Utf8NotAsked);
-        }
-        Some(address)
+    let address = match mailbox {
+        "" => None,
+        text if !utf8 && !text.is_ascii() => return Err(Reply::Utf8NotAsked),
+        text => Some(address(text, Reply::BadSenderAddress)?),
     };
-    Ok(Command::Mail(Mail { from: address, size: from.size, eight_bit: from.flags & MAIL_BODY_8BITMIME != 0, utf8 }))
+    // Some servers take what is quoted for an address of its own, and that one was never judged.
+    if address.as_ref().is_some_and(|address| address.mailbox().contains('@')) {
+        return Err(Reply::BadSenderAddress);
+    }
+    let eight_bit = from.flags & MAIL_BODY_8BITMIME != 0;
+    Ok(Command::Mail(Mail { from: address, size: parameters.size, eight_bit, utf8 }))
+}
+
+/// The address of a path, or the refusal of one that is none.
+fn address(text: &str, refusal: Reply) -> Result<Address, Reply> {
+    Address::from_path(text).map_err(|_| if text.is_ascii() { refusal } else { Reply::BadUtf8Address })
+}
+
+/// The parameters of MAIL or RCPT, SIZE taken out of them.
+struct Parameters {
+    /// Announced octets; 0 = not announced.
+    size: usize,
+    others: String,
+}
+
+impl Parameters {
+    /// `Err` where a parameter comes twice, or SIZE is no number as RFC 1870 has it.
+    fn read(text: &str) -> Result<Self, Reply> {
+        let mut read = Self { size: 0, others: String::new() };
+        let mut seen: Vec<&str> = Vec::new();
+        for parameter in text.split([' ', '\t']).filter(|parameter| !parameter.is_empty()) {
+            let (keyword, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            if seen.iter().any(|known| known.eq_ignore_ascii_case(keyword)) {
+                return Err(Reply::Syntax("each parameter once"));
+            }
+            if seen.len() == PARAMETERS_MAX {
+                return Err(Reply::UnsupportedParameter);
+            }
+            seen.push(keyword);
+            if keyword.eq_ignore_ascii_case("SIZE") {
+                let is_number =
+                    (1..=SIZE_DIGITS_MAX).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_digit());
+                if !is_number {
+                    return Err(Reply::Syntax("SIZE=octets"));
+                }
+                // Twenty digits may be more than a machine counts; more than any limit is enough.
+                read.size = value.parse().unwrap_or(usize::MAX);
+            } else {
+                read.others.push_str(parameter);
+                read.others.push(' ');
+            }
+        }
+        Ok(read)
+    }
 }
 
 /// Whether a parameter was given that EHLO does not offer. `AUTH=` is offered with AUTH (RFC 4954 §5) and ignored:
@@ -167,31 +234,37 @@ fn asks_for_more(from: &MailFrom<Cow<'_, str>>) -> bool {
 
 fn recipient(text: &str) -> Result<Command, Reply> {
     let path = Path::find(text, "TO").ok_or(Reply::Syntax(RCPT_SYNTAX))?;
-    let line = path.line("RCPT TO");
-    let request =
-        Request::parse(&mut line.as_bytes().iter()).map_err(|error| refusal(error, Reply::BadRecipientAddress))?;
-    let Request::Rcpt { to } = request else { return Err(Reply::Syntax(RCPT_SYNTAX)) };
-    let RcptTo { address, orcpt, rrvs, flags } = to;
-    if orcpt.is_some() || rrvs != 0 || flags != 0 {
+    let mailbox = path.mailbox();
+    let recipient = if mailbox.eq_ignore_ascii_case("postmaster") {
+        Recipient::Postmaster
+    } else {
+        Recipient::Mailbox(address(mailbox, Reply::BadRecipientAddress)?)
+    };
+    let parameters = Parameters::read(path.parameters)?;
+    let line = format!("RCPT TO:<a@example.com> {}\r\n", parameters.others);
+    let request = Request::parse(&mut line.as_bytes().iter()).map_err(refusal)?;
+    let Request::Rcpt { to: RcptTo { orcpt, rrvs, flags, .. } } = request else {
+        return Err(Reply::Syntax(RCPT_SYNTAX));
+    };
+    if orcpt.is_some() || rrvs != 0 || flags != 0 || parameters.size != 0 {
         return Err(Reply::UnsupportedParameter);
     }
-    Address::parse(&address).map(Command::Rcpt).map_err(|_| Reply::BadRecipientAddress)
+    Ok(Command::Rcpt(recipient))
 }
 
-fn refusal(error: ProtoError, address: Reply) -> Reply {
+/// What the parser says of parameters.
+fn refusal(error: ProtoError) -> Reply {
     match error {
-        ProtoError::InvalidSenderAddress | ProtoError::InvalidRecipientAddress => address,
-        ProtoError::UnsupportedParameter { .. } => Reply::UnsupportedParameter,
-        ProtoError::InvalidParameter { param } => Reply::Syntax(match param {
-            "SIZE" => "SIZE=octets",
-            "BODY" => "BODY=7BIT or BODY=8BITMIME",
-            _ => return Reply::UnsupportedParameter,
-        }),
-        // The parser asks for more when a quote is open at the line's end.
-        ProtoError::SyntaxError { .. } | ProtoError::NeedsMoreData { .. } => address,
-        ProtoError::UnknownCommand | ProtoError::ResponseTooLong | ProtoError::InvalidResponse { .. } => {
-            Reply::UnknownCommand
-        }
+        ProtoError::InvalidParameter { param: "BODY" } => Reply::Syntax("BODY=7BIT or BODY=8BITMIME"),
+        ProtoError::InvalidParameter { .. }
+        | ProtoError::UnsupportedParameter { .. }
+        | ProtoError::SyntaxError { .. }
+        | ProtoError::NeedsMoreData { .. } => Reply::UnsupportedParameter,
+        ProtoError::InvalidSenderAddress
+        | ProtoError::InvalidRecipientAddress
+        | ProtoError::UnknownCommand
+        | ProtoError::ResponseTooLong
+        | ProtoError::InvalidResponse { .. } => Reply::UnknownCommand,
     }
 }
 
@@ -222,9 +295,19 @@ impl<'a> Path<'a> {
         Some(Self { inside, parameters })
     }
 
-    fn line(&self, verb: &str) -> String {
-        format!("{verb}:<{}> {}\r\n", self.inside.trim(), self.parameters.trim())
+    /// The mailbox without a source route, which RFC 5321 §4.1.1.3 wants ignored.
+    fn mailbox(&self) -> &'a str {
+        let inside = self.inside.trim();
+        match inside.split_once(':') {
+            Some((route, mailbox)) if is_route(route) => mailbox,
+            Some(_) | None => inside,
+        }
     }
+}
+
+/// `@relay.example,@other.example`
+fn is_route(text: &str) -> bool {
+    text.split(',').all(|hop| hop.strip_prefix('@').is_some_and(|host| MailDomain::parse(host).is_ok()))
 }
 
 /// Where `>` stands outside of quotes.
@@ -247,7 +330,11 @@ mod tests {
     use super::*;
 
     fn address(text: &str) -> Address {
-        Address::parse(text).expect("an address")
+        Address::from_path(text).expect("an address")
+    }
+
+    fn to(text: &str) -> Command {
+        Command::Rcpt(Recipient::Mailbox(address(text)))
     }
 
     fn from(text: &str) -> Command {
@@ -263,7 +350,7 @@ mod tests {
             (b"MAIL FROM :<a@b.c>\r\n", from("a@b.c")),
             (b"MAIL FROM:< a@b.c >  \r\n", from("a@b.c")),
             (b"MAIL FROM:a@b.c\r\n", from("a@b.c")),
-            (b"MAIL FROM:<\"a\"@b.c>\r\n", from("a@b.c")),
+            (b"MAIL FROM:<\"a\"@b.c>\r\n", from("\"a\"@b.c")),
             (b"MAIL FROM:<a@b.c> BODY=7BIT AUTH=<>\n", from("a@b.c")),
             (
                 b"MAIL FROM:<a@b.c> SIZE=77 BODY=8BITMIME\r\n",
@@ -274,9 +361,9 @@ mod tests {
                 Command::Mail(Mail { from: Some(address("grüße@b.c")), size: 0, eight_bit: false, utf8: true }),
             ),
             (b"MAIL FROM:<>\r\n", Command::Mail(Mail { from: None, size: 0, eight_bit: false, utf8: false })),
-            (b"RCPT TO:<x@y.z>\r\n", Command::Rcpt(address("x@y.z"))),
-            (b"RCPT TO:x@y.z\r\n", Command::Rcpt(address("x@y.z"))),
-            (b"RCPT TO:<@relay.example:x@y.z>\r\n", Command::Rcpt(address("x@y.z"))),
+            (b"RCPT TO:<x@y.z>\r\n", to("x@y.z")),
+            (b"RCPT TO:x@y.z\r\n", to("x@y.z")),
+            (b"RCPT TO:<@relay.example:x@y.z>\r\n", to("x@y.z")),
             (b"EHLO\r\n", Command::Ehlo),
             (b"EHLO my_printer [1.2.3.4]\r\n", Command::Ehlo),
             (b"HELO \r\n", Command::Helo),
@@ -312,7 +399,7 @@ mod tests {
             (b"MAIL FROM:\r\n", Reply::Syntax(MAIL_SYNTAX)),
             (b"MAIL FROM:<a@b.c\r\n", Reply::Syntax(MAIL_SYNTAX)),
             (b"MAIL FROM:<postmaster>\r\n", Reply::BadSenderAddress),
-            (b"MAIL FROM:<\"a b\"@c.d>\r\n", Reply::BadSenderAddress),
+            (b"MAIL FROM:<\"x@evil.com\"@c.d>\r\n", Reply::BadSenderAddress),
             (b"MAIL FROM:<\"a>\"@c.d>\r\n", Reply::BadSenderAddress),
             (b"MAIL FROM:<a b@c.d>\r\n", Reply::BadSenderAddress),
             ("MAIL FROM:<grüße@b.c>\r\n".as_bytes(), Reply::Utf8NotAsked),
@@ -326,5 +413,76 @@ mod tests {
         for (line, reply) in cases {
             assert_eq!(parse(line), Err(reply), "{}", line.escape_ascii());
         }
+    }
+
+    /// The forms of a recipient, with what is forwarded or said.
+    #[test]
+    fn a_recipient_is_kept_octet_for_octet_or_refused() {
+        for form in [
+            "x@y.z",
+            "X.y+z@Y.Z",
+            "\"x\"@y.z",
+            "\"john doe\"@y.z",
+            "\"a@b\"@y.z",
+            "\"a\\\"b\"@y.z",
+            "user..name@docomo.example",
+            "user.@docomo.example",
+            "x@[192.0.2.1]",
+            "x@[IPv6:2001:db8::1]",
+            "gr\u{fc}\u{df}e@b\u{fc}cher.example",
+            "x@xn--bcher-kva.example",
+        ] {
+            for line in [format!("RCPT TO:<{form}>\r\n"), format!("RCPT TO: <@relay.example,@b.example:{form}>\r\n")] {
+                let Ok(Command::Rcpt(Recipient::Mailbox(kept))) = parse(line.as_bytes()) else { panic!("{line}") };
+                assert_eq!(kept.to_string(), form);
+            }
+        }
+        for postmaster in ["<postmaster>", "<Postmaster>", "POSTMASTER"] {
+            let line = format!("RCPT TO:{postmaster}\r\n");
+            assert_eq!(parse(line.as_bytes()), Ok(Command::Rcpt(Recipient::Postmaster)), "{line}");
+        }
+        for (form, code) in [
+            ("<x>", 501),
+            ("<>", 501),
+            ("<a b@y.z>", 501),
+            ("<\"a>\"@y.z>", 501),
+            ("<\"a<\"@y.z>", 501),
+            ("<x@y.z>RCPT TO:<b@y.z>", 555),
+            ("<\"a\"b\"@y.z>", 501),
+            ("<\"a@y.z>", 501),
+            ("<x@[192.0.2]>", 501),
+            ("<x@[192.0.2.1>", 501),
+            ("<x@[IPv6:zz]>", 501),
+            ("<@evil:x@y.z,b@y.z>", 501),
+            ("<x:y@y.z>", 501),
+            ("<\"a\rRCPT TO:<b@y.z>\"@y.z>", 500),
+            ("<\"a\nRCPT TO:<b@y.z>\"@y.z>", 500),
+            ("<\"a\0\"@y.z>", 500),
+            ("<a@\u{212a}.example>", 553),
+            ("<a@y.z> SIZE=1", 555),
+        ] {
+            let line = format!("RCPT TO:{form}\r\n");
+            let reply = parse(line.as_bytes()).expect_err(form);
+            assert_eq!(reply.code(), code, "{form:?}: {reply:?}");
+        }
+    }
+
+    #[test]
+    fn a_size_is_one_number_of_twenty_digits_at_most() {
+        let size = |size: &str| match parse(format!("MAIL FROM:<a@b.c> {size}\r\n").as_bytes()) {
+            Ok(Command::Mail(mail)) => Ok(mail.size),
+            other => Err(other.expect_err("no MAIL").code()),
+        };
+        assert_eq!(size("SIZE=77"), Ok(77));
+        assert_eq!(size("SIZE=18446744073709551615"), Ok(usize::MAX));
+        assert_eq!(size("SIZE=99999999999999999999"), Ok(usize::MAX), "more than a machine counts is too much");
+        for wrong in
+            ["SIZE=1000000000000000000000", "SIZE=77 SIZE=77", "size=77 BODY=7BIT SIZE=1", "SIZE=", "SIZE", "SIZE=+1"]
+        {
+            assert_eq!(size(wrong), Err(501), "{wrong}");
+        }
+        assert_eq!(size("BODY=7BIT body=8BITMIME"), Err(501));
+        let flood = (0..=PARAMETERS_MAX).map(|n| format!("X{n}=1 ")).collect::<String>();
+        assert_eq!(size(&flood), Err(555));
     }
 }

@@ -52,7 +52,7 @@ enum At {
     DotCr,
     /// Inside a line.
     Text,
-    /// Inside a line, after a CR that was held back.
+    /// Inside a line, after one or more CRs that were held back.
     Cr,
 }
 
@@ -63,6 +63,8 @@ pub struct BodyReader {
     limit: usize,
     /// Octets of the current line.
     line: usize,
+    /// CRs that were held back beyond the first.
+    extra_crs: usize,
     /// Octets as RFC 1870 counts them: with line ends, without stuffed dots. Also counted while refused.
     size: usize,
     refusal: Option<Refusal>,
@@ -74,19 +76,29 @@ pub struct BodyReader {
 
 /// A complete body: CRLF line ends only, ending in one (or empty), dots unstuffed.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Body(BytesMut);
+pub struct Body {
+    /// [`HEADROOM`] or more, then the content.
+    octets: BytesMut,
+    /// Where the content starts.
+    start: usize,
+}
 
 impl Body {
     pub fn content(&self) -> &[u8] {
-        &self.0[HEADROOM..]
+        &self.octets[self.start..]
+    }
+
+    /// Leaves out the first `octets` of the content.
+    pub fn skip(&mut self, octets: usize) {
+        self.start = self.octets.len().min(self.start + octets);
     }
 
     /// The message with `fields` in front of it.
     pub fn with(mut self, fields: &str) -> Bytes {
-        if let Some(start) = HEADROOM.checked_sub(fields.len()) {
-            self.0[start..HEADROOM].copy_from_slice(fields.as_bytes());
-            self.0.advance(start);
-            return self.0.freeze();
+        if let Some(start) = self.start.checked_sub(fields.len()) {
+            self.octets[start..self.start].copy_from_slice(fields.as_bytes());
+            self.octets.advance(start);
+            return self.octets.freeze();
         }
         // Longer than a valid host name allows; right all the same.
         let mut message = BytesMut::with_capacity(fields.len() + self.content().len());
@@ -102,7 +114,7 @@ impl BodyReader {
         let room = if expected == 0 { INITIAL } else { expected.min(INITIAL) };
         let mut body = BytesMut::with_capacity(HEADROOM + room);
         body.resize(HEADROOM, 0);
-        Self { at: At::LineStart, line_ends, limit, line: 0, size: 0, refusal: None, expected, body }
+        Self { at: At::LineStart, line_ends, limit, line: 0, extra_crs: 0, size: 0, refusal: None, expected, body }
     }
 
     /// Octets that are held in memory.
@@ -127,7 +139,7 @@ impl BodyReader {
     /// The whole body, or why not.
     pub fn finish(self) -> Result<Body, Refusal> {
         match self.refusal {
-            None => Ok(Body(self.body)),
+            None => Ok(Body { octets: self.body, start: HEADROOM }),
             Some(refusal) => Err(refusal),
         }
     }
@@ -158,11 +170,15 @@ impl BodyReader {
                     0
                 }
                 At::Cr if bytes[next] == b'\n' => {
-                    self.end_line(true);
+                    self.end_line_after_crs();
+                    1
+                }
+                At::Cr if bytes[next] == b'\r' => {
+                    self.hold_cr();
                     1
                 }
                 At::Cr => {
-                    self.end_line(false);
+                    self.end_lines_at_crs();
                     0
                 }
             };
@@ -215,13 +231,48 @@ impl BodyReader {
         }
     }
 
+    /// Holds one more CR back: whether it ends a line is known when another octet comes.
+    fn hold_cr(&mut self) {
+        self.extra_crs += 1;
+        // It came, kept or not: a flood of them is cut off like any other.
+        self.size = self.size.saturating_add(1);
+        if self.size > self.limit {
+            self.refuse(Refusal::TooBig);
+        }
+    }
+
+    /// Ends a line by CRLF. Some programs write CRLF for the LF of a CRLF, which makes CR CR LF: the extra CR is no line
+    /// end of its own, because an empty line would cut the header section there.
+    fn end_line_after_crs(&mut self) {
+        let extra = std::mem::take(&mut self.extra_crs);
+        self.size -= extra;
+        if extra > 0 {
+            self.tolerate_bare_line_end();
+        }
+        self.end_line(true);
+    }
+
+    /// Ends a line at each of the CRs that were held back.
+    fn end_lines_at_crs(&mut self) {
+        let extra = std::mem::take(&mut self.extra_crs);
+        self.size -= extra;
+        for _ in 0..=extra {
+            self.end_line(false);
+        }
+    }
+
+    /// Takes a CR or LF that is not part of CRLF, or refuses the body for it.
+    fn tolerate_bare_line_end(&mut self) {
+        match self.line_ends {
+            LineEnds::Normalize => {}
+            LineEnds::Reject => self.refuse(Refusal::Fault(BodyFault::BareLineEnd)),
+        }
+    }
+
     /// Ends a line: by CRLF, or by a CR or LF alone, which is no line start for dots.
     fn end_line(&mut self, proper: bool) {
         if !proper {
-            match self.line_ends {
-                LineEnds::Normalize => {}
-                LineEnds::Reject => self.refuse(Refusal::Fault(BodyFault::BareLineEnd)),
-            }
+            self.tolerate_bare_line_end();
         }
         self.keep(b"\r\n");
         self.line = 0;
@@ -294,7 +345,7 @@ mod tests {
 
     #[test]
     fn dots_and_line_ends_come_out_as_they_were_meant() {
-        let cases: [(&[u8], &[u8]); 12] = [
+        let cases: [(&[u8], &[u8]); 16] = [
             (b".\r\n", b""),
             (b"a\r\n.\r\n", b"a\r\n"),
             (b"\r\n.\r\n", b"\r\n"),
@@ -302,7 +353,12 @@ mod tests {
             (b"..a\r\nb.\r\n...c\r\n.\r\n", b".a\r\nb.\r\n..c\r\n"),
             (b".a\r\n.\r\n", b"a\r\n"),
             (b"a\nb\rc\r\n.\r\n", b"a\r\nb\r\nc\r\n"),
-            (b"a\r\r\n.\r\n", b"a\r\n\r\n"),
+            // CR CR LF is one line end; CRs alone are one each.
+            (b"a\r\r\n.\r\n", b"a\r\n"),
+            (b"X: a\r\r\r\nY: b\r\r\n.\r\n", b"X: a\r\nY: b\r\n"),
+            (b"a\r\n\r\r\nb\r\n.\r\n", b"a\r\n\r\nb\r\n"),
+            (b"a\r\rb\r\n.\r\n", b"a\r\n\r\nb\r\n"),
+            (b"a\r\n.\r\r\nb\r\n.\r\n", b"a\r\n\r\nb\r\n"),
             // A dot is the protocol's only after CRLF.
             (b"a\n.\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
             (b"a\n..b\r\n.\r\n", b"a\r\n..b\r\n"),
@@ -329,8 +385,9 @@ mod tests {
     #[test]
     fn bare_line_ends_and_nul_are_refused_after_the_final_dot() {
         type Case = (&'static [u8], LineEnds, Refusal);
-        let cases: [Case; 5] = [
+        let cases: [Case; 6] = [
             (b"a\nb\r\n.\r\n", LineEnds::Reject, Refusal::Fault(BodyFault::BareLineEnd)),
+            (b"X: a\r\r\n\r\nb\r\n.\r\n", LineEnds::Reject, Refusal::Fault(BodyFault::BareLineEnd)),
             (b"a\rb\r\n.\r\n", LineEnds::Reject, Refusal::Fault(BodyFault::BareLineEnd)),
             (b"a\r\n.\nb\r\n.\r\n", LineEnds::Reject, Refusal::Fault(BodyFault::BareLineEnd)),
             (b"a\0b\r\n.\r\n", LineEnds::Normalize, Refusal::Fault(BodyFault::Nul)),
@@ -363,6 +420,9 @@ mod tests {
         let mut reader = BodyReader::new(10, 0, LineEnds::Normalize);
         reader.feed(&[0; 100]);
         assert_eq!((reader.refused(), reader.size()), (true, 100));
+        let mut reader = BodyReader::new(10, 0, LineEnds::Normalize);
+        reader.feed(&[b'\r'; 100]);
+        assert!(reader.refused() && reader.size() >= 99);
     }
 
     #[test]
@@ -373,6 +433,12 @@ mod tests {
             reader.finish().expect("a body")
         };
         assert_eq!(&read().with("X: y\r\n")[..], b"X: y\r\na\r\n");
+        let mut shorter = read();
+        shorter.skip(1);
+        assert_eq!(shorter.with("X: y")[..], b"X: y\r\n"[..]);
+        let mut nothing = read();
+        nothing.skip(9);
+        assert_eq!(nothing.content(), b"");
         let long = "x".repeat(HEADROOM + 1);
         assert_eq!(read().with(&long), format!("{long}a\r\n"));
     }
@@ -390,9 +456,10 @@ mod tests {
             }
             start = false;
             let rest = &wire[next..];
-            if rest.starts_with(b"\r\n") {
+            let crs = rest.iter().take_while(|byte| **byte == b'\r').count();
+            if crs > 0 && rest.get(crs) == Some(&b'\n') {
                 out.extend(b"\r\n");
-                next += 2;
+                next += crs + 1;
                 start = true;
             } else if rest[0] == b'\r' || rest[0] == b'\n' {
                 out.extend(b"\r\n");

@@ -120,8 +120,7 @@ fn take(header: &mut Header, field: &[u8], mark: &TraceMark) -> Result<(), Heade
 
 fn take_sender(header: &mut Header, name: FieldName, value: &[u8]) -> Result<(), HeaderFault> {
     let fault = HeaderFault::Sender(name);
-    let value = unfolded(value).ok_or(fault)?;
-    let found = mailbox::addresses(&value).ok_or(fault)?;
+    let found = mailbox::addresses(&unfolded(value)).ok_or(fault)?;
     if header.senders.len() + found.len() > mailbox::ADDRESSES_MAX {
         return Err(fault);
     }
@@ -129,10 +128,28 @@ fn take_sender(header: &mut Header, name: FieldName, value: &[u8]) -> Result<(),
     Ok(())
 }
 
-/// The value on one line: CRLF before white space is dropped (RFC 5322 §2.2.3). `None` where it is no UTF-8.
-fn unfolded(value: &[u8]) -> Option<Cow<'_, str>> {
-    let value = std::str::from_utf8(value).ok()?.trim_ascii_end();
-    Some(if value.contains("\r\n") { Cow::Owned(value.replace("\r\n", "")) } else { Cow::Borrowed(value) })
+/// The value on one line: CRLF before white space is dropped (RFC 5322 §2.2.3).
+fn unfolded(value: &[u8]) -> Cow<'_, [u8]> {
+    let value = value.trim_ascii_end();
+    if memmem::find(value, b"\r\n").is_none() {
+        return Cow::Borrowed(value);
+    }
+    let mut line = Vec::with_capacity(value.len());
+    let mut rest = value;
+    while let Some(end) = memmem::find(rest, b"\r\n") {
+        line.extend_from_slice(&rest[..end]);
+        rest = &rest[end + 2..];
+    }
+    line.extend_from_slice(rest);
+    Cow::Owned(line)
+}
+
+/// Octets of the line by which a mailbox file begins a message (`From a@b.c Mon Nov 30 10:00:00 2026`), where a program
+/// left it in front of the header section; else 0. It is no field, and servers drop it. A `From` field with a space
+/// before its colon is none.
+pub fn mailbox_line(body: &[u8]) -> usize {
+    let is_line = body.strip_prefix(b"From ").is_some_and(|rest| !rest.trim_ascii_start().starts_with(b":"));
+    if is_line { memchr(b'\n', body).map_or(body.len(), |end| end + 1) } else { 0 }
 }
 
 /// What goes in front of a message.
@@ -213,15 +230,31 @@ mod tests {
             ("Two words: x\r\n\r\n", HeaderFault::Malformed),
             ("Fröm: a@b.c\r\n\r\n", HeaderFault::Malformed),
             ("From:\r\n\r\n", HeaderFault::Sender(FieldName::From)),
-            ("From: a@b.c <x@evil.com>\r\n\r\n", HeaderFault::Sender(FieldName::From)),
+            ("From: <a@b.c> <x@evil.com>\r\n\r\n", HeaderFault::Sender(FieldName::From)),
             ("Sender: undisclosed:;\r\n\r\n", HeaderFault::Sender(FieldName::Sender)),
         ];
         for (text, fault) in cases {
             assert_eq!(senders(text), Err(fault), "{text:?}");
         }
-        assert_eq!(read(b"From: \xff <a@b.c>\r\n\r\n", &mark()), Err(HeaderFault::Sender(FieldName::From)));
+        assert_eq!(read(b"From: <\xff@b.c>\r\n\r\n", &mark()), Err(HeaderFault::Sender(FieldName::From)));
         let large = format!("From: a@b.c\r\nX: {}\r\n\r\n", "x".repeat(HEADER_MAX));
         assert_eq!(senders(&large), Err(HeaderFault::TooLarge));
+    }
+
+    #[test]
+    fn only_the_first_line_of_a_mailbox_is_dropped() {
+        for (body, dropped) in [
+            ("From a@b.c Mon Nov 30 10:00:00 2026\r\nFrom: a@b.c\r\n", 37),
+            ("From a@b.c\r\n", 12),
+            ("From : a@b.c\r\n", 0),
+            ("From\t: a@b.c\r\n", 0),
+            ("From \t : a@b.c\r\n", 0),
+            ("from a@b.c\r\n", 0),
+            ("From: a@b.c\r\nFrom x\r\n", 0),
+            ("", 0),
+        ] {
+            assert_eq!(mailbox_line(body.as_bytes()), dropped, "{body:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The session says what a command asks for; whoever drives it judges the sender, reads the body and writes the
 //! replies, and tells the session what came of it. So the order of commands is tested without a socket.
 
-use super::command::{Command, Mail};
+use super::command::{Command, Mail, Recipient};
 use super::reply::{Carries, Offer, Reply};
 use super::sasl::{self, Exchange, Login, Step};
 use crate::domain::relay_config::ListenerMode;
@@ -53,7 +53,7 @@ pub enum Next {
     /// Judge it, then call [`Session::begin`].
     Mail(Mail),
     /// Judge it, then call [`Session::add`].
-    Recipient(Address),
+    Recipient(Recipient),
     /// Judge it once more, say 354, read the body, then call [`Session::reset`].
     Data,
 }
@@ -153,7 +153,7 @@ impl Session {
             Command::StartTls => self.start_tls(),
             Command::Auth { mechanism, initial } => self.auth(|| sasl::start(mechanism, initial.as_deref())),
             Command::Mail(mail) => self.mail(mail),
-            Command::Rcpt(address) => self.recipient(address),
+            Command::Rcpt(recipient) => self.recipient(recipient),
             Command::Data => self.data(),
             Command::Rset => {
                 self.reset();
@@ -286,14 +286,14 @@ impl Session {
         Next::Mail(mail)
     }
 
-    fn recipient(&self, address: Address) -> Next {
+    fn recipient(&self, recipient: Recipient) -> Next {
         if let Err(refusal) = self.ready() {
             return say(refusal);
         }
         match &self.transaction {
             None => say(Reply::OutOfOrder("MAIL first")),
-            Some(transaction) if !transaction.mail.utf8 && !address.is_ascii() => say(Reply::Utf8NotAsked),
-            Some(_) => Next::Recipient(address),
+            Some(transaction) if !transaction.mail.utf8 && !recipient.is_ascii() => say(Reply::Utf8NotAsked),
+            Some(_) => Next::Recipient(recipient),
         }
     }
 
@@ -384,7 +384,7 @@ mod tests {
         assert_eq!(code(hear(&mut session, "MAIL FROM:<a@b.c>")), 503);
         assert_eq!(hear(&mut session, "DATA"), say(Reply::NoRecipients));
         for line in ["RCPT TO:<x@y.z>", "RCPT TO:<x@Y.z>"] {
-            let Next::Recipient(address) = hear(&mut session, line) else { panic!("no recipient") };
+            let Next::Recipient(Recipient::Mailbox(address)) = hear(&mut session, line) else { panic!("no recipient") };
             session.add(address);
         }
         assert_eq!(session.transaction().expect("a transaction").recipients.len(), 1);

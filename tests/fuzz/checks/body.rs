@@ -54,7 +54,8 @@ pub fn read(wire: &[u8], piece: usize, limit: usize, line_ends: LineEnds) -> Opt
 }
 
 /// The rules again, octet by octet, as slowly as they are easy to believe: only CRLF.CRLF ends a message, a dot after
-/// CRLF is the protocol's, a CR or LF alone is CRLF or refused, what is refused first is what is said.
+/// CRLF is the protocol's, a CR or LF alone is CRLF or refused, CRs before CRLF are
+/// nothing or refused, what is refused first is what is said.
 pub fn plain_rules(wire: &[u8], limit: usize, line_ends: LineEnds) -> Option<Read> {
     let (mut out, mut next, mut start, mut line) = (Vec::new(), 0, true, 0);
     let mut refusal = None;
@@ -71,11 +72,16 @@ pub fn plain_rules(wire: &[u8], limit: usize, line_ends: LineEnds) -> Option<Rea
         let refuse = |fault: BodyFault, refusal: &mut Option<Refusal>| {
             refusal.get_or_insert(Refusal::Fault(fault));
         };
-        match wire.get(next..)? {
+        let rest = wire.get(next..)?;
+        let crs = rest.iter().take_while(|octet| **octet == b'\r').count();
+        match &rest[crs.saturating_sub(1)..] {
             [b'\r', b'\n', ..] => {
+                if crs > 1 && line_ends == LineEnds::Reject {
+                    refuse(BodyFault::BareLineEnd, &mut refusal);
+                }
                 out.extend(b"\r\n");
                 (start, line) = (true, 0);
-                next += 2;
+                next += crs + 1;
             }
             // What follows may make a line end of it.
             [] | [b'\r'] => return None,

@@ -3,7 +3,8 @@
 use bytes::BytesMut;
 use franking::domain::id::MessageId;
 use franking::domain::relay_config::{LineEnds, ListenerMode};
-use franking::relay::smtp::command::{LINE_MAX, parse, text_of};
+use franking::domain::sender::Address;
+use franking::relay::smtp::command::{LINE_MAX, Recipient, parse, text_of};
 use franking::relay::smtp::data::{BodyReader, Progress, Refusal};
 use franking::relay::smtp::reply::{Carries, Reply};
 use franking::relay::smtp::sasl::Login;
@@ -170,8 +171,14 @@ impl Player {
                 self.session.begin(mail);
                 Answer::say(Reply::SenderOk)
             }
-            Next::Recipient(address) if address.local() == "gone" => self.session.answer(Reply::BadRecipientAddress),
-            Next::Recipient(address) => {
+            Next::Recipient(recipient) => {
+                let address = match recipient {
+                    Recipient::Mailbox(address) => address,
+                    Recipient::Postmaster => Address::parse("postmaster@relay.example").expect("an address"),
+                };
+                if address.local() == "gone" {
+                    return self.session.answer(Reply::BadRecipientAddress);
+                }
                 self.session.add(address);
                 Answer::say(Reply::RecipientOk)
             }

