@@ -337,17 +337,21 @@ impl Sender {
     /// when it charges, and that is the last word.
     pub fn standing(&self, now: Timestamp) -> Result<(), Blocked> {
         let reason = |suspension: &Suspension| suspension.reason.clone();
-        if self.key.revoked || self.key.removed_at.is_some() {
+        if self.key.revoked {
             return Err(Blocked::KeyRevoked);
         }
-        if self.key.expires_at.is_some_and(|expiry| expiry <= now) {
-            return Err(Blocked::KeyExpired);
-        }
+        // A key is taken out of service with its account: the sender hears what its owner did.
         if self.account.removed_at.is_some() {
             return Err(Blocked::AccountRemoved);
         }
         if self.policy.removed_at.is_some() {
             return Err(Blocked::PolicyRemoved);
+        }
+        if self.key.removed_at.is_some() {
+            return Err(Blocked::KeyRevoked);
+        }
+        if self.key.expires_at.is_some_and(|expiry| expiry <= now) {
+            return Err(Blocked::KeyExpired);
         }
         if let Some(suspension) = &self.account.suspended {
             return Err(Blocked::AccountSuspended { reason: reason(suspension) });

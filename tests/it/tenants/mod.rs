@@ -3,6 +3,7 @@
 
 mod adoption;
 mod prepaid;
+mod reading;
 mod senders;
 
 use std::time::{Duration, Instant};
