@@ -1,7 +1,6 @@
 //! Who is told when credits run short.
 
 use kube::KubeSchema;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
@@ -39,25 +38,30 @@ pub struct Alerts {
 #[serde(rename_all = "camelCase")]
 pub struct AlertEmail {
     /// Who gets it.
-    #[schemars(
-        length(min = 1, max = 10),
-        inner(length(min = 3, max = 320), regex(pattern = r"^[^@\s<>]+@[^@\s<>]+$"))
+    #[schemars(length(min = 1, max = 10), inner(length(min = 3, max = 320)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new(r"self.all(address, address.matches('^[^@\\s<>]+@[^@\\s<>]+$'))")
+            .message("write bare mail addresses such as ops@example.com")
     )]
-    #[x_kube(merge_strategy = ListMerge::Set)]
     pub to: Vec<String>,
     /// Who sends it; the smarthost must take mail from this address. franking@ the first of senders.domains where
     /// absent, and the relay's host name where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 3, max = 320), regex(pattern = r"^[^@\s<>]+@[^@\s<>]+$"))]
+    #[schemars(length(min = 3, max = 320))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[^@\\s<>]+@[^@\\s<>]+$')")
+        .message("write a bare mail address such as franking@example.com"))]
     pub from: Option<String>,
 }
 
 /// Where a webhook goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AlertWebhook {
     /// An https address, such as https://hooks.example.com/franking. Redirects are not followed.
-    #[schemars(length(max = 2048), regex(pattern = r"^https://[^\s/@?#]+([/?][^\s#]*)?$"))]
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = Rule::new(r"self.matches('^https://[^\\s/@?#]+([/?][^\\s#]*)?$')")
+        .message("write an https address such as https://hooks.example.com/franking, without user or fragment"))]
     pub url: String,
     /// Secret in the operator's namespace with the key secret: whsec_ and base64, or 24 to 64 characters, shared with the
     /// receiver; and ca.crt for a private CA. It must carry the label franking.io/use: "true".

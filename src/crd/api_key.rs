@@ -78,8 +78,12 @@ pub struct SubAccountApiKeySpec {
     /// Senders that this key may name, such as alerts@example.com or *@example.com. They narrow what the account may
     /// and never widen it. Empty means all that the account may.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 3, max = 320), regex(pattern = r"^[^@\s]*@[^@\s]+$")))]
-    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[schemars(length(max = 64), inner(length(min = 3, max = 320)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new(r"self.all(sender, sender.matches('^[^@\\s]*@[^@\\s]+$'))")
+            .message("write senders such as alerts@example.com or *@example.com")
+    )]
     pub allowed_senders: Vec<String>,
     /// True lets this key log in without TLS, on the relay's plain listener, for old devices. Needs allowFrom.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -116,9 +120,11 @@ pub struct Rotation {
     pub restarted_at: Option<String>,
     /// How long the old password still works, from 10m to 720h, such as 24h or 1h30m. 24h where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 2, max = 32), regex(pattern = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"))]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('10m') && duration(self) <= duration('720h')")
-        .message("overlap is from 10m to 720h, such as 24h"))]
+    #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = Rule::new(
+        "self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') && duration(self) >= duration('10m') \
+         && duration(self) <= duration('720h')"
+    ).message("overlap is from 10m to 720h, in hours, minutes and seconds, such as 24h or 1h30m"))]
     pub overlap: Option<String>,
     /// True lets a rotation start while the old password of the last one still works; that old password stops at once,
     /// because at most two are valid.

@@ -97,6 +97,8 @@ pub enum Reason {
     AccountNotFound,
     /// The account exists and is not accepted itself.
     AccountNotReady,
+    /// None of a key's `allowedSenders` is permitted by its account and its policy.
+    SendersNotPermitted,
     /// A Secret that is named does not exist.
     SecretNotFound,
     /// A Secret that is named lacks the label `franking.io/use: "true"`.
@@ -169,6 +171,7 @@ impl Reason {
             Self::SweepStopped => "SweepStopped",
             Self::AccountNotFound => "AccountNotFound",
             Self::AccountNotReady => "AccountNotReady",
+            Self::SendersNotPermitted => "SendersNotPermitted",
             Self::SecretNotFound => "SecretNotFound",
             Self::SecretNotLabelled => "SecretNotLabelled",
             Self::SecretInvalid => "SecretInvalid",
@@ -252,7 +255,7 @@ impl<'a> Conditions<'a> {
                 type_: kind.as_str().to_owned(),
                 status: status.to_owned(),
                 reason: reason.as_str().to_owned(),
-                message: message.chars().take(MESSAGE_MAX).collect(),
+                message: printable(&message).chars().take(MESSAGE_MAX).collect(),
                 observed_generation: this.generation,
                 last_transition_time: since,
             },
@@ -265,6 +268,22 @@ impl<'a> Conditions<'a> {
         self.next.sort_by_key(|(kind, _)| *kind);
         self.next.into_iter().map(|(_, condition)| condition).collect()
     }
+}
+
+/// The text without what a terminal would obey: control characters, and those that turn the direction of what follows
+/// (Unicode UAX #9), are written as escapes. Tenants' own words are in conditions and Events, and administrators read both
+/// in terminals.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{061c}' => shown.extend(c.escape_unicode()),
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => shown.extend(c.escape_unicode()),
+            c if c.is_control() => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
 }
 
 /// The condition of a type.
@@ -337,6 +356,15 @@ mod tests {
         assert_eq!((since(&first), since(&reworded), since(&flipped)), (100, 100, 300));
         assert_eq!(reworded[0].message, "b");
         assert_eq!(reworded[0].observed_generation, Some(3));
+    }
+
+    #[test]
+    fn a_tenants_control_characters_reach_no_terminal() {
+        let told = "\u{1b}[2J\"x\"\r\n\u{9b}31m\u{7f} gr\u{fc}n \u{202e}evil\u{2069}\u{2028}";
+        let shown = ready(&[], false, told, at(100));
+        let message = &shown[0].message;
+        assert_eq!(message, "\\u{1b}[2J\"x\"\\r\\n\\u{9b}31m\\u{7f} gr\u{fc}n \\u{202e}evil\\u{2069}\\u{2028}");
+        assert_eq!(ready(&shown, false, message, at(200)), shown, "what is printable stays as it is");
     }
 
     #[test]

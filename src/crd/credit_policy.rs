@@ -30,7 +30,6 @@ use crate::domain::sender::MailDomain;
     doc = "A mail plan that many senders share: a pool of credits, an upstream smarthost, and the rules.",
     plural = "creditpolicies",
     shortname = "credpol",
-    category = "franking",
     status = "CreditPolicyStatus",
     derive = "PartialEq",
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
@@ -98,7 +97,9 @@ pub struct CreditPolicySpec {
     pub suspended: bool,
     /// Why it is suspended; senders are told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256), regex(pattern = r"^[^\x00-\x1f\x7f]*$"))]
+    #[schemars(length(max = 256))]
+    #[x_kube(validation = Rule::new(r"!self.matches('[\\x00-\\x1f\\x7f]')")
+        .message("write suspendReason in one line without control characters"))]
     pub suspend_reason: Option<String>,
 }
 
@@ -191,8 +192,12 @@ pub struct Senders {
     /// Mail domains that every account of this policy may send from, such as example.com. Subdomains are domains of
     /// their own. Nothing listed means that nothing may be sent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(min = 1, max = 253), regex(pattern = r"^[^@\s]+$")))]
-    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 253)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new(r"self.all(domain, domain.matches('^[^@\\s]+$'))")
+            .message("write mail domains such as example.com")
+    )]
     pub domains: Vec<String>,
 }
 

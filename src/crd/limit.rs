@@ -56,7 +56,9 @@ pub struct Pool {
     pub anchor: Option<i32>,
     /// IANA time zone in which periods start at midnight, such as Europe/Berlin. UTC where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_+/-]+$"))]
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_+/-]+$')")
+        .message("write the IANA name of a time zone, such as Europe/Berlin"))]
     pub time_zone: Option<String>,
 }
 
@@ -164,8 +166,9 @@ pub struct CreditStatus {
     /// Credits used in the running period of the cap, whenever the cap was set.
     #[schemars(range(min = 0))]
     pub used: i64,
-    /// Credits left: the least of the cap, the prepaid credits and the spend limit, as far as there are any; absent where
-    /// there is none of them. The account and the policy may hold less.
+    /// Credits left. Of an account: the least of its cap, its prepaid credits and its spend limit, as far as there are any;
+    /// its policy may hold less. Of a key: the least of its cap and of what its account and its policy have left. Absent
+    /// where nothing limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub remaining: Option<i64>,

@@ -38,7 +38,7 @@ pub use api_key::{
     CheckedKey, CheckedRotation, CredentialStatus, Rotation, SubAccountApiKey, SubAccountApiKeySpec,
     SubAccountApiKeyStatus,
 };
-pub use condition::{ConditionType, Conditions, Reason, find_condition};
+pub use condition::{ConditionType, Conditions, Reason, find_condition, printable};
 pub use cost::{CostStatus, PolicyCostStatus};
 pub use credit_policy::{
     AccountCounts, AllowedNamespaces, CheckedPolicy, CreditPolicy, CreditPolicySpec, CreditPolicyStatus,
@@ -51,7 +51,7 @@ pub use prepaid::{Every, Grant, Prepaid, Recurring};
 pub use pricing::Pricing;
 pub use print::{File, all, chart_template, files, yaml};
 pub use rate::{Per, RateLimit, slower};
-pub use reference::{LocalRef, is_dns_label, is_dns_subdomain};
+pub use reference::{LocalRef, is_dns_label, is_dns_subdomain, is_object_name};
 pub use secret::{CheckedSecret, ENV_KEYS, Preset, SECRET_KEYS, SECRET_TYPE, SecretMetadata, SecretSpec};
 pub use selector::NamespaceRule;
 pub use sub_account::{

@@ -33,11 +33,13 @@ pub struct Prepaid {
 }
 
 /// Credits given once.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Grant {
     /// Names this grant for ever, such as an order's number. The same id is never a second grant.
-    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9])?$')")
+        .message("write the id of a grant with letters, digits, ., _, : and -, a letter or digit at both ends"))]
     pub id: String,
     /// Credits; one credit is one recipient.
     #[schemars(range(min = 0, max = 1_000_000_000_000_i64))]

@@ -17,7 +17,9 @@ const PRICE_MAX: i64 = 1_000_000_000;
 pub struct Pricing {
     /// ISO 4217 code of the currency, such as EUR. It cannot be changed, because what was spent is counted in it: not by
     /// removing pricing and writing it again either.
-    #[schemars(length(min = 3, max = 3), regex(pattern = r"^[A-Z]{3}$"))]
+    #[schemars(length(min = 3, max = 3))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Z]{3}$')")
+        .message("write the code of a currency in three capital letters, such as EUR"))]
     #[x_kube(validation = Rule::new("self == oldSelf")
         .message("currency cannot be changed, because what was spent is counted in it: make a new policy"))]
     pub currency: String,

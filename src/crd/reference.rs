@@ -1,22 +1,24 @@
 //! Names of other objects.
 
-use schemars::JsonSchema;
+use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
 
 /// A reference to another object by name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LocalRef {
     /// Name of the object.
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
+        .message("write the name of an object: lower-case letters, digits, - and ."))]
     pub name: String,
 }
 
 impl LocalRef {
     pub(super) fn check(&self, field: &str) -> Result<String, Problem> {
-        if is_dns_subdomain(&self.name) {
+        if is_object_name(&self.name) {
             Ok(self.name.clone())
         } else {
             Err(Problem::new(
@@ -36,10 +38,21 @@ pub fn is_dns_label(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-/// Whether `text` is a name that Kubernetes takes for a Secret or a namespace-less object: dot-separated DNS labels of
-/// at most 253 characters together.
+/// Whether `text` is a host name: dot-separated DNS labels of at most 253 characters together.
 pub fn is_dns_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_dns_label)
+}
+
+/// Whether `text` is a name that Kubernetes takes for a Secret or a resource of ours ("DNS subdomain name"): 253 characters
+/// at most, and unlike a host name's each part between the dots may have all of them.
+pub fn is_object_name(text: &str) -> bool {
+    let edge = |byte: Option<u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let part = |text: &str| {
+        edge(text.bytes().next())
+            && edge(text.bytes().last())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    text.len() <= 253 && text.split('.').all(part)
 }
 
 /// Whether `text` may be the key of a label or an annotation: `name` or `prefix/name`.
@@ -72,6 +85,10 @@ mod tests {
         }
         for bad in ["", "A", "-a", "a-", "a..b", ".a", "a_b", "a b", &"a".repeat(64)] {
             assert!(!is_dns_subdomain(bad), "{bad}");
+        }
+        assert!(is_object_name(&"a".repeat(64)) && is_object_name(&"a".repeat(253)) && is_object_name("a.b-c.0"));
+        for bad in ["", "A", "-a", "a-", "a..b", ".a", "a_b", "a b", &"a".repeat(254)] {
+            assert!(!is_object_name(bad), "{bad}");
         }
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
 
-use super::reference::{is_dns_subdomain, is_label_text, is_qualified_name};
+use super::reference::{is_label_text, is_object_name, is_qualified_name};
 use super::template::Template;
 use super::{Problem, is_false};
 
@@ -42,11 +42,15 @@ pub const ENV_KEYS: [&str; 6] = ["SMTP_HOST", "SMTP_PORT", "SMTP_USERNAME", "SMT
 pub struct SecretSpec {
     /// Name of the Secret. The name of this object where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
+        .message("write the name of a Secret: lower-case letters, digits, - and ."))]
     pub name: Option<String>,
     /// Type of the Secret; it cannot be changed later. servicebinding.io/smtp where absent.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$')")
+        .message("write the type of a Secret with letters, digits, -, _, . and /"))]
     #[x_kube(validation = Rule::new("self == 'kubernetes.io/basic-auth' || !self.contains('kubernetes.io/')")
         .message("Kubernetes gives Secrets of this type a meaning of their own: use servicebinding.io/smtp, Opaque, \
                   kubernetes.io/basic-auth or a type of your own"))]
@@ -72,6 +76,12 @@ pub struct SecretSpec {
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = json!({"type": "string", "maxLength": 4096})))]
     #[x_kube(validation = Rule::new("self.all(key, key.matches('^[-._a-zA-Z0-9]{1,253}$'))")
         .message("name the keys of template with letters, digits, -, _ and ."))]
+    #[x_kube(validation = Rule::new(
+        r"self.all(key, self[key].matches('^(\\{?[^{]|\\{\\{\\s*\\.(host|port|username|password|uri|certificates|accountId)\\s*\\}\\})*\\{?$'))"
+    ).message(
+        "write only these fields into the texts of template: {{ .host }}, {{ .port }}, {{ .username }}, {{ .password }}, \
+         {{ .uri }}, {{ .certificates }}, {{ .accountId }}"
+    ))]
     #[x_kube(validation = Rule::new(
         "!self.exists(key, key in ['type', 'provider', 'host', 'port', 'username', 'password', 'uri', 'certificates', \
          'account-id', 'api-key', 'api-url'])"
@@ -122,7 +132,7 @@ impl SecretSpec {
     /// `key_name` is the name of the key's object, which is the Secret's name where none is written.
     pub(super) fn check(&self, key_name: &str) -> Result<CheckedSecret, Problem> {
         let name = self.name.as_deref().unwrap_or(key_name);
-        if !is_dns_subdomain(name) {
+        if !is_object_name(name) {
             return Err(Problem::new(
                 "spec.secret.name",
                 "write the name of a Secret: lower-case letters, digits, - and .",

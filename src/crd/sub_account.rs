@@ -61,7 +61,9 @@ pub struct SubAccountSpec {
     pub display_name: Option<String>,
     /// Web site of the sender, such as https://example.com.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 2048), regex(pattern = r"^https?://[^\s]+$"))]
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = Rule::new(r"self.matches('^https?://[^\\s]+$')")
+        .message("write the address of a web site, such as https://example.com"))]
     pub website: Option<String>,
     /// Name of this account in your own systems, such as a customer number. No two accounts of a policy may have the
     /// same.
@@ -92,8 +94,12 @@ pub struct SubAccountSpec {
     /// the policy allows and never widen it; a key's own narrow these. Empty means all that the policy allows, or nobody
     /// where its perAccount.allowedSenders says Required.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 3, max = 320), regex(pattern = r"^[^@\s]*@[^@\s]+$")))]
-    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[schemars(length(max = 64), inner(length(min = 3, max = 320)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new(r"self.all(sender, sender.matches('^[^@\\s]*@[^@\\s]+$'))")
+            .message("write senders such as alerts@example.com or *@example.com")
+    )]
     pub allowed_senders: Vec<String>,
     /// How fast this account may send, all its keys together. Where the policy has one too, the slower holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,7 +109,9 @@ pub struct SubAccountSpec {
     pub suspended: bool,
     /// Why it is suspended; senders are told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256), regex(pattern = r"^[^\x00-\x1f\x7f]*$"))]
+    #[schemars(length(max = 256))]
+    #[x_kube(validation = Rule::new(r"!self.matches('[\\x00-\\x1f\\x7f]')")
+        .message("write suspendReason in one line without control characters"))]
     pub suspend_reason: Option<String>,
     /// What becomes of the account when this object is deleted. Retain: usage is kept, and applying it again in the
     /// same namespace finds it. Purge: personal data is erased; used credits stay until the period ends. Retain where

@@ -22,7 +22,9 @@ const MAX_RECIPIENTS_DEFAULT: i32 = 100;
     .message("a client certificate is shown in TLS: use tls Implicit or StartTls, or remove clientCertificateSecretRef"))]
 pub struct Upstream {
     /// Host name or IP address, such as smtp.example.com.
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9:]([A-Za-z0-9.:-]*[A-Za-z0-9:])?$"))]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9:]([A-Za-z0-9.:-]*[A-Za-z0-9:])?$')")
+        .message("write a host name or an IP address, such as smtp.example.com; the port has a field of its own"))]
     pub host: String,
     /// TCP port. Where absent 465 for tls Implicit, 587 for StartTls, 25 for None.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,6 @@
 //! Source networks that narrow who may use a credential or a listener.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -16,6 +16,31 @@ pub fn canonical(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(v4) => IpAddr::V4(v4),
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
+    }
+}
+
+/// Addresses at which clouds hand out credentials to whoever asks, besides the link-local ones: Alibaba, Azure, Oracle;
+/// AWS and Google over IPv6.
+const METADATA: [IpAddr; 5] = [
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+];
+/// The prefix under which a NAT64 gateway reaches IPv4 (RFC 6052 §2.1).
+const NAT64: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
+
+/// Whether `address` is link-local (RFC 3927, RFC 4291 §2.5.6) or serves a cloud's instance metadata. No request that
+/// is made for somebody goes there: what answers trusts whoever can reach it.
+pub fn is_link_local_or_metadata(address: IpAddr) -> bool {
+    match canonical(address) {
+        IpAddr::V4(v4) => v4.is_link_local() || METADATA.contains(&IpAddr::V4(v4)),
+        IpAddr::V6(v6) if v6.segments()[..6] == NAT64 => {
+            let [.., a, b, c, d] = v6.octets();
+            is_link_local_or_metadata(IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
+        }
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || METADATA.contains(&IpAddr::V6(v6)),
     }
 }
 
@@ -47,6 +72,29 @@ mod tests {
         let networks = [parse("10.1.2.0/24").expect("a network")];
         assert!(contains(&networks, "::ffff:10.1.2.3".parse().expect("an address")));
         assert!(!contains(&networks, "10.1.3.1".parse().expect("an address")));
+    }
+
+    #[test]
+    fn link_local_and_metadata_addresses_are_known_in_every_disguise() {
+        let is = |text: &str| is_link_local_or_metadata(text.parse().expect(text));
+        for bad in [
+            "169.254.169.254",
+            "169.254.0.1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::169.254.169.254",
+            "fe80::1",
+            "febf::1",
+            "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
+            "fd00:ec2::254",
+            "fd20:ce::254",
+        ] {
+            assert!(is(bad), "{bad}");
+        }
+        for good in ["127.0.0.1", "10.0.0.1", "169.253.1.1", "::1", "fd00:ec2::253", "fec0::1", "2001:db8::a9fe:a9fe"] {
+            assert!(!is(good), "{good}");
+        }
     }
 
     #[test]

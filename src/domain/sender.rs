@@ -131,12 +131,49 @@ pub fn sender_domains<'a>(
         .filter(move |domain| account.is_none_or(|patterns| patterns.iter().any(|pattern| pattern.domain == **domain)))
 }
 
+/// Whether a key with these patterns could ever send: at least one address passes [`may_send_as`].
+pub fn may_ever_send(domains: &[MailDomain], account: Option<&[SenderPattern]>, key: &[SenderPattern]) -> bool {
+    let meets = |a: &SenderPattern, b: &SenderPattern| {
+        let locals = a.local.as_ref().zip(b.local.as_ref());
+        a.domain == b.domain && locals.is_none_or(|(a, b)| a.to_lowercase() == b.to_lowercase())
+    };
+    let within = |pattern: &SenderPattern| {
+        domains.contains(&pattern.domain)
+            && account.is_none_or(|account| account.iter().any(|other| meets(pattern, other)))
+    };
+    let domain = |domain: &MailDomain| SenderPattern { local: None, domain: domain.clone() };
+    if key.is_empty() { domains.iter().map(domain).any(|all| within(&all)) } else { key.iter().any(within) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn address(text: &str) -> Address {
         Address::parse(text).expect("an address")
+    }
+
+    #[test]
+    fn a_key_that_no_address_passes_is_told_from_one_that_some_address_passes() {
+        let domains = [MailDomain::parse("example.com").expect("a domain")];
+        let pattern = |text| SenderPattern::parse(text).expect("a pattern");
+        let (sales, all, other) =
+            ([pattern("sales@example.com")], [pattern("*@example.com")], [pattern("*@other.com")]);
+        let cases = [
+            (None, &[][..], true),
+            (None, &all[..], true),
+            (None, &other[..], false),
+            (Some(&sales[..]), &all[..], true),
+            (Some(&all[..]), &sales[..], true),
+            (Some(&sales[..]), &[pattern("ceo@example.com")][..], false),
+            (Some(&sales[..]), &[pattern("Sales@EXAMPLE.com")][..], true),
+            (Some(&other[..]), &[][..], false),
+            (Some(&[][..]), &all[..], false),
+        ];
+        for (account, key, expected) in cases {
+            assert_eq!(may_ever_send(&domains, account, key), expected, "{account:?} {key:?}");
+            assert!(!may_ever_send(&[], account, key));
+        }
     }
 
     #[test]

@@ -11,6 +11,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use ring::hmac;
 
+use super::network;
+
 /// Names of the headers.
 pub const ID: &str = "webhook-id";
 pub const TIMESTAMP: &str = "webhook-timestamp";
@@ -63,6 +65,9 @@ impl HookUrl {
         let host_ok = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);
         if host.is_empty() || host.len() > 253 || !host.bytes().all(host_ok) {
             return Err(wrong());
+        }
+        if host.parse().is_ok_and(network::is_link_local_or_metadata) {
+            return Err("name another host: webhooks do not go to link-local or cloud metadata addresses".to_owned());
         }
         Ok(Self { host: host.to_ascii_lowercase(), port, target })
     }
@@ -148,6 +153,9 @@ mod tests {
             "https://[::1/",
             "https://[nonsense]/",
             "https://exämple.com/",
+            "https://169.254.169.254/latest/meta-data/",
+            "https://[fe80::1]:8443/",
+            "https://[::ffff:169.254.169.254]/",
             &long,
         ] {
             assert!(HookUrl::parse(bad).is_err(), "{bad}");

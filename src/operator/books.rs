@@ -214,8 +214,11 @@ impl Books {
         self.store.find(holder).await
     }
 
-    pub async fn balance(&self, holder: Holder) -> Result<Option<Balance>> {
-        Ok(self.store.balances(&[holder]).await?.into_iter().next())
+    /// The balances of holders in their order; without those that the directory does not have.
+    pub async fn balances(&self, holders: &[Holder]) -> Result<Vec<Balance>> {
+        let mut found = self.store.balances(holders).await?;
+        found.sort_by_key(|balance| holders.iter().position(|holder| *holder == balance.lot.holder));
+        Ok(found)
     }
 
     async fn refreshed(&self) -> Result<tokio::sync::MutexGuard<'_, Tally>> {

@@ -181,8 +181,17 @@ mod tests {
         let at = |second| Timestamp::from_second(second).expect("a time");
         let spend = Some(SpendStatus { limit_minor: 500, used_minor: 70 });
         let (prepaid, remaining) = (Some(30), Some(30));
-        let figures =
-            Figures { start: at(0), end: at(100), granted: None, used: 12, remaining, prepaid, overage: None, spend };
+        let figures = Figures {
+            start: at(0),
+            end: at(100),
+            granted: None,
+            used: 12,
+            remaining,
+            left: remaining,
+            prepaid,
+            overage: None,
+            spend,
+        };
         let found = floors(holder, &figures, at(50));
         let shown: Vec<_> = found.iter().map(|floor| (floor.meter, floor.bound, floor.until)).collect();
         assert_eq!(

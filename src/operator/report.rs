@@ -17,7 +17,7 @@ use super::kinds::Kind;
 use super::plan::usage::Figures;
 use super::plan::{Notice, meta};
 use super::references::Ref;
-use crate::crd::Reason;
+use crate::crd::{Reason, printable};
 use crate::domain::id;
 use crate::runtime::metrics::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
@@ -39,6 +39,8 @@ pub struct Report {
     active: IntGaugeVec,
     depth: IntGaugeVec,
     status_writes: IntCounter,
+    statuses_due: IntGauge,
+    status_lag: IntGauge,
     credits: IntGaugeVec,
     account_credits: IntGaugeVec,
     measured: Mutex<std::collections::HashSet<Ref>>,
@@ -72,6 +74,20 @@ impl Report {
             status_writes: register(
                 registry,
                 metric(IntCounter::new("franking_operator_status_writes_total", "Statuses written.")),
+            ),
+            statuses_due: register(
+                registry,
+                metric(IntGauge::new(
+                    "franking_operator_statuses_due",
+                    "Statuses whose figures are to be written and wait for the budget (operator.statusWritesPerSecond).",
+                )),
+            ),
+            status_lag: register(
+                registry,
+                metric(IntGauge::new(
+                    "franking_operator_status_lag_seconds",
+                    "How long the status that has waited longest has been due. Figures in a status are this much older than                      the minute that they may be.",
+                )),
             ),
             credits: gauge(
                 "franking_policy_credits",
@@ -117,6 +133,12 @@ impl Report {
     /// Objects that wait for their turn.
     pub fn waiting(&self, controller: &str, objects: usize) {
         self.depth.with_label_values(&[controller]).set(i64::try_from(objects).unwrap_or(i64::MAX));
+    }
+
+    /// How many statuses wait for the budget, and how long the oldest has.
+    pub fn status_queue(&self, due: usize, lag: std::time::Duration) {
+        self.statuses_due.set(i64::try_from(due).unwrap_or(i64::MAX));
+        self.status_lag.set(i64::try_from(lag.as_secs()).unwrap_or(i64::MAX));
     }
 
     pub fn finished(&self, controller: &str, result: &str) {
@@ -268,11 +290,12 @@ async fn create(
     now: Timestamp,
 ) -> std::result::Result<(), kube::Error> {
     let namespace = named.namespace.clone().unwrap_or_default();
+    let note = printable(said.note);
     let event = Event {
         metadata: named,
         action: Some("Reconcile".to_owned()),
         event_time: Some(MicroTime(now)),
-        note: Some(said.note[..said.note.floor_char_boundary(NOTE_MAX)].to_owned()),
+        note: Some(note[..note.floor_char_boundary(NOTE_MAX)].to_owned()),
         reason: Some(said.reason.as_str().to_owned()),
         regarding: Some(regarding),
         reporting_controller: Some("franking.io/operator".to_owned()),

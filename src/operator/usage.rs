@@ -1,9 +1,11 @@
 //! Which figures are written to a status, and when: in a budget, what a reader would act on first.
 //!
-//! The ledger says whose figures moved; [`due`] says whether that is worth a write; a budget by the second says when, and
-//! gives it to namespaces in turn. The write itself is a reconcile, so nobody else writes a status.
+//! The ledger says whose figures moved; [`due`] says when that is written; a budget by the second bounds it, oldest first,
+//! with namespaces in turn. An object takes along those above it that are due, so that they show the same mail. Counts that
+//! follow from a transition (a key became ready) are written with it, beside the budget. The write itself is a reconcile, so
+//! nothing else writes a status.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -14,18 +16,24 @@ use super::notices::Watch;
 use super::observe::Context;
 use super::plan::credit_policy::{LimitedAccounts, unbounded};
 use super::plan::gauge::Gauge;
-use super::plan::usage::{Due, Figures, Metered, due};
+use super::plan::usage::{Due, Figures, Metered, Slot, due};
 use super::references::Ref;
 use super::watch::Name;
 use super::work_queue::{Cause, Turns};
 use crate::crd::{ConditionType, find_condition};
 use crate::domain::id::Holder;
+use crate::ledger::store::Balance;
 
 const TICK: Duration = Duration::from_secs(1);
 /// Holders asked for at a time.
 const PAGE: usize = 500;
 /// Counts (accounts of a policy, keys of an account) wait this long, so that a thousand changes are one write.
 const COUNTS_AFTER: SignedDuration = SignedDuration::from_secs(2);
+/// Counts written in a second. Each follows from a transition that has cost several requests of its own, so they are
+/// bounded only to spread what comes at once.
+const COUNTS_PER_SECOND: usize = 100;
+/// An object that was written less than this ago does not go along with another.
+const TOGETHER_AFTER: SignedDuration = SignedDuration::from_secs(10);
 
 /// How urgent a write is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +55,8 @@ const FAIR: u64 = 5;
 #[derive(Default)]
 struct StatusQueue {
     places: HashMap<Ref, (Rank, u64)>,
+    /// When each became due, by age.
+    since: BTreeMap<u64, Timestamp>,
     by_rank: [Turns<Ref>; Rank::ALL.len()],
     by_turn: Turns<Ref>,
     arrived: u64,
@@ -54,10 +64,11 @@ struct StatusQueue {
 }
 
 impl StatusQueue {
-    /// Who waits already keeps its age.
-    fn push(&mut self, rank: Rank, what: Ref) {
+    /// Puts an object in. One that waits already keeps its age, and the more urgent of its ranks.
+    fn push(&mut self, rank: Rank, what: Ref, now: Timestamp) {
         let tenant = what.name().tenant();
         let age = match self.places.get(&what) {
+            Some((old, _)) if *old <= rank => return,
             Some((old, age)) => {
                 self.by_rank[*old as usize].remove(tenant, *age);
                 *age
@@ -65,6 +76,7 @@ impl StatusQueue {
             None => {
                 self.arrived += 1;
                 self.by_turn.push(tenant, self.arrived, what.clone());
+                self.since.insert(self.arrived, now);
                 self.arrived
             }
         };
@@ -78,13 +90,25 @@ impl StatusQueue {
         } else {
             self.by_rank.iter_mut().find_map(|turns| turns.pop(|_| true))
         }?;
-        if let Some((rank, age)) = self.places.remove(&what) {
-            let tenant = what.name().tenant();
-            self.by_rank[rank as usize].remove(tenant, age);
-            self.by_turn.remove(tenant, age);
-        }
+        self.remove(&what);
         self.left += 1;
         Some(what)
+    }
+
+    /// Takes an object out, whatever its turn. False: it does not wait.
+    fn remove(&mut self, what: &Ref) -> bool {
+        let Some((rank, age)) = self.places.remove(what) else { return false };
+        let tenant = what.name().tenant();
+        self.by_rank[rank as usize].remove(tenant, age);
+        self.by_turn.remove(tenant, age);
+        self.since.remove(&age);
+        true
+    }
+
+    /// How long the oldest has waited.
+    fn behind(&self, now: Timestamp) -> Duration {
+        let oldest = self.since.first_key_value().map(|(_, since)| now.duration_since(*since));
+        oldest.and_then(|waited| Duration::try_from(waited).ok()).unwrap_or_default()
     }
 }
 
@@ -94,7 +118,26 @@ struct Desk {
     /// Objects whose figures are to be judged, from when on.
     judge: BTreeMap<Ref, Timestamp>,
     write: StatusQueue,
+    /// Objects whose counts are behind by a transition.
+    counts: BTreeSet<Ref>,
     watch: Watch,
+}
+
+/// What is known of one object whose figures were judged.
+struct Judged {
+    due: Due,
+    /// When its figures were written last.
+    written_at: Option<Timestamp>,
+    lag: Lag,
+}
+
+/// What a status is behind with, besides its figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Lag {
+    /// Counts that follow from a transition of another object.
+    counts: bool,
+    /// Amounts of money, and relays that are ready.
+    others: bool,
 }
 
 /// Runs until the future is dropped.
@@ -123,16 +166,33 @@ impl Desk {
         }
         self.moved(context, now).await?;
         self.judge(context, now).await?;
-        for what in self.turns(context.settings.status_writes_per_second) {
+        let counted: Vec<Ref> = std::iter::from_fn(|| self.counts.pop_first()).take(COUNTS_PER_SECOND).collect();
+        let written = self.turns(context.settings.status_writes_per_second, |what| context.above(what));
+        for what in &written {
+            // What they have left hangs on it.
+            below(context, what).into_iter().for_each(|key| self.judge_by(key, now));
+        }
+        for what in counted.into_iter().chain(written) {
             context.grant(what.clone());
             context.queues.wake_for(&what, Cause::Figures);
         }
+        context.report.status_queue(self.write.places.len(), self.write.behind(now));
         Ok(())
     }
 
-    /// Whose turn it is in this second. What a second leaves of its budget is not saved up: a quiet night buys no burst.
-    fn turns(&mut self, budget: u32) -> Vec<Ref> {
-        (0..budget.max(1)).map_while(|_| self.write.pop()).collect()
+    /// Whose turn it is in this second, each with those above it that wait too. What a second leaves of its budget is not
+    /// saved up: a quiet night buys no burst.
+    fn turns(&mut self, budget: u32, above: impl Fn(&Ref) -> Vec<Ref>) -> Vec<Ref> {
+        let (budget, mut turns) = (usize::try_from(budget.max(1)).unwrap_or(usize::MAX), Vec::new());
+        while turns.len() < budget
+            && let Some(what) = self.write.pop()
+        {
+            let along = above(&what).into_iter().filter(|other| self.write.remove(other));
+            let along: Vec<Ref> = along.collect();
+            turns.push(what);
+            turns.extend(along);
+        }
+        turns
     }
 
     async fn moved(&mut self, context: &Context, now: Timestamp) -> Result<()> {
@@ -154,48 +214,92 @@ impl Desk {
     async fn judge(&mut self, context: &Context, now: Timestamp) -> Result<()> {
         let ripe: Vec<Ref> =
             self.judge.iter().filter(|(_, from)| **from <= now).map(|(what, _)| what.clone()).collect();
+        let mut judged = BTreeMap::new();
         for page in ripe.chunks(PAGE) {
             let holders: HashMap<Holder, &Ref> =
                 page.iter().filter_map(|what| Some((context.holder_of(what)?, what))).collect();
-            let asked: Vec<Holder> = holders.keys().copied().collect();
-            let balances = context.books.store().balances(&asked).await;
-            let balances = balances.map_err(Error::ledger("reading balances"))?;
+            let above = page.iter().flat_map(|what| context.holders_above(what));
+            let asked: HashSet<Holder> = holders.keys().copied().chain(above).collect();
+            let asked: Vec<Holder> = asked.into_iter().collect();
+            let mut balances = Vec::with_capacity(asked.len());
+            for some in asked.chunks(PAGE) {
+                let found = context.books.store().balances(some).await;
+                balances.extend(found.map_err(Error::ledger("reading balances"))?);
+            }
             for what in page {
                 self.judge.remove(what);
             }
-            for balance in &balances {
-                if let Some(what) = holders.get(&balance.lot.holder) {
-                    self.judge_one(context, what, &Gauge::of(balance), now);
+            let by_holder: HashMap<Holder, &Balance> =
+                balances.iter().map(|balance| (balance.lot.holder, balance)).collect();
+            for (holder, what) in &holders {
+                let Some(balance) = by_holder.get(holder) else { continue };
+                let above = context.holders_above(what);
+                let gauge = Gauge::of(balance).under(above.iter().filter_map(|above| by_holder.get(above).copied()));
+                if let Some(one) = self.judge_one(context, what, &gauge, now) {
+                    judged.insert((*what).clone(), one);
                 }
             }
+            balances.retain(|balance| holders.contains_key(&balance.lot.holder));
             if let Err(error) = self.watch.look(context, &balances, now).await {
                 // What could not be told is looked at again, or a threshold passed now would be told at the next move.
                 page.iter().for_each(|what| self.judge_by(what.clone(), now));
+                self.queue(judged, context, now);
                 return Err(error);
             }
         }
+        self.queue(judged, context, now);
         Ok(())
     }
 
-    fn judge_one(&mut self, context: &Context, what: &Ref, gauge: &Gauge, now: Timestamp) {
+    /// Says when the figures of an object are written. `None`: it is gone, or has no status yet.
+    fn judge_one(&mut self, context: &Context, what: &Ref, gauge: &Gauge, now: Timestamp) -> Option<Judged> {
         let fresh = &gauge.figures;
         context.report.figures(what, fresh);
-        let Some((shown, recount)) = shown(context, what) else { return };
-        let verdict = due(shown.as_ref().map(|(figures, at)| (figures, *at)), fresh, now);
-        let rank = match verdict {
-            Due::AtOnce => Some(Rank::Phase),
-            Due::Now => Some(Rank::Movement),
-            Due::From(_) | Due::No => recount.then_some(Rank::Count),
+        let (shown, lag) = shown(context, what)?;
+        let policy = match what {
+            Ref::Policy(policy) => policy.name.clone(),
+            Ref::Account(_) | Ref::Key(_) => context.above(what).pop().map(|last| last.name().name.clone())?,
         };
-        if let Due::From(from) = verdict {
-            self.judge_by(what.clone(), from);
-        }
-        if let Some(rank) = rank {
-            self.write.push(rank, what.clone());
-        }
         // The next period's figures are news although nothing moves: it opens what was exhausted. So are a top-up, and a
         // grant that expires.
         self.judge_by(what.clone(), gauge.changes_at);
+        let due = due(shown.as_ref().map(|(figures, at)| (figures, *at)), fresh, Slot::of(&policy, now), now);
+        Some(Judged { due, written_at: shown.map(|(_, at)| at), lag })
+    }
+
+    /// Puts what is due into the queue, with what is above it and would wait for the end of the slot, unless the queue is
+    /// behind already.
+    fn queue(&mut self, judged: BTreeMap<Ref, Judged>, context: &Context, now: Timestamp) {
+        let budget = usize::try_from(context.settings.status_writes_per_second).unwrap_or(usize::MAX);
+        let waits = |one: &Judged| {
+            let rests = one.written_at.is_none_or(|at| now.duration_since(at) >= TOGETHER_AFTER);
+            matches!(one.due, Due::From(_)) && rests
+        };
+        let leading = judged.iter().filter(|(_, one)| matches!(one.due, Due::AtOnce | Due::Now));
+        let along: BTreeSet<Ref> = leading
+            .flat_map(|(what, _)| context.above(what))
+            .filter(|above| judged.get(above).is_some_and(waits))
+            .take(budget.saturating_sub(self.write.places.len()))
+            .collect();
+        for (what, one) in judged {
+            let rank = match one.due {
+                Due::AtOnce => Some(Rank::Phase),
+                Due::Now => Some(Rank::Movement),
+                Due::From(_) if along.contains(&what) => Some(Rank::Movement),
+                Due::From(from) => {
+                    self.judge_by(what.clone(), from);
+                    one.lag.others.then_some(Rank::Count)
+                }
+                Due::No => one.lag.others.then_some(Rank::Count),
+            };
+            match rank {
+                Some(rank) => self.write.push(rank, what, now),
+                None if one.lag.counts => {
+                    self.counts.insert(what);
+                }
+                None => {}
+            }
+        }
     }
 
     /// Judges at `at` or when it was going to, whichever is first: what waits for its next period, weeks away, must
@@ -205,8 +309,20 @@ impl Desk {
     }
 }
 
-/// What a status shows, and whether its counts are behind. `None`: the object is gone, or has no status yet.
-fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>, bool)> {
+/// The keys whose credits hang on an object of another kind.
+fn below(context: &Context, what: &Ref) -> Vec<Ref> {
+    let keys: Vec<Name> = context.references.index(|index| match what {
+        Ref::Policy(policy) => {
+            index.accounts_of_policy(&policy.name).flat_map(|account| index.keys_of_account(account)).collect()
+        }
+        Ref::Account(account) => index.keys_of_account(account),
+        Ref::Key(_) => Vec::new(),
+    });
+    keys.into_iter().map(Ref::Key).collect()
+}
+
+/// What a status shows, and what it is behind with. `None`: the object is gone, or has no status yet.
+fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>, Lag)> {
     match what {
         Ref::Policy(name) => {
             let policy = context.references.policy(&name.name)?;
@@ -220,30 +336,30 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
             let warning = find_condition(&status.conditions, ConditionType::SelfServiceUnbounded);
             let counts = counts || context.references.has_departures(&name.name);
             let counts = counts || warning.map(|warning| &warning.message) != unbounded(&policy, limited).as_ref();
-            let recount = counts || status.relay.as_ref().and_then(|relay| relay.ready_replicas) != relays;
             let behind = match context.holder_of(what) {
                 Some(Holder::Policy(id)) => context.costs.is_behind(id, &policy, context.clock.now()),
                 Some(Holder::Account(_) | Holder::Key(_)) | None => false,
             };
-            Some((status.shown(), recount || behind))
+            let others = behind || status.relay.as_ref().and_then(|relay| relay.ready_replicas) != relays;
+            Some((status.shown(), Lag { counts, others }))
         }
         Ref::Account(name) => {
             let account = context.references.account(name)?;
             let status = account.status()?;
             let count = context.references.index(|index| index.count_keys(name));
-            let recount = status.keys.is_none_or(|shown| (shown.total, shown.active) != count);
+            let counts = status.keys.is_none_or(|shown| (shown.total, shown.active) != count);
             let policy = Ref::Policy(Name::new("", &account.spec.policy_ref.name));
-            let behind = match (context.holder_of(&policy), context.holder_of(what)) {
+            let others = match (context.holder_of(&policy), context.holder_of(what)) {
                 (Some(Holder::Policy(policy)), Some(Holder::Account(id))) => {
                     context.costs.is_amount_behind(policy, id, &account, context.clock.now())
                 }
                 (_, _) => false,
             };
-            Some((status.shown(), recount || behind))
+            Some((status.shown(), Lag { counts, others }))
         }
         Ref::Key(name) => {
             let key = context.references.key(name)?;
-            Some((key.status()?.shown(), false))
+            Some((key.status()?.shown(), Lag::default()))
         }
     }
 }
@@ -252,7 +368,13 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
 mod tests {
     use jiff::Timestamp;
 
-    use super::{Desk, Name, Rank, Ref, StatusQueue, Turns};
+    use super::{Desk, Duration, Name, Rank, Ref, StatusQueue, Turns};
+
+    const NOW: Timestamp = Timestamp::constant(1_000, 0);
+
+    fn alone(_: &Ref) -> Vec<Ref> {
+        Vec::new()
+    }
 
     fn account(name: &str) -> Ref {
         Ref::Account(Name::new("team", name))
@@ -270,24 +392,44 @@ mod tests {
     #[test]
     fn a_second_writes_its_budget_and_no_second_before_it_is_made_up_for() {
         let mut desk = Desk::default();
-        assert!(desk.turns(5).is_empty());
-        (0..12).for_each(|index| desk.write.push(Rank::Movement, account(&format!("{index}"))));
-        assert_eq!([5, 5, 5, 5].map(|budget| desk.turns(budget).len()), [5, 5, 2, 0]);
+        assert!(desk.turns(5, alone).is_empty());
+        (0..12).for_each(|index| desk.write.push(Rank::Movement, account(&format!("{index}")), NOW));
+        assert_eq!([5, 5, 5, 5].map(|budget| desk.turns(budget, alone).len()), [5, 5, 2, 0]);
+    }
+
+    #[test]
+    fn a_key_takes_along_its_account_and_its_policy_and_the_oldest_tells_how_far_behind() {
+        let policy = Ref::Policy(Name::new("", "plan"));
+        let key = |index: usize| Ref::Key(Name::new("team", format!("{index}")));
+        let above = |what: &Ref| match what {
+            Ref::Key(_) => vec![account("a"), policy.clone()],
+            Ref::Account(_) | Ref::Policy(_) => Vec::new(),
+        };
+        let mut desk = Desk::default();
+        let at = |seconds: i64| Timestamp::from_second(1_000 + seconds).expect("a time");
+        (0..3).for_each(|index| desk.write.push(Rank::Movement, key(index), at(0)));
+        desk.write.push(Rank::Count, account("a"), at(5));
+        desk.write.push(Rank::Count, policy.clone(), at(5));
+        assert_eq!(desk.write.behind(at(7)), Duration::from_secs(7));
+        assert_eq!(desk.turns(1, above), [key(0), account("a"), policy.clone()]);
+        assert_eq!(desk.turns(5, above), [key(1), key(2)]);
+        assert_eq!(desk.write.behind(at(9)), Duration::ZERO);
+        assert!(desk.write.since.is_empty() && desk.write.places.is_empty());
     }
 
     #[test]
     fn the_urgent_go_first_then_who_waited_longer_and_nobody_waits_for_ever() {
         let mut queue = StatusQueue::default();
-        queue.push(Rank::Count, account("counted"));
+        queue.push(Rank::Count, account("counted"), NOW);
         for name in ["z", "y", "x"] {
-            queue.push(Rank::Movement, account(name));
+            queue.push(Rank::Movement, account(name), NOW);
         }
-        queue.push(Rank::Phase, account("x"));
+        queue.push(Rank::Phase, account("x"), NOW);
         assert_eq!(queue.pop(), Some(account("x")));
         assert_eq!(queue.pop(), Some(account("z")));
         // New movements at every tick, and still the count is written.
         let written = (0..10).position(|index| {
-            queue.push(Rank::Phase, account(&format!("busy-{index}")));
+            queue.push(Rank::Phase, account(&format!("busy-{index}")), NOW);
             queue.pop() == Some(account("counted"))
         });
         assert_eq!(written, Some(2));
@@ -299,9 +441,9 @@ mod tests {
     fn a_namespace_with_a_thousand_movements_delays_another_by_one_write() {
         let mut queue = StatusQueue::default();
         let of = |namespace: &str, index: usize| Ref::Key(Name::new(namespace, format!("{index}")));
-        (0..1000).for_each(|index| queue.push(Rank::Phase, of("flood", index)));
-        queue.push(Rank::Phase, of("quiet", 0));
-        queue.push(Rank::Count, of("counted", 0));
+        (0..1000).for_each(|index| queue.push(Rank::Phase, of("flood", index), NOW));
+        queue.push(Rank::Phase, of("quiet", 0), NOW);
+        queue.push(Rank::Count, of("counted", 0), NOW);
         let written: Vec<Ref> = (0..15).filter_map(|_| queue.pop()).collect();
         assert_eq!(written[1], of("quiet", 0));
         assert!(written.contains(&of("counted", 0)), "{written:?}");

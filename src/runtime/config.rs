@@ -277,7 +277,7 @@ fn check_operator(raw: RawOperator, flags: &Flags) -> Result<Operator, Refused> 
         concurrency: within("operator.concurrency", raw.concurrency.unwrap_or(16), 1, CONCURRENCY_MAX)?,
         status_writes_per_second: within(
             "operator.statusWritesPerSecond",
-            raw.status_writes_per_second.unwrap_or(5),
+            raw.status_writes_per_second.unwrap_or(25),
             1,
             STATUS_WRITES_MAX,
         )?,

@@ -1,5 +1,6 @@
 //! One POST over HTTPS, without redirects, within a time and a size.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,12 +9,13 @@ use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::tls;
-use crate::domain::webhook::{ID, SIGNATURE, TIMESTAMP};
+use crate::domain::network::is_link_local_or_metadata;
+use crate::domain::webhook::{HookUrl, ID, SIGNATURE, TIMESTAMP};
 use crate::runtime::courier::{Call, Delivery, Hook};
 
 /// From the dial to the last header of the answer. Receivers are told to answer first and work later.
@@ -41,7 +43,8 @@ pub async fn post(hook: &Hook, call: &Call) -> Delivery {
 async fn exchange(hook: &Hook, call: &Call) -> Result<StatusCode, String> {
     let request = request(hook, call)?;
     let config = tls::client_config(hook.ca_pem.as_deref(), None)?;
-    let stream = TcpStream::connect((hook.url.host.as_str(), hook.url.port)).await;
+    let addresses = addresses(&hook.url).await?;
+    let stream = TcpStream::connect(&addresses[..]).await;
     let stream = stream.map_err(|error| format!("connecting: {}", error.kind()))?;
     let stream = tls::handshake(config, &hook.url.host, stream).await;
     let stream = stream.map_err(|error| format!("the TLS handshake: {error}"))?;
@@ -54,6 +57,22 @@ async fn exchange(hook: &Hook, call: &Call) -> Result<StatusCode, String> {
     answer.map(|answer| answer.status()).map_err(|error| format!("speaking HTTP: {error}"))
 }
 
+/// Where the host is, as its name resolves at this moment: the address that is judged is the one that is dialled, so that
+/// a name that answers differently the second time gains nothing.
+async fn addresses(url: &HookUrl) -> Result<Vec<SocketAddr>, String> {
+    let found = lookup_host((url.host.as_str(), url.port)).await;
+    let found: Vec<SocketAddr> = found.map_err(|error| format!("resolving the host: {}", error.kind()))?.collect();
+    let (refused, taken): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|address| is_link_local_or_metadata(address.ip()));
+    match (taken.is_empty(), refused.is_empty()) {
+        (false, _) => Ok(taken),
+        (true, false) => {
+            Err("the host is at a link-local or cloud metadata address, where webhooks do not go".to_owned())
+        }
+        (true, true) => Err("the host has no address".to_owned()),
+    }
+}
+
 fn request(hook: &Hook, call: &Call) -> Result<Request<Full<Bytes>>, String> {
     Request::post(&hook.url.target)
         .header(HOST, hook.url.authority())
@@ -64,4 +83,20 @@ fn request(hook: &Hook, call: &Call) -> Result<Request<Full<Bytes>>, String> {
         .header(SIGNATURE, hook.key.sign(&call.id, call.at, &call.body))
         .body(Full::new(Bytes::from(call.body.clone())))
         .map_err(|error| format!("making the request: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_that_resolves_to_a_metadata_address_is_not_dialled() {
+        let at = |host: &str| HookUrl { host: host.to_owned(), port: 443, target: "/".to_owned() };
+        // The resolver reads these as 169.254.169.254, and the URL's own check sees no address in them.
+        for host in ["2852039166", "0xa9fea9fe", "169.254.169.254"] {
+            let problem = addresses(&at(host)).await.expect_err(host);
+            assert!(problem.contains("link-local"), "{host}: {problem}");
+        }
+        assert_eq!(addresses(&at("127.0.0.1")).await, Ok(vec![SocketAddr::from(([127, 0, 0, 1], 443))]));
+    }
 }

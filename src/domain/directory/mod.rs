@@ -348,13 +348,17 @@ impl Sender {
     /// when it charges, and that is the last word.
     pub fn standing(&self, now: Timestamp) -> Result<(), Blocked> {
         let reason = |suspension: &Suspension| suspension.reason.clone();
-        self.key.standing(now)?;
+        if self.key.revoked {
+            return Err(Blocked::KeyRevoked);
+        }
+        // A key is taken out of service with its account: the sender hears what its owner did.
         if self.account.removed_at.is_some() {
             return Err(Blocked::AccountRemoved);
         }
         if self.policy.removed_at.is_some() {
             return Err(Blocked::PolicyRemoved);
         }
+        self.key.standing(now)?;
         if let Some(suspension) = &self.account.suspended {
             return Err(Blocked::AccountSuspended { reason: reason(suspension) });
         }

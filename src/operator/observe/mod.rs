@@ -29,11 +29,12 @@ use super::secret_watches::SecretWatches;
 use super::upstreams::Upstreams;
 use super::watch::Name;
 use super::{Dependencies, Endpoint, RelayState, Settings};
-use crate::crd::{AccountCounts, ConditionType, CreditPolicy, KeyCounts, SubAccount, SubAccountApiKey, find_condition};
+use crate::crd::{
+    AccountCounts, ConditionType, CreditPolicy, KeyCounts, SubAccount, SubAccountApiKey, account_terms, find_condition,
+};
 use crate::domain::credential::HashKey;
 use crate::domain::directory::Entry;
 use crate::domain::id::{AccountId, Holder, Kind, PolicyId};
-use crate::domain::period::Calendar;
 use crate::ledger::Sealer;
 use crate::runtime::clock::Clock;
 
@@ -227,9 +228,41 @@ impl Context {
         self.books.entry(holder).await.map_err(Error::ledger("reading the directory"))
     }
 
-    async fn gauge(&self, holder: Holder) -> Result<Option<Gauge>> {
-        let balance = self.books.balance(holder).await.map_err(Error::ledger("reading a balance"))?;
-        Ok(balance.as_ref().map(Gauge::of))
+    /// The figures of a holder under its own limits and under those of `above`.
+    async fn gauge(&self, holder: Holder, above: &[Holder]) -> Result<Option<Gauge>> {
+        let holders: Vec<Holder> = [&[holder], above].concat();
+        let balances = self.books.balances(&holders).await.map_err(Error::ledger("reading a balance"))?;
+        let Some((own, above)) = balances.split_first().filter(|(own, _)| own.lot.holder == holder) else {
+            return Ok(None);
+        };
+        Ok(Some(Gauge::of(own).under(above.iter())))
+    }
+
+    /// The objects that bind what `what` may send, as far as they are known: a key's account and policy, an account's
+    /// policy.
+    pub fn above(&self, what: &Ref) -> Vec<Ref> {
+        let policy_of = |account: &Name| {
+            let account = self.references.account(account)?;
+            Some(Ref::Policy(Name::new("", &account.spec.policy_ref.name)))
+        };
+        match what {
+            Ref::Policy(_) => Vec::new(),
+            Ref::Account(account) => policy_of(account).into_iter().collect(),
+            Ref::Key(name) => {
+                let Some(key) = self.references.key(name) else { return Vec::new() };
+                let account = Name::new(&name.namespace, &key.spec.sub_account_ref.name);
+                let policy = policy_of(&account);
+                [Some(Ref::Account(account)), policy].into_iter().flatten().collect()
+            }
+        }
+    }
+
+    /// The holders whose limits bind this object besides its own. Only a key's status shows what they leave.
+    pub fn holders_above(&self, what: &Ref) -> Vec<Holder> {
+        match what {
+            Ref::Key(_) => self.above(what).iter().filter_map(|above| self.holder_of(above)).collect(),
+            Ref::Account(_) | Ref::Policy(_) => Vec::new(),
+        }
     }
 
     /// The namespace from its watch, or live where that has not seen it yet.
@@ -274,7 +307,7 @@ impl Context {
             login: self.login(policy, id, entry.as_ref()).await?,
             entry,
             namespace: self.settings.namespace.clone(),
-            gauge: self.gauge(holder).await?,
+            gauge: self.gauge(holder, &[]).await?,
             cost: self.costs.of_policy(id, credit_policy::valid_pricing(policy), self.clock.now()),
             accounts: AccountCounts {
                 total: count.total,
@@ -348,7 +381,7 @@ impl Context {
             claimant,
             before,
             removed,
-            gauge: self.gauge(holder).await?,
+            gauge: self.gauge(holder, &[]).await?,
             keys: KeyCounts { total, active },
             figures_granted,
         })
@@ -392,6 +425,7 @@ impl Context {
         let (name, what) = (Name::of(key), Ref::Key(Name::of(key)));
         let figures_granted = self.granted(&what);
         let namespace = self.namespace(&name.namespace).await?;
+        let above = self.holders_above(&what);
         let holder = self.holder(what, &namespace.uid).await?;
         let entry = match self.entry(holder).await? {
             Some(Entry::Key(entry)) => Some(entry),
@@ -416,7 +450,7 @@ impl Context {
             endpoint,
             hash_key: self.hash_key.clone(),
             rebuilding: self.guard.standing() == Standing::Rebuilding,
-            gauge: self.gauge(holder).await?,
+            gauge: self.gauge(holder, &above).await?,
             figures_granted,
         })
     }
@@ -433,12 +467,19 @@ impl Context {
         let conditions = account.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
         let refusal = find_condition(conditions, ConditionType::Ready).map(|condition| condition.message.clone());
         let refusal = refusal.filter(|_| !is_true(conditions, ConditionType::Ready));
-        Ok(Some(api_key::Account { id: id.into(), programmed, refusal, calendar: self.calendar_of(&account) }))
-    }
-
-    fn calendar_of(&self, account: &SubAccount) -> Option<Calendar> {
-        let policy = self.references.policy(&account.spec.policy_ref.name)?;
-        policy.spec.check().ok().map(|spec| spec.pool.calendar)
+        let policy = self.references.policy(&account.spec.policy_ref.name).and_then(|policy| policy.spec.check().ok());
+        // By the specs: the directory may not have followed them yet, and nothing would wake this key when it has.
+        let terms = policy.as_ref().zip(account.spec.check().ok());
+        let terms = terms.and_then(|(policy, spec)| account_terms(policy, &spec).ok());
+        let (calendar, domains) = policy.map(|spec| (spec.pool.calendar, spec.sender_domains)).unzip();
+        Ok(Some(api_key::Account {
+            id: id.into(),
+            programmed,
+            refusal,
+            stalled: is_true(conditions, ConditionType::Stalled),
+            calendar,
+            senders: domains.zip(terms.map(|terms| terms.allowed_senders)),
+        }))
     }
 }
 

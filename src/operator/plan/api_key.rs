@@ -24,6 +24,7 @@ use crate::domain::credential::{self, Credential, HashKey, Password, Stage, User
 use crate::domain::directory::{Entry, KeyEntry};
 use crate::domain::id::{AccountId, KeyId};
 use crate::domain::period::Calendar;
+use crate::domain::sender::{MailDomain, SenderPattern, may_ever_send};
 use crate::operator::Endpoint;
 
 /// What was seen of a key and of what it hangs on.
@@ -53,6 +54,11 @@ pub struct Account {
     pub programmed: bool,
     /// What its own conditions say where it does not.
     pub refusal: Option<String>,
+    /// Nothing changes about that until the account is edited.
+    pub stalled: bool,
+    /// Whom its keys may write as: the domains of its policy, and its own patterns as the directory has them. `None`
+    /// where that is not known.
+    pub senders: Option<(Vec<MailDomain>, Option<Vec<SenderPattern>>)>,
     /// The calendar of its policy, where that is known.
     pub calendar: Option<Calendar>,
 }
@@ -60,7 +66,7 @@ pub struct Account {
 impl Metered for SubAccountApiKeyStatus {
     fn shown(&self) -> Option<(Figures, Timestamp)> {
         let (usage, credits) = (self.usage.as_ref()?, self.credits.as_ref()?);
-        Some((Figures::of_credits(&usage.period, credits, None), self.observed_at.as_ref()?.0))
+        Some((Figures::of_key(&usage.period, credits), self.observed_at.as_ref()?.0))
     }
 
     fn carry(&mut self, from: &Self) {
@@ -333,8 +339,15 @@ impl<'a> Work<'a> {
     fn outcome(&self, waits_until: Option<Timestamp>) -> Outcome {
         if !self.account.programmed {
             let why = self.account.refusal.as_deref().unwrap_or("it has not been looked at yet");
+            if self.account.stalled {
+                let message = format!("the SubAccount \"{}\" is refused: {why}", self.spec.account);
+                return Outcome::refused(Reason::AccountNotReady, message);
+            }
             let message = format!("waiting for the SubAccount \"{}\": {why}", self.spec.account);
             return Outcome::waiting(Reason::AccountNotReady, message);
+        }
+        if let Some(outcome) = self.mute() {
+            return outcome;
         }
         match waits_until {
             Some(until) => Outcome::Ready {
@@ -347,6 +360,21 @@ impl<'a> Work<'a> {
             },
             None => Outcome::ready(format!("the Secret \"{}\" holds a password that works", self.spec.secret.name)),
         }
+    }
+
+    /// The refusal of a key none of whose senders is permitted: it logs in, and every message of it is refused.
+    fn mute(&self) -> Option<Outcome> {
+        let (domains, account) = self.account.senders.as_ref()?;
+        let senders = &self.spec.allowed_senders;
+        if senders.is_empty() || may_ever_send(domains, account.as_deref(), senders) {
+            return None;
+        }
+        let message = format!(
+            "spec.allowedSenders: nothing can be sent, because the SubAccount \"{}\" and its policy permit none of these \
+             senders; name senders in a domain that the policy's senders.domains lists, within the account's allowedSenders",
+            self.spec.account
+        );
+        Some(Outcome::refused(Reason::SendersNotPermitted, message))
     }
 
     fn status(&self, entry: &KeyEntry, outcome: &Outcome) -> SubAccountApiKeyStatus {

@@ -25,12 +25,14 @@ impl Gauge {
         let lot = &balance.lot;
         // A pool that may be exceeded refuses nobody, and still its end is what a reader wants to see.
         let pool = lot.remaining().filter(|_| !balance.overage.is_deny());
+        let remaining = [balance.remaining(), pool].into_iter().flatten().min();
         let figures = Figures {
             start: second(lot.begun),
             end: second(lot.window.to),
             granted: lot.granted,
             used: lot.used(),
-            remaining: [balance.remaining(), pool].into_iter().flatten().min(),
+            remaining,
+            left: remaining,
             prepaid: balance.prepaid.map(|prepaid| prepaid.remaining),
             overage: Some(lot.overage).filter(|overage| *overage > 0 || !balance.overage.is_deny()),
             spend: balance.spend.map(spend),
@@ -44,6 +46,20 @@ impl Gauge {
         }
     }
 
+    /// The same of a key whose account and policy, `above`, leave it less: what is left under all of them, and when what
+    /// is used up opens again.
+    pub fn under<'a>(mut self, above: impl Iterator<Item = &'a Balance>) -> Self {
+        for balance in above {
+            self.figures.left = [self.figures.left, balance.remaining()].into_iter().flatten().min();
+            self.changes_at = self.changes_at.min(balance.changes_at());
+            let Some(theirs) = balance.exhausted() else { continue };
+            let ours = self.exhausted.map_or(theirs, |ours| ours.or_longer(theirs));
+            self.exhausted = Some(ours);
+            self.reopens_at = ours.reopens_at.map(second);
+        }
+        self
+    }
+
     /// What will be read of a holder that is about to be made, and has nothing but a limit per period.
     pub fn untouched(limit: &Limit, now: Timestamp) -> Self {
         let window = limit.calendar.window(now);
@@ -53,6 +69,7 @@ impl Gauge {
             granted: limit.credits,
             used: 0,
             remaining: limit.credits,
+            left: limit.credits,
             prepaid: None,
             overage: None,
             spend: None,
@@ -81,8 +98,8 @@ impl Gauge {
     }
 
     pub fn credits(&self) -> CreditStatus {
-        let Figures { granted, used, remaining, prepaid, .. } = self.figures;
-        CreditStatus { cap: granted, used, remaining, prepaid, reopens_at: self.reopens_at.map(Time) }
+        let Figures { granted, used, left, prepaid, .. } = self.figures;
+        CreditStatus { cap: granted, used, remaining: left, prepaid, reopens_at: self.reopens_at.map(Time) }
     }
 
     pub fn pool(&self) -> PoolCreditStatus {

@@ -178,12 +178,29 @@ pub fn transition(before: &[Condition], after: &[Condition]) -> Option<Notice> {
             let note = find_condition(after, ConditionType::Ready)?.message.clone();
             Some(Notice { warning: false, reason: Reason::Ready, note })
         }
-        (Some(_), Some(_) | None) | (None, None) | (None, Some(_)) => None,
+        (Some(_), Some(_) | None) | (None, None) | (None, Some(_)) => held(before, after),
+    }
+}
+
+/// Reasons for which an object's work rests by somebody's will, without a mistake to put right.
+const HOLDS: [Reason; 3] = [Reason::Suspended, Reason::ParentSuspended, Reason::InUse];
+
+/// What is told when an object begins to be held, and when a suspension ends.
+fn held(before: &[Condition], after: &[Condition]) -> Option<Notice> {
+    let hold = |condition: &Condition| HOLDS.into_iter().find(|reason| reason.as_str() == condition.reason);
+    let is = find_condition(after, ConditionType::Ready)?;
+    let was = find_condition(before, ConditionType::Ready);
+    match (was.and_then(hold), hold(is)) {
+        (was, Some(reason)) if was != Some(reason) => Some(Notice { warning: true, reason, note: is.message.clone() }),
+        (Some(_), None) if is.status == "True" => {
+            Some(Notice { warning: false, reason: Reason::Ready, note: is.message.clone() })
+        }
+        (Some(_) | None, Some(_) | None) => None,
     }
 }
 
 /// The reasons that an object can come to a stop for.
-const STOPS: [Reason; 17] = [
+const STOPS: [Reason; 19] = [
     Reason::Invalid,
     Reason::PolicyNotFound,
     Reason::PolicyNotReady,
@@ -195,6 +212,8 @@ const STOPS: [Reason; 17] = [
     Reason::TooManyAccounts,
     Reason::DuplicateExternalId,
     Reason::AccountNotFound,
+    Reason::AccountNotReady,
+    Reason::SendersNotPermitted,
     Reason::SecretNotFound,
     Reason::SecretNotLabelled,
     Reason::SecretInvalid,

@@ -118,15 +118,20 @@ struct Accepted {
 /// All that can be wrong, in the order in which a user can put it right.
 fn judge(account: &SubAccount, observed: &Observed) -> Result<Accepted, Outcome> {
     let spec = account.spec.check().map_err(|problem| Outcome::refused(Reason::Invalid, problem.to_string()))?;
-    let policy = observed.policy.as_ref().filter(|policy| {
-        // A policy that is being deleted takes nobody new.
-        !meta::deleting(&policy.object.metadata) || observed.entry.as_ref().is_some_and(|e| e.removed_at.is_none())
-    });
-    let Some(policy) = policy else {
+    let Some(policy) = &observed.policy else {
         let fix =
             format!("spec.policyRef.name: there is no CreditPolicy \"{}\"; create it, or name another", spec.policy);
         return Err(Outcome::refused(Reason::PolicyNotFound, fix));
     };
+    let serves = observed.entry.as_ref().is_some_and(|entry| entry.removed_at.is_none());
+    if meta::deleting(&policy.object.metadata) && !serves {
+        let fix = format!(
+            "spec.policyRef.name: the CreditPolicy \"{}\" is being deleted and takes no new accounts; name another, or \
+             create it anew when it is gone",
+            spec.policy
+        );
+        return Err(Outcome::refused(Reason::PolicyNotReady, fix));
+    }
     let plan = policy.object.spec.check().map_err(|problem| {
         let message = format!("the CreditPolicy \"{}\" is not valid: {problem}", spec.policy);
         Outcome::waiting(Reason::PolicyNotReady, message)

@@ -1,20 +1,41 @@
 //! When figures are worth a write to a status, and an Event.
 //!
-//! A change of phase at once; else when they moved by 1 % of the allowance and a minute passed; where nothing limits,
-//! 10 % of what was used and a quarter of an hour. Exact figures come from the metrics.
+//! A change of phase or of a limit at once; every other movement once in a [`Slot`], which all objects of a policy share,
+//! so that a policy, its accounts and their keys show the same mail.
 
-use jiff::{SignedDuration, Timestamp};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use jiff::Timestamp;
 
 use super::Notice;
 use super::gauge::Gauge;
 use crate::crd::{CreditStatus, PeriodStatus, PoolCreditStatus, Reason, SpendStatus};
 
-/// The least time between two writes for figures that moved within their phase.
-const CAPPED_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
-const UNCAPPED_INTERVAL: SignedDuration = SignedDuration::from_mins(15);
-/// Parts of the allowance, or of what was used, that a movement must reach.
-const CAPPED_PART: i64 = 100;
-const UNCAPPED_PART: i64 = 10;
+/// Seconds between two writes for figures that moved within their phase: a minute, less what the queue and the write take.
+const SLOT_SECONDS: i64 = 50;
+/// What the other limits leave to a holder that did not send itself is written when it moved by this part of what is
+/// shown: a busy pool would rewrite each of its ten thousand idle keys every minute.
+const LEFT_PART: i64 = 100;
+
+/// The stretch of time in which figures that moved within their phase are written once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    pub start: Timestamp,
+    pub end: Timestamp,
+}
+
+impl Slot {
+    /// The slot at `now` of a policy and all that belongs to it. Each policy begins at another second, so that they do
+    /// not all write in the same one.
+    pub fn of(policy: &str, now: Timestamp) -> Self {
+        let mut hasher = DefaultHasher::new();
+        policy.hash(&mut hasher);
+        let offset = i64::try_from(hasher.finish() % SLOT_SECONDS.unsigned_abs()).unwrap_or(0);
+        let start = now.as_second() - (now.as_second() - offset).rem_euclid(SLOT_SECONDS);
+        let at = |second| Timestamp::from_second(second).unwrap_or(now);
+        Self { start: at(start), end: at(start + SLOT_SECONDS) }
+    }
+}
 
 /// The figures that a status shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +47,10 @@ pub struct Figures {
     pub granted: Option<i64>,
     /// In the whole period, overage included.
     pub used: i64,
-    /// The least of all that limits the holder.
+    /// The least of the holder's own limits.
     pub remaining: Option<i64>,
+    /// Of a key: the least of its own limits, its account's and its policy's. Of others the same as `remaining`.
+    pub left: Option<i64>,
     /// What is left of prepaid credits; `None`: not prepaid.
     pub prepaid: Option<i64>,
     /// Of a policy whose pool may be exceeded.
@@ -47,7 +70,13 @@ enum Phase {
 }
 
 impl Figures {
-    /// Those of a key's or an account's status.
+    /// Those of a key's status, which shows what is left under all limits.
+    pub fn of_key(period: &PeriodStatus, credits: &CreditStatus) -> Self {
+        let remaining = credits.cap.map(|cap| (cap - credits.used).max(0));
+        Self { remaining, ..Self::of_credits(period, credits, None) }
+    }
+
+    /// Those of an account's status.
     pub fn of_credits(period: &PeriodStatus, credits: &CreditStatus, spend: Option<SpendStatus>) -> Self {
         Self {
             start: period.start.0,
@@ -55,6 +84,7 @@ impl Figures {
             granted: credits.cap,
             used: credits.used,
             remaining: credits.remaining,
+            left: credits.remaining,
             prepaid: credits.prepaid,
             overage: None,
             spend,
@@ -69,6 +99,7 @@ impl Figures {
             granted: credits.granted,
             used: credits.used,
             remaining: credits.remaining,
+            left: credits.remaining,
             prepaid: credits.prepaid,
             overage: credits.overage,
             spend: None,
@@ -92,10 +123,17 @@ impl Figures {
         limits(self) != limits(fresh) || self.phase() != fresh.phase()
     }
 
-    /// How far `fresh` figures are from these, in credits.
-    fn distance(&self, fresh: &Self) -> i64 {
-        let left = |figures: &Self| figures.prepaid.unwrap_or(0);
-        (fresh.used - self.used).abs().max((left(fresh) - left(self)).abs())
+    /// Whether `fresh` figures say something that these do not: any movement of the holder's own, and a movement of what
+    /// others leave it that is worth a write.
+    fn differs_from(&self, fresh: &Self) -> bool {
+        let own = |figures: &Self| Self { left: None, ..figures.clone() };
+        let left = match (self.left, fresh.left) {
+            (Some(shown), Some(fresh)) => {
+                (shown == 0) != (fresh == 0) || (shown - fresh).abs() >= (shown / LEFT_PART).max(1)
+            }
+            (shown, fresh) => shown != fresh,
+        };
+        own(self) != own(fresh) || left
     }
 }
 
@@ -104,15 +142,15 @@ impl Figures {
 pub enum Due {
     /// The phase or the limit changed, or nothing was ever written.
     AtOnce,
-    /// They moved far enough and long enough ago, or are another period's.
+    /// They moved, and were not written in this slot; or they are another period's.
     Now,
-    /// They moved far enough; not before this.
+    /// They moved; not before this.
     From(Timestamp),
-    /// They did not move far enough to say so.
+    /// They say what is shown.
     No,
 }
 
-pub fn due(shown: Option<(&Figures, Timestamp)>, fresh: &Figures, now: Timestamp) -> Due {
+pub fn due(shown: Option<(&Figures, Timestamp)>, fresh: &Figures, slot: Slot, now: Timestamp) -> Due {
     let Some((shown, written_at)) = shown else { return Due::AtOnce };
     if shown.outdated_by(fresh) {
         return Due::AtOnce;
@@ -121,17 +159,11 @@ pub fn due(shown: Option<(&Figures, Timestamp)>, fresh: &Figures, now: Timestamp
     if shown.start != fresh.start || shown.end != fresh.end {
         return Due::Now;
     }
-    let (enough, interval) = match fresh.granted.or(shown.prepaid) {
-        Some(allowance) => ((allowance / CAPPED_PART).max(1), CAPPED_INTERVAL),
-        None => ((shown.used / UNCAPPED_PART).max(1), UNCAPPED_INTERVAL),
-    };
-    if shown.distance(fresh) < enough {
+    if !shown.differs_from(fresh) {
         return Due::No;
     }
-    match written_at.checked_add(interval) {
-        Ok(from) if now < from => Due::From(from),
-        Ok(_) | Err(_) => Due::Now,
-    }
+    // What was written in the future was written by a clock that ran ahead.
+    if written_at < slot.start || written_at > now { Due::Now } else { Due::From(slot.end) }
 }
 
 /// Times on the wire have whole seconds; a finer one would differ from what is read back.
@@ -203,61 +235,87 @@ mod tests {
     fn figures(granted: Option<i64>, used: i64) -> Figures {
         let remaining = granted.map(|granted| (granted - used).max(0));
         let (prepaid, overage, spend) = (None, None, None);
-        Figures { start: at(0), end: at(1_000_000), granted, used, remaining, prepaid, overage, spend }
+        Figures { start: at(0), end: at(1_000_000), granted, used, remaining, left: remaining, prepaid, overage, spend }
     }
 
     fn paid(granted: Option<i64>, used: i64, prepaid: i64) -> Figures {
         let capped = figures(granted, used);
         let remaining = Some(capped.remaining.map_or(prepaid, |remaining| remaining.min(prepaid)));
-        Figures { prepaid: Some(prepaid), remaining, ..capped }
+        Figures { prepaid: Some(prepaid), remaining, left: remaining, ..capped }
+    }
+
+    const SLOT: Slot = Slot { start: Timestamp::constant(100, 0), end: Timestamp::constant(150, 0) };
+
+    #[test]
+    fn a_write_is_due_by_phase_at_once_and_for_any_movement_in_the_next_slot() {
+        let cases = [
+            // granted, shown, fresh, written at, what
+            (Some(1000), 0, 1, 120, Due::AtOnce),
+            (Some(1000), 999, 1000, 120, Due::AtOnce),
+            (Some(1000), 1000, 999, 120, Due::AtOnce),
+            (Some(1000), 100, 100, 1, Due::No),
+            (Some(100_000), 100, 101, 100, Due::From(at(150))),
+            (Some(100_000), 100, 101, 99, Due::Now),
+            (Some(100_000), 101, 100, 99, Due::Now),
+            (Some(0), 0, 0, 1, Due::No),
+            (None, 100_000, 100_001, 110, Due::From(at(150))),
+            (None, 100_000, 100_001, 99, Due::Now),
+            // By a clock that ran ahead.
+            (None, 100_000, 100_001, 5000, Due::Now),
+        ];
+        for (granted, shown, fresh, written, expected) in cases {
+            let shown = figures(granted, shown);
+            let found = due(Some((&shown, at(written))), &figures(granted, fresh), SLOT, at(130));
+            assert_eq!(found, expected, "{granted:?} {shown:?} {fresh} written at {written}");
+        }
     }
 
     #[test]
-    fn a_write_is_due_by_phase_then_by_movement_and_time() {
-        let cases = [
-            // granted, shown, fresh, seconds since, what
-            (Some(1000), 0, 1, 1, Due::AtOnce),
-            (Some(1000), 999, 1000, 1, Due::AtOnce),
-            (Some(1000), 1000, 999, 1, Due::AtOnce),
-            (Some(1000), 100, 109, 600, Due::No),
-            (Some(1000), 100, 110, 59, Due::From(at(160))),
-            (Some(1000), 100, 110, 60, Due::Now),
-            (Some(1000), 110, 100, 60, Due::Now),
-            (Some(10), 1, 2, 60, Due::Now),
-            (Some(0), 0, 0, 600, Due::No),
-            (None, 100, 109, 6000, Due::No),
-            (None, 100, 110, 60, Due::From(at(1000))),
-            (None, 100, 110, 900, Due::Now),
-        ];
-        for (granted, shown, fresh, seconds, expected) in cases {
-            let shown = figures(granted, shown);
-            let found = due(Some((&shown, at(100))), &figures(granted, fresh), at(100 + seconds));
-            assert_eq!(found, expected, "{granted:?} {shown:?} {fresh} after {seconds} s");
+    fn whatever_moves_is_due_within_a_minute_and_with_all_of_its_policy() {
+        for second in 0..200 {
+            let (now, [plan, other]) = (at(second), ["plan", "other"].map(|policy| Slot::of(policy, at(second))));
+            assert!(plan.start <= now && now < plan.end && plan.end.as_second() - second < 60, "{plan:?} at {second}");
+            assert_ne!(plan.start, other.start, "two policies do not write in the same second");
         }
+        // A key, its account and its policy were last written at different times of the slot.
+        let together = [100, 117, 130]
+            .map(|written| due(Some((&figures(None, 5), at(written))), &figures(None, 6), SLOT, at(131)));
+        assert_eq!(together, [Due::From(at(150)); 3]);
+    }
+
+    #[test]
+    fn what_others_leave_a_key_is_written_where_it_matters() {
+        let shown = Figures { left: Some(1000), ..figures(None, 5) };
+        let left = |shown: Option<i64>, fresh| {
+            let figures = |left| Figures { left, ..figures(None, 5) };
+            due(Some((&figures(shown), at(0))), &figures(fresh), SLOT, at(130)) == Due::Now
+        };
+        assert!(!left(Some(1000), Some(991)) && left(Some(1000), Some(990)));
+        assert!(left(Some(1), Some(0)) && left(Some(0), Some(1)) && left(Some(1), None) && left(None, Some(1)));
+        // It sent itself: then it is exact.
+        let sent = Figures { used: 6, left: Some(999), ..shown.clone() };
+        assert_eq!(due(Some((&shown, at(0))), &sent, SLOT, at(130)), Due::Now);
     }
 
     #[test]
     fn a_new_phase_a_new_limit_and_a_first_look_are_due_before_a_new_period() {
         let shown = figures(Some(10), 5);
         let next = Figures { start: at(1_000_000), end: at(2_000_000), ..shown.clone() };
-        assert_eq!(due(Some((&shown, at(0))), &next, at(1)), Due::Now);
-        let opened = Figures { used: 0, remaining: Some(10), ..next };
+        assert_eq!(due(Some((&shown, at(0))), &next, SLOT, at(130)), Due::Now);
+        let opened = Figures { used: 0, remaining: Some(10), left: Some(10), ..next };
         for fresh in [opened, figures(Some(20), 5), figures(None, 5)] {
-            assert_eq!(due(Some((&shown, at(0))), &fresh, at(1)), Due::AtOnce);
+            assert_eq!(due(Some((&shown, at(0))), &fresh, SLOT, at(130)), Due::AtOnce);
         }
-        assert_eq!(due(None, &shown, at(1)), Due::AtOnce);
+        assert_eq!(due(None, &shown, SLOT, at(130)), Due::AtOnce);
     }
 
     #[test]
     fn prepaid_credits_and_money_are_figures_like_the_cap() {
-        let at_once = |shown: &Figures, fresh: &Figures| due(Some((shown, at(0))), fresh, at(1)) == Due::AtOnce;
+        let at_once =
+            |shown: &Figures, fresh: &Figures| due(Some((shown, at(120))), fresh, SLOT, at(130)) == Due::AtOnce;
         assert!(at_once(&paid(None, 9, 1), &paid(None, 10, 0)), "used up");
         assert!(at_once(&paid(None, 10, 0), &paid(None, 10, 5)), "opened by a grant");
         assert!(at_once(&figures(None, 10), &paid(None, 10, 5)), "prepaid from now on");
-        // Without a cap the prepaid credits are the allowance: 1 % of 500 is 5.
-        for (left, expected) in [(496, Due::No), (495, Due::Now), (600, Due::Now)] {
-            assert_eq!(due(Some((&paid(None, 10, 500), at(0))), &paid(None, 10, left), at(60)), expected, "{left}");
-        }
         let spend = |limit_minor| Some(SpendStatus { limit_minor, used_minor: 3 });
         let spending = Figures { spend: spend(10), ..figures(None, 10) };
         assert!(at_once(&spending, &Figures { spend: spend(11), ..spending.clone() }));

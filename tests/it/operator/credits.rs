@@ -61,3 +61,45 @@ async fn a_top_up_opens_an_account_by_itself_and_a_grant_that_expires_is_gone() 
     world.clear().await;
     running.stop().await;
 }
+
+/// Waits until policy, account and key show this much as used; what account and key have left then.
+async fn shown_used(world: &World, policy: &str, expected: i64) -> [Option<i64>; 2] {
+    let what = format!("{expected} used");
+    until(world.policies(), policy, &what, |policy| {
+        (policy?.status.as_ref()?.credits.as_ref()?.used == expected).then_some(())
+    })
+    .await;
+    let account = shows(world, &what, |credits| credits.used == expected).await;
+    let key = until(world.keys(), "key", &what, |key| {
+        let credits = key?.status.as_ref()?.credits.clone()?;
+        (credits.used == expected).then_some(credits)
+    })
+    .await;
+    [account.remaining, key.remaining]
+}
+
+#[tokio::test]
+async fn whatever_moves_is_shown_within_a_minute_of_policy_account_and_key_alike() {
+    let _turn = alone().await;
+    let (world, running, _folder, clock) = own("figures", None).await;
+    world.plain_policy("figures", json!({"pool": {"credits": 100_000}})).await;
+    world.account("account", json!({"cap": {"credits": 60_000}})).await;
+    world.key("key", "account", json!({})).await;
+    world.key("idle", "account", json!({"cap": {"credits": 70_000}})).await;
+    let key = key_id(&world).await;
+    ready(world.keys(), "idle").await;
+    assert_eq!(send(&world, key, 1000).await, Verdict::Reserved);
+    clock.advance(60);
+    assert_eq!(shown_used(&world, "figures", 1000).await, [Some(59_000); 2], "a key shows what its account leaves");
+    // One message of 100,000 credits, in a status that was written a moment ago.
+    assert_eq!(send(&world, key, 1).await, Verdict::Reserved);
+    clock.advance(60);
+    assert_eq!(shown_used(&world, "figures", 1001).await, [Some(58_999); 2]);
+    until(world.keys(), "idle", "what its account leaves it", |key| {
+        (key?.status.as_ref()?.credits.as_ref()?.remaining? < 60_000).then_some(())
+    })
+    .await;
+    running.until_metric("franking_operator_status_lag_seconds 0").await;
+    world.clear().await;
+    running.stop().await;
+}

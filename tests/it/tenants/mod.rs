@@ -4,6 +4,7 @@
 mod adoption;
 mod prepaid;
 mod random;
+mod reading;
 mod senders;
 
 use std::time::{Duration, Instant};

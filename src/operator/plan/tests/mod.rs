@@ -19,13 +19,14 @@ use super::credit_policy::{Login, Wanted};
 use super::sub_account::{Namespace, Policy};
 use super::{Plan, Step, api_key, credit_policy, is_true, secret, sub_account, transition};
 use crate::crd::{
-    AccountCounts, ConditionType, CreditPolicy, KeyCounts, SubAccount, SubAccountApiKey, SubAccountApiKeyStatus,
-    find_condition,
+    AccountCounts, ConditionType, CreditPolicy, KeyCounts, Reason, SubAccount, SubAccountApiKey,
+    SubAccountApiKeyStatus, find_condition,
 };
 use crate::domain::credential::{Credential, HashKey, Password, Stage};
 use crate::domain::directory::{AccountEntry, Entry, KeyEntry, Sealed};
 use crate::domain::id::{AccountId, KeyId, PolicyId};
 use crate::domain::period::Calendar;
+use crate::domain::sender::MailDomain;
 use crate::operator::watch::Name;
 use crate::operator::{Endpoint, RelayState};
 
@@ -186,6 +187,8 @@ impl Scene {
             id: AccountId(Uuid::from_u128(2)),
             programmed: true,
             refusal: None,
+            stalled: false,
+            senders: Some((vec![MailDomain::parse("example.com").expect("a domain")], None)),
             calendar: Some(Calendar::monthly_utc()),
         };
         let seen = api_key::Observed {
@@ -386,6 +389,50 @@ fn each_refusal_of_a_key_has_its_reason_and_writes_no_secret() {
         let writes = letters(&plan).contains(['C', 'W']);
         assert_eq!(writes, expected == "AccountNotReady", "{expected}");
     }
+}
+
+#[test]
+fn a_key_of_a_refused_account_waits_for_an_edit_and_not_for_work() {
+    let mut scene = Scene::new(json!({}));
+    scene.settle();
+    refuse(&mut scene, Some("spec.cap: above the ceiling"));
+    scene.seen.account.as_mut().expect("an account").stalled = true;
+    let conditions = scene.plan().status.expect("a status").conditions;
+    assert_eq!(verdict(&conditions), "AccountNotReady!");
+    let told = transition(&scene.key.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default(), &conditions);
+    assert!(told.expect("an event").note.contains("above the ceiling"));
+}
+
+#[test]
+fn a_key_that_may_never_send_is_not_ready_and_keeps_its_password() {
+    for (senders, expected) in [
+        (json!(["a@example.com"]), "Ready"),
+        (json!(["*@other.example"]), "SendersNotPermitted!"),
+        (json!(["*@other.example", "*@example.com"]), "Ready"),
+    ] {
+        let mut scene = Scene::new(json!({"allowedSenders": senders}));
+        let plan = scene.plan();
+        assert!(letters(&plan).contains('C'), "{senders}");
+        assert_eq!(verdict(&plan.status.expect("a status").conditions), expected, "{senders}");
+    }
+}
+
+#[test]
+fn a_hold_and_its_end_are_news_once() {
+    let state = |reason: Reason, holds: bool| {
+        crate::crd::Conditions::new(&[], Some(1), now()).set(ConditionType::Ready, holds, reason, "why").build()
+    };
+    let ready = state(Reason::Ready, true);
+    for hold in [Reason::Suspended, Reason::ParentSuspended, Reason::InUse] {
+        for holds in [true, false] {
+            let held = state(hold, holds);
+            let notice = transition(&ready, &held).expect("an event");
+            assert_eq!((notice.warning, notice.reason, notice.note.as_str()), (true, hold, "why"));
+            assert_eq!(transition(&held, &held), None);
+            assert!(transition(&held, &ready).is_some_and(|notice| !notice.warning));
+        }
+    }
+    assert_eq!(transition(&ready, &ready), None);
 }
 
 #[test]
