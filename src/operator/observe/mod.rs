@@ -22,7 +22,7 @@ use super::lease::Leader;
 use super::notices::Notices;
 use super::plan::cost::Cost;
 use super::plan::gauge::Gauge;
-use super::plan::{api_key, credit_policy, is_true, meta, sub_account};
+use super::plan::{api_key, credit_policy, is_true, meta, places, sub_account};
 use super::references::{Ref, References, WorkQueues};
 use super::report::Report;
 use super::secret_watches::SecretWatches;
@@ -356,17 +356,15 @@ impl Context {
             }
             None => None,
         };
-        let removed = match &policy {
-            Some(policy) => {
-                self.removed_beside(policy, [&name.namespace, &namespace.uid], holder.uuid().into()).await?
-            }
-            None => 0,
+        let had = match &policy {
+            Some(policy) => self.places(policy, [&name.namespace, &namespace.uid]).await?,
+            None => Vec::new(),
         };
-        let (before, claimant, (total, active)) = self.references.index(|index| {
-            let places = index.in_namespace(policy_name, &name.namespace);
-            let before = places.iter().position(|other| *other == name).unwrap_or(places.len());
+        let (places, claimant, (total, active)) = self.references.index(|index| {
+            let accounts = index.in_namespace(policy_name, &name.namespace);
             let id = account.spec.external_id.as_ref();
-            (before, id.and_then(|id| index.claimant(policy_name, id)), index.count_keys(&name))
+            let claimant = id.and_then(|id| index.claimant(policy_name, id));
+            (places::count(holder.uuid().into(), &name, &accounts, &had), claimant, index.count_keys(&name))
         });
         let cost = policy.as_ref().map_or(Cost::None, |policy| {
             let pricing = credit_policy::valid_pricing(&policy.object);
@@ -379,8 +377,7 @@ impl Context {
             namespace,
             policy,
             claimant,
-            before,
-            removed,
+            places,
             gauge: self.gauge(holder, &[]).await?,
             keys: KeyCounts { total, active },
             figures_granted,
@@ -406,18 +403,16 @@ impl Context {
         Ok(known)
     }
 
-    /// How many accounts of the policy were removed in this namespace and this period, where that counts.
-    async fn removed_beside(&self, policy: &sub_account::Policy, namespace: [&str; 2], id: AccountId) -> Result<usize> {
-        let Ok(spec) = policy.object.spec.check() else { return Ok(0) };
+    /// The accounts that have or had a place under the policy in this namespace and this period, where that counts.
+    async fn places(&self, policy: &sub_account::Policy, namespace: [&str; 2]) -> Result<Vec<(AccountId, Name)>> {
+        let Ok(spec) = policy.object.spec.check() else { return Ok(Vec::new()) };
         if spec.max_accounts_per_namespace.is_none() {
-            return Ok(0);
+            return Ok(Vec::new());
         }
         let since = spec.pool.calendar.window(self.clock.now()).from;
-        let removed = self.books.removed_accounts(policy.id, Some(namespace), since);
-        let removed = removed.await.map_err(Error::ledger("counting accounts"))?;
-        // Its own place is its own, also where a purge took the name by which it would be found.
-        let others = removed.iter().filter(|(other, _)| *other != id);
-        Ok(others.filter(|(_, removed)| !self.lives(&policy.object.name_any(), removed)).count())
+        let had = self.books.removed_accounts(policy.id, Some(namespace), since);
+        let had = had.await.map_err(Error::ledger("counting accounts"))?;
+        Ok(had.into_iter().map(|(id, place)| (id, Name::new(place.namespace, place.name))).collect())
     }
 
     pub async fn observe_key(&self, key: &SubAccountApiKey) -> Result<api_key::Observed> {

@@ -12,6 +12,7 @@ pub mod credit_policy;
 pub mod gauge;
 pub mod meta;
 pub mod orphans;
+pub mod places;
 pub mod present;
 pub mod relay_fleet;
 pub mod secret;

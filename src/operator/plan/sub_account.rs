@@ -9,6 +9,7 @@ use kube::ResourceExt as _;
 use super::cost::{Cost, carry_cost};
 use super::credit_policy::changed_currency;
 use super::gauge::Gauge;
+use super::places::Places;
 use super::usage::{self, Figures, Metered};
 use super::{Outcome, Plan, Step, meta};
 use crate::crd::{
@@ -29,10 +30,8 @@ pub struct Observed {
     pub policy: Option<Policy>,
     /// The oldest account of the policy with the same externalId.
     pub claimant: Option<Name>,
-    /// Accounts of the policy in this namespace that are older, and those that were removed in this period, or moved to
-    /// another policy.
-    pub before: usize,
-    pub removed: usize,
+    /// Places of the policy in this namespace that come before its own.
+    pub places: Places,
     pub gauge: Option<Gauge>,
     pub cost: Cost<CostStatus>,
     pub keys: KeyCounts,
@@ -95,13 +94,13 @@ pub fn plan(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<S
             refuse(plan, account, observed, &Outcome::waiting(Reason::PolicyNotReady, message), now)
         }
         Err(outcome) => {
-            plan.look_at = next_period(observed, now).filter(|_| observed.removed > 0);
+            plan.look_at = next_period(observed, now).filter(|_| observed.places.had > 0);
             refuse(plan, account, observed, &outcome, now)
         }
     }
 }
 
-/// When accounts that were removed in this period no longer count.
+/// When accounts that had a place in this period and have it no more no longer count.
 fn next_period(observed: &Observed, now: Timestamp) -> Option<Timestamp> {
     let policy = observed.policy.as_ref()?.object.spec.check().ok()?;
     Some(policy.pool.calendar.window(now).to)
@@ -170,14 +169,14 @@ fn priced(plan: &CheckedPolicy, spec: &CheckedAccount) -> Result<(), Outcome> {
 
 fn not_too_many(plan: &CheckedPolicy, observed: &Observed) -> Result<(), Outcome> {
     let Some(most) = plan.max_accounts_per_namespace else { return Ok(()) };
-    if observed.before + observed.removed < most as usize {
+    let Places { older, had } = observed.places;
+    if older + had < most as usize {
         return Ok(());
     }
     let fix = format!(
-        "spec.policyRef.name: the policy allows {most} accounts per namespace, and this one has {} older ones and {} \
-         that were removed or moved to another policy in this period; remove an account and wait for the next period, or \
-         have perAccount.maxAccountsPerNamespace raised",
-        observed.before, observed.removed
+        "spec.policyRef.name: the policy allows {most} accounts per namespace, and this one has {older} older ones and \
+         {had} others that had a place in this period (removed and moved ones count); remove an account and wait for the \
+         next period, or have perAccount.maxAccountsPerNamespace raised"
     );
     Err(Outcome::refused(Reason::TooManyAccounts, fix))
 }

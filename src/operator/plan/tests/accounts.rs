@@ -22,7 +22,7 @@ fn each_refusal_of_an_account_has_its_reason_and_takes_it_out_of_service() {
         }),
         ("TooManyAccounts!", |_, seen| {
             replace(seen, json!({"perAccount": {"maxAccountsPerNamespace": 2}}));
-            (seen.before, seen.removed) = (1, 1);
+            seen.places = Places { older: 1, had: 1 };
         }),
         ("DuplicateExternalId!", |account, seen| {
             account.spec.external_id = Some("4711".into());

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::credit_policy::{Login, Wanted};
+use super::places::Places;
 use super::sub_account::{Namespace, Policy};
 use super::{Plan, Step, api_key, credit_policy, is_true, secret, sub_account, transition};
 use crate::crd::{
@@ -116,8 +117,7 @@ fn seen_account(policy_object: Option<CreditPolicy>) -> sub_account::Observed {
             currency: None,
         }),
         claimant: Some(Name::new("team", "shop")),
-        before: 0,
-        removed: 0,
+        places: Places::default(),
         gauge: None,
         cost: Default::default(),
         keys: KeyCounts::default(),
