@@ -2,8 +2,8 @@
 //!
 //! A real API server with the chart's roles and admission policies, the real operator and relay, and an upstream for each
 //! plan. Each history has two namespaces, a strict plan and a lax one, and three people who may each do something else.
-//! They make, edit, move, delete, strip and share whatever they can, alone (`verbs::Draw::any`) or in the order of an
-//! attack (`verbs::Draw::play`), and send mail in between with every password that was ever issued. After each step:
+//! They make, edit, move, delete, strip and share whatever they can, alone (`plays::Draw::any`) or in the order of an
+//! attack (`plays::Draw::play`), and send mail in between with every password that was ever issued. After each step:
 //!
 //! - what was let through is within every limit that holds: caps of keys and accounts, the plan's ceiling, prepaid credits,
 //!   money, the pools, and the places of a namespace times the ceiling (`model`);
@@ -29,8 +29,10 @@
 
 mod acts;
 mod api;
+mod founding;
 mod model;
 mod plans;
+mod plays;
 mod post;
 mod town;
 mod verbs;
@@ -47,8 +49,9 @@ use super::{Cluster, User, admit, binding};
 use crate::spread::House;
 use crate::support::control_plane::ControlPlane;
 use crate::support::franking::{DEADLINE, eventually};
+use plays::Draw;
 use town::{Place, Tally, Town};
-use verbs::{Draw, Who};
+use verbs::Who;
 
 const SEED: u64 = 100;
 /// One of each kind of strict plan.
@@ -79,7 +82,11 @@ impl Asked {
             seed: seed.unwrap_or(SEED),
             histories,
             minutes: minutes.map(|minutes| u32::try_from(minutes).expect("TENANT_MINUTES: fewer")),
-            is_postgres: text("TENANT_LEDGER").is_some_and(|engine| engine == "postgres"),
+            is_postgres: match text("TENANT_LEDGER").as_deref() {
+                None | Some("sqlite") => false,
+                Some("postgres") => true,
+                Some(other) => panic!("TENANT_LEDGER: write sqlite or postgres instead of {other}"),
+            },
         }
     }
 
