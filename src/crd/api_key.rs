@@ -165,12 +165,31 @@ pub struct SubAccountApiKeyStatus {
     /// Credits in the running period.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credits: Option<CreditStatus>,
+    /// Messages that Franking refused because the key may not send as their sender, or because their sender cannot be
+    /// read. `usage.refused` is what the upstream refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denied_senders: Option<DeniedSendersStatus>,
     /// When the key was last used, to the hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used_at: Option<Time>,
     /// When the figures were read. They follow with a delay; exact ones are in the metrics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,
+}
+
+/// Messages that were refused for their sender. It is renewed at most once an hour for each reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeniedSendersStatus {
+    /// How many, since the key was made.
+    #[schemars(range(min = 0))]
+    pub messages: i64,
+    /// When the last one was.
+    pub last_at: Time,
+    /// The domain of its sender; absent where none could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub last_domain: Option<String>,
 }
 
 /// The password's dates.

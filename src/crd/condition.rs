@@ -111,6 +111,8 @@ pub enum Reason {
     RotationWaiting,
     /// A credential was issued anew because its Secret was edited or deleted.
     CredentialReplaced,
+    /// Messages were refused for their sender: of Events, because it is a message's fault and not the resource's.
+    SenderDenied,
     /// Credits are used up: of Events, because it is no fault of the resource.
     CreditsExhausted,
     /// Credits that were used up are there again.
@@ -178,6 +180,7 @@ impl Reason {
             Self::SecretConflict => "SecretConflict",
             Self::RotationWaiting => "RotationWaiting",
             Self::CredentialReplaced => "CredentialReplaced",
+            Self::SenderDenied => "SenderDenied",
             Self::CreditsExhausted => "CreditsExhausted",
             Self::CreditsAvailable => "CreditsAvailable",
             Self::ThresholdReached => "ThresholdReached",

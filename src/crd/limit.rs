@@ -144,7 +144,8 @@ pub struct UsageStatus {
     /// Recipients that the upstream took.
     #[schemars(range(min = 0))]
     pub relayed: i64,
-    /// Recipients that the upstream refused; their credits were given back.
+    /// Recipients that the upstream refused; their credits were given back. Mail that Franking itself refused is not
+    /// counted here.
     #[schemars(range(min = 0))]
     pub refused: i64,
     /// Recipients charged whose outcome is not known, because the upstream's answer was lost.

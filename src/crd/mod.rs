@@ -35,8 +35,8 @@ pub use account_cap::{CapRefusal, account_limit};
 pub use account_terms::{AccountTerms, MissingField, account_terms};
 pub use alerts::{AlertEmail, AlertWebhook, Alerts, CheckedAlerts, CheckedMail, CheckedWebhook};
 pub use api_key::{
-    CheckedKey, CheckedRotation, CredentialStatus, Rotation, SubAccountApiKey, SubAccountApiKeySpec,
-    SubAccountApiKeyStatus,
+    CheckedKey, CheckedRotation, CredentialStatus, DeniedSendersStatus, Rotation, SubAccountApiKey,
+    SubAccountApiKeySpec, SubAccountApiKeyStatus,
 };
 pub use condition::{ConditionType, Conditions, Reason, find_condition, printable};
 pub use cost::{CostStatus, PolicyCostStatus};

@@ -143,6 +143,12 @@ pub struct SubAccountStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub suspensions: Vec<SuspensionStatus>,
+    /// Mail domains that the account's keys may send from, as A-labels: those of its policy, as far as `allowedSenders`
+    /// of the account leaves them. A key's own `allowedSenders` may leave fewer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(max = 255)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub sender_domains: Vec<String>,
     /// The metadata.generation that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]

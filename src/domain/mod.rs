@@ -11,6 +11,7 @@ pub mod alert;
 pub mod cost;
 pub mod credential;
 pub mod credit;
+pub mod denied_sender;
 pub mod departure;
 pub mod directory;
 pub mod fingerprint;

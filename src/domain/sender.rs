@@ -66,17 +66,12 @@ pub enum Unlisted {
 impl Unlisted {
     pub const ALL: [Self; 3] = [Self::Policy, Self::Account, Self::Key];
 
-    /// As a metric label, and as the ledger keeps it.
-    pub fn as_str(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Policy => "policy",
             Self::Account => "account",
             Self::Key => "key",
         }
-    }
-
-    pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|list| list.as_str() == word)
     }
 }
 
@@ -92,13 +87,19 @@ pub enum SenderFault {
 }
 
 impl SenderFault {
-    /// As a metric label and in logs.
+    /// As a metric label, in logs, and as the ledger keeps it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unlisted(list) => list.as_str(),
             Self::Unreadable => "unreadable",
             Self::FromCount => "from_count",
         }
+    }
+
+    /// Reads what [`as_str`](Self::as_str) wrote.
+    pub fn parse(word: &str) -> Option<Self> {
+        let unlisted = Unlisted::ALL.into_iter().map(Self::Unlisted);
+        unlisted.chain([Self::Unreadable, Self::FromCount]).find(|fault| fault.as_str() == word)
     }
 }
 

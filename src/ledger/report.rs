@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::store::{Result, Session};
 use crate::domain::credit::Meter;
+use crate::domain::denied_sender::{DeniedReport, DeniedSenders};
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use crate::domain::trouble::{Sightings, Trouble};
 
@@ -203,6 +204,20 @@ pub trait Report: Send + Sync {
 
     /// What the relays say whose sessions are neither closed nor given up.
     async fn sightings(&self) -> Result<Sightings>;
+
+    /// Adds messages that a relay refused for their sender, at most [`DENIED_MAX`](crate::domain::denied_sender::DENIED_MAX)
+    /// rows.
+    async fn count_denied_senders(&self, session: &Session, denied: &[DeniedSenders]) -> Result<()>;
+
+    /// Hands out what was counted since it was handed out last, of up to `limit` keys and reasons, the longest due first;
+    /// of each again after `every` at the earliest. A process that dies in between has told nothing, and the next report
+    /// counts on.
+    async fn report_denied_senders(
+        &self,
+        session: &Session,
+        every: SignedDuration,
+        limit: usize,
+    ) -> Result<Vec<DeniedReport>>;
 }
 
 #[cfg(test)]

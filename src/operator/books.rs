@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::in_service::InService;
 use super::lease::Leader;
+use crate::domain::denied_sender::DeniedReport;
 use crate::domain::departure::Departure;
 use crate::domain::directory::Entry;
 use crate::domain::id::{AccountId, Holder, Kind, PolicyId};
@@ -168,6 +169,10 @@ impl Books {
 
     pub async fn forget_notices(&self, before: Timestamp, limit: usize) -> Result<u64> {
         under_session!(self, session, self.store.forget_notices(session, before, limit))
+    }
+
+    pub async fn report_denied_senders(&self, every: SignedDuration, limit: usize) -> Result<Vec<DeniedReport>> {
+        under_session!(self, session, self.store.report_denied_senders(session, every, limit))
     }
 
     pub async fn sightings(&self) -> Result<Sightings> {

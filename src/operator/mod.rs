@@ -25,6 +25,7 @@ pub mod books;
 pub mod certificate;
 pub mod costs;
 pub mod deletions;
+pub mod denied_senders;
 pub mod early;
 pub mod error;
 pub mod fleet;
@@ -203,6 +204,7 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
             write_off::run(&context),
             sweep::run(&context),
             upstreams::run(&context),
+            denied_senders::run(&context),
             endpoint_changes(&context),
             relay_changes(&context)
         );

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::body_memory::HeldMemory;
+use super::denied_senders::DeniedCounts;
 use super::ending::{Answer, concluded, denied_as};
 use super::judge::{self, Identity, Judge, Labels};
 use super::metrics::{MessageResult, Metrics};
@@ -34,7 +35,7 @@ use crate::domain::credit::{Outcome, Reservation, Verdict, WhenExhausted};
 use crate::domain::directory::Sender;
 use crate::domain::fingerprint::{Fingerprint, TraceMark};
 use crate::domain::id::{KeyId, MessageId};
-use crate::domain::sender::Address;
+use crate::domain::sender::{Address, MailDomain};
 use crate::ledger::Ledger;
 use crate::ledger::store::{Again, FINGERPRINT_KEPT, FINGERPRINT_KEPT_UNMARKED, Kept, Settlement};
 use crate::upstream::{Common, Forwarded, Message, Target, Tenant, Upstreams};
@@ -62,6 +63,7 @@ pub struct Admission {
     pub upstreams: Upstreams,
     pub targets: Targets,
     pub shortages: Shortages,
+    pub denied: DeniedCounts,
     pub metrics: Metrics,
     /// Messages under way. A drain waits for them.
     pub tasks: TaskTracker,
@@ -192,8 +194,8 @@ impl Admission {
     pub fn refused(&self, who: &Identity, result: MessageResult, reply: Reply) -> Reply {
         let labels = self.judge.labels(who);
         self.metrics.message(&labels, result, self.metric_accounts());
-        let reason = self.sender_refused(&labels, &reply);
-        let domain = reply.denied_domain();
+        let reason = self.sender_refused(who, &labels, &reply);
+        let domain = reply.denied_domain().map(MailDomain::as_str);
         let Labels { policy, account, key } = labels;
         tracing::info!(policy, account, key, outcome = result.as_str(), code = reply.code(), reason, domain, "message");
         reply
@@ -202,15 +204,16 @@ impl Admission {
     /// Counts and logs the first recipient that a transaction is refused, which is where its sender is judged.
     pub fn recipient_refused(&self, who: &Identity, reply: &Reply) {
         let labels = self.judge.labels(who);
-        let reason = self.sender_refused(&labels, reply);
-        let (code, domain) = (reply.code(), reply.denied_domain());
+        let reason = self.sender_refused(who, &labels, reply);
+        let (code, domain) = (reply.code(), reply.denied_domain().map(MailDomain::as_str));
         let Labels { policy, account, key } = labels;
         tracing::info!(policy, account, key, code, reason, domain, "recipient refused");
     }
 
     /// Counts a refusal for the sender; what is wrong with it, where that is the reason.
-    fn sender_refused(&self, labels: &Labels, reply: &Reply) -> Option<&'static str> {
+    fn sender_refused(&self, who: &Identity, labels: &Labels, reply: &Reply) -> Option<&'static str> {
         let fault = reply.sender_fault()?;
+        self.denied.add(who.key, fault, 1, reply.denied_domain().cloned());
         self.metrics.sender_refused(&labels.policy, fault);
         Some(fault.as_str())
     }

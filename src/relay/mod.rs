@@ -12,6 +12,7 @@ mod auth_throttle;
 mod body_memory;
 mod connection;
 mod connection_limits;
+mod denied_senders;
 mod directory;
 mod ending;
 mod judge;

@@ -19,6 +19,7 @@ use super::auth_throttle::AuthThrottle;
 use super::body_memory::BodyMemory;
 use super::connection::Front;
 use super::connection_limits::ConnectionLimits;
+use super::denied_senders::{self, DeniedCounts};
 use super::directory::Follower;
 use super::judge::Judge;
 use super::listen::Door;
@@ -131,6 +132,7 @@ impl Relay {
             upstreams: Upstreams::new(upstream, &registry),
             targets: Targets::default(),
             shortages: Shortages::default(),
+            denied: DeniedCounts::default(),
             metrics: Metrics::new(&registry),
             tasks: TaskTracker::new(),
             rng: Mutex::new(rng),
@@ -156,6 +158,7 @@ impl Relay {
         let settled = CancellationToken::new();
         gate.open();
         background.spawn(troubles::tell(house.front.admission.clone(), stop.clone()));
+        background.spawn(denied_senders::tell(house.front.admission.clone(), stop.clone()));
         let watching = tokio::spawn(watch(house.clone(), text, gate.clone(), settled.clone()));
         Ok(Some(Self { house, gate, settled, stop, background, watching }))
     }

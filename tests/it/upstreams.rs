@@ -197,3 +197,53 @@ async fn a_client_certificate_and_a_login_from_secrets_are_shown_to_the_upstream
     });
     assert_eq!(franking.stop(), 0, "{}", house.home.log());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_is_not_allowed_is_told_on_its_key_once_and_its_domains_on_the_account() {
+    let house = House::new("senders-denied").await;
+    let sink = Sink::start(SinkOptions::default()).await;
+    let franking = house.home.start();
+    house.plan(json!({"host": "127.0.0.1", "port": sink.address().port(), "tls": "None"}));
+    let credentials = house.credentials();
+    tokio::task::block_in_place(|| {
+        let account = house.get("subaccount/shop", "jsonpath={.status.senderDomains}");
+        assert_eq!(account, "[\"example.com\"]");
+        let forged = || {
+            let (mut session, _) = Session::open_quietly(&credentials).expect("a connection");
+            session.send("secret-name@bank.example", "reader@example.net", "Order").expect("an answer")
+        };
+        let reply = forged();
+        let look = "its domain is not in status.senderDomains of SubAccount senders-denied/shop";
+        assert!(reply.starts_with("550 5.7.1") && reply.contains(look), "{reply}");
+        let events = || {
+            let path = "jsonpath={range .items[?(@.reason==\"SenderDenied\")]}{.regarding.name}: {.note}{\"\\n\"}{end}";
+            let get = ["get", "events.events.k8s.io", "--namespace", house.name, "--output", path];
+            succeeded(house.plane.kubectl(&get)).lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let told = eventually("the Event", SAID, || events().pop());
+        let words =
+            "orders: 1 message was refused: the sender's domain, last of bank.example, is not in status.senderDomains";
+        assert!(told.starts_with(words) && !told.contains("secret-name"), "{told}");
+        let count = || house.get("subaccountapikey/orders", "jsonpath={.status.deniedSenders.messages}");
+        eventually("the count", SAID, || (count() == "1").then_some(()));
+        // More of the same within the hour is no news, and another reason is.
+        for _ in 0..3 {
+            forged();
+        }
+        let key = json!({"subAccountRef": {"name": "shop"}, "allowedSenders": ["orders@example.com"]});
+        let metadata = json!({"name": "orders", "namespace": house.name});
+        house.apply(json!({
+            "apiVersion": "franking.io/v1alpha1", "kind": "SubAccountApiKey", "metadata": metadata, "spec": key
+        }));
+        eventually("the other reason", SAID, || {
+            let (mut session, _) = Session::open_quietly(&credentials).expect("a connection");
+            let reply = session.send("else@example.com", "reader@example.net", "Order").expect("an answer");
+            reply.contains("spec.allowedSenders of SubAccountApiKey").then_some(())
+        });
+        eventually("its Event", SAID, || events().into_iter().find(|event| event.contains("of this key")).map(drop));
+        let of_the_first = events().iter().filter(|event| event.contains("bank.example")).count();
+        assert_eq!(of_the_first, 1, "{:?}", events());
+        eventually("all of them", SAID, || (count() == "5").then_some(()));
+    });
+    assert_eq!(franking.stop(), 0, "{}", house.home.log());
+}

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::domain::credential::Username;
 use crate::domain::credit::{Meter, Reservation, Verdict};
+use crate::domain::denied_sender::{DeniedReport, DeniedSenders};
 use crate::domain::directory::{Entry, Named};
 use crate::domain::id::{Holder, Kind, MessageId, PolicyId};
 use crate::domain::trouble::{Sightings, Trouble};
@@ -254,6 +255,19 @@ impl Report for Faulty {
 
     async fn put_troubles(&self, session: &Session, troubles: &[Trouble]) -> Result<()> {
         self.inner.put_troubles(session, troubles).await
+    }
+
+    async fn count_denied_senders(&self, session: &Session, denied: &[DeniedSenders]) -> Result<()> {
+        self.inner.count_denied_senders(session, denied).await
+    }
+
+    async fn report_denied_senders(
+        &self,
+        session: &Session,
+        every: SignedDuration,
+        limit: usize,
+    ) -> Result<Vec<DeniedReport>> {
+        self.inner.report_denied_senders(session, every, limit).await
     }
 
     async fn sightings(&self) -> Result<Sightings> {

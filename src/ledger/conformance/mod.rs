@@ -5,6 +5,7 @@
 
 mod charging;
 mod copies;
+mod denied_senders;
 mod edits;
 mod faulty;
 mod handle;
@@ -31,6 +32,7 @@ mod world;
 
 pub(super) use charging::*;
 pub(super) use copies::*;
+pub(super) use denied_senders::*;
 pub(super) use edits::*;
 pub(super) use handle::*;
 pub(super) use histories::random_histories_agree_with_the_model;
@@ -187,6 +189,7 @@ macro_rules! whole_suite {
             notices_are_forgotten_when_they_have_ended_and_are_old,
             a_fenced_operator_takes_hands_out_and_ends_no_notice,
             what_relays_say_of_upstreams_counts_while_they_live,
+            refused_senders_are_reported_once_an_hour_for_a_key_and_reason,
             ten_thousand_accounts_roll_over_while_mail_flows,
         );
     };

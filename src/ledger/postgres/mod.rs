@@ -10,6 +10,7 @@
 //! its session. And it never cancels a statement: a call that takes too long loses its connection.
 
 mod address;
+mod denied_sender;
 mod failure;
 mod fingerprint;
 mod fitness;

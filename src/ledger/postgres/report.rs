@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -11,8 +11,9 @@ use super::failure::{Failure, Op};
 use super::read::Snapshot;
 use super::tx::{Lane, Tx};
 use super::wire::Wire;
-use super::{LONG_LIMIT, PostgresStore, rows, trouble};
+use super::{LONG_LIMIT, PostgresStore, denied_sender, rows, trouble};
 use crate::domain::credit::Meter;
+use crate::domain::denied_sender::{DeniedReport, DeniedSenders};
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use crate::domain::trouble::{Sightings, Trouble};
 use crate::ledger::report::{
@@ -96,6 +97,19 @@ impl Report for PostgresStore {
 
     async fn put_troubles(&self, session: &Session, troubles: &[Trouble]) -> Result<()> {
         as_session!(self, "telling of upstreams", session, |tx| trouble::put(&tx, session, troubles))
+    }
+
+    async fn count_denied_senders(&self, session: &Session, denied: &[DeniedSenders]) -> Result<()> {
+        as_session!(self, "counting refused senders", session, |tx| denied_sender::count(&tx, denied))
+    }
+
+    async fn report_denied_senders(
+        &self,
+        session: &Session,
+        every: SignedDuration,
+        limit: usize,
+    ) -> Result<Vec<DeniedReport>> {
+        as_session!(self, "reporting refused senders", session, |tx| denied_sender::report(&tx, every, limit))
     }
 
     async fn sightings(&self) -> Result<Sightings> {

@@ -30,6 +30,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 8, sql: include_str!("../migrations/postgres/0008_stand_in.sql") },
     Migration { version: 9, sql: include_str!("../migrations/postgres/0009_carried.sql") },
     Migration { version: 10, sql: include_str!("../migrations/postgres/0010_refusal.sql") },
+    Migration { version: 11, sql: include_str!("../migrations/postgres/0011_denied_sender.sql") },
 ];
 
 /// Held while the schema changes: "FRNK". Two that prepare at once follow each other.

@@ -11,6 +11,7 @@ pub mod backup;
 mod charge;
 mod check;
 mod config;
+mod denied_sender;
 mod failure;
 mod file;
 mod fingerprint;

@@ -1,7 +1,7 @@
 //! Bills and notices in the file.
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use uuid::Uuid;
 
@@ -9,6 +9,7 @@ use super::failure::{Failure, Op};
 use super::write::Tx;
 use super::{SqliteStore, file, read, rows, trouble};
 use crate::domain::credit::Meter;
+use crate::domain::denied_sender::{DeniedReport, DeniedSenders};
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use crate::domain::trouble::{Sightings, Trouble};
 use crate::ledger::report::{
@@ -84,6 +85,23 @@ impl Report for SqliteStore {
         let (session, troubles) = (session.clone(), troubles.to_vec());
         let work = move |tx: &mut Tx<'_>| tx.put_troubles(&session, &troubles);
         self.writer.call("telling of upstreams", 1, work).await
+    }
+
+    async fn count_denied_senders(&self, session: &Session, denied: &[DeniedSenders]) -> Result<()> {
+        let (session, denied) = (session.clone(), denied.to_vec());
+        let work = move |tx: &mut Tx<'_>| tx.count_denied_senders(&session, &denied);
+        self.writer.call("counting refused senders", 1, work).await
+    }
+
+    async fn report_denied_senders(
+        &self,
+        session: &Session,
+        every: SignedDuration,
+        limit: usize,
+    ) -> Result<Vec<DeniedReport>> {
+        let session = session.clone();
+        let work = move |tx: &mut Tx<'_>| tx.report_denied_senders(&session, every, limit);
+        self.writer.call("reporting refused senders", 1, work).await
     }
 
     async fn sightings(&self) -> Result<Sightings> {

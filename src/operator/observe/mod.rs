@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::books::{Books, Removed};
 use super::costs::Costs;
+use super::denied_senders::Denied;
 use super::early::Early;
 use super::error::{Error, Result};
 use super::incarnation::{Guard, Standing};
@@ -55,6 +56,7 @@ pub struct Context {
     pub costs: Costs,
     pub notices: Notices,
     pub upstreams: Upstreams,
+    pub denied: Denied,
     hash_key: HashKey,
     sealer: Sealer,
     rng: Mutex<StdRng>,
@@ -110,6 +112,7 @@ impl Context {
             costs: Costs::default(),
             notices: Notices::new(courier, &registry),
             upstreams: Upstreams::default(),
+            denied: Denied::default(),
             hash_key: HashKey::new(&keys.hash.0),
             sealer: Sealer::new(&keys.seal),
             rng: Mutex::new(rng),
@@ -446,6 +449,7 @@ impl Context {
             hash_key: self.hash_key.clone(),
             rebuilding: self.guard.standing() == Standing::Rebuilding,
             gauge: self.gauge(holder, &above).await?,
+            denied: self.denied.of(holder.uuid().into()),
             figures_granted,
         })
     }

@@ -18,9 +18,11 @@ use super::sub_account::Namespace;
 use super::usage::{self, Figures, Metered};
 use super::{Notice, Outcome, Plan, Step, meta};
 use crate::crd::{
-    CheckedCap, CheckedKey, CredentialStatus, LocalRef, Reason, SubAccountApiKey, SubAccountApiKeyStatus,
+    CheckedCap, CheckedKey, CredentialStatus, DeniedSendersStatus, LocalRef, Reason, SubAccountApiKey,
+    SubAccountApiKeyStatus,
 };
 use crate::domain::credential::{self, Credential, HashKey, Password, Stage, Username};
+use crate::domain::denied_sender::DeniedReport;
 use crate::domain::directory::{Entry, KeyEntry};
 use crate::domain::id::{AccountId, KeyId};
 use crate::domain::period::Calendar;
@@ -43,6 +45,8 @@ pub struct Observed {
     /// The ledger was replaced, and the Secret is all that knows the password.
     pub rebuilding: bool,
     pub gauge: Option<Gauge>,
+    /// What was reported last of messages that were refused for their sender, while this process leads.
+    pub denied: Option<DeniedReport>,
     pub figures_granted: bool,
 }
 
@@ -465,9 +469,20 @@ fn base_status(
         credential: None,
         usage: gauge.as_ref().map(Gauge::usage),
         credits: gauge.as_ref().map(Gauge::credits),
+        denied_senders: denied(key, observed),
         last_used_at: gauge.as_ref().and_then(Gauge::last_sent_at).map(|at| Time(hour(at))),
         observed_at: Some(Time(usage::second(now))),
     }
+}
+
+/// What is shown of messages that were refused for their sender: the last report, or what stands.
+fn denied(key: &SubAccountApiKey, observed: &Observed) -> Option<DeniedSendersStatus> {
+    let reported = observed.denied.as_ref().map(|report| DeniedSendersStatus {
+        messages: report.total,
+        last_at: Time(usage::second(report.last_at)),
+        last_domain: report.domain.as_ref().map(ToString::to_string),
+    });
+    reported.or_else(|| key.status.as_ref()?.denied_senders.clone())
 }
 
 /// When somebody last sent is kept to the hour: it is written, and it is about people.

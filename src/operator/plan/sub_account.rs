@@ -18,6 +18,7 @@ use crate::crd::{
 };
 use crate::domain::directory::{AccountEntry, Entry, Suspension};
 use crate::domain::id::{AccountId, PolicyId};
+use crate::domain::sender::sender_domains;
 use crate::operator::watch::Name;
 
 /// What was seen of an account and of what it hangs on.
@@ -112,6 +113,7 @@ struct Accepted {
     stands: bool,
     policy_suspended: Option<Suspension>,
     terms: AccountTerms,
+    sender_domains: Vec<String>,
 }
 
 /// All that can be wrong, in the order in which a user can put it right.
@@ -152,7 +154,13 @@ fn judge(account: &SubAccount, observed: &Observed) -> Result<Accepted, Outcome>
     priced(&plan, &spec)?;
     not_too_many(&plan, observed)?;
     unique(account, &spec, observed)?;
-    Ok(Accepted { policy: policy.id, stands: policy.stands, policy_suspended: plan.suspended, terms, spec })
+    let mut sender_domains: Vec<String> =
+        sender_domains(&plan.sender_domains, terms.allowed_senders.as_deref()).map(ToString::to_string).collect();
+    // A set, whichever way the policy wrote one of them twice.
+    sender_domains.sort_unstable();
+    sender_domains.dedup();
+    let policy_suspended = plan.suspended;
+    Ok(Accepted { policy: policy.id, stands: policy.stands, policy_suspended, terms, spec, sender_domains })
 }
 
 fn priced(plan: &CheckedPolicy, spec: &CheckedAccount) -> Result<(), Outcome> {
@@ -234,7 +242,9 @@ fn accept(
         None => (AccountState::Active, unsuspended(accepted)),
     };
     let gauge = observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&accepted.terms.limit, now));
-    let next = status(account, observed, &outcome, (true, true), now, (state, suspensions, Some(gauge.clone())));
+    let shown =
+        Shown { state, suspensions, sender_domains: accepted.sender_domains.clone(), gauge: Some(gauge.clone()) };
+    let next = status(account, observed, &outcome, (true, true), now, shown);
     plan.notices.extend(usage::news(account.status.as_ref(), &next, Some(&gauge)));
     plan.status = Some(next);
     plan
@@ -295,7 +305,13 @@ fn refuse(
         Outcome::Waiting { .. } if serves => AccountState::Active,
         Outcome::Waiting { .. } | Outcome::Refused { .. } | Outcome::Ready { .. } => AccountState::Refused,
     };
-    let shown = (state, Vec::new(), observed.gauge.clone());
+    let sender_domains = match state {
+        AccountState::Active | AccountState::Suspended => {
+            account.status.as_ref().map(|status| status.sender_domains.clone()).unwrap_or_default()
+        }
+        AccountState::ParentSuspended | AccountState::Refused | AccountState::Deleted => Vec::new(),
+    };
+    let shown = Shown { state, suspensions: Vec::new(), sender_domains, gauge: observed.gauge.clone() };
     plan.status = Some(status(account, observed, outcome, (false, false), now, shown));
     plan
 }
@@ -314,13 +330,21 @@ fn suspensions(account: &SubAccount, accepted: &Accepted, now: Timestamp) -> Vec
         .collect()
 }
 
+/// What a status shows besides its conditions.
+struct Shown {
+    state: AccountState,
+    suspensions: Vec<SuspensionStatus>,
+    sender_domains: Vec<String>,
+    gauge: Option<Gauge>,
+}
+
 fn status(
     account: &SubAccount,
     observed: &Observed,
     outcome: &Outcome,
     (accepted, programmed): (bool, bool),
     now: Timestamp,
-    (state, suspensions, gauge): (AccountState, Vec<SuspensionStatus>, Option<Gauge>),
+    Shown { state, suspensions, sender_domains, gauge }: Shown,
 ) -> SubAccountStatus {
     let standing = account.status.as_ref();
     let conditions = standing.map(|status| status.conditions.as_slice()).unwrap_or_default();
@@ -328,6 +352,7 @@ fn status(
         account_id: Some(observed.id.to_string()),
         state: Some(state),
         suspensions,
+        sender_domains,
         observed_generation: account.metadata.generation,
         conditions: outcome.conditions(conditions, account.metadata.generation, now, (accepted, programmed)),
         usage: gauge.as_ref().map(Gauge::usage),

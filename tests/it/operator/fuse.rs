@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use async_trait::async_trait;
 use franking::domain::credential::Username;
 use franking::domain::credit::{Meter, Reservation, Verdict};
+use franking::domain::denied_sender::{DeniedReport, DeniedSenders};
 use franking::domain::directory::{Entry, Named};
 use franking::domain::id::{Holder, Kind, PolicyId};
 use franking::domain::trouble::{Sightings, Trouble};
@@ -408,6 +409,21 @@ impl Report for Fragile {
     async fn put_troubles(&self, session: &Session, troubles: &[Trouble]) -> Result<()> {
         self.pass().await?;
         self.inner.put_troubles(session, troubles).await
+    }
+
+    async fn count_denied_senders(&self, session: &Session, denied: &[DeniedSenders]) -> Result<()> {
+        self.pass().await?;
+        self.inner.count_denied_senders(session, denied).await
+    }
+
+    async fn report_denied_senders(
+        &self,
+        session: &Session,
+        every: SignedDuration,
+        limit: usize,
+    ) -> Result<Vec<DeniedReport>> {
+        self.pass().await?;
+        self.inner.report_denied_senders(session, every, limit).await
     }
 
     async fn sightings(&self) -> Result<Sightings> {

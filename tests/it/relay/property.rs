@@ -182,7 +182,11 @@ fn in_the_pure_session_replies_count_commands_and_bodies_arrive_or_are_refused()
 #[test]
 fn on_the_wire_replies_count_commands_and_bodies_arrive_or_are_refused() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let patient = |config: &mut franking::domain::relay_config::RelayConfig| config.limits.errors = 1000;
+    let patient = |config: &mut franking::domain::relay_config::RelayConfig| {
+        config.limits.errors = 1000;
+        // Bare line ends too are to come through to the body's reader.
+        config.listeners[1].line_ends = LineEnds::Normalize;
+    };
     let scene = runtime.block_on(Scene::with(patient, |_| {}));
     let conversations = (conversation(), 1_usize..5000);
     let config = Config { cases: CASES_ON_THE_WIRE, failure_persistence: None, ..Config::default() };

@@ -147,3 +147,29 @@ fn an_account_that_moves_keeps_its_place_in_the_policy_that_it_left() {
     let both = [Departure { policy: here, at: now() }, Departure { policy: there, at: earlier }];
     assert_eq!(move_to(here, Some(earlier)), both);
 }
+
+#[test]
+fn an_account_shows_the_domains_that_its_keys_may_send_from() {
+    let shown = |account_spec: Value, policy_spec: Value| {
+        let seen = seen_account(Some(policy(policy_spec)));
+        sub_account::plan(&account(account_spec), &seen, now()).status.expect("a status").sender_domains
+    };
+    let domains = json!({"senders": {"domains": ["b.example", "Bücher.example", "a.example", "B.example"]}});
+    assert_eq!(shown(json!({}), domains.clone()), ["a.example", "b.example", "xn--bcher-kva.example"]);
+    let senders = json!({"allowedSenders": ["shop@b.example", "*@c.example"]});
+    assert_eq!(shown(senders, domains.clone()), ["b.example"]);
+    assert!(shown(json!({}), json!({})).is_empty());
+    let refused = json!({"allowedNamespaces": {"from": "Selector", "selector": {"matchLabels": {"a": "b"}}}});
+    assert!(shown(json!({}), refused).is_empty(), "an account that is refused may send as nobody");
+}
+
+#[test]
+fn the_domains_that_an_account_shows_stand_while_its_policy_is_broken() {
+    let mut seen = seen_account(Some(policy(json!({"pool": {"timeZone": "Mars/Olympus"}}))));
+    seen.entry = Some(standing_account());
+    let mut standing = account(json!({}));
+    let status = SubAccountStatus { sender_domains: vec!["a.example".into()], ..SubAccountStatus::default() };
+    standing.status = Some(status);
+    let plan = sub_account::plan(&standing, &seen, now());
+    assert_eq!(plan.status.expect("a status").sender_domains, ["a.example"]);
+}

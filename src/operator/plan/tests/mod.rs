@@ -21,7 +21,7 @@ use super::sub_account::{Namespace, Policy};
 use super::{Plan, Step, api_key, credit_policy, is_true, secret, sub_account, transition};
 use crate::crd::{
     AccountCounts, ConditionType, CreditPolicy, KeyCounts, Reason, SubAccount, SubAccountApiKey,
-    SubAccountApiKeyStatus, find_condition,
+    SubAccountApiKeyStatus, SubAccountStatus, find_condition,
 };
 use crate::domain::credential::{Credential, HashKey, Password, Stage};
 use crate::domain::directory::{AccountEntry, Entry, KeyEntry, Sealed};
@@ -202,6 +202,7 @@ impl Scene {
             hash_key: hash_key(),
             rebuilding: false,
             gauge: None,
+            denied: None,
             figures_granted: false,
         };
         Self { key: key(more), seen, rng: StdRng::seed_from_u64(1) }

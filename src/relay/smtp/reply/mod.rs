@@ -275,9 +275,9 @@ impl Reply {
     }
 
     /// The domain that the key may not send as, for logs; never the address.
-    pub fn denied_domain(&self) -> Option<&str> {
+    pub fn denied_domain(&self) -> Option<&MailDomain> {
         match self {
-            Self::SenderDenied(denied) => denied.address.domain().map(MailDomain::as_str),
+            Self::SenderDenied(denied) => denied.address.domain(),
             _ => None,
         }
     }

@@ -1,0 +1,101 @@
+//! Counts messages that are refused for their sender, and tells the ledger of them once a second, from where the operator
+//! tells the key's owner.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::admit::Admission;
+use crate::domain::denied_sender::{DENIED_MAX, DeniedSenders};
+use crate::domain::id::KeyId;
+use crate::domain::sender::{MailDomain, SenderFault};
+
+/// An Event comes once an hour, so its first may wait for a second.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+type Counts = HashMap<(KeyId, SenderFault), (u32, Option<MailDomain>)>;
+
+/// What was counted and not told yet.
+#[derive(Default)]
+pub struct DeniedCounts(Mutex<Counts>);
+
+impl DeniedCounts {
+    /// Counts messages. More keys and reasons than are told at once wait for their next message.
+    pub fn add(&self, key: KeyId, fault: SenderFault, messages: u32, domain: Option<MailDomain>) {
+        let mut counts = self.counts();
+        if counts.len() >= DENIED_MAX && !counts.contains_key(&(key, fault)) {
+            return;
+        }
+        let (count, last) = counts.entry((key, fault)).or_default();
+        *count = count.saturating_add(messages);
+        *last = domain;
+    }
+
+    fn take(&self) -> Vec<DeniedSenders> {
+        let counts = std::mem::take(&mut *self.counts());
+        let row = |((key, fault), (messages, domain))| DeniedSenders { key, fault, messages, domain };
+        counts.into_iter().map(row).collect()
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs until `stop`, and then tells the rest.
+pub async fn tell(admission: Arc<Admission>, stop: CancellationToken) {
+    let mut failing = false;
+    loop {
+        let is_over = tokio::select! {
+            () = sleep(TELL_EVERY) => false,
+            () = stop.cancelled() => true,
+        };
+        let denied = admission.denied.take();
+        if !denied.is_empty() {
+            let session = admission.ledger.session().await;
+            match admission.ledger.store().count_denied_senders(&session, &denied).await {
+                Ok(()) => failing = false,
+                Err(error) => {
+                    if !failing {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "telling of refused senders");
+                    }
+                    failing = true;
+                    // Where the answer alone was lost they count twice, and nobody pays for that.
+                    for DeniedSenders { key, fault, messages, domain } in denied {
+                        admission.denied.add(key, fault, messages, domain);
+                    }
+                }
+            }
+        }
+        if is_over {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn messages_are_counted_by_key_and_reason_as_far_as_there_is_room() {
+        let counts = DeniedCounts::default();
+        let key = |n| KeyId(Uuid::from_u128(n));
+        let evil = MailDomain::parse("evil.example").ok();
+        for n in 0..DENIED_MAX + 5 {
+            counts.add(key(n as u128), SenderFault::Unreadable, 1, None);
+        }
+        counts.add(key(0), SenderFault::Unreadable, 2, evil.clone());
+        counts.add(key(0), SenderFault::FromCount, 1, None);
+        let taken = counts.take();
+        assert_eq!(taken.len(), DENIED_MAX);
+        let first = DeniedSenders { key: key(0), fault: SenderFault::Unreadable, messages: 3, domain: evil };
+        assert!(taken.contains(&first));
+        assert!(counts.take().is_empty());
+    }
+}
