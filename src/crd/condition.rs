@@ -27,6 +27,8 @@ pub enum ConditionType {
     /// Entries of a policy's accounts and keys have no resource, and too many to be revoked unseen. Only present while
     /// true.
     SweepStopped,
+    /// The ledger's time is ahead of the clock. Only present while true.
+    LedgerAhead,
     /// Work is under way. Only present while true.
     Reconciling,
     /// Nothing will change until somebody edits something. Only present while true.
@@ -42,6 +44,7 @@ impl ConditionType {
             Self::UpstreamAvailable => "UpstreamAvailable",
             Self::SelfServiceUnbounded => "SelfServiceUnbounded",
             Self::SweepStopped => "SweepStopped",
+            Self::LedgerAhead => "LedgerAhead",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
         }
@@ -50,7 +53,9 @@ impl ConditionType {
     /// Whether the condition is only present while true.
     fn abnormal(self) -> bool {
         match self {
-            Self::SelfServiceUnbounded | Self::SweepStopped | Self::Reconciling | Self::Stalled => true,
+            Self::SelfServiceUnbounded | Self::SweepStopped | Self::LedgerAhead | Self::Reconciling | Self::Stalled => {
+                true
+            }
             Self::Ready | Self::Accepted | Self::Programmed | Self::UpstreamAvailable => false,
         }
     }
@@ -93,6 +98,8 @@ pub enum Reason {
     SelfServiceUnbounded,
     /// Too many accounts and keys have no resource to be revoked before an administrator has looked.
     SweepStopped,
+    /// A clock ran ahead, and the ledger's time is ahead of the clock until that has caught up.
+    LedgerAhead,
     /// The account that a key names does not exist.
     AccountNotFound,
     /// The account exists and is not accepted itself.
@@ -171,6 +178,7 @@ impl Reason {
             Self::RequiredByPolicy => "RequiredByPolicy",
             Self::SelfServiceUnbounded => "SelfServiceUnbounded",
             Self::SweepStopped => "SweepStopped",
+            Self::LedgerAhead => "LedgerAhead",
             Self::AccountNotFound => "AccountNotFound",
             Self::AccountNotReady => "AccountNotReady",
             Self::SendersNotPermitted => "SendersNotPermitted",
@@ -310,7 +318,7 @@ pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
             "required": ["lastTransitionTime", "message", "reason", "status", "type"],
             "properties": {
                 "type": {
-                    "description": "What it is about: Ready, Accepted, Programmed, Reconciling or Stalled; of a policy also UpstreamAvailable, SelfServiceUnbounded and SweepStopped.",
+                    "description": "What it is about: Ready, Accepted, Programmed, Reconciling or Stalled; of a policy also UpstreamAvailable, SelfServiceUnbounded, SweepStopped and LedgerAhead.",
                     "type": "string", "maxLength": 316
                 },
                 "status": {

@@ -14,6 +14,8 @@ use crate::domain::id::{Holder, Kind, MessageId};
 pub use crate::ledger::incarnation::{Acceptance, Because, Mark, State, Tag};
 pub use crate::ledger::rules::balance::{Balance, Exhausted, PrepaidBalance, SpendBalance, Usage, short_of};
 pub use crate::ledger::rules::floors::{Bound, Floor};
+use crate::ledger::rules::time;
+pub use crate::ledger::rules::time::AHEAD_MAX;
 
 /// Why the ledger did not answer. Every variant is temporary for a sender (4xx), and exhaustive matches say so.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +106,21 @@ pub struct Identity {
 impl Identity {
     pub fn tag(&self) -> Tag {
         Tag { installation: self.installation, incarnation: self.incarnation, state: self.state }
+    }
+}
+
+/// The ledger's time beside the clock that it is taken from: this process's, or the server's where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LedgerTime {
+    /// That of the last write, or the clock's where that is later.
+    pub ledger: Timestamp,
+    pub clock: Timestamp,
+}
+
+impl LedgerTime {
+    /// How far the ledger is ahead of the clock, where that is more than [`AHEAD_MAX`].
+    pub fn ahead(&self) -> Option<SignedDuration> {
+        time::ahead(self.ledger, self.clock)
     }
 }
 
@@ -233,6 +250,9 @@ pub struct Discrepancy {
 #[async_trait]
 pub trait Store: Report + Send + Sync + 'static {
     async fn identity(&self) -> Result<Identity>;
+
+    /// What time it is. Reads only.
+    async fn time(&self) -> Result<LedgerTime>;
 
     /// Opens a session: a new epoch for (role, name); an older one of the same name is fenced from here on.
     async fn open_session(&self, role: Role, name: &str) -> Result<Session>;

@@ -36,6 +36,7 @@ pub mod index;
 pub mod installation;
 pub mod kinds;
 pub mod lease;
+pub mod ledger_time;
 pub mod notices;
 pub mod observe;
 pub mod plan;
@@ -197,6 +198,7 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
         tracing::info!("the operator has seen all resources");
         tokio::join!(
             incarnation::run(&context),
+            ledger_time::run(&context),
             housekeeping::run(&context),
             usage::run(&context),
             costs::run(&context),

@@ -58,6 +58,16 @@ impl Rate {
     }
 }
 
+impl Rate {
+    /// The timestamp after a message of `reserved_at` was given back, where it still held others up at `now`. `arrival` is
+    /// the stored one.
+    pub fn give_back(self, arrival: Timestamp, reserved_at: Timestamp, now: Timestamp) -> Option<Timestamp> {
+        let window = SignedDuration::from_secs(i64::from(self.per_seconds));
+        let holds_up = reserved_at.checked_add(window).is_ok_and(|until| now < until);
+        holds_up.then(|| arrival.checked_sub(self.interval()).unwrap_or(Timestamp::MIN))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +114,21 @@ mod tests {
             assert_eq!(rate.pass(arrival, at(second)), Err(at(30)));
         }
         assert_eq!(rate.pass(arrival, at(30)), Ok(at(90)));
+    }
+
+    #[test]
+    fn a_message_that_is_given_back_makes_room_for_one_and_for_no_more_than_the_rate() {
+        let rate = Rate { messages: 2, per_seconds: 60 };
+        let mut arrival = None;
+        assert_eq!(burst(rate, &mut arrival, at(0), 3), 2);
+        arrival = rate.give_back(arrival.expect("stored"), at(0), at(1));
+        assert_eq!(burst(rate, &mut arrival, at(1), 3), 1);
+        // Its turn has passed: nobody waits for it.
+        assert_eq!(rate.give_back(arrival.expect("stored"), at(0), at(60)), None);
+        for _ in 0..9 {
+            arrival = rate.give_back(arrival.expect("stored"), at(1), at(2));
+        }
+        assert_eq!(burst(rate, &mut arrival, at(2), 9), 2, "not more than may come at once");
     }
 
     #[test]

@@ -16,8 +16,8 @@ use crate::domain::id::{Holder, Kind, MessageId, PolicyId};
 use crate::domain::trouble::{Sightings, Trouble};
 use crate::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Told, UsageRow};
 use crate::ledger::store::{
-    Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, Result, Role, Session,
-    Settlement, Store, Undone,
+    Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, LedgerTime, Result, Role,
+    Session, Settlement, Store, Undone,
 };
 
 /// What happens to the next call that reserves or settles.
@@ -106,6 +106,10 @@ impl Store for Faulty {
 
     async fn identity(&self) -> Result<Identity> {
         self.inner.identity().await
+    }
+
+    async fn time(&self) -> Result<LedgerTime> {
+        self.inner.time().await
     }
 
     async fn open_session(&self, role: Role, name: &str) -> Result<Session> {

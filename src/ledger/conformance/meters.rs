@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::prepaid::{grant, grants};
 use super::world::{Place, World, account, at, chain, key, key_id, limit, monthly, policy};
 use crate::domain::credential::{Credential, HashKey, Password, Stage};
-use crate::domain::credit::{Meter, Outcome, Overage, Pace, Rate, Verdict};
+use crate::domain::credit::{Blocked, Meter, Outcome, Overage, Pace, Rate, Verdict};
 use crate::domain::directory::{Entry, Suspension};
 use crate::domain::money::Pricing;
 use crate::domain::period::{Calendar, Period};
-use crate::ledger::store::{Role, SpendBalance};
+use crate::ledger::store::{LedgerTime, Role, SpendBalance};
 
 const KEY: usize = 0;
 const ACCOUNT: usize = 1;
@@ -190,12 +190,13 @@ pub async fn a_rate_is_judged_for_all_processes_together(place: &impl Place) {
     let batch = [world.reservation(1), world.reservation(1)];
     let verdicts = world.store.reserve(&world.session, &batch).await.expect("answered");
     assert_eq!(verdicts, [Verdict::Reserved, too_fast(Pace::Key, slow, "2026-11-20T10:01:00Z")]);
-    // An hour back: the ledger's time stands, nobody waits an hour more.
+    // An hour back: the ledger's time stands, and nobody waits until the clock has caught up.
     world.clock.advance(-3_600);
-    assert_eq!(world.send(1).await.1, too_fast(Pace::Key, slow, "2026-11-20T10:01:00Z"));
+    assert_eq!(world.send(1).await.1, Verdict::Reserved);
+    assert_eq!(world.send(1).await.1, too_fast(Pace::Key, slow, "2026-11-20T09:01:00Z"));
     world.clock.advance(3_600 + 30);
     assert_eq!(world.send(1).await.1, Verdict::Reserved);
-    assert_eq!(world.consumed().await, [53; 3]);
+    assert_eq!(world.consumed().await, [54; 3]);
     world.check().await;
 }
 
@@ -216,12 +217,84 @@ pub async fn a_rate_is_judged_before_credits_and_refused_messages_move_nothing(p
     assert_eq!(world.ask(&of_second).await, Verdict::Reserved);
     // Both are too fast: the one that waits longer is named.
     assert_eq!(world.send(1).await.1, too_fast(Pace::Account, of_account, "2026-11-20T10:00:50Z"));
-    // A refund gives credits back, not the moment.
+    // A refund gives the credits back and the rate.
     world.settle(first, Outcome::Refused).await;
+    assert_eq!(world.send(1).await.1, Verdict::Reserved);
     assert_eq!(world.send(1).await.1, too_fast(Pace::Account, of_account, "2026-11-20T10:00:50Z"));
     // Without a rate nobody waits; a faster one lets go of the old wait.
-    pace(&mut world, None, Some(rate(1_000, 1)), Some(2)).await;
+    pace(&mut world, None, Some(rate(1_000, 1)), Some(3)).await;
     assert_eq!(world.send(1).await.1, Verdict::Reserved);
+    world.check().await;
+}
+
+/// The README: a message that is refused does not count against a rate.
+pub async fn what_is_given_back_gives_its_rate_back_once(place: &impl Place) {
+    let mut world = World::with(place, None, None, None).await;
+    let (of_key, of_account) = (rate(2, 60), rate(3, 60));
+    pace(&mut world, Some(of_key), Some(of_account), None).await;
+    let key_waits = too_fast(Pace::Key, of_key, "2026-11-20T10:00:30Z");
+    // Two that the upstream refuses, at a time, however often it is told.
+    for outcome in [Outcome::Refused, Outcome::NotOffered] {
+        let (first, second) = (world.send(1).await, world.send(1).await);
+        assert_eq!([first.1, second.1], [Verdict::Reserved, Verdict::Reserved], "{outcome:?}");
+        assert_eq!(world.send(1).await.1, key_waits);
+        for _ in 0..2 {
+            world.settle(first.0, outcome).await;
+            world.settle(second.0, outcome).await;
+        }
+    }
+    // What is relayed, or of which nobody knows, took its turn, until it turns out that it did not.
+    let (relayed, unknown) = (world.send(1).await.0, world.send(1).await.0);
+    world.settle(relayed, Outcome::Relayed).await;
+    world.settle(unknown, Outcome::Unknown).await;
+    assert_eq!(world.send(1).await.1, key_waits);
+    world.settle(unknown, Outcome::Refused).await;
+    let (late, verdict) = world.send(1).await;
+    assert_eq!(verdict, Verdict::Reserved);
+    assert_eq!(world.send(1).await.1, key_waits);
+    // Its turn has passed when it is given back: others have waited for it already.
+    world.clock.advance(60);
+    assert_eq!([world.send(1).await.1, world.send(1).await.1], [Verdict::Reserved, Verdict::Reserved]);
+    world.settle(late, Outcome::Refused).await;
+    assert!(matches!(world.send(1).await.1, Verdict::TooFast { .. }));
+    world.check().await;
+}
+
+/// A clock that ran three days ahead and was put right: the ledger's time stands for three days.
+pub async fn rates_and_expiries_are_judged_by_the_clock_where_the_ledger_is_ahead_of_it(place: &impl Place) {
+    let mut world = World::with(place, None, Some(100), None).await;
+    let slow = rate(1, 60);
+    let mut paced = key(1, 1, monthly(None));
+    (paced.rate, paced.expires_at) = (Some(slow), Some(at("2026-11-21T00:00:00Z")));
+    let mut other = key(2, 1, monthly(None));
+    other.rate = Some(slow);
+    world.put(&[Entry::Key(paced), Entry::Key(other)]).await;
+    world.clock.set(at("2026-11-23T10:00:00Z"));
+    assert_eq!(world.send(1).await.1, Verdict::Blocked(Blocked::KeyExpired));
+    let mut of_other = world.reservation(1);
+    of_other.key = key_id(2);
+    assert_eq!(world.ask(&of_other).await, Verdict::Reserved);
+    let time = world.store.time().await.expect("the time");
+    assert_eq!(time, LedgerTime { ledger: at("2026-11-23T10:00:00Z"), clock: at("2026-11-23T10:00:00Z") });
+
+    world.clock.set(at("2026-11-20T10:00:00Z"));
+    let time = world.store.time().await.expect("the time");
+    assert_eq!(time, LedgerTime { ledger: at("2026-11-23T10:00:00Z"), clock: at("2026-11-20T10:00:00Z") });
+    assert_eq!(world.send(1).await.1, Verdict::Reserved, "it has not expired");
+    assert_eq!(world.send(1).await.1, too_fast(Pace::Key, slow, "2026-11-20T10:01:00Z"));
+    // What the clock that ran ahead left behind holds one message up, and not for three days.
+    let mut of_other = world.reservation(1);
+    of_other.key = key_id(2);
+    assert_eq!(world.ask(&of_other).await, Verdict::Reserved);
+    world.reopen(place).await;
+    assert_eq!(world.send(1).await.1, too_fast(Pace::Key, slow, "2026-11-20T10:01:00Z"), "a restart changes nothing");
+    world.clock.advance(60);
+    assert_eq!(world.send(1).await.1, Verdict::Reserved);
+    world.clock.set(at("2026-11-21T00:00:00Z"));
+    assert_eq!(world.send(1).await.1, Verdict::Blocked(Blocked::KeyExpired));
+    // Within a minute the ledger's time holds.
+    world.clock.set(at("2026-11-23T09:59:30Z"));
+    assert_eq!(world.send(1).await.1, Verdict::Blocked(Blocked::KeyExpired));
     world.check().await;
 }
 

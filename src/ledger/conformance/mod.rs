@@ -144,6 +144,8 @@ macro_rules! whole_suite {
             overage_is_counted_apart_and_given_back_first,
             a_rate_is_judged_for_all_processes_together,
             a_rate_is_judged_before_credits_and_refused_messages_move_nothing,
+            what_is_given_back_gives_its_rate_back_once,
+            rates_and_expiries_are_judged_by_the_clock_where_the_ledger_is_ahead_of_it,
             every_meter_is_charged_once_or_none_and_given_back_once,
             a_balance_says_what_is_left_and_when_it_opens,
             a_night_in_which_clocks_change_is_one_day,

@@ -86,6 +86,8 @@ impl Charged {
 pub struct Model {
     /// The time of the last write: it never goes back.
     pub now: Timestamp,
+    /// The time by which rates are judged: the clock's where the last write is more than a minute ahead of it.
+    pub judged: Timestamp,
     pub rules: Rules,
     runs: HashMap<Holder, Vec<Running>>,
     pub stocks: HashMap<Holder, Stock>,
@@ -118,6 +120,8 @@ pub fn policy(n: usize) -> Holder {
 impl Model {
     pub fn tick(&mut self, clock: Timestamp) {
         self.now = self.now.max(clock);
+        let ahead = self.now.duration_since(clock) > SignedDuration::from_secs(60);
+        self.judged = if ahead { clock } else { self.now };
     }
 
     /// All that was accepted of a holder and not refunded since then, and what is known to be used.
@@ -341,7 +345,13 @@ impl Model {
         }
         (charged.outcome, charged.corrected, charged.settled_at) = (Some(outcome), corrects, self.now);
         if !charged.counts() {
-            self.given_back.pour(self.now);
+            self.given_back.pour(self.judged);
+            for holder in &charged.holders[..2] {
+                let leak = self.leaks.get_mut(holder).zip(self.rules.rates.get(holder));
+                if let Some((leak, rate)) = leak {
+                    leak.give_back(*rate, charged.at, self.judged);
+                }
+            }
             for (holder, index, some) in &charged.buckets {
                 self.stocks.entry(*holder).or_default().buckets[*index].consumed -= some;
             }

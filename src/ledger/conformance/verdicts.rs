@@ -9,12 +9,12 @@ impl Model {
     /// What the message pours into the buckets of its rates, or why it comes too early.
     pub fn pour(&self, key: Holder) -> Result<Vec<(Holder, Leak)>, Verdict> {
         let mut poured = vec![];
-        let shut = self.given_back.shut_until(self.now);
+        let shut = self.given_back.shut_until(self.judged);
         let rate = Rate { messages: REFUSED_PER_HOUR, per_seconds: 3_600 };
         let mut refused = shut.map(|retry_at| (retry_at, Verdict::TooFast { pace: Pace::Refused, rate, retry_at }));
         for (holder, pace) in [(key, Pace::Key), (account(), Pace::Account)] {
             let Some(rate) = self.rules.rates.get(&holder).copied() else { continue };
-            match Leak::pour(self.leaks.get(&holder).copied(), rate, self.now) {
+            match Leak::pour(self.leaks.get(&holder).copied(), rate, self.judged) {
                 Ok(leak) => poured.push((holder, leak)),
                 Err(retry_at) if refused.as_ref().is_some_and(|(later, _)| retry_at <= *later) => {}
                 Err(retry_at) => refused = Some((retry_at, Verdict::TooFast { pace, rate, retry_at })),

@@ -1,8 +1,9 @@
 //! Lots read under lock, and written. Whoever locks several does it by kind and id, so pools come last.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
+use tokio_postgres::Row;
 
 use super::failure::{Failure, Op};
 use super::history::used_since;
@@ -40,7 +41,7 @@ fn counts_from(lot: &Lot) -> Option<i64> {
     (lot.window.from != lot.begun).then(|| lot.window.from.as_millisecond())
 }
 
-fn by_holder(holders: &[Holder], found: &[tokio_postgres::Row]) -> Op<LotsByHolder> {
+fn by_holder(holders: &[Holder], found: &[Row]) -> Op<LotsByHolder> {
     let mut lots: LotsByHolder = holders.iter().map(|holder| (*holder, Lots::empty(*holder))).collect();
     for row in found {
         let (lot, (calendar, ended)) = (rows::lot(row)?, rows::made_by(row)?);
@@ -72,6 +73,20 @@ impl Tx {
         let (kinds, ids) = rows::columns(holders.iter().copied());
         let found = self.query(of_holders!(" FOR UPDATE OF l"), &[&kinds, &ids, &self.now_ms()]).await?;
         let mut lots = by_holder(holders, &found)?;
+        for (holder, arrival) in self.arrivals(holders).await? {
+            if let Some(of_holder) = lots.get_mut(&holder) {
+                of_holder.arrival = Some(arrival);
+            }
+        }
+        if lots.values().any(|lots| lots.is_overtaken(self.now)) {
+            return Err(Failure::Overtaken);
+        }
+        Ok(lots)
+    }
+
+    /// The theoretical arrivals of holders that had a rate. Their running lots must be locked.
+    pub async fn arrivals(&self, holders: &[Holder]) -> Op<BTreeMap<Holder, Timestamp>> {
+        let (kinds, ids) = rows::columns(holders.iter().copied());
         let found = self
             .query(
                 "SELECT t.kind, t.holder, t.arrival FROM tempo t \
@@ -79,16 +94,29 @@ impl Tx {
                 &[&kinds, &ids],
             )
             .await?;
-        for row in &found {
+        let arrival = |row: &Row| {
             let arrival = Timestamp::from_microsecond(row.try_get(2)?);
-            if let Some(of_holder) = lots.get_mut(&rows::holder(row, 0)?) {
-                of_holder.arrival = Some(arrival.map_err(|error| Failure::Row(error.to_string()))?);
-            }
+            Ok((rows::holder(row, 0)?, arrival.map_err(|error| Failure::Row(error.to_string()))?))
+        };
+        found.iter().map(arrival).collect()
+    }
+
+    /// Writes them.
+    pub async fn write_arrivals(&self, arrivals: impl IntoIterator<Item = (Holder, Timestamp)>) -> Op<()> {
+        let moved = arrivals.into_iter().map(|(holder, arrival)| (holder, arrival.as_microsecond()));
+        let (holders, arrivals): (Vec<Holder>, Vec<i64>) = moved.unzip();
+        if holders.is_empty() {
+            return Ok(());
         }
-        if lots.values().any(|lots| lots.is_overtaken(self.now)) {
-            return Err(Failure::Overtaken);
-        }
-        Ok(lots)
+        let (kinds, ids) = rows::columns(holders);
+        self.execute(
+            "INSERT INTO tempo AS t (kind, holder, arrival) \
+             SELECT * FROM unnest($1::smallint[], $2::uuid[], $3::bigint[]) x(kind, holder, arrival) ORDER BY 1, 2 \
+             ON CONFLICT (kind, holder) DO UPDATE SET arrival = excluded.arrival",
+            &[&kinds, &ids, &arrivals],
+        )
+        .await?;
+        Ok(())
     }
 
     /// Makes the lots that messages of these terms are charged to where they are not; they get their ids when they are

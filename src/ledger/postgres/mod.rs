@@ -51,8 +51,8 @@ use crate::domain::directory::{Entry, Named};
 use crate::domain::id::{Holder, Kind};
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{
-    Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, Result, Role, Session,
-    Settlement, Store,
+    Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, LedgerTime, Result, Role,
+    Session, Settlement, Store,
 };
 
 use failure::{Failure, Op};
@@ -180,6 +180,10 @@ macro_rules! on_snapshot {
 impl Store for PostgresStore {
     async fn identity(&self) -> Result<Identity> {
         on_snapshot!(self, "reading who the ledger is", |snapshot| incarnation::read_identity(&snapshot))
+    }
+
+    async fn time(&self) -> Result<LedgerTime> {
+        on_snapshot!(self, "reading the ledger's time", |snapshot| snapshot.time(&self.clock))
     }
 
     async fn open_session(&self, role: Role, name: &str) -> Result<Session> {

@@ -15,7 +15,7 @@ use crate::domain::credit::{LotId, Source};
 use crate::domain::directory::{Directory, Entry, Named};
 use crate::domain::id::{Holder, KeyId};
 use crate::ledger::rules::balance::balance;
-use crate::ledger::store::{Balance, Changes, Discrepancy, Event, Usage};
+use crate::ledger::store::{Balance, Changes, Discrepancy, Event, LedgerTime, Usage};
 
 /// Rows of the audit trail in one answer.
 const EVENTS_MAX: usize = 1_000;
@@ -43,6 +43,17 @@ impl Snapshot {
             self.0.give_back();
         }
         result
+    }
+
+    /// The ledger's time beside the given clock, or the server's.
+    pub async fn time(&self, clock: &Clock) -> Op<LedgerTime> {
+        let row = self
+            .query_one(
+                "SELECT ledger_now($1), coalesce($1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint)",
+                &[&clock_ms(clock)],
+            )
+            .await?;
+        Ok(LedgerTime { ledger: rows::instant(row.try_get(0)?)?, clock: rows::instant(row.try_get(1)?)? })
     }
 
     pub async fn now(&self, clock: &Clock) -> Op<Timestamp> {

@@ -23,7 +23,7 @@ pub fn open_until(now: Timestamp) -> i64 {
 /// The accounts that may be shut.
 pub async fn read(tx: &Tx) -> Op<IdMap<AccountId, Refused>> {
     let sql = "SELECT account, arrival, per_hour FROM refusal WHERE arrival > $1";
-    let found = tx.query(sql, &[&open_until(tx.now)]).await?;
+    let found = tx.query(sql, &[&open_until(tx.judged_at())]).await?;
     let refused = |row: &Row| {
         let per_hour: i64 = row.try_get(2)?;
         let refused = Refused { arrival: arrival(row, 1)?, per_hour: u32::try_from(per_hour).unwrap_or(u32::MAX) };
@@ -54,7 +54,7 @@ pub async fn count(tx: &Tx, messages: &BTreeMap<AccountId, u32>) -> Op<()> {
     for row in &locked {
         let account: Uuid = row.try_get(0)?;
         let messages = messages.get(&AccountId(account)).copied().unwrap_or(0);
-        let refused = Refused::after(Some(arrival(row, 1)?), messages, row.try_get(2)?, tx.now);
+        let refused = Refused::after(Some(arrival(row, 1)?), messages, row.try_get(2)?, tx.judged_at());
         ids.push(account);
         arrivals.push(refused.arrival.as_microsecond());
         per_hours.push(i64::from(refused.per_hour));
@@ -74,7 +74,7 @@ pub async fn forget(tx: &Tx) -> Op<()> {
     // Whoever counts one at this moment has news of it.
     let sql = "DELETE FROM refusal WHERE account IN \
          (SELECT account FROM refusal WHERE arrival <= $1 FOR UPDATE SKIP LOCKED)";
-    tx.execute(sql, &[&tx.now.as_microsecond()]).await?;
+    tx.execute(sql, &[&tx.judged_at().as_microsecond()]).await?;
     Ok(())
 }
 

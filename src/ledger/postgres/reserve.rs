@@ -31,9 +31,10 @@ pub async fn charge_as_planned(
     let digests: Vec<&[u8]> = batch.iter().filter_map(|asked| Some(asked.fingerprint.as_ref()?.0.as_slice())).collect();
     // Nothing is charged where one of them came before, or where much was refused lately. A branch that is not taken is not
     // run, and a fingerprint is committed before its client is told to come again, so the branch may look outside of the
-    // function.
+    // function. By the earlier of the ledger's time and the clock, so that none is missed that is judged by either.
     let sql = "SELECT CASE WHEN EXISTS (SELECT FROM fingerprint WHERE digest = ANY ($1)) \
-                 OR EXISTS (SELECT FROM refusal WHERE arrival > $24 AND account = ANY ($14)) THEN NULL ELSE \
+                 OR EXISTS (SELECT FROM refusal WHERE account = ANY ($14) AND arrival > least($24, $25 + \
+                     1000 * coalesce($5, (extract(epoch FROM clock_timestamp()) * 1000)::bigint))) THEN NULL ELSE \
              (SELECT now_ms FROM reserve($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
              $19, $20, $21, $22, $23)) END";
     let charged = wire
@@ -64,6 +65,7 @@ pub async fn charge_as_planned(
                 &columns.firsts,
                 &columns.lasts,
                 &refusals::open_until(plan.now),
+                &refusals::open_until(jiff::Timestamp::UNIX_EPOCH),
             ],
         )
         .await;
@@ -97,12 +99,12 @@ async fn decide_in(
     memory.renew(tx).await?;
     memory.load_senders(tx, batch.iter().map(|reservation| reservation.key)).await?;
     let reserved = reserved(tx, batch).await?;
-    let steps = screen(batch, &reserved, |key| memory.sender(key), tx.now);
+    let steps = screen(batch, &reserved, |key| memory.sender(key), tx.judged_at());
     let mut traces = fingerprint::traces(tx, fingerprints(batch, &steps)).await?;
     let (mut lots, mut books) = open(tx, &steps).await?;
     let before = books.lots.clone();
     books.refused = refusals::read(tx).await?;
-    let mut decisions = decide(batch, &steps, &mut traces, &mut books, tx.now);
+    let mut decisions = decide(batch, &steps, &mut traces, &mut books, tx.judged_at());
     write(tx, session, batch, &decisions).await?;
     let lacking = pending::lacking(&steps, &decisions);
     if !lacking.is_empty() {
@@ -247,19 +249,7 @@ async fn write(tx: &Tx, session: &Session, batch: &[Reservation], decisions: &[D
 async fn write_tempos(tx: &Tx, books: &Books) -> Op<()> {
     let moved = books.holdings.iter().filter_map(|(holder, holding)| {
         let tempo = holding.tempo.filter(|tempo| tempo.moved)?;
-        Some((*holder, tempo.arrival?.as_microsecond()))
+        Some((*holder, tempo.arrival?))
     });
-    let (holders, arrivals): (Vec<Holder>, Vec<i64>) = moved.unzip();
-    if holders.is_empty() {
-        return Ok(());
-    }
-    let (kinds, ids) = rows::columns(holders);
-    tx.execute(
-        "INSERT INTO tempo AS t (kind, holder, arrival) \
-         SELECT * FROM unnest($1::smallint[], $2::uuid[], $3::bigint[]) x(kind, holder, arrival) ORDER BY 1, 2 \
-         ON CONFLICT (kind, holder) DO UPDATE SET arrival = excluded.arrival",
-        &[&kinds, &ids, &arrivals],
-    )
-    .await?;
-    Ok(())
+    tx.write_arrivals(moved).await
 }

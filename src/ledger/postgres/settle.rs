@@ -1,6 +1,6 @@
 //! Outcomes: in one call where nothing is given back, else decided on locked rows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -9,10 +9,11 @@ use super::failure::{Failure, Op};
 use super::fingerprint::keep;
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::wire::{Lease, Wires};
-use super::{refusals, rows};
+use super::{read, refusals, rows};
 use crate::domain::credit::{PERIOD_PARTS, Part};
-use crate::domain::id::AccountId;
-use crate::ledger::rules::settle::{Settled, carries, correction};
+use crate::domain::directory::Entry;
+use crate::domain::id::{AccountId, Holder, KeyId};
+use crate::ledger::rules::settle::{Settled, carries, correction, paced};
 use crate::ledger::store::{Session, Settlement};
 
 /// One round trip, for outcomes that move no balance. A message that has an outcome already fails the whole.
@@ -41,6 +42,7 @@ fn columns(batch: impl Iterator<Item = Settlement>) -> (Vec<i32>, Vec<Uuid>, Vec
 
 /// A message as the rows know it.
 struct Known {
+    key: KeyId,
     account: AccountId,
     parts: Vec<Part>,
     /// When it was reserved.
@@ -68,7 +70,7 @@ pub async fn settle_locked(
 pub async fn settle_in(tx: &Tx, batch: &[Settlement]) -> Op<()> {
     let mut known = known(tx, batch).await?;
     let mut accepted = Vec::with_capacity(batch.len());
-    let mut refunds = Vec::new();
+    let (mut refunds, mut paces) = (Vec::new(), Vec::new());
     let mut refused = BTreeMap::new();
     for settlement in batch {
         // Never reserved: nothing to settle.
@@ -79,10 +81,12 @@ pub async fn settle_in(tx: &Tx, batch: &[Settlement]) -> Op<()> {
         accepted.push((*settlement, correction));
         if settlement.outcome.refunds() {
             refunds.push((message.parts.clone(), message.at));
+            paces.push((paced(message.key, message.account), message.at));
             *refused.entry(message.account).or_default() += 1;
         }
     }
     give_back(tx, &refunds).await?;
+    give_rates_back(tx, &paces).await?;
     refusals::count(tx, &refused).await?;
     if accepted.is_empty() {
         return Ok(());
@@ -126,12 +130,30 @@ async fn give_back(tx: &Tx, refunds: &[(Vec<Part>, Timestamp)]) -> Op<()> {
     tx.write_balances(lots.values().map(|(lot, _)| lot)).await
 }
 
+/// Gives the rates of keys and accounts back what messages took of them. Their running lots are locked, so that nobody
+/// judges by these rows meanwhile.
+async fn give_rates_back(tx: &Tx, messages: &[([Holder; 2], Timestamp)]) -> Op<()> {
+    let holders: BTreeSet<Holder> = messages.iter().flat_map(|(holders, _)| *holders).collect();
+    let mut arrivals = tx.arrivals(&holders.into_iter().collect::<Vec<_>>()).await?;
+    if arrivals.is_empty() {
+        return Ok(());
+    }
+    let entries = read::entries(tx, &arrivals.keys().copied().collect::<Vec<_>>()).await?;
+    for (holder, reserved_at) in messages.iter().flat_map(|(holders, at)| holders.map(|holder| (holder, *at))) {
+        let Some(arrival) = arrivals.get_mut(&holder) else { continue };
+        let rate = entries.get(&holder).and_then(Entry::rate);
+        let given_back = rate.and_then(|rate| rate.give_back(*arrival, reserved_at, tx.judged_at()));
+        *arrival = given_back.unwrap_or(*arrival);
+    }
+    tx.write_arrivals(arrivals).await
+}
+
 async fn known(tx: &Tx, batch: &[Settlement]) -> Op<HashMap<Uuid, Known>> {
     let (days, messages, _) = columns(batch.iter().copied());
     let found = tx
         .query(
             "SELECT v.message, v.credits, v.key_lot, v.account_lot, v.policy_lot, v.more, s.outcome, s.correction, \
-                 v.at, v.account \
+                 v.at, v.account, v.key \
              FROM unnest($1::integer[], $2::uuid[]) x(day, message) \
              JOIN reservation v ON v.day = x.day AND v.message = x.message \
              LEFT JOIN LATERAL (SELECT outcome, correction FROM settlement s \
@@ -147,8 +169,9 @@ async fn known(tx: &Tx, batch: &[Settlement]) -> Op<HashMap<Uuid, Known>> {
             Some(number) => Settled::As { outcome: rows::outcome(number)?, corrected: row.try_get(7)? },
             None => Settled::Open,
         };
-        let (account, at) = (AccountId(row.try_get(9)?), rows::instant(row.try_get(8)?)?);
-        known.insert(row.try_get(0)?, Known { account, parts, at, settled });
+        let (key, account) = (KeyId(row.try_get(10)?), AccountId(row.try_get(9)?));
+        let at = rows::instant(row.try_get(8)?)?;
+        known.insert(row.try_get(0)?, Known { key, account, parts, at, settled });
     }
     Ok(known)
 }

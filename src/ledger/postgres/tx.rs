@@ -9,6 +9,7 @@ use super::incarnation;
 use super::rows;
 use super::wire::{Lease, Wire, Wires};
 use crate::domain::id::Holder;
+use crate::ledger::rules::time;
 use crate::ledger::store::{Session, State};
 use crate::ledger::trail::Note;
 
@@ -46,6 +47,8 @@ pub struct Tx {
     wire: Lease,
     /// The ledger's time.
     pub now: Timestamp,
+    /// The clock that it was taken from: the given one, or the server's.
+    clock: Timestamp,
     /// Whether the session had been given up when this began.
     pub fenced: bool,
     pub config_epoch: i64,
@@ -78,14 +81,17 @@ impl Tx {
         wire.batch("BEGIN").await?;
         let entered = wire
             .query_one(
-                "SELECT now_ms, fenced, config_epoch, state FROM enter($1, $2, $3, $4)",
+                "SELECT now_ms, fenced, config_epoch, state, \
+                     coalesce($4, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) \
+                 FROM enter($1, $2, $3, $4)",
                 &[&session.id, &session.epoch, &lane.number(), &clock_ms(clock)],
             )
             .await?;
         let now = rows::instant(entered.try_get(0)?)?;
         let (fenced, config_epoch) = (entered.try_get(1)?, entered.try_get(2)?);
         let state = incarnation::state(entered.try_get(3)?)?;
-        Ok(Self { wire, now, fenced, config_epoch, state, notes: vec![], moved: vec![] })
+        let clock = rows::instant(entered.try_get(4)?)?;
+        Ok(Self { wire, now, clock, fenced, config_epoch, state, notes: vec![], moved: vec![] })
     }
 
     /// Without a session: what an administrator does, also when every session has ended.
@@ -98,7 +104,7 @@ impl Tx {
         let now = rows::instant(found.try_get(0)?)?;
         let state = incarnation::state(found.try_get(2)?)?;
         let config_epoch = found.try_get(1)?;
-        Ok(Self { wire, now, fenced: false, config_epoch, state, notes: vec![], moved: vec![] })
+        Ok(Self { wire, now, clock: now, fenced: false, config_epoch, state, notes: vec![], moved: vec![] })
     }
 
     /// The same for what a session may do only while it lives.
@@ -108,6 +114,11 @@ impl Tx {
             return tx.end(Err(Failure::Fenced)).await;
         }
         Ok(tx)
+    }
+
+    /// The time by which rates and expiries are judged.
+    pub fn judged_at(&self) -> Timestamp {
+        time::judged_at(self.now, self.clock)
     }
 
     pub fn now_ms(&self) -> i64 {

@@ -15,6 +15,7 @@
 //! | balance | what a status shows |
 //! | settle | which outcome of a message holds, and where it gives back |
 //! | history | what a limit counts that begins within its period |
+//! | time | by which time what is judged |
 //! | floors | what is known to be used, put into an accepted ledger |
 
 pub mod balance;
@@ -27,3 +28,4 @@ pub mod pending;
 pub mod reserve;
 pub mod settle;
 pub mod sources;
+pub mod time;

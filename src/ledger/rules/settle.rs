@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::history;
 use crate::domain::credit::{Lot, LotId, Outcome};
+use crate::domain::id::{AccountId, Holder, KeyId};
 
 /// What is known of a message when an outcome of it comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,11 @@ pub fn carries(running: &Lot, charged_to: LotId, reserved_at: Timestamp) -> bool
     running.id != charged_to
         && running.carried > 0
         && reserved_at.as_millisecond() >= history::first(running.window.from)
+}
+
+/// The holders whose rate a message took: its key and its account. What is given back of it is given back there, too.
+pub fn paced(key: KeyId, account: AccountId) -> [Holder; 2] {
+    [Holder::Key(key), Holder::Account(account)]
 }
 
 #[cfg(test)]

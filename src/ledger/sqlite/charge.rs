@@ -10,16 +10,24 @@ use super::failure::{Failure, Op};
 use super::incarnation;
 use super::ledgered::Ledgered;
 use super::lots::latest;
-use super::rows;
 use super::write::Tx;
+use super::{rows, tempo};
 use crate::domain::credit::{Chain, Charge, Outcome, PERIOD_PARTS, Part, Reservation, Verdict};
 use crate::domain::directory::Sender;
 use crate::domain::id::{AccountId, Holder, IdMap, IdSet, KeyId, MessageId, PolicyId};
 use crate::ledger::rules::pending::{self, Open};
 use crate::ledger::rules::reserve::{Charged, Step, decide, fingerprints, screen, senders};
-use crate::ledger::rules::settle::{Settled, carries, correction};
+use crate::ledger::rules::settle::{Settled, carries, correction, paced};
 use crate::ledger::store::{Session, Settlement};
 use crate::ledger::trail::{LEDGER, SESSION_GIVEN_UP};
+
+/// Whose message it was, to what it was charged, and when.
+struct Reserved {
+    key: KeyId,
+    account: AccountId,
+    parts: Vec<Part>,
+    at: Timestamp,
+}
 
 impl Tx<'_> {
     pub fn reserve(&mut self, session: &Session, batch: &[Reservation]) -> Op<Vec<Verdict>> {
@@ -38,7 +46,7 @@ impl Tx<'_> {
             lots.open(self, &terms)?;
         }
         lots.books.refused = self.refused()?;
-        let mut decisions = decide(batch, &steps, &mut traces, &mut lots.books, self.now);
+        let mut decisions = decide(batch, &steps, &mut traces, &mut lots.books, self.judged_at());
         for (reservation, decision) in batch.iter().zip(&decisions) {
             if let Some(Charged { charge, parts }) = &decision.charged {
                 self.insert_reservation(session, reservation, charge, parts)?;
@@ -98,7 +106,7 @@ impl Tx<'_> {
                 known.insert(asked.key, sender);
             }
         }
-        Ok(screen(batch, &reserved, |key| known.get(&key).cloned(), self.now))
+        Ok(screen(batch, &reserved, |key| known.get(&key).cloned(), self.judged_at()))
     }
 
     fn is_reserved(&self, message: MessageId) -> Op<bool> {
@@ -181,7 +189,8 @@ impl Tx<'_> {
 
     /// Gives a message back to the lots that it was charged to, and to those that run now and carry it. Returns its account.
     fn refund(&self, lots: &mut Ledgered, message: MessageId) -> Op<AccountId> {
-        let (account, parts, at) = self.reserved(message)?;
+        let Reserved { key, account, parts, at } = self.reserved(message)?;
+        self.give_rates_back(key, account, at)?;
         for (index, Part(id, amount)) in parts.into_iter().enumerate() {
             let lot = lots.lot(self, id)?;
             lot.refund(amount);
@@ -202,6 +211,19 @@ impl Tx<'_> {
         Ok(account)
     }
 
+    /// Gives the rates of its key and its account back what a message took of them.
+    fn give_rates_back(&self, key: KeyId, account: AccountId, reserved_at: Timestamp) -> Op<()> {
+        for holder in paced(key, account) {
+            let Some(arrival) = tempo::arrival(self.connection, holder)? else { continue };
+            let rate = rows::entry(self.connection, holder)?.and_then(|entry| entry.rate());
+            let given_back = rate.and_then(|rate| rate.give_back(arrival, reserved_at, self.judged_at()));
+            if let Some(arrival) = given_back {
+                tempo::set_arrival(self.connection, holder, arrival)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The outcome that holds, if there is one.
     pub fn latest_outcome(&self, message: MessageId) -> Op<Option<Settled>> {
         let found: Option<(String, bool)> = self
@@ -219,14 +241,14 @@ impl Tx<'_> {
             .transpose()
     }
 
-    /// Whose account a message was charged, to what, and when.
-    fn reserved(&self, message: MessageId) -> Op<(AccountId, Vec<Part>, Timestamp)> {
-        let (account, parts, at): (_, String, i64) = self
+    fn reserved(&self, message: MessageId) -> Op<Reserved> {
+        let (key, account, parts, at): (_, _, String, i64) = self
             .connection
-            .prepare_cached("SELECT account, parts, at FROM reservation WHERE message = ?1")?
-            .query_row([message.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            .prepare_cached("SELECT key, account, parts, at FROM reservation WHERE message = ?1")?
+            .query_row([message.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
         let parts = serde_json::from_str(&parts).map_err(|error| Failure::Row(error.to_string()))?;
-        Ok((AccountId(uuid::Uuid::from_bytes(account)), parts, rows::instant(at)?))
+        let [key, account] = [key, account].map(uuid::Uuid::from_bytes);
+        Ok(Reserved { key: KeyId(key), account: AccountId(account), parts, at: rows::instant(at)? })
     }
 
     /// Settles up to `limit` open messages of sessions that are gone as unknown. Returns how many.

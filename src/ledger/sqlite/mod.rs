@@ -52,8 +52,8 @@ use crate::domain::directory::{Entry, Named};
 use crate::domain::id::{Holder, Kind};
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{
-    Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, Result, Role, Session, Settlement,
-    State, Store,
+    Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, LedgerTime, Result, Role, Session,
+    Settlement, State, Store,
 };
 use crate::runtime::clock::Clock;
 
@@ -124,6 +124,12 @@ impl SqliteStore {
 impl Store for SqliteStore {
     async fn identity(&self) -> Result<Identity> {
         self.reader.call("reading who the ledger is", |connection, _| incarnation::read_identity(connection)).await
+    }
+
+    async fn time(&self) -> Result<LedgerTime> {
+        let clock = self.clock.now();
+        let ledger = self.reader.call("reading the ledger's time", |_, now| Ok(now)).await?;
+        Ok(LedgerTime { ledger, clock })
     }
 
     async fn open_session(&self, role: Role, name: &str) -> Result<Session> {

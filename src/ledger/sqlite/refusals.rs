@@ -15,7 +15,7 @@ use crate::ledger::rules::history;
 impl Tx<'_> {
     /// The accounts that may be shut.
     pub fn refused(&self) -> Op<IdMap<AccountId, Refused>> {
-        let open_until = self.now.saturating_add(Refused::open_until()).unwrap_or(Timestamp::MAX);
+        let open_until = self.judged_at().saturating_add(Refused::open_until()).unwrap_or(Timestamp::MAX);
         let mut statement =
             self.connection.prepare_cached("SELECT account, arrival, per_hour FROM refusal WHERE arrival > ?1")?;
         let mut found = statement.query([open_until.as_microsecond()])?;
@@ -44,7 +44,7 @@ impl Tx<'_> {
                      WHERE hour IN (?1, ?1 - 3600000) AND kind = ?2 AND holder = ?3",
                 )?
                 .query_row(params![hour, Kind::Account.as_str(), id], |row| row.get(0))?;
-            let refused = Refused::after(before.map(instant).transpose()?, *messages, used, self.now);
+            let refused = Refused::after(before.map(instant).transpose()?, *messages, used, self.judged_at());
             self.connection
                 .prepare_cached(
                     "INSERT INTO refusal (account, arrival, per_hour) VALUES (?1, ?2, ?3) \
@@ -59,7 +59,7 @@ impl Tx<'_> {
     pub fn forget_refused(&self) -> Op<()> {
         self.connection
             .prepare_cached("DELETE FROM refusal WHERE arrival <= ?1")?
-            .execute([self.now.as_microsecond()])?;
+            .execute([self.judged_at().as_microsecond()])?;
         Ok(())
     }
 }

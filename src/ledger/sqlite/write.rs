@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
 
@@ -12,6 +12,7 @@ use super::{incarnation, rows};
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId, Kind};
 use crate::ledger::digest;
+use crate::ledger::rules::time;
 use crate::ledger::store::{REMEMBERED_FOR, Role, Session};
 use crate::ledger::trail::Note;
 
@@ -28,17 +29,14 @@ pub struct Cache {
     said_behind: bool,
 }
 
-/// A clock that is further behind the ledger's time than this is told of. Clocks of one machine agree far better.
-const BEHIND: SignedDuration = SignedDuration::from_secs(60);
-
 impl Cache {
     pub fn forget(&mut self) {
         *self = Self { said_behind: self.said_behind, ..Self::default() };
     }
 
-    /// Until the clock catches up no period opens and no key expires: somebody should look at it.
+    /// Until the clock catches up no period opens: somebody should look at it.
     fn watch_clock(&mut self, now: Timestamp, clock: Timestamp) {
-        let behind = now.duration_since(clock) > BEHIND;
+        let behind = time::ahead(now, clock).is_some();
         if behind && !self.said_behind {
             tracing::warn!(ledger = %now, %clock, "the clock stepped back; the ledger's time stands until it catches up");
         }
@@ -59,6 +57,8 @@ pub struct Tx<'a> {
     pub connection: &'a Connection,
     /// The ledger's time: the clock's, never before an earlier transaction's.
     pub now: Timestamp,
+    /// The process's clock.
+    clock: Timestamp,
     pub cache: &'a mut Cache,
     state: State,
     /// Sessions that this transaction has already written.
@@ -87,7 +87,7 @@ impl<'a> Tx<'a> {
         }
         cache.compared_at = now;
         cache.lots.renew(connection)?;
-        let mut tx = Self { connection, now, cache, state, written: HashSet::new() };
+        let mut tx = Self { connection, now, clock, cache, state, written: HashSet::new() };
         if tx.cache.config_epoch != state.config_epoch {
             tx.renew_cache()?;
         }
@@ -111,6 +111,11 @@ impl<'a> Tx<'a> {
             .prepare_cached("UPDATE meta SET last_now = ?1, config_epoch = ?2, moved = ?3")?
             .execute(params![self.now.as_millisecond(), self.state.config_epoch, self.state.moved])?;
         Ok(())
+    }
+
+    /// The time by which rates and expiries are judged.
+    pub fn judged_at(&self) -> Timestamp {
+        time::judged_at(self.now, self.clock)
     }
 
     pub fn now_ms(&self) -> i64 {

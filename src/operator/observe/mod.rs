@@ -20,6 +20,7 @@ use super::early::Early;
 use super::error::{Error, Result};
 use super::incarnation::{Guard, Standing};
 use super::lease::Leader;
+use super::ledger_time::LedgerClock;
 use super::notices::Notices;
 use super::plan::cost::Cost;
 use super::plan::gauge::Gauge;
@@ -52,6 +53,7 @@ pub struct Context {
     pub report: Report,
     pub secret_watches: SecretWatches,
     pub guard: Guard,
+    pub ledger_clock: LedgerClock,
     pub early: Early,
     pub costs: Costs,
     pub notices: Notices,
@@ -87,7 +89,7 @@ impl Context {
             clock,
             rng,
             registry,
-            health: _,
+            health,
             name,
             place,
             relay,
@@ -98,6 +100,7 @@ impl Context {
             report: Report::new(client.clone(), &registry),
             secret_watches: SecretWatches::new(client.clone(), queues.keys.clone()),
             guard: Guard::new(place, &registry),
+            ledger_clock: LedgerClock::new(&registry, &health),
             early: Early::default(),
             client,
             books: Books::new(store, name, leader),
@@ -328,6 +331,7 @@ impl Context {
             relay: self.relay.borrow().clone(),
             sightings: self.upstreams.latest(),
             orphans: lock(&self.orphans).get(&id).cloned(),
+            ledger_ahead: self.ledger_clock.sentence(),
             figures_granted,
         })
     }

@@ -45,6 +45,8 @@ pub struct Observed {
     pub sightings: Option<Arc<Sightings>>,
     /// Sentence about entries without a resource that wait for an administrator.
     pub orphans: Option<String>,
+    /// Sentence about a ledger whose time is ahead of the clock.
+    pub ledger_ahead: Option<String>,
     pub figures_granted: bool,
 }
 
@@ -320,6 +322,7 @@ fn warned<'a>(conditions: Conditions<'a>, policy: &CreditPolicy, observed: &Obse
     let warnings = [
         (ConditionType::SelfServiceUnbounded, Reason::SelfServiceUnbounded, unbounded(policy, observed.limited)),
         (ConditionType::SweepStopped, Reason::SweepStopped, observed.orphans.clone()),
+        (ConditionType::LedgerAhead, Reason::LedgerAhead, observed.ledger_ahead.clone()),
     ];
     let set = |conditions: Conditions<'a>, (kind, reason, sentence): (_, _, Option<String>)| match sentence {
         Some(sentence) => conditions.set(kind, true, reason, sentence),

@@ -238,6 +238,11 @@ pub fn interrupted(
     let accepted = is_true(standing, ConditionType::Accepted);
     let programmed = false;
     let stated = Outcome::waiting(reason, message).stated(standing, generation, now, (accepted, programmed), None);
-    let kept = [ConditionType::UpstreamAvailable, ConditionType::SelfServiceUnbounded, ConditionType::SweepStopped];
+    let kept = [
+        ConditionType::UpstreamAvailable,
+        ConditionType::SelfServiceUnbounded,
+        ConditionType::SweepStopped,
+        ConditionType::LedgerAhead,
+    ];
     kept.into_iter().fold(stated, Conditions::keep).build()
 }

@@ -16,8 +16,8 @@ use franking::domain::id::{Holder, Kind, PolicyId};
 use franking::domain::trouble::{Sightings, Trouble};
 use franking::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Told, UsageRow};
 use franking::ledger::store::{
-    Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, Result, Role, Session, Settlement,
-    Store,
+    Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, LedgerTime, Result, Role, Session,
+    Settlement, Store,
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, watch};
@@ -212,6 +212,11 @@ impl Store for Fragile {
     async fn identity(&self) -> Result<Identity> {
         self.pass().await?;
         self.inner.identity().await
+    }
+
+    async fn time(&self) -> Result<LedgerTime> {
+        self.pass().await?;
+        self.inner.time().await
     }
 
     async fn open_session(&self, role: Role, name: &str) -> Result<Session> {

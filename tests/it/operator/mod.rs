@@ -9,6 +9,7 @@ mod fairness;
 mod fuse;
 mod handover;
 mod harness;
+mod ledger_time;
 mod lifecycle;
 mod notices;
 mod orphans;

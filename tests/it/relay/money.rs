@@ -100,6 +100,23 @@ async fn a_directory_that_cannot_be_read_refuses_nobody_for_good() {
     client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
 }
 
+/// The README: a refused message does not count against a rate.
+#[tokio::test]
+async fn messages_that_the_upstream_refuses_leave_the_rate_as_it_was() {
+    let scene = Scene::with(|_| {}, |rows| rows.keys[0].rate = Some(Rate { messages: 2, per_seconds: 3_600 })).await;
+    let mut client = scene.client().await;
+    for _ in 0..2 {
+        scene.sink.once(At::Final, Act::Reply("554 5.6.0 not this one"));
+        client.deliver(FROM, &[TO], MAIL).await.is("554 5.6.0 not this one");
+    }
+    scene.until_usage([0, 0, 2, 0, 0]).await;
+    for sent in 1..=2 {
+        client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+        scene.until_usage([sent, sent, 2, 0, 0]).await;
+    }
+    client.deliver(FROM, &[TO], MAIL).await.is("452 4.4.5 too fast: the key may send 2 messages in 3600 s");
+}
+
 /// The first message of one recipient passes, the second hears this.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_meter_says_in_its_own_words_that_it_is_used_up() {

@@ -96,6 +96,7 @@ fn seen_policy(entry: Option<PolicyEntry>, balance: Option<&Balance>) -> credit_
         relay: Default::default(),
         sightings: None,
         orphans: None,
+        ledger_ahead: None,
         figures_granted: false,
     }
 }

@@ -147,6 +147,7 @@ fn each_state_of_an_upstreams_login_has_its_reason() {
         relay: RelayState::default(),
         sightings: None,
         orphans: None,
+        ledger_ahead: None,
         figures_granted: false,
     };
     let upstream = json!({"upstream": {"host": "h.example.com", "credentialsSecretRef": {"name": "login"}}});

@@ -34,6 +34,7 @@ fn seen_policy(entry: Option<crate::domain::directory::PolicyEntry>, users: Vec<
         relay: RelayState::default(),
         sightings: None,
         orphans: None,
+        ledger_ahead: None,
         figures_granted: false,
     }
 }

@@ -9,8 +9,8 @@ use franking::crd::{Field, Template};
 use franking::domain::credential::Password;
 use franking::operator::plan::secret::uri;
 
-use super::super::scene::{SOON, Scene};
 use super::{Attempt, Heard, MESSAGE, Way, arrived, run, scripts, unix_message};
+use crate::relay::scene::{SOON, Scene};
 
 /// The URI by which `attempt` is made.
 fn uri_of(attempt: &Attempt) -> String {
@@ -61,10 +61,12 @@ async fn php_logs_in_with_what_parse_url_finds_in_the_uri() {
     logs_in_by_uri("php", &[], "uri_stream.php", MESSAGE, "install the package php-cli").await;
 }
 
-/// The README's templates: the reader, and its scheme and query with TLS from the first byte and with STARTTLS.
-const EMAIL_URLS: [(&str, [(Way, &str, &str); 2]); 2] = [
-    ("django-environ", [(Way::Implicit, "smtp+ssl", ""), (Way::StartTls, "smtp+tls", "")]),
-    ("dj-email-url", [(Way::Implicit, "smtp", "/?ssl=True"), (Way::StartTls, "submit", "")]),
+/// The README's templates: the reader, the way, and the scheme and query for it.
+const EMAIL_URLS: [(&str, Way, &str, &str); 4] = [
+    ("django-environ", Way::Implicit, "smtp+ssl", ""),
+    ("django-environ", Way::StartTls, "smtp+tls", ""),
+    ("dj-email-url", Way::Implicit, "smtp", "/?ssl=True"),
+    ("dj-email-url", Way::StartTls, "submit", ""),
 ];
 
 #[tokio::test]
@@ -73,31 +75,26 @@ async fn django_sends_with_the_readmes_email_urls() {
     assert!(folder.is_dir(), "there is no Django below target/clients; install it with `make clients`");
     let readme = include_str!("../../../../README.md");
     let scene = Scene::new().await;
-    let mut sent = 0;
-    for (reader, ways) in EMAIL_URLS {
-        for (way, scheme, query) in ways {
-            let attempt = Attempt::new(&scene, way);
-            let text =
-                format!("{scheme}://{{{{ .username }}}}:{{{{ .password }}}}@{{{{ .host }}}}:{{{{ .port }}}}{query}");
-            assert!(readme.contains(&format!("`{text}`")), "the README has no `{text}` for {reader}");
-            let port = attempt.port.to_string();
-            let url = Template::parse(&text).expect("a template").render(|field| match field {
-                Field::Host => "localhost",
-                Field::Port => &port,
-                Field::Username => &attempt.username,
-                Field::Password => &attempt.password,
-                Field::Uri | Field::Certificates | Field::AccountId => panic!("not in {text}"),
-            });
-            let script = scripts().join("email_url.py");
-            let ca = format!("SSL_CERT_FILE={}", attempt.ca.display());
-            let path = format!("PYTHONPATH={}", folder.display());
-            let script = script.to_str().expect("a path in UTF-8");
-            let arguments = [&ca, &path, "python3", script, reader, &url, &attempt.from, &attempt.to];
-            let heard = run("env", arguments, "", "install the package python3").await;
-            assert!(heard.accepted, "{reader} {way:?}; {heard}");
-            sent += 1;
-            let received = scene.sink.wait_for(sent, SOON).await.pop().expect("a message");
-            assert!(String::from_utf8_lossy(&received.body).contains("from Django"), "{reader} {way:?}");
-        }
+    for (sent, (reader, way, scheme, query)) in (1..).zip(EMAIL_URLS) {
+        let attempt = Attempt::new(&scene, way);
+        let text = format!("{scheme}://{{{{ .username }}}}:{{{{ .password }}}}@{{{{ .host }}}}:{{{{ .port }}}}{query}");
+        assert!(readme.contains(&format!("`{text}`")), "the README has no `{text}` for {reader}");
+        let port = attempt.port.to_string();
+        let url = Template::parse(&text).expect("a template").render(|field| match field {
+            Field::Host => "localhost",
+            Field::Port => &port,
+            Field::Username => &attempt.username,
+            Field::Password => &attempt.password,
+            Field::Uri | Field::Certificates | Field::AccountId => panic!("not in {text}"),
+        });
+        let script = scripts().join("email_url.py");
+        let ca = format!("SSL_CERT_FILE={}", attempt.ca.display());
+        let path = format!("PYTHONPATH={}", folder.display());
+        let script = script.to_str().expect("a path in UTF-8");
+        let arguments = [&ca, &path, "python3", script, reader, &url, &attempt.from, &attempt.to];
+        let heard = run("env", arguments, "", "install the package python3").await;
+        assert!(heard.accepted, "{reader} {way:?}; {heard}");
+        let received = scene.sink.wait_for(sent, SOON).await.pop().expect("a message");
+        assert!(String::from_utf8_lossy(&received.body).contains("from Django"), "{reader} {way:?}");
     }
 }

@@ -1,0 +1,38 @@
+//! By which time what is judged.
+//!
+//! The ledger's time only goes forward, so that no period opens twice. A clock that ran ahead and was put right leaves it
+//! ahead of every clock until they catch up, and for so long it stands still: a rate that is judged by it would hold all
+//! mail back, and a key would expire early.
+
+use jiff::{SignedDuration, Timestamp};
+
+/// The ledger's time may be so far ahead of a clock before somebody should look at it. Clocks that are kept by NTP agree
+/// within a second.
+pub const AHEAD_MAX: SignedDuration = SignedDuration::from_secs(60);
+
+/// How far the ledger's time is ahead of the clock, where that is too far.
+pub fn ahead(ledger: Timestamp, clock: Timestamp) -> Option<SignedDuration> {
+    Some(ledger.duration_since(clock)).filter(|ahead| *ahead > AHEAD_MAX)
+}
+
+/// The time by which rates and expiries are judged: the ledger's, or the clock's where the ledger's is too far ahead.
+/// Periods, and all that is written, follow the ledger's.
+pub fn judged_at(ledger: Timestamp, clock: Timestamp) -> Timestamp {
+    if ahead(ledger, clock).is_some() { clock } else { ledger }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_judges_where_the_ledger_is_more_than_a_minute_ahead() {
+        let at = |seconds| Timestamp::from_second(seconds).expect("a time");
+        for (clock, judged) in [(1_000, 1_000), (941, 1_000), (940, 1_000), (939, 939), (0, 0)] {
+            assert_eq!(judged_at(at(1_000), at(clock)), at(judged), "{clock}");
+        }
+        assert_eq!(ahead(at(1_000), at(900)), Some(SignedDuration::from_secs(100)));
+        assert_eq!(ahead(at(1_000), at(950)), None);
+        assert_eq!(ahead(at(1_000), at(9_000)), None, "a ledger that was asked by nobody is behind");
+    }
+}
