@@ -15,4 +15,5 @@ mod orphans;
 mod refusals;
 mod relays;
 mod secrets;
+mod truths;
 mod waits;
