@@ -1,5 +1,7 @@
 //! The writes of a plan, in its order, with nothing left to choose.
 
+use std::borrow::Cow;
+
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::PartialObjectMeta;
@@ -9,9 +11,10 @@ use serde_json::json;
 use super::error::{Error, Result, status_code};
 use super::kinds::Kind;
 use super::lease::Deposed;
+use super::marks::own_mark;
 use super::observe::Context;
 use super::plan::{Step, meta, secret};
-use super::references::{Ref, own_mark};
+use super::references::Ref;
 use super::watch::Name;
 use crate::domain::directory::Entry;
 use crate::domain::id::Holder;
@@ -26,7 +29,9 @@ pub enum Applied {
     Leaving,
 }
 
-pub async fn apply<K: Kind>(context: &Context, object: &K, steps: Vec<Step>) -> Result<Applied> {
+/// Does the steps in their order. A finalizer that was added is in `object` afterwards, with the version that has it: what
+/// follows must not be judged, or written, by a version that is no longer there.
+pub async fn apply<K: Kind>(context: &Context, object: &mut K, steps: Vec<Step>) -> Result<Applied> {
     for step in steps {
         match one(context, object, step).await? {
             Applied::Done => {}
@@ -36,7 +41,7 @@ pub async fn apply<K: Kind>(context: &Context, object: &K, steps: Vec<Step>) -> 
     Ok(Applied::Done)
 }
 
-async fn one<K: Kind>(context: &Context, object: &K, step: Step) -> Result<Applied> {
+async fn one<K: Kind>(context: &Context, object: &mut K, step: Step) -> Result<Applied> {
     let namespace = object.namespace();
     let api = K::api(&context.client, namespace.as_deref());
     let secrets = || Api::<Secret>::namespaced(context.client.clone(), namespace.as_deref().unwrap_or_default());
@@ -51,11 +56,13 @@ async fn one<K: Kind>(context: &Context, object: &K, step: Step) -> Result<Appli
                        {"op": "add", "path": "/metadata/finalizers/-", "value": meta::FINALIZER}])
             };
             let patched = patch_json(&api, &object.name_any(), patch).await;
-            // A spec that changed meanwhile was not judged: that is news when it comes.
-            if let Ok(patched) = &patched
-                && let Some(uid) = patched.uid().filter(|_| patched.metadata.generation == object.meta().generation)
-            {
-                context.references.written.mark(uid, own_mark(patched));
+            if let Ok(patched) = &patched {
+                // A spec that changed meanwhile was not judged: that is news when it comes.
+                if let Some(uid) = patched.uid().filter(|_| patched.metadata.generation == object.meta().generation) {
+                    context.references.written.mark(uid, own_mark(patched));
+                }
+                object.meta_mut().finalizers.clone_from(&patched.metadata.finalizers);
+                object.meta_mut().resource_version.clone_from(&patched.metadata.resource_version);
             }
             written(patched, "adding the finalizer")
         }
@@ -78,18 +85,27 @@ async fn one<K: Kind>(context: &Context, object: &K, step: Step) -> Result<Appli
         Step::CreateSecret(secret) => {
             still_leads(context)?;
             let parameters = PostParams { field_manager: Some(meta::MANAGER.to_owned()), ..PostParams::default() };
+            let place = Name::new(namespace.as_deref().unwrap_or_default(), secret.name_any());
+            let known = context.references.secret_intended(&place, &object.name_any());
             let created = secrets().create(&parameters, &secret).await;
+            // One whose answer was lost may be there.
+            if !known && matches!(created, Err(kube::Error::Api(_))) {
+                context.references.secret_refused(&place);
+            }
             remember(context, &created);
-            written(created, "creating a secret")
+            written(created, format!("creating the Secret \"{}\"", secret.name_any()))
         }
         Step::PatchSecret { name, patch } => {
             still_leads(context)?;
+            let place = Name::new(namespace.as_deref().unwrap_or_default(), &name);
+            context.references.secret_intended(&place, &object.name_any());
             let patched = secrets().patch(&name, &manager(), &Patch::Merge(patch)).await;
             remember(context, &patched);
-            written(patched, "writing a secret")
+            written(patched, format!("writing the Secret \"{name}\""))
         }
         Step::ReadBack { name, password } => {
-            let live = secrets().get_opt(&name).await.map_err(Error::cluster("reading a secret back"))?;
+            let doing = format!("reading the Secret \"{name}\" back");
+            let live = secrets().get_opt(&name).await.map_err(Error::cluster(doing))?;
             match live {
                 Some(live) if secret::carries(&live, &password) => Ok(Applied::Done),
                 Some(_) => Err(Error::ReadBack),
@@ -102,7 +118,7 @@ async fn one<K: Kind>(context: &Context, object: &K, step: Step) -> Result<Appli
             let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
             match secrets().delete(&name, &parameters).await {
                 Err(error) if status_code(&error) == Some(404) => Ok(Applied::Done),
-                deleted => written(deleted, "deleting a secret of an earlier name"),
+                deleted => written(deleted, format!("deleting the Secret \"{name}\" of an earlier name")),
             }
         }
     }
@@ -120,14 +136,14 @@ fn count_departures(context: &Context, entry: &Entry) {
 
 /// The ledger refuses the writes of an operator that does not lead any more; the API server knows no such fence. What a
 /// request that is under way may still do is harmless: its password stays good until another one is read back.
-fn still_leads(context: &Context) -> Result<()> {
+pub(super) fn still_leads(context: &Context) -> Result<()> {
     if context.books.leads() { Ok(()) } else { Err(Error::Deposed(Deposed)) }
 }
 
 /// The rest of this pass knows what is in the Secret: seeing it again is no news.
 fn remember(context: &Context, answer: &kube::Result<Secret>) {
     if let Ok(secret) = answer {
-        context.references.written.secret(Name::of(secret), &secret.metadata);
+        context.references.secret_written(secret);
     }
 }
 
@@ -146,7 +162,8 @@ fn manager() -> PatchParams {
 }
 
 /// What an answer to a write means.
-fn written<T>(answer: kube::Result<T>, doing: &'static str) -> Result<Applied> {
+fn written<T>(answer: kube::Result<T>, doing: impl Into<Cow<'static, str>>) -> Result<Applied> {
+    let doing = doing.into();
     let error = match answer {
         Ok(_) => return Ok(Applied::Done),
         Err(error) => error,

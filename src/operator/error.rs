@@ -1,5 +1,6 @@
 //! What can break between the operator and the world, and how long to wait before the next try.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use rand::{Rng, RngExt as _};
@@ -21,7 +22,7 @@ const JITTER: f64 = 0.2;
 pub enum Error {
     #[error("{doing}")]
     Cluster {
-        doing: &'static str,
+        doing: Cow<'static, str>,
         #[source]
         source: Box<kube::Error>,
     },
@@ -72,7 +73,9 @@ impl Fault {
 }
 
 impl Error {
-    pub fn cluster(doing: &'static str) -> impl FnOnce(kube::Error) -> Self {
+    /// `doing` names the object where it is not the reconciled one: the sentence goes into a condition.
+    pub fn cluster(doing: impl Into<Cow<'static, str>>) -> impl FnOnce(kube::Error) -> Self {
+        let doing = doing.into();
         move |source| Self::Cluster { doing, source: Box::new(source) }
     }
 
@@ -98,7 +101,8 @@ impl Error {
     pub fn refusal(&self) -> Option<&str> {
         match self {
             Self::Cluster { source, .. } => match source.as_ref() {
-                kube::Error::Api(status) if (400..500).contains(&status.code) => {
+                // Neither another writer that was faster nor a server that is busy refuses what is asked for.
+                kube::Error::Api(status) if (400..500).contains(&status.code) && !matches!(status.code, 409 | 429) => {
                     Some(&status.message[..status.message.floor_char_boundary(WORDS_MAX)])
                 }
                 _ => None,
@@ -112,6 +116,22 @@ impl Error {
             | Self::Watch
             | Self::Loop
             | Self::Deposed(_) => None,
+        }
+    }
+
+    /// True if the ledger or the lease says that another operator leads: this one has nothing to say any more.
+    pub fn is_fenced(&self) -> bool {
+        match self {
+            Self::Ledger { source, .. } => matches!(source, ledger::Error::Fenced),
+            Self::Deposed(_) => true,
+            Self::Cluster { .. }
+            | Self::Installation(_)
+            | Self::Seal { .. }
+            | Self::Timeout { .. }
+            | Self::Contended
+            | Self::ReadBack
+            | Self::Watch
+            | Self::Loop => false,
         }
     }
 

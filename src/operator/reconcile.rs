@@ -13,13 +13,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::apply::{Applied, apply};
+use super::apply::{Applied, apply, still_leads};
 use super::error::{Error, Fault, Result};
 use super::incarnation::Standing;
 use super::kinds::Kind;
 use super::observe::Context;
-use super::plan::{self, Step, meta};
+use super::plan::{self, Interruption, Step, meta};
 use super::references::Ref;
+use super::shown::status_mark;
 use super::watch::Name;
 use crate::crd::{ConditionType, Reason};
 use crate::ledger;
@@ -71,7 +72,8 @@ async fn take_turn<K: Kind>(context: Arc<Context>, name: Name) {
         forget(&context, &K::named(name.clone()));
         return queue.drop_gone(name);
     };
-    match reconcile(object, &context).await {
+    let failures = queue.failures(&name).saturating_add(1);
+    match reconcile(object, &context, failures).await {
         Ok(again) => queue.succeed(name, again),
         Err(error) => queue.fail(name.clone(), |failures| {
             let delay = error.delay(failures, &mut context.rng());
@@ -82,11 +84,12 @@ async fn take_turn<K: Kind>(context: Arc<Context>, name: Name) {
     }
 }
 
-async fn reconcile<K: Kind>(object: Arc<K>, context: &Context) -> Result<Again> {
+/// `failures` is how many there are in a row should this one fail.
+async fn reconcile<K: Kind>(object: Arc<K>, context: &Context, failures: u32) -> Result<Again> {
     let kind = K::kind(&());
     let _running = context.report.started(&kind);
-    let object = context.references.written.freshest(object.as_ref());
-    let passed = match tokio::time::timeout(PASS_DEADLINE, looks(&object, context)).await {
+    let mut object = context.references.written.freshest(object.as_ref());
+    let passed = match tokio::time::timeout(PASS_DEADLINE, looks(&mut object, context)).await {
         Ok(passed) => passed,
         Err(_) => Err(Error::Timeout { limit: PASS_DEADLINE }),
     };
@@ -94,18 +97,32 @@ async fn reconcile<K: Kind>(object: Arc<K>, context: &Context) -> Result<Again> 
         Ok(_) => context.report.finished(&kind, "success"),
         Err(error) => {
             context.report.finished(&kind, "error");
-            interrupted(&object, context, error).await;
+            interrupted(&object, context, error, failures).await;
         }
     }
     passed
 }
 
-/// Looks until nobody else was faster.
-async fn looks<K: Kind>(object: &K, context: &Context) -> Result<Again> {
+/// What a pass came to.
+enum Passed {
+    Done(Again),
+    /// Another one follows at once, over the object as it is now.
+    LookAgain,
+    /// What was judged is not what is there.
+    Outdated,
+}
+
+/// Repeats the pass until no other writer was faster. `object` is the latest version that is known.
+async fn looks<K: Kind>(object: &mut K, context: &Context) -> Result<Again> {
     for _ in 0..LOOKS {
         match pass(object, context).await {
-            Ok(Some(again)) => return Ok(again),
-            Ok(None) => {}
+            Ok(Passed::Done(again)) => return Ok(again),
+            Ok(Passed::LookAgain) => {}
+            Ok(Passed::Outdated) => match read_again(object, context).await? {
+                Some(fresh) => *object = fresh,
+                // Its end comes through the watch.
+                None => return Ok(None),
+            },
             // The ledger is lost, and an administrator has said that this object shall not wait for it. One that is held or
             // being rebuilt answers: what the object has used must not be forgotten, so it waits all the same.
             Err(Error::Ledger { .. })
@@ -122,12 +139,22 @@ async fn looks<K: Kind>(object: &K, context: &Context) -> Result<Again> {
     Err(Error::Contended)
 }
 
-/// One pass; `None` asks for another look.
-async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Again>> {
+/// Reads an object live; `None` where it is gone, or another of its name is there.
+async fn read_again<K: Kind>(object: &K, context: &Context) -> Result<Option<K>> {
+    let api = K::api(&context.client, object.namespace().as_deref());
+    let live = api.get_opt(&object.name_any()).await.map_err(Error::cluster("reading an object again"))?;
+    let mut same = live.filter(|live| live.uid() == object.uid());
+    if let Some(live) = &mut same {
+        meta::trim(live.meta_mut());
+    }
+    Ok(same)
+}
+
+async fn pass<K: Kind>(object: &mut K, context: &Context) -> Result<Passed> {
     let what = object.reference();
     match context.guard.judged().await {
         Standing::Unknown => return Err(unanswered()),
-        Standing::Held(sentence) => return stall(object, context, &sentence).await.map(Some),
+        Standing::Held(sentence) => return stall(object, context, &sentence).await.map(Passed::Done),
         Standing::Open | Standing::Rebuilding => {}
     }
     let granted = context.granted(&what);
@@ -138,25 +165,25 @@ async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Again>> {
     let puts = plan.steps.iter().any(|step| matches!(step, Step::Put(_)));
     match apply(context, object, plan.steps).await? {
         Applied::Done => {}
-        Applied::LookAgain => return Ok(None),
+        Applied::LookAgain => return Ok(Passed::Outdated),
         Applied::Leaving => {
             tracing::debug!(kind = %K::kind(&()), name = object.name_any(), "the object or its namespace is leaving");
-            return Ok(Some(Some(LEAVING_LOOK)));
+            return Ok(Passed::Done(Some(LEAVING_LOOK)));
         }
     }
     admit_early(context, &what);
     // A new entry takes over what is known to be used: the figures that were observed before it are wrong.
     if puts && !leaves && context.guard.standing() == Standing::Rebuilding {
-        return Ok(None);
+        return Ok(Passed::LookAgain);
     }
     if leaves {
         context.references.written.forget(object.meta());
         forget(context, &what);
-        return Ok(Some(None));
+        return Ok(Passed::Done(None));
     }
     if plan.look_again {
         recount_accounts(context, &what);
-        return Ok(None);
+        return Ok(Passed::LookAgain);
     }
     let before = object.status().map(K::conditions).unwrap_or_default();
     if let Some(status) = &plan.status {
@@ -183,7 +210,7 @@ async fn pass<K: Kind>(object: &K, context: &Context) -> Result<Option<Again>> {
         (None, Ref::Key(key)) => context.secret_watches.release(key),
         (Some(_) | None, Ref::Account(_) | Ref::Policy(_)) => {}
     }
-    Ok(Some(after))
+    Ok(Passed::Done(after))
 }
 
 fn unanswered() -> Error {
@@ -206,9 +233,16 @@ async fn stall<K: Kind>(object: &K, context: &Context, sentence: &str) -> Result
     Ok(None)
 }
 
-/// Writes a status, and remembers it until the watch has caught up.
+/// Writes a status, and remembers it until the watch has caught up. An operator that does not lead any more writes none: what
+/// it knows is not what holds.
 async fn show<K: Kind>(context: &Context, object: &K, status: &K::Status) -> Result<()> {
-    let Some(written) = context.report.status(object, status).await? else { return Ok(()) };
+    still_leads(context)?;
+    let shown = &context.references.shown;
+    let mark = status_mark(Some(status));
+    shown.intend(&object.reference(), object.meta(), mark);
+    let written = context.report.status(object, status, || still_leads(context)).await?;
+    shown.stands(&object.reference(), written.as_ref().unwrap_or(object).meta(), mark);
+    let Some(written) = written else { return Ok(()) };
     context.references.written.status(&written);
     // The watch may have been faster than the answer.
     if let Some(cached) = K::store(&context.references).get(&ObjectRef::from_obj(object)) {
@@ -245,29 +279,38 @@ pub(super) fn forget(context: &Context, what: &Ref) {
     }
 }
 
-/// A failed pass is shown where work is outstanding: a new spec, or a deletion. What stands and works stays Ready.
-async fn interrupted<K: Kind>(object: &K, context: &Context, error: &Error) {
-    let outstanding =
-        meta::deleting(object.meta()) || object.status().and_then(K::observed_generation) != object.meta().generation;
-    let Some((reason, message)) = explanation(error, meta::deleting(object.meta())) else { return };
-    if !outstanding {
+/// Shows that a pass failed, as far as it is to be shown, and writes an Event when that is news.
+async fn interrupted<K: Kind>(object: &K, context: &Context, error: &Error, failures: u32) {
+    let deleting = meta::deleting(object.meta());
+    let outstanding = deleting || object.status().and_then(K::observed_generation) != object.meta().generation;
+    // Before the ledger has said once who it is, no pass has begun: nothing is known to be wrong with what has converged.
+    let unbegun = !outstanding && context.guard.standing() == Standing::Unknown;
+    if error.is_fenced() || !context.books.leads() || unbegun {
         return;
     }
+    let interruption = interruption(error, deleting, outstanding, failures);
     let mut status = object.status().cloned().unwrap_or_default();
+    let standing = K::conditions(&status).to_vec();
+    if !interruption.is_shown(&standing) {
+        return;
+    }
     let (generation, now) = (object.meta().generation, context.clock.now());
-    let conditions = plan::interrupted(K::conditions(&status), generation, now, reason, &message);
-    K::set_conditions(&mut status, conditions);
+    K::set_conditions(&mut status, plan::interrupted(&standing, generation, now, &interruption));
     match tokio::time::timeout(PASS_DEADLINE, show(context, object, &status)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(error = &error as &dyn std::error::Error, "saying that a pass failed"),
-        Err(_) => tracing::debug!("saying that a pass failed took too long"),
+        Ok(Ok(())) => {
+            if let Some(notice) = interruption.notice(&standing) {
+                context.report.notice(object, &notice, now).await;
+            }
+        }
+        Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "saying that a pass failed"),
+        Err(_) => tracing::warn!("saying that a pass failed took too long"),
     }
 }
 
-/// Reason and sentence of a pass that failed. `None`: somebody else was faster, which is nobody's trouble.
-fn explanation(error: &Error, deleting: bool) -> Option<(Reason, String)> {
+/// Reason and sentence of a pass that failed.
+fn interruption(error: &Error, deleting: bool, outstanding: bool, failures: u32) -> Interruption {
     let again = format!("it is tried again within {} s", error.tried_again_within().as_secs());
-    let said = match error.fault() {
+    let (reason, message) = match error.fault() {
         Fault::Ledger if deleting => {
             (Reason::LedgerUnavailable, format!("deletion waits for the ledger, which does not answer; {again}"))
         }
@@ -276,14 +319,15 @@ fn explanation(error: &Error, deleting: bool) -> Option<(Reason, String)> {
             let message = match error.refusal() {
                 // Nothing tells us when a quota is raised or an admission policy is changed.
                 Some(words) => format!(
-                    "the Kubernetes API refused a request: {words}; {again}, and at once when this object is edited"
+                    "{error}: the Kubernetes API refused it: {words}; {again}, and at once when this object is edited"
                 ),
-                None => format!("the Kubernetes API did not take a request; {again}"),
+                None => format!("{error}: the Kubernetes API did not take the request; {again}"),
             };
             (Reason::ApplyFailed, message)
         }
         Fault::Internal => (Reason::ApplyFailed, "something is wrong with the operator; its log says what".to_owned()),
-        Fault::Conflict => return None,
+        Fault::Conflict => (Reason::ApplyFailed, format!("{error}: another writer was faster each time; {again}")),
     };
-    Some(said)
+    let contended = error.fault() == Fault::Conflict;
+    Interruption { reason, message, refused: error.refusal().is_some(), contended, outstanding, failures }
 }

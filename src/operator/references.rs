@@ -6,28 +6,32 @@
 //! gone has one more pass, which finds nothing and forgets what was remembered of it.
 
 use std::collections::BTreeSet;
-use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::Serialize;
 use tokio::sync::watch;
 
 use super::deletions::Deletions;
 use super::error::{Error, Result};
-use super::index::{AccountFacts, Index, KeyFacts};
+use super::index::Index;
+use super::marks::{
+    account_facts, account_marks, key_facts, key_marks, login_marks, namespace_marks, own_mark, policy_marks,
+    secret_marks,
+};
 use super::plan::adoption::Adoption;
-use super::plan::{is_true, meta};
-use super::watch::{Change, Listed, Marks, Name, Told, follow};
+use super::plan::meta;
+use super::shown::{Shown, status_mark};
+use super::watch::{Change, Listed, Name, Told, follow};
 use super::work_queue::{Cause, Places, WorkQueue};
 use super::written::Written;
-use crate::crd::{ConditionType, CreditPolicy, DeletionPolicy, SubAccount, SubAccountApiKey, find_condition};
+use crate::crd::{CreditPolicy, DeletionPolicy, SubAccount, SubAccountApiKey};
 use crate::domain::id::Kind;
 
 /// Kinds that are followed: the three, namespaces, our Secrets, and the upstreams' logins.
@@ -100,6 +104,7 @@ pub struct References {
     logins: Store<Secret>,
     index: RwLock<Index>,
     pub written: Written,
+    pub shown: Shown<Ref>,
     pub deletions: Deletions,
     /// Objects whose counts changed.
     recount: Mutex<BTreeSet<Ref>>,
@@ -145,6 +150,7 @@ impl References {
                 logins,
                 index,
                 written,
+                shown: Shown::default(),
                 deletions,
                 recount,
                 departures,
@@ -177,6 +183,25 @@ impl References {
 
     pub fn login(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
         self.logins.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// Notes that a Secret of this key is about to be written: its end is news to the key even where the watch shows the end
+    /// alone, or neither. Returns false if the Secret was not known to be the key's.
+    pub fn secret_intended(&self, secret: &Name, key: &str) -> bool {
+        self.change_index(|index| index.set_secret(secret, Some(key.to_owned()))).is_some()
+    }
+
+    /// Notes that the API server refused to create a Secret that was intended.
+    pub fn secret_refused(&self, secret: &Name) {
+        self.change_index(|index| index.set_secret(secret, None));
+    }
+
+    /// Takes over a Secret as the API server answered our write: seeing it again is no news.
+    pub fn secret_written(&self, secret: &Secret) {
+        let name = Name::of(secret);
+        let adopted = is_adopted(&secret.metadata);
+        self.change_index(|index| index.set_adopted(&name, adopted));
+        self.written.secret(name, &secret.metadata);
     }
 
     /// Asks the index a question.
@@ -250,6 +275,11 @@ impl Feed<'_> {
         let cause = if stops || meta::deleting(object.meta()) { Cause::Stop } else { Cause::Change };
         news.then_some(cause)
     }
+
+    /// The same for a status that another writer changed.
+    fn tampered<K: Resource, S: Serialize>(&self, what: &Ref, object: &K, status: Option<&S>) -> Option<Cause> {
+        self.references.shown.is_foreign(what, object.meta(), status_mark(status)).then_some(Cause::Change)
+    }
 }
 
 impl Listed for Feed<'_> {
@@ -266,8 +296,11 @@ impl Told<CreditPolicy> for Feed<'_> {
     async fn changed(&self, change: Change<'_, CreditPolicy>) {
         let Self { references, queues } = self;
         let (name, cause, outward) = match change {
-            Change::Seen { object, own, outward } => {
-                (Name::of(object), self.news(object, own, object.spec.suspended), outward)
+            Change::Seen { object, own, outward, shown } => {
+                let (name, news) = (Name::of(object), self.news(object, own, object.spec.suspended));
+                let tampered = || self.tampered(&Ref::Policy(name.clone()), object, object.status.as_ref());
+                let cause = news.or_else(|| shown.then(tampered).flatten());
+                (name, cause, outward)
             }
             Change::Gone(name) => (name, Some(Cause::Change), true),
         };
@@ -296,9 +329,16 @@ impl Told<SubAccount> for Feed<'_> {
     async fn changed(&self, change: Change<'_, SubAccount>) {
         let Self { references, queues } = self;
         let (name, facts, cause, outward) = match change {
-            Change::Seen { object, own, outward } => {
-                let cause = self.news(object, own, object.spec.suspended);
-                (Name::of(object), Some(account_facts(object)), cause, outward)
+            Change::Seen { object, own, outward, shown } => {
+                let (name, news) = (Name::of(object), self.news(object, own, object.spec.suspended));
+                let tampered = || self.tampered(&Ref::Account(name.clone()), object, object.status.as_ref());
+                let cause = news.or_else(|| shown.then(tampered).flatten());
+                // Figures that were written are no news to the policy, which counts its accounts.
+                if !own && !outward {
+                    cause.into_iter().for_each(|cause| queues.wake_for(&Ref::Account(name.clone()), cause));
+                    return;
+                }
+                (name, Some(account_facts(object)), cause, outward)
             }
             Change::Gone(name) => (name, None, Some(Cause::Change), true),
         };
@@ -336,8 +376,11 @@ impl Told<SubAccountApiKey> for Feed<'_> {
     async fn changed(&self, change: Change<'_, SubAccountApiKey>) {
         let Self { references, queues } = self;
         let (name, facts, cause) = match change {
-            Change::Seen { object, own, .. } => {
-                (Name::of(object), Some(key_facts(object)), self.news(object, own, object.spec.revoked))
+            Change::Seen { object, own, shown, .. } => {
+                let (name, news) = (Name::of(object), self.news(object, own, object.spec.revoked));
+                let tampered = || self.tampered(&Ref::Key(name.clone()), object, object.status.as_ref());
+                let cause = news.or_else(|| shown.then(tampered).flatten());
+                (name, Some(key_facts(object)), cause)
             }
             Change::Gone(name) => (name, None, Some(Cause::Change)),
         };
@@ -387,7 +430,7 @@ impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
                 let owner = meta::controlling_key(&object.metadata, &kind).map(|owner| owner.name.clone());
                 let adopted = Adoption::of(&object.metadata).map(|adoption| adoption.key);
                 let name = Name::of(object);
-                references.change_index(|index| index.set_adopted(&name, owner.is_none() && adopted.is_some()));
+                references.change_index(|index| index.set_adopted(&name, is_adopted(&object.metadata)));
                 let echo = references.written.is_own_secret(&name, &object.metadata);
                 (name, owner.or(adopted), echo)
             }
@@ -404,6 +447,15 @@ impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
         let now = key.map(|key| Name::new(&name.namespace, key));
         queues.all(BTreeSet::from_iter(before.into_iter().chain(now)).into_iter().map(Ref::Key));
     }
+
+    fn unseen(&self) -> Vec<Name> {
+        self.references.written.unseen_secrets()
+    }
+}
+
+/// Says whether it is a Secret of others that a key shares.
+fn is_adopted(meta: &ObjectMeta) -> bool {
+    meta::controlling_key(meta, &SubAccountApiKey::kind(&())).is_none() && Adoption::of(meta).is_some()
 }
 
 impl Told<Secret> for Feed<'_> {
@@ -421,67 +473,4 @@ impl Told<Secret> for Feed<'_> {
         let users: Vec<Ref> = users.iter().map(|policy| Ref::Policy(Name::of(policy.as_ref()))).collect();
         queues.all(users);
     }
-}
-
-fn account_facts(account: &SubAccount) -> AccountFacts {
-    AccountFacts {
-        policy: account.spec.policy_ref.name.clone(),
-        created: account.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
-        external_id: account.spec.external_id.clone(),
-        deleting: meta::deleting(&account.metadata),
-        refused: is_true(account_conditions(account), ConditionType::Stalled),
-        suspended: account.spec.suspended,
-        prepaid: account.spec.prepaid.is_some(),
-        spend_limited: account.spec.spend_limit_minor.is_some(),
-        narrowed: !account.spec.allowed_senders.is_empty(),
-    }
-}
-
-fn key_facts(key: &SubAccountApiKey) -> KeyFacts {
-    let conditions = key.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    KeyFacts { account: key.spec.sub_account_ref.name.clone(), ready: is_true(conditions, ConditionType::Ready) }
-}
-
-fn account_conditions(account: &SubAccount) -> &[Condition] {
-    account.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
-}
-
-/// What everybody looks at: the spec, by its generation, and whether it is on its way out.
-fn spec_mark<K: Resource>(object: &K, more: impl Hash) -> u64 {
-    let meta = object.meta();
-    let mut hasher = DefaultHasher::new();
-    (&meta.uid, meta.generation, meta::deleting(meta)).hash(&mut hasher);
-    more.hash(&mut hasher);
-    hasher.finish()
-}
-
-pub fn own_mark<K: Resource>(object: &K) -> u64 {
-    let meta = object.meta();
-    spec_mark(object, (&meta.finalizers, meta::forced(meta)))
-}
-
-fn policy_marks(policy: &CreditPolicy) -> Marks {
-    Marks { own: own_mark(policy), outward: spec_mark(policy, ()) }
-}
-
-fn account_marks(account: &SubAccount) -> Marks {
-    let verdict = |kind| find_condition(account_conditions(account), kind).map(|c| (&c.status, &c.reason));
-    let verdicts = (verdict(ConditionType::Accepted), verdict(ConditionType::Stalled));
-    Marks { own: own_mark(account), outward: spec_mark(account, verdicts) }
-}
-
-fn key_marks(key: &SubAccountApiKey) -> Marks {
-    Marks { own: own_mark(key), outward: spec_mark(key, key_facts(key).ready) }
-}
-
-fn namespace_marks(namespace: &PartialObjectMeta<Namespace>) -> Marks {
-    Marks { own: 0, outward: spec_mark(namespace, &namespace.metadata.labels) }
-}
-
-fn secret_marks(secret: &PartialObjectMeta<Secret>) -> Marks {
-    Marks { own: 0, outward: spec_mark(secret, &secret.metadata.resource_version) }
-}
-
-fn login_marks(secret: &Secret) -> Marks {
-    Marks { own: 0, outward: spec_mark(secret, &secret.metadata.resource_version) }
 }

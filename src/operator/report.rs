@@ -29,6 +29,8 @@ const ACCOUNTS_MEASURED: usize = 1_000;
 const NOTE_MAX: usize = 1_000;
 /// Characters of an object's name in an Event's, which leaves room for the part that the API server adds.
 const EVENT_PREFIX_MAX: usize = 200;
+/// Versions of an object over which one status is tried to be written, before the pass is left to its back-off.
+const STATUS_TRIES: usize = 5;
 /// What is told of credits.
 const FIGURES: [&str; 5] = ["granted", "used", "remaining", "prepaid", "overage"];
 
@@ -201,29 +203,44 @@ impl Report {
         }
     }
 
-    /// Writes a status, unless it stands. `object` is the freshest that is known. Returns it as it is then, where it
-    /// was written.
-    pub async fn status<K: Kind>(&self, object: &K, next: &K::Status) -> Result<Option<K>> {
+    /// Writes a status, unless it stands. `object` is the freshest that is known; where another version is there by now, the
+    /// write is made over that one. `leads` is asked before each try. Returns the object as it is then; `None` where nothing
+    /// was to be written, or the object is gone.
+    pub async fn status<K: Kind>(
+        &self,
+        object: &K,
+        next: &K::Status,
+        leads: impl Fn() -> Result<()> + Send + Sync,
+    ) -> Result<Option<K>> {
         if object.status() == Some(next) {
             return Ok(None);
         }
-        let fail = |source| Error::cluster("writing a status")(kube::Error::SerdeError(source));
-        let before = object.status().map_or(Ok(Value::Null), serde_json::to_value).map_err(fail)?;
-        let after = serde_json::to_value(next).map_err(fail)?;
-        let (name, namespace) = (object.name_any(), object.namespace());
-        // With the UID, so that a new object of the same name is not told the old one's figures.
-        let body = json!({"metadata": {"uid": object.uid()}, "status": merge_patch(&before, after)});
-        let api = K::api(&self.client, namespace.as_deref());
+        let name = object.name_any();
+        let api = K::api(&self.client, object.namespace().as_deref());
         let parameters = PatchParams { field_manager: Some(meta::MANAGER.to_owned()), ..PatchParams::default() };
-        match api.patch_status(&name, &parameters, &Patch::Merge(body)).await {
-            Ok(written) => {
-                self.status_writes.inc();
-                Ok(Some(written))
+        let mut live = None;
+        for _ in 0..STATUS_TRIES {
+            leads()?;
+            let body = status_patch(live.as_ref().unwrap_or(object), next)?;
+            match api.patch_status(&name, &parameters, &Patch::Merge(body)).await {
+                Ok(written) => {
+                    self.status_writes.inc();
+                    return Ok(Some(written));
+                }
+                // It is gone: there is nobody to tell.
+                Err(error) if status_code(&error) == Some(404) => return Ok(None),
+                Err(error) if status_code(&error) == Some(409) => {}
+                Err(error) => return Err(Error::cluster("writing a status")(error)),
             }
-            // It is gone, or another of its name is there: there is nobody to tell.
-            Err(error) if matches!(status_code(&error), Some(404 | 409)) => Ok(None),
-            Err(error) => Err(Error::cluster("writing a status")(error)),
+            let found = api.get_opt(&name).await.map_err(Error::cluster("reading an object again for its status"))?;
+            // A new object of the same name is not told the old one's figures.
+            let Some(found) = found.filter(|found| found.uid() == object.uid()) else { return Ok(None) };
+            if found.status() == Some(next) {
+                return Ok(Some(found));
+            }
+            live = Some(found);
         }
+        Err(Error::Contended)
     }
 
     /// An Event about one of our kinds.
@@ -308,6 +325,16 @@ async fn create(
     api.create(&parameters, &event).await.map(drop)
 }
 
+/// Builds the patch that gives `object` the status `next`: only this very object, and only in this version. So a write that a
+/// leader began before it lost the lease does not replace what the next one has written since.
+fn status_patch<K: Kind>(object: &K, next: &K::Status) -> Result<Value> {
+    let fail = |source| Error::cluster("writing a status")(kube::Error::SerdeError(source));
+    let before = object.status().map_or(Ok(Value::Null), serde_json::to_value).map_err(fail)?;
+    let after = serde_json::to_value(next).map_err(fail)?;
+    let metadata = json!({"uid": object.uid(), "resourceVersion": object.resource_version()});
+    Ok(json!({"metadata": metadata, "status": merge_patch(&before, after)}))
+}
+
 /// The JSON merge patch (RFC 7396) that makes `before` into `after`. A status has one writer, so the book of owners that
 /// a server-side apply would have the API server keep serves nobody.
 fn merge_patch(before: &Value, after: Value) -> Value {
@@ -358,7 +385,64 @@ fn metric<T, E: std::fmt::Display>(made: std::result::Result<T, E>) -> T {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http::{Method, Request, Response};
+    use kube::client::Body;
+
     use super::*;
+    use crate::crd::{SubAccountApiKey, SubAccountApiKeyStatus};
+
+    /// An API server with one key: the versions that it refuses to write, and the UID that it has by then.
+    async fn written(conflicts: usize, uid: &'static str) -> (Result<Option<SubAccountApiKey>>, usize) {
+        let object = |uid: &str, version: usize| {
+            json!({
+                "apiVersion": "franking.io/v1alpha1", "kind": "SubAccountApiKey",
+                "metadata": {"name": "key", "namespace": "team", "uid": uid, "resourceVersion": version.to_string()},
+                "spec": {"subAccountRef": {"name": "shop"}}
+            })
+        };
+        let patches = Arc::new(AtomicUsize::new(0));
+        let counted = patches.clone();
+        let answer = move |request: Request<Body>| {
+            let counted = counted.clone();
+            async move {
+                let (status, body) = if request.method() == Method::PATCH {
+                    let tried = counted.fetch_add(1, Ordering::SeqCst);
+                    let body = request.into_body().collect_bytes().await.expect("a body");
+                    let patch: Value = serde_json::from_slice(&body).expect("JSON");
+                    assert_eq!(patch["metadata"], json!({"uid": "u", "resourceVersion": tried.to_string()}));
+                    match tried < conflicts {
+                        true => {
+                            (409, json!({"kind": "Status", "status": "Failure", "code": 409, "message": "changed"}))
+                        }
+                        false => (200, object(uid, tried + 1)),
+                    }
+                } else {
+                    (200, object(uid, counted.load(Ordering::SeqCst)))
+                };
+                let body = Body::from(body.to_string().into_bytes());
+                Ok::<_, Infallible>(Response::builder().status(status).body(body).expect("an answer"))
+            }
+        };
+        let report = Report::new(Client::new(tower::service_fn(answer), "default"), &Registry::new());
+        let key: SubAccountApiKey = serde_json::from_value(object("u", 0)).expect("a key");
+        let next = SubAccountApiKeyStatus { key_id: Some("id".to_owned()), ..SubAccountApiKeyStatus::default() };
+        let answer = report.status(&key, &next, || Ok(())).await;
+        (answer, patches.load(Ordering::SeqCst))
+    }
+
+    #[tokio::test]
+    async fn a_status_that_meets_another_version_is_written_over_that_one() {
+        let (answer, patches) = written(2, "u").await;
+        assert!(answer.expect("it is written").is_some() && patches == 3);
+        let (answer, patches) = written(1, "another").await;
+        assert!(answer.expect("nobody is told").is_none() && patches == 1, "a new object of the same name");
+        let (answer, patches) = written(usize::MAX, "u").await;
+        assert!(matches!(answer, Err(Error::Contended)) && patches == STATUS_TRIES);
+    }
 
     #[test]
     fn a_merge_patch_names_what_changed_and_what_is_gone() {

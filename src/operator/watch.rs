@@ -4,7 +4,7 @@
 //! its own reconcile looks at, one of what others look at. What vanished while a watch was down is told apart by
 //! comparing the lists, because no deletion is ever sent for it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::pin::pin;
@@ -55,18 +55,20 @@ impl std::fmt::Display for Name {
     }
 }
 
-/// What of an object matters, as two hashes.
+/// What of an object matters, as hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marks {
     /// To its own reconcile.
     pub own: u64,
     /// To the objects that refer to it.
     pub outward: u64,
+    /// Its status, of which only the operator decides.
+    pub shown: u64,
 }
 
 /// A change that somebody cares about.
 pub enum Change<'a, K> {
-    Seen { object: &'a K, own: bool, outward: bool },
+    Seen { object: &'a K, own: bool, outward: bool, shown: bool },
     Gone(Name),
 }
 
@@ -87,6 +89,12 @@ pub trait Told<K>: Listed {
 
     /// This object vanished while the watch was down. [`Self::changed`] follows.
     fn missing(&self, _: &Name) {}
+
+    /// The objects that must be there although the watch never showed them: they were written while it was down. Those of them
+    /// that a list lacks are told as gone.
+    fn unseen(&self) -> Vec<Name> {
+        Vec::new()
+    }
 }
 
 /// Follows `api` until the future is dropped, into a store where somebody looks objects up.
@@ -140,7 +148,9 @@ pub async fn follow<K>(
                     let name = Name::of(&object);
                     tell_seen(&object, before.get(&name).copied(), marks(&object), told).await;
                 }
-                for name in before.into_keys().filter(|name| !known.contains_key(name)).collect::<Vec<_>>() {
+                let mut expected: BTreeSet<Name> = before.into_keys().collect();
+                expected.extend(told.unseen());
+                for name in expected.into_iter().filter(|name| !known.contains_key(name)) {
                     told.missing(&name);
                     told.changed(Change::Gone(name)).await;
                 }
@@ -169,8 +179,9 @@ pub async fn follow<K>(
 async fn tell_seen<K>(object: &K, before: Option<Marks>, now: Marks, told: &impl Told<K>) {
     let own = before.is_none_or(|before| before.own != now.own);
     let outward = before.is_none_or(|before| before.outward != now.outward);
-    if own || outward {
-        told.changed(Change::Seen { object, own, outward }).await;
+    let shown = before.is_some_and(|before| before.shown != now.shown);
+    if own || outward || shown {
+        told.changed(Change::Seen { object, own, outward, shown }).await;
     }
 }
 
@@ -215,6 +226,10 @@ mod tests {
                 Change::Gone(name) => self.hear(format!("-{name}")),
             }
         }
+
+        fn unseen(&self) -> Vec<Name> {
+            ["a", "lost"].map(|name| Name::new("", name)).to_vec()
+        }
     }
 
     /// Answers every list with two namespaces and lets every watch wait.
@@ -234,11 +249,11 @@ mod tests {
     async fn a_list_counts_as_there_when_all_of_it_was_told() {
         let client = kube::Client::new(tower::service_fn(answer), "default");
         let heard = Heard::default();
-        let marks = |_: &Namespace| Marks { own: 0, outward: 0 };
+        let marks = |_: &Namespace| Marks { own: 0, outward: 0, shown: 0 };
         tokio::select! {
             () = follow("Namespace", Api::all(client), watcher::Config::default(), None, marks, &heard) => {}
             () = heard.listed.notified() => {}
         }
-        assert_eq!(*heard.words.lock().expect("unpoisoned"), ["a", "b", "listed"]);
+        assert_eq!(*heard.words.lock().expect("unpoisoned"), ["a", "b", "-lost", "listed"]);
     }
 }

@@ -89,6 +89,11 @@ impl Written {
         written == Some(seen)
     }
 
+    /// The Secrets that were written and that the watch has not shown since.
+    pub fn unseen_secrets(&self) -> Vec<Name> {
+        lock(&self.secrets).keys().cloned().collect()
+    }
+
     pub fn forget_secret(&self, name: &Name) {
         lock(&self.secrets).remove(name);
     }
@@ -102,7 +107,7 @@ impl Written {
 }
 
 /// Versions of one kind of resource are numbers that grow (guaranteed since Kubernetes 1.35).
-fn version(meta: &ObjectMeta) -> u64 {
+pub fn version(meta: &ObjectMeta) -> u64 {
     meta.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 

@@ -134,8 +134,9 @@ impl Context {
         lock(&self.granted).insert(what);
     }
 
+    /// Says whether figures alone may be written: also where another writer's are to be put right.
     pub fn granted(&self, what: &Ref) -> bool {
-        lock(&self.granted).contains(what)
+        lock(&self.granted).contains(what) || self.references.shown.is_to_be_put_right(what)
     }
 
     pub fn spend_grant(&self, what: &Ref) {
@@ -167,6 +168,7 @@ impl Context {
             lock(&self.holders).remove(&Holder::new(what.kind(), id));
         }
         lock(&self.granted).remove(what);
+        self.references.shown.forget(what);
     }
 
     /// What was remembered of ids and figures is another ledger's.

@@ -38,7 +38,8 @@ impl Context {
             let namespace = &self.settings.namespace;
             let Some(secret) = self.references.login(namespace, &reference.name) else {
                 let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-                let live = api.get_metadata_opt(&reference.name).await.map_err(Error::cluster("reading a secret"))?;
+                let doing = format!("reading the Secret \"{}\"", reference.name);
+                let live = api.get_metadata_opt(&reference.name).await.map_err(Error::cluster(doing))?;
                 return Ok(if live.is_some() { Login::Unlabelled(which) } else { Login::Missing(which) });
             };
             let taken = match which {
@@ -81,12 +82,13 @@ impl Context {
     pub(super) async fn secrets(&self, key: &SubAccountApiKey, name: &Name) -> Result<(Option<Secret>, Vec<Secret>)> {
         let Ok(spec) = key.spec.check(&name.name) else { return Ok((None, Vec::new())) };
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &name.namespace);
-        let secret = api.get_opt(&spec.secret.name).await.map_err(Error::cluster("reading a key's secret"))?;
+        let reading = |secret: &str| Error::cluster(format!("reading the Secret \"{secret}\""));
+        let secret = api.get_opt(&spec.secret.name).await.map_err(reading(&spec.secret.name))?;
         let owner = meta::controller_of(key);
         let mut others = Vec::new();
         let names = self.references.index(|index| index.secrets_of_key(name));
         for old in names.into_iter().filter(|old| *old != spec.secret.name).take(EARLIER_MAX) {
-            let live = api.get_opt(&old).await.map_err(Error::cluster("reading a key's earlier secret"))?;
+            let live = api.get_opt(&old).await.map_err(reading(&old))?;
             others.extend(live.filter(|secret| {
                 let controller = meta::controlling_key(&secret.metadata, &owner.kind);
                 // One that an earlier key of this name shared was not let go by it.
@@ -105,7 +107,8 @@ impl Context {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &name.namespace);
         let mut found = Vec::new();
         for secret in names.into_iter().take(EARLIER_MAX) {
-            let live = api.get_opt(&secret).await.map_err(Error::cluster("reading an adopted secret"))?;
+            let doing = format!("reading the Secret \"{secret}\"");
+            let live = api.get_opt(&secret).await.map_err(Error::cluster(doing))?;
             found.extend(live.filter(|secret| is_adopted_by(secret, &name.name)));
         }
         Ok(found)

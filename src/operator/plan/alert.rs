@@ -85,12 +85,18 @@ pub fn look(
     }
     if let (Some(prepaid), Some(meter)) = (balance.prepaid, Meter::of_prepaid(holder)) {
         let known = known.entry(meter).or_default();
+        // Nothing was ever granted, so nothing is used up.
+        if prepaid.granted == 0 && known.told.is_none() {
+            return notices;
+        }
         let (filling, period) = filling(known, prepaid, now);
         let topic = topic(meter, period);
         let told = known.told_in(&topic.period);
         let (used, full) = filling.used(prepaid.remaining);
         if let Some(threshold) = thresholds.crossed(used, full, told) {
-            notices.push(Notice { topic: topic.clone(), threshold, policy, granted: full, used });
+            // All of nothing is what is left when everything has expired.
+            let (granted, used) = (filling.full, used.min(filling.full));
+            notices.push(Notice { topic: topic.clone(), threshold, policy, granted, used });
         }
         if told.is_none() {
             // First, so that it is what the filling is read from again.
@@ -159,6 +165,9 @@ impl Words<'_> {
             Whose::Account { namespace, name } => format!("account {namespace}/{name}"),
         };
         let limit = Self::limit(notice.topic.meter);
+        if granted == 0 {
+            return format!("{whose}: no {limit} are left");
+        }
         format!("{whose}: {limit} used up to {} % ({used} of {granted} {unit})", notice.threshold)
     }
 
@@ -288,7 +297,16 @@ mod tests {
         watcher.restarts();
         assert_eq!(watcher.sees(&prepaid(300, 80)), []);
         assert_eq!(watcher.sees(&prepaid(300, 40)), [(meter, 50, 40, 80)]);
-        assert_eq!(watcher.sees(&prepaid(0, 0)), [(meter, 100, 1, 1)], "all expired");
+        assert_eq!(watcher.sees(&prepaid(0, 0)), [(meter, 100, 0, 0)], "all expired");
+    }
+
+    #[test]
+    fn a_prepaid_balance_to_which_nothing_was_granted_is_not_used_up() {
+        let mut watcher = Watcher(HashMap::new(), 0);
+        assert_eq!(watcher.sees(&prepaid(0, 0)), []);
+        watcher.restarts();
+        assert_eq!(watcher.sees(&prepaid(0, 0)), []);
+        assert_eq!(watcher.sees(&prepaid(100, 40)), [(Meter::AccountPrepaid, 50, 60, 100)]);
     }
 
     #[test]
@@ -316,6 +334,9 @@ mod tests {
         let words = Words { policy: "acme", whose, currency: Some("EUR") };
         let sentence = "account team/billing: cap used up to 90 % (181 of 200 credits)";
         assert_eq!(words.sentence(&notice), sentence);
+        let expired = Topic { meter: Meter::AccountPrepaid, ..notice.topic.clone() };
+        let expired = Notice { topic: expired, threshold: 100, granted: 0, used: 0, ..notice.clone() };
+        assert_eq!(words.sentence(&expired), "account team/billing: no prepaid credits are left");
         let money = Topic { meter: Meter::AccountSpend, ..notice.topic.clone() };
         let money = Notice { topic: money, granted: 2500 * MICRO, used: 2300 * MICRO, ..notice.clone() };
         assert!(words.sentence(&money).ends_with("spend limit used up to 90 % (2300 of 2500 minor units of EUR)"));

@@ -12,7 +12,7 @@ use rand::Rng;
 use super::adoption::{self, Adoption};
 use super::gauge::Gauge;
 use super::present::{Present, present};
-use super::secret::{self, Access, Cause, Judgement, Standing};
+use super::secret::{self, Access, Cause, Judgement, Known, Standing};
 use super::secret_patch::Content;
 use super::sub_account::Namespace;
 use super::usage::{self, Figures, Metered};
@@ -145,7 +145,8 @@ impl<'a> Work<'a> {
     fn present(&self) -> Result<Option<Present<'a>>, Outcome> {
         // Only what it is called matters.
         let named = || self.shared(self.content(&Password::given(""), None));
-        present(self.observed.secret.as_ref(), &self.owner, &self.spec.secret, named)
+        let username = self.username();
+        present(self.observed.secret.as_ref(), &self.owner, &self.spec.secret, self.known(&username), named)
     }
 
     fn plan(&self, mut plan: KeyPlan, present: Option<Present<'_>>, rng: &mut impl Rng) -> KeyPlan {
@@ -207,12 +208,19 @@ impl<'a> Work<'a> {
         plan
     }
 
-    /// Says whether the Secret is this key's, made or adopted.
+    /// Says whether the Secret is this key's, made or adopted, even if its owner or the mark of its adoption was taken off.
     fn holds(&self, secret: &Secret) -> bool {
         match secret::standing(Some(secret), &self.owner) {
             Standing::Ours(_) | Standing::Adopted(_) => true,
-            Standing::Absent | Standing::Leaving | Standing::Foreign(_) => false,
+            Standing::Foreign(secret) => self.known(&self.username()).is_in(secret),
+            Standing::Absent | Standing::Leaving => false,
         }
+    }
+
+    /// What the ledger knows of this key's credential.
+    fn known<'k>(&'k self, username: &'k Username) -> Known<'k> {
+        let credentials = self.observed.entry.as_ref().map(|entry| entry.credentials.as_slice()).unwrap_or_default();
+        Known { username, credentials, hash_key: &self.observed.hash_key, now: self.now }
     }
 
     /// The Secret is not ours to write. What the spec says of the credentials that stand holds all the same: who

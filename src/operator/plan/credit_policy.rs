@@ -163,7 +163,8 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
         upstream: upstream.clone(),
         removed_at: None,
     };
-    let gauge = observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&entry.pool, now));
+    let untouched = || Gauge::untouched(&entry.pool, now).with_overage(entry.overage);
+    let gauge = observed.gauge.clone().unwrap_or_else(untouched);
     let stands = observed.entry.as_ref().is_some_and(|entry| entry.removed_at.is_none());
     if observed.entry.as_ref() != Some(&entry) && (stands || !deleting) {
         plan.look_again = meta::holds(&policy.metadata) && !same_limits(observed.entry.as_ref(), &entry);

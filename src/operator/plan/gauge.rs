@@ -5,7 +5,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::usage::{Figures, second};
 use crate::crd::{CreditStatus, PeriodStatus, PoolCreditStatus, SpendStatus, UsageStatus};
-use crate::domain::credit::{Limit, Meter};
+use crate::domain::credit::{Limit, Meter, Overage};
+use crate::domain::id::Kind;
 use crate::domain::money::MICRO;
 use crate::ledger::store::{Balance, Exhausted, SpendBalance, Usage};
 
@@ -34,7 +35,9 @@ impl Gauge {
             remaining,
             left: remaining,
             prepaid: balance.prepaid.map(|prepaid| prepaid.remaining),
-            overage: Some(lot.overage).filter(|overage| *overage > 0 || !balance.overage.is_deny()),
+            overage: Some(lot.overage)
+                .filter(|overage| *overage > 0 || !balance.overage.is_deny())
+                .filter(|_| lot.holder.kind() == Kind::Policy),
             spend: balance.spend.map(spend),
         };
         Self {
@@ -76,6 +79,12 @@ impl Gauge {
         };
         let reopens_at = limit.credits.map(|_| figures.end);
         Self { figures, changes_at: window.to, usage: Usage::default(), exhausted: None, reopens_at }
+    }
+
+    /// The same of a policy, whose pool may be exceeded or not.
+    pub fn with_overage(mut self, overage: Overage) -> Self {
+        self.figures.overage = (!overage.is_deny()).then_some(0);
+        self
     }
 
     pub fn period(&self) -> PeriodStatus {

@@ -179,6 +179,10 @@ pub fn transition(before: &[Condition], after: &[Condition]) -> Option<Notice> {
             let note = find_condition(after, ConditionType::Ready)?.message.clone();
             Some(Notice { warning: false, reason: Reason::Ready, note })
         }
+        (None, None) if was_interrupted(before) && is_true(after, ConditionType::Ready) => {
+            let note = find_condition(after, ConditionType::Ready)?.message.clone();
+            Some(Notice { warning: false, reason: Reason::Ready, note })
+        }
         (Some(_), Some(_) | None) | (None, None) | (None, Some(_)) => held(before, after),
     }
 }
@@ -198,6 +202,15 @@ fn held(before: &[Condition], after: &[Condition]) -> Option<Notice> {
         }
         (Some(_) | None, Some(_) | None) => None,
     }
+}
+
+/// The reasons of passes that failed.
+const INTERRUPTIONS: [Reason; 2] = [Reason::ApplyFailed, Reason::LedgerUnavailable];
+
+/// True if what stands says that a pass failed.
+pub fn was_interrupted(conditions: &[Condition]) -> bool {
+    let ready = find_condition(conditions, ConditionType::Ready).filter(|ready| ready.status == "False");
+    ready.is_some_and(|ready| INTERRUPTIONS.iter().any(|reason| reason.as_str() == ready.reason))
 }
 
 /// The reasons that an object can come to a stop for.
@@ -227,17 +240,56 @@ fn reason_of(condition: &Condition) -> Option<Reason> {
     STOPS.into_iter().find(|reason| reason.as_str() == condition.reason)
 }
 
-/// The status that stays while a pass failed and the object's latest spec, or its deletion, is outstanding.
+/// A pass that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interruption {
+    pub reason: Reason,
+    pub message: String,
+    /// The API server refused a request, in its own words: nothing says that the next try fares better.
+    pub refused: bool,
+    /// It is tried again because another writer was faster, which is no trouble unless it goes on.
+    pub contended: bool,
+    /// The object's latest spec, or its deletion, waits for a pass that succeeds.
+    pub outstanding: bool,
+    /// Passes that failed in a row, this one included.
+    pub failures: u32,
+}
+
+/// Failures in a row from which on a fault that may pass by itself is shown: a ledger that fails over within the first
+/// two delays shall not turn `Ready` of what has converged.
+const SHOWN_FROM: u32 = 3;
+
+impl Interruption {
+    /// Says whether the object's status shows it. `standing` are its conditions.
+    pub fn is_shown(&self, standing: &[Condition]) -> bool {
+        if self.refused {
+            return true;
+        }
+        let enough = if self.outstanding && !self.contended { 1 } else { SHOWN_FROM };
+        // What is not ready for a reason of its own, such as a revocation, stays so whether or not the ledger answers.
+        let hidden = !self.outstanding && !is_true(standing, ConditionType::Ready) && !was_interrupted(standing);
+        self.failures >= enough && !hidden
+    }
+
+    /// The Event, where `standing` does not say so already.
+    pub fn notice(&self, standing: &[Condition]) -> Option<Notice> {
+        let ready = find_condition(standing, ConditionType::Ready).filter(|ready| ready.status == "False");
+        let news = ready.is_none_or(|ready| ready.reason != self.reason.as_str());
+        news.then(|| Notice { warning: true, reason: self.reason, note: self.message.clone() })
+    }
+}
+
+/// The conditions that stand while passes fail. What the directory holds of an object that has converged it holds still.
 pub fn interrupted(
     standing: &[Condition],
     generation: Option<i64>,
     now: Timestamp,
-    reason: Reason,
-    message: &str,
+    interruption: &Interruption,
 ) -> Vec<Condition> {
     let accepted = is_true(standing, ConditionType::Accepted);
-    let programmed = false;
-    let stated = Outcome::waiting(reason, message).stated(standing, generation, now, (accepted, programmed), None);
+    let programmed = !interruption.outstanding && is_true(standing, ConditionType::Programmed);
+    let outcome = Outcome::waiting(interruption.reason, interruption.message.as_str());
+    let stated = outcome.stated(standing, generation, now, (accepted, programmed), None);
     let kept = [
         ConditionType::UpstreamAvailable,
         ConditionType::SelfServiceUnbounded,

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::Outcome;
 use super::adoption;
-use super::secret::{self, Standing};
+use super::secret::{self, Known, Standing};
 use super::secret_patch::Content;
 use crate::crd::{CheckedSecret, Reason};
 
@@ -26,12 +26,13 @@ impl<'a> Present<'a> {
     }
 }
 
-/// Returns the Secret that is there to be written, if there is one, or the refusal. `named` is the content that a shared
-/// one would get.
+/// Returns the Secret that is there to be written, if there is one, or the refusal. `known` is the key's credential, `named`
+/// the content that a shared one would get.
 pub fn present<'a>(
     secret: Option<&'a Secret>,
     owner: &OwnerReference,
     shape: &CheckedSecret,
+    known: Known<'_>,
     named: impl FnOnce() -> Content,
 ) -> Result<Option<Present<'a>>, Outcome> {
     let name = &shape.name;
@@ -43,6 +44,8 @@ pub fn present<'a>(
             let message = format!("waiting until the Secret \"{name}\" of an earlier key is gone");
             return Err(Outcome::waiting(Reason::Progressing, message));
         }
+        // It lost its owner reference: taking it back keeps the password that pods have.
+        Standing::Foreign(secret) if secret::is_made_here(secret) && known.is_in(secret) => Present::Ours(secret),
         Standing::Foreign(secret) if shape.adopt => match secret::obstacle(secret, &owner.name) {
             None => Present::Shared(secret),
             Some(obstacle) => {

@@ -52,6 +52,37 @@ pub fn standing<'a>(secret: Option<&'a Secret>, owner: &OwnerReference) -> Stand
     }
 }
 
+/// What the ledger knows of a key's credential.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    pub username: &'a Username,
+    pub credentials: &'a [Credential],
+    pub hash_key: &'a HashKey,
+    pub now: Timestamp,
+}
+
+impl Known<'_> {
+    /// Says whether a Secret that lost its owner, or the mark of its adoption, holds the credential of this very key. A
+    /// password that is not known by its hash proves nothing, and neither does one of another user name.
+    pub fn is_in(&self, secret: &Secret) -> bool {
+        let text = |key: &str| secret.data.as_ref()?.get(key).map(|value| value.0.as_slice());
+        let Some(password) = password_of(secret) else { return false };
+        let hash = self.hash_key.hash(&password);
+        let usable = |credential: &&Credential| credential.usable(self.now) && credential.hash == hash;
+        text("username") == Some(self.username.as_str().as_bytes()) && self.credentials.iter().any(|c| usable(&c))
+    }
+}
+
+/// Says whether a foreign Secret looks as those that we make: nothing controls it, and it carries all of our labels.
+pub fn is_made_here(secret: &Secret) -> bool {
+    let owned = secret.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true));
+    let empty = BTreeMap::new();
+    let found = secret.metadata.labels.as_ref().unwrap_or(&empty);
+    !owned
+        && Adoption::of(&secret.metadata).is_none()
+        && meta::labels().iter().all(|(key, value)| found.get(key) == Some(value))
+}
+
 /// Returns the reason for which a foreign Secret cannot be adopted by a key of the name `key`, if there is one: another
 /// object controls or shares it, a policy may point to it, it cannot be changed, or it holds the keys of the installation
 /// itself, which a tenant of our own namespace could name.

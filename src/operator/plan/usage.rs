@@ -118,8 +118,10 @@ impl Figures {
 
     /// Whether `fresh` figures are news that wait for nobody: another phase, or other limits.
     fn outdated_by(&self, fresh: &Self) -> bool {
-        let limits =
-            |figures: &Self| (figures.granted, figures.prepaid.is_some(), figures.spend.map(|spend| spend.limit_minor));
+        let limits = |figures: &Self| {
+            let spend = figures.spend.map(|spend| spend.limit_minor);
+            (figures.granted, figures.prepaid.is_some(), figures.overage.is_some(), spend)
+        };
         limits(self) != limits(fresh) || self.phase() != fresh.phase()
     }
 
@@ -319,6 +321,9 @@ mod tests {
         let spend = |limit_minor| Some(SpendStatus { limit_minor, used_minor: 3 });
         let spending = Figures { spend: spend(10), ..figures(None, 10) };
         assert!(at_once(&spending, &Figures { spend: spend(11), ..spending.clone() }));
+        let exceedable = Figures { overage: Some(0), ..figures(Some(10), 5) };
+        assert!(at_once(&figures(Some(10), 5), &exceedable), "the pool may be exceeded from now on");
+        assert!(at_once(&exceedable, &figures(Some(10), 5)), "and not any more");
     }
 
     #[test]

@@ -72,6 +72,11 @@ impl WorkQueue {
         self.end(name, after.map_or(Ended::Settled, |after| Ended::LookAgain(now + after)));
     }
 
+    /// The passes before the one that is under way that failed in a row.
+    pub fn failures(&self, name: &Name) -> u32 {
+        self.schedule().failures(name)
+    }
+
     /// A pass failed, and is tried again after the delay that follows from the number of failures in a row.
     pub fn fail(&self, name: Name, delay: impl FnOnce(u32) -> Duration) {
         let failures = self.schedule().fail(&name);

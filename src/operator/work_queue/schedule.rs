@@ -193,6 +193,11 @@ impl Schedule {
         Some(name)
     }
 
+    /// The failures in a row of an object whose pass is under way.
+    pub fn failures(&self, name: &Name) -> u32 {
+        self.objects.get(name).map_or(0, |object| object.failures)
+    }
+
     /// Counts a failure of the object whose pass is under way; how many in a row there are with it.
     pub fn fail(&mut self, name: &Name) -> u32 {
         let Some(object) = self.objects.get_mut(name) else { return 1 };

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use franking::domain::credential::Username;
 use franking::domain::credit::{Meter, Reservation, Verdict};
 use franking::domain::denied_sender::{DeniedReport, DeniedSenders};
@@ -19,6 +20,7 @@ use franking::ledger::store::{
     Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, LedgerTime, Result, Role, Session,
     Settlement, Store,
 };
+use http_body_util::{Either, Full};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, watch};
 use tower::{Layer, Service};
@@ -38,6 +40,11 @@ pub struct Fuse {
     pub secrets: Valve,
     /// In front of every write of our kinds but their statuses: of finalizers.
     pub finalizers: Valve,
+    /// In front of every write of a status.
+    pub statuses: Valve,
+    /// In front of the watch of all Secrets of ours. One that came while it was shut ends when it is opened, as one from an
+    /// expired version on does: the watch lists anew.
+    pub secret_watch: Valve,
 }
 
 /// Holds up what comes to it while it is shut.
@@ -57,6 +64,10 @@ impl Valve {
 
     pub fn open(&self) {
         self.0.send_modify(|held| held.shut = false);
+    }
+
+    fn is_shut(&self) -> bool {
+        self.0.borrow().shut
     }
 
     /// Waits until something waits.
@@ -143,16 +154,24 @@ pub struct Fused<S> {
     fuse: Arc<Fuse>,
 }
 
-impl<S, B> Service<http::Request<B>> for Fused<S>
+/// The words with which the API server ends a watch from a version on that it does not know any more: the client lists
+/// anew.
+const EXPIRED: &str = concat!(
+    r#"{"type": "ERROR", "object": {"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": 410, "#,
+    r#""reason": "Expired", "message": "too old resource version"}}"#,
+    "\n"
+);
+
+impl<S, B, A> Service<http::Request<B>> for Fused<S>
 where
-    S: Service<http::Request<B>>,
+    S: Service<http::Request<B>, Response = http::Response<A>>,
     S::Future: Send + 'static,
-    S::Response: Send,
+    A: Send,
     S::Error: Send,
 {
-    type Response = S::Response;
+    type Response = http::Response<Either<Full<Bytes>, A>>;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = std::result::Result<S::Response, S::Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = std::result::Result<Self::Response, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<std::result::Result<(), S::Error>> {
         self.inner.poll_ready(context)
@@ -163,6 +182,10 @@ where
         let path: Vec<&str> = request.uri().path().split('/').collect();
         let secret = writes && path.contains(&"secrets");
         let finalizer = writes && path.contains(&"franking.io") && !path.contains(&"status");
+        let status = writes && path.contains(&"franking.io") && path.contains(&"status");
+        let query = request.uri().query().unwrap_or_default();
+        let watch = request.uri().path() == "/api/v1/secrets" && query.contains("watch=");
+        let expires = watch && self.fuse.secret_watch.is_shut();
         // The request itself is lazy: nothing is sent before the future is polled.
         let (fuse, answer) = (self.fuse.clone(), self.inner.call(request));
         Box::pin(async move {
@@ -173,12 +196,19 @@ where
             if finalizer {
                 fuse.finalizers.pass().await;
             }
+            if status {
+                fuse.statuses.pass().await;
+            }
+            if expires {
+                fuse.secret_watch.pass().await;
+                return Ok(http::Response::new(Either::Left(Full::from(EXPIRED))));
+            }
             let answer = answer.await;
             if writes {
                 fuse.wrote().await;
             }
             fuse.pass().await;
-            answer
+            answer.map(|response| response.map(Either::Right))
         })
     }
 }

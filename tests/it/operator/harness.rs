@@ -101,7 +101,7 @@ async fn install(admin: &Client) {
 }
 
 /// Server-side apply of any object, as `kubectl apply --server-side` does it.
-async fn apply_any(client: &Client, object: Value) {
+pub async fn apply_any(client: &Client, object: Value) {
     let types: kube::core::TypeMeta = serde_json::from_value(object.clone()).expect("types");
     let kind = kube::core::GroupVersionKind::try_from(&types).expect("a kind");
     let resource = ApiResource::from_gvk(&kind);
@@ -146,7 +146,16 @@ impl Running {
         clock: Arc<dyn Clock>,
         stop_after: Option<i64>,
     ) -> Self {
-        let fuse = Fuse::after(stop_after);
+        Self::start_behind(Fuse::after(stop_after), kubeconfig, store, clock).await
+    }
+
+    /// The same, behind a fuse whose valves may be shut from the beginning.
+    pub async fn start_behind(
+        fuse: Arc<Fuse>,
+        kubeconfig: &Path,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("the operator's kubeconfig");
         let options = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a config");

@@ -16,4 +16,5 @@ mod orphans;
 mod refusals;
 mod relays;
 mod secrets;
+mod truths;
 mod waits;

@@ -108,6 +108,29 @@ fn put_policy(policy: &CreditPolicy) -> PolicyEntry {
 }
 
 #[test]
+fn overage_is_shown_whichever_way_a_policy_came_to_it() {
+    let overage = |plan: Plan<CreditPolicyStatus>| plan.status.expect("a status").credits.expect("credits").overage;
+    let capped = |more: Value| {
+        let mut spec = json!({"pool": {"credits": 10}});
+        spec.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
+        policy(spec)
+    };
+    let (denies, allows) = (capped(json!({})), capped(json!({"overage": "Allow"})));
+    let balance = |overage| Balance { overage, ..balance(Holder::Policy(PolicyId(Uuid::from_u128(1))), Some(10), 4) };
+    assert_eq!(overage(credit_policy::plan(&allows, &seen_policy(None, None), now())), Some(0), "a new one");
+    for (before, after, then, expected) in
+        [(&denies, &allows, Overage::Allow, Some(0)), (&allows, &denies, Overage::Deny, None)]
+    {
+        let was = if then == Overage::Allow { Overage::Deny } else { Overage::Allow };
+        let seen = seen_policy(Some(put_policy(before)), Some(&balance(was)));
+        let mut edited = after.clone();
+        edited.status = credit_policy::plan(before, &seen, now()).status;
+        let seen = seen_policy(Some(put_policy(after)), Some(&balance(then)));
+        assert_eq!(overage(credit_policy::plan(&edited, &seen, now())), expected, "an edited one");
+    }
+}
+
+#[test]
 fn a_changed_limit_is_looked_at_again_when_it_is_written_and_nothing_else_is() {
     let cases = [
         (json!({}), json!({"displayName": "x"}), false),

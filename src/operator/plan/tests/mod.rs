@@ -4,6 +4,7 @@ mod accounts;
 mod credits;
 mod handover;
 mod steadfast;
+mod truths;
 
 use std::sync::Arc;
 
