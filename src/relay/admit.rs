@@ -17,6 +17,7 @@ use rand::rngs::StdRng;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use super::body_memory::HeldMemory;
 use super::ending::{Answer, concluded, denied_as};
@@ -134,8 +135,17 @@ impl Admission {
         foreseen.map_or(Ok(()), |shortage| Err(Reply::Short(shortage, when)))
     }
 
-    /// Takes a whole message and says what becomes of it.
+    /// Takes a whole message and says what becomes of it. Every log line about it, of whatever layer, is in a span with its
+    /// id and its key.
     pub async fn take(self: &Arc<Self>, who: &Identity, received: Received) -> Reply {
+        let id = self.next_id();
+        // An error's level, so that the lines that are logged at all carry it.
+        let span = tracing::error_span!("message", message.id = %id, key = self.judge.labels(who).key);
+        self.take_as(id, who, received).instrument(span).await
+    }
+
+    async fn take_as(self: &Arc<Self>, id: MessageId, who: &Identity, received: Received) -> Reply {
+        tracing::debug!(octets = received.body.content().len(), "read to its final dot");
         let mark = TraceMark::of(self.settings.load().config.installation, who.key);
         let header = match header::read(received.body.content(), &mark) {
             Ok(header) => header,
@@ -159,13 +169,13 @@ impl Admission {
         let Some(target) = self.targets.of(&sender.policy, &self.settings.load().sealer) else {
             return self.refused(who, MessageResult::NoUpstream, Reply::NoUpstream);
         };
-        let (errand, message) = self.errand(sender, target, (&header, &mark), received).await;
+        let (errand, message) = self.errand(id, sender, target, (&header, &mark), received).await;
         if let Some(foreseen) = self.upstreams.foresee(&errand.target, &message) {
             let (_, Answer { reply, result }) = concluded(foreseen);
             return self.refused(who, result, reply);
         }
         let (say, hear) = oneshot::channel();
-        self.tasks.spawn(self.clone().carry(errand, message, say));
+        self.tasks.spawn(self.clone().carry(errand, message, say).in_current_span());
         // The task ends without an answer only if it panics, and then nobody knows.
         hear.await.unwrap_or(Reply::OutcomeUnknown)
     }
@@ -204,13 +214,13 @@ impl Admission {
 
     async fn errand(
         &self,
+        id: MessageId,
         sender: Sender,
         target: Arc<Target>,
         (header, mark): (&Header, &TraceMark),
         received: Received,
     ) -> (Errand, Message) {
         let Received { transaction, body, encrypted, deadline, memory } = received;
-        let id = self.next_id();
         let (transaction, body, fingerprint) = recognisable(sender.key.id, transaction, body).await;
         let is_marked = header.has_message_id || header.has_date;
         let within = if is_marked { FINGERPRINT_KEPT } else { FINGERPRINT_KEPT_UNMARKED };
