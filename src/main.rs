@@ -13,7 +13,7 @@ use franking::domain::relay_config::LedgerAddress;
 use franking::operator::fleet::Fleet;
 use franking::operator::installation::Installation;
 use franking::operator::relay_config::{self, Keeper};
-use franking::operator::{RelayState, lease, prepare};
+use franking::operator::{AccountMetrics, RelayState, lease, prepare};
 use franking::runtime::cli::{self, Asked, Command};
 use franking::runtime::clock::{Clock as _, SystemClock};
 use franking::runtime::config::{self, Settings};
@@ -272,7 +272,8 @@ impl Process {
         leadership: Option<lease::Leadership>,
     ) -> Result<(), RoleError> {
         let (publish, endpoint) = watch::channel(endpoint);
-        let (tell, relay) = watch::channel(RelayState::default());
+        let in_force = Some(Arc::new(keeper.in_force()?));
+        let (tell, relay) = watch::channel(RelayState { in_force, ..RelayState::default() });
         let dependencies = self.dependencies(client, &keeper.installation, endpoint, relay, leadership)?;
         roles.spawn("operator", operator::run(dependencies, self.stop.clone()));
         let keep = relay_config::keep(keeper, self.registry.clone(), publish, tell, self.stop.clone());
@@ -297,6 +298,12 @@ impl Process {
                 namespace: self.settings.operator.namespace.clone(),
                 concurrency: self.settings.operator.concurrency,
                 status_writes_per_second: self.settings.operator.status_writes_per_second,
+                effective_config_map: self.settings.operator.effective_config_map.clone(),
+                account_metrics: self
+                    .settings
+                    .operator
+                    .metric_accounts
+                    .map_or(AccountMetrics::All, AccountMetrics::Top),
             },
             endpoint,
             relay,

@@ -113,7 +113,21 @@ pub struct SubAccountApiKeySpec {
 /// When to change the password.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "!has(self.every) || !self.every.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') || \
+     (has(self.overlap) && !self.overlap.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$')) || \
+     duration(self.every) > duration(has(self.overlap) ? self.overlap : '24h')"
+).message("every is longer than overlap, which is 24h where absent: at most two passwords are valid at a time"))]
 pub struct Rotation {
+    /// How often the password changes by itself, from 1h to 8784h (a year), such as 720h. The old one works for overlap,
+    /// which is shorter. Absent means never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = Rule::new(
+        "self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') && duration(self) >= duration('1h') \
+         && duration(self) <= duration('8784h')"
+    ).message("every is from 1h to 8784h, in hours, minutes and seconds, such as 720h"))]
+    pub every: Option<String>,
     /// Another time than the last one changes the password now, such as the present time in RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("format" = "date-time"))]
@@ -198,6 +212,9 @@ pub struct DeniedSendersStatus {
 pub struct CredentialStatus {
     /// When the password in the Secret was made.
     pub issued_at: Time,
+    /// When it changes by itself (rotation.every).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotates_at: Option<Time>,
     /// Until when the password before it works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_valid_until: Option<Time>,
@@ -213,6 +230,10 @@ const OVERLAP_DEFAULT: SignedDuration = SignedDuration::from_hours(24);
 const OVERLAP_MIN: SignedDuration = SignedDuration::from_mins(10);
 /// Thirty days: longer is not a rotation any more but two passwords.
 const OVERLAP_MAX: SignedDuration = SignedDuration::from_hours(720);
+/// More often, pods would do little else than read their Secrets anew.
+const EVERY_MIN: SignedDuration = SignedDuration::from_hours(1);
+/// A leap year.
+const EVERY_MAX: SignedDuration = SignedDuration::from_hours(8784);
 
 /// A key that makes sense by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,6 +254,7 @@ pub struct CheckedKey {
 /// When to change the password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedRotation {
+    pub every: Option<SignedDuration>,
     pub restarted_at: Option<Timestamp>,
     pub overlap: SignedDuration,
     pub force: bool,
@@ -280,13 +302,27 @@ impl Rotation {
         if !(OVERLAP_MIN..=OVERLAP_MAX).contains(&overlap) {
             return Err(wrong());
         }
+        let every = self.every.as_deref().map(|text| check_every(text, overlap)).transpose()?;
         let restarted_at = self.restarted_at.as_deref();
         Ok(CheckedRotation {
+            every,
             restarted_at: restarted_at.map(|text| check_time(text, "spec.rotation.restartedAt")).transpose()?,
             overlap,
             force: self.force,
         })
     }
+}
+
+fn check_every(text: &str, overlap: SignedDuration) -> Result<SignedDuration, Problem> {
+    let wrong = |fix| Problem::new("spec.rotation.every", fix);
+    let every = parse_duration(text).filter(|every| (EVERY_MIN..=EVERY_MAX).contains(every));
+    let every = every.ok_or_else(|| wrong("write a duration from 1h to 8784h, such as 720h"))?;
+    if every <= overlap {
+        return Err(wrong(
+            "write a longer time than overlap (24h where absent): at most two passwords are valid at a time",
+        ));
+    }
+    Ok(every)
 }
 
 /// A Kubernetes duration of hours, minutes and seconds in this order: 24h, 1h30m, 600s.

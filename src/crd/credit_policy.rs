@@ -291,6 +291,11 @@ pub struct RelayStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub ports: Vec<RelayPort>,
+    /// Hash of the settings in the ConfigMap that says what the relays run with (RELEASE-relay-effective), and its
+    /// annotation franking.io/config-hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub config_hash: Option<String>,
     /// Relays that serve, where they are a fleet of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]

@@ -14,7 +14,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::figures::Figures;
+use super::figures::{Figures, judged};
 use super::incarnation::Admit;
 use super::outcomes::Outcomes;
 use super::retry::Retry;
@@ -180,7 +180,7 @@ impl Ledger {
         if self.shared.outcomes.len() >= OUTCOMES {
             return Err(Trouble::Behind.reserving());
         }
-        let (reply, answer) = oneshot::channel();
+        let (message, (reply, answer)) = (reservation.message, oneshot::channel());
         self.shared.asked.fetch_add(1, Ordering::Relaxed);
         if let Err(refused) = self.asks.try_send(Ask { reservation, since: Instant::now(), reply }) {
             self.shared.answered(1);
@@ -190,7 +190,7 @@ impl Ledger {
             });
         }
         match timeout_at(deadline, answer).await {
-            Ok(Ok(Reply::Decided(verdict))) => Ok(verdict.collect()),
+            Ok(Ok(Reply::Decided(verdict))) => Ok(judged(message, verdict.collect())),
             Ok(Ok(Reply::Failed(error))) => Err(error),
             Ok(Err(_)) => Err(Trouble::Stopping.reserving()),
             Err(_) => Err(Trouble::Late.reserving()),
@@ -199,6 +199,8 @@ impl Ledger {
 
     /// Hands in the outcome of a message that was reserved. It is written soon, and retried until it is.
     pub fn settle(&self, settlement: Settlement) {
+        let outcome = settlement.outcome.as_str();
+        tracing::debug!(message.id = %settlement.message, outcome, "its outcome is handed in");
         self.shared.settle(settlement);
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::domain::credit::{Blocked, Outcome, Verdict};
+use crate::domain::id::MessageId;
 use crate::ledger::store::{Error, Role};
 use crate::runtime::metrics::{
     Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, register,
@@ -86,6 +87,12 @@ impl Figures {
         };
         self.errors.with_label_values(&[word]).inc();
     }
+}
+
+/// Logs a verdict, within its message's span.
+pub fn judged(message: MessageId, verdict: Verdict) -> Verdict {
+    tracing::debug!(message.id = %message, verdict = label(&verdict), "judged and charged");
+    verdict
 }
 
 /// A shortage is counted by the meter that was short.

@@ -264,8 +264,8 @@ pub trait Store: Report + Send + Sync + 'static {
     async fn close_session(&self, session: &Session) -> Result<()>;
 
     /// Gives up every other session that was silent for `silence` by the ledger's own time, and settles the open
-    /// reservations of those that are given up or closed as unknown. Returns how many messages that were.
-    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<u64>;
+    /// reservations of those that are given up or closed as unknown. Returns those messages.
+    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<Vec<MessageId>>;
 
     /// The id of (kind, namespace UID, name): found, or minted once and for ever. A cluster-scoped object's
     /// namespace UID is "". Only a digest of the two is kept, so that purging personal data keeps the id.

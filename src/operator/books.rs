@@ -13,7 +13,7 @@ use super::lease::Leader;
 use crate::domain::denied_sender::DeniedReport;
 use crate::domain::departure::Departure;
 use crate::domain::directory::Entry;
-use crate::domain::id::{AccountId, Holder, Kind, PolicyId};
+use crate::domain::id::{AccountId, Holder, Kind, MessageId, PolicyId};
 use crate::domain::trouble::Sightings;
 use crate::ledger::report::{Channel, Ended, Notice, Queued, Terms};
 use crate::ledger::store::{Balance, Error, Floor, Result, Role, Session, Store};
@@ -203,7 +203,7 @@ impl Books {
         under_session!(self, session, self.store.prepare_lots(session, until))
     }
 
-    pub async fn sweep_sessions(&self, silence: SignedDuration) -> Result<u64> {
+    pub async fn sweep_sessions(&self, silence: SignedDuration) -> Result<Vec<MessageId>> {
         under_session!(self, session, self.store.sweep_sessions(session, silence))
     }
 

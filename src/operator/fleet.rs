@@ -359,7 +359,8 @@ impl Fleet {
         let status = deployment.and_then(|deployment| deployment.status).unwrap_or_default();
         let replicas = Replicas { ready: status.ready_replicas.unwrap_or(0), wanted: wanted.unwrap_or(0) };
         let refused = refused.or_else(|| stuck(&status));
-        let state = RelayState { refused, replicas: Some(replicas) };
+        let in_force = settings.map(|settings| Arc::new(relay_config::in_force(&settings.fleet)));
+        let state = RelayState { refused, replicas: Some(replicas), in_force };
         let endpoint = match settings {
             Some(settings) => Some(self.endpoint(settings).await?),
             None => None,

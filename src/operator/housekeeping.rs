@@ -5,8 +5,13 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
+use tracing::Instrument as _;
+
 use super::observe::Context;
 use crate::ledger::store::{FINGERPRINT_KEPT, Result};
+
+/// Lost messages of one sweep that are named in the log; the rest is counted.
+const LOST_LOGGED: usize = 1_000;
 
 /// The rollup feeds status and metrics; ten seconds behind is what they promise.
 const ROLLUP_EVERY: Duration = Duration::from_secs(10);
@@ -116,7 +121,13 @@ impl Chore {
         }
     }
 
+    /// One round, in a span, so that what the rooms below log says who asked.
     async fn once(self, context: &Context, pulse: &Pulse) -> Result<()> {
+        let span = tracing::error_span!("housekeeping", chore = self.doing());
+        self.round(context, pulse).instrument(span).await
+    }
+
+    async fn round(self, context: &Context, pulse: &Pulse) -> Result<()> {
         let (books, now) = (&context.books, context.clock.now());
         match self {
             Self::Heartbeat => {
@@ -145,9 +156,13 @@ impl Chore {
                 // What a closed or replaced session left open is known to be nobody's at any time.
                 let silence = if pulse.is_steady() { SILENCE } else { SignedDuration::MAX };
                 let lost = books.sweep_sessions(silence).await?;
-                context.report.unknown(lost);
-                if lost > 0 {
-                    tracing::warn!(messages = lost, "sessions ended without settling; their messages count as unknown");
+                context.report.unknown(lost.len() as u64);
+                for message in lost.iter().take(LOST_LOGGED) {
+                    tracing::warn!(message.id = %message, "its relay ended without settling it; it counts as unknown");
+                }
+                if !lost.is_empty() {
+                    let messages = lost.len();
+                    tracing::warn!(messages, "sessions ended without settling; their messages count as unknown");
                 }
                 Ok(())
             }

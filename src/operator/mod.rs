@@ -16,17 +16,20 @@
 //! | – | namespaces | get, list, watch | everywhere |
 //! | – | secrets | get, list, watch, create, patch, delete | everywhere |
 //! | events.k8s.io | events | create | everywhere |
+//! | – | the ConfigMap `<release>-relay-effective` | patch; where the chart did not make it, create | its own namespace |
 //!
 //! No right on `/finalizers`: the owner references of our Secrets do not block the owner's deletion, so no admission
 //! asks for it. `prepare` needs more in its own namespace; the chart says what.
 
-pub mod apply;
+pub mod account_metrics;
+mod apply;
 pub mod books;
 pub mod certificate;
 pub mod costs;
 pub mod deletions;
 pub mod denied_senders;
 pub mod early;
+mod effective;
 pub mod error;
 pub mod fleet;
 pub mod housekeeping;
@@ -61,16 +64,18 @@ pub mod written;
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
+use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::crd::{CreditPolicy, SubAccount, SubAccountApiKey};
-use crate::domain::relay_config::{InstallationKeys, LedgerAddress};
+use crate::domain::relay_config::{InstallationKeys, LedgerAddress, Limits, Listener};
 use crate::ledger::Store;
 use crate::runtime::clock::Clock;
 use crate::runtime::courier::Courier;
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Registry;
+pub use account_metrics::AccountMetrics;
 pub use error::Error;
 use installation::Installation;
 use lease::{Leader, Leadership};
@@ -112,6 +117,17 @@ pub struct RelayState {
     pub refused: Option<String>,
     /// `None` where nobody can say from here.
     pub replicas: Option<Replicas>,
+    /// What they run with besides the directory; `None` until it is known.
+    pub in_force: Option<Arc<RelayInForce>>,
+}
+
+/// The relays' settings that are in force, without what is secret in them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayInForce {
+    pub hostname: String,
+    pub listeners: Vec<Listener>,
+    pub limits: Limits,
 }
 
 /// The relays of a fleet.
@@ -130,13 +146,23 @@ pub struct Settings {
     /// quarters at most. Each has one request under way at most, and kube opens a connection for each, so this bounds the
     /// sockets too.
     pub concurrency: u16,
+    /// The ConfigMap that says what the relays run with.
+    pub effective_config_map: String,
+    /// How many accounts have figures of their own in the metrics.
+    pub account_metrics: AccountMetrics,
     /// Statuses written for figures alone: by default what an API server does not notice.
     pub status_writes_per_second: u32,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { namespace: "franking".to_owned(), concurrency: 16, status_writes_per_second: 25 }
+        Self {
+            namespace: "franking".to_owned(),
+            concurrency: 16,
+            effective_config_map: "franking-relay-effective".to_owned(),
+            account_metrics: AccountMetrics::Top(1_000),
+            status_writes_per_second: 25,
+        }
     }
 }
 
@@ -204,6 +230,7 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
             housekeeping::run(&context),
             usage::run(&context),
             costs::run(&context),
+            effective::run(&context),
             notices::run(&context),
             write_off::run(&context),
             sweep::run(&context),

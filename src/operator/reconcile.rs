@@ -57,7 +57,10 @@ pub async fn run<K: Kind>(context: Arc<Context>, shutdown: CancellationToken) {
             },
             name = queue.next() => {
                 context.report.waiting(&K::kind(&()), queue.waiting());
-                let span = tracing::info_span!("reconciling object", kind = %K::kind(&()), object = %name);
+                let found = K::store(&context.references).get(&name.object_ref());
+                let uid = found.and_then(|object| object.uid());
+                // An error's level, so that the lines that are logged at all carry it.
+                let span = tracing::error_span!("reconcile", kind = %K::kind(&()), object = %name, uid);
                 passes.spawn(take_turn::<K>(context.clone(), name).instrument(span));
             }
         }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::certificate::{self, Leaf};
 use super::installation::Installation;
-use super::{Endpoint, RelayState};
+use super::{Endpoint, RelayInForce, RelayState};
 use crate::domain::relay_config::{LedgerAddress, Listener, ListenerMode, RelayConfig};
 use crate::runtime::clock::Clock;
 use crate::runtime::config::Refused;
@@ -106,6 +106,11 @@ pub fn endpoint(fleet: &Fleet, ca_pem: Option<String>) -> Endpoint {
     }
 }
 
+/// What people are shown of the relays' settings.
+pub fn in_force(fleet: &Fleet) -> RelayInForce {
+    RelayInForce { hostname: fleet.hostname.clone(), listeners: fleet.listeners.clone(), limits: fleet.limits.clone() }
+}
+
 impl Keeper {
     /// Brings `relay.yaml` and a certificate of our own up to date, and says what Secrets should tell programs. Reads
     /// and writes small local files, so callers in async code put it on a blocking thread.
@@ -127,6 +132,11 @@ impl Keeper {
             tracing::info!(file = %file.display(), "relay.yaml was written");
         }
         Ok(endpoint(&fleet, ca_pem))
+    }
+
+    /// What the settings say that the relays run with.
+    pub fn in_force(&self) -> Result<RelayInForce, Error> {
+        Ok(in_force(&self.relay.fleet()?))
     }
 
     fn refresh_certificate(&self, fleet: &Fleet) -> Result<(), Error> {
@@ -166,7 +176,7 @@ pub async fn keep(
             () = stop.cancelled() => return Ok(()),
         }
         let once = keeper.clone();
-        let refreshed = match tokio::task::spawn_blocking(move || once.refresh()).await {
+        let refreshed = match tokio::task::spawn_blocking(move || Ok((once.refresh()?, once.in_force()?))).await {
             Ok(refreshed) => refreshed,
             // Only a panic or the end of the runtime: the next round meets it again, or there is none.
             Err(error) => {
@@ -175,11 +185,16 @@ pub async fn keep(
             }
         };
         match refreshed {
-            Ok(new) => {
+            Ok((new, in_force)) => {
                 if said.take().is_some() {
                     tracing::info!("the relay's settings are valid again");
-                    state.send_replace(RelayState::default());
                 }
+                let next = RelayState { in_force: Some(Arc::new(in_force)), ..RelayState::default() };
+                state.send_if_modified(|old| {
+                    let changed = *old != next;
+                    *old = next;
+                    changed
+                });
                 valid.set(1);
                 endpoint.send_if_modified(|old| {
                     let changed = *old != new;
@@ -188,11 +203,12 @@ pub async fn keep(
                 });
             }
             Err(error) => {
+                let error: Error = error;
                 let sentence = chain(&error);
                 if said.as_ref() != Some(&sentence) {
                     tracing::error!(error = sentence, "the relay keeps its last good settings");
                     // Whether it serves is its own probe's to say: in its pod no token of ours asks for it.
-                    state.send_replace(RelayState { refused: Some(sentence.clone()), replicas: None });
+                    state.send_modify(|state| (state.refused, state.replicas) = (Some(sentence.clone()), None));
                 }
                 valid.set(0);
                 said = Some(sentence);
@@ -421,7 +437,9 @@ mod tests {
         assert_eq!(endpoint.borrow().host, "relay.example.com");
         assert!(house.read("run/relay.yaml").contains("hostname: relay.example.com"));
         assert!(text(&registry).contains("franking_relay_settings_valid 1"));
-        assert_eq!(*relay.borrow(), RelayState::default());
+        let state = relay.borrow().clone();
+        assert_eq!((state.refused, state.replicas), (None, None));
+        assert_eq!(state.in_force.expect("what is in force").hostname, "relay.example.com");
         stop.cancel();
         task.await.expect("no panic").expect("a clean end");
     }

@@ -12,6 +12,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
+use super::account_metrics::{AccountMetrics, Measured};
 use super::error::{Error, Result, status_code};
 use super::kinds::Kind;
 use super::plan::usage::Figures;
@@ -23,8 +24,6 @@ use crate::runtime::metrics::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
 };
 
-/// Accounts that have a metric of their own: more would hurt a Prometheus more than they help.
-const ACCOUNTS_MEASURED: usize = 1_000;
 /// Octets of an Event's note; the API server takes 1024, and counts octets where it counts characters elsewhere.
 const NOTE_MAX: usize = 1_000;
 /// Characters of an object's name in an Event's, which leaves room for the part that the API server adds.
@@ -45,14 +44,15 @@ pub struct Report {
     status_lag: IntGauge,
     credits: IntGaugeVec,
     account_credits: IntGaugeVec,
-    measured: Mutex<std::collections::HashSet<Ref>>,
+    measured: Mutex<Measured>,
+    left_out: IntGauge,
     unknown: IntCounter,
     sweep_stopped: IntGauge,
     written_off: IntCounterVec,
 }
 
 impl Report {
-    pub fn new(client: Client, registry: &Registry) -> Self {
+    pub fn new(client: Client, registry: &Registry, accounts: AccountMetrics) -> Self {
         let counter = |name: &str, help: &str, labels: &[&str]| {
             register(registry, metric(IntCounterVec::new(Opts::new(name, help), labels)))
         };
@@ -100,10 +100,18 @@ impl Report {
             account_credits: gauge(
                 "franking_account_credits",
                 "Credits of an account: granted and used of its cap in the running period, prepaid those that are left of \
-                 what was prepaid, remaining the least of all its limits. For the first 1000 accounts that were seen.",
+                 what was prepaid, remaining the least of all its limits. Of as many accounts as operator.metricAccounts says, \
+                 those that used most; franking_accounts_left_out says how many others there are.",
                 &["namespace", "account", "what"],
             ),
-            measured: Mutex::default(),
+            measured: Mutex::new(Measured::new(accounts)),
+            left_out: register(
+                registry,
+                metric(IntGauge::new(
+                    "franking_accounts_left_out",
+                    "Accounts without figures of their own in franking_account_credits: operator.metricAccounts has no room.",
+                )),
+            ),
             unknown: register(
                 registry,
                 metric(IntCounter::new(
@@ -162,13 +170,14 @@ impl Report {
 
     /// The same figures as on status, exact.
     pub fn figures(&self, what: &Ref, figures: &Figures) {
+        let is_measured = self.is_measured(what, figures);
         let Figures { granted, used, remaining, prepaid, overage, .. } = *figures;
         for (label, value) in FIGURES.into_iter().zip([granted, Some(used), remaining, prepaid, overage]) {
             match (what, value) {
                 (Ref::Policy(name), Some(value)) => {
                     self.credits.with_label_values(&[name.name.as_str(), label]).set(value);
                 }
-                (Ref::Account(name), Some(value)) if self.is_measured(what) => {
+                (Ref::Account(name), Some(value)) if is_measured => {
                     let labels = [name.namespace.as_str(), name.name.as_str(), label];
                     self.account_credits.with_label_values(&labels).set(value);
                 }
@@ -190,14 +199,25 @@ impl Report {
         };
     }
 
-    fn is_measured(&self, what: &Ref) -> bool {
+    /// Whether an account has figures of its own; one that has to make room for it loses its own.
+    fn is_measured(&self, what: &Ref, figures: &Figures) -> bool {
+        let Ref::Account(account) = what else { return false };
         let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        measured.contains(what) || (measured.len() < ACCOUNTS_MEASURED && measured.insert(what.clone()))
+        let change = measured.moved(account, figures.used);
+        self.left_out.set(i64::try_from(measured.left_out()).unwrap_or(i64::MAX));
+        if let Some(hidden) = change.hidden {
+            FIGURES.into_iter().for_each(|label| self.forget_figure(&Ref::Account(hidden.clone()), label));
+        }
+        change.shown
     }
 
     /// What is gone has no figures.
     pub fn forget(&self, what: &Ref) {
-        self.measured.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
+        if let Ref::Account(account) = what {
+            let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+            measured.forget(account);
+            self.left_out.set(i64::try_from(measured.left_out()).unwrap_or(i64::MAX));
+        }
         for label in FIGURES {
             self.forget_figure(what, label);
         }

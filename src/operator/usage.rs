@@ -131,6 +131,28 @@ struct Judged {
     lag: Lag,
 }
 
+/// How a status comes to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Queue(Rank),
+    /// The transition that its counts follow from has been written, and this belongs to it.
+    BesideTheBudget,
+    Nowhere,
+}
+
+impl Place {
+    fn of(due: Due, goes_along: bool, lag: Lag) -> Self {
+        match (due, lag) {
+            (Due::AtOnce, _) => Self::Queue(Rank::Phase),
+            (Due::Now | Due::From(_) | Due::No, Lag { counts: true, .. }) => Self::BesideTheBudget,
+            (Due::Now, _) => Self::Queue(Rank::Movement),
+            (Due::From(_), _) if goes_along => Self::Queue(Rank::Movement),
+            (Due::From(_) | Due::No, Lag { others: true, .. }) => Self::Queue(Rank::Count),
+            (Due::From(_) | Due::No, Lag { others: false, .. }) => Self::Nowhere,
+        }
+    }
+}
+
 /// What a status is behind with, besides its figures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Lag {
@@ -282,22 +304,18 @@ impl Desk {
             .take(budget.saturating_sub(self.write.places.len()))
             .collect();
         for (what, one) in judged {
-            let rank = match one.due {
-                Due::AtOnce => Some(Rank::Phase),
-                Due::Now => Some(Rank::Movement),
-                Due::From(_) if along.contains(&what) => Some(Rank::Movement),
-                Due::From(from) => {
-                    self.judge_by(what.clone(), from);
-                    one.lag.others.then_some(Rank::Count)
-                }
-                Due::No => one.lag.others.then_some(Rank::Count),
-            };
-            match rank {
-                Some(rank) => self.write.push(rank, what, now),
-                None if one.lag.counts => {
+            let goes_along = along.contains(&what);
+            if let Due::From(from) = one.due
+                && !goes_along
+            {
+                self.judge_by(what.clone(), from);
+            }
+            match Place::of(one.due, goes_along, one.lag) {
+                Place::Queue(rank) => self.write.push(rank, what, now),
+                Place::BesideTheBudget => {
                     self.counts.insert(what);
                 }
-                None => {}
+                Place::Nowhere => {}
             }
         }
     }
@@ -340,7 +358,11 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
                 Some(Holder::Policy(id)) => context.costs.is_behind(id, &policy, context.clock.now()),
                 Some(Holder::Account(_) | Holder::Key(_)) | None => false,
             };
-            let others = behind || status.relay.as_ref().and_then(|relay| relay.ready_replicas) != relays;
+            let relay = status.relay.as_ref();
+            let hash = context.config_hash();
+            let others = behind
+                || relay.and_then(|relay| relay.ready_replicas) != relays
+                || (hash.is_some() && relay.and_then(|relay| relay.config_hash.as_ref()) != hash.as_ref());
             Some((status.shown(), Lag { counts, others }))
         }
         Ref::Account(name) => {
@@ -368,7 +390,7 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
 mod tests {
     use jiff::Timestamp;
 
-    use super::{Desk, Duration, Name, Rank, Ref, StatusQueue, Turns};
+    use super::{Desk, Due, Duration, Lag, Name, Place, Rank, Ref, StatusQueue, Turns};
 
     const NOW: Timestamp = Timestamp::constant(1_000, 0);
 
@@ -387,6 +409,20 @@ mod tests {
             desk.judge_by(account("counted"), at(second));
             assert_eq!(desk.judge[&account("counted")], at(expected));
         }
+    }
+
+    #[test]
+    fn counts_that_follow_from_a_transition_wait_for_no_budget() {
+        let (counts, others) = (Lag { counts: true, others: false }, Lag { counts: false, others: true });
+        let later = Due::From(NOW);
+        for due in [Due::Now, later, Due::No] {
+            assert_eq!(Place::of(due, false, counts), Place::BesideTheBudget, "{due:?}");
+        }
+        assert_eq!(Place::of(Due::AtOnce, false, counts), Place::Queue(Rank::Phase));
+        assert_eq!(Place::of(Due::Now, false, others), Place::Queue(Rank::Movement));
+        assert_eq!(Place::of(later, true, Lag::default()), Place::Queue(Rank::Movement));
+        assert_eq!(Place::of(later, false, others), Place::Queue(Rank::Count));
+        assert_eq!(Place::of(Due::No, false, Lag::default()), Place::Nowhere);
     }
 
     #[test]

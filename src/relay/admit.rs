@@ -17,6 +17,7 @@ use rand::rngs::StdRng;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use super::body_memory::HeldMemory;
 use super::denied_senders::DeniedCounts;
@@ -148,14 +149,28 @@ impl Admission {
     }
 
     /// Takes a whole message and says what becomes of it. `gone` hears of a client that hangs up, and how long after its
-    /// final dot.
+    /// final dot. Every log line about it, of whatever layer, is in a span with its id and its key.
     pub async fn take(
         self: &Arc<Self>,
+        who: &Identity,
+        received: Received,
+        gone: oneshot::Receiver<Duration>,
+    ) -> Reply {
+        let id = self.next_id();
+        // An error's level, so that the lines that are logged at all carry it.
+        let span = tracing::error_span!("message", message.id = %id, key = self.judge.labels(who).key);
+        self.take_as(id, who, received, gone).instrument(span).await
+    }
+
+    async fn take_as(
+        self: &Arc<Self>,
+        id: MessageId,
         who: &Identity,
         mut received: Received,
         gone: oneshot::Receiver<Duration>,
     ) -> Reply {
         received.body.skip(header::mailbox_line(received.body.content()));
+        tracing::debug!(octets = received.body.content().len(), "read to its final dot");
         let mark = TraceMark::of(self.settings.load().config.installation, who.key);
         let header = match header::read(received.body.content(), &mark) {
             Ok(header) => header,
@@ -179,13 +194,13 @@ impl Admission {
         let Some(target) = self.targets.of(&sender.policy, &self.settings.load().sealer) else {
             return self.refused(who, MessageResult::NoUpstream, Reply::NoUpstream);
         };
-        let (errand, message) = self.errand(sender, target, (&header, &mark), received).await;
+        let (errand, message) = self.errand(id, sender, target, (&header, &mark), received).await;
         if let Some(foreseen) = self.upstreams.foresee(&errand.target, &message) {
             let (_, Answer { reply, result }) = concluded(foreseen);
             return self.refused(who, result, reply);
         }
         let (say, hear) = oneshot::channel();
-        self.tasks.spawn(self.clone().carry(errand, message, say, gone));
+        self.tasks.spawn(self.clone().carry(errand, message, say, gone).in_current_span());
         // The task ends without an answer only if it panics, and then nobody knows.
         hear.await.unwrap_or(Reply::OutcomeUnknown)
     }
@@ -243,13 +258,13 @@ impl Admission {
 
     async fn errand(
         &self,
+        id: MessageId,
         sender: Sender,
         target: Arc<Target>,
         (header, mark): (&Header, &TraceMark),
         received: Received,
     ) -> (Errand, Message) {
         let Received { transaction, body, encrypted, deadline, memory } = received;
-        let id = self.next_id();
         let (transaction, body, fingerprint) = recognisable(sender.key.id, transaction, body).await;
         let is_marked = header.has_message_id || header.has_date;
         let within = if is_marked { FINGERPRINT_KEPT } else { FINGERPRINT_KEPT_UNMARKED };

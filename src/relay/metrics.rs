@@ -262,7 +262,13 @@ struct Accounts {
     messages: IntCounterVec,
     credits: IntCounterVec,
     known: Arc<RwLock<HashSet<String>>>,
+    left_out: IntGauge,
+    /// Those that are counted as left out.
+    others: Arc<RwLock<HashSet<String>>>,
 }
+
+/// Accounts that are told apart among those without figures of their own; beyond, the gauge says no more.
+const OTHERS_MAX: usize = 100_000;
 
 /// Those without figures of their own. No account has this name: a namespace and a slash are missing.
 const OTHER: &str = "other";
@@ -276,9 +282,21 @@ impl Accounts {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() < limit as usize || known.contains(account) {
             known.insert(account.to_owned());
-            account
-        } else {
-            OTHER
+            return account;
+        }
+        drop(known);
+        self.leave_out(account);
+        OTHER
+    }
+
+    fn leave_out(&self, account: &str) {
+        if self.others.read().unwrap_or_else(PoisonError::into_inner).contains(account) {
+            return;
+        }
+        let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+        if others.len() < OTHERS_MAX {
+            others.insert(account.to_owned());
+            self.left_out.set(i64::try_from(others.len()).unwrap_or(i64::MAX));
         }
     }
 }
@@ -375,6 +393,14 @@ impl Metrics {
                     &["policy", "account", "outcome"],
                 ),
                 known: Arc::default(),
+                left_out: register(
+                    registry,
+                    known(IntGauge::new(
+                        "franking_relay_accounts_left_out",
+                        "Accounts that share the label \"other\": limits.metricAccounts has no room for them.",
+                    )),
+                ),
+                others: Arc::default(),
             },
         }
     }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::cli::Flags;
 use super::fleet::{RawRelay, Relay};
+use super::metrics::MetricAccounts;
 use crate::domain::relay_config::LedgerAddress;
 
 /// Where state lives when nothing else is said: the place of the FHS for it.
@@ -60,6 +61,10 @@ pub struct Operator {
     pub namespace: String,
     pub concurrency: u16,
     pub status_writes_per_second: u32,
+    /// The ConfigMap that says what the relays run with.
+    pub effective_config_map: String,
+    /// How many accounts have figures of their own in the operator's metrics; `None` = all.
+    pub metric_accounts: Option<u32>,
     /// Whether there are several, of which one works.
     pub leader_election: bool,
 }
@@ -145,6 +150,8 @@ struct RawOperator {
     namespace: Option<String>,
     concurrency: Option<u16>,
     status_writes_per_second: Option<u32>,
+    effective_config_map: Option<String>,
+    metric_accounts: Option<MetricAccounts>,
     leader_election: bool,
 }
 
@@ -281,8 +288,20 @@ fn check_operator(raw: RawOperator, flags: &Flags) -> Result<Operator, Refused> 
             1,
             STATUS_WRITES_MAX,
         )?,
+        effective_config_map: check_config_map(raw.effective_config_map)?,
+        metric_accounts: raw.metric_accounts.unwrap_or_default().most(),
         leader_election: raw.leader_election,
     })
+}
+
+fn check_config_map(name: Option<String>) -> Result<String, Refused> {
+    let name = name.unwrap_or_else(|| "franking-relay-effective".to_owned());
+    let edge = |byte: Option<u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+    if name.len() > 253 || !edge(name.bytes().next()) || !edge(name.bytes().last()) || !name.bytes().all(inner) {
+        return Err(Refused::new(format!("operator.effectiveConfigMap \"{name}\" is not the name of a ConfigMap")));
+    }
+    Ok(name)
 }
 
 fn within<T: PartialOrd + fmt::Display>(name: &str, value: T, least: T, most: T) -> Result<T, Refused> {
@@ -317,8 +336,14 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464', probesAddress
         assert_eq!(settings.name, "franking-0");
         assert_eq!(settings.stop_seconds, 60);
         assert_eq!(settings.ledger, LedgerAddress::Sqlite { path: "/data/ledger.db".into() });
-        let operator =
-            Operator { namespace: "mail".into(), concurrency: 8, status_writes_per_second: 2, leader_election: false };
+        let operator = Operator {
+            namespace: "mail".into(),
+            concurrency: 8,
+            status_writes_per_second: 2,
+            effective_config_map: "franking-relay-effective".into(),
+            metric_accounts: Some(1_000),
+            leader_election: false,
+        };
         assert_eq!(settings.operator, operator);
         let fleet = settings.relay.fleet().expect("a fleet");
         assert_eq!((fleet.hostname.as_str(), fleet.limits.recipients), ("relay.example.com", 50));
@@ -332,6 +357,14 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464', probesAddress
                 probes_address: Some(SocketAddr::from(([127, 0, 0, 1], 9465))),
             }
         );
+    }
+
+    #[test]
+    fn the_accounts_with_metrics_are_all_some_or_none() {
+        for (word, expected) in [("All", None), ("None", Some(0)), ("25", Some(25))] {
+            let text = VALID.replace("concurrency: 8", &format!("metricAccounts: {word}"));
+            assert_eq!(load_text(&text, Flags::default()).expect(word).operator.metric_accounts, expected);
+        }
     }
 
     #[test]
@@ -355,6 +388,8 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464', probesAddress
             ("namespace: mail", "namespace: Mail", "operator.namespace"),
             ("namespace: mail", "namespace: -mail", "operator.namespace"),
             ("statusWritesPerSecond: 2", "statusWritesPerSecond: 101", "operator.statusWritesPerSecond"),
+            ("statusWritesPerSecond: 2", "effectiveConfigMap: Not-a-name", "operator.effectiveConfigMap"),
+            ("statusWritesPerSecond: 2", "metricAccounts: some", "write All, None, or a number of accounts"),
             ("recipients: 50", "recipients: 0", "relay.limits.recipients"),
             ("recipients: 50", "recipients: 70000", "relay.limits.recipients"),
             ("hostname: relay.example.com", "host: relay.example.com", "host"),

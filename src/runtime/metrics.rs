@@ -4,6 +4,7 @@ use prometheus::{Encoder as _, TextEncoder};
 pub use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+use serde::Deserialize;
 
 /// Registers a collector. Two of one name are a mistake of ours, found by any test that builds the room.
 pub fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
@@ -19,5 +20,37 @@ pub fn render(registry: &Registry) -> String {
     match TextEncoder::new().encode(&registry.gather(), &mut text) {
         Ok(()) => String::from_utf8(text).unwrap_or_default(),
         Err(error) => format!("# rendering the metrics: {error}\n"),
+    }
+}
+
+/// How many accounts have figures of their own, as a user writes it: `All`, `None`, or a number.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(untagged, expecting = "write All, None, or a number of accounts")]
+pub enum MetricAccounts {
+    Top(u32),
+    Word(Word),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub enum Word {
+    All,
+    None,
+}
+
+impl Default for MetricAccounts {
+    /// What a Prometheus bears without being asked.
+    fn default() -> Self {
+        Self::Top(1_000)
+    }
+}
+
+impl MetricAccounts {
+    /// `None` = all.
+    pub fn most(self) -> Option<u32> {
+        match self {
+            Self::Top(most) => Some(most),
+            Self::Word(Word::All) => None,
+            Self::Word(Word::None) => Some(0),
+        }
     }
 }

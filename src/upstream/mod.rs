@@ -35,6 +35,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::domain::directory::UpstreamEntry;
 use crate::domain::id::PolicyId;
@@ -135,7 +136,7 @@ impl Upstreams {
         let pool = self.0.pool(target);
         let point = Arc::new(Point::default());
         let (say, mut word) = oneshot::channel();
-        tokio::spawn(pool.transact(message, point.clone(), deadline, say));
+        tokio::spawn(pool.transact(message, point.clone(), deadline, say).in_current_span());
         let in_time = tokio::select! {
             biased;
             said = timeout_at(deadline, &mut word) => said,

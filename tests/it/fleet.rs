@@ -234,7 +234,7 @@ impl Scene {
 }
 
 fn replicas(ready: i32, wanted: i32) -> impl Fn(&RelayState) -> Option<()> {
-    move |state| (*state == RelayState { refused: None, replicas: Some(Replicas { ready, wanted }) }).then_some(())
+    move |state| (state.refused.is_none() && state.replicas == Some(Replicas { ready, wanted })).then_some(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

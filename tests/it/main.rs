@@ -22,6 +22,7 @@ mod refusals;
 mod relay;
 mod replaced;
 mod rust_tokens;
+mod spans;
 mod spread;
 mod story;
 mod support;

@@ -19,6 +19,8 @@ operator:
   namespace: {{ .Release.Namespace }}
   concurrency: {{ int .Values.operator.concurrency }}
   statusWritesPerSecond: {{ int .Values.operator.statusWritesPerSecond }}
+  effectiveConfigMap: {{ include "franking.fullname" . }}-relay-effective
+  metricAccounts: {{ .Values.operator.metricAccounts }}
   {{- if $apart }}
   leaderElection: true
   {{- end }}

@@ -124,7 +124,7 @@ impl Store for Faulty {
         self.inner.close_session(session).await
     }
 
-    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<u64> {
+    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<Vec<MessageId>> {
         self.inner.sweep_sessions(session, silence).await
     }
 

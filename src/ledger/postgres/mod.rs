@@ -48,7 +48,7 @@ use uuid::Uuid;
 use crate::domain::credential::Username;
 use crate::domain::credit::{Reservation, Verdict};
 use crate::domain::directory::{Entry, Named};
-use crate::domain::id::{Holder, Kind};
+use crate::domain::id::{Holder, Kind, MessageId};
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{
     Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, LedgerTime, Result, Role,
@@ -202,16 +202,17 @@ impl Store for PostgresStore {
         self.call("closing the ledger session", || records::close_session(&self.wires, &self.clock, session)).await
     }
 
-    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<u64> {
-        let mut total = 0;
+    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<Vec<MessageId>> {
+        let mut all = Vec::new();
         loop {
             // What is open is known as far as the rollup has come.
             self.rollup(session).await?;
             let sweep = || records::sweep(&self.wires, &self.clock, session, silence, PIECE);
             let swept = self.call("giving up silent sessions", sweep).await?;
-            total += swept as u64;
-            if swept < PIECE {
-                return Ok(total);
+            let is_last = swept.len() < PIECE;
+            all.extend(swept);
+            if is_last {
+                return Ok(all);
             }
         }
     }

@@ -58,13 +58,13 @@ pub async fn sweep(
     session: &Session,
     silence: SignedDuration,
     limit: usize,
-) -> Op<usize> {
+) -> Op<Vec<MessageId>> {
     let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
     let swept = sweep_in(&mut tx, session, silence, limit).await;
     tx.end(swept).await
 }
 
-async fn sweep_in(tx: &mut Tx, session: &Session, silence: SignedDuration, limit: usize) -> Op<usize> {
+async fn sweep_in(tx: &mut Tx, session: &Session, silence: SignedDuration, limit: usize) -> Op<Vec<MessageId>> {
     let since = tx.now.saturating_sub(silence).unwrap_or(Timestamp::MIN);
     let given_up = tx
         .query(
@@ -91,7 +91,7 @@ async fn sweep_in(tx: &mut Tx, session: &Session, silence: SignedDuration, limit
         .map(|row| Ok(Settlement::of(MessageId(row.try_get(0)?), Outcome::Unknown)))
         .collect::<Op<_>>()?;
     settle_in(tx, &orphans).await?;
-    Ok(orphans.len())
+    Ok(orphans.into_iter().map(|orphan| orphan.message).collect())
 }
 
 pub async fn identify(

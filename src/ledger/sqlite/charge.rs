@@ -252,7 +252,7 @@ impl Tx<'_> {
     }
 
     /// Settles up to `limit` open messages of sessions that are gone as unknown. Returns how many.
-    pub fn sweep(&mut self, session: &Session, silence: SignedDuration, limit: usize) -> Op<u64> {
+    pub fn sweep(&mut self, session: &Session, silence: SignedDuration, limit: usize) -> Op<Vec<MessageId>> {
         let since = self.now.saturating_sub(silence).unwrap_or(Timestamp::MIN);
         self.fence(session)?;
         let given_up: Vec<(String, String)> = self
@@ -281,6 +281,6 @@ impl Tx<'_> {
             })?
             .collect::<rusqlite::Result<_>>()?;
         self.settle(session, &orphans)?;
-        Ok(orphans.len() as u64)
+        Ok(orphans.into_iter().map(|orphan| orphan.message).collect())
     }
 }

@@ -49,7 +49,7 @@ use uuid::Uuid;
 use crate::domain::credential::Username;
 use crate::domain::credit::{Reservation, Verdict};
 use crate::domain::directory::{Entry, Named};
-use crate::domain::id::{Holder, Kind};
+use crate::domain::id::{Holder, Kind, MessageId};
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{
     Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, LedgerTime, Result, Role, Session,
@@ -147,9 +147,19 @@ impl Store for SqliteStore {
         self.writer.call("closing the ledger session", 1, move |tx| tx.close_session(&session)).await
     }
 
-    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<u64> {
-        let session = session.clone();
-        self.in_pieces("giving up silent sessions", PIECE, move |tx| tx.sweep(&session, silence, PIECE)).await
+    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<Vec<MessageId>> {
+        let mut swept = Vec::new();
+        loop {
+            let session = session.clone();
+            let sweep = move |tx: &mut Tx<'_>| tx.sweep(&session, silence, PIECE);
+            let piece = self.writer.call("giving up silent sessions", writer::GROUP, sweep).await?;
+            let is_last = piece.len() < PIECE;
+            swept.extend(piece);
+            if is_last {
+                return Ok(swept);
+            }
+            sleep(BREATH).await;
+        }
     }
 
     async fn identify(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {

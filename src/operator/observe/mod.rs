@@ -1,5 +1,6 @@
 //! What is there: read from the stores, the ledger and, where a stale answer could destroy something, live.
 
+mod above;
 mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -70,6 +71,8 @@ pub struct Context {
     granted: Mutex<HashSet<Ref>>,
     /// Currencies that policies' money is counted in.
     currencies: Mutex<HashMap<PolicyId, String>>,
+    /// The hash of what the relays run with; `None` until it was written.
+    config_hash: Mutex<Option<String>>,
     /// Sentences of policies about entries without a resource that wait for an administrator.
     orphans: Mutex<BTreeMap<PolicyId, String>>,
 }
@@ -97,7 +100,7 @@ impl Context {
             courier,
         } = dependencies;
         Self {
-            report: Report::new(client.clone(), &registry),
+            report: Report::new(client.clone(), &registry, settings.account_metrics),
             secret_watches: SecretWatches::new(client.clone(), queues.keys.clone()),
             guard: Guard::new(place, &registry),
             ledger_clock: LedgerClock::new(&registry, &health),
@@ -111,6 +114,7 @@ impl Context {
             relay,
             clock,
             currencies: Mutex::default(),
+            config_hash: Mutex::default(),
             orphans: Mutex::default(),
             costs: Costs::default(),
             notices: Notices::new(courier, &registry),
@@ -141,6 +145,17 @@ impl Context {
 
     pub fn spend_grant(&self, what: &Ref) {
         lock(&self.granted).remove(what);
+    }
+
+    /// The hash of what the relays run with; `None` until it was written.
+    pub fn config_hash(&self) -> Option<String> {
+        lock(&self.config_hash).clone()
+    }
+
+    /// Takes over the hash of what the relays run with. True: it is another one.
+    pub fn replace_config_hash(&self, hash: &str) -> bool {
+        let old = lock(&self.config_hash).replace(hash.to_owned());
+        old.as_deref() != Some(hash)
     }
 
     /// Takes over the sentences of policies about orphans. Returns the policies whose sentence changed.
@@ -246,33 +261,6 @@ impl Context {
         Ok(Some(Gauge::of(own).under(above.iter())))
     }
 
-    /// The objects that bind what `what` may send, as far as they are known: a key's account and policy, an account's
-    /// policy.
-    pub fn above(&self, what: &Ref) -> Vec<Ref> {
-        let policy_of = |account: &Name| {
-            let account = self.references.account(account)?;
-            Some(Ref::Policy(Name::new("", &account.spec.policy_ref.name)))
-        };
-        match what {
-            Ref::Policy(_) => Vec::new(),
-            Ref::Account(account) => policy_of(account).into_iter().collect(),
-            Ref::Key(name) => {
-                let Some(key) = self.references.key(name) else { return Vec::new() };
-                let account = Name::new(&name.namespace, &key.spec.sub_account_ref.name);
-                let policy = policy_of(&account);
-                [Some(Ref::Account(account)), policy].into_iter().flatten().collect()
-            }
-        }
-    }
-
-    /// The holders whose limits bind this object besides its own. Only a key's status shows what they leave.
-    pub fn holders_above(&self, what: &Ref) -> Vec<Holder> {
-        match what {
-            Ref::Key(_) => self.above(what).iter().filter_map(|above| self.holder_of(above)).collect(),
-            Ref::Account(_) | Ref::Policy(_) => Vec::new(),
-        }
-    }
-
     /// The namespace from its watch, or live where that has not seen it yet.
     async fn namespace(&self, name: &str) -> Result<sub_account::Namespace> {
         let found = match self.references.namespace(name) {
@@ -331,6 +319,7 @@ impl Context {
             },
             endpoint,
             relay: self.relay.borrow().clone(),
+            config_hash: self.config_hash(),
             sightings: self.upstreams.latest(),
             orphans: lock(&self.orphans).get(&id).cloned(),
             ledger_ahead: self.ledger_clock.sentence(),

@@ -11,6 +11,7 @@ use rand::Rng;
 
 use super::adoption::{self, Adoption};
 use super::gauge::Gauge;
+use super::key_removal::{leaving, release, removal};
 use super::present::{Present, present};
 use super::secret::{self, Access, Cause, Judgement, Known, Standing};
 use super::secret_patch::Content;
@@ -81,7 +82,7 @@ impl Metered for SubAccountApiKeyStatus {
     }
 }
 
-type KeyPlan = Plan<SubAccountApiKeyStatus>;
+pub(super) type KeyPlan = Plan<SubAccountApiKeyStatus>;
 
 pub fn plan(key: &SubAccountApiKey, observed: &Observed, now: Timestamp, rng: &mut impl Rng) -> KeyPlan {
     if meta::deleting(&key.metadata) {
@@ -153,6 +154,7 @@ impl<'a> Work<'a> {
         let (observed, now) = (self.observed, self.now);
         let mut entry = self.entry();
         let dead = self.dead();
+        let is_dead = dead.is_some();
         // What is judged is ours; a Secret that is about to be adopted holds nothing of ours yet.
         let named = present.map(Present::secret).filter(|secret| self.holds(secret));
         if observed.rebuilding {
@@ -192,6 +194,7 @@ impl<'a> Work<'a> {
         self.clear_old_names(&mut plan);
         let outcome = dead.unwrap_or_else(|| self.outcome(waits_until));
         plan.look_by(secret::previous_until(&entry.credentials, now));
+        plan.look_by(secret::rotates_at(&entry.credentials, rotation).filter(|_| !is_dead).map(|at| at.max(now)));
         plan.look_by(entry.credentials.iter().filter_map(Credential::given_up_at).filter(|at| now < *at).min());
         plan.look_by(entry.expires_at.filter(|expiry| now < *expiry));
         // An account that has not been looked at yet is about to be, and wakes this key: no word until then.
@@ -365,7 +368,7 @@ impl<'a> Work<'a> {
             Some(until) => Outcome::Ready {
                 reason: Reason::RotationWaiting,
                 message: format!(
-                    "spec.rotation.restartedAt: the password changes at {}, when the one before it ends; set \
+                    "spec.rotation: the password changes at {}, when the one before it ends; set \
                      spec.rotation.force to change it now",
                     usage::second(until)
                 ),
@@ -401,8 +404,10 @@ impl<'a> Work<'a> {
         } else {
             self.key.spec.rotation.as_ref().and_then(|rotation| rotation.restarted_at.clone())
         };
+        let rotates_at = secret::rotates_at(&entry.credentials, &self.spec.rotation).filter(|_| self.dead().is_none());
         let credential = issued.map(|since| CredentialStatus {
             issued_at: Time(usage::second(since)),
+            rotates_at: rotates_at.map(|at| Time(usage::second(at))),
             previous_valid_until: secret::previous_until(&entry.credentials, self.now)
                 .map(|at| Time(usage::second(at))),
             restarted_at,
@@ -496,39 +501,4 @@ fn denied(key: &SubAccountApiKey, observed: &Observed) -> Option<DeniedSendersSt
 /// When somebody last sent is kept to the hour: it is written, and it is about people.
 fn hour(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second() - at.as_second().rem_euclid(3600)).unwrap_or(at)
-}
-
-/// A namespace that is deleted never comes back, so its keys end with it at once, whenever its controller gets to them.
-fn leaving(observed: &Observed, now: Timestamp) -> KeyPlan {
-    let mut plan = Plan::nothing();
-    if let Some(entry) = &observed.entry {
-        let gone = entry.removed(now);
-        if gone != *entry {
-            plan.steps.push(Step::Put(Box::new(Entry::Key(gone))));
-        }
-    }
-    plan
-}
-
-/// Takes what we added off a shared Secret.
-fn release(secret: &Secret, adoption: &Adoption) -> Option<Step> {
-    adoption::release(secret, adoption).map(|patch| Step::PatchSecret { name: secret.name_any(), patch })
-}
-
-/// A credential must not outlive its resource. The Secret goes with its owner; one that was shared is let go.
-fn removal(key: &SubAccountApiKey, observed: &Observed, now: Timestamp) -> KeyPlan {
-    let mut plan = Plan::nothing();
-    if !meta::holds(&key.metadata) {
-        return plan;
-    }
-    if let Some(entry) = &observed.entry {
-        let gone = entry.removed(now);
-        if gone != *entry {
-            plan.steps.push(Step::Put(Box::new(Entry::Key(gone))));
-        }
-    }
-    let adopted = observed.others.iter().filter_map(|secret| Some((secret, Adoption::of(&secret.metadata)?)));
-    plan.steps.extend(adopted.filter_map(|(secret, adoption)| release(secret, &adoption)));
-    plan.steps.push(Step::RemoveFinalizer);
-    plan
 }

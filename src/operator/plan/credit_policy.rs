@@ -41,6 +41,8 @@ pub struct Observed {
     pub users: Vec<Name>,
     pub endpoint: Endpoint,
     pub relay: RelayState,
+    /// The hash of what the relays run with; `None` while it is not known.
+    pub config_hash: Option<String>,
     /// What the relays say of upstreams; `None` before they were asked.
     pub sightings: Option<Arc<Sightings>>,
     /// Sentence about entries without a resource that wait for an administrator.
@@ -308,6 +310,11 @@ fn status(
         relay: Some(RelayStatus {
             host: observed.endpoint.host.clone(),
             ready_replicas: observed.relay.replicas.map(|replicas| replicas.ready),
+            // What stands is kept until it is known again: a restart is no news.
+            config_hash: observed
+                .config_hash
+                .clone()
+                .or_else(|| standing.and_then(|status| status.relay.as_ref()?.config_hash.clone())),
             ports: ports.map(|(name, port)| RelayPort { name: name.clone(), port: i32::from(*port) }).collect(),
         }),
         observed_at: Some(Time(usage::second(now))),

@@ -10,6 +10,7 @@ pub mod availability;
 pub mod cost;
 pub mod credit_policy;
 pub mod gauge;
+pub mod key_removal;
 pub mod meta;
 pub mod orphans;
 pub mod places;

@@ -201,7 +201,8 @@ fn keep_or_rotate(
     rotation: &CheckedRotation,
     now: Timestamp,
 ) -> Judgement {
-    if !rotation_wanted(secret, rotation) {
+    let is_due = rotates_at(credentials, rotation).is_some_and(|at| at <= now);
+    if !is_due && !rotation_wanted(secret, rotation) {
         return Judgement::Keep { password, promote: None, rotation_waits_until: None };
     }
     match previous_until(credentials, now) {
@@ -210,6 +211,15 @@ fn keep_or_rotate(
         }
         Some(_) | None => Judgement::Issue(Cause::Rotation),
     }
+}
+
+/// When the current password changes by itself.
+pub fn rotates_at(credentials: &[Credential], rotation: &CheckedRotation) -> Option<Timestamp> {
+    let since = credentials.iter().find_map(|credential| match credential.stage {
+        Stage::Current { since } => Some(since),
+        Stage::Staged { .. } | Stage::Previous { .. } => None,
+    })?;
+    since.checked_add(rotation.every?).ok()
 }
 
 /// A mark that somebody removed is written again; it asks for nothing.

@@ -13,7 +13,7 @@ use franking::domain::credential::Username;
 use franking::domain::credit::{Meter, Reservation, Verdict};
 use franking::domain::denied_sender::{DeniedReport, DeniedSenders};
 use franking::domain::directory::{Entry, Named};
-use franking::domain::id::{Holder, Kind, PolicyId};
+use franking::domain::id::{Holder, Kind, MessageId, PolicyId};
 use franking::domain::trouble::{Sightings, Trouble};
 use franking::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Told, UsageRow};
 use franking::ledger::store::{
@@ -264,7 +264,7 @@ impl Store for Fragile {
         self.inner.close_session(session).await
     }
 
-    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<u64> {
+    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<Vec<MessageId>> {
         self.pass().await?;
         self.inner.sweep_sessions(session, silence).await
     }

@@ -136,7 +136,7 @@ async fn nothing_is_ready_before_the_relays_know_its_policy() {
     world.key("key", "account", json!({})).await;
     // So that there is a status to see it by.
     stalled(world.accounts(), "account", "PolicyNotFound").await;
-    waiting(world.keys(), "key", "AccountNotReady").await;
+    stalled(world.keys(), "key", "AccountNotReady").await;
     world.plain_policy("early", json!({})).await;
     running.ledger.policies.reached().await;
     waiting(world.accounts(), "account", "PolicyNotReady").await;

@@ -61,7 +61,7 @@ async fn a_cap_above_the_ceiling_stops_the_keys_until_it_is_lowered() {
     let sentence = stalled(world.accounts(), "account", "CapAboveCeiling").await;
     assert!(sentence.contains("spec.cap.credits") && sentence.contains("100"), "{sentence}");
     assert!(!world.may_send(&secret).await);
-    waiting(world.keys(), "key", "AccountNotReady").await;
+    stalled(world.keys(), "key", "AccountNotReady").await;
     world.account("account", json!({"cap": {"credits": 100}})).await;
     ready(world.accounts(), "account").await;
     assert!(world.may_send(&secret).await);

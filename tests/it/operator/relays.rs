@@ -1,13 +1,19 @@
 //! What is said of the relays, on the status of the policies whose mail goes through them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use franking::crd::CreditPolicy;
-use franking::operator::{RelayState, Replicas};
+use franking::domain::relay_config::{Limits, Listener, ListenerMode};
+use franking::operator::{RelayInForce, RelayState, Replicas};
+use franking::runtime::clock::ManualClock;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
+use serde_json::json;
 
-use super::harness::alone;
+use super::harness::{SYSTEM, alone};
 use super::lifecycle::own;
-use super::waits::{Conditioned, until};
+use super::waits::{Conditioned, ready, until};
 
 fn said(policy: &CreditPolicy) -> (String, Option<i32>) {
     let programmed = policy.conditions().iter().find(|condition| condition.type_ == "Programmed").expect("Programmed");
@@ -15,27 +21,43 @@ fn said(policy: &CreditPolicy) -> (String, Option<i32>) {
     (format!("{}: {}", programmed.reason, programmed.message), relay.ready_replicas)
 }
 
-#[tokio::test]
-async fn a_policy_says_how_many_relays_are_ready_and_why_their_settings_are_not_in_force() {
-    let _turn = alone().await;
-    let (world, running, _folder, clock) = own("relays", None).await;
-    // Counts wait for two seconds of the operator's time, which stands still by itself here.
-    let passing = tokio::spawn(async move {
+/// Moves the operator's clock, which stands still by itself here: counts wait for two seconds of it.
+fn passing(clock: ManualClock) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
         let mut ticks = tokio::time::interval(Duration::from_millis(200));
         loop {
             ticks.tick().await;
             clock.advance(1);
         }
-    });
+    })
+}
+
+#[tokio::test]
+async fn a_policy_says_how_many_relays_are_ready_and_why_their_settings_are_not_in_force() {
+    let _turn = alone().await;
+    let (world, running, _folder, clock) = own("relays", None).await;
+    let passing = passing(clock);
     let secret = world.ready_key().await;
     let replicas = |ready| Some(Replicas { ready, wanted: 3 });
     let refused = Some("replicas is 0; it must be 1 to 64".to_owned());
     for (state, sentence, ready) in [
-        (RelayState { refused: None, replicas: replicas(3) }, "Programmed: the relay knows it", Some(3)),
-        (RelayState { refused: None, replicas: replicas(2) }, "Programmed: the relay knows it", Some(2)),
-        (RelayState { refused, replicas: replicas(3) }, "RelayInvalid: replicas is 0; it must be 1 to 64", Some(3)),
         (
-            RelayState { refused: None, replicas: replicas(0) },
+            RelayState { refused: None, replicas: replicas(3), in_force: None },
+            "Programmed: the relay knows it",
+            Some(3),
+        ),
+        (
+            RelayState { refused: None, replicas: replicas(2), in_force: None },
+            "Programmed: the relay knows it",
+            Some(2),
+        ),
+        (
+            RelayState { refused, replicas: replicas(3), in_force: None },
+            "RelayInvalid: replicas is 0; it must be 1 to 64",
+            Some(3),
+        ),
+        (
+            RelayState { refused: None, replicas: replicas(0), in_force: None },
             "RelayNotReady: no relay is ready, of 3 that are wanted",
             Some(0),
         ),
@@ -51,6 +73,53 @@ async fn a_policy_says_how_many_relays_are_ready_and_why_their_settings_are_not_
         assert!(policy.conditions().iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"));
     }
     assert!(world.may_send(&secret).await);
+    passing.abort();
+    world.clear().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_relays_run_with_is_read_in_a_config_map_and_its_hash_in_status() {
+    let _turn = alone().await;
+    let (world, running, _folder, clock) = own("effective", None).await;
+    let passing = passing(clock);
+    let listener = Listener {
+        name: "submissions".to_owned(),
+        address: ([127, 0, 0, 1], 465).into(),
+        mode: ListenerMode::Implicit,
+        networks: Vec::new(),
+        proxy_from: Vec::new(),
+        budget_seconds: 300,
+        line_ends: Default::default(),
+    };
+    let in_force =
+        RelayInForce { hostname: "relay.example".to_owned(), listeners: vec![listener], limits: Limits::default() };
+    running.relay.send_modify(|state| state.in_force = Some(Arc::new(in_force)));
+    world.plain_policy("effective", json!({"senders": {"domains": ["b.example", "a.example"]}})).await;
+    world.account("account", json!({})).await;
+    world.key("key", "account", json!({})).await;
+    ready(world.keys(), "key").await;
+    let maps: Api<ConfigMap> = Api::namespaced(world.client.clone(), SYSTEM);
+    let says = |what: &'static str| {
+        until(maps.clone(), "franking-relay-effective", what, move |map: Option<&ConfigMap>| {
+            let text = map?.data.as_ref()?.get("effective.yaml").filter(|text| text.contains(what))?;
+            Some((text.clone(), map?.metadata.annotations.as_ref()?.get("franking.io/config-hash")?.clone()))
+        })
+    };
+    let (text, first) = says("accounts: 1\n    keys: 1").await;
+    for words in
+        ["hostname: relay.example", "name: submissions", "host: smtp.example.com", "- a.example\n    - b.example"]
+    {
+        assert!(text.contains(words), "{words} is missing in\n{text}");
+    }
+    world.plain_policy("effective", json!({"upstream": {"host": "other.example.com"}, "suspended": true})).await;
+    let (text, second) = says("host: other.example.com").await;
+    assert!(text.contains("suspended:") && first != second, "{text}");
+    until(world.policies(), "effective", "the hash of what is in force", |policy: Option<&CreditPolicy>| {
+        let relay = policy?.status.as_ref()?.relay.clone()?;
+        (relay.config_hash.as_ref() == Some(&second)).then_some(())
+    })
+    .await;
     passing.abort();
     world.clear().await;
     running.stop().await;

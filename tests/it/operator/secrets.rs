@@ -4,7 +4,8 @@ use franking::crd::SubAccountApiKey;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
 
-use super::harness::World;
+use super::harness::{World, alone};
+use super::lifecycle::{own, restart};
 use super::waits::{delete, merge_patch, ready, text, until};
 
 /// Waits until the key's Secret holds another password than `old`.
@@ -161,4 +162,33 @@ async fn a_revoked_key_lets_nobody_in() {
     world.key("key", "account", json!({"revoked": false})).await;
     ready(world.keys(), "key").await;
     assert!(world.may_send(&secret).await);
+}
+
+#[tokio::test]
+async fn a_password_that_is_due_changes_by_itself_and_the_old_one_works_for_the_overlap() {
+    let _turn = alone().await;
+    let (world, running, _folder, clock) = own("due", None).await;
+    world.plain_policy("due", json!({})).await;
+    world.account("account", json!({})).await;
+    world.key("key", "account", json!({"rotation": {"every": "2h", "overlap": "10m"}})).await;
+    let key = ready(world.keys(), "key").await;
+    let credential = key.status.and_then(|status| status.credential).expect("a credential");
+    let due = credential.rotates_at.expect("a time").0;
+    assert_eq!(due.duration_since(credential.issued_at.0).as_secs(), 7200);
+    let first = world.secrets().get("key").await.expect("a secret");
+    running.stop().await;
+    // The operator sleeps by another clock than the one that a test can move, and looks at all when it starts.
+    clock.set(due);
+    let running = restart(&world).await;
+    let second = replaced(&world, &first).await;
+    assert!(world.may_send(&first).await && world.may_send(&second).await);
+    until(world.keys(), "key", "the next date", |key: Option<&SubAccountApiKey>| {
+        let credential = key?.status.as_ref()?.credential.clone()?;
+        (credential.rotates_at?.0 > due && credential.previous_valid_until.is_some()).then_some(())
+    })
+    .await;
+    clock.advance(601);
+    assert!(!world.may_send(&first).await && world.may_send(&second).await);
+    world.clear().await;
+    running.stop().await;
 }

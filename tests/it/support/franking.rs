@@ -93,13 +93,13 @@ impl Home {
     }
 
     fn yaml(&self, operator: &str) -> String {
+        let namespace = &self.namespace;
         format!(
-            "operator: {{namespace: {}, {operator}}}\n\
+            "operator: {{namespace: {namespace}, effectiveConfigMap: {namespace}-relay-effective, {operator}}}\n\
              relay:\n  hostname: localhost\n  advertise: {{host: localhost, port: {}}}\n  listeners:\n\
              \x20 - {{name: submissions, address: '{}', mode: Implicit}}\n\
              \x20 - {{name: printers, address: '{}', mode: Plain, networks: [127.0.0.0/8], budgetSeconds: 25}}\n\
              telemetry: {{address: '{}', level: debug}}\n",
-            self.namespace,
             self.relay.port(),
             self.relay,
             self.plain,

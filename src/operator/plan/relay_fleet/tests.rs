@@ -286,10 +286,10 @@ fn a_policy_is_programmed_when_the_relays_run_as_they_are_set() {
     let refused = Some("replicas is 0".to_owned());
     for (state, reason) in [
         (RelayState::default(), None),
-        (RelayState { refused: None, replicas: replicas(1) }, None),
-        (RelayState { refused: None, replicas: replicas(0) }, Some(Reason::RelayNotReady)),
-        (RelayState { refused: refused.clone(), replicas: replicas(3) }, Some(Reason::RelayInvalid)),
-        (RelayState { refused, replicas: None }, Some(Reason::RelayInvalid)),
+        (RelayState { refused: None, replicas: replicas(1), in_force: None }, None),
+        (RelayState { refused: None, replicas: replicas(0), in_force: None }, Some(Reason::RelayNotReady)),
+        (RelayState { refused: refused.clone(), replicas: replicas(3), in_force: None }, Some(Reason::RelayInvalid)),
+        (RelayState { refused, replicas: None, in_force: None }, Some(Reason::RelayInvalid)),
     ] {
         let conditions =
             Outcome::ready("").stated(&[], Some(1), Timestamp::UNIX_EPOCH, (true, true), lacks(&state)).build();

@@ -83,6 +83,7 @@ fn a_key_has_its_own_rate_and_the_policy_its_credits_and_prices() {
 
 fn seen_policy(entry: Option<PolicyEntry>, balance: Option<&Balance>) -> credit_policy::Observed {
     credit_policy::Observed {
+        config_hash: None,
         cost: Default::default(),
         id: PolicyId(Uuid::from_u128(1)),
         entry,

@@ -146,6 +146,7 @@ fn each_state_of_an_upstreams_login_has_its_reason() {
         users: Vec::new(),
         endpoint: endpoint(),
         relay: RelayState::default(),
+        config_hash: None,
         sightings: None,
         orphans: None,
         ledger_ahead: None,
@@ -282,6 +283,34 @@ fn merge(into: &mut Value, patch: &Value) {
             (value, _) => merge(&mut into[name.as_str()], value),
         }
     }
+}
+
+#[test]
+fn a_password_rotates_by_itself_with_an_overlap_and_says_when() {
+    let mut scene = Scene::new(json!({"rotation": {"every": "720h", "overlap": "1h"}}));
+    let first = scene.settle();
+    let at = |hours| now().checked_add(SignedDuration::from_hours(hours)).expect("a time");
+    let rotates_at = |plan: &Plan<SubAccountApiKeyStatus>| {
+        plan.status.as_ref().and_then(|status| status.credential.clone()?.rotates_at).map(|at| at.0)
+    };
+    assert_eq!((rotates_at(&first), first.look_at), (Some(at(720)), Some(at(720))));
+    let old = scene.password();
+    let plan_at = |scene: &mut Scene, hours| {
+        let Scene { key, seen, rng } = scene;
+        api_key::plan(key, seen, at(hours), rng)
+    };
+    assert_eq!(letters(&plan_at(&mut scene, 719)), "");
+    let due = plan_at(&mut scene, 720);
+    assert_eq!(letters(&due), "PWRP");
+    assert!(due.notices.iter().any(|notice| notice.note.contains("due for rotation")), "{:?}", due.notices);
+    assert_eq!(rotates_at(&due), Some(at(1440)));
+    let Entry::Key(entry) = entries(&due)[1] else { panic!("a key") };
+    assert!(crate::domain::credential::opens(&hash_key(), &entry.credentials, &old, at(720)), "for the overlap");
+    assert!(!crate::domain::credential::opens(&hash_key(), &entry.credentials, &old, at(722)));
+    // A key that nobody may use gets no new password, and is not looked at for ever.
+    scene.set(json!({"expiresAt": "2026-11-01T00:00:00Z", "rotation": {"every": "720h"}}));
+    let dead = plan_at(&mut scene, 721);
+    assert!(!letters(&dead).contains(['C', 'W']) && rotates_at(&dead).is_none() && dead.look_at.is_none());
 }
 
 #[test]

@@ -32,6 +32,7 @@ fn seen_policy(entry: Option<crate::domain::directory::PolicyEntry>, users: Vec<
         users,
         endpoint: endpoint(),
         relay: RelayState::default(),
+        config_hash: None,
         sightings: None,
         orphans: None,
         ledger_ahead: None,

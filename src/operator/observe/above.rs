@@ -1,0 +1,35 @@
+//! Which limits bind an object besides its own.
+
+use super::Context;
+use crate::domain::id::Holder;
+use crate::operator::references::Ref;
+use crate::operator::watch::Name;
+
+impl Context {
+    /// The objects that bind what `what` may send, as far as they are known: a key's account and policy, an account's
+    /// policy.
+    pub fn above(&self, what: &Ref) -> Vec<Ref> {
+        let policy_of = |account: &Name| {
+            let account = self.references.account(account)?;
+            Some(Ref::Policy(Name::new("", &account.spec.policy_ref.name)))
+        };
+        match what {
+            Ref::Policy(_) => Vec::new(),
+            Ref::Account(account) => policy_of(account).into_iter().collect(),
+            Ref::Key(name) => {
+                let Some(key) = self.references.key(name) else { return Vec::new() };
+                let account = Name::new(&name.namespace, &key.spec.sub_account_ref.name);
+                let policy = policy_of(&account);
+                [Some(Ref::Account(account)), policy].into_iter().flatten().collect()
+            }
+        }
+    }
+
+    /// The holders whose limits bind this object besides its own. Only a key's status shows what they leave.
+    pub fn holders_above(&self, what: &Ref) -> Vec<Holder> {
+        match what {
+            Ref::Key(_) => self.above(what).iter().filter_map(|above| self.holder_of(above)).collect(),
+            Ref::Account(_) | Ref::Policy(_) => Vec::new(),
+        }
+    }
+}
