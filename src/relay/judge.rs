@@ -28,6 +28,7 @@ use crate::runtime::clock::Clock;
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub key: KeyId,
+    pub namespace: Arc<str>,
     username: Username,
     /// The credential that the password opened.
     credential: SecretHash,
@@ -136,7 +137,8 @@ impl Judge {
         let Some((sender, credential)) = sender.zip(open) else { return Err(Denied::BadLogin) };
         sender.standing(now).map_err(Denied::Blocked)?;
         may_come(sender, origin)?;
-        Ok(Identity { key: sender.key.id, username: sender.key.username.clone(), credential, origin })
+        let namespace = Arc::from(sender.account.namespace.as_str());
+        Ok(Identity { key: sender.key.id, namespace, username: sender.key.username.clone(), credential, origin })
     }
 
     /// Whether a login would be taken again as it was: its network, its listener, and the very password. A session must
