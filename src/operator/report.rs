@@ -447,7 +447,8 @@ mod tests {
                 Ok::<_, Infallible>(Response::builder().status(status).body(body).expect("an answer"))
             }
         };
-        let report = Report::new(Client::new(tower::service_fn(answer), "default"), &Registry::new());
+        let client = Client::new(tower::service_fn(answer), "default");
+        let report = Report::new(client, &Registry::new(), AccountMetrics::All);
         let key: SubAccountApiKey = serde_json::from_value(object("u", 0)).expect("a key");
         let next = SubAccountApiKeyStatus { key_id: Some("id".to_owned()), ..SubAccountApiKeyStatus::default() };
         let answer = report.status(&key, &next, || Ok(())).await;

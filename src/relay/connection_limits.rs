@@ -16,6 +16,8 @@ pub struct ConnectionLimits {
     all: Tally<()>,
     addresses: Tally<IpAddr>,
     keys: Tally<KeyId>,
+    /// Connections that have logged in.
+    namespaces: Tally<Arc<str>>,
     /// Connections that are told why they are not served.
     turned_away: Tally<()>,
 }
@@ -34,6 +36,15 @@ impl ConnectionLimits {
 
     pub fn key(&self, key: KeyId, limit: u32) -> Option<Permit<KeyId>> {
         self.keys.take(key, limit)
+    }
+
+    /// A place of a connection that has logged in. A namespace may hold as many as it leaves free of `limit`, the
+    /// connections that there may be in all: alone half of them, two namespaces a third each. So however many keys and
+    /// addresses a tenant has, others can connect.
+    pub fn namespace(&self, namespace: Arc<str>, limit: u32) -> Option<Permit<Arc<str>>> {
+        let free = limit.saturating_sub(self.all.count(&()));
+        // The connection that asks is among those that are open: the last one that is free is for it.
+        self.namespaces.take(namespace, free.saturating_add(1))
     }
 
     pub fn turned_away(&self) -> Option<Permit<()>> {
@@ -64,7 +75,11 @@ impl<K> Default for Tally<K> {
     }
 }
 
-impl<K: Copy + Eq + Hash> Tally<K> {
+impl<K: Clone + Eq + Hash> Tally<K> {
+    fn count(&self, of: &K) -> u32 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(of).copied().unwrap_or(0)
+    }
+
     fn take(&self, of: K, limit: u32) -> Option<Permit<K>> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = counts.get(&of).copied().unwrap_or(0);
@@ -72,18 +87,18 @@ impl<K: Copy + Eq + Hash> Tally<K> {
             return None;
         }
         // An entry is never left at 0.
-        counts.insert(of, taken + 1);
+        counts.insert(of.clone(), taken + 1);
         Some(Permit { tally: self.clone(), of })
     }
 }
 
 /// A place in a [`Tally`].
-pub struct Permit<K: Copy + Eq + Hash> {
+pub struct Permit<K: Clone + Eq + Hash> {
     tally: Tally<K>,
     of: K,
 }
 
-impl<K: Copy + Eq + Hash> Drop for Permit<K> {
+impl<K: Clone + Eq + Hash> Drop for Permit<K> {
     fn drop(&mut self) {
         let mut counts = self.tally.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.of) {
@@ -109,6 +124,27 @@ mod tests {
         assert!(limits.any(2).is_some());
         drop(second);
         assert!(limits.all.0.lock().expect("the counts").is_empty());
+    }
+
+    #[test]
+    fn a_namespace_holds_as_many_connections_as_it_leaves_free() {
+        let limits = ConnectionLimits::default();
+        let connect = |namespace: &str| {
+            let connection = limits.any(12)?;
+            limits.namespace(Arc::from(namespace), 12).map(|place| (connection, place))
+        };
+        let all = |namespace| std::iter::from_fn(|| connect(namespace)).collect::<Vec<_>>();
+        let greedy = all("greedy");
+        assert_eq!(greedy.len(), 6);
+        let other = all("other");
+        assert_eq!(other.len(), 3, "half of what is left");
+        assert!(connect("greedy").is_none() && connect("third").is_some());
+        drop(other);
+        drop(greedy);
+        assert!(limits.namespaces.0.lock().expect("the counts").is_empty());
+        let alone = ConnectionLimits::default();
+        let _open = alone.any(1).expect("a place");
+        assert!(alone.namespace(Arc::from("only"), 1).is_some(), "one connection can log in");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::runtime::clock::Clock;
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub key: KeyId,
+    pub namespace: Arc<str>,
     username: Username,
     /// The credential that the password opened.
     credential: SecretHash,
@@ -146,7 +147,10 @@ impl Judge {
         .map_err(Denied::Blocked)?;
         may_come(key, origin)?;
         match named {
-            Named::Sender(_) => Ok(Identity { key: key.id, username: key.username.clone(), credential, origin }),
+            Named::Sender(sender) => {
+                let namespace = Arc::from(sender.account.namespace.as_str());
+                Ok(Identity { key: key.id, namespace, username: key.username.clone(), credential, origin })
+            }
             Named::Waiting(_) => Err(Denied::NotInUse),
         }
     }

@@ -20,6 +20,7 @@ pub struct Limits {
     /// or one message of the largest size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_in_flight_per_account: Option<usize>,
+    /// A namespace may have as many that are logged in as it leaves free: alone half of them.
     pub connections: u32,
     pub connections_per_address: u32,
     pub connections_per_key: u32,

@@ -27,17 +27,18 @@ pub fn release(secret: &Secret, adoption: &Adoption) -> Option<Step> {
     adoption::release(secret, adoption).map(|patch| Step::PatchSecret { name: secret.name_any(), patch })
 }
 
-/// A credential must not outlive its resource. The Secret goes with its owner; one that was shared is let go.
+/// A credential must not outlive its resource. The Secret goes with its owner; one that was shared is let go. A key that is
+/// held by others' finalizers alone may be in service in a ledger that was restored.
 pub fn removal(key: &SubAccountApiKey, observed: &Observed, now: Timestamp) -> KeyPlan {
     let mut plan = Plan::nothing();
-    if !meta::holds(&key.metadata) {
-        return plan;
-    }
     if let Some(entry) = &observed.entry {
         let gone = entry.removed(now);
         if gone != *entry {
             plan.steps.push(Step::Put(Box::new(Entry::Key(gone))));
         }
+    }
+    if !meta::holds(&key.metadata) {
+        return plan;
     }
     let adopted = observed.others.iter().filter_map(|secret| Some((secret, Adoption::of(&secret.metadata)?)));
     plan.steps.extend(adopted.filter_map(|(secret, adoption)| release(secret, &adoption)));

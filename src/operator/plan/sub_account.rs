@@ -92,11 +92,12 @@ pub fn plan(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<S
         Ok(_) if account.status.is_none() => plan,
         Ok(accepted) => {
             let message = format!("waiting until the relays know the CreditPolicy \"{}\"", accepted.spec.policy);
-            refuse(plan, account, observed, &Outcome::waiting(Reason::PolicyNotReady, message), now)
+            refuse(plan, account, observed, (&Outcome::waiting(Reason::PolicyNotReady, message), true), now)
         }
         Err(outcome) => {
             plan.look_at = next_period(observed, now).filter(|_| observed.places.had > 0);
-            refuse(plan, account, observed, &outcome, now)
+            let serves = matches!(outcome, Outcome::Waiting { .. }) && is_of_named_policy(observed);
+            refuse(plan, account, observed, (&outcome, serves), now)
         }
     }
 }
@@ -105,6 +106,13 @@ pub fn plan(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<S
 fn next_period(observed: &Observed, now: Timestamp) -> Option<Timestamp> {
     let policy = observed.policy.as_ref()?.object.spec.check().ok()?;
     Some(policy.pool.calendar.window(now).to)
+}
+
+/// Says whether the directory has it under the policy that it names. One that moves to a policy that is broken is not that
+/// one's, and must not stay with the old one, whose people could not change its terms any more.
+fn is_of_named_policy(observed: &Observed) -> bool {
+    let named = observed.policy.as_ref().map(|policy| policy.id);
+    observed.entry.as_ref().is_some_and(|entry| Some(entry.policy) == named)
 }
 
 struct Accepted {
@@ -277,21 +285,21 @@ fn same_limits(standing: Option<&AccountEntry>, next: &AccountEntry) -> bool {
     }
 }
 
-/// A refused account may not send: what the directory holds of it is taken out of service, its used credits stay.
+/// A refused account may not send: what the directory holds of it is taken out of service, unless it `serves` on; its
+/// used credits stay.
 fn refuse(
     mut plan: Plan<SubAccountStatus>,
     account: &SubAccount,
     observed: &Observed,
-    outcome: &Outcome,
+    (outcome, serves): (&Outcome, bool),
     now: Timestamp,
 ) -> Plan<SubAccountStatus> {
     if let Some(entry) = observed.entry.as_ref().filter(|entry| entry.removed_at.is_none()) {
         // A policy that is broken for the moment must not stop the accounts that it had already taken. But who
         // suspends one of them does not wait for the policy.
-        let refused = matches!(outcome, Outcome::Refused { .. });
         let suspend = || account.spec.suspended.then(|| Suspension { reason: account.spec.suspend_reason.clone() });
         let next = AccountEntry {
-            removed_at: refused.then_some(now),
+            removed_at: (!serves).then_some(now),
             suspended: entry.suspended.clone().or_else(suspend),
             ..entry.clone()
         };
@@ -299,7 +307,7 @@ fn refuse(
             plan.steps.push(Step::Put(Box::new(Entry::Account(next))));
         }
     }
-    let serves = observed.entry.as_ref().is_some_and(|entry| entry.removed_at.is_none());
+    let serves = serves && observed.entry.as_ref().is_some_and(|entry| entry.removed_at.is_none());
     let state = match outcome {
         Outcome::Waiting { .. } if serves && account.spec.suspended => AccountState::Suspended,
         Outcome::Waiting { .. } if serves => AccountState::Active,
@@ -374,12 +382,10 @@ fn leaving(observed: &Observed, now: Timestamp) -> Plan<SubAccountStatus> {
     plan
 }
 
-/// The ledger takes note before the object goes: its keys stop with it.
+/// The ledger takes note before the object goes: its keys stop with it. One that is held by others' finalizers alone may be
+/// in service in a ledger that was restored.
 fn removal(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<SubAccountStatus> {
     let mut plan = Plan::nothing();
-    if !meta::holds(&account.metadata) {
-        return plan;
-    }
     if let Some(entry) = &observed.entry {
         let gone = match account.spec.deletion_policy.unwrap_or_default() {
             DeletionPolicy::Retain => entry.removed(now),
@@ -389,6 +395,8 @@ fn removal(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<Su
             plan.steps.push(Step::Put(Box::new(Entry::Account(gone))));
         }
     }
-    plan.steps.push(Step::RemoveFinalizer);
+    if meta::holds(&account.metadata) {
+        plan.steps.push(Step::RemoveFinalizer);
+    }
     plan
 }

@@ -16,7 +16,7 @@ use crate::domain::directory::AccountEntry;
 use crate::domain::relay_config::Limits;
 use crate::relay::admit::Received;
 use crate::relay::body_memory::HeldMemory;
-use crate::relay::metrics::{Late, MessageResult};
+use crate::relay::metrics::{Late, MessageResult, SessionEnd};
 use crate::relay::smtp::data::{Body, BodyReader, Progress, Refusal};
 use crate::relay::smtp::reply::Reply;
 use crate::relay::smtp::session::Answer;
@@ -41,7 +41,12 @@ impl Connection {
         let announced = self.session.transaction().map_or(0, |transaction| transaction.mail.size);
         let memory = match self.account().await {
             Ok(account) => self.front.bodies.of(&account),
-            Err(reply) => return Ok(self.session.answer(reply)),
+            Err(reply) => {
+                if matches!(reply, Reply::LoginOver(_)) {
+                    self.front.admission.metrics.session_ended(SessionEnd::Login);
+                }
+                return Ok(self.session.answer(reply));
+            }
         };
         // What cannot be kept need not be uploaded. Nothing is taken on the client's word.
         if !memory.has_room_for(announced, &self.front.admission.settings.load().config.limits) {
@@ -92,10 +97,12 @@ impl Connection {
         Ok(self.session.answer(reply))
     }
 
-    /// The account that sends, where it still may.
+    /// The account that sends, where it still may. The login is judged as at MAIL: a transaction may have been open for
+    /// long.
     async fn account(&self) -> Result<Arc<AccountEntry>, Reply> {
         let who = self.identity.as_ref().ok_or(Reply::AuthFirst)?;
-        self.front.admission.judge.sender(who, |_| Ok(())).await.map(|sender| sender.account)
+        let judge = &self.front.admission.judge;
+        judge.sender(who, |sender| judge.still_logged_in(who, sender)).await.map(|sender| sender.account)
     }
 
     fn refusal(&self, refusal: Refusal) -> (MessageResult, Reply) {

@@ -64,7 +64,7 @@ pub struct Connection {
     identity: Option<Identity>,
     /// The sender of the open transaction was refused, and that was counted.
     sender_refused: bool,
-    _key_permit: Option<Permit<KeyId>>,
+    _permits: Option<(Permit<KeyId>, Permit<Arc<str>>)>,
     /// What is being waited for.
     waiting_for: Late,
 }
@@ -98,7 +98,7 @@ impl Connection {
             place: Some(visitor.place),
             identity: None,
             sender_refused: false,
-            _key_permit: None,
+            _permits: None,
             waiting_for: Late::Command,
         }
     }
@@ -173,7 +173,8 @@ impl Connection {
         } else if self.session.transaction().is_none() {
             idle.min(self.end())
         } else {
-            idle
+            // An open transaction may be finished, and does not keep the session for ever.
+            idle.min(self.end() + seconds(self.settings.config.limits.idle_seconds))
         }
     }
 
@@ -329,14 +330,16 @@ impl Connection {
         }
         let denied = match admission.judge.login(&login, origin).await {
             Ok(identity) => {
-                let Some(permit) = permits.key(identity.key, limits.connections_per_key) else {
+                let key = permits.key(identity.key, limits.connections_per_key);
+                let namespace = permits.namespace(identity.namespace.clone(), limits.connections);
+                let Some(taken) = key.zip(namespace) else {
                     admission.metrics.login(LoginResult::Crowded);
                     return Ok(Answer::close(Reply::Crowded));
                 };
                 admission.metrics.login(LoginResult::Ok);
                 throttle.succeeded(attempt, limits);
                 unauthenticated.logged_in(self.address, limits, Instant::now());
-                self._key_permit = Some(permit);
+                self._permits = Some(taken);
                 self.identity = Some(identity);
                 self.place = None;
                 self.session.logged_in();

@@ -89,6 +89,23 @@ async fn accounts_removed_in_this_period_count() {
     ready(world.accounts(), "b").await;
 }
 
+/// Whoever makes the account that has used its cap again makes it younger than one that waits.
+#[tokio::test]
+async fn a_place_of_this_period_is_kept_when_its_account_is_made_again() {
+    let world = World::shared("places").await;
+    world.plain_policy("places", json!({"perAccount": {"maxAccountsPerNamespace": 1}})).await;
+    world.account("used", json!({})).await;
+    ready(world.accounts(), "used").await;
+    world.account("fresh", json!({})).await;
+    stalled(world.accounts(), "fresh", "TooManyAccounts").await;
+    delete(&world.accounts(), "used").await;
+    super::waits::gone(world.accounts(), "used").await;
+    world.account("used", json!({})).await;
+    ready(world.accounts(), "used").await;
+    let sentence = stalled(world.accounts(), "fresh", "TooManyAccounts").await;
+    assert!(sentence.contains("0 older ones and 1 others that had a place"), "{sentence}");
+}
+
 #[tokio::test]
 async fn accounts_that_moved_to_another_policy_in_this_period_count() {
     let _turn = alone().await;
@@ -107,7 +124,7 @@ async fn accounts_that_moved_to_another_policy_in_this_period_count() {
     world.account("a", elsewhere.clone()).await;
     world.account("b", json!({})).await;
     let sentence = stalled(world.accounts(), "b", "TooManyAccounts").await;
-    assert!(sentence.contains("0 older ones and 1 that were removed or moved to another policy"), "{sentence}");
+    assert!(sentence.contains("0 older ones and 1 others that had a place in this period"), "{sentence}");
     ready(world.accounts(), "a").await;
     let counts = |policy: &CreditPolicy| {
         let counts = policy.status.as_ref().and_then(|status| status.accounts).unwrap_or_default();

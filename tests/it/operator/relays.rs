@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use franking::crd::CreditPolicy;
-use franking::domain::relay_config::{Limits, Listener, ListenerMode};
+use franking::domain::relay_config::{Limits, LineEnds, Listener, ListenerMode};
 use franking::operator::{RelayInForce, RelayState, Replicas};
 use franking::runtime::clock::ManualClock;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -90,7 +90,7 @@ async fn what_the_relays_run_with_is_read_in_a_config_map_and_its_hash_in_status
         networks: Vec::new(),
         proxy_from: Vec::new(),
         budget_seconds: 300,
-        line_ends: Default::default(),
+        line_ends: LineEnds::Reject,
     };
     let in_force =
         RelayInForce { hostname: "relay.example".to_owned(), listeners: vec![listener], limits: Limits::default() };

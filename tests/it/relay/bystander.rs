@@ -49,6 +49,16 @@ impl Deref for Attacked {
     }
 }
 
+/// Adds the bystander's key and account, of another namespace than all others.
+pub fn elsewhere(rows: &mut Rows) {
+    let other = AccountId(Uuid::from_u128(0x201));
+    let entry = AccountEntry { id: other, namespace: "elsewhere".to_owned(), name: "other".to_owned(), ..account() };
+    rows.others.push(Entry::Account(entry));
+    let mut key = key(KEY);
+    (key.account, key.namespace) = (other, "elsewhere".to_owned());
+    rows.others.push(Entry::Key(key));
+}
+
 /// A relay with its built-in limits. Key 3 is of another namespace than keys 1 and 2, and has logged in and sent.
 pub async fn scene(rows: impl FnOnce(&mut Rows)) -> Attacked {
     let alone = ALONE.lock().await;
@@ -60,13 +70,7 @@ pub async fn scene(rows: impl FnOnce(&mut Rows)) -> Attacked {
     );
     let limits = |config: &mut RelayConfig| config.limits = Limits::default();
     let mut scene = Scene::with(limits, |changed| {
-        let other = AccountId(Uuid::from_u128(0x201));
-        let entry =
-            AccountEntry { id: other, namespace: "elsewhere".to_owned(), name: "other".to_owned(), ..account() };
-        changed.others.push(Entry::Account(entry));
-        let mut key = key(KEY);
-        (key.account, key.namespace) = (other, "elsewhere".to_owned());
-        changed.others.push(Entry::Key(key));
+        elsewhere(changed);
         rows(changed);
     })
     .await;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use franking::domain::credential::{Credential, HashKey, Password, Stage};
 use franking::domain::directory::{Entry, KeyEntry};
+use franking::domain::relay_config::RelayConfig;
 use franking::runtime::clock::Clock as _;
 use jiff::SignedDuration;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -97,6 +98,48 @@ async fn a_session_ends_with_the_password_that_it_came_in_by() {
     new.closed().await;
     scene.greeted().await.login(&username(1), NEW).await.is("535 5.7.8");
     ended(&scene, "login", 2);
+}
+
+/// Commands that keep a connection open would else keep a transaction for the day when the password is changed.
+#[tokio::test]
+async fn an_open_transaction_outlives_no_password() {
+    let scene = Scene::new().await;
+    let mut old = scene.client().await;
+    old.ask(&format!("MAIL FROM:<{FROM}>")).await.is("250");
+    old.ask(&format!("RCPT TO:<{TO}>")).await.is("250");
+    let credentials = vec![credential(NEW, current(&scene))];
+    scene.put(&[Entry::Key(KeyEntry { credentials, ..key(1) })]).await;
+    let relayed = "franking_relay_sessions_ended_total{reason=\"login\"} 1\n";
+    // Another session shows that the relay knows it by now.
+    let mut other = scene.greeted().await;
+    scene
+        .until("the new password works", async |scene| scene.greeted().await.login(&username(1), NEW).await.code == 235)
+        .await;
+    other.login(&username(1), PASSWORD).await.is("535");
+    old.ask("NOOP").await.is("250");
+    old.ask("DATA").await.is("421 4.7.0 this login is over: its password was replaced");
+    old.closed().await;
+    assert!(scene.metrics().contains(relayed), "{}", scene.metrics());
+}
+
+#[tokio::test]
+async fn an_open_transaction_does_not_keep_a_session_for_ever() {
+    let limits = |config: &mut RelayConfig| {
+        (config.limits.session_seconds, config.limits.idle_seconds) = (3, 2);
+    };
+    let scene = Scene::with(limits, |_| {}).await;
+    let mut client = scene.client().await;
+    client.ask(&format!("MAIL FROM:<{FROM}>")).await.is("250");
+    let deadline = Instant::now() + SOON;
+    loop {
+        match client.try_ask("NOOP").await {
+            Some(reply) if reply.code == 250 => {}
+            Some(reply) => break reply.is("421"),
+            None => break,
+        }
+        assert!(Instant::now() < deadline, "it is kept for ever");
+        sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test]

@@ -147,6 +147,30 @@ async fn connect_from(source: IpAddr, address: SocketAddr) -> std::io::Result<Tc
     socket.connect(address).await
 }
 
+/// A tenant has as many keys and addresses as it likes, so neither limit bounds its connections.
+#[tokio::test]
+async fn a_namespace_leaves_connections_to_the_others() {
+    let rows = |rows: &mut Rows| {
+        bystander::elsewhere(rows);
+        attackers(rows, 10..14);
+    };
+    let scene = Scene::with(|config| config.limits.connections = 12, rows).await;
+    let mut held = Vec::new();
+    for n in 0..24 {
+        let mut client = Client::open(scene.address("plain")).await;
+        if client.reply().await.code != 220 {
+            break;
+        }
+        client.ask("EHLO attacker.example").await.is("250");
+        if client.login(&username(10 + n % 4), PASSWORD).await.code == 235 {
+            held.push(client);
+        }
+    }
+    let mut other = scene.client_of(bystander::KEY).await;
+    other.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    assert_eq!(held.len(), 6, "half of them, where nobody else is there");
+}
+
 /// Holds 1,100 connections from eleven addresses, and says nothing on them. Those that the relay closes are renewed.
 async fn holds_places(address: SocketAddr, network: u8) -> JoinSet<()> {
     let mut attack = JoinSet::new();

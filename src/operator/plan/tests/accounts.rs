@@ -1,6 +1,7 @@
 //! Accounts: each refusal, and how they and their namespaces end.
 
 use super::*;
+use crate::crd::AccountState;
 
 #[test]
 fn each_refusal_of_an_account_has_its_reason_and_takes_it_out_of_service() {
@@ -80,6 +81,17 @@ fn a_broken_policy_stops_no_account_that_it_had_taken() {
     assert_eq!(verdict(&plan.status.expect("a status").conditions), "PolicyNotReady");
 }
 
+/// There its old policy's people could change nothing of it any more, and it would send under their old terms.
+#[test]
+fn an_account_that_moves_to_a_broken_policy_leaves_the_old_one() {
+    let mut seen = seen_account(Some(policy(json!({"pool": {"timeZone": "Mars/Olympus"}}))));
+    seen.entry = Some(AccountEntry { policy: PolicyId(Uuid::from_u128(9)), ..standing_account() });
+    let plan = sub_account::plan(&account(json!({})), &seen, now());
+    assert_eq!((letters(&plan).as_str(), entries(&plan)[0].removed_at()), ("P", Some(now())));
+    let status = plan.status.expect("a status");
+    assert_eq!((verdict(&status.conditions).as_str(), status.state), ("PolicyNotReady", Some(AccountState::Refused)));
+}
+
 #[test]
 fn deletion_tells_the_ledger_first_and_a_purge_leaves_no_name() {
     for (deletion, name) in [("Retain", "shop"), ("Purge", "")] {
@@ -92,6 +104,30 @@ fn deletion_tells_the_ledger_first_and_a_purge_leaves_no_name() {
         let Entry::Account(entry) = entries(&plan)[0] else { panic!("an account") };
         assert_eq!((entry.removed_at, entry.name.as_str()), (Some(now()), name));
     }
+}
+
+/// A tenant's own finalizer holds what was deleted, and a ledger that is restored may have it in service.
+#[test]
+fn what_is_deleted_is_out_of_service_whoever_holds_it() {
+    let foreign = Some(vec!["example.com/hold".to_owned()]);
+    let mut account = account(json!({}));
+    account.metadata.deletion_timestamp = account.metadata.creation_timestamp.clone();
+    account.metadata.finalizers.clone_from(&foreign);
+    let mut seen = seen_account(Some(policy(json!({}))));
+    seen.entry = Some(standing_account());
+    let plan = sub_account::plan(&account, &seen, now());
+    assert_eq!((letters(&plan).as_str(), entries(&plan)[0].removed_at()), ("P", Some(now())));
+    seen.entry = Some(standing_account().removed(now()));
+    assert_eq!(letters(&sub_account::plan(&account, &seen, now())), "");
+
+    let mut scene = Scene::new(json!({}));
+    scene.settle();
+    let password = scene.password();
+    scene.key.metadata.deletion_timestamp = scene.key.metadata.creation_timestamp.clone();
+    scene.key.metadata.finalizers = foreign;
+    assert_eq!(letters(&scene.settle()), "P");
+    assert!(!scene.works(&password));
+    assert_eq!(letters(&scene.plan()), "");
 }
 
 #[test]
