@@ -25,30 +25,12 @@ impl Town<'_> {
     async fn done(&mut self, step: &Step, rng: &mut StdRng) -> Found<String> {
         let (by, at) = (step.by, step.namespace);
         match &step.verb {
-            Verb::Make { kind, name, spec } => {
-                let kind_name = match kind {
-                    Kind::Account => "SubAccount",
-                    Kind::Key => "SubAccountApiKey",
-                };
-                let object = named(kind_name, &self.namespaces[at], name, spec);
-                let answer = self.objects(by, *kind, at).create(&object).await?;
-                if by == Who::Manager && spec["secret"]["adopt"] == true {
-                    self.must_be_forbidden(&answer, "adopting a Secret without rights on it")?;
-                }
-                self.changed(step, *kind, name, answer).await
-            }
-            Verb::Edit { kind, name, spec } => {
-                let answer = self.objects(by, *kind, at).merge(name, &json!({"spec": spec})).await?;
-                self.changed(step, *kind, name, answer).await
-            }
+            Verb::Make { kind, name, spec } => self.make(step, *kind, name, spec).await,
+            Verb::Edit { kind, name, spec } => self.edit(step, *kind, name, spec).await,
             Verb::Move { name, to, more } => {
                 let mut spec = more.clone();
                 spec["policyRef"] = json!({"name": self.policies[*to as usize]});
-                let before = self.seen_by_admin(Kind::Account, at).get(name).await?;
-                let answer = self.objects(by, Kind::Account, at).merge(name, &json!({"spec": spec})).await?;
-                let is_elsewhere = before.is_some_and(|before| before["spec"]["policyRef"] != spec["policyRef"]);
-                self.tally.moved += u32::from(is_elsewhere && matches!(answer, Answer::Done(_)));
-                self.changed(step, Kind::Account, name, answer).await
+                self.edit(step, Kind::Account, name, &spec).await
             }
             Verb::Annotate { kind, name, metadata } => {
                 let answer = self.objects(by, *kind, at).merge(name, &json!({"metadata": metadata})).await?;
@@ -83,6 +65,33 @@ impl Town<'_> {
             Verb::SendCopies { key, times } => self.send_copies(&(at, key.clone()), *times).await,
             Verb::ChangeCurrency { plan } => self.change_currency(*plan).await.map(|()| "refused".to_owned()),
         }
+    }
+
+    async fn make(&mut self, step: &Step, kind: Kind, name: &str, spec: &Value) -> Found<String> {
+        let kind_name = match kind {
+            Kind::Account => "SubAccount",
+            Kind::Key => "SubAccountApiKey",
+        };
+        let object = named(kind_name, &self.namespaces[step.namespace], name, spec);
+        let answer = self.objects(step.by, kind, step.namespace).create(&object).await?;
+        if step.by == Who::Manager && spec["secret"]["adopt"] == true {
+            self.must_be_forbidden(&answer, "adopting a Secret without rights on it")?;
+        }
+        self.changed(step, kind, name, answer).await
+    }
+
+    async fn edit(&mut self, step: &Step, kind: Kind, name: &str, spec: &Value) -> Found<String> {
+        let before = self.seen_by_admin(kind, step.namespace).get(name).await?.unwrap_or_default();
+        let answer = self.objects(step.by, kind, step.namespace).merge(name, &json!({"spec": spec})).await?;
+        let (was, wanted) = (&before["spec"]["secret"], &spec["secret"]);
+        // One that somebody with the rights let it share is shared already.
+        let is_shared = was["adopt"] == true && was["name"] == wanted["name"];
+        if step.by == Who::Manager && wanted["adopt"] == true && !is_shared {
+            self.must_be_forbidden(&answer, "adopting a Secret by an edit without rights on it")?;
+        }
+        let moves = spec.get("policyRef").is_some_and(|policy| *policy != before["spec"]["policyRef"]);
+        self.tally.moved += u32::from(moves && matches!(answer, Answer::Done(_)));
+        self.changed(step, kind, name, answer).await
     }
 
     fn said(&mut self, answer: &Answer) -> String {

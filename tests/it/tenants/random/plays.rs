@@ -159,7 +159,12 @@ impl Draw<'_> {
     fn adopt(&mut self) -> Vec<Verb> {
         let (foreign, account) = (self.one(&FOREIGN), self.one(&[OWN[0], OWN[1], GRANTED]));
         let name = key_of(account, 'b');
-        let mut verbs = vec![self.sharing(account, foreign)];
+        let mut verbs = if self.rng.random_bool(0.3) {
+            let spec = json!({"secret": {"adopt": true, "name": foreign}});
+            vec![self.new_key(account, 'b', json!({})), Verb::Edit { kind: Kind::Key, name: name.clone(), spec }]
+        } else {
+            vec![self.sharing(account, foreign)]
+        };
         if self.rng.random_bool(0.3) {
             let more = json!({"secret": {"template": {"colour": "mine", "extra": "{{ .host }}"}}});
             verbs.push(Verb::Edit { kind: Kind::Key, name: name.clone(), spec: more });
