@@ -13,23 +13,25 @@ use idna::uts46::{DnsLength, Hyphens, Uts46};
 use serde::{Deserialize, Serialize};
 
 /// RFC 5321 §4.5.3.1.1: octets of a local part.
-const LOCAL_MAX: usize = 64;
+const LOCAL_MAX: u8 = 64;
 /// RFC 5321 §4.5.3.1.2: octets of a domain.
 const DOMAIN_MAX: usize = 255;
 /// RFC 1035 §2.3.4: octets of a label.
 const LABEL_MAX: usize = 63;
 
+const POSTMASTER: &str = "postmaster";
+
 /// A mail domain as A-labels in lower case, whichever way it was written: `bücher.example` and
 /// `xn--bcher-kva.example` are one domain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct MailDomain(String);
+pub struct MailDomain(Box<str>);
 
 impl MailDomain {
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = || format!("\"{text}\" is not a mail domain such as example.com");
         let labels = text.split('.').map(a_label).collect::<Option<Vec<_>>>().ok_or_else(wrong)?.join(".");
-        if labels.len() <= DOMAIN_MAX { Ok(Self(labels)) } else { Err(wrong()) }
+        if labels.len() <= DOMAIN_MAX { Ok(Self(labels.into())) } else { Err(wrong()) }
     }
 
     pub fn as_str(&self) -> &str {
@@ -68,7 +70,7 @@ impl TryFrom<String> for MailDomain {
 
 impl From<MailDomain> for String {
     fn from(domain: MailDomain) -> Self {
-        domain.0
+        domain.0.into()
     }
 }
 
@@ -102,9 +104,9 @@ impl Host {
 #[derive(Clone, Debug)]
 pub struct Address {
     /// As it was written.
-    written: String,
-    /// Octets of the local part, quotes included.
-    local: usize,
+    written: Box<str>,
+    /// Octets of the local part, quotes included; at most [`LOCAL_MAX`].
+    local: u8,
     host: Host,
 }
 
@@ -129,17 +131,18 @@ impl Address {
             Some(quoted) => quoted.strip_suffix('"').is_some_and(is_quotable),
             None => local.chars().all(|c| c == '.' || is_atom_character(c)),
         };
-        if local.is_empty() || local.len() > LOCAL_MAX || !local_ok || domain.len() > DOMAIN_MAX {
+        if local.is_empty() || !local_ok || domain.len() > DOMAIN_MAX {
             return Err(wrong());
         }
+        let length = u8::try_from(local.len()).ok().filter(|length| *length <= LOCAL_MAX).ok_or_else(wrong)?;
         let host = Host::parse(domain).ok_or_else(wrong)?;
-        Ok(Self { written: text.to_owned(), local: local.len(), host })
+        Ok(Self { written: text.into(), local: length, host })
     }
 
     /// The postmaster of a domain, whom every server must take (RFC 5321 §4.5.1).
     pub fn postmaster(domain: &MailDomain) -> Self {
-        let local = "postmaster";
-        Self { written: format!("{local}@{domain}"), local: local.len(), host: Host::Domain(domain.clone()) }
+        let written = format!("{POSTMASTER}@{domain}").into();
+        Self { written, local: POSTMASTER.len() as u8, host: Host::Domain(domain.clone()) }
     }
 
     /// The domain; `None` for an address literal.
@@ -152,7 +155,7 @@ impl Address {
 
     /// The local part as it was written.
     pub fn local(&self) -> &str {
-        &self.written[..self.local]
+        &self.written[..usize::from(self.local)]
     }
 
     /// The local part without its quotes: `"a"@b.c` and `a@b.c` are one mailbox (RFC 5321 §4.1.2).
@@ -296,7 +299,7 @@ mod tests {
         ] {
             assert!(Address::from_path(bad).is_err(), "{bad:?} was accepted");
         }
-        let long = format!("{}@b.c", "a".repeat(LOCAL_MAX + 1));
+        let long = format!("{}@b.c", "a".repeat(usize::from(LOCAL_MAX) + 1));
         assert!(Address::from_path(&long).is_err());
     }
 

@@ -209,7 +209,8 @@ mod tests {
         let domains = [MailDomain::parse("example.com").expect("a domain")];
         let pattern = |text| SenderPattern::parse(text).expect("a pattern");
         let (sales, ceo) = ([pattern("sales@example.com")], [pattern("ceo@example.com")]);
-        let cases: [(&str, Option<&[_]>, &[_], Result<(), Unlisted>); 6] = [
+        type Case<'a> = (&'a str, Option<&'a [SenderPattern]>, &'a [SenderPattern], Result<(), Unlisted>);
+        let cases: [Case<'_>; 6] = [
             ("a@other.com", None, &[], Err(Unlisted::Policy)),
             ("a@[192.0.2.1]", None, &[], Err(Unlisted::Policy)),
             ("a@other.com", Some(&sales), &ceo, Err(Unlisted::Policy)),

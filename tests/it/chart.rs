@@ -31,7 +31,8 @@ const EVERYTHING: &str = "
     relay:
       hostname: smtp.example.com
       budgetSeconds: 55
-      plain: {enabled: true, networks: [10.20.0.0/16, 'fd00:20::/32']}
+      lineEnds: Normalize
+      plain: {enabled: true, lineEnds: Reject, networks: [10.20.0.0/16, 'fd00:20::/32']}
       tls: {secretName: relay-tls, rsaSecretName: relay-rsa, privateCa: true}
       proxyFrom: [10.0.0.0/24, 'fd00:1::/64']
       limits: {messageBytes: 1048576, drainSeconds: 60, bytesInFlightPerNamespace: 120000000,

@@ -331,6 +331,15 @@ mod tests {
             assert_eq!(listener(written).expect("a listener").budget_seconds, seconds, "{written}");
         }
         assert!(listener("mode: Plain, budgetSecond: 60").is_err(), "an unknown field is refused");
+        for (written, line_ends) in [
+            ("mode: Plain", LineEnds::Normalize),
+            ("mode: StartTls", LineEnds::Reject),
+            ("mode: Implicit", LineEnds::Reject),
+            ("mode: Plain, lineEnds: Reject", LineEnds::Reject),
+            ("mode: Implicit, lineEnds: Normalize", LineEnds::Normalize),
+        ] {
+            assert_eq!(listener(written).expect("a listener").line_ends, line_ends, "{written}");
+        }
     }
 
     #[test]

@@ -266,20 +266,20 @@ impl Reply {
 
     /// What is wrong with the sender, where that is why the message is refused.
     pub fn sender_fault(&self) -> Option<SenderFault> {
-        match self {
-            Self::SenderDenied(denied) => Some(SenderFault::Unlisted(denied.list)),
-            Self::Header(HeaderFault::Sender(_)) => Some(SenderFault::Unreadable),
-            Self::FromCount => Some(SenderFault::FromCount),
-            _ => None,
+        if let Self::SenderDenied(denied) = self {
+            Some(SenderFault::Unlisted(denied.list))
+        } else if matches!(self, Self::Header(HeaderFault::Sender(_))) {
+            Some(SenderFault::Unreadable)
+        } else if matches!(self, Self::FromCount) {
+            Some(SenderFault::FromCount)
+        } else {
+            None
         }
     }
 
     /// The domain that the key may not send as, for logs; never the address.
     pub fn denied_domain(&self) -> Option<&MailDomain> {
-        match self {
-            Self::SenderDenied(denied) => denied.address.domain(),
-            _ => None,
-        }
+        if let Self::SenderDenied(denied) = self { denied.address.domain() } else { None }
     }
 
     /// Appends the reply, CRLF included.
