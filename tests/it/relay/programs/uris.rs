@@ -17,6 +17,17 @@ fn uri_of(attempt: &Attempt) -> String {
     uri("smtps", &attempt.username, &Password::given(attempt.password.as_str()), "localhost", attempt.port)
 }
 
+/// RFC 3986: what is reserved, and what may not stand in a URI, is encoded; what is unreserved never.
+#[test]
+fn a_uri_encodes_what_is_reserved_and_nothing_else() {
+    let made = |password| uri("smtps", "key-1", &Password::given(password), "relay.example.com", 465);
+    assert_eq!(made("Az09-._~"), "smtps://key-1:Az09-._~@relay.example.com:465");
+    assert_eq!(
+        made(":/?#[]@!$&'()*+,;= %\u{e9}"),
+        "smtps://key-1:%3A%2F%3F%23%5B%5D%40%21%24%26%27%28%29%2A%2B%2C%3B%3D%20%25%C3%A9@relay.example.com:465"
+    );
+}
+
 /// A program logs in with the parts of the URI and sends [`MESSAGE`]; with another password it hears why not.
 async fn logs_in_by_uri(program: &str, options: &[&str], script: &str, message: &str, install: &str) {
     let scene = Scene::new().await;
