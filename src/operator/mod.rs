@@ -23,6 +23,7 @@
 pub mod apply;
 pub mod books;
 pub mod certificate;
+pub mod chain;
 pub mod costs;
 pub mod deletions;
 pub mod early;

@@ -239,11 +239,12 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
                 }
                 (_, _) => false,
             };
+            let behind = behind || context.references.is_account_behind(&account);
             Some((status.shown(), recount || behind))
         }
         Ref::Key(name) => {
             let key = context.references.key(name)?;
-            Some((key.status()?.shown(), false))
+            Some((key.status()?.shown(), context.references.is_key_behind(&key)))
         }
     }
 }

@@ -187,6 +187,8 @@ impl Scene {
             id: AccountId(Uuid::from_u128(2)),
             programmed: true,
             refusal: None,
+            obstacle: None,
+            sending: None,
             calendar: Some(Calendar::monthly_utc()),
         };
         let seen = api_key::Observed {
