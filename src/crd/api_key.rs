@@ -34,6 +34,7 @@ use crate::domain::sender::SenderPattern;
     label("servicebinding.io/provisioned-service", "true"),
     selectable = ".spec.subAccountRef.name",
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Sending", type_ = "string", json_path = ".status.sending"),
     printcolumn(name = "Account", type_ = "string", json_path = ".spec.subAccountRef.name"),
     printcolumn(name = "Username", type_ = "string", json_path = ".status.username"),
     printcolumn(name = "Used", type_ = "integer", json_path = ".status.credits.used"),
@@ -158,6 +159,11 @@ pub struct SubAccountApiKeyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 31))]
     pub username: Option<String>,
+    /// Whether mail goes out at the moment, for people: yes; no, where Ready says why; no credits, and until when; no relay;
+    /// upstream away. It follows with a delay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub sending: Option<String>,
     /// The metadata.generation that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]

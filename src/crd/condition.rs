@@ -13,7 +13,8 @@ const MESSAGE_MAX: usize = 32_768;
 /// The types of conditions, in the order in which they are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConditionType {
-    /// The sum: mail can be sent with it, as far as this resource is concerned.
+    /// The sum: a login works, and neither a setting nor a suspension, here or up the chain, keeps mail from being sent.
+    /// Used-up credits and an upstream that is away do not turn it.
     Ready,
     /// The spec is valid and what it refers to lets it.
     Accepted,

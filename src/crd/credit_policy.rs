@@ -33,6 +33,7 @@ use crate::domain::sender::MailDomain;
     status = "CreditPolicyStatus",
     derive = "PartialEq",
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Sending", type_ = "string", json_path = ".status.sending"),
     printcolumn(name = "Accounts", type_ = "integer", json_path = ".status.accounts.active"),
     printcolumn(name = "Used", type_ = "integer", json_path = ".status.credits.used"),
     printcolumn(name = "Remaining", type_ = "integer", json_path = ".status.credits.remaining"),
@@ -229,6 +230,11 @@ pub struct CreditPolicyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 36))]
     pub policy_id: Option<String>,
+    /// Whether mail goes out at the moment, for people: yes; no, where Ready says why; no credits, and until when; no relay;
+    /// upstream away. It follows with a delay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub sending: Option<String>,
     /// The metadata.generation that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]

@@ -36,6 +36,7 @@ use crate::domain::sender::SenderPattern;
     derive = "PartialEq",
     selectable = ".spec.policyRef.name",
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Sending", type_ = "string", json_path = ".status.sending"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
     printcolumn(name = "Policy", type_ = "string", json_path = ".spec.policyRef.name"),
     printcolumn(name = "Used", type_ = "integer", json_path = ".status.credits.used"),
@@ -149,6 +150,11 @@ pub struct SubAccountStatus {
     #[schemars(length(max = 256), inner(length(max = 255)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub sender_domains: Vec<String>,
+    /// Whether mail goes out at the moment, for people: yes; no, where Ready says why; no credits, and until when; no relay;
+    /// upstream away. It follows with a delay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub sending: Option<String>,
     /// The metadata.generation that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]

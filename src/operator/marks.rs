@@ -9,7 +9,7 @@ use kube::Resource;
 use kube::core::PartialObjectMeta;
 
 use super::index::{AccountFacts, KeyFacts};
-use super::plan::{is_true, meta};
+use super::plan::{credit_policy, is_true, meta, sub_account};
 use super::shown::status_mark;
 use super::watch::Marks;
 use crate::crd::{ConditionType, CreditPolicy, SubAccount, SubAccountApiKey, find_condition};
@@ -52,14 +52,17 @@ pub fn own_mark<K: Resource>(object: &K) -> u64 {
 }
 
 pub fn policy_marks(policy: &CreditPolicy) -> Marks {
-    Marks { own: own_mark(policy), outward: spec_mark(policy, ()), shown: status_mark(policy.status.as_ref()) }
+    // That it has a status at all, too: before, nothing is said of its accounts.
+    let said = (policy.status.is_some(), credit_policy::obstacle(policy));
+    Marks { own: own_mark(policy), outward: spec_mark(policy, said), shown: status_mark(policy.status.as_ref()) }
 }
 
 pub fn account_marks(account: &SubAccount) -> Marks {
     let verdict = |kind| find_condition(account_conditions(account), kind).map(|c| (&c.status, &c.reason));
     let verdicts = (verdict(ConditionType::Accepted), verdict(ConditionType::Stalled));
-    let shown = status_mark(account.status.as_ref());
-    Marks { own: own_mark(account), outward: spec_mark(account, verdicts), shown }
+    let obstacle = sub_account::obstacle(account).map(|(reason, message)| (reason.as_str(), message));
+    let said = (account.status.is_some(), verdicts, obstacle);
+    Marks { own: own_mark(account), outward: spec_mark(account, said), shown: status_mark(account.status.as_ref()) }
 }
 
 pub fn key_marks(key: &SubAccountApiKey) -> Marks {

@@ -25,6 +25,7 @@ pub mod account_metrics;
 mod apply;
 pub mod books;
 pub mod certificate;
+pub mod chain;
 pub mod costs;
 pub mod deletions;
 pub mod denied_senders;

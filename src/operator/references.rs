@@ -300,6 +300,9 @@ impl Told<CreditPolicy> for Feed<'_> {
                 let (name, news) = (Name::of(object), self.news(object, own, object.spec.suspended));
                 let tampered = || self.tampered(&Ref::Policy(name.clone()), object, object.status.as_ref());
                 let cause = news.or_else(|| shown.then(tampered).flatten());
+                if shown {
+                    references.recount_behind_policy(&name.name);
+                }
                 (name, cause, outward)
             }
             Change::Gone(name) => (name, Some(Cause::Change), true),
@@ -333,6 +336,9 @@ impl Told<SubAccount> for Feed<'_> {
                 let (name, news) = (Name::of(object), self.news(object, own, object.spec.suspended));
                 let tampered = || self.tampered(&Ref::Account(name.clone()), object, object.status.as_ref());
                 let cause = news.or_else(|| shown.then(tampered).flatten());
+                if shown {
+                    references.recount_behind_account(object);
+                }
                 // Figures that were written are no news to the policy, which counts its accounts.
                 if !own && !outward {
                     cause.into_iter().for_each(|cause| queues.wake_for(&Ref::Account(name.clone()), cause));

@@ -414,9 +414,14 @@ mod tests {
 
     use super::*;
     use crate::crd::{SubAccountApiKey, SubAccountApiKeyStatus};
+    use crate::operator::lease::Deposed;
 
     /// An API server with one key: the versions that it refuses to write, and the UID that it has by then.
-    async fn written(conflicts: usize, uid: &'static str) -> (Result<Option<SubAccountApiKey>>, usize) {
+    async fn written(
+        conflicts: usize,
+        uid: &'static str,
+        leads: impl Fn() -> Result<()> + Send + Sync,
+    ) -> (Result<Option<SubAccountApiKey>>, usize) {
         let object = |uid: &str, version: usize| {
             json!({
                 "apiVersion": "franking.io/v1alpha1", "kind": "SubAccountApiKey",
@@ -451,18 +456,30 @@ mod tests {
         let report = Report::new(client, &Registry::new(), AccountMetrics::All);
         let key: SubAccountApiKey = serde_json::from_value(object("u", 0)).expect("a key");
         let next = SubAccountApiKeyStatus { key_id: Some("id".to_owned()), ..SubAccountApiKeyStatus::default() };
-        let answer = report.status(&key, &next, || Ok(())).await;
+        let answer = report.status(&key, &next, leads).await;
         (answer, patches.load(Ordering::SeqCst))
     }
 
     #[tokio::test]
     async fn a_status_that_meets_another_version_is_written_over_that_one() {
-        let (answer, patches) = written(2, "u").await;
+        let (answer, patches) = written(2, "u", || Ok(())).await;
         assert!(answer.expect("it is written").is_some() && patches == 3);
-        let (answer, patches) = written(1, "another").await;
+        let (answer, patches) = written(1, "another", || Ok(())).await;
         assert!(answer.expect("nobody is told").is_none() && patches == 1, "a new object of the same name");
-        let (answer, patches) = written(usize::MAX, "u").await;
+        let (answer, patches) = written(usize::MAX, "u", || Ok(())).await;
         assert!(matches!(answer, Err(Error::Contended)) && patches == STATUS_TRIES);
+    }
+
+    #[tokio::test]
+    async fn an_operator_that_does_not_lead_any_more_writes_no_status() {
+        let deposed = || Err(Error::Deposed(Deposed));
+        let (answer, patches) = written(0, "u", deposed).await;
+        assert!(answer.is_err_and(|error| error.is_fenced()) && patches == 0);
+        // The lease may be lost between the first try and the next.
+        let asked = AtomicUsize::new(0);
+        let once = || if asked.fetch_add(1, Ordering::SeqCst) == 0 { Ok(()) } else { deposed() };
+        let (answer, patches) = written(1, "u", once).await;
+        assert!(answer.is_err_and(|error| error.is_fenced()) && patches == 1);
     }
 
     #[test]

@@ -158,7 +158,7 @@ impl Place {
 struct Lag {
     /// Counts that follow from a transition of another object.
     counts: bool,
-    /// Amounts of money, and relays that are ready.
+    /// Amounts of money, relays that are ready, and what SENDING says.
     others: bool,
 }
 
@@ -377,11 +377,13 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
                 }
                 (_, _) => false,
             };
+            let others = others || context.references.is_account_behind(&account);
             Some((status.shown(), Lag { counts, others }))
         }
         Ref::Key(name) => {
             let key = context.references.key(name)?;
-            Some((key.status()?.shown(), Lag::default()))
+            let lag = Lag { counts: false, others: context.references.is_key_behind(&key) };
+            Some((key.status()?.shown(), lag))
         }
     }
 }

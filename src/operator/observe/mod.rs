@@ -346,9 +346,10 @@ impl Context {
         let policy = match self.references.policy(policy_name) {
             Some(object) => {
                 let id = PolicyId(self.id(&Ref::Policy(Name::new("", policy_name)), "").await?);
-                // What is put back has its order, and shall not wait for what cannot be.
+                // What is put back has its order, and shall not wait for what cannot be. A policy that has said nothing of
+                // itself yet may have no upstream; its first word wakes this account.
                 let stands = self.guard.standing() == Standing::Rebuilding
-                    || self.early.stands(&self.books, policy_name, id, &name).await?;
+                    || (self.early.stands(&self.books, policy_name, id, &name).await? && object.status.is_some());
                 let currency = self.currency_of(id, &object).await?;
                 Some(sub_account::Policy { id, object, stands, currency })
             }
@@ -455,7 +456,8 @@ impl Context {
         let Some(account) = found.filter(|account| !meta::deleting(&account.metadata)) else { return Ok(None) };
         let id = self.id(&Ref::Account(account_name), uid).await?;
         let programmed = match self.entry(Holder::new(Kind::Account, id)).await? {
-            Some(Entry::Account(entry)) => entry.removed_at.is_none(),
+            // An account that has said nothing of itself yet may be suspended; its first word wakes this key.
+            Some(Entry::Account(entry)) => entry.removed_at.is_none() && account.status.is_some(),
             Some(Entry::Policy(_) | Entry::Key(_)) | None => false,
         };
         let conditions = account.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
@@ -471,6 +473,8 @@ impl Context {
             programmed,
             refusal,
             stalled: is_true(conditions, ConditionType::Stalled),
+            obstacle: sub_account::obstacle(&account),
+            sending: account.status.as_ref().and_then(|status| status.sending.clone()),
             calendar,
             senders: domains.zip(terms.map(|terms| terms.allowed_senders)),
         }))

@@ -13,11 +13,11 @@ use super::adoption::{self, Adoption};
 use super::gauge::Gauge;
 use super::key_removal::{leaving, release, removal};
 use super::present::{Present, present};
-use super::secret::{self, Access, Cause, Judgement, Known, Standing};
+use super::secret::{self, Access, Judgement, Known, Standing};
 use super::secret_patch::Content;
 use super::sub_account::Namespace;
 use super::usage::{self, Figures, Metered};
-use super::{Notice, Outcome, Plan, Step, meta};
+use super::{Outcome, Plan, Step, meta, sending};
 use crate::crd::{
     CheckedCap, CheckedKey, CredentialStatus, DeniedSendersStatus, LocalRef, Reason, SubAccountApiKey,
     SubAccountApiKeyStatus,
@@ -64,6 +64,10 @@ pub struct Account {
     /// Whom its keys may write as: the domains of its policy, and its own patterns as the directory has them. `None`
     /// where that is not known.
     pub senders: Option<(Vec<MailDomain>, Option<Vec<SenderPattern>>)>,
+    /// Why its keys cannot send although the directory lets it, as their condition says it.
+    pub obstacle: Option<(Reason, String)>,
+    /// What SENDING says of it.
+    pub sending: Option<String>,
     /// The calendar of its policy, where that is known.
     pub calendar: Option<Calendar>,
 }
@@ -187,7 +191,7 @@ impl<'a> Work<'a> {
                 (entry, None)
             }
             Judgement::Issue(cause) => {
-                plan.notices.extend(notice(cause, &self.spec.secret.name));
+                plan.notices.extend(cause.notice(&self.spec.secret.name));
                 (self.issue(&mut plan, entry, present, &Password::mint(rng)), None)
             }
         };
@@ -364,6 +368,9 @@ impl<'a> Work<'a> {
         if let Some(outcome) = self.mute() {
             return outcome;
         }
+        if let Some((reason, message)) = &self.account.obstacle {
+            return Outcome::held(*reason, message.as_str());
+        }
         match waits_until {
             Some(until) => Outcome::Ready {
                 reason: Reason::RotationWaiting,
@@ -414,25 +421,15 @@ impl<'a> Work<'a> {
         });
         let gauge = self.observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&entry.cap, self.now));
         let accepted = !matches!(outcome, Outcome::Refused { .. });
-        let mut next = base_status(self.key, self.observed, outcome, (accepted, true), Some(gauge), self.now);
+        let open = matches!(outcome, Outcome::Ready { .. });
+        let aside = sending::aside(Some(&gauge), "its account", self.account.sending.as_deref());
+        let outcome = outcome.clone().beside(aside);
+        let mut next = base_status(self.key, self.observed, &outcome, (accepted, true), (Some(gauge), open), self.now);
         next.username = Some(entry.username.to_string());
         next.binding = issued.map(|_| LocalRef { name: self.spec.secret.name.clone() });
         next.credential = credential;
         usage::settle(next, self.key.status.as_ref(), self.observed.figures_granted)
     }
-}
-
-/// What people are told of a new password that they did not ask for, or asked for.
-fn notice(cause: Cause, secret: &str) -> Option<Notice> {
-    let (warning, reason, what) = match cause {
-        Cause::First => return None,
-        Cause::Deleted => (true, Reason::CredentialReplaced, "was deleted"),
-        Cause::Edited => (true, Reason::CredentialReplaced, "holds a password that franking did not write"),
-        Cause::Rotation => (false, Reason::CredentialReplaced, "was due for rotation"),
-    };
-    let note =
-        format!("the Secret \"{secret}\" {what}: a new password was issued, the old one works until the overlap ends");
-    Some(Notice { warning, reason, note })
 }
 
 /// What stands in the directory stays as it is: a mistake in an edit stops nobody's mail. (A revocation is there by now.)
@@ -454,7 +451,12 @@ fn shown_refused(
     outcome: Outcome,
     now: Timestamp,
 ) -> KeyPlan {
-    let mut next = base_status(key, observed, &outcome, (false, false), observed.gauge.clone(), now);
+    // A mistake in an edit stops nobody's mail: what the directory holds goes on.
+    let lives = |entry: &KeyEntry| !entry.revoked && entry.removed_at.is_none();
+    let expired = matches!(outcome, Outcome::Refused { reason: Reason::Revoked | Reason::Expired, .. });
+    let serves = |account: &Account| account.programmed && account.obstacle.is_none();
+    let open = observed.entry.as_ref().is_some_and(lives) && !expired && observed.account.as_ref().is_some_and(serves);
+    let mut next = base_status(key, observed, &outcome, (false, false), (observed.gauge.clone(), open), now);
     if let Some(standing) = &key.status {
         next.username.clone_from(&standing.username);
         next.binding.clone_from(&standing.binding);
@@ -469,13 +471,15 @@ fn base_status(
     observed: &Observed,
     outcome: &Outcome,
     said: (bool, bool),
-    gauge: Option<Gauge>,
+    (gauge, open): (Option<Gauge>, bool),
     now: Timestamp,
 ) -> SubAccountApiKeyStatus {
     let standing = key.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let above = observed.account.as_ref().and_then(|account| account.sending.as_deref());
     SubAccountApiKeyStatus {
         key_id: Some(observed.id.to_string()),
         username: None,
+        sending: Some(sending::column(open, gauge.as_ref(), above)),
         observed_generation: key.metadata.generation,
         conditions: outcome.conditions(standing, key.metadata.generation, now, said),
         binding: None,

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt as _;
 
 use super::availability::{self, Availability};
 use super::cost::{Cost, carry_cost};
 use super::gauge::Gauge;
 use super::usage::{self, Figures, Metered};
-use super::{Outcome, Plan, Step, meta};
+use super::{Outcome, Plan, Step, meta, sending};
 use crate::crd::{
     AccountCounts, CheckedPolicy, CheckedUpstream, ConditionType, Conditions, CreditPolicy, CreditPolicyStatus,
-    PerAccount, PolicyCostStatus, Pricing, Reason, RelayPort, RelayStatus,
+    PerAccount, PolicyCostStatus, Pricing, Reason, RelayPort, RelayStatus, find_condition,
 };
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, Suspension, UpstreamEntry};
 use crate::domain::id::PolicyId;
@@ -146,7 +146,9 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
             let outcome = waiting.unwrap_or_else(|| Outcome::refused(reason, sentence));
             let gauge = observed.gauge.clone();
             let upstream = observed.entry.as_ref().and_then(|entry| entry.upstream.as_ref());
-            plan.status = Some(status(policy, observed, (&outcome, upstream), (false, false), gauge, now));
+            let suspended = observed.entry.as_ref().is_some_and(|entry| entry.suspended.is_some());
+            let open = upstream.is_some() && !suspended && !policy.spec.suspended;
+            plan.status = Some(status(policy, observed, (outcome, upstream, open), (false, false), gauge, now));
             return plan;
         }
     };
@@ -172,9 +174,10 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
         plan.look_again = meta::holds(&policy.metadata) && !same_limits(observed.entry.as_ref(), &entry);
         plan.steps.push(Step::Put(Box::new(Entry::Policy(entry))));
     }
-    let accepted = matches!(outcome, Outcome::Ready { .. });
-    let outcome = waiting.unwrap_or(outcome);
-    let next = status(policy, observed, (&outcome, upstream.as_ref()), (accepted, true), Some(gauge.clone()), now);
+    let accepted = matches!(outcome, Outcome::Ready { .. } | Outcome::Held { .. });
+    let open = matches!(outcome, Outcome::Ready { .. });
+    let said = (waiting.unwrap_or(outcome), upstream.as_ref(), open);
+    let next = status(policy, observed, said, (accepted, true), Some(gauge.clone()), now);
     plan.notices.extend(usage::news(policy.status.as_ref(), &next, Some(&gauge)));
     let standing = policy.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     plan.notices.extend(availability::news(standing, &next.conditions));
@@ -265,7 +268,7 @@ fn upstream(spec: &CheckedPolicy, observed: &Observed) -> (Option<UpstreamEntry>
     };
     let outcome = if spec.suspended.is_some() {
         let message = "suspended by spec.suspended: no account sends until it is removed";
-        Outcome::Ready { reason: Reason::Suspended, message: message.to_owned() }
+        Outcome::held(Reason::Suspended, message)
     } else {
         Outcome::ready("accounts can send")
     };
@@ -284,10 +287,20 @@ fn same_limits(standing: Option<&PolicyEntry>, next: &PolicyEntry) -> bool {
     }
 }
 
+/// Returns why a policy's settings keep mail from being sent, where they do and its accounts do not say so by themselves:
+/// the directory holds no upstream of it.
+pub fn obstacle(policy: &CreditPolicy) -> Option<String> {
+    let ready = find_condition(&policy.status.as_ref()?.conditions, ConditionType::Ready)?;
+    let blocks = [Reason::SecretNotFound, Reason::SecretNotLabelled, Reason::SecretInvalid];
+    let blocked = ready.status == "False" && blocks.iter().any(|reason| reason.as_str() == ready.reason);
+    blocked.then(|| format!("its policy \"{}\" is not ready: {}", policy.name_any(), ready.message))
+}
+
+/// `open`: the settings let mail be sent.
 fn status(
     policy: &CreditPolicy,
     observed: &Observed,
-    (outcome, upstream): (&Outcome, Option<&UpstreamEntry>),
+    (outcome, upstream, open): (Outcome, Option<&UpstreamEntry>, bool),
     said: (bool, bool),
     gauge: Option<Gauge>,
     now: Timestamp,
@@ -296,9 +309,12 @@ fn status(
     let conditions = standing.map(|status| status.conditions.as_slice()).unwrap_or_default();
     let ports = observed.endpoint.ports.iter();
     let available = Availability::of(observed.id, upstream, observed.sightings.as_deref());
+    let above = obstruction(conditions, &available, &observed.relay);
+    let outcome = outcome.beside(sending::aside(gauge.as_ref(), "the policy", above));
     let stated = outcome.stated(conditions, policy.metadata.generation, now, said, lacks(&observed.relay));
     let next = CreditPolicyStatus {
         policy_id: Some(observed.id.to_string()),
+        sending: Some(sending::column(open, gauge.as_ref(), above)),
         observed_generation: policy.metadata.generation,
         conditions: warned(available.state(stated), policy, observed).build(),
         period: gauge.as_ref().map(Gauge::period),
@@ -320,6 +336,20 @@ fn status(
         observed_at: Some(Time(usage::second(now))),
     };
     usage::settle(next, standing, observed.figures_granted)
+}
+
+/// Returns what stops a policy's mail on its way out, as SENDING says it. Before the relays were asked what stands holds.
+fn obstruction(standing: &[Condition], available: &Availability, relay: &RelayState) -> Option<&'static str> {
+    let away = match available {
+        Availability::NotAsked => find_condition(standing, ConditionType::UpstreamAvailable)
+            .is_some_and(|condition| condition.status == "False"),
+        Availability::Unavailable(..) => true,
+        Availability::NoUpstream | Availability::NoRelay | Availability::Available => false,
+    };
+    match lacks(relay) {
+        Some((Reason::RelayNotReady, _)) => Some(sending::NO_RELAY),
+        Some(_) | None => away.then_some(sending::UPSTREAM_AWAY),
+    }
 }
 
 /// Sets the warnings, which turn nothing.

@@ -116,6 +116,12 @@ impl Gauge {
         PoolCreditStatus { granted, used, remaining, prepaid, overage, reopens_at: self.reopens_at.map(Time) }
     }
 
+    /// What SENDING says where credits of this holder are used up.
+    pub fn shortage(&self) -> Option<String> {
+        let until = self.reopens_at.map(|at| format!(" until {at}")).unwrap_or_default();
+        self.figures.is_exhausted().then(|| format!("no credits{until}"))
+    }
+
     /// Which limit is used up, and what opens it.
     pub fn sentence_of_end(&self) -> String {
         let meter = self.exhausted.map(|exhausted| exhausted.meter);

@@ -18,6 +18,7 @@ pub mod present;
 pub mod relay_fleet;
 pub mod secret;
 pub mod secret_patch;
+pub mod sending;
 pub mod sub_account;
 #[cfg(test)]
 mod tests;
@@ -99,8 +100,10 @@ pub struct Notice {
 /// What became of an object. Expected outcomes are values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// All is as the spec says; the reason is `Ready` or what the spec asked for (`Suspended`).
+    /// All is as the spec says; the reason is `Ready` or what the spec asked for (`RotationWaiting`).
     Ready { reason: Reason, message: String },
+    /// All is as the spec says, and settings or a suspension, here or up the chain, keep mail from being sent.
+    Held { reason: Reason, message: String },
     /// Something else must happen first, and it will wake us.
     Waiting { reason: Reason, message: String },
     /// Nothing changes until somebody edits something.
@@ -110,6 +113,21 @@ pub enum Outcome {
 impl Outcome {
     pub fn ready(message: impl Into<String>) -> Self {
         Self::Ready { reason: Reason::Ready, message: message.into() }
+    }
+
+    pub fn held(reason: Reason, message: impl Into<String>) -> Self {
+        Self::Held { reason, message: message.into() }
+    }
+
+    /// Adds what keeps mail from going out although all is ready.
+    #[must_use]
+    pub fn beside(self, aside: Option<String>) -> Self {
+        match (self, aside) {
+            (Self::Ready { reason, message }, Some(aside)) => {
+                Self::Ready { reason, message: format!("{message}; {aside}") }
+            }
+            (outcome, _) => outcome,
+        }
     }
 
     pub fn waiting(reason: Reason, message: impl Into<String>) -> Self {
@@ -144,7 +162,9 @@ impl Outcome {
     ) -> Conditions<'a> {
         let (holds, reason, message) = match self {
             Self::Ready { reason, message } => (true, *reason, message),
-            Self::Waiting { reason, message } | Self::Refused { reason, message } => (false, *reason, message),
+            Self::Held { reason, message } | Self::Waiting { reason, message } | Self::Refused { reason, message } => {
+                (false, *reason, message)
+            }
         };
         let accepted_reason = if accepted { Reason::Accepted } else { reason };
         let say = |holds: bool, kind: &'static str| if holds { kind.to_owned() } else { message.clone() };

@@ -15,9 +15,9 @@ use ring::digest;
 use serde_json::{Value, json};
 
 use super::adoption::Adoption;
-use super::meta;
 use super::secret_patch::{Content, finished, managed, set};
-use crate::crd::{CheckedRotation, CheckedSecret, CredentialStatus, Field, Preset};
+use super::{Notice, meta};
+use crate::crd::{CheckedRotation, CheckedSecret, CredentialStatus, Field, Preset, Reason};
 use crate::domain::credential::{self, Credential, HashKey, Password, SecretHash, Stage, Username};
 use crate::domain::id::AccountId;
 use crate::operator::{Endpoint, installation};
@@ -117,6 +117,22 @@ pub enum Cause {
     /// The Secret holds a password that is not ours.
     Edited,
     Rotation,
+}
+
+impl Cause {
+    /// What people are told of a new password that they did not ask for, or asked for.
+    pub fn notice(self, secret: &str) -> Option<Notice> {
+        let (warning, reason, what) = match self {
+            Self::First => return None,
+            Self::Deleted => (true, Reason::CredentialReplaced, "was deleted"),
+            Self::Edited => (true, Reason::CredentialReplaced, "holds a password that franking did not write"),
+            Self::Rotation => (false, Reason::CredentialReplaced, "was due for rotation"),
+        };
+        let note = format!(
+            "the Secret \"{secret}\" {what}: a new password was issued, the old one works until the overlap ends"
+        );
+        Some(Notice { warning, reason, note })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,14 +7,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
 use super::cost::{Cost, carry_cost};
-use super::credit_policy::changed_currency;
+use super::credit_policy::{self, changed_currency};
 use super::gauge::Gauge;
 use super::places::Places;
 use super::usage::{self, Figures, Metered};
-use super::{Outcome, Plan, Step, meta};
+use super::{Outcome, Plan, Step, is_true, meta, sending};
 use crate::crd::{
-    AccountState, AccountTerms, CheckedAccount, CheckedPolicy, CostStatus, CreditPolicy, DeletionPolicy, KeyCounts,
-    Reason, SubAccount, SubAccountStatus, SuspensionSource, SuspensionStatus, account_terms,
+    AccountState, AccountTerms, CheckedAccount, CheckedPolicy, ConditionType, CostStatus, CreditPolicy, DeletionPolicy,
+    KeyCounts, Reason, SubAccount, SubAccountStatus, SuspensionSource, SuspensionStatus, account_terms, find_condition,
 };
 use crate::domain::directory::{AccountEntry, Entry, Suspension};
 use crate::domain::id::{AccountId, PolicyId};
@@ -241,25 +241,62 @@ fn accept(
     let (state, outcome) = match suspensions.first().map(|suspension| suspension.source) {
         Some(SuspensionSource::Spec) => {
             let message = "suspended by spec.suspended: nothing is sent until it is removed";
-            (AccountState::Suspended, Outcome::Ready { reason: Reason::Suspended, message: message.into() })
+            (AccountState::Suspended, Outcome::held(Reason::Suspended, message))
         }
         Some(SuspensionSource::Policy) => {
-            let message = "the policy is suspended: nothing is sent until it resumes";
-            (AccountState::ParentSuspended, Outcome::Ready { reason: Reason::ParentSuspended, message: message.into() })
+            let why = because(&suspensions[0]);
+            let message = format!("its policy \"{}\" is suspended{why}", accepted.spec.policy);
+            (AccountState::ParentSuspended, Outcome::held(Reason::ParentSuspended, message))
         }
-        None => (AccountState::Active, unsuspended(accepted)),
+        None => (AccountState::Active, unsuspended(accepted, observed)),
     };
     let gauge = observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&accepted.terms.limit, now));
-    let shown =
-        Shown { state, suspensions, sender_domains: accepted.sender_domains.clone(), gauge: Some(gauge.clone()) };
+    let open = matches!(outcome, Outcome::Ready { .. });
+    let outcome = outcome.beside(sending::aside(Some(&gauge), "its policy", above(observed)));
+    let sender_domains = accepted.sender_domains.clone();
+    let shown = Shown { state, suspensions, sender_domains, gauge: Some(gauge.clone()), open };
     let next = status(account, observed, &outcome, (true, true), now, shown);
     plan.notices.extend(usage::news(account.status.as_ref(), &next, Some(&gauge)));
     plan.status = Some(next);
     plan
 }
 
+/// A suspension's reason, as a sentence goes on with it.
+fn because(suspension: &SuspensionStatus) -> String {
+    suspension.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default()
+}
+
+/// Returns why a key of the account cannot send although the directory lets it, in the words of the key's condition.
+pub fn obstacle(account: &SubAccount) -> Option<(Reason, String)> {
+    let status = account.status.as_ref()?;
+    let ready = find_condition(&status.conditions, ConditionType::Ready).filter(|ready| ready.status == "False")?;
+    // One that is not accepted waits or is refused; the directory says whether what it took over still serves.
+    if !is_true(&status.conditions, ConditionType::Accepted) {
+        return None;
+    }
+    let is = |reason: Reason| reason.as_str() == ready.reason;
+    if is(Reason::Suspended) {
+        let why = status.suspensions.first().map(because).unwrap_or_default();
+        return Some((Reason::ParentSuspended, format!("its account is suspended{why}")));
+    }
+    let inherited = [Reason::ParentSuspended, Reason::PolicyNotReady].into_iter().find(|reason| is(*reason));
+    let own = || format!("its account \"{}\" is not ready: {}", account.name_any(), ready.message);
+    match inherited {
+        Some(reason) => Some((reason, ready.message.clone())),
+        None => is(Reason::RequiredByPolicy).then(|| (Reason::AccountNotReady, own())),
+    }
+}
+
+/// What SENDING says of the policy.
+fn above(observed: &Observed) -> Option<&str> {
+    observed.policy.as_ref()?.object.status.as_ref()?.sending.as_deref()
+}
+
 /// Says what an account that is not suspended can do.
-fn unsuspended(accepted: &Accepted) -> Outcome {
+fn unsuspended(accepted: &Accepted, observed: &Observed) -> Outcome {
+    if let Some(message) = observed.policy.as_ref().and_then(|policy| credit_policy::obstacle(&policy.object)) {
+        return Outcome::held(Reason::PolicyNotReady, message);
+    }
     let missing: Vec<&str> = accepted.terms.missing.iter().map(|field| field.sentence()).collect();
     if missing.is_empty() {
         return Outcome::ready("mail can be sent");
@@ -270,7 +307,7 @@ fn unsuspended(accepted: &Accepted) -> Outcome {
         accepted.spec.policy,
         missing.join(" and ")
     );
-    Outcome::Ready { reason: Reason::RequiredByPolicy, message }
+    Outcome::held(Reason::RequiredByPolicy, message)
 }
 
 /// Whether the figures that were read stand when `next` is written. Of a new account with nothing but a cap they are
@@ -311,7 +348,9 @@ fn refuse(
     let state = match outcome {
         Outcome::Waiting { .. } if serves && account.spec.suspended => AccountState::Suspended,
         Outcome::Waiting { .. } if serves => AccountState::Active,
-        Outcome::Waiting { .. } | Outcome::Refused { .. } | Outcome::Ready { .. } => AccountState::Refused,
+        Outcome::Waiting { .. } | Outcome::Refused { .. } | Outcome::Held { .. } | Outcome::Ready { .. } => {
+            AccountState::Refused
+        }
     };
     let sender_domains = match state {
         AccountState::Active | AccountState::Suspended => {
@@ -319,7 +358,8 @@ fn refuse(
         }
         AccountState::ParentSuspended | AccountState::Refused | AccountState::Deleted => Vec::new(),
     };
-    let shown = Shown { state, suspensions: Vec::new(), sender_domains, gauge: observed.gauge.clone() };
+    let open = state == AccountState::Active;
+    let shown = Shown { state, suspensions: Vec::new(), sender_domains, gauge: observed.gauge.clone(), open };
     plan.status = Some(status(account, observed, outcome, (false, false), now, shown));
     plan
 }
@@ -344,6 +384,8 @@ struct Shown {
     suspensions: Vec<SuspensionStatus>,
     sender_domains: Vec<String>,
     gauge: Option<Gauge>,
+    /// Nothing but its credits keeps it from sending.
+    open: bool,
 }
 
 fn status(
@@ -352,7 +394,7 @@ fn status(
     outcome: &Outcome,
     (accepted, programmed): (bool, bool),
     now: Timestamp,
-    Shown { state, suspensions, sender_domains, gauge }: Shown,
+    Shown { state, suspensions, sender_domains, gauge, open }: Shown,
 ) -> SubAccountStatus {
     let standing = account.status.as_ref();
     let conditions = standing.map(|status| status.conditions.as_slice()).unwrap_or_default();
@@ -361,6 +403,7 @@ fn status(
         state: Some(state),
         suspensions,
         sender_domains,
+        sending: Some(sending::column(open, gauge.as_ref(), above(observed))),
         observed_generation: account.metadata.generation,
         conditions: outcome.conditions(conditions, account.metadata.generation, now, (accepted, programmed)),
         usage: gauge.as_ref().map(Gauge::usage),

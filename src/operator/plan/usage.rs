@@ -106,6 +106,11 @@ impl Figures {
         }
     }
 
+    /// Says whether nothing more is sent before something opens.
+    pub fn is_exhausted(&self) -> bool {
+        self.phase() == Phase::Exhausted
+    }
+
     fn phase(&self) -> Phase {
         match (self.remaining, self.overage) {
             // Overage goes beyond the pool and not beyond what was paid.

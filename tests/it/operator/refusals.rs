@@ -214,7 +214,6 @@ async fn an_upstream_secret_must_exist_carry_the_label_and_hold_a_login() {
     let sentence = stalled(world.policies(), "upstream", "SecretNotFound").await;
     assert!(sentence.contains("spec.upstream.credentialsSecretRef.name") && sentence.contains(SYSTEM), "{sentence}");
     world.account("a", json!({})).await;
-    ready(world.accounts(), "a").await;
     let unlabelled = json!({"metadata": {"name": "login"}, "stringData": {"username": "u"}});
     let _: Secret = create(&secrets, unlabelled).await;
     // Nothing watches Secrets without the label; the next look says what is wrong with it.
@@ -225,6 +224,7 @@ async fn an_upstream_secret_must_exist_carry_the_label_and_hold_a_login() {
     assert!(sentence.contains("lacks password"), "{sentence}");
     merge_patch(&secrets, "login", json!({"stringData": {"password": "p"}})).await;
     ready(world.policies(), "upstream").await;
+    ready(world.accounts(), "a").await;
 }
 
 #[tokio::test]

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use franking::runtime::clock::SystemClock;
+use franking::domain::credit::Verdict;
+use franking::runtime::clock::{ManualClock, SystemClock};
 use franking::runtime::metrics::render;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
@@ -13,8 +14,8 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
 use super::fuse::Fuse;
-use super::harness::{DEADLINE, Running, World, alone, apply_any, endpoint, plane, store};
-use super::lifecycle::own;
+use super::harness::{DEADLINE, Running, SYSTEM, World, alone, apply_any, endpoint, plane, store};
+use super::lifecycle::{key_id, own, send};
 use super::waits::{create, delete, merge_patch, ready, stalled, text, told, until, waiting};
 
 /// An admission policy that refuses new Secrets in the world's namespace, with these words.
@@ -235,4 +236,84 @@ async fn a_secret_that_lost_its_owner_is_taken_back() {
     .await;
     assert_eq!(text(&back), text(&old));
     ready(world.keys(), "key").await;
+}
+
+/// Waits until Ready is False for this reason, and returns its sentence.
+async fn unready<K: super::waits::Conditioned>(api: Api<K>, name: &str, reason: &str) -> String {
+    until(api, name, &format!("not ready, {reason}"), |object| {
+        let ready = object?.conditions().iter().find(|condition| condition.type_ == "Ready")?;
+        (ready.status == "False" && ready.reason == reason).then(|| ready.message.clone())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn ready_follows_suspensions_and_a_missing_login_down_the_chain_and_back() {
+    let world = World::shared("chain").await;
+    let login: Api<Secret> = Api::namespaced(world.client.clone(), SYSTEM);
+    let upstream = json!({"host": "smtp.example.com", "credentialsSecretRef": {"name": "chain"}});
+    world.policy("chain", json!({"upstream": upstream})).await;
+    world.account("account", json!({})).await;
+    world.key("key", "account", json!({})).await;
+    for sentence in [
+        unready(world.accounts(), "account", "PolicyNotReady").await,
+        unready(world.keys(), "key", "PolicyNotReady").await,
+    ] {
+        assert!(sentence.starts_with("its policy \"chain\" is not ready: spec.upstream."), "{sentence}");
+    }
+    let secret = json!({
+        "metadata": {"name": "chain", "labels": {"franking.io/use": "true"}},
+        "stringData": {"username": "u", "password": "p"}
+    });
+    let _: Secret = create(&login, secret).await;
+    ready(world.accounts(), "account").await;
+    ready(world.keys(), "key").await;
+    world.account("account", json!({"suspended": true, "suspendReason": "unpaid"})).await;
+    assert_eq!(unready(world.keys(), "key", "ParentSuspended").await, "its account is suspended: unpaid");
+    world.account("account", json!({})).await;
+    ready(world.keys(), "key").await;
+    let audit = json!({"upstream": upstream, "suspended": true, "suspendReason": "audit"});
+    world.policy("chain", audit).await;
+    unready(world.policies(), "chain", "Suspended").await;
+    unready(world.accounts(), "account", "ParentSuspended").await;
+    assert_eq!(unready(world.keys(), "key", "ParentSuspended").await, "its policy \"chain\" is suspended: audit");
+    world.policy("chain", json!({"upstream": upstream})).await;
+    ready(world.keys(), "key").await;
+    delete(&login, "chain").await;
+    unready(world.keys(), "key", "PolicyNotReady").await;
+}
+
+/// Lets time pass until the key's column SENDING begins so: what follows from above waits for the budget of figures.
+async fn sends(world: &World, clock: &ManualClock, word: &str) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    let waited = async {
+        loop {
+            ticks.tick().await;
+            clock.advance(1);
+            let key = world.keys().get("key").await.expect("the key");
+            if key.status.and_then(|status| status.sending).is_some_and(|sending| sending.starts_with(word)) {
+                return;
+            }
+        }
+    };
+    assert!(tokio::time::timeout(DEADLINE, waited).await.is_ok(), "waited for SENDING {word}");
+}
+
+#[tokio::test]
+async fn used_up_credits_are_told_to_the_key_and_leave_it_ready() {
+    let _turn = alone().await;
+    let (world, running, _folder, clock) = own("used-up", None).await;
+    world.ready_key().await;
+    world.account("account", json!({"cap": {"credits": 2}})).await;
+    until(world.accounts(), "account", "the cap", |account| account?.status.as_ref()?.credits.as_ref()?.cap).await;
+    let key = key_id(&world).await;
+    assert_eq!(send(&world, key, 2).await, Verdict::Reserved);
+    sends(&world, &clock, "no credits until").await;
+    let key = ready(world.keys(), "key").await;
+    let message = &key.status.expect("a status").conditions[0].message;
+    assert!(message.contains("that works; at the moment its account has no credits until"), "{message}");
+    world.account("account", json!({"cap": {"credits": 5}})).await;
+    sends(&world, &clock, "yes").await;
+    world.clear().await;
+    running.stop().await;
 }

@@ -11,7 +11,7 @@ use crate::domain::id::Holder;
 use crate::ledger::store::{Balance, PrepaidBalance, SpendBalance, Usage};
 use crate::operator::plan::gauge::Gauge;
 
-fn balance(holder: Holder, granted: Option<i64>, used: i64) -> Balance {
+pub(super) fn balance(holder: Holder, granted: Option<i64>, used: i64) -> Balance {
     let limit = Limit { credits: granted, calendar: Calendar::monthly_utc() };
     let window = limit.calendar.window(now());
     let mut lot = Lot::of_period(holder, window, granted);
@@ -19,7 +19,7 @@ fn balance(holder: Holder, granted: Option<i64>, used: i64) -> Balance {
     Balance { lot, usage: Usage::default(), overage: Overage::Deny, prepaid: None, spend: None }
 }
 
-fn of_account(granted: Option<i64>, used: i64) -> Balance {
+pub(super) fn of_account(granted: Option<i64>, used: i64) -> Balance {
     balance(Holder::Account(AccountId(Uuid::from_u128(2))), granted, used)
 }
 
@@ -81,7 +81,7 @@ fn a_key_has_its_own_rate_and_the_policy_its_credits_and_prices() {
     assert_eq!(entry.pricing.map(|pricing| (pricing.base_price_minor, pricing.currency)), Some((0, "EUR".into())));
 }
 
-fn seen_policy(entry: Option<PolicyEntry>, balance: Option<&Balance>) -> credit_policy::Observed {
+pub(super) fn seen_policy(entry: Option<PolicyEntry>, balance: Option<&Balance>) -> credit_policy::Observed {
     credit_policy::Observed {
         config_hash: None,
         cost: Default::default(),
@@ -237,7 +237,7 @@ fn an_account_that_lacks_what_its_policy_requires_is_strictest_and_says_so() {
         (ready.status.clone(), ready.reason.clone(), ready.message.clone())
     };
     let (status, reason, message) = sentence(json!({}));
-    assert_eq!((status.as_str(), reason.as_str()), ("True", "RequiredByPolicy"));
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "RequiredByPolicy"));
     assert!(message.contains("spec.prepaid") && message.contains("spec.spendLimitMinor"), "{message}");
     let (_, _, message) = sentence(json!({"prepaid": {}}));
     assert!(!message.contains("spec.prepaid") && message.contains("spec.spendLimitMinor"), "{message}");

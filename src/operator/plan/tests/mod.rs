@@ -192,6 +192,8 @@ impl Scene {
             refusal: None,
             stalled: false,
             senders: Some((vec![MailDomain::parse("example.com").expect("a domain")], None)),
+            obstacle: None,
+            sending: None,
             calendar: Some(Calendar::monthly_utc()),
         };
         let seen = api_key::Observed {

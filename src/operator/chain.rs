@@ -1,0 +1,43 @@
+//! Carries what SENDING says down the chain: whose column is not what follows from the one above any more.
+
+use kube::ResourceExt as _;
+
+use super::plan::sending;
+use super::references::{Ref, References};
+use super::watch::Name;
+use crate::crd::{SubAccount, SubAccountApiKey};
+
+impl References {
+    /// Has the accounts judged again that do not show what SENDING says of their policy. It moves with the traffic, and there
+    /// may be thousands of them, so it waits for the budget of figures.
+    pub fn recount_behind_policy(&self, policy: &str) {
+        let accounts: Vec<Name> = self.index(|index| index.accounts_of_policy(policy).cloned().collect());
+        let behind = |name: &Name| self.account(name).is_some_and(|account| self.is_account_behind(&account));
+        accounts.into_iter().filter(behind).for_each(|name| self.recount(Ref::Account(name)));
+    }
+
+    /// The same for the keys of an account.
+    pub fn recount_behind_account(&self, account: &SubAccount) {
+        let keys = self.index(|index| index.keys_of_account(&Name::of(account)));
+        let behind = |name: &Name| self.key(name).is_some_and(|key| self.is_key_behind(&key));
+        keys.into_iter().filter(behind).for_each(|name| self.recount(Ref::Key(name)));
+    }
+
+    /// Says whether an account's SENDING is not what follows from its policy's any more.
+    pub fn is_account_behind(&self, account: &SubAccount) -> bool {
+        let policy = self.policy(&account.spec.policy_ref.name);
+        let above = policy.as_ref().and_then(|policy| policy.status.as_ref()?.sending.as_deref());
+        let Some(status) = &account.status else { return false };
+        let short = status.credits.as_ref().is_some_and(|credits| credits.remaining == Some(0));
+        sending::is_behind(status.sending.as_deref(), short, above)
+    }
+
+    /// Says whether a key's SENDING is not what follows from its account's any more.
+    pub fn is_key_behind(&self, key: &SubAccountApiKey) -> bool {
+        let account = self.account(&Name::new(key.namespace().unwrap_or_default(), &key.spec.sub_account_ref.name));
+        let above = account.as_ref().and_then(|account| account.status.as_ref()?.sending.as_deref());
+        let Some(status) = &key.status else { return false };
+        let short = status.credits.as_ref().is_some_and(|credits| credits.remaining == Some(0));
+        sending::is_behind(status.sending.as_deref(), short, above)
+    }
+}
