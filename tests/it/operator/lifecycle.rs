@@ -104,7 +104,8 @@ async fn a_policy_that_accounts_use_waits_for_them() {
     assert!(sentence.contains("in-use/account"), "{sentence}");
     assert!(world.may_send(&secret).await);
     world.account("late", json!({})).await;
-    stalled(world.accounts(), "late", "PolicyNotFound").await;
+    let sentence = stalled(world.accounts(), "late", "PolicyNotReady").await;
+    assert!(sentence.contains("is being deleted"), "{sentence}");
     for name in ["account", "late"] {
         delete(&world.accounts(), name).await;
     }

@@ -20,7 +20,7 @@ async fn replaced(world: &World, old: &Secret) -> Secret {
 #[tokio::test]
 async fn a_secret_has_what_programs_read_and_nothing_of_the_resource() {
     let world = World::shared("content").await;
-    world.plain_policy("content", json!({})).await;
+    world.plain_policy("content", json!({"senders": {"domains": ["x.org"]}})).await;
     world.account("account", json!({})).await;
     let secret = json!({
         "presets": ["env"], "template": {"dsn": "{{ .username }}@{{ .host }}"},
@@ -178,7 +178,9 @@ async fn a_password_that_is_due_changes_by_itself_and_the_old_one_works_for_the_
     let first = world.secrets().get("key").await.expect("a secret");
     running.stop().await;
     // The operator sleeps by another clock than the one that a test can move, and looks at all when it starts.
+    // The date is in whole seconds, and the password a part of one younger.
     clock.set(due);
+    clock.advance(1);
     let running = restart(&world).await;
     let second = replaced(&world, &first).await;
     assert!(world.may_send(&first).await && world.may_send(&second).await);
