@@ -191,7 +191,7 @@ fn not_too_many(plan: &CheckedPolicy, observed: &Observed) -> Result<(), Outcome
     }
     let fix = format!(
         "spec.policyRef.name: the policy allows {most} accounts per namespace, and this one has {older} older ones and \
-         {had} others that had a place in this period (removed and moved ones count); remove an account and wait for the \
+         {had} more that had a place in this period (removed and moved ones count); remove an account and wait for the \
          next period, or have perAccount.maxAccountsPerNamespace raised"
     );
     Err(Outcome::refused(Reason::TooManyAccounts, fix))

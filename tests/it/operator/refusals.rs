@@ -103,7 +103,7 @@ async fn a_place_of_this_period_is_kept_when_its_account_is_made_again() {
     world.account("used", json!({})).await;
     ready(world.accounts(), "used").await;
     let sentence = stalled(world.accounts(), "fresh", "TooManyAccounts").await;
-    assert!(sentence.contains("0 older ones and 1 others that had a place"), "{sentence}");
+    assert!(sentence.contains("0 older ones and 1 more that had a place"), "{sentence}");
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn accounts_that_moved_to_another_policy_in_this_period_count() {
     world.account("a", elsewhere.clone()).await;
     world.account("b", json!({})).await;
     let sentence = stalled(world.accounts(), "b", "TooManyAccounts").await;
-    assert!(sentence.contains("0 older ones and 1 others that had a place in this period"), "{sentence}");
+    assert!(sentence.contains("0 older ones and 1 more that had a place in this period"), "{sentence}");
     ready(world.accounts(), "a").await;
     let counts = |policy: &CreditPolicy| {
         let counts = policy.status.as_ref().and_then(|status| status.accounts).unwrap_or_default();

@@ -134,7 +134,10 @@ async fn an_open_transaction_does_not_keep_a_session_for_ever() {
     loop {
         match client.try_ask("NOOP").await {
             Some(reply) if reply.code == 250 => {}
-            Some(reply) => break reply.is("421"),
+            Some(reply) => {
+                reply.is("421");
+                break;
+            }
             None => break,
         }
         assert!(Instant::now() < deadline, "it is kept for ever");
