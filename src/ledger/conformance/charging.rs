@@ -148,6 +148,13 @@ pub async fn standing_is_judged_on_fresh_rows(place: &impl Place) {
         assert_eq!(world.send(1).await.1, Verdict::Blocked(blocked));
         assert_eq!(world.consumed_total().await, before);
     }
+    // An account that is deleted takes its keys out of service, and a login hears which of both it was.
+    let (p, mut a, mut k) = (policy(1, monthly(None)), account(1, monthly(None)), key(1, 1, monthly(None)));
+    (a.removed_at, k.removed_at) = (Some(now), Some(now));
+    let username = k.username.clone();
+    other.put(&operator, "test", &[Entry::Policy(p), Entry::Account(a), Entry::Key(k)]).await.expect("written");
+    let sender = world.store.find_sender(&username).await.expect("answered").expect("it is known");
+    assert_eq!(sender.standing(now), Err(Blocked::AccountRemoved));
 }
 
 pub async fn an_account_that_moves_is_charged_to_its_new_policy(place: &impl Place) {
