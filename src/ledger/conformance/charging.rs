@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::world::{Place, World, account, chain, key, key_id, monthly, policy};
 use crate::domain::credit::{Blocked, Meter, Outcome, Reservation, Verdict};
-use crate::domain::directory::{Entry, Suspension};
+use crate::domain::directory::{Entry, Named, Suspension};
 use crate::domain::id::MessageId;
 use crate::ledger::store::{Error, Role, Session, Settlement, Store};
 
@@ -153,7 +153,8 @@ pub async fn standing_is_judged_on_fresh_rows(place: &impl Place) {
     (a.removed_at, k.removed_at) = (Some(now), Some(now));
     let username = k.username.clone();
     other.put(&operator, "test", &[Entry::Policy(p), Entry::Account(a), Entry::Key(k)]).await.expect("written");
-    let sender = world.store.find_sender(&username).await.expect("answered").expect("it is known");
+    let sender =
+        world.store.find_sender(&username).await.expect("answered").and_then(Named::sender).expect("it is known");
     assert_eq!(sender.standing(now), Err(Blocked::AccountRemoved));
 }
 
