@@ -11,6 +11,7 @@ pub mod cost;
 pub mod credit_policy;
 pub mod gauge;
 pub mod key_removal;
+pub mod key_status;
 pub mod meta;
 pub mod orphans;
 pub mod places;
