@@ -192,13 +192,13 @@ pub struct Dependencies {
 /// Runs until `shutdown`, then lets the reconciles under way finish. Every task ends with the returned future. A leader
 /// that is deposed finishes nothing.
 pub async fn run(mut dependencies: Dependencies, shutdown: CancellationToken) -> Result<(), Error> {
-    let Some(leadership) = dependencies.leadership.take() else { return work(dependencies, None, shutdown).await };
+    let Some(leadership) = dependencies.leadership.take() else { return Box::pin(work(dependencies, None, shutdown)).await };
     let leader = leadership.leader();
     let ended = tokio::select! {
         // First: who does not lead any more must not do one thing more.
         biased;
         () = leader.lost() => Err(Error::Deposed(lease::Deposed)),
-        ended = work(dependencies, Some(leadership.leader()), shutdown) => ended,
+        ended = Box::pin(work(dependencies, Some(leadership.leader()), shutdown)) => ended,
     };
     match ended {
         Err(Error::Deposed(_)) => drop(leadership),
@@ -220,25 +220,26 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
     reconcilers.spawn(reconcile::run::<SubAccount>(context.clone(), shutdown.clone()));
     reconcilers.spawn(reconcile::run::<SubAccountApiKey>(context.clone(), shutdown.clone()));
 
-    let watching = context.references.watch(&client, &settings.namespace, writers, &context.queues);
+    let watching = Box::pin(context.references.watch(&client, &settings.namespace, writers, &context.queues));
     let background = async {
         context.references.ready().await?;
         gate.open();
         tracing::info!("the operator has seen all resources");
+        // Each on the heap: together they would fill half of a thread's stack where they are made.
         tokio::join!(
-            incarnation::run(&context),
-            ledger_time::run(&context),
-            housekeeping::run(&context),
-            usage::run(&context),
-            costs::run(&context),
-            effective::run(&context),
-            notices::run(&context),
-            write_off::run(&context),
-            sweep::run(&context),
-            upstreams::run(&context),
-            denied_senders::run(&context),
-            endpoint_changes(&context),
-            relay_changes(&context)
+            Box::pin(incarnation::run(&context)),
+            Box::pin(ledger_time::run(&context)),
+            Box::pin(housekeeping::run(&context)),
+            Box::pin(usage::run(&context)),
+            Box::pin(costs::run(&context)),
+            Box::pin(effective::run(&context)),
+            Box::pin(notices::run(&context)),
+            Box::pin(write_off::run(&context)),
+            Box::pin(sweep::run(&context)),
+            Box::pin(upstreams::run(&context)),
+            Box::pin(denied_senders::run(&context)),
+            Box::pin(endpoint_changes(&context)),
+            Box::pin(relay_changes(&context))
         );
         Ok(())
     };

@@ -131,7 +131,8 @@ impl managed::Manager for Connector {
     type Error = Error;
 
     async fn create(&self) -> Result<Wire> {
-        let mut wire = self.connect().await?;
+        // On the heap: ten layers of callers would each hold it on the stack.
+        let mut wire = Box::pin(self.connect()).await?;
         wire.schema = fitness::check_schema(&wire).await?;
         Ok(wire)
     }

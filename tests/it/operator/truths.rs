@@ -88,7 +88,7 @@ async fn a_refused_write_over_a_converged_key_is_shown_with_the_api_servers_word
     assert_eq!(event.type_.as_deref(), Some("Warning"));
     assert!(event.note.is_some_and(|note| note.contains("no more secrets in this namespace")));
     denial.lift().await;
-    world.key("key", "account", json!({"plainListener": false, "allowedSenders": ["a@example.com"]})).await;
+    world.key("key", "account", json!({"label": "again"})).await;
     ready(world.keys(), "key").await;
     let new = world.secrets().get("key").await.expect("the secret");
     assert!(world.may_send(&new).await && world.may_send(&old).await);
