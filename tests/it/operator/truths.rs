@@ -296,7 +296,11 @@ async fn sends(world: &World, clock: &ManualClock, word: &str) {
             }
         }
     };
-    assert!(tokio::time::timeout(DEADLINE, waited).await.is_ok(), "waited for SENDING {word}");
+    if tokio::time::timeout(DEADLINE, waited).await.is_err() {
+        let key = world.keys().get("key").await.map(|key| key.status);
+        let account = world.accounts().get("account").await.map(|account| account.status);
+        panic!("waited for SENDING {word}; the key: {key:?}; its account: {account:?}");
+    }
 }
 
 #[tokio::test]
