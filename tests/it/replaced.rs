@@ -153,6 +153,8 @@ impl Scene {
         let accepted = events.lines().rfind(|line| line.contains("ledger.accepted")).unwrap_or_default();
         assert!(accepted.contains("kubectl-annotate"), "{events}");
         assert!(events.contains("lot.raised"), "{events}");
+        let told = self.stage.kubectl(&["get", "events", "-n", SYSTEM]);
+        assert!(told.contains("LedgerAccepted") && told.contains("franking-installation"), "{told}");
         let (balanced, said) = self.stage.home.check();
         assert!(balanced, "{said}");
     }
