@@ -75,6 +75,8 @@ reasons! {
         SecretInvalid,
         /// A Secret of that name belongs to somebody else.
         SecretConflict,
+        /// A Secret that was shared was made immutable, and keeps what a key added: of Events.
+        SecretImmutable,
         /// A rotation was asked for while the last one's overlap runs.
         RotationWaiting,
         /// A credential was issued anew because its Secret was edited or deleted.
@@ -273,6 +275,13 @@ impl Reason {
                  that merely lost its `ownerReferences`, and has the labels and the password of this very key, is taken back \
                  as it is)",
                 "rename `secret.name`; `secret.adopt: true` shares a Secret that has none of our keys",
+            ),
+            Self::SecretImmutable => Remedy::new(
+                Shown::Event,
+                Of::Key,
+                "a Secret that the key shared (`secret.adopt`) was made immutable, so it keeps what the key had added; the note \
+                 names it",
+                "make that Secret anew; the password in it is the key's, and ends with it",
             ),
             Self::RotationWaiting => {
                 Remedy::on_ready(Of::Key, "the last rotation's overlap still runs", "wait, or `rotation.force: true`")

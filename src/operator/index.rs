@@ -232,6 +232,17 @@ impl Index {
         places.into_iter().map(|(_, name)| name.clone()).collect()
     }
 
+    /// The accounts of `policy` in the namespace of `name` that are younger than it, but those that are refused: they stay so.
+    pub fn younger_in_namespace(&self, policy: &str, name: &Name) -> Vec<Name> {
+        let accounts = self.in_namespace(policy, &name.namespace);
+        let younger = accounts.into_iter().skip_while(|other| other != name).skip(1);
+        younger.filter(|other| !self.is_refused(policy, other)).collect()
+    }
+
+    fn is_refused(&self, policy: &str, name: &Name) -> bool {
+        self.refused.get(policy).is_some_and(|refused| refused.contains(name))
+    }
+
     /// The oldest account of `policy` that claims `external_id`.
     pub fn claimant(&self, policy: &str, external_id: &str) -> Option<Name> {
         let claims = self.external_ids.get(&(policy.to_owned(), external_id.to_owned()))?;

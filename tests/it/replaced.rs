@@ -102,6 +102,8 @@ impl Scene {
                 let shown = self.stage.kubectl(&["get", kind, "-n", "team", "-o", path]);
                 (shown.contains("LedgerReplaced") && shown.contains(what)).then_some(())
             });
+            let sending = self.stage.kubectl(&["get", kind, "-n", "team", "-o", "jsonpath={.status.sending}"]);
+            assert_eq!(sending, "no", "{kind}");
         }
         let message = self.stage.account_field(".status.conditions[?(@.type==\"Stalled\")].message");
         let (_, name) = message.split_once("franking.io/accept-ledger=").unwrap_or_else(|| panic!("{message}"));

@@ -106,6 +106,30 @@ async fn a_place_of_this_period_is_kept_when_its_account_is_made_again() {
     assert!(sentence.contains("0 older ones and 1 more that had a place"), "{sentence}");
 }
 
+/// Both are judged before the directory knows of either.
+#[tokio::test]
+async fn an_older_account_that_moves_in_beside_a_new_one_takes_its_place() {
+    let _turn = alone().await;
+    let (world, running, _folder, _) = own("racing", None).await;
+    world.plain_policy("racing", json!({"perAccount": {"maxAccountsPerNamespace": 1}})).await;
+    world.plain_policy("raced-from", json!({})).await;
+    ready(world.policies(), "racing").await;
+    world.account("a", json!({"policyRef": {"name": "raced-from"}})).await;
+    ready(world.accounts(), "a").await;
+    running.ledger.accounts.shut();
+    world.account("b", json!({})).await;
+    world.account("a", json!({})).await;
+    running.ledger.accounts.reached_by(2).await;
+    running.ledger.accounts.open();
+    let sentence = stalled(world.accounts(), "b", "TooManyAccounts").await;
+    assert!(sentence.contains("allows 1 accounts"), "{sentence}");
+    ready(world.accounts(), "a").await;
+    world.clear().await;
+    delete(&world.policies(), "raced-from").await;
+    super::waits::gone(world.policies(), "raced-from").await;
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn accounts_that_moved_to_another_policy_in_this_period_count() {
     let _turn = alone().await;
