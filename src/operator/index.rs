@@ -317,6 +317,21 @@ mod tests {
     }
 
     #[test]
+    fn a_place_that_is_taken_concerns_the_younger_accounts_of_the_namespace_that_are_not_refused() {
+        let mut index = Index::default();
+        let name = |name: &str| Name::new("a", name);
+        for (at, account) in ["z-oldest", "arrived", "younger", "refused"].into_iter().enumerate() {
+            let created = i64::try_from(at).expect("few");
+            let refused = account == "refused";
+            index.set_account(&name(account), Some(AccountFacts { refused, external_id: None, ..facts(created) }));
+        }
+        index.set_account(&Name::new("b", "elsewhere"), Some(facts(9)));
+        assert_eq!(index.younger_in_namespace("plan", &name("arrived")), [name("younger")]);
+        assert!(index.younger_in_namespace("plan", &name("refused")).is_empty());
+        assert!(index.younger_in_namespace("other", &name("arrived")).is_empty());
+    }
+
+    #[test]
     fn refused_accounts_are_judged_again_where_a_place_is_left_and_by_nothing_else() {
         let mut index = Index::default();
         let plain = |created| AccountFacts { external_id: None, ..facts(created) };
