@@ -59,6 +59,9 @@ pub struct Pool {
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_+/-]+$')")
         .message("write the IANA name of a time zone, such as Europe/Berlin"))]
+    // An unknown one is an error of the function, so the rule fails.
+    #[x_kube(validation = Rule::new("timestamp('2020-01-01T00:00:00Z').getHours(self) >= 0")
+        .message("name a time zone that exists, such as Europe/Berlin"))]
     pub time_zone: Option<String>,
 }
 

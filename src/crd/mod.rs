@@ -20,6 +20,7 @@ mod prepaid;
 mod pricing;
 mod print;
 mod rate;
+mod reason;
 mod reference;
 mod secret;
 mod selector;
@@ -38,7 +39,7 @@ pub use api_key::{
     CheckedKey, CheckedRotation, CredentialStatus, DeniedSendersStatus, Rotation, SubAccountApiKey,
     SubAccountApiKeySpec, SubAccountApiKeyStatus,
 };
-pub use condition::{ConditionType, Conditions, Reason, find_condition, printable};
+pub use condition::{ConditionType, Conditions, find_condition, printable};
 pub use cost::{CostStatus, PolicyCostStatus};
 pub use credit_policy::{
     AccountCounts, AllowedNamespaces, CheckedPolicy, CreditPolicy, CreditPolicySpec, CreditPolicyStatus,
@@ -51,6 +52,7 @@ pub use prepaid::{Every, Grant, Prepaid, Recurring};
 pub use pricing::Pricing;
 pub use print::{File, all, chart_template, files, yaml};
 pub use rate::{Per, RateLimit, slower};
+pub use reason::Reason;
 pub use reference::{LocalRef, is_dns_label, is_dns_subdomain, is_object_name};
 pub use secret::{CheckedSecret, ENV_KEYS, Preset, SECRET_KEYS, SECRET_TYPE, SecretMetadata, SecretSpec};
 pub use selector::NamespaceRule;

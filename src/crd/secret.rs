@@ -58,7 +58,7 @@ pub struct SecretSpec {
     /// True shares a Secret of this name that this key did not make: our keys are added to those that are there. None is ever
     /// overwritten, so a Secret that has one of our keys already is left alone, as any is without this, and the key waits
     /// with the reason SecretConflict. With the key, what was added goes, and the Secret stays. Who sets this needs the
-    /// verbs update and delete on that Secret.
+    /// verbs create, update and delete on that Secret: one that is not there is made.
     #[serde(default, skip_serializing_if = "is_false")]
     pub adopt: bool,
     /// Labels and annotations of the Secret. Those of this object are not copied to it.

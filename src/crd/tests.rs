@@ -25,7 +25,6 @@ struct Case {
     update: bool,
     cel: Option<String>,
     /// Only a real API server says it.
-    #[expect(dead_code, reason = "read by the test that asks a real API server")]
     bound: Option<String>,
     check: Option<String>,
 }
@@ -132,8 +131,11 @@ fn no_rule_is_without_a_case() {
         walk(&serde_json::to_value(&crd).expect("json"), &mut |_, schema| {
             for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
                 let message = rule["message"].as_str().expect("each rule has a message");
+                // The crate `cel` ignores the time zone, and takes every one.
+                let by_server_alone = message.starts_with("name a time zone that exists");
                 let tried = cases.iter().any(|case| {
-                    case.kind == crd.spec.names.kind && case.cel.as_ref().is_some_and(|text| message.contains(text))
+                    let words = if by_server_alone { &case.bound } else { &case.cel };
+                    case.kind == crd.spec.names.kind && words.as_ref().is_some_and(|text| message.contains(text))
                 });
                 assert!(tried, "{}: no case for \"{message}\"", crd.spec.names.kind);
                 rules += 1;

@@ -22,6 +22,7 @@ pub struct GuardedSpec {
     pub allowed_senders: Vec<String>,
     #[serde(default)]
     pub suspended: bool,
+    pub suspend_reason: Option<String>,
     /// `Purge`, or what does nothing.
     pub deletion_policy: Option<String>,
 }
@@ -40,17 +41,19 @@ pub enum Field {
     SpendLimitMinor,
     AllowedSenders,
     Suspended,
+    SuspendReason,
     DeletionPolicy,
 }
 
 impl Field {
     /// In the order in which refusals name them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Prepaid,
         Self::RateLimit,
         Self::SpendLimitMinor,
         Self::AllowedSenders,
         Self::Suspended,
+        Self::SuspendReason,
         Self::DeletionPolicy,
     ];
 
@@ -61,6 +64,7 @@ impl Field {
             Self::SpendLimitMinor => "spec.spendLimitMinor",
             Self::AllowedSenders => "spec.allowedSenders",
             Self::Suspended => "spec.suspended",
+            Self::SuspendReason => "spec.suspendReason",
             Self::DeletionPolicy => "spec.deletionPolicy",
         }
     }
@@ -73,6 +77,7 @@ impl Field {
             Self::SpendLimitMinor => spec.spend_limit_minor.is_some(),
             Self::AllowedSenders => !spec.allowed_senders.is_empty(),
             Self::Suspended => spec.suspended,
+            Self::SuspendReason => spec.suspend_reason.is_some(),
             Self::DeletionPolicy => spec.deletion_policy.as_deref() == Some("Purge"),
         }
     }
@@ -85,6 +90,8 @@ impl Field {
             Self::SpendLimitMinor => old.spend_limit_minor != new.spend_limit_minor,
             Self::AllowedSenders => old.allowed_senders != new.allowed_senders,
             Self::Suspended => old.suspended != new.suspended,
+            // Senders and administrators read why in the name of whoever suspended it.
+            Self::SuspendReason => old.suspend_reason != new.suspend_reason,
             // To keep data takes no permission.
             Self::DeletionPolicy => self.is_set(new) && !self.is_set(old),
         }
@@ -93,7 +100,8 @@ impl Field {
     /// Says whether an account that is deleted with it would be rid of it when it is made again.
     fn is_lost_by_deleting(self) -> bool {
         match self {
-            Self::Prepaid | Self::RateLimit | Self::SpendLimitMinor | Self::AllowedSenders | Self::Suspended => true,
+            Self::Prepaid | Self::RateLimit | Self::SpendLimitMinor | Self::AllowedSenders => true,
+            Self::Suspended | Self::SuspendReason => true,
             Self::DeletionPolicy => false,
         }
     }
@@ -182,6 +190,9 @@ mod tests {
         assert_eq!(said(Some(&plain("a")), Some(&plain("b"))), ["use b"]);
         let fields = "spec.prepaid, spec.suspended";
         assert_eq!(said(Some(&paid("a")), Some(&plain("b"))), ["use b".to_owned(), format!("leave a: {fields}")]);
+        let told = |why: &str| spec("a", json!({"prepaid": {}, "suspended": true, "suspendReason": why}));
+        assert_eq!(said(Some(&told("unpaid")), Some(&told("at our own wish"))), ["grant a: spec.suspendReason"]);
+        assert_eq!(said(Some(&told("unpaid")), Some(&paid("a"))), ["grant a: spec.suspendReason"]);
         // What it keeps leaves the hands of the old policy's people too: there it could be dropped.
         let kept = ["use b".to_owned(), format!("grant b: {fields}"), format!("leave a: {fields}")];
         assert_eq!(said(Some(&paid("a")), Some(&paid("b"))), kept);

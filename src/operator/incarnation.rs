@@ -88,15 +88,6 @@ impl Guard {
         self.standing.borrow().clone()
     }
 
-    /// Whether no object may leave without the ledger's note: the ledger is there, and what statuses show as used is not
-    /// in it yet.
-    pub fn keeps(&self) -> bool {
-        match *self.standing.borrow() {
-            Standing::Held(_) | Standing::Rebuilding => true,
-            Standing::Unknown | Standing::Open => false,
-        }
-    }
-
     /// The same, once it is known; unknown where the ledger does not answer in time.
     pub async fn judged(&self) -> Standing {
         let mut standing = self.standing.subscribe();

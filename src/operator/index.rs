@@ -232,6 +232,17 @@ impl Index {
         places.into_iter().map(|(_, name)| name.clone()).collect()
     }
 
+    /// The accounts of `policy` in the namespace of `name` that are younger than it, but those that are refused: they stay so.
+    pub fn younger_in_namespace(&self, policy: &str, name: &Name) -> Vec<Name> {
+        let accounts = self.in_namespace(policy, &name.namespace);
+        let younger = accounts.into_iter().skip_while(|other| other != name).skip(1);
+        younger.filter(|other| !self.is_refused(policy, other)).collect()
+    }
+
+    fn is_refused(&self, policy: &str, name: &Name) -> bool {
+        self.refused.get(policy).is_some_and(|refused| refused.contains(name))
+    }
+
     /// The oldest account of `policy` that claims `external_id`.
     pub fn claimant(&self, policy: &str, external_id: &str) -> Option<Name> {
         let claims = self.external_ids.get(&(policy.to_owned(), external_id.to_owned()))?;
@@ -303,6 +314,21 @@ mod tests {
         assert_eq!(index.in_namespace("plan", "a"), [first.clone(), second.clone()]);
         assert!(index.set_account(&first, None).contains(&second));
         assert_eq!(index.in_namespace("plan", "a"), [second]);
+    }
+
+    #[test]
+    fn a_place_that_is_taken_concerns_the_younger_accounts_of_the_namespace_that_are_not_refused() {
+        let mut index = Index::default();
+        let name = |name: &str| Name::new("a", name);
+        for (at, account) in ["z-oldest", "arrived", "younger", "refused"].into_iter().enumerate() {
+            let created = i64::try_from(at).expect("few");
+            let refused = account == "refused";
+            index.set_account(&name(account), Some(AccountFacts { refused, external_id: None, ..facts(created) }));
+        }
+        index.set_account(&Name::new("b", "elsewhere"), Some(facts(9)));
+        assert_eq!(index.younger_in_namespace("plan", &name("arrived")), [name("younger")]);
+        assert!(index.younger_in_namespace("plan", &name("refused")).is_empty());
+        assert!(index.younger_in_namespace("other", &name("arrived")).is_empty());
     }
 
     #[test]

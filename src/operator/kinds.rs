@@ -41,6 +41,8 @@ pub trait Kind:
     fn status(&self) -> Option<&Self::Status>;
     fn conditions(status: &Self::Status) -> &[Condition];
     fn set_conditions(status: &mut Self::Status, conditions: Vec<Condition>);
+    /// Sets the column SENDING.
+    fn set_sending(status: &mut Self::Status, sending: &str);
     fn observed_generation(status: &Self::Status) -> Option<i64>;
     fn observe(&self, context: &Context) -> impl Future<Output = Result<Self::Observed>> + Send;
     fn plan(&self, observed: &Self::Observed, now: Timestamp, rng: &mut StdRng) -> Plan<Self::Status>;
@@ -62,6 +64,10 @@ macro_rules! status_of {
 
         fn set_conditions(status: &mut Self::Status, conditions: Vec<Condition>) {
             status.conditions = conditions;
+        }
+
+        fn set_sending(status: &mut Self::Status, sending: &str) {
+            status.sending = Some(sending.to_owned());
         }
 
         fn observed_generation(status: &Self::Status) -> Option<i64> {

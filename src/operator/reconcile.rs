@@ -18,7 +18,7 @@ use super::error::{Error, Fault, Result};
 use super::incarnation::Standing;
 use super::kinds::Kind;
 use super::observe::Context;
-use super::plan::{self, Interruption, Step, meta};
+use super::plan::{self, Interruption, Step, meta, sending};
 use super::references::Ref;
 use super::shown::status_mark;
 use super::watch::Name;
@@ -129,7 +129,9 @@ async fn looks<K: Kind>(object: &mut K, context: &Context) -> Result<Again> {
             // The ledger is lost, and an administrator has said that this object shall not wait for it. One that is held or
             // being rebuilt answers: what the object has used must not be forgotten, so it waits all the same.
             Err(Error::Ledger { .. })
-                if meta::deleting(object.meta()) && meta::forced(object.meta()) && !context.guard.keeps() =>
+                if meta::deleting(object.meta())
+                    && meta::forced(object.meta())
+                    && may_leave_unnoted(&context.guard.standing()) =>
             {
                 tracing::warn!(kind = %K::kind(&()), name = object.name_any(), "let go without the ledger's note");
                 apply(context, object, vec![Step::RemoveFinalizer]).await?;
@@ -140,6 +142,16 @@ async fn looks<K: Kind>(object: &mut K, context: &Context) -> Result<Again> {
         }
     }
     Err(Error::Contended)
+}
+
+/// Says whether an object that is let go by force may leave a ledger that answered with an error. Not where the ledger is
+/// there and what statuses show as used is not in it yet: a pass that failed while the ledger was being rebuilt, or that
+/// began before the ledger was held.
+fn may_leave_unnoted(standing: &Standing) -> bool {
+    match standing {
+        Standing::Unknown | Standing::Open => true,
+        Standing::Held(_) | Standing::Rebuilding => false,
+    }
 }
 
 /// Reads an object live; `None` where it is gone, or another of its name is there.
@@ -175,11 +187,18 @@ async fn pass<K: Kind>(object: &mut K, context: &Context) -> Result<Passed> {
         }
     }
     admit_early(context, &what);
+    if let Some(policy) = &plan.arrives_at {
+        judge_younger(context, &what, policy);
+    }
     // A new entry takes over what is known to be used: the figures that were observed before it are wrong.
     if puts && !leaves && context.guard.standing() == Standing::Rebuilding {
         return Ok(Passed::LookAgain);
     }
     if leaves {
+        for notice in &plan.notices {
+            tracing::warn!(kind = %K::kind(&()), name = object.name_any(), note = notice.note, "left something behind");
+            context.report.notice(object, notice, now).await;
+        }
         context.references.written.forget(object.meta());
         forget(context, &what);
         return Ok(Passed::Done(None));
@@ -232,6 +251,7 @@ async fn stall<K: Kind>(object: &K, context: &Context, sentence: &str) -> Result
     let outcome = plan::Outcome::refused(Reason::LedgerReplaced, sentence);
     let conditions = outcome.conditions(standing, generation, now, (accepted, false));
     K::set_conditions(&mut status, conditions);
+    K::set_sending(&mut status, sending::NO);
     show(context, object, &status).await?;
     Ok(None)
 }
@@ -261,6 +281,14 @@ fn admit_early(context: &Context, what: &Ref) {
         context.queues.wake(&Ref::Account(account.clone()));
         context.early.woken(&policy.name, &account);
     }
+}
+
+/// Has the accounts looked at again that are younger than one which has got a place among theirs: those that were judged
+/// side by side with it did not know of it.
+fn judge_younger(context: &Context, what: &Ref, policy: &str) {
+    let Ref::Account(arrived) = what else { return };
+    let younger = context.references.index(|index| index.younger_in_namespace(policy, arrived));
+    younger.into_iter().for_each(|account| context.queues.wake(&Ref::Account(account)));
 }
 
 /// What accounts may still spend hangs on their policy's price.
@@ -299,6 +327,9 @@ async fn interrupted<K: Kind>(object: &K, context: &Context, error: &Error, fail
     }
     let (generation, now) = (object.meta().generation, context.clock.now());
     K::set_conditions(&mut status, plan::interrupted(&standing, generation, now, &interruption));
+    if interruption.stops_mail() {
+        K::set_sending(&mut status, sending::NO);
+    }
     match tokio::time::timeout(PASS_DEADLINE, show(context, object, &status)).await {
         Ok(Ok(())) => {
             if let Some(notice) = interruption.notice(&standing) {
@@ -333,4 +364,15 @@ fn interruption(error: &Error, deleting: bool, outstanding: bool, failures: u32)
     };
     let contended = error.fault() == Fault::Conflict;
     Interruption { reason, message, refused: error.refusal().is_some(), contended, outstanding, failures }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_object_leaves_a_ledger_that_does_not_know_yet_what_it_used() {
+        let standings = [Standing::Unknown, Standing::Open, Standing::Held("it is empty".into()), Standing::Rebuilding];
+        assert_eq!(standings.map(|standing| may_leave_unnoted(&standing)), [true, true, false, false]);
+    }
 }

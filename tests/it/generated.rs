@@ -4,7 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use franking::crd::{self, File};
+use franking::crd::{self, File, Reason};
+
+use crate::rust_tokens::{Token, tokens};
+
+/// Lines of README.md between which the table of reasons stands.
+const REASONS: [&str; 2] =
+    ["<!-- reasons: begin, written by `make generate` from src/crd/reason.rs -->\n", "<!-- reasons: end -->\n"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -52,4 +58,58 @@ fn the_committed_definitions_are_the_ones_in_the_code() {
 #[test]
 fn the_chart_installs_the_definitions_in_the_code() {
     same("charts/franking/templates/crds", &crd::files(crd::chart_template));
+}
+
+#[test]
+fn the_table_of_reasons_is_the_one_in_the_code() {
+    let path = root().join("README.md");
+    let readme = fs::read_to_string(&path).expect("the README");
+    let (before, rest) = readme.split_once(REASONS[0]).expect("the line before the table");
+    let (_, after) = rest.split_once(REASONS[1]).expect("the line after the table");
+    let made = [before, REASONS[0], &Reason::table(), REASONS[1], after].concat();
+    if update() {
+        fs::write(&path, &made).expect("write the README");
+        return;
+    }
+    assert!(readme == made, "the table of reasons in README.md is not what the code makes; run `make generate`");
+}
+
+#[test]
+fn each_reason_is_reached_by_a_test() {
+    let mut named = BTreeSet::new();
+    for folder in ["src", "tests/it"] {
+        tests_below(&root().join(folder), &mut named);
+    }
+    let missing: Vec<&str> =
+        Reason::ALL.iter().map(|reason| reason.as_str()).filter(|reason| !named.contains(*reason)).collect();
+    assert!(missing.is_empty(), "no test expects {missing:?}");
+}
+
+/// Collects the words that tests below a folder expect: those in their texts, and the variants of `Reason` that they name.
+fn tests_below(folder: &Path, named: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).expect("list the folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            tests_below(&path, named);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("a source file");
+            words_of_tests(&path, &text, named);
+        }
+    }
+}
+
+fn words_of_tests(path: &Path, text: &str, named: &mut BTreeSet<String>) {
+    let relative = path.strip_prefix(root()).expect("below the root");
+    let all = relative.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs");
+    // Elsewhere the tests are the end of a file.
+    let tests = if all { text } else { text.split_once("#[cfg(test)]\nmod tests {").map_or("", |(_, tests)| tests) };
+    let code = tokens(tests);
+    for token in &code {
+        if let Token::Text(text) = token {
+            named.extend(text.split(|c: char| !c.is_alphanumeric()).map(str::to_owned));
+        }
+    }
+    for path in code.windows(3).filter(|path| path[0].is("Reason") && path[1].is("::")) {
+        named.extend(path[2].name().map(str::to_owned));
+    }
 }

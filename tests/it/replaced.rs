@@ -102,6 +102,8 @@ impl Scene {
                 let shown = self.stage.kubectl(&["get", kind, "-n", "team", "-o", path]);
                 (shown.contains("LedgerReplaced") && shown.contains(what)).then_some(())
             });
+            let sending = self.stage.kubectl(&["get", kind, "-n", "team", "-o", "jsonpath={.status.sending}"]);
+            assert_eq!(sending, "no", "{kind}");
         }
         let message = self.stage.account_field(".status.conditions[?(@.type==\"Stalled\")].message");
         let (_, name) = message.split_once("franking.io/accept-ledger=").unwrap_or_else(|| panic!("{message}"));
@@ -153,6 +155,8 @@ impl Scene {
         let accepted = events.lines().rfind(|line| line.contains("ledger.accepted")).unwrap_or_default();
         assert!(accepted.contains("kubectl-annotate"), "{events}");
         assert!(events.contains("lot.raised"), "{events}");
+        let told = self.stage.kubectl(&["get", "events", "-n", SYSTEM]);
+        assert!(told.contains("LedgerAccepted") && told.contains("franking-installation"), "{told}");
         let (balanced, said) = self.stage.home.check();
         assert!(balanced, "{said}");
     }

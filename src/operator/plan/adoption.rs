@@ -114,7 +114,8 @@ pub fn difference(secret: &Secret, content: &Content, owner: &OwnerReference) ->
     finished(patch, secret)
 }
 
-/// Builds the merge patch that takes off what was added to an adopted Secret.
+/// Builds the merge patch that takes off what was added to an adopted Secret. Of one that was made immutable meanwhile only
+/// the labels and annotations: its data cannot be changed any more.
 pub fn release(secret: &Secret, adoption: &Adoption) -> Option<Value> {
     let mut patch = json!({});
     let empty = BTreeMap::new();
@@ -123,7 +124,9 @@ pub fn release(secret: &Secret, adoption: &Adoption) -> Option<Value> {
     let listed: BTreeSet<String> = adoption.annotations.iter().cloned().chain(franking).collect();
     let data = secret.data.iter().flatten().map(|(key, _)| (key.clone(), ())).collect();
     let labels = secret.metadata.labels.as_ref().unwrap_or(&empty);
-    set(&mut patch["data"], &data, &BTreeMap::new(), &adoption.data, |()| Value::Null);
+    if secret.immutable != Some(true) {
+        set(&mut patch["data"], &data, &BTreeMap::new(), &adoption.data, |()| Value::Null);
+    }
     set(&mut patch["metadata"]["labels"], labels, &BTreeMap::new(), &adoption.labels, |_| Value::Null);
     set(&mut patch["metadata"]["annotations"], annotations, &BTreeMap::new(), &listed, |_| Value::Null);
     finished(patch, secret)

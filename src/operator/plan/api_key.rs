@@ -306,7 +306,7 @@ impl<'a> Work<'a> {
     fn clear_old_names(&self, plan: &mut KeyPlan) {
         for old in &self.observed.others {
             if let Some(adoption) = Adoption::of(&old.metadata) {
-                plan.steps.extend(release(old, &adoption));
+                release(plan, old, &adoption);
                 continue;
             }
             let (Some(uid), Some(resource_version)) = (old.uid(), old.resource_version()) else { continue };

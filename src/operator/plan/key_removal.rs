@@ -6,8 +6,8 @@ use kube::ResourceExt as _;
 
 use super::adoption::{self, Adoption};
 use super::api_key::{KeyPlan, Observed};
-use super::{Plan, Step, meta};
-use crate::crd::SubAccountApiKey;
+use super::{Notice, Plan, Step, meta};
+use crate::crd::{Reason, SubAccountApiKey};
 use crate::domain::directory::Entry;
 
 /// A namespace that is deleted never comes back, so its keys end with it at once, whenever its controller gets to them.
@@ -22,9 +22,20 @@ pub fn leaving(observed: &Observed, now: Timestamp) -> KeyPlan {
     plan
 }
 
-/// Takes what we added off a shared Secret.
-pub fn release(secret: &Secret, adoption: &Adoption) -> Option<Step> {
-    adoption::release(secret, adoption).map(|patch| Step::PatchSecret { name: secret.name_any(), patch })
+/// Takes what we added off a shared Secret, and tells where that cannot be done.
+pub fn release(plan: &mut KeyPlan, secret: &Secret, adoption: &Adoption) {
+    let name = secret.name_any();
+    let Some(patch) = adoption::release(secret, adoption) else { return };
+    if secret.immutable == Some(true) {
+        let keys: Vec<&str> = adoption.data.iter().map(String::as_str).collect();
+        let note = format!(
+            "the Secret \"{name}\" was made immutable, so it keeps {}, which this key had added; the password in it is this \
+             key's, and does not outlive it. Make the Secret anew without them",
+            keys.join(", ")
+        );
+        plan.notices.push(Notice { warning: true, reason: Reason::SecretImmutable, note });
+    }
+    plan.steps.push(Step::PatchSecret { name, patch });
 }
 
 /// A credential must not outlive its resource. The Secret goes with its owner; one that was shared is let go. A key that is
@@ -40,8 +51,11 @@ pub fn removal(key: &SubAccountApiKey, observed: &Observed, now: Timestamp) -> K
     if !meta::holds(&key.metadata) {
         return plan;
     }
-    let adopted = observed.others.iter().filter_map(|secret| Some((secret, Adoption::of(&secret.metadata)?)));
-    plan.steps.extend(adopted.filter_map(|(secret, adoption)| release(secret, &adoption)));
+    for secret in &observed.others {
+        if let Some(adoption) = Adoption::of(&secret.metadata) {
+            release(&mut plan, secret, &adoption);
+        }
+    }
     plan.steps.push(Step::RemoveFinalizer);
     plan
 }

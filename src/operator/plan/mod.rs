@@ -50,6 +50,8 @@ pub struct Plan<S> {
     /// The steps change the figures that the status would show: look again when they are done. Not of an object that is
     /// held from now on: it has another version then, and its figures are judged in a moment anyway.
     pub look_again: bool,
+    /// The policy among whose counted places this account has one when the steps are done, and had none before.
+    pub arrives_at: Option<String>,
 }
 
 impl<S> Plan<S> {
@@ -62,6 +64,7 @@ impl<S> Plan<S> {
             look_at: None,
             awaited_secret: None,
             look_again: false,
+            arrives_at: None,
         }
     }
 
@@ -291,6 +294,11 @@ impl Interruption {
         // What is not ready for a reason of its own, such as a revocation, stays so whether or not the ledger answers.
         let hidden = !self.outstanding && !is_true(standing, ConditionType::Ready) && !was_interrupted(standing);
         self.failures >= enough && !hidden
+    }
+
+    /// Says whether mail rests with it: the relays forward nothing without the ledger.
+    pub fn stops_mail(&self) -> bool {
+        self.reason == Reason::LedgerUnavailable
     }
 
     /// The Event, where `standing` does not say so already.

@@ -235,6 +235,7 @@ fn accept(
     };
     if observed.entry.as_ref() != Some(&entry) {
         plan.look_again = meta::holds(&account.metadata) && !same_limits(observed.entry.as_ref(), &entry);
+        plan.arrives_at = takes_a_place(observed, &entry).then(|| accepted.spec.policy.clone());
         plan.steps.push(Step::Put(Box::new(Entry::Account(entry))));
     }
     let suspensions = suspensions(account, accepted, now);
@@ -259,6 +260,14 @@ fn accept(
     plan.notices.extend(usage::news(account.status.as_ref(), &next, Some(&gauge)));
     plan.status = Some(next);
     plan
+}
+
+/// Says whether the account has a place with `next` that it did not have, where the policy counts them.
+fn takes_a_place(observed: &Observed, next: &AccountEntry) -> bool {
+    let policy = observed.policy.as_ref().map(|policy| &policy.object.spec);
+    let counts = policy.and_then(|spec| spec.per_account.as_ref()?.max_accounts_per_namespace).is_some();
+    let had = observed.entry.as_ref().is_some_and(|entry| entry.removed_at.is_none() && entry.policy == next.policy);
+    counts && !had
 }
 
 /// A suspension's reason, as a sentence goes on with it.

@@ -88,7 +88,7 @@ impl Report {
                 registry,
                 metric(IntGauge::new(
                     "franking_operator_status_lag_seconds",
-                    "How long the status that has waited longest has been due. Figures in a status are this much older than                      the minute that they may be.",
+                    "How long the status that has waited longest has been due. Figures in a status are this much older than the minute that they may be.",
                 )),
             ),
             credits: gauge(

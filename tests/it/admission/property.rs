@@ -58,6 +58,9 @@ fn random(rng: &mut StdRng) -> Value {
             spec[field] = values.choose(rng).expect("a value").clone();
         }
     }
+    if spec["suspended"] == true && rng.random_bool(0.5) {
+        spec["suspendReason"] = ["unpaid", "abuse"].choose(rng).map(|why| json!(why)).expect("a value");
+    }
     spec
 }
 
@@ -72,6 +75,10 @@ fn edited(spec: &Value, rng: &mut StdRng) -> Value {
                 None => drop(edited.as_object_mut().expect("a map").remove(field)),
             }
         }
+    }
+    // The kind refuses a reason without a suspension.
+    if edited["suspended"] != true {
+        edited.as_object_mut().expect("a map").remove("suspendReason");
     }
     edited
 }

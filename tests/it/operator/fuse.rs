@@ -36,6 +36,8 @@ pub struct Fuse {
     writes: AtomicI64,
     blown: AtomicBool,
     news: Notify,
+    /// Writes of a status that were begun, whatever became of them.
+    statuses_begun: AtomicI64,
     /// In front of every write of a Secret.
     pub secrets: Valve,
     /// In front of every write of our kinds but their statuses: of finalizers.
@@ -107,6 +109,10 @@ impl Fuse {
 
     pub fn writes(&self) -> i64 {
         self.writes.load(Ordering::SeqCst)
+    }
+
+    pub fn statuses_begun(&self) -> i64 {
+        self.statuses_begun.load(Ordering::SeqCst)
     }
 
     pub async fn blows(&self) {
@@ -183,6 +189,7 @@ where
         let secret = writes && path.contains(&"secrets");
         let finalizer = writes && path.contains(&"franking.io") && !path.contains(&"status");
         let status = writes && path.contains(&"franking.io") && path.contains(&"status");
+        self.fuse.statuses_begun.fetch_add(i64::from(status), Ordering::SeqCst);
         let query = request.uri().query().unwrap_or_default();
         let watch = request.uri().path() == "/api/v1/secrets" && query.contains("watch=");
         let expires = watch && self.fuse.secret_watch.is_shut();
@@ -220,11 +227,14 @@ pub struct Fragile {
     pub down: AtomicBool,
     /// In front of every policy that is written.
     pub policies: Valve,
+    /// In front of every account that is written.
+    pub accounts: Valve,
 }
 
 impl Fragile {
     pub fn new(inner: Arc<dyn Store>, fuse: Arc<Fuse>) -> Arc<Self> {
-        Arc::new(Self { inner, fuse, down: AtomicBool::new(false), policies: Valve::default() })
+        let (policies, accounts) = (Valve::default(), Valve::default());
+        Arc::new(Self { inner, fuse, down: AtomicBool::new(false), policies, accounts })
     }
 
     async fn pass(&self) -> Result<()> {
@@ -276,9 +286,15 @@ impl Store for Fragile {
 
     async fn put(&self, session: &Session, actor: &str, entries: &[Entry]) -> Result<()> {
         self.pass().await?;
-        if entries.iter().any(|entry| matches!(entry, Entry::Policy(_))) {
-            self.policies.pass().await;
+        for entry in entries {
+            match entry {
+                Entry::Policy(_) => self.policies.pass().await,
+                Entry::Account(_) => self.accounts.pass().await,
+                Entry::Key(_) => {}
+            }
         }
+        // It may have gone down meanwhile.
+        self.pass().await?;
         self.inner.put(session, actor, entries).await?;
         self.fuse.wrote().await;
         Ok(())

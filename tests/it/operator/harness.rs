@@ -11,6 +11,7 @@ use franking::domain::directory::Named;
 use franking::domain::relay_config::{InstallationKeys, KeyBytes};
 use franking::ledger::Store;
 use franking::ledger::sqlite::{self, SqliteStore};
+use franking::operator::lease::Leadership;
 use franking::operator::{self, Dependencies, Endpoint, RelayState, Settings};
 use franking::runtime::clock::{Clock, ManualClock, SystemClock};
 use franking::runtime::health::Health;
@@ -157,6 +158,17 @@ impl Running {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        Self::start_as(None, fuse, kubeconfig, store, clock).await
+    }
+
+    /// The same, beside others where there is a leadership.
+    pub async fn start_as(
+        leadership: Option<Leadership>,
+        fuse: Arc<Fuse>,
+        kubeconfig: &Path,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("the operator's kubeconfig");
         let options = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a config");
@@ -180,10 +192,16 @@ impl Running {
             name: "operator".to_owned(),
             place: None,
             courier: Arc::new(franking::upstream::Post::new("relay.franking.svc")),
-            leadership: None,
+            leadership,
         };
         let task = tokio::spawn(operator::run(dependencies, shutdown.clone()));
         Self { fuse, ledger, registry, endpoint: sender, relay: relay_sender, shutdown, task }
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(&mut self) -> Result<(), operator::Error> {
+        let ended = tokio::time::timeout(DEADLINE, &mut self.task).await;
+        ended.expect("the operator ends in time").expect("the operator does not panic")
     }
 
     pub async fn stop(self) {

@@ -185,6 +185,12 @@ async fn deletion_waits_for_a_ledger_that_is_down_unless_forced() {
     delete(&world.keys(), "forced").await;
     let sentence = waiting(world.keys(), "key", "LedgerUnavailable").await;
     assert!(sentence.contains("deletion waits"), "{sentence}");
+    world.account("account", json!({"displayName": "the shop"})).await;
+    waiting(world.accounts(), "account", "LedgerUnavailable").await;
+    let account = world.accounts().get("account").await.expect("the account");
+    let key = world.keys().get("key").await.expect("the key");
+    let sending = [account.status.and_then(|status| status.sending), key.status.and_then(|status| status.sending)];
+    assert_eq!(sending.map(|sending| sending.unwrap_or_default()), ["no", "no"]);
     merge_patch(&world.keys(), "forced", json!({"metadata": {"annotations": {"franking.io/force-delete": "true"}}}))
         .await;
     gone(world.keys(), "forced").await;
@@ -192,6 +198,8 @@ async fn deletion_waits_for_a_ledger_that_is_down_unless_forced() {
     running.ledger.down.store(false, Ordering::SeqCst);
     gone(world.keys(), "key").await;
     assert!(!world.may_send(&secret).await);
+    let account = ready(world.accounts(), "account").await;
+    assert_eq!(account.status.and_then(|status| status.sending).as_deref(), Some("yes"));
     world.clear().await;
     running.stop().await;
 }

@@ -5,6 +5,7 @@
 
 mod crash;
 mod credits;
+mod deposed;
 mod fairness;
 mod fuse;
 mod handover;

@@ -106,6 +106,30 @@ async fn a_place_of_this_period_is_kept_when_its_account_is_made_again() {
     assert!(sentence.contains("0 older ones and 1 more that had a place"), "{sentence}");
 }
 
+/// Both are judged before the directory knows of either.
+#[tokio::test]
+async fn an_older_account_that_moves_in_beside_a_new_one_takes_its_place() {
+    let _turn = alone().await;
+    let (world, running, _folder, _) = own("racing", None).await;
+    world.plain_policy("racing", json!({"perAccount": {"maxAccountsPerNamespace": 1}})).await;
+    world.plain_policy("raced-from", json!({})).await;
+    ready(world.policies(), "racing").await;
+    world.account("a", json!({"policyRef": {"name": "raced-from"}})).await;
+    ready(world.accounts(), "a").await;
+    running.ledger.accounts.shut();
+    world.account("b", json!({})).await;
+    world.account("a", json!({})).await;
+    running.ledger.accounts.reached_by(2).await;
+    running.ledger.accounts.open();
+    let sentence = stalled(world.accounts(), "b", "TooManyAccounts").await;
+    assert!(sentence.contains("allows 1 accounts"), "{sentence}");
+    ready(world.accounts(), "a").await;
+    world.clear().await;
+    delete(&world.policies(), "raced-from").await;
+    super::waits::gone(world.policies(), "raced-from").await;
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn accounts_that_moved_to_another_policy_in_this_period_count() {
     let _turn = alone().await;
@@ -230,7 +254,7 @@ async fn an_upstream_secret_must_exist_carry_the_label_and_hold_a_login() {
 #[tokio::test]
 async fn a_spec_that_only_the_check_can_refuse_is_refused_with_its_field() {
     let world = World::shared("invalid").await;
-    world.plain_policy("invalid", json!({"pool": {"timeZone": "Mars/Olympus"}})).await;
+    world.plain_policy("invalid", json!({"pool": {"timeZone": "Local"}})).await;
     let sentence = stalled(world.policies(), "invalid", "Invalid").await;
     assert!(sentence.contains("spec.pool.timeZone"), "{sentence}");
     world.account("a", json!({})).await;

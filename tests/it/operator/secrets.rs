@@ -66,6 +66,25 @@ async fn a_secret_has_what_programs_read_and_nothing_of_the_resource() {
 }
 
 #[tokio::test]
+async fn a_key_goes_although_the_secret_that_it_shared_became_immutable() {
+    let world = World::shared("adopted-immutable").await;
+    world.plain_policy("adopted-immutable", json!({})).await;
+    world.account("account", json!({})).await;
+    let shared = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "stringData": {"colour": "blue"},
+                        "metadata": {"name": "settings", "namespace": world.name}});
+    super::harness::apply_any(&world.client, shared).await;
+    world.key("key", "account", json!({"secret": {"adopt": true, "name": "settings", "type": "Opaque"}})).await;
+    ready(world.keys(), "key").await;
+    merge_patch(&world.secrets(), "settings", json!({"immutable": true})).await;
+    delete(&world.keys(), "key").await;
+    super::waits::gone(world.keys(), "key").await;
+    let left = world.secrets().get("settings").await.expect("it outlives the key");
+    assert!(left.metadata.annotations.unwrap_or_default().keys().all(|key| !key.starts_with("franking.io/")));
+    let told = super::waits::told(&world, "SecretImmutable").await;
+    assert!(told.note.is_some_and(|note| note.contains("Secret \"settings\"") && note.contains("password")));
+}
+
+#[tokio::test]
 async fn an_edited_password_is_replaced_and_the_old_one_works_for_the_overlap() {
     let world = World::shared("edited").await;
     let old = world.ready_key().await;

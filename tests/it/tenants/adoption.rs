@@ -18,6 +18,8 @@ async fn shop() -> (Cluster, User, User) {
         cluster.bind(TEAM, "franking-manager", user);
     }
     let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["database", "settings", "chart"],
+                        "verbs": ["create", "update", "delete"]},
+                       {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["absent"],
                         "verbs": ["update", "delete"]}]);
     let api = "rbac.authorization.k8s.io";
     for object in [
@@ -61,7 +63,7 @@ fn content(secret: &Value) -> [Value; 5] {
 async fn who_has_no_right_on_a_secret_has_none_through_a_key() {
     let (cluster, manager, owner) = shop().await;
     let franking = cluster.stage.home.start();
-    let rights = ["the verbs update and delete on secrets/database"];
+    let rights = ["the verbs create, update and delete on secrets/database"];
     let adopts = |name: &str| json!({"adopt": true, "name": name, "type": "Opaque"});
     refused(cluster.apply(&manager, &key("a", &adopts("database"))), &rights);
     refused(cluster.apply(&manager, &key("database", &json!({"adopt": true}))), &rights);
@@ -74,7 +76,9 @@ async fn who_has_no_right_on_a_secret_has_none_through_a_key() {
     refused(cluster.apply(&manager, &key("shared", &adopts("database"))), &rights);
     let mut more = adopts("settings");
     more["template"] = json!({"colour": "{{ .host }}"});
-    refused(cluster.apply(&manager, &key("shared", &more)), &["update and delete on secrets/settings"]);
+    refused(cluster.apply(&manager, &key("shared", &more)), &["create, update and delete on secrets/settings"]);
+    // One that is not there would be made: that takes the right to make it.
+    refused(cluster.apply(&owner, &key("maker", &adopts("absent"))), &["create, update and delete on secrets/absent"]);
     // What is not about the Secret is the manager's to change.
     let label = json!({"spec": {"label": "the shop"}}).to_string();
     let patch = ["patch", "subaccountapikey", "shared", "-n", TEAM, "--type=merge", "-p", &label];

@@ -73,6 +73,24 @@ fn an_account_that_stands_is_not_written_again() {
 }
 
 #[test]
+fn an_account_that_takes_a_place_has_younger_ones_judged_again() {
+    let counted = || seen_account(Some(policy(json!({"perAccount": {"maxAccountsPerNamespace": 2}}))));
+    let standing = |policy: u128, removed_at| {
+        Some(AccountEntry { policy: PolicyId(Uuid::from_u128(policy)), removed_at, ..standing_account() })
+    };
+    for (entry, arrives) in
+        [(None, true), (standing(1, Some(now())), true), (standing(9, None), true), (standing(1, None), false)]
+    {
+        let mut seen = counted();
+        seen.entry = entry;
+        let plan = sub_account::plan(&account(json!({"cap": {"credits": 3}})), &seen, now());
+        assert_eq!((letters(&plan).as_str(), plan.arrives_at.is_some()), ("P", arrives), "{:?}", seen.entry);
+    }
+    let uncounted = sub_account::plan(&account(json!({})), &seen_account(Some(policy(json!({})))), now());
+    assert_eq!((letters(&uncounted).as_str(), uncounted.arrives_at), ("P", None));
+}
+
+#[test]
 fn a_broken_policy_stops_no_account_that_it_had_taken() {
     let mut seen = seen_account(Some(policy(json!({"pool": {"timeZone": "Mars/Olympus"}}))));
     seen.entry = Some(standing_account());

@@ -164,6 +164,48 @@ fn a_shared_secret_is_let_go_as_it_was() {
 }
 
 #[test]
+fn a_shared_secret_that_became_immutable_is_let_go_with_what_was_added_to_it() {
+    for renamed in [false, true] {
+        let mut scene = Scene::new(json!({"secret": {"adopt": true}}));
+        scene.seen.secret = Some(
+            serde_json::from_value(json!({
+                "metadata": {"name": "printer", "resourceVersion": "1"}, "type": "servicebinding.io/smtp", "data": {"colour": "eA=="}
+            }))
+            .expect("a secret"),
+        );
+        scene.settle();
+        let mut shared = scene.seen.secret.clone().expect("the secret");
+        shared.immutable = Some(true);
+        let data = shared.data.clone();
+        scene.seen.others = vec![shared];
+        if renamed {
+            scene.set(json!({"secret": {"name": "other"}}));
+            scene.seen.secret = None;
+        } else {
+            scene.key.metadata.deletion_timestamp = scene.key.metadata.creation_timestamp.clone();
+        }
+        let plan = scene.plan();
+        let released = plan.steps.iter().find_map(|step| match step {
+            Step::PatchSecret { name, patch } if name == "printer" => Some(patch),
+            _ => None,
+        });
+        // The API server refuses a change of its data, and takes one of its labels and annotations.
+        let released = released.expect("it is let go");
+        assert!(
+            released.get("data").is_none() && released["metadata"]["annotations"]["franking.io/adopted"].is_null(),
+            "{released}"
+        );
+        assert_eq!(letters(&plan).ends_with('G'), !renamed);
+        let [notice] = plan.notices.as_slice() else { panic!("{:?}", plan.notices) };
+        assert_eq!((notice.warning, notice.reason.as_str()), (true, "SecretImmutable"));
+        assert!(
+            data.is_some_and(|data| data.contains_key("password")) && notice.note.contains("password"),
+            "{notice:?}"
+        );
+    }
+}
+
+#[test]
 fn a_key_ends_with_its_account_and_comes_back_with_it() {
     let mut scene = Scene::new(json!({}));
     scene.settle();
