@@ -239,6 +239,11 @@ pub struct KeyCounts {
     /// Keys that are Ready.
     #[schemars(range(min = 0))]
     pub active: i64,
+    /// Messages that Franking refused because these keys may not send as their sender, or because their sender cannot be
+    /// read: the sum of their `deniedSenders`. `usage.refused` is what the upstream refused.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub denied_messages: i64,
 }
 
 /// An account that makes sense by itself; whether its policy takes it is for the policy to say.
