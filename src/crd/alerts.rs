@@ -9,8 +9,14 @@ use crate::domain::alert::Thresholds;
 use crate::domain::sender::Address;
 use crate::domain::webhook::HookUrl;
 
-/// Addresses of one notice: each is a transaction with the smarthost.
+/// Addresses of one notice to the policy's people: each is a transaction with the smarthost.
 const RECIPIENTS_MAX: usize = 10;
+/// Addresses of one notice to an account's people: tenants may write them, and the platform's smarthost mails them.
+const ACCOUNT_RECIPIENTS_MAX: usize = 5;
+/// Characters that structure a header or a command (RFC 5322 §3.4) are in no bare address. `check()` knows the rest.
+const ADDRESSES_RULE: &str =
+    r#"self.all(address, address.matches('^[^@\\s<>,;:\\x00-\\x1f\\x7f]+@[^@\\s<>,;:\\x00-\\x1f\\x7f]+$'))"#;
+const ADDRESSES_FIX: &str = "write bare mail addresses such as ops@example.com";
 /// Thresholds of one limit. Four are usual.
 const THRESHOLDS_MAX: usize = 10;
 
@@ -41,8 +47,7 @@ pub struct AlertEmail {
     #[schemars(length(min = 1, max = 10), inner(length(min = 3, max = 320)))]
     #[x_kube(
         merge_strategy = ListMerge::Set,
-        validation = Rule::new(r"self.all(address, address.matches('^[^@\\s<>]+@[^@\\s<>]+$'))")
-            .message("write bare mail addresses such as ops@example.com")
+        validation = Rule::new(ADDRESSES_RULE).message(ADDRESSES_FIX)
     )]
     pub to: Vec<String>,
     /// Who sends it; the smarthost must take mail from this address. franking@ the first of senders.domains where
@@ -52,6 +57,30 @@ pub struct AlertEmail {
     #[x_kube(validation = Rule::new(r"self.matches('^[^@\\s<>]+@[^@\\s<>]+$')")
         .message("write a bare mail address such as franking@example.com"))]
     pub from: Option<String>,
+}
+
+/// Who of the account's own people is told when its cap, its prepaid credits or its spend limit run short.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountAlerts {
+    /// Mail at 75, 90 and 100 % of a limit, and when it is used up, each once in a period; of several that are passed at
+    /// once the highest. It is sent through the upstream of the account's policy, from the address that the policy's
+    /// notices have, and costs no credits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<AccountAlertEmail>,
+}
+
+/// Mail to the people of one account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountAlertEmail {
+    /// Who gets it, at most five.
+    #[schemars(length(min = 1, max = 5), inner(length(min = 3, max = 320)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new(ADDRESSES_RULE).message(ADDRESSES_FIX)
+    )]
+    pub to: Vec<String>,
 }
 
 /// Where a webhook goes.
@@ -109,16 +138,31 @@ impl Alerts {
 
 impl AlertEmail {
     fn check(&self, field: &str) -> Result<CheckedMail, Problem> {
-        let address = |text: &String, field: String| Address::parse(text).map_err(|fix| Problem::new(field, fix));
-        if self.to.is_empty() || self.to.len() > RECIPIENTS_MAX {
-            return Err(Problem::new(format!("{field}.to"), format!("write 1 to {RECIPIENTS_MAX} addresses")));
-        }
-        let to = self.to.iter().enumerate().map(|(index, text)| address(text, format!("{field}.to[{index}]")));
         Ok(CheckedMail {
-            to: to.collect::<Result<_, _>>()?,
+            to: addresses(&self.to, RECIPIENTS_MAX, &format!("{field}.to"))?,
             from: self.from.as_ref().map(|text| address(text, format!("{field}.from"))).transpose()?,
         })
     }
+}
+
+impl AccountAlerts {
+    /// The addresses that are told, none where there is no mail.
+    pub(super) fn check(&self, field: &str) -> Result<Vec<Address>, Problem> {
+        let Some(email) = &self.email else { return Ok(Vec::new()) };
+        addresses(&email.to, ACCOUNT_RECIPIENTS_MAX, &format!("{field}.email.to"))
+    }
+}
+
+fn addresses(to: &[String], max: usize, field: &str) -> Result<Vec<Address>, Problem> {
+    if to.is_empty() || to.len() > max {
+        return Err(Problem::new(field, format!("write 1 to {max} addresses")));
+    }
+    to.iter().enumerate().map(|(index, text)| address(text, format!("{field}[{index}]"))).collect()
+}
+
+/// The sentence does not repeat the address: it goes into conditions, Events and the log.
+fn address(text: &str, field: String) -> Result<Address, Problem> {
+    Address::parse(text).map_err(|_| Problem::new(field, "write a bare mail address such as ops@example.com"))
 }
 
 impl AlertWebhook {

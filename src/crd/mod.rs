@@ -34,7 +34,9 @@ use std::fmt;
 
 pub use account_cap::{CapRefusal, account_limit};
 pub use account_terms::{AccountTerms, MissingField, account_terms};
-pub use alerts::{AlertEmail, AlertWebhook, Alerts, CheckedAlerts, CheckedMail, CheckedWebhook};
+pub use alerts::{
+    AccountAlertEmail, AccountAlerts, AlertEmail, AlertWebhook, Alerts, CheckedAlerts, CheckedMail, CheckedWebhook,
+};
 pub use api_key::{
     CheckedKey, CheckedRotation, CredentialStatus, DeniedSendersStatus, Rotation, SubAccountApiKey,
     SubAccountApiKeySpec, SubAccountApiKeyStatus,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
 
+use super::alerts::AccountAlerts;
 use super::cost::CostStatus;
 use super::limit::{Cap, CheckedCap, CreditStatus, SpendStatus, UsageStatus};
 use super::prepaid::Prepaid;
@@ -19,7 +20,7 @@ use super::{Problem, is_false, sender_patterns, suspension};
 use crate::domain::credit::{self, Rate};
 use crate::domain::directory::Suspension;
 use crate::domain::money::{self, MINOR_MAX};
-use crate::domain::sender::SenderPattern;
+use crate::domain::sender::{Address, SenderPattern};
 
 /// One sender of a shared plan: a customer, a department or an application.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,6 +106,9 @@ pub struct SubAccountSpec {
     /// How fast this account may send, all its keys together. Where the policy has one too, the slower holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
+    /// Who of the account's own people is told when its credits run short. The policy's alerts tell the platform's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alerts: Option<AccountAlerts>,
     /// True stops all keys of this account within a second. Nothing is deleted.
     #[serde(default, skip_serializing_if = "is_false")]
     pub suspended: bool,
@@ -235,6 +239,11 @@ pub struct KeyCounts {
     /// Keys that are Ready.
     #[schemars(range(min = 0))]
     pub active: i64,
+    /// Messages that Franking refused because these keys may not send as their sender, or because their sender cannot be
+    /// read: the sum of their `deniedSenders`. `usage.refused` is what the upstream refused.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub denied_messages: i64,
 }
 
 /// An account that makes sense by itself; whether its policy takes it is for the policy to say.
@@ -250,6 +259,8 @@ pub struct CheckedAccount {
     pub rate: Option<Rate>,
     /// None written = not narrowed by itself.
     pub allowed_senders: Vec<SenderPattern>,
+    /// Its own people who hear of its thresholds by mail.
+    pub alert_recipients: Vec<Address>,
     pub suspended: Option<Suspension>,
     pub deletion: DeletionPolicy,
 }
@@ -268,6 +279,7 @@ impl SubAccountSpec {
                 .transpose()?,
             rate: self.rate_limit.map(|rate| rate.check("spec.rateLimit")).transpose()?,
             allowed_senders: sender_patterns(&self.allowed_senders)?,
+            alert_recipients: self.alerts.as_ref().map_or(Ok(Vec::new()), |alerts| alerts.check("spec.alerts"))?,
             suspended: suspension(self.suspended, self.suspend_reason.as_deref())?,
             deletion: self.deletion_policy.unwrap_or_default(),
         })

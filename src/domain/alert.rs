@@ -6,6 +6,8 @@
 
 /// The thresholds of who names none, in percent.
 const DEFAULT: [u8; 4] = [50, 75, 90, 100];
+/// Those of an account's own people, whatever its policy's are.
+const OF_ACCOUNTS: [u8; 3] = [75, 90, 100];
 
 /// Percents of a limit that are told, in growing order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +20,11 @@ impl Default for Thresholds {
 }
 
 impl Thresholds {
+    /// Those that an account's own people hear of.
+    pub fn of_accounts() -> Self {
+        Self(OF_ACCOUNTS.to_vec())
+    }
+
     /// From 1 to 100, in any order; twice the same is the same. None at all means that nothing is told.
     pub fn new(percents: impl IntoIterator<Item = i32>) -> Result<Self, String> {
         let percent = |percent: i32| u8::try_from(percent).ok().filter(|percent| (1..=100).contains(percent));

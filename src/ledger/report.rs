@@ -70,7 +70,7 @@ pub struct Notice {
     pub topic: Topic,
     /// In percent; 0 marks where a count begins.
     pub threshold: u8,
-    /// The holder's policy, whose alerts say who is told.
+    /// The holder's policy, whose alerts say who of the platform is told, and whose upstream carries the mail.
     pub policy: PolicyId,
     pub granted: i64,
     pub used: i64,
@@ -103,18 +103,22 @@ impl fmt::Display for Notice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Channel {
     Event,
+    /// To the policy's people.
     Mail,
+    /// To the account's own people.
+    AccountMail,
     Webhook,
 }
 
 impl Channel {
-    pub const ALL: [Self; 3] = [Self::Event, Self::Mail, Self::Webhook];
+    pub const ALL: [Self; 4] = [Self::Event, Self::Mail, Self::AccountMail, Self::Webhook];
 
     /// The word used in the ledger's tables and in metric labels.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Event => "event",
             Self::Mail => "mail",
+            Self::AccountMail => "account_mail",
             Self::Webhook => "webhook",
         }
     }

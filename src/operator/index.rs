@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use jiff::Timestamp;
 
 use super::watch::Name;
+use crate::crd::KeyCounts;
 
 /// What others need to know of an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct KeyFacts {
     /// In the key's namespace.
     pub account: String,
     pub ready: bool,
+    /// Messages that were refused for their sender, as its status has it.
+    pub denied_messages: i64,
 }
 
 /// The accounts of one policy, counted.
@@ -149,12 +152,17 @@ impl Index {
         account
     }
 
-    /// How many keys an account has, and how many of them are ready.
-    pub fn count_keys(&self, account: &Name) -> (i64, i64) {
-        self.keys_of_account(account)
-            .iter()
-            .filter_map(|key| self.keys.get(key))
-            .fold((0, 0), |(total, ready), facts| (total + 1, ready + i64::from(facts.ready)))
+    /// How many keys an account has, how many of them are ready, and how many of their messages were refused for their
+    /// sender.
+    pub fn count_keys(&self, account: &Name) -> KeyCounts {
+        self.keys_of_account(account).iter().filter_map(|key| self.keys.get(key)).fold(
+            KeyCounts::default(),
+            |counts, facts| KeyCounts {
+                total: counts.total + 1,
+                active: counts.active + i64::from(facts.ready),
+                denied_messages: counts.denied_messages.saturating_add(facts.denied_messages),
+            },
+        )
     }
 
     /// Returns the key that the Secret belonged to before.
@@ -348,6 +356,20 @@ mod tests {
         assert!(index.set_account(&first, Some(AccountFacts { suspended: true, ..plain(1) })).is_empty());
         assert!(index.set_account(&elsewhere, None).is_empty());
         assert_eq!(index.set_account(&first, Some(AccountFacts { policy: "other".into(), ..plain(1) })), waiting);
+    }
+
+    #[test]
+    fn an_account_counts_its_keys_and_what_was_refused_of_them() {
+        let mut index = Index::default();
+        let key = |account: &str, ready, denied_messages| KeyFacts { account: account.into(), ready, denied_messages };
+        let (first, second, shop) = (Name::new("a", "first"), Name::new("a", "second"), Name::new("a", "shop"));
+        index.set_key(&first, Some(key("shop", true, 2)));
+        index.set_key(&second, Some(key("shop", false, 5)));
+        index.set_key(&Name::new("b", "first"), Some(key("shop", true, 9)));
+        assert_eq!(index.count_keys(&shop), KeyCounts { total: 2, active: 1, denied_messages: 7 });
+        assert_eq!(index.set_key(&first, Some(key("shop", true, 3))), Some(shop.clone()), "its account counts again");
+        index.set_key(&second, Some(key("other", false, 5)));
+        assert_eq!(index.count_keys(&shop), KeyCounts { total: 1, active: 1, denied_messages: 3 });
     }
 
     #[test]

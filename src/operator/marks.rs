@@ -30,7 +30,12 @@ pub fn account_facts(account: &SubAccount) -> AccountFacts {
 
 pub fn key_facts(key: &SubAccountApiKey) -> KeyFacts {
     let conditions = key.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    KeyFacts { account: key.spec.sub_account_ref.name.clone(), ready: is_true(conditions, ConditionType::Ready) }
+    let denied = key.status.as_ref().and_then(|status| status.denied_senders.as_ref());
+    KeyFacts {
+        account: key.spec.sub_account_ref.name.clone(),
+        ready: is_true(conditions, ConditionType::Ready),
+        denied_messages: denied.map_or(0, |denied| denied.messages),
+    }
 }
 
 fn account_conditions(account: &SubAccount) -> &[Condition] {

@@ -369,7 +369,7 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
             let account = context.references.account(name)?;
             let status = account.status()?;
             let count = context.references.index(|index| index.count_keys(name));
-            let counts = status.keys.is_none_or(|shown| (shown.total, shown.active) != count);
+            let counts = status.keys.is_none_or(|shown| shown != count);
             let policy = Ref::Policy(Name::new("", &account.spec.policy_ref.name));
             let others = match (context.holder_of(&policy), context.holder_of(what)) {
                 (Some(Holder::Policy(policy)), Some(Holder::Account(id))) => {

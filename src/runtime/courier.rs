@@ -3,11 +3,14 @@
 //! The operator decides what is told to whom and may not speak to the outside; the room `upstream` may, and knows
 //! nothing of thresholds. These are the words between them; `main` hands the one to the other.
 
+use std::fmt;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::domain::directory::{UpstreamEntry, UpstreamSecret};
-use crate::domain::id::PolicyId;
+use crate::domain::id::{AccountId, PolicyId};
 use crate::domain::sender::Address;
 use crate::domain::webhook::{HookUrl, SigningKey};
 
@@ -19,16 +22,35 @@ pub struct Via {
     pub secret: Option<UpstreamSecret>,
 }
 
-/// A mail of plain text. Subject and text are ours, without control characters but line ends in the text.
-#[derive(Clone, Debug)]
+/// Those for whom a mail goes out: what their addresses provoke at an upstream is held against them alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OnBehalfOf {
+    Platform,
+    /// An account, whose people choose the addresses.
+    Account {
+        account: AccountId,
+        namespace: Arc<str>,
+    },
+}
+
+/// A mail of plain text.
+#[derive(Clone)]
 pub struct Letter {
     pub from: Address,
     pub to: Vec<Address>,
+    pub on_behalf_of: OnBehalfOf,
     pub subject: String,
     pub text: String,
     /// The left part of its Message-ID, the same at every try.
     pub id: String,
     pub at: Timestamp,
+}
+
+/// Addresses belong in no log.
+impl fmt::Debug for Letter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Letter({}, {} recipients)", self.id, self.to.len())
+    }
 }
 
 /// Where a webhook goes.

@@ -4,18 +4,23 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use jiff::fmt::rfc2822;
+use jiff::Timestamp;
+use lettre::message::Mailbox;
+use lettre::message::header::{ContentType, HeaderName, HeaderValue, MIME_VERSION_1_0};
 use tokio::time::Instant;
 
 use super::{Forwarded, Message, Target, Tenant, UpstreamSettings, Upstreams, webhook};
 use crate::domain::sender::Address;
-use crate::runtime::courier::{Call, Courier, Delivery, Hook, Letter, Via};
+use crate::runtime::courier::{Call, Courier, Delivery, Hook, Letter, OnBehalfOf, Via};
 use crate::runtime::metrics::Registry;
 
 /// Connections to one upstream: notices are few and wait for each other.
 const CONNECTIONS: usize = 1;
 /// A mail of some kilobytes to a slow upstream. Notices behind it wait.
 const MAIL_LIMIT: Duration = Duration::from_secs(60);
+
+/// The sender's name, beside its address.
+const NAME: &str = "Franking";
 
 /// Carries mail by pools of its own, so that a flood of tenants' mail keeps no notice about it waiting.
 pub struct Post {
@@ -37,7 +42,14 @@ impl Courier for Post {
     /// One transaction for each recipient, so that one address that is refused keeps the notice from nobody else.
     async fn mail(&self, via: Via, letter: &Letter) -> Delivery {
         let target = Target { policy: via.policy, entry: via.entry, secret: via.secret };
-        let text = Bytes::from(render(letter, &self.hostname));
+        let text = match render(letter, &self.hostname) {
+            Ok(text) => Bytes::from(text),
+            Err(problem) => return Delivery::Failed(problem),
+        };
+        let tenant = match &letter.on_behalf_of {
+            OnBehalfOf::Platform => Tenant::platform(),
+            OnBehalfOf::Account { account, namespace } => Tenant { account: account.0, namespace: namespace.clone() },
+        };
         let (mut taken, mut problem) = (0, None);
         for recipient in &letter.to {
             let message = Message {
@@ -46,7 +58,7 @@ impl Courier for Post {
                 eight_bit: !text.is_ascii(),
                 smtputf8: !(letter.from.is_ascii() && recipient.is_ascii()),
                 body: text.clone(),
-                tenant: Tenant::platform(),
+                tenant: tenant.clone(),
             };
             match refusal(self.upstreams.forward(&target, message, Instant::now() + MAIL_LIMIT).await) {
                 None => taken += 1,
@@ -81,51 +93,116 @@ fn refusal(forwarded: Forwarded) -> Option<String> {
     }
 }
 
-/// RFC 5322, with CRLF line ends. RFC 3834 keeps robots from answering it.
-fn render(letter: &Letter, hostname: &str) -> String {
-    let to: Vec<String> = letter.to.iter().map(Address::to_string).collect();
-    let date = rfc2822::to_string(&letter.at.to_zoned(jiff::tz::TimeZone::UTC)).unwrap_or_default();
-    let head = [
-        format!("From: Franking <{}>", letter.from),
-        format!("To: {}", to.join(",\r\n ")),
-        format!("Subject: {}", letter.subject),
-        format!("Date: {date}"),
-        format!("Message-ID: <{}@{hostname}>", letter.id),
-        "Auto-Submitted: auto-generated".to_owned(),
-        "MIME-Version: 1.0".to_owned(),
-        "Content-Type: text/plain; charset=utf-8".to_owned(),
-        "Content-Transfer-Encoding: 8bit".to_owned(),
-    ];
-    let lines = head.iter().map(String::as_str).chain([""]).chain(letter.text.lines());
-    lines.flat_map(|line| [line, "\r\n"]).collect()
+/// The mail as it goes over the wire: RFC 5322, and by RFC 3834 no robot answers it. The library encodes whatever a header
+/// cannot hold, line ends among it.
+fn render(letter: &Letter, hostname: &str) -> Result<Vec<u8>, String> {
+    let mailbox = |name: Option<&str>, address: &Address| {
+        let address = address.to_string().parse::<lettre::Address>();
+        let address = address.map_err(|_| "an address of it cannot be written into a header".to_owned())?;
+        Ok::<_, String>(Mailbox::new(name.map(str::to_owned), address))
+    };
+    let mut message = lettre::Message::builder().from(mailbox(Some(NAME), &letter.from)?);
+    for to in &letter.to {
+        message = message.to(mailbox(None, to)?);
+    }
+    let auto_submitted = HeaderName::new_from_ascii_str("Auto-Submitted");
+    let message = message
+        .subject(&letter.subject)
+        // The library panics over times before 1970.
+        .date(letter.at.max(Timestamp::UNIX_EPOCH).into())
+        .message_id(Some(format!("<{}@{hostname}>", letter.id)))
+        .raw_header(HeaderValue::new(auto_submitted, "auto-generated".to_owned()))
+        .header(MIME_VERSION_1_0)
+        .header(ContentType::TEXT_PLAIN)
+        .body(letter.text.clone())
+        .map_err(|error| format!("it cannot be written as a mail: {error}"))?;
+    let mut octets = message.formatted();
+    if !octets.ends_with(b"\r\n") {
+        octets.extend_from_slice(b"\r\n");
+    }
+    Ok(octets)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_letter_is_a_mail_with_crlf_line_ends() {
-        let address = |text| Address::parse(text).expect("an address");
-        let letter = Letter {
+    const HOST: &str = "relay.example.com";
+
+    fn letter(to: &[&str]) -> Letter {
+        let address = |text: &str| Address::parse(text).expect("an address");
+        Letter {
             from: address("franking@example.com"),
-            to: vec![address("a@example.com"), address("b@example.com")],
+            to: to.iter().map(|text| address(text)).collect(),
+            on_behalf_of: OnBehalfOf::Platform,
             subject: "Credits of acme at 90 %".to_owned(),
             text: "One line.\nAnother.\n".to_owned(),
             id: "notice-1".to_owned(),
             at: "2026-11-22T06:30:00Z".parse().expect("a time"),
-        };
+        }
+    }
+
+    fn rendered(letter: &Letter) -> String {
+        String::from_utf8(render(letter, HOST).expect("a mail")).expect("text")
+    }
+
+    #[test]
+    fn a_letter_is_a_mail_with_crlf_line_ends() {
         let expected = "From: Franking <franking@example.com>\r\n\
-            To: a@example.com,\r\n b@example.com\r\n\
+            To: a@example.com, b@example.com\r\n\
             Subject: Credits of acme at 90 %\r\n\
             Date: Sun, 22 Nov 2026 06:30:00 +0000\r\n\
             Message-ID: <notice-1@relay.example.com>\r\n\
             Auto-Submitted: auto-generated\r\n\
             MIME-Version: 1.0\r\n\
             Content-Type: text/plain; charset=utf-8\r\n\
-            Content-Transfer-Encoding: 8bit\r\n\
+            Content-Transfer-Encoding: 7bit\r\n\
             \r\n\
             One line.\r\nAnother.\r\n";
-        assert_eq!(render(&letter, "relay.example.com"), expected);
+        assert_eq!(rendered(&letter(&["a@example.com", "b@example.com"])), expected);
+    }
+
+    #[test]
+    fn nothing_in_a_letter_adds_a_header_or_ends_the_head() {
+        let mut hostile = letter(&["a@example.com"]);
+        hostile.subject = "90 %\r\nBcc: c@example.org\r\n\r\nbody\u{0}\u{85}\u{2028}ü".to_owned();
+        hostile.id = "notice-1>\r\nReply-To: <c@example.org".to_owned();
+        hostile.text = "no end".to_owned();
+        let mail = rendered(&hostile);
+        let (head, body) = mail.split_once("\r\n\r\n").expect("a head and a body");
+        assert_eq!(body, "no end\r\n");
+        let names: Vec<&str> = head
+            .split("\r\n")
+            .filter(|line| !line.starts_with(' '))
+            .map(|line| line.split(':').next().unwrap())
+            .collect();
+        let expected = [
+            "From",
+            "To",
+            "Subject",
+            "Date",
+            "Message-ID",
+            "Auto-Submitted",
+            "MIME-Version",
+            "Content-Type",
+            "Content-Transfer-Encoding",
+        ];
+        assert_eq!(names, expected, "{mail}");
+        assert!(!head.replace("\r\n", "").contains(char::is_control), "{mail}");
+    }
+
+    #[test]
+    fn addresses_that_settings_may_hold_can_be_written() {
+        let long = format!("{}@{}.example", "l".repeat(64), "d".repeat(63));
+        let to = ["o'hara+x=y@example.com", "bücher@bücher.example", "a@localhost", &long];
+        let mail = rendered(&letter(&to));
+        for address in to {
+            assert!(mail.contains(address), "{address} is not in {mail}");
+        }
+        assert!(mail.split("\r\n").all(|line| line.len() <= 998));
+        // The longest words that names of Kubernetes make.
+        let mut longest = letter(&["a@example.com"]);
+        longest.subject = format!("[franking] account {}/{}: cap used up", "n".repeat(63), "a".repeat(253));
+        assert!(rendered(&longest).split("\r\n").all(|line| line.len() <= 998), "RFC 5322 §2.1.1");
     }
 }

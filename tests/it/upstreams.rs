@@ -244,6 +244,8 @@ async fn a_sender_that_is_not_allowed_is_told_on_its_key_once_and_its_domains_on
         let of_the_first = events().iter().filter(|event| event.contains("bank.example")).count();
         assert_eq!(of_the_first, 1, "{:?}", events());
         eventually("all of them", SAID, || (count() == "5").then_some(()));
+        let of_the_account = || house.get("subaccount/shop", "jsonpath={.status.keys.deniedMessages}");
+        eventually("all of them on the account", SAID, || (of_the_account() == "5").then_some(()));
     });
     assert_eq!(franking.stop(), 0, "{}", house.home.log());
 }

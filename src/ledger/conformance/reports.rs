@@ -210,6 +210,11 @@ pub async fn a_threshold_is_taken_once_in_a_period_on_each_way(place: &impl Plac
     assert_eq!(world.announce(&[(notice("2026-11", 75), vec![Channel::Webhook])]).await, [true]);
     assert_eq!(world.claim(Channel::Event).await.len(), 3);
     assert_eq!(world.claim(Channel::Webhook).await.len(), 1);
+    // The account's own people are told apart from the policy's.
+    assert_eq!(world.claim(Channel::AccountMail).await.len(), 0);
+    let own = [(notice("2026-11", 75), vec![Channel::AccountMail])];
+    assert_eq!((world.announce(&own).await, world.announce(&own).await), (vec![true], vec![false]));
+    assert_eq!((world.claim(Channel::AccountMail).await.len(), world.claim(Channel::Mail).await.len()), (1, 3));
 }
 
 pub async fn what_was_told_last_is_the_highest_of_the_newest_period(place: &impl Place) {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::see::spec_of;
-use crate::crd::{CheckedMail, CheckedPolicy, CheckedWebhook, Reason};
+use crate::crd::{CheckedPolicy, CheckedWebhook, Reason, SubAccount};
 use crate::domain::directory::{Entry, PolicyEntry};
 use crate::domain::id::{Holder, PolicyId};
 use crate::domain::sender::Address;
@@ -13,7 +13,7 @@ use crate::operator::observe::Context;
 use crate::operator::plan::alert::{Whose, Words, letter};
 use crate::operator::plan::{Notice, meta};
 use crate::operator::watch::Name;
-use crate::runtime::courier::{Call, Delivery, Hook, Letter, Via};
+use crate::runtime::courier::{Call, Delivery, Hook, Letter, OnBehalfOf, Via};
 
 /// The local part of the sender where the policy names none.
 const SENDER: &str = "franking";
@@ -123,6 +123,7 @@ impl Group<'_> {
             },
             Whose::Account { namespace, name: account } => {
                 match references.account(&Name::new(namespace.as_str(), account.as_str())) {
+                    Some(account) if is_anothers(&account, queued.notice.topic.holder) => return Went::Unwanted,
                     Some(account) => report.notice_once(account.as_ref(), &name, &notice, at).await,
                     None => return Went::Unwanted,
                 }
@@ -135,16 +136,61 @@ impl Group<'_> {
         }
     }
 
-    /// One mail for all of them.
+    /// None of them was tried: others of the policy took too long.
+    pub fn put_off(&self) -> Vec<Went> {
+        self.all(Went::Failed("not tried: the upstream is slow with other accounts' notices".to_owned()))
+    }
+
+    /// One mail for all of them, to the policy's people.
     pub async fn mail(&self) -> Vec<Went> {
         let plan = match self.plan().await {
             Ok(plan) => plan,
             Err(went) => return self.all(went),
         };
         let Some(mail) = &plan.spec.alerts.mail else { return self.all(Went::Unwanted) };
+        let place = Whose::Policy.named(&plan.entry.name);
+        self.one_mail(&plan, mail.to.clone(), OnBehalfOf::Platform, &place).await
+    }
+
+    /// One mail for all of them, which are of one account, to its own people.
+    pub async fn account_mail(&self) -> Vec<Went> {
+        let plan = match self.plan().await {
+            Ok(plan) => plan,
+            Err(went) => return self.all(went),
+        };
+        let Some(first) = self.queued.first() else { return Vec::new() };
+        let holder = first.notice.topic.holder;
+        let (account, namespace, name) = match (holder, self.whose(first).await) {
+            (Holder::Account(id), Ok(Whose::Account { namespace, name })) => (id, namespace, name),
+            (_, Ok(_)) => return self.all(Went::Unwanted),
+            (_, Err(went)) => return self.all(went),
+        };
+        let to = match self.people_of(holder, &Name::new(namespace.as_str(), name.as_str())) {
+            Ok(to) => to,
+            Err(went) => return self.all(went),
+        };
+        let place = Whose::Account { namespace: namespace.clone(), name }.named(&plan.entry.name);
+        let on_behalf_of = OnBehalfOf::Account { account, namespace: namespace.into() };
+        self.one_mail(&plan, to, on_behalf_of, &place).await
+    }
+
+    /// The addresses that the account names now.
+    fn people_of(&self, holder: Holder, name: &Name) -> Result<Vec<Address>, Went> {
+        let account = self.context.references.account(name).ok_or(Went::Unwanted)?;
+        if account.status.is_none() {
+            return Err(Went::Failed("its account has no status yet".to_owned()));
+        }
+        if is_anothers(&account, holder) {
+            return Err(Went::Unwanted);
+        }
+        let spec = account.spec.check().map_err(|_| Went::Failed("its account is not valid".to_owned()))?;
+        if spec.alert_recipients.is_empty() { Err(Went::Unwanted) } else { Ok(spec.alert_recipients) }
+    }
+
+    async fn one_mail(&self, plan: &Plan, to: Vec<Address>, on_behalf_of: OnBehalfOf, place: &str) -> Vec<Went> {
         let (mut sentences, mut said) = (Vec::new(), Vec::with_capacity(self.queued.len()));
         for queued in self.queued {
-            said.push(match self.words(&plan, queued).await {
+            said.push(match self.words(plan, queued).await {
                 Ok(words) => {
                     sentences.push(words.sentence(&queued.notice));
                     None
@@ -155,26 +201,31 @@ impl Group<'_> {
         if sentences.is_empty() {
             return said.into_iter().flatten().collect();
         }
-        let went = self.one_mail(&plan, mail, &sentences).await.unwrap_or_else(Went::Failed);
+        let (subject, text) = letter(place, &sentences);
+        let went = self.post(plan, to, on_behalf_of, subject, text).await.unwrap_or_else(Went::Failed);
         said.into_iter().map(|unsaid| unsaid.unwrap_or_else(|| went.clone())).collect()
     }
 
-    async fn one_mail(&self, plan: &Plan, mail: &CheckedMail, sentences: &[String]) -> Result<Went, String> {
+    async fn post(
+        &self,
+        plan: &Plan,
+        to: Vec<Address>,
+        on_behalf_of: OnBehalfOf,
+        subject: String,
+        text: String,
+    ) -> Result<Went, String> {
         let first = self.queued.first().ok_or("there is nothing to say")?;
-        let (subject, text) = letter(&plan.entry.name, sentences);
-        let letter = Letter {
-            from: self.sender(plan, mail)?,
-            to: mail.to.clone(),
-            subject,
-            text,
-            id: first.notice.to_string(),
-            at: first.at,
+        // Two mails may tell of one notice, and whoever gets both shall not lose one as a copy of the other.
+        let id = match &on_behalf_of {
+            OnBehalfOf::Platform => first.notice.to_string(),
+            OnBehalfOf::Account { .. } => format!("{}-own", first.notice),
         };
+        let letter = Letter { from: self.sender(plan)?, to, on_behalf_of, subject, text, id, at: first.at };
         Ok(self.context.notices.courier.mail(self.via(&plan.entry)?, &letter).await.into())
     }
 
-    fn sender(&self, plan: &Plan, mail: &CheckedMail) -> Result<Address, String> {
-        if let Some(from) = &mail.from {
+    fn sender(&self, plan: &Plan) -> Result<Address, String> {
+        if let Some(from) = plan.spec.alerts.mail.as_ref().and_then(|mail| mail.from.as_ref()) {
             return Ok(from.clone());
         }
         let host = || self.context.endpoint.borrow().host.clone();
@@ -242,5 +293,37 @@ impl Group<'_> {
         let key = text("secret").ok_or_else(|| format!("the Secret \"{name}\" lacks secret"))?;
         let key = SigningKey::parse(&key).map_err(|problem| format!("secret in the Secret \"{name}\" {problem}"))?;
         Ok(Hook { url: webhook.url.clone(), key, ca_pem: text("ca.crt") })
+    }
+}
+
+/// Says whether the object is another account than the one that was noticed: a namespace that was deleted and made again is
+/// a new tenant, who is told nothing of the old one.
+fn is_anothers(account: &SubAccount, noticed: Holder) -> bool {
+    let id = account.status.as_ref().and_then(|status| status.account_id.as_deref());
+    id.is_some_and(|id| id != noticed.uuid().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::id::AccountId;
+
+    #[test]
+    fn an_account_of_the_same_name_in_a_namespace_that_was_made_again_is_another() {
+        let account = |status| {
+            let object = json!({
+                "apiVersion": "franking.io/v1alpha1", "kind": "SubAccount", "metadata": {"name": "shop", "namespace": "team"},
+                "spec": {"policyRef": {"name": "plan"}}, "status": status
+            });
+            serde_json::from_value::<SubAccount>(object).expect("an account")
+        };
+        let (old, new) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let noticed = Holder::Account(AccountId(old));
+        assert!(!is_anothers(&account(json!({"accountId": old.to_string()})), noticed));
+        assert!(is_anothers(&account(json!({"accountId": new.to_string()})), noticed));
+        assert!(!is_anothers(&account(json!(null)), noticed), "nothing was seen of it yet");
     }
 }

@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use crate::crd::{CheckedAlerts, CheckedPolicy};
+use crate::domain::alert::Thresholds;
 use crate::domain::credit::Meter;
 use crate::domain::id::{Holder, PolicyId};
 use crate::ledger::report::{Channel, NOTICES_MAX, Topic};
 use crate::ledger::store::Balance;
 use crate::operator::error::{Error, Result};
 use crate::operator::observe::Context;
-use crate::operator::plan::alert::{self, Known};
+use crate::operator::plan::alert::{self, Audience, Heard, Known};
 use crate::operator::references::Ref;
 use crate::operator::watch::Name;
 
@@ -28,20 +29,17 @@ impl Watch {
     /// Announces what these figures cross. Where that fails nothing was seen.
     pub async fn look(&mut self, context: &Context, balances: &[Balance], now: Timestamp) -> Result<()> {
         self.learn(context, balances).await?;
-        let mut plans = HashMap::new();
+        let (mut plans, of_accounts) = (HashMap::new(), Thresholds::of_accounts());
         let (mut seen, mut found) = (HashMap::new(), Vec::new());
         for balance in balances {
             let holder = balance.lot.holder;
-            let Some((policy, name)) = policy_of(context, holder) else { continue };
+            let Some(Watched { policy, name, names_people }) = watched(context, holder) else { continue };
             let alerts = plans.entry(policy).or_insert_with(|| alerts_of(context, &name));
             let mut known = self.known.get(&holder).cloned().unwrap_or_default();
-            let notices = alert::look(balance, policy, &alerts.thresholds, &mut known, now);
+            let heard = Heard { platform: &alerts.thresholds, account: names_people.then_some(&of_accounts) };
+            let notices = alert::look(balance, policy, heard, &mut known, now);
             seen.insert(holder, known);
-            found.extend(notices.into_iter().map(|notice| {
-                // A mark is remembered and sent nowhere.
-                let ways = if notice.threshold == 0 { Vec::new() } else { ways(alerts) };
-                (notice, ways)
-            }));
+            found.extend(notices.into_iter().map(|(notice, audiences)| (notice, ways(alerts, &audiences))));
         }
         for some in found.chunks(NOTICES_MAX) {
             let fresh = context.books.announce(some).await.map_err(Error::ledger("announcing thresholds"))?;
@@ -79,15 +77,27 @@ impl Watch {
     }
 }
 
-/// The policy of a holder whose thresholds are told of, with its name.
-fn policy_of(context: &Context, holder: Holder) -> Option<(PolicyId, String)> {
-    let name = match context.object_of(holder)? {
-        Ref::Policy(name) => name.name,
-        Ref::Account(name) => context.references.account(&name)?.spec.policy_ref.name.clone(),
+/// A holder whose thresholds are told of.
+struct Watched {
+    policy: PolicyId,
+    /// The policy's.
+    name: String,
+    /// Says whether it is an account whose alerts name people of its own.
+    names_people: bool,
+}
+
+fn watched(context: &Context, holder: Holder) -> Option<Watched> {
+    let (name, names_people) = match context.object_of(holder)? {
+        Ref::Policy(name) => (name.name, false),
+        Ref::Account(name) => {
+            let account = context.references.account(&name)?;
+            let email = account.spec.alerts.as_ref().and_then(|alerts| alerts.email.as_ref());
+            (account.spec.policy_ref.name.clone(), email.is_some())
+        }
         Ref::Key(_) => return None,
     };
     match context.holder_of(&Ref::Policy(Name::new("", &name)))? {
-        Holder::Policy(id) => Some((id, name)),
+        Holder::Policy(policy) => Some(Watched { policy, name, names_people }),
         Holder::Account(_) | Holder::Key(_) => None,
     }
 }
@@ -101,8 +111,15 @@ fn alerts_of(context: &Context, name: &str) -> CheckedAlerts {
     spec_of(context, name).map(|spec| spec.alerts).unwrap_or_default()
 }
 
-fn ways(alerts: &CheckedAlerts) -> Vec<Channel> {
-    let mail = alerts.mail.as_ref().map(|_| Channel::Mail);
-    let webhook = alerts.webhook.as_ref().map(|_| Channel::Webhook);
-    [Some(Channel::Event), mail, webhook].into_iter().flatten().collect()
+/// The ways to those who hear of a notice; none for a mark.
+fn ways(alerts: &CheckedAlerts, audiences: &[Audience]) -> Vec<Channel> {
+    let of = |audience: &Audience| match audience {
+        Audience::Platform => {
+            let mail = alerts.mail.as_ref().map(|_| Channel::Mail);
+            let webhook = alerts.webhook.as_ref().map(|_| Channel::Webhook);
+            [Some(Channel::Event), mail, webhook]
+        }
+        Audience::Account => [Some(Channel::AccountMail), None, None],
+    };
+    audiences.iter().flat_map(of).flatten().collect()
 }

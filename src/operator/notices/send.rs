@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
 
 use super::deliver::{Group, Went};
 use crate::domain::id::PolicyId;
@@ -20,6 +21,11 @@ const IDLE_PAUSE: Duration = Duration::from_secs(30);
 /// Events written at a time: with the pause as many in a second as statuses for figures.
 const EVENTS: usize = 25;
 const WEBHOOKS: usize = 100;
+/// Notices to accounts' people taken at a time: with the pause at most twenty mails in a second, of all policies.
+const ACCOUNT_MAILS: usize = 100;
+/// Within a round, the accounts of one policy are sent mail for this long: an upstream that is slow must not hold up the
+/// mail of other policies' accounts for minutes. Those that are left come at their next turn.
+const ACCOUNT_MAIL_LIMIT: Duration = Duration::from_secs(30);
 /// What is older is forgotten: longer than any period, and than most balances.
 const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(24 * 800);
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
@@ -30,6 +36,7 @@ pub async fn run(context: &Context) {
     tokio::join!(
         keep(context, Channel::Event),
         keep(context, Channel::Mail),
+        keep(context, Channel::AccountMail),
         keep(context, Channel::Webhook),
         forget(context)
     );
@@ -60,6 +67,7 @@ fn most(channel: Channel) -> usize {
         Channel::Event => EVENTS,
         // All that wait for one policy go in one mail.
         Channel::Mail => NOTICES_MAX,
+        Channel::AccountMail => ACCOUNT_MAILS,
         Channel::Webhook => WEBHOOKS,
     }
 }
@@ -82,27 +90,50 @@ async fn forget(context: &Context) {
 async fn round(context: &Context, channel: Channel, most: usize) -> Result<usize> {
     let claimed = context.books.claim_notices(channel, most).await.map_err(Error::ledger("claiming notices"))?;
     let taken = claimed.len();
-    let mut by_policy: BTreeMap<PolicyId, Vec<Queued>> = BTreeMap::new();
+    let mut by_policy: BTreeMap<PolicyId, Vec<Vec<Queued>>> = BTreeMap::new();
     let mut dead = Vec::new();
     for queued in claimed {
         // Whoever tried it last died over it.
         if queued.tries > NOTICE_TRIES {
             dead.push((queued, Went::Unwanted));
         } else {
-            by_policy.entry(queued.notice.policy).or_default().push(queued);
+            // In the order in which they were handed out, which is that of turns.
+            let groups = by_policy.entry(queued.notice.policy).or_default();
+            let is_theirs = |group: &&mut Vec<Queued>| !is_told_apart(channel) || is_of(group, &queued);
+            match groups.iter_mut().find(is_theirs) {
+                Some(group) => group.push(queued),
+                None => groups.push(vec![queued]),
+            }
         }
     }
     note(context, channel, dead).await?;
-    for (policy, queued) in by_policy {
-        let group = Group { context, policy, queued: &queued };
-        let went = match channel {
-            Channel::Event => group.events().await,
-            Channel::Mail => group.mail().await,
-            Channel::Webhook => group.webhooks().await,
-        };
-        note(context, channel, queued.into_iter().zip(went).collect()).await?;
+    for (policy, groups) in by_policy {
+        let begun = Instant::now();
+        for queued in groups {
+            let group = Group { context, policy, queued: &queued };
+            let went = match channel {
+                Channel::Event => group.events().await,
+                Channel::Mail => group.mail().await,
+                Channel::AccountMail if begun.elapsed() > ACCOUNT_MAIL_LIMIT => group.put_off(),
+                Channel::AccountMail => group.account_mail().await,
+                Channel::Webhook => group.webhooks().await,
+            };
+            note(context, channel, queued.into_iter().zip(went).collect()).await?;
+        }
     }
     Ok(taken)
+}
+
+fn is_of(group: &[Queued], queued: &Queued) -> bool {
+    group.first().is_some_and(|first| first.notice.topic.holder == queued.notice.topic.holder)
+}
+
+/// Says whether each holder's notices go by themselves, to readers of its own, and not with all of its policy's.
+fn is_told_apart(channel: Channel) -> bool {
+    match channel {
+        Channel::Event | Channel::Mail | Channel::Webhook => false,
+        Channel::AccountMail => true,
+    }
 }
 
 /// Notes at once what became of notices, so that a process that dies sends few of them again.

@@ -33,7 +33,7 @@ use super::upstreams::Upstreams;
 use super::watch::Name;
 use super::{Dependencies, Endpoint, RelayState, Settings};
 use crate::crd::{
-    AccountCounts, ConditionType, CreditPolicy, KeyCounts, SubAccount, SubAccountApiKey, account_terms, find_condition,
+    AccountCounts, ConditionType, CreditPolicy, SubAccount, SubAccountApiKey, account_terms, find_condition,
 };
 use crate::domain::credential::HashKey;
 use crate::domain::directory::Entry;
@@ -359,7 +359,7 @@ impl Context {
             Some(policy) => self.places(policy, [&name.namespace, &namespace.uid]).await?,
             None => Vec::new(),
         };
-        let (places, claimant, (total, active)) = self.references.index(|index| {
+        let (places, claimant, keys) = self.references.index(|index| {
             let accounts = index.in_namespace(policy_name, &name.namespace);
             let id = account.spec.external_id.as_ref();
             let claimant = id.and_then(|id| index.claimant(policy_name, id));
@@ -378,7 +378,7 @@ impl Context {
             claimant,
             places,
             gauge: self.gauge(holder, &[]).await?,
-            keys: KeyCounts { total, active },
+            keys,
             figures_granted,
         })
     }

@@ -53,35 +53,78 @@ pub fn meters(holder: Holder) -> &'static [Meter] {
     }
 }
 
-/// The notices that a balance gives rise to: those to be sent, and marks (threshold 0) to be remembered.
+/// The people who hear of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Those whom the policy's alerts name.
+    Platform,
+    /// Those whom the account's alerts name.
+    Account,
+}
+
+/// The thresholds that each audience hears of.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard<'a> {
+    pub platform: &'a Thresholds,
+    /// `None`: the account names nobody.
+    pub account: Option<&'a Thresholds>,
+}
+
+impl Heard<'_> {
+    /// The thresholds that are news, each with those who hear of it; several audiences may hear of one. One memory serves
+    /// both: what was told is the highest threshold of any, and one that is above it was told to nobody.
+    fn crossed(&self, used: i64, granted: i64, told: Option<u8>) -> Vec<(u8, Vec<Audience>)> {
+        let of = |thresholds: Option<&Thresholds>| thresholds?.crossed(used, granted, told);
+        match (of(Some(self.platform)), of(self.account)) {
+            (None, None) => Vec::new(),
+            (Some(platform), Some(account)) if platform == account => {
+                vec![(platform, vec![Audience::Platform, Audience::Account])]
+            }
+            (platform, account) => {
+                let heard = [(platform, Audience::Platform), (account, Audience::Account)];
+                let heard = heard.into_iter().filter_map(|(threshold, audience)| Some((threshold?, vec![audience])));
+                let mut heard: Vec<_> = heard.collect();
+                // The lower one first: should the ledger take only that, the other one is still above what was told.
+                heard.sort_unstable_by_key(|(threshold, _)| *threshold);
+                heard
+            }
+        }
+    }
+}
+
+/// The notices that a balance gives rise to, each with those who hear of it: nobody of a mark (threshold 0), which is
+/// only remembered.
 pub fn look(
     balance: &Balance,
     policy: PolicyId,
-    thresholds: &Thresholds,
+    heard: Heard<'_>,
     known: &mut HashMap<Meter, Known>,
     now: Timestamp,
-) -> Vec<Notice> {
+) -> Vec<(Notice, Vec<Audience>)> {
     let (lot, mut notices) = (&balance.lot, Vec::new());
     let holder = lot.holder;
     if meters(holder).is_empty() {
         return notices;
     }
     let topic = |meter: Meter, period: String| Topic { holder, meter, period };
-    let mut judge = |topic: Topic, [used, granted]: [i64; 2], told: Option<u8>| {
-        if let Some(threshold) = thresholds.crossed(used, granted, told) {
-            notices.push(Notice { topic, threshold, policy, granted, used });
+    let mut judge = |topic: &Topic, [used, granted]: [i64; 2], reached: i64, told: Option<u8>| {
+        for (threshold, audiences) in heard.crossed(reached, granted, told) {
+            notices.push((Notice { topic: topic.clone(), threshold, policy, granted, used }, audiences));
         }
     };
     if let Some(granted) = lot.granted {
         let topic = topic(lot.meter(), lot.window.key.to_string());
         let told = known.entry(topic.meter).or_default().told_in(&topic.period);
-        judge(topic, [lot.used(), granted], told);
+        judge(&topic, [lot.used(), granted], lot.used(), told);
     }
     if let Some(spend) = balance.spend {
         // For life, so another limit is another count.
         let topic = topic(Meter::AccountSpend, format!("limit-{}", spend.limit_micro / MICRO));
         let told = known.entry(topic.meter).or_default().told_in(&topic.period);
-        judge(topic, [spend.used_micro, spend.limit_micro], told);
+        // What is left may buy no credit more: then all of it counts as used, or nobody would hear of its end.
+        let is_exhausted = balance.exhausted().is_some_and(|exhausted| exhausted.meter == Meter::AccountSpend);
+        let reached = if is_exhausted { spend.limit_micro.max(spend.used_micro) } else { spend.used_micro };
+        judge(&topic, [spend.used_micro, spend.limit_micro], reached, told);
     }
     if let (Some(prepaid), Some(meter)) = (balance.prepaid, Meter::of_prepaid(holder)) {
         let known = known.entry(meter).or_default();
@@ -93,15 +136,16 @@ pub fn look(
         let topic = topic(meter, period);
         let told = known.told_in(&topic.period);
         let (used, full) = filling.used(prepaid.remaining);
-        if let Some(threshold) = thresholds.crossed(used, full, told) {
+        for (threshold, audiences) in heard.crossed(used, full, told) {
             // All of nothing is what is left when everything has expired.
             let (granted, used) = (filling.full, used.min(filling.full));
-            notices.push(Notice { topic: topic.clone(), threshold, policy, granted, used });
+            notices.push((Notice { topic: topic.clone(), threshold, policy, granted, used }, audiences));
         }
         if told.is_none() {
             // First, so that it is what the filling is read from again.
             let Filling { granted, full } = filling;
-            notices.insert(0, Notice { topic, threshold: 0, policy, granted, used: full });
+            let mark = Notice { topic, threshold: 0, policy, granted, used: full };
+            notices.insert(0, (mark, Vec::new()));
         }
     }
     notices
@@ -124,6 +168,16 @@ fn filling(known: &mut Known, prepaid: PrepaidBalance, now: Timestamp) -> (Filli
 pub enum Whose {
     Policy,
     Account { namespace: String, name: String },
+}
+
+impl Whose {
+    /// Such as `policy acme` or `account team/billing`.
+    pub fn named(&self, policy: &str) -> String {
+        match self {
+            Self::Policy => format!("policy {policy}"),
+            Self::Account { namespace, name } => format!("account {namespace}/{name}"),
+        }
+    }
 }
 
 /// What is said of a notice.
@@ -160,13 +214,13 @@ impl Words<'_> {
             (Meter::AccountSpend, None) => "minor units".to_owned(),
             (_, _) => "credits".to_owned(),
         };
-        let whose = match &self.whose {
-            Whose::Policy => format!("policy {}", self.policy),
-            Whose::Account { namespace, name } => format!("account {namespace}/{name}"),
-        };
+        let whose = self.whose.named(self.policy);
         let limit = Self::limit(notice.topic.meter);
         if granted == 0 {
             return format!("{whose}: no {limit} are left");
+        }
+        if notice.threshold == 100 && used < granted {
+            return format!("{whose}: {limit} used up ({used} of {granted} {unit}; what is left buys no credit)");
         }
         format!("{whose}: {limit} used up to {} % ({used} of {granted} {unit})", notice.threshold)
     }
@@ -193,11 +247,11 @@ impl Words<'_> {
     }
 }
 
-/// Subject and text of a mail about what happened in one policy.
-pub fn letter(policy: &str, sentences: &[String]) -> (String, String) {
+/// Subject and text of a mail about what happened in one place, such as `policy acme` or `account team/billing`.
+pub fn letter(place: &str, sentences: &[String]) -> (String, String) {
     let subject = match sentences {
         [one] => format!("[franking] {one}"),
-        many => format!("[franking] policy {policy}: {} limits run short", many.len()),
+        many => format!("[franking] {place}: {} limits run short", many.len()),
     };
     let mut text: String = sentences.iter().take(NAMED_MAX).map(|sentence| format!("- {sentence}\n")).collect();
     if sentences.len() > NAMED_MAX {
@@ -249,11 +303,12 @@ mod tests {
         fn sees(&mut self, balance: &Balance) -> Vec<(Meter, u8, i64, i64)> {
             self.1 += 60;
             let now = Timestamp::from_second(self.1).expect("a time");
-            let notices = look(balance, policy(), &Thresholds::default(), &mut self.0, now);
-            for notice in &notices {
+            let heard = Heard { platform: &Thresholds::default(), account: None };
+            let notices = look(balance, policy(), heard, &mut self.0, now);
+            for (notice, _) in &notices {
                 self.0.entry(notice.topic.meter).or_default().take(notice);
             }
-            let told = notices.into_iter().filter(|notice| notice.threshold > 0);
+            let told = notices.into_iter().map(|(notice, _)| notice).filter(|notice| notice.threshold > 0);
             told.map(|notice| (notice.topic.meter, notice.threshold, notice.used, notice.granted)).collect()
         }
 
@@ -323,6 +378,56 @@ mod tests {
     }
 
     #[test]
+    fn a_spend_limit_that_buys_no_credit_more_is_used_up() {
+        let mut watcher = Watcher(HashMap::new(), 0);
+        let spent = |used| {
+            let spend = SpendBalance { limit_micro: 100 * MICRO, used_micro: used * MICRO, unit_price: 30 * MICRO };
+            Balance { spend: Some(spend), ..balance(None, 0, NOVEMBER) }
+        };
+        let meter = Meter::AccountSpend;
+        assert_eq!(watcher.sees(&spent(60)), [(meter, 50, 60 * MICRO, 100 * MICRO)]);
+        assert_eq!(watcher.sees(&spent(90)), [(meter, 100, 90 * MICRO, 100 * MICRO)]);
+        assert_eq!(watcher.sees(&spent(90)), []);
+    }
+
+    #[test]
+    fn an_account_hears_of_its_own_thresholds_whatever_its_policy_says() {
+        // Thresholds with P for the platform's people and A for the account's, by what was used when it was looked at.
+        let hears = |percents: &[i32], account: Option<&Thresholds>, used: &[i64]| {
+            let platform = Thresholds::new(percents.iter().copied()).expect("percents");
+            let (mut known, mut all) = (HashMap::new(), Vec::new());
+            for used in used {
+                let heard = Heard { platform: &platform, account };
+                for (notice, audiences) in
+                    look(&balance(Some(100), *used, NOVEMBER), policy(), heard, &mut known, at(NOVEMBER))
+                {
+                    known.entry(notice.topic.meter).or_default().take(&notice);
+                    let letters = audiences.iter().map(|audience| match audience {
+                        Audience::Platform => 'P',
+                        Audience::Account => 'A',
+                    });
+                    all.push(format!("{}{}", notice.threshold, letters.collect::<String>()));
+                }
+            }
+            all.join(" ")
+        };
+        let own = Thresholds::of_accounts();
+        let usual = [50, 75, 90, 100];
+        let cases: [(&str, &[i32], &[i64], &str); 6] = [
+            ("the usual ones", &usual, &[50, 75, 95, 100], "50P 75PA 90PA 100PA"),
+            ("a policy that tells nothing", &[], &[50, 80, 100], "75A 100A"),
+            ("others of the policy", &[60, 95], &[70, 97], "60P 90A 95P"),
+            ("the account first", &[80], &[76, 81], "75A 80P"),
+            ("the policy first", &[70], &[70, 76], "70P 75A"),
+            ("used up at once", &[100], &[100, 100], "100PA"),
+        ];
+        for (what, policy, used, expected) in cases {
+            assert_eq!(hears(policy, Some(&own), used), expected, "{what}");
+        }
+        assert_eq!(hears(&usual, None, &[80, 100]), "75P 100P", "an account that names nobody");
+    }
+
+    #[test]
     fn it_is_said_whose_limit_and_how_much() {
         let topic = Topic {
             holder: Holder::Account(AccountId(Uuid::from_u128(2))),
@@ -340,10 +445,13 @@ mod tests {
         let money = Topic { meter: Meter::AccountSpend, ..notice.topic.clone() };
         let money = Notice { topic: money, granted: 2500 * MICRO, used: 2300 * MICRO, ..notice.clone() };
         assert!(words.sentence(&money).ends_with("spend limit used up to 90 % (2300 of 2500 minor units of EUR)"));
-        let (subject, text) = letter("acme", &[sentence.to_owned()]);
+        let dear = Notice { threshold: 100, ..money.clone() };
+        let dear = words.sentence(&dear);
+        assert!(dear.ends_with("spend limit used up (2300 of 2500 minor units of EUR; what is left buys no credit)"));
+        let (subject, text) = letter("policy acme", &[sentence.to_owned()]);
         assert_eq!(subject, format!("[franking] {sentence}"));
         assert!(text.starts_with(&format!("- {sentence}\n")));
-        let (subject, text) = letter("acme", &vec![sentence.to_owned(); NAMED_MAX + 5]);
+        let (subject, text) = letter("policy acme", &vec![sentence.to_owned(); NAMED_MAX + 5]);
         assert!(subject.contains("105 limits") && text.contains("and 5 more"));
         let queued = Queued { id: 1, notice, at: at(NOVEMBER), tries: 1 };
         let body: serde_json::Value = serde_json::from_slice(&words.body(&queued)).expect("json");

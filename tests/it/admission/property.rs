@@ -52,6 +52,7 @@ fn random(rng: &mut StdRng) -> Value {
         ("deletionPolicy", vec![json!("Retain"), json!("Purge")]),
         ("cap", vec![json!({"credits": 1})]),
         ("displayName", vec![json!("x")]),
+        ("alerts", vec![json!({"email": {"to": ["a@example.com"]}})]),
     ];
     for (field, values) in fields {
         if rng.random_bool(0.3) {

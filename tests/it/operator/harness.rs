@@ -221,6 +221,11 @@ impl Running {
         poll("reconciles", done).await;
     }
 
+    /// The metrics page as it is now.
+    pub fn metrics(&self) -> String {
+        render(&self.registry)
+    }
+
     pub async fn until_metric(&self, line: &str) {
         poll(line, || render(&self.registry).lines().any(|found| found == line)).await;
     }

@@ -17,9 +17,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::harness::{DEADLINE, Running, SYSTEM, World, alone, plane, store};
-use super::waits::{create, delete, gone, ready, until};
+use super::waits::{create, delete, gone, merge_patch, ready, until};
 use crate::support::receiver::{Posted, Receiver};
-use crate::support::sink::{Sink, SinkOptions};
+use crate::support::sink::{Act, At, Sink, SinkOptions};
 
 const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
@@ -88,10 +88,26 @@ impl Scene {
     /// Subjects of the mails so far.
     fn subjects(&self) -> Vec<String> {
         let subject = |body: &[u8]| {
-            let text = String::from_utf8_lossy(body).into_owned();
+            // Long headers are folded (RFC 5322 §2.2.3).
+            let text = String::from_utf8_lossy(body).replace("\r\n ", " ");
             text.lines().find_map(|line| line.strip_prefix("Subject: ").map(str::to_owned)).expect("a subject")
         };
         self.sink.messages().iter().map(|mail| subject(&mail.body)).collect()
+    }
+
+    /// Subjects of the mails to one address.
+    fn subjects_to(&self, address: &str) -> Vec<String> {
+        let all = self.sink.messages().into_iter().zip(self.subjects());
+        all.filter(|(mail, _)| mail.to == [address]).map(|(_, subject)| subject).collect()
+    }
+
+    /// Waits until the operator has seen the account's spec as it is.
+    async fn observed(&self, account: &str) {
+        until(self.world.accounts(), account, "its spec to be seen", |account| {
+            let account = account?;
+            (account.status.as_ref()?.observed_generation == account.metadata.generation).then_some(())
+        })
+        .await;
     }
 
     async fn events(&self, namespace: &str) -> Vec<String> {
@@ -196,6 +212,74 @@ async fn thresholds_are_told_once_on_every_way_also_over_a_restart() {
     scene.end().await;
     running.stop().await;
     assert_eq!(scene.receiver.posted().len(), 6);
+}
+
+#[tokio::test]
+async fn an_accounts_own_people_get_mail_at_its_thresholds() {
+    const PEOPLE: [&str; 2] = ["billing@example.org", "second@example.org"];
+    let _alone = alone().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut scene, running) = Scene::start("noticed", folder.path()).await;
+    let alerts = |alerts| json!({"spec": {"alerts": alerts}});
+    merge_patch(&scene.world.accounts(), "account", alerts(json!({"email": {"to": PEOPLE}}))).await;
+    scene.observed("account").await;
+
+    // Half is the policy's people's to know.
+    scene.send(26).await;
+    scene.sink.wait_for(1, DEADLINE).await;
+    scene.send(12).await;
+    scene.sink.wait_for(4, DEADLINE).await;
+    let told = |percent: u8, used: i64| {
+        format!("[franking] account noticed/account: cap used up to {percent} % ({used} of 50 credits)")
+    };
+    assert_eq!(scene.subjects_to("ops@example.net"), [told(50, 26), told(75, 38)]);
+    for address in PEOPLE {
+        assert_eq!(scene.subjects_to(address), [told(75, 38)], "{address}");
+    }
+    let mails = scene.sink.messages();
+    let theirs = mails.iter().find(|mail| mail.to == ["billing@example.org"]).expect("a mail");
+    let text = String::from_utf8_lossy(&theirs.body).into_owned();
+    assert!(text.contains("From: Franking <franking@example.com>\r\n"), "{text}");
+    assert!(text.contains("To: billing@example.org, second@example.org\r\n") && !text.contains("ops@"), "{text}");
+    assert_eq!(theirs.from, "franking@example.com");
+    running.until_metric("franking_notice_deliveries_total{channel=\"account_mail\",result=\"sent\"} 1").await;
+
+    // Another leader tells none of it again. Used up, and first refused by the upstream.
+    running.stop().await;
+    scene.sink.always(At::Recipient(0), Act::Reply("450 4.2.0 later"));
+    let store = scene.world.store.clone();
+    let running = Running::start(plane().kubeconfig(), store, Arc::new(scene.clock.clone()), None).await;
+    scene.send(12).await;
+    for channel in ["mail", "account_mail"] {
+        let line = format!("franking_notice_deliveries_total{{channel=\"{channel}\",result=\"failed\"}} 1");
+        running.until_metric(&line).await;
+    }
+    running.until_metric("franking_notice_deliveries_total{channel=\"event\",result=\"sent\"} 1").await;
+    running.stop().await;
+    scene.sink.behave();
+    scene.clock.advance(60);
+    let store = scene.world.store.clone();
+    let running = Running::start(plane().kubeconfig(), store, Arc::new(scene.clock.clone()), None).await;
+    scene.sink.wait_for(7, DEADLINE).await;
+    for address in PEOPLE {
+        assert_eq!(scene.subjects_to(address), [told(75, 38), told(100, 50)], "{address}");
+    }
+
+    // Whose address is taken off hears nothing more, and no address is anywhere but in the spec.
+    merge_patch(&scene.world.accounts(), "account", alerts(json!(null))).await;
+    scene.observed("account").await;
+    scene.clock.advance(32 * 86_400);
+    scene.send(48).await;
+    scene.sink.wait_for(8, DEADLINE).await;
+    assert_eq!(scene.subjects_to("ops@example.net").last(), Some(&told(90, 48)));
+    running.until_metric("franking_notice_deliveries_total{channel=\"event\",result=\"sent\"} 1").await;
+    scene.end().await;
+    let events = scene.events("noticed").await;
+    let metrics = running.metrics();
+    running.stop().await;
+    assert_eq!((scene.sink.count(), events.len()), (8, 4), "{events:?}");
+    assert!(!events.iter().any(|note| note.contains('@')), "{events:?}");
+    assert!(!metrics.contains("example.org"), "{metrics}");
 }
 
 #[tokio::test]

@@ -1,9 +1,11 @@
 //! Notices on the real wire.
 
+use franking::domain::id::AccountId;
 use franking::domain::webhook::{HookUrl, SigningKey};
-use franking::runtime::courier::{Call, Courier as _, Delivery, Hook, Letter, Via};
+use franking::runtime::courier::{Call, Courier as _, Delivery, Hook, Letter, OnBehalfOf, Via};
 use franking::upstream::Post;
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::{Scene, address};
 use crate::support::receiver::Receiver;
@@ -15,6 +17,7 @@ fn letter(to: &[&str]) -> Letter {
     Letter {
         from: address("franking@example.com"),
         to: to.iter().map(|text| address(text)).collect(),
+        on_behalf_of: OnBehalfOf::Platform,
         subject: "Credits of acme at 90 %".to_owned(),
         text: "A line.\n.\nAnother.\n".to_owned(),
         id: "notice-1".to_owned(),
@@ -54,6 +57,29 @@ async fn a_notice_is_sent_when_one_recipient_takes_it_and_failed_when_none_does(
         panic!("it was taken")
     };
     assert!(problem.contains("550") && !problem.contains("gone"), "{problem}");
+}
+
+#[tokio::test]
+async fn addresses_of_an_account_that_are_refused_hold_up_no_notice_to_others() {
+    let scene = Scene::new(SinkOptions::default()).await;
+    let post = Post::new("relay.example.com");
+    let of = |account: u128| Letter {
+        on_behalf_of: OnBehalfOf::Account { account: AccountId(Uuid::from_u128(account)), namespace: "shop".into() },
+        ..letter(&["gone@example.net"])
+    };
+    scene.sink.always(At::Recipient(0), Act::Reply("550 5.1.1 nobody of this name"));
+    for _ in 0..20 {
+        let refused = post.mail(via(&scene), &of(1)).await;
+        assert!(matches!(&refused, Delivery::Failed(problem) if !problem.contains("gone")), "{refused:?}");
+    }
+    scene.sink.behave();
+    assert_eq!(post.mail(via(&scene), &of(2)).await, Delivery::Sent);
+    assert_eq!(post.mail(via(&scene), &letter(&["ops@example.net"])).await, Delivery::Sent);
+}
+
+#[test]
+fn a_notice_in_a_log_names_no_address() {
+    assert_eq!(format!("{:?}", letter(&["gone@example.net"])), "Letter(notice-1, 1 recipients)");
 }
 
 fn hook(receiver: &Receiver, ca_pem: Option<String>) -> Hook {
