@@ -86,6 +86,23 @@ async fn the_stamp_is_the_user_who_changed_the_spec_and_no_client_writes_another
     }
 }
 
+/// As what was there before the policy: nobody is known to have made it, until its spec is changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_without_a_stamp_gets_none_by_an_annotation() {
+    let gate = Gate::set().await;
+    let bare = account("bare", &spec(&json!({})));
+    let create = ["create", "--as-group=system:masters", "-f", "-"];
+    gate.run("operator", &create, &forged(bare.clone()).to_string()).expect("made");
+    assert_eq!(gate.stamp("subaccount", "bare"), "", "the operator is nobody");
+    let mark = json!({"metadata": {"annotations": {STAMP: "forger"}}});
+    gate.merge("manager", "subaccount", "bare", &mark);
+    assert_eq!(gate.stamp("subaccount", "bare"), "");
+    gate.run("manager", &["replace", "-f", "-"], &forged(bare).to_string()).expect("replaced");
+    assert_eq!(gate.stamp("subaccount", "bare"), "");
+    gate.merge("manager", "subaccount", "bare", &edited("subaccount"));
+    assert_eq!(gate.stamp("subaccount", "bare"), "manager");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_trail_names_the_person_and_never_whom_an_annotation_or_a_field_manager_claims() {
     let gate = Gate::set().await;
@@ -126,10 +143,10 @@ async fn the_trail_names_the_person_and_never_whom_an_annotation_or_a_field_mana
 #[tokio::test(flavor = "multi_thread")]
 async fn the_audit_log_of_the_api_server_has_who_deleted_what() {
     let gate = Gate::set().await;
-    let policy =
-        "{apiVersion: audit.k8s.io/v1, kind: Policy, rules: [{level: Metadata, resources: [{group: franking.io}]}]}";
+    let rule = json!({"level": "Metadata", "resources": [{"group": "franking.io"}]});
+    let policy = json!({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [rule]});
     let (rules, log) = (gate.plane.base_dir().join("audit.yaml"), gate.plane.base_dir().join("audit.log"));
-    std::fs::write(&rules, policy).expect("the control plane's folder can be written");
+    std::fs::write(&rules, policy.to_string()).expect("the control plane's folder can be written");
     let flags = [format!("--audit-policy-file={}", rules.display()), format!("--audit-log-path={}", log.display())];
     let second = gate.plane.second_api_server(&flags);
     let server = format!("--server={}", second.url);

@@ -4,6 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use franking::domain::id::Holder;
+use franking::runtime::health::Health;
+use franking::runtime::metrics::Registry;
 use serde_json::{Value, json};
 
 use super::scene::{FROM, MAIL, PASSWORD, Scene, TO, key_id, username};
@@ -53,6 +55,7 @@ async fn a_first_login_from_a_network_is_in_the_trail_and_a_second_or_a_failed_o
         scene.greeted().await.login(&username(1), PASSWORD).await.is("235 2.7.0");
         scene.relay.take().expect("a relay").drain().await;
         assert_eq!(networks(&scene).await, [first.clone()]);
+        (scene.registry, scene.health) = (Registry::new(), Health::default());
         scene.start().await;
     }
 }
