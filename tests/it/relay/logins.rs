@@ -48,13 +48,13 @@ async fn a_first_login_from_a_network_is_in_the_trail_and_a_second_or_a_failed_o
     scene.greeted().await.login(&username(2), "wrong").await.is("535 5.7.8");
     scene.greeted().await.login(&username(1), PASSWORD).await.is("235 2.7.0");
     scene.until("the login is told", async |scene: &Scene| !networks(scene).await.is_empty()).await;
-    let first = ("relay".to_owned(), Some(Holder::Key(key_id(1))), json!({"network": "127.0.0.0/24", "number": 1}));
-    assert_eq!(networks(&scene).await, [first.clone()]);
+    let first = [("relay".to_owned(), Some(Holder::Key(key_id(1))), json!({"network": "127.0.0.0/24", "number": 1}))];
+    assert_eq!(networks(&scene).await, first);
     // Not by this relay, which remembers it and tells the rest when it ends, nor by one that does not.
     for _ in 0..2 {
         scene.greeted().await.login(&username(1), PASSWORD).await.is("235 2.7.0");
         scene.relay.take().expect("a relay").drain().await;
-        assert_eq!(networks(&scene).await, [first.clone()]);
+        assert_eq!(networks(&scene).await, first);
         (scene.registry, scene.health) = (Registry::new(), Health::default());
         scene.start().await;
     }
