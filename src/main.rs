@@ -299,6 +299,7 @@ impl Process {
                 concurrency: self.settings.operator.concurrency,
                 status_writes_per_second: self.settings.operator.status_writes_per_second,
                 effective_config_map: self.settings.operator.effective_config_map.clone(),
+                changed_by_stamped: self.settings.operator.changed_by_stamped,
                 account_metrics: self
                     .settings
                     .operator

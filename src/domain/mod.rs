@@ -17,6 +17,7 @@ pub mod directory;
 pub mod fingerprint;
 pub mod guarded;
 pub mod id;
+pub mod login_network;
 pub mod money;
 pub mod network;
 pub mod period;

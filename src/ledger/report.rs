@@ -10,6 +10,7 @@ use super::store::{Result, Session};
 use crate::domain::credit::Meter;
 use crate::domain::denied_sender::{DeniedReport, DeniedSenders};
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
+use crate::domain::login_network::LoginFrom;
 use crate::domain::trouble::{Sightings, Trouble};
 
 /// Rows of usage in one answer.
@@ -208,6 +209,11 @@ pub trait Report: Send + Sync {
 
     /// What the relays say whose sessions are neither closed nor given up.
     async fn sightings(&self) -> Result<Sightings>;
+
+    /// Takes logins, at most [`LOGINS_MAX`](crate::domain::login_network::LOGINS_MAX), and notes in the audit trail those
+    /// from a network that their key never came from, of each key
+    /// [`NETWORKS_PER_KEY`](crate::domain::login_network::NETWORKS_PER_KEY) at most.
+    async fn note_logins(&self, session: &Session, logins: &[LoginFrom]) -> Result<()>;
 
     /// Adds messages that a relay refused for their sender, at most [`DENIED_MAX`](crate::domain::denied_sender::DENIED_MAX)
     /// rows.

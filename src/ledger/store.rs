@@ -228,7 +228,7 @@ pub struct Changes {
 pub struct Event {
     pub seq: i64,
     pub at: Timestamp,
-    /// Field manager, API key or role that caused it.
+    /// Who caused it: `user:` and a name, `manager:` and a field manager, or a role of ours.
     pub actor: String,
     pub kind: String,
     pub holder: Option<Holder>,

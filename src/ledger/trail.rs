@@ -1,6 +1,6 @@
 //! The words of the audit trail: what a change of the directory did to credits and to whom it stopped.
 //!
-//! A note never repeats a name, an address, a login or a hash: the trail outlives them. Beside these words, `session.
+//! A note never repeats a name, an address, a login or a hash: the trail outlives them. (A network is a /24 or a /64.) Beside these words, `session.
 //! given_up` is written by the sweep, and whoever calls [`Store::record`](super::store::Store::record) brings its own.
 //!
 //! | kind | when | detail |
@@ -23,6 +23,7 @@
 //! | ledger.restored | a backup was put in place (by the command) | from, to: incarnations |
 //! | ledger.accepted, ledger.opened | an administrator went on with a replaced ledger; it was rebuilt | was, installation, incarnation |
 //! | lot.raised | a replaced ledger was told what is known to be used | lot, source, period, from, to, granted |
+//! | key.network | a key logged in from a network for the first time (by `relay`); 64 of a key at most | network, number |
 //! | key.issued, key.rotated | a first, another credential became the current one | staged, previous |
 
 use serde::Serialize;
@@ -63,6 +64,7 @@ pub const KEY_REVOKED: &str = "key.revoked";
 pub const KEY_REINSTATED: &str = "key.reinstated";
 pub const KEY_ISSUED: &str = "key.issued";
 pub const KEY_ROTATED: &str = "key.rotated";
+pub const KEY_NETWORK: &str = "key.network";
 pub const SESSION_GIVEN_UP: &str = "session.given_up";
 pub const LOT_RAISED: &str = "lot.raised";
 pub const LEDGER_RESTORED: &str = "ledger.restored";
@@ -71,6 +73,8 @@ pub const LEDGER_OPENED: &str = "ledger.opened";
 
 /// Who adds top-ups and gives sessions up: nobody asked for it at that moment.
 pub const LEDGER: &str = "ledger";
+/// Who saw a login.
+pub const RELAY: &str = "relay";
 
 impl Note {
     pub fn new(kind: &'static str, detail: Value) -> Self {

@@ -77,7 +77,11 @@ async fn one<K: Kind>(context: &Context, object: &mut K, step: Step) -> Result<A
         }
         Step::Put(entry) => {
             let entries: [Entry; 1] = [*entry];
-            let actor = meta::actor(object.meta(), object.status().and_then(K::observed_generation));
+            let actor = meta::actor(
+                object.meta(),
+                object.status().and_then(K::observed_generation),
+                context.settings.changed_by_stamped,
+            );
             context.books.put(&actor, &entries).await.map_err(Error::ledger("writing the directory"))?;
             count_departures(context, &entries[0]);
             Ok(Applied::Done)

@@ -151,6 +151,8 @@ pub struct Settings {
     pub effective_config_map: String,
     /// How many accounts have figures of their own in the metrics.
     pub account_metrics: AccountMetrics,
+    /// The chart's MutatingAdmissionPolicy stamps who changed a spec. Without it anybody may write that annotation.
+    pub changed_by_stamped: bool,
     /// Statuses written for figures alone: by default what an API server does not notice.
     pub status_writes_per_second: u32,
 }
@@ -162,6 +164,7 @@ impl Default for Settings {
             concurrency: 16,
             effective_config_map: "franking-relay-effective".to_owned(),
             account_metrics: AccountMetrics::Top(1_000),
+            changed_by_stamped: false,
             status_writes_per_second: 25,
         }
     }

@@ -23,6 +23,7 @@ use super::body_memory::HeldMemory;
 use super::denied_senders::DeniedCounts;
 use super::ending::{Answer, concluded, denied_as};
 use super::judge::{self, Identity, Judge, Labels};
+use super::login_networks::LoginNetworks;
 use super::metrics::{MessageResult, Metrics};
 use super::settings::Settings;
 use super::shortage::Shortages;
@@ -65,6 +66,7 @@ pub struct Admission {
     pub targets: Targets,
     pub shortages: Shortages,
     pub denied: DeniedCounts,
+    pub logins: LoginNetworks,
     pub metrics: Metrics,
     /// Messages under way. A drain waits for them.
     pub tasks: TaskTracker,

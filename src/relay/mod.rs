@@ -17,6 +17,7 @@ mod directory;
 mod ending;
 mod judge;
 mod listen;
+mod login_networks;
 mod metrics;
 mod recent;
 mod settings;

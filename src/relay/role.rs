@@ -23,6 +23,7 @@ use super::denied_senders::{self, DeniedCounts};
 use super::directory::Follower;
 use super::judge::Judge;
 use super::listen::Door;
+use super::login_networks::{self, LoginNetworks};
 use super::metrics::Metrics;
 use super::settings::{self, Settings};
 use super::shortage::Shortages;
@@ -133,6 +134,7 @@ impl Relay {
             targets: Targets::default(),
             shortages: Shortages::default(),
             denied: DeniedCounts::default(),
+            logins: LoginNetworks::default(),
             metrics: Metrics::new(&registry),
             tasks: TaskTracker::new(),
             rng: Mutex::new(rng),
@@ -159,6 +161,7 @@ impl Relay {
         gate.open();
         background.spawn(troubles::tell(house.front.admission.clone(), stop.clone()));
         background.spawn(denied_senders::tell(house.front.admission.clone(), stop.clone()));
+        background.spawn(login_networks::tell(house.front.admission.clone(), stop.clone()));
         let watching = tokio::spawn(watch(house.clone(), text, gate.clone(), settled.clone()));
         Ok(Some(Self { house, gate, settled, stop, background, watching }))
     }

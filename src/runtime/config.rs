@@ -65,6 +65,8 @@ pub struct Operator {
     pub effective_config_map: String,
     /// How many accounts have figures of their own in the operator's metrics; `None` = all.
     pub metric_accounts: Option<u32>,
+    /// The chart's admission policy stamps who changed a spec, so the audit trail believes the annotation.
+    pub changed_by_stamped: bool,
     /// Whether there are several, of which one works.
     pub leader_election: bool,
 }
@@ -152,6 +154,7 @@ struct RawOperator {
     status_writes_per_second: Option<u32>,
     effective_config_map: Option<String>,
     metric_accounts: Option<MetricAccounts>,
+    changed_by_stamped: bool,
     leader_election: bool,
 }
 
@@ -290,6 +293,7 @@ fn check_operator(raw: RawOperator, flags: &Flags) -> Result<Operator, Refused> 
         )?,
         effective_config_map: check_config_map(raw.effective_config_map)?,
         metric_accounts: raw.metric_accounts.unwrap_or_default().most(),
+        changed_by_stamped: raw.changed_by_stamped,
         leader_election: raw.leader_election,
     })
 }
@@ -342,6 +346,7 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464', probesAddress
             status_writes_per_second: 2,
             effective_config_map: "franking-relay-effective".into(),
             metric_accounts: Some(1_000),
+            changed_by_stamped: false,
             leader_election: false,
         };
         assert_eq!(settings.operator, operator);

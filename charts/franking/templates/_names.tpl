@@ -28,6 +28,12 @@ app.kubernetes.io/name: {{ include "franking.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{- /* "true" where the API server stamps who changed a spec (changed-by.yaml), so that the operator can believe the stamp. */ -}}
+{{- define "franking.changedByStamped" -}}
+{{- $known := .Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy" -}}
+{{- if and .Values.admission.enabled .Values.admission.changedBy $known -}}true{{- end -}}
+{{- end -}}
+
 {{- define "franking.labels" -}}
 {{ include "franking.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}

@@ -21,6 +21,9 @@ operator:
   statusWritesPerSecond: {{ int .Values.operator.statusWritesPerSecond }}
   effectiveConfigMap: {{ include "franking.fullname" . }}-relay-effective
   metricAccounts: {{ .Values.operator.metricAccounts }}
+  {{- if include "franking.changedByStamped" . }}
+  changedByStamped: true
+  {{- end }}
   {{- if $apart }}
   leaderElection: true
   {{- end }}

@@ -13,6 +13,7 @@ use crate::domain::credit::{Meter, Reservation, Verdict};
 use crate::domain::denied_sender::{DeniedReport, DeniedSenders};
 use crate::domain::directory::{Entry, Named};
 use crate::domain::id::{Holder, Kind, MessageId, PolicyId};
+use crate::domain::login_network::LoginFrom;
 use crate::domain::trouble::{Sightings, Trouble};
 use crate::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Told, UsageRow};
 use crate::ledger::store::{
@@ -259,6 +260,10 @@ impl Report for Faulty {
 
     async fn put_troubles(&self, session: &Session, troubles: &[Trouble]) -> Result<()> {
         self.inner.put_troubles(session, troubles).await
+    }
+
+    async fn note_logins(&self, session: &Session, logins: &[LoginFrom]) -> Result<()> {
+        self.inner.note_logins(session, logins).await
     }
 
     async fn count_denied_senders(&self, session: &Session, denied: &[DeniedSenders]) -> Result<()> {

@@ -13,6 +13,7 @@ mod histories;
 mod incarnation;
 mod keys;
 mod limits;
+mod logins;
 mod meters;
 mod model;
 mod prepaid;
@@ -39,6 +40,7 @@ pub(super) use histories::random_histories_agree_with_the_model;
 pub(super) use incarnation::*;
 pub(super) use keys::*;
 pub(super) use limits::*;
+pub(super) use logins::*;
 pub(super) use meters::*;
 pub(super) use prepaid::*;
 pub(super) use records::*;
@@ -192,6 +194,7 @@ macro_rules! whole_suite {
             a_fenced_operator_takes_hands_out_and_ends_no_notice,
             what_relays_say_of_upstreams_counts_while_they_live,
             refused_senders_are_reported_once_an_hour_for_a_key_and_reason,
+            a_first_login_from_a_network_is_told_once_and_of_a_key_so_many,
             ten_thousand_accounts_roll_over_while_mail_flows,
         );
     };

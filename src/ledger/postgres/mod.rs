@@ -17,6 +17,7 @@ mod fitness;
 mod floors;
 mod history;
 mod incarnation;
+mod login_network;
 mod lots;
 mod memory;
 mod read;

@@ -61,6 +61,7 @@ async fn forget_in(tx: &mut Tx, before: Timestamp, after: Option<KeyId>, limit: 
         tx.execute("DELETE FROM moved WHERE kind = $1 AND id = ANY ($2)", &[&key, &deleted]).await?;
         tx.execute("DELETE FROM tempo WHERE kind = $1 AND holder = ANY ($2)", &[&key, &deleted]).await?;
         tx.execute("DELETE FROM denied_sender WHERE key = ANY ($1)", &[&deleted]).await?;
+        tx.execute("DELETE FROM login_network WHERE key = ANY ($1)", &[&deleted]).await?;
         let note = Note::forgotten(deleted.len());
         tx.record(LEDGER, note.kind, None, note.detail);
     }

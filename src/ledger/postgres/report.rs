@@ -11,10 +11,11 @@ use super::failure::{Failure, Op};
 use super::read::Snapshot;
 use super::tx::{Lane, Tx};
 use super::wire::Wire;
-use super::{LONG_LIMIT, PostgresStore, denied_sender, rows, trouble};
+use super::{LONG_LIMIT, PostgresStore, denied_sender, login_network, rows, trouble};
 use crate::domain::credit::Meter;
 use crate::domain::denied_sender::{DeniedReport, DeniedSenders};
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
+use crate::domain::login_network::LoginFrom;
 use crate::domain::trouble::{Sightings, Trouble};
 use crate::ledger::report::{
     Channel, Ended, NOTICES_DUE_MAX, NOTICES_MAX, Notice, Queued, Report, Spender, Terms, Told, Topic, USAGE_ROWS_MAX,
@@ -97,6 +98,15 @@ impl Report for PostgresStore {
 
     async fn put_troubles(&self, session: &Session, troubles: &[Trouble]) -> Result<()> {
         as_session!(self, "telling of upstreams", session, |tx| trouble::put(&tx, session, troubles))
+    }
+
+    async fn note_logins(&self, session: &Session, logins: &[LoginFrom]) -> Result<()> {
+        let work = || async {
+            let mut tx = Tx::begin_fenced(&self.wires, &self.clock, session, Lane::Records).await?;
+            let noted = login_network::note(&mut tx, logins).await;
+            tx.end(noted).await
+        };
+        self.call("noting logins", work).await
     }
 
     async fn count_denied_senders(&self, session: &Session, denied: &[DeniedSenders]) -> Result<()> {

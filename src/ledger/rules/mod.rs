@@ -16,10 +16,12 @@
 //! | settle | which outcome of a message holds, and where it gives back |
 //! | history | what a limit counts that begins within its period |
 //! | time | by which time what is judged |
+//! | first_login | which logins are news for the audit trail |
 //! | floors | what is known to be used, put into an accepted ledger |
 
 pub mod balance;
 pub mod dedup;
+pub mod first_login;
 pub mod floors;
 pub mod history;
 pub mod holding;

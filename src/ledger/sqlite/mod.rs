@@ -18,6 +18,7 @@ mod fingerprint;
 mod floors;
 mod incarnation;
 mod ledgered;
+mod login_network;
 mod lot_row;
 mod lots;
 mod memory;

@@ -13,11 +13,12 @@ use crate::ledger::store::{REMEMBERED_FOR, Session};
 use crate::ledger::trail::{LEDGER, Note};
 
 /// The rows of a key beside its lots and its usage.
-const ROWS: [&str; 4] = [
+const ROWS: [&str; 5] = [
     "DELETE FROM directory WHERE kind = ?1 AND id = ?2",
     "DELETE FROM moved WHERE kind = ?1 AND id = ?2",
     "DELETE FROM tempo WHERE kind = ?1 AND holder = ?2",
     "DELETE FROM denied_sender WHERE ?1 = 'key' AND key = ?2",
+    "DELETE FROM login_network WHERE ?1 = 'key' AND key = ?2",
 ];
 
 impl Tx<'_> {

@@ -11,6 +11,7 @@ use super::{SqliteStore, file, read, rows, trouble};
 use crate::domain::credit::Meter;
 use crate::domain::denied_sender::{DeniedReport, DeniedSenders};
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
+use crate::domain::login_network::LoginFrom;
 use crate::domain::trouble::{Sightings, Trouble};
 use crate::ledger::report::{
     Channel, Ended, NOTICES_DUE_MAX, NOTICES_MAX, Notice, Queued, Report, Spender, Terms, Told, Topic, USAGE_ROWS_MAX,
@@ -85,6 +86,12 @@ impl Report for SqliteStore {
         let (session, troubles) = (session.clone(), troubles.to_vec());
         let work = move |tx: &mut Tx<'_>| tx.put_troubles(&session, &troubles);
         self.writer.call("telling of upstreams", 1, work).await
+    }
+
+    async fn note_logins(&self, session: &Session, logins: &[LoginFrom]) -> Result<()> {
+        let (session, logins) = (session.clone(), logins.to_vec());
+        let work = move |tx: &mut Tx<'_>| tx.note_logins(&session, &logins);
+        self.writer.call("noting logins", 1, work).await
     }
 
     async fn count_denied_senders(&self, session: &Session, denied: &[DeniedSenders]) -> Result<()> {

@@ -6,6 +6,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt as _};
 
+use crate::crd::printable;
+
 /// The name under which we write: server-side apply and `metadata.managedFields` know us by it.
 pub const MANAGER: &str = "franking";
 /// Holds an object until the ledger has taken note of its end.
@@ -22,6 +24,9 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const CONTENT_HASH: &str = "franking.io/content-hash";
 /// On a foreign Secret that a key shares: names the key and lists what was added, so that it can be taken off.
 pub const ADOPTED: &str = "franking.io/adopted";
+/// The user who asked for the last write of the spec. The chart's MutatingAdmissionPolicy stamps it, over what anybody wrote
+/// there, so it can be believed where [`Settings::changed_by_stamped`](crate::operator::Settings) says so.
+pub const CHANGED_BY: &str = "franking.io/changed-by";
 /// The `rotation.restartedAt` that the Secret's password was made for; empty for none. It is written with the
 /// password, so a crash can never rotate twice or not at all.
 pub const RESTARTED_AT: &str = "franking.io/restarted-at";
@@ -88,24 +93,44 @@ pub fn may_be_used(secret: &Secret) -> bool {
     secret.metadata.labels.as_ref().and_then(|labels| labels.get(USE_LABEL)).is_some_and(|value| value == "true")
 }
 
-/// Who goes to the audit trail for what follows from an object: the field manager that changed its spec last, where that
-/// is what we act on. What follows from anything else (time, another object, a Secret) is the operator's own, and so is
-/// an end: who asked for a deletion is in no object.
-pub fn actor(meta: &ObjectMeta, observed_generation: Option<i64>) -> String {
-    let edited = meta.generation != observed_generation && !deleting(meta);
-    let entries = meta.managed_fields.iter().flatten().filter(|entry| edited && edits_spec(entry));
-    let last = entries.max_by_key(|entry| entry.time.as_ref().map(|time| time.0));
-    last.and_then(|entry| entry.manager.clone()).unwrap_or_else(|| OPERATOR.to_owned())
+/// The actor in the audit trail of what follows from an object, where its spec changed and that is what we act on:
+/// `user:` and the stamped user, or without a believable stamp `manager:` and the field manager that wrote the spec last,
+/// which is any word that its client chose. The prefix keeps a client from choosing another's. What follows from anything
+/// else (time, another object, a Secret) is the operator's own, and so is an end: the object of a deletion does not say who
+/// asked for it, the API server's audit log does.
+pub fn actor(meta: &ObjectMeta, observed_generation: Option<i64>, stamped: bool) -> String {
+    if meta.generation == observed_generation || deleting(meta) {
+        return OPERATOR.to_owned();
+    }
+    let stamp = || meta.annotations.as_ref()?.get(CHANGED_BY).filter(|user| !user.is_empty());
+    if let Some(user) = stamp().filter(|_| stamped) {
+        return named("user", user);
+    }
+    last_edit(meta.managed_fields.iter().flatten())
+        .and_then(|entry| entry.manager.as_deref())
+        .map_or_else(|| OPERATOR.to_owned(), |manager| named("manager", manager))
+}
+
+fn named(kind: &str, name: &str) -> String {
+    let cut: String = name.chars().take(ACTOR_CHARS).collect();
+    format!("{kind}:{}", printable(&cut))
 }
 
 /// The name in the audit trail of what nobody asked for at that moment.
 const OPERATOR: &str = "operator";
+/// Characters of a name in the audit trail. Kubernetes bounds a field manager at 128 and a user's name not at all.
+const ACTOR_CHARS: usize = 256;
 
 /// Keeps of the managed fields who wrote the spec last, and lets the fields go: they are half of an object's size.
 pub fn trim(meta: &mut ObjectMeta) {
     let Some(entries) = meta.managed_fields.take() else { return };
-    let last = entries.into_iter().filter(edits_spec).max_by_key(|entry| entry.time.as_ref().map(|time| time.0));
+    let last = last_edit(&entries).cloned();
     meta.managed_fields = last.map(|entry| vec![ManagedFieldsEntry { fields_v1: None, ..entry }]);
+}
+
+fn last_edit<'a>(entries: impl IntoIterator<Item = &'a ManagedFieldsEntry>) -> Option<&'a ManagedFieldsEntry> {
+    let edits = entries.into_iter().filter(|entry| edits_spec(entry));
+    edits.max_by_key(|entry| entry.time.as_ref().map(|time| time.0))
 }
 
 /// Whether it says who wrote fields of the spec. What was trimmed did, and does not say which.
@@ -146,13 +171,33 @@ mod tests {
             status,
         ];
         let mut meta = ObjectMeta { generation: Some(3), managed_fields: Some(managed), ..ObjectMeta::default() };
-        assert_eq!(actor(&meta, Some(2)), "kubectl-edit");
-        assert_eq!(actor(&meta, None), "kubectl-edit");
-        assert_eq!(actor(&meta, Some(3)), "operator", "the spec is what it was");
+        assert_eq!(actor(&meta, Some(2), false), "manager:kubectl-edit");
+        assert_eq!(actor(&meta, None, true), "manager:kubectl-edit", "there is no stamp");
+        assert_eq!(actor(&meta, Some(3), false), "operator", "the spec is what it was");
         trim(&mut meta);
         assert_eq!(meta.managed_fields.as_ref().map(Vec::len), Some(1));
-        assert_eq!(actor(&meta, Some(2)), "kubectl-edit");
+        assert_eq!(actor(&meta, Some(2), false), "manager:kubectl-edit");
         meta.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
-        assert_eq!(actor(&meta, Some(2)), "operator");
+        assert_eq!(actor(&meta, Some(2), false), "operator");
+    }
+
+    #[test]
+    fn the_trail_names_the_stamped_user_where_the_chart_stamps_and_nobody_passes_for_another() {
+        let stamped = |user: &str, manager: &str| ObjectMeta {
+            generation: Some(3),
+            annotations: Some(BTreeMap::from([(CHANGED_BY.to_owned(), user.to_owned())])),
+            managed_fields: Some(vec![entry(manager, 10, json!({"f:spec": {"f:cap": {}}}))]),
+            ..ObjectMeta::default()
+        };
+        let alice = stamped("alice@example.com", "kubectl-edit");
+        assert_eq!(actor(&alice, Some(2), true), "user:alice@example.com");
+        assert_eq!(actor(&alice, Some(2), false), "manager:kubectl-edit", "anybody may have written it");
+        assert_eq!(actor(&alice, Some(3), true), "operator", "the spec is what it was");
+        // A field manager is what its client calls itself.
+        for forged in ["user:alice@example.com", "operator", "ledger"] {
+            assert_eq!(actor(&stamped("", forged), Some(2), true), format!("manager:{forged}"));
+        }
+        assert_eq!(actor(&stamped("a\u{1b}[2J\nb", "x"), Some(2), true), "user:a\\u{1b}[2J\\nb");
+        assert_eq!(actor(&stamped(&"é".repeat(300), "x"), Some(2), true), format!("user:{}", "é".repeat(256)));
     }
 }

@@ -337,6 +337,7 @@ impl Connection {
                     return Ok(Answer::close(Reply::Crowded));
                 };
                 admission.metrics.login(LoginResult::Ok);
+                admission.logins.add(identity.key, self.address);
                 throttle.succeeded(attempt, limits);
                 unauthenticated.logged_in(self.address, limits, Instant::now());
                 self._permits = Some(taken);

@@ -1,5 +1,6 @@
 //! Who may change what of an account is worth money, asked of a real API server as the people whom the chart's roles make.
 
+mod changed_by;
 mod property;
 
 use std::time::{Duration, Instant};
@@ -30,9 +31,10 @@ impl Gate {
             gate.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
         }
         let files = ["templates/rbac.yaml", "templates/rbac-people.yaml", "templates/serviceaccount.yaml"];
-        let files = [files.as_slice(), &["templates/admission.yaml"]].concat();
+        let files = [files.as_slice(), &["templates/admission.yaml", "templates/changed-by.yaml"]].concat();
         let shown: Vec<&str> = files.iter().flat_map(|file| ["--show-only", file]).collect();
-        let rendered = render(SYSTEM, &[&["--set", "fullnameOverride=guard"], shown.as_slice()].concat());
+        let rendered =
+            render(SYSTEM, &[&["--set", "fullnameOverride=guard"], &changed_by::KNOWN[..], shown.as_slice()].concat());
         succeeded(gate.plane.kubectl_stdin(&["apply", "--server-side", "-f", "-"], &rendered));
         gate.people();
         gate.wait_until_it_guards();
@@ -87,6 +89,7 @@ impl Gate {
                 std::thread::sleep(POLL);
             }
         }
+        changed_by::wait_until_it_stamps(self);
     }
 
     /// What kubectl says as this user; the complaint where it is refused.
@@ -337,7 +340,7 @@ async fn only_the_operator_takes_its_finalizer_off_and_only_the_platform_team_ha
 async fn the_expressions_fit_the_schemas() {
     let gate = Gate::set().await;
     let deadline = Instant::now() + TAKEN_UP;
-    for name in ["guard-subaccounts", "guard-finalizers", "guard-secrets"] {
+    for name in ["guard-subaccounts", "guard-finalizers", "guard-secrets", "guard-deletions"] {
         let status = loop {
             let policy = gate.run("admin", &["get", "validatingadmissionpolicy", name, "-o", "json"], "");
             let policy: Value = serde_json::from_str(&policy.expect("it is there")).expect("JSON");

@@ -14,6 +14,7 @@ use franking::domain::credit::{Meter, Reservation, Verdict};
 use franking::domain::denied_sender::{DeniedReport, DeniedSenders};
 use franking::domain::directory::{Entry, Named};
 use franking::domain::id::{Holder, Kind, MessageId, PolicyId};
+use franking::domain::login_network::LoginFrom;
 use franking::domain::trouble::{Sightings, Trouble};
 use franking::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Told, UsageRow};
 use franking::ledger::store::{
@@ -460,6 +461,11 @@ impl Report for Fragile {
     async fn put_troubles(&self, session: &Session, troubles: &[Trouble]) -> Result<()> {
         self.pass().await?;
         self.inner.put_troubles(session, troubles).await
+    }
+
+    async fn note_logins(&self, session: &Session, logins: &[LoginFrom]) -> Result<()> {
+        self.pass().await?;
+        self.inner.note_logins(session, logins).await
     }
 
     async fn count_denied_senders(&self, session: &Session, denied: &[DeniedSenders]) -> Result<()> {

@@ -3,7 +3,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::scene::{FROM, MAIL, PASSWORD, Scene, TO, username};
+use franking::domain::id::Holder;
+use franking::runtime::health::Health;
+use franking::runtime::metrics::Registry;
+use serde_json::{Value, json};
+
+use super::scene::{FROM, MAIL, PASSWORD, Scene, TO, key_id, username};
 use crate::support::client::Client;
 
 #[tokio::test]
@@ -28,6 +33,31 @@ async fn any_octets_may_be_the_name_in_a_greeting() {
     let mut client = scene.greeted().await;
     client.send(b"NOOP \xdc\r\n").await;
     client.reply().await.is("500");
+}
+
+/// The actor, the key and the detail of each login that the audit trail tells of.
+async fn networks(scene: &Scene) -> Vec<(String, Option<Holder>, Value)> {
+    let events = scene.store.events(0, 1_000).await.expect("the ledger answers");
+    let told = events.into_iter().filter(|event| event.kind == "key.network");
+    told.map(|event| (event.actor, event.holder, event.detail)).collect()
+}
+
+#[tokio::test]
+async fn a_first_login_from_a_network_is_in_the_trail_and_a_second_or_a_failed_one_is_not() {
+    let mut scene = Scene::new().await;
+    scene.greeted().await.login(&username(2), "wrong").await.is("535 5.7.8");
+    scene.greeted().await.login(&username(1), PASSWORD).await.is("235 2.7.0");
+    scene.until("the login is told", async |scene: &Scene| !networks(scene).await.is_empty()).await;
+    let first = [("relay".to_owned(), Some(Holder::Key(key_id(1))), json!({"network": "127.0.0.0/24", "number": 1}))];
+    assert_eq!(networks(&scene).await, first);
+    // Not by this relay, which remembers it and tells the rest when it ends, nor by one that does not.
+    for _ in 0..2 {
+        scene.greeted().await.login(&username(1), PASSWORD).await.is("235 2.7.0");
+        scene.relay.take().expect("a relay").drain().await;
+        assert_eq!(networks(&scene).await, first);
+        (scene.registry, scene.health) = (Registry::new(), Health::default());
+        scene.start().await;
+    }
 }
 
 #[tokio::test]

@@ -154,6 +154,32 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// Starts one more API server over the same etcd, with these flags besides, for what this one does not do, such as
+    /// writing an audit log. It may not be ready yet.
+    pub fn second_api_server(&self, flags: &[String]) -> SecondApiServer {
+        let port = super::franking::free_port();
+        let ours = format!("--tls-cert-file={}", self.dir.join("pki/server.crt").display());
+        let processes = std::fs::read_dir("/proc").expect("procfs").flatten();
+        let command = processes.filter_map(|process| std::fs::read_to_string(process.path().join("cmdline")).ok());
+        let first = command.into_iter().find(|command| command.contains(&ours)).expect("the API server runs");
+        // Without its own name, and with the port of this one instead.
+        let arguments = first.split_terminator('\0').skip(1).filter(|flag| !flag.starts_with("--secure-port="));
+        // `timeout` ends it where this process is killed.
+        let child = Command::new("timeout")
+            .args(["--kill-after=1", "300"])
+            .arg(cluster_binary().expect("it was there when the control plane started"))
+            .arg("kube-apiserver")
+            .args(arguments)
+            .arg(format!("--secure-port={port}"))
+            .args(flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("starting kube-apiserver: {error}"));
+        SecondApiServer { url: format!("https://127.0.0.1:{port}"), child }
+    }
+
     fn run(&self, program: &str, args: &[&str], input: Option<&str>) -> Output {
         let binary = cluster_binary().expect("it was there when the control plane started");
         let caches = self.dir.join("caches");
@@ -228,6 +254,20 @@ impl Drop for ControlPlane {
                 drop(std::fs::remove_dir_all(&self.dir));
             }
         }
+    }
+}
+
+/// Ends when it is dropped, within a second.
+pub struct SecondApiServer {
+    pub url: String,
+    child: Child,
+}
+
+impl Drop for SecondApiServer {
+    fn drop(&mut self) {
+        // Both fail only where it ended by itself. `timeout` hands the signal on.
+        drop(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status());
+        drop(self.child.wait());
     }
 }
 

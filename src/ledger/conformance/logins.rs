@@ -1,0 +1,75 @@
+//! First logins of keys from networks.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use jiff::SignedDuration;
+
+use super::world::{Place, World, chain, key, key_id, monthly};
+use crate::domain::directory::Entry;
+use crate::domain::id::Holder;
+use crate::domain::login_network::{LOGINS_MAX, LoginFrom, NETWORKS_PER_KEY};
+use crate::ledger::store::{Error, Role};
+
+fn login(key: u128, network: u16) -> LoginFrom {
+    let [high, low] = network.to_be_bytes();
+    LoginFrom::new(key_id(key), IpAddr::V4(Ipv4Addr::new(10, high, low, 9)))
+}
+
+/// What the trail says of networks: the key, the network and its number among the key's.
+async fn told(world: &World) -> Vec<(Holder, String, u64)> {
+    let events = world.store.events(0, 5_000).await.expect("events");
+    let rows = events.into_iter().filter(|event| event.kind == "key.network").map(|event| {
+        assert_eq!(event.actor, "relay");
+        let network = event.detail["network"].as_str().expect("a text").to_owned();
+        (event.holder.expect("a key's"), network, event.detail["number"].as_u64().expect("a number"))
+    });
+    rows.collect()
+}
+
+pub async fn a_first_login_from_a_network_is_told_once_and_of_a_key_so_many(place: &impl Place) {
+    let mut world = World::with(place, None, None, None).await;
+    let many: Vec<Entry> = (2..4).map(|n| Entry::Key(key(n, 1, monthly(None)))).collect();
+    world.put(&many).await;
+    let store = world.store.clone();
+    let relays = [
+        store.open_session(Role::Relay, "logins-a").await.expect("a session"),
+        store.open_session(Role::Relay, "logins-b").await.expect("a session"),
+    ];
+    let first = (Holder::Key(key_id(1)), "10.0.7.0/24".to_owned(), 1);
+    assert_eq!(first.0, chain()[0]);
+    // In one batch twice, of both relays, and again.
+    store.note_logins(&relays[0], &[login(1, 7), login(1, 7)]).await.expect("noted");
+    store.note_logins(&relays[1], &[login(1, 7)]).await.expect("noted");
+    let (one, other) = ([login(2, 7)], [login(2, 7)]);
+    let (a, b) = tokio::join!(store.note_logins(&relays[0], &one), store.note_logins(&relays[1], &other));
+    assert!(a.is_ok() && b.is_ok(), "{a:?} {b:?}");
+    assert_eq!(told(&world).await, [first, (Holder::Key(key_id(2)), "10.0.7.0/24".to_owned(), 1)]);
+
+    // However many networks a key has, and whatever a relay tells at once.
+    let flood: Vec<LoginFrom> = (0..1_500).map(|n| login(3, n)).collect();
+    let alone = [login(2, 8)];
+    store.note_logins(&relays[0], &[&flood[..LOGINS_MAX], &alone].concat()).await.expect("noted");
+    store.note_logins(&relays[1], &flood[LOGINS_MAX..]).await.expect("noted");
+    store.note_logins(&relays[1], &alone).await.expect("noted");
+    let all = told(&world).await;
+    let of = |n| all.iter().filter(|(holder, ..)| *holder == Holder::Key(key_id(n))).count();
+    assert_eq!((of(1), of(2), of(3)), (1, 2, NETWORKS_PER_KEY));
+    assert_eq!(all.iter().filter(|(.., number)| *number == NETWORKS_PER_KEY as u64).count(), 1, "the last says so");
+
+    // A relay that was replaced tells nothing any more.
+    store.open_session(Role::Relay, "logins-a").await.expect("a session");
+    let fenced = store.note_logins(&relays[0], &[login(1, 9)]).await;
+    assert!(matches!(fenced, Err(Error::Fenced)), "{fenced:?}");
+    assert_eq!(told(&world).await.len(), all.len());
+
+    // A key that was removed long ago takes its networks along.
+    let removed = world.clock_now();
+    world.put(&[Entry::Key(key(3, 1, monthly(None)).removed(removed))]).await;
+    world.clock.set(removed + SignedDuration::from_hours(72));
+    assert_eq!(store.forget_keys(&world.session, world.clock_now()).await.expect("forgotten"), 1);
+    world.put(&[Entry::Key(key(3, 1, monthly(None)))]).await;
+    store.note_logins(&relays[1], &[login(3, 0), login(2, 8)]).await.expect("noted");
+    let again = told(&world).await;
+    assert_eq!(again[all.len()..], [(Holder::Key(key_id(3)), "10.0.0.0/24".to_owned(), 1)]);
+    world.check().await;
+}

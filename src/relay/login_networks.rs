@@ -1,0 +1,130 @@
+//! Tells the ledger once a second which networks keys logged in from, which notes the first login from each in the audit
+//! trail.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::admit::Admission;
+use crate::domain::id::KeyId;
+use crate::domain::login_network::{LOGINS_MAX, LoginFrom};
+
+/// It is read by people, after the fact.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+/// Keys and networks that the ledger was told of, so that it is not told again: about 5 MB. When it is full all are told
+/// anew, which writes nothing that is there.
+const TOLD_MAX: usize = 65_536;
+
+/// Where keys logged in from, told and not told yet.
+#[derive(Default)]
+pub struct LoginNetworks(Mutex<Logins>);
+
+#[derive(Default)]
+struct Logins {
+    waiting: HashSet<LoginFrom>,
+    told: HashSet<LoginFrom>,
+}
+
+impl LoginNetworks {
+    /// Remembers a login. One for which there is no room waits for the key's next login from there.
+    pub fn add(&self, key: KeyId, address: IpAddr) {
+        let login = LoginFrom::new(key, address);
+        let mut logins = self.logins();
+        if logins.waiting.len() < LOGINS_MAX && !logins.told.contains(&login) {
+            logins.waiting.insert(login);
+        }
+    }
+
+    /// What waits. It goes on waiting until it is [`told`](Self::told).
+    fn waiting(&self) -> Vec<LoginFrom> {
+        self.logins().waiting.iter().copied().collect()
+    }
+
+    fn told(&self, told: &[LoginFrom]) {
+        let mut logins = self.logins();
+        if logins.told.len() + told.len() > TOLD_MAX {
+            logins.told.clear();
+        }
+        for login in told {
+            logins.waiting.remove(login);
+            logins.told.insert(*login);
+        }
+    }
+
+    fn logins(&self) -> MutexGuard<'_, Logins> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs until `stop`, and then tells the rest.
+pub async fn tell(admission: Arc<Admission>, stop: CancellationToken) {
+    let mut failing = false;
+    loop {
+        let is_over = tokio::select! {
+            () = sleep(TELL_EVERY) => false,
+            () = stop.cancelled() => true,
+        };
+        let waiting = admission.logins.waiting();
+        if !waiting.is_empty() {
+            let session = admission.ledger.session().await;
+            match admission.ledger.store().note_logins(&session, &waiting).await {
+                Ok(()) => {
+                    failing = false;
+                    admission.logins.told(&waiting);
+                }
+                Err(error) => {
+                    if !failing {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "telling of networks of logins");
+                    }
+                    failing = true;
+                }
+            }
+        }
+        if is_over {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn address(n: u32) -> IpAddr {
+        IpAddr::V4((n << 8).into())
+    }
+
+    #[test]
+    fn a_login_waits_until_it_is_told_and_is_then_no_news() {
+        let (networks, key) = (LoginNetworks::default(), KeyId(Uuid::from_u128(1)));
+        networks.add(key, address(1));
+        networks.add(key, "0.0.1.200".parse().expect("an address"));
+        let waiting = networks.waiting();
+        assert_eq!(waiting, [LoginFrom::new(key, address(1))]);
+        assert_eq!(networks.waiting(), waiting, "nobody was told");
+        networks.add(key, address(2));
+        networks.told(&waiting);
+        networks.add(key, address(1));
+        assert_eq!(networks.waiting(), [LoginFrom::new(key, address(2))]);
+    }
+
+    #[test]
+    fn logins_are_remembered_as_far_as_there_is_room() {
+        let (networks, key) = (LoginNetworks::default(), KeyId(Uuid::from_u128(1)));
+        for round in 0..=TOLD_MAX / LOGINS_MAX {
+            for n in 0..LOGINS_MAX + 5 {
+                networks.add(key, address(u32::try_from(round * 2_000 + n).expect("small")));
+            }
+            let waiting = networks.waiting();
+            assert_eq!(waiting.len(), LOGINS_MAX);
+            networks.told(&waiting);
+        }
+        assert_eq!(networks.logins().told.len(), LOGINS_MAX, "all were forgotten and the last told");
+    }
+}
