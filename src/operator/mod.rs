@@ -195,7 +195,9 @@ pub struct Dependencies {
 /// Runs until `shutdown`, then lets the reconciles under way finish. Every task ends with the returned future. A leader
 /// that is deposed finishes nothing.
 pub async fn run(mut dependencies: Dependencies, shutdown: CancellationToken) -> Result<(), Error> {
-    let Some(leadership) = dependencies.leadership.take() else { return Box::pin(work(dependencies, None, shutdown)).await };
+    let Some(leadership) = dependencies.leadership.take() else {
+        return Box::pin(work(dependencies, None, shutdown)).await;
+    };
     let leader = leadership.leader();
     let ended = tokio::select! {
         // First: who does not lead any more must not do one thing more.

@@ -76,7 +76,8 @@ async fn the_log_tells_each_messages_story_by_its_id_and_no_secret_or_address() 
 
     let log = pages.text();
     for id in &ids {
-        let told: Vec<&str> = log.lines().filter(|line| line.contains(" INFO ") && line.contains(id.as_str())).collect();
+        let told: Vec<&str> =
+            log.lines().filter(|line| line.contains(" INFO ") && line.contains(id.as_str())).collect();
         assert_eq!(told.len(), 1, "of {id} in\n{log}");
         for fact in
             ["policy=\"plan\"", "account=\"team/account\"", "key=\"team/key-1\"", "outcome=\"relayed\"", "code=250"]
