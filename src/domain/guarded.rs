@@ -25,6 +25,8 @@ pub struct GuardedSpec {
     pub suspend_reason: Option<String>,
     /// `Purge`, or what does nothing.
     pub deletion_policy: Option<String>,
+    /// Whom the platform writes to.
+    pub alerts: Option<Value>,
 }
 
 /// The policy that an account names.
@@ -43,11 +45,12 @@ pub enum Field {
     Suspended,
     SuspendReason,
     DeletionPolicy,
+    Alerts,
 }
 
 impl Field {
     /// In the order in which refusals name them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Prepaid,
         Self::RateLimit,
         Self::SpendLimitMinor,
@@ -55,6 +58,7 @@ impl Field {
         Self::Suspended,
         Self::SuspendReason,
         Self::DeletionPolicy,
+        Self::Alerts,
     ];
 
     pub fn path(self) -> &'static str {
@@ -66,6 +70,7 @@ impl Field {
             Self::Suspended => "spec.suspended",
             Self::SuspendReason => "spec.suspendReason",
             Self::DeletionPolicy => "spec.deletionPolicy",
+            Self::Alerts => "spec.alerts",
         }
     }
 
@@ -79,6 +84,7 @@ impl Field {
             Self::Suspended => spec.suspended,
             Self::SuspendReason => spec.suspend_reason.is_some(),
             Self::DeletionPolicy => spec.deletion_policy.as_deref() == Some("Purge"),
+            Self::Alerts => spec.alerts.is_some(),
         }
     }
 
@@ -94,6 +100,8 @@ impl Field {
             Self::SuspendReason => old.suspend_reason != new.suspend_reason,
             // To keep data takes no permission.
             Self::DeletionPolicy => self.is_set(new) && !self.is_set(old),
+            // To be told nothing takes none either; whoever adds an address has the platform write to it.
+            Self::Alerts => self.is_set(new) && old.alerts != new.alerts,
         }
     }
 
@@ -102,7 +110,7 @@ impl Field {
         match self {
             Self::Prepaid | Self::RateLimit | Self::SpendLimitMinor | Self::AllowedSenders => true,
             Self::Suspended | Self::SuspendReason => true,
-            Self::DeletionPolicy => false,
+            Self::DeletionPolicy | Self::Alerts => false,
         }
     }
 }

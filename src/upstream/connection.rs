@@ -183,6 +183,10 @@ impl Connection {
 
     /// Clears a refused transaction. False: it cannot be used again.
     pub async fn reset(&mut self) -> bool {
+        // A reply that is there already would be taken for this one's.
+        if !self.is_quiet() {
+            return false;
+        }
         self.line.limit(FAREWELL_LIMIT, Instant::now() + FAREWELL_LIMIT);
         matches!(self.command("RSET\r\n").await, Ok(reply) if reply.class() == Class::Done)
     }

@@ -10,6 +10,8 @@ pub const YES: &str = "yes";
 pub const NO: &str = "no";
 pub const UPSTREAM_AWAY: &str = "upstream away";
 pub const NO_RELAY: &str = "no relay";
+/// How a shortage begins.
+pub const NO_CREDITS: &str = "no credits";
 
 /// Returns what the column says of an object whose settings let mail be sent (`open`) or not, with these credits, below one
 /// that says `above`.
@@ -25,10 +27,14 @@ fn inherited(above: Option<&str>) -> &str {
     above.filter(|above| *above != NO).unwrap_or(YES)
 }
 
-/// Says whether a column that is shown is not what follows from the one above any more. `short`: its own credits are used
-/// up, which is told first.
+/// Says whether a column that is shown is not what follows from the one above any more. `short`: nothing is left to it,
+/// under its own limits or under one above.
 pub fn is_behind(shown: Option<&str>, short: bool, above: Option<&str>) -> bool {
-    shown != Some(NO) && !short && shown != Some(inherited(above))
+    match shown {
+        Some(NO) => false,
+        Some(shown) if short => !shown.starts_with(NO_CREDITS),
+        shown => shown != Some(inherited(above)),
+    }
 }
 
 /// Returns the sentence about what stops mail that is ready to be sent. `whose` is the object above.
@@ -67,5 +73,7 @@ mod tests {
         assert!(is_behind(Some("yes"), false, Some("upstream away")));
         assert!(is_behind(Some("upstream away"), false, Some("yes")));
         assert!(!is_behind(Some("no credits"), true, Some("upstream away")));
+        // Nothing is left of what its account may use, and that was shown before the account's own column.
+        assert!(is_behind(Some("yes"), true, Some("no credits until 2026-12-01T00:00:00Z")));
     }
 }

@@ -166,7 +166,9 @@ fn around_one_angle(value: &str) -> Option<Vec<Address>> {
     let (name, rest) = value.split_once('<')?;
     let (inside, after) = rest.split_once('>')?;
     let is_alone = !name.contains('>') && !inside.contains('<') && after.chars().all(char::is_whitespace);
-    if !is_alone || inside.contains(char::REPLACEMENT_CHARACTER) || !is_name(name) {
+    // An encoded word (RFC 2047) may hold an address that only the reader sees.
+    let is_plain = !name.contains("=?") && !inside.contains(char::REPLACEMENT_CHARACTER);
+    if !is_alone || !is_plain || !is_name(name) {
         return None;
     }
     let mut found = addresses_in(name)?;
@@ -191,8 +193,11 @@ fn is_name(text: &str) -> bool {
     depth == Some(0) && text.matches('"').count().is_multiple_of(2) && !has_both
 }
 
+/// What divides addresses and groups, or begins a quoted name, for a reader that forgives more than we do.
+const DIVIDERS: [char; 4] = [',', ';', ':', '"'];
+
 /// Every address that can be read in a name. An `@` between spaces is a word of its own (`R&D @ Acme`), unless a host
-/// name with a dot follows, which older grammars take for the address's domain. `None` where an `@` belongs to
+/// name with a dot follows, which older grammars take for the address's domain, or it stands in a list (`ceo @ bank, Bob`). `None` where an `@` belongs to
 /// something that is no address.
 fn addresses_in(name: &str) -> Option<Vec<Address>> {
     let mut found = Vec::new();
@@ -203,7 +208,8 @@ fn addresses_in(name: &str) -> Option<Vec<Address>> {
         let is_outside = |c: char| c != '.' && !is_atom(c);
         let local = before.rsplit(is_outside).next().unwrap_or_default();
         let (domain, rest) = after.split_at(after.find(is_outside).unwrap_or(after.len()));
-        if is_apart && !starts_host(domain, rest) {
+        let is_divided = before.contains(DIVIDERS) || rest.trim_start().starts_with(DIVIDERS);
+        if is_apart && !is_divided && !starts_host(domain, rest) {
             continue;
         }
         let text = format!("{local}@{domain}");
@@ -234,6 +240,11 @@ fn is_atom(c: char) -> bool {
 
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        || matches!(
+            c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{3164}' | '\u{ffa0}'
+        )
+        || matches!(c, '\u{e0000}'..='\u{e007f}')
 }
 
 /// What a quoted string holds, and what follows it. `text` starts after its first quote.
@@ -366,7 +377,7 @@ mod tests {
 
     #[test]
     fn one_angle_address_may_have_any_name_whose_own_addresses_are_read_too() {
-        let cases: [(&[u8], &[&str]); 17] = [
+        let cases: [(&[u8], &[&str]); 19] = [
             (b"a@b.c <a@b.c>", &["a@b.c", "a@b.c"]),
             (b"[JIRA] Bot <a@b.c>", &["a@b.c"]),
             (b"R&D @ Acme <a@b.c>", &["a@b.c"]),
@@ -384,6 +395,8 @@ mod tests {
             (b"x@evil.com <a@b.c>", &["x@evil.com", "a@b.c"]),
             (b"x@bank <a@b.c>", &["x@bank", "a@b.c"]),
             (b"x @ evil.com <a@b.c>", &["x@evil.com", "a@b.c"]),
+            (b"ceo @ bank, Bob <a@b.c>", &["ceo@bank", "a@b.c"]),
+            (b"Team: ceo @ bank; <a@b.c>", &["ceo@bank", "a@b.c"]),
             (b"\"x@evil.com\" [y] <a@b.c>", &["x@evil.com", "a@b.c"]),
         ];
         for (value, expected) in cases {
@@ -399,8 +412,9 @@ mod tests {
 
     #[test]
     fn a_name_with_an_at_sign_that_no_address_explains_is_refused() {
-        let cases: [&[u8]; 16] = [
+        let cases: [&[u8]; 17] = [
             b"x@ evil.com [y] <a@b.c>",
+            b"=?utf-8?Q?ceo=40bank=2Eexample?= [x] <a@b.c>",
             b"x @evil.com [y] <a@b.c>",
             b"x@\xa0evil.com <a@b.c>",
             b"x @ bank . com [y] <a@b.c>".as_slice(),
