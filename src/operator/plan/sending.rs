@@ -32,7 +32,8 @@ fn inherited(above: Option<&str>) -> &str {
 pub fn is_behind(shown: Option<&str>, short: bool, above: Option<&str>) -> bool {
     match shown {
         Some(NO) => false,
-        Some(shown) if short => !shown.starts_with(NO_CREDITS),
+        // Where nothing above stops it, what it shows as left may be what the one above had left before.
+        Some(shown) if short => !shown.starts_with(NO_CREDITS) || inherited(above) == YES,
         shown => shown != Some(inherited(above)),
     }
 }
@@ -75,5 +76,7 @@ mod tests {
         assert!(!is_behind(Some("no credits"), true, Some("upstream away")));
         // Nothing is left of what its account may use, and that was shown before the account's own column.
         assert!(is_behind(Some("yes"), true, Some("no credits until 2026-12-01T00:00:00Z")));
+        // The account is open again, and the key does not show that yet.
+        assert!(is_behind(Some("no credits until 2026-12-01T00:00:00Z"), true, Some("yes")));
     }
 }

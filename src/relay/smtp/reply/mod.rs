@@ -340,7 +340,7 @@ fn blocked_parts(blocked: &Blocked, moment: Moment) -> (u16, &'static str, Cow<'
         Blocked::KeyRevoked => Cow::Borrowed("the key is revoked"),
         Blocked::KeyExpired => Cow::Borrowed("the key has expired"),
         Blocked::AccountSuspended { reason } => suspended("account", reason),
-        Blocked::AccountRemoved => Cow::Borrowed("the account was removed"),
+        Blocked::AccountRemoved => Cow::Borrowed("the account was removed or is refused; see its condition Ready"),
         Blocked::PolicySuspended { reason } => suspended("parent policy", reason),
         Blocked::PolicyRemoved => Cow::Borrowed("the parent policy was removed"),
     };
