@@ -1,7 +1,7 @@
 //! Computes an account's terms from its own spec and from what its policy imposes on every account.
 //!
-//! What a plan imposes on each account it imposes on one that does not mention it, so that leaving a field out, or making
-//! another account without it, is never a way past it.
+//! A plan imposes what it requires also on an account that does not mention it: leaving the field out, or making another
+//! account without it, is never a way past it.
 
 use super::credit_policy::Requirement;
 use super::{CapRefusal, CheckedAccount, CheckedPolicy, account_limit, slower};

@@ -11,7 +11,7 @@ use crate::domain::webhook::HookUrl;
 
 /// Addresses of one notice to the policy's people: each is a transaction with the smarthost.
 const RECIPIENTS_MAX: usize = 10;
-/// Addresses of one notice to an account's people: tenants may write them, and the platform's smarthost mails them.
+/// Addresses of one notice to an account's people: the platform's smarthost mails them.
 const ACCOUNT_RECIPIENTS_MAX: usize = 5;
 /// Characters that structure a header or a command (RFC 5322 §3.4) are in no bare address. `check()` knows the rest.
 const ADDRESSES_RULE: &str =
@@ -59,7 +59,7 @@ pub struct AlertEmail {
     pub from: Option<String>,
 }
 
-/// Who of the account's own people is told when its cap, its prepaid credits or its spend limit run short.
+/// Notices to the account's own people that its cap, its prepaid credits or its spend limit run short.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AccountAlerts {
@@ -74,7 +74,7 @@ pub struct AccountAlerts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AccountAlertEmail {
-    /// Who gets it, at most five.
+    /// Addresses that get it, at most five.
     #[schemars(length(min = 1, max = 5), inner(length(min = 3, max = 320)))]
     #[x_kube(
         merge_strategy = ListMerge::Set,

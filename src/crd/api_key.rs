@@ -13,7 +13,7 @@ use super::limit::{Cap, CheckedCap, CreditStatus, UsageStatus};
 use super::rate::RateLimit;
 use super::reference::LocalRef;
 use super::secret::{CheckedSecret, SecretSpec};
-use super::{Problem, check_time, is_false, sender_patterns};
+use super::{Problem, SENDERS_FIX, SENDERS_RULE, check_time, is_false, sender_patterns};
 use crate::domain::credit::Rate;
 use crate::domain::network;
 use crate::domain::sender::SenderPattern;
@@ -82,8 +82,7 @@ pub struct SubAccountApiKeySpec {
     #[schemars(length(max = 64), inner(length(min = 3, max = 320)))]
     #[x_kube(
         merge_strategy = ListMerge::Set,
-        validation = Rule::new(r"self.all(sender, sender.matches('^[^@\\s]*@[^@\\s]+$'))")
-            .message("write senders such as alerts@example.com or *@example.com")
+        validation = Rule::new(SENDERS_RULE).message(SENDERS_FIX)
     )]
     pub allowed_senders: Vec<String>,
     /// True lets this key log in without TLS, on the relay's plain listener, for old devices. Needs allowFrom.
@@ -120,7 +119,7 @@ pub struct SubAccountApiKeySpec {
      duration(self.every) > duration(has(self.overlap) ? self.overlap : '24h')"
 ).message("every is longer than overlap, which is 24h where absent: at most two passwords are valid at a time"))]
 pub struct Rotation {
-    /// How often the password changes by itself, from 1h to 8784h (a year), such as 720h. The old one works for overlap,
+    /// Interval at which the password changes by itself, from 1h to 8784h (a year), such as 720h. The old one works for overlap,
     /// which is shorter. Absent means never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
@@ -159,7 +158,7 @@ pub struct SubAccountApiKeyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 31))]
     pub username: Option<String>,
-    /// Whether mail goes out at the moment, for people: yes; no, where Ready says why; no credits, and until when; no relay;
+    /// State of sending at the moment, for people: yes; no, where Ready says why; no credits, and until when; no relay;
     /// upstream away. It follows with a delay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
@@ -201,7 +200,7 @@ pub struct SubAccountApiKeyStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeniedSendersStatus {
-    /// How many, since the key was made.
+    /// Messages since the key was made.
     #[schemars(range(min = 0))]
     pub messages: i64,
     /// When the last one was.

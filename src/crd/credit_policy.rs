@@ -120,7 +120,7 @@ pub struct PerAccount {
     /// Accounts must use its period, because caps of different periods cannot be compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_cap: Option<Cap>,
-    /// How many accounts of this policy one namespace may have. Accounts that were removed in this period, or moved to
+    /// The most accounts of this policy that one namespace may have. Accounts that were removed in this period, or moved to
     /// another policy, count too. Absent means any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
@@ -230,7 +230,7 @@ pub struct CreditPolicyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 36))]
     pub policy_id: Option<String>,
-    /// Whether mail goes out at the moment, for people: yes; no, where Ready says why; no credits, and until when; no relay;
+    /// State of sending at the moment, for people: yes; no, where Ready says why; no credits, and until when; no relay;
     /// upstream away. It follows with a delay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]

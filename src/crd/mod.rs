@@ -104,6 +104,10 @@ fn suspension(suspended: bool, reason: Option<&str>) -> Result<Option<Suspension
     Ok(suspended.then(|| Suspension { reason: reason.map(str::to_owned) }))
 }
 
+/// Admission's rule for `spec.allowedSenders` of an account or a key. `check()` knows the rest.
+const SENDERS_RULE: &str = r"self.all(sender, sender.matches('^[^@\\s]*@[^@\\s]+$'))";
+const SENDERS_FIX: &str = "write senders such as alerts@example.com or *@example.com";
+
 /// `spec.allowedSenders` of an account or a key.
 fn sender_patterns(texts: &[String]) -> Result<Vec<SenderPattern>, Problem> {
     let pattern = |(index, text): (usize, &String)| {

@@ -145,7 +145,7 @@ enum Of {
     Installation,
 }
 
-/// What a reason means, and what puts it right: a row of the documentation. Reasons that are put right alike share one.
+/// Row of the documentation: a reason's meaning, and what puts it right. Reasons that are put right alike share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Remedy {
     shown: Shown,

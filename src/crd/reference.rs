@@ -38,13 +38,13 @@ pub fn is_dns_label(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-/// Whether `text` is a host name: dot-separated DNS labels of at most 253 characters together.
+/// Says whether `text` is a host name: dot-separated DNS labels of at most 253 characters together.
 pub fn is_dns_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_dns_label)
 }
 
-/// Whether `text` is a name that Kubernetes takes for a Secret or a resource of ours ("DNS subdomain name"): 253 characters
-/// at most, and unlike a host name's each part between the dots may have all of them.
+/// Says whether `text` is a name that Kubernetes takes for a Secret or a resource of ours ("DNS subdomain name"): 253
+/// characters at most, and unlike a host name's each part between the dots may have all of them.
 pub fn is_object_name(text: &str) -> bool {
     let edge = |byte: Option<u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let part = |text: &str| {

@@ -16,7 +16,7 @@ use super::prepaid::Prepaid;
 use super::pricing::minor;
 use super::rate::RateLimit;
 use super::reference::LocalRef;
-use super::{Problem, is_false, sender_patterns, suspension};
+use super::{Problem, SENDERS_FIX, SENDERS_RULE, is_false, sender_patterns, suspension};
 use crate::domain::credit::{self, Rate};
 use crate::domain::directory::Suspension;
 use crate::domain::money::{self, MINOR_MAX};
@@ -99,14 +99,13 @@ pub struct SubAccountSpec {
     #[schemars(length(max = 64), inner(length(min = 3, max = 320)))]
     #[x_kube(
         merge_strategy = ListMerge::Set,
-        validation = Rule::new(r"self.all(sender, sender.matches('^[^@\\s]*@[^@\\s]+$'))")
-            .message("write senders such as alerts@example.com or *@example.com")
+        validation = Rule::new(SENDERS_RULE).message(SENDERS_FIX)
     )]
     pub allowed_senders: Vec<String>,
     /// How fast this account may send, all its keys together. Where the policy has one too, the slower holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
-    /// Who of the account's own people is told when its credits run short. The policy's alerts tell the platform's.
+    /// Notices to the account's own people that its credits run short. The policy's alerts tell the platform's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alerts: Option<AccountAlerts>,
     /// True stops all keys of this account within a second. Nothing is deleted.
@@ -154,7 +153,7 @@ pub struct SubAccountStatus {
     #[schemars(length(max = 256), inner(length(max = 255)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub sender_domains: Vec<String>,
-    /// Whether mail goes out at the moment, for people: yes; no, where Ready says why; no credits, and until when; no relay;
+    /// State of sending at the moment, for people: yes; no, where Ready says why; no credits, and until when; no relay;
     /// upstream away. It follows with a delay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]

@@ -5,7 +5,7 @@ use kube::ResourceExt as _;
 use super::plan::sending;
 use super::references::{Ref, References};
 use super::watch::Name;
-use crate::crd::{SubAccount, SubAccountApiKey};
+use crate::crd::{CreditStatus, SubAccount, SubAccountApiKey};
 
 impl References {
     /// Has the accounts judged again that do not show what SENDING says of their policy. It moves with the traffic, and there
@@ -27,17 +27,21 @@ impl References {
     pub fn is_account_behind(&self, account: &SubAccount) -> bool {
         let policy = self.policy(&account.spec.policy_ref.name);
         let above = policy.as_ref().and_then(|policy| policy.status.as_ref()?.sending.as_deref());
-        let Some(status) = &account.status else { return false };
-        let short = status.credits.as_ref().is_some_and(|credits| credits.remaining == Some(0));
-        sending::is_behind(status.sending.as_deref(), short, above)
+        account
+            .status
+            .as_ref()
+            .is_some_and(|status| is_behind(status.sending.as_deref(), status.credits.as_ref(), above))
     }
 
     /// Says whether a key's SENDING is not what follows from its account's any more.
     pub fn is_key_behind(&self, key: &SubAccountApiKey) -> bool {
         let account = self.account(&Name::new(key.namespace().unwrap_or_default(), &key.spec.sub_account_ref.name));
         let above = account.as_ref().and_then(|account| account.status.as_ref()?.sending.as_deref());
-        let Some(status) = &key.status else { return false };
-        let short = status.credits.as_ref().is_some_and(|credits| credits.remaining == Some(0));
-        sending::is_behind(status.sending.as_deref(), short, above)
+        key.status.as_ref().is_some_and(|status| is_behind(status.sending.as_deref(), status.credits.as_ref(), above))
     }
+}
+
+fn is_behind(shown: Option<&str>, credits: Option<&CreditStatus>, above: Option<&str>) -> bool {
+    let short = credits.is_some_and(|credits| credits.remaining == Some(0));
+    sending::is_behind(shown, short, above)
 }

@@ -3,18 +3,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::admit::Admission;
+use super::telling::Telling;
 use crate::domain::denied_sender::{DENIED_MAX, DeniedSenders};
 use crate::domain::id::KeyId;
 use crate::domain::sender::{MailDomain, SenderFault};
-
-/// An Event comes once an hour, so its first may wait for a second.
-const TELL_EVERY: Duration = Duration::from_secs(1);
 
 type Counts = HashMap<(KeyId, SenderFault), (u32, Option<MailDomain>)>;
 
@@ -45,33 +41,22 @@ impl DeniedCounts {
     }
 }
 
-/// Runs until `stop`, and then tells the rest.
+/// Runs until `stop`, and then tells the rest. An Event comes once an hour, so its first may wait for a second.
 pub async fn tell(admission: Arc<Admission>, stop: CancellationToken) {
-    let mut failing = false;
-    loop {
-        let is_over = tokio::select! {
-            () = sleep(TELL_EVERY) => false,
-            () = stop.cancelled() => true,
-        };
+    let mut telling = Telling::of("refused senders", stop);
+    while telling.next_turn().await {
         let denied = admission.denied.take();
-        if !denied.is_empty() {
-            let session = admission.ledger.session().await;
-            match admission.ledger.store().count_denied_senders(&session, &denied).await {
-                Ok(()) => failing = false,
-                Err(error) => {
-                    if !failing {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "telling of refused senders");
-                    }
-                    failing = true;
-                    // Where the answer alone was lost they count twice, and nobody pays for that.
-                    for DeniedSenders { key, fault, messages, domain } in denied {
-                        admission.denied.add(key, fault, messages, domain);
-                    }
-                }
-            }
+        if denied.is_empty() {
+            continue;
         }
-        if is_over {
-            return;
+        let session = admission.ledger.session().await;
+        let told = admission.ledger.store().count_denied_senders(&session, &denied).await;
+        telling.note(&told);
+        if told.is_err() {
+            // Where the answer alone was lost they count twice, and nobody pays for that.
+            for DeniedSenders { key, fault, messages, domain } in denied {
+                admission.denied.add(key, fault, messages, domain);
+            }
         }
     }
 }

@@ -4,17 +4,14 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::admit::Admission;
+use super::telling::Telling;
 use crate::domain::id::KeyId;
 use crate::domain::login_network::{LOGINS_MAX, LoginFrom};
 
-/// It is read by people, after the fact.
-const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Keys and networks that the ledger was told of, so that it is not told again: about 5 MB. When it is full all are told
 /// anew, which writes nothing that is there.
 const TOLD_MAX: usize = 65_536;
@@ -60,32 +57,19 @@ impl LoginNetworks {
     }
 }
 
-/// Runs until `stop`, and then tells the rest.
+/// Runs until `stop`, and then tells the rest. People read it, after the fact.
 pub async fn tell(admission: Arc<Admission>, stop: CancellationToken) {
-    let mut failing = false;
-    loop {
-        let is_over = tokio::select! {
-            () = sleep(TELL_EVERY) => false,
-            () = stop.cancelled() => true,
-        };
+    let mut telling = Telling::of("networks of logins", stop);
+    while telling.next_turn().await {
         let waiting = admission.logins.waiting();
-        if !waiting.is_empty() {
-            let session = admission.ledger.session().await;
-            match admission.ledger.store().note_logins(&session, &waiting).await {
-                Ok(()) => {
-                    failing = false;
-                    admission.logins.told(&waiting);
-                }
-                Err(error) => {
-                    if !failing {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "telling of networks of logins");
-                    }
-                    failing = true;
-                }
-            }
+        if waiting.is_empty() {
+            continue;
         }
-        if is_over {
-            return;
+        let session = admission.ledger.session().await;
+        let told = admission.ledger.store().note_logins(&session, &waiting).await;
+        telling.note(&told);
+        if told.is_ok() {
+            admission.logins.told(&waiting);
         }
     }
 }

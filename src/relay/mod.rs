@@ -24,6 +24,7 @@ mod settings;
 mod shortage;
 pub mod smtp;
 mod targets;
+mod telling;
 mod tickets;
 mod tls;
 mod troubles;

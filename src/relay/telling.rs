@@ -1,0 +1,47 @@
+//! Turns of a task that tells the ledger once a second of what the relay has gathered.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::ledger::store::Result;
+
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// Gives a turn each second, and a last one at the stop.
+pub struct Telling {
+    /// What is told, for the log.
+    what: &'static str,
+    stop: CancellationToken,
+    stopped: bool,
+    failing: bool,
+}
+
+impl Telling {
+    pub fn of(what: &'static str, stop: CancellationToken) -> Self {
+        Self { what, stop, stopped: false, failing: false }
+    }
+
+    /// Waits for the next turn. False: the last one is over.
+    pub async fn next_turn(&mut self) -> bool {
+        if self.stopped {
+            return false;
+        }
+        tokio::select! {
+            () = sleep(TELL_EVERY) => {}
+            () = self.stop.cancelled() => self.stopped = true,
+        }
+        true
+    }
+
+    /// Logs the first failure in a row.
+    pub fn note(&mut self, told: &Result<()>) {
+        if let Err(error) = told
+            && !self.failing
+        {
+            tracing::warn!(error = error as &dyn std::error::Error, "telling of {}", self.what);
+        }
+        self.failing = told.is_err();
+    }
+}
