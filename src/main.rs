@@ -19,6 +19,7 @@ use franking::runtime::clock::{Clock as _, SystemClock};
 use franking::runtime::config::{self, Settings};
 use franking::runtime::health::Health;
 use franking::runtime::metrics::Registry;
+use franking::runtime::settings_file::Refused;
 use franking::runtime::shutdown::{self, RoleError, Roles};
 use franking::runtime::{http, process, telemetry};
 use franking::upstream::Post;
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
     {
         let refused = "operator.leaderElection and relay.configMap are for operators and relays that run apart; \
                        `franking all` is both in one process";
-        return fail(&config::Refused::new(refused), REFUSED);
+        return fail(&Refused::new(refused), REFUSED);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

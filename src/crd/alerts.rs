@@ -3,7 +3,7 @@
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Problem;
+use super::problem::Problem;
 use super::reference::LocalRef;
 use crate::domain::alert::Thresholds;
 use crate::domain::sender::Address;

@@ -9,11 +9,12 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::checks::{SENDERS_FIX, SENDERS_RULE, check_time, is_false, sender_patterns};
 use super::limit::{Cap, CheckedCap, CreditStatus, UsageStatus};
+use super::problem::Problem;
 use super::rate::RateLimit;
 use super::reference::LocalRef;
 use super::secret::{CheckedSecret, SecretSpec};
-use super::{Problem, SENDERS_FIX, SENDERS_RULE, check_time, is_false, sender_patterns};
 use crate::domain::credit::Rate;
 use crate::domain::network;
 use crate::domain::sender::SenderPattern;

@@ -8,14 +8,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::alerts::{Alerts, CheckedAlerts};
+use super::checks::{is_false, suspension};
 use super::cost::PolicyCostStatus;
 use super::limit::{Cap, CheckedCap, PeriodStatus, Pool, PoolCreditStatus};
 use super::prepaid::Prepaid;
 use super::pricing::Pricing;
+use super::problem::Problem;
 use super::rate::RateLimit;
 use super::selector::NamespaceRule;
 use super::upstream::{CheckedUpstream, Upstream};
-use super::{Problem, is_false, suspension};
 use crate::domain::credit::{self, Limit, Rate};
 use crate::domain::directory::Suspension;
 use crate::domain::money;

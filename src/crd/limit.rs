@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Problem;
+use super::problem::Problem;
 use crate::domain::credit::{CREDITS_MAX, Limit};
 use crate::domain::period::{self, Calendar};
 

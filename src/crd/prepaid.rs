@@ -5,8 +5,9 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::checks::check_time;
 use super::limit::check_credits;
-use super::{Problem, check_time};
+use super::problem::Problem;
 use crate::domain::credit::{self, TopUp};
 use crate::domain::period;
 

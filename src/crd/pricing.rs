@@ -3,7 +3,7 @@
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Problem;
+use super::problem::Problem;
 use crate::domain::money::{self, MINOR_MAX};
 
 /// Ten million of a currency's units for a thousand recipients: the price of the largest message stays far from the end

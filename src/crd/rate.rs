@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Problem;
+use super::problem::Problem;
 use crate::domain::credit::Rate;
 
 /// The most messages of a rate: a burst of these goes through at once.

@@ -2,7 +2,7 @@
 //!
 //! [`Reason::remedy`] has the rows of the README's table, which `make generate` writes.
 
-use super::condition::ConditionType;
+use super::condition_type::ConditionType;
 
 /// Declares the enum, its words and the list of all of them from one list, so that none can be forgotten in another.
 macro_rules! reasons {

@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
 
+use super::checks::is_false;
+use super::problem::Problem;
 use super::reference::{is_label_text, is_object_name, is_qualified_name};
 use super::template::Template;
-use super::{Problem, is_false};
 
 /// The type of a Secret where none is named: the Service Binding specification's word for an SMTP binding.
 pub const SECRET_TYPE: &str = "servicebinding.io/smtp";

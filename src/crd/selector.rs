@@ -5,7 +5,7 @@ use kube::core::{Selector, SelectorExt as _};
 use schemars::{Schema, SchemaGenerator, json_schema};
 use std::collections::BTreeMap;
 
-use super::Problem;
+use super::problem::Problem;
 use super::reference::{is_label_text, is_qualified_name};
 
 /// Which namespaces may attach accounts.

@@ -10,13 +10,14 @@ use serde_json::json;
 use std::collections::BTreeMap;
 
 use super::alerts::AccountAlerts;
+use super::checks::{SENDERS_FIX, SENDERS_RULE, is_false, sender_patterns, suspension};
 use super::cost::CostStatus;
 use super::limit::{Cap, CheckedCap, CreditStatus, SpendStatus, UsageStatus};
 use super::prepaid::Prepaid;
 use super::pricing::minor;
+use super::problem::Problem;
 use super::rate::RateLimit;
 use super::reference::LocalRef;
-use super::{Problem, SENDERS_FIX, SENDERS_RULE, is_false, sender_patterns, suspension};
 use crate::domain::credit::{self, Rate};
 use crate::domain::directory::Suspension;
 use crate::domain::money::{self, MINOR_MAX};

@@ -364,7 +364,7 @@ fn the_chart_gets_the_same_definition_behind_its_switches() {
 
 #[test]
 fn what_is_worth_money_keeps_its_worth_on_the_way_to_the_ledger() {
-    let at = |text: &str| Some(text.parse::<Timestamp>().expect("a time"));
+    let at = |text: &str| Some(text.parse::<jiff::Timestamp>().expect("a time"));
     let account: SubAccount = read(object("SubAccount", &table().fixtures["SubAccount"]));
     let account = account.spec.check().expect("an account");
     let prepaid = account.prepaid.expect("prepaid credits");

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-use super::Problem;
+use super::problem::Problem;
 use super::reference::{LocalRef, is_dns_subdomain};
 use crate::domain::directory;
 

@@ -16,14 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::figures::{Figures, judged};
 use super::incarnation::Admit;
-use super::outcomes::Outcomes;
+use super::outcomes::{BATCH, Outcomes};
 use super::retry::Retry;
 use super::store::{Error, Result, Role, Session, Settlement, Store};
 use crate::domain::credit::{Reservation, Verdict};
 use crate::runtime::metrics::Registry;
-
-/// Messages of one call. Measured: 500 share a commit's cost well enough.
-pub(super) const BATCH: usize = 500;
 /// Questions that may wait: two seconds' worth at the rate that one ledger is built for.
 const QUEUE: usize = 20_000;
 /// Outcomes that may wait before nothing new is reserved. They are small; what bounds them is that somebody must

@@ -13,7 +13,9 @@ pub mod bill;
 #[cfg(test)]
 mod conformance;
 mod digest;
+pub mod error;
 mod figures;
+pub mod identity;
 pub mod incarnation;
 mod outcomes;
 pub mod postgres;
@@ -21,6 +23,7 @@ pub mod report;
 mod retry;
 mod rules;
 pub mod seal;
+pub mod session;
 pub mod sqlite;
 pub mod store;
 pub mod trail;

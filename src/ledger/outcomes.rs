@@ -11,9 +11,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::batch::BATCH;
 use super::store::Settlement;
 
+/// Messages of one call. Measured: 500 share a commit's cost well enough.
+pub(super) const BATCH: usize = 500;
 /// Within this time a busy relay has outcomes for a batch, and a person who looks at figures sees no difference.
 const COMPANY: Duration = Duration::from_millis(20);
 

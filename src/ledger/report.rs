@@ -6,7 +6,8 @@ use std::fmt;
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 
-use super::store::{Result, Session};
+use super::error::Result;
+use super::session::Session;
 use crate::domain::credit::Meter;
 use crate::domain::denied_sender::{DeniedReport, DeniedSenders};
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};

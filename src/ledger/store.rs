@@ -11,103 +11,14 @@ use crate::domain::credit::{LotId, Meter, Outcome, Reservation, Verdict};
 use crate::domain::directory::{Entry, Named};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{Holder, Kind, MessageId};
-pub use crate::ledger::incarnation::{Acceptance, Because, Mark, State, Tag};
+pub use crate::ledger::error::{Error, Result, Undone};
+pub use crate::ledger::identity::{Because, Identity, Mark, State, Tag};
+pub use crate::ledger::incarnation::Acceptance;
 pub use crate::ledger::rules::balance::{Balance, Exhausted, PrepaidBalance, SpendBalance, Usage, short_of};
 pub use crate::ledger::rules::floors::{Bound, Floor};
 use crate::ledger::rules::time;
 pub use crate::ledger::rules::time::AHEAD_MAX;
-
-/// Why the ledger did not answer. Every variant is temporary for a sender (4xx), and exhaustive matches say so.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The engine could not be reached or failed; nothing is known about the call.
-    #[error("{doing}")]
-    Unavailable {
-        doing: &'static str,
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The disk is full. Nothing was written; it heals when there is room.
-    #[error("the ledger's disk is full")]
-    Full,
-    /// This session was given up or replaced: the process must open a new one before it writes again.
-    #[error("the ledger gave this session up")]
-    Fenced,
-    /// Not the ledger that this installation knows.
-    #[error("the ledger belongs to installation {found}, expected {expected}")]
-    Foreign { found: Uuid, expected: Uuid },
-    /// Ours, and not the one that is to be worked with: lost and made anew, restored, or accepted since.
-    #[error("the ledger is of incarnation {found}, expected {expected}")]
-    Replaced { found: Uuid, expected: Uuid },
-    /// Nothing is charged and nobody judged until an administrator accepts it. Nothing was written.
-    #[error("the ledger is held: {0}")]
-    Held(State),
-    /// Its schema is of a release that this binary does not know.
-    #[error("the ledger has schema version {found}, this release reads {oldest} to {newest}")]
-    Schema { found: i64, oldest: i64, newest: i64 },
-    /// It cannot be used where or as it is: an administrator has to do something.
-    #[error("the ledger {path} cannot be used: {why}")]
-    Unfit { path: String, why: String },
-}
-
-/// The source of an [`Error::Unavailable`] whose call failed by itself and was undone: nothing of it is written, and
-/// other calls go on. Asking the same again would fail the same.
-#[derive(Debug, thiserror::Error)]
-#[error("the call was undone")]
-pub struct Undone(#[source] pub Box<dyn std::error::Error + Send + Sync>);
-
-impl Error {
-    /// Whether the call failed by itself, so that nothing is left open.
-    pub fn is_undone(&self) -> bool {
-        match self {
-            Self::Unavailable { source, .. } => source.is::<Undone>(),
-            Self::Full
-            | Self::Fenced
-            | Self::Foreign { .. }
-            | Self::Replaced { .. }
-            | Self::Held(_)
-            | Self::Schema { .. }
-            | Self::Unfit { .. } => false,
-        }
-    }
-}
-
-impl Error {
-    /// The same for each message of a batch that certainly wrote nothing.
-    pub fn of_each(&self) -> Self {
-        match self {
-            Self::Held(state) => Self::Held(*state),
-            Self::Foreign { found, expected } => Self::Foreign { found: *found, expected: *expected },
-            Self::Replaced { found, expected } => Self::Replaced { found: *found, expected: *expected },
-            // The others are asked again until they are answered, so that only a full disk is left.
-            Self::Full | Self::Fenced | Self::Unavailable { .. } | Self::Schema { .. } | Self::Unfit { .. } => {
-                Self::Full
-            }
-        }
-    }
-}
-
-pub type Result<T> = std::result::Result<T, Error>;
-
-/// Who a ledger is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// Made with the ledger.
-    pub installation: Uuid,
-    /// UID of the cluster's `kube-system` namespace, or of whatever stands for it.
-    pub cluster: String,
-    /// Changes when an administrator accepts a restored ledger.
-    pub incarnation: Uuid,
-    pub schema_version: i64,
-    pub state: State,
-    pub mark: Mark,
-}
-
-impl Identity {
-    pub fn tag(&self) -> Tag {
-        Tag { installation: self.installation, incarnation: self.incarnation, state: self.state }
-    }
-}
+pub use crate::ledger::session::{Role, Session};
 
 /// The ledger's time beside the clock that it is taken from: this process's, or the server's where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,29 +32,6 @@ impl LedgerTime {
     /// How far the ledger is ahead of the clock, where that is more than [`AHEAD_MAX`].
     pub fn ahead(&self) -> Option<SignedDuration> {
         time::ahead(self.ledger, self.clock)
-    }
-}
-
-/// A running process as the ledger knows it. Every write carries it, and a stale epoch is refused: a paused process
-/// that wakes after it was given up changes nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
-    pub id: i64,
-    pub epoch: i64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    Operator,
-    Relay,
-}
-
-impl Role {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Operator => "operator",
-            Self::Relay => "relay",
-        }
     }
 }
 

@@ -20,7 +20,8 @@ use super::references::Ref;
 use super::report::{self, Said};
 use crate::crd::Reason;
 use crate::domain::relay_config::LedgerAddress;
-use crate::ledger::incarnation::{self, Acceptance, Finding, Known, Mark, Replaced};
+use crate::ledger::identity::Mark;
+use crate::ledger::incarnation::{self, Acceptance, Finding, Known, Replaced};
 use crate::ledger::store::{self, Identity};
 use crate::runtime::metrics::{IntGauge, Registry, register};
 

@@ -24,7 +24,8 @@ use uuid::Uuid;
 
 use super::certificate::{self, Authority};
 use crate::domain::relay_config::{InstallationKeys, KeyBytes};
-use crate::ledger::incarnation::{Because, Known, Mark, Naming, State};
+use crate::ledger::identity::{Because, Mark, State};
+use crate::ledger::incarnation::{Known, Naming};
 
 /// Name of the ConfigMap and of the Secret.
 pub const NAME: &str = "franking-installation";

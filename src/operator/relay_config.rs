@@ -19,9 +19,9 @@ use super::installation::Installation;
 use super::{Endpoint, RelayInForce, RelayState};
 use crate::domain::relay_config::{LedgerAddress, Listener, ListenerMode, RelayConfig};
 use crate::runtime::clock::Clock;
-use crate::runtime::config::Refused;
 use crate::runtime::fleet::{Certificates, Fleet, Relay};
 use crate::runtime::metrics::{IntGauge, Registry, register};
+use crate::runtime::settings_file::Refused;
 use crate::runtime::shutdown::chain;
 
 /// How often the settings are looked at. A mounted ConfigMap takes up to a minute to arrive; this adds nothing to feel.
@@ -272,7 +272,7 @@ mod tests {
 
     use super::*;
     use crate::domain::relay_config::{InstallationKeys, KeyBytes};
-    use crate::ledger::incarnation::Mark;
+    use crate::ledger::identity::Mark;
     use crate::operator::certificate::Authority;
     use crate::operator::installation::Serving;
     use crate::runtime::cli::Flags;

@@ -22,7 +22,8 @@ use tracing::Instrument as _;
 use super::body_memory::HeldMemory;
 use super::denied_senders::DeniedCounts;
 use super::ending::{Answer, concluded, denied_as};
-use super::judge::{self, Identity, Judge, Labels};
+use super::judge::{self, Identity, Judge};
+use super::labels::Labels;
 use super::login_networks::LoginNetworks;
 use super::metrics::{MessageResult, Metrics};
 use super::settings::Settings;
@@ -65,8 +66,8 @@ pub struct Admission {
     pub upstreams: Upstreams,
     pub targets: Targets,
     pub shortages: Shortages,
-    pub denied: DeniedCounts,
-    pub logins: LoginNetworks,
+    pub denied: Arc<DeniedCounts>,
+    pub logins: Arc<LoginNetworks>,
     pub metrics: Metrics,
     /// Messages under way. A drain waits for them.
     pub tasks: TaskTracker,

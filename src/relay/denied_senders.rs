@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::admit::Admission;
 use super::telling::Telling;
 use crate::domain::denied_sender::{DENIED_MAX, DeniedSenders};
 use crate::domain::id::KeyId;
 use crate::domain::sender::{MailDomain, SenderFault};
+use crate::ledger::Ledger;
 
 type Counts = HashMap<(KeyId, SenderFault), (u32, Option<MailDomain>)>;
 
@@ -42,20 +42,20 @@ impl DeniedCounts {
 }
 
 /// Runs until `stop`, and then tells the rest. An Event comes once an hour, so its first may wait for a second.
-pub async fn tell(admission: Arc<Admission>, stop: CancellationToken) {
+pub async fn tell(counts: Arc<DeniedCounts>, ledger: Ledger, stop: CancellationToken) {
     let mut telling = Telling::of("refused senders", stop);
     while telling.next_turn().await {
-        let denied = admission.denied.take();
+        let denied = counts.take();
         if denied.is_empty() {
             continue;
         }
-        let session = admission.ledger.session().await;
-        let told = admission.ledger.store().count_denied_senders(&session, &denied).await;
+        let session = ledger.session().await;
+        let told = ledger.store().count_denied_senders(&session, &denied).await;
         telling.note(&told);
         if told.is_err() {
             // Where the answer alone was lost they count twice, and nobody pays for that.
             for DeniedSenders { key, fault, messages, domain } in denied {
-                admission.denied.add(key, fault, messages, domain);
+                counts.add(key, fault, messages, domain);
             }
         }
     }

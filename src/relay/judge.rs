@@ -10,6 +10,7 @@ use arc_swap::{ArcSwap, Guard};
 use jiff::Timestamp;
 
 use super::directory::{Follower, Look};
+use super::labels::Labels;
 use super::metrics::LoginResult;
 use super::settings::Settings;
 use super::smtp::header::Header;
@@ -68,24 +69,6 @@ impl Denied {
             Self::Blocked(_) => LoginResult::Blocked,
             Self::NotInUse => LoginResult::NotInUse,
             Self::Unavailable => LoginResult::Unavailable,
-        }
-    }
-}
-
-/// The names of a sender for logs and metrics; empty where nobody knows them.
-#[derive(Clone, Debug, Default)]
-pub struct Labels {
-    pub policy: String,
-    pub account: String,
-    pub key: String,
-}
-
-impl Labels {
-    pub fn of(sender: &Sender) -> Self {
-        Self {
-            policy: sender.policy.name.clone(),
-            account: format!("{}/{}", sender.account.namespace, sender.account.name),
-            key: format!("{}/{}", sender.key.namespace, sender.key.name),
         }
     }
 }

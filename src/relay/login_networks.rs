@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::admit::Admission;
 use super::telling::Telling;
 use crate::domain::id::KeyId;
 use crate::domain::login_network::{LOGINS_MAX, LoginFrom};
+use crate::ledger::Ledger;
 
 /// Keys and networks that the ledger was told of, so that it is not told again: about 5 MB. When it is full all are told
 /// anew, which writes nothing that is there.
@@ -58,18 +58,18 @@ impl LoginNetworks {
 }
 
 /// Runs until `stop`, and then tells the rest. People read it, after the fact.
-pub async fn tell(admission: Arc<Admission>, stop: CancellationToken) {
+pub async fn tell(networks: Arc<LoginNetworks>, ledger: Ledger, stop: CancellationToken) {
     let mut telling = Telling::of("networks of logins", stop);
     while telling.next_turn().await {
-        let waiting = admission.logins.waiting();
+        let waiting = networks.waiting();
         if waiting.is_empty() {
             continue;
         }
-        let session = admission.ledger.session().await;
-        let told = admission.ledger.store().note_logins(&session, &waiting).await;
+        let session = ledger.session().await;
+        let told = ledger.store().note_logins(&session, &waiting).await;
         telling.note(&told);
         if told.is_ok() {
-            admission.logins.told(&waiting);
+            networks.told(&waiting);
         }
     }
 }

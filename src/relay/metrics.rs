@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::judge::Labels;
+use super::labels::Labels;
 use super::smtp::reply::Reply;
 use super::tls::Agreed;
 use crate::domain::credit::Outcome;

@@ -16,6 +16,7 @@ mod denied_senders;
 mod directory;
 mod ending;
 mod judge;
+mod labels;
 mod listen;
 mod login_networks;
 mod metrics;

@@ -19,11 +19,11 @@ use super::auth_throttle::AuthThrottle;
 use super::body_memory::BodyMemory;
 use super::connection::Front;
 use super::connection_limits::ConnectionLimits;
-use super::denied_senders::{self, DeniedCounts};
+use super::denied_senders;
 use super::directory::Follower;
 use super::judge::Judge;
 use super::listen::Door;
-use super::login_networks::{self, LoginNetworks};
+use super::login_networks;
 use super::metrics::Metrics;
 use super::settings::{self, Settings};
 use super::shortage::Shortages;
@@ -133,8 +133,8 @@ impl Relay {
             upstreams: Upstreams::new(upstream, &registry),
             targets: Targets::default(),
             shortages: Shortages::default(),
-            denied: DeniedCounts::default(),
-            logins: LoginNetworks::default(),
+            denied: Arc::default(),
+            logins: Arc::default(),
             metrics: Metrics::new(&registry),
             tasks: TaskTracker::new(),
             rng: Mutex::new(rng),
@@ -160,8 +160,9 @@ impl Relay {
         let settled = CancellationToken::new();
         gate.open();
         background.spawn(troubles::tell(house.front.admission.clone(), stop.clone()));
-        background.spawn(denied_senders::tell(house.front.admission.clone(), stop.clone()));
-        background.spawn(login_networks::tell(house.front.admission.clone(), stop.clone()));
+        let admission = &house.front.admission;
+        background.spawn(denied_senders::tell(admission.denied.clone(), admission.ledger.clone(), stop.clone()));
+        background.spawn(login_networks::tell(admission.logins.clone(), admission.ledger.clone(), stop.clone()));
         let watching = tokio::spawn(watch(house.clone(), text, gate.clone(), settled.clone()));
         Ok(Some(Self { house, gate, settled, stop, background, watching }))
     }

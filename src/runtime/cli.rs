@@ -9,7 +9,8 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 
-use super::config::{LogFormat, LogLevel, Refused};
+use super::log::{LogFormat, LogLevel};
+use super::settings_file::Refused;
 
 /// Franking: one mail plan, shared by many senders.
 #[derive(Debug, Parser)]

@@ -7,12 +7,13 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use serde::Deserialize;
 
 use super::cli::Flags;
 use super::fleet::{RawRelay, Relay};
+use super::log::{LogFormat, LogLevel};
 use super::metrics::MetricAccounts;
+use super::settings_file::{Refused, parse_file};
 use crate::domain::relay_config::LedgerAddress;
 
 /// Where state lives when nothing else is said: the place of the FHS for it.
@@ -28,21 +29,8 @@ const STATUS_WRITES_MAX: u32 = 100;
 const STOP_SECONDS: u64 = 345;
 /// Longer than any grace period that makes sense: an hour.
 const STOP_SECONDS_MAX: u64 = 3600;
-/// A settings file is a page; 1 MiB is also all that a ConfigMap can hold.
-const FILE_MAX: u64 = 1024 * 1024;
 /// A URI is a line; several hosts and options still are a few hundred octets.
 const URL_MAX: u64 = 16 * 1024;
-
-/// Why a start was refused: one sentence that names the setting.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Refused(pub String);
-
-impl Refused {
-    pub fn new(sentence: impl Into<String>) -> Self {
-        Self(sentence.into().replace('\n', " "))
-    }
-}
 
 /// All that a process is told, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,37 +67,6 @@ pub struct Telemetry {
     pub address: SocketAddr,
     /// Where `/healthz` and `/readyz` are served for probes, with places of their own.
     pub probes_address: Option<SocketAddr>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    #[default]
-    Text,
-    Json,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogLevel {
-    Error,
-    Warn,
-    #[default]
-    Info,
-    Debug,
-    Trace,
-}
-
-impl LogLevel {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        }
-    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -174,18 +131,6 @@ pub fn load(flags: &Flags) -> Result<Settings, Refused> {
         None => RawSettings::default(),
     };
     check(raw, flags)
-}
-
-/// Reads one YAML file, bounded; unknown keys are refused by the types.
-pub(super) fn parse_file<T: for<'de> Deserialize<'de> + Default>(path: &Path) -> Result<T, Refused> {
-    let refused = |what: &dyn fmt::Display| Refused::new(format!("settings file {}: {what}", path.display()));
-    let length = std::fs::metadata(path).map_err(|error| refused(&error))?.len();
-    if length > FILE_MAX {
-        return Err(refused(&format_args!("{length} octets are more than the {FILE_MAX} that are read")));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| refused(&error))?;
-    // An empty file is a file without keys, not an error.
-    serde_yaml::from_str::<Option<T>>(&text).map(Option::unwrap_or_default).map_err(|error| refused(&error))
 }
 
 fn check(raw: RawSettings, flags: &Flags) -> Result<Settings, Refused> {
@@ -485,7 +430,7 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464', probesAddress
     fn a_file_that_is_missing_or_far_too_large_is_named() {
         let missing = load(&Flags { config: Some("/nowhere/franking.yaml".into()), ..Flags::default() });
         assert!(missing.expect_err("missing").0.contains("/nowhere/franking.yaml"));
-        let large = "#".repeat(usize::try_from(FILE_MAX).expect("fits") + 1);
+        let large = "#".repeat(usize::try_from(crate::runtime::settings_file::FILE_MAX).expect("fits") + 1);
         assert!(load_text(&large, Flags::default()).expect_err("large").0.contains("more than"));
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::config::{Refused, parse_file};
+use super::settings_file::{Refused, parse_file};
 use crate::domain::relay_config::{self, CertificateFiles, Limits, Listener, ListenerMode, Tls};
 
 /// The relay's part. What clients see of it may also stand in a file of its own, which is followed while we run.

@@ -6,7 +6,8 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
-use super::config::{LogFormat, LogLevel, Telemetry};
+use super::config::Telemetry;
+use super::log::{LogFormat, LogLevel};
 
 /// Starts the process's logs. Called once, before anything else runs.
 pub fn start(settings: &Telemetry) {

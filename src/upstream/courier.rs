@@ -9,7 +9,10 @@ use lettre::message::Mailbox;
 use lettre::message::header::{ContentType, HeaderName, HeaderValue, MIME_VERSION_1_0};
 use tokio::time::Instant;
 
-use super::{Forwarded, Message, Target, Tenant, UpstreamSettings, Upstreams, webhook};
+use super::message::{Forwarded, Message, Target, Tenant};
+use super::settings::UpstreamSettings;
+use super::upstreams::Upstreams;
+use super::webhook;
 use crate::domain::sender::Address;
 use crate::runtime::courier::{Call, Courier, Delivery, Hook, Letter, OnBehalfOf, Via};
 use crate::runtime::metrics::Registry;

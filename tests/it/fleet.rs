@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use franking::domain::relay_config::{InstallationKeys, KeyBytes, LedgerAddress};
-use franking::ledger::incarnation::Mark;
+use franking::ledger::identity::Mark;
 use franking::operator::certificate::Authority;
 use franking::operator::fleet::Fleet;
 use franking::operator::installation::{Installation, Serving};

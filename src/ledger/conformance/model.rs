@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::raises::Raise;
 use super::stock::{GivenBack, Leak, Stock};
 use super::traces::{Copy, Told, Traces};
 use super::world::{account_id, key_id, policy_id};
@@ -80,6 +79,16 @@ impl Charged {
     fn counts(&self) -> bool {
         !matches!(self.outcome, Some(Outcome::Refused | Outcome::NotOffered))
     }
+}
+
+/// Credits of a period that a holder has used elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Raise {
+    pub holder: Holder,
+    pub credits: i64,
+    pub at: Timestamp,
+    /// The number of the limit that ran then.
+    pub number: usize,
 }
 
 #[derive(Debug, Default)]

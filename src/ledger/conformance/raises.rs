@@ -2,20 +2,10 @@
 
 use jiff::Timestamp;
 
-use super::model::{Model, POLICIES, account, key, policy};
+use super::model::{Model, POLICIES, Raise, account, key, policy};
 use crate::domain::credit::Meter;
 use crate::domain::id::Holder;
 use crate::ledger::store::{Bound, Floor};
-
-/// Credits of a period that a holder has used elsewhere.
-#[derive(Clone, Copy, Debug)]
-pub struct Raise {
-    pub holder: Holder,
-    pub credits: i64,
-    pub at: Timestamp,
-    /// The number of the limit that ran then.
-    number: usize,
-}
 
 /// What a status may say, as a floor of any meter of the histories: of keys 1 and 2, the account and the policies, the
 /// account's money, and what was left of the account and the policies at some moment.

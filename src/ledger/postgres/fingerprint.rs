@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
+use super::pool::Wires;
 use super::rows;
 use super::tx::{Clock, Lane, Tx};
-use super::wire::Wires;
 use crate::domain::credit::Outcome;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::MessageId;

@@ -1,58 +1,17 @@
-//! Who the ledger is, whether mail may be charged to it, and how it is put right after it was replaced.
+//! Accepts a ledger that was replaced, and puts back what it has lost.
 
 use serde_json::json;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::floors;
+use super::identity::tag;
+use super::pool::{Lease, Wires};
 use super::records;
 use super::rows;
 use super::tx::{Clock, Lane, Tx};
-use super::wire::{Lease, Wire, Wires};
 use crate::domain::id::Kind;
-use crate::ledger::store::{Acceptance, Because, Identity, Mark, Session, State, Tag};
-
-pub async fn read_identity(wire: &Wire) -> Op<Identity> {
-    let row = wire
-        .query_one(
-            "SELECT installation, cluster, incarnation, schema_version, config_epoch, moved, events, state FROM meta",
-            &[],
-        )
-        .await?;
-    Ok(Identity {
-        installation: row.try_get(0)?,
-        cluster: row.try_get(1)?,
-        incarnation: row.try_get(2)?,
-        schema_version: row.try_get(3)?,
-        mark: Mark { config_epoch: row.try_get(4)?, moved: row.try_get(5)?, event: row.try_get(6)? },
-        state: state(row.try_get(7)?)?,
-    })
-}
-
-pub async fn tag(wire: &Wire) -> Op<Tag> {
-    let row = wire.query_one("SELECT installation, incarnation, state FROM meta", &[]).await?;
-    Ok(Tag { installation: row.try_get(0)?, incarnation: row.try_get(1)?, state: state(row.try_get(2)?)? })
-}
-
-pub fn state(word: &str) -> Op<State> {
-    State::parse(word).ok_or_else(|| Failure::Row(format!("unknown state {word}")))
-}
-
-/// Charging and judging need an open ledger.
-pub fn refuse_unless_open(state: State) -> Op<()> {
-    match state {
-        State::Open => Ok(()),
-        held @ (State::Held(_) | State::Rebuilding) => Err(Failure::Held(held)),
-    }
-}
-
-/// The operator reads and writes what is open or being rebuilt. What it reads from a held one would be shown as true.
-pub fn refuse_held(state: State) -> Op<()> {
-    match state {
-        State::Open | State::Rebuilding => Ok(()),
-        held @ State::Held(_) => Err(Failure::Held(held)),
-    }
-}
+use crate::ledger::store::{Acceptance, Because, Session, State};
 
 /// Only an open ledger is held: one that is held already keeps its reason, and one that was accepted its acceptance.
 pub async fn hold(wires: &Wires, because: Because) -> Op<()> {

@@ -16,10 +16,12 @@ mod fingerprint;
 mod fitness;
 mod floors;
 mod history;
+mod identity;
 mod incarnation;
 mod login_network;
 mod lots;
 mod memory;
+mod pool;
 mod read;
 mod records;
 mod refusals;
@@ -59,9 +61,9 @@ use crate::ledger::store::{
 use failure::{Failure, Op};
 use fitness::Demands;
 use memory::Memory;
+use pool::{Connector, Wires};
 use read::Snapshot;
 use tx::{Lane, Tx};
-use wire::{Connector, Wires};
 
 pub use tx::Clock;
 
@@ -101,7 +103,7 @@ impl PostgresStore {
     }
 
     fn over(connector: Connector, clock: Clock) -> Result<Self> {
-        Ok(Self { wires: wire::pool(connector)?, clock, memory: Mutex::default() })
+        Ok(Self { wires: pool::pool(connector)?, clock, memory: Mutex::default() })
     }
 
     /// Makes a call in time, again where others were faster.
@@ -180,7 +182,7 @@ macro_rules! on_snapshot {
 #[async_trait]
 impl Store for PostgresStore {
     async fn identity(&self) -> Result<Identity> {
-        on_snapshot!(self, "reading who the ledger is", |snapshot| incarnation::read_identity(&snapshot))
+        on_snapshot!(self, "reading who the ledger is", |snapshot| identity::read_identity(&snapshot))
     }
 
     async fn time(&self) -> Result<LedgerTime> {

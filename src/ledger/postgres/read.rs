@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use super::failure::{Failure, Op};
-use super::incarnation;
+use super::identity;
 use super::lots;
+use super::pool::{Lease, Wires};
 use super::rows;
 use super::tx::{Clock, clock_ms};
-use super::wire::{Lease, Wire, Wires};
+use super::wire::Wire;
 use crate::domain::credential::Username;
 use crate::domain::credit::{LotId, Source};
 use crate::domain::directory::{Directory, Entry, Named};
@@ -65,7 +66,7 @@ impl Snapshot {
 /// every entry up to it.
 pub async fn changes(wire: &Wire, after: i64) -> Op<Changes> {
     let epoch = wire.query_one("SELECT config_epoch FROM meta", &[]).await?.try_get(0)?;
-    let tag = incarnation::tag(wire).await?;
+    let tag = identity::tag(wire).await?;
     if epoch <= after {
         return Ok(Changes { entries: vec![], epoch, tag });
     }
@@ -77,7 +78,7 @@ pub async fn changes(wire: &Wire, after: i64) -> Op<Changes> {
 }
 
 pub async fn find_sender(wire: &Wire, username: &Username) -> Op<Option<Named>> {
-    incarnation::refuse_unless_open(incarnation::tag(wire).await?.state)?;
+    identity::refuse_unless_open(identity::tag(wire).await?.state)?;
     // A name that was given again belongs to the key that is not removed.
     let row = wire
         .query_opt(
@@ -98,7 +99,7 @@ pub async fn find_sender(wire: &Wire, username: &Username) -> Op<Option<Named>> 
 }
 
 pub async fn balances(wire: &Wire, holders: &[Holder], now: Timestamp) -> Op<Vec<Balance>> {
-    incarnation::refuse_held(incarnation::tag(wire).await?.state)?;
+    identity::refuse_held(identity::tag(wire).await?.state)?;
     let entries = entries(wire, holders).await?;
     let known: Vec<Holder> = holders.iter().copied().filter(|holder| entries.contains_key(holder)).collect();
     let mut lots_of = lots::read(wire, &known, now).await?;

@@ -8,12 +8,12 @@ use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::floors;
-use super::incarnation::refuse_held;
+use super::identity::refuse_held;
 use super::lots::{LotsByHolder, used_under};
+use super::pool::{Lease, Wires};
 use super::rows;
 use super::settle::settle_in;
 use super::tx::{Clock, Lane, Tx, clock_ms};
-use super::wire::{Lease, Wires};
 use crate::domain::credit::Outcome;
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, Kind, MessageId};

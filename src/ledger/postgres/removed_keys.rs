@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::failure::Op;
+use super::pool::Wires;
 use super::rows;
 use super::tx::{Clock, Lane, Tx};
-use super::wire::Wires;
 use crate::domain::directory::Entry;
 use crate::domain::id::{KeyId, Kind};
 use crate::ledger::store::{REMEMBERED_FOR, Session};

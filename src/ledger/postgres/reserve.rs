@@ -2,11 +2,11 @@
 
 use super::failure::{Failure, Op};
 use super::fingerprint;
-use super::incarnation::refuse_unless_open;
+use super::identity::refuse_unless_open;
 use super::lots::LotsByHolder;
 use super::memory::{Columns, Memory, Plan};
+use super::pool::{Lease, Wires};
 use super::tx::{Clock, Lane, Tx, clock_ms};
-use super::wire::{Lease, Wires};
 use super::{refusals, rows};
 use crate::domain::credit::{Books, Chain, Reservation, Verdict};
 use crate::domain::directory::{Sender, Terms};

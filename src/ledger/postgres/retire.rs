@@ -4,10 +4,10 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::failure::Op;
+use super::pool::{Lease, Wires};
 use super::rows;
 use super::settle::settle_in;
 use super::tx::{Clock, Lane, Tx};
-use super::wire::{Lease, Wires};
 use super::{floors, history, refusals};
 use crate::domain::credit::Outcome;
 use crate::domain::id::MessageId;

@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::fitness::{self, SCHEMA_NEWEST, SCHEMA_OLDEST};
-use super::incarnation::read_identity;
-use super::wire::{Connector, Wire};
+use super::identity::read_identity;
+use super::pool::Connector;
+use super::wire::Wire;
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{Error, Identity, Result};
 

@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::fingerprint::keep;
+use super::pool::{Lease, Wires};
 use super::tx::{Clock, Lane, Tx, clock_ms};
-use super::wire::{Lease, Wires};
 use super::{read, refusals, rows};
 use crate::domain::credit::{PERIOD_PARTS, Part};
 use crate::domain::directory::Entry;

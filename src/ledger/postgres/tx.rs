@@ -5,9 +5,10 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
-use super::incarnation;
+use super::identity;
+use super::pool::{Lease, Wires};
 use super::rows;
-use super::wire::{Lease, Wire, Wires};
+use super::wire::Wire;
 use crate::domain::id::Holder;
 use crate::ledger::rules::time;
 use crate::ledger::store::{Session, State};
@@ -89,7 +90,7 @@ impl Tx {
             .await?;
         let now = rows::instant(entered.try_get(0)?)?;
         let (fenced, config_epoch) = (entered.try_get(1)?, entered.try_get(2)?);
-        let state = incarnation::state(entered.try_get(3)?)?;
+        let state = identity::state(entered.try_get(3)?)?;
         let clock = rows::instant(entered.try_get(4)?)?;
         Ok(Self { wire, now, clock, fenced, config_epoch, state, notes: vec![], moved: vec![] })
     }
@@ -102,7 +103,7 @@ impl Tx {
             .query_one("SELECT ledger_now($1), config_epoch, state FROM meta FOR UPDATE", &[&clock_ms(clock)])
             .await?;
         let now = rows::instant(found.try_get(0)?)?;
-        let state = incarnation::state(found.try_get(2)?)?;
+        let state = identity::state(found.try_get(2)?)?;
         let config_epoch = found.try_get(1)?;
         Ok(Self { wire, now, clock: now, fenced: false, config_epoch, state, notes: vec![], moved: vec![] })
     }

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::{OptionalExtension as _, params};
 
 use super::failure::{Failure, Op};
-use super::incarnation;
+use super::identity;
 use super::ledgered::Ledgered;
 use super::lots::latest;
 use super::write::Tx;
@@ -32,7 +32,7 @@ struct Reserved {
 impl Tx<'_> {
     pub fn reserve(&mut self, session: &Session, batch: &[Reservation]) -> Op<Vec<Verdict>> {
         self.fence(session)?;
-        incarnation::refuse_unless_open(self.connection)?;
+        identity::refuse_unless_open(self.connection)?;
         let steps = self.screen(batch)?;
         let mut traces = HashMap::new();
         for (_, fingerprint) in fingerprints(batch, &steps) {

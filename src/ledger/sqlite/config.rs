@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rusqlite::params;
 
 use super::failure::Op;
-use super::incarnation;
+use super::identity;
 use super::lots;
 use super::rows;
 use super::write::Tx;
@@ -19,7 +19,7 @@ use crate::ledger::trail::of_change;
 impl Tx<'_> {
     pub fn put(&mut self, session: &Session, actor: &str, entries: &[Entry]) -> Op<()> {
         self.fence(session)?;
-        incarnation::refuse_held(self.connection)?;
+        identity::refuse_held(self.connection)?;
         let mut epoch = None;
         for entry in entries {
             let before = rows::entry(self.connection, entry.holder())?;

@@ -13,7 +13,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transac
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
-use super::incarnation::read_identity;
+use super::identity::read_identity;
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{Error, Identity, Result};
 

@@ -16,6 +16,7 @@ mod failure;
 mod file;
 mod fingerprint;
 mod floors;
+mod identity;
 mod incarnation;
 mod ledgered;
 mod login_network;
@@ -124,7 +125,7 @@ impl SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn identity(&self) -> Result<Identity> {
-        self.reader.call("reading who the ledger is", |connection, _| incarnation::read_identity(connection)).await
+        self.reader.call("reading who the ledger is", |connection, _| identity::read_identity(connection)).await
     }
 
     async fn time(&self) -> Result<LedgerTime> {
@@ -286,7 +287,7 @@ impl Store for SqliteStore {
     }
 
     async fn hold(&self, because: Because) -> Result<()> {
-        self.writer.call("holding the ledger", 1, move |tx| incarnation::hold(tx.connection, because)).await
+        self.writer.call("holding the ledger", 1, move |tx| identity::hold(tx.connection, because)).await
     }
 
     async fn accept(&self, acceptance: &Acceptance) -> Result<()> {

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::failure::{Failure, Op};
 use super::vigil::Vigil;
-use super::{file, incarnation, lots, rows, usage};
+use super::{file, identity, lots, rows, usage};
 use crate::domain::credential::Username;
 use crate::domain::directory::{Directory, Entry, Named};
 use crate::domain::id::{Holder, KeyId};
@@ -98,11 +98,11 @@ pub fn snapshot<T>(connection: &Connection, work: impl FnOnce(&Connection) -> Op
 pub fn changes(connection: &Connection, after: i64) -> Op<Changes> {
     let epoch = connection.prepare_cached("SELECT config_epoch FROM meta")?.query_row([], |row| row.get(0))?;
     let entries = if epoch > after { rows::entries_after(connection, after)? } else { Vec::new() };
-    Ok(Changes { entries, epoch, tag: incarnation::tag(connection)? })
+    Ok(Changes { entries, epoch, tag: identity::tag(connection)? })
 }
 
 pub fn find_sender(connection: &Connection, username: &Username) -> Op<Option<Named>> {
-    incarnation::refuse_unless_open(connection)?;
+    identity::refuse_unless_open(connection)?;
     // A name that was given again belongs to the key that is not removed.
     let id: Option<[u8; 16]> = connection
         .prepare_cached("SELECT id FROM directory WHERE username = ?1 ORDER BY removed, epoch DESC LIMIT 1")?
@@ -121,7 +121,7 @@ pub fn find_sender(connection: &Connection, username: &Username) -> Op<Option<Na
 }
 
 pub fn balances(connection: &Connection, holders: &[Holder], now: Timestamp) -> Op<Vec<Balance>> {
-    incarnation::refuse_held(connection)?;
+    identity::refuse_held(connection)?;
     let mut found = Vec::with_capacity(holders.len());
     for holder in holders {
         let Some(entry) = rows::entry(connection, *holder)? else { continue };

@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
-use super::{file, incarnation};
+use super::{file, identity};
 use crate::ledger::store::{Because, Result};
 
 /// Shared by the threads of one process.
@@ -37,7 +37,7 @@ impl Vigil {
     /// Begins with the file that `connection` has just opened.
     pub fn begin(path: &Path, connection: &Connection) -> Result<Self> {
         let identity =
-            incarnation::read_identity(connection).map_err(|failure| failure.of("reading who the ledger is"))?;
+            identity::read_identity(connection).map_err(|failure| failure.of("reading who the ledger is"))?;
         let file = node(path).map_err(|failure| failure.of("looking at the ledger's file"))?;
         let seen = Seen { file, generation: 0, installation: identity.installation };
         Ok(Self { path: path.to_owned(), seen: Mutex::new(seen) })
@@ -55,11 +55,11 @@ impl Vigil {
             return Ok(seen.generation);
         }
         let connection = file::connect_ledger(&self.path).map_err(|error| Failure::Gone(error.to_string()))?;
-        let installation = incarnation::tag(&connection)?.installation;
+        let installation = identity::tag(&connection)?.installation;
         if installation != seen.installation {
             return Err(Failure::Foreign { found: installation, expected: seen.installation });
         }
-        incarnation::hold(&connection, Because::Swapped)?;
+        identity::hold(&connection, Because::Swapped)?;
         tracing::error!(ledger = %self.path.display(), "another file was put in the ledger's place while it was in use");
         seen.file = found;
         seen.generation += 1;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::memory::Memory;
-use super::{incarnation, rows};
+use super::{identity, rows};
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId, Kind};
 use crate::ledger::digest;
@@ -167,7 +167,7 @@ impl<'a> Tx<'a> {
 
     pub fn identify(&mut self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Op<Uuid> {
         self.fence(session)?;
-        incarnation::refuse_held(self.connection)?;
+        identity::refuse_held(self.connection)?;
         let digest = self.digest(kind, namespace_uid, name)?;
         let known = self
             .connection

@@ -4,12 +4,12 @@
 //! them out (RFC 6409 §8.2, §8.3).
 
 use std::borrow::Cow;
-use std::fmt;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use memchr::{memchr, memmem};
 
+use super::field_name::FieldName;
 use super::mailbox;
 use super::reply::HeaderFault;
 use crate::domain::fingerprint::TraceMark;
@@ -21,26 +21,6 @@ pub const HEADER_MAX: usize = 256 * 1024;
 
 /// The most octets that [`Added::fields`] makes: twice the longest host name (255), and what stands around it.
 pub const ADDED_MAX: usize = 1024;
-
-/// The fields that name a sender.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FieldName {
-    From,
-    Sender,
-    ResentFrom,
-    ResentSender,
-}
-
-impl fmt::Display for FieldName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::From => "From",
-            Self::Sender => "Sender",
-            Self::ResentFrom => "Resent-From",
-            Self::ResentSender => "Resent-Sender",
-        })
-    }
-}
 
 /// What the relay must know of a header section.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 
 pub mod command;
 pub mod data;
+pub mod field_name;
 pub mod header;
 pub mod mailbox;
 pub mod proxy;

@@ -3,7 +3,8 @@
 use franking::domain::fingerprint::TraceMark;
 use franking::domain::id::{KeyId, MessageId};
 use franking::domain::sender::Unlisted;
-use franking::relay::smtp::header::{Added, FieldName, Header, read};
+use franking::relay::smtp::field_name::FieldName;
+use franking::relay::smtp::header::{Added, Header, read};
 use franking::relay::smtp::reply::{DeniedSender, Reply, SenderPlace};
 use jiff::Timestamp;
 use uuid::Uuid;

@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::pool::Connector;
 use super::schema::{self, MIGRATIONS, Migration};
-use super::wire::{Connector, Wire};
+use super::wire::Wire;
 use super::{PostgresStore, connector};
 use crate::ledger::conformance::{Place, random_histories_agree_with_the_model, whole_suite};
 use crate::ledger::incarnation::Naming;

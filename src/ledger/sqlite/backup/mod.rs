@@ -16,8 +16,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 use super::failure::Failure;
 use super::file::{self, unfit};
-use super::incarnation::read_identity;
-use crate::ledger::incarnation::{Because, Naming, State};
+use super::identity::read_identity;
+use crate::ledger::identity::{Because, State};
+use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{Identity, Result};
 use crate::ledger::trail::LEDGER_RESTORED;
 

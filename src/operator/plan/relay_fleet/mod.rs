@@ -4,21 +4,18 @@
 //! one new relay at a time, and no old one goes before the new one is ready. What must never be in a pod here: a token of
 //! the Kubernetes API, or a Secret besides `relay.yaml` and the certificate.
 
+mod names;
 mod objects;
 mod settings;
 #[cfg(test)]
 mod tests;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use ring::digest;
 use serde_json::Value;
 
+pub use names::{PODS, RELAY_SETTINGS};
 pub use objects::{House, Names, Wanted, plan};
 pub use settings::{Pods, Settings, check};
-
-/// The entries of the ConfigMap, and of the Secret that remembers the last good ones.
-pub const RELAY_SETTINGS: &str = "relay-settings.yaml";
-pub const PODS: &str = "pods.yaml";
 
 /// Whether `live` already is what is `wanted`, whatever else the API server and others have put beside it. What we no
 /// longer want shows in the content's hash, which is one of the annotations.
@@ -38,9 +35,4 @@ pub fn stands(wanted: &Value, live: &Value) -> bool {
 /// Whether an object of a name that we want is ours to write: the ConfigMap controls it.
 pub fn is_ours(live: &ObjectMeta, owner: &OwnerReference) -> bool {
     live.owner_references.iter().flatten().any(|other| other.controller == Some(true) && other.uid == owner.uid)
-}
-
-/// As an annotation, so that a person can compare two.
-fn hash(content: &str) -> String {
-    digest::digest(&digest::SHA256, content.as_bytes()).as_ref().iter().map(|octet| format!("{octet:02x}")).collect()
 }

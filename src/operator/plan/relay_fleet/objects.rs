@@ -7,10 +7,11 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use ring::digest;
 use serde_json::{Map, Value, json};
 
+use super::names::{PODS, PRE_STOP_SECONDS, RELAY_SETTINGS, TLS_FOLDER};
 use super::settings::{Pods, Settings};
-use super::{PODS, RELAY_SETTINGS, hash};
 use crate::domain::relay_config::{LedgerAddress, ListenerMode};
 use crate::operator::certificate::Leaf;
 use crate::operator::installation::Installation;
@@ -19,11 +20,6 @@ use crate::operator::relay_config;
 
 /// Where `relay.yaml` is in a relay's pod: where the relay looks for it when nothing is said.
 const RUN_FOLDER: &str = "/run/franking";
-/// Where the certificate is.
-pub const TLS_FOLDER: &str = "/etc/franking/tls";
-/// Between the end of a pod's being chosen by the Service and the end of its taking connections: kube-proxy follows the
-/// endpoints within a second or two, balancers outside a little later.
-pub const PRE_STOP_SECONDS: u32 = 5;
 /// A relay is ready within seconds; an image takes longer to be pulled. After this the rollout is said to be stuck.
 const PROGRESS_SECONDS: u32 = 300;
 /// 0440 as JSON writes it: the group of the process reads, nobody writes.
@@ -293,4 +289,9 @@ impl Maker<'_> {
         });
         self.object("policy/v1", "PodDisruptionBudget", &names.fleet, BTreeMap::new(), json!({"spec": spec}))
     }
+}
+
+/// As an annotation, so that a person can compare two.
+fn hash(content: &str) -> String {
+    digest::digest(&digest::SHA256, content.as_bytes()).as_ref().iter().map(|octet| format!("{octet:02x}")).collect()
 }

@@ -9,10 +9,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::runtime::config::Refused;
+use super::names::{PODS, PRE_STOP_SECONDS, RELAY_SETTINGS, TLS_FOLDER};
 use crate::runtime::fleet::{Certificates, Fleet};
-
-use super::objects::{PRE_STOP_SECONDS, TLS_FOLDER};
+use crate::runtime::settings_file::Refused;
 
 /// More relays than one ledger is for: fewer, larger ones make larger batches.
 const REPLICAS_MAX: u16 = 64;
@@ -128,10 +127,10 @@ pub fn check(texts: [&str; 2], fleet_of: impl FnOnce(&str) -> Result<Fleet, Refu
     if let Some(long) = texts.iter().map(|text| text.len()).find(|length| *length > TEXT_MAX) {
         return Err(format!("{long} octets are more than the {TEXT_MAX} that are read"));
     }
-    let fleet = fleet_of(texts[0]).map_err(|Refused(sentence)| format!("{}: {sentence}", super::RELAY_SETTINGS))?;
+    let fleet = fleet_of(texts[0]).map_err(|Refused(sentence)| format!("{}: {sentence}", RELAY_SETTINGS))?;
     let pods: Pods = serde_yaml::from_str(texts[1])
-        .map_err(|error| format!("{}: {}", super::PODS, error.to_string().replace('\n', " ")))?;
-    judge(&fleet, &pods).map_err(|sentence| format!("{}: {sentence}", super::PODS))?;
+        .map_err(|error| format!("{}: {}", PODS, error.to_string().replace('\n', " ")))?;
+    judge(&fleet, &pods).map_err(|sentence| format!("{}: {sentence}", PODS))?;
     Ok(Settings { fleet, pods, texts: texts.map(str::to_owned) })
 }
 

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{House, Settings, Wanted, check, is_ours, plan, stands};
 use crate::crd::{ConditionType, Reason, find_condition};
 use crate::domain::relay_config::{InstallationKeys, KeyBytes, LedgerAddress, RelayConfig};
-use crate::ledger::incarnation::Mark;
+use crate::ledger::identity::Mark;
 use crate::operator::certificate::{Authority, Leaf};
 use crate::operator::installation::{Installation, Serving};
 use crate::operator::plan::{Outcome, credit_policy::lacks, is_true};

@@ -125,7 +125,7 @@ mod tests {
         for meter in Meter::ALL {
             for reopens_at in [None, Some(Timestamp::MAX)] {
                 let shortage = Shortage { meter, granted: i64::MAX, remaining: i64::MAX, reopens_at };
-                assert!(shortage.parts(WhenExhausted::Reject).2.len() < crate::relay::smtp::reply::TEXT_MAX);
+                assert!(shortage.parts(WhenExhausted::Reject).2.len() < crate::relay::smtp::reply::text::TEXT_MAX);
             }
         }
     }

@@ -5,13 +5,14 @@
 
 mod credits;
 mod sender;
+mod text;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use bytes::{BufMut as _, BytesMut};
 
-use super::header::FieldName;
+use super::field_name::FieldName;
 use crate::domain::credit::{Blocked, WhenExhausted};
 use crate::domain::id::MessageId;
 use crate::domain::sender::{MailDomain, SenderFault};
@@ -19,9 +20,7 @@ use crate::domain::sender::{MailDomain, SenderFault};
 pub use credits::{Haste, Shortage};
 pub use sender::{DeniedSender, SenderPlace};
 
-/// RFC 5321 §4.5.3.1.5: a reply line has at most 512 octets with its code and CRLF; the code and an enhanced code
-/// take at most 13 of them.
-const TEXT_MAX: usize = 480;
+use text::printable;
 
 /// What EHLO offers at this point of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -370,11 +369,6 @@ fn passed(code: u16, enhanced: &Option<String>, text: &str) -> String {
     let class = code / 100;
     let own = enhanced.as_deref().filter(|enhanced| enhanced.starts_with(&format!("{class}.")));
     printable(&format!("{} {text}", own.unwrap_or(if class == 4 { "4.0.0" } else { "5.0.0" })))
-}
-
-/// Text of others, safe inside one reply line: printable ASCII, bounded.
-pub fn printable(text: &str) -> String {
-    text.chars().take(TEXT_MAX).map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
 }
 
 #[cfg(test)]

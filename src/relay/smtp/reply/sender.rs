@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::printable;
+use super::text::printable;
 use crate::domain::sender::{Address, Unlisted};
-use crate::relay::smtp::header::FieldName;
+use crate::relay::smtp::field_name::FieldName;
 
 /// Characters of an address that a reply repeats, so that there is room for where to look.
 const ADDRESS_SHOWN: usize = 128;
