@@ -21,7 +21,7 @@ use tracing::Instrument as _;
 
 use super::body_memory::HeldMemory;
 use super::denied_senders::DeniedCounts;
-use super::ending::{Answer, concluded, denied_as};
+use super::disposition::{Answer, Claim, Client, Disposition, concluded, denied_as};
 use super::judge::{self, Identity, Judge};
 use super::labels::Labels;
 use super::login_networks::LoginNetworks;
@@ -40,7 +40,7 @@ use crate::domain::fingerprint::{Fingerprint, TraceMark};
 use crate::domain::id::{KeyId, MessageId};
 use crate::domain::sender::{Address, MailDomain};
 use crate::ledger::Ledger;
-use crate::ledger::store::{Again, FINGERPRINT_KEPT, FINGERPRINT_KEPT_UNMARKED, Kept, Settlement};
+use crate::ledger::store::{FINGERPRINT_KEPT, FINGERPRINT_KEPT_UNMARKED, Kept};
 use crate::upstream::{Common, Forwarded, Message, Target, Tenant, Upstreams};
 
 /// How long a client waits for the ledger alone. A group commit takes milliseconds; after this it is down.
@@ -95,14 +95,6 @@ struct Errand {
     /// It has a Message-ID or a Date, so that its bytes are those of no other message.
     is_marked: bool,
     _memory: HeldMemory,
-}
-
-/// Who is charged for a message that may be forwarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Claim {
-    Own,
-    /// An earlier message was, and this one is sent in its place.
-    StandsIn,
 }
 
 impl Admission {
@@ -199,7 +191,7 @@ impl Admission {
         };
         let (errand, message) = self.errand(id, sender, target, (&header, &mark), received).await;
         if let Some(foreseen) = self.upstreams.foresee(&errand.target, &message) {
-            let (_, Answer { reply, result }) = concluded(foreseen);
+            let (_, Answer { reply, result }) = concluded(id, &foreseen);
             return self.refused(who, result, reply);
         }
         let (say, hear) = oneshot::channel();
@@ -316,37 +308,35 @@ impl Admission {
             Err(answer) => return self.answer(&errand, started, answer, say),
         };
         let mut forwarding = pin!(self.upstreams.forward(&errand.target, message, errand.deadline));
-        let (forwarded, is_kept) = tokio::select! {
+        let (forwarded, was_told) = tokio::select! {
             biased;
             forwarded = &mut forwarding => (forwarded, false),
             // It has hung up without an answer: from now on it may come again.
             waited = gone => {
                 // Without a word the connection was given up.
-                let is_kept = errand.is_marked || waited.unwrap_or(WAITED_MIN) >= WAITED_MIN;
-                if is_kept {
-                    self.keep(&errand, claim, true).await;
+                let comes_again = errand.is_marked || waited.unwrap_or(WAITED_MIN) >= WAITED_MIN;
+                if comes_again {
+                    self.settle_open(&errand, claim).await;
                 }
-                (forwarding.await, is_kept)
+                (forwarding.await, comes_again)
             }
         };
+        let id = errand.id;
         if let Forwarded::Open { cause, outcome } = forwarded {
-            if !is_kept {
-                self.keep(&errand, claim, true).await;
+            if !was_told {
+                self.settle_open(&errand, claim).await;
             }
-            let (_, answer) = concluded(Forwarded::Unknown { cause });
+            let (_, answer) = concluded(id, &Forwarded::Unknown { cause });
             self.answer(&errand, started, answer, say);
-            let forwarded = outcome.await.unwrap_or(Forwarded::Unknown { cause });
-            self.follow_up(&errand, claim, forwarded);
+            let (outcome, answer) = concluded(id, &outcome.await.unwrap_or(Forwarded::Unknown { cause }));
+            self.settle_late(&errand, claim, outcome, &answer).await;
             return;
         }
-        if is_kept {
-            let answer = self.follow_up(&errand, claim, forwarded);
-            return self.answer(&errand, started, answer, say);
-        }
-        let (outcome, answer) = concluded(forwarded);
-        match outcome {
-            Outcome::Unknown => self.keep(&errand, claim, false).await,
-            Outcome::Relayed | Outcome::Refused | Outcome::NotOffered => self.settle(&errand, claim, outcome, true),
+        let (outcome, answer) = concluded(id, &forwarded);
+        if was_told {
+            self.settle_late(&errand, claim, outcome, &answer).await;
+        } else {
+            self.settle(&errand, Disposition::of_end(id, errand.kept, claim, outcome, Client::Waits)).await;
         }
         self.answer(&errand, started, answer, say);
     }
@@ -384,63 +374,37 @@ impl Admission {
         Err(Answer { reply, result })
     }
 
-    /// Has the ledger know a message again, before its client is told to come again. `open`: an answer may still come.
-    async fn keep(&self, errand: &Errand, claim: Claim, open: bool) {
-        let (kept, fingerprint) = (errand.kept, errand.kept.fingerprint);
-        let again = match (claim, open) {
-            (Claim::Own, true) => Again::Open(kept),
-            (Claim::Own, false) => Again::Ended(kept),
-            // The ledger has it as under way since it was reserved.
-            (Claim::StandsIn, true) => return,
-            (Claim::StandsIn, false) => Again::StoodIn { fingerprint, told: false },
-        };
-        let settlement = Settlement { message: errand.id, outcome: Outcome::Unknown, again: Some(again) };
-        self.ledger.settle_written(settlement, Instant::now() + KEEP_LIMIT).await;
-        if claim == Claim::Own {
-            self.count(errand, Outcome::Unknown);
+    /// Has the ledger know a message again whose client leaves before its end is known.
+    async fn settle_open(&self, errand: &Errand, claim: Claim) {
+        if let Some(disposition) = Disposition::of_open(errand.id, errand.kept, claim) {
+            self.settle(errand, disposition).await;
         }
     }
 
-    fn count(&self, errand: &Errand, outcome: Outcome) {
-        self.metrics.settled(&Labels::of(&errand.sender), outcome, errand.credits, self.metric_accounts());
+    /// Settles what turned out after the client was told to come again, or left.
+    async fn settle_late(&self, errand: &Errand, claim: Claim, outcome: Outcome, answer: &Answer) {
+        self.settle(errand, Disposition::of_end(errand.id, errand.kept, claim, outcome, Client::WasTold)).await;
+        tracing::info!(message.id = %errand.id, outcome = answer.result.as_str(), "outcome known late");
+    }
+
+    async fn settle(&self, errand: &Errand, disposition: Disposition) {
+        let Disposition { settlement, is_awaited, is_counted } = disposition;
+        if settlement.outcome.refunds() {
+            self.shortages.forget(errand.sender.chain());
+        }
+        if is_awaited {
+            self.ledger.settle_written(settlement, Instant::now() + KEEP_LIMIT).await;
+        } else {
+            self.ledger.settle(settlement);
+        }
+        if is_counted {
+            let labels = Labels::of(&errand.sender);
+            self.metrics.settled(&labels, settlement.outcome, errand.credits, self.metric_accounts());
+        }
     }
 
     fn metric_accounts(&self) -> u32 {
         self.settings.load().config.limits.metric_accounts
-    }
-
-    /// What turns out after the client was answered, or left, corrects the books. Returns what it would be answered.
-    fn follow_up(&self, errand: &Errand, claim: Claim, forwarded: Forwarded) -> Answer {
-        let (outcome, answer) = concluded(forwarded);
-        match outcome {
-            Outcome::Unknown => {
-                let again = match claim {
-                    Claim::Own => Again::Ended(errand.kept),
-                    Claim::StandsIn => Again::StoodIn { fingerprint: errand.kept.fingerprint, told: false },
-                };
-                self.ledger.settle(Settlement { message: errand.id, outcome, again: Some(again) });
-            }
-            Outcome::Relayed | Outcome::Refused | Outcome::NotOffered => self.settle(errand, claim, outcome, false),
-        }
-        tracing::info!(message.id = %errand.id, outcome = answer.result.as_str(), "outcome known late");
-        answer
-    }
-
-    /// Settles what is certain. `told`: its client hears it.
-    fn settle(&self, errand: &Errand, claim: Claim, outcome: Outcome, told: bool) {
-        match outcome {
-            Outcome::Refused | Outcome::NotOffered => self.shortages.forget(errand.sender.chain()),
-            Outcome::Relayed | Outcome::Unknown => {}
-        }
-        let again = match claim {
-            Claim::Own => None,
-            Claim::StandsIn => Some(Again::StoodIn { fingerprint: errand.kept.fingerprint, told }),
-        };
-        self.ledger.settle(Settlement { message: errand.id, outcome, again });
-        // Of the earlier message nothing else is known than before.
-        if claim == Claim::Own || outcome == Outcome::Relayed {
-            self.count(errand, outcome);
-        }
     }
 
     /// The one line per message, and the client's reply.
@@ -451,14 +415,10 @@ impl Admission {
         self.metrics.message(&labels, answer.result, self.metric_accounts());
         let Labels { policy, account, key } = labels;
         self.metrics.took(took);
-        let reply = match answer.reply {
-            // Only here is the id at hand.
-            Reply::Accepted(_) if answer.result == MessageResult::Relayed => {
-                self.metrics.relayed(&policy, *octets);
-                Reply::Accepted(*id)
-            }
-            reply => reply,
-        };
+        if answer.result == MessageResult::Relayed {
+            self.metrics.relayed(&policy, *octets);
+        }
+        let reply = answer.reply;
         tracing::info!(
             message.id = %id,
             policy,

@@ -14,7 +14,7 @@ mod connection;
 mod connection_limits;
 mod denied_senders;
 mod directory;
-mod ending;
+mod disposition;
 mod judge;
 mod labels;
 mod listen;
