@@ -109,7 +109,7 @@ impl Process {
         drop(rustls::crypto::ring::default_provider().install_default());
         let (stop, clock, registry) = (CancellationToken::new(), Arc::new(SystemClock), Registry::new());
         shutdown::follow_signals(stop.clone())?;
-        process::register(&registry, clock.now());
+        process::register(&registry);
         let files = process::raise_file_limit();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), name = settings.name, files, "franking starts");
         let rng = StdRng::try_from_rng(&mut SysRng)

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
 use crate::domain::directory::Sealed;
+use crate::domain::id::PolicyId;
 use crate::domain::relay_config::KeyBytes;
 
 /// Opens and closes with one installation's key.
@@ -40,6 +41,11 @@ impl Sealer {
             self.0.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(context), &mut text).ok()?;
         Some(plaintext.to_vec())
     }
+}
+
+/// The context of an upstream's secret: the policy that it belongs to.
+pub fn upstream_context(policy: PolicyId) -> String {
+    format!("upstream/{policy}")
 }
 
 impl std::fmt::Debug for Sealer {

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::domain::directory::{PolicyEntry, Sealed, UpstreamSecret};
 use crate::domain::id::PolicyId;
-use crate::ledger::seal::Sealer;
+use crate::ledger::seal::{Sealer, upstream_context};
 use crate::upstream::Target;
 
 /// As many as there are policies in the directory.
@@ -50,6 +50,6 @@ fn open(policy: &PolicyEntry, sealer: &Sealer) -> Option<Target> {
 }
 
 fn unseal(policy: PolicyId, sealed: &Sealed, sealer: &Sealer) -> Option<UpstreamSecret> {
-    let plain = sealer.open(&format!("upstream/{policy}"), sealed)?;
+    let plain = sealer.open(&upstream_context(policy), sealed)?;
     serde_json::from_slice(&plain).ok()
 }

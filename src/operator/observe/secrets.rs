@@ -10,6 +10,7 @@ use super::Context;
 use crate::crd::{CreditPolicy, SubAccountApiKey};
 use crate::domain::directory::{PolicyEntry, Sealed, UpstreamSecret};
 use crate::domain::id::PolicyId;
+use crate::ledger::seal::upstream_context;
 use crate::operator::error::{Error, Result};
 use crate::operator::plan::adoption::Adoption;
 use crate::operator::plan::credit_policy::{Login, Wanted};
@@ -58,7 +59,7 @@ impl Context {
 
     /// The login sealed; as it is sealed already where it did not change, because no two sealings are alike.
     fn sealed(&self, id: PolicyId, wanted: &UpstreamSecret, entry: Option<&PolicyEntry>) -> Result<Sealed> {
-        let context = seal_context(id);
+        let context = upstream_context(id);
         let standing = entry.and_then(|entry| entry.upstream.as_ref()?.secret.as_ref());
         if let Some(sealed) = standing
             && let Some(text) = self.sealer.open(&context, sealed)
@@ -74,7 +75,7 @@ impl Context {
 
     /// An upstream's login, as its policy's entry has it sealed.
     pub fn opened(&self, policy: PolicyId, sealed: &Sealed) -> Option<UpstreamSecret> {
-        let text = self.sealer.open(&seal_context(policy), sealed)?;
+        let text = self.sealer.open(&upstream_context(policy), sealed)?;
         serde_json::from_slice(&text).ok()
     }
 
@@ -117,9 +118,4 @@ impl Context {
 
 fn is_adopted_by(secret: &Secret, key: &str) -> bool {
     Adoption::of(&secret.metadata).is_some_and(|adoption| adoption.key == key)
-}
-
-/// What a sealed login is bound to: the policy that it belongs to.
-fn seal_context(policy: PolicyId) -> String {
-    format!("upstream/{policy}")
 }
