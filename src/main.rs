@@ -15,7 +15,7 @@ use franking::operator::installation::Installation;
 use franking::operator::relay_config::{self, Keeper};
 use franking::operator::{AccountMetrics, RelayState, lease, prepare};
 use franking::runtime::cli::{self, Asked, Command};
-use franking::runtime::clock::{Clock as _, SystemClock};
+use franking::runtime::clock::SystemClock;
 use franking::runtime::config::{self, Settings};
 use franking::runtime::health::Health;
 use franking::runtime::metrics::Registry;
