@@ -21,7 +21,7 @@ use super::period::{Calendar, Period};
 pub use decide::{Books, Charge, Holding, PERIOD_PARTS, Stock, Tempo, decide, pace};
 pub use lot::{Lot, LotId, Part, Source, Topped};
 pub use prepaid::{Added, in_order_of_use, next_top_up, top_up};
-pub use rate::{Pace, Rate};
+pub use rate::{Arrivals, Pace, Rate};
 pub use refused::{REFUSED_PER_HOUR, Refused};
 
 /// The most credits a limit may name: exact in a JSON number, and far from any overflow when summed.

@@ -147,6 +147,8 @@ macro_rules! whole_suite {
             a_rate_is_judged_for_all_processes_together,
             a_rate_is_judged_before_credits_and_refused_messages_move_nothing,
             what_is_given_back_gives_its_rate_back_once,
+            as_much_of_a_rate_is_given_back_as_the_rate_allows,
+            what_is_given_back_late_lowers_no_running_rate_while_the_ledger_is_ahead,
             rates_and_expiries_are_judged_by_the_clock_where_the_ledger_is_ahead_of_it,
             every_meter_is_charged_once_or_none_and_given_back_once,
             a_balance_says_what_is_left_and_when_it_opens,
