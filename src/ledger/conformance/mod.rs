@@ -196,7 +196,8 @@ macro_rules! whole_suite {
             a_fenced_operator_takes_hands_out_and_ends_no_notice,
             what_relays_say_of_upstreams_counts_while_they_live,
             refused_senders_are_reported_once_an_hour_for_a_key_and_reason,
-            a_first_login_from_a_network_is_told_once_and_of_a_key_so_many,
+            a_first_login_from_a_network_is_told_once_and_of_a_key_so_many_in_a_day,
+            a_key_with_many_networks_forgets_the_one_that_it_came_from_longest_ago,
             ten_thousand_accounts_roll_over_while_mail_flows,
         );
     };
