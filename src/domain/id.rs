@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -58,6 +59,14 @@ id! {
     /// A message's id: a UUIDv7 that the relay makes before it asks for credits. It is what makes a retry of the
     /// same question charge nothing twice.
     MessageId
+}
+
+impl MessageId {
+    /// When the relay made it, by its clock (RFC 9562 §5.7). `None` for an id that says nothing of it.
+    pub fn made_at(self) -> Option<Timestamp> {
+        let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
+        Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?).ok()
+    }
 }
 
 /// Which of the three kinds something is about.

@@ -3,13 +3,19 @@
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use jiff::SignedDuration;
 
 use super::id::KeyId;
 use super::network::canonical;
 
-/// Networks of one key that are told, and kept, for as long as there is the key. That bounds what its holder can write into
-/// the trail with addresses of their own: fewer rows than they are allowed for keys that they make and remove.
+/// Networks of one key that are kept, and the most that are told in [`NEWS_WITHIN`]. A further one takes the place of the
+/// one that the key came from longest ago. The bound is on what the key's holder can write into the trail with addresses
+/// of their own: fewer rows than they are allowed for keys that they make and remove.
 pub const NETWORKS_PER_KEY: usize = 64;
+pub const NEWS_WITHIN: SignedDuration = SignedDuration::from_hours(24);
+/// So often it is told and written anew that a key still comes from a network: which one it came from longest ago is known
+/// within two of these.
+pub const SEEN_EVERY: SignedDuration = SignedDuration::from_hours(1);
 /// Logins that one relay remembers until it tells the ledger of them, and that the ledger takes at once.
 pub const LOGINS_MAX: usize = 1_000;
 /// What one site usually has: it changes its address within these without being news.

@@ -30,10 +30,11 @@ impl SenderPattern {
         &self.domain
     }
 
-    /// Compares local parts without case and without their quotes: providers do, and a stricter comparison would only
-    /// surprise.
+    /// Compares local parts without their quotes and without the case of ASCII letters: providers do, and a stricter
+    /// comparison would only surprise. Other letters must be the same, because Unicode's lower case of some is ASCII
+    /// (the Kelvin sign's is `k`), and those are other mailboxes.
     pub fn matches(&self, address: &Address) -> bool {
-        let same = |local: &String| local.to_lowercase() == address.mailbox().to_lowercase();
+        let same = |local: &String| local.eq_ignore_ascii_case(&address.mailbox());
         address.domain() == Some(&self.domain) && self.local.as_ref().is_none_or(same)
     }
 }
@@ -136,7 +137,7 @@ pub fn sender_domains<'a>(
 pub fn may_ever_send(domains: &[MailDomain], account: Option<&[SenderPattern]>, key: &[SenderPattern]) -> bool {
     let meets = |a: &SenderPattern, b: &SenderPattern| {
         let locals = a.local.as_ref().zip(b.local.as_ref());
-        a.domain == b.domain && locals.is_none_or(|(a, b)| a.to_lowercase() == b.to_lowercase())
+        a.domain == b.domain && locals.is_none_or(|(a, b)| a.eq_ignore_ascii_case(b))
     };
     let within = |pattern: &SenderPattern| {
         domains.contains(&pattern.domain)
@@ -221,6 +222,25 @@ mod tests {
         for (text, account, key, expected) in cases {
             let address = Address::from_path(text).expect("an address");
             assert_eq!(may_send_as(&domains, account, key, &address), expected, "{text}");
+        }
+    }
+
+    /// U+212A (Kelvin sign) and U+0130 become ASCII letters in lower case by Unicode's rules, and stand for other
+    /// mailboxes.
+    #[test]
+    fn a_local_part_that_only_looks_like_a_listed_one_is_another() {
+        let domains = [MailDomain::parse("example.com").expect("a domain")];
+        let pattern = |text| [SenderPattern::parse(text).expect("a pattern")];
+        for (listed, sent, same) in [
+            ("kim@example.com", "KIM@example.com", true),
+            ("kim@example.com", "\u{212a}im@example.com", false),
+            ("\u{212a}im@example.com", "kim@example.com", false),
+            ("i\u{307}nfo@example.com", "\u{130}nfo@example.com", false),
+            ("gr\u{fc}\u{df}e@example.com", "GR\u{fc}\u{df}E@example.com", true),
+        ] {
+            let allowed = may_send_as(&domains, None, &pattern(listed), &address(sent));
+            assert_eq!(allowed.is_ok(), same, "{sent} where {listed} is listed");
+            assert_eq!(may_ever_send(&domains, Some(&pattern(listed)), &pattern(sent)), same, "{sent} and {listed}");
         }
     }
 

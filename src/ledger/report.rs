@@ -212,8 +212,8 @@ pub trait Report: Send + Sync {
     async fn sightings(&self) -> Result<Sightings>;
 
     /// Takes logins, at most [`LOGINS_MAX`](crate::domain::login_network::LOGINS_MAX), and notes in the audit trail those
-    /// from a network that their key never came from, of each key
-    /// [`NETWORKS_PER_KEY`](crate::domain::login_network::NETWORKS_PER_KEY) at most.
+    /// from a network that their key is not known to come from, of each key
+    /// [`NETWORKS_PER_KEY`](crate::domain::login_network::NETWORKS_PER_KEY) a day at most.
     async fn note_logins(&self, session: &Session, logins: &[LoginFrom]) -> Result<()>;
 
     /// Adds messages that a relay refused for their sender, at most [`DENIED_MAX`](crate::domain::denied_sender::DENIED_MAX)

@@ -23,7 +23,7 @@
 //! | ledger.restored | a backup was put in place (by the command) | from, to: incarnations |
 //! | ledger.accepted, ledger.opened | an administrator went on with a replaced ledger; it was rebuilt | was, installation, incarnation |
 //! | lot.raised | a replaced ledger was told what is known to be used | lot, source, period, from, to, granted |
-//! | key.network | a key logged in from a network for the first time (by `relay`); 64 of a key at most | network, number |
+//! | key.network | a key logged in from a network that it is not known to come from (by `relay`); 64 of a key in a day at most | network, number, forgotten: the network whose place it takes |
 //! | key.issued, key.rotated | a first, another credential became the current one | staged, previous |
 
 use serde::Serialize;

@@ -103,7 +103,7 @@ impl Authority {
 
 /// The names that programs may use for a relay: its host name, what Secrets say, and the loopback when it listens there.
 pub fn names(hostname: &str, advertised: &str, listeners: &[Listener]) -> BTreeSet<String> {
-    let mut names = BTreeSet::from([hostname.to_lowercase(), advertised.to_lowercase()]);
+    let mut names = BTreeSet::from([hostname.to_ascii_lowercase(), advertised.to_ascii_lowercase()]);
     if listeners.iter().any(|listener| listener.address.ip().is_loopback()) {
         names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
     }

@@ -1,19 +1,20 @@
 //! Tells the ledger once a second which networks keys logged in from, which notes the first login from each in the audit
-//! trail.
+//! trail. What goes on is told again each hour, so that the ledger knows which networks a key left long ago.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::telling::Telling;
 use crate::domain::id::KeyId;
-use crate::domain::login_network::{LOGINS_MAX, LoginFrom};
+use crate::domain::login_network::{LOGINS_MAX, LoginFrom, SEEN_EVERY};
 use crate::ledger::Ledger;
 
-/// Keys and networks that the ledger was told of, so that it is not told again: about 5 MB. When it is full all are told
-/// anew, which writes nothing that is there.
+/// Keys and networks that the ledger was told of, so that it is not told again within the hour: about 5 MB. When it is
+/// full all are told anew, which writes nothing that was written lately.
 const TOLD_MAX: usize = 65_536;
 
 /// Where keys logged in from, told and not told yet.
@@ -52,6 +53,11 @@ impl LoginNetworks {
         }
     }
 
+    /// Makes all news that was told.
+    fn forget_told(&self) {
+        self.logins().told.clear();
+    }
+
     fn logins(&self) -> MutexGuard<'_, Logins> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -60,7 +66,12 @@ impl LoginNetworks {
 /// Runs until `stop`, and then tells the rest. People read it, after the fact.
 pub async fn tell(networks: Arc<LoginNetworks>, ledger: Ledger, stop: CancellationToken) {
     let mut telling = Telling::of("networks of logins", stop);
+    let mut told_since = Instant::now();
     while telling.next_turn().await {
+        if told_since.elapsed() >= SEEN_EVERY.unsigned_abs() {
+            networks.forget_told();
+            told_since = Instant::now();
+        }
         let waiting = networks.waiting();
         if waiting.is_empty() {
             continue;
@@ -96,6 +107,10 @@ mod tests {
         networks.told(&waiting);
         networks.add(key, address(1));
         assert_eq!(networks.waiting(), [LoginFrom::new(key, address(2))]);
+        networks.told(&networks.waiting());
+        networks.forget_told();
+        networks.add(key, address(1));
+        assert_eq!(networks.waiting(), waiting, "an hour later it is told that the key still comes from there");
     }
 
     #[test]

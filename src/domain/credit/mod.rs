@@ -19,6 +19,6 @@ pub use limit::{CREDITS_MAX, GRANT_ID_MAX, GRANTS_MAX, Grant, Limit, Overage, Pr
 pub use lot::{Lot, LotId, Part, Source, Topped};
 pub use meter::Meter;
 pub use prepaid::{Added, in_order_of_use, next_top_up, top_up};
-pub use rate::{Pace, Rate};
+pub use rate::{Arrivals, Pace, Rate};
 pub use refused::{REFUSED_PER_HOUR, Refused};
 pub use reservation::{Blocked, Chain, Outcome, Reservation, Verdict};

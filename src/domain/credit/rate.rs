@@ -58,13 +58,32 @@ impl Rate {
     }
 }
 
+/// Messages that are given back in the time of any rate, so that two which the upstream refuses never stop the third.
+const GIVEN_BACK_MIN: u32 = 2;
+
+/// Where a holder with a rate stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrivals {
+    /// The theoretical arrival of the next message.
+    pub message: Timestamp,
+    /// The theoretical arrival of the next message that is given back. `None`: none was yet.
+    pub given_back: Option<Timestamp>,
+}
+
 impl Rate {
-    /// The timestamp after a message of `reserved_at` was given back, where it still held others up at `now`. `arrival` is
-    /// the stored one.
-    pub fn give_back(self, arrival: Timestamp, reserved_at: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    /// Where a holder stands after a message of `charged_at` was given back. `None`: it moves nothing, because its turn
+    /// has passed at `now` and holds up no other, or because as many were given back as the rate itself allows: who hears
+    /// nothing but refusals sends at twice the rate.
+    pub fn give_back(self, arrivals: Arrivals, charged_at: Timestamp, now: Timestamp) -> Option<Arrivals> {
         let window = SignedDuration::from_secs(i64::from(self.per_seconds));
-        let holds_up = reserved_at.checked_add(window).is_ok_and(|until| now < until);
-        holds_up.then(|| arrival.checked_sub(self.interval()).unwrap_or(Timestamp::MIN))
+        let holds_up = charged_at.checked_add(window).is_ok_and(|until| now < until);
+        let given_back = self.of_given_back().pass(arrivals.given_back, now).ok().filter(|_| holds_up)?;
+        let message = arrivals.message.checked_sub(self.interval()).unwrap_or(Timestamp::MIN);
+        Some(Arrivals { message, given_back: Some(given_back) })
+    }
+
+    fn of_given_back(self) -> Self {
+        Self { messages: self.messages.max(GIVEN_BACK_MIN), ..self }
     }
 }
 
@@ -116,19 +135,44 @@ mod tests {
         assert_eq!(rate.pass(arrival, at(30)), Ok(at(90)));
     }
 
+    /// How many of `asked` messages at the same moment pass that are given back at once.
+    fn burst_of_refused(rate: Rate, stands: &mut Option<Arrivals>, now: Timestamp, asked: usize) -> usize {
+        for passed in 0..asked {
+            let Ok(message) = rate.pass(stands.map(|stands| stands.message), now) else { return passed };
+            let charged = Arrivals { message, given_back: stands.and_then(|stands| stands.given_back) };
+            *stands = Some(rate.give_back(charged, now, now).unwrap_or(charged));
+        }
+        asked
+    }
+
     #[test]
-    fn a_message_that_is_given_back_makes_room_for_one_and_for_no_more_than_the_rate() {
+    fn a_message_that_is_given_back_makes_room_for_one_while_its_turn_lasts() {
         let rate = Rate { messages: 2, per_seconds: 60 };
         let mut arrival = None;
         assert_eq!(burst(rate, &mut arrival, at(0), 3), 2);
-        arrival = rate.give_back(arrival.expect("stored"), at(0), at(1));
+        let full = Arrivals { message: arrival.expect("stored"), given_back: None };
+        let one = rate.give_back(full, at(0), at(1)).expect("given back");
+        arrival = Some(one.message);
         assert_eq!(burst(rate, &mut arrival, at(1), 3), 1);
         // Its turn has passed: nobody waits for it.
-        assert_eq!(rate.give_back(arrival.expect("stored"), at(0), at(60)), None);
-        for _ in 0..9 {
-            arrival = rate.give_back(arrival.expect("stored"), at(1), at(2));
+        assert_eq!(rate.give_back(full, at(0), at(60)), None);
+        // Not more than may come at once, however many are given back.
+        let long_ago = Arrivals { message: at(-600), given_back: None };
+        let mut arrival = rate.give_back(long_ago, at(1), at(2)).map(|stands| stands.message);
+        assert_eq!(burst(rate, &mut arrival, at(2), 9), 2);
+    }
+
+    #[test]
+    fn who_has_nothing_but_refusals_sends_at_twice_the_rate() {
+        for (messages, at_once) in [(1, 3), (2, 4), (10, 20), (1_000, 2_000)] {
+            let rate = Rate { messages, per_seconds: 1_000 };
+            let mut stands = None;
+            assert_eq!(burst_of_refused(rate, &mut stands, at(0), 5_000), at_once, "{rate:?}");
+            let turn = 1_000 / i64::from(messages.max(2));
+            let passed: usize = (1..=20).map(|n| burst_of_refused(rate, &mut stands, at(n * turn), 5_000)).sum();
+            assert!((20..=40).contains(&passed), "{rate:?}: {passed} in twenty turns");
+            assert_eq!(burst_of_refused(rate, &mut stands, at(100_000), 5_000), at_once, "{rate:?}: all is forgotten");
         }
-        assert_eq!(burst(rate, &mut arrival, at(2), 9), 2, "not more than may come at once");
     }
 
     #[test]

@@ -26,7 +26,7 @@ async fn told(world: &World) -> Vec<(Holder, String, u64)> {
     rows.collect()
 }
 
-pub async fn a_first_login_from_a_network_is_told_once_and_of_a_key_so_many(place: &impl Place) {
+pub async fn a_first_login_from_a_network_is_told_once_and_of_a_key_so_many_in_a_day(place: &impl Place) {
     let mut world = World::with(place, None, None, None).await;
     let many: Vec<Entry> = (2..4).map(|n| Entry::Key(key(n, 1, monthly(None)))).collect();
     world.put(&many).await;
@@ -54,7 +54,15 @@ pub async fn a_first_login_from_a_network_is_told_once_and_of_a_key_so_many(plac
     let all = told(&world).await;
     let of = |n| all.iter().filter(|(holder, ..)| *holder == Holder::Key(key_id(n))).count();
     assert_eq!((of(1), of(2), of(3)), (1, 2, NETWORKS_PER_KEY));
-    assert_eq!(all.iter().filter(|(.., number)| *number == NETWORKS_PER_KEY as u64).count(), 1, "the last says so");
+    assert_eq!(all.iter().filter(|(.., number)| *number == NETWORKS_PER_KEY as u64).count(), 1, "all are kept");
+
+    // A day later there is room for as many more, and what is known is no news.
+    world.clock.advance(24 * 3_600);
+    let again = [&flood[NETWORKS_PER_KEY - 1..][..1], &flood[500..600], &alone].concat();
+    store.note_logins(&relays[1], &again).await.expect("noted");
+    let all = told(&world).await;
+    let of = |n| all.iter().filter(|(holder, ..)| *holder == Holder::Key(key_id(n))).count();
+    assert_eq!((of(1), of(2), of(3)), (1, 2, 2 * NETWORKS_PER_KEY));
 
     // A relay that was replaced tells nothing any more.
     store.open_session(Role::Relay, "logins-a").await.expect("a session");
@@ -71,5 +79,36 @@ pub async fn a_first_login_from_a_network_is_told_once_and_of_a_key_so_many(plac
     store.note_logins(&relays[1], &[login(3, 0), login(2, 8)]).await.expect("noted");
     let again = told(&world).await;
     assert_eq!(again[all.len()..], [(Holder::Key(key_id(3)), "10.0.0.0/24".to_owned(), 1)]);
+    world.check().await;
+}
+
+/// Seconds.
+const HALF_A_DAY: i64 = 12 * 3_600;
+
+pub async fn a_key_with_many_networks_forgets_the_one_that_it_came_from_longest_ago(place: &impl Place) {
+    let world = World::with(place, None, None, None).await;
+    let store = world.store.clone();
+    let session = store.open_session(Role::Relay, "logins-a").await.expect("a session");
+    let many = u16::try_from(NETWORKS_PER_KEY).expect("small");
+    for network in 0..many {
+        // The first network is where the key is at home.
+        store.note_logins(&session, &[login(1, network), login(1, 0)]).await.expect("noted");
+        world.clock.advance(HALF_A_DAY);
+    }
+    assert_eq!(told(&world).await.len(), NETWORKS_PER_KEY);
+    let known = told(&world).await.len();
+    // One more, which is told, takes the place of the second.
+    store.note_logins(&session, &[login(1, many)]).await.expect("noted");
+    store.note_logins(&session, &[login(1, many), login(1, 0), login(1, 2), login(1, many - 1)]).await.expect("noted");
+    let number = NETWORKS_PER_KEY as u64;
+    let news = |network: &str| (chain()[0], network.to_owned(), number);
+    assert_eq!(told(&world).await[known..], [news("10.0.64.0/24")]);
+    // What was forgotten is news again, and takes the place of what is now the oldest.
+    store.note_logins(&session, &[login(1, 1), login(1, 1)]).await.expect("noted");
+    store.note_logins(&session, &[login(1, 2), login(1, 3)]).await.expect("noted");
+    assert_eq!(told(&world).await[known..], ["10.0.64.0/24", "10.0.1.0/24", "10.0.3.0/24"].map(news));
+    let events = store.events(0, 5_000).await.expect("events");
+    let forgotten = events.iter().filter_map(|event| event.detail["forgotten"].as_str());
+    assert_eq!(forgotten.collect::<Vec<_>>(), ["10.0.1.0/24", "10.0.3.0/24", "10.0.4.0/24"]);
     world.check().await;
 }

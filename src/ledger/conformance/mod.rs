@@ -147,6 +147,8 @@ macro_rules! whole_suite {
             a_rate_is_judged_for_all_processes_together,
             a_rate_is_judged_before_credits_and_refused_messages_move_nothing,
             what_is_given_back_gives_its_rate_back_once,
+            as_much_of_a_rate_is_given_back_as_the_rate_allows,
+            what_is_given_back_late_lowers_no_running_rate_while_the_ledger_is_ahead,
             rates_and_expiries_are_judged_by_the_clock_where_the_ledger_is_ahead_of_it,
             every_meter_is_charged_once_or_none_and_given_back_once,
             a_balance_says_what_is_left_and_when_it_opens,
@@ -194,7 +196,8 @@ macro_rules! whole_suite {
             a_fenced_operator_takes_hands_out_and_ends_no_notice,
             what_relays_say_of_upstreams_counts_while_they_live,
             refused_senders_are_reported_once_an_hour_for_a_key_and_reason,
-            a_first_login_from_a_network_is_told_once_and_of_a_key_so_many,
+            a_first_login_from_a_network_is_told_once_and_of_a_key_so_many_in_a_day,
+            a_key_with_many_networks_forgets_the_one_that_it_came_from_longest_ago,
             ten_thousand_accounts_roll_over_while_mail_flows,
         );
     };

@@ -101,6 +101,8 @@ pub struct Model {
     runs: HashMap<Holder, Vec<Running>>,
     pub stocks: HashMap<Holder, Stock>,
     pub leaks: HashMap<Holder, Leak>,
+    /// What was given back of each rate.
+    returned: HashMap<Holder, Option<Leak>>,
     pub given_back: GivenBack,
     /// By the number of the message.
     pub charged: BTreeMap<usize, Charged>,
@@ -358,7 +360,7 @@ impl Model {
             for holder in &charged.holders[..2] {
                 let leak = self.leaks.get_mut(holder).zip(self.rules.rates.get(holder));
                 if let Some((leak, rate)) = leak {
-                    leak.give_back(*rate, charged.at, self.judged);
+                    leak.give_back(self.returned.entry(*holder).or_default(), *rate, charged.at, self.judged);
                 }
             }
             for (holder, index, some) in &charged.buckets {

@@ -181,10 +181,18 @@ impl Leak {
 }
 
 impl Leak {
-    /// Takes out what a message of `reserved_at` poured in, where that still kept others out.
-    pub fn give_back(&mut self, rate: Rate, reserved_at: Timestamp, now: Timestamp) {
-        let micros = (u64::from(rate.per_seconds) * 1_000_000).div_ceil(u64::from(rate.messages)) as i64;
-        if now.duration_since(reserved_at) < SignedDuration::from_secs(rate.per_seconds.into()) {
+    /// Takes out what a message of `reserved_at` poured in, where that still keeps others out and `returned`, the bucket
+    /// of what was taken out, has room: as much as the rate has, and for two at least.
+    pub fn give_back(&mut self, returned: &mut Option<Self>, rate: Rate, reserved_at: Timestamp, now: Timestamp) {
+        let since = now.duration_since(reserved_at);
+        // Of a message that seems to come from later, nobody knows when it was charged.
+        if since.is_negative() || since >= SignedDuration::from_secs(rate.per_seconds.into()) {
+            return;
+        }
+        let room = Rate { messages: rate.messages.max(2), ..rate };
+        if let Ok(more) = Self::pour(*returned, room, now) {
+            *returned = Some(more);
+            let micros = (u64::from(rate.per_seconds) * 1_000_000).div_ceil(u64::from(rate.messages)) as i64;
             self.level -= SignedDuration::from_micros(micros);
         }
     }

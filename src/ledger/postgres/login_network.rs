@@ -1,35 +1,58 @@
 //! Networks that keys logged in from.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use uuid::Uuid;
 
 use super::failure::Op;
+use super::rows;
 use super::tx::Tx;
 use crate::domain::id::{Holder, KeyId};
 use crate::domain::login_network::LoginFrom;
-use crate::ledger::rules::first_login::{first_logins, keys_of};
+use crate::ledger::rules::first_login::{FirstLogin, Known, judge, keys_of};
 use crate::ledger::trail::RELAY;
 
 /// Relays follow each other here, so that no network is told twice and the bound is exact. It is rare: what a relay told
-/// once it does not tell again.
+/// it does not tell again within the hour.
 pub async fn note(tx: &mut Tx, logins: &[LoginFrom]) -> Op<()> {
     tx.batch("LOCK TABLE login_network IN SHARE ROW EXCLUSIVE MODE").await?;
     let asked: Vec<Uuid> = keys_of(logins).into_iter().map(|key| key.0).collect();
-    let rows = tx.query("SELECT key, network FROM login_network WHERE key = ANY ($1)", &[&asked]).await?;
-    let mut known: HashMap<KeyId, BTreeSet<String>> = HashMap::new();
-    for row in &rows {
-        known.entry(KeyId(row.try_get(0)?)).or_default().insert(row.try_get(1)?);
+    let found = tx.query("SELECT key, network, at, seen_at FROM login_network WHERE key = ANY ($1)", &[&asked]).await?;
+    let mut known: HashMap<KeyId, Vec<Known>> = HashMap::new();
+    for row in &found {
+        let (told_at, seen_at) = (rows::instant(row.try_get(2)?)?, rows::instant(row.try_get(3)?)?);
+        known.entry(KeyId(row.try_get(0)?)).or_default().push(Known { network: row.try_get(1)?, told_at, seen_at });
     }
-    let first = first_logins(known, logins);
+    let changes = judge(known, logins, tx.now);
+    if !changes.seen.is_empty() {
+        let (keys, networks) = columns(changes.seen.iter().map(|(key, network)| (*key, network.as_str())));
+        tx.execute(
+            "UPDATE login_network n SET seen_at = $3 FROM unnest($1::uuid[], $2::text[]) x(key, network) \
+             WHERE n.key = x.key AND n.network = x.network",
+            &[&keys, &networks, &tx.now_ms()],
+        )
+        .await?;
+    }
+    if !changes.forgotten.is_empty() {
+        let (keys, networks) = columns(changes.forgotten.iter().map(|(key, network)| (*key, network.as_str())));
+        tx.execute(
+            "DELETE FROM login_network n USING unnest($1::uuid[], $2::text[]) x(key, network) \
+             WHERE n.key = x.key AND n.network = x.network",
+            &[&keys, &networks],
+        )
+        .await?;
+    }
+    insert(tx, changes.first).await
+}
+
+async fn insert(tx: &mut Tx, first: Vec<FirstLogin>) -> Op<()> {
     if first.is_empty() {
         return Ok(());
     }
-    let keys: Vec<Uuid> = first.iter().map(|first| first.key.0).collect();
-    let networks: Vec<&str> = first.iter().map(|first| first.network.as_str()).collect();
+    let (keys, networks) = columns(first.iter().map(|first| (first.key, first.network.as_str())));
     tx.execute(
-        "INSERT INTO login_network (key, network, at) \
-         SELECT x.key, x.network, $3 FROM unnest($1::uuid[], $2::text[]) x(key, network)",
+        "INSERT INTO login_network (key, network, at, seen_at) \
+         SELECT x.key, x.network, $3, $3 FROM unnest($1::uuid[], $2::text[]) x(key, network)",
         &[&keys, &networks, &tx.now_ms()],
     )
     .await?;
@@ -37,4 +60,8 @@ pub async fn note(tx: &mut Tx, logins: &[LoginFrom]) -> Op<()> {
         tx.record_notes(RELAY, Holder::Key(first.key), [first.note]);
     }
     Ok(())
+}
+
+fn columns<'a>(rows: impl Iterator<Item = (KeyId, &'a str)>) -> (Vec<Uuid>, Vec<&'a str>) {
+    rows.map(|(key, network)| (key.0, network)).unzip()
 }

@@ -10,7 +10,7 @@ use super::history::used_since;
 use super::rows::{self, lot_columns};
 use super::tx::Tx;
 use super::wire::Wire;
-use crate::domain::credit::{Lot, LotId};
+use crate::domain::credit::{Arrivals, Lot, LotId};
 use crate::domain::directory::Terms;
 use crate::domain::id::{Holder, IdMap};
 use crate::ledger::rules::lots::{Lots, Mark};
@@ -73,9 +73,9 @@ impl Tx {
         let (kinds, ids) = rows::columns(holders.iter().copied());
         let found = self.query(of_holders!(" FOR UPDATE OF l"), &[&kinds, &ids, &self.now_ms()]).await?;
         let mut lots = by_holder(holders, &found)?;
-        for (holder, arrival) in self.arrivals(holders).await? {
+        for (holder, arrivals) in self.arrivals(holders).await? {
             if let Some(of_holder) = lots.get_mut(&holder) {
-                of_holder.arrival = Some(arrival);
+                of_holder.arrival = Some(arrivals.message);
             }
         }
         if lots.values().any(|lots| lots.is_overtaken(self.now)) {
@@ -84,24 +84,43 @@ impl Tx {
         Ok(lots)
     }
 
-    /// The theoretical arrivals of holders that had a rate. Their running lots must be locked.
-    pub async fn arrivals(&self, holders: &[Holder]) -> Op<BTreeMap<Holder, Timestamp>> {
+    /// Where holders that had a rate stand. Their running lots must be locked.
+    pub async fn arrivals(&self, holders: &[Holder]) -> Op<BTreeMap<Holder, Arrivals>> {
         let (kinds, ids) = rows::columns(holders.iter().copied());
         let found = self
             .query(
-                "SELECT t.kind, t.holder, t.arrival FROM tempo t \
+                "SELECT t.kind, t.holder, t.arrival, t.given_back FROM tempo t \
                  JOIN unnest($1::smallint[], $2::uuid[]) h(kind, id) ON t.kind = h.kind AND t.holder = h.id",
                 &[&kinds, &ids],
             )
             .await?;
-        let arrival = |row: &Row| {
-            let arrival = Timestamp::from_microsecond(row.try_get(2)?);
-            Ok((rows::holder(row, 0)?, arrival.map_err(|error| Failure::Row(error.to_string()))?))
+        let instant = |micros| Timestamp::from_microsecond(micros).map_err(|error| Failure::Row(error.to_string()));
+        let arrivals = |row: &Row| {
+            let given_back: Option<i64> = row.try_get(3)?;
+            let arrivals =
+                Arrivals { message: instant(row.try_get(2)?)?, given_back: given_back.map(instant).transpose()? };
+            Ok((rows::holder(row, 0)?, arrivals))
         };
-        found.iter().map(arrival).collect()
+        found.iter().map(arrivals).collect()
     }
 
-    /// Writes them.
+    /// Writes where holders stand of which messages were given back. Their rows are there.
+    pub async fn write_given_back(&self, arrivals: BTreeMap<Holder, Arrivals>) -> Op<()> {
+        let (kinds, ids) = rows::columns(arrivals.keys().copied());
+        let messages: Vec<i64> = arrivals.values().map(|arrivals| arrivals.message.as_microsecond()).collect();
+        let given_back: Vec<Option<i64>> =
+            arrivals.values().map(|arrivals| arrivals.given_back.map(Timestamp::as_microsecond)).collect();
+        self.execute(
+            "UPDATE tempo t SET arrival = x.arrival, given_back = x.given_back \
+             FROM unnest($1::smallint[], $2::uuid[], $3::bigint[], $4::bigint[]) x(kind, holder, arrival, given_back) \
+             WHERE t.kind = x.kind AND t.holder = x.holder",
+            &[&kinds, &ids, &messages, &given_back],
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Writes the arrivals of the next messages, and leaves those of the next that are given back.
     pub async fn write_arrivals(&self, arrivals: impl IntoIterator<Item = (Holder, Timestamp)>) -> Op<()> {
         let moved = arrivals.into_iter().map(|(holder, arrival)| (holder, arrival.as_microsecond()));
         let (holders, arrivals): (Vec<Holder>, Vec<i64>) = moved.unzip();

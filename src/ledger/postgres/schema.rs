@@ -33,6 +33,8 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 10, sql: include_str!("../migrations/postgres/0010_refusal.sql") },
     Migration { version: 11, sql: include_str!("../migrations/postgres/0011_denied_sender.sql") },
     Migration { version: 12, sql: include_str!("../migrations/postgres/0012_login_network.sql") },
+    Migration { version: 13, sql: include_str!("../migrations/postgres/0013_given_back.sql") },
+    Migration { version: 14, sql: include_str!("../migrations/postgres/0014_login_seen.sql") },
 ];
 
 /// Held while the schema changes: "FRNK". Two that prepare at once follow each other.

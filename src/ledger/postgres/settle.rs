@@ -13,7 +13,7 @@ use super::{read, refusals, rows};
 use crate::domain::credit::{PERIOD_PARTS, Part};
 use crate::domain::directory::Entry;
 use crate::domain::id::{AccountId, Holder, KeyId};
-use crate::ledger::rules::settle::{Settled, carries, correction, paced};
+use crate::ledger::rules::settle::{Settled, carries, charged_at, correction, paced};
 use crate::ledger::store::{Session, Settlement};
 
 /// One round trip, for outcomes that move no balance. A message that has an outcome already fails the whole.
@@ -81,7 +81,8 @@ pub async fn settle_in(tx: &Tx, batch: &[Settlement]) -> Op<()> {
         accepted.push((*settlement, correction));
         if settlement.outcome.refunds() {
             refunds.push((message.parts.clone(), message.at));
-            paces.push((paced(message.key, message.account), message.at));
+            let charged_at = charged_at(settlement.message, message.at, tx.judged_at());
+            paces.extend(charged_at.map(|at| (paced(message.key, message.account), at)));
             *refused.entry(message.account).or_default() += 1;
         }
     }
@@ -139,13 +140,13 @@ async fn give_rates_back(tx: &Tx, messages: &[([Holder; 2], Timestamp)]) -> Op<(
         return Ok(());
     }
     let entries = read::entries(tx, &arrivals.keys().copied().collect::<Vec<_>>()).await?;
-    for (holder, reserved_at) in messages.iter().flat_map(|(holders, at)| holders.map(|holder| (holder, *at))) {
-        let Some(arrival) = arrivals.get_mut(&holder) else { continue };
+    for (holder, charged_at) in messages.iter().flat_map(|(holders, at)| holders.map(|holder| (holder, *at))) {
+        let Some(stands) = arrivals.get_mut(&holder) else { continue };
         let rate = entries.get(&holder).and_then(Entry::rate);
-        let given_back = rate.and_then(|rate| rate.give_back(*arrival, reserved_at, tx.judged_at()));
-        *arrival = given_back.unwrap_or(*arrival);
+        let given_back = rate.and_then(|rate| rate.give_back(*stands, charged_at, tx.judged_at()));
+        *stands = given_back.unwrap_or(*stands);
     }
-    tx.write_arrivals(arrivals).await
+    tx.write_given_back(arrivals).await
 }
 
 async fn known(tx: &Tx, batch: &[Settlement]) -> Op<HashMap<Uuid, Known>> {

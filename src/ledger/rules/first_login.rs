@@ -1,12 +1,34 @@
-//! Which logins are news for the audit trail, and how many of them a key can cause.
+//! Which logins are news for the audit trail, and which networks of a key are kept.
 
 use std::collections::{BTreeSet, HashMap};
 
+use jiff::Timestamp;
 use serde_json::json;
 
 use crate::domain::id::KeyId;
-use crate::domain::login_network::{LOGINS_MAX, LoginFrom, NETWORKS_PER_KEY};
+use crate::domain::login_network::{LOGINS_MAX, LoginFrom, NETWORKS_PER_KEY, NEWS_WITHIN, SEEN_EVERY};
 use crate::ledger::trail::{KEY_NETWORK, Note};
+
+/// A network that a key came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub network: String,
+    /// When the trail told of it.
+    pub told_at: Timestamp,
+    /// When the key came from it last, as far as it was written.
+    pub seen_at: Timestamp,
+}
+
+/// What a batch of logins changes, in the order in which it is to be written.
+#[derive(Debug, Default, PartialEq)]
+pub struct Changes {
+    /// Rows whose key came from there again.
+    pub seen: Vec<(KeyId, String)>,
+    /// Rows to delete.
+    pub forgotten: Vec<(KeyId, String)>,
+    /// Rows to insert, told and seen now.
+    pub first: Vec<FirstLogin>,
+}
 
 /// A row that is to be written, and what the trail says of it.
 #[derive(Debug, PartialEq)]
@@ -21,16 +43,39 @@ pub fn keys_of(logins: &[LoginFrom]) -> BTreeSet<KeyId> {
     logins.iter().take(LOGINS_MAX).map(|login| login.key).collect()
 }
 
-/// The logins of a batch from networks that their key never came from. A key that has come from [`NETWORKS_PER_KEY`]
-/// causes no more: the last that is told says so by its number.
-pub fn first_logins(mut known: HashMap<KeyId, BTreeSet<String>>, logins: &[LoginFrom]) -> Vec<FirstLogin> {
-    let mut first = Vec::new();
+/// Judges a batch of logins. One from a network that its key is not known to come from is news, unless the key caused
+/// [`NETWORKS_PER_KEY`] of them within [`NEWS_WITHIN`]; where the key has as many networks, the one that it came from
+/// longest ago is forgotten for it.
+pub fn judge(mut known: HashMap<KeyId, Vec<Known>>, logins: &[LoginFrom], now: Timestamp) -> Changes {
+    let mut changes = Changes::default();
     for LoginFrom { key, network } in logins.iter().take(LOGINS_MAX) {
         let (known, network) = (known.entry(*key).or_default(), network.to_string());
-        if known.len() < NETWORKS_PER_KEY && known.insert(network.clone()) {
-            let note = Note::new(KEY_NETWORK, json!({ "network": network, "number": known.len() }));
-            first.push(FirstLogin { key: *key, network, note });
+        if let Some(again) = known.iter_mut().find(|known| known.network == network) {
+            if now.duration_since(again.seen_at) >= SEEN_EVERY {
+                again.seen_at = now;
+                changes.seen.push((*key, network));
+            }
+            continue;
         }
+        let news = known.iter().filter(|known| now.duration_since(known.told_at) < NEWS_WITHIN).count();
+        if news >= NETWORKS_PER_KEY {
+            continue;
+        }
+        let forgotten = if known.len() >= NETWORKS_PER_KEY { forget(known) } else { None };
+        known.push(Known { network: network.clone(), told_at: now, seen_at: now });
+        let mut detail = json!({ "network": network, "number": known.len() });
+        if let Some(forgotten) = forgotten {
+            detail["forgotten"] = json!(forgotten);
+            changes.forgotten.push((*key, forgotten));
+        }
+        changes.first.push(FirstLogin { key: *key, network, note: Note::new(KEY_NETWORK, detail) });
     }
-    first
+    changes
+}
+
+/// Takes out the network that a key came from longest ago, of several the one that was told first. While fewer than all
+/// are news of this day, that is none of this batch.
+fn forget(known: &mut Vec<Known>) -> Option<String> {
+    let oldest = (0..known.len()).min_by_key(|index| (known[*index].seen_at, known[*index].told_at))?;
+    Some(known.remove(oldest).network)
 }

@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 
-use super::history;
+use super::{history, time};
 use crate::domain::credit::{Lot, LotId, Outcome};
-use crate::domain::id::{AccountId, Holder, KeyId};
+use crate::domain::id::{AccountId, Holder, KeyId, MessageId};
 
 /// What is known of a message when an outcome of it comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,16 @@ pub fn carries(running: &Lot, charged_to: LotId, reserved_at: Timestamp) -> bool
         && reserved_at.as_millisecond() >= history::first(running.window.from)
 }
 
+/// When a message was charged, by the clock that judges at `now` ([`time::judged_at`]). While the ledger's time stands
+/// ahead of that clock all reservations have the same, later one, and the message's id tells when its relay made it. `None`:
+/// by a clock that ran ahead, or nothing tells; then it gives no rate back.
+pub fn charged_at(message: MessageId, reserved_at: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    if reserved_at <= now {
+        return Some(reserved_at);
+    }
+    message.made_at().filter(|made_at| time::ahead(*made_at, now).is_none())
+}
+
 /// The holders whose rate a message took: its key and its account. What is given back of it is given back there, too.
 pub fn paced(key: KeyId, account: AccountId) -> [Holder; 2] {
     [Holder::Key(key), Holder::Account(account)]
@@ -53,6 +63,26 @@ pub fn paced(key: KeyId, account: AccountId) -> [Holder; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_was_charged_when_the_ledger_says_so_or_its_id_where_the_ledger_is_ahead() {
+        let at = |seconds| Timestamp::from_second(seconds).expect("a time");
+        let made =
+            |seconds: u64| MessageId(uuid::Builder::from_unix_timestamp_millis(seconds * 1_000, &[0; 10]).into_uuid());
+        let plain = MessageId(uuid::Uuid::from_u128(7));
+        for (message, reserved_at, charged_at) in [
+            (made(500), 990, Some(990)),
+            (plain, 1_000, Some(1_000)),
+            (made(998), 9_000, Some(998)),
+            // Of a clock that is a little ahead, and of one that ran ahead.
+            (made(1_060), 9_000, Some(1_060)),
+            (made(1_061), 9_000, None),
+            (made(9_000), 9_000, None),
+            (plain, 9_000, None),
+        ] {
+            assert_eq!(super::charged_at(message, at(reserved_at), at(1_000)), charged_at.map(at), "{message}");
+        }
+    }
 
     #[test]
     fn only_an_unknown_outcome_is_replaced_and_only_once() {

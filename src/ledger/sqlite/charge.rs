@@ -17,7 +17,7 @@ use crate::domain::directory::Sender;
 use crate::domain::id::{AccountId, Holder, IdMap, IdSet, KeyId, MessageId, PolicyId};
 use crate::ledger::rules::pending::{self, Open};
 use crate::ledger::rules::reserve::{Charged, Step, decide, fingerprints, screen, senders};
-use crate::ledger::rules::settle::{Settled, carries, correction, paced};
+use crate::ledger::rules::settle::{Settled, carries, charged_at, correction, paced};
 use crate::ledger::store::{Session, Settlement};
 use crate::ledger::trail::{LEDGER, SESSION_GIVEN_UP};
 
@@ -190,7 +190,9 @@ impl Tx<'_> {
     /// Gives a message back to the lots that it was charged to, and to those that run now and carry it. Returns its account.
     fn refund(&self, lots: &mut Ledgered, message: MessageId) -> Op<AccountId> {
         let Reserved { key, account, parts, at } = self.reserved(message)?;
-        self.give_rates_back(key, account, at)?;
+        if let Some(charged_at) = charged_at(message, at, self.judged_at()) {
+            self.give_rates_back(key, account, charged_at)?;
+        }
         for (index, Part(id, amount)) in parts.into_iter().enumerate() {
             let lot = lots.lot(self, id)?;
             lot.refund(amount);
@@ -212,13 +214,13 @@ impl Tx<'_> {
     }
 
     /// Gives the rates of its key and its account back what a message took of them.
-    fn give_rates_back(&self, key: KeyId, account: AccountId, reserved_at: Timestamp) -> Op<()> {
+    fn give_rates_back(&self, key: KeyId, account: AccountId, charged_at: Timestamp) -> Op<()> {
         for holder in paced(key, account) {
-            let Some(arrival) = tempo::arrival(self.connection, holder)? else { continue };
+            let Some(arrivals) = tempo::arrivals(self.connection, holder)? else { continue };
             let rate = rows::entry(self.connection, holder)?.and_then(|entry| entry.rate());
-            let given_back = rate.and_then(|rate| rate.give_back(arrival, reserved_at, self.judged_at()));
-            if let Some(arrival) = given_back {
-                tempo::set_arrival(self.connection, holder, arrival)?;
+            let given_back = rate.and_then(|rate| rate.give_back(arrivals, charged_at, self.judged_at()));
+            if let Some(arrivals) = given_back {
+                tempo::set_arrivals(self.connection, holder, arrivals)?;
             }
         }
         Ok(())

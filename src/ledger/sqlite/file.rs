@@ -63,6 +63,8 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 15, sql: include_str!("../migrations/sqlite/0015_refusal.sql") },
     Migration { version: 16, sql: include_str!("../migrations/sqlite/0016_denied_sender.sql") },
     Migration { version: 17, sql: include_str!("../migrations/sqlite/0017_login_network.sql") },
+    Migration { version: 18, sql: include_str!("../migrations/sqlite/0018_given_back.sql") },
+    Migration { version: 19, sql: include_str!("../migrations/sqlite/0019_login_seen.sql") },
 ];
 
 /// The schema that brought the column of the ledger's state.
@@ -70,8 +72,8 @@ const STATE_SINCE: i64 = 3;
 
 /// The schemas that this release works with. What those before lack is a matter of credits: nothing says what a limit that
 /// begins within its period has to count.
-const SCHEMA_OLDEST: i64 = 17;
-const SCHEMA_NEWEST: i64 = 17;
+const SCHEMA_OLDEST: i64 = 19;
+const SCHEMA_NEWEST: i64 = 19;
 
 pub fn unfit(path: &Path, why: impl Into<String>) -> Error {
     Error::Unfit { path: path.display().to_string(), why: why.into() }

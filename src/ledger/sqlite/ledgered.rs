@@ -36,8 +36,8 @@ impl Ledgered {
         };
         let mut lots = if terms.has_more() { lots::live(tx.connection, terms.holder, tx.now)? } else { Vec::new() };
         tx.count_money(terms, &mut lots)?;
-        let arrival = if terms.rate.is_some() { tempo::arrival(tx.connection, terms.holder)? } else { None };
-        let opened = open(terms, &period, lots, arrival, tx.now);
+        let arrivals = if terms.rate.is_some() { tempo::arrivals(tx.connection, terms.holder)? } else { None };
+        let opened = open(terms, &period, lots, arrivals.map(|arrivals| arrivals.message), tx.now);
         if let Some(planned) = opened.topped_up {
             tx.write_topped_up(planned)?;
         }

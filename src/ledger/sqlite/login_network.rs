@@ -1,14 +1,15 @@
 //! Networks that keys logged in from.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use rusqlite::params;
 
 use super::failure::Op;
+use super::rows;
 use super::write::Tx;
 use crate::domain::id::{Holder, KeyId};
 use crate::domain::login_network::LoginFrom;
-use crate::ledger::rules::first_login::{first_logins, keys_of};
+use crate::ledger::rules::first_login::{Known, judge, keys_of};
 use crate::ledger::store::Session;
 use crate::ledger::trail::RELAY;
 
@@ -19,18 +20,35 @@ impl Tx<'_> {
         for key in keys_of(logins) {
             known.insert(key, self.networks_of(key)?);
         }
-        for first in first_logins(known, logins) {
+        let changes = judge(known, logins, self.now);
+        for (key, network) in &changes.seen {
             self.connection
-                .prepare_cached("INSERT INTO login_network (key, network, at) VALUES (?1, ?2, ?3)")?
+                .prepare_cached("UPDATE login_network SET seen_at = ?3 WHERE key = ?1 AND network = ?2")?
+                .execute(params![key.0.as_bytes(), network, self.now_ms()])?;
+        }
+        for (key, network) in &changes.forgotten {
+            self.connection
+                .prepare_cached("DELETE FROM login_network WHERE key = ?1 AND network = ?2")?
+                .execute(params![key.0.as_bytes(), network])?;
+        }
+        for first in changes.first {
+            self.connection
+                .prepare_cached("INSERT INTO login_network (key, network, at, seen_at) VALUES (?1, ?2, ?3, ?3)")?
                 .execute(params![first.key.0.as_bytes(), first.network, self.now_ms()])?;
             self.note(RELAY, Holder::Key(first.key), &first.note)?;
         }
         Ok(())
     }
 
-    fn networks_of(&self, key: KeyId) -> Op<BTreeSet<String>> {
-        let mut statement = self.connection.prepare_cached("SELECT network FROM login_network WHERE key = ?1")?;
-        let found = statement.query_map([key.0.as_bytes()], |row| row.get(0))?;
-        Ok(found.collect::<Result<_, _>>()?)
+    fn networks_of(&self, key: KeyId) -> Op<Vec<Known>> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT network, at, seen_at FROM login_network WHERE key = ?1")?;
+        let mut found = statement.query([key.0.as_bytes()])?;
+        let mut known = Vec::new();
+        while let Some(row) = found.next()? {
+            let (told_at, seen_at) = (rows::instant(row.get(1)?)?, rows::instant(row.get(2)?)?);
+            known.push(Known { network: row.get(0)?, told_at, seen_at });
+        }
+        Ok(known)
     }
 }

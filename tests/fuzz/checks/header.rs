@@ -107,7 +107,7 @@ fn values(body: &[u8], name: &str) -> Vec<String> {
     values
 }
 
-/// The `@` that stand outside of quotes and comments, and not alone between spaces.
+/// The `@` that stand outside of quotes, and not alone between spaces: in comments too, which some programs do not know.
 fn at_signs(value: &str) -> usize {
     let (mut signs, mut comments, mut quoted, mut escaped) = (0, 0_usize, false, false);
     for (at, c) in value.char_indices() {
@@ -117,7 +117,7 @@ fn at_signs(value: &str) -> usize {
             '"' if comments == 0 => quoted = !quoted,
             '(' if !quoted => comments += 1,
             ')' if !quoted => comments = comments.saturating_sub(1),
-            '@' if !quoted && comments == 0 => {
+            '@' if !quoted => {
                 let is_before = value[..at].ends_with(|c: char| !c.is_whitespace());
                 let is_after = value[at + 1..].starts_with(|c: char| !c.is_whitespace());
                 signs += usize::from(is_before || is_after);
