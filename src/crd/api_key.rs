@@ -189,7 +189,7 @@ pub struct SubAccountApiKeyStatus {
     /// read. `usage.refused` is what the upstream refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denied_senders: Option<DeniedSendersStatus>,
-    /// When the key was last used, to the hour.
+    /// When the key was last used, to the hour; where the password that was used was made within that hour, when that was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used_at: Option<Time>,
     /// When the figures were read. They follow with a delay; exact ones are in the metrics.
@@ -218,7 +218,8 @@ pub struct DeniedSendersStatus {
 pub struct CredentialStatus {
     /// When the password in the Secret was made.
     pub issued_at: Time,
-    /// When it changes by itself (rotation.every).
+    /// When it changes next: when it is rotation.every old, or another rotation that waits for the end of the password before
+    /// it may begin. Absent where it does not change, or the key ends before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotates_at: Option<Time>,
     /// Until when the password before it works.

@@ -65,7 +65,9 @@ reasons! {
         AccountNotFound,
         /// The account exists and is not accepted itself.
         AccountNotReady,
-        /// None of a key's `allowedSenders` is permitted by its account and its policy.
+        /// A policy lists no sender domain, so that none of its accounts can send.
+        NoSenderDomains,
+        /// None of the `allowedSenders` of an account, or of a key, is permitted by what is above it.
         SendersNotPermitted,
         /// A Secret that is named does not exist.
         SecretNotFound,
@@ -197,8 +199,8 @@ impl Reason {
             Self::PolicyNotReady | Self::AccountNotReady => Remedy::on_ready(
                 Of::AccountAndKey,
                 "what it hangs on is there and not ready itself: it is refused (then this one is Stalled with it), is being \
-                 deleted, its upstream's login is missing, or the relays do not know it yet. The message repeats its \
-                 sentence",
+                 deleted, its upstream's login or its sender domains are missing, or the relays do not know it yet. The \
+                 message repeats its sentence",
                 "look at its own condition; the last passes in a moment",
             ),
             Self::NotAllowedByPolicy => Remedy::on_ready(
@@ -257,11 +259,16 @@ impl Reason {
                  has caught up; rates and expiries go by the clock",
                 "correct the clocks; `charts/franking/RUNBOOK.md`",
             ),
+            Self::NoSenderDomains => Remedy::on_ready(
+                Of::Policy,
+                "`senders.domains` lists nothing, so the relays refuse every message of its accounts",
+                "list the domains that its accounts send from",
+            ),
             Self::SendersNotPermitted => Remedy::on_ready(
-                Of::Key,
-                "neither the policy's `senders.domains` nor the account's `allowedSenders` permit any of the key's \
-                 `allowedSenders`: every message of it would be refused",
-                "name senders that they permit",
+                Of::AccountAndKey,
+                "none of its `allowedSenders` is in a domain of the policy's `senders.domains` or, of a key, permitted by \
+                 the account's `allowedSenders`: the relays refuse every message",
+                "name senders that they permit; the policy's domains are the platform team's to change",
             ),
             Self::SecretNotFound | Self::SecretNotLabelled | Self::SecretInvalid => Remedy::on_ready(
                 Of::Policy,

@@ -1,11 +1,11 @@
-//! Carries what SENDING says down the chain: whose column is not what follows from the one above any more.
+//! What follows from the object above: whose SENDING is not that any more, and which keys have an account to send for.
 
 use kube::ResourceExt as _;
 
-use super::plan::sending;
+use super::plan::{meta, sending};
 use super::references::{Ref, References};
 use super::watch::Name;
-use crate::crd::{CreditStatus, SubAccount, SubAccountApiKey};
+use crate::crd::{AccountState, CreditStatus, SubAccount, SubAccountApiKey};
 
 impl References {
     /// Has the accounts judged again that do not show what SENDING says of their policy. It moves with the traffic, and there
@@ -21,6 +21,18 @@ impl References {
         let keys = self.index(|index| index.keys_of_account(&Name::of(account)));
         let behind = |name: &Name| self.key(name).is_some_and(|key| self.is_key_behind(&key));
         keys.into_iter().filter(behind).for_each(|name| self.recount(Ref::Key(name)));
+    }
+
+    /// Says whether an object's limits are what it can send: not of a key whose account is gone, or refused.
+    pub fn may_serve(&self, what: &Ref) -> bool {
+        let Ref::Key(name) = what else { return true };
+        let Some(key) = self.key(name) else { return false };
+        let account = self.account(&Name::new(&name.namespace, &key.spec.sub_account_ref.name));
+        let account = account.filter(|account| !meta::deleting(&account.metadata));
+        match account.and_then(|account| account.status.as_ref()?.state) {
+            Some(AccountState::Active | AccountState::Suspended | AccountState::ParentSuspended) => true,
+            Some(AccountState::Refused | AccountState::Deleted) | None => false,
+        }
     }
 
     /// Says whether an account's SENDING is not what follows from its policy's any more.

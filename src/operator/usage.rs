@@ -257,6 +257,7 @@ impl Desk {
                 let Some(balance) = by_holder.get(holder) else { continue };
                 let above = context.holders_above(what);
                 let gauge = Gauge::of(balance).under(above.iter().filter_map(|above| by_holder.get(above).copied()));
+                let gauge = if context.references.may_serve(what) { gauge } else { gauge.with_nothing_left() };
                 if let Some(one) = self.judge_one(context, what, &gauge, now) {
                     judged.insert((*what).clone(), one);
                 }

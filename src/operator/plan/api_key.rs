@@ -158,7 +158,6 @@ impl<'a> Work<'a> {
         let (observed, now) = (self.observed, self.now);
         let mut entry = self.entry();
         let dead = self.dead();
-        let is_dead = dead.is_some();
         // What is judged is ours; a Secret that is about to be adopted holds nothing of ours yet.
         let named = present.map(Present::secret).filter(|secret| self.holds(secret));
         if observed.rebuilding {
@@ -198,7 +197,7 @@ impl<'a> Work<'a> {
         self.clear_old_names(&mut plan);
         let outcome = dead.unwrap_or_else(|| self.outcome(waits_until));
         plan.look_by(secret::previous_until(&entry.credentials, now));
-        plan.look_by(secret::rotates_at(&entry.credentials, rotation).filter(|_| !is_dead).map(|at| at.max(now)));
+        plan.look_by(self.rotates_at(&entry, waits_until).map(|at| at.max(now)));
         plan.look_by(entry.credentials.iter().filter_map(Credential::given_up_at).filter(|at| now < *at).min());
         plan.look_by(entry.expires_at.filter(|expiry| now < *expiry));
         // An account that has not been looked at yet is about to be, and wakes this key: no word until then.
@@ -206,7 +205,7 @@ impl<'a> Work<'a> {
         if too_early {
             return plan;
         }
-        let next = self.status(&entry, &outcome);
+        let next = self.status(&entry, &outcome, waits_until);
         plan.notices.extend(usage::news(self.key.status.as_ref(), &next, observed.gauge.as_ref()));
         plan.status = Some(next);
         // A new password is told of now; the figures of a cap that changes with it follow by themselves.
@@ -384,11 +383,12 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// The refusal of a key none of whose senders is permitted: it logs in, and every message of it is refused.
+    /// The refusal of a key none of whose senders is permitted: it logs in, and every message of it is refused. Where its
+    /// account may send as nobody, whatever the key names, that is for the account to say.
     fn mute(&self) -> Option<Outcome> {
         let (domains, account) = self.account.senders.as_ref()?;
-        let senders = &self.spec.allowed_senders;
-        if senders.is_empty() || may_ever_send(domains, account.as_deref(), senders) {
+        let may = |senders: &[SenderPattern]| may_ever_send(domains, account.as_deref(), senders);
+        if may(&self.spec.allowed_senders) || !may(&[]) {
             return None;
         }
         let message = format!(
@@ -399,7 +399,15 @@ impl<'a> Work<'a> {
         Some(Outcome::refused(Reason::SendersNotPermitted, message))
     }
 
-    fn status(&self, entry: &KeyEntry, outcome: &Outcome) -> SubAccountApiKeyStatus {
+    /// When the password changes next; a rotation that was asked for and `waits_until` then is one too. `None`: it does not,
+    /// or the key ends before.
+    fn rotates_at(&self, entry: &KeyEntry, waits_until: Option<Timestamp>) -> Option<Timestamp> {
+        let by_itself = || secret::rotates_at(&entry.credentials, &self.spec.rotation, self.now);
+        let outlives = |at: &Timestamp| self.spec.expires_at.is_none_or(|expiry| *at < expiry);
+        waits_until.or_else(by_itself).filter(|at| self.dead().is_none() && outlives(at))
+    }
+
+    fn status(&self, entry: &KeyEntry, outcome: &Outcome, waits_until: Option<Timestamp>) -> SubAccountApiKeyStatus {
         let issued = entry.credentials.iter().find_map(|c: &Credential| match c.stage {
             Stage::Current { since } => Some(since),
             Stage::Staged { .. } | Stage::Previous { .. } => None,
@@ -411,10 +419,9 @@ impl<'a> Work<'a> {
         } else {
             self.key.spec.rotation.as_ref().and_then(|rotation| rotation.restarted_at.clone())
         };
-        let rotates_at = secret::rotates_at(&entry.credentials, &self.spec.rotation).filter(|_| self.dead().is_none());
         let credential = issued.map(|since| CredentialStatus {
             issued_at: Time(usage::second(since)),
-            rotates_at: rotates_at.map(|at| Time(usage::second(at))),
+            rotates_at: self.rotates_at(entry, waits_until).map(|at| Time(usage::second(at))),
             previous_valid_until: secret::previous_until(&entry.credentials, self.now)
                 .map(|at| Time(usage::second(at))),
             restarted_at,
@@ -424,10 +431,10 @@ impl<'a> Work<'a> {
         let open = matches!(outcome, Outcome::Ready { .. });
         let aside = sending::aside(Some(&gauge), "its account", self.account.sending.as_deref());
         let outcome = outcome.clone().beside(aside);
-        let mut next = base_status(self.key, self.observed, &outcome, (accepted, true), (Some(gauge), open), self.now);
+        let figures = (Some(gauge), open, credential);
+        let mut next = base_status(self.key, self.observed, &outcome, (accepted, true), figures, self.now);
         next.username = Some(entry.username.to_string());
         next.binding = issued.map(|_| LocalRef { name: self.spec.secret.name.clone() });
-        next.credential = credential;
         usage::settle(next, self.key.status.as_ref(), self.observed.figures_granted)
     }
 }
@@ -456,11 +463,12 @@ fn shown_refused(
     let expired = matches!(outcome, Outcome::Refused { reason: Reason::Revoked | Reason::Expired, .. });
     let serves = |account: &Account| account.programmed && account.obstacle.is_none();
     let open = observed.entry.as_ref().is_some_and(lives) && !expired && observed.account.as_ref().is_some_and(serves);
-    let mut next = base_status(key, observed, &outcome, (false, false), (observed.gauge.clone(), open), now);
+    let credential = key.status.as_ref().and_then(|standing| standing.credential.clone());
+    let figures = (observed.gauge.clone(), open, credential);
+    let mut next = base_status(key, observed, &outcome, (false, false), figures, now);
     if let Some(standing) = &key.status {
         next.username.clone_from(&standing.username);
         next.binding.clone_from(&standing.binding);
-        next.credential.clone_from(&standing.credential);
     }
     plan.status = Some(usage::settle(next, key.status.as_ref(), observed.figures_granted));
     plan

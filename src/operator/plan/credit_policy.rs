@@ -146,8 +146,8 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
             let outcome = waiting.unwrap_or_else(|| Outcome::refused(reason, sentence));
             let gauge = observed.gauge.clone();
             let upstream = observed.entry.as_ref().and_then(|entry| entry.upstream.as_ref());
-            let suspended = observed.entry.as_ref().is_some_and(|entry| entry.suspended.is_some());
-            let open = upstream.is_some() && !suspended && !policy.spec.suspended;
+            let serves = |entry: &PolicyEntry| entry.suspended.is_none() && !entry.sender_domains.is_empty();
+            let open = upstream.is_some() && observed.entry.as_ref().is_some_and(serves) && !policy.spec.suspended;
             plan.status = Some(status(policy, observed, (outcome, upstream, open), (false, false), gauge, now));
             return plan;
         }
@@ -266,7 +266,11 @@ fn upstream(spec: &CheckedPolicy, observed: &Observed) -> (Option<UpstreamEntry>
         secret,
         max_recipients: upstream.max_recipients,
     };
-    let outcome = if spec.suspended.is_some() {
+    let outcome = if spec.sender_domains.is_empty() {
+        let fix = "spec.senders.domains: nothing can be sent, because no domain is listed; list the mail domains that \
+                   accounts of this policy send from, such as example.com";
+        Outcome::refused(Reason::NoSenderDomains, fix)
+    } else if spec.suspended.is_some() {
         let message = "suspended by spec.suspended: no account sends until it is removed";
         Outcome::held(Reason::Suspended, message)
     } else {
@@ -288,10 +292,10 @@ fn same_limits(standing: Option<&PolicyEntry>, next: &PolicyEntry) -> bool {
 }
 
 /// Returns why a policy's settings keep mail from being sent, where they do and its accounts do not say so by themselves:
-/// the directory holds no upstream of it.
+/// the directory holds no upstream of it, or no domain to send from.
 pub fn obstacle(policy: &CreditPolicy) -> Option<String> {
     let ready = find_condition(&policy.status.as_ref()?.conditions, ConditionType::Ready)?;
-    let blocks = [Reason::SecretNotFound, Reason::SecretNotLabelled, Reason::SecretInvalid];
+    let blocks = [Reason::SecretNotFound, Reason::SecretNotLabelled, Reason::SecretInvalid, Reason::NoSenderDomains];
     let blocked = ready.status == "False" && blocks.iter().any(|reason| reason.as_str() == ready.reason);
     blocked.then(|| format!("its policy \"{}\" is not ready: {}", policy.name_any(), ready.message))
 }

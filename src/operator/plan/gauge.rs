@@ -81,6 +81,14 @@ impl Gauge {
         Self { figures, changes_at: window.to, usage: Usage::default(), exhausted: None, reopens_at }
     }
 
+    /// The same of a key whose account is refused: nothing can be sent, and nothing that opens by itself changes that.
+    #[must_use]
+    pub fn with_nothing_left(mut self) -> Self {
+        self.figures.left = Some(0);
+        self.reopens_at = None;
+        self
+    }
+
     /// The same of a policy, whose pool may be exceeded or not.
     pub fn with_overage(mut self, overage: Overage) -> Self {
         self.figures.overage = (!overage.is_deny()).then_some(0);

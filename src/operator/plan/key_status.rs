@@ -1,4 +1,4 @@
-//! What a key's status shows besides its credential.
+//! What a key's status shows, but for what only its Secret tells.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -6,18 +6,22 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::api_key::Observed;
 use super::gauge::Gauge;
 use super::{Outcome, sending, usage};
-use crate::crd::{DeniedSendersStatus, SubAccountApiKey, SubAccountApiKeyStatus};
+use crate::crd::{CredentialStatus, DeniedSendersStatus, SubAccountApiKey, SubAccountApiKeyStatus};
 
 pub fn base_status(
     key: &SubAccountApiKey,
     observed: &Observed,
     outcome: &Outcome,
     said: (bool, bool),
-    (gauge, open): (Option<Gauge>, bool),
+    (gauge, open, credential): (Option<Gauge>, bool, Option<CredentialStatus>),
     now: Timestamp,
 ) -> SubAccountApiKeyStatus {
     let standing = key.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    let above = observed.account.as_ref().and_then(|account| account.sending.as_deref());
+    let account = observed.account.as_ref();
+    let above = account.and_then(|account| account.sending.as_deref());
+    let serves = account.is_some_and(|account| account.programmed);
+    let gauge = if serves { gauge } else { gauge.map(Gauge::with_nothing_left) };
+    let issued_at = credential.as_ref().map(|credential| credential.issued_at.0);
     SubAccountApiKeyStatus {
         key_id: Some(observed.id.to_string()),
         username: None,
@@ -25,11 +29,11 @@ pub fn base_status(
         observed_generation: key.metadata.generation,
         conditions: outcome.conditions(standing, key.metadata.generation, now, said),
         binding: None,
-        credential: None,
+        credential,
         usage: gauge.as_ref().map(Gauge::usage),
         credits: gauge.as_ref().map(Gauge::credits),
         denied_senders: denied(key, observed),
-        last_used_at: gauge.as_ref().and_then(Gauge::last_sent_at).map(|at| Time(hour(at))),
+        last_used_at: gauge.as_ref().and_then(Gauge::last_sent_at).map(|at| Time(last_used_at(at, issued_at))),
         observed_at: Some(Time(usage::second(now))),
     }
 }
@@ -44,7 +48,9 @@ fn denied(key: &SubAccountApiKey, observed: &Observed) -> Option<DeniedSendersSt
     reported.or_else(|| key.status.as_ref()?.denied_senders.clone())
 }
 
-/// When somebody last sent is kept to the hour: it is written, and it is about people.
-fn hour(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second() - at.as_second().rem_euclid(3600)).unwrap_or(at)
+/// When the key was last used, to the hour: it is written, and it is about people. A use of the present password is never told
+/// as one before it was issued: who waits for a program to read a new password goes by that.
+fn last_used_at(at: Timestamp, issued_at: Option<Timestamp>) -> Timestamp {
+    let hour = Timestamp::from_second(at.as_second() - at.as_second().rem_euclid(3600)).unwrap_or(at);
+    issued_at.filter(|issued_at| *issued_at <= at).map_or(hour, |issued_at| hour.max(issued_at))
 }

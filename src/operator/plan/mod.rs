@@ -212,10 +212,11 @@ pub fn transition(before: &[Condition], after: &[Condition]) -> Option<Notice> {
     }
 }
 
-/// Reasons for which an object's work rests by somebody's will, without a mistake to put right.
-const HOLDS: [Reason; 3] = [Reason::Suspended, Reason::ParentSuspended, Reason::InUse];
+/// Reasons of objects that are held, though nothing is refused, that are worth an Event.
+const HOLDS: [Reason; 5] =
+    [Reason::Suspended, Reason::ParentSuspended, Reason::InUse, Reason::RequiredByPolicy, Reason::SendersNotPermitted];
 
-/// What is told when an object begins to be held, and when a suspension ends.
+/// Returns the Event of an object that begins to be held, or is held no longer.
 fn held(before: &[Condition], after: &[Condition]) -> Option<Notice> {
     let hold = |condition: &Condition| HOLDS.into_iter().find(|reason| reason.as_str() == condition.reason);
     let is = find_condition(after, ConditionType::Ready)?;
@@ -239,7 +240,7 @@ pub fn was_interrupted(conditions: &[Condition]) -> bool {
 }
 
 /// The reasons that an object can come to a stop for.
-const STOPS: [Reason; 19] = [
+const STOPS: [Reason; 20] = [
     Reason::Invalid,
     Reason::PolicyNotFound,
     Reason::PolicyNotReady,
@@ -252,6 +253,7 @@ const STOPS: [Reason; 19] = [
     Reason::DuplicateExternalId,
     Reason::AccountNotFound,
     Reason::AccountNotReady,
+    Reason::NoSenderDomains,
     Reason::SendersNotPermitted,
     Reason::SecretNotFound,
     Reason::SecretNotLabelled,

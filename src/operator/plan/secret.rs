@@ -217,7 +217,7 @@ fn keep_or_rotate(
     rotation: &CheckedRotation,
     now: Timestamp,
 ) -> Judgement {
-    let is_due = rotates_at(credentials, rotation).is_some_and(|at| at <= now);
+    let is_due = due_at(credentials, rotation).is_some_and(|at| at <= now);
     if !is_due && !rotation_wanted(secret, rotation) {
         return Judgement::Keep { password, promote: None, rotation_waits_until: None };
     }
@@ -229,8 +229,15 @@ fn keep_or_rotate(
     }
 }
 
-/// When the current password changes by itself.
-pub fn rotates_at(credentials: &[Credential], rotation: &CheckedRotation) -> Option<Timestamp> {
+/// When the current password changes by itself: when it is due, but not before the one before it ends.
+pub fn rotates_at(credentials: &[Credential], rotation: &CheckedRotation, now: Timestamp) -> Option<Timestamp> {
+    let due = due_at(credentials, rotation)?;
+    let overlap_ends = previous_until(credentials, now).filter(|_| !rotation.force);
+    Some(overlap_ends.map_or(due, |end| due.max(end)))
+}
+
+/// When the current password is `every` old.
+fn due_at(credentials: &[Credential], rotation: &CheckedRotation) -> Option<Timestamp> {
     let since = credentials.iter().find_map(|credential| match credential.stage {
         Stage::Current { since } => Some(since),
         Stage::Staged { .. } | Stage::Previous { .. } => None,

@@ -292,7 +292,9 @@ pub fn obstacle(account: &SubAccount) -> Option<(Reason, String)> {
     let own = || format!("its account \"{}\" is not ready: {}", account.name_any(), ready.message);
     match inherited {
         Some(reason) => Some((reason, ready.message.clone())),
-        None => is(Reason::RequiredByPolicy).then(|| (Reason::AccountNotReady, own())),
+        None => {
+            (is(Reason::RequiredByPolicy) || is(Reason::SendersNotPermitted)).then(|| (Reason::AccountNotReady, own()))
+        }
     }
 }
 
@@ -307,16 +309,27 @@ fn unsuspended(accepted: &Accepted, observed: &Observed) -> Outcome {
         return Outcome::held(Reason::PolicyNotReady, message);
     }
     let missing: Vec<&str> = accepted.terms.missing.iter().map(|field| field.sentence()).collect();
-    if missing.is_empty() {
-        return Outcome::ready("mail can be sent");
+    if !missing.is_empty() {
+        let message = format!(
+            "nothing can be sent: the CreditPolicy \"{}\" requires of each account {}; an administrator with the verb grant \
+             on the policy writes it",
+            accepted.spec.policy,
+            missing.join(" and ")
+        );
+        return Outcome::held(Reason::RequiredByPolicy, message);
     }
-    let message = format!(
-        "nothing can be sent: the CreditPolicy \"{}\" requires of each account {}; an administrator with the verb grant on the \
-         policy writes it",
-        accepted.spec.policy,
-        missing.join(" and ")
-    );
-    Outcome::held(Reason::RequiredByPolicy, message)
+    // Without a domain of its own the policy says so, and this account after it.
+    let is_narrowed = accepted.terms.allowed_senders.is_some();
+    if is_narrowed && accepted.sender_domains.is_empty() {
+        let message = format!(
+            "spec.allowedSenders: nothing can be sent, because none of these senders is in a domain that the CreditPolicy \
+             \"{}\" lists in its spec.senders.domains; have an administrator with the verb grant on the policy name \
+             senders in its domains, or the platform team add a domain to it",
+            accepted.spec.policy
+        );
+        return Outcome::held(Reason::SendersNotPermitted, message);
+    }
+    Outcome::ready("mail can be sent")
 }
 
 /// Whether the figures that were read stand when `next` is written. Of a new account with nothing but a cap they are

@@ -22,6 +22,9 @@ use super::waits::{delete, gone, merge_patch, poll, ready, until, waiting};
 const FLOOD: usize = 40;
 /// Keys of the tenant whose keys always fail.
 const FAILING: usize = 60;
+/// Tenants that are measured, one after the other. The least counts: what delays a status is there each time, and a machine
+/// that was busy for a moment is not.
+const MEASURED: usize = 3;
 
 /// The same cluster as another tenant has it.
 async fn neighbour(world: &World, name: &str) -> World {
@@ -188,8 +191,7 @@ async fn keys_that_always_fail_delay_no_other_tenants_status() {
     let _turn = alone().await;
     let (world, running, _folder, _) = own("fair-failing", None).await;
     world.plain_policy(&world.name, json!({})).await;
-    let idle = neighbour(&world, "fair-idle").await;
-    let quiet = time_to_status(&idle, &world).await;
+    let (idle, quiet) = least_time_to_status(&world, "fair-idle").await;
 
     let failing = neighbour(&world, "fair-many").await;
     account(&world, &failing).await;
@@ -198,11 +200,22 @@ async fn keys_that_always_fail_delay_no_other_tenants_status() {
         failing.key(&format!("key-{index}"), "account", json!({})).await;
     }
     poll("the keys to fail", || failures(&running) >= FAILING as u64).await;
-    let busy = neighbour(&world, "fair-busy").await;
-    let beside = time_to_status(&busy, &world).await;
+    let (busy, beside) = least_time_to_status(&world, "fair-busy").await;
     // Figures are looked at once a second.
     assert!(beside < quiet * 2 + Duration::from_secs(2), "{beside:?} beside keys that fail, {quiet:?} without");
-    end(running, &world, &[&idle, &failing, &busy]).await;
+    let tenants: Vec<&World> = idle.iter().chain([&failing]).chain(&busy).collect();
+    end(running, &world, &tenants).await;
+}
+
+/// The tenants that were measured, and the least of their times.
+async fn least_time_to_status(world: &World, name: &str) -> (Vec<World>, Duration) {
+    let (mut tenants, mut least) = (Vec::new(), Duration::MAX);
+    for index in 0..MEASURED {
+        let tenant = neighbour(world, &format!("{name}-{index}")).await;
+        least = least.min(time_to_status(&tenant, world).await);
+        tenants.push(tenant);
+    }
+    (tenants, least)
 }
 
 /// How long a tenant waits until its key's status shows that its credits are used up.

@@ -23,11 +23,11 @@ use franking::ledger::store::{
 };
 use http_body_util::{Either, Full};
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tower::{Layer, Service};
 use uuid::Uuid;
 
-use super::harness::DEADLINE;
+use super::valve::Valve;
 
 /// Counts writes and blows after so many. Nothing gets through a blown one.
 #[derive(Default)]
@@ -39,6 +39,8 @@ pub struct Fuse {
     news: Notify,
     /// Writes of a status that were begun, whatever became of them.
     statuses_begun: AtomicI64,
+    /// The same of our kinds but their statuses: of finalizers.
+    finalizers_begun: AtomicI64,
     /// In front of every write of a Secret.
     pub secrets: Valve,
     /// In front of every write of our kinds but their statuses: of finalizers.
@@ -48,49 +50,6 @@ pub struct Fuse {
     /// In front of the watch of all Secrets of ours. One that came while it was shut ends when it is opened, as one from an
     /// expired version on does: the watch lists anew.
     pub secret_watch: Valve,
-}
-
-/// Holds up what comes to it while it is shut.
-#[derive(Default)]
-pub struct Valve(watch::Sender<Held>);
-
-#[derive(Default)]
-struct Held {
-    shut: bool,
-    waiting: usize,
-}
-
-impl Valve {
-    pub fn shut(&self) {
-        self.0.send_modify(|held| held.shut = true);
-    }
-
-    pub fn open(&self) {
-        self.0.send_modify(|held| held.shut = false);
-    }
-
-    fn is_shut(&self) -> bool {
-        self.0.borrow().shut
-    }
-
-    /// Waits until something waits.
-    pub async fn reached(&self) {
-        self.reached_by(1).await;
-    }
-
-    /// Waits until so many wait.
-    pub async fn reached_by(&self, count: usize) {
-        let mut held = self.0.subscribe();
-        let waited = tokio::time::timeout(DEADLINE, held.wait_for(|held| held.shut && held.waiting >= count)).await;
-        // The sender is our own, so it is there as long as we are.
-        drop(waited.expect("nothing came to the valve"));
-    }
-
-    async fn pass(&self) {
-        self.0.send_modify(|held| held.waiting += 1);
-        drop(self.0.subscribe().wait_for(|held| !held.shut).await);
-        self.0.send_modify(|held| held.waiting -= 1);
-    }
 }
 
 impl Fuse {
@@ -114,6 +73,10 @@ impl Fuse {
 
     pub fn statuses_begun(&self) -> i64 {
         self.statuses_begun.load(Ordering::SeqCst)
+    }
+
+    pub fn finalizers_begun(&self) -> i64 {
+        self.finalizers_begun.load(Ordering::SeqCst)
     }
 
     pub async fn blows(&self) {
@@ -173,8 +136,8 @@ impl<S, B, A> Service<http::Request<B>> for Fused<S>
 where
     S: Service<http::Request<B>, Response = http::Response<A>>,
     S::Future: Send + 'static,
-    A: Send,
-    S::Error: Send,
+    A: Send + 'static,
+    S::Error: Send + 'static,
 {
     type Response = http::Response<Either<Full<Bytes>, A>>;
     type Error = S::Error;
@@ -191,12 +154,14 @@ where
         let finalizer = writes && path.contains(&"franking.io") && !path.contains(&"status");
         let status = writes && path.contains(&"franking.io") && path.contains(&"status");
         self.fuse.statuses_begun.fetch_add(i64::from(status), Ordering::SeqCst);
+        self.fuse.finalizers_begun.fetch_add(i64::from(finalizer), Ordering::SeqCst);
         let query = request.uri().query().unwrap_or_default();
         let watch = request.uri().path() == "/api/v1/secrets" && query.contains("watch=");
         let expires = watch && self.fuse.secret_watch.is_shut();
+        let held = secret && self.fuse.secrets.is_shut();
         // The request itself is lazy: nothing is sent before the future is polled.
         let (fuse, answer) = (self.fuse.clone(), self.inner.call(request));
-        Box::pin(async move {
+        let answered = async move {
             fuse.pass().await;
             if secret {
                 fuse.secrets.pass().await;
@@ -217,7 +182,13 @@ where
             }
             fuse.pass().await;
             answer.map(|response| response.map(Either::Right))
-        })
+        };
+        if held {
+            // It is on its way: a pass that waits no longer for its answer does not take it back.
+            let sent = tokio::spawn(answered);
+            return Box::pin(async move { sent.await.expect("a request does not panic") });
+        }
+        Box::pin(answered)
     }
 }
 

@@ -285,10 +285,13 @@ pub fn plane() -> &'static Plane {
     })
 }
 
-/// One test at a time has that control plane.
+/// One test at a time has that control plane, without any objects of ours.
 pub async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
     static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    TURN.lock().await
+    let turn = TURN.lock().await;
+    let plane = tokio::task::spawn_blocking(plane).await.expect("a control plane");
+    super::leftovers::remove(&plane.control.admin_client().await).await;
+    turn
 }
 
 impl Plane {
@@ -331,7 +334,8 @@ impl World {
 
     /// A policy that accounts can use, with more in its spec.
     pub async fn plain_policy(&self, name: &str, more: Value) {
-        let mut spec = json!({"upstream": {"host": "smtp.example.com", "tls": "None"}});
+        let senders = json!({"domains": ["example.com"]});
+        let mut spec = json!({"senders": senders, "upstream": {"host": "smtp.example.com", "tls": "None"}});
         merge(&mut spec, more);
         self.policy(name, spec).await;
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::harness::{DEADLINE, SYSTEM, World, alone};
 use super::lifecycle::own;
-use super::waits::{create, delete, merge_patch, ready, stalled, until, waiting};
+use super::waits::{create, delete, merge_patch, ready, settled, snapshot, stalled, until, waiting};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 
@@ -66,6 +66,33 @@ async fn a_cap_above_the_ceiling_stops_the_keys_until_it_is_lowered() {
     ready(world.accounts(), "account").await;
     assert!(world.may_send(&secret).await);
     ready(world.keys(), "key").await;
+}
+
+#[tokio::test]
+async fn the_key_of_a_refused_account_has_nothing_left_and_is_left_in_peace() {
+    let _turn = alone().await;
+    let (world, running, _folder, clock) = own("nothing-left", None).await;
+    world.plain_policy("nothing-left", json!({"perAccount": {"maxCap": {"credits": 100}}})).await;
+    world.account("account", json!({"cap": {"credits": 101}})).await;
+    world.key("key", "account", json!({"cap": {"credits": 70}})).await;
+    stalled(world.keys(), "key", "AccountNotReady").await;
+    let shown = async || {
+        let status = world.keys().get("key").await.expect("the key").status.expect("a status");
+        (status.credits.expect("credits").remaining, status.sending.expect("a word"))
+    };
+    assert_eq!(shown().await, (Some(0), "no".to_owned()));
+    // The ledger has other figures of it, and they are looked at in every slot.
+    clock.advance(10);
+    settled(&world).await;
+    let standing = snapshot(&world).await;
+    clock.advance(200);
+    settled(&world).await;
+    assert_eq!(snapshot(&world).await, standing);
+    world.account("account", json!({"cap": {"credits": 100}})).await;
+    ready(world.keys(), "key").await;
+    assert_eq!(shown().await, (Some(70), "yes".to_owned()));
+    world.clear().await;
+    running.stop().await;
 }
 
 #[tokio::test]
@@ -234,14 +261,15 @@ async fn an_upstream_secret_must_exist_carry_the_label_and_hold_a_login() {
     let world = World::shared("upstream").await;
     let secrets: Api<Secret> = Api::namespaced(world.client.clone(), SYSTEM);
     let upstream = json!({"host": "smtp.example.com", "credentialsSecretRef": {"name": "login"}});
-    world.policy("upstream", json!({"upstream": upstream})).await;
+    let senders = json!({"domains": ["example.com"]});
+    world.policy("upstream", json!({"senders": senders, "upstream": upstream})).await;
     let sentence = stalled(world.policies(), "upstream", "SecretNotFound").await;
     assert!(sentence.contains("spec.upstream.credentialsSecretRef.name") && sentence.contains(SYSTEM), "{sentence}");
     world.account("a", json!({})).await;
     let unlabelled = json!({"metadata": {"name": "login"}, "stringData": {"username": "u"}});
     let _: Secret = create(&secrets, unlabelled).await;
     // Nothing watches Secrets without the label; the next look says what is wrong with it.
-    world.policy("upstream", json!({"upstream": upstream, "displayName": "look"})).await;
+    world.policy("upstream", json!({"senders": senders, "upstream": upstream, "displayName": "look"})).await;
     stalled(world.policies(), "upstream", "SecretNotLabelled").await;
     merge_patch(&secrets, "login", json!({"metadata": {"labels": {"franking.io/use": "true"}}})).await;
     let sentence = stalled(world.policies(), "upstream", "SecretInvalid").await;

@@ -17,6 +17,8 @@ async fn shop() -> (Cluster, User, User) {
     for user in [&manager, &owner] {
         cluster.bind(TEAM, "franking-manager", user);
     }
+    let plan =
+        json!({"senders": {"domains": ["example.com"]}, "upstream": {"host": "smtp.example.com", "tls": "None"}});
     let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["database", "settings", "chart"],
                         "verbs": ["create", "update", "delete"]},
                        {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["absent"],
@@ -29,7 +31,7 @@ async fn shop() -> (Cluster, User, User) {
                "metadata": {"name": "owner", "namespace": TEAM},
                "roleRef": {"apiGroup": api, "kind": "Role", "name": "owner"},
                "subjects": [{"apiGroup": api, "kind": "User", "name": "owner"}]}),
-        resource("CreditPolicy", "", "plan", &json!({"upstream": {"host": "smtp.example.com", "tls": "None"}})),
+        resource("CreditPolicy", "", "plan", &plan),
         resource("SubAccount", TEAM, "account", &json!({"policyRef": {"name": "plan"}})),
         secret("database", &json!({"team": "shop"}), &json!({"password": "hunter2 hunter2 hunter2", "host": "db"})),
         secret("settings", &json!({"team": "shop"}), &json!({"colour": "blue"})),

@@ -55,7 +55,8 @@ fn object<T: serde::de::DeserializeOwned>(kind: &str, namespace: Option<&str>, n
 }
 
 fn policy(more: Value) -> CreditPolicy {
-    let mut spec = json!({"upstream": {"host": "smtp.example.com", "tls": "None"}});
+    let senders = json!({"domains": ["example.com"]});
+    let mut spec = json!({"senders": senders, "upstream": {"host": "smtp.example.com", "tls": "None"}});
     spec.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
     object("CreditPolicy", None, "plan", spec)
 }
@@ -457,7 +458,8 @@ fn a_hold_and_its_end_are_news_once() {
         crate::crd::Conditions::new(&[], Some(1), now()).set(ConditionType::Ready, holds, reason, "why").build()
     };
     let ready = state(Reason::Ready, true);
-    for hold in [Reason::Suspended, Reason::ParentSuspended, Reason::InUse] {
+    let narrowed = [Reason::RequiredByPolicy, Reason::SendersNotPermitted];
+    for hold in [Reason::Suspended, Reason::ParentSuspended, Reason::InUse].into_iter().chain(narrowed) {
         for holds in [true, false] {
             let held = state(hold, holds);
             let notice = transition(&ready, &held).expect("an event");

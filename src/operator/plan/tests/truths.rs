@@ -146,10 +146,11 @@ fn said(conditions: &[Condition]) -> (String, String) {
 fn ready_is_told_along_the_chain() {
     let upstream = json!({"upstream": {"host": "h.example.com", "credentialsSecretRef": {"name": "login"}}});
     let unpaid = json!({"suspended": true, "suspendReason": "unpaid"});
-    let none = json!({});
+    let (none, nobody, elsewhere) = (json!({}), json!({"senders": {}}), json!({"allowedSenders": ["*@other.example"]}));
+    let unlisted = "its policy \"plan\" is not ready: spec.senders.domains: nothing can be sent";
     let missing = "its policy \"plan\" is not ready: spec.upstream.credentialsSecretRef.name: there is no Secret";
     type Words = (&'static str, &'static str);
-    let cases: [(&Value, Login, &Value, Words, Words); 5] = [
+    let cases: [(&Value, Login, &Value, Words, Words); 7] = [
         (
             &none,
             Login::None,
@@ -163,6 +164,14 @@ fn ready_is_told_along_the_chain() {
             &none,
             ("False: PolicyNotReady", missing),
             ("False: PolicyNotReady", missing),
+        ),
+        (&nobody, Login::None, &none, ("False: PolicyNotReady", unlisted), ("False: PolicyNotReady", unlisted)),
+        (
+            &none,
+            Login::None,
+            &elsewhere,
+            ("False: SendersNotPermitted", "spec.allowedSenders: nothing can be sent, because none of these senders"),
+            ("False: AccountNotReady", "its account \"shop\" is not ready: spec.allowedSenders: nothing can be sent"),
         ),
         (
             &unpaid,
@@ -203,7 +212,7 @@ fn ready_is_told_along_the_chain() {
             assert_eq!(accepted.status, "True", "what it says itself is right: {sentence}");
             assert!(!is_true(conditions, ConditionType::Stalled) && !is_true(conditions, ConditionType::Reconciling));
         }
-        let open = policy_spec != &unpaid && policy_spec != &upstream;
+        let open = ![&unpaid, &upstream, &nobody].contains(&policy_spec);
         assert_eq!(above.sending.as_deref(), Some(if open { "yes" } else { "no" }));
         assert_eq!(said(&above.conditions).0.starts_with("True"), open);
     }
@@ -239,5 +248,135 @@ fn used_up_credits_and_an_upstream_that_is_away_do_not_turn_ready_and_are_told_a
         }
         let sentence = said(&key.conditions).1;
         assert_eq!(sentence, format!("the Secret \"printer\" holds a password that works; {of_key}"));
+    }
+}
+
+#[test]
+fn a_policy_without_a_sender_domain_is_refused_and_its_upstream_stays() {
+    for spec in [json!({"senders": {}}), json!({"senders": {"domains": []}}), json!({"senders": {}, "suspended": true})]
+    {
+        let plan = credit_policy::plan(&policy(spec.clone()), &seen_policy(None, None), now());
+        let Entry::Policy(entry) = entries(&plan)[0] else { panic!("a policy") };
+        assert!(entry.upstream.is_some(), "{spec}: a sender hears why, and not that mail waits");
+        let conditions = plan.status.expect("a status").conditions;
+        assert_eq!(verdict(&conditions), "NoSenderDomains!", "{spec}");
+        let told = transition(&[], &conditions).expect("an event");
+        assert!(told.warning && told.note.starts_with("spec.senders.domains: "), "{told:?}");
+    }
+}
+
+#[test]
+fn a_key_that_has_no_sender_in_common_with_its_account_says_so_unless_the_account_has_none_at_all() {
+    let cases = [
+        // The account's, the key's, and what the key says.
+        (json!(["sales@example.com"]), json!(["ceo@example.com"]), "SendersNotPermitted!"),
+        (json!(["sales@example.com"]), json!(["ceo@example.com", "*@example.com"]), "Ready"),
+        (json!(["sales@example.com"]), json!(["*@other.example"]), "SendersNotPermitted!"),
+        (json!(["sales@other.example"]), json!(["ceo@example.com"]), "AccountNotReady"),
+        (json!(["sales@other.example"]), json!(["sales@other.example"]), "AccountNotReady"),
+    ];
+    for (of_account, of_key, expected) in cases {
+        let (mut policy, mut account) = (policy(json!({})), account(json!({"allowedSenders": of_account})));
+        judged_policy(&mut policy, Login::None, 0);
+        judged_account(&mut account, &policy, 0);
+        let mut scene = Scene::new(json!({"allowedSenders": of_key}));
+        let seen = scene.seen.account.as_mut().expect("an account");
+        let patterns = account.spec.check().expect("a valid spec").allowed_senders;
+        seen.senders = Some((vec![MailDomain::parse("example.com").expect("a domain")], Some(patterns)));
+        seen.obstacle = sub_account::obstacle(&account);
+        scene.settle();
+        let status = scene.plan().status.expect("a status");
+        assert_eq!(verdict(&status.conditions), expected, "{of_account} {of_key}");
+        assert_eq!(status.sending.as_deref(), Some(if expected == "Ready" { "yes" } else { "no" }));
+    }
+}
+
+#[test]
+fn rotates_at_is_when_the_password_really_changes() {
+    let at = |hours| now().checked_add(SignedDuration::from_hours(hours)).expect("a time");
+    let (current, before) = (Stage::Current { since: now() }, Stage::Previous { until: at(100) });
+    let cases = [
+        // What is asked for, when the password before it ends, and when this one changes.
+        (json!({"every": "48h"}), None, Some(48)),
+        (json!({"every": "48h"}), Some(before), Some(100)),
+        (json!({"every": "720h"}), Some(before), Some(720)),
+        (json!({"every": "48h", "force": true}), Some(before), Some(48)),
+        (json!({"restartedAt": "2026-11-22T09:00:00Z"}), Some(before), Some(100)),
+        (json!({"every": "720h", "restartedAt": "2026-11-22T09:00:00Z"}), Some(before), Some(100)),
+        (json!({}), Some(before), None),
+    ];
+    for (rotation, previous, expected) in cases {
+        let mut scene = Scene::new(json!({}));
+        scene.settle();
+        let known = &mut scene.seen.entry.as_mut().expect("an entry").credentials;
+        known[0].stage = current;
+        known.extend(previous.map(|stage| Credential { hash: hash_key().hash(&Password::given("old")), stage }));
+        scene.set(json!({"rotation": rotation}));
+        for hours in [0, 50] {
+            let Scene { key, seen, rng } = &mut scene;
+            let plan = api_key::plan(key, seen, at(hours), rng);
+            let credential = plan.status.as_ref().and_then(|status| status.credential.clone()).expect("its dates");
+            let due = expected == Some(48) && hours == 50;
+            let rotates_at = if due { at(98) } else { at(expected.unwrap_or_default()) };
+            assert_eq!(credential.rotates_at.map(|at| at.0), expected.map(|_| rotates_at), "{rotation} {previous:?}");
+            assert!(plan.look_at.is_none_or(|look_at| look_at > at(hours)), "{rotation}: it is looked at in a circle");
+        }
+        scene.key.spec.expires_at = Some(at(40).to_string());
+        let credential = scene.plan().status.expect("a status").credential.expect("its dates");
+        assert_eq!(credential.rotates_at, None, "{rotation}: the key ends before");
+    }
+}
+
+#[test]
+fn a_use_of_the_present_password_is_not_told_as_one_before_it_was_issued() {
+    let time = |text: &str| text.parse::<Timestamp>().expect("a time");
+    // The password is of ten o'clock and seven minutes.
+    for (used, shown) in [
+        ("2026-11-22T10:59:59Z", "2026-11-22T10:07:00Z"),
+        ("2026-11-22T10:07:00Z", "2026-11-22T10:07:00Z"),
+        ("2026-11-22T11:03:00Z", "2026-11-22T11:00:00Z"),
+        // The one before it.
+        ("2026-11-22T10:06:59Z", "2026-11-22T10:00:00Z"),
+        ("2026-11-22T08:30:00Z", "2026-11-22T08:00:00Z"),
+    ] {
+        let mut scene = Scene::new(json!({}));
+        scene.settle();
+        scene.seen.entry.as_mut().expect("an entry").credentials[0].stage =
+            Stage::Current { since: time("2026-11-22T10:07:00Z") };
+        let mut of_key = balance(Holder::Key(KeyId(Uuid::from_u128(3))), None, 1);
+        of_key.usage.last_sent_at = Some(time(used));
+        scene.seen.gauge = Some(Gauge::of(&of_key));
+        let status = scene.plan().status.expect("a status");
+        assert_eq!(status.last_used_at.map(|at| at.0), Some(time(shown)), "{used}");
+        // Nor where the key's own spec is refused meanwhile.
+        scene.key.status =
+            Some(SubAccountApiKeyStatus { last_used_at: None, ..scene.plan().status.expect("a status") });
+        scene.set(json!({"allowFrom": ["10.0.0.1/8"]}));
+        let refused = scene.plan().status.expect("a status");
+        assert_eq!(verdict(&refused.conditions), "Invalid!");
+        assert_eq!(refused.last_used_at.map(|at| at.0), Some(time(shown)), "{used}");
+    }
+}
+
+#[test]
+fn a_key_of_a_refused_account_has_nothing_left() {
+    for balance in [None, Some(balance(Holder::Key(KeyId(Uuid::from_u128(3))), Some(70), 20))] {
+        let mut scene = Scene::new(json!({"cap": {"credits": 70}}));
+        scene.seen.gauge = balance.as_ref().map(Gauge::of);
+        let left = |scene: &mut Scene| {
+            let status = scene.plan().status.expect("a status");
+            let credits = status.credits.expect("credits");
+            (credits.remaining, credits.reopens_at.is_some(), status.sending.expect("a word"))
+        };
+        let open = (Some(if balance.is_some() { 50 } else { 70 }), true, "yes".to_owned());
+        assert_eq!(left(&mut scene), open);
+        let account = scene.seen.account.as_mut().expect("an account");
+        (account.programmed, account.stalled, account.refusal) = (false, true, Some("spec.cap: too high".to_owned()));
+        assert_eq!(left(&mut scene), (Some(0), false, "no".to_owned()));
+        // Nothing moved, and so nothing is to be written again for the figures' sake.
+        scene.key.status = scene.plan().status;
+        assert_eq!(scene.plan().status, scene.key.status);
+        scene.seen.account.as_mut().expect("an account").programmed = true;
+        assert_eq!(left(&mut scene), open);
     }
 }
