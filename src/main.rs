@@ -1,6 +1,8 @@
 //! `franking`: one binary, a subcommand for each role. Here the roles' dependencies are built and handed over; what a
 //! role does is in its room.
 
+#[path = "main/trail.rs"]
+mod trail;
 #[path = "main/upkeep.rs"]
 mod upkeep;
 

@@ -27,6 +27,7 @@ mod reason;
 mod reference;
 mod secret;
 mod selector;
+mod settings;
 mod sub_account;
 mod template;
 #[cfg(test)]

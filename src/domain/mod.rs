@@ -23,6 +23,7 @@ pub mod network;
 pub mod period;
 pub mod relay_config;
 pub mod sender;
+pub mod settings;
 pub mod sharded;
 pub mod trouble;
 pub mod webhook;

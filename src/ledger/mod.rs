@@ -10,6 +10,7 @@
 
 mod batch;
 pub mod bill;
+mod changes;
 #[cfg(test)]
 mod conformance;
 mod digest;

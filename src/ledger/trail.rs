@@ -1,11 +1,13 @@
 //! The words of the audit trail: what a change of the directory did to credits and to whom it stopped.
 //!
-//! A note never repeats a name, an address, a login or a hash: the trail outlives them. (A network is a /24 or a /64.) Beside these words, `session.
+//! A note never repeats a name, a login or a hash of a password: the trail outlives them. (A network is a /24 or a /64.)
+//! The addresses in it are those that are written in `allowedSenders` and `alerts`, which are configuration. Beside these words, `session.
 //! given_up` is written by the sweep, and whoever calls [`Store::record`](super::store::Store::record) brings its own.
 //!
 //! | kind | when | detail |
 //! | --- | --- | --- |
 //! | directory.added, .changed, .removed | an entry was written | limit, stopped |
+//! | setting.changed | a field of the spec was edited that has no kind of its own | field, from, to; of long lists added, removed, fromCount, toCount |
 //! | directory.forgotten | rows of keys that were removed long ago were deleted (by `ledger`) | keys |
 //! | limit.changed | a cap or a pool was edited | from, to |
 //! | lot.regranted | a limit was applied to the running lot | lot, period, from, to, consumed |
@@ -32,6 +34,7 @@ use serde_json::{Value, json};
 use crate::domain::credential::{Credential, Stage};
 use crate::domain::credit::{Added, Lot, TopUp};
 use crate::domain::directory::{Entry, KeyEntry};
+use crate::ledger::changes::changed_settings;
 
 /// One row of the trail, without who and when.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +47,7 @@ pub const DIRECTORY_ADDED: &str = "directory.added";
 pub const DIRECTORY_CHANGED: &str = "directory.changed";
 pub const DIRECTORY_REMOVED: &str = "directory.removed";
 pub const DIRECTORY_FORGOTTEN: &str = "directory.forgotten";
+pub const SETTING_CHANGED: &str = "setting.changed";
 pub const LIMIT_CHANGED: &str = "limit.changed";
 pub const LOT_REGRANTED: &str = "lot.regranted";
 pub const LOT_CUT: &str = "lot.cut";
@@ -174,6 +178,9 @@ pub fn of_change(before: Option<&Entry>, entry: &Entry) -> Vec<Note> {
     }
     if pricing(before) != pricing(Some(entry)) {
         notes.push(Note::from_to(PRICING_CHANGED, &pricing(before), &pricing(Some(entry))));
+    }
+    if let Some(before) = before {
+        notes.extend(changed_settings(before, entry).into_iter().map(|detail| Note::new(SETTING_CHANGED, detail)));
     }
     notes.extend(holds(before, entry));
     if let (Entry::Key(key), before) = (entry, before.and_then(as_key)) {

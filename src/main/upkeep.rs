@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use franking::domain::relay_config::LedgerAddress;
+use franking::ledger;
 use franking::ledger::sqlite::backup::{self, Copied};
-use franking::ledger::store::Event;
-use franking::ledger::{self, Store};
-use franking::runtime::cli::{Costs, Events, LedgerCommand, Trail};
+use franking::runtime::cli::{Costs, LedgerCommand};
 use franking::runtime::clock::{Clock as _, SystemClock};
 use franking::runtime::config::Settings;
 use franking::runtime::shutdown::{self, RoleError};
@@ -17,12 +16,8 @@ use franking::runtime::telemetry;
 use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 
-use super::{FAILED, REFUSED, fail, say};
+use super::{FAILED, REFUSED, fail, say, trail};
 
-/// Rows of the trail in one read.
-const PAGE: usize = 500;
-/// How often the trail is looked at while it is followed.
-const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 /// After a backup that failed, before the next try.
 const RETRY: SignedDuration = SignedDuration::from_mins(1);
 
@@ -30,7 +25,7 @@ pub async fn run(settings: &Settings, command: LedgerCommand) -> Result<ExitCode
     match command {
         LedgerCommand::Check => check(settings).await,
         LedgerCommand::Costs(asked) => print_costs(settings, &asked).await,
-        LedgerCommand::Events(events) => show_events(settings, &events).await,
+        LedgerCommand::Events(events) => trail::show(settings, &events).await,
         LedgerCommand::Backup { file, overwrite } => {
             let path = file_of(settings)?.to_owned();
             let copied = tokio::task::spawn_blocking(move || backup::backup(&path, &file, overwrite)).await??;
@@ -145,49 +140,4 @@ async fn print_costs(settings: &Settings, asked: &Costs) -> Result<ExitCode, Rol
         Ok(statement) => Ok(say(&statement.print(asked.output))),
         Err(refused) => Ok(fail(&refused, REFUSED)),
     }
-}
-
-async fn show_events(settings: &Settings, asked: &Events) -> Result<ExitCode, RoleError> {
-    let store = ledger::open(&settings.ledger, Arc::new(SystemClock))?;
-    let mut after = asked.after;
-    loop {
-        after = show_page(store.as_ref(), asked.output, after).await?;
-        if !asked.follow {
-            return Ok(ExitCode::SUCCESS);
-        }
-        tokio::time::sleep(FOLLOW_EVERY).await;
-    }
-}
-
-/// Prints what there is after `after`, and says how far that went.
-async fn show_page(store: &dyn Store, output: Trail, mut after: i64) -> Result<i64, RoleError> {
-    loop {
-        let page = store.events(after, PAGE).await?;
-        let Some(last) = page.last() else { return Ok(after) };
-        after = last.seq;
-        let mut text = String::new();
-        for event in &page {
-            match output {
-                Trail::Text => text.push_str(&as_text(event)),
-                Trail::Json => text.push_str(&as_json(event)),
-            }
-            text.push('\n');
-        }
-        say(&text);
-    }
-}
-
-fn as_text(event: &Event) -> String {
-    let holder =
-        event.holder.map_or_else(|| "-".to_owned(), |holder| format!("{}/{}", holder.kind().as_str(), holder.uuid()));
-    format!("{:>6} {} {:<24} {:<20} {holder} {}", event.seq, event.at, event.actor, event.kind, event.detail)
-}
-
-fn as_json(event: &Event) -> String {
-    let holder = event.holder.map(|holder| serde_json::json!({ "kind": holder.kind().as_str(), "id": holder.uuid() }));
-    let row = serde_json::json!({
-        "seq": event.seq, "at": event.at.to_string(), "actor": event.actor, "kind": event.kind, "holder": holder,
-        "detail": event.detail,
-    });
-    row.to_string()
 }

@@ -77,11 +77,7 @@ async fn one<K: Kind>(context: &Context, object: &mut K, step: Step) -> Result<A
         }
         Step::Put(entry) => {
             let entries: [Entry; 1] = [*entry];
-            let actor = meta::actor(
-                object.meta(),
-                object.status().and_then(K::observed_generation),
-                context.settings.changed_by_stamped,
-            );
+            let actor = actor(context, object);
             context.books.put(&actor, &entries).await.map_err(Error::ledger("writing the directory"))?;
             count_departures(context, &entries[0]);
             Ok(Applied::Done)
@@ -126,6 +122,15 @@ async fn one<K: Kind>(context: &Context, object: &mut K, step: Step) -> Result<A
             }
         }
     }
+}
+
+/// Returns who asked for what is written to the directory, for the audit trail.
+fn actor<K: Kind>(context: &Context, object: &K) -> String {
+    let (status, meta) = (object.status(), object.meta());
+    let conditions = status.map(K::conditions).unwrap_or_default();
+    let last = meta::LastPass::of(status.and_then(K::observed_generation), conditions);
+    let editor = context.references.edits.manager(meta);
+    meta::actor(meta, last, editor.as_deref(), context.settings.changed_by_stamped)
 }
 
 /// Has the accounts of the policies counted again that an account left.

@@ -254,6 +254,7 @@ mod tests {
                 secret: Some(Sealed("c2VhbGVk".to_owned())),
                 max_recipients: 100,
             }),
+            settings: None,
             removed_at: None,
         }
     }

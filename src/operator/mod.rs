@@ -30,6 +30,7 @@ pub mod costs;
 pub mod deletions;
 pub mod denied_senders;
 pub mod early;
+pub mod edits;
 mod effective;
 pub mod error;
 pub mod fleet;

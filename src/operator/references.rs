@@ -19,6 +19,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::deletions::Deletions;
+use super::edits::Edits;
 use super::error::{Error, Result};
 use super::index::Index;
 use super::marks::{
@@ -106,6 +107,7 @@ pub struct References {
     pub written: Written,
     pub shown: Shown<Ref>,
     pub deletions: Deletions,
+    pub edits: Edits,
     /// Objects whose counts changed.
     recount: Mutex<BTreeSet<Ref>>,
     /// Policies that accounts left since they were counted last; only the ledger knows how many.
@@ -152,6 +154,7 @@ impl References {
                 written,
                 shown: Shown::default(),
                 deletions,
+                edits: Edits::default(),
                 recount,
                 departures,
                 listed,
@@ -287,8 +290,9 @@ impl Listed for Feed<'_> {
         self.references.listed.send_modify(|listed| *listed += 1);
     }
 
-    fn stored(&self, meta: &ObjectMeta) {
+    fn stored(&self, meta: &ObjectMeta, in_turn: bool) {
         self.references.written.seen(meta);
+        self.references.edits.seen(meta, in_turn);
     }
 }
 
@@ -320,6 +324,7 @@ impl Told<CreditPolicy> for Feed<'_> {
     }
 
     fn deleted(&self, policy: &CreditPolicy) {
+        self.references.edits.forget(&policy.metadata);
         self.references.deletions.resource(Ref::Policy(Name::of(policy)), false);
     }
 
@@ -369,6 +374,7 @@ impl Told<SubAccount> for Feed<'_> {
     }
 
     fn deleted(&self, account: &SubAccount) {
+        self.references.edits.forget(&account.metadata);
         let purge = account.spec.deletion_policy == Some(DeletionPolicy::Purge);
         self.references.deletions.resource(Ref::Account(Name::of(account)), purge);
     }
@@ -399,6 +405,7 @@ impl Told<SubAccountApiKey> for Feed<'_> {
     }
 
     fn deleted(&self, key: &SubAccountApiKey) {
+        self.references.edits.forget(&key.metadata);
         self.references.deletions.resource(Ref::Key(Name::of(key)), false);
     }
 

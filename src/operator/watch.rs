@@ -75,8 +75,9 @@ pub enum Change<'a, K> {
 /// Whoever is told that a kind's first list is in its store, and that all of it was told.
 pub trait Listed: Sync {
     fn listed(&self);
-    /// The store has this version of an object.
-    fn stored(&self, meta: &ObjectMeta);
+    /// The store has this version of an object: the one after the last (`in_turn`), or the one of a list, which leaves versions
+    /// out.
+    fn stored(&self, meta: &ObjectMeta, in_turn: bool);
 }
 
 /// Whoever is told of the changes of a kind.
@@ -138,7 +139,7 @@ pub async fn follow<K>(
                 pending.clear();
             }
             Event::InitApply(object) => {
-                told.stored(object.meta());
+                told.stored(object.meta(), false);
                 listed.insert(Name::of(&object), marks(&object));
                 pending.push(object);
             }
@@ -161,7 +162,7 @@ pub async fn follow<K>(
                 }
             }
             Event::Apply(object) => {
-                told.stored(object.meta());
+                told.stored(object.meta(), true);
                 let now = marks(&object);
                 let before = known.insert(Name::of(&object), now);
                 tell_seen(&object, before, now, told).await;
@@ -216,7 +217,7 @@ mod tests {
             self.listed.notify_one();
         }
 
-        fn stored(&self, _: &ObjectMeta) {}
+        fn stored(&self, _: &ObjectMeta, _: bool) {}
     }
 
     impl Told<Namespace> for Heard {

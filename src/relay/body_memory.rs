@@ -155,6 +155,7 @@ mod tests {
             rate: None,
             allowed_senders: None,
             departures: Vec::new(),
+            settings: None,
             removed_at: None,
         }
     }

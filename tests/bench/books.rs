@@ -112,6 +112,7 @@ async fn fill_directory(store: &SqliteStore, session: &Session, pricing: &Pricin
         currency: None,
         sender_domains: vec![],
         upstream: None,
+        settings: None,
         removed_at: None,
     };
     let account = |n| AccountEntry {
@@ -126,6 +127,7 @@ async fn fill_directory(store: &SqliteStore, session: &Session, pricing: &Pricin
         rate: None,
         allowed_senders: None,
         departures: Vec::new(),
+        settings: None,
         removed_at: None,
     };
     let key = |n| KeyEntry {
@@ -142,6 +144,7 @@ async fn fill_directory(store: &SqliteStore, session: &Session, pricing: &Pricin
         rate: None,
         expires_at: None,
         revoked: false,
+        settings: None,
         removed_at: None,
     };
     let mut entries = vec![Entry::Policy(policy.clone())];

@@ -253,6 +253,7 @@ pub fn policy(meters: Meters) -> PolicyEntry {
         currency: None,
         sender_domains: vec![],
         upstream: None,
+        settings: None,
         removed_at: None,
     }
 }
@@ -271,6 +272,7 @@ pub fn account(n: u128, meters: Meters) -> AccountEntry {
         rate: all.then_some(RATE),
         allowed_senders: None,
         departures: Vec::new(),
+        settings: None,
         removed_at: None,
     }
 }
@@ -290,6 +292,7 @@ pub fn key(n: u128, meters: Meters) -> KeyEntry {
         rate: (meters == Meters::All).then_some(RATE),
         expires_at: None,
         revoked: false,
+        settings: None,
         removed_at: None,
     }
 }

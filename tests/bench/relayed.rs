@@ -109,6 +109,7 @@ fn policy(n: usize, port: u16) -> PolicyEntry {
         currency: None,
         sender_domains: vec![MailDomain::parse("example.com").expect("a domain")],
         upstream: Some(UpstreamEntry { host, port, tls: UpstreamTls::None, secret: None, max_recipients: 100 }),
+        settings: None,
         removed_at: None,
     }
 }
@@ -126,6 +127,7 @@ fn account(n: usize, policy: usize) -> AccountEntry {
         rate: None,
         allowed_senders: None,
         departures: Vec::new(),
+        settings: None,
         removed_at: None,
     }
 }
@@ -145,6 +147,7 @@ fn key(n: usize, credentials: Vec<Credential>) -> KeyEntry {
         rate: None,
         expires_at: None,
         revoked: false,
+        settings: None,
         removed_at: None,
     }
 }

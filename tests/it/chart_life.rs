@@ -36,7 +36,7 @@ fn accounts_outlive_every_upgrade_and_the_chart_itself() {
     assert!(!read(&plane, &["pod", "franking-0"], "{.spec.volumes[*].name}").contains("kube-api-access"));
     assert_eq!(read(&plane, &["pvc", "ledger-franking-0"], "{.spec.accessModes[0]}"), "ReadWriteOncePod");
     let quickstart = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/quickstart.yaml");
-    succeeded(plane.kubectl(&["apply", "--filename", quickstart]));
+    succeeded(plane.kubectl_after_install(&["apply", "--filename", quickstart]));
 
     // Settings make a new pod; what the relay follows live does not.
     let template = || read(&plane, &["statefulset", "franking"], "{.spec.template.metadata.annotations}");

@@ -19,6 +19,7 @@ use crate::domain::departure::{Departure, departed};
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use crate::domain::money::Pricing;
 use crate::domain::sender::{MailDomain, SenderPattern};
+use crate::domain::settings::Settings;
 use crate::domain::sharded::Sharded;
 
 pub use upstream::{ClientCertificate, Sealed, UpstreamEntry, UpstreamSecret, UpstreamTls};
@@ -60,6 +61,9 @@ pub struct PolicyEntry {
     /// `None` while it cannot be used, for example because its credentials are missing: mail waits with 451.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<UpstreamEntry>,
+    /// What else is set, for the audit trail; none where an older version wrote the entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Settings>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_at: Option<Timestamp>,
 }
@@ -91,6 +95,9 @@ pub struct AccountEntry {
     /// Policies that it left for another in this period, or in the last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub departures: Vec<Departure>,
+    /// What else is set, for the audit trail; none where an older version wrote the entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Settings>,
     /// Deleted, or no longer accepted by its policy: nothing is sent, used credits stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_at: Option<Timestamp>,
@@ -122,6 +129,9 @@ pub struct KeyEntry {
     pub expires_at: Option<Timestamp>,
     #[serde(default)]
     pub revoked: bool,
+    /// What else is set, for the audit trail; none where an older version wrote the entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Settings>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_at: Option<Timestamp>,
 }
@@ -145,6 +155,7 @@ impl KeyEntry {
             removed_at: self.removed_at.or(Some(at)),
             allow_from: Vec::new(),
             allowed_senders: Vec::new(),
+            settings: Settings::erased(self.settings.as_ref()),
             ..self.clone()
         }
     }
@@ -184,7 +195,8 @@ impl Terms<'_> {
 impl PolicyEntry {
     /// Returns the policy out of service from `at` on, unless it was before. The upstream's login goes with it.
     pub fn removed(&self, at: Timestamp) -> Self {
-        Self { removed_at: self.removed_at.or(Some(at)), upstream: None, ..self.clone() }
+        let settings = Settings::erased(self.settings.as_ref());
+        Self { removed_at: self.removed_at.or(Some(at)), upstream: None, settings, ..self.clone() }
     }
 
     pub fn terms(&self) -> Terms<'_> {
@@ -223,7 +235,8 @@ impl AccountEntry {
     /// Returns the account out of service from `at` on, unless it was before; what it used stays with its id. The senders that
     /// it could name are personal data and serve no purpose any more.
     pub fn removed(&self, at: Timestamp) -> Self {
-        Self { removed_at: self.removed_at.or(Some(at)), allowed_senders: None, ..self.clone() }
+        let settings = Settings::erased(self.settings.as_ref());
+        Self { removed_at: self.removed_at.or(Some(at)), allowed_senders: None, settings, ..self.clone() }
     }
 
     /// Returns the same without its names. The place of its namespace is taken until the period ends, however the account
@@ -404,14 +417,14 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Takes over one row, replacing what was known of the same holder.
+    /// Takes over one row, replacing what was known of the same holder. No message is judged by its settings.
     pub fn apply(&mut self, entry: Entry) {
         match entry {
             Entry::Policy(policy) => {
-                self.policies.insert(policy.id, Arc::new(policy));
+                self.policies.insert(policy.id, Arc::new(PolicyEntry { settings: None, ..policy }));
             }
             Entry::Account(account) => {
-                self.accounts.insert(account.id, Arc::new(account));
+                self.accounts.insert(account.id, Arc::new(AccountEntry { settings: None, ..account }));
             }
             Entry::Key(key) => {
                 let old = self.keys.get(&key.id).map(|old| old.username.clone());
@@ -423,7 +436,7 @@ impl Directory {
                 if key.removed_at.is_none() || taken.is_none_or(|holder| holder.removed_at.is_some()) {
                     self.usernames.insert(key.username.clone(), key.id);
                 }
-                self.keys.insert(key.id, Arc::new(key));
+                self.keys.insert(key.id, Arc::new(KeyEntry { settings: None, ..key }));
             }
         }
     }

@@ -42,7 +42,7 @@ pub async fn a_password_that_is_issued_once_more_is_no_news(place: &impl Place) 
     world.put(&[Entry::Key(narrowed.clone())]).await;
     let current = Credential { hash: hash("fifth"), stage: Stage::Current { since: world.clock_now() } };
     world.put(&[Entry::Key(KeyEntry { credentials: vec![current], ..narrowed })]).await;
-    let expected = ["directory.added", "directory.changed", "directory.changed", "key.issued"];
+    let expected = ["directory.added", "directory.changed", "setting.changed", "directory.changed", "key.issued"];
     assert_eq!(kinds(&world).await, expected);
 }
 

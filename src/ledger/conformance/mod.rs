@@ -24,6 +24,7 @@ mod refusing;
 mod reports;
 mod rollover;
 mod samples;
+mod settings;
 mod steps;
 mod stock;
 mod traces;
@@ -48,6 +49,7 @@ pub(super) use refusals::*;
 pub(super) use refusing::*;
 pub(super) use reports::*;
 pub(super) use rollover::*;
+pub(super) use settings::*;
 pub(super) use troubles::*;
 pub(super) use world::{Place, START, World, account, at, chain, key, key_id, monthly, policy, policy_id};
 
@@ -119,6 +121,7 @@ macro_rules! whole_suite {
             top_ups_since_a_status_are_added_to_what_it_shows_as_left,
             an_accepted_account_has_used_what_its_keys_have_and_a_policy_what_its_accounts_have,
             an_account_has_used_what_its_keys_have_also_where_they_come_later,
+            an_edited_setting_is_told_from_what_to_what,
             a_mark_grows_with_the_directory_the_trail_and_what_is_sent,
             a_raised_limit_holds_at_once,
             a_lowered_limit_stops_sending_and_its_refunds_make_no_room,

@@ -69,6 +69,7 @@ pub fn policy(n: u128, pool: Limit) -> PolicyEntry {
         currency: None,
         sender_domains: vec![],
         upstream: None,
+        settings: None,
         removed_at: None,
     }
 }
@@ -86,6 +87,7 @@ pub fn account(n: u128, cap: Limit) -> AccountEntry {
         rate: None,
         allowed_senders: None,
         departures: Vec::new(),
+        settings: None,
         removed_at: None,
     }
 }
@@ -106,6 +108,7 @@ pub fn key(n: u128, of: u128, cap: Limit) -> KeyEntry {
         rate: None,
         expires_at: None,
         revoked: false,
+        settings: None,
         removed_at: None,
     }
 }

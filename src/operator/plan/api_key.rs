@@ -339,6 +339,7 @@ impl<'a> Work<'a> {
             rate: spec.rate,
             expires_at: spec.expires_at,
             revoked: spec.revoked,
+            settings: self.key.spec.settings().kept(standing.map(|entry| &entry.settings)),
             removed_at: None,
         }
     }

@@ -165,6 +165,7 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
         pricing: spec.pricing.clone(),
         sender_domains: spec.sender_domains.clone(),
         upstream: upstream.clone(),
+        settings: policy.spec.settings().kept(observed.entry.as_ref().map(|entry| &entry.settings)),
         removed_at: None,
     };
     let untouched = || Gauge::untouched(&entry.pool, now).with_overage(entry.overage);

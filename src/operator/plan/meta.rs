@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEntry, ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt as _};
 
-use crate::crd::printable;
+use crate::crd::{ConditionType, Reason, find_condition, printable};
 
 /// The name under which we write: server-side apply and `metadata.managedFields` know us by it.
 pub const MANAGER: &str = "franking";
@@ -94,21 +95,49 @@ pub fn may_be_used(secret: &Secret) -> bool {
 }
 
 /// The actor in the audit trail of what follows from an object, where its spec changed and that is what we act on:
-/// `user:` and the stamped user, or without a believable stamp `manager:` and the field manager that wrote the spec last,
-/// which is any word that its client chose. The prefix keeps a client from choosing another's. What follows from anything
-/// else (time, another object, a Secret) is the operator's own, and so is an end: the object of a deletion does not say who
-/// asked for it, the API server's audit log does.
-pub fn actor(meta: &ObjectMeta, observed_generation: Option<i64>, stamped: bool) -> String {
-    if meta.generation == observed_generation || deleting(meta) {
+/// `user:` and the stamped user, or without a believable stamp `manager:` and the field manager that is known to have made
+/// this edit (`edits`), which is any word that its client chose, or [`UNKNOWN`]. The prefix keeps a client from choosing
+/// another's. The stamp and the manager are those of the last edit: of several since the last pass the generations are named
+/// too. What follows from anything else (time, another object, a Secret) is the operator's own, and so is an end: the object
+/// of a deletion does not say who asked for it, the API server's audit log does.
+pub fn actor(meta: &ObjectMeta, last: LastPass, editor: Option<&str>, stamped: bool) -> String {
+    if meta.generation == last.generation || deleting(meta) {
         return OPERATOR.to_owned();
     }
     let stamp = || meta.annotations.as_ref()?.get(CHANGED_BY).filter(|user| !user.is_empty());
-    if let Some(user) = stamp().filter(|_| stamped) {
-        return named("user", user);
+    let by = match (stamp().filter(|_| stamped), editor) {
+        (Some(user), _) => named("user", user),
+        (None, Some(manager)) => named("manager", manager),
+        (None, None) => UNKNOWN.to_owned(),
+    };
+    let generation = meta.generation.unwrap_or_default();
+    let known = if last.generation.is_some() && !last.took_over { None } else { last.generation.or(Some(0)) };
+    match known {
+        Some(known) if generation == known + 1 => by,
+        Some(known) if generation > known => format!("generations {} to {generation}, the last by {by}", known + 1),
+        // What the last pass refused may hold now. (A generation that went back is another object's.)
+        Some(_) | None => format!("generations up to {generation}, the last by {by}"),
     }
-    last_edit(meta.managed_fields.iter().flatten())
-        .and_then(|entry| entry.manager.as_deref())
-        .map_or_else(|| OPERATOR.to_owned(), |manager| named("manager", manager))
+}
+
+/// How far the pass before this one got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastPass {
+    /// The generation that it judged; none where there was none.
+    pub generation: Option<i64>,
+    /// True if the directory has that generation's spec. One that was refused, or waits, may not be there yet.
+    pub took_over: bool,
+}
+
+impl LastPass {
+    /// Reads it from what a status says: the generation that was observed, and the conditions.
+    pub fn of(generation: Option<i64>, conditions: &[Condition]) -> Self {
+        let stopped = [Reason::Revoked, Reason::Expired].map(Reason::as_str);
+        let ready = find_condition(conditions, ConditionType::Ready);
+        let is_stopped = ready.is_some_and(|ready| stopped.contains(&ready.reason.as_str()));
+        let accepted = find_condition(conditions, ConditionType::Accepted).is_some_and(|one| one.status == "True");
+        Self { generation, took_over: accepted || is_stopped }
+    }
 }
 
 fn named(kind: &str, name: &str) -> String {
@@ -118,19 +147,33 @@ fn named(kind: &str, name: &str) -> String {
 
 /// The name in the audit trail of what nobody asked for at that moment.
 const OPERATOR: &str = "operator";
+/// The name in the audit trail of who edited a spec where nothing says who it was.
+pub const UNKNOWN: &str = "unknown";
 /// Characters of a name in the audit trail. Kubernetes bounds a field manager at 128 and a user's name not at all.
 const ACTOR_CHARS: usize = 256;
 
 /// Keeps of the managed fields who wrote the spec last, and lets the fields go: they are half of an object's size.
 pub fn trim(meta: &mut ObjectMeta) {
-    let Some(entries) = meta.managed_fields.take() else { return };
-    let last = last_edit(&entries).cloned();
-    meta.managed_fields = last.map(|entry| vec![ManagedFieldsEntry { fields_v1: None, ..entry }]);
+    let Some(mut entries) = meta.managed_fields.take() else { return };
+    entries.retain(edits_spec);
+    let newest = entries.iter().filter_map(edited_at).max();
+    entries.retain(|entry| edited_at(entry) == newest);
+    let kept: Vec<_> = entries.into_iter().map(|entry| ManagedFieldsEntry { fields_v1: None, ..entry }).collect();
+    meta.managed_fields = Some(kept).filter(|kept| !kept.is_empty());
 }
 
-fn last_edit<'a>(entries: impl IntoIterator<Item = &'a ManagedFieldsEntry>) -> Option<&'a ManagedFieldsEntry> {
-    let edits = entries.into_iter().filter(|entry| edits_spec(entry));
-    edits.max_by_key(|entry| entry.time.as_ref().map(|time| time.0))
+/// When, and by which manager, fields of the spec were last taken over, as far as those that hold them still say. The time is
+/// in whole seconds; the manager is none where several did it in the same one.
+pub fn last_edit(meta: &ObjectMeta) -> Option<(Timestamp, Option<&str>)> {
+    let edits = || meta.managed_fields.iter().flatten().filter(|entry| edits_spec(entry));
+    let newest = edits().filter_map(edited_at).max()?;
+    let mut managers = edits().filter(|entry| edited_at(entry) == Some(newest)).map(|entry| entry.manager.as_deref());
+    let first = managers.next().flatten();
+    Some((newest, first.filter(|_| managers.all(|other| other == first))))
+}
+
+fn edited_at(entry: &ManagedFieldsEntry) -> Option<Timestamp> {
+    entry.time.as_ref().map(|time| time.0)
 }
 
 /// Whether it says who wrote fields of the spec. What was trimmed did, and does not say which.
@@ -148,7 +191,7 @@ mod tests {
     use super::*;
 
     fn entry(manager: &str, second: i64, fields: serde_json::Value) -> ManagedFieldsEntry {
-        let time = jiff::Timestamp::from_second(second).expect("a time");
+        let time = Timestamp::from_second(second).expect("a time");
         ManagedFieldsEntry {
             manager: Some(manager.to_owned()),
             time: Some(Time(time)),
@@ -157,47 +200,89 @@ mod tests {
         }
     }
 
+    /// The pass before, which took over this generation.
+    fn after(generation: i64) -> LastPass {
+        LastPass { generation: Some(generation), took_over: true }
+    }
+
     #[test]
-    fn the_trail_names_who_edited_the_spec_and_nobody_for_what_follows_from_other_things() {
+    fn the_last_edit_of_a_spec_is_of_who_took_its_fields_over_last() {
         let spec = json!({"f:spec": {"f:suspended": {}}});
         let labels = json!({"f:metadata": {"f:labels": {}}});
         let mut status = entry("kubelet", 40, spec.clone());
         status.subresource = Some("status".to_owned());
-        let managed = vec![
+        let mut managed = vec![
             entry("flux", 10, spec.clone()),
             entry("kubectl-edit", 20, spec.clone()),
             entry("kubectl-label", 30, labels),
-            entry(MANAGER, 50, spec),
+            entry(MANAGER, 50, spec.clone()),
             status,
         ];
-        let mut meta = ObjectMeta { generation: Some(3), managed_fields: Some(managed), ..ObjectMeta::default() };
-        assert_eq!(actor(&meta, Some(2), false), "manager:kubectl-edit");
-        assert_eq!(actor(&meta, None, true), "manager:kubectl-edit", "there is no stamp");
-        assert_eq!(actor(&meta, Some(3), false), "operator", "the spec is what it was");
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let mut meta = ObjectMeta { managed_fields: Some(managed.clone()), ..ObjectMeta::default() };
+        assert_eq!(last_edit(&meta), Some((at(20), Some("kubectl-edit"))));
         trim(&mut meta);
         assert_eq!(meta.managed_fields.as_ref().map(Vec::len), Some(1));
-        assert_eq!(actor(&meta, Some(2), false), "manager:kubectl-edit");
-        meta.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
-        assert_eq!(actor(&meta, Some(2), false), "operator");
+        assert_eq!(last_edit(&meta), Some((at(20), Some("kubectl-edit"))));
+        // Times are whole seconds: of two in one nothing says which was the last.
+        managed.push(entry("flux", 20, spec));
+        let mut meta = ObjectMeta { managed_fields: Some(managed), ..ObjectMeta::default() };
+        assert_eq!(last_edit(&meta), Some((at(20), None)));
+        trim(&mut meta);
+        assert_eq!(last_edit(&meta), Some((at(20), None)));
+    }
+
+    #[test]
+    fn the_trail_names_who_edited_the_spec_and_nobody_for_what_follows_from_other_things() {
+        let mut meta = ObjectMeta { generation: Some(3), ..ObjectMeta::default() };
+        assert_eq!(actor(&meta, after(2), Some("kubectl-edit"), false), "manager:kubectl-edit");
+        assert_eq!(actor(&meta, after(2), Some("kubectl-edit"), true), "manager:kubectl-edit", "there is no stamp");
+        assert_eq!(actor(&meta, after(2), None, true), "unknown");
+        assert_eq!(actor(&meta, after(3), Some("kubectl-edit"), false), "operator", "the spec is what it was");
+        meta.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        assert_eq!(actor(&meta, after(2), Some("kubectl-edit"), false), "operator");
+    }
+
+    #[test]
+    fn of_several_edits_the_last_is_not_said_to_be_all() {
+        let annotations = Some(BTreeMap::from([(CHANGED_BY.to_owned(), "alice".to_owned())]));
+        let at = |generation| ObjectMeta {
+            generation: Some(generation),
+            annotations: annotations.clone(),
+            ..ObjectMeta::default()
+        };
+        let never = LastPass { generation: None, took_over: false };
+        let refused = |generation| LastPass { generation: Some(generation), took_over: false };
+        for (generation, last, expected) in [
+            (1, never, "user:alice"),
+            (2, never, "generations 1 to 2, the last by user:alice"),
+            (3, after(2), "user:alice"),
+            (5, after(2), "generations 3 to 5, the last by user:alice"),
+            // Somebody else may have written what was refused then, and holds now.
+            (5, refused(4), "generations up to 5, the last by user:alice"),
+            (5, refused(5), "operator"),
+        ] {
+            assert_eq!(actor(&at(generation), last, None, true), expected, "{generation} {last:?}");
+        }
+        assert_eq!(actor(&at(5), after(2), None, false), "generations 3 to 5, the last by unknown");
     }
 
     #[test]
     fn the_trail_names_the_stamped_user_where_the_chart_stamps_and_nobody_passes_for_another() {
-        let stamped = |user: &str, manager: &str| ObjectMeta {
+        let stamped = |user: &str| ObjectMeta {
             generation: Some(3),
             annotations: Some(BTreeMap::from([(CHANGED_BY.to_owned(), user.to_owned())])),
-            managed_fields: Some(vec![entry(manager, 10, json!({"f:spec": {"f:cap": {}}}))]),
             ..ObjectMeta::default()
         };
-        let alice = stamped("alice@example.com", "kubectl-edit");
-        assert_eq!(actor(&alice, Some(2), true), "user:alice@example.com");
-        assert_eq!(actor(&alice, Some(2), false), "manager:kubectl-edit", "anybody may have written it");
-        assert_eq!(actor(&alice, Some(3), true), "operator", "the spec is what it was");
+        let (alice, edit) = (stamped("alice@example.com"), Some("kubectl-edit"));
+        assert_eq!(actor(&alice, after(2), edit, true), "user:alice@example.com");
+        assert_eq!(actor(&alice, after(2), edit, false), "manager:kubectl-edit", "anybody may have written it");
+        assert_eq!(actor(&alice, after(3), edit, true), "operator", "the spec is what it was");
         // A field manager is what its client calls itself.
-        for forged in ["user:alice@example.com", "operator", "ledger"] {
-            assert_eq!(actor(&stamped("", forged), Some(2), true), format!("manager:{forged}"));
+        for forged in ["user:alice@example.com", "operator", "ledger", "unknown"] {
+            assert_eq!(actor(&stamped(""), after(2), Some(forged), true), format!("manager:{forged}"));
         }
-        assert_eq!(actor(&stamped("a\u{1b}[2J\nb", "x"), Some(2), true), "user:a\\u{1b}[2J\\nb");
-        assert_eq!(actor(&stamped(&"é".repeat(300), "x"), Some(2), true), format!("user:{}", "é".repeat(256)));
+        assert_eq!(actor(&stamped("a\u{1b}[2J\nb"), after(2), None, true), "user:a\\u{1b}[2J\\nb");
+        assert_eq!(actor(&stamped(&"é".repeat(300)), after(2), None, true), format!("user:{}", "é".repeat(256)));
     }
 }

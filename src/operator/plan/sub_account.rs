@@ -231,6 +231,7 @@ fn accept(
         rate: accepted.terms.rate,
         allowed_senders: accepted.terms.allowed_senders.clone(),
         departures: observed.entry.as_ref().map(|entry| entry.departures_for(accepted.policy, now)).unwrap_or_default(),
+        settings: account.spec.settings().kept(observed.entry.as_ref().map(|entry| &entry.settings)),
         removed_at: None,
     };
     if observed.entry.as_ref() != Some(&entry) {

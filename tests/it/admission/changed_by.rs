@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{Gate, POLL, SYSTEM, TAKEN_UP, TEAM, account, held, spec};
+use super::{Gate, POLL, SYSTEM, TAKEN_UP, account, held, spec};
 use crate::support::chart::{object, objects, render};
 use crate::support::franking::{DEADLINE, Home, eventually};
 
@@ -202,13 +202,14 @@ fn it_is_rendered_where_the_api_is_there_and_believed_only_then() {
 /// Everything that waits for the other policies has waited for the stamps too.
 pub(super) fn wait_until_it_stamps(gate: &Gate) {
     let deadline = Instant::now() + TAKEN_UP;
-    let probe = account("probe", &spec(&json!({}))).to_string();
-    loop {
-        let made = gate.run("manager", &["create", "--dry-run=server", "-o=yaml", "-f", "-"], &probe);
-        if made.is_ok_and(|made| made.contains("franking.io/changed-by: manager")) {
-            return;
+    for (kind, probe) in held() {
+        let stamped = || {
+            let made = gate.run("admin", &["create", "--dry-run=server", "-o=yaml", "-f", "-"], &probe.to_string());
+            made.is_ok_and(|made| made.contains("franking.io/changed-by: "))
+        };
+        while !stamped() {
+            assert!(Instant::now() < deadline, "no {kind} is stamped");
+            std::thread::sleep(POLL);
         }
-        assert!(Instant::now() < deadline, "nothing is stamped in {TEAM}");
-        std::thread::sleep(POLL);
     }
 }

@@ -301,6 +301,7 @@ pub fn policy(port: u16) -> PolicyEntry {
             secret: None,
             max_recipients: 5,
         }),
+        settings: None,
         removed_at: None,
     }
 }
@@ -318,6 +319,7 @@ pub fn account() -> AccountEntry {
         rate: None,
         allowed_senders: None,
         departures: Vec::new(),
+        settings: None,
         removed_at: None,
     }
 }
@@ -346,6 +348,7 @@ pub fn key(n: u128) -> KeyEntry {
         rate: None,
         expires_at: None,
         revoked: false,
+        settings: None,
         removed_at: None,
     }
 }

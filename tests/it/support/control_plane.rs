@@ -20,6 +20,10 @@ use serde_json::{Value, json};
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 const STOP_POLL: Duration = Duration::from_millis(10);
 
+/// An API server with a mutating admission policy looks for the schemas of new kinds every five seconds (Kubernetes 1.36).
+const KINDS_KNOWN: Duration = Duration::from_secs(60);
+const KINDS_POLL: Duration = Duration::from_millis(200);
+
 /// Longer than any test run; the least that Kubernetes grants is ten minutes.
 const TOKEN_LIFE_SECONDS: i64 = 6 * 60 * 60;
 
@@ -122,6 +126,19 @@ impl ControlPlane {
 
     pub fn kubectl_stdin(&self, args: &[&str], input: &str) -> Output {
         self.run("kubectl", args, Some(input))
+    }
+
+    /// Runs kubectl right after the chart was installed: again while the API server does not know our kinds.
+    pub fn kubectl_after_install(&self, args: &[&str]) -> Output {
+        let deadline = Instant::now() + KINDS_KNOWN;
+        loop {
+            let output = self.kubectl(args);
+            let unknown = kind_is_unknown(&String::from_utf8_lossy(&output.stderr));
+            if output.status.success() || !unknown || Instant::now() > deadline {
+                return output;
+            }
+            std::thread::sleep(KINDS_POLL);
+        }
     }
 
     pub fn helm(&self, args: &[&str]) -> Output {
@@ -285,6 +302,17 @@ async fn client(kubeconfig: &Path) -> Result<Client, String> {
     Client::try_from(config).map_err(|error| explain(error.to_string()))
 }
 
+/// True of what kubectl prints where a mutating admission policy stands in front of a kind whose schema the API server has not
+/// taken up yet, although its definition is Established.
+pub fn kind_is_unknown(complaint: &str) -> bool {
+    let words = [
+        "(ServiceUnavailable)",
+        "Resource kind franking.io/",
+        "There can be a delay between when CustomResourceDefinitions are created and when they are available",
+    ];
+    words.iter().all(|words| complaint.contains(words))
+}
+
 /// What a program printed, when it ended well; otherwise fails the test with what it complained of.
 #[track_caller]
 pub fn succeeded(output: Output) -> String {
@@ -302,6 +330,21 @@ mod tests {
     use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 
     use super::*;
+
+    #[test]
+    fn a_kind_that_is_not_taken_up_yet_is_told_from_all_that_is_refused() {
+        let complaint = "Error from server (ServiceUnavailable): error when creating \"quickstart.yaml\": Resource kind \
+            franking.io/v1alpha1, Kind=CreditPolicy not found. There can be a delay between when CustomResourceDefinitions \
+            are created and when they are available";
+        assert!(kind_is_unknown(complaint));
+        for other in [
+            "Error from server (Forbidden): error when creating: you may not attach accounts",
+            "Error from server (ServiceUnavailable): the server is currently unable to handle the request",
+            "error: unable to recognize: no matches for kind \"CreditPolicy\" in version \"franking.io/v1alpha1\"",
+        ] {
+            assert!(!kind_is_unknown(other), "{other}");
+        }
+    }
 
     #[tokio::test]
     async fn a_service_account_has_its_own_rights_and_no_others() {

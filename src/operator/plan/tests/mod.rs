@@ -364,7 +364,7 @@ fn a_renamed_secret_keeps_its_password_and_the_old_one_goes_last() {
     (live.metadata.uid, live.metadata.resource_version) = (Some("u".into()), Some("1".into()));
     scene.seen.others = vec![live];
     scene.set(json!({"secret": {"name": "smtp"}}));
-    assert_eq!(letters(&scene.settle()), "CD");
+    assert_eq!(letters(&scene.settle()), "PCD");
     assert_eq!(scene.password(), old);
 }
 
