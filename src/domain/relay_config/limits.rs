@@ -129,6 +129,18 @@ impl Limits {
         self.bytes_in_flight_per_namespace.map_or(free, |most| most.min(free))
     }
 
+    /// Returns the same with both shares of the memory written out: the most that an account may hold, and that a namespace
+    /// may hold while no other holds any.
+    pub fn with_shares(&self) -> Self {
+        // What is taken then, it has taken itself, and it leaves as much free.
+        let namespace = self.bytes_per_namespace(self.bytes_in_flight.div_ceil(2));
+        Self {
+            bytes_in_flight_per_namespace: Some(namespace),
+            bytes_in_flight_per_account: Some(self.bytes_per_account().min(namespace)),
+            ..self.clone()
+        }
+    }
+
     pub(super) fn validate(&self) -> Result<(), String> {
         let at_least_one = [
             ("messageBytes", self.message_bytes),
