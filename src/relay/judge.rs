@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use arc_swap::{ArcSwap, Guard};
 use jiff::Timestamp;
 
+use super::account_counters::Whose;
 use super::directory::{Follower, Look};
 use super::metrics::LoginResult;
 use super::settings::Settings;
@@ -18,7 +19,7 @@ use super::smtp::sasl::Login;
 use crate::domain::credential::{Credential, HashKey, Password, SecretHash, Stage, Username, is_usable, opened_by};
 use crate::domain::credit::Blocked;
 use crate::domain::directory::{Directory, KeyEntry, Named, Sender};
-use crate::domain::id::KeyId;
+use crate::domain::id::{AccountId, KeyId};
 use crate::domain::network;
 use crate::domain::relay_config::ListenerMode;
 use crate::domain::sender::{Address, Unlisted, may_send_as};
@@ -78,6 +79,8 @@ pub struct Labels {
     pub policy: String,
     pub account: String,
     pub key: String,
+    /// Of the account.
+    pub account_id: Option<AccountId>,
 }
 
 impl Labels {
@@ -86,7 +89,13 @@ impl Labels {
             policy: sender.policy.name.clone(),
             account: format!("{}/{}", sender.account.namespace, sender.account.name),
             key: format!("{}/{}", sender.key.namespace, sender.key.name),
+            account_id: Some(sender.account.id),
         }
+    }
+
+    /// Returns what the counters by account need of them.
+    pub fn whose(&self) -> Whose<'_> {
+        Whose { policy: &self.policy, account: &self.account, id: self.account_id }
     }
 }
 
@@ -196,6 +205,11 @@ impl Judge {
     pub fn labels(&self, who: &Identity) -> Labels {
         let sender = self.directory.current().and_then(|copy| copy.sender(who.key));
         sender.map_or_else(Labels::default, |sender| Labels::of(&sender))
+    }
+
+    /// The copy of the directory, where it is fresh.
+    pub fn current(&self) -> Option<Guard<Arc<Directory>>> {
+        self.directory.current()
     }
 
     /// The copy of the directory, where it is fresh and another than the last time that this was asked.

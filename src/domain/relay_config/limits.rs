@@ -65,7 +65,8 @@ pub struct Limits {
     pub drain_seconds: u32,
     /// Connections to one upstream.
     pub upstream_connections: u32,
-    /// Accounts that have figures of their own in the metrics; those that come later share one, called `other`.
+    /// Accounts that have counters of their own in the metrics, the first that sent; those that come later share one, called
+    /// `other`. A removed account makes room.
     pub metric_accounts: u32,
 }
 
