@@ -6,6 +6,7 @@ mod chart;
 mod chart_apart;
 mod chart_doors;
 mod chart_life;
+mod demo;
 mod disk;
 mod examples;
 mod examples_postgres;
