@@ -10,7 +10,7 @@ CLUSTER = target/cluster/current
 
 .PHONY: help
 help:
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 22
 
 .PHONY: cluster
 cluster: ## build the real Kubernetes programs for tests and demo (once, 6 minutes)
@@ -39,6 +39,10 @@ demo: cluster build ## the main job on real parts; KEEP=1 leaves it running, CLU
 .PHONY: bench
 bench: cluster ## benchmarks, each figure beside its floor from the same run
 	@$(CARGO) bench --locked --bench bench
+
+.PHONY: bench-statuses
+bench-statuses: cluster ## how far statuses are behind after COUNT (10000) accounts and keys were made at once
+	@$(CARGO) bench --locked --bench bench -- statuses $(COUNT)
 
 .PHONY: fuzz
 fuzz: ## fuzz what strangers' bytes reach, SECONDS=600 for each target (needs cargo-fuzz and a nightly toolchain)

@@ -206,7 +206,7 @@ impl Admission {
         self.metrics.message(&labels, result, self.metric_accounts());
         let reason = self.sender_refused(who, &labels, &reply);
         let domain = reply.denied_domain().map(MailDomain::as_str);
-        let Labels { policy, account, key } = labels;
+        let Labels { policy, account, key, account_id: _ } = labels;
         tracing::info!(policy, account, key, outcome = result.as_str(), code = reply.code(), reason, domain, "message");
         reply
     }
@@ -216,7 +216,7 @@ impl Admission {
         let labels = self.judge.labels(who);
         let reason = self.sender_refused(who, &labels, reply);
         let (code, domain) = (reply.code(), reply.denied_domain().map(MailDomain::as_str));
-        let Labels { policy, account, key } = labels;
+        let Labels { policy, account, key, account_id: _ } = labels;
         tracing::info!(policy, account, key, code, reason, domain, "recipient refused");
     }
 
@@ -413,7 +413,7 @@ impl Admission {
         let took = started.elapsed();
         let labels = Labels::of(sender);
         self.metrics.message(&labels, answer.result, self.metric_accounts());
-        let Labels { policy, account, key } = labels;
+        let Labels { policy, account, key, account_id: _ } = labels;
         self.metrics.took(took);
         if answer.result == MessageResult::Relayed {
             self.metrics.relayed(&policy, *octets);

@@ -164,6 +164,12 @@ mod tests {
         Limits { message_bytes: 10, bytes_in_flight: 120, bytes_in_flight_per_account: Some(50), ..Limits::default() }
     }
 
+    /// What an account, and a namespace that is alone, may hold.
+    fn shares(limits: &Limits) -> [Option<usize>; 2] {
+        let shown = limits.with_shares();
+        [shown.bytes_in_flight_per_account, shown.bytes_in_flight_per_namespace]
+    }
+
     fn memory() -> BodyMemory {
         BodyMemory::new(Metrics::new(&Registry::new()))
     }
@@ -175,6 +181,7 @@ mod tests {
         assert!(first.grow_to(50, &limits) && !first.grow_to(51, &limits), "50 are the account's");
         let mut second = memory.of(&account("greedy", 2));
         assert!(second.grow_to(10, &limits) && !second.grow_to(11, &limits), "60 are the namespace's");
+        assert_eq!(shares(&limits), [Some(50), Some(60)], "as people are shown");
         assert!(!second.has_room_for(11, &limits) && second.has_room_for(10, &limits));
         assert_eq!(memory.taken().all, 60, "what is refused is not taken from the others");
         let mut other = memory.of(&account("other", 3));
@@ -193,5 +200,10 @@ mod tests {
         assert!(one.grow_to(20, &limits) && !one.grow_to(21, &limits));
         one.release();
         assert!(one.grow_to(20, &limits), "what is given back is free");
+        assert_eq!(
+            shares(&limits),
+            [Some(20), Some(20)],
+            "as people are shown: an account has no more than its namespace"
+        );
     }
 }

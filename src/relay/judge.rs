@@ -181,6 +181,11 @@ impl Judge {
         sender.map_or_else(Labels::default, |sender| Labels::of(&sender))
     }
 
+    /// The copy of the directory, where it is fresh.
+    pub fn current(&self) -> Option<Guard<Arc<Directory>>> {
+        self.directory.current()
+    }
+
     /// The copy of the directory, where it is fresh and another than the last time that this was asked.
     pub fn changed(&self) -> Option<Arc<Directory>> {
         let copy = Guard::into_inner(self.directory.current()?);

@@ -1,6 +1,8 @@
 //! The names of a sender for logs and metrics.
 
+use super::account_counters::Whose;
 use crate::domain::directory::Sender;
+use crate::domain::id::AccountId;
 
 /// The names of a sender for logs and metrics; empty where the directory has no such sender.
 #[derive(Clone, Debug, Default)]
@@ -8,6 +10,8 @@ pub struct Labels {
     pub policy: String,
     pub account: String,
     pub key: String,
+    /// Of the account.
+    pub account_id: Option<AccountId>,
 }
 
 impl Labels {
@@ -16,6 +20,12 @@ impl Labels {
             policy: sender.policy.name.clone(),
             account: format!("{}/{}", sender.account.namespace, sender.account.name),
             key: format!("{}/{}", sender.key.namespace, sender.key.name),
+            account_id: Some(sender.account.id),
         }
+    }
+
+    /// Returns what the counters by account need of them.
+    pub fn whose(&self) -> Whose<'_> {
+        Whose { policy: &self.policy, account: &self.account, id: self.account_id }
     }
 }

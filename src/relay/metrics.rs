@@ -1,13 +1,13 @@
 //! The relay's figures. Labels are names of listeners and policies and our own words, never anything a client said.
 
-use std::collections::HashSet;
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use super::account_counters::AccountCounters;
 use super::labels::Labels;
 use super::smtp::reply::Reply;
 use super::tls::Agreed;
 use crate::domain::credit::Outcome;
+use crate::domain::id::AccountId;
 use crate::domain::sender::SenderFault;
 use crate::runtime::metrics::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
@@ -252,53 +252,7 @@ pub struct Metrics {
     timeouts: IntCounterVec,
     proxy_refusals: IntCounterVec,
     settings_refused: IntGauge,
-    accounts: Accounts,
-}
-
-/// Figures by account: of as many as are allowed, then of all others together. An account that is gone keeps its
-/// place until the restart, because a counter must not begin anew.
-#[derive(Clone)]
-struct Accounts {
-    messages: IntCounterVec,
-    credits: IntCounterVec,
-    known: Arc<RwLock<HashSet<String>>>,
-    left_out: IntGauge,
-    /// Those that are counted as left out.
-    others: Arc<RwLock<HashSet<String>>>,
-}
-
-/// Accounts that are told apart among those without figures of their own; beyond, the gauge says no more.
-const OTHERS_MAX: usize = 100_000;
-
-/// Those without figures of their own. No account has this name: a namespace and a slash are missing.
-const OTHER: &str = "other";
-
-impl Accounts {
-    /// The label of an account.
-    fn label<'a>(&self, account: &'a str, limit: u32) -> &'a str {
-        if self.known.read().unwrap_or_else(PoisonError::into_inner).contains(account) {
-            return account;
-        }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < limit as usize || known.contains(account) {
-            known.insert(account.to_owned());
-            return account;
-        }
-        drop(known);
-        self.leave_out(account);
-        OTHER
-    }
-
-    fn leave_out(&self, account: &str) {
-        if self.others.read().unwrap_or_else(PoisonError::into_inner).contains(account) {
-            return;
-        }
-        let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
-        if others.len() < OTHERS_MAX {
-            others.insert(account.to_owned());
-            self.left_out.set(i64::try_from(others.len()).unwrap_or(i64::MAX));
-        }
-    }
+    accounts: AccountCounters,
 }
 
 impl Metrics {
@@ -381,27 +335,25 @@ impl Metrics {
                 "PROXY protocol headers that were not taken, or missing.",
                 &["listener", "reason"],
             ),
-            accounts: Accounts {
-                messages: counters(
+            accounts: AccountCounters::new(
+                counters(
                     "account_messages_total",
-                    "Messages by account (limits.metricAccounts of them) and result.",
+                    "Messages by account (the first limits.metricAccounts that sent) and result.",
                     &["policy", "account", "result"],
                 ),
-                credits: counters(
+                counters(
                     "account_credits_total",
-                    "Recipients of messages that were charged, by account and outcome.",
+                    "Recipients of messages that were charged, by account (the first limits.metricAccounts that sent) and outcome.",
                     &["policy", "account", "outcome"],
                 ),
-                known: Arc::default(),
-                left_out: register(
+                register(
                     registry,
                     known(IntGauge::new(
                         "franking_relay_accounts_left_out",
                         "Accounts that share the label \"other\": limits.metricAccounts has no room for them.",
                     )),
                 ),
-                others: Arc::default(),
-            },
+            ),
         }
     }
 
@@ -437,8 +389,7 @@ impl Metrics {
     /// Counts a message; `accounts` is how many have figures of their own.
     pub fn message(&self, labels: &Labels, result: MessageResult, accounts: u32) {
         self.messages.with_label_values(&[labels.policy.as_str(), result.as_str()]).inc();
-        let account = self.accounts.label(&labels.account, accounts);
-        self.accounts.messages.with_label_values(&[labels.policy.as_str(), account, result.as_str()]).inc();
+        self.accounts.message(labels.whose(), result.as_str(), accounts);
     }
 
     /// Counts a message that is refused for its sender, in the envelope or in the header.
@@ -449,9 +400,12 @@ impl Metrics {
     pub fn settled(&self, labels: &Labels, outcome: Outcome, credits: u32, accounts: u32) {
         let credits = u64::from(credits);
         self.credits.with_label_values(&[labels.policy.as_str(), outcome.as_str()]).inc_by(credits);
-        let account = self.accounts.label(&labels.account, accounts);
-        let labels = [labels.policy.as_str(), account, outcome.as_str()];
-        self.accounts.credits.with_label_values(&labels).inc_by(credits);
+        self.accounts.credits(labels.whose(), outcome.as_str(), credits, accounts);
+    }
+
+    /// Removes the counters of accounts that are not to `stay`.
+    pub fn release_accounts(&self, stays: impl Fn(AccountId) -> bool) {
+        self.accounts.release(stays);
     }
 
     pub fn relayed(&self, policy: &str, octets: usize) {

@@ -7,6 +7,7 @@
 //! `listen` accepts, `connection` turns bytes into commands and decisions into replies, `smtp` is the protocol
 //! without a socket, `judge` says who may, `admit` charges, forwards and settles.
 
+mod account_counters;
 mod admit;
 mod auth_throttle;
 mod body_memory;

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::account_counters::keeps_counters;
 use super::admit::Admission;
 use super::auth_throttle::AuthThrottle;
 use super::body_memory::BodyMemory;
@@ -41,6 +42,8 @@ use crate::upstream::{UpstreamSettings, Upstreams};
 
 /// How often `relay.yaml` and the certificates are read: a few kilobytes, and nobody waits longer for a change.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often removed accounts are looked for among the counters. A place for another one is in no hurry.
+const RELEASE_COUNTERS_EVERY: Duration = Duration::from_secs(5);
 /// What is left of the drain for the books, after the last session.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -163,6 +166,7 @@ impl Relay {
         let admission = &house.front.admission;
         background.spawn(denied_senders::tell(admission.denied.clone(), admission.ledger.clone(), stop.clone()));
         background.spawn(login_networks::tell(admission.logins.clone(), admission.ledger.clone(), stop.clone()));
+        background.spawn(release_counters(admission.clone(), stop.clone()));
         let watching = tokio::spawn(watch(house.clone(), text, gate.clone(), settled.clone()));
         Ok(Some(Self { house, gate, settled, stop, background, watching }))
     }
@@ -307,6 +311,20 @@ async fn watch(house: Arc<House>, mut text: String, gate: Gate, stop: Cancellati
             }
             said = trouble;
         }
+    }
+}
+
+/// Gives the places of removed accounts among the counters by account to others, until `stop`.
+async fn release_counters(admission: Arc<Admission>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = sleep(RELEASE_COUNTERS_EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+        let Some(directory) = admission.judge.current() else { continue };
+        let now = admission.judge.now();
+        let stays = |id| directory.account(id).is_some_and(|account| keeps_counters(account, now));
+        admission.metrics.release_accounts(stays);
     }
 }
 

@@ -1,5 +1,8 @@
 //! The registry. Each room describes its own metrics with these types, under its prefix, and registers them here.
 
+use std::collections::HashMap;
+
+use prometheus::core::Collector as _;
 use prometheus::{Encoder as _, TextEncoder};
 pub use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -12,6 +15,20 @@ pub fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Reg
         panic!("registering a metric: {error}");
     }
     collector
+}
+
+/// Removes the counters whose value of `label` is one to `remove`.
+pub fn remove_where(counters: &IntCounterVec, label: &str, remove: impl Fn(&str) -> bool) {
+    for family in counters.collect() {
+        for counter in family.get_metric() {
+            let labels: HashMap<&str, &str> =
+                counter.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
+            if labels.get(label).is_some_and(|value| remove(value)) {
+                // One that is gone meanwhile cannot be removed; that is no fault.
+                let _ = counters.remove(&labels);
+            }
+        }
+    }
 }
 
 /// The Prometheus text format, version 0.0.4.

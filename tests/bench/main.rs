@@ -15,6 +15,7 @@ mod relay;
 mod relayed;
 mod sessions;
 mod shared_ledger;
+mod statuses;
 #[expect(dead_code, unused_imports, reason = "the tests need more of what they share")]
 #[path = "../it/support/mod.rs"]
 mod support;
@@ -33,7 +34,8 @@ const USAGE: &str = "usage: bench [NAME]
   ledger            reserve and settle on one hot pool, up to 100,000 accounts, beside the disk's sync
   relays [SECONDS]  three relays that share one pool on PostgreSQL: messages per second, and how long each waits
   sessions [COUNT]  memory of the relay for each of 10,000 TLS sessions that are silent
-  operator          2,000 accounts and keys from empty to Ready, edits and revocations, on the real API server";
+  operator          2,000 accounts and keys from empty to Ready, edits and revocations, on the real API server
+  statuses [COUNT]  how far statuses are behind after 10,000 accounts and keys were made (only by its name: ten minutes)";
 
 fn main() {
     // cargo adds `--bench` for harnesses.
@@ -82,6 +84,11 @@ fn main() {
             Err(_) => stop(USAGE),
         },
         ["operator"] => runtime.block_on(operator::run()),
+        ["statuses"] => runtime.block_on(statuses::run(statuses::OBJECTS)),
+        ["statuses", count] => match count.parse() {
+            Ok(count) => runtime.block_on(statuses::run(count)),
+            Err(_) => stop(USAGE),
+        },
         ["books"] => runtime.block_on(books::run()),
         [part::SINK] => runtime.block_on(part::sink(support::sink::SinkTls::None)),
         [part::TLS_SINK] => runtime.block_on(part::sink(support::sink::SinkTls::Implicit)),

@@ -33,7 +33,7 @@ const REVOCATIONS: usize = 100;
 /// How long nothing may be written before it counts as quiet: ten of the budget's turns.
 const QUIET: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(600);
-const SYSTEM: &str = "franking-system";
+pub const SYSTEM: &str = "franking-system";
 
 pub async fn run() {
     let plane = ControlPlane::start(Options::default()).expect("a control plane");
@@ -55,8 +55,7 @@ pub async fn run() {
     println!("  sockets at most (goal under 100)               {sockets:7}");
     println!("  memory at most, MiB (goal under 150)           {memory:7}");
 
-    // How many keys an account has trails behind in the budget of status writes; the default of 5 a second is for years,
-    // not for the minutes of a benchmark.
+    // Figures trail behind in the budget of status writes; the default is for years, not for the minutes of a benchmark.
     home.tune("statusWritesPerSecond: 100");
     let franking = home.start();
     let before = settle(&admin, &home).await;
@@ -80,7 +79,7 @@ fn namespace(index: usize, prefix: &str) -> String {
     format!("{prefix}-{}", index % NAMESPACES)
 }
 
-async fn make_namespaces(admin: &Client, prefix: &str) {
+pub async fn make_namespaces(admin: &Client, prefix: &str) {
     let namespaces = Api::<Namespace>::all(admin.clone());
     for index in 0..NAMESPACES {
         let body = json!({"metadata": {"name": namespace(index, prefix)}});
@@ -109,8 +108,9 @@ fn object<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).expect("a manifest of our own kind")
 }
 
-async fn create_all(admin: &Client, prefix: &str) {
-    each(0..OBJECTS, |index| {
+/// Makes so many accounts, each with a key.
+pub async fn create_all(admin: &Client, prefix: &str, count: usize) {
+    each(0..count, |index| {
         let admin = admin.clone();
         async move {
             let namespace = namespace(index, prefix);
@@ -128,7 +128,7 @@ async fn each<F: Future<Output = Result<(), kube::Error>>>(range: std::ops::Rang
     done.expect("the API server takes it");
 }
 
-async fn load(admin: &Client) {
+pub async fn make_policy(admin: &Client) {
     let policy: CreditPolicy = object(json!({
         "apiVersion": "franking.io/v1alpha1", "kind": "CreditPolicy", "metadata": {"name": "bench"},
         "spec": {
@@ -138,8 +138,12 @@ async fn load(admin: &Client) {
         },
     }));
     Api::all(admin.clone()).create(&PostParams::default(), &policy).await.expect("a policy");
+}
+
+async fn load(admin: &Client) {
+    make_policy(admin).await;
     make_namespaces(admin, "bench").await;
-    create_all(admin, "bench").await;
+    create_all(admin, "bench", OBJECTS).await;
 }
 
 /// The writes of one account and its key, as the operator left them: what the bare loop has to write too.
@@ -153,7 +157,7 @@ struct Model {
 /// did: API server and etcd have the same work with them.
 async fn bare_loop(admin: &Client) -> Duration {
     make_namespaces(admin, "floor").await;
-    create_all(admin, "floor").await;
+    create_all(admin, "floor", OBJECTS).await;
     let models: Vec<Model> = futures::stream::iter(0..OBJECTS)
         .map(|index| model(admin.clone(), index))
         .buffered(CONCURRENCY)

@@ -1,9 +1,11 @@
 //! The programs around the demo: the cluster, kubectl, and children that end with it.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use crate::interrupt;
 
 /// How long a child may take to stop in good order before it is killed.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
@@ -21,29 +23,24 @@ impl Program {
     pub fn start(name: &'static str, command: &mut Command, log: &Path) -> Result<Self, String> {
         let file = std::fs::File::create(log).map_err(|error| format!("making {}: {error}", log.display()))?;
         let errors = file.try_clone().map_err(|error| format!("sharing {}: {error}", log.display()))?;
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(file)
-            .stderr(errors)
-            .spawn()
-            .map_err(|error| format!("starting {name}: {error}"))?;
+        let (child, _awaited) = interrupt::spawn(name, command.stdin(Stdio::null()).stdout(file).stderr(errors))?;
         Ok(Self { name, child })
     }
 
     /// Starts it and waits for its first line of output, which says that it is ready.
     pub fn start_and_read(name: &'static str, command: &mut Command) -> Result<(Self, String), String> {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("starting {name}: {error}"))?;
-        let output = child.stdout.take().ok_or("its output is piped")?;
+        let (child, awaited) = interrupt::spawn(name, command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+        let mut program = Self { name, child };
+        let output = program.child.stdout.take().ok_or("its output is piped")?;
         let mut line = String::new();
-        BufReader::new(output).read_line(&mut line).map_err(|error| format!("reading from {name}: {error}"))?;
+        let read = BufReader::new(output).read_line(&mut line);
+        // Before it can be reaped.
+        drop(awaited);
+        read.map_err(|error| format!("reading from {name}: {error}"))?;
         if line.is_empty() {
             return Err(format!("{name} ended before it was ready"));
         }
-        Ok((Self { name, child }, line.trim_end().to_owned()))
+        Ok((program, line.trim_end().to_owned()))
     }
 
     pub fn running(&mut self) -> bool {
@@ -102,24 +99,35 @@ impl Kube {
         if let Some(kubeconfig) = &self.kubeconfig {
             command.env("KUBECONFIG", kubeconfig);
         }
-        let mut child = command
+        command
             .args(arguments)
             .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("starting {program}: {error}"))?;
+            .stderr(Stdio::piped());
+        let (mut child, awaited) = interrupt::spawn(program, &mut command)?;
         if let (Some(input), Some(mut pipe)) = (input, child.stdin.take()) {
             pipe.write_all(input.as_bytes()).map_err(|error| format!("writing to {program}: {error}"))?;
         }
-        let output = child.wait_with_output().map_err(|error| format!("waiting for {program}: {error}"))?;
-        if output.status.success() {
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-        } else {
-            let said = String::from_utf8_lossy(&output.stderr);
-            Err(format!("{program} {}: {}", arguments.join(" "), said.trim()))
-        }
+        let (output, errors) = (child.stdout.take(), child.stderr.take());
+        let (output, errors) = std::thread::scope(|scope| {
+            let errors = scope.spawn(|| read_all(errors));
+            (read_all(output), errors.join().unwrap_or_default())
+        });
+        // It has closed its output and ends. From here on its id may be another's.
+        drop(awaited);
+        let status = child.wait().map_err(|error| format!("waiting for {program}: {error}"))?;
+        if status.success() { Ok(output) } else { Err(format!("{program} {}: {}", arguments.join(" "), errors.trim())) }
     }
+}
+
+/// All that a program prints. What cannot be read is missing.
+fn read_all(pipe: Option<impl Read>) -> String {
+    let mut octets = Vec::new();
+    if let Some(mut pipe) = pipe {
+        // A broken pipe is one that ended.
+        let _ = pipe.read_to_end(&mut octets);
+    }
+    String::from_utf8_lossy(&octets).into_owned()
 }
 
 /// Waits until `condition` gives a value.
@@ -130,6 +138,7 @@ pub fn wait_for<T>(
 ) -> Result<T, String> {
     let until = Instant::now() + deadline;
     loop {
+        interrupt::check()?;
         if let Some(value) = condition()? {
             return Ok(value);
         }

@@ -4,9 +4,10 @@
 //! quickstart example, and mail sent with the credential of a generated Secret until the account's cap refuses.
 //!
 //! `KEEP=1` leaves it all running until Enter is pressed and prints the KUBECONFIG; `CLUSTER=current` uses the current
-//! kubeconfig instead of starting a cluster.
+//! kubeconfig instead of starting a cluster. SIGTERM and SIGINT stop all that was started.
 
 mod cluster;
+mod interrupt;
 #[path = "../it/support/mail.rs"]
 #[expect(dead_code, reason = "shared with the tests and the benchmarks, which log in without a word")]
 mod mail;
@@ -15,9 +16,15 @@ mod steps;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match steps::run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    let ended = interrupt::listen().and_then(|()| steps::run());
+    match (ended, interrupt::received()) {
+        (_, Some(signal)) => {
+            eprintln!("\n{} stopped the demo, and with it all that it had started", signal.name);
+            // As shells expect.
+            ExitCode::from(128 + signal.number)
+        }
+        (Ok(()), None) => ExitCode::SUCCESS,
+        (Err(error), None) => {
             eprintln!("\nthe demo stopped: {error}");
             ExitCode::FAILURE
         }

@@ -3,12 +3,14 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 
 use crate::cluster::{Kube, Program, wait_for};
+use crate::interrupt;
 use crate::mail::{Credentials, Session};
 
 /// Where the demo's operator lives.
@@ -26,31 +28,62 @@ const MESSAGES_MOST: usize = 50;
 /// Long enough for a cold API server on a busy laptop.
 const READY: Duration = Duration::from_secs(60);
 
-/// All steps in order.
+/// How long a signal may be waited for while Enter is.
+const LISTEN_FOR: Duration = Duration::from_millis(100);
+
+/// All steps in order. When it returns, also because of a signal, all that it started is stopped.
 pub fn run() -> Result<(), String> {
-    let began = Instant::now();
     let keep = asked("KEEP", "1");
-    let current = asked("CLUSTER", "current");
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let folder = tempfile::Builder::new()
         .prefix("franking-demo-")
         .tempdir()
         .map_err(|error| format!("making a temporary folder: {error}"))?;
+    let told = tell(folder.path(), keep);
+    if keep && interrupt::received().is_some() {
+        println!("\nKEEP=1: logs and mail stay in {}", folder.keep().display());
+    }
+    told
+}
+
+fn tell(folder: &Path, keep: bool) -> Result<(), String> {
+    let began = Instant::now();
+    let current = asked("CLUSTER", "current");
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
 
     let (_cluster, kube) =
         step("a real etcd, kube-apiserver and kube-controller-manager", || start_cluster(&root, current))?;
     step("crds/ applied", || kube.kubectl(&["apply", "--server-side", "-f", text(&root.join("crds"))?]).map(quiet))?;
     let identity = step("the operator's identity: the chart's service account and its rules, nothing more", || {
-        operator_identity(&root, folder.path(), &kube)
+        operator_identity(&root, folder, &kube)
     })?;
-    let (_sink, upstream_port) = step("an upstream: a sink that keeps what it is sent", || start_sink(folder.path()))?;
+    let (_sink, upstream_port) = step("an upstream: a sink that keeps what it is sent", || start_sink(folder))?;
     let (mut franking, relay_port) =
-        step("franking all (operator and relay in one process, SQLite)", || start_franking(folder.path(), &identity))?;
+        step("franking all (operator and relay in one process, SQLite)", || start_franking(folder, &identity))?;
+    let told = tell_of_mail(&root, folder, &kube, (upstream_port, relay_port));
+    if told.is_ok() {
+        println!("\nthe whole story took {:.1} s", began.elapsed().as_secs_f64());
+    }
+    let told = told.and_then(|()| if keep { wait_for_the_end(&kube) } else { Ok(()) });
+    if current {
+        // While the operator runs: its finalizers let go only when the ledger has taken note. After a signal too.
+        interrupt::go_on();
+        let cleaned = step("the example is taken away again", || clean_up(&root, &kube));
+        return told.and(cleaned).and_then(|()| still_running(&mut franking));
+    }
+    told.and_then(|()| still_running(&mut franking))
+}
+
+fn still_running(franking: &mut Program) -> Result<(), String> {
+    if franking.running() { Ok(()) } else { Err("franking ended by itself; that is a fault".to_owned()) }
+}
+
+/// From the example's resources to the figures on their status.
+fn tell_of_mail(root: &Path, folder: &Path, kube: &Kube, (upstream, relay): (u16, u16)) -> Result<(), String> {
     step("examples/quickstart.yaml applied: 1 CreditPolicy, 2 SubAccounts, 3 SubAccountApiKeys", || {
-        apply_quickstart(&root, &kube, upstream_port)
+        apply_quickstart(root, kube, upstream)
     })?;
-    step("everything is Ready", || wait_ready(&kube))?;
-    let credentials = step(&format!("Secret {TEAM}/{SECRET} read as a pod would mount it"), || read_secret(&kube))?;
+    step("everything is Ready", || wait_ready(kube))?;
+    let credentials = step(&format!("Secret {TEAM}/{SECRET} read as a pod would mount it"), || read_secret(kube))?;
     println!(
         "    host={} port={} username={} password=({} characters)",
         credentials.host,
@@ -58,22 +91,12 @@ pub fn run() -> Result<(), String> {
         credentials.username,
         credentials.password.len()
     );
-    debug_assert_eq!(credentials.port, relay_port);
+    debug_assert_eq!(credentials.port, relay);
     step("mail sent over TLS with that credential until the account's cap refuses", || {
         send_until_refused(&credentials)
     })?;
-    step("what arrived at the upstream", || show_arrived(folder.path()))?;
-    step("used and remaining are back on status", || show_status(&kube))?;
-    println!("\nthe whole story took {:.1} s", began.elapsed().as_secs_f64());
-
-    if keep {
-        wait_for_the_end(&kube)?;
-    }
-    if current {
-        // While the operator runs: its finalizers let go only when the ledger has taken note.
-        step("the example is taken away again", || clean_up(&root, &kube))?;
-    }
-    if franking.running() { Ok(()) } else { Err("franking ended by itself; that is a fault".to_owned()) }
+    step("what arrived at the upstream", || show_arrived(folder))?;
+    step("used and remaining are back on status", || show_status(kube))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a program of its own, steered by `make demo` with two variables")]
@@ -82,6 +105,7 @@ fn asked(variable: &str, value: &str) -> bool {
 }
 
 fn step<T>(what: &str, act: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    interrupt::check()?;
     println!("\n▶ {what}");
     let began = Instant::now();
     let result = act().map_err(|error| format!("{what}: {error}"))?;
@@ -269,8 +293,17 @@ fn wait_for_the_end(kube: &Kube) -> Result<(), String> {
         Some(path) => println!("  export KUBECONFIG={}", path.display()),
         None => println!("  your current kubeconfig is the one to use"),
     }
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line).map(drop).map_err(|error| format!("waiting: {error}"))
+    let (say, hear) = mpsc::channel();
+    // The line cannot be waited for together with a signal, so a thread of its own does, and ends with the process.
+    std::thread::spawn(move || say.send(std::io::stdin().read_line(&mut String::new()).map(drop)));
+    loop {
+        interrupt::check()?;
+        match hear.recv_timeout(LISTEN_FOR) {
+            Ok(read) => return read.map_err(|error| format!("waiting for Enter: {error}")),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err("waiting for Enter: nobody reads".to_owned()),
+        }
+    }
 }
 
 fn clean_up(root: &Path, kube: &Kube) -> Result<(), String> {

@@ -136,13 +136,18 @@ pub struct KeyEntry {
     pub removed_at: Option<Timestamp>,
 }
 
+/// True if a key that expires at `expires_at` (`None` = never) cannot be used any more at `now`.
+pub fn is_expired(expires_at: Option<Timestamp>, now: Timestamp) -> bool {
+    expires_at.is_some_and(|expiry| expiry <= now)
+}
+
 impl KeyEntry {
     /// Whether the key itself may be used, whatever its account may.
     pub fn standing(&self, now: Timestamp) -> Result<(), Blocked> {
         if self.revoked || self.removed_at.is_some() {
             return Err(Blocked::KeyRevoked);
         }
-        if self.expires_at.is_some_and(|expiry| expiry <= now) {
+        if is_expired(self.expires_at, now) {
             return Err(Blocked::KeyExpired);
         }
         Ok(())

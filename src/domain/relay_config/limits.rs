@@ -65,7 +65,8 @@ pub struct Limits {
     pub drain_seconds: u32,
     /// Connections to one upstream.
     pub upstream_connections: u32,
-    /// Accounts that have figures of their own in the metrics; those that come later share one, called `other`.
+    /// Accounts that have counters of their own in the metrics, the first that sent; those that come later share one, called
+    /// `other`. A removed account makes room.
     pub metric_accounts: u32,
 }
 
@@ -127,6 +128,18 @@ impl Limits {
     pub fn bytes_per_namespace(&self, taken: usize) -> usize {
         let free = self.bytes_in_flight.saturating_sub(taken);
         self.bytes_in_flight_per_namespace.map_or(free, |most| most.min(free))
+    }
+
+    /// Returns the same with both shares of the memory written out: the most that an account may hold, and that a namespace
+    /// may hold while no other holds any.
+    pub fn with_shares(&self) -> Self {
+        // What is taken then, it has taken itself, and it leaves as much free.
+        let namespace = self.bytes_per_namespace(self.bytes_in_flight.div_ceil(2));
+        Self {
+            bytes_in_flight_per_namespace: Some(namespace),
+            bytes_in_flight_per_account: Some(self.bytes_per_account().min(namespace)),
+            ..self.clone()
+        }
     }
 
     pub(super) fn validate(&self) -> Result<(), String> {

@@ -11,9 +11,9 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use serde_json::json;
 
-use super::harness::{SYSTEM, alone};
+use super::harness::{SYSTEM, World, alone};
 use super::lifecycle::own;
-use super::waits::{Conditioned, ready, until};
+use super::waits::{Conditioned, merge_patch, ready, until};
 
 fn said(policy: &CreditPolicy) -> (String, Option<i32>) {
     let programmed = policy.conditions().iter().find(|condition| condition.type_ == "Programmed").expect("Programmed");
@@ -78,11 +78,8 @@ async fn a_policy_says_how_many_relays_are_ready_and_why_their_settings_are_not_
     running.stop().await;
 }
 
-#[tokio::test]
-async fn what_the_relays_run_with_is_read_in_a_config_map_and_its_hash_in_status() {
-    let _turn = alone().await;
-    let (world, running, _folder, clock) = own("effective", None).await;
-    let passing = passing(clock);
+/// Settings with one listener and the default limits.
+fn in_force() -> RelayInForce {
     let listener = Listener {
         name: "submissions".to_owned(),
         address: ([127, 0, 0, 1], 465).into(),
@@ -92,35 +89,82 @@ async fn what_the_relays_run_with_is_read_in_a_config_map_and_its_hash_in_status
         budget_seconds: 300,
         line_ends: LineEnds::Reject,
     };
-    let in_force =
-        RelayInForce { hostname: "relay.example".to_owned(), listeners: vec![listener], limits: Limits::default() };
-    running.relay.send_modify(|state| state.in_force = Some(Arc::new(in_force)));
+    RelayInForce { hostname: "relay.example".to_owned(), listeners: vec![listener], limits: Limits::default() }
+}
+
+/// Waits until the ConfigMap says so. Returns its text and its hash.
+async fn shows(world: &World, what: &str) -> (String, String) {
+    let maps: Api<ConfigMap> = Api::namespaced(world.client.clone(), SYSTEM);
+    until(maps, "franking-relay-effective", what, |map: Option<&ConfigMap>| {
+        let text = map?.data.as_ref()?.get("effective.yaml").filter(|text| text.contains(what))?;
+        Some((text.clone(), map?.metadata.annotations.as_ref()?.get("franking.io/config-hash")?.clone()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_the_relays_run_with_is_read_in_a_config_map_and_its_hash_in_status() {
+    let _turn = alone().await;
+    let (world, running, _folder, clock) = own("effective", None).await;
+    let passing = passing(clock);
+    running.relay.send_modify(|state| state.in_force = Some(Arc::new(in_force())));
     world.plain_policy("effective", json!({"senders": {"domains": ["b.example", "a.example"]}})).await;
     world.account("account", json!({})).await;
     world.key("key", "account", json!({})).await;
     ready(world.keys(), "key").await;
-    let maps: Api<ConfigMap> = Api::namespaced(world.client.clone(), SYSTEM);
-    let says = |what: &'static str| {
-        until(maps.clone(), "franking-relay-effective", what, move |map: Option<&ConfigMap>| {
-            let text = map?.data.as_ref()?.get("effective.yaml").filter(|text| text.contains(what))?;
-            Some((text.clone(), map?.metadata.annotations.as_ref()?.get("franking.io/config-hash")?.clone()))
-        })
+    let counts = |active, suspended| {
+        let counts = format!("      active: {active}\n      suspended: {suspended}\n");
+        format!("    accounts:\n{counts}    keys:\n{counts}")
     };
-    let (text, first) = says("accounts: 1\n    keys: 1").await;
-    for words in
-        ["hostname: relay.example", "name: submissions", "host: smtp.example.com", "- a.example\n    - b.example"]
-    {
+    let (text, first) = shows(&world, &counts(1, 0)).await;
+    for words in [
+        "hostname: relay.example",
+        "name: submissions",
+        "host: smtp.example.com",
+        "- a.example\n    - b.example",
+        "suspended: false",
+        // Of 256 MiB, two fifths and half, which no setting names.
+        "bytesInFlightPerAccount: 107374182\n",
+        "bytesInFlightPerNamespace: 134217728\n",
+    ] {
         assert!(text.contains(words), "{words} is missing in\n{text}");
     }
-    world.plain_policy("effective", json!({"upstream": {"host": "other.example.com"}, "suspended": true})).await;
-    let (text, second) = says("host: other.example.com").await;
-    assert!(text.contains("suspended:") && first != second, "{text}");
+    let suspended = json!({"upstream": {"host": "other.example.com"}, "suspended": true, "suspendReason": "unpaid"});
+    world.plain_policy("effective", suspended).await;
+    let (text, second) = shows(&world, "host: other.example.com").await;
+    assert!(text.contains("suspended: true") && text.contains(&counts(0, 1)) && first != second, "{text}");
+    assert!(!text.contains("unpaid"), "why it is suspended is read by whoever may read ConfigMaps:\n{text}");
     until(world.policies(), "effective", "the hash of what is in force", |policy: Option<&CreditPolicy>| {
         let relay = policy?.status.as_ref()?.relay.clone()?;
         (relay.config_hash.as_ref() == Some(&second)).then_some(())
     })
     .await;
     passing.abort();
+    world.clear().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_edit_of_a_policy_is_in_the_config_map_within_a_second() {
+    const EDITS: u32 = 20;
+    let _turn = alone().await;
+    let (world, running, _folder, _clock) = own("effective-soon", None).await;
+    running.relay.send_modify(|state| state.in_force = Some(Arc::new(in_force())));
+    world.plain_policy("effective-soon", json!({})).await;
+    shows(&world, "effective-soon:").await;
+    let mut took = Vec::new();
+    for edit in 0..EDITS {
+        let host = format!("smtp-{edit}.example.com");
+        let began = tokio::time::Instant::now();
+        merge_patch(&world.policies(), "effective-soon", json!({"spec": {"upstream": {"host": host}}})).await;
+        shows(&world, &format!("host: {host}\n")).await;
+        took.push(began.elapsed());
+    }
+    took.sort();
+    let (half, most) = (took[took.len() / 2], took[took.len() - 1]);
+    println!("from an edit of a CreditPolicy to the ConfigMap: half {half:?}, most {most:?}, of {EDITS}");
+    // A second on a quiet machine, which this one is not always.
+    assert!(half < Duration::from_secs(3) && most < Duration::from_secs(10), "half {half:?}, most {most:?}");
     world.clear().await;
     running.stop().await;
 }

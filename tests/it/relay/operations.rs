@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use franking::domain::directory::{AccountEntry, Entry};
 use franking::domain::id::AccountId;
+use franking::runtime::clock::Clock as _;
 use tokio::time::timeout;
 use tracing_subscriber::fmt::MakeWriter;
 use uuid::Uuid;
@@ -137,10 +138,10 @@ async fn a_stop_under_load_loses_nothing_and_ends_in_time() {
     scene.until_usage([charged, charged, 0, 0, 0]).await;
 }
 
-#[tokio::test]
-async fn figures_by_account_are_bounded() {
+/// A relay with room for the counters of one account, and two accounts: key 3 is of the other one.
+async fn crowded() -> Scene {
     let other = AccountId(Uuid::from_u128(0x201));
-    let scene = Scene::with(
+    Scene::with(
         |config| config.limits.metric_accounts = 1,
         |rows| {
             rows.others.push(Entry::Account(AccountEntry { id: other, name: "other".to_owned(), ..account() }));
@@ -149,7 +150,12 @@ async fn figures_by_account_are_bounded() {
             rows.others.push(Entry::Key(third));
         },
     )
-    .await;
+    .await
+}
+
+#[tokio::test]
+async fn figures_by_account_are_bounded() {
+    let scene = crowded().await;
     for key in [1, 3, 2] {
         scene.client_of(key).await.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
     }
@@ -160,6 +166,36 @@ async fn figures_by_account_are_bounded() {
         "franking_relay_account_messages_total{account=\"other\",policy=\"plan\",result=\"relayed\"} 1",
         "franking_relay_account_credits_total{account=\"team/account\",outcome=\"relayed\",policy=\"plan\"} 2",
         "franking_relay_account_credits_total{account=\"other\",outcome=\"relayed\",policy=\"plan\"} 1",
+        "franking_relay_accounts_left_out 1",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn the_counters_of_a_removed_account_make_room_for_another() {
+    let scene = crowded().await;
+    for key in [1, 3] {
+        scene.client_of(key).await.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    }
+    scene.until_usage([2, 2, 0, 0, 0]).await;
+    let now = scene.clock.now();
+    let keys = [key(1), key(2)].map(|key| Entry::Key(key.removed(now)));
+    scene.put(&[[Entry::Account(account().removed(now))].as_slice(), &keys].concat()).await;
+    // A last scrape has read them by then.
+    scene.clock.advance(601);
+    scene.until("its counters are gone", async |scene| !scene.metrics().contains("team/account")).await;
+    assert!(scene.metrics().contains("franking_relay_accounts_left_out 1"), "the other one has not sent meanwhile");
+    scene.client_of(3).await.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
+    scene.until_usage([3, 3, 0, 0, 0]).await;
+    let metrics = scene.metrics();
+    for line in [
+        "franking_relay_account_messages_total{account=\"team/other\",policy=\"plan\",result=\"relayed\"} 1",
+        // What it sent before is not taken out of a counter.
+        "franking_relay_account_messages_total{account=\"other\",policy=\"plan\",result=\"relayed\"} 1",
+        "franking_relay_account_credits_total{account=\"team/other\",outcome=\"relayed\",policy=\"plan\"} 1",
+        "franking_relay_account_credits_total{account=\"other\",outcome=\"relayed\",policy=\"plan\"} 1",
+        "franking_relay_accounts_left_out 0",
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
