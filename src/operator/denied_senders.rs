@@ -19,32 +19,6 @@ use crate::domain::sender::{MailDomain, SenderFault, Unlisted};
 
 /// One question to the ledger; a user who looks for the reason finds it in time.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Keys whose last report is remembered until their status shows it.
-const REMEMBERED_MAX: usize = 10_000;
-
-/// The last report of each key that had one since this process leads.
-#[derive(Default)]
-pub struct Denied(Mutex<HashMap<KeyId, DeniedReport>>);
-
-impl Denied {
-    pub fn of(&self, key: KeyId) -> Option<DeniedReport> {
-        self.reports().get(&key).cloned()
-    }
-
-    fn remember(&self, report: DeniedReport) {
-        let mut reports = self.reports();
-        // A status keeps what it shows, so nothing is lost but what was reported a moment ago.
-        if reports.len() >= REMEMBERED_MAX {
-            reports.clear();
-        }
-        reports.insert(report.key, report);
-    }
-
-    fn reports(&self) -> MutexGuard<'_, HashMap<KeyId, DeniedReport>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Runs until the future is dropped.
 pub async fn run(context: &Context) {
     let mut failing = false;

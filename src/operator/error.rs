@@ -18,6 +18,11 @@ const WORDS_MAX: usize = 500;
 /// Delays are spread by this part of them, so that objects that failed together do not come back together.
 const JITTER: f64 = 0.2;
 
+/// The process does not lead any more and must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("another operator leads, or the lease could not be renewed in time")]
+pub struct Deposed;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{doing}")]
@@ -47,7 +52,7 @@ pub enum Error {
     #[error("a reconcile loop broke")]
     Loop,
     #[error("this operator stops")]
-    Deposed(#[source] super::lease::Deposed),
+    Deposed(#[source] Deposed),
 }
 
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,20 +1,15 @@
-//! What the one loop needs to know of a kind. A new kind is one plan file, one `observe` and one entry here.
+//! The three kinds: what they have in common.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource, ResourceExt as _};
-use rand::rngs::StdRng;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::Result;
-use super::observe::Context;
 use super::plan::usage::Metered;
-use super::plan::{self, Plan};
 use super::references::{Ref, References, WorkQueues};
 use super::watch::Name;
 use super::work_queue::WorkQueue;
@@ -27,8 +22,6 @@ pub trait Kind:
     Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug + Send + Sync + 'static
 {
     type Status: Metered + Default + DeserializeOwned + Serialize + Debug + Send + Sync;
-    type Observed: Send + Sync;
-
     fn reference(&self) -> Ref {
         Self::named(Name::of(self))
     }
@@ -44,10 +37,6 @@ pub trait Kind:
     /// Sets the column SENDING.
     fn set_sending(status: &mut Self::Status, sending: &str);
     fn observed_generation(status: &Self::Status) -> Option<i64>;
-    fn observe(&self, context: &Context) -> impl Future<Output = Result<Self::Observed>> + Send;
-    fn plan(&self, observed: &Self::Observed, now: Timestamp, rng: &mut StdRng) -> Plan<Self::Status>;
-    /// The version of the awaited Secret that was judged.
-    fn judged_secret(observed: &Self::Observed) -> Option<String>;
 }
 
 macro_rules! status_of {
@@ -77,8 +66,6 @@ macro_rules! status_of {
 }
 
 impl Kind for CreditPolicy {
-    type Observed = plan::credit_policy::Observed;
-
     status_of!(CreditPolicyStatus);
 
     fn named(name: Name) -> Ref {
@@ -96,23 +83,9 @@ impl Kind for CreditPolicy {
     fn store(references: &References) -> &Store<Self> {
         &references.policies
     }
-
-    async fn observe(&self, context: &Context) -> Result<Self::Observed> {
-        context.observe_policy(self).await
-    }
-
-    fn plan(&self, observed: &Self::Observed, now: Timestamp, _: &mut StdRng) -> Plan<Self::Status> {
-        plan::credit_policy::plan(self, observed, now)
-    }
-
-    fn judged_secret(_: &Self::Observed) -> Option<String> {
-        None
-    }
 }
 
 impl Kind for SubAccount {
-    type Observed = plan::sub_account::Observed;
-
     status_of!(SubAccountStatus);
 
     fn named(name: Name) -> Ref {
@@ -130,23 +103,9 @@ impl Kind for SubAccount {
     fn store(references: &References) -> &Store<Self> {
         &references.accounts
     }
-
-    async fn observe(&self, context: &Context) -> Result<Self::Observed> {
-        context.observe_account(self).await
-    }
-
-    fn plan(&self, observed: &Self::Observed, now: Timestamp, _: &mut StdRng) -> Plan<Self::Status> {
-        plan::sub_account::plan(self, observed, now)
-    }
-
-    fn judged_secret(_: &Self::Observed) -> Option<String> {
-        None
-    }
 }
 
 impl Kind for SubAccountApiKey {
-    type Observed = plan::api_key::Observed;
-
     status_of!(SubAccountApiKeyStatus);
 
     fn named(name: Name) -> Ref {
@@ -163,17 +122,5 @@ impl Kind for SubAccountApiKey {
 
     fn store(references: &References) -> &Store<Self> {
         &references.keys
-    }
-
-    async fn observe(&self, context: &Context) -> Result<Self::Observed> {
-        context.observe_key(self).await
-    }
-
-    fn plan(&self, observed: &Self::Observed, now: Timestamp, rng: &mut StdRng) -> Plan<Self::Status> {
-        plan::api_key::plan(self, observed, now, rng)
-    }
-
-    fn judged_secret(observed: &Self::Observed) -> Option<String> {
-        observed.secret.as_ref().and_then(|secret| secret.resource_version())
     }
 }

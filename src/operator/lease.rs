@@ -36,11 +36,6 @@ const DURATION_MAX: Duration = Duration::from_secs(60);
 /// Questions whether we still lead; there is one asker, the books.
 const ASKS: usize = 8;
 
-/// The process does not lead any more and must end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("another operator leads, or the lease could not be renewed in time")]
-pub struct Deposed;
-
 /// One process that wants to lead.
 pub struct Candidate {
     api: Api<Lease>,

@@ -38,63 +38,6 @@ use crate::domain::id::Kind;
 /// Kinds that are followed: the three, namespaces, our Secrets, and the upstreams' logins.
 const KINDS: usize = 6;
 
-/// One of the three kinds by name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Ref {
-    Policy(Name),
-    Account(Name),
-    Key(Name),
-}
-
-impl Ref {
-    pub fn kind(&self) -> Kind {
-        match self {
-            Self::Policy(_) => Kind::Policy,
-            Self::Account(_) => Kind::Account,
-            Self::Key(_) => Kind::Key,
-        }
-    }
-
-    pub fn name(&self) -> &Name {
-        match self {
-            Self::Policy(name) | Self::Account(name) | Self::Key(name) => name,
-        }
-    }
-}
-
-/// The work queues of the three kinds.
-#[derive(Clone)]
-pub struct WorkQueues {
-    pub policies: Arc<WorkQueue>,
-    pub accounts: Arc<WorkQueue>,
-    pub keys: Arc<WorkQueue>,
-}
-
-impl WorkQueues {
-    /// `concurrency`: passes at a time, of each kind.
-    pub fn new(concurrency: u16) -> Self {
-        let queue = || Arc::new(WorkQueue::new(Places::of(concurrency)));
-        Self { policies: queue(), accounts: queue(), keys: queue() }
-    }
-
-    /// Gives an object a pass, because something changed that it hangs on.
-    pub fn wake(&self, what: &Ref) {
-        self.wake_for(what, Cause::Change);
-    }
-
-    pub fn wake_for(&self, what: &Ref, cause: Cause) {
-        match what {
-            Ref::Policy(name) => self.policies.wake(name.clone(), cause),
-            Ref::Account(name) => self.accounts.wake(name.clone(), cause),
-            Ref::Key(name) => self.keys.wake(name.clone(), cause),
-        }
-    }
-
-    fn all(&self, what: impl IntoIterator<Item = Ref>) {
-        what.into_iter().for_each(|one| self.wake(&one));
-    }
-}
-
 /// What the watches know.
 pub struct References {
     pub policies: Store<CreditPolicy>,
@@ -315,8 +258,8 @@ impl Told<CreditPolicy> for Feed<'_> {
             let accounts: Vec<Name> = references.index(|index| index.accounts_of_policy(&name.name).cloned().collect());
             let keys: Vec<Name> =
                 references.index(|index| accounts.iter().flat_map(|a| index.keys_of_account(a)).collect());
-            queues.all(accounts.into_iter().map(Ref::Account));
-            queues.all(keys.into_iter().map(Ref::Key));
+            queues.wake_all(accounts.into_iter().map(Ref::Account));
+            queues.wake_all(keys.into_iter().map(Ref::Key));
         }
         if let Some(cause) = cause {
             queues.wake_for(&Ref::Policy(name), cause);
@@ -368,9 +311,9 @@ impl Told<SubAccount> for Feed<'_> {
         }
         // Our finalizer on an account is no news to its thousand keys.
         if outward {
-            queues.all(references.index(|index| index.keys_of_account(&name)).into_iter().map(Ref::Key));
+            queues.wake_all(references.index(|index| index.keys_of_account(&name)).into_iter().map(Ref::Key));
         }
-        queues.all(neighbours.into_iter().map(Ref::Account));
+        queues.wake_all(neighbours.into_iter().map(Ref::Account));
     }
 
     fn deleted(&self, account: &SubAccount) {
@@ -421,8 +364,8 @@ impl Told<PartialObjectMeta<Namespace>> for Feed<'_> {
             Change::Seen { object, .. } => object.name_any(),
             Change::Gone(name) => name.name,
         };
-        queues.all(references.index(|index| index.accounts_in_namespace(&name)).into_iter().map(Ref::Account));
-        queues.all(references.index(|index| index.keys_in_namespace(&name)).into_iter().map(Ref::Key));
+        queues.wake_all(references.index(|index| index.accounts_in_namespace(&name)).into_iter().map(Ref::Account));
+        queues.wake_all(references.index(|index| index.keys_in_namespace(&name)).into_iter().map(Ref::Key));
     }
 
     fn deleted(&self, namespace: &PartialObjectMeta<Namespace>) {
@@ -458,7 +401,7 @@ impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
             return;
         }
         let now = key.map(|key| Name::new(&name.namespace, key));
-        queues.all(BTreeSet::from_iter(before.into_iter().chain(now)).into_iter().map(Ref::Key));
+        queues.wake_all(BTreeSet::from_iter(before.into_iter().chain(now)).into_iter().map(Ref::Key));
     }
 
     fn unseen(&self) -> Vec<Name> {
@@ -484,6 +427,6 @@ impl Told<Secret> for Feed<'_> {
             references.into_iter().flatten().any(|reference| reference.name == name)
         });
         let users: Vec<Ref> = users.iter().map(|policy| Ref::Policy(Name::of(policy.as_ref()))).collect();
-        queues.all(users);
+        queues.wake_all(users);
     }
 }

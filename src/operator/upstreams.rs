@@ -20,20 +20,6 @@ const LOOK_SOON: Duration = Duration::from_secs(1);
 /// no news, and a restart writes nothing.
 const ALONE_FOR: Duration = Duration::from_secs(60);
 
-/// The latest word; `None` before the first.
-#[derive(Default)]
-pub struct Upstreams(Mutex<Option<Arc<Sightings>>>);
-
-impl Upstreams {
-    pub fn latest(&self) -> Option<Arc<Sightings>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn replace(&self, next: Arc<Sightings>) -> Option<Arc<Sightings>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(next)
-    }
-}
-
 /// Runs until the future is dropped. The policies of which the relays say something else are looked at again.
 pub async fn run(context: &Context) {
     let mut failing = false;

@@ -20,41 +20,6 @@ use serde::de::DeserializeOwned;
 
 use super::plan::meta::trim;
 
-/// Namespace and name; the namespace of a cluster-scoped object is empty.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name {
-    pub namespace: String,
-    pub name: String,
-}
-
-impl Name {
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
-    }
-
-    pub fn of<K: Resource>(object: &K) -> Self {
-        Self::new(object.meta().namespace.clone().unwrap_or_default(), object.name_any())
-    }
-
-    /// Its place in a store.
-    pub fn object_ref<K: Resource<DynamicType = ()>>(&self) -> ObjectRef<K> {
-        let object = ObjectRef::new(&self.name);
-        if self.namespace.is_empty() { object } else { object.within(&self.namespace) }
-    }
-
-    /// With whom an object shares its turns where work is taken in turn: its namespace. A cluster-scoped object has
-    /// turns of its own.
-    pub fn tenant(&self) -> &str {
-        if self.namespace.is_empty() { &self.name } else { &self.namespace }
-    }
-}
-
-impl std::fmt::Display for Name {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
-    }
-}
-
 /// What of an object matters, as hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marks {

@@ -19,35 +19,3 @@ use crate::runtime::metrics::{IntCounterVec, Opts, Registry, register};
 
 pub use see::Watch;
 pub use send::run;
-
-/// What the senders share.
-pub struct Notices {
-    courier: Arc<dyn Courier>,
-    announced: watch::Sender<u64>,
-    crossed: IntCounterVec,
-    deliveries: IntCounterVec,
-}
-
-impl Notices {
-    pub fn new(courier: Arc<dyn Courier>, registry: &Registry) -> Self {
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            let made = IntCounterVec::new(Opts::new(name, help), labels);
-            let made = made.unwrap_or_else(|error| panic!("a metric of the operator is malformed: {error}"));
-            register(registry, made)
-        };
-        Self {
-            courier,
-            announced: watch::Sender::default(),
-            crossed: counter(
-                "franking_notices_total",
-                "Thresholds of limits that were crossed, each once in its period.",
-                &["meter", "threshold"],
-            ),
-            deliveries: counter(
-                "franking_notice_deliveries_total",
-                "Tries to tell of a crossed threshold.",
-                &["channel", "result"],
-            ),
-        }
-    }
-}

@@ -1,0 +1,247 @@
+//! The context of a pass: the clients, the stores and the state that passes and tasks share.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::core::PartialObjectMeta;
+use kube::{Api, Client, ResourceExt as _};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::books::Books;
+use super::costs::Costs;
+use super::denied_senders::Denied;
+use super::dependencies::{Dependencies, Settings};
+use super::early::Early;
+use super::error::{Error, Result};
+use super::incarnation::Guard;
+use super::lease::Leader;
+use super::ledger_time::LedgerClock;
+use super::notices::Notices;
+use super::object_ref::{Name, Ref};
+use super::plan::endpoint::Endpoint;
+use super::plan::relay_state::RelayState;
+use super::references::References;
+use super::report::Report;
+use super::secret_watches::SecretWatches;
+use super::upstreams::Upstreams;
+use super::work_queue::WorkQueues;
+use crate::domain::credential::HashKey;
+use crate::domain::directory::Entry;
+use crate::domain::id::{Holder, PolicyId};
+use crate::ledger::Sealer;
+use crate::runtime::clock::Clock;
+
+/// All that a reconcile may reach.
+pub struct Context {
+    pub client: Client,
+    pub books: Books,
+    pub references: References,
+    pub queues: WorkQueues,
+    pub settings: Settings,
+    pub endpoint: watch::Receiver<Endpoint>,
+    pub relay: watch::Receiver<RelayState>,
+    pub clock: Arc<dyn Clock>,
+    pub report: Report,
+    pub secret_watches: SecretWatches,
+    pub guard: Guard,
+    pub ledger_clock: LedgerClock,
+    pub early: Early,
+    pub costs: Costs,
+    pub notices: Notices,
+    pub upstreams: Upstreams,
+    pub denied: Denied,
+    hash_key: HashKey,
+    sealer: Sealer,
+    rng: Mutex<StdRng>,
+    /// Of objects that were looked at and are not gone, each with the UID of the namespace that it was in.
+    ids: Mutex<HashMap<Ref, (String, Uuid)>>,
+    /// Which object a holder in the ledger is.
+    holders: Mutex<HashMap<Holder, Ref>>,
+    /// Objects whose figures may be written now.
+    granted: Mutex<HashSet<Ref>>,
+    /// Currencies that policies' money is counted in.
+    currencies: Mutex<HashMap<PolicyId, String>>,
+    /// The hash of what the relays run with; `None` until it was written.
+    config_hash: Mutex<Option<String>>,
+    /// Sentences of policies about entries without a resource that wait for an administrator.
+    orphans: Mutex<BTreeMap<PolicyId, String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Context {
+    pub fn new(dependencies: Dependencies, leader: Option<Leader>, references: References, queues: WorkQueues) -> Self {
+        let Dependencies {
+            client,
+            store,
+            settings,
+            endpoint,
+            keys,
+            clock,
+            rng,
+            registry,
+            health,
+            name,
+            place,
+            relay,
+            leadership: _,
+            courier,
+        } = dependencies;
+        Self {
+            report: Report::new(client.clone(), &registry, settings.account_metrics),
+            secret_watches: SecretWatches::new(client.clone(), queues.keys.clone()),
+            guard: Guard::new(place, &registry),
+            ledger_clock: LedgerClock::new(&registry, &health),
+            early: Early::default(),
+            client,
+            books: Books::new(store, name, leader),
+            references,
+            queues,
+            settings,
+            endpoint,
+            relay,
+            clock,
+            currencies: Mutex::default(),
+            config_hash: Mutex::default(),
+            orphans: Mutex::default(),
+            costs: Costs::default(),
+            notices: Notices::new(courier, &registry),
+            upstreams: Upstreams::default(),
+            denied: Denied::default(),
+            hash_key: HashKey::new(&keys.hash.0),
+            sealer: Sealer::new(&keys.seal),
+            rng: Mutex::new(rng),
+            ids: Mutex::default(),
+            holders: Mutex::default(),
+            granted: Mutex::default(),
+        }
+    }
+
+    /// An rng of one's own, so that no lock is held while a plan is made.
+    pub fn rng(&self) -> StdRng {
+        StdRng::from_rng(&mut *lock(&self.rng))
+    }
+
+    pub fn grant(&self, what: Ref) {
+        lock(&self.granted).insert(what);
+    }
+
+    /// Says whether figures alone may be written: also where another writer's are to be put right.
+    pub fn granted(&self, what: &Ref) -> bool {
+        lock(&self.granted).contains(what) || self.references.shown.is_to_be_put_right(what)
+    }
+
+    pub fn spend_grant(&self, what: &Ref) {
+        lock(&self.granted).remove(what);
+    }
+
+    /// The hash of what the relays run with; `None` until it was written.
+    pub fn config_hash(&self) -> Option<String> {
+        lock(&self.config_hash).clone()
+    }
+
+    /// Takes over the hash of what the relays run with. True: it is another one.
+    pub fn replace_config_hash(&self, hash: &str) -> bool {
+        let old = lock(&self.config_hash).replace(hash.to_owned());
+        old.as_deref() != Some(hash)
+    }
+
+    /// Takes over the sentences of policies about orphans. Returns the policies whose sentence changed.
+    pub fn replace_orphans(&self, next: BTreeMap<PolicyId, String>) -> Vec<PolicyId> {
+        let mut standing = lock(&self.orphans);
+        let both: BTreeSet<PolicyId> = standing.keys().chain(next.keys()).copied().collect();
+        let changed = both.into_iter().filter(|policy| standing.get(policy) != next.get(policy)).collect();
+        *standing = next;
+        changed
+    }
+
+    pub fn object_of(&self, holder: Holder) -> Option<Ref> {
+        lock(&self.holders).get(&holder).cloned()
+    }
+
+    pub fn holder_of(&self, what: &Ref) -> Option<Holder> {
+        let (uid, id) = lock(&self.ids).get(what).cloned()?;
+        let namespace = &what.name().namespace;
+        let current = namespace.is_empty() || self.references.namespace(namespace)?.uid()? == uid;
+        current.then(|| Holder::new(what.kind(), id))
+    }
+
+    pub fn forget(&self, what: &Ref) {
+        if let Some((_, id)) = lock(&self.ids).remove(what) {
+            lock(&self.holders).remove(&Holder::new(what.kind(), id));
+        }
+        lock(&self.granted).remove(what);
+        self.references.shown.forget(what);
+    }
+
+    /// What was remembered of ids and figures is another ledger's.
+    pub async fn forget_ledger(&self) {
+        self.books.forget().await;
+        self.early.forget();
+        lock(&self.ids).clear();
+        lock(&self.holders).clear();
+        lock(&self.granted).clear();
+        lock(&self.currencies).clear();
+    }
+
+    pub fn wake_everything(&self) {
+        for policy in self.references.policies.state() {
+            self.queues.wake(&Ref::Policy(Name::of(policy.as_ref())));
+        }
+        for account in self.references.accounts.state() {
+            self.queues.wake(&Ref::Account(Name::of(account.as_ref())));
+        }
+        for key in self.references.keys.state() {
+            self.queues.wake(&Ref::Key(Name::of(key.as_ref())));
+        }
+    }
+
+    pub async fn id(&self, what: &Ref, namespace_uid: &str) -> Result<Uuid> {
+        if let Some((_, id)) = lock(&self.ids).get(what).filter(|(uid, _)| uid == namespace_uid) {
+            return Ok(*id);
+        }
+        let id = self.identify(what, namespace_uid).await?;
+        lock(&self.ids).insert(what.clone(), (namespace_uid.to_owned(), id));
+        Ok(id)
+    }
+
+    /// The id of the object of this name in the namespace as it is now, asked live: a watch may still show the one before.
+    /// `None`: there is no such namespace. It is not remembered: there may be no such object.
+    pub async fn live_id(&self, what: &Ref) -> Result<Option<Uuid>> {
+        let name = what.name();
+        if name.namespace.is_empty() {
+            return self.identify(what, "").await.map(Some);
+        }
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let live = api.get_metadata_opt(&name.namespace).await.map_err(Error::cluster("reading a namespace"))?;
+        let Some(uid) = live.and_then(|namespace: PartialObjectMeta<Namespace>| namespace.metadata.uid) else {
+            return Ok(None);
+        };
+        self.identify(what, &uid).await.map(Some)
+    }
+
+    async fn identify(&self, what: &Ref, namespace_uid: &str) -> Result<Uuid> {
+        let identified = self.books.identify(what.kind(), namespace_uid, &what.name().name);
+        identified.await.map_err(Error::ledger("identifying an object"))
+    }
+
+    /// Its id, remembered as the holder of `what`.
+    pub async fn holder(&self, what: Ref, namespace_uid: &str) -> Result<Holder> {
+        let holder = Holder::new(what.kind(), self.id(&what, namespace_uid).await?);
+        // Whose figures moved before it was known which object it is, is judged now.
+        if lock(&self.holders).insert(holder, what.clone()).is_none() {
+            self.references.recount(what);
+        }
+        Ok(holder)
+    }
+
+    pub async fn entry(&self, holder: Holder) -> Result<Option<Entry>> {
+        self.books.entry(holder).await.map_err(Error::ledger("reading the directory"))
+    }
+}

@@ -1,0 +1,29 @@
+//! Where programs send to.
+
+/// Where programs send to: what Secrets and status say of the relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub host: String,
+    /// Listeners by name.
+    pub ports: Vec<(String, u16)>,
+    /// The port with TLS from the first byte, for `smtps://`.
+    pub tls_port: Option<u16>,
+    /// The port with STARTTLS, for `smtp://` where there is no other.
+    pub starttls_port: Option<u16>,
+    /// The certificate authority, where it is a private one.
+    pub ca_pem: Option<String>,
+}
+
+/// The port of a relay that names none: RFC 6409's.
+const SUBMISSION: u16 = 587;
+
+impl Endpoint {
+    /// Scheme and port of the URI that programs are given.
+    pub fn preferred(&self) -> (&'static str, u16) {
+        match (self.tls_port, self.starttls_port) {
+            (Some(port), _) => ("smtps", port),
+            (None, Some(port)) => ("smtp", port),
+            (None, None) => ("smtp", self.ports.first().map_or(SUBMISSION, |(_, port)| *port)),
+        }
+    }
+}

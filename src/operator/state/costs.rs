@@ -1,0 +1,108 @@
+//! The running bills, as last computed.
+
+/// A total that moved by less than this part, or sooner than this, is not worth a write to a status.
+const TOTAL_PART: i64 = 100;
+const TOTAL_AFTER: SignedDuration = SignedDuration::from_secs(60);
+/// The same of an account's amount, which moves with everybody's use. Its own use is written with its figures.
+const AMOUNT_PART: i64 = 10;
+const AMOUNT_AFTER: SignedDuration = SignedDuration::from_mins(15);
+
+/// What was reckoned.
+#[derive(Default)]
+pub struct Costs {
+    known: Mutex<HashMap<PolicyId, Reckoned>>,
+    /// Policies of which something moved since.
+    moved: Mutex<HashSet<PolicyId>>,
+}
+
+struct Reckoned {
+    terms: Terms,
+    bill: Bill,
+    again_from: Instant,
+    compared: Option<Instant>,
+}
+
+/// Whether an amount that is shown has moved so far, and was written so long ago, that it is to be written again. The
+/// first use is news.
+fn moved_on(shown: i64, fresh: i64, part: i64, written: Option<SignedDuration>, after: SignedDuration) -> bool {
+    let far = (fresh - shown).abs().saturating_mul(part) >= shown.max(1);
+    fresh != shown && (shown == 0 || (far && written.is_none_or(|age| age >= after)))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Costs {
+    pub fn moved(&self, holder: Holder) {
+        match holder {
+            Holder::Policy(policy) => drop(lock(&self.moved).insert(policy)),
+            Holder::Account(_) | Holder::Key(_) => {}
+        }
+    }
+
+    pub fn of_policy(&self, policy: PolicyId, pricing: Option<&Pricing>, now: Timestamp) -> Cost<PolicyCostStatus> {
+        let Some(pricing) = pricing else { return Cost::None };
+        match lock(&self.known).get(&policy) {
+            None => Cost::Unknown,
+            Some(known) => {
+                // Nobody has used anything of a month that has just begun.
+                let total =
+                    if now < known.terms.to { known.bill.total_minor } else { pricing.base_price_minor.unwrap_or(0) };
+                Cost::Known(PolicyCostStatus { currency: pricing.currency.clone(), total_minor: total })
+            }
+        }
+    }
+
+    pub fn of_account(
+        &self,
+        policy: PolicyId,
+        account: AccountId,
+        pricing: Option<&Pricing>,
+        now: Timestamp,
+    ) -> Cost<CostStatus> {
+        let Some(pricing) = pricing else { return Cost::None };
+        match lock(&self.known).get(&policy) {
+            None => Cost::Unknown,
+            Some(known) => {
+                let amount = if now < known.terms.to { known.bill.amount(Payer::Account(account)) } else { 0 };
+                Cost::Known(CostStatus { currency: pricing.currency.clone(), amount_minor: amount })
+            }
+        }
+    }
+
+    /// Whether a policy's status shows a total that has moved on.
+    pub fn is_behind(&self, policy: PolicyId, object: &CreditPolicy, now: Timestamp) -> bool {
+        let known = lock(&self.known);
+        let Some(known) = known.get(&policy).filter(|known| now < known.terms.to) else { return false };
+        let Some(status) = &object.status else { return false };
+        let Some(shown) = &status.cost else { return status.credits.is_some() };
+        let age = status.observed_at.as_ref().map(|at| now.duration_since(at.0));
+        moved_on(shown.total_minor, known.bill.total_minor, TOTAL_PART, age, TOTAL_AFTER)
+    }
+
+    /// Whether an account's status shows an amount that has moved on.
+    pub fn is_amount_behind(&self, policy: PolicyId, account: AccountId, object: &SubAccount, now: Timestamp) -> bool {
+        lock(&self.known)
+            .get(&policy)
+            .filter(|known| now < known.terms.to)
+            .is_some_and(|known| is_amount_behind(object, known.bill.amount(Payer::Account(account)), now))
+    }
+
+    /// Whether to reckon (again).
+    fn due(&self, terms: &Terms) -> bool {
+        match lock(&self.known).get(&terms.policy) {
+            None => true,
+            Some(known) if known.terms != *terms => true,
+            Some(known) => known.again_from <= Instant::now() && lock(&self.moved).contains(&terms.policy),
+        }
+    }
+}
+
+fn is_amount_behind(object: &SubAccount, fresh: i64, now: Timestamp) -> bool {
+    let Some(status) = &object.status else { return false };
+    // What was made before the first reckoning shows none yet. One that is refused shows no figures at all.
+    let Some(shown) = &status.cost else { return status.usage.is_some() };
+    let age = status.observed_at.as_ref().map(|at| now.duration_since(at.0));
+    moved_on(shown.amount_minor, fresh, AMOUNT_PART, age, AMOUNT_AFTER)
+}

@@ -1,0 +1,27 @@
+//! The last reports of messages that were refused for their sender.
+
+/// Keys whose last report is remembered until their status shows it.
+const REMEMBERED_MAX: usize = 10_000;
+
+/// The last report of each key that had one since this process leads.
+#[derive(Default)]
+pub struct Denied(Mutex<HashMap<KeyId, DeniedReport>>);
+
+impl Denied {
+    pub fn of(&self, key: KeyId) -> Option<DeniedReport> {
+        self.reports().get(&key).cloned()
+    }
+
+    fn remember(&self, report: DeniedReport) {
+        let mut reports = self.reports();
+        // A status keeps what it shows, so nothing is lost but what was reported a moment ago.
+        if reports.len() >= REMEMBERED_MAX {
+            reports.clear();
+        }
+        reports.insert(report.key, report);
+    }
+
+    fn reports(&self) -> MutexGuard<'_, HashMap<KeyId, DeniedReport>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,15 @@
+//! The relays' last report of the policies' upstreams.
+
+/// The latest word; `None` before the first.
+#[derive(Default)]
+pub struct Upstreams(Mutex<Option<Arc<Sightings>>>);
+
+impl Upstreams {
+    pub fn latest(&self) -> Option<Arc<Sightings>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn replace(&self, next: Arc<Sightings>) -> Option<Arc<Sightings>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(next)
+    }
+}
