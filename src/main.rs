@@ -12,10 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use franking::domain::relay_config::LedgerAddress;
-use franking::operator::fleet::Fleet;
-use franking::operator::installation::Installation;
-use franking::operator::relay_config::{self, Keeper};
-use franking::operator::{AccountMetrics, RelayState, lease, prepare};
+use franking::operator::AccountMetrics;
+use franking::operator::fleet::installation::Installation;
+use franking::operator::fleet::prepare;
+use franking::operator::fleet::relay_config::{self, Keeper};
+use franking::operator::fleet::relays::Fleet;
+use franking::operator::plan::relay_state::RelayState;
+use franking::operator::state::lease;
 use franking::runtime::cli::{self, Asked, Command};
 use franking::runtime::clock::SystemClock;
 use franking::runtime::config::{self, Settings};
@@ -78,7 +81,7 @@ fn main() -> ExitCode {
 /// Among the causes of the end, one has a code of its own.
 fn code_of(error: &(dyn std::error::Error + 'static)) -> u8 {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
-    if causes.any(|cause| cause.is::<lease::Deposed>()) { DEPOSED } else { FAILED }
+    if causes.any(|cause| cause.is::<error::Deposed>()) { DEPOSED } else { FAILED }
 }
 
 /// A reader that has seen enough (`franking crds | head`) is no fault.
@@ -179,7 +182,7 @@ impl Process {
         };
         tokio::select! {
             spawned = self.spawn_operator(&mut roles, client, leadership, flags) => spawned?,
-            () = deposed => return Err(lease::Deposed.into()),
+            () = deposed => return Err(error::Deposed.into()),
             () = stop.cancelled() => {}
         }
         self.wait(roles).await

@@ -10,14 +10,14 @@ use serde_json::json;
 
 use super::error::{Error, Result, status_code};
 use super::kinds::Kind;
-use super::lease::Deposed;
-use super::marks::own_mark;
-use super::observe::Context;
 use super::plan::{Step, meta, secret};
-use super::references::Ref;
-use super::watch::Name;
 use crate::domain::directory::Entry;
 use crate::domain::id::Holder;
+use crate::operator::context::Context;
+use crate::operator::error::Deposed;
+use crate::operator::object_ref::Name;
+use crate::operator::object_ref::Ref;
+use crate::operator::watch::marks::own_mark;
 
 /// How far a plan got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

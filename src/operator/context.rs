@@ -11,28 +11,28 @@ use rand::rngs::StdRng;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::books::Books;
-use super::costs::Costs;
-use super::denied_senders::Denied;
 use super::dependencies::{Dependencies, Settings};
-use super::early::Early;
 use super::error::{Error, Result};
-use super::incarnation::Guard;
-use super::lease::Leader;
-use super::ledger_time::LedgerClock;
-use super::notices::Notices;
 use super::object_ref::{Name, Ref};
 use super::plan::endpoint::Endpoint;
 use super::plan::relay_state::RelayState;
-use super::references::References;
 use super::report::Report;
-use super::secret_watches::SecretWatches;
-use super::upstreams::Upstreams;
-use super::work_queue::WorkQueues;
 use crate::domain::credential::HashKey;
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, PolicyId};
 use crate::ledger::Sealer;
+use crate::operator::state::awaiting_policy::Early;
+use crate::operator::state::costs::Costs;
+use crate::operator::state::denied_senders::Denied;
+use crate::operator::state::guard::Guard;
+use crate::operator::state::lease::Leader;
+use crate::operator::state::ledger_client::Books;
+use crate::operator::state::ledger_clock::LedgerClock;
+use crate::operator::state::notices::Notices;
+use crate::operator::state::upstreams::Upstreams;
+use crate::operator::watch::references::References;
+use crate::operator::watch::secret_watches::SecretWatches;
+use crate::operator::watch::work_queue::WorkQueues;
 use crate::runtime::clock::Clock;
 
 /// All that a reconcile may reach.
@@ -54,8 +54,8 @@ pub struct Context {
     pub notices: Notices,
     pub upstreams: Upstreams,
     pub denied: Denied,
-    hash_key: HashKey,
-    sealer: Sealer,
+    pub hash_key: HashKey,
+    pub sealer: Sealer,
     rng: Mutex<StdRng>,
     /// Of objects that were looked at and are not gone, each with the UID of the namespace that it was in.
     ids: Mutex<HashMap<Ref, (String, Uuid)>>,
@@ -159,6 +159,20 @@ impl Context {
         let changed = both.into_iter().filter(|policy| standing.get(policy) != next.get(policy)).collect();
         *standing = next;
         changed
+    }
+
+    /// The sentence about a policy's entries without a resource, if there are any.
+    pub fn orphans_of(&self, policy: PolicyId) -> Option<String> {
+        lock(&self.orphans).get(&policy).cloned()
+    }
+
+    /// The currency that a policy's money is counted in, where it was read before.
+    pub fn known_currency(&self, policy: PolicyId) -> Option<String> {
+        lock(&self.currencies).get(&policy).cloned()
+    }
+
+    pub fn remember_currency(&self, policy: PolicyId, currency: String) {
+        lock(&self.currencies).insert(policy, currency);
     }
 
     pub fn object_of(&self, holder: Holder) -> Option<Ref> {

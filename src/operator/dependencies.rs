@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use rand::rngs::StdRng;
 
-use super::account_metrics::AccountMetrics;
-use super::installation::Installation;
-use super::lease::Leadership;
 use super::plan::endpoint::Endpoint;
 use super::plan::relay_state::RelayState;
 use crate::domain::relay_config::{InstallationKeys, LedgerAddress};
 use crate::ledger::Store;
+use crate::operator::fleet::installation::Installation;
+use crate::operator::report::account_metrics::AccountMetrics;
+use crate::operator::state::lease::Leadership;
 use crate::runtime::clock::Clock;
 use crate::runtime::courier::Courier;
 use crate::runtime::health::Health;

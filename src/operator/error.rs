@@ -38,7 +38,7 @@ pub enum Error {
         source: ledger::Error,
     },
     #[error("looking after the installation")]
-    Installation(#[source] Box<super::installation::Error>),
+    Installation(#[source] Box<crate::operator::fleet::installation::Error>),
     #[error("opening a sealed secret of the directory: {problem}")]
     Seal { problem: String },
     #[error("reconciling took longer than {} seconds", limit.as_secs())]
@@ -88,7 +88,7 @@ impl Error {
         move |source| Self::Ledger { doing, source }
     }
 
-    pub fn installation(source: super::installation::Error) -> Self {
+    pub fn installation(source: crate::operator::fleet::installation::Error) -> Self {
         Self::Installation(Box::new(source))
     }
 

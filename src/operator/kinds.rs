@@ -10,12 +10,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::plan::usage::Metered;
-use super::references::{Ref, References, WorkQueues};
-use super::watch::Name;
-use super::work_queue::WorkQueue;
 use crate::crd::{
     CreditPolicy, CreditPolicyStatus, SubAccount, SubAccountApiKey, SubAccountApiKeyStatus, SubAccountStatus,
 };
+use crate::operator::object_ref::Name;
+use crate::operator::object_ref::Ref;
+use crate::operator::watch::references::References;
+use crate::operator::watch::work_queue::WorkQueue;
+use crate::operator::watch::work_queue::WorkQueues;
 
 /// One of the three kinds.
 pub trait Kind:

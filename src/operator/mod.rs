@@ -21,68 +21,44 @@
 //! No right on `/finalizers`: the owner references of our Secrets do not block the owner's deletion, so no admission
 //! asks for it. `prepare` needs more in its own namespace; the chart says what.
 
-pub mod account_metrics;
-mod apply;
-pub mod books;
-pub mod certificate;
-pub mod chain;
-pub mod costs;
-pub mod deletions;
-pub mod denied_senders;
-pub mod early;
-pub mod edits;
-mod effective;
+pub mod apply;
+pub mod context;
+pub mod dependencies;
 pub mod error;
 pub mod fleet;
-pub mod housekeeping;
-pub mod in_service;
-pub mod incarnation;
-pub mod index;
-pub mod installation;
 pub mod kinds;
-pub mod lease;
-pub mod ledger_time;
-pub mod marks;
-pub mod notices;
+pub mod object_ref;
 pub mod observe;
 pub mod plan;
-pub mod prepare;
-pub mod rebuild;
 pub mod reconcile;
-pub mod references;
-pub mod relay_config;
 pub mod report;
-pub mod secret_watches;
-pub mod shown;
-pub mod sweep;
-pub mod upstream_secret;
-pub mod upstreams;
-pub mod usage;
+pub mod resource;
+pub mod state;
+pub mod tasks;
 pub mod watch;
-pub mod work_queue;
-pub mod write_off;
-pub mod written;
 
 use std::sync::Arc;
 
-use rand::rngs::StdRng;
-use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::crd::{CreditPolicy, SubAccount, SubAccountApiKey};
-use crate::domain::relay_config::{InstallationKeys, LedgerAddress, Limits, Listener};
-use crate::ledger::Store;
-use crate::runtime::clock::Clock;
-use crate::runtime::courier::Courier;
-use crate::runtime::health::Health;
-use crate::runtime::metrics::Registry;
-pub use account_metrics::AccountMetrics;
+
+pub use dependencies::{Dependencies, Settings};
 pub use error::Error;
-use installation::Installation;
-use lease::{Leader, Leadership};
-use observe::Context;
-use references::{References, WorkQueues};
+pub use plan::endpoint::Endpoint;
+pub use plan::relay_state::{RelayInForce, RelayState, Replicas};
+pub use report::account_metrics::AccountMetrics;
+
+use context::Context;
+use error::Deposed;
+use state::lease::Leader;
+use tasks::{
+    changes, costs, denied_senders, effective, housekeeping, incarnation, ledger_time, notices, sweep, upstreams,
+    usage, write_off,
+};
+use watch::references::References;
+use watch::work_queue::WorkQueues;
 
 /// Runs until `shutdown`, then lets the reconciles under way finish. Every task ends with the returned future. A leader
 /// that is deposed finishes nothing.
@@ -94,7 +70,7 @@ pub async fn run(mut dependencies: Dependencies, shutdown: CancellationToken) ->
     let ended = tokio::select! {
         // First: who does not lead any more must not do one thing more.
         biased;
-        () = leader.lost() => Err(Error::Deposed(lease::Deposed)),
+        () = leader.lost() => Err(Error::Deposed(Deposed)),
         ended = Box::pin(work(dependencies, Some(leadership.leader()), shutdown)) => ended,
     };
     match ended {
@@ -135,8 +111,8 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
             Box::pin(sweep::run(&context)),
             Box::pin(upstreams::run(&context)),
             Box::pin(denied_senders::run(&context)),
-            Box::pin(endpoint_changes(&context)),
-            Box::pin(relay_changes(&context))
+            Box::pin(changes::of_endpoint(&context)),
+            Box::pin(changes::of_relay(&context))
         );
         Ok(())
     };

@@ -15,15 +15,16 @@ use tracing::Instrument as _;
 
 use super::apply::{Applied, apply, still_leads};
 use super::error::{Error, Fault, Result};
-use super::incarnation::Standing;
 use super::kinds::Kind;
-use super::observe::Context;
 use super::plan::{self, Interruption, Step, meta, sending};
-use super::references::Ref;
-use super::shown::status_mark;
-use super::watch::Name;
+use super::resource::Reconcile;
 use crate::crd::{ConditionType, Reason};
 use crate::ledger;
+use crate::operator::context::Context;
+use crate::operator::object_ref::Name;
+use crate::operator::object_ref::Ref;
+use crate::operator::state::guard::Standing;
+use crate::operator::state::shown::status_mark;
 
 /// kube-client waits for an answer without end; a healthy pass takes milliseconds.
 const PASS_DEADLINE: Duration = Duration::from_secs(30);
@@ -40,7 +41,7 @@ const AFTER: Duration = Duration::from_millis(500);
 type Again = Option<Duration>;
 
 /// Runs the passes of one kind until `shutdown`, then lets those under way finish. A pass that panics ends it.
-pub async fn run<K: Kind>(context: Arc<Context>, shutdown: CancellationToken) {
+pub async fn run<K: Reconcile>(context: Arc<Context>, shutdown: CancellationToken) {
     let ready = shutdown.run_until_cancelled(context.references.ready()).await;
     if !matches!(ready, Some(Ok(()))) {
         return;
@@ -69,7 +70,7 @@ pub async fn run<K: Kind>(context: Arc<Context>, shutdown: CancellationToken) {
 }
 
 /// One object has its turn, and goes back to the queue.
-async fn take_turn<K: Kind>(context: Arc<Context>, name: Name) {
+async fn take_turn<K: Reconcile>(context: Arc<Context>, name: Name) {
     let queue = K::queue(&context.queues);
     let Some(object) = K::store(&context.references).get(&name.object_ref()) else {
         forget(&context, &K::named(name.clone()));
@@ -88,7 +89,7 @@ async fn take_turn<K: Kind>(context: Arc<Context>, name: Name) {
 }
 
 /// `failures` is how many there are in a row should this one fail.
-async fn reconcile<K: Kind>(object: Arc<K>, context: &Context, failures: u32) -> Result<Again> {
+async fn reconcile<K: Reconcile>(object: Arc<K>, context: &Context, failures: u32) -> Result<Again> {
     let kind = K::kind(&());
     let _running = context.report.started(&kind);
     let mut object = context.references.written.freshest(object.as_ref());
@@ -116,7 +117,7 @@ enum Passed {
 }
 
 /// Repeats the pass until no other writer was faster. `object` is the latest version that is known.
-async fn looks<K: Kind>(object: &mut K, context: &Context) -> Result<Again> {
+async fn looks<K: Reconcile>(object: &mut K, context: &Context) -> Result<Again> {
     for _ in 0..LOOKS {
         match pass(object, context).await {
             Ok(Passed::Done(again)) => return Ok(again),
@@ -165,7 +166,7 @@ async fn read_again<K: Kind>(object: &K, context: &Context) -> Result<Option<K>>
     Ok(same)
 }
 
-async fn pass<K: Kind>(object: &mut K, context: &Context) -> Result<Passed> {
+async fn pass<K: Reconcile>(object: &mut K, context: &Context) -> Result<Passed> {
     let what = object.reference();
     match context.guard.judged().await {
         Standing::Unknown => return Err(unanswered()),

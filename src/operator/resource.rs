@@ -54,7 +54,7 @@ impl Reconcile for SubAccount {
 }
 
 impl Reconcile for SubAccountApiKey {
-    type Observed = plan::api_key::Observed;
+    type Observed = plan::key_observed::Observed;
 
     async fn observe(&self, context: &Context) -> Result<Self::Observed> {
         context.observe_key(self).await

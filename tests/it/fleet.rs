@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use franking::domain::relay_config::{InstallationKeys, KeyBytes, LedgerAddress};
 use franking::ledger::identity::Mark;
-use franking::operator::certificate::Authority;
-use franking::operator::fleet::Fleet;
-use franking::operator::installation::{Installation, Serving};
-use franking::operator::{Endpoint, RelayState, Replicas};
+use franking::operator::fleet::certificate::Authority;
+use franking::operator::fleet::installation::{Installation, Serving};
+use franking::operator::fleet::relays::Fleet;
+use franking::operator::plan::endpoint::Endpoint;
+use franking::operator::plan::relay_state::{RelayState, Replicas};
 use franking::runtime::cli::Flags;
 use franking::runtime::clock::{Clock, SystemClock};
 use franking::runtime::config;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use franking::operator::lease::{Candidate, DURATION, Leadership, RETRY};
+use franking::operator::state::lease::{Candidate, DURATION, Leadership, RETRY};
 use franking::runtime::clock::SystemClock;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Patch, PatchParams};

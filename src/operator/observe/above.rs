@@ -1,9 +1,9 @@
 //! Which limits bind an object besides its own.
 
-use super::Context;
 use crate::domain::id::Holder;
-use crate::operator::references::Ref;
-use crate::operator::watch::Name;
+use crate::operator::context::Context;
+use crate::operator::object_ref::Name;
+use crate::operator::object_ref::Ref;
 
 impl Context {
     /// The objects that bind what `what` may send, as far as they are known: a key's account and policy, an account's

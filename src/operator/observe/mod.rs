@@ -2,7 +2,10 @@
 
 mod above;
 mod secrets;
+pub mod upstream_secret;
 
+use crate::operator::context::Context;
+use crate::operator::plan::key_observed;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,24 +17,11 @@ use rand::rngs::StdRng;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::books::{Books, Removed};
-use super::costs::Costs;
-use super::denied_senders::Denied;
-use super::early::Early;
 use super::error::{Error, Result};
-use super::incarnation::{Guard, Standing};
-use super::lease::Leader;
-use super::ledger_time::LedgerClock;
-use super::notices::Notices;
 use super::plan::cost::Cost;
 use super::plan::gauge::Gauge;
 use super::plan::{api_key, credit_policy, is_true, meta, places, sub_account};
-use super::references::{Ref, References, WorkQueues};
 use super::report::Report;
-use super::secret_watches::SecretWatches;
-use super::upstreams::Upstreams;
-use super::watch::Name;
-use super::{Dependencies, Endpoint, RelayState, Settings};
 use crate::crd::{
     AccountCounts, ConditionType, CreditPolicy, SubAccount, SubAccountApiKey, account_terms, find_condition,
 };
@@ -39,6 +29,23 @@ use crate::domain::credential::HashKey;
 use crate::domain::directory::Entry;
 use crate::domain::id::{AccountId, Holder, Kind, PolicyId};
 use crate::ledger::Sealer;
+use crate::operator::dependencies::{Dependencies, Settings};
+use crate::operator::object_ref::Name;
+use crate::operator::object_ref::Ref;
+use crate::operator::plan::endpoint::Endpoint;
+use crate::operator::plan::relay_state::RelayState;
+use crate::operator::state::awaiting_policy::Early;
+use crate::operator::state::costs::Costs;
+use crate::operator::state::denied_senders::Denied;
+use crate::operator::state::guard::{Guard, Standing};
+use crate::operator::state::lease::Leader;
+use crate::operator::state::ledger_client::{Books, Removed};
+use crate::operator::state::ledger_clock::LedgerClock;
+use crate::operator::state::notices::Notices;
+use crate::operator::state::upstreams::Upstreams;
+use crate::operator::watch::references::References;
+use crate::operator::watch::secret_watches::SecretWatches;
+use crate::operator::watch::work_queue::WorkQueues;
 use crate::runtime::clock::Clock;
 
 impl Context {
@@ -112,7 +119,7 @@ impl Context {
             relay: self.relay.borrow().clone(),
             config_hash: self.config_hash(),
             sightings: self.upstreams.latest(),
-            orphans: lock(&self.orphans).get(&id).cloned(),
+            orphans: self.orphans_of(id),
             ledger_ahead: self.ledger_clock.sentence(),
             figures_granted,
         })
@@ -179,8 +186,8 @@ impl Context {
         if policy.spec.pricing.is_none() {
             return Ok(None);
         }
-        if let Some(known) = lock(&self.currencies).get(&id) {
-            return Ok(Some(known.clone()));
+        if let Some(known) = self.known_currency(id) {
+            return Ok(Some(known));
         }
         let entry = match self.entry(Holder::Policy(id)).await? {
             Some(Entry::Policy(entry)) => Some(entry),
@@ -188,7 +195,7 @@ impl Context {
         };
         let known = credit_policy::known_currency(policy, entry.as_ref());
         if let Some(known) = &known {
-            lock(&self.currencies).insert(id, known.clone());
+            self.remember_currency(id, known.clone());
         }
         Ok(known)
     }
@@ -205,7 +212,7 @@ impl Context {
         Ok(had.into_iter().map(|(id, place)| (id, Name::new(place.namespace, place.name))).collect())
     }
 
-    pub async fn observe_key(&self, key: &SubAccountApiKey) -> Result<api_key::Observed> {
+    pub async fn observe_key(&self, key: &SubAccountApiKey) -> Result<key_observed::Observed> {
         let endpoint = self.endpoint.borrow().clone();
         let (name, what) = (Name::of(key), Ref::Key(Name::of(key)));
         let figures_granted = self.granted(&what);
@@ -225,7 +232,7 @@ impl Context {
         } else {
             self.secrets(key, &name).await?
         };
-        Ok(api_key::Observed {
+        Ok(key_observed::Observed {
             id: holder.uuid().into(),
             entry,
             account: if leaving || revoked { None } else { self.account_of(key, &name, &namespace.uid).await? },
@@ -241,7 +248,12 @@ impl Context {
         })
     }
 
-    async fn account_of(&self, key: &SubAccountApiKey, name: &Name, uid: &str) -> Result<Option<api_key::Account>> {
+    async fn account_of(
+        &self,
+        key: &SubAccountApiKey,
+        name: &Name,
+        uid: &str,
+    ) -> Result<Option<key_observed::Account>> {
         let account_name = Name::new(&name.namespace, &key.spec.sub_account_ref.name);
         let found = self.references.account(&account_name);
         let Some(account) = found.filter(|account| !meta::deleting(&account.metadata)) else { return Ok(None) };
@@ -259,7 +271,7 @@ impl Context {
         let terms = policy.as_ref().zip(account.spec.check().ok());
         let terms = terms.and_then(|(policy, spec)| account_terms(policy, &spec).ok());
         let (calendar, domains) = policy.map(|spec| (spec.pool.calendar, spec.sender_domains)).unzip();
-        Ok(Some(api_key::Account {
+        Ok(Some(key_observed::Account {
             id: id.into(),
             programmed,
             refusal,

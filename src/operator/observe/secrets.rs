@@ -6,17 +6,17 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use rand::Rng as _;
 
-use super::Context;
 use crate::crd::{CreditPolicy, SubAccountApiKey};
 use crate::domain::directory::{PolicyEntry, Sealed, UpstreamSecret};
 use crate::domain::id::PolicyId;
 use crate::ledger::seal::upstream_context;
+use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
+use crate::operator::object_ref::Name;
+use crate::operator::observe::upstream_secret;
 use crate::operator::plan::adoption::Adoption;
 use crate::operator::plan::credit_policy::{Login, Wanted};
 use crate::operator::plan::meta;
-use crate::operator::upstream_secret;
-use crate::operator::watch::Name;
 
 /// Secrets under earlier names that one pass reads. Each that it clears wakes the next pass, and who marks a thousand
 /// Secrets of a namespace as a key's must not make that key's passes longer than their deadline.

@@ -3,6 +3,10 @@
 //! The order of a new credential: stage its hash → write the Secret → read it back → promote, which starts the overlap
 //! of the old one. Interrupted anywhere, the password in the Secret works.
 
+use super::figures;
+use crate::operator::plan::key_observed::Account;
+use crate::operator::plan::key_observed::KeyPlan;
+use crate::operator::plan::key_observed::Observed;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
@@ -17,7 +21,7 @@ use super::present::{Present, present};
 use super::secret::{self, Access, Judgement, Known, Standing};
 use super::secret_patch::Content;
 use super::sub_account::Namespace;
-use super::usage::{self, Figures, Metered};
+use super::usage::{self, Metered};
 use super::{Outcome, Plan, Step, meta, sending};
 use crate::crd::{
     CheckedCap, CheckedKey, CredentialStatus, LocalRef, Reason, SubAccountApiKey, SubAccountApiKeyStatus,
@@ -28,7 +32,8 @@ use crate::domain::directory::{Entry, KeyEntry};
 use crate::domain::id::{AccountId, KeyId};
 use crate::domain::period::Calendar;
 use crate::domain::sender::{MailDomain, SenderPattern, may_ever_send};
-use crate::operator::Endpoint;
+use crate::operator::plan::endpoint::Endpoint;
+use crate::operator::plan::figures::Figures;
 
 impl Metered for SubAccountApiKeyStatus {
     fn shown(&self) -> Option<(Figures, Timestamp)> {
@@ -333,7 +338,7 @@ impl<'a> Work<'a> {
                 message: format!(
                     "spec.rotation: the password changes at {}, when the one before it ends; set \
                      spec.rotation.force to change it now",
-                    usage::second(until)
+                    figures::second(until)
                 ),
             },
             None => Outcome::ready(format!("the Secret \"{}\" holds a password that works", self.spec.secret.name)),
@@ -377,10 +382,10 @@ impl<'a> Work<'a> {
             self.key.spec.rotation.as_ref().and_then(|rotation| rotation.restarted_at.clone())
         };
         let credential = issued.map(|since| CredentialStatus {
-            issued_at: Time(usage::second(since)),
-            rotates_at: self.rotates_at(entry, waits_until).map(|at| Time(usage::second(at))),
+            issued_at: Time(figures::second(since)),
+            rotates_at: self.rotates_at(entry, waits_until).map(|at| Time(figures::second(at))),
             previous_valid_until: secret::previous_until(&entry.credentials, self.now)
-                .map(|at| Time(usage::second(at))),
+                .map(|at| Time(figures::second(at))),
             restarted_at,
         });
         let gauge = self.observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&entry.cap, self.now));

@@ -1,5 +1,6 @@
 //! A policy: its upstream, its pool, and the accounts that hold it when it is to be deleted.
 
+use super::figures;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -9,7 +10,7 @@ use kube::ResourceExt as _;
 use super::availability::{self, Availability};
 use super::cost::{Cost, carry_cost};
 use super::gauge::Gauge;
-use super::usage::{self, Figures, Metered};
+use super::usage::{self, Metered};
 use super::{Outcome, Plan, Step, meta, sending};
 use crate::crd::{
     AccountCounts, CheckedPolicy, CheckedUpstream, ConditionType, Conditions, CreditPolicy, CreditPolicyStatus,
@@ -18,9 +19,11 @@ use crate::crd::{
 use crate::domain::directory::{Entry, PolicyEntry, Sealed, Suspension, UpstreamEntry};
 use crate::domain::id::PolicyId;
 use crate::domain::trouble::Sightings;
-use crate::operator::index::AccountCount;
-use crate::operator::watch::Name;
-use crate::operator::{Endpoint, RelayState};
+use crate::operator::object_ref::Name;
+use crate::operator::plan::endpoint::Endpoint;
+use crate::operator::plan::figures::Figures;
+use crate::operator::plan::relay_state::RelayState;
+use crate::operator::state::index::AccountCount;
 
 /// How many of the accounts that hold a policy are named.
 const NAMED_USERS: usize = 10;
@@ -338,7 +341,7 @@ fn status(
                 .or_else(|| standing.and_then(|status| status.relay.as_ref()?.config_hash.clone())),
             ports: ports.map(|(name, port)| RelayPort { name: name.clone(), port: i32::from(*port) }).collect(),
         }),
-        observed_at: Some(Time(usage::second(now))),
+        observed_at: Some(Time(figures::second(now))),
     };
     usage::settle(next, standing, observed.figures_granted)
 }

@@ -32,7 +32,7 @@ pub struct Figures {
 
 /// What a reader would act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub enum Phase {
     Untouched,
     InUse,
     /// The pool is used up, and messages go on.

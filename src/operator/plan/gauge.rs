@@ -3,12 +3,12 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::usage::{Figures, second};
 use crate::crd::{CreditStatus, PeriodStatus, PoolCreditStatus, SpendStatus, UsageStatus};
 use crate::domain::credit::{Limit, Meter, Overage};
 use crate::domain::id::Kind;
 use crate::domain::money::MICRO;
 use crate::ledger::store::{Balance, Exhausted, SpendBalance, Usage};
+use crate::operator::plan::figures::{Figures, second};
 
 /// A holder's figures with what became of them.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,10 +5,10 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 
 use super::adoption::{self, Adoption};
-use super::api_key::{KeyPlan, Observed};
 use super::{Notice, Plan, Step, meta};
 use crate::crd::{Reason, SubAccountApiKey};
 use crate::domain::directory::Entry;
+use crate::operator::plan::key_observed::{KeyPlan, Observed};
 
 /// A namespace that is deleted never comes back, so its keys end with it at once, whenever its controller gets to them.
 pub fn leaving(observed: &Observed, now: Timestamp) -> KeyPlan {

@@ -1,12 +1,13 @@
 //! What a key's status shows, but for what only its Secret tells.
 
+use super::figures;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::api_key::Observed;
 use super::gauge::Gauge;
 use super::{Outcome, sending, usage};
 use crate::crd::{CredentialStatus, DeniedSendersStatus, SubAccountApiKey, SubAccountApiKeyStatus};
+use crate::operator::plan::key_observed::Observed;
 
 pub fn base_status(
     key: &SubAccountApiKey,
@@ -34,7 +35,7 @@ pub fn base_status(
         credits: gauge.as_ref().map(Gauge::credits),
         denied_senders: denied(key, observed),
         last_used_at: gauge.as_ref().and_then(Gauge::last_sent_at).map(|at| Time(last_used_at(at, issued_at))),
-        observed_at: Some(Time(usage::second(now))),
+        observed_at: Some(Time(figures::second(now))),
     }
 }
 
@@ -42,7 +43,7 @@ pub fn base_status(
 fn denied(key: &SubAccountApiKey, observed: &Observed) -> Option<DeniedSendersStatus> {
     let reported = observed.denied.as_ref().map(|report| DeniedSendersStatus {
         messages: report.total,
-        last_at: Time(usage::second(report.last_at)),
+        last_at: Time(figures::second(report.last_at)),
         last_domain: report.domain.as_ref().map(ToString::to_string),
     });
     reported.or_else(|| key.status.as_ref()?.denied_senders.clone())

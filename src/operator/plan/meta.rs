@@ -26,7 +26,7 @@ pub const CONTENT_HASH: &str = "franking.io/content-hash";
 /// On a foreign Secret that a key shares: names the key and lists what was added, so that it can be taken off.
 pub const ADOPTED: &str = "franking.io/adopted";
 /// The user who asked for the last write of the spec. The chart's MutatingAdmissionPolicy stamps it, over what anybody wrote
-/// there, so it can be believed where [`Settings::changed_by_stamped`](crate::operator::Settings) says so.
+/// there, so it can be believed where [`Settings::changed_by_stamped`](crate::operator::dependencies::Settings) says so.
 pub const CHANGED_BY: &str = "franking.io/changed-by";
 /// The `rotation.restartedAt` that the Secret's password was made for; empty for none. It is written with the
 /// password, so a crash can never rotate twice or not at all.

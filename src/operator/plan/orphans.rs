@@ -10,7 +10,7 @@ use ring::digest;
 
 use super::meta;
 use crate::domain::id::{Holder, Kind, PolicyId};
-use crate::operator::watch::Name;
+use crate::operator::object_ref::Name;
 
 /// This many of a namespace, and this many namespaces, may always go: 5 % of a few is less than one.
 const FLOOR: usize = 10;

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::domain::id::AccountId;
-use crate::operator::watch::Name;
+use crate::operator::object_ref::Name;
 
 /// Places that come before an account's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

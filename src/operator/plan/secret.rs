@@ -20,7 +20,8 @@ use super::{Notice, meta};
 use crate::crd::{CheckedRotation, CheckedSecret, CredentialStatus, Field, Preset, Reason};
 use crate::domain::credential::{self, Credential, HashKey, Password, SecretHash, Stage, Username};
 use crate::domain::id::AccountId;
-use crate::operator::{Endpoint, installation};
+use crate::operator::fleet::installation;
+use crate::operator::plan::endpoint::Endpoint;
 
 /// Characters of a password that is taken from its Secret without having been known: what we mint is longer.
 const RESTORED_MIN: usize = 16;

@@ -1,5 +1,6 @@
 //! An account: whether its policy takes it, and what the relay is told.
 
+use super::figures;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -10,7 +11,7 @@ use super::cost::{Cost, carry_cost};
 use super::credit_policy::{self, changed_currency};
 use super::gauge::Gauge;
 use super::places::Places;
-use super::usage::{self, Figures, Metered};
+use super::usage::{self, Metered};
 use super::{Outcome, Plan, Step, is_true, meta, sending};
 use crate::crd::{
     AccountState, AccountTerms, CheckedAccount, CheckedPolicy, ConditionType, CostStatus, CreditPolicy, DeletionPolicy,
@@ -19,7 +20,8 @@ use crate::crd::{
 use crate::domain::directory::{AccountEntry, Entry, Suspension};
 use crate::domain::id::{AccountId, PolicyId};
 use crate::domain::sender::sender_domains;
-use crate::operator::watch::Name;
+use crate::operator::object_ref::Name;
+use crate::operator::plan::figures::Figures;
 
 /// What was seen of an account and of what it hangs on.
 #[derive(Debug)]
@@ -396,7 +398,7 @@ fn suspensions(account: &SubAccount, accepted: &Accepted, now: Timestamp) -> Vec
         .filter_map(|(source, suspension)| {
             let reason = suspension.as_ref()?.reason.clone();
             let since = known.iter().find(|known| known.source == source).map(|known| known.since.clone());
-            Some(SuspensionStatus { source, reason, since: since.unwrap_or(Time(usage::second(now))) })
+            Some(SuspensionStatus { source, reason, since: since.unwrap_or(Time(figures::second(now))) })
         })
         .collect()
 }
@@ -434,7 +436,7 @@ fn status(
         spend: gauge.as_ref().and_then(|gauge| gauge.figures.spend),
         cost: observed.cost.status(standing.and_then(|status| status.cost.as_ref())),
         keys: Some(observed.keys),
-        observed_at: Some(Time(usage::second(now))),
+        observed_at: Some(Time(figures::second(now))),
     };
     usage::settle(next, standing, observed.figures_granted)
 }

@@ -3,6 +3,7 @@
 //! A change of phase or of a limit at once; every other movement once in a [`Slot`], which all objects of a policy share,
 //! so that a policy, its accounts and their keys show the same mail.
 
+use super::figures::{Figures, Phase};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use jiff::Timestamp;

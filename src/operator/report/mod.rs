@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 
 use crate::crd::{Reason, printable};
 use crate::domain::id;
-use crate::operator::account_metrics::{AccountMetrics, Measured};
 use crate::operator::error::{Error, Result, status_code};
 use crate::operator::kinds::Kind;
-use crate::operator::plan::usage::Figures;
+use crate::operator::object_ref::Ref;
+use crate::operator::plan::figures::Figures;
 use crate::operator::plan::{Notice, meta};
-use crate::operator::references::Ref;
+use crate::operator::report::account_metrics::{AccountMetrics, Measured};
 use crate::runtime::metrics::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
 };
@@ -403,5 +403,6 @@ fn metric<T, E: std::fmt::Display>(made: std::result::Result<T, E>) -> T {
     made.unwrap_or_else(|error| panic!("a metric of the operator is malformed: {error}"))
 }
 
+pub mod account_metrics;
 #[cfg(test)]
 mod tests;

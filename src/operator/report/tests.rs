@@ -9,7 +9,7 @@ use kube::client::Body;
 
 use super::*;
 use crate::crd::{SubAccountApiKey, SubAccountApiKeyStatus};
-use crate::operator::lease::Deposed;
+use crate::operator::error::Deposed;
 
 /// An API server with one key: the versions that it refuses to write, and the UID that it has by then.
 async fn written(

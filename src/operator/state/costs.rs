@@ -1,5 +1,25 @@
 //! The running bills, as last computed.
 
+use crate::crd::CostStatus;
+use crate::crd::CreditPolicy;
+use crate::crd::PolicyCostStatus;
+use crate::crd::Pricing;
+use crate::crd::SubAccount;
+use crate::domain::cost::Bill;
+use crate::domain::cost::Payer;
+use crate::domain::id::AccountId;
+use crate::domain::id::Holder;
+use crate::domain::id::PolicyId;
+use crate::ledger::report::Terms;
+use crate::operator::plan::cost::Cost;
+use jiff::SignedDuration;
+use jiff::Timestamp;
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use tokio::time::Instant;
 /// A total that moved by less than this part, or sooner than this, is not worth a write to a status.
 const TOTAL_PART: i64 = 100;
 const TOTAL_AFTER: SignedDuration = SignedDuration::from_secs(60);
@@ -10,16 +30,16 @@ const AMOUNT_AFTER: SignedDuration = SignedDuration::from_mins(15);
 /// What was reckoned.
 #[derive(Default)]
 pub struct Costs {
-    known: Mutex<HashMap<PolicyId, Reckoned>>,
+    pub known: Mutex<HashMap<PolicyId, Reckoned>>,
     /// Policies of which something moved since.
-    moved: Mutex<HashSet<PolicyId>>,
+    pub moved: Mutex<HashSet<PolicyId>>,
 }
 
-struct Reckoned {
-    terms: Terms,
-    bill: Bill,
-    again_from: Instant,
-    compared: Option<Instant>,
+pub struct Reckoned {
+    pub terms: Terms,
+    pub bill: Bill,
+    pub again_from: Instant,
+    pub compared: Option<Instant>,
 }
 
 /// Whether an amount that is shown has moved so far, and was written so long ago, that it is to be written again. The
@@ -29,7 +49,7 @@ fn moved_on(shown: i64, fresh: i64, part: i64, written: Option<SignedDuration>, 
     fresh != shown && (shown == 0 || (far && written.is_none_or(|age| age >= after)))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -90,7 +110,7 @@ impl Costs {
     }
 
     /// Whether to reckon (again).
-    fn due(&self, terms: &Terms) -> bool {
+    pub fn due(&self, terms: &Terms) -> bool {
         match lock(&self.known).get(&terms.policy) {
             None => true,
             Some(known) if known.terms != *terms => true,
@@ -99,10 +119,34 @@ impl Costs {
     }
 }
 
-fn is_amount_behind(object: &SubAccount, fresh: i64, now: Timestamp) -> bool {
+pub fn is_amount_behind(object: &SubAccount, fresh: i64, now: Timestamp) -> bool {
     let Some(status) = &object.status else { return false };
     // What was made before the first reckoning shows none yet. One that is refused shows no figures at all.
     let Some(shown) = &status.cost else { return status.usage.is_some() };
     let age = status.observed_at.as_ref().map(|at| now.duration_since(at.0));
     moved_on(shown.amount_minor, fresh, AMOUNT_PART, age, AMOUNT_AFTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_is_written_again_when_it_moved_far_and_long_ago() {
+        let cases = [
+            // shown, fresh, minutes, written again
+            (0, 1, 0, true),
+            (100, 100, 60, false),
+            (100, 109, 60, false),
+            (100, 110, 60, true),
+            (100, 90, 60, true),
+            (100, 110, 14, false),
+            (1, 0, 60, true),
+        ];
+        for (shown, fresh, minutes, expected) in cases {
+            let age = Some(SignedDuration::from_mins(minutes));
+            let again = moved_on(shown, fresh, AMOUNT_PART, age, AMOUNT_AFTER);
+            assert_eq!(again, expected, "{shown} {fresh} after {minutes} min");
+        }
+    }
 }

@@ -1,5 +1,11 @@
 //! The last reports of messages that were refused for their sender.
 
+use crate::domain::denied_sender::DeniedReport;
+use crate::domain::id::KeyId;
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 /// Keys whose last report is remembered until their status shows it.
 const REMEMBERED_MAX: usize = 10_000;
 
@@ -12,7 +18,7 @@ impl Denied {
         self.reports().get(&key).cloned()
     }
 
-    fn remember(&self, report: DeniedReport) {
+    pub fn remember(&self, report: DeniedReport) {
         let mut reports = self.reports();
         // A status keeps what it shows, so nothing is lost but what was reported a moment ago.
         if reports.len() >= REMEMBERED_MAX {

@@ -1,5 +1,20 @@
 //! The guard: whether the ledger may be worked with.
 
+use crate::domain::relay_config::LedgerAddress;
+use crate::ledger::identity::Identity;
+use crate::ledger::incarnation::Known;
+use crate::operator::fleet::installation::Installation;
+use crate::operator::object_ref::Ref;
+use crate::runtime::metrics::IntGauge;
+use crate::runtime::metrics::Registry;
+use crate::runtime::metrics::register;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+use tokio::sync::watch;
+use uuid::Uuid;
 /// How long a pass waits for the first answer: a ledger that is there gives it at once.
 const JUDGED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -18,12 +33,12 @@ pub enum Standing {
 pub struct Guard {
     /// Where the word of acceptance is looked for. `None` for an operator without an installation of its own, in tests:
     /// what the ledger says of itself counts then, and nothing else.
-    place: Option<(Installation, LedgerAddress)>,
+    pub place: Option<(Installation, LedgerAddress)>,
     known: Mutex<Option<Known>>,
-    standing: watch::Sender<Standing>,
+    pub standing: watch::Sender<Standing>,
     /// Objects that were put back since the rebuilding began.
     passed: Mutex<HashSet<Ref>>,
-    replaced: IntGauge,
+    pub replaced: IntGauge,
 }
 
 impl Guard {
@@ -81,18 +96,18 @@ impl Guard {
         self.standing.send_replace(Standing::Rebuilding);
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Option<Known>> {
+    pub fn known(&self) -> std::sync::MutexGuard<'_, Option<Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is known; of an operator without an installation, what was found first.
-    fn known_or(&self, identity: &Identity) -> Known {
+    pub fn known_or(&self, identity: &Identity) -> Known {
         let Identity { installation, incarnation, mark, .. } = *identity;
         let first = || Known { installation, cluster: identity.cluster.clone(), incarnation, mark };
         self.known().get_or_insert_with(first).clone()
     }
 
-    fn serve(&self, incarnation: Uuid) {
+    pub fn serve(&self, incarnation: Uuid) {
         if let Some((installation, _)) = &self.place {
             installation.serving.set(incarnation);
         }

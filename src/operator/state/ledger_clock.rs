@@ -1,5 +1,14 @@
 //! The ledger's time beside the clock, as last read.
 
+use crate::ledger::store::LedgerTime;
+use crate::runtime::health::Gate;
+use crate::runtime::health::Health;
+use crate::runtime::metrics::IntGauge;
+use crate::runtime::metrics::Registry;
+use crate::runtime::metrics::register;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 /// What the last look found.
 pub struct LedgerClock {
     gate: Gate,
@@ -28,7 +37,7 @@ impl LedgerClock {
     }
 
     /// Takes a look's finding over. Returns whether another sentence is to be said.
-    fn found(&self, time: LedgerTime) -> bool {
+    pub fn found(&self, time: LedgerTime) -> bool {
         let ahead = time.ahead();
         self.ahead_seconds.set(ahead.map_or(0, |ahead| ahead.as_secs()));
         let sentence: Option<Arc<str>> = ahead.map(|_| sentence(time).into());

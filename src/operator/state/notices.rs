@@ -1,11 +1,18 @@
 //! What finding and sending notices share.
 
+use crate::runtime::courier::Courier;
+use crate::runtime::metrics::IntCounterVec;
+use crate::runtime::metrics::Opts;
+use crate::runtime::metrics::Registry;
+use crate::runtime::metrics::register;
+use std::sync::Arc;
+use tokio::sync::watch;
 /// What the senders share.
 pub struct Notices {
-    courier: Arc<dyn Courier>,
-    announced: watch::Sender<u64>,
-    crossed: IntCounterVec,
-    deliveries: IntCounterVec,
+    pub courier: Arc<dyn Courier>,
+    pub announced: watch::Sender<u64>,
+    pub crossed: IntCounterVec,
+    pub deliveries: IntCounterVec,
 }
 
 impl Notices {

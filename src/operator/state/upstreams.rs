@@ -1,5 +1,9 @@
 //! The relays' last report of the policies' upstreams.
 
+use crate::domain::trouble::Sightings;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 /// The latest word; `None` before the first.
 #[derive(Default)]
 pub struct Upstreams(Mutex<Option<Arc<Sightings>>>);
@@ -9,7 +13,7 @@ impl Upstreams {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn replace(&self, next: Arc<Sightings>) -> Option<Arc<Sightings>> {
+    pub fn replace(&self, next: Arc<Sightings>) -> Option<Arc<Sightings>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(next)
     }
 }

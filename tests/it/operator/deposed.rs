@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use franking::crd::CreditPolicy;
 use franking::ledger::store::Store;
 use franking::operator::Error;
-use franking::operator::lease::Candidate;
+use franking::operator::state::lease::Candidate;
 use franking::runtime::clock::{Clock, ManualClock, SystemClock};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};

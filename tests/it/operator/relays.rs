@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use franking::crd::CreditPolicy;
 use franking::domain::relay_config::{Limits, LineEnds, Listener, ListenerMode};
-use franking::operator::{RelayInForce, RelayState, Replicas};
+use franking::operator::plan::relay_state::{RelayInForce, RelayState, Replicas};
 use franking::runtime::clock::ManualClock;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;

@@ -13,10 +13,10 @@ use serde_json::{Map, Value, json};
 use super::names::{PODS, PRE_STOP_SECONDS, RELAY_SETTINGS, TLS_FOLDER};
 use super::settings::{Pods, Settings};
 use crate::domain::relay_config::{LedgerAddress, ListenerMode};
-use crate::operator::certificate::Leaf;
-use crate::operator::installation::Installation;
+use crate::operator::fleet::certificate::Leaf;
+use crate::operator::fleet::installation::Installation;
+use crate::operator::fleet::relay_config;
 use crate::operator::plan::meta;
-use crate::operator::relay_config;
 
 /// Where `relay.yaml` is in a relay's pod: where the relay looks for it when nothing is said.
 const RUN_FOLDER: &str = "/run/franking";

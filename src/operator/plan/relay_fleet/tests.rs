@@ -9,10 +9,10 @@ use super::{House, Settings, Wanted, check, is_ours, plan, stands};
 use crate::crd::{ConditionType, Reason, find_condition};
 use crate::domain::relay_config::{InstallationKeys, KeyBytes, LedgerAddress, RelayConfig};
 use crate::ledger::identity::Mark;
-use crate::operator::certificate::{Authority, Leaf};
-use crate::operator::installation::{Installation, Serving};
+use crate::operator::fleet::certificate::{Authority, Leaf};
+use crate::operator::fleet::installation::{Installation, Serving};
+use crate::operator::plan::relay_state::{RelayState, Replicas};
 use crate::operator::plan::{Outcome, credit_policy::lacks, is_true};
-use crate::operator::{RelayState, Replicas};
 use crate::runtime::cli::Flags;
 use crate::runtime::config;
 

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::credit_policy::{Login, Wanted};
 use super::places::Places;
 use super::sub_account::{Namespace, Policy};
-use super::{Plan, Step, api_key, credit_policy, is_true, secret, sub_account, transition};
+use super::{Plan, Step, api_key, credit_policy, is_true, key_observed, secret, sub_account, transition};
 use crate::crd::{
     AccountCounts, ConditionType, CreditPolicy, KeyCounts, Reason, SubAccount, SubAccountApiKey,
     SubAccountApiKeyStatus, SubAccountStatus, find_condition,
@@ -29,8 +29,9 @@ use crate::domain::directory::{AccountEntry, Entry, KeyEntry, Sealed};
 use crate::domain::id::{AccountId, KeyId, PolicyId};
 use crate::domain::period::Calendar;
 use crate::domain::sender::MailDomain;
-use crate::operator::watch::Name;
-use crate::operator::{Endpoint, RelayState};
+use crate::operator::object_ref::Name;
+use crate::operator::plan::endpoint::Endpoint;
+use crate::operator::plan::relay_state::RelayState;
 
 fn now() -> Timestamp {
     "2026-11-22T10:00:00Z".parse().expect("a time")
@@ -181,13 +182,13 @@ fn each_state_of_an_upstreams_login_has_its_reason() {
 /// The directory and the Secret as the steps leave them.
 struct Scene {
     key: SubAccountApiKey,
-    seen: api_key::Observed,
+    seen: key_observed::Observed,
     rng: StdRng,
 }
 
 impl Scene {
     fn new(more: Value) -> Self {
-        let account = api_key::Account {
+        let account = key_observed::Account {
             id: AccountId(Uuid::from_u128(2)),
             programmed: true,
             refusal: None,
@@ -197,7 +198,7 @@ impl Scene {
             sending: None,
             calendar: Some(Calendar::monthly_utc()),
         };
-        let seen = api_key::Observed {
+        let seen = key_observed::Observed {
             id: KeyId(Uuid::from_u128(3)),
             entry: None,
             namespace: Namespace { uid: "n".into(), ..Namespace::default() },

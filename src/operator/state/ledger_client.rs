@@ -1,0 +1,293 @@
+//! The ledger as the operator uses it: one session, opened again when it was given up, and a tally of what the
+//! directory holds that no resource shows any more.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use crate::domain::denied_sender::DeniedReport;
+use crate::domain::departure::Departure;
+use crate::domain::directory::Entry;
+use crate::domain::id::{AccountId, Holder, Kind, MessageId, PolicyId};
+use crate::domain::trouble::Sightings;
+use crate::ledger::report::{Channel, Ended, Notice, Queued, Terms};
+use crate::ledger::store::{Balance, Error, Floor, Result, Role, Session, Store};
+use crate::operator::state::in_service::InService;
+use crate::operator::state::lease::Leader;
+
+/// How often a write is tried under a new session before its fencing is passed on: once is the rule (we were given
+/// up), twice means that another process uses our name.
+const SESSIONS: usize = 2;
+
+/// Removed accounts are remembered this long before a period in which they could count: longer than any period.
+const REMOVED_COUNTED: SignedDuration = SignedDuration::from_hours(35 * 24);
+
+pub struct Books {
+    store: Arc<dyn Store>,
+    name: String,
+    /// Where several operators share the ledger: only the one that leads opens a session, and never a second one.
+    leader: Option<Leader>,
+    session: Mutex<Option<Session>>,
+    tally: Mutex<Tally>,
+}
+
+/// What the directory holds, as far as the operator has to know it without asking.
+#[derive(Default)]
+pub struct Tally {
+    epoch: i64,
+    /// Accounts that were removed, or left a policy for another.
+    removed: HashMap<AccountId, Vec<Removed>>,
+    in_service: InService,
+}
+
+/// An account that is not one of its policy any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    pub policy: PolicyId,
+    pub namespace: String,
+    pub name: String,
+    pub at: Timestamp,
+}
+
+/// Does a write under the session, under a new one where the old was given up. A macro, because the futures of an
+/// async closure cannot be promised to be `Send` yet.
+macro_rules! under_session {
+    ($books:ident, $session:ident, $write:expr) => {{
+        let mut tries = SESSIONS;
+        loop {
+            let open = $books.session().await?;
+            let $session = &open;
+            tries -= 1;
+            match $write.await {
+                Err(Error::Fenced) if tries > 0 && $books.reopens() => $books.lost(&open).await,
+                answer => break answer,
+            }
+        }
+    }};
+}
+
+impl Books {
+    pub fn new(store: Arc<dyn Store>, name: String, leader: Option<Leader>) -> Self {
+        Self { store, name, leader, session: Mutex::new(None), tally: Mutex::default() }
+    }
+
+    pub fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    async fn session(&self) -> Result<Session> {
+        let mut open = self.session.lock().await;
+        if let Some(session) = &*open {
+            return Ok(session.clone());
+        }
+        let session = self.store.open_session(Role::Operator, &self.name).await?;
+        // A process that was paused between its last look at the lease and this has taken the session from the operator
+        // that leads now. It writes nothing under it: that one ends, and whoever leads next opens its own.
+        if let Some(leader) = &self.leader
+            && !leader.confirm().await
+        {
+            return Err(Error::Fenced);
+        }
+        *open = Some(session.clone());
+        Ok(session)
+    }
+
+    /// Whether no other operator can lead at this moment, by our own time.
+    pub fn leads(&self) -> bool {
+        self.leader.as_ref().is_none_or(Leader::believes)
+    }
+
+    /// Whether another session may be opened where the old one was given up. Among several operators it was given up
+    /// because another one leads.
+    fn reopens(&self) -> bool {
+        match &self.leader {
+            Some(leader) => {
+                leader.depose();
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// Lets go of a session that the ledger gave up, unless another task has opened a new one meanwhile.
+    async fn lost(&self, session: &Session) {
+        tracing::warn!(session.id, session.epoch, "the ledger gave the operator's session up; opening another");
+        let mut open = self.session.lock().await;
+        if open.as_ref() == Some(session) {
+            *open = None;
+        }
+    }
+
+    pub async fn identify(&self, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
+        under_session!(self, session, self.store.identify(session, kind, namespace_uid, name))
+    }
+
+    pub async fn put(&self, actor: &str, entries: &[Entry]) -> Result<()> {
+        under_session!(self, session, self.store.put(session, actor, entries))
+    }
+
+    pub async fn record(&self, actor: &str, kind: &str, holder: Holder, detail: serde_json::Value) -> Result<()> {
+        under_session!(self, session, self.store.record(session, actor, kind, Some(holder), detail.clone()))
+    }
+
+    pub async fn assign(&self, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid> {
+        under_session!(self, session, self.store.assign(session, kind, namespace_uid, name, id))
+    }
+
+    pub async fn raise(&self, actor: &str, floors: &[Floor]) -> Result<u64> {
+        under_session!(self, session, self.store.raise(session, actor, floors))
+    }
+
+    pub async fn reopen(&self) -> Result<()> {
+        under_session!(self, session, self.store.reopen(session))
+    }
+
+    /// What was remembered is another ledger's.
+    pub async fn forget(&self) {
+        *self.tally.lock().await = Tally::default();
+        *self.session.lock().await = None;
+    }
+
+    pub async fn put_terms(&self, terms: &Terms) -> Result<()> {
+        under_session!(self, session, self.store.put_terms(session, terms))
+    }
+
+    pub async fn announce(&self, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>> {
+        under_session!(self, session, self.store.announce(session, notices))
+    }
+
+    pub async fn claim_notices(&self, channel: Channel, limit: usize) -> Result<Vec<Queued>> {
+        under_session!(self, session, self.store.claim_notices(session, channel, limit))
+    }
+
+    pub async fn close_notices(&self, ended: &[(i64, Ended)]) -> Result<()> {
+        under_session!(self, session, self.store.close_notices(session, ended))
+    }
+
+    pub async fn forget_notices(&self, before: Timestamp, limit: usize) -> Result<u64> {
+        under_session!(self, session, self.store.forget_notices(session, before, limit))
+    }
+
+    pub async fn report_denied_senders(&self, every: SignedDuration, limit: usize) -> Result<Vec<DeniedReport>> {
+        under_session!(self, session, self.store.report_denied_senders(session, every, limit))
+    }
+
+    pub async fn sightings(&self) -> Result<Sightings> {
+        self.store.sightings().await
+    }
+
+    pub async fn heartbeat(&self) -> Result<()> {
+        under_session!(self, session, self.store.heartbeat(session))
+    }
+
+    pub async fn rollup(&self) -> Result<u64> {
+        under_session!(self, session, self.store.rollup(session))
+    }
+
+    pub async fn forget_fingerprints(&self, before: Timestamp) -> Result<u64> {
+        under_session!(self, session, self.store.forget_fingerprints(session, before))
+    }
+
+    pub async fn forget_keys(&self, before: Timestamp) -> Result<u64> {
+        under_session!(self, session, self.store.forget_keys(session, before))
+    }
+
+    pub async fn retire(&self, before: Timestamp) -> Result<u64> {
+        under_session!(self, session, self.store.retire(session, before))
+    }
+
+    pub async fn prepare_lots(&self, until: Timestamp) -> Result<u64> {
+        under_session!(self, session, self.store.prepare_lots(session, until))
+    }
+
+    pub async fn sweep_sessions(&self, silence: SignedDuration) -> Result<Vec<MessageId>> {
+        under_session!(self, session, self.store.sweep_sessions(session, silence))
+    }
+
+    /// Ends the session in good order; the next write would open another.
+    pub async fn close(&self) -> Result<()> {
+        match self.session.lock().await.take() {
+            Some(session) => self.store.close_session(&session).await,
+            None => Ok(()),
+        }
+    }
+
+    pub async fn entry(&self, holder: Holder) -> Result<Option<Entry>> {
+        self.store.find(holder).await
+    }
+
+    /// The balances of holders in their order; without those that the directory does not have.
+    pub async fn balances(&self, holders: &[Holder]) -> Result<Vec<Balance>> {
+        let mut found = self.store.balances(holders).await?;
+        found.sort_by_key(|balance| holders.iter().position(|holder| *holder == balance.lot.holder));
+        Ok(found)
+    }
+
+    async fn refreshed(&self) -> Result<tokio::sync::MutexGuard<'_, Tally>> {
+        let mut tally = self.tally.lock().await;
+        let changes = self.store.changes(tally.epoch).await?;
+        tally.epoch = changes.epoch;
+        changes.entries.into_iter().for_each(|entry| tally.take(entry));
+        Ok(tally)
+    }
+
+    /// The accounts of a policy that were removed since `since`, or moved to another policy: anywhere, or in the namespace
+    /// of this name or, where they were purged, of this UID. In one namespace also those whose entry is of the policy:
+    /// one that moves keeps its place until the ledger knows that it left, so that no other account slips in between.
+    pub async fn removed_accounts(
+        &self,
+        policy: PolicyId,
+        namespace: Option<[&str; 2]>,
+        since: Timestamp,
+    ) -> Result<Vec<(AccountId, Removed)>> {
+        let mut tally = self.refreshed().await?;
+        // They count in no period any more, whichever policy's.
+        let forgotten = since.saturating_sub(REMOVED_COUNTED).unwrap_or(Timestamp::MIN);
+        tally.removed.retain(|_, places| places.iter().any(|removed| removed.at >= forgotten));
+        let counts = |removed: &Removed| {
+            removed.policy == policy
+                && removed.at >= since
+                && namespace.is_none_or(|ways| ways.contains(&removed.namespace.as_str()))
+        };
+        let all = tally.removed.iter();
+        let mut found: HashMap<AccountId, Removed> =
+            all.filter_map(|(id, places)| Some((*id, places.iter().find(|place| counts(place))?.clone()))).collect();
+        if let Some([name, _]) = namespace {
+            for (id, account) in tally.in_service.accounts_of(policy, name) {
+                let removed = || Removed { policy, namespace: name.to_owned(), name: account.name.clone(), at: since };
+                found.entry(id).or_insert_with(removed);
+            }
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// Asks a question about what the directory has in service at this moment.
+    pub async fn in_service<T>(&self, question: impl FnOnce(&InService) -> T) -> Result<T> {
+        Ok(question(&self.refreshed().await?.in_service))
+    }
+}
+
+impl Tally {
+    fn take(&mut self, entry: Entry) {
+        self.in_service.take(&entry);
+        let Entry::Account(account) = entry else { return };
+        let removed = account.removed_at.map(|at| Departure { policy: account.policy, at });
+        let left = account.departures.iter().copied().chain(removed);
+        let places: Vec<Removed> = left
+            .map(|Departure { policy, at }| Removed {
+                policy,
+                namespace: account.namespace.clone(),
+                name: account.name.clone(),
+                at,
+            })
+            .collect();
+        if places.is_empty() {
+            self.removed.remove(&account.id);
+        } else {
+            self.removed.insert(account.id, places);
+        }
+    }
+}

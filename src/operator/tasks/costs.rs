@@ -1,0 +1,106 @@
+//! The running bill of each policy that has pricing: reckoned from the rollup, remembered for status, its terms written.
+//!
+//! A reckoning reads all that was used in the month, so it waits twenty times as long as it took: with a large policy it
+//! costs a twentieth of a core at most.
+
+use crate::operator::state::costs::{Reckoned, is_amount_behind, lock};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use crate::crd::{CostStatus, CreditPolicy, PolicyCostStatus, Pricing, SubAccount};
+use crate::domain::cost::{Bill, Payer};
+use crate::domain::id::{AccountId, Holder, PolicyId};
+use crate::ledger::bill::{bill, running_terms};
+use crate::ledger::report::Terms;
+use crate::operator::context::Context;
+use crate::operator::error::{Error, Result};
+use crate::operator::object_ref::Name;
+use crate::operator::object_ref::Ref;
+use crate::operator::plan::cost::Cost;
+use crate::operator::plan::credit_policy::valid_pricing;
+
+const TICK: Duration = Duration::from_secs(2);
+/// As often as the rollup at most: nothing is newer.
+const AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// So many times as long as it took.
+const PAUSE_FACTOR: u32 = 20;
+/// How often the accounts' statuses are compared with the bill: some milliseconds for 10,000 of them.
+const COMPARE_EVERY: Duration = Duration::from_secs(10);
+
+/// Runs until the future is dropped.
+pub async fn run(context: &Context) {
+    loop {
+        tokio::time::sleep(TICK).await;
+        let policies = context.references.policies.state();
+        // What has no pricing any more, or is gone, has no cost.
+        let priced = policies.iter().filter(|policy| valid_pricing(policy).is_some());
+        let priced: HashSet<Holder> =
+            priced.filter_map(|policy| context.holder_of(&Ref::Policy(Name::of(policy.as_ref())))).collect();
+        lock(&context.costs.known).retain(|policy, _| priced.contains(&Holder::Policy(*policy)));
+        for policy in policies {
+            if let Err(error) = follow(context, &policy).await {
+                let name = policy.metadata.name.as_deref();
+                tracing::warn!(
+                    policy = name,
+                    error = &error as &dyn std::error::Error,
+                    "reckoning what a policy costs"
+                );
+            }
+        }
+    }
+}
+
+async fn follow(context: &Context, policy: &CreditPolicy) -> Result<()> {
+    let (now, what) = (context.clock.now(), Ref::Policy(Name::of(policy)));
+    let Ok(spec) = policy.spec.check() else { return Ok(()) };
+    if valid_pricing(policy).is_none() {
+        return Ok(());
+    }
+    let (Some(pricing), Some(Holder::Policy(id))) = (&spec.pricing, context.holder_of(&what)) else { return Ok(()) };
+    let terms = running_terms(id, &spec.pool.calendar, pricing, now);
+    if context.costs.due(&terms) {
+        reckon(context, terms).await?;
+    }
+    if context.costs.is_behind(id, policy, now) {
+        context.references.recount(what);
+    }
+    compare(context, id, &Name::of(policy).name, now);
+    Ok(())
+}
+
+/// Has the accounts judged whose statuses are behind the bill, now and then and after each reckoning.
+fn compare(context: &Context, policy: PolicyId, name: &str, now: Timestamp) {
+    let mut known = lock(&context.costs.known);
+    let Some(known) = known.get_mut(&policy).filter(|known| now < known.terms.to) else { return };
+    if known.compared.is_some_and(|compared| compared.elapsed() < COMPARE_EVERY) {
+        return;
+    }
+    known.compared = Some(Instant::now());
+    let accounts: Vec<Name> = context.references.index(|index| index.accounts_of_policy(name).cloned().collect());
+    for account in accounts {
+        let (object, what) = (context.references.account(&account), Ref::Account(account));
+        let (Some(object), Some(Holder::Account(id))) = (object, context.holder_of(&what)) else { continue };
+        if is_amount_behind(&object, known.bill.amount(Payer::Account(id)), now) {
+            context.references.recount(what);
+        }
+    }
+}
+
+async fn reckon(context: &Context, terms: Terms) -> Result<()> {
+    let (store, started) = (context.books.store(), Instant::now());
+    let standing = store.terms(terms.policy, &terms.period).await.map_err(Error::ledger("reading a bill's terms"))?;
+    if standing.as_ref() != Some(&terms) {
+        context.books.put_terms(&terms).await.map_err(Error::ledger("writing a bill's terms"))?;
+    }
+    // Before it is read: what moves while it is reckoned is reckoned again.
+    lock(&context.costs.moved).remove(&terms.policy);
+    let bill = bill(store, &terms).await.map_err(Error::ledger("reading what a policy used"))?;
+    let pause = (started.elapsed() * PAUSE_FACTOR).max(AGAIN_AFTER);
+    let known = Reckoned { bill, again_from: Instant::now() + pause, compared: None, terms };
+    lock(&context.costs.known).insert(known.terms.policy, known);
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! Tells the owners of keys that messages were refused for their sender: an Event on the key, at most one an hour for each
+//! reason, and the count in its status.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::crd::Reason;
+use crate::domain::denied_sender::{DENIED_MAX, DeniedReport, TELL_EVERY};
+use crate::domain::directory::Entry;
+use crate::domain::id::{Holder, KeyId};
+use crate::domain::sender::{MailDomain, SenderFault, Unlisted};
+use crate::operator::context::Context;
+use crate::operator::object_ref::Name;
+use crate::operator::object_ref::Ref;
+use crate::operator::plan::Notice;
+
+/// One question to the ledger; a user who looks for the reason finds it in time.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Runs until the future is dropped.
+pub async fn run(context: &Context) {
+    let mut failing = false;
+    loop {
+        // A ledger that is held, or being rebuilt, is left alone.
+        context.guard.opened().await;
+        match context.books.report_denied_senders(TELL_EVERY, DENIED_MAX).await {
+            Ok(reports) => {
+                failing = false;
+                for report in reports {
+                    tell(context, report).await;
+                }
+            }
+            Err(error) => {
+                if !failing {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "asking for refused senders");
+                }
+                failing = true;
+            }
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn tell(context: &Context, report: DeniedReport) {
+    // Names are the ledger's, which knows them before the first reconcile of a new process does.
+    let Ok(Some(Entry::Key(entry))) = context.books.entry(Holder::Key(report.key)).await else { return };
+    let name = Name::new(entry.namespace.as_str(), entry.name.as_str());
+    let Some(key) = context.references.key(&name) else { return };
+    let notice = Notice { warning: true, reason: Reason::SenderDenied, note: sentence(&report) };
+    context.report.notice(key.as_ref(), &notice, context.clock.now()).await;
+    context.denied.remember(report);
+    context.queues.wake(&Ref::Key(name));
+}
+
+/// What the key's owner is told. It names the domain and no address.
+fn sentence(report: &DeniedReport) -> String {
+    let DeniedReport { fault, messages, domain, .. } = report;
+    let count = if *messages == 1 { "1 message was".to_owned() } else { format!("{messages} messages were") };
+    let last = domain.as_ref().map(|domain: &MailDomain| format!(", last of {domain},")).unwrap_or_default();
+    match fault {
+        SenderFault::Unlisted(Unlisted::Policy) => format!(
+            "{count} refused: the sender's domain{last} is not in status.senderDomains of the SubAccount; send as one that \
+             is, or have the policy's senders.domains extended"
+        ),
+        SenderFault::Unlisted(Unlisted::Account) => {
+            format!("{count} refused: the sender{last} is not in spec.allowedSenders of the SubAccount")
+        }
+        SenderFault::Unlisted(Unlisted::Key) => {
+            format!("{count} refused: the sender{last} is not in spec.allowedSenders of this key")
+        }
+        SenderFault::Unreadable => {
+            format!("{count} refused: the addresses in From, Sender, Resent-From or Resent-Sender cannot be understood")
+        }
+        SenderFault::FromCount => format!("{count} refused: a message needs exactly one From header"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn each_reason_has_its_sentence_with_the_count_and_the_domain() {
+        let report = |fault, messages| DeniedReport {
+            key: KeyId(Uuid::nil()),
+            fault,
+            messages,
+            total: messages,
+            domain: MailDomain::parse("bank.example").ok(),
+            last_at: Timestamp::UNIX_EPOCH,
+        };
+        for (fault, words) in [
+            (
+                SenderFault::Unlisted(Unlisted::Policy),
+                "the sender's domain, last of bank.example, is not in status.sender",
+            ),
+            (SenderFault::Unlisted(Unlisted::Account), "bank.example, is not in spec.allowedSenders of the SubAccount"),
+            (SenderFault::Unlisted(Unlisted::Key), "bank.example, is not in spec.allowedSenders of this key"),
+            (SenderFault::Unreadable, "cannot be understood"),
+            (SenderFault::FromCount, "exactly one From"),
+        ] {
+            let sentence = sentence(&report(fault, 3));
+            assert!(sentence.starts_with("3 messages were refused: ") && sentence.contains(words), "{sentence}");
+        }
+        assert!(sentence(&report(SenderFault::FromCount, 1)).starts_with("1 message was refused: "));
+    }
+}

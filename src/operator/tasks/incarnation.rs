@@ -1,0 +1,275 @@
+//! Watches who the ledger is, from the start on, and stops everything when it is another than the one we know.
+//!
+//! What is found is held, in the ledger where it is ours to write to and by `relay.yaml` where it is not; every object
+//! says so; nothing is written until an administrator accepts the finding by its name, or the right ledger is back. An
+//! accepted ledger is rebuilt ([`rebuild`](crate::operator::tasks::rebuild)) before mail is charged to it.
+
+use crate::operator::state::guard::Standing;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::crd::Reason;
+use crate::domain::relay_config::LedgerAddress;
+use crate::ledger::identity::Mark;
+use crate::ledger::incarnation::{self, Acceptance, Finding, Known, Replaced};
+use crate::ledger::store::{self, Identity};
+use crate::operator::context::Context;
+use crate::operator::error::{Error, Result};
+use crate::operator::fleet::installation::{self, ACCEPT, Installation, NAME};
+use crate::operator::object_ref::Ref;
+use crate::operator::report::{self, Said};
+use crate::operator::tasks::rebuild;
+use crate::runtime::metrics::{IntGauge, Registry, register};
+
+/// How often the ledger is asked who it is: one small read. Relays look for themselves, five times a second.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the administrator's word is looked for while the ledger is held.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+/// The mark is noted at most this often, and only when it moved.
+const NOTE_EVERY: Duration = Duration::from_secs(60);
+/// Looks that find no ledger at all before one is made to be accepted: whoever swaps a file does it in less.
+const GONE_LOOKS: u32 = 5;
+/// For the last note, while the process stops.
+const LAST_NOTE: Duration = Duration::from_secs(5);
+
+/// What the looks have come to.
+#[derive(Default)]
+struct Watching {
+    gone: u32,
+    noted: Option<(Mark, Instant)>,
+    asked: Option<Instant>,
+}
+
+/// Runs until the future is dropped.
+pub async fn run(context: &Context) {
+    let mut watching = Watching::default();
+    let mut failing = false;
+    loop {
+        let looked = look(context, &mut watching).await;
+        if let Err(error) = &looked
+            && !failing
+        {
+            tracing::warn!(error = error as &dyn std::error::Error, "watching who the ledger is");
+        }
+        failing = looked.is_err();
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The last note, so that a backup that is put back while we are down is known for one.
+pub async fn end(context: &Context) {
+    let guard = &context.guard;
+    let (Some((installation, _)), Standing::Open) = (&guard.place, guard.standing()) else { return };
+    let noting = async {
+        // What was sent since the last one counts too.
+        context.books.rollup().await.map_err(Error::ledger("rolling usage up"))?;
+        let identity = context.books.store().identity().await.map_err(Error::ledger("asking who the ledger is"))?;
+        if identity.mark == installation.mark {
+            return Ok(());
+        }
+        note(context, installation, identity.mark).await
+    };
+    match tokio::time::timeout(LAST_NOTE, noting).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "noting how far the ledger has come")
+        }
+        Err(_) => tracing::warn!("noting how far the ledger has come took too long"),
+    }
+}
+
+async fn note(context: &Context, installation: &Installation, mark: Mark) -> Result<()> {
+    installation::note_mark(&context.client, &installation.namespace, mark).await.map_err(Error::installation)
+}
+
+async fn look(context: &Context, watching: &mut Watching) -> Result<()> {
+    let identity = match identify(context, watching).await? {
+        Some(identity) => identity,
+        None => return Ok(()),
+    };
+    let known = context.guard.known_or(&identity);
+    match incarnation::judge(&known, &identity) {
+        Finding::Ours => ours(context, watching, known, &identity).await,
+        Finding::Rebuilding => rebuild(context).await,
+        Finding::Replaced(replaced) => held(context, watching, &known, &identity, &replaced).await,
+    }
+}
+
+/// Who the ledger is, asked anew where the open one says that another's file was put in its place. Where there is no
+/// ledger at all any more one is made, held from the start, so that there is something to accept.
+async fn identify(context: &Context, watching: &mut Watching) -> Result<Option<Identity>> {
+    let failed = Error::ledger("asking who the ledger is");
+    let error = match context.books.store().identity().await {
+        Ok(identity) => {
+            watching.gone = 0;
+            return Ok(Some(identity));
+        }
+        Err(error) => error,
+    };
+    let Some((installation, address)) = &context.guard.place else { return Err(failed(error)) };
+    match &error {
+        store::Error::Foreign { .. } => {
+            let other =
+                crate::ledger::open(address, context.clock.clone()).map_err(Error::ledger("opening the ledger"))?;
+            other.identity().await.map(Some).map_err(failed)
+        }
+        error if error.is_undone() && is_gone(address) => {
+            watching.gone += 1;
+            if watching.gone == GONE_LOOKS {
+                tracing::error!(ledger = address.place(), "the ledger is gone; an empty one is made, to be accepted");
+                let naming = Installation { ledger_made: true, ..installation.clone() }.naming(&mut context.rng());
+                crate::ledger::prepare(address, &naming, context.clock.now())
+                    .await
+                    .map_err(Error::ledger("making a ledger"))?;
+            }
+            Ok(None)
+        }
+        _ => Err(failed(error)),
+    }
+}
+
+fn is_gone(address: &LedgerAddress) -> bool {
+    match address {
+        LedgerAddress::Sqlite { path } => std::fs::metadata(path).map_or(true, |file| file.len() == 0),
+        LedgerAddress::Postgres { .. } => false,
+    }
+}
+
+/// The right ledger: work goes on, and how far it has come is noted now and then.
+async fn ours(context: &Context, watching: &mut Watching, known: Known, identity: &Identity) -> Result<()> {
+    let guard = &context.guard;
+    if let Some(known) = guard.known().as_mut() {
+        known.mark = identity.mark;
+    }
+    open(context).await;
+    let Some((installation, _)) = &guard.place else { return Ok(()) };
+    guard.serve(known.incarnation);
+    let (noted, at) = *watching.noted.get_or_insert((installation.mark, Instant::now()));
+    if noted != identity.mark && at.elapsed() >= NOTE_EVERY {
+        note(context, installation, identity.mark).await?;
+        watching.noted = Some((identity.mark, Instant::now()));
+    }
+    Ok(())
+}
+
+async fn open(context: &Context) {
+    let guard = &context.guard;
+    let before = guard.standing.send_replace(Standing::Open);
+    guard.replaced.set(0);
+    match before {
+        Standing::Open | Standing::Unknown => {}
+        Standing::Rebuilding => tracing::info!("the accepted ledger is rebuilt; mail is charged to it"),
+        Standing::Held(_) => {
+            tracing::info!("the right ledger is back");
+            context.forget_ledger().await;
+        }
+    }
+    if matches!(before, Standing::Rebuilding | Standing::Held(_)) {
+        context.wake_everything();
+    }
+}
+
+async fn rebuild(context: &Context) -> Result<()> {
+    rebuild::run(context).await?;
+    open(context).await;
+    Ok(())
+}
+
+/// Another ledger: held, shown, and asked about.
+async fn held(
+    context: &Context,
+    watching: &mut Watching,
+    known: &Known,
+    identity: &Identity,
+    replaced: &Replaced,
+) -> Result<()> {
+    let guard = &context.guard;
+    let name = incarnation::name_of(known, identity);
+    match replaced.because() {
+        Some(because) => {
+            context.books.store().hold(because).await.map_err(Error::ledger("holding the ledger"))?;
+        }
+        None => guard.serve(Uuid::nil()),
+    }
+    let namespace = guard.place.as_ref().map_or("", |(installation, _)| installation.namespace.as_str());
+    let sentence = format!(
+        "the ledger {}: no mail is sent (451) until the right volume or backup is put back, or this one is accepted: \
+         kubectl annotate configmap {NAME} -n {namespace} --overwrite {ACCEPT}={name}",
+        replaced.sentence()
+    );
+    let standing = Standing::Held(sentence.as_str().into());
+    if guard.standing() != standing {
+        guard.standing.send_replace(standing);
+        guard.replaced.set(1);
+        tracing::error!(finding = %name, "{sentence}");
+        context.forget_ledger().await;
+        tell(context, true, Reason::LedgerReplaced, &sentence).await;
+        context.wake_everything();
+    }
+    let Some((installation, _)) = &guard.place else { return Ok(()) };
+    if watching.asked.is_some_and(|asked| asked.elapsed() < ASK_EVERY) {
+        return Ok(());
+    }
+    watching.asked = Some(Instant::now());
+    let word = installation::acceptance(&context.client, &installation.namespace).await.map_err(Error::installation)?;
+    match word {
+        Some((word, actor)) if word == name => accept(context, installation, identity, word, actor).await,
+        // It was accepted, and the process ended before that was noted.
+        Some((word, _)) if identity.incarnation == incarnation::successor(word) => {
+            adopt(context, installation, identity.incarnation, identity.mark).await
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+async fn accept(
+    context: &Context,
+    installation: &Installation,
+    identity: &Identity,
+    name: Uuid,
+    actor: String,
+) -> Result<()> {
+    let incarnation = incarnation::successor(name);
+    tracing::warn!(finding = %name, actor, %incarnation, "the ledger is accepted; it is rebuilt from the resources");
+    let acceptance = Acceptance {
+        actor: actor.clone(),
+        found: identity.incarnation,
+        installation: installation.id,
+        cluster: installation.cluster.clone(),
+        incarnation,
+    };
+    context.books.store().accept(&acceptance).await.map_err(Error::ledger("accepting the ledger"))?;
+    let note = format!("{actor} accepted the ledger {name}; it is rebuilt from the resources and their Secrets");
+    tell(context, false, Reason::LedgerAccepted, &note).await;
+    adopt(context, installation, incarnation, Mark::default()).await
+}
+
+/// Takes over an incarnation: in the ConfigMap first, so that what is done next is done for good.
+async fn adopt(context: &Context, installation: &Installation, incarnation: Uuid, mark: Mark) -> Result<()> {
+    let noting = installation::note_incarnation(&context.client, &installation.namespace, incarnation, mark);
+    noting.await.map_err(Error::installation)?;
+    if let Some(known) = context.guard.known().as_mut() {
+        known.incarnation = incarnation;
+        known.mark = mark;
+    }
+    context.guard.serve(incarnation);
+    Ok(())
+}
+
+async fn tell(context: &Context, warning: bool, reason: Reason, note: &str) {
+    let Some((installation, _)) = &context.guard.place else { return };
+    let about = ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("ConfigMap".to_owned()),
+        name: Some(NAME.to_owned()),
+        namespace: Some(installation.namespace.clone()),
+        ..ObjectReference::default()
+    };
+    let said = Said { warning, reason, note };
+    report::say(&context.client, about, &installation.namespace, said, context.clock.now()).await;
+}

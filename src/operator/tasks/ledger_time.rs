@@ -1,0 +1,44 @@
+//! Watches whether the ledger's time is ahead of the clock, as one that ran ahead and was put right leaves it.
+//!
+//! The ledger's time only goes forward, so periods stand until the clock has caught up, and no restart helps. Mail goes on
+//! (rates and expiries are judged by the clock meanwhile), but somebody should know why a period began early: `/readyz`,
+//! a metric, the log, and a condition on every policy say so.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::ledger::store::LedgerTime;
+use crate::operator::context::Context;
+use crate::operator::error::{Error, Result};
+use crate::operator::object_ref::Name;
+use crate::operator::object_ref::Ref;
+use crate::runtime::health::{Gate, Health};
+use crate::runtime::metrics::{IntGauge, Registry, register};
+
+/// One small read. A minute's difference is told within some seconds.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Runs until the future is dropped.
+pub async fn run(context: &Context) {
+    let mut failing = false;
+    loop {
+        let looked = look(context).await;
+        if let Err(error) = &looked
+            && !failing
+        {
+            tracing::warn!(error = error as &dyn std::error::Error, "reading the ledger's time");
+        }
+        failing = looked.is_err();
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn look(context: &Context) -> Result<()> {
+    let time = context.books.store().time().await.map_err(Error::ledger("reading the ledger's time"))?;
+    if context.ledger_clock.found(time) {
+        for policy in context.references.policies.state() {
+            context.queues.wake(&Ref::Policy(Name::of(policy.as_ref())));
+        }
+    }
+    Ok(())
+}

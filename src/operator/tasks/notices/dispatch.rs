@@ -1,0 +1,167 @@
+//! What is due, way by way.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use crate::domain::id::PolicyId;
+use crate::ledger::report::{Channel, Ended, NOTICE_TRIES, NOTICES_MAX, Queued};
+use crate::operator::context::Context;
+use crate::operator::error::{Error, Result};
+use crate::operator::tasks::notices::deliver::{Group, Went};
+
+/// After a look that found as many as it takes.
+const BUSY_PAUSE: Duration = Duration::from_secs(5);
+/// Thresholds passed at once go together.
+const GATHER: Duration = Duration::from_secs(1);
+/// Where nothing new is announced: what failed before may be due again.
+const IDLE_PAUSE: Duration = Duration::from_secs(30);
+/// Events written at a time: with the pause as many in a second as statuses for figures.
+const EVENTS: usize = 25;
+const WEBHOOKS: usize = 100;
+/// Notices to accounts' people taken at a time: with the pause at most twenty mails in a second, of all policies.
+const ACCOUNT_MAILS: usize = 100;
+/// Within a round, the accounts of one policy are sent mail for this long: an upstream that is slow must not hold up the
+/// mail of other policies' accounts for minutes. Those that are left come at their next turn.
+const ACCOUNT_MAIL_LIMIT: Duration = Duration::from_secs(30);
+/// What is older is forgotten: longer than any period, and than most balances.
+const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(24 * 800);
+const FORGET_EVERY: Duration = Duration::from_secs(3600);
+const FORGET_AT_ONCE: usize = 500;
+
+/// Sends what was announced, until the future is dropped.
+pub async fn run(context: &Context) {
+    tokio::join!(
+        keep(context, Channel::Event),
+        keep(context, Channel::Mail),
+        keep(context, Channel::AccountMail),
+        keep(context, Channel::Webhook),
+        forget(context)
+    );
+}
+
+async fn keep(context: &Context, channel: Channel) {
+    let mut announced = context.notices.announced.subscribe();
+    loop {
+        announced.mark_unchanged();
+        let most = most(channel);
+        match round(context, channel, most).await {
+            Ok(taken) if taken == most => tokio::time::sleep(BUSY_PAUSE).await,
+            Ok(_) => {
+                // Whether something came or nothing did, there is a look.
+                drop(tokio::time::timeout(IDLE_PAUSE, announced.changed()).await);
+                tokio::time::sleep(GATHER).await;
+            }
+            Err(error) => {
+                tracing::warn!(channel = channel.as_str(), error = &error as &dyn std::error::Error, "sending notices");
+                tokio::time::sleep(IDLE_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn most(channel: Channel) -> usize {
+    match channel {
+        Channel::Event => EVENTS,
+        // All that wait for one policy go in one mail.
+        Channel::Mail => NOTICES_MAX,
+        Channel::AccountMail => ACCOUNT_MAILS,
+        Channel::Webhook => WEBHOOKS,
+    }
+}
+
+async fn forget(context: &Context) {
+    loop {
+        let before = context.clock.now().saturating_sub(FORGOTTEN_AFTER).unwrap_or(Timestamp::MIN);
+        match context.books.forget_notices(before, FORGET_AT_ONCE).await {
+            Ok(count) if count == FORGET_AT_ONCE as u64 => tokio::time::sleep(BUSY_PAUSE).await,
+            Ok(_) => tokio::time::sleep(FORGET_EVERY).await,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "forgetting old notices");
+                tokio::time::sleep(IDLE_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// One look. Returns how many notices it took.
+async fn round(context: &Context, channel: Channel, most: usize) -> Result<usize> {
+    let claimed = context.books.claim_notices(channel, most).await.map_err(Error::ledger("claiming notices"))?;
+    let taken = claimed.len();
+    let mut by_policy: BTreeMap<PolicyId, Vec<Vec<Queued>>> = BTreeMap::new();
+    let mut dead = Vec::new();
+    for queued in claimed {
+        // Whoever tried it last died over it.
+        if queued.tries > NOTICE_TRIES {
+            dead.push((queued, Went::Unwanted));
+        } else {
+            // In the order in which they were handed out, which is that of turns.
+            let groups = by_policy.entry(queued.notice.policy).or_default();
+            let is_theirs = |group: &&mut Vec<Queued>| !is_told_apart(channel) || is_of(group, &queued);
+            match groups.iter_mut().find(is_theirs) {
+                Some(group) => group.push(queued),
+                None => groups.push(vec![queued]),
+            }
+        }
+    }
+    note(context, channel, dead).await?;
+    for (policy, groups) in by_policy {
+        let begun = Instant::now();
+        for queued in groups {
+            let group = Group { context, policy, queued: &queued };
+            let went = match channel {
+                Channel::Event => group.events().await,
+                Channel::Mail => group.mail().await,
+                Channel::AccountMail if begun.elapsed() > ACCOUNT_MAIL_LIMIT => group.put_off(),
+                Channel::AccountMail => group.account_mail().await,
+                Channel::Webhook => group.webhooks().await,
+            };
+            note(context, channel, queued.into_iter().zip(went).collect()).await?;
+        }
+    }
+    Ok(taken)
+}
+
+fn is_of(group: &[Queued], queued: &Queued) -> bool {
+    group.first().is_some_and(|first| first.notice.topic.holder == queued.notice.topic.holder)
+}
+
+/// Says whether each holder's notices go by themselves, to readers of its own, and not with all of its policy's.
+fn is_told_apart(channel: Channel) -> bool {
+    match channel {
+        Channel::Event | Channel::Mail | Channel::Webhook => false,
+        Channel::AccountMail => true,
+    }
+}
+
+/// Notes at once what became of notices, so that a process that dies sends few of them again.
+async fn note(context: &Context, channel: Channel, all: Vec<(Queued, Went)>) -> Result<()> {
+    let end = |(queued, went): &(Queued, Went)| match went {
+        Went::Sent => Some((queued.id, Ended::Sent)),
+        Went::Unwanted => Some((queued.id, Ended::GivenUp)),
+        Went::Failed(_) => (queued.tries >= NOTICE_TRIES).then_some((queued.id, Ended::GivenUp)),
+    };
+    let ended: Vec<(i64, Ended)> = all.iter().filter_map(end).collect();
+    if !ended.is_empty() {
+        context.books.close_notices(&ended).await.map_err(Error::ledger("noting that notices were sent"))?;
+    }
+    for (queued, went) in &all {
+        if let Went::Failed(problem) = went {
+            let (channel, notice, tries) = (channel.as_str(), queued.notice.to_string(), queued.tries);
+            tracing::warn!(channel, notice, tries, most = NOTICE_TRIES, problem, "telling of a threshold");
+        }
+        count(context, channel, went);
+    }
+    Ok(())
+}
+
+fn count(context: &Context, channel: Channel, went: &Went) {
+    let result = match went {
+        Went::Sent => "sent",
+        Went::Failed(_) => "failed",
+        Went::Unwanted => "unwanted",
+    };
+    context.notices.deliveries.with_label_values(&[channel.as_str(), result]).inc();
+}

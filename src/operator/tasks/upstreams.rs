@@ -1,0 +1,75 @@
+//! What the relays say of the policies' upstreams, read from the ledger for the policies' status.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::domain::id::{Holder, PolicyId};
+use crate::domain::trouble::Sightings;
+use crate::operator::context::Context;
+use crate::operator::object_ref::Name;
+use crate::operator::object_ref::Ref;
+
+/// Sooner than anybody reads a status; one question to the ledger.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The same while there is no relay: one that starts beside the operator is there in a moment.
+const LOOK_SOON: Duration = Duration::from_secs(1);
+/// How long there must have been no relay until that is said. One that is being replaced, or starts beside the operator, is
+/// no news, and a restart writes nothing.
+const ALONE_FOR: Duration = Duration::from_secs(60);
+
+/// Runs until the future is dropped. The policies of which the relays say something else are looked at again.
+pub async fn run(context: &Context) {
+    let mut failing = false;
+    let mut relay_at = Instant::now();
+    loop {
+        // A ledger that is held, or being rebuilt, is left alone.
+        context.guard.opened().await;
+        match context.books.sightings().await {
+            Ok(next) if next.relays == 0 && relay_at.elapsed() < ALONE_FOR => {
+                failing = false;
+                // The last word stands.
+                sleep(LOOK_SOON).await;
+                continue;
+            }
+            Ok(next) => {
+                failing = false;
+                if next.relays > 0 {
+                    relay_at = Instant::now();
+                }
+                let next = Arc::new(next);
+                match context.upstreams.replace(next.clone()) {
+                    Some(before) if before == next => {}
+                    Some(before) if (before.relays == 0) == (next.relays == 0) => wake(context, &before, &next),
+                    Some(_) | None => wake_all(context),
+                }
+            }
+            // The last word stands.
+            Err(error) if !failing => {
+                failing = true;
+                tracing::warn!(error = &error as &dyn std::error::Error, "asking what the relays say of upstreams");
+            }
+            Err(_) => {}
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// How many relays there are is said of every policy in trouble.
+fn wake(context: &Context, before: &Sightings, next: &Sightings) {
+    let both = before.troubles.iter().chain(&next.troubles);
+    let policies: HashSet<PolicyId> = both.map(|trouble| trouble.policy).collect();
+    for policy in policies {
+        if let Some(what) = context.object_of(Holder::Policy(policy)) {
+            context.queues.wake(&what);
+        }
+    }
+}
+
+fn wake_all(context: &Context) {
+    for policy in context.references.policies.state() {
+        context.queues.wake(&Ref::Policy(Name::of(policy.as_ref())));
+    }
+}

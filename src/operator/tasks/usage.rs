@@ -1,0 +1,491 @@
+//! Which figures are written to a status, and when: in a budget, what a reader would act on first.
+//!
+//! The ledger says whose figures moved; [`due`] says when that is written; a budget by the second bounds it, oldest first,
+//! with namespaces in turn. An object takes along those above it that are due, so that they show the same mail. Counts that
+//! follow from a transition (a key became ready) are written with it, beside the budget. The write itself is a reconcile, so
+//! nothing else writes a status.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::crd::{ConditionType, find_condition};
+use crate::domain::id::Holder;
+use crate::ledger::store::Balance;
+use crate::operator::context::Context;
+use crate::operator::error::{Error, Result};
+use crate::operator::kinds::Kind as _;
+use crate::operator::object_ref::Name;
+use crate::operator::object_ref::Ref;
+use crate::operator::plan::credit_policy::{LimitedAccounts, unbounded};
+use crate::operator::plan::figures::Figures;
+use crate::operator::plan::gauge::Gauge;
+use crate::operator::plan::usage::{Due, Metered, Slot, due};
+use crate::operator::tasks::notices::Watch;
+use crate::operator::watch::work_queue::{Cause, Turns};
+
+const TICK: Duration = Duration::from_secs(1);
+/// Holders asked for at a time.
+const PAGE: usize = 500;
+/// Counts (accounts of a policy, keys of an account) wait this long, so that a thousand changes are one write.
+const COUNTS_AFTER: SignedDuration = SignedDuration::from_secs(2);
+/// Counts written in a second. Each follows from a transition that has cost several requests of its own, so they are
+/// bounded only to spread what comes at once.
+const COUNTS_PER_SECOND: usize = 100;
+/// An object that was written less than this ago does not go along with another.
+const TOGETHER_AFTER: SignedDuration = SignedDuration::from_secs(10);
+
+/// How urgent a write is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Phase,
+    Movement,
+    Count,
+}
+
+impl Rank {
+    const ALL: [Self; 3] = [Self::Phase, Self::Movement, Self::Count];
+}
+
+/// Every so many writes go by turns alone, whatever their rank: ever new movements of some must not keep the counts of
+/// others from being shown at all.
+const FAIR: u64 = 5;
+
+/// Objects whose status is to be written, each once: the most urgent first, and among them in turn by namespace.
+#[derive(Default)]
+struct StatusQueue {
+    places: HashMap<Ref, (Rank, u64)>,
+    /// When each became due, by age.
+    since: BTreeMap<u64, Timestamp>,
+    by_rank: [Turns<Ref>; Rank::ALL.len()],
+    by_turn: Turns<Ref>,
+    arrived: u64,
+    left: u64,
+}
+
+impl StatusQueue {
+    /// Puts an object in. One that waits already keeps its age, and the more urgent of its ranks.
+    fn push(&mut self, rank: Rank, what: Ref, now: Timestamp) {
+        let tenant = what.name().tenant();
+        let age = match self.places.get(&what) {
+            Some((old, _)) if *old <= rank => return,
+            Some((old, age)) => {
+                self.by_rank[*old as usize].remove(tenant, *age);
+                *age
+            }
+            None => {
+                self.arrived += 1;
+                self.by_turn.push(tenant, self.arrived, what.clone());
+                self.since.insert(self.arrived, now);
+                self.arrived
+            }
+        };
+        self.by_rank[rank as usize].push(tenant, age, what.clone());
+        self.places.insert(what, (rank, age));
+    }
+
+    fn pop(&mut self) -> Option<Ref> {
+        let what = if self.left % FAIR == FAIR - 1 {
+            self.by_turn.pop(|_| true)
+        } else {
+            self.by_rank.iter_mut().find_map(|turns| turns.pop(|_| true))
+        }?;
+        self.remove(&what);
+        self.left += 1;
+        Some(what)
+    }
+
+    /// Takes an object out, whatever its turn. False: it does not wait.
+    fn remove(&mut self, what: &Ref) -> bool {
+        let Some((rank, age)) = self.places.remove(what) else { return false };
+        let tenant = what.name().tenant();
+        self.by_rank[rank as usize].remove(tenant, age);
+        self.by_turn.remove(tenant, age);
+        self.since.remove(&age);
+        true
+    }
+
+    /// How long the oldest has waited.
+    fn behind(&self, now: Timestamp) -> Duration {
+        let oldest = self.since.first_key_value().map(|(_, since)| now.duration_since(*since));
+        oldest.and_then(|waited| Duration::try_from(waited).ok()).unwrap_or_default()
+    }
+}
+
+#[derive(Default)]
+struct Desk {
+    cursor: i64,
+    /// Objects whose figures are to be judged, from when on.
+    judge: BTreeMap<Ref, Timestamp>,
+    write: StatusQueue,
+    /// Objects whose counts are behind by a transition.
+    counts: BTreeSet<Ref>,
+    watch: Watch,
+}
+
+/// What is known of one object whose figures were judged.
+struct Judged {
+    due: Due,
+    /// When its figures were written last.
+    written_at: Option<Timestamp>,
+    lag: Lag,
+}
+
+/// How a status comes to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Queue(Rank),
+    /// The transition that its counts follow from has been written, and this belongs to it.
+    BesideTheBudget,
+    Nowhere,
+}
+
+impl Place {
+    fn of(due: Due, goes_along: bool, lag: Lag) -> Self {
+        match (due, lag) {
+            (Due::AtOnce, _) => Self::Queue(Rank::Phase),
+            (Due::Now | Due::From(_) | Due::No, Lag { counts: true, .. }) => Self::BesideTheBudget,
+            (Due::Now, _) => Self::Queue(Rank::Movement),
+            (Due::From(_), _) if goes_along => Self::Queue(Rank::Movement),
+            (Due::From(_) | Due::No, Lag { others: true, .. }) => Self::Queue(Rank::Count),
+            (Due::From(_) | Due::No, Lag { others: false, .. }) => Self::Nowhere,
+        }
+    }
+}
+
+/// What a status is behind with, besides its figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Lag {
+    /// Counts that follow from a transition of another object.
+    counts: bool,
+    /// Amounts of money, relays that are ready, and what SENDING says.
+    others: bool,
+}
+
+/// Runs until the future is dropped.
+pub async fn run(context: &Context) {
+    let mut desk = Desk::default();
+    let mut incarnation = context.guard.incarnation();
+    loop {
+        tokio::time::sleep(TICK).await;
+        context.guard.opened().await;
+        if incarnation != context.guard.incarnation() {
+            // Another ledger counts its movements anew.
+            desk = Desk::default();
+            incarnation = context.guard.incarnation();
+        }
+        if let Err(error) = desk.tick(context).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "following usage");
+        }
+    }
+}
+
+impl Desk {
+    async fn tick(&mut self, context: &Context) -> Result<()> {
+        let now = context.clock.now();
+        for what in context.references.take_recounts() {
+            self.judge_by(what, now.saturating_add(COUNTS_AFTER).unwrap_or(now));
+        }
+        self.moved(context, now).await?;
+        self.judge(context, now).await?;
+        let counted: Vec<Ref> = std::iter::from_fn(|| self.counts.pop_first()).take(COUNTS_PER_SECOND).collect();
+        let written = self.turns(context.settings.status_writes_per_second, |what| context.above(what));
+        for what in &written {
+            // What they have left hangs on it.
+            below(context, what).into_iter().for_each(|key| self.judge_by(key, now));
+        }
+        for what in counted.into_iter().chain(written) {
+            context.grant(what.clone());
+            context.queues.wake_for(&what, Cause::Figures);
+        }
+        context.report.status_queue(self.write.places.len(), self.write.behind(now));
+        Ok(())
+    }
+
+    /// Whose turn it is in this second, each with those above it that wait too. What a second leaves of its budget is not
+    /// saved up: a quiet night buys no burst.
+    fn turns(&mut self, budget: u32, above: impl Fn(&Ref) -> Vec<Ref>) -> Vec<Ref> {
+        let (budget, mut turns) = (usize::try_from(budget.max(1)).unwrap_or(usize::MAX), Vec::new());
+        while turns.len() < budget
+            && let Some(what) = self.write.pop()
+        {
+            let along = above(&what).into_iter().filter(|other| self.write.remove(other));
+            let along: Vec<Ref> = along.collect();
+            turns.push(what);
+            turns.extend(along);
+        }
+        turns
+    }
+
+    async fn moved(&mut self, context: &Context, now: Timestamp) -> Result<()> {
+        loop {
+            let asked = context.books.store().moved(self.cursor, PAGE).await;
+            let (holders, cursor) = asked.map_err(Error::ledger("asking whose figures moved"))?;
+            let full = holders.len() >= PAGE && cursor != self.cursor;
+            self.cursor = cursor;
+            holders.iter().for_each(|holder| context.costs.moved(*holder));
+            for what in holders.into_iter().filter_map(|holder| context.object_of(holder)) {
+                self.judge.insert(what, now);
+            }
+            if !full {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn judge(&mut self, context: &Context, now: Timestamp) -> Result<()> {
+        let ripe: Vec<Ref> =
+            self.judge.iter().filter(|(_, from)| **from <= now).map(|(what, _)| what.clone()).collect();
+        let mut judged = BTreeMap::new();
+        for page in ripe.chunks(PAGE) {
+            let holders: HashMap<Holder, &Ref> =
+                page.iter().filter_map(|what| Some((context.holder_of(what)?, what))).collect();
+            let above = page.iter().flat_map(|what| context.holders_above(what));
+            let asked: HashSet<Holder> = holders.keys().copied().chain(above).collect();
+            let asked: Vec<Holder> = asked.into_iter().collect();
+            let mut balances = Vec::with_capacity(asked.len());
+            for some in asked.chunks(PAGE) {
+                let found = context.books.store().balances(some).await;
+                balances.extend(found.map_err(Error::ledger("reading balances"))?);
+            }
+            for what in page {
+                self.judge.remove(what);
+            }
+            let by_holder: HashMap<Holder, &Balance> =
+                balances.iter().map(|balance| (balance.lot.holder, balance)).collect();
+            for (holder, what) in &holders {
+                let Some(balance) = by_holder.get(holder) else { continue };
+                let above = context.holders_above(what);
+                let gauge = Gauge::of(balance).under(above.iter().filter_map(|above| by_holder.get(above).copied()));
+                let gauge = if context.references.may_serve(what) { gauge } else { gauge.with_nothing_left() };
+                if let Some(one) = self.judge_one(context, what, &gauge, now) {
+                    judged.insert((*what).clone(), one);
+                }
+            }
+            balances.retain(|balance| holders.contains_key(&balance.lot.holder));
+            if let Err(error) = self.watch.look(context, &balances, now).await {
+                // What could not be told is looked at again, or a threshold passed now would be told at the next move.
+                page.iter().for_each(|what| self.judge_by(what.clone(), now));
+                self.queue(judged, context, now);
+                return Err(error);
+            }
+        }
+        self.queue(judged, context, now);
+        Ok(())
+    }
+
+    /// Says when the figures of an object are written. `None`: it is gone, or has no status yet.
+    fn judge_one(&mut self, context: &Context, what: &Ref, gauge: &Gauge, now: Timestamp) -> Option<Judged> {
+        let fresh = &gauge.figures;
+        context.report.figures(what, fresh);
+        let (shown, lag) = shown(context, what)?;
+        let policy = match what {
+            Ref::Policy(policy) => policy.name.clone(),
+            Ref::Account(_) | Ref::Key(_) => context.above(what).pop().map(|last| last.name().name.clone())?,
+        };
+        // The next period's figures are news although nothing moves: it opens what was exhausted. So are a top-up, and a
+        // grant that expires.
+        self.judge_by(what.clone(), gauge.changes_at);
+        let due = due(shown.as_ref().map(|(figures, at)| (figures, *at)), fresh, Slot::of(&policy, now), now);
+        Some(Judged { due, written_at: shown.map(|(_, at)| at), lag })
+    }
+
+    /// Puts what is due into the queue, with what is above it and would wait for the end of the slot, unless the queue is
+    /// behind already.
+    fn queue(&mut self, judged: BTreeMap<Ref, Judged>, context: &Context, now: Timestamp) {
+        let budget = usize::try_from(context.settings.status_writes_per_second).unwrap_or(usize::MAX);
+        let waits = |one: &Judged| {
+            let rests = one.written_at.is_none_or(|at| now.duration_since(at) >= TOGETHER_AFTER);
+            matches!(one.due, Due::From(_)) && rests
+        };
+        let leading = judged.iter().filter(|(_, one)| matches!(one.due, Due::AtOnce | Due::Now));
+        let along: BTreeSet<Ref> = leading
+            .flat_map(|(what, _)| context.above(what))
+            .filter(|above| judged.get(above).is_some_and(waits))
+            .take(budget.saturating_sub(self.write.places.len()))
+            .collect();
+        for (what, one) in judged {
+            let goes_along = along.contains(&what);
+            if let Due::From(from) = one.due
+                && !goes_along
+            {
+                self.judge_by(what.clone(), from);
+            }
+            match Place::of(one.due, goes_along, one.lag) {
+                Place::Queue(rank) => self.write.push(rank, what, now),
+                Place::BesideTheBudget => {
+                    self.counts.insert(what);
+                }
+                Place::Nowhere => {}
+            }
+        }
+    }
+
+    /// Judges at `at` or when it was going to, whichever is first: what waits for its next period, weeks away, must
+    /// not keep a count that moved now waiting with it.
+    fn judge_by(&mut self, what: Ref, at: Timestamp) {
+        self.judge.entry(what).and_modify(|planned| *planned = at.min(*planned)).or_insert(at);
+    }
+}
+
+/// The keys whose credits hang on an object of another kind.
+fn below(context: &Context, what: &Ref) -> Vec<Ref> {
+    let keys: Vec<Name> = context.references.index(|index| match what {
+        Ref::Policy(policy) => {
+            index.accounts_of_policy(&policy.name).flat_map(|account| index.keys_of_account(account)).collect()
+        }
+        Ref::Account(account) => index.keys_of_account(account),
+        Ref::Key(_) => Vec::new(),
+    });
+    keys.into_iter().map(Ref::Key).collect()
+}
+
+/// What a status shows, and what it is behind with. `None`: the object is gone, or has no status yet.
+fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>, Lag)> {
+    match what {
+        Ref::Policy(name) => {
+            let policy = context.references.policy(&name.name)?;
+            let status = policy.status()?;
+            let count = context.references.index(|index| index.count(&name.name));
+            let counts = status.accounts.is_none_or(|shown| {
+                (shown.total, shown.active, shown.suspended) != (count.total, count.active, count.suspended)
+            });
+            let relays = context.relay.borrow().replicas.map(|replicas| replicas.ready);
+            let limited = LimitedAccounts::of(&count);
+            let warning = find_condition(&status.conditions, ConditionType::SelfServiceUnbounded);
+            let counts = counts || context.references.has_departures(&name.name);
+            let counts = counts || warning.map(|warning| &warning.message) != unbounded(&policy, limited).as_ref();
+            let behind = match context.holder_of(what) {
+                Some(Holder::Policy(id)) => context.costs.is_behind(id, &policy, context.clock.now()),
+                Some(Holder::Account(_) | Holder::Key(_)) | None => false,
+            };
+            let relay = status.relay.as_ref();
+            let hash = context.config_hash();
+            let others = behind
+                || relay.and_then(|relay| relay.ready_replicas) != relays
+                || (hash.is_some() && relay.and_then(|relay| relay.config_hash.as_ref()) != hash.as_ref());
+            Some((status.shown(), Lag { counts, others }))
+        }
+        Ref::Account(name) => {
+            let account = context.references.account(name)?;
+            let status = account.status()?;
+            let count = context.references.index(|index| index.count_keys(name));
+            let counts = status.keys.is_none_or(|shown| shown != count);
+            let policy = Ref::Policy(Name::new("", &account.spec.policy_ref.name));
+            let others = match (context.holder_of(&policy), context.holder_of(what)) {
+                (Some(Holder::Policy(policy)), Some(Holder::Account(id))) => {
+                    context.costs.is_amount_behind(policy, id, &account, context.clock.now())
+                }
+                (_, _) => false,
+            };
+            let others = others || context.references.is_account_behind(&account);
+            Some((status.shown(), Lag { counts, others }))
+        }
+        Ref::Key(name) => {
+            let key = context.references.key(name)?;
+            let lag = Lag { counts: false, others: context.references.is_key_behind(&key) };
+            Some((key.status()?.shown(), lag))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::{Desk, Due, Duration, Lag, Name, Place, Rank, Ref, StatusQueue, Turns};
+
+    const NOW: Timestamp = Timestamp::constant(1_000, 0);
+
+    fn alone(_: &Ref) -> Vec<Ref> {
+        Vec::new()
+    }
+
+    fn account(name: &str) -> Ref {
+        Ref::Account(Name::new("team", name))
+    }
+
+    #[test]
+    fn a_count_that_moved_does_not_wait_for_the_next_period() {
+        let (mut desk, at) = (Desk::default(), |second| Timestamp::from_second(second).expect("a time"));
+        for (second, expected) in [(1_000_000, 1_000_000), (2, 2), (900_000, 2)] {
+            desk.judge_by(account("counted"), at(second));
+            assert_eq!(desk.judge[&account("counted")], at(expected));
+        }
+    }
+
+    #[test]
+    fn counts_that_follow_from_a_transition_wait_for_no_budget() {
+        let (counts, others) = (Lag { counts: true, others: false }, Lag { counts: false, others: true });
+        let later = Due::From(NOW);
+        for due in [Due::Now, later, Due::No] {
+            assert_eq!(Place::of(due, false, counts), Place::BesideTheBudget, "{due:?}");
+        }
+        assert_eq!(Place::of(Due::AtOnce, false, counts), Place::Queue(Rank::Phase));
+        assert_eq!(Place::of(Due::Now, false, others), Place::Queue(Rank::Movement));
+        assert_eq!(Place::of(later, true, Lag::default()), Place::Queue(Rank::Movement));
+        assert_eq!(Place::of(later, false, others), Place::Queue(Rank::Count));
+        assert_eq!(Place::of(Due::No, false, Lag::default()), Place::Nowhere);
+    }
+
+    #[test]
+    fn a_second_writes_its_budget_and_no_second_before_it_is_made_up_for() {
+        let mut desk = Desk::default();
+        assert!(desk.turns(5, alone).is_empty());
+        (0..12).for_each(|index| desk.write.push(Rank::Movement, account(&format!("{index}")), NOW));
+        assert_eq!([5, 5, 5, 5].map(|budget| desk.turns(budget, alone).len()), [5, 5, 2, 0]);
+    }
+
+    #[test]
+    fn a_key_takes_along_its_account_and_its_policy_and_the_oldest_tells_how_far_behind() {
+        let policy = Ref::Policy(Name::new("", "plan"));
+        let key = |index: usize| Ref::Key(Name::new("team", format!("{index}")));
+        let above = |what: &Ref| match what {
+            Ref::Key(_) => vec![account("a"), policy.clone()],
+            Ref::Account(_) | Ref::Policy(_) => Vec::new(),
+        };
+        let mut desk = Desk::default();
+        let at = |seconds: i64| Timestamp::from_second(1_000 + seconds).expect("a time");
+        (0..3).for_each(|index| desk.write.push(Rank::Movement, key(index), at(0)));
+        desk.write.push(Rank::Count, account("a"), at(5));
+        desk.write.push(Rank::Count, policy.clone(), at(5));
+        assert_eq!(desk.write.behind(at(7)), Duration::from_secs(7));
+        assert_eq!(desk.turns(1, above), [key(0), account("a"), policy.clone()]);
+        assert_eq!(desk.turns(5, above), [key(1), key(2)]);
+        assert_eq!(desk.write.behind(at(9)), Duration::ZERO);
+        assert!(desk.write.since.is_empty() && desk.write.places.is_empty());
+    }
+
+    #[test]
+    fn the_urgent_go_first_then_who_waited_longer_and_nobody_waits_for_ever() {
+        let mut queue = StatusQueue::default();
+        queue.push(Rank::Count, account("counted"), NOW);
+        for name in ["z", "y", "x"] {
+            queue.push(Rank::Movement, account(name), NOW);
+        }
+        queue.push(Rank::Phase, account("x"), NOW);
+        assert_eq!(queue.pop(), Some(account("x")));
+        assert_eq!(queue.pop(), Some(account("z")));
+        // New movements at every tick, and still the count is written.
+        let written = (0..10).position(|index| {
+            queue.push(Rank::Phase, account(&format!("busy-{index}")), NOW);
+            queue.pop() == Some(account("counted"))
+        });
+        assert_eq!(written, Some(2));
+        while queue.pop().is_some() {}
+        assert!(queue.places.is_empty() && queue.by_rank.iter().all(Turns::is_empty) && queue.by_turn.is_empty());
+    }
+
+    #[test]
+    fn a_namespace_with_a_thousand_movements_delays_another_by_one_write() {
+        let mut queue = StatusQueue::default();
+        let of = |namespace: &str, index: usize| Ref::Key(Name::new(namespace, format!("{index}")));
+        (0..1000).for_each(|index| queue.push(Rank::Phase, of("flood", index), NOW));
+        queue.push(Rank::Phase, of("quiet", 0), NOW);
+        queue.push(Rank::Count, of("counted", 0), NOW);
+        let written: Vec<Ref> = (0..15).filter_map(|_| queue.pop()).collect();
+        assert_eq!(written[1], of("quiet", 0));
+        assert!(written.contains(&of("counted", 0)), "{written:?}");
+    }
+}

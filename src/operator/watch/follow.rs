@@ -1,0 +1,226 @@
+//! One watch per kind: it fills a store, and says what changed in a way that others care about.
+//!
+//! A predicate on `generation` alone would hide finalizers and deletions, so every object has two marks: one of what
+//! its own reconcile looks at, one of what others look at. What vanished while a watch was down is told apart by
+//! comparing the lists, because no deletion is ever sent for it.
+
+use crate::operator::object_ref::Name;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::pin::pin;
+
+use futures::StreamExt as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt as _, watcher as watch};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+
+use crate::operator::plan::meta::trim;
+
+/// What of an object matters, as hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// To its own reconcile.
+    pub own: u64,
+    /// To the objects that refer to it.
+    pub outward: u64,
+    /// Its status, of which only the operator decides.
+    pub shown: u64,
+}
+
+/// A change that somebody cares about.
+pub enum Change<'a, K> {
+    Seen { object: &'a K, own: bool, outward: bool, shown: bool },
+    Gone(Name),
+}
+
+/// Whoever is told that a kind's first list is in its store, and that all of it was told.
+pub trait Listed: Sync {
+    fn listed(&self);
+    /// The store has this version of an object: the one after the last (`in_turn`), or the one of a list, which leaves versions
+    /// out.
+    fn stored(&self, meta: &ObjectMeta, in_turn: bool);
+}
+
+/// Whoever is told of the changes of a kind.
+pub trait Told<K>: Listed {
+    /// Called after the store has taken the change. The watch waits for it.
+    fn changed(&self, change: Change<'_, K>) -> impl Future<Output = ()> + Send;
+
+    /// The API server deleted this object. [`Self::changed`] follows.
+    fn deleted(&self, _: &K) {}
+
+    /// This object vanished while the watch was down. [`Self::changed`] follows.
+    fn missing(&self, _: &Name) {}
+
+    /// The objects that must be there although the watch never showed them: they were written while it was down. Those of them
+    /// that a list lacks are told as gone.
+    fn unseen(&self) -> Vec<Name> {
+        Vec::new()
+    }
+}
+
+/// Follows `api` until the future is dropped, into a store where somebody looks objects up.
+pub async fn follow<K>(
+    kind: &'static str,
+    api: Api<K>,
+    config: watcher::Config,
+    mut store: Option<Writer<K>>,
+    marks: fn(&K) -> Marks,
+    told: &impl Told<K>,
+) where
+    K: Resource<DynamicType: Default + Eq + Hash + Clone + Send>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + Sync
+        + 'static,
+{
+    let mut first = true;
+    let mut known: HashMap<Name, Marks> = HashMap::new();
+    let mut listed: HashMap<Name, Marks> = HashMap::new();
+    let mut pending: Vec<K> = Vec::new();
+    // Managed fields are half of an object's size; only who wrote last is read.
+    let events = watch(api, config).default_backoff().modify(|object| trim(object.meta_mut()));
+    let mut events = pin!(events);
+    while let Some(event) = events.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::warn!(kind, error = &error as &dyn std::error::Error, "watching");
+                continue;
+            }
+        };
+        if let Some(store) = &mut store {
+            store.apply_watcher_event(&event);
+        }
+        match event {
+            Event::Init => {
+                listed.clear();
+                pending.clear();
+            }
+            Event::InitApply(object) => {
+                told.stored(object.meta(), false);
+                listed.insert(Name::of(&object), marks(&object));
+                pending.push(object);
+            }
+            Event::InitDone => {
+                let before = std::mem::replace(&mut known, std::mem::take(&mut listed));
+                for object in std::mem::take(&mut pending) {
+                    let name = Name::of(&object);
+                    tell_seen(&object, before.get(&name).copied(), marks(&object), told).await;
+                }
+                let mut expected: BTreeSet<Name> = before.into_keys().collect();
+                expected.extend(told.unseen());
+                for name in expected.into_iter().filter(|name| !known.contains_key(name)) {
+                    told.missing(&name);
+                    told.changed(Change::Gone(name)).await;
+                }
+                // Only now: what was told is part of the picture that others judge from. A policy on its way out
+                // would be let go while the accounts that use it are being counted.
+                if std::mem::take(&mut first) {
+                    told.listed();
+                }
+            }
+            Event::Apply(object) => {
+                told.stored(object.meta(), true);
+                let now = marks(&object);
+                let before = known.insert(Name::of(&object), now);
+                tell_seen(&object, before, now, told).await;
+            }
+            Event::Delete(object) => {
+                let name = Name::of(&object);
+                known.remove(&name);
+                told.deleted(&object);
+                told.changed(Change::Gone(name)).await;
+            }
+        }
+    }
+}
+
+async fn tell_seen<K>(object: &K, before: Option<Marks>, now: Marks, told: &impl Told<K>) {
+    let own = before.is_none_or(|before| before.own != now.own);
+    let outward = before.is_none_or(|before| before.outward != now.outward);
+    let shown = before.is_some_and(|before| before.shown != now.shown);
+    if own || outward || shown {
+        told.changed(Change::Seen { object, own, outward, shown }).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+
+    use http::{Request, Response};
+    use k8s_openapi::api::core::v1::Namespace;
+    use kube::client::Body;
+    use serde_json::json;
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Heard {
+        words: Mutex<Vec<String>>,
+        listed: Notify,
+    }
+
+    impl Heard {
+        fn hear(&self, word: String) {
+            self.words.lock().expect("unpoisoned").push(word);
+        }
+    }
+
+    impl Listed for Heard {
+        fn listed(&self) {
+            self.hear("listed".to_owned());
+            self.listed.notify_one();
+        }
+
+        fn stored(&self, _: &ObjectMeta, _: bool) {}
+    }
+
+    impl Told<Namespace> for Heard {
+        async fn changed(&self, change: Change<'_, Namespace>) {
+            match change {
+                Change::Seen { object, .. } => self.hear(object.name_any()),
+                Change::Gone(name) => self.hear(format!("-{name}")),
+            }
+        }
+
+        fn unseen(&self) -> Vec<Name> {
+            ["a", "lost"].map(|name| Name::new("", name)).to_vec()
+        }
+    }
+
+    /// Answers every list with two namespaces and lets every watch wait.
+    async fn answer(request: Request<Body>) -> Result<Response<Body>, Infallible> {
+        if request.uri().query().is_some_and(|query| query.contains("watch=")) {
+            std::future::pending::<()>().await;
+        }
+        let item = |name: &str| json!({"metadata": {"name": name, "uid": name, "resourceVersion": "1"}});
+        let list = json!({
+            "apiVersion": "v1", "kind": "NamespaceList", "metadata": {"resourceVersion": "1"},
+            "items": [item("a"), item("b")]
+        });
+        Ok(Response::new(Body::from(list.to_string().into_bytes())))
+    }
+
+    #[tokio::test]
+    async fn a_list_counts_as_there_when_all_of_it_was_told() {
+        let client = kube::Client::new(tower::service_fn(answer), "default");
+        let heard = Heard::default();
+        let marks = |_: &Namespace| Marks { own: 0, outward: 0, shown: 0 };
+        tokio::select! {
+            () = follow("Namespace", Api::all(client), watcher::Config::default(), None, marks, &heard) => {}
+            () = heard.listed.notified() => {}
+        }
+        assert_eq!(*heard.words.lock().expect("unpoisoned"), ["a", "b", "-lost", "listed"]);
+    }
+}

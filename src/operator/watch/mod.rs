@@ -1,0 +1,7 @@
+//! Watches of the API server, and the work queues that they fill.
+
+pub mod follow;
+pub mod marks;
+pub mod references;
+pub mod secret_watches;
+pub mod work_queue;

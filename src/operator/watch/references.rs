@@ -1,0 +1,435 @@
+//! The stores, and who is woken by what.
+//!
+//! References are resolved by watches, never by polling: a policy wakes its accounts and their keys, an account its
+//! keys and those it competes with, a namespace its accounts, a Secret of ours its key, an upstream's Secret the
+//! policies that name it. What is only counted (accounts of a policy, keys of an account) waits for the budget. What is
+//! gone has one more pass, which finds nothing and forgets what was remembered of it.
+
+use crate::operator::object_ref::Ref;
+use crate::operator::watch::work_queue::WorkQueues;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::watcher;
+use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::crd::{CreditPolicy, DeletionPolicy, SubAccount, SubAccountApiKey};
+use crate::domain::id::Kind;
+use crate::operator::error::{Error, Result};
+use crate::operator::object_ref::Name;
+use crate::operator::plan::adoption::Adoption;
+use crate::operator::plan::meta;
+use crate::operator::state::deletions::Deletions;
+use crate::operator::state::edits::Edits;
+use crate::operator::state::expectations::Written;
+use crate::operator::state::index::Index;
+use crate::operator::state::shown::{Shown, status_mark};
+use crate::operator::watch::follow::{Change, Listed, Told, follow};
+use crate::operator::watch::marks::{
+    account_facts, account_marks, key_facts, key_marks, login_marks, namespace_marks, own_mark, policy_marks,
+    secret_marks,
+};
+use crate::operator::watch::work_queue::{Cause, Places, WorkQueue};
+
+/// Kinds that are followed: the three, namespaces, our Secrets, and the upstreams' logins.
+const KINDS: usize = 6;
+
+/// What the watches know.
+pub struct References {
+    pub policies: Store<CreditPolicy>,
+    pub accounts: Store<SubAccount>,
+    pub keys: Store<SubAccountApiKey>,
+    namespaces: Store<PartialObjectMeta<Namespace>>,
+    /// Secrets in the operator's namespace that may be used.
+    logins: Store<Secret>,
+    index: RwLock<Index>,
+    pub written: Written,
+    pub shown: Shown<Ref>,
+    pub deletions: Deletions,
+    pub edits: Edits,
+    /// Objects whose counts changed.
+    recount: Mutex<BTreeSet<Ref>>,
+    /// Policies that accounts left since they were counted last; only the ledger knows how many.
+    departures: Mutex<BTreeSet<String>>,
+    /// Kinds whose first list is in its store and in the index. Not `Store::wait_until_ready`: kube 5 keeps one waker for all who wait
+    /// for a store, so of several (each reconcile, and kube's own scheduler) all but the last would sleep for ever.
+    listed: watch::Sender<usize>,
+}
+
+/// The writing ends of the stores.
+pub struct Writers {
+    policies: Writer<CreditPolicy>,
+    accounts: Writer<SubAccount>,
+    keys: Writer<SubAccountApiKey>,
+    namespaces: Writer<PartialObjectMeta<Namespace>>,
+    logins: Writer<Secret>,
+}
+
+impl References {
+    pub fn new() -> (Self, Writers) {
+        let (policies, policy_writer) = reflector::store();
+        let (accounts, account_writer) = reflector::store();
+        let (keys, key_writer) = reflector::store();
+        let (namespaces, namespace_writer) = reflector::store();
+        let (logins, login_writer) = reflector::store();
+        let (index, recount, departures) = (RwLock::default(), Mutex::default(), Mutex::default());
+        let listed = watch::Sender::new(0);
+        let writers = Writers {
+            policies: policy_writer,
+            accounts: account_writer,
+            keys: key_writer,
+            namespaces: namespace_writer,
+            logins: login_writer,
+        };
+        let (written, deletions) = (Written::default(), Deletions::default());
+        (
+            Self {
+                policies,
+                accounts,
+                keys,
+                namespaces,
+                logins,
+                index,
+                written,
+                shown: Shown::default(),
+                deletions,
+                edits: Edits::default(),
+                recount,
+                departures,
+                listed,
+            },
+            writers,
+        )
+    }
+
+    /// Waits until every store, and the index, has its first list: nothing is judged from half a picture.
+    pub async fn ready(&self) -> Result<()> {
+        self.listed.subscribe().wait_for(|listed| *listed == KINDS).await.map(drop).map_err(|_| Error::Watch)
+    }
+
+    pub fn policy(&self, name: &str) -> Option<Arc<CreditPolicy>> {
+        self.policies.get(&ObjectRef::new(name))
+    }
+
+    pub fn account(&self, name: &Name) -> Option<Arc<SubAccount>> {
+        self.accounts.get(&ObjectRef::new(&name.name).within(&name.namespace))
+    }
+
+    pub fn key(&self, name: &Name) -> Option<Arc<SubAccountApiKey>> {
+        self.keys.get(&ObjectRef::new(&name.name).within(&name.namespace))
+    }
+
+    pub fn namespace(&self, name: &str) -> Option<Arc<PartialObjectMeta<Namespace>>> {
+        self.namespaces.get(&ObjectRef::new(name))
+    }
+
+    pub fn login(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
+        self.logins.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// Notes that a Secret of this key is about to be written: its end is news to the key even where the watch shows the end
+    /// alone, or neither. Returns false if the Secret was not known to be the key's.
+    pub fn secret_intended(&self, secret: &Name, key: &str) -> bool {
+        self.change_index(|index| index.set_secret(secret, Some(key.to_owned()))).is_some()
+    }
+
+    /// Notes that the API server refused to create a Secret that was intended.
+    pub fn secret_refused(&self, secret: &Name) {
+        self.change_index(|index| index.set_secret(secret, None));
+    }
+
+    /// Takes over a Secret as the API server answered our write: seeing it again is no news.
+    pub fn secret_written(&self, secret: &Secret) {
+        let name = Name::of(secret);
+        let adopted = is_adopted(&secret.metadata);
+        self.change_index(|index| index.set_adopted(&name, adopted));
+        self.written.secret(name, &secret.metadata);
+    }
+
+    /// Asks the index a question.
+    pub fn index<T>(&self, question: impl FnOnce(&Index) -> T) -> T {
+        question(&self.index.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change_index<T>(&self, change: impl FnOnce(&mut Index) -> T) -> T {
+        change(&mut self.index.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The objects whose counts changed since this was last asked.
+    pub fn take_recounts(&self) -> BTreeSet<Ref> {
+        std::mem::take(&mut *self.recount.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has the figures and counts of an object judged again.
+    pub fn recount(&self, what: Ref) {
+        self.recount.lock().unwrap_or_else(PoisonError::into_inner).insert(what);
+    }
+
+    fn departures(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.departures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that an account left this policy.
+    pub fn account_left(&self, policy: &Name) {
+        self.departures().insert(policy.name.clone());
+        self.recount(Ref::Policy(policy.clone()));
+    }
+
+    /// Says whether accounts left this policy since they were counted last.
+    pub fn has_departures(&self, policy: &str) -> bool {
+        self.departures().contains(policy)
+    }
+
+    /// Notes that the accounts of this policy are counted now.
+    pub fn departures_counted(&self, policy: &str) {
+        self.departures().remove(policy);
+    }
+
+    /// Follows all six kinds until the future is dropped.
+    pub async fn watch(&self, client: &Client, namespace: &str, writers: Writers, queues: &WorkQueues) {
+        let all = watcher::Config::default;
+        let ours = all().labels(&format!("{}={}", meta::MANAGED_BY, meta::MANAGER));
+        let usable = all().labels(&format!("{}=true", meta::USE_LABEL));
+        let api = client.clone();
+        let feed = &Feed { references: self, queues };
+        tokio::join!(
+            follow("CreditPolicy", Api::all(api.clone()), all(), Some(writers.policies), policy_marks, feed),
+            follow("SubAccount", Api::all(api.clone()), all(), Some(writers.accounts), account_marks, feed),
+            follow("SubAccountApiKey", Api::all(api.clone()), all(), Some(writers.keys), key_marks, feed),
+            follow("Namespace", Api::all(api.clone()), all(), Some(writers.namespaces), namespace_marks, feed),
+            follow("Secret", Api::all(api.clone()), ours, None, secret_marks, feed),
+            follow("login", Api::namespaced(api, namespace), usable, Some(writers.logins), login_marks, feed),
+        );
+    }
+}
+
+/// The relations: who is woken by a change.
+struct Feed<'a> {
+    references: &'a References,
+    queues: &'a WorkQueues,
+}
+
+impl Feed<'_> {
+    /// Why an object has a pass of its own, where what that looks at has changed, and not by our own hand. `stops`: its
+    /// spec wants that nothing is sent.
+    fn news<K: Resource>(&self, object: &K, own: bool, stops: bool) -> Option<Cause> {
+        let news = own && !self.references.written.is_own_mark(object.meta(), own_mark(object));
+        let cause = if stops || meta::deleting(object.meta()) { Cause::Stop } else { Cause::Change };
+        news.then_some(cause)
+    }
+
+    /// The same for a status that another writer changed.
+    fn tampered<K: Resource, S: Serialize>(&self, what: &Ref, object: &K, status: Option<&S>) -> Option<Cause> {
+        self.references.shown.is_foreign(what, object.meta(), status_mark(status)).then_some(Cause::Change)
+    }
+}
+
+impl Listed for Feed<'_> {
+    fn listed(&self) {
+        self.references.listed.send_modify(|listed| *listed += 1);
+    }
+
+    fn stored(&self, meta: &ObjectMeta, in_turn: bool) {
+        self.references.written.seen(meta);
+        self.references.edits.seen(meta, in_turn);
+    }
+}
+
+impl Told<CreditPolicy> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, CreditPolicy>) {
+        let Self { references, queues } = self;
+        let (name, cause, outward) = match change {
+            Change::Seen { object, own, outward, shown } => {
+                let (name, news) = (Name::of(object), self.news(object, own, object.spec.suspended));
+                let tampered = || self.tampered(&Ref::Policy(name.clone()), object, object.status.as_ref());
+                let cause = news.or_else(|| shown.then(tampered).flatten());
+                if shown {
+                    references.recount_behind_policy(&name.name);
+                }
+                (name, cause, outward)
+            }
+            Change::Gone(name) => (name, Some(Cause::Change), true),
+        };
+        if outward {
+            let accounts: Vec<Name> = references.index(|index| index.accounts_of_policy(&name.name).cloned().collect());
+            let keys: Vec<Name> =
+                references.index(|index| accounts.iter().flat_map(|a| index.keys_of_account(a)).collect());
+            queues.wake_all(accounts.into_iter().map(Ref::Account));
+            queues.wake_all(keys.into_iter().map(Ref::Key));
+        }
+        if let Some(cause) = cause {
+            queues.wake_for(&Ref::Policy(name), cause);
+        }
+    }
+
+    fn deleted(&self, policy: &CreditPolicy) {
+        self.references.edits.forget(&policy.metadata);
+        self.references.deletions.resource(Ref::Policy(Name::of(policy)), false);
+    }
+
+    fn missing(&self, _: &Name) {
+        self.references.deletions.notify_missing();
+    }
+}
+
+impl Told<SubAccount> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, SubAccount>) {
+        let Self { references, queues } = self;
+        let (name, facts, cause, outward) = match change {
+            Change::Seen { object, own, outward, shown } => {
+                let (name, news) = (Name::of(object), self.news(object, own, object.spec.suspended));
+                let tampered = || self.tampered(&Ref::Account(name.clone()), object, object.status.as_ref());
+                let cause = news.or_else(|| shown.then(tampered).flatten());
+                if shown {
+                    references.recount_behind_account(object);
+                }
+                // Figures that were written are no news to the policy, which counts its accounts.
+                if !own && !outward {
+                    cause.into_iter().for_each(|cause| queues.wake_for(&Ref::Account(name.clone()), cause));
+                    return;
+                }
+                (name, Some(account_facts(object)), cause, outward)
+            }
+            Change::Gone(name) => (name, None, Some(Cause::Change), true),
+        };
+        let old_policy = references.index(|index| index.policy_of(&name));
+        let policies = BTreeSet::from_iter(old_policy.into_iter().chain(facts.as_ref().map(|f| f.policy.clone())));
+        let neighbours = references.change_index(|index| index.set_account(&name, facts));
+        for policy in policies {
+            // A policy that waits for its last account must not wait for the budget too.
+            if references.policy(&policy).is_some_and(|policy| meta::deleting(&policy.metadata)) {
+                queues.wake(&Ref::Policy(Name::new("", &policy)));
+            }
+            references.recount(Ref::Policy(Name::new("", policy)));
+        }
+        if let Some(cause) = cause {
+            queues.wake_for(&Ref::Account(name.clone()), cause);
+        }
+        // Our finalizer on an account is no news to its thousand keys.
+        if outward {
+            queues.wake_all(references.index(|index| index.keys_of_account(&name)).into_iter().map(Ref::Key));
+        }
+        queues.wake_all(neighbours.into_iter().map(Ref::Account));
+    }
+
+    fn deleted(&self, account: &SubAccount) {
+        self.references.edits.forget(&account.metadata);
+        let purge = account.spec.deletion_policy == Some(DeletionPolicy::Purge);
+        self.references.deletions.resource(Ref::Account(Name::of(account)), purge);
+    }
+
+    fn missing(&self, _: &Name) {
+        self.references.deletions.notify_missing();
+    }
+}
+
+impl Told<SubAccountApiKey> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, SubAccountApiKey>) {
+        let Self { references, queues } = self;
+        let (name, facts, cause) = match change {
+            Change::Seen { object, own, shown, .. } => {
+                let (name, news) = (Name::of(object), self.news(object, own, object.spec.revoked));
+                let tampered = || self.tampered(&Ref::Key(name.clone()), object, object.status.as_ref());
+                let cause = news.or_else(|| shown.then(tampered).flatten());
+                (name, Some(key_facts(object)), cause)
+            }
+            Change::Gone(name) => (name, None, Some(Cause::Change)),
+        };
+        if let Some(account) = references.change_index(|index| index.set_key(&name, facts)) {
+            references.recount(Ref::Account(account));
+        }
+        if let Some(cause) = cause {
+            queues.wake_for(&Ref::Key(name), cause);
+        }
+    }
+
+    fn deleted(&self, key: &SubAccountApiKey) {
+        self.references.edits.forget(&key.metadata);
+        self.references.deletions.resource(Ref::Key(Name::of(key)), false);
+    }
+
+    fn missing(&self, _: &Name) {
+        self.references.deletions.notify_missing();
+    }
+}
+
+impl Told<PartialObjectMeta<Namespace>> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, PartialObjectMeta<Namespace>>) {
+        let Self { references, queues } = self;
+        let name = match change {
+            Change::Seen { object, .. } => object.name_any(),
+            Change::Gone(name) => name.name,
+        };
+        queues.wake_all(references.index(|index| index.accounts_in_namespace(&name)).into_iter().map(Ref::Account));
+        queues.wake_all(references.index(|index| index.keys_in_namespace(&name)).into_iter().map(Ref::Key));
+    }
+
+    fn deleted(&self, namespace: &PartialObjectMeta<Namespace>) {
+        self.references.deletions.namespace(namespace.name_any());
+    }
+
+    fn missing(&self, name: &Name) {
+        self.references.deletions.namespace(name.name.clone());
+    }
+}
+
+impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, PartialObjectMeta<Secret>>) {
+        let Self { references, queues } = self;
+        let kind = SubAccountApiKey::kind(&());
+        let (name, key, echo) = match change {
+            Change::Seen { object, .. } => {
+                let owner = meta::controlling_key(&object.metadata, &kind).map(|owner| owner.name.clone());
+                let adopted = Adoption::of(&object.metadata).map(|adoption| adoption.key);
+                let name = Name::of(object);
+                references.change_index(|index| index.set_adopted(&name, is_adopted(&object.metadata)));
+                let echo = references.written.is_own_secret(&name, &object.metadata);
+                (name, owner.or(adopted), echo)
+            }
+            Change::Gone(name) => {
+                references.written.forget_secret(&name);
+                references.change_index(|index| index.set_adopted(&name, false));
+                (name, None, false)
+            }
+        };
+        let before = references.change_index(|index| index.set_secret(&name, key.clone()));
+        if echo {
+            return;
+        }
+        let now = key.map(|key| Name::new(&name.namespace, key));
+        queues.wake_all(BTreeSet::from_iter(before.into_iter().chain(now)).into_iter().map(Ref::Key));
+    }
+
+    fn unseen(&self) -> Vec<Name> {
+        self.references.written.unseen_secrets()
+    }
+}
+
+/// Says whether it is a Secret of others that a key shares.
+fn is_adopted(meta: &ObjectMeta) -> bool {
+    meta::controlling_key(meta, &SubAccountApiKey::kind(&())).is_none() && Adoption::of(meta).is_some()
+}
+
+impl Told<Secret> for Feed<'_> {
+    async fn changed(&self, change: Change<'_, Secret>) {
+        let Self { references, queues } = self;
+        let name = match change {
+            Change::Seen { object, .. } => object.name_any(),
+            Change::Gone(name) => name.name,
+        };
+        let users = references.policies.state_filter(|policy| {
+            let upstream = &policy.spec.upstream;
+            let references = [&upstream.credentials_secret_ref, &upstream.client_certificate_secret_ref];
+            references.into_iter().flatten().any(|reference| reference.name == name)
+        });
+        let users: Vec<Ref> = users.iter().map(|policy| Ref::Policy(Name::of(policy.as_ref()))).collect();
+        queues.wake_all(users);
+    }
+}
