@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use franking::domain::relay_config::LedgerAddress;
 use franking::operator::AccountMetrics;
+use franking::operator::error;
 use franking::operator::fleet::installation::Installation;
 use franking::operator::fleet::prepare;
 use franking::operator::fleet::relay_config::{self, Keeper};

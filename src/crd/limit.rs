@@ -172,7 +172,7 @@ pub struct CreditStatus {
     pub used: i64,
     /// Credits left. Of an account: the least of its cap, its prepaid credits and its spend limit, as far as there are any;
     /// its policy may hold less. Of a key: the least of its cap and of what its account and its policy have left; 0 where
-    /// its account is refused. Absent where nothing limits.
+    /// its account is refused or gone. Absent where nothing limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub remaining: Option<i64>,

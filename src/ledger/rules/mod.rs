@@ -16,7 +16,7 @@
 //! | settle | which outcome of a message holds, and where it gives back |
 //! | history | what a limit counts that begins within its period |
 //! | time | by which time what is judged |
-//! | first_login | which logins are news for the audit trail |
+//! | first_login | which logins are news for the audit trail, and which networks of a key are kept |
 //! | floors | what is known to be used, put into an accepted ledger |
 
 pub mod balance;

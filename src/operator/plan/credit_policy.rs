@@ -25,6 +25,9 @@ use crate::operator::plan::figures::Figures;
 use crate::operator::plan::relay_state::RelayState;
 use crate::operator::state::index::AccountCount;
 
+/// What a policy says, and its accounts after it, that lists no domain to send from.
+pub const NO_SENDER_DOMAINS: &str = "spec.senders.domains: nothing can be sent, because no domain is listed; list the mail \
+                                     domains that accounts of this policy send from, such as example.com";
 /// How many of the accounts that hold a policy are named.
 const NAMED_USERS: usize = 10;
 
@@ -271,9 +274,7 @@ fn upstream(spec: &CheckedPolicy, observed: &Observed) -> (Option<UpstreamEntry>
         max_recipients: upstream.max_recipients,
     };
     let outcome = if spec.sender_domains.is_empty() {
-        let fix = "spec.senders.domains: nothing can be sent, because no domain is listed; list the mail domains that \
-                   accounts of this policy send from, such as example.com";
-        Outcome::refused(Reason::NoSenderDomains, fix)
+        Outcome::refused(Reason::NoSenderDomains, NO_SENDER_DOMAINS)
     } else if spec.suspended.is_some() {
         let message = "suspended by spec.suspended: no account sends until it is removed";
         Outcome::held(Reason::Suspended, message)

@@ -321,9 +321,11 @@ fn unsuspended(accepted: &Accepted, observed: &Observed) -> Outcome {
         );
         return Outcome::held(Reason::RequiredByPolicy, message);
     }
-    // Without a domain of its own the policy says so, and this account after it.
+    if !accepted.sender_domains.is_empty() {
+        return Outcome::ready("mail can be sent");
+    }
     let is_narrowed = accepted.terms.allowed_senders.is_some();
-    if is_narrowed && accepted.sender_domains.is_empty() {
+    if is_narrowed {
         let message = format!(
             "spec.allowedSenders: nothing can be sent, because none of these senders is in a domain that the CreditPolicy \
              \"{}\" lists in its spec.senders.domains; have an administrator with the verb grant on the policy name \
@@ -332,7 +334,10 @@ fn unsuspended(accepted: &Accepted, observed: &Observed) -> Outcome {
         );
         return Outcome::held(Reason::SendersNotPermitted, message);
     }
-    Outcome::ready("mail can be sent")
+    // By the spec: the policy may not have said so yet, or say that it is being deleted.
+    let sentence = credit_policy::NO_SENDER_DOMAINS;
+    let message = format!("its policy \"{}\" is not ready: {sentence}", accepted.spec.policy);
+    Outcome::held(Reason::PolicyNotReady, message)
 }
 
 /// Whether the figures that were read stand when `next` is written. Of a new account with nothing but a cap they are

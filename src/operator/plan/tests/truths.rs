@@ -263,6 +263,11 @@ fn a_policy_without_a_sender_domain_is_refused_and_its_upstream_stays() {
         let told = transition(&[], &conditions).expect("an event");
         assert!(told.warning && told.note.starts_with("spec.senders.domains: "), "{told:?}");
     }
+    // Its account goes by the spec, also where the policy says another thing or nothing yet.
+    let shown = judged_account(&mut account(json!({})), &policy(json!({"senders": {}})), 0);
+    let (verdict, sentence) = said(&shown.conditions);
+    assert_eq!(verdict, "False: PolicyNotReady");
+    assert!(sentence.starts_with("its policy \"plan\" is not ready: spec.senders.domains: "), "{sentence}");
 }
 
 #[test]

@@ -2,9 +2,10 @@
 //!
 //! A program further on may read a doubtful header differently, and then the address that was allowed is not the one
 //! that is shown. So a value is taken in one of two ways. Where it keeps to the grammar, its addresses are what the
-//! grammar says. Where it does not, but holds exactly one angle address (`[JIRA] Bot <a@b.c>`, a name in Latin-1),
-//! every address that any program could read anywhere in it counts as a sender too. The rest is refused, not guessed:
-//! routes, spaces inside an address, quoted local parts that need their quotes, domain literals.
+//! grammar says, and those that its comments hold, because some programs know no comments. Where it does not, but holds
+//! exactly one angle address (`[JIRA] Bot <a@b.c>`, a name in Latin-1), every address that any program could read
+//! anywhere in it counts as a sender too. The rest is refused, not guessed: routes, spaces inside an address, quoted
+//! local parts that need their quotes, domain literals.
 
 use crate::domain::sender::Address;
 
