@@ -12,14 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use franking::domain::relay_config::LedgerAddress;
-use franking::operator::AccountMetrics;
-use franking::operator::error;
 use franking::operator::fleet::installation::Installation;
 use franking::operator::fleet::prepare;
 use franking::operator::fleet::relay_config::{self, Keeper};
 use franking::operator::fleet::relays::Fleet;
 use franking::operator::plan::relay_state::RelayState;
 use franking::operator::state::lease;
+use franking::operator::{AccountMetrics, error};
 use franking::runtime::cli::{self, Asked, Command};
 use franking::runtime::clock::SystemClock;
 use franking::runtime::config::{self, Settings};

@@ -15,8 +15,7 @@ use crate::domain::directory::Entry;
 use crate::domain::id::Holder;
 use crate::operator::context::Context;
 use crate::operator::error::Deposed;
-use crate::operator::object_ref::Name;
-use crate::operator::object_ref::Ref;
+use crate::operator::object_ref::{Name, Ref};
 use crate::operator::watch::marks::own_mark;
 
 /// How far a plan got.

@@ -13,11 +13,9 @@ use super::plan::usage::Metered;
 use crate::crd::{
     CreditPolicy, CreditPolicyStatus, SubAccount, SubAccountApiKey, SubAccountApiKeyStatus, SubAccountStatus,
 };
-use crate::operator::object_ref::Name;
-use crate::operator::object_ref::Ref;
+use crate::operator::object_ref::{Name, Ref};
 use crate::operator::watch::references::References;
-use crate::operator::watch::work_queue::WorkQueue;
-use crate::operator::watch::work_queue::WorkQueues;
+use crate::operator::watch::work_queue::{WorkQueue, WorkQueues};
 
 /// One of the three kinds.
 pub trait Kind:

@@ -21,8 +21,7 @@ use super::resource::Reconcile;
 use crate::crd::{ConditionType, Reason};
 use crate::ledger;
 use crate::operator::context::Context;
-use crate::operator::object_ref::Name;
-use crate::operator::object_ref::Ref;
+use crate::operator::object_ref::{Name, Ref};
 use crate::operator::state::guard::Standing;
 use crate::operator::state::shown::status_mark;
 

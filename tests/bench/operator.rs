@@ -18,10 +18,9 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
 use crate::mail::Credentials;
-use crate::support::client as smtp;
 use crate::support::control_plane::{ControlPlane, Options, succeeded};
 use crate::support::franking::{Franking, Home};
-use crate::support::identity;
+use crate::support::{client as smtp, identity};
 
 /// Accounts, and as many keys (issue: 2,000 each).
 const OBJECTS: usize = 2000;

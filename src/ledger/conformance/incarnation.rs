@@ -13,8 +13,7 @@ use crate::domain::id::{Holder, Kind};
 use crate::domain::money::Pricing;
 use crate::domain::period::Period;
 use crate::ledger::identity::{Because, State};
-use crate::ledger::incarnation::name_of;
-use crate::ledger::incarnation::{Acceptance, Known, successor};
+use crate::ledger::incarnation::{Acceptance, Known, name_of, successor};
 use crate::ledger::store::{Bound, Error, Floor, Identity, Role, Store};
 
 /// In the month of the world's clock.

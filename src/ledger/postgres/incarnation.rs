@@ -4,12 +4,10 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
-use super::floors;
 use super::identity::tag;
 use super::pool::{Lease, Wires};
-use super::records;
-use super::rows;
 use super::tx::{Clock, Lane, Tx};
+use super::{floors, records, rows};
 use crate::domain::id::Kind;
 use crate::ledger::store::{Acceptance, Because, Session, State};
 

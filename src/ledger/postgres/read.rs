@@ -5,12 +5,10 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use super::failure::{Failure, Op};
-use super::identity;
-use super::lots;
 use super::pool::{Lease, Wires};
-use super::rows;
 use super::tx::{Clock, clock_ms};
 use super::wire::Wire;
+use super::{identity, lots, rows};
 use crate::domain::credential::Username;
 use crate::domain::credit::{LotId, Source};
 use crate::domain::directory::{Directory, Entry, Named};

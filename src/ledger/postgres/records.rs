@@ -7,13 +7,12 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
-use super::floors;
 use super::identity::refuse_held;
 use super::lots::{LotsByHolder, used_under};
 use super::pool::{Lease, Wires};
-use super::rows;
 use super::settle::settle_in;
 use super::tx::{Clock, Lane, Tx, clock_ms};
+use super::{floors, rows};
 use crate::domain::credit::Outcome;
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, Kind, MessageId};

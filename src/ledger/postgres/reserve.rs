@@ -1,13 +1,12 @@
 //! Charging a batch: in one call where memory says that it fits, else decided on locked rows.
 
 use super::failure::{Failure, Op};
-use super::fingerprint;
 use super::identity::refuse_unless_open;
 use super::lots::LotsByHolder;
 use super::memory::{Columns, Memory, Plan};
 use super::pool::{Lease, Wires};
 use super::tx::{Clock, Lane, Tx, clock_ms};
-use super::{refusals, rows};
+use super::{fingerprint, refusals, rows};
 use crate::domain::credit::{Books, Chain, Reservation, Verdict};
 use crate::domain::directory::{Sender, Terms};
 use crate::domain::id::{AccountId, Holder, IdMap, IdSet, KeyId, MessageId, PolicyId};

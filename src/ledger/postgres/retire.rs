@@ -5,10 +5,9 @@ use serde_json::json;
 
 use super::failure::Op;
 use super::pool::{Lease, Wires};
-use super::rows;
 use super::settle::settle_in;
 use super::tx::{Clock, Lane, Tx};
-use super::{floors, history, refusals};
+use super::{floors, history, refusals, rows};
 use crate::domain::credit::Outcome;
 use crate::domain::id::MessageId;
 use crate::ledger::store::{Session, Settlement};

@@ -5,10 +5,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
-use super::identity;
 use super::pool::{Lease, Wires};
-use super::rows;
 use super::wire::Wire;
+use super::{identity, rows};
 use crate::domain::id::Holder;
 use crate::ledger::rules::time;
 use crate::ledger::store::{Session, State};

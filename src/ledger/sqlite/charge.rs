@@ -7,11 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::{OptionalExtension as _, params};
 
 use super::failure::{Failure, Op};
-use super::identity;
 use super::ledgered::Ledgered;
 use super::lots::latest;
 use super::write::Tx;
-use super::{rows, tempo};
+use super::{identity, rows, tempo};
 use crate::domain::credit::{Chain, Charge, Outcome, PERIOD_PARTS, Part, Reservation, Verdict};
 use crate::domain::directory::Sender;
 use crate::domain::id::{AccountId, Holder, IdMap, IdSet, KeyId, MessageId, PolicyId};

@@ -6,10 +6,8 @@ use jiff::Timestamp;
 use rusqlite::params;
 
 use super::failure::Op;
-use super::identity;
-use super::lots;
-use super::rows;
 use super::write::Tx;
+use super::{identity, lots, rows};
 use crate::domain::directory::Entry;
 use crate::domain::id::Holder;
 use crate::ledger::rules::lots::{drops_lots_ahead, holding, touches_lots};

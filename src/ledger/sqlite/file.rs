@@ -1,11 +1,9 @@
 //! The file: where it may lie, how it is opened, and its schema.
 
-use std::fs;
-use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
+use std::{fs, io, thread};
 
 use jiff::Timestamp;
 use rusqlite::config::DbConfig;

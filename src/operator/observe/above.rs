@@ -2,8 +2,7 @@
 
 use crate::domain::id::Holder;
 use crate::operator::context::Context;
-use crate::operator::object_ref::Name;
-use crate::operator::object_ref::Ref;
+use crate::operator::object_ref::{Name, Ref};
 
 impl Context {
     /// The objects that bind what `what` may send, as far as they are known: a key's account and policy, an account's

@@ -4,9 +4,7 @@
 //! of the old one. Interrupted anywhere, the password in the Secret works.
 
 use super::figures;
-use crate::operator::plan::key_observed::Account;
-use crate::operator::plan::key_observed::KeyPlan;
-use crate::operator::plan::key_observed::Observed;
+use crate::operator::plan::key_observed::{Account, KeyPlan, Observed};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};

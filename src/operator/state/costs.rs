@@ -1,24 +1,13 @@
 //! The running bills, as last computed.
 
-use crate::crd::CostStatus;
-use crate::crd::CreditPolicy;
-use crate::crd::PolicyCostStatus;
-use crate::crd::Pricing;
-use crate::crd::SubAccount;
-use crate::domain::cost::Bill;
-use crate::domain::cost::Payer;
-use crate::domain::id::AccountId;
-use crate::domain::id::Holder;
-use crate::domain::id::PolicyId;
+use crate::crd::{CostStatus, CreditPolicy, PolicyCostStatus, Pricing, SubAccount};
+use crate::domain::cost::{Bill, Payer};
+use crate::domain::id::{AccountId, Holder, PolicyId};
 use crate::ledger::report::Terms;
 use crate::operator::plan::cost::Cost;
-use jiff::SignedDuration;
-use jiff::Timestamp;
-use std::collections::HashMap;
-use std::collections::HashSet;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 /// A total that moved by less than this part, or sooner than this, is not worth a write to a status.
 const TOTAL_PART: i64 = 100;

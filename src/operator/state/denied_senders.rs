@@ -3,9 +3,7 @@
 use crate::domain::denied_sender::DeniedReport;
 use crate::domain::id::KeyId;
 use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Keys whose last report is remembered until their status shows it.
 const REMEMBERED_MAX: usize = 10_000;
 

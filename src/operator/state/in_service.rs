@@ -7,8 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::domain::directory::Entry;
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
-use crate::operator::object_ref::Name;
-use crate::operator::object_ref::Ref;
+use crate::operator::object_ref::{Name, Ref};
 
 #[derive(Default)]
 pub struct InService {

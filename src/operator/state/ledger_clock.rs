@@ -1,14 +1,9 @@
 //! The ledger's time beside the clock, as last read.
 
 use crate::ledger::store::LedgerTime;
-use crate::runtime::health::Gate;
-use crate::runtime::health::Health;
-use crate::runtime::metrics::IntGauge;
-use crate::runtime::metrics::Registry;
-use crate::runtime::metrics::register;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use crate::runtime::health::{Gate, Health};
+use crate::runtime::metrics::{IntGauge, Registry, register};
+use std::sync::{Arc, Mutex, PoisonError};
 /// What the last look found.
 pub struct LedgerClock {
     gate: Gate,

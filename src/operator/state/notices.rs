@@ -1,10 +1,7 @@
 //! What finding and sending notices share.
 
 use crate::runtime::courier::Courier;
-use crate::runtime::metrics::IntCounterVec;
-use crate::runtime::metrics::Opts;
-use crate::runtime::metrics::Registry;
-use crate::runtime::metrics::register;
+use crate::runtime::metrics::{IntCounterVec, Opts, Registry, register};
 use std::sync::Arc;
 use tokio::sync::watch;
 /// What the senders share.

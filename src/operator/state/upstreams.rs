@@ -1,9 +1,7 @@
 //! The relays' last report of the policies' upstreams.
 
 use crate::domain::trouble::Sightings;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 /// The latest word; `None` before the first.
 #[derive(Default)]
 pub struct Upstreams(Mutex<Option<Arc<Sightings>>>);

@@ -3,8 +3,7 @@
 use kube::ResourceExt as _;
 
 use crate::crd::{AccountState, CreditStatus, SubAccount, SubAccountApiKey};
-use crate::operator::object_ref::Name;
-use crate::operator::object_ref::Ref;
+use crate::operator::object_ref::{Name, Ref};
 use crate::operator::plan::{meta, sending};
 use crate::operator::watch::references::References;
 

@@ -18,8 +18,7 @@ use crate::ledger::bill::{bill, running_terms};
 use crate::ledger::report::Terms;
 use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
-use crate::operator::object_ref::Name;
-use crate::operator::object_ref::Ref;
+use crate::operator::object_ref::{Name, Ref};
 use crate::operator::plan::cost::Cost;
 use crate::operator::plan::credit_policy::valid_pricing;
 

@@ -13,8 +13,7 @@ use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, KeyId};
 use crate::domain::sender::{MailDomain, SenderFault, Unlisted};
 use crate::operator::context::Context;
-use crate::operator::object_ref::Name;
-use crate::operator::object_ref::Ref;
+use crate::operator::object_ref::{Name, Ref};
 use crate::operator::plan::Notice;
 
 /// One question to the ledger; a user who looks for the reason finds it in time.

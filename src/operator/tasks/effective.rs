@@ -21,8 +21,7 @@ use crate::domain::directory::{Entry, PolicyEntry, UpstreamTls, is_expired};
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
-use crate::operator::object_ref::Name;
-use crate::operator::object_ref::Ref;
+use crate::operator::object_ref::{Name, Ref};
 use crate::operator::plan::meta;
 use crate::operator::plan::relay_state::RelayInForce;
 

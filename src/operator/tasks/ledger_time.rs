@@ -10,8 +10,7 @@ use std::time::Duration;
 use crate::ledger::store::LedgerTime;
 use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
-use crate::operator::object_ref::Name;
-use crate::operator::object_ref::Ref;
+use crate::operator::object_ref::{Name, Ref};
 use crate::runtime::health::{Gate, Health};
 use crate::runtime::metrics::{IntGauge, Registry, register};
 

@@ -9,8 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::domain::id::{Holder, PolicyId};
 use crate::domain::trouble::Sightings;
 use crate::operator::context::Context;
-use crate::operator::object_ref::Name;
-use crate::operator::object_ref::Ref;
+use crate::operator::object_ref::{Name, Ref};
 
 /// Sooner than anybody reads a status; one question to the ledger.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

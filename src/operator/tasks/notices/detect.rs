@@ -12,8 +12,7 @@ use crate::ledger::report::{Channel, NOTICES_MAX, Topic};
 use crate::ledger::store::Balance;
 use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
-use crate::operator::object_ref::Name;
-use crate::operator::object_ref::Ref;
+use crate::operator::object_ref::{Name, Ref};
 use crate::operator::plan::alert::{self, Audience, Heard, Known};
 
 /// Holders whose notices are remembered without asking the ledger.
