@@ -1,10 +1,11 @@
 //! `spec.secret` of a key: how the Secret looks that a pod mounts.
 
+use std::collections::BTreeMap;
+
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::BTreeMap;
 
 use super::checks::is_false;
 use super::problem::Problem;

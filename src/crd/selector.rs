@@ -1,9 +1,10 @@
 //! Which namespaces a policy is open to, by their labels.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt as _};
 use schemars::{Schema, SchemaGenerator, json_schema};
-use std::collections::BTreeMap;
 
 use super::problem::Problem;
 use super::reference::{is_label_text, is_qualified_name};

@@ -2,12 +2,13 @@
 
 #![expect(clippy::duplicated_attributes, reason = "each printer column has a type and a path of its own")]
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::BTreeMap;
 
 use super::alerts::AccountAlerts;
 use super::checks::{SENDERS_FIX, SENDERS_RULE, is_false, sender_patterns, suspension};

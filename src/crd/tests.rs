@@ -1,10 +1,11 @@
 //! The rules of the schemas and of `check()`, by the table in `tests/it/refusals.yaml`, and what the schemas promise.
 
+use std::collections::BTreeMap;
+
 use kube::core::cel::ValidationErrors;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::collections::BTreeMap;
 
 use super::*;
 use crate::domain::period::Calendar;

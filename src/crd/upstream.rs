@@ -1,9 +1,10 @@
 //! `spec.upstream` of a policy: the smarthost that mail is forwarded to.
 
+use std::net::IpAddr;
+
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
 
 use super::problem::Problem;
 use super::reference::{LocalRef, is_dns_subdomain};

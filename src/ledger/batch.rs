@@ -5,10 +5,11 @@
 //! until it is. A charge that nobody collects (the caller's deadline passed, or its connection went away) is settled
 //! as not offered: used or cancelled, never forgotten.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
@@ -259,7 +260,7 @@ async fn stoppable(shared: Arc<Shared>, task: impl Future<Output = ()>) {
 
 impl Shared {
     fn session(&self) -> Session {
-        self.session.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.session.read().clone()
     }
 
     /// One task opens the new session, the others find it.
@@ -271,7 +272,7 @@ impl Shared {
         }
         let session = open(self.store.as_ref(), &self.admit, self.role, &self.name).await?;
         tracing::warn!(role = self.role.as_str(), epoch = session.epoch, "opened another session in the ledger");
-        *self.session.write().unwrap_or_else(PoisonError::into_inner) = session.clone();
+        *self.session.write() = session.clone();
         Ok(session)
     }
 

@@ -31,12 +31,12 @@ pub mod trail;
 
 use std::sync::Arc;
 
+use incarnation::Naming;
 use jiff::Timestamp;
+use store::Identity;
 
 use crate::domain::relay_config::LedgerAddress;
 use crate::runtime::clock::Clock;
-use incarnation::Naming;
-use store::Identity;
 
 pub use batch::Ledger;
 pub use report::Report;

@@ -5,9 +5,10 @@
 //! counters that begin at 0; what it sent before stays in those of the others.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::RwLock;
 
 use crate::domain::directory::AccountEntry;
 use crate::domain::id::AccountId;
@@ -101,19 +102,19 @@ impl AccountCounters {
     fn count(&self, whose: Whose<'_>, limit: u32, count: impl FnOnce(&str)) {
         let Some(id) = whose.id else { return count(OTHER) };
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
+        let places = self.places.read();
         if let Some(account) = places.known(whose.account, id, limit) {
             return count(account);
         }
         drop(places);
-        let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
+        let mut places = self.places.write();
         count(places.give(whose.account, id, limit));
         self.tell(&places);
     }
 
     /// Removes the counters of accounts that are not to `stay`, so that others get their places.
     pub fn release(&self, stays: impl Fn(AccountId) -> bool) {
-        let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
+        let mut places = self.places.write();
         let released = places.release(stays);
         if !released.is_empty() {
             for counters in [&self.messages, &self.credits] {

@@ -8,10 +8,11 @@
 //! message's fingerprint is in the ledger before it is told, so whichever relay it comes to knows it again.
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use tokio::sync::oneshot;
@@ -290,7 +291,7 @@ impl Admission {
     /// A UUIDv7, so that the ledger's newest rows lie together.
     fn next_id(&self) -> MessageId {
         let mut random = [0; 10];
-        self.rng.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut random);
+        self.rng.lock().fill_bytes(&mut random);
         let millis = u64::try_from(self.judge.now().as_millisecond()).unwrap_or(0);
         MessageId(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }

@@ -5,7 +5,9 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::domain::id::KeyId;
 use crate::domain::network;
@@ -77,11 +79,11 @@ impl<K> Default for Tally<K> {
 
 impl<K: Clone + Eq + Hash> Tally<K> {
     fn count(&self, of: &K) -> u32 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(of).copied().unwrap_or(0)
+        self.0.lock().get(of).copied().unwrap_or(0)
     }
 
     fn take(&self, of: K, limit: u32) -> Option<Permit<K>> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.0.lock();
         let taken = counts.get(&of).copied().unwrap_or(0);
         if taken >= limit {
             return None;
@@ -100,7 +102,7 @@ pub struct Permit<K: Clone + Eq + Hash> {
 
 impl<K: Clone + Eq + Hash> Drop for Permit<K> {
     fn drop(&mut self) {
-        let mut counts = self.tally.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.tally.0.lock();
         if let Some(count) = counts.get_mut(&self.of) {
             *count -= 1;
             if *count == 0 {
@@ -123,7 +125,7 @@ mod tests {
         drop(first);
         assert!(limits.any(2).is_some());
         drop(second);
-        assert!(limits.all.0.lock().expect("the counts").is_empty());
+        assert!(limits.all.0.lock().is_empty());
     }
 
     #[test]
@@ -141,7 +143,7 @@ mod tests {
         assert!(connect("greedy").is_none() && connect("third").is_some());
         drop(other);
         drop(greedy);
-        assert!(limits.namespaces.0.lock().expect("the counts").is_empty());
+        assert!(limits.namespaces.0.lock().is_empty());
         let alone = ConnectionLimits::default();
         let _open = alone.any(1).expect("a place");
         assert!(alone.namespace(Arc::from("only"), 1).is_some(), "one connection can log in");
@@ -159,6 +161,6 @@ mod tests {
         drop(permit);
         assert!(limits.address(address("2001:db8::2"), 1).is_some());
         drop(mapped);
-        assert!(limits.addresses.0.lock().expect("the counts").is_empty());
+        assert!(limits.addresses.0.lock().is_empty());
     }
 }

@@ -4,10 +4,11 @@
 //! charges); a no is never given from it: the rows are looked at once more, fresh, and then judged.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use arc_swap::{ArcSwap, Guard};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use super::directory::{Follower, Look};
 use super::labels::Labels;
@@ -189,7 +190,7 @@ impl Judge {
     /// The copy of the directory, where it is fresh and another than the last time that this was asked.
     pub fn changed(&self) -> Option<Arc<Directory>> {
         let copy = Guard::into_inner(self.directory.current()?);
-        let mut last = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.seen.lock();
         // A weak one, so that a copy which nobody judges by is not kept.
         if std::ptr::eq(last.as_ptr(), Arc::as_ptr(&copy)) {
             return None;

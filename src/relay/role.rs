@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -327,8 +328,8 @@ async fn release_counters(admission: Arc<Admission>, stop: CancellationToken) {
 }
 
 impl House {
-    fn doors(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Door>> {
-        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
+    fn doors(&self) -> parking_lot::MutexGuard<'_, BTreeMap<String, Door>> {
+        self.doors.lock()
     }
 
     async fn open(&self, listener: Listener) -> Result<(), Error> {

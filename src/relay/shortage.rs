@@ -5,9 +5,9 @@
 //! relay count at once. What cannot be read refuses nobody; the reserve call has the last word.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
@@ -42,7 +42,7 @@ impl Default for Shortages {
 impl Shortages {
     /// Notes that the ledger refused a message of `chain` because `meter` lacked credits.
     pub fn remember(&self, chain: Chain, meter: Meter, now: Instant) {
-        let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut short = self.short.lock();
         if short.len() >= HOLDERS_MAX {
             short.retain(|_, until| now < *until);
             if short.len() >= HOLDERS_MAX {
@@ -54,7 +54,7 @@ impl Shortages {
 
     /// Forgets that anything of `chain` was short: credits come back to it, and the ledger may not have them yet.
     pub fn forget(&self, chain: Chain) {
-        let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut short = self.short.lock();
         if !short.is_empty() {
             for holder in chain.holders() {
                 short.remove(&holder);
@@ -63,7 +63,7 @@ impl Shortages {
     }
 
     fn was_short(&self, chain: Chain, now: Instant) -> bool {
-        let short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
+        let short = self.short.lock();
         !short.is_empty() && chain.holders().iter().any(|holder| short.get(holder).is_some_and(|until| now < *until))
     }
 
@@ -125,7 +125,7 @@ mod tests {
         for n in 0..2 * HOLDERS_MAX as u128 {
             shortages.remember(chain(n, 1), Meter::KeyCap, now);
         }
-        let remembered = || shortages.short.lock().expect("the holders").len();
+        let remembered = || shortages.short.lock().len();
         assert_eq!(remembered(), HOLDERS_MAX);
         shortages.remember(chain(0, 1), Meter::KeyCap, now + MEMORY);
         assert_eq!(remembered(), 1, "what is over makes room");

@@ -1,7 +1,9 @@
 //! A policy's upstream with its secret opened, kept until the policy changes.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
 
 use crate::domain::directory::{PolicyEntry, Sealed, UpstreamSecret};
 use crate::domain::id::PolicyId;
@@ -20,20 +22,20 @@ struct Opened {
 impl Targets {
     /// `None` where the policy has no upstream at present, or its secret does not open with the installation's key.
     pub fn of(&self, policy: &Arc<PolicyEntry>, sealer: &Sealer) -> Option<Arc<Target>> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.0.read();
         if let Some(opened) = known.get(&policy.id).filter(|opened| Arc::ptr_eq(&opened.policy, policy)) {
             return opened.target.clone();
         }
         drop(known);
         let target = open(policy, sealer).map(Arc::new);
         let opened = Opened { policy: policy.clone(), target: target.clone() };
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(policy.id, opened);
+        self.0.write().insert(policy.id, opened);
         target
     }
 
     /// Forgets everything: the installation's keys changed.
     pub fn clear(&self) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.write().clear();
     }
 }
 

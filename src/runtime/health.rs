@@ -2,7 +2,9 @@
 //! open.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// All gates of a process. Cheap to clone.
 #[derive(Clone, Default)]
@@ -52,7 +54,7 @@ impl Health {
     }
 
     fn gates(&self) -> MutexGuard<'_, BTreeMap<&'static str, Standing>> {
-        self.gates.lock().unwrap_or_else(PoisonError::into_inner)
+        self.gates.lock()
     }
 }
 

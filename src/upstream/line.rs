@@ -2,10 +2,11 @@
 //!
 //! lettre owns the wire, so this is how it is spoken to.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::reply_lines::ReplyLines;
@@ -102,7 +103,7 @@ impl Line {
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Everything that was read until now; the tap closes.

@@ -5,15 +5,14 @@
 //! only when an upstream announces something else, or is no longer one of ours.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-
-use crate::domain::directory::UpstreamEntry;
-use crate::domain::id::PolicyId;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::connection::Capabilities;
 use super::message::Target;
+use crate::domain::directory::UpstreamEntry;
+use crate::domain::id::PolicyId;
 
 /// RFC 5321 §4.5.3.1.7: every server takes a message of so many octets. One that announces less limits its own policy's
 /// messages, and not what is promised to everybody's clients.
@@ -84,7 +83,7 @@ impl Offers {
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<PolicyId, (UpstreamEntry, Capabilities)>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }
 

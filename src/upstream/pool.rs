@@ -4,17 +4,14 @@
 //! breaks its login must not slow another one down, and its figures must be its own.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use rustls::ClientConfig;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::domain::directory::UpstreamTls;
-use crate::domain::trouble::Fault;
-
-use super::UpstreamSettings;
 use super::breaker::{Breaker, Health, Pass, State};
 use super::connection::{Capabilities, Connection, NoConnection};
 use super::line::Point;
@@ -23,8 +20,10 @@ use super::message::{Cause, Forwarded, Message, Stage, Target, Tenant};
 use super::offers::Offers;
 use super::senders::{Judged, Senders};
 use super::slots::{Slot, Slots};
-use super::tls;
 use super::transaction::{self, Fate, Ran};
+use super::{UpstreamSettings, tls};
+use crate::domain::directory::UpstreamTls;
+use crate::domain::trouble::Fault;
 
 pub(super) struct Pool {
     pub target: Target,
@@ -411,5 +410,5 @@ fn failing(forwarded: &Forwarded) -> Option<(Fault, String)> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }

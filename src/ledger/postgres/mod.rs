@@ -43,9 +43,15 @@ use std::future::Future;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use failure::{Failure, Op};
+use fitness::Demands;
 use jiff::{SignedDuration, Timestamp};
+use memory::Memory;
+use pool::{Connector, Wires};
+use read::Snapshot;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
+use tx::{Lane, Tx};
 use uuid::Uuid;
 
 use crate::domain::credential::Username;
@@ -57,13 +63,6 @@ use crate::ledger::store::{
     Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, LedgerTime, Result, Role,
     Session, Settlement, Store,
 };
-
-use failure::{Failure, Op};
-use fitness::Demands;
-use memory::Memory;
-use pool::{Connector, Wires};
-use read::Snapshot;
-use tx::{Lane, Tx};
 
 pub use tx::Clock;
 

@@ -44,9 +44,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use failure::{Failure, Op};
 use jiff::{SignedDuration, Timestamp};
+use read::Reader;
 use tokio::time::sleep;
 use uuid::Uuid;
+use vigil::Vigil;
+use write::Tx;
+use writer::Writer;
 
 use crate::domain::credential::Username;
 use crate::domain::credit::{Reservation, Verdict};
@@ -58,12 +63,6 @@ use crate::ledger::store::{
     Settlement, State, Store,
 };
 use crate::runtime::clock::Clock;
-
-use failure::{Failure, Op};
-use read::Reader;
-use vigil::Vigil;
-use write::Tx;
-use writer::Writer;
 
 /// Rows that one transaction of a chore takes, so that mail waits for none of them longer than some 20 milliseconds.
 const PIECE: usize = 1_000;

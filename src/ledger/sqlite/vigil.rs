@@ -8,8 +8,8 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use uuid::Uuid;
 
@@ -49,7 +49,7 @@ impl Vigil {
 
     /// The generation of the file at the path. Fails while there is none, or one that is not ours.
     pub fn look(&self) -> Op<u64> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         let found = node(&self.path)?;
         if found == seen.file {
             return Ok(seen.generation);

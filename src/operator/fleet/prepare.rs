@@ -4,6 +4,7 @@
 //! must never do is let mail be charged to an empty ledger where there was one, because that gives every credit away
 //! again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
@@ -18,7 +19,6 @@ use crate::operator::fleet::relay_config::{self, Keeper};
 use crate::operator::plan::endpoint::Endpoint;
 use crate::runtime::clock::Clock;
 use crate::runtime::config::Settings;
-use std::sync::Arc;
 
 /// For all calls to the API server together. They are five; an init container that ends is started again, with a
 /// back-off that one can see, which is better than one that hangs.

@@ -4,48 +4,24 @@ mod above;
 mod secrets;
 pub mod upstream_secret;
 
-use crate::operator::context::Context;
-use crate::operator::plan::key_observed;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
-
 use k8s_openapi::api::core::v1::Namespace;
 use kube::core::PartialObjectMeta;
-use kube::{Api, Client, ResourceExt as _};
-use rand::SeedableRng as _;
-use rand::rngs::StdRng;
-use tokio::sync::watch;
-use uuid::Uuid;
+use kube::{Api, ResourceExt as _};
 
 use super::error::{Error, Result};
 use super::plan::cost::Cost;
 use super::plan::gauge::Gauge;
 use super::plan::{api_key, credit_policy, is_true, meta, places, sub_account};
-use super::report::Report;
 use crate::crd::{
     AccountCounts, ConditionType, CreditPolicy, SubAccount, SubAccountApiKey, account_terms, find_condition,
 };
-use crate::domain::credential::HashKey;
 use crate::domain::directory::Entry;
 use crate::domain::id::{AccountId, Holder, Kind, PolicyId};
-use crate::ledger::Sealer;
-use crate::operator::dependencies::{Dependencies, Settings};
+use crate::operator::context::Context;
 use crate::operator::object_ref::{Name, Ref};
-use crate::operator::plan::endpoint::Endpoint;
-use crate::operator::plan::relay_state::RelayState;
-use crate::operator::state::awaiting_policy::Early;
-use crate::operator::state::costs::Costs;
-use crate::operator::state::denied_senders::Denied;
-use crate::operator::state::guard::{Guard, Standing};
-use crate::operator::state::lease::Leader;
-use crate::operator::state::ledger_client::{Books, Removed};
-use crate::operator::state::ledger_clock::LedgerClock;
-use crate::operator::state::notices::Notices;
-use crate::operator::state::upstreams::Upstreams;
-use crate::operator::watch::references::References;
-use crate::operator::watch::secret_watches::SecretWatches;
-use crate::operator::watch::work_queue::WorkQueues;
-use crate::runtime::clock::Clock;
+use crate::operator::plan::key_observed;
+use crate::operator::state::guard::Standing;
+use crate::operator::state::ledger_client::Removed;
 
 impl Context {
     /// The figures of a holder under its own limits and under those of `above`.

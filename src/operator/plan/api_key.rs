@@ -3,8 +3,6 @@
 //! The order of a new credential: stage its hash → write the Secret → read it back → promote, which starts the overlap
 //! of the old one. Interrupted anywhere, the password in the Secret works.
 
-use super::figures;
-use crate::operator::plan::key_observed::{Account, KeyPlan, Observed};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
@@ -12,26 +10,24 @@ use kube::ResourceExt as _;
 use rand::Rng;
 
 use super::adoption::{self, Adoption};
+use super::figures;
 use super::gauge::Gauge;
 use super::key_removal::{leaving, release, removal};
 use super::key_status::base_status;
 use super::present::{Present, present};
 use super::secret::{self, Access, Judgement, Known, Standing};
 use super::secret_patch::Content;
-use super::sub_account::Namespace;
 use super::usage::{self, Metered};
 use super::{Outcome, Plan, Step, meta, sending};
 use crate::crd::{
     CheckedCap, CheckedKey, CredentialStatus, LocalRef, Reason, SubAccountApiKey, SubAccountApiKeyStatus,
 };
-use crate::domain::credential::{self, Credential, HashKey, Password, Stage, Username};
-use crate::domain::denied_sender::DeniedReport;
+use crate::domain::credential::{self, Credential, Password, Stage, Username};
 use crate::domain::directory::{Entry, KeyEntry};
-use crate::domain::id::{AccountId, KeyId};
 use crate::domain::period::Calendar;
-use crate::domain::sender::{MailDomain, SenderPattern, may_ever_send};
-use crate::operator::plan::endpoint::Endpoint;
+use crate::domain::sender::{SenderPattern, may_ever_send};
 use crate::operator::plan::figures::Figures;
+use crate::operator::plan::key_observed::{Account, KeyPlan, Observed};
 
 impl Metered for SubAccountApiKeyStatus {
     fn shown(&self) -> Option<(Figures, Timestamp)> {

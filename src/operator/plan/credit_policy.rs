@@ -1,6 +1,5 @@
 //! A policy: its upstream, its pool, and the accounts that hold it when it is to be deleted.
 
-use super::figures;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -9,6 +8,7 @@ use kube::ResourceExt as _;
 
 use super::availability::{self, Availability};
 use super::cost::{Cost, carry_cost};
+use super::figures;
 use super::gauge::Gauge;
 use super::usage::{self, Metered};
 use super::{Outcome, Plan, Step, meta, sending};

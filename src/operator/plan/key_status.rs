@@ -1,11 +1,11 @@
 //! What a key's status shows, but for what only its Secret tells.
 
-use super::figures;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::figures;
 use super::gauge::Gauge;
-use super::{Outcome, sending, usage};
+use super::{Outcome, sending};
 use crate::crd::{CredentialStatus, DeniedSendersStatus, SubAccountApiKey, SubAccountApiKeyStatus};
 use crate::operator::plan::key_observed::Observed;
 

@@ -1,6 +1,5 @@
 //! An account: whether its policy takes it, and what the relay is told.
 
-use super::figures;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -9,6 +8,7 @@ use kube::ResourceExt as _;
 
 use super::cost::{Cost, carry_cost};
 use super::credit_policy::{self, changed_currency};
+use super::figures;
 use super::gauge::Gauge;
 use super::places::Places;
 use super::usage::{self, Metered};

@@ -3,14 +3,14 @@
 //! A change of phase or of a limit at once; every other movement once in a [`Slot`], which all objects of a policy share,
 //! so that a policy, its accounts and their keys show the same mail.
 
-use super::figures::{Figures, Phase};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use jiff::Timestamp;
 
 use super::Notice;
+use super::figures::{Figures, Phase};
 use super::gauge::Gauge;
-use crate::crd::{CreditStatus, PeriodStatus, PoolCreditStatus, Reason, SpendStatus};
+use crate::crd::Reason;
 
 /// Seconds between two writes for figures that moved within their phase: a minute, less what the queue and the write take.
 const SLOT_SECONDS: i64 = 50;
@@ -120,6 +120,7 @@ pub fn news<S: Metered>(standing: Option<&S>, next: &S, gauge: Option<&Gauge>) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crd::SpendStatus;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("a time")

@@ -2,14 +2,13 @@
 //!
 //! Status goes by merge patch, of what changed alone: it has one writer. What is equal is not written.
 
-use std::sync::{Mutex, PoisonError};
-
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::crd::{Reason, printable};
@@ -202,7 +201,7 @@ impl Report {
     /// Whether an account has figures of its own; one that has to make room for it loses its own.
     fn is_measured(&self, what: &Ref, figures: &Figures) -> bool {
         let Ref::Account(account) = what else { return false };
-        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut measured = self.measured.lock();
         let change = measured.moved(account, figures.used);
         self.left_out.set(i64::try_from(measured.left_out()).unwrap_or(i64::MAX));
         if let Some(hidden) = change.hidden {
@@ -214,7 +213,7 @@ impl Report {
     /// What is gone has no figures.
     pub fn forget(&self, what: &Ref) {
         if let Ref::Account(account) = what {
-            let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut measured = self.measured.lock();
             measured.forget(account);
             self.left_out.set(i64::try_from(measured.left_out()).unwrap_or(i64::MAX));
         }

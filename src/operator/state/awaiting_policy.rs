@@ -5,7 +5,8 @@
 //! plan and refuse its right password for good. So it waits here, and its policy's next pass wakes it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, PolicyId};
@@ -26,7 +27,7 @@ struct Inner {
 
 impl Early {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Whether the policy is in the directory. Where it is not, the account waits from before the look on, so that a

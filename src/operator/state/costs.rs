@@ -1,14 +1,16 @@
 //! The running bills, as last computed.
 
+use std::collections::{HashMap, HashSet};
+
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
+
 use crate::crd::{CostStatus, CreditPolicy, PolicyCostStatus, Pricing, SubAccount};
 use crate::domain::cost::{Bill, Payer};
 use crate::domain::id::{AccountId, Holder, PolicyId};
 use crate::ledger::report::Terms;
 use crate::operator::plan::cost::Cost;
-use jiff::{SignedDuration, Timestamp};
-use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokio::time::Instant;
 /// A total that moved by less than this part, or sooner than this, is not worth a write to a status.
 const TOTAL_PART: i64 = 100;
 const TOTAL_AFTER: SignedDuration = SignedDuration::from_secs(60);
@@ -39,7 +41,7 @@ fn moved_on(shown: i64, fresh: i64, part: i64, written: Option<SignedDuration>, 
 }
 
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 impl Costs {

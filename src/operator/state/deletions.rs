@@ -4,8 +4,8 @@
 //! another hand: by force, or to keep a credential that outlives its resource.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::operator::object_ref::Ref;
@@ -37,7 +37,7 @@ impl Pending {
 
 impl Deletions {
     fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock()
     }
 
     /// Notes that a resource was deleted; `purge` says that its personal data is to be erased.

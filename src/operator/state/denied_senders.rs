@@ -1,9 +1,11 @@
 //! The last reports of messages that were refused for their sender.
 
+use std::collections::HashMap;
+
+use parking_lot::{Mutex, MutexGuard};
+
 use crate::domain::denied_sender::DeniedReport;
 use crate::domain::id::KeyId;
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Keys whose last report is remembered until their status shows it.
 const REMEMBERED_MAX: usize = 10_000;
 
@@ -26,6 +28,6 @@ impl Denied {
     }
 
     fn reports(&self) -> MutexGuard<'_, HashMap<KeyId, DeniedReport>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -5,10 +5,10 @@
 //! generation came with a newer entry of its own. What came while nothing was watching is not known.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::operator::plan::meta::last_edit;
 
@@ -65,7 +65,7 @@ impl Edits {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Edit>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

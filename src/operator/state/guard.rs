@@ -1,16 +1,19 @@
 //! The guard: whether the ledger may be worked with.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use uuid::Uuid;
+
 use crate::domain::relay_config::LedgerAddress;
 use crate::ledger::identity::Identity;
 use crate::ledger::incarnation::Known;
 use crate::operator::fleet::installation::Installation;
 use crate::operator::object_ref::Ref;
 use crate::runtime::metrics::{IntGauge, Registry, register};
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use tokio::sync::watch;
-use uuid::Uuid;
 /// How long a pass waits for the first answer: a ledger that is there gives it at once.
 const JUDGED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -78,22 +81,22 @@ impl Guard {
 
     pub fn passed(&self, what: Ref) {
         if *self.standing.borrow() == Standing::Rebuilding {
-            self.passed.lock().unwrap_or_else(PoisonError::into_inner).insert(what);
+            self.passed.lock().insert(what);
         }
     }
 
     pub fn has_passed(&self, what: &Ref) -> bool {
-        self.passed.lock().unwrap_or_else(PoisonError::into_inner).contains(what)
+        self.passed.lock().contains(what)
     }
 
     /// From here on passes put objects back.
     pub fn begin_rebuilding(&self) {
-        self.passed.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.passed.lock().clear();
         self.standing.send_replace(Standing::Rebuilding);
     }
 
-    pub fn known(&self) -> std::sync::MutexGuard<'_, Option<Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn known(&self) -> parking_lot::MutexGuard<'_, Option<Known>> {
+        self.known.lock()
     }
 
     /// What is known; of an operator without an installation, what was found first.

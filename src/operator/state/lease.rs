@@ -4,13 +4,14 @@
 //! leader does when it wakes is stopped by the ledger, whose session the next leader has replaced. So a leader that may
 //! have lost the lease ends its process, and a new one starts clean: nothing that it knew may still be true.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt as _};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -58,11 +59,11 @@ struct Until(Arc<Mutex<Instant>>);
 
 impl Until {
     fn get(&self) -> Instant {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.lock()
     }
 
     fn set(&self, deadline: Instant) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+        *self.0.lock() = deadline;
     }
 }
 

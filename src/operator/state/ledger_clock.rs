@@ -1,9 +1,12 @@
 //! The ledger's time beside the clock, as last read.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
 use crate::ledger::store::LedgerTime;
 use crate::runtime::health::{Gate, Health};
 use crate::runtime::metrics::{IntGauge, Registry, register};
-use std::sync::{Arc, Mutex, PoisonError};
 /// What the last look found.
 pub struct LedgerClock {
     gate: Gate,
@@ -28,7 +31,7 @@ impl LedgerClock {
 
     /// What policies say of it, if anything.
     pub fn sentence(&self) -> Option<String> {
-        self.sentence.lock().unwrap_or_else(PoisonError::into_inner).as_deref().map(str::to_owned)
+        self.sentence.lock().as_deref().map(str::to_owned)
     }
 
     /// Takes a look's finding over. Returns whether another sentence is to be said.
@@ -36,7 +39,7 @@ impl LedgerClock {
         let ahead = time.ahead();
         self.ahead_seconds.set(ahead.map_or(0, |ahead| ahead.as_secs()));
         let sentence: Option<Arc<str>> = ahead.map(|_| sentence(time).into());
-        let mut said = self.sentence.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.sentence.lock();
         if *said == sentence {
             return false;
         }

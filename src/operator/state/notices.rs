@@ -1,9 +1,11 @@
 //! What finding and sending notices share.
 
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
 use crate::runtime::courier::Courier;
 use crate::runtime::metrics::{IntCounterVec, Opts, Registry, register};
-use std::sync::Arc;
-use tokio::sync::watch;
 /// What the senders share.
 pub struct Notices {
     pub courier: Arc<dyn Courier>,

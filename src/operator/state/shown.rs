@@ -6,9 +6,9 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 
 use crate::operator::state::expectations::version;
@@ -42,7 +42,7 @@ pub fn status_mark<S: Serialize>(status: Option<&S>) -> u64 {
 
 impl<R: Clone + Eq + Hash> Shown<R> {
     fn entries(&self) -> MutexGuard<'_, HashMap<R, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Notes that a status with this mark is about to be written.

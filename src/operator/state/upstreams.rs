@@ -1,17 +1,20 @@
 //! The relays' last report of the policies' upstreams.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
 use crate::domain::trouble::Sightings;
-use std::sync::{Arc, Mutex, PoisonError};
 /// The latest word; `None` before the first.
 #[derive(Default)]
 pub struct Upstreams(Mutex<Option<Arc<Sightings>>>);
 
 impl Upstreams {
     pub fn latest(&self) -> Option<Arc<Sightings>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 
     pub fn replace(&self, next: Arc<Sightings>) -> Option<Arc<Sightings>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(next)
+        self.0.lock().replace(next)
     }
 }

@@ -3,24 +3,22 @@
 //! A reckoning reads all that was used in the month, so it waits twenty times as long as it took: with a large policy it
 //! costs a twentieth of a core at most.
 
-use crate::operator::state::costs::{Reckoned, is_amount_behind, lock};
-use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::HashSet;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::crd::{CostStatus, CreditPolicy, PolicyCostStatus, Pricing, SubAccount};
-use crate::domain::cost::{Bill, Payer};
-use crate::domain::id::{AccountId, Holder, PolicyId};
+use crate::crd::CreditPolicy;
+use crate::domain::cost::Payer;
+use crate::domain::id::{Holder, PolicyId};
 use crate::ledger::bill::{bill, running_terms};
 use crate::ledger::report::Terms;
 use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
 use crate::operator::object_ref::{Name, Ref};
-use crate::operator::plan::cost::Cost;
 use crate::operator::plan::credit_policy::valid_pricing;
+use crate::operator::state::costs::{Reckoned, is_amount_behind, lock};
 
 const TICK: Duration = Duration::from_secs(2);
 /// As often as the rollup at most: nothing is newer.

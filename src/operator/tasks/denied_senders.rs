@@ -1,8 +1,6 @@
 //! Tells the owners of keys that messages were refused for their sender: an Event on the key, at most one an hour for each
 //! reason, and the count in its status.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -10,7 +8,7 @@ use tokio::time::sleep;
 use crate::crd::Reason;
 use crate::domain::denied_sender::{DENIED_MAX, DeniedReport, TELL_EVERY};
 use crate::domain::directory::Entry;
-use crate::domain::id::{Holder, KeyId};
+use crate::domain::id::Holder;
 use crate::domain::sender::{MailDomain, SenderFault, Unlisted};
 use crate::operator::context::Context;
 use crate::operator::object_ref::{Name, Ref};
@@ -82,6 +80,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::domain::id::KeyId;
 
     #[test]
     fn each_reason_has_its_sentence_with_the_count_and_the_domain() {

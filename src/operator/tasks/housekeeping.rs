@@ -1,10 +1,9 @@
 //! The ledger's small periodic work, done by whoever operates.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-
+use parking_lot::Mutex;
 use tracing::Instrument as _;
 
 use crate::ledger::store::{FINGERPRINT_KEPT, Result};
@@ -57,12 +56,12 @@ struct Pulse(Mutex<Option<Instant>>);
 
 impl Pulse {
     fn felt(&self, beats: bool) {
-        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = self.0.lock();
         *since = beats.then(|| since.unwrap_or_else(Instant::now));
     }
 
     fn is_steady(&self) -> bool {
-        let since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = self.0.lock();
         since.is_some_and(|since| since.elapsed() >= ANSWERED)
     }
 }
@@ -181,7 +180,7 @@ mod tests {
         pulse.felt(true);
         assert!(!pulse.is_steady(), "it has just come back");
         let earlier = Instant::now().checked_sub(ANSWERED);
-        *pulse.0.lock().expect("unpoisoned") = earlier;
+        *pulse.0.lock() = earlier;
         pulse.felt(true);
         assert!(pulse.is_steady());
         pulse.felt(false);

@@ -4,13 +4,9 @@
 //! says so; nothing is written until an administrator accepts the finding by its name, or the right ledger is back. An
 //! accepted ledger is rebuilt ([`rebuild`](crate::operator::tasks::rebuild)) before mail is charged to it.
 
-use crate::operator::state::guard::Standing;
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::crd::Reason;
@@ -21,10 +17,9 @@ use crate::ledger::store::{self, Identity};
 use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
 use crate::operator::fleet::installation::{self, ACCEPT, Installation, NAME};
-use crate::operator::object_ref::Ref;
 use crate::operator::report::{self, Said};
+use crate::operator::state::guard::Standing;
 use crate::operator::tasks::rebuild;
-use crate::runtime::metrics::{IntGauge, Registry, register};
 
 /// How often the ledger is asked who it is: one small read. Relays look for themselves, five times a second.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

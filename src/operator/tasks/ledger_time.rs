@@ -4,15 +4,11 @@
 //! (rates and expiries are judged by the clock meanwhile), but somebody should know why a period began early: `/readyz`,
 //! a metric, the log, and a condition on every policy say so.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::ledger::store::LedgerTime;
 use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
 use crate::operator::object_ref::{Name, Ref};
-use crate::runtime::health::{Gate, Health};
-use crate::runtime::metrics::{IntGauge, Registry, register};
 
 /// One small read. A minute's difference is told within some seconds.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

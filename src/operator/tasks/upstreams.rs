@@ -1,7 +1,7 @@
 //! What the relays say of the policies' upstreams, read from the ledger for the policies' status.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};

@@ -4,7 +4,6 @@
 //! its own reconcile looks at, one of what others look at. What vanished while a watch was down is told apart by
 //! comparing the lists, because no deletion is ever sent for it.
 
-use crate::operator::object_ref::Name;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -12,13 +11,13 @@ use std::pin::pin;
 
 use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
-use kube::{Api, Resource, ResourceExt as _};
+use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
+use crate::operator::object_ref::Name;
 use crate::operator::plan::meta::trim;
 
 /// What of an object matters, as hashes.
@@ -162,6 +161,8 @@ mod tests {
     use kube::client::Body;
     use serde_json::json;
     use tokio::sync::Notify;
+
+    use kube::ResourceExt as _;
 
     use super::*;
 

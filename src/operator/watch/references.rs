@@ -5,10 +5,8 @@
 //! policies that name it. What is only counted (accounts of a policy, keys of an account) waits for the budget. What is
 //! gone has one more pass, which finds nothing and forgets what was remembered of it.
 
-use crate::operator::object_ref::Ref;
-use crate::operator::watch::work_queue::WorkQueues;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -17,13 +15,14 @@ use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt as _};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::crd::{CreditPolicy, DeletionPolicy, SubAccount, SubAccountApiKey};
-use crate::domain::id::Kind;
 use crate::operator::error::{Error, Result};
 use crate::operator::object_ref::Name;
+use crate::operator::object_ref::Ref;
 use crate::operator::plan::adoption::Adoption;
 use crate::operator::plan::meta;
 use crate::operator::state::deletions::Deletions;
@@ -36,7 +35,8 @@ use crate::operator::watch::marks::{
     account_facts, account_marks, key_facts, key_marks, login_marks, namespace_marks, own_mark, policy_marks,
     secret_marks,
 };
-use crate::operator::watch::work_queue::{Cause, Places, WorkQueue};
+use crate::operator::watch::work_queue::Cause;
+use crate::operator::watch::work_queue::WorkQueues;
 
 /// Kinds that are followed: the three, namespaces, our Secrets, and the upstreams' logins.
 const KINDS: usize = 6;
@@ -155,25 +155,25 @@ impl References {
 
     /// Asks the index a question.
     pub fn index<T>(&self, question: impl FnOnce(&Index) -> T) -> T {
-        question(&self.index.read().unwrap_or_else(PoisonError::into_inner))
+        question(&self.index.read())
     }
 
     fn change_index<T>(&self, change: impl FnOnce(&mut Index) -> T) -> T {
-        change(&mut self.index.write().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.index.write())
     }
 
     /// The objects whose counts changed since this was last asked.
     pub fn take_recounts(&self) -> BTreeSet<Ref> {
-        std::mem::take(&mut *self.recount.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.recount.lock())
     }
 
     /// Has the figures and counts of an object judged again.
     pub fn recount(&self, what: Ref) {
-        self.recount.lock().unwrap_or_else(PoisonError::into_inner).insert(what);
+        self.recount.lock().insert(what);
     }
 
     fn departures(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.departures.lock().unwrap_or_else(PoisonError::into_inner)
+        self.departures.lock()
     }
 
     /// Notes that an account left this policy.

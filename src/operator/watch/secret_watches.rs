@@ -1,13 +1,14 @@
 //! Foreign Secrets that keys wait for. Only these are watched one by one; all Secrets never are.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +35,7 @@ impl SecretWatches {
 
     /// Wakes the key when the Secret is no longer the version that was `judged`. Says no where too many are watched.
     pub fn follow(&self, key: &Name, secret: &str, judged: Option<String>) -> bool {
-        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut followed = self.followed.lock();
         if let Some(old) = followed.remove(key) {
             old.cancel();
         }
@@ -47,7 +48,7 @@ impl SecretWatches {
         let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(self.client.clone(), &key.namespace);
         let (key, secret, keys, all) = (key.clone(), secret.to_owned(), self.keys.clone(), self.followed.clone());
         let replaced = stop.clone();
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = self.tasks.lock();
         // Tasks that ended are let go of here, so that the set holds no more than are followed.
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
@@ -55,7 +56,7 @@ impl SecretWatches {
                 () = changed(api, &secret, judged) => {
                     // Where another watch took this one's place meanwhile, the place is not ours to give up.
                     let ours = {
-                        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+                        let mut all = all.lock();
                         !replaced.is_cancelled() && all.remove(&key).is_some()
                     };
                     if ours {
@@ -69,7 +70,7 @@ impl SecretWatches {
     }
 
     pub fn release(&self, key: &Name) {
-        if let Some(stop) = self.followed.lock().unwrap_or_else(PoisonError::into_inner).remove(key) {
+        if let Some(stop) = self.followed.lock().remove(key) {
             stop.cancel();
         }
     }

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use franking::crd::CreditPolicy;
 use franking::runtime::clock::ManualClock;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
 use serde_json::json;
 
 use super::harness::{DEADLINE, SYSTEM, World, alone};
 use super::lifecycle::own;
 use super::waits::{create, delete, merge_patch, ready, settled, snapshot, stalled, until, waiting};
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
 
 /// Lets time pass until the world's policy shows what is counted of its accounts, which waits for a moment so that a
 /// thousand changes are one write.

@@ -10,12 +10,5 @@ mod deliver;
 mod detect;
 mod dispatch;
 
-use std::sync::Arc;
-
-use tokio::sync::watch;
-
-use crate::runtime::courier::Courier;
-use crate::runtime::metrics::{IntCounterVec, Opts, Registry, register};
-
 pub use detect::Watch;
 pub use dispatch::run;

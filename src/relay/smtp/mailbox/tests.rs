@@ -1,7 +1,8 @@
 //! Header values, and the addresses that some program reads in them.
 
-use super::*;
 use proptest::prelude::*;
+
+use super::*;
 
 fn read(value: &str) -> Option<Vec<String>> {
     addresses(value.as_bytes()).map(|found| found.iter().map(ToString::to_string).collect())
