@@ -53,6 +53,7 @@ pub mod relay_config;
 pub mod report;
 pub mod secret_watches;
 pub mod shown;
+pub mod status_queue;
 pub mod sweep;
 pub mod upstream_secret;
 pub mod upstreams;
