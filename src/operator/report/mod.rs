@@ -80,7 +80,8 @@ impl Report {
                 registry,
                 metric(IntGauge::new(
                     "franking_operator_statuses_due",
-                    "Statuses whose figures are to be written and wait for the budget (operator.statusWritesPerSecond).",
+                    "Statuses that are to be written and wait: for the budget (operator.statusWritesPerSecond), or for their turn \
+                     among counts (accounts of a policy, keys of an account), of which 100 are written in a second.",
                 )),
             ),
             status_lag: register(
@@ -144,7 +145,7 @@ impl Report {
         self.depth.with_label_values(&[controller]).set(i64::try_from(objects).unwrap_or(i64::MAX));
     }
 
-    /// How many statuses wait for the budget, and how long the oldest has.
+    /// How many statuses wait to be written, and how long the oldest has.
     pub fn status_queue(&self, due: usize, lag: std::time::Duration) {
         self.statuses_due.set(i64::try_from(due).unwrap_or(i64::MAX));
         self.status_lag.set(i64::try_from(lag.as_secs()).unwrap_or(i64::MAX));

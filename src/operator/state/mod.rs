@@ -14,4 +14,5 @@ pub mod ledger_client;
 pub mod ledger_clock;
 pub mod notices;
 pub mod shown;
+pub mod status_queue;
 pub mod upstreams;

@@ -21,8 +21,9 @@ use crate::operator::plan::credit_policy::{LimitedAccounts, unbounded};
 use crate::operator::plan::figures::Figures;
 use crate::operator::plan::gauge::Gauge;
 use crate::operator::plan::usage::{Due, Metered, Slot, due};
+use crate::operator::state::status_queue::{Rank, StatusQueue};
 use crate::operator::tasks::notices::Watch;
-use crate::operator::watch::work_queue::{Cause, Turns};
+use crate::operator::watch::work_queue::Cause;
 
 const TICK: Duration = Duration::from_secs(1);
 /// Holders asked for at a time.
@@ -35,91 +36,14 @@ const COUNTS_PER_SECOND: usize = 100;
 /// An object that was written less than this ago does not go along with another.
 const TOGETHER_AFTER: SignedDuration = SignedDuration::from_secs(10);
 
-/// How urgent a write is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    Phase,
-    Movement,
-    Count,
-}
-
-impl Rank {
-    const ALL: [Self; 3] = [Self::Phase, Self::Movement, Self::Count];
-}
-
-/// Every so many writes go by turns alone, whatever their rank: ever new movements of some must not keep the counts of
-/// others from being shown at all.
-const FAIR: u64 = 5;
-
-/// Objects whose status is to be written, each once: the most urgent first, and among them in turn by namespace.
-#[derive(Default)]
-struct StatusQueue {
-    places: HashMap<Ref, (Rank, u64)>,
-    /// When each became due, by age.
-    since: BTreeMap<u64, Timestamp>,
-    by_rank: [Turns<Ref>; Rank::ALL.len()],
-    by_turn: Turns<Ref>,
-    arrived: u64,
-    left: u64,
-}
-
-impl StatusQueue {
-    /// Puts an object in. One that waits already keeps its age, and the more urgent of its ranks.
-    fn push(&mut self, rank: Rank, what: Ref, now: Timestamp) {
-        let tenant = what.name().tenant();
-        let age = match self.places.get(&what) {
-            Some((old, _)) if *old <= rank => return,
-            Some((old, age)) => {
-                self.by_rank[*old as usize].remove(tenant, *age);
-                *age
-            }
-            None => {
-                self.arrived += 1;
-                self.by_turn.push(tenant, self.arrived, what.clone());
-                self.since.insert(self.arrived, now);
-                self.arrived
-            }
-        };
-        self.by_rank[rank as usize].push(tenant, age, what.clone());
-        self.places.insert(what, (rank, age));
-    }
-
-    fn pop(&mut self) -> Option<Ref> {
-        let what = if self.left % FAIR == FAIR - 1 {
-            self.by_turn.pop(|_| true)
-        } else {
-            self.by_rank.iter_mut().find_map(|turns| turns.pop(|_| true))
-        }?;
-        self.remove(&what);
-        self.left += 1;
-        Some(what)
-    }
-
-    /// Takes an object out, whatever its turn. False: it does not wait.
-    fn remove(&mut self, what: &Ref) -> bool {
-        let Some((rank, age)) = self.places.remove(what) else { return false };
-        let tenant = what.name().tenant();
-        self.by_rank[rank as usize].remove(tenant, age);
-        self.by_turn.remove(tenant, age);
-        self.since.remove(&age);
-        true
-    }
-
-    /// How long the oldest has waited.
-    fn behind(&self, now: Timestamp) -> Duration {
-        let oldest = self.since.first_key_value().map(|(_, since)| now.duration_since(*since));
-        oldest.and_then(|waited| Duration::try_from(waited).ok()).unwrap_or_default()
-    }
-}
-
 #[derive(Default)]
 struct Desk {
     cursor: i64,
     /// Objects whose figures are to be judged, from when on.
     judge: BTreeMap<Ref, Timestamp>,
     write: StatusQueue,
-    /// Objects whose counts are behind by a transition.
-    counts: BTreeSet<Ref>,
+    /// Objects whose counts are behind by a transition, beside the budget.
+    counts: StatusQueue,
     watch: Watch,
 }
 
@@ -188,7 +112,7 @@ impl Desk {
         }
         self.moved(context, now).await?;
         self.judge(context, now).await?;
-        let counted: Vec<Ref> = std::iter::from_fn(|| self.counts.pop_first()).take(COUNTS_PER_SECOND).collect();
+        let counted = self.counted();
         let written = self.turns(context.settings.status_writes_per_second, |what| context.above(what));
         for what in &written {
             // What they have left hangs on it.
@@ -198,8 +122,19 @@ impl Desk {
             context.grant(what.clone());
             context.queues.wake_for(&what, Cause::Figures);
         }
-        context.report.status_queue(self.write.places.len(), self.write.behind(now));
+        let (statuses, behind) = self.waiting(now);
+        context.report.status_queue(statuses, behind);
         Ok(())
+    }
+
+    /// Whose counts are written in this second.
+    fn counted(&mut self) -> Vec<Ref> {
+        std::iter::from_fn(|| self.counts.pop()).take(COUNTS_PER_SECOND).collect()
+    }
+
+    /// How many statuses wait to be written, for their figures or for their counts, and how long the oldest has.
+    fn waiting(&self, now: Timestamp) -> (usize, Duration) {
+        (self.write.len() + self.counts.len(), self.write.behind(now).max(self.counts.behind(now)))
     }
 
     /// Whose turn it is in this second, each with those above it that wait too. What a second leaves of its budget is not
@@ -302,7 +237,7 @@ impl Desk {
         let along: BTreeSet<Ref> = leading
             .flat_map(|(what, _)| context.above(what))
             .filter(|above| judged.get(above).is_some_and(waits))
-            .take(budget.saturating_sub(self.write.places.len()))
+            .take(budget.saturating_sub(self.write.len()))
             .collect();
         for (what, one) in judged {
             let goes_along = along.contains(&what);
@@ -314,7 +249,7 @@ impl Desk {
             match Place::of(one.due, goes_along, one.lag) {
                 Place::Queue(rank) => self.write.push(rank, what, now),
                 Place::BesideTheBudget => {
-                    self.counts.insert(what);
+                    self.counts.push(Rank::Count, what, now);
                 }
                 Place::Nowhere => {}
             }
@@ -393,7 +328,7 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
 mod tests {
     use jiff::Timestamp;
 
-    use super::{Desk, Due, Duration, Lag, Name, Place, Rank, Ref, StatusQueue, Turns};
+    use super::{COUNTS_PER_SECOND, Desk, Due, Duration, Lag, Name, Place, Rank, Ref, SignedDuration};
 
     const NOW: Timestamp = Timestamp::constant(1_000, 0);
 
@@ -453,38 +388,22 @@ mod tests {
         assert_eq!(desk.turns(1, above), [key(0), account("a"), policy.clone()]);
         assert_eq!(desk.turns(5, above), [key(1), key(2)]);
         assert_eq!(desk.write.behind(at(9)), Duration::ZERO);
-        assert!(desk.write.since.is_empty() && desk.write.places.is_empty());
+        assert!(desk.write.is_empty());
     }
 
     #[test]
-    fn the_urgent_go_first_then_who_waited_longer_and_nobody_waits_for_ever() {
-        let mut queue = StatusQueue::default();
-        queue.push(Rank::Count, account("counted"), NOW);
-        for name in ["z", "y", "x"] {
-            queue.push(Rank::Movement, account(name), NOW);
-        }
-        queue.push(Rank::Phase, account("x"), NOW);
-        assert_eq!(queue.pop(), Some(account("x")));
-        assert_eq!(queue.pop(), Some(account("z")));
-        // New movements at every tick, and still the count is written.
-        let written = (0..10).position(|index| {
-            queue.push(Rank::Phase, account(&format!("busy-{index}")), NOW);
-            queue.pop() == Some(account("counted"))
-        });
-        assert_eq!(written, Some(2));
-        while queue.pop().is_some() {}
-        assert!(queue.places.is_empty() && queue.by_rank.iter().all(Turns::is_empty) && queue.by_turn.is_empty());
-    }
-
-    #[test]
-    fn a_namespace_with_a_thousand_movements_delays_another_by_one_write() {
-        let mut queue = StatusQueue::default();
-        let of = |namespace: &str, index: usize| Ref::Key(Name::new(namespace, format!("{index}")));
-        (0..1000).for_each(|index| queue.push(Rank::Phase, of("flood", index), NOW));
-        queue.push(Rank::Phase, of("quiet", 0), NOW);
-        queue.push(Rank::Count, of("counted", 0), NOW);
-        let written: Vec<Ref> = (0..15).filter_map(|_| queue.pop()).collect();
-        assert_eq!(written[1], of("quiet", 0));
-        assert!(written.contains(&of("counted", 0)), "{written:?}");
+    fn counts_wait_in_turn_by_namespace_and_the_metrics_say_so() {
+        let mut desk = Desk::default();
+        let of = |namespace: &str, index: usize| Ref::Account(Name::new(namespace, format!("{index}")));
+        (0..COUNTS_PER_SECOND * 2).for_each(|index| desk.counts.push(Rank::Count, of("a-flood", index), NOW));
+        desk.counts.push(Rank::Count, of("quiet", 0), NOW);
+        let later = NOW + SignedDuration::from_secs(3);
+        assert_eq!(desk.waiting(later), (COUNTS_PER_SECOND * 2 + 1, Duration::from_secs(3)));
+        let counted = desk.counted();
+        assert!(counted.len() == COUNTS_PER_SECOND && counted[..2].contains(&of("quiet", 0)), "{counted:?}");
+        desk.write.push(Rank::Movement, account("moved"), NOW - SignedDuration::from_secs(4));
+        assert_eq!(desk.waiting(later), (COUNTS_PER_SECOND + 2, Duration::from_secs(7)));
+        assert_eq!((desk.counted().len(), desk.counted().len()), (COUNTS_PER_SECOND, 1));
+        assert_eq!(desk.waiting(NOW), (1, Duration::from_secs(4)));
     }
 }
