@@ -25,7 +25,8 @@ fn accounts_outlive_every_upgrade_and_the_chart_itself() {
     );
     succeeded(plane.kubectl_stdin(&["apply", "-f", "-"], &namespace));
 
-    helm(&plane, "install", &[]);
+    let notes = helm(&plane, "install", &[]);
+    assert!(notes.contains("ServiceUnavailable") && notes.contains("Apply again."), "{notes}");
     for kind in KINDS {
         succeeded(plane.kubectl(&["wait", "--for=condition=Established", "crd", kind, "--timeout=60s"]));
     }

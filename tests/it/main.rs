@@ -4,6 +4,7 @@ mod admission;
 mod boundaries;
 mod chart;
 mod chart_apart;
+mod chart_commands;
 mod chart_doors;
 mod chart_life;
 mod circles;

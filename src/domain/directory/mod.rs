@@ -153,8 +153,7 @@ impl KeyEntry {
         Ok(())
     }
 
-    /// The key out of service from `at` on, unless it was before. Whom it could write as, and from where, is about people
-    /// and serves nobody any more; what it used stays with its id.
+    /// The key out of service from `at` on, unless it was before, without what is about people: senders and networks.
     pub fn out_of_service(&self, at: Timestamp) -> Self {
         Self {
             removed_at: self.removed_at.or(Some(at)),

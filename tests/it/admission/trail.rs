@@ -1,7 +1,6 @@
 //! What `franking ledger events` says to an auditor: who, which field, from what to what, and of which object.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use franking::runtime::clock::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 
 use super::{Gate, SYSTEM, TEAM, account, held, spec};
@@ -56,7 +55,7 @@ impl Gate {
 
 /// Waits until the clock shows another second.
 fn next_second() {
-    let second = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let second = || SystemClock.now().as_second();
     let before = second();
     eventually("the next second", DEADLINE, || (second() > before).then_some(()));
 }
