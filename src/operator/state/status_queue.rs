@@ -96,7 +96,7 @@ impl StatusQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operator::watch::Name;
+    use crate::operator::object_ref::Name;
 
     const NOW: Timestamp = Timestamp::constant(1_000, 0);
 
