@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use rand::RngExt as _;
@@ -16,7 +17,7 @@ use tracing::Instrument as _;
 use super::apply::{Applied, apply, still_leads};
 use super::error::{Error, Fault, Result};
 use super::kinds::Kind;
-use super::plan::{self, Interruption, Step, meta, sending};
+use super::plan::{self, Interruption, Notice, Plan, Step, meta, sending};
 use super::resource::Reconcile;
 use crate::crd::{ConditionType, Reason};
 use crate::ledger;
@@ -165,74 +166,135 @@ async fn read_again<K: Kind>(object: &K, context: &Context) -> Result<Option<K>>
     Ok(same)
 }
 
+/// One pass: observes the object, plans, applies the plan's steps, and reports.
 async fn pass<K: Reconcile>(object: &mut K, context: &Context) -> Result<Passed> {
-    let what = object.reference();
-    match context.guard.judged().await {
-        Standing::Unknown => return Err(unanswered()),
-        Standing::Held(sentence) => return stall(object, context, &sentence).await.map(Passed::Done),
-        Standing::Open | Standing::Rebuilding => {}
+    if let Some(passed) = held(object, context).await? {
+        return Ok(passed);
     }
+    let what = object.reference();
     let granted = context.granted(&what);
     let observed = object.observe(context).await?;
     let now = context.clock.now();
-    let plan = object.plan(&observed, now, &mut context.rng());
-    let leaves = plan.steps.iter().any(|step| matches!(step, Step::RemoveFinalizer));
-    let puts = plan.steps.iter().any(|step| matches!(step, Step::Put(_)));
-    match apply(context, object, plan.steps).await? {
-        Applied::Done => {}
-        Applied::LookAgain => return Ok(Passed::Outdated),
-        Applied::Leaving => {
-            tracing::debug!(kind = %K::kind(&()), name = object.name_any(), "the object or its namespace is leaving");
-            return Ok(Passed::Done(Some(LEAVING_LOOK)));
-        }
+    let mut plan = object.plan(&observed, now, &mut context.rng());
+    let effects = Effects::of(&plan.steps);
+    if let Some(passed) = applied(object, context, std::mem::take(&mut plan.steps)).await? {
+        return Ok(passed);
     }
-    admit_early(context, &what);
-    if let Some(policy) = &plan.arrives_at {
-        judge_younger(context, &what, policy);
+    wake_dependents(context, &what, plan.arrives_at.as_deref());
+    if effects.leaves {
+        left(object, context, &plan.notices, now).await;
+        return Ok(Passed::Done(None));
     }
     // A new entry takes over what is known to be used: the figures that were observed before it are wrong.
-    if puts && !leaves && context.guard.standing() == Standing::Rebuilding {
+    if effects.puts && context.guard.standing() == Standing::Rebuilding {
         return Ok(Passed::LookAgain);
-    }
-    if leaves {
-        for notice in &plan.notices {
-            tracing::warn!(kind = %K::kind(&()), name = object.name_any(), note = notice.note, "left something behind");
-            context.report.notice(object, notice, now).await;
-        }
-        context.references.written.forget(object.meta());
-        forget(context, &what);
-        return Ok(Passed::Done(None));
     }
     if plan.look_again {
         recount_accounts(context, &what);
         return Ok(Passed::LookAgain);
     }
-    let before = object.status().map(K::conditions).unwrap_or_default();
-    if let Some(status) = &plan.status {
-        show(context, object, status).await?;
-        let news = plan::transition(before, K::conditions(status));
-        for notice in plan.notices.iter().chain(&news) {
-            context.report.notice(object, notice, now).await;
-        }
-    }
+    publish(object, context, &plan, now).await?;
     context.guard.passed(what.clone());
     // Only now: a grant that came to nothing is there at the next try.
     if granted {
         context.spend_grant(&what);
     }
-    let mut after = plan.look_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default() + AFTER);
-    match (plan.awaited_secret, &what) {
-        (Some(secret), Ref::Key(key)) => {
-            let judged = K::judged_secret(&observed);
-            if !context.secret_watches.follow(key, &secret, judged) {
-                let spread = context.rng().random_range(1.0..1.2);
-                after = Some(after.unwrap_or(AWAITED_LOOK).min(AWAITED_LOOK).mul_f64(spread));
-            }
-        }
-        (None, Ref::Key(key)) => context.secret_watches.release(key),
-        (Some(_) | None, Ref::Account(_) | Ref::Policy(_)) => {}
+    let after = plan.look_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default() + AFTER);
+    Ok(Passed::Done(follow_awaited::<K>(context, &what, plan.awaited_secret, &observed, after)))
+}
+
+/// Waits for the ledger's standing. Returns the pass's end where nothing may be written: the object then only says why.
+async fn held<K: Reconcile>(object: &K, context: &Context) -> Result<Option<Passed>> {
+    match context.guard.judged().await {
+        Standing::Unknown => Err(unanswered()),
+        Standing::Held(sentence) => stall(object, context, &sentence).await.map(Passed::Done).map(Some),
+        Standing::Open | Standing::Rebuilding => Ok(None),
     }
-    Ok(Passed::Done(after))
+}
+
+/// The steps of a plan that decide how its pass goes on.
+struct Effects {
+    /// The object is let go.
+    leaves: bool,
+    /// An entry of the directory is written.
+    puts: bool,
+}
+
+impl Effects {
+    fn of(steps: &[Step]) -> Self {
+        Self {
+            leaves: steps.iter().any(|step| matches!(step, Step::RemoveFinalizer)),
+            puts: steps.iter().any(|step| matches!(step, Step::Put(_))),
+        }
+    }
+}
+
+/// Applies a plan's steps. Returns the pass's end where they could not all be applied to the object as it was observed.
+async fn applied<K: Reconcile>(object: &mut K, context: &Context, steps: Vec<Step>) -> Result<Option<Passed>> {
+    Ok(match apply(context, object, steps).await? {
+        Applied::Done => None,
+        Applied::LookAgain => Some(Passed::Outdated),
+        Applied::Leaving => {
+            tracing::debug!(kind = %K::kind(&()), name = object.name_any(), "the object or its namespace is leaving");
+            Some(Passed::Done(Some(LEAVING_LOOK)))
+        }
+    })
+}
+
+/// Gives a pass to the objects that waited for this one's entry in the directory. `arrives_at`: the policy at which an
+/// account has got a place.
+fn wake_dependents(context: &Context, what: &Ref, arrives_at: Option<&str>) {
+    admit_early(context, what);
+    if let Some(policy) = arrives_at {
+        judge_younger(context, what, policy);
+    }
+}
+
+/// Reports what an object that was let go left behind, and forgets it.
+async fn left<K: Reconcile>(object: &K, context: &Context, notices: &[Notice], now: Timestamp) {
+    for notice in notices {
+        tracing::warn!(kind = %K::kind(&()), name = object.name_any(), note = notice.note, "left something behind");
+        context.report.notice(object, notice, now).await;
+    }
+    context.references.written.forget(object.meta());
+    forget(context, &object.reference());
+}
+
+/// Writes the status of a plan, and an Event for each notice and each transition of a condition.
+async fn publish<K: Reconcile>(object: &K, context: &Context, plan: &Plan<K::Status>, now: Timestamp) -> Result<()> {
+    let Some(status) = &plan.status else { return Ok(()) };
+    let before = object.status().map(K::conditions).unwrap_or_default();
+    show(context, object, status).await?;
+    let news = plan::transition(before, K::conditions(status));
+    for notice in plan.notices.iter().chain(&news) {
+        context.report.notice(object, notice, now).await;
+    }
+    Ok(())
+}
+
+/// Watches the Secret that a key waits for, or no longer. Returns when the object is reconciled again by itself: sooner
+/// where the Secret cannot be watched.
+fn follow_awaited<K: Reconcile>(
+    context: &Context,
+    what: &Ref,
+    awaited: Option<String>,
+    observed: &K::Observed,
+    after: Option<Duration>,
+) -> Option<Duration> {
+    match (awaited, what) {
+        (Some(secret), Ref::Key(key)) => {
+            if context.secret_watches.follow(key, &secret, K::judged_secret(observed)) {
+                return after;
+            }
+            let spread = context.rng().random_range(1.0..1.2);
+            Some(after.unwrap_or(AWAITED_LOOK).min(AWAITED_LOOK).mul_f64(spread))
+        }
+        (None, Ref::Key(key)) => {
+            context.secret_watches.release(key);
+            after
+        }
+        (Some(_) | None, Ref::Account(_) | Ref::Policy(_)) => after,
+    }
 }
 
 fn unanswered() -> Error {

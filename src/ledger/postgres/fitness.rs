@@ -22,10 +22,9 @@ const SESSION: &str = "SET lock_timeout = '5s'; SET statement_timeout = '20s'; \
      SET idle_in_transaction_session_timeout = '5s'; SET jit = off; SET client_min_messages = 'warning'; \
      SET default_transaction_isolation = 'read committed'; SET timezone = 'UTC'";
 
-/// The schemas that this release works with: its own and the next one's. What those before lack is a matter of credits:
-/// nothing says what a limit that begins within its period has to count.
-pub const SCHEMA_OLDEST: i64 = 14;
-pub const SCHEMA_NEWEST: i64 = 14;
+/// The schemas that this release works with: these, and the next one's.
+pub const SCHEMA_OLDEST: i64 = 1;
+pub const SCHEMA_NEWEST: i64 = 1;
 /// The oldest server that was tested against.
 const SERVER_OLDEST: i32 = 150_000;
 

@@ -20,22 +20,8 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
-pub const MIGRATIONS: &[Migration] = &[
-    Migration { version: 1, sql: include_str!("../migrations/postgres/0001_ledger.sql") },
-    Migration { version: 2, sql: include_str!("../migrations/postgres/0002_days.sql") },
-    Migration { version: 3, sql: include_str!("../migrations/postgres/0003_fingerprint.sql") },
-    Migration { version: 4, sql: include_str!("../migrations/postgres/0004_trail.sql") },
-    Migration { version: 5, sql: include_str!("../migrations/postgres/0005_trouble.sql") },
-    Migration { version: 6, sql: include_str!("../migrations/postgres/0006_history.sql") },
-    Migration { version: 7, sql: include_str!("../migrations/postgres/0007_floor.sql") },
-    Migration { version: 8, sql: include_str!("../migrations/postgres/0008_stand_in.sql") },
-    Migration { version: 9, sql: include_str!("../migrations/postgres/0009_carried.sql") },
-    Migration { version: 10, sql: include_str!("../migrations/postgres/0010_refusal.sql") },
-    Migration { version: 11, sql: include_str!("../migrations/postgres/0011_denied_sender.sql") },
-    Migration { version: 12, sql: include_str!("../migrations/postgres/0012_login_network.sql") },
-    Migration { version: 13, sql: include_str!("../migrations/postgres/0013_given_back.sql") },
-    Migration { version: 14, sql: include_str!("../migrations/postgres/0014_login_seen.sql") },
-];
+pub const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, sql: include_str!("../migrations/postgres/0001_ledger.sql") }];
 
 /// Held while the schema changes: "FRNK". Two that prepare at once follow each other.
 const LOCK: i64 = 0x4652_4e4b;

@@ -43,35 +43,12 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
-pub const MIGRATIONS: &[Migration] = &[
-    Migration { version: 1, sql: include_str!("../migrations/sqlite/0001_ledger.sql") },
-    Migration { version: 2, sql: include_str!("../migrations/sqlite/0002_meters.sql") },
-    Migration { version: 3, sql: include_str!("../migrations/sqlite/0003_incarnation.sql") },
-    Migration { version: 4, sql: include_str!("../migrations/sqlite/0004_report.sql") },
-    Migration { version: 5, sql: include_str!("../migrations/sqlite/0005_seal.sql") },
-    Migration { version: 6, sql: include_str!("../migrations/sqlite/0006_counted.sql") },
-    Migration { version: 7, sql: include_str!("../migrations/sqlite/0007_fingerprint.sql") },
-    Migration { version: 8, sql: include_str!("../migrations/sqlite/0008_trail.sql") },
-    Migration { version: 9, sql: include_str!("../migrations/sqlite/0009_outcome.sql") },
-    Migration { version: 10, sql: include_str!("../migrations/sqlite/0010_trouble.sql") },
-    Migration { version: 11, sql: include_str!("../migrations/sqlite/0011_history.sql") },
-    Migration { version: 12, sql: include_str!("../migrations/sqlite/0012_floor.sql") },
-    Migration { version: 13, sql: include_str!("../migrations/sqlite/0013_stand_in.sql") },
-    Migration { version: 14, sql: include_str!("../migrations/sqlite/0014_carried.sql") },
-    Migration { version: 15, sql: include_str!("../migrations/sqlite/0015_refusal.sql") },
-    Migration { version: 16, sql: include_str!("../migrations/sqlite/0016_denied_sender.sql") },
-    Migration { version: 17, sql: include_str!("../migrations/sqlite/0017_login_network.sql") },
-    Migration { version: 18, sql: include_str!("../migrations/sqlite/0018_given_back.sql") },
-    Migration { version: 19, sql: include_str!("../migrations/sqlite/0019_login_seen.sql") },
-];
+pub const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, sql: include_str!("../migrations/sqlite/0001_ledger.sql") }];
 
-/// The schema that brought the column of the ledger's state.
-const STATE_SINCE: i64 = 3;
-
-/// The schemas that this release works with. What those before lack is a matter of credits: nothing says what a limit that
-/// begins within its period has to count.
-const SCHEMA_OLDEST: i64 = 19;
-const SCHEMA_NEWEST: i64 = 19;
+/// The schemas that this release works with.
+const SCHEMA_OLDEST: i64 = 1;
+const SCHEMA_NEWEST: i64 = 1;
 
 pub fn unfit(path: &Path, why: impl Into<String>) -> Error {
     Error::Unfit { path: path.display().to_string(), why: why.into() }
@@ -302,18 +279,16 @@ fn migrate(connection: &mut Connection, naming: &Naming, migrations: &[Migration
         if migration.version == 1 {
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
             transaction.execute(
-                "INSERT INTO meta (one, schema_version, installation, cluster, incarnation, last_now) \
-                 VALUES (1, 1, ?1, ?2, ?3, ?4)",
+                "INSERT INTO meta (one, schema_version, installation, cluster, incarnation, last_now, state) \
+                 VALUES (1, 1, ?1, ?2, ?3, ?4, ?5)",
                 params![
                     naming.installation.as_bytes(),
                     naming.cluster,
                     naming.incarnation.as_bytes(),
-                    now.as_millisecond()
+                    now.as_millisecond(),
+                    naming.state.as_str()
                 ],
             )?;
-        }
-        if migration.version == STATE_SINCE && empty {
-            transaction.execute("UPDATE meta SET state = ?1", [naming.state.as_str()])?;
         }
     }
     transaction.commit()?;

@@ -1,5 +1,5 @@
--- The ledger on PostgreSQL, schema 1. Times are unix milliseconds, days are days since 1970, kinds are 1 key, 2 account,
--- 3 policy. lot holds the only contended rows; reservation, settlement and event are only ever inserted into.
+-- The ledger on PostgreSQL. Times are unix milliseconds, days are days since 1970, kinds are 1 key, 2 account,
+-- 3 policy. lot holds the only contended rows; rows are only ever inserted into reservation, settlement and event.
 --
 -- Locks are taken in one order: directory, lot (by kind and id, so pools last), meta. meta is the last of every
 -- transaction that writes it, so its numbers follow the order of commits and whoever follows them misses nothing.
@@ -85,6 +85,12 @@ CREATE TABLE lot (
     overage bigint NOT NULL DEFAULT 0,
     topped_total bigint,
     topped_until bigint,
+    -- The beginning of the period that the lot counts, where it is before `valid_from`.
+    counts_from bigint,
+    -- What its holder had used in that period before `valid_from`, less what was given back of it. It is in `consumed`.
+    carried bigint NOT NULL DEFAULT 0 CHECK (carried >= 0),
+    -- An edit ended the lot, and nothing is charged to it any more, whatever time it is for a transaction that began before.
+    ended boolean NOT NULL DEFAULT false,
     UNIQUE (holder, kind, source, valid_from),
     CHECK (valid_from < valid_to),
     CHECK (overage >= 0),
@@ -96,6 +102,8 @@ CREATE TABLE tempo (
     kind smallint NOT NULL,
     holder uuid NOT NULL,
     arrival bigint NOT NULL,
+    -- When the next message that is given back would come if all came evenly, in microseconds.
+    given_back bigint,
     PRIMARY KEY (kind, holder)
 ) WITH (fillfactor = 60);
 
@@ -201,6 +209,12 @@ CREATE TABLE event (
     detail text NOT NULL
 );
 
+CREATE FUNCTION keep_event() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the audit trail is only added to';
+END $$;
+CREATE TRIGGER keep_event BEFORE UPDATE OR DELETE OR TRUNCATE ON event FOR EACH STATEMENT EXECUTE FUNCTION keep_event();
+
 -- Insert-only. What a lot's balance has besides its reservations: `ledger check` counts it with them.
 CREATE TABLE adjustment (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -248,6 +262,111 @@ CREATE TABLE notice (
 CREATE INDEX notice_due ON notice (channel, next_at) WHERE next_at IS NOT NULL;
 CREATE INDEX notice_ended ON notice (at) WHERE next_at IS NULL;
 
+-- What is left of dropped rows: charged and not given back, of each lot. `ledger check` counts it with the rows.
+CREATE TABLE seal (
+    lot bigint PRIMARY KEY,
+    amount bigint NOT NULL
+);
+
+-- Messages whose client was told to come again before it was known what became of them.
+-- `message` is the one that was charged; its outcome is in `settlement`. `carrier` is the one whose transaction may be
+-- under way, in that session: itself, or a copy that stands in for it. `answered` is the copy that was told that it is
+-- relayed. Locked before any other row.
+CREATE TABLE fingerprint (
+    message uuid PRIMARY KEY,
+    day integer NOT NULL,
+    digest bytea NOT NULL,
+    at bigint NOT NULL,
+    carrier uuid,
+    session bigint NOT NULL,
+    epoch bigint NOT NULL,
+    answered uuid,
+    -- How often the message was sent again without a charge.
+    stand_ins integer NOT NULL DEFAULT 0 CHECK (stand_ins >= 0),
+    -- NULL: a day after `at`.
+    until bigint
+);
+CREATE INDEX fingerprint_digest ON fingerprint (digest);
+CREATE INDEX fingerprint_at ON fingerprint (at);
+-- Finds what is on its way although its client was told to come again.
+CREATE INDEX fingerprint_carried ON fingerprint (message) WHERE carrier = message;
+
+-- What relays say of upstreams that they do not ask for a while. Written by the session that saw it, when it changes. What a session says that is over does not count.
+CREATE TABLE trouble (
+    session bigint NOT NULL,
+    policy uuid NOT NULL,
+    epoch bigint NOT NULL,
+    upstream text NOT NULL,
+    fault text NOT NULL CHECK (fault IN ('refuses_us', 'unreachable')),
+    why text NOT NULL,
+    since bigint NOT NULL,
+    PRIMARY KEY (session, policy)
+);
+
+-- What each holder has used, so that a limit that begins within its period counts what was used in it before.
+-- Credits charged and not given back, by the quarter of their reservation; the rollup moves it.
+CREATE TABLE used_hour (
+    hour bigint NOT NULL,
+    kind smallint NOT NULL CHECK (kind IN (1, 2, 3)),
+    holder uuid NOT NULL,
+    q1 bigint NOT NULL,
+    q2 bigint NOT NULL,
+    q3 bigint NOT NULL,
+    q4 bigint NOT NULL,
+    PRIMARY KEY (hour, kind, holder)
+) WITH (fillfactor = 70);
+
+-- What is known to be used by holders that have no entry yet. Raised when the entry is written. One of `used` and `remaining` is set.
+CREATE TABLE floor (
+    kind smallint NOT NULL CHECK (kind IN (1, 2, 3)),
+    holder uuid NOT NULL,
+    meter text NOT NULL,
+    used bigint,
+    remaining bigint,
+    -- When so much remained.
+    seen_at bigint,
+    until bigint NOT NULL,
+    PRIMARY KEY (kind, holder, meter),
+    CHECK ((used IS NULL) <> (remaining IS NULL)),
+    CHECK ((remaining IS NULL) = (seen_at IS NULL))
+);
+
+-- How much of an account's mail was given back lately.
+-- When the next one would come if all came evenly, in microseconds; so many in an hour when one was last.
+CREATE TABLE refusal (
+    account uuid PRIMARY KEY,
+    arrival bigint NOT NULL,
+    per_hour bigint NOT NULL
+);
+CREATE INDEX refusal_arrival ON refusal (arrival);
+
+-- Messages that relays refused for their sender.
+CREATE TABLE denied_sender (
+    key uuid NOT NULL,
+    reason text NOT NULL,
+    -- Since the key was made, and as many of them as were reported.
+    messages bigint NOT NULL,
+    reported bigint NOT NULL,
+    -- Of the last one; empty where it had none.
+    domain text NOT NULL,
+    last_at bigint NOT NULL,
+    -- When they may be reported at the earliest.
+    due_at bigint NOT NULL,
+    PRIMARY KEY (key, reason)
+);
+CREATE INDEX denied_sender_due ON denied_sender (due_at) WHERE messages > reported;
+
+-- Networks that keys logged in from.
+CREATE TABLE login_network (
+    key uuid NOT NULL,
+    network text NOT NULL,
+    -- Of the first login from it.
+    at bigint NOT NULL,
+    -- Of the last one.
+    seen_at bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (key, network)
+);
+
 -- The ledger's time: the clock's (the server's where none is given), never before any transaction's.
 CREATE FUNCTION ledger_now(p_clock bigint) RETURNS bigint LANGUAGE sql AS $$
     SELECT greatest(
@@ -272,7 +391,7 @@ BEGIN
 END $$;
 
 -- Charges a batch that fits, or fails as a whole: FR001 the session was given up, FR002 a row of the directory is not
--- what the caller knows, FR003 a lot is short, closed or not begun, or a key has expired, FR004 mail may not
+-- what the caller knows, FR003 a lot is short, closed or not begun or ended, or a key has expired, FR004 mail may not
 -- be charged to this ledger. p_lot is in locking order.
 CREATE FUNCTION reserve(
     p_session bigint, p_epoch bigint, p_lane smallint, p_clock bigint, p_until bigint, p_config bigint,
@@ -315,7 +434,7 @@ BEGIN
             consumed = l.consumed + least(a.delta, greatest(coalesce(l.granted - l.consumed, a.delta), 0)),
             overage = l.overage + a.delta - least(a.delta, greatest(coalesce(l.granted - l.consumed, a.delta), 0))
         FROM unnest(p_lot, p_delta, p_over) a(id, delta, over)
-        WHERE l.id = a.id AND l.valid_from <= now_ms AND now_ms < l.valid_to
+        WHERE l.id = a.id AND l.valid_from <= now_ms AND now_ms < l.valid_to AND NOT l.ended
             AND (l.granted IS NULL OR a.over OR l.consumed + a.delta <= l.granted);
     GET DIAGNOSTICS v_written = ROW_COUNT;
     IF v_written <> cardinality(p_lot) THEN
@@ -393,6 +512,16 @@ BEGIN
                 messages = u.messages + excluded.messages, relayed = u.relayed + excluded.relayed,
                 refused = u.refused + excluded.refused, not_offered = u.not_offered + excluded.not_offered,
                 unknown = u.unknown + excluded.unknown, last_sent_at = greatest(u.last_sent_at, excluded.last_sent_at)
+    ), used AS (
+        INSERT INTO used_hour AS u (hour, kind, holder, q1, q2, q3, q4)
+            SELECT at / 3600000 * 3600000, x.kind::smallint, x.id,
+                sum(CASE at / 900000 % 4 WHEN 0 THEN used ELSE 0 END), sum(CASE at / 900000 % 4 WHEN 1 THEN used ELSE 0 END),
+                sum(CASE at / 900000 % 4 WHEN 2 THEN used ELSE 0 END), sum(CASE at / 900000 % 4 WHEN 3 THEN used ELSE 0 END)
+            FROM (SELECT at, key, account, policy, charged - refused - not_offered AS used FROM moves) m
+                CROSS JOIN LATERAL (VALUES (1, key), (2, account), (3, policy)) x(kind, id)
+            WHERE used <> 0 GROUP BY 1, 2, 3
+            ON CONFLICT (hour, kind, holder) DO UPDATE SET
+                q1 = u.q1 + excluded.q1, q2 = u.q2 + excluded.q2, q3 = u.q3 + excluded.q3, q4 = u.q4 + excluded.q4
     ), opened AS (
         INSERT INTO unsettled (message, day, session, epoch)
             SELECT v.message, v.day, v.session, v.epoch FROM reserved v
@@ -417,4 +546,67 @@ BEGIN
             ON CONFLICT (kind, id) DO UPDATE SET seq = excluded.seq;
     END IF;
     RETURN v_taken;
+END $$;
+
+-- Makes the partitions of days that have none. A day that has rows already keeps them where they are.
+CREATE FUNCTION make_days(p_from integer, p_to integer) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    v_made integer := 0;
+BEGIN
+    FOR v_day IN p_from..p_to LOOP
+        CONTINUE WHEN to_regclass(format('reservation_%s', v_day)) IS NOT NULL
+            OR EXISTS (SELECT FROM reservation_other WHERE day = v_day)
+            OR EXISTS (SELECT FROM settlement_other WHERE day = v_day);
+        EXECUTE format('CREATE TABLE reservation_%s PARTITION OF reservation FOR VALUES FROM (%s) TO (%s)',
+            v_day, v_day, v_day + 1);
+        EXECUTE format('CREATE TABLE settlement_%s PARTITION OF settlement FOR VALUES FROM (%s) TO (%s)',
+            v_day, v_day, v_day + 1);
+        v_made := v_made + 1;
+    END LOOP;
+    RETURN v_made;
+END $$;
+
+-- The days that have partitions, oldest first.
+CREATE FUNCTION made_days() RETURNS SETOF integer LANGUAGE sql AS $$
+    SELECT substring(c.relname FROM '[0-9]+$')::integer
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'reservation'::regclass AND c.relname ~ '^reservation_[0-9]+$' ORDER BY 1
+$$;
+
+-- Seals a day and drops its rows, once the rollup has taken all of them; NULL where it has not. Whoever reads goes on
+-- meanwhile; whoever settles a message of that day waits, and finds it gone.
+CREATE FUNCTION retire_day(p_day integer) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    c rolled;
+    v_messages bigint;
+BEGIN
+    EXECUTE format('LOCK TABLE reservation_%1$s, settlement_%1$s IN SHARE ROW EXCLUSIVE MODE', p_day);
+    SELECT * INTO STRICT c FROM rolled;
+    IF EXISTS (SELECT FROM unsettled u WHERE u.day = p_day)
+        OR EXISTS (SELECT FROM reservation v
+            WHERE v.day = p_day AND v.xid >= c.low AND (v.xid >= c.high OR v.xid = ANY (c.running)))
+        OR EXISTS (SELECT FROM settlement s
+            WHERE s.day = p_day AND s.xid >= c.low AND (s.xid >= c.high OR s.xid = ANY (c.running)))
+    THEN
+        RETURN NULL;
+    END IF;
+    WITH final AS (
+        SELECT DISTINCT ON (message) message, outcome FROM settlement WHERE day = p_day
+        ORDER BY message, correction DESC
+    ), kept AS (
+        SELECT v.* FROM reservation v LEFT JOIN final f ON f.message = v.message
+        WHERE v.day = p_day AND (f.outcome IS NULL OR f.outcome NOT IN (2, 3))
+    )
+    INSERT INTO seal AS s (lot, amount)
+        SELECT x.lot, sum(x.amount) FROM (
+            SELECT y.lot, k.credits AS amount FROM kept k
+                CROSS JOIN LATERAL (VALUES (k.key_lot), (k.account_lot), (k.policy_lot)) y(lot)
+            UNION ALL
+            SELECT k.more[i], k.more[i + 1] FROM kept k
+                CROSS JOIN LATERAL generate_series(1, cardinality(k.more), 2) i
+        ) x GROUP BY x.lot
+        ON CONFLICT (lot) DO UPDATE SET amount = s.amount + excluded.amount;
+    SELECT count(*) INTO v_messages FROM reservation WHERE day = p_day;
+    EXECUTE format('DROP TABLE reservation_%1$s, settlement_%1$s', p_day);
+    RETURN v_messages;
 END $$;

@@ -1,4 +1,0 @@
--- Schema 18: how much of a holder's rate was given back lately. Only adds.
-
--- When the next message that is given back would come if all came evenly, in microseconds.
-ALTER TABLE tempo ADD COLUMN given_back INTEGER;
