@@ -35,6 +35,7 @@ use incarnation::Naming;
 use store::Identity;
 
 pub use batch::Ledger;
+pub use figures::Figures;
 pub use report::Report;
 pub use seal::Sealer;
 pub use store::{Error, Store};

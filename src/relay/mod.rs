@@ -33,4 +33,5 @@ mod wire;
 
 mod role;
 
+pub use metrics::Metrics;
 pub use role::{Dependencies, Error, Relay, run};

@@ -5,8 +5,10 @@ use std::fs;
 use jiff::Timestamp;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Gauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, IntGaugeVec, Opts};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::metrics::Registry;
 
 /// `/proc/self/stat` counts in USER_HZ, which is 100 on every architecture that Linux runs servers on (man 5 proc).
 const TICKS_PER_SECOND: f64 = 100.0;

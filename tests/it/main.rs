@@ -7,6 +7,7 @@ mod chart_apart;
 mod chart_doors;
 mod chart_life;
 mod disk;
+mod documents;
 mod examples;
 mod examples_postgres;
 mod fleet;

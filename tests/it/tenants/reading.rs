@@ -5,8 +5,14 @@ use std::collections::BTreeSet;
 use super::{Cluster, TAKEN_UP, User};
 use crate::support::franking::eventually;
 
-const DOCUMENTS: [(&str, &str); 5] = [
+const DOCUMENTS: [(&str, &str); 11] = [
     ("README.md", include_str!("../../../README.md")),
+    ("docs/README.md", include_str!("../../../docs/README.md")),
+    ("docs/sending.md", include_str!("../../../docs/sending.md")),
+    ("docs/replies-and-conditions.md", include_str!("../../../docs/replies-and-conditions.md")),
+    ("docs/credits-and-billing.md", include_str!("../../../docs/credits-and-billing.md")),
+    ("docs/operating.md", include_str!("../../../docs/operating.md")),
+    ("docs/security.md", include_str!("../../../docs/security.md")),
     ("charts/franking/README.md", include_str!("../../../charts/franking/README.md")),
     ("charts/franking/RUNBOOK.md", include_str!("../../../charts/franking/RUNBOOK.md")),
     ("charts/franking/templates/NOTES.txt", include_str!("../../../charts/franking/templates/NOTES.txt")),
