@@ -15,7 +15,7 @@ const INDEX: &str = "docs/README.md";
 const QUESTIONS: [(&str, &str); 20] = [
     ("Why is a suspended key refused in the middle", "So a session that logged in a minute ago hears `550 5.7.13`"),
     ("Where is the text of a reply?", "in one file, `src/relay/smtp/reply/mod.rs`"),
-    ("When is a Secret overwritten?", "A Secret that somebody else made is never overwritten"),
+    ("When is a Secret overwritten?", "A Secret that another owner made is never overwritten"),
     ("What happens to a message when a relay is killed?", "within 90 s the operator counts what the relay had"),
     (
         "How does a limit act that is lowered in mid-period?",

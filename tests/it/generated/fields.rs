@@ -53,7 +53,7 @@ fn described(schema: &Value) -> String {
     let mut meaning = text(schema, "description").to_owned();
     let rules = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
     for rule in rules {
-        meaning.push_str(&format!(" *Rule:* {}.", text(rule, "message")));
+        meaning.push_str(&format!(" Rule: \u{201c}{}\u{201d}.", text(rule, "message")));
     }
     meaning
 }

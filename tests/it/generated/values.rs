@@ -18,6 +18,12 @@ pub fn file() -> File {
     let text = include_str!("../../../charts/franking/values.yaml");
     let entries = entries(text);
     agrees(&entries, &serde_yaml::from_str(text).expect("values are YAML"));
+    let told = |path: &str| entries.iter().any(|entry| entry.path == path && !entry.comment.is_empty());
+    for Entry { path, .. } in &entries {
+        let group = path.rsplit_once('.').map_or("", |(group, _)| group);
+        let is_resource = group.ends_with("resources") && told(group);
+        assert!(told(path) || is_resource, "{path} has no comment `# -- …` in values.yaml that says what it is");
+    }
     let rows = entries.iter().map(|entry| [code(&entry.path), code(&entry.default), entry.comment.clone()]);
     let about = "Values of the chart `charts/franking`, with their defaults. Which value to set for what: [the \
                  chart](../../charts/franking/README.md). A value that is not here is refused.";

@@ -16,8 +16,8 @@ use crate::relay::smtp::header::FieldName;
 enum Actor {
     /// All is well.
     Nobody,
-    /// The program or device: it goes on, or sends the same again by itself.
-    Client,
+    /// No person: the program or device sends the same again by itself.
+    Retry,
     /// Whoever writes the message, or set the program up.
     Sender,
     /// The key's or account's owner.
@@ -32,7 +32,7 @@ impl Actor {
     fn words(self) -> &'static str {
         match self {
             Self::Nobody => "nobody",
-            Self::Client => "the client sends it again",
+            Self::Retry => "the client sends it again",
             Self::Sender => "the sender corrects it",
             Self::Tenant => "the tenant: the key or its account",
             Self::Platform => "the platform team",
@@ -88,14 +88,12 @@ impl Reply {
             | Self::TooBig { .. }
             | Self::TooManyRecipients { .. }
             | Self::Loop => Actor::Sender,
-            Self::WrongNetwork
-            | Self::KeyNeedsTls
-            | Self::KeyNotInUse
-            | Self::Blocked(..)
-            | Self::SenderDenied(_)
-            | Self::Short(..)
-            | Self::TooFast(_)
-            | Self::SenderPaused => Actor::Tenant,
+            Self::WrongNetwork | Self::KeyNeedsTls | Self::KeyNotInUse | Self::TooFast(_) | Self::SenderPaused => {
+                Actor::Tenant
+            }
+            Self::Blocked(blocked, _) => of_standing(blocked),
+            Self::SenderDenied(denied) => of_list(denied.list),
+            Self::Short(shortage, _) => of_meter(shortage.meter),
             Self::LoginUnavailable
             | Self::LedgerUnavailable
             | Self::DirectoryStale
@@ -111,7 +109,7 @@ impl Reply {
             | Self::OutcomeUnknown
             | Self::UnderWay
             | Self::TimedOut
-            | Self::Draining => Actor::Client,
+            | Self::Draining => Actor::Retry,
             Self::Upstream { .. } => Actor::Upstream,
         }
     }
@@ -128,6 +126,31 @@ impl Reply {
             table.push_str(&format!("| {code} | {enhanced} | {text} | {actor} |\n"));
         }
         table
+    }
+}
+
+/// Tells whose spec keeps the sender from sending.
+fn of_standing(blocked: &Blocked) -> Actor {
+    match blocked {
+        Blocked::KeyRevoked | Blocked::KeyExpired | Blocked::AccountRemoved => Actor::Tenant,
+        // To suspend an account takes `grant` on its policy.
+        Blocked::AccountSuspended { .. } | Blocked::PolicySuspended { .. } | Blocked::PolicyRemoved => Actor::Platform,
+    }
+}
+
+/// Tells who writes the list that an address is missing from. To write an account's takes `grant` on its policy.
+fn of_list(list: Unlisted) -> Actor {
+    match list {
+        Unlisted::Key => Actor::Tenant,
+        Unlisted::Account | Unlisted::Policy => Actor::Platform,
+    }
+}
+
+/// Tells who raises the limit. What is worth money takes `grant` on the policy.
+fn of_meter(meter: Meter) -> Actor {
+    match meter {
+        Meter::KeyCap | Meter::AccountCap => Actor::Tenant,
+        Meter::AccountSpend | Meter::AccountPrepaid | Meter::PolicyPrepaid | Meter::PolicyPool => Actor::Platform,
     }
 }
 
@@ -228,7 +251,10 @@ fn refusals() -> Vec<Reply> {
             place: SenderPlace::Header(FieldName::From),
             address: address.clone(),
             list,
-            holder: "newsroom/website".to_owned(),
+            holder: match list {
+                Unlisted::Policy | Unlisted::Account => "newsroom/newsroom".to_owned(),
+                Unlisted::Key => "newsroom/website".to_owned(),
+            },
         };
         all.extend(Unlisted::ALL.map(|list| Reply::SenderDenied(denied(list))));
     }
@@ -279,7 +305,7 @@ mod tests {
         for reply in examples() {
             let (code, _, text) = reply.parts();
             assert_eq!(code < 400, reply.actor() == Actor::Nobody, "{code} {text}");
-            assert!(code < 500 || reply.actor() != Actor::Client, "no client comes again after {code} {text}");
+            assert!(code < 500 || reply.actor() != Actor::Retry, "no client comes again after {code} {text}");
         }
     }
 }
