@@ -126,7 +126,7 @@ struct Setting {
 fn fields(source: &str, declaration: &str) -> Vec<Setting> {
     let found = source.split_once(&format!("{declaration} {{\n")).and_then(|(_, rest)| rest.split_once("\n}\n"));
     let (body, _) = found.unwrap_or_else(|| panic!("there is no {declaration}; settings.rs names another"));
-    let (mut fields, mut comment) = (vec![], vec![]);
+    let (mut fields, mut comment) = (tag(source, declaration, body), vec![]);
     for line in body.lines().map(str::trim) {
         if let Some(text) = line.strip_prefix("/// ") {
             comment.push(text);
@@ -142,6 +142,18 @@ fn fields(source: &str, declaration: &str) -> Vec<Setting> {
     }
     assert!(!fields.is_empty(), "{declaration} has no fields");
     fields
+}
+
+/// The field that says which variant of an enum it is (serde's `tag`), with the words that it takes.
+fn tag(source: &str, declaration: &str, body: &str) -> Vec<Setting> {
+    let above = source.split_once(declaration).map_or("", |(above, _)| above);
+    let attribute = above.rsplit_once("\n\n").map_or(above, |(_, attributes)| attributes);
+    let Some((name, _)) = attribute.split_once("tag = \"").and_then(|(_, rest)| rest.split_once('"')) else {
+        return vec![];
+    };
+    let variants = body.lines().filter_map(|line| line.strip_prefix("    ")?.strip_suffix(" {"));
+    let words: Vec<String> = variants.map(|variant| code(&variant.to_ascii_lowercase())).collect();
+    vec![Setting { name: name.to_owned(), meaning: format!("{}.", words.join(" or ")) }]
 }
 
 /// `url_file` → `urlFile`, as serde's `rename_all` does it.
