@@ -28,7 +28,7 @@ const QUESTIONS: [(&str, &str); 20] = [
     ("How do I run one test?", "cargo test --test it relay::senders"),
     ("My pod cannot log in.", "wrong user name or password"),
     ("Why may my program not send as this address?", "must pass three lists"),
-    ("I heard 451.", "is neither charged nor sent twice"),
+    ("I heard 451.", "It is not charged again"),
     ("What happens at midnight", "Nothing runs at midnight"),
     ("Does deleting an account give its credits back?", "Deleting an account and applying it again changes none"),
     ("SQLite or PostgreSQL?", "needs | a volume on a local file system"),
