@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricType;
 use prometheus::{Encoder as _, TextEncoder};
 pub use prometheus::{
@@ -38,20 +39,28 @@ impl Registry {
         self.descriptions.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn describe(&self, collector: &impl prometheus::core::Collector) {
-        let families = collector.collect();
-        let described = collector.desc().into_iter().map(|desc| {
-            let family = families.iter().find(|family| family.name() == desc.fq_name);
-            let constant = desc.const_label_pairs.iter().map(|pair| pair.name().to_owned());
-            Description {
-                name: desc.fq_name.clone(),
-                kind: family.map_or("untyped", |family| kind(family.get_field_type())),
-                labels: constant.chain(desc.variable_labels.iter().cloned()).collect(),
-                help: desc.help.clone(),
-            }
-        });
+    /// Registers a collector and keeps what it says of itself. Refuses a second one of the same name.
+    pub fn register(&self, collector: Box<dyn Collector>) -> prometheus::Result<()> {
+        let described = described(collector.as_ref());
+        self.collectors.register(collector)?;
         self.descriptions.lock().unwrap_or_else(PoisonError::into_inner).extend(described);
+        Ok(())
     }
+}
+
+fn described(collector: &dyn Collector) -> Vec<Description> {
+    let families = collector.collect();
+    let describe = |desc: &Desc| {
+        let family = families.iter().find(|family| family.name() == desc.fq_name);
+        let constant = desc.const_label_pairs.iter().map(|pair| pair.name().to_owned());
+        Description {
+            name: desc.fq_name.clone(),
+            kind: family.map_or("untyped", |family| kind(family.get_field_type())),
+            labels: constant.chain(desc.variable_labels.iter().cloned()).collect(),
+            help: desc.help.clone(),
+        }
+    };
+    collector.desc().into_iter().map(describe).collect()
 }
 
 fn kind(kind: MetricType) -> &'static str {
@@ -65,11 +74,10 @@ fn kind(kind: MetricType) -> &'static str {
 }
 
 /// Registers a collector. Two of one name are a mistake of ours, found by any test that builds the room.
-pub fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
-    if let Err(error) = registry.collectors.register(Box::new(collector.clone())) {
+pub fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
+    if let Err(error) = registry.register(Box::new(collector.clone())) {
         panic!("registering a metric: {error}");
     }
-    registry.describe(&collector);
     collector
 }
 
