@@ -1,6 +1,6 @@
 //! Reasons: why a condition holds, or an Event was written, and what to do about it.
 //!
-//! [`Reason::remedy`] has the rows of the README's table, which `make generate` writes.
+//! [`Reason::remedy`] has the rows of `docs/reference/conditions.md`, which `make generate` writes.
 
 use super::condition_type::ConditionType;
 
@@ -176,21 +176,23 @@ impl Reason {
             Self::Accepted => Remedy::new(
                 Shown::On(ConditionType::Accepted),
                 Of::All,
-                "the spec is valid, and what it refers to lets it",
+                "the spec is valid, and what it refers to exists and permits it",
                 "nothing",
             ),
             Self::Programmed => Remedy::new(
                 Shown::On(ConditionType::Programmed),
                 Of::All,
-                "the relays know it as it is written; of a policy also that they run as they are set",
+                "the relays know it as the spec says; of a policy also that they run with the present settings",
                 "nothing",
             ),
             Self::Progressing => Remedy::on_ready(
                 Of::Key,
-                "the Secret of an earlier key of this name is still on its way out",
+                "the Secret of an earlier key of this name is still being deleted",
                 "wait; where it stays, look at its finalizers",
             ),
-            Self::Invalid => Remedy::on_ready(Of::All, "a field holds what it cannot; the message names it", "edit it"),
+            Self::Invalid => {
+                Remedy::on_ready(Of::All, "a field has an impossible value; the message names it", "edit it")
+            }
             Self::PolicyNotFound | Self::AccountNotFound => Remedy::on_ready(
                 Of::AccountAndKey,
                 "what the reference names is not there",
@@ -198,10 +200,10 @@ impl Reason {
             ),
             Self::PolicyNotReady | Self::AccountNotReady => Remedy::on_ready(
                 Of::AccountAndKey,
-                "what it hangs on is there and not ready itself: it is refused (then this one is Stalled with it), is being \
-                 deleted, its upstream's login or its sender domains are missing, or the relays do not know it yet. The \
-                 message repeats its sentence",
-                "look at its own condition; the last passes in a moment",
+                "the policy or account that it refers to exists and is not ready itself: it is refused (then this one is \
+                 Stalled with it), is being deleted, its upstream's login or its sender domains are missing, or the relays do not \
+                 know it yet. The message repeats its sentence",
+                "look at its own condition; the last of these passes in a moment",
             ),
             Self::NotAllowedByPolicy => Remedy::on_ready(
                 Of::Account,
@@ -330,14 +332,14 @@ impl Reason {
                 Of::All,
                 "the ledger or the API server did not answer, or the API server refused a write (a quota, an admission \
                  policy, an immutable Secret: the message has its words and names the object), also where all was well \
-                 before: an Event tells of it, and of its end. What has converged shows a refusal at once and a fault that \
-                 may pass by itself from the third failure in a row on. It is tried again within the time that the message \
+                 before: an Event tells of it, and of its end. An object that had converged shows a refusal at once, and a \
+                 fault that may pass by itself from the third failure in a row on. It is tried again within the time that the message \
                  names",
                 "raise the quota; look at the operator's log. An edit of the object is a try at once",
             ),
             Self::LedgerReplaced => Remedy::on_ready(
                 Of::All,
-                "the ledger is lost, older than it was, or somebody else's; nothing is sent",
+                "the ledger is lost, older than it was, or another installation's; nothing is sent",
                 "the message says what was found and how it is accepted; `charts/franking/RUNBOOK.md`",
             ),
             Self::LedgerAccepted => Remedy::new(
@@ -361,9 +363,9 @@ impl Reason {
             Self::UpstreamRefusesUs | Self::UpstreamUnreachable => Remedy::new(
                 Shown::On(ConditionType::UpstreamAvailable),
                 Of::Policy,
-                "relays gave up asking the upstream but for a try now and then; mail waits with 451, nobody is charged, and \
-                 `Ready` stays: the plan is as it should be. The message says since when, why, and how many relays see it",
-                "correct its credentials, quota or address; it heals with the next message that passes",
+                "relays have given up on the upstream and only try it now and then; mail waits with 451, nobody is charged, \
+                 and `Ready` stays true: the plan is as it should be. The message says since when, why, and how many relays see it",
+                "correct its credentials, quota or address; the condition clears with the next message that passes",
             ),
             Self::InUse => Remedy::on_ready(
                 Of::Policy,

@@ -39,6 +39,7 @@ use crate::domain::relay_config::LedgerAddress;
 use crate::runtime::clock::Clock;
 
 pub use batch::Ledger;
+pub use figures::Figures;
 pub use report::Report;
 pub use seal::Sealer;
 pub use store::{Error, Store};

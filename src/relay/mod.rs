@@ -35,4 +35,5 @@ mod wire;
 
 mod role;
 
+pub use metrics::Metrics;
 pub use role::{Dependencies, Error, Relay, run};

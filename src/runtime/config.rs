@@ -32,11 +32,10 @@ const STOP_SECONDS_MAX: u64 = 3600;
 /// A URI is a line; several hosts and options still are a few hundred octets.
 const URL_MAX: u64 = 16 * 1024;
 
-/// All that a process is told, checked.
+/// All that a process is told, checked. The raw types below say what each is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub name: String,
-    /// Seconds from the first signal until the process ends in any case.
     pub stop_seconds: u64,
     pub ledger: LedgerAddress,
     pub operator: Operator,
@@ -49,13 +48,10 @@ pub struct Operator {
     pub namespace: String,
     pub concurrency: u16,
     pub status_writes_per_second: u32,
-    /// The ConfigMap that says what the relays run with.
     pub effective_config_map: String,
-    /// How many accounts have figures of their own in the operator's metrics; `None` = all.
+    /// `None` = all.
     pub metric_accounts: Option<u32>,
-    /// The chart's admission policy stamps who changed a spec, so the audit trail believes the annotation.
     pub changed_by_stamped: bool,
-    /// Whether there are several, of which one works.
     pub leader_election: bool,
 }
 
@@ -63,16 +59,16 @@ pub struct Operator {
 pub struct Telemetry {
     pub format: LogFormat,
     pub level: LogLevel,
-    /// Where `/metrics` is served, and `/healthz` and `/readyz` for people.
     pub address: SocketAddr,
-    /// Where `/healthz` and `/readyz` are served for probes, with places of their own.
     pub probes_address: Option<SocketAddr>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct RawSettings {
+    /// Name of this process in the ledger, `franking` where absent; a second process of one name and role fences the first.
     name: Option<String>,
+    /// Seconds from the first signal until the process ends in any case: 1 to 3600, 345 where absent.
     stop_seconds: Option<u64>,
     ledger: Option<RawLedger>,
     operator: RawOperator,
@@ -85,13 +81,16 @@ struct RawSettings {
 #[serde(rename_all = "camelCase", deny_unknown_fields, tag = "engine")]
 enum RawLedger {
     Sqlite {
+        /// With `engine: sqlite`: the ledger's file, `ledger.db` in the data folder where the section is absent.
         path: PathBuf,
     },
     #[serde(rename_all = "camelCase")]
     Postgres {
+        /// With `engine: postgres`: a `postgresql://` URI. It may hold a password, so `urlFile` is better.
         url: Option<String>,
-        /// A file that holds the URI: the mounted key of a Secret.
+        /// With `engine: postgres`: a file that holds the URI, such as the mounted key of a Secret.
         url_file: Option<PathBuf>,
+        /// With `engine: postgres`: true takes a server without synchronous standbys.
         #[serde(default)]
         single_node: bool,
     },
@@ -106,21 +105,32 @@ impl fmt::Debug for RawLedger {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct RawOperator {
+    /// The operator's own namespace, where the Secrets of upstreams are: `franking-system` where absent.
     namespace: Option<String>,
+    /// Reconciles at once, for each kind: 1 to 64, 16 where absent.
     concurrency: Option<u16>,
+    /// Statuses that are written in a second for figures alone: 1 to 100, 25 where absent.
     status_writes_per_second: Option<u32>,
+    /// The ConfigMap that says what the relays run with: `franking-relay-effective` where absent.
     effective_config_map: Option<String>,
+    /// Accounts with figures of their own in the metrics: `All`, `None` or how many, 1000 where absent.
     metric_accounts: Option<MetricAccounts>,
+    /// True where the chart's admission policy stamps who changed a spec; the audit trail then believes the annotation.
     changed_by_stamped: bool,
+    /// True where several operators share a PostgreSQL ledger: one works, the others stand by.
     leader_election: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct RawTelemetry {
+    /// `text` or `json`; `text` where absent.
     format: Option<LogFormat>,
+    /// `error`, `warn`, `info`, `debug` or `trace`; `info` where absent.
     level: Option<LogLevel>,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served: `127.0.0.1:9464` where absent.
     address: Option<SocketAddr>,
+    /// Where `/healthz` and `/readyz` are served for probes, on a port of their own. Only on `address` where absent.
     probes_address: Option<SocketAddr>,
 }
 
@@ -282,8 +292,7 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464', probesAddress
     #[test]
     fn a_valid_file_says_everything() {
         let settings = load_text(VALID, Flags::default()).expect("valid");
-        assert_eq!(settings.name, "franking-0");
-        assert_eq!(settings.stop_seconds, 60);
+        assert_eq!((settings.name.as_str(), settings.stop_seconds), ("franking-0", 60));
         assert_eq!(settings.ledger, LedgerAddress::Sqlite { path: "/data/ledger.db".into() });
         let operator = Operator {
             namespace: "mail".into(),

@@ -55,9 +55,15 @@ pub enum Certificates {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct RawRelay {
+    /// `relay.yaml`, which `prepare` and the operator write and the relay reads: in the data folder, else `/run/franking`,
+    /// where absent. It holds keys, so it belongs in memory.
     config_file: Option<PathBuf>,
+    /// A file whose keys stand over the same keys of this section, `hostname` to `limits`; the operator follows it while it
+    /// runs.
     settings_file: Option<PathBuf>,
+    /// With PostgreSQL: the ConfigMap that the fleet of relays is made from, instead of `settingsFile`.
     config_map: Option<String>,
+    /// The name that clients connect to: `franking-relay.NAMESPACE.svc` where absent.
     hostname: Option<String>,
     advertise: Option<RawAdvertise>,
     listeners: Option<Vec<Listener>>,
@@ -78,14 +84,18 @@ struct RawFleet {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct RawAdvertise {
+    /// The host that Secrets tell programs to connect to: `relay.hostname` where absent.
     host: Option<String>,
+    /// The port that Secrets tell programs to connect to: that of the best listener where absent.
     port: Option<u16>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct RawTls {
+    /// The relay's certificates. Without any, one of the installation's own CA is issued.
     certificates: Vec<CertificateFiles>,
+    /// The private CA of these certificates, which the Secrets then carry.
     ca_file: Option<PathBuf>,
 }
 

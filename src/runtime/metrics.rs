@@ -1,16 +1,82 @@
 //! The registry. Each room describes its own metrics with these types, under its prefix, and registers them here.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use prometheus::core::Collector as _;
+use parking_lot::Mutex;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricType;
 use prometheus::{Encoder as _, TextEncoder};
 pub use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
 };
 use serde::Deserialize;
 
+/// The metrics of a process. It also keeps their descriptions, because a metric with labels shows nothing before its first
+/// sample.
+#[derive(Clone, Default)]
+pub struct Registry {
+    collectors: prometheus::Registry,
+    descriptions: Arc<Mutex<Vec<Description>>>,
+}
+
+/// One metric, as the reference page shows it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Description {
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Names of its labels, constant ones first.
+    pub labels: Vec<String>,
+    pub help: String,
+}
+
+impl Registry {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns what was registered, in order of registration.
+    pub fn descriptions(&self) -> Vec<Description> {
+        self.descriptions.lock().clone()
+    }
+
+    /// Registers a collector and keeps what it says of itself. Refuses a second one of the same name.
+    pub fn register(&self, collector: Box<dyn Collector>) -> prometheus::Result<()> {
+        let described = described(collector.as_ref());
+        self.collectors.register(collector)?;
+        self.descriptions.lock().extend(described);
+        Ok(())
+    }
+}
+
+fn described(collector: &dyn Collector) -> Vec<Description> {
+    let families = collector.collect();
+    let describe = |desc: &Desc| {
+        let family = families.iter().find(|family| family.name() == desc.fq_name);
+        let constant = desc.const_label_pairs.iter().map(|pair| pair.name().to_owned());
+        Description {
+            name: desc.fq_name.clone(),
+            kind: family.map_or("untyped", |family| kind(family.get_field_type())),
+            labels: constant.chain(desc.variable_labels.iter().cloned()).collect(),
+            help: desc.help.clone(),
+        }
+    };
+    collector.desc().into_iter().map(describe).collect()
+}
+
+fn kind(kind: MetricType) -> &'static str {
+    match kind {
+        MetricType::COUNTER => "counter",
+        MetricType::GAUGE => "gauge",
+        MetricType::SUMMARY => "summary",
+        MetricType::UNTYPED => "untyped",
+        MetricType::HISTOGRAM => "histogram",
+    }
+}
+
 /// Registers a collector. Two of one name are a mistake of ours, found by any test that builds the room.
-pub fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
+pub fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
     if let Err(error) = registry.register(Box::new(collector.clone())) {
         panic!("registering a metric: {error}");
     }
@@ -34,7 +100,7 @@ pub fn remove_where(counters: &IntCounterVec, label: &str, remove: impl Fn(&str)
 /// The Prometheus text format, version 0.0.4.
 pub fn render(registry: &Registry) -> String {
     let mut text = Vec::new();
-    match TextEncoder::new().encode(&registry.gather(), &mut text) {
+    match TextEncoder::new().encode(&registry.collectors.gather(), &mut text) {
         Ok(()) => String::from_utf8(text).unwrap_or_default(),
         Err(error) => format!("# rendering the metrics: {error}\n"),
     }

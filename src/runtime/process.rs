@@ -1,8 +1,10 @@
 //! Metrics of the process itself, under the names that every Prometheus dashboard knows, and its limit of open files.
 
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{IntGaugeVec, Opts, Registry};
+use prometheus::{IntGaugeVec, Opts};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::metrics::Registry;
 
 /// Registers the metrics of the process and of its build.
 pub fn register(registry: &Registry) {

@@ -10,6 +10,7 @@ mod chart_life;
 mod circles;
 mod demo;
 mod disk;
+mod documents;
 mod examples;
 mod examples_postgres;
 mod fleet;

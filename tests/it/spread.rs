@@ -18,7 +18,7 @@ use crate::support::{definitions, identity, postgres};
 pub const NAMESPACE: &str = "spread";
 /// A lease runs out in 15 s and is looked at every 2 s; the rest is a start on a busy machine.
 const TAKEN_OVER: Duration = Duration::from_secs(45);
-/// Exit code of an operator that does not lead any more, as README says.
+/// Exit code of an operator that does not lead any more, as `docs/operating.md` says.
 const DEPOSED: i32 = 3;
 
 pub struct House {

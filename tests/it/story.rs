@@ -163,6 +163,7 @@ async fn a_plan_is_applied_mounted_sent_with_used_up_suspended_and_restored() {
     // The same figures in metrics, and books that balance.
     let (_, metrics) = stage.home.get("/metrics").expect("it answers");
     assert!(metrics.contains("franking_policy_credits{policy=\"plan\",what=\"used\"}"), "{metrics}");
+    assert_eq!(crate::generated::metrics_documented(&metrics), Ok(()));
     assert_eq!(franking.stop(), 0);
     let (balanced, said) = stage.home.check();
     assert!(balanced, "{said}");

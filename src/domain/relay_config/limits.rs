@@ -20,9 +20,11 @@ pub struct Limits {
     /// or one message of the largest size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_in_flight_per_account: Option<usize>,
-    /// A namespace may have as many that are logged in as it leaves free: alone half of them.
+    /// Open connections. A namespace may have as many that are logged in as it leaves free: alone half of them.
     pub connections: u32,
+    /// Open connections of one address (an IPv6 /64).
     pub connections_per_address: u32,
+    /// Open connections of one key.
     pub connections_per_key: u32,
     /// Connections that have not authenticated yet. Where all of them are taken, older ones go for new ones.
     pub unauthenticated: u32,

@@ -109,14 +109,23 @@ pub struct Listener {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenListener {
+    /// For logs and metrics, and the port's name in the Service.
     name: String,
+    /// Where it listens, such as `[::]:2465`.
     address: SocketAddr,
+    /// `Implicit` (TLS from the first byte), `StartTls`, or `Plain` (no TLS: keys with `plainListener` only).
     mode: ListenerMode,
+    /// Source networks that may connect; empty = any. A plain listener must name some.
     #[serde(default)]
     networks: Vec<IpNet>,
+    /// Load balancers that say who the client is by the PROXY protocol. Then every connection must come from one of them.
     #[serde(default)]
     proxy_from: Vec<IpNet>,
+    /// Seconds after the client's final dot until it is answered 451 at the latest: 25 on a plain listener, else 300, where
+    /// absent.
     budget_seconds: Option<u32>,
+    /// What becomes of a CR or LF that is not part of CRLF: `Reject` or `Normalize`. `Normalize` on a plain listener, else
+    /// `Reject`, where absent.
     line_ends: Option<LineEnds>,
 }
 
@@ -180,7 +189,9 @@ pub struct Tls {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CertificateFiles {
+    /// The certificate and its chain, PEM.
     pub certificate_file: PathBuf,
+    /// Its private key, PEM.
     pub key_file: PathBuf,
 }
 

@@ -82,7 +82,7 @@ pub async fn a_rate_is_judged_before_credits_and_refused_messages_move_nothing(p
     world.check().await;
 }
 
-/// The README: a message that is refused does not count against a rate.
+/// The `docs/replies-and-conditions.md`: a message that is refused does not count against a rate.
 pub async fn what_is_given_back_gives_its_rate_back_once(place: &impl Place) {
     let mut world = World::with(place, None, None, None).await;
     let (of_key, of_account) = (rate(2, 60), rate(3, 60));

@@ -434,7 +434,7 @@ fn cluster(doing: &'static str) -> impl FnOnce(kube::Error) -> Error {
     move |source| Error::Cluster { doing, source: Box::new(source) }
 }
 
-fn replicas_ready() -> IntGauge {
+pub fn replicas_ready() -> IntGauge {
     IntGauge::new("franking_relay_replicas_ready", "Relays of the fleet that are ready.")
         .expect("a metric's name is a valid constant")
 }

@@ -134,7 +134,7 @@ async fn what_a_killed_relay_had_at_the_upstream_stays_charged_and_what_was_told
     deliver(other.patient, &scene, &told).await.is("250 2.0.0");
     scene.until_usage([4, 1, 0, 0, 3]).await;
     assert_eq!(scene.sink.count(), 1, "sent again, and not charged again");
-    // The limit that README names: of what was at the upstream and not told, no fingerprint was kept.
+    // The limit that docs/credits-and-billing.md names: of what was at the upstream and not told, no fingerprint was kept.
     deliver(other.patient, &scene, &untold(0)).await.is("250 2.0.0");
     scene.until_usage([5, 2, 0, 0, 3]).await;
     other.stop();

@@ -100,7 +100,7 @@ async fn a_directory_that_cannot_be_read_refuses_nobody_for_good() {
     client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0");
 }
 
-/// The README: a refused message does not count against a rate.
+/// `docs/replies-and-conditions.md`: a refused message does not count against a rate.
 #[tokio::test]
 async fn messages_that_the_upstream_refuses_leave_the_rate_as_it_was() {
     let scene = Scene::with(|_| {}, |rows| rows.keys[0].rate = Some(Rate { messages: 2, per_seconds: 3_600 })).await;

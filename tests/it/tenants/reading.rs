@@ -1,24 +1,36 @@
 //! What the documents tell people to type works for those whom they tell.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use super::{Cluster, TAKEN_UP, User};
 use crate::support::franking::eventually;
 
-const DOCUMENTS: [(&str, &str); 5] = [
-    ("README.md", include_str!("../../../README.md")),
-    ("charts/franking/README.md", include_str!("../../../charts/franking/README.md")),
-    ("charts/franking/RUNBOOK.md", include_str!("../../../charts/franking/RUNBOOK.md")),
-    ("charts/franking/templates/NOTES.txt", include_str!("../../../charts/franking/templates/NOTES.txt")),
-    ("examples/quickstart.yaml", include_str!("../../../examples/quickstart.yaml")),
+const DOCUMENTS: [&str; 11] = [
+    "README.md",
+    "docs/README.md",
+    "docs/sending.md",
+    "docs/replies-and-conditions.md",
+    "docs/credits-and-billing.md",
+    "docs/operating.md",
+    "docs/security.md",
+    "charts/franking/README.md",
+    "charts/franking/RUNBOOK.md",
+    "charts/franking/templates/NOTES.txt",
+    "examples/quickstart.yaml",
 ];
 
 /// The resources of every `kubectl get` in the documents.
 fn read_in_documents() -> BTreeSet<(&'static str, String)> {
-    let words =
-        |text: &'static str| text.split("kubectl get ").skip(1).filter_map(|rest| rest.split_whitespace().next());
-    let all = DOCUMENTS.into_iter().flat_map(|(name, text)| words(text).map(move |word| (name, word)));
-    all.map(|(name, word)| (name, word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned())).collect()
+    let mut read = BTreeSet::new();
+    for name in DOCUMENTS {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let words = text.split("kubectl get ").skip(1).filter_map(|rest| rest.split_whitespace().next());
+        read.extend(words.map(|word| (name, word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned())));
+    }
+    read
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -87,7 +87,7 @@ mod tests {
         text.parse().expect("a time")
     }
 
-    /// The rows of the README's table, from the replies themselves.
+    /// The rows of the page's table, from the replies themselves.
     fn rows() -> Vec<(String, Parts)> {
         let opens = at("2026-12-01T00:00:00.5Z");
         let short = |meter, granted, reopens_at| Shortage { meter, granted, remaining: 2, reopens_at };
@@ -112,11 +112,11 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_says_for_each_meter_what_the_sender_hears() {
-        let readme = include_str!("../../../../README.md");
+    fn the_docs_say_for_each_meter_what_the_sender_hears() {
+        let page = include_str!("../../../../docs/replies-and-conditions.md");
         for (word, (code, enhanced, text)) in rows() {
             let row = format!("| `{word}` | `{code} {enhanced} {text}` |");
-            assert!(readme.contains(&row), "README.md lacks a row that begins {row}");
+            assert!(page.contains(&row), "docs/replies-and-conditions.md lacks a row that begins {row}");
         }
     }
 

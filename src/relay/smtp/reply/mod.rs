@@ -5,6 +5,7 @@
 
 mod credits;
 mod sender;
+mod table;
 mod text;
 
 use std::borrow::Cow;
@@ -232,11 +233,11 @@ impl Reply {
             Self::TooManyLogins => fixed(421, "4.7.0", "too many failed logins, closing"),
             Self::Guessing => fixed(454, "4.7.0", "too many failed logins from this address, try again later"),
             Self::KeyNotInUse => fixed(454, "4.7.0", "this key is not in use yet; see its condition Ready"),
-            Self::LoginUnavailable => fixed(454, "4.7.0", "logins cannot be checked for a moment, try again"),
+            Self::LoginUnavailable => fixed(454, "4.7.0", "temporarily unable to check logins; try again later"),
             Self::FromCount => fixed(550, "5.7.1", "a message needs exactly one From header"),
             Self::Loop => fixed(554, "5.4.6", "the message passed too many servers; it is going in circles"),
-            Self::LedgerUnavailable => fixed(451, "4.3.2", "credits cannot be counted for a moment, try again"),
-            Self::DirectoryStale => fixed(451, "4.3.2", "senders cannot be judged for a moment, try again"),
+            Self::LedgerUnavailable => fixed(451, "4.3.2", "temporarily unable to count credits; try again later"),
+            Self::DirectoryStale => fixed(451, "4.3.2", "temporarily unable to check senders; try again later"),
             Self::Crowded => fixed(421, "4.3.2", "too many connections, try again later"),
             Self::NoMemory => fixed(452, "4.3.1", "too many messages at this moment, try again"),
             Self::NoUpstream => fixed(451, "4.3.5", "the policy's upstream cannot be used at present, try again later"),

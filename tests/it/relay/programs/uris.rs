@@ -72,7 +72,7 @@ async fn php_logs_in_with_what_parse_url_finds_in_the_uri() {
     logs_in_by_uri("php", &[], "uri_stream.php", MESSAGE, "install the package php-cli").await;
 }
 
-/// The README's templates: the reader, the way, and the scheme and query for it.
+/// The templates of `docs/sending.md`: the reader, the way, and the scheme and query for it.
 const EMAIL_URLS: [(&str, Way, &str, &str); 4] = [
     ("django-environ", Way::Implicit, "smtp+ssl", ""),
     ("django-environ", Way::StartTls, "smtp+tls", ""),
@@ -81,15 +81,16 @@ const EMAIL_URLS: [(&str, Way, &str, &str); 4] = [
 ];
 
 #[tokio::test]
-async fn django_sends_with_the_readmes_email_urls() {
+async fn django_sends_with_the_email_urls_of_the_docs() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients/python");
     assert!(folder.is_dir(), "there is no Django below target/clients; install it with `make clients`");
-    let readme = include_str!("../../../../README.md");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/sending.md");
+    let page = std::fs::read_to_string(page).expect("docs/sending.md");
     let scene = Scene::new().await;
     for (sent, (reader, way, scheme, query)) in (1..).zip(EMAIL_URLS) {
         let attempt = Attempt::new(&scene, way);
         let text = format!("{scheme}://{{{{ .username }}}}:{{{{ .password }}}}@{{{{ .host }}}}:{{{{ .port }}}}{query}");
-        assert!(readme.contains(&format!("`{text}`")), "the README has no `{text}` for {reader}");
+        assert!(page.contains(&format!("`{text}`")), "docs/sending.md has no `{text}` for {reader}");
         let port = attempt.port.to_string();
         let url = Template::parse(&text).expect("a template").render(|field| match field {
             Field::Host => "localhost",
