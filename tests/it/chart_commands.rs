@@ -1,10 +1,10 @@
-//! The commands that the READMEs say to run inside a pod, held against the pod that the chart makes.
+//! The commands that the docs say to run inside a pod, compared with the pod that the chart makes.
 
 use serde_json::Value;
 
 use crate::support::chart::{object, objects, render};
 
-const README: &str = include_str!("../../README.md");
+const PAGE: &str = include_str!("../../docs/credits-and-billing.md");
 const RUNBOOK: &str = include_str!("../../charts/franking/RUNBOOK.md");
 
 /// What is run in the operator's container of a workload's pod, with the settings that it runs with itself.
@@ -24,11 +24,11 @@ fn the_command_that_prints_the_trail_finds_the_ledger_in_the_pods_of_either_engi
     let command = inside(pod, "ledger events");
     let exec =
         format!("kubectl exec --namespace franking-system franking-0 --container operator -- \\\n      {command}\n");
-    assert!(README.contains(&exec), "{exec}");
+    assert!(PAGE.contains(&exec), "{exec}");
     assert!(RUNBOOK.contains(&inside(pod, "ledger check")));
 
     let apart = ["--set", "ledger.engine=postgres,ledger.postgres.secretName=ledger"];
     let apart = objects(&render("franking-system", &apart));
     assert_eq!(inside(object(&apart, "Deployment", "franking-operator"), "ledger events"), command);
-    assert!(README.contains("`deployment/franking-operator` instead of `franking-0`"));
+    assert!(PAGE.contains("`deployment/franking-operator` instead of `franking-0`"));
 }

@@ -95,7 +95,7 @@ fn beside_a_demo_that_goes_on_a_mail_is_sent_from_a_shell_and_an_interrupt_leave
     let mut demo = Demo::start(true);
     let line = demo.until("export KUBECONFIG=");
     let (_, kubeconfig) = line.split_once('=').expect("as it was waited for");
-    send_as_the_readme_says(Path::new(kubeconfig));
+    send_as_the_page_says(Path::new(kubeconfig));
     let code = demo.stop("-INT");
     assert_eq!(demo.processes(), vec![]);
     let files = demo.files();
@@ -108,14 +108,14 @@ fn beside_a_demo_that_goes_on_a_mail_is_sent_from_a_shell_and_an_interrupt_leave
     assert_eq!(code, Some(128 + 2));
 }
 
-/// Runs the README's lines for one mail from a shell, as they stand there.
-fn send_as_the_readme_says(kubeconfig: &Path) {
-    let readme = include_str!("../../README.md").lines();
-    let lines: Vec<&str> = readme
+/// Runs the lines of `docs/sending.md` for one mail from a shell, as they stand there.
+fn send_as_the_page_says(kubeconfig: &Path) {
+    let page = include_str!("../../docs/sending.md").lines();
+    let lines: Vec<&str> = page
         .skip_while(|line| !line.starts_with("    secret() {"))
         .take_while(|line| line.starts_with("    "))
         .collect();
-    assert!(!lines.is_empty(), "README.md has no lines for one mail from a shell");
+    assert!(!lines.is_empty(), "docs/sending.md has no lines for one mail from a shell");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cluster/current");
     let path = std::env::join_paths([ours, "/usr/bin".into(), "/bin".into()]).expect("a path");

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use franking::crd::File;
 use franking::ledger::Figures;
 use franking::ledger::store::Role;
-use franking::operator::incarnation::Guard;
-use franking::operator::ledger_time::LedgerClock;
-use franking::operator::notices::Notices;
+use franking::operator::AccountMetrics;
+use franking::operator::fleet::{relay_config, relays};
 use franking::operator::report::Report;
-use franking::operator::{AccountMetrics, fleet, relay_config};
+use franking::operator::state::guard::Guard;
+use franking::operator::state::ledger_clock::LedgerClock;
+use franking::operator::state::notices::Notices;
 use franking::relay::Metrics;
 use franking::runtime::health::Health;
 use franking::runtime::http::Telemetry;
@@ -19,7 +20,6 @@ use franking::runtime::metrics::{Description, Registry, register};
 use franking::runtime::process;
 use franking::upstream::{Post, UpstreamSettings, Upstreams};
 use http::{Request, Response};
-use jiff::Timestamp;
 use kube::Client;
 use kube::client::Body;
 
@@ -72,7 +72,7 @@ fn operator() -> Vec<Description> {
         drop(LedgerClock::new(registry, &Health::default()));
         drop(Notices::new(Arc::new(Post::new("franking.example.com")), registry));
         register(registry, relay_config::settings_valid());
-        register(registry, fleet::replicas_ready());
+        register(registry, relays::replicas_ready());
     })
 }
 
@@ -85,7 +85,7 @@ fn relay() -> Vec<Description> {
 
 fn every_process() -> Vec<Description> {
     described(|registry| {
-        process::register(registry, Timestamp::UNIX_EPOCH);
+        process::register(registry);
         drop(Telemetry::new(registry.clone(), Health::default()));
     })
 }
