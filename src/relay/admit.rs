@@ -22,7 +22,7 @@ use tracing::Instrument as _;
 
 use super::body_memory::HeldMemory;
 use super::denied_senders::DeniedCounts;
-use super::disposition::{Answer, Claim, Client, Disposition, concluded, denied_as};
+use super::disposition::{Answer, Claim, ClientState, Disposition, concluded, denied_as};
 use super::judge::{self, Identity, Judge};
 use super::labels::Labels;
 use super::login_networks::LoginNetworks;
@@ -337,7 +337,7 @@ impl Admission {
         if was_told {
             self.settle_late(&errand, claim, outcome, &answer).await;
         } else {
-            self.settle(&errand, Disposition::of_end(id, errand.kept, claim, outcome, Client::Waits)).await;
+            self.settle(&errand, Disposition::of_end(id, errand.kept, claim, outcome, ClientState::Waits)).await;
         }
         self.answer(&errand, started, answer, say);
     }
@@ -384,7 +384,7 @@ impl Admission {
 
     /// Settles what turned out after the client was told to come again, or left.
     async fn settle_late(&self, errand: &Errand, claim: Claim, outcome: Outcome, answer: &Answer) {
-        self.settle(errand, Disposition::of_end(errand.id, errand.kept, claim, outcome, Client::WasTold)).await;
+        self.settle(errand, Disposition::of_end(errand.id, errand.kept, claim, outcome, ClientState::WasTold)).await;
         tracing::info!(message.id = %errand.id, outcome = answer.result.as_str(), "outcome known late");
     }
 

@@ -20,7 +20,7 @@ pub enum Claim {
 
 /// The client of a message when it becomes known how the message ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Client {
+pub enum ClientState {
     /// It waits for the reply.
     Waits,
     /// It hung up or was told to come again, and the ledger knows its message by [`Disposition::of_open`].
@@ -46,9 +46,9 @@ pub struct Disposition {
 
 impl Disposition {
     /// Settles a message whose end is known.
-    pub fn of_end(message: MessageId, kept: Kept, claim: Claim, outcome: Outcome, client: Client) -> Self {
+    pub fn of_end(message: MessageId, kept: Kept, claim: Claim, outcome: Outcome, client: ClientState) -> Self {
         let fingerprint = kept.fingerprint;
-        let (is_certain, waits) = (outcome != Outcome::Unknown, client == Client::Waits);
+        let (is_certain, waits) = (outcome != Outcome::Unknown, client == ClientState::Waits);
         let again = match claim {
             Claim::Own if is_certain => None,
             Claim::Own => Some(Again::Ended(kept)),
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn every_end_is_settled_by_its_claim_and_its_client() {
         use Claim::{Own, StandsIn};
-        use Client::{Waits, WasTold};
+        use ClientState::{Waits, WasTold};
         use Outcome::{NotOffered, Refused, Relayed, Unknown};
         let fingerprint = Fingerprint::of(KeyId(Uuid::from_u128(1)), None, &[], b"a message");
         let kept = Kept { fingerprint, within: SignedDuration::from_mins(15) };
