@@ -66,6 +66,7 @@ async fn shop(home: impl FnOnce(&Gate) -> Home) -> (Gate, Home) {
     let home = home(&gate);
     let [(_, mut policy), ..] = held();
     policy["metadata"] = json!({"name": "acme"});
+    policy["spec"]["senders"] = json!({"domains": ["first.example"]});
     let key = json!({"apiVersion": "franking.io/v1alpha1", "kind": "SubAccountApiKey",
                      "metadata": {"name": "till", "namespace": TEAM}, "spec": {"subAccountRef": {"name": "shop"}}});
     let shop = account("shop", &spec(&json!({"cap": {"credits": 10}})));
@@ -146,7 +147,7 @@ async fn the_trail_says_what_changed_of_which_object_and_not_that_the_last_edito
             "acme",
             json!({"senders": {"domains": ["example.com"]}}),
             "senders.domains",
-            json!([]),
+            json!(["first.example"]),
             json!(["example.com"]),
         ),
         (
