@@ -24,7 +24,6 @@ mod refusals;
 mod refusing;
 mod reports;
 mod rollover;
-mod samples;
 mod settings;
 mod steps;
 mod stock;
@@ -54,9 +53,6 @@ pub(super) use rollover::*;
 pub(super) use settings::*;
 pub(super) use troubles::*;
 pub(super) use world::{Place, START, World, account, at, chain, key, key_id, monthly, policy, policy_id};
-
-/// What an engine's own tests write.
-pub(super) use samples::{account_with_grant, key_1, monthly_policy};
 
 /// One test of each rule for the engine whose fresh place `$place` makes.
 macro_rules! conformance {

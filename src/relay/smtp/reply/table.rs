@@ -9,7 +9,7 @@ use super::{BodyFault, Carries, DeniedSender, Haste, HeaderFault, Moment, Offer,
 use crate::domain::credit::{Blocked, Meter, Pace, Rate, WhenExhausted};
 use crate::domain::id::MessageId;
 use crate::domain::sender::{Address, Unlisted};
-use crate::relay::smtp::header::FieldName;
+use crate::relay::smtp::field_name::FieldName;
 
 /// Who has to do something after a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
