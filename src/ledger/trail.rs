@@ -1,8 +1,9 @@
-//! The words of the audit trail: what a change of the directory did to credits and to whom it stopped.
+//! The words of the audit trail: what a change of the directory did to credits, and which senders it stopped.
 //!
-//! A note never repeats a name, a login or a hash of a password: the trail outlives them. (A network is a /24 or a /64.)
-//! The addresses in it are those that are written in `allowedSenders` and `alerts`, which are configuration. Beside these words, `session.
-//! given_up` is written by the sweep, and whoever calls [`Store::record`](super::store::Store::record) brings its own.
+//! A note never repeats a name, a login or a hash of a password: the trail outlives them. (A network is a /24 or a
+//! /64.) The addresses in it are those in `allowedSenders` and `alerts`, which are configuration. Beside these words,
+//! `session.given_up` is written by the sweep, and callers of [`Store::record`](super::store::Store::record) bring
+//! their own.
 //!
 //! | kind | when | detail |
 //! | --- | --- | --- |
@@ -36,7 +37,7 @@ use crate::domain::credit::{Added, Lot, TopUp};
 use crate::domain::directory::{Entry, KeyEntry};
 use crate::ledger::changes::changed_settings;
 
-/// One row of the trail, without who and when.
+/// One row of the trail, without actor and time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Note {
     pub kind: &'static str,
@@ -75,9 +76,9 @@ pub const LEDGER_RESTORED: &str = "ledger.restored";
 pub const LEDGER_ACCEPTED: &str = "ledger.accepted";
 pub const LEDGER_OPENED: &str = "ledger.opened";
 
-/// Who adds top-ups and gives sessions up: nobody asked for it at that moment.
+/// The actor for top-ups and for sessions that are given up: no user asked for it at that moment.
 pub const LEDGER: &str = "ledger";
-/// Who saw a login.
+/// The actor for logins.
 pub const RELAY: &str = "relay";
 
 impl Note {
@@ -141,7 +142,7 @@ impl Note {
         Self::new(LOT_RAISED, detail)
     }
 
-    /// `next` is the period in which the holder had used `carried` already.
+    /// `next` is the period in which the holder had already used `carried`.
     pub fn cut(lot: &Lot, next: &str, carried: i64) -> Self {
         let detail = json!({
             "lot": lot.id, "period": lot.window.key, "consumed": lot.consumed, "next": next, "carried": carried,
@@ -150,9 +151,9 @@ impl Note {
     }
 }
 
-/// The notes of an entry's change by itself, without looking at any lot; the entry's own row comes first. There are none
-/// where a password that was being issued is issued once more: a Secret that cannot be written is one cause, however
-/// often it is tried.
+/// Returns the notes of an entry's change by itself, without looking at any lot; the entry's own row comes first. There
+/// are none if a password that was being issued is issued once more: a Secret that cannot be written is one cause,
+/// however often it is tried.
 pub fn of_change(before: Option<&Entry>, entry: &Entry) -> Vec<Note> {
     if before.is_some_and(|before| is_staged_anew(before, entry)) {
         return vec![];
@@ -240,7 +241,7 @@ fn holds(before: Option<&Entry>, entry: &Entry) -> Option<Note> {
     }
 }
 
-/// Says that another password is the current one, never anything of it.
+/// Notes that another password is the current one, never anything of the password.
 fn credentials(before: Option<&KeyEntry>, key: &KeyEntry) -> Option<Note> {
     let current = |key: &KeyEntry| {
         key.credentials.iter().find(|credential| matches!(credential.stage, Stage::Current { .. })).map(|one| one.hash)
