@@ -161,10 +161,10 @@ pub trait Store: Report + Send + Sync + 'static {
     /// namespace UID is "". Only a digest of the two is kept, so that purging personal data keeps the id.
     async fn identify(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid>;
 
-    /// Writes directory entries and the limits that follow from them, in one transaction. A changed limit holds at once,
-    /// and so does a changed calendar: a limit counts what its holder has used since the beginning of its own period,
-    /// whenever it was set and whatever held in between.
-    /// An entry equal to what is stored is not written and moves no epoch. `actor` goes to the audit trail.
+    /// Writes directory entries and the limits that follow from them, in one transaction. A changed limit holds at
+    /// once, and so does a changed calendar: a limit counts what its holder has used since the beginning of its own
+    /// period, whenever it was set and whatever held in between. An entry equal to the stored one is not written and
+    /// moves no epoch. `actor` goes to the audit trail.
     async fn put(&self, session: &Session, actor: &str, entries: &[Entry]) -> Result<()>;
 
     /// Returns all that changed in the directory after epoch `after` (0 = everything). Cheap when nothing did: the

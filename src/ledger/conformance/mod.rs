@@ -1,7 +1,7 @@
-//! What every engine must do, as tests that know no engine.
+//! The rules that every engine must follow, as tests that know no engine.
 //!
-//! An engine hands in a [`Place`]; [`conformance!`] makes one test of each rule. What is stated here is the contract
-//! of [`Store`], sentence by sentence, so an engine that passes can replace another.
+//! An engine hands in a [`Place`]; [`conformance!`] makes one test of each rule. These rules are the contract of
+//! [`Store`], sentence by sentence, so an engine that passes can replace another.
 
 mod charging;
 mod copies;
@@ -55,10 +55,10 @@ pub(super) use settings::*;
 pub(super) use troubles::*;
 pub(super) use world::{Place, START, World, account, at, chain, key, key_id, monthly, policy, policy_id};
 
-/// What an engine's own tests write.
+/// The entries that an engine's own tests write.
 pub(super) use samples::{account_with_grant, key_1, monthly_policy};
 
-/// One test of each rule for the engine whose fresh place `$place` makes.
+/// Makes one test of each rule for the engine whose fresh place `$place` makes.
 macro_rules! conformance {
     ($place:expr; $($rule:ident),* $(,)?) => {
         $(
@@ -70,7 +70,7 @@ macro_rules! conformance {
     };
 }
 
-/// Every rule: what an engine's own tests name.
+/// Runs every rule: the macro for an engine's own tests.
 macro_rules! whole_suite {
     ($place:expr) => {
         crate::ledger::conformance::conformance!($place;

@@ -8,7 +8,7 @@ pub fn monthly_policy() -> PolicyEntry {
     policy(1, monthly(Some(10)))
 }
 
-/// With one grant of so many credits.
+/// Account 1 with one grant of so many credits.
 pub fn account_with_grant(credits: i64) -> AccountEntry {
     let mut account = account(1, monthly(Some(10)));
     account.prepaid = grants(&[grant("sample", credits, None)]);

@@ -138,8 +138,8 @@ pub async fn raise_remembered(tx: &mut Tx, actor: &str, entries: &[&Entry]) -> O
     raise_parents(tx, actor, entries).await
 }
 
-/// Raises accounts by what their keys were raised since the acceptance, then policies by what their accounts were. `new`
-/// entries are not stored yet.
+/// Raises accounts by what their keys were raised since the acceptance, then policies by what their accounts were.
+/// `new` entries are not stored yet.
 pub async fn raise_parents(tx: &mut Tx, actor: &str, new: &[&Entry]) -> Op<()> {
     for kind in [Kind::Key, Kind::Account] {
         let raised = raised_since_acceptance(tx, kind).await?;

@@ -186,7 +186,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Gives a message back to the lots that it was charged to, and to those that run now and carry it. Returns its account.
+    /// Gives a message back to the lots that it was charged to, and to those that run now and carry it. Returns its
+    /// account.
     fn refund(&self, lots: &mut Ledgered, message: MessageId) -> Op<AccountId> {
         let Reserved { key, account, parts, at } = self.reserved(message)?;
         if let Some(charged_at) = charged_at(message, at, self.judged_at()) {

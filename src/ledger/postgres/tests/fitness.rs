@@ -56,7 +56,7 @@ async fn another_installations_ledger_is_told_and_not_touched() {
     assert!(matches!(refused, Err(Error::Foreign { .. })), "{refused:?}");
 }
 
-/// What a release after this one may do: add.
+/// The change that a later release may make: it adds.
 const NEXT: Migration = Migration {
     version: fitness::SCHEMA_NEWEST + 1,
     sql: "ALTER TABLE lot ADD COLUMN later text NOT NULL DEFAULT ''; \
@@ -67,8 +67,8 @@ async fn works(books: &Books) {
     conformance::asking_again_with_the_same_id_charges_nothing(books).await;
 }
 
-/// Whoever starts before `prepare` has run waits for it: before schema 6 nothing says what a limit that begins within its
-/// period has to count.
+/// A process that starts before `prepare` has run waits for it: before schema 6 the ledger does not record what a limit
+/// that begins within its period has to count.
 #[tokio::test]
 async fn a_schema_that_counts_too_little_is_refused_until_it_is_expanded() {
     let before = fitness::SCHEMA_NEWEST - 1;
@@ -90,7 +90,7 @@ async fn the_schema_of_the_release_after_is_worked_with_and_no_later_one() {
     let found = schema::prepare(&books.connector(), &naming(), &next, Timestamp::UNIX_EPOCH).await.expect("migrated");
     assert_eq!(found.schema_version, NEXT.version);
     works(&books).await;
-    // The release that knows less prepares again, and leaves it as it is.
+    // The older release prepares again, and leaves it as it is.
     let found = schema::prepare(&books.connector(), &naming(), MIGRATIONS, Timestamp::UNIX_EPOCH).await.expect("same");
     assert_eq!(found.schema_version, NEXT.version);
     books.look(|wire| async move {

@@ -1,4 +1,4 @@
-//! Files of releases before, and binaries of releases before on files of this one.
+//! Files of earlier releases, and binaries of earlier releases on files of this one.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
@@ -12,7 +12,7 @@ use crate::ledger::sqlite::file;
 use crate::ledger::sqlite::usage::used_since;
 use crate::ledger::store::Error;
 
-/// What the first release wrote when it reserved a message, and settled it: its statements, word for word.
+/// The first release's statements for reserving a message and settling it, word for word.
 fn reserve_as_schema_1(connection: &Connection, message: u128) {
     let lots: Vec<i64> = chain()
         .iter()
@@ -61,7 +61,7 @@ fn now_ms(connection: &Connection) -> i64 {
 fn file_of_schema_1() -> File {
     let file = File(tempfile::tempdir().expect("a directory"));
     let made = file::prepare(&file.path(), &naming(1), &file::MIGRATIONS[..1], Timestamp::UNIX_EPOCH);
-    // Whoever reads who it is may want columns that come later: it is made all the same.
+    // A read of the identity may want columns that come later: the file is made all the same.
     drop(made);
     let connection = Connection::open(file.path()).expect("a database");
     let start = conformance::at(conformance::START).as_millisecond();
@@ -128,7 +128,7 @@ async fn a_file_of_schema_1_is_copied_and_goes_on_with_what_was_used() {
     world.settle(message(0x51), Outcome::Refused).await;
     assert_eq!(world.consumed().await, [2; 3]);
     assert_eq!(world.send(8).await.1, Verdict::Reserved);
-    // What the first release has counted is not counted again.
+    // The rows that the first release counted are not counted again.
     for _ in 0..2 {
         let usage = world.balance(chain()[1]).await.usage;
         assert_eq!((usage.messages, usage.accepted, usage.refused), (2, 10, 2));
@@ -145,7 +145,7 @@ fn message(id: u128) -> crate::domain::id::MessageId {
     crate::domain::id::MessageId(Uuid::from_u128(id))
 }
 
-/// A file of the schema before with what was used in its last hours, which only its rollup knows.
+/// A file of the previous schema with usage in its last hours, which only its rollup knows.
 #[tokio::test]
 async fn a_file_of_schema_10_is_refused_until_it_is_prepared_and_counts_what_was_used() {
     let file = File(tempfile::tempdir().expect("a directory"));
@@ -182,7 +182,7 @@ async fn what_a_running_binary_of_schema_1_writes_fits_an_expanded_file() {
     let old = Connection::open(file.path()).expect("a database");
     file::prepare(&file.path(), &naming(1), file::MIGRATIONS, Timestamp::UNIX_EPOCH).expect("migrated");
     let mut world = World::empty(&file).await;
-    // Lots of other sources do not come in its way.
+    // Lots of other sources do not get in its way.
     world.put(&[Entry::Policy(monthly_policy()), Entry::Account(account_with_grant(3)), Entry::Key(key_1())]).await;
     reserve_as_schema_1(&old, 0x53);
     let store = file.open(std::sync::Arc::new(world.clock.clone()));
@@ -194,7 +194,7 @@ async fn what_a_running_binary_of_schema_1_writes_fits_an_expanded_file() {
     world.check().await;
 }
 
-/// The rollup has passed the numbers of rows that were deleted since.
+/// Covers a rollup that has passed the numbers of rows that were deleted since.
 #[test]
 fn outcomes_of_schema_8_keep_their_numbers_and_their_rules() {
     let insert =
