@@ -65,7 +65,7 @@ struct Ask {
 
 enum Reply {
     Decided(Collectable),
-    /// It is certain that nothing was written.
+    /// Certainly nothing was written.
     Failed(Error),
 }
 
@@ -295,7 +295,8 @@ impl Shared {
         self.progress.notify_waiters();
     }
 
-    /// Waits after a failure, or renews the session if that was the failure. Logs the first failure of a row.
+    /// Waits after a failure, or renews the session if that was the failure. Logs the first of several failures in a
+    /// row.
     async fn recover(&self, doing: &'static str, error: &Error, session: &Session, retry: &mut Retry) {
         self.figures.failed(error);
         match error {
@@ -351,7 +352,7 @@ async fn reserve_batch(shared: &Arc<Shared>, batch: &mut Vec<Ask>) {
     }
     let verdicts = match reserve_until_known(shared, &reservations, false).await {
         Ok(verdicts) => verdicts.into_iter().map(Ok).collect(),
-        // One message of many is the cause; the others must not suffer for it.
+        // One message of many is the cause; the others are retried one by one.
         Err(failed) if failed.error.is_undone() && batch.len() > 1 => {
             let mut each = Vec::with_capacity(batch.len());
             for reservation in reservations.chunks(1) {
@@ -425,7 +426,7 @@ async fn reserve_until_known(
 
 async fn settle_until_abandoned(shared: Arc<Shared>, shutdown: CancellationToken) {
     let mut retry = Retry::new();
-    // One at a time while one of the oldest cannot be written by itself.
+    // Outcomes still to be written one at a time, because one of them cannot be written.
     let mut singly = 0;
     loop {
         let abandoned = shared.abandoned.load(Ordering::Relaxed);

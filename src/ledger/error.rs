@@ -61,7 +61,7 @@ impl Error {
 }
 
 impl Error {
-    /// Returns this error once more, for each message of a batch that certainly wrote nothing.
+    /// Returns the error for each message of a batch that certainly wrote nothing.
     pub fn of_each(&self) -> Self {
         match self {
             Self::Held(state) => Self::Held(*state),

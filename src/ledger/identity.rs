@@ -6,7 +6,7 @@ use uuid::Uuid;
 /// The identity of a ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Made with the ledger.
+    /// Minted with the ledger.
     pub installation: Uuid,
     /// UID of the cluster's `kube-system` namespace, or of its substitute.
     pub cluster: String,
@@ -30,7 +30,7 @@ pub enum State {
     Open,
     /// No message is charged or judged by it until an administrator accepts it.
     Held(Because),
-    /// Accepted: the directory and the used credits are being put back into it.
+    /// Accepted: the directory and the used credits are being restored into it.
     Rebuilding,
 }
 
@@ -95,7 +95,7 @@ pub struct Mark {
     pub config_epoch: i64,
     /// Number of the last event in the audit trail.
     pub event: i64,
-    /// Number of the last change of the figures: it grows with what is sent.
+    /// Count of the figures' changes: it grows with what is sent.
     pub moved: i64,
 }
 

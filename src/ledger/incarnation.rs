@@ -1,5 +1,5 @@
-//! Checks that a ledger is the known one, and how another is accepted in its place. Pure, and the same for every
-//! engine.
+//! Checks that a ledger is the known one, and derives the name by which another is accepted in its place. Pure, and the
+//! same for every engine.
 //!
 //! A ledger that was lost, that went back in time or that belongs to another installation would give used credits away,
 //! or let the wrong senders in. So the process that finds one holds it: nothing is charged, no message is refused for
@@ -60,7 +60,7 @@ pub struct Naming {
     pub installation: Uuid,
     pub cluster: String,
     pub incarnation: Uuid,
-    /// Held where there was one before: then it was lost.
+    /// Held if there was one before, which was lost.
     pub state: State,
 }
 
@@ -83,7 +83,7 @@ pub enum Replaced {
     Cluster {
         found: String,
     },
-    /// A copy from before, or from after, an acceptance.
+    /// A copy from before or after an acceptance.
     Incarnation {
         found: Uuid,
     },
@@ -236,7 +236,7 @@ mod tests {
         let (before, lost) = (known(), Identity { incarnation: Uuid::from_u128(9), ..found() });
         let name = name_of(&before, &lost);
         assert_eq!(name, name_of(&before, &lost));
-        // Accepted, and then the same old file is found again.
+        // After the acceptance the same old file is found again.
         let after = Known { incarnation: successor(name), ..known() };
         assert_ne!(name_of(&after, &lost), name);
         assert_ne!(successor(name), name);

@@ -1,8 +1,8 @@
 //! The ledger: the durable record of the directory, of credits and of what was charged.
 //!
 //! One model, engines behind [`Store`], one conformance suite that every engine passes, one pure rulebook (`rules`)
-//! that every engine calls. Mail is charged before it is sent and never overspends by one credit: a reservation charges
-//! at once, a settlement gives back what was definitely not accepted, and nothing expires by itself.
+//! that every engine calls. Mail is charged before it is sent, and no credit is spent twice: a reservation charges at
+//! once, a settlement gives back what was definitely not accepted, and nothing expires by itself.
 //!
 //! It must never give credits from a cache, answer "charged" without a durable write, or refuse for good while it
 //! cannot be reached.

@@ -1,8 +1,8 @@
 //! Outcomes that wait to be written. None is dropped while the process lives.
 //!
-//! An outcome that gives nothing back waits a moment for company: no client waits for it, and a transaction for a few
-//! of them costs as much as one that charges. If the process dies in that moment, all that is lost is that the message
-//! got through; it stays charged either way.
+//! An outcome that gives nothing back waits a moment for others to share its transaction: no client waits for it, and a
+//! transaction for a few of them costs as much as one that charges. If the process dies in that moment, all that is
+//! lost is that the message got through; it stays charged either way.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,11 +15,11 @@ use super::store::Settlement;
 
 /// Maximum messages of one call. Measured: 500 share a commit's cost well enough.
 pub(super) const BATCH: usize = 500;
-/// Time that an outcome may wait for company: a busy relay collects a batch in it, and a person who looks at figures
+/// Time that an outcome may wait for others: a busy relay collects a batch in it, and a person who looks at figures
 /// sees no difference.
 const COMPANY: Duration = Duration::from_millis(20);
 
-/// A first-in, first-out queue with a bell.
+/// A first-in, first-out queue that notifies its reader.
 #[derive(Default)]
 pub struct Outcomes {
     queue: Mutex<Queue>,
@@ -29,7 +29,7 @@ pub struct Outcomes {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
-    /// Number of those that must not wait for company.
+    /// Number of those that must not wait for others.
     urgent: usize,
 }
 

@@ -46,7 +46,7 @@ pub struct UsageRow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     pub policy: PolicyId,
-    /// The month's name, such as `2026-11`.
+    /// Name of the month, such as `2026-11`.
     pub period: String,
     pub from: Timestamp,
     pub to: Timestamp,
@@ -77,14 +77,14 @@ pub struct Notice {
     pub used: i64,
 }
 
-/// The last notice of a limit.
+/// A limit's notices in the newest period that had any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// The newest period that had a notice.
+    /// That period.
     pub period: String,
     /// The highest threshold in it; 0 if it was only remembered.
     pub threshold: u8,
-    /// Figures of the first notice in it.
+    /// Granted and used credits in its first notice.
     pub granted: i64,
     pub used: i64,
 }
@@ -125,7 +125,7 @@ impl Channel {
     }
 }
 
-/// A notice on its way.
+/// A queued notice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queued {
     pub id: i64,
@@ -183,7 +183,7 @@ pub trait Report: Send + Sync {
     /// Returns the terms of a policy's period, if any were ever written.
     async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<Terms>>;
 
-    /// Returns the last notice of each limit.
+    /// Returns each limit's notices in the newest period that had any.
     async fn told(&self, limits: &[(Holder, Meter)]) -> Result<Vec<Option<Told>>>;
 
     /// Takes notices to be sent, each on its channels; one without a channel is remembered and sent nowhere. A notice
@@ -212,7 +212,7 @@ pub trait Report: Send + Sync {
     async fn sightings(&self) -> Result<Sightings>;
 
     /// Takes logins, at most [`LOGINS_MAX`](crate::domain::login_network::LOGINS_MAX), and notes in the audit trail
-    /// those from a network that is new for their key, at most
+    /// those from a network that is not known for their key, at most
     /// [`NETWORKS_PER_KEY`](crate::domain::login_network::NETWORKS_PER_KEY) a day for each key.
     async fn note_logins(&self, session: &Session, logins: &[LoginFrom]) -> Result<()>;
 
@@ -221,8 +221,8 @@ pub trait Report: Send + Sync {
     async fn count_denied_senders(&self, session: &Session, denied: &[DeniedSenders]) -> Result<()>;
 
     /// Hands out what was counted since the last report, for up to `limit` keys and reasons, the longest due first;
-    /// each again after `every` at the earliest. If a process dies in between, nothing was reported, and the next
-    /// report counts on.
+    /// each again after `every` at the earliest. If a process dies in between, that report is lost, and the next one
+    /// continues after it.
     async fn report_denied_senders(
         &self,
         session: &Session,

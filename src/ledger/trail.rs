@@ -17,16 +17,16 @@
 //! | grant.adjusted | a grant's credits or expiry were edited, or it came back | grant, from, to, consumed, expiresAt |
 //! | grant.taken_back | a grant was removed; what was used stays used | grant, from, consumed |
 //! | topup.begun, topup.changed | a recurring top-up was written or edited | credits, every, start, end |
-//! | topup.added | credits of one or more periods came (by `ledger`) | periods, credits, total |
-//! | topup.taken_back | a recurring top-up was removed, and what it had added | from, consumed |
+//! | topup.added | credits of one or more periods were added (by `ledger`) | periods, credits, total |
+//! | topup.taken_back | a recurring top-up was removed, with all that it had added | from, consumed |
 //! | spend.limited | a spend limit was written, edited or removed | fromMicro, toMicro, usedMicro |
-//! | overage.changed, rate.changed, pricing.changed | as they say | from, to |
+//! | overage.changed, rate.changed, pricing.changed | as the names say | from, to |
 //! | hold.placed, hold.lifted | an account or a policy was suspended, or resumed | reasonGiven |
-//! | key.revoked, key.reinstated | as they say | |
+//! | key.revoked, key.reinstated | as the names say | |
 //! | ledger.restored | a backup was put in place (by the command) | from, to: incarnations |
-//! | ledger.accepted, ledger.opened | an administrator went on with a replaced ledger; it was rebuilt | was, installation, incarnation |
-//! | lot.raised | a replaced ledger was told what is known to be used | lot, source, period, from, to, granted |
-//! | key.network | a key logged in from a network that it is not known to come from (by `relay`); 64 of a key in a day at most | network, number, forgotten: the network whose place it takes |
+//! | ledger.accepted, ledger.opened | an administrator accepted a replaced ledger; it was rebuilt | was, installation, incarnation |
+//! | lot.raised | a replaced ledger was raised to what is known to be used | lot, source, period, from, to, granted |
+//! | key.network | a key logged in from a network that is not known for it (by `relay`); at most 64 a day per key | network, number, forgotten: the network whose place it takes |
 //! | key.issued, key.rotated | a first, another credential became the current one | staged, previous |
 
 use serde::Serialize;

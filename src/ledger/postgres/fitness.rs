@@ -9,7 +9,7 @@ use crate::ledger::store::{Error, Result};
 pub struct Demands {
     /// The ledger's place, for messages.
     pub place: String,
-    /// A server without synchronous standbys is good enough.
+    /// A server without synchronous standbys is accepted.
     pub single_node: bool,
     /// The schema that holds the tables.
     pub schema: String,

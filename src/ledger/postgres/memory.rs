@@ -26,7 +26,7 @@ const HOLDERS_MAX: usize = 250_000;
 pub struct Memory {
     directory: Directory,
     entries: IdMap<Holder, Entry>,
-    /// All rows of `directory` are as they were at this epoch, or newer.
+    /// Every row of `directory` is as it was at this epoch, or newer.
     config_epoch: i64,
     /// The time of that comparison.
     renewed_at: Timestamp,
@@ -149,7 +149,7 @@ impl Memory {
         }
         let of_holder = self.lots.get(&terms.holder)?;
         let opened = of_holder.open(terms, self.now)?;
-        // A rate is judged by what others sent a moment ago, and a top-up that is due is to be written first.
+        // A rate depends on what others sent a moment ago, and a top-up that is due is to be written first.
         if terms.rate.is_some() || opened.topped_up.is_some() {
             return None;
         }

@@ -165,7 +165,7 @@ async fn put_in(tx: &mut Tx, actor: &str, entries: &[Entry]) -> Op<()> {
             tx.record_notes(actor, holder, notes);
         }
     }
-    // Ended lots first: where one is cut, the next begins at the same instant.
+    // Ended lots first: if one is cut, the next begins at the same instant.
     tx.write_changed(&lots).await?;
     tx.insert_new(&mut lots).await?;
     let new: Vec<&Entry> = edits.iter().filter(|(before, _)| before.is_none()).map(|(_, entry)| *entry).collect();

@@ -54,7 +54,7 @@ pub struct Tx {
     pub config_epoch: i64,
     /// The ledger's state, which decides whether mail may be charged.
     pub state: State,
-    /// For the audit trail, written at the end.
+    /// Notes for the audit trail, written at the end.
     notes: Vec<(String, Line)>,
     /// Holders whose figures moved, marked at the end.
     moved: Vec<Holder>,

@@ -19,7 +19,7 @@ use super::failure::Op;
 
 type RustlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
-/// One connection with what was prepared on it.
+/// One connection with its prepared statements.
 pub struct Wire {
     pub client: Client,
     /// The schema's version when this was connected; 0 if it was not checked.

@@ -17,7 +17,7 @@ pub struct Balance {
     pub usage: Usage,
     /// Set for a policy.
     pub overage: Overage,
-    /// `Some` = prepaid.
+    /// Set for a prepaid holder.
     pub prepaid: Option<PrepaidBalance>,
     /// Set for an account with a spend limit.
     pub spend: Option<SpendBalance>,

@@ -43,7 +43,7 @@ pub fn keys_of(logins: &[LoginFrom]) -> BTreeSet<KeyId> {
     logins.iter().take(LOGINS_MAX).map(|login| login.key).collect()
 }
 
-/// Judges a batch of logins. A login from a network that is new for its key is news, unless the key caused
+/// Judges a batch of logins. A login from a network that is not known for its key is news, unless the key caused
 /// [`NETWORKS_PER_KEY`] of them within [`NEWS_WITHIN`]; if the key already has as many networks, the one that it used
 /// longest ago is forgotten in exchange.
 pub fn judge(mut known: HashMap<KeyId, Vec<Known>>, logins: &[LoginFrom], now: Timestamp) -> Changes {

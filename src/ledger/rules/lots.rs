@@ -17,9 +17,9 @@ pub const LOTS_AHEAD_MAX: usize = 40;
 /// The write that an engine owes a lot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// As it was read.
+    /// Unchanged since it was read.
     Clean,
-    /// To be written as it is now.
+    /// To be updated.
     Changed,
     /// To be inserted; it has no id.
     New,
@@ -48,7 +48,7 @@ impl Row {
     }
 }
 
-/// All lots of one holder that bear on its messages.
+/// All lots of one holder that matter to its messages.
 #[derive(Clone, Debug)]
 pub struct Lots {
     holder: Holder,

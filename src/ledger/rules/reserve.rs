@@ -18,9 +18,9 @@ use crate::domain::id::{IdMap, IdSet, KeyId, MessageId};
 pub enum Step {
     /// It was reserved before, or its sender may not send.
     Answered(Verdict),
-    /// The same message stands earlier in the batch, at this index: it is answered the same.
+    /// The same message stands earlier in the batch, at this index: it gets the same answer.
     Repeats(usize),
-    /// In good standing: its copies and its lots decide.
+    /// In good standing: its kept fingerprints and its lots decide.
     Open(Sender),
 }
 

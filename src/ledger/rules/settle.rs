@@ -24,8 +24,8 @@ impl Settled {
     }
 }
 
-/// Returns true if an outcome is written as a correction. `None`: the existing one stays. The first outcome holds; only
-/// `unknown` is replaced, once, by the outcome that is found later.
+/// Returns true if an outcome is to be written as a correction, false if as the first. `None`: the existing one stays.
+/// The first outcome holds; only `unknown` is replaced, once, by the outcome that is found later.
 pub fn correction(before: Settled, outcome: Outcome) -> Option<bool> {
     match (before, outcome) {
         (Settled::Open, _) => Some(false),

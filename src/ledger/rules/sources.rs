@@ -1,4 +1,4 @@
-//! The lots that a holder has beside its period's: spend limit, grants, top-ups.
+//! The lots that a holder has besides its period's: spend limit, grants, top-ups.
 
 use std::collections::BTreeSet;
 

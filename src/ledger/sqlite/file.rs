@@ -1,4 +1,4 @@
-//! The file: where it may lie, how it is opened, and its schema.
+//! The file: where it may be stored, how it is opened, and its schema.
 
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ const CACHE_KIB: i64 = -98_304;
 const READER_CACHE_KIB: i64 = -16_384;
 /// Capacity of the statement cache: every statement of the room is prepared once per connection.
 const STATEMENTS: usize = 96;
-/// `PRAGMA synchronous` reads back FULL as this.
+/// The value by which `PRAGMA synchronous` reads back FULL.
 const SYNCHRONOUS_FULL: i64 = 2;
 
 /// A step from one schema to the next. A release changes the schema only in ways its neighbour can read.

@@ -24,7 +24,7 @@ macro_rules! select_lot {
 
 pub(super) use select_lot;
 
-/// A lot as stored.
+/// A stored lot.
 #[derive(Clone, Debug)]
 pub struct LotRow {
     pub lot: Lot,

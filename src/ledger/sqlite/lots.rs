@@ -117,7 +117,7 @@ impl Tx<'_> {
         if !lots.is_marked() {
             return Ok(());
         }
-        // Ended lots first: where one is cut, the next begins at the same instant.
+        // Ended lots first: if one is cut, the next begins at the same instant.
         for row in lots.all().filter(|row| row.mark == Mark::Changed) {
             self.update_lot(row)?;
         }

@@ -15,7 +15,7 @@ const LOTS_MAX: usize = 250_000;
 #[derive(Default)]
 pub struct Memory {
     lots: IdMap<Holder, Lot>,
-    /// `PRAGMA data_version` when they were read: it moves when another connection commits.
+    /// `PRAGMA data_version` when they were read: it changes when another connection commits.
     version: Option<i64>,
 }
 

@@ -69,7 +69,7 @@ impl Vigil {
 
 fn node(path: &Path) -> Op<Node> {
     match fs::metadata(path) {
-        // Made and not yet written.
+        // Created but not yet written.
         Ok(file) if file.len() == 0 => Err(Failure::Gone("its file is empty".to_owned())),
         Ok(file) => Ok((file.dev(), file.ino())),
         Err(error) => Err(Failure::Gone(format!("its file cannot be found ({error})"))),

@@ -52,7 +52,7 @@ impl Cache {
     }
 }
 
-/// One write transaction. Every one writes `meta` and a session row.
+/// One write transaction. Each writes `meta` and a session row.
 pub struct Tx<'a> {
     pub connection: &'a Connection,
     /// The ledger's time: the clock's, but never before an earlier transaction's.
