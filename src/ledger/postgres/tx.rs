@@ -107,7 +107,7 @@ impl Tx {
         Ok(Self { wire, now, clock: now, fenced: false, config_epoch, state, notes: vec![], moved: vec![] })
     }
 
-    /// Does the same for work that a session may do only while it lives.
+    /// Begins like [`begin`](Self::begin), for work that a session may do only while it lives.
     pub async fn begin_fenced(wires: &Wires, clock: &Clock, session: &Session, lane: Lane) -> Op<Self> {
         let tx = Self::begin(wires, clock, session, lane).await?;
         if tx.fenced {

@@ -1,4 +1,4 @@
-//! The rollup of usage: each row counts exactly once, because its cursors move in the same transaction.
+//! The rollup of usage: each row counts exactly once, because the cursors move in the same transaction.
 //!
 //! Mail writes only balances. Usage by sender and hour, and by a lot's period, is counted here, from the rows; a reader
 //! of a lot's counters adds what the rollup has not taken yet.
