@@ -1,8 +1,8 @@
-//! The handle through which a role uses the ledger: it batches, asks again, and forgets nothing.
+//! The handle through which a role uses the ledger: it batches calls, retries them, and drops no outcome.
 //!
 //! One batch of reservations is in flight at a time and the next one takes what has queued meanwhile, so batches grow
-//! with the load and nobody waits for a timer. A batch whose answer is not known is asked again, with the same ids,
-//! until it is. A charge that nobody collects (the caller's deadline passed, or its connection went away) is settled
+//! with the load and no request waits for a timer. A batch whose answer is not known is retried, with the same ids,
+//! until it is. A charge that is not collected (the caller's deadline passed, or its connection went away) is settled
 //! as not offered: used or cancelled, never forgotten.
 
 use std::sync::Arc;
@@ -22,14 +22,15 @@ use super::retry::Retry;
 use super::store::{Error, Result, Role, Session, Settlement, Store};
 use crate::domain::credit::{Reservation, Verdict};
 use crate::runtime::metrics::Registry;
-/// Questions that may wait: two seconds' worth at the rate that one ledger is built for.
+/// Maximum requests that may wait: two seconds' worth at the rate that one ledger is built for.
 const QUEUE: usize = 20_000;
-/// Outcomes that may wait before nothing new is reserved. They are small; what bounds them is that somebody must
-/// have been charged for each.
+/// Maximum outcomes that may wait before nothing new is reserved. They are small; their number is bounded because each
+/// belongs to a message that was charged.
 const OUTCOMES: usize = 100_000;
-/// A session that is silent for several of these is given up by the operator.
+/// Interval of heartbeats. The operator gives up a session that is silent for several of them.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// Cheap to clone. Its tasks end after [`drain`](Self::drain), or when the last clone is gone and nothing waits.
+/// The handle. Cheap to clone. Its tasks end after [`drain`](Self::drain), or when the last clone is gone and nothing
+/// waits.
 #[derive(Clone)]
 pub struct Ledger {
     shared: Arc<Shared>,
@@ -44,9 +45,9 @@ struct Shared {
     admit: Admit,
     reopening: tokio::sync::Mutex<()>,
     outcomes: Outcomes,
-    /// Questions that were queued and are not answered.
+    /// Requests that were queued and are not answered.
     asked: AtomicUsize,
-    /// Rings when something was answered or written: for whoever drains.
+    /// Notifies [`drain`](Ledger::drain) when something was answered or written.
     progress: Notify,
     draining: AtomicBool,
     /// No handle is left.
@@ -55,7 +56,7 @@ struct Shared {
     figures: Figures,
 }
 
-/// A queued question.
+/// A queued request.
 struct Ask {
     reservation: Reservation,
     since: Instant,
@@ -64,11 +65,11 @@ struct Ask {
 
 enum Reply {
     Decided(Collectable),
-    /// It is certain that nothing was written.
+    /// Certainly nothing was written.
     Failed(Error),
 }
 
-/// A verdict on its way to the caller. If it is dropped on the way, what it gave is given back.
+/// A verdict on its way to the caller. If it is dropped on the way, its charge is given back.
 struct Collectable {
     verdict: Option<Verdict>,
     reservation: Reservation,
@@ -93,7 +94,7 @@ impl Drop for Collectable {
     }
 }
 
-/// A call to the ledger that did not come to an answer.
+/// A call to the ledger that got no answer.
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
     #[error("there was no answer before the deadline")]
@@ -113,9 +114,9 @@ impl Trouble {
 }
 
 impl Ledger {
-    /// Opens a session and starts the tasks. When `shutdown` is cancelled everything in flight still goes on, so that
-    /// a role can finish its messages before it calls [`drain`](Self::drain); but outcomes that nobody drains are no
-    /// longer retried once the last handle is gone.
+    /// Opens a session and starts the tasks. When `shutdown` is cancelled everything in flight still goes on, so that a
+    /// role can finish its messages before it calls [`drain`](Self::drain); but without a drain, outcomes are no longer
+    /// retried once the last handle is gone.
     pub async fn start(
         store: Arc<dyn Store>,
         role: Role,
@@ -159,18 +160,18 @@ impl Ledger {
         &self.shared.store
     }
 
-    /// The session to write with now. After [`Error::Fenced`] ask [`renew`](Self::renew) for the next.
+    /// Returns the session to write with now. After [`Error::Fenced`] ask [`renew`](Self::renew) for the next.
     pub async fn session(&self) -> Session {
         self.shared.session()
     }
 
-    /// A session that replaces `stale`, which the ledger gave up.
+    /// Returns a session that replaces `stale`, which the ledger gave up.
     pub async fn renew(&self, stale: &Session) -> Result<Session> {
         self.shared.renew(stale).await
     }
 
-    /// Charges one message. Returns by `deadline` at the latest. An error means that nothing is charged in the end,
-    /// unless the process ends before that is written: then the message stays charged, as unknown.
+    /// Charges one message. Returns by `deadline` at the latest. An error means that in the end nothing is charged,
+    /// unless the process dies before that is written: then the message stays charged, as unknown.
     pub async fn reserve(&self, reservation: Reservation, deadline: Instant) -> Result<Verdict> {
         if self.shared.draining.load(Ordering::Relaxed) {
             return Err(Trouble::Stopping.reserving());
@@ -202,22 +203,23 @@ impl Ledger {
         self.shared.settle(settlement);
     }
 
-    /// The same, and waits until it is written, or until `deadline`: for what the client must not be ahead of.
+    /// Does the same, and waits until it is written, or until `deadline`: for outcomes that must be written before the
+    /// client gets its reply.
     pub async fn settle_written(&self, settlement: Settlement, deadline: Instant) {
         let (written, hear) = oneshot::channel();
         self.shared.outcomes.push_heard(settlement, written);
         self.shared.figures.settlements_open.set(self.shared.outcomes.len() as i64);
-        // Whoever waits in vain goes on: it is written later.
+        // A caller that waits in vain goes on: it is written later.
         let _ = timeout_at(deadline, hear).await;
     }
 
-    /// How many outcomes are not written yet.
+    /// Returns how many outcomes are not written yet.
     pub fn unsettled(&self) -> usize {
         self.shared.outcomes.len()
     }
 
-    /// Takes no more questions, waits until everything is answered and written, closes the session and ends the
-    /// tasks. Returns how many outcomes could not be written by `deadline`; the operator's sweep makes their messages
+    /// Takes no more requests, waits until everything is answered and written, closes the session and ends the tasks.
+    /// Returns how many outcomes could not be written by `deadline`; the operator's sweep makes their messages
     /// `unknown`.
     pub async fn drain(&self, deadline: Instant) -> usize {
         self.shared.draining.store(true, Ordering::Relaxed);
@@ -244,7 +246,7 @@ impl Ledger {
     }
 }
 
-/// No ledger gave this one out: whatever is written under it is refused as fenced.
+/// A session that no ledger gave out: every write under it is refused as fenced.
 const NO_SESSION: Session = Session { id: 0, epoch: 0 };
 
 /// Opens a session, if the ledger is the right one.
@@ -263,7 +265,7 @@ impl Shared {
         self.session.read().clone()
     }
 
-    /// One task opens the new session, the others find it.
+    /// Opens a new session in one task; the others find it.
     async fn renew(&self, stale: &Session) -> Result<Session> {
         let _one_at_a_time = self.reopening.lock().await;
         let current = self.session();
@@ -293,7 +295,8 @@ impl Shared {
         self.progress.notify_waiters();
     }
 
-    /// Waits after a failure; the session is renewed where that was the failure. Logs the first of a row.
+    /// Waits after a failure, or renews the session if that was the failure. Logs the first of several failures in a
+    /// row.
     async fn recover(&self, doing: &'static str, error: &Error, session: &Session, retry: &mut Retry) {
         self.figures.failed(error);
         match error {
@@ -320,7 +323,8 @@ impl Shared {
 async fn reserve_until_closed(shared: Arc<Shared>, mut queue: mpsc::Receiver<Ask>) {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
-        // Whoever is ready to ask, but has not had its turn yet, shares the commit. Where nobody is, this takes no time.
+        // Callers that are ready to ask but have not had their turn yet share the commit. Where there are none, this
+        // takes no time.
         yield_now().await;
         while batch.len() < BATCH
             && let Ok(ask) = queue.try_recv()
@@ -328,7 +332,7 @@ async fn reserve_until_closed(shared: Arc<Shared>, mut queue: mpsc::Receiver<Ask
             batch.push(ask);
         }
         let queued = batch.len();
-        // Nobody waits for these any more, and they were never asked: they cost nothing.
+        // The callers of these have gone, and the ledger was never asked: they cost nothing.
         batch.retain(|ask: &Ask| !ask.reply.is_closed());
         if !batch.is_empty() {
             reserve_batch(&shared, &mut batch).await;
@@ -339,7 +343,7 @@ async fn reserve_until_closed(shared: Arc<Shared>, mut queue: mpsc::Receiver<Ask
     shared.outcomes.wake();
 }
 
-/// Asks until it is answered, and tells everybody.
+/// Calls the ledger until it answers, and passes the answers on.
 async fn reserve_batch(shared: &Arc<Shared>, batch: &mut Vec<Ask>) {
     let reservations: Vec<Reservation> = batch.iter().map(|ask| ask.reservation.clone()).collect();
     shared.figures.asked(batch.len());
@@ -348,7 +352,7 @@ async fn reserve_batch(shared: &Arc<Shared>, batch: &mut Vec<Ask>) {
     }
     let verdicts = match reserve_until_known(shared, &reservations, false).await {
         Ok(verdicts) => verdicts.into_iter().map(Ok).collect(),
-        // One message of many is the cause; the others must not suffer for it.
+        // One message of many is the cause; the others are retried one by one.
         Err(failed) if failed.error.is_undone() && batch.len() > 1 => {
             let mut each = Vec::with_capacity(batch.len());
             for reservation in reservations.chunks(1) {
@@ -377,19 +381,19 @@ async fn reserve_batch(shared: &Arc<Shared>, batch: &mut Vec<Ask>) {
                 Reply::Failed(failed.error)
             }
         };
-        // If nobody takes a charge, it drops here and is given back.
+        // If the caller is gone, the charge drops here and is given back.
         drop(ask.reply.send(reply));
     }
 }
 
-/// The last try certainly wrote nothing: the disk is full, the ledger is held, or the call was undone.
+/// A batch whose last try certainly wrote nothing: the disk is full, the ledger is held, or the call was rolled back.
 struct Failed {
     error: Error,
-    /// An earlier try may have charged: what it charged is to be given back.
+    /// An earlier try may have charged: its charge is to be given back.
     may_be_charged: bool,
 }
 
-/// Asks until it is known what was written.
+/// Calls the ledger until it is known what was written.
 async fn reserve_until_known(
     shared: &Shared,
     reservations: &[Reservation],
@@ -403,7 +407,7 @@ async fn reserve_until_known(
             Err(error) => error,
         };
         match &error {
-            // Certainly not written, and no use to ask again at once: an administrator has to do something first.
+            // Certainly not written, and a retry is useless until an administrator acts.
             Error::Full | Error::Held(_) | Error::Foreign { .. } | Error::Replaced { .. } => {
                 shared.figures.failed(&error);
                 return Err(Failed { error, may_be_charged });
@@ -422,7 +426,7 @@ async fn reserve_until_known(
 
 async fn settle_until_abandoned(shared: Arc<Shared>, shutdown: CancellationToken) {
     let mut retry = Retry::new();
-    // One at a time while one of the oldest cannot be written by itself.
+    // Outcomes still to be written one at a time, because one of them cannot be written.
     let mut singly = 0;
     loop {
         let abandoned = shared.abandoned.load(Ordering::Relaxed);
@@ -434,7 +438,7 @@ async fn settle_until_abandoned(shared: Arc<Shared>, shutdown: CancellationToken
             continue;
         };
         if due > Instant::now() && !abandoned && !shared.draining.load(Ordering::Relaxed) {
-            // Sooner where one comes that cannot wait. It is asked again either way.
+            // Sooner if one comes that cannot wait. It is checked again either way.
             let _ = timeout_at(due, shared.outcomes.changed()).await;
             continue;
         }

@@ -1,7 +1,7 @@
-//! Which settings an edit changed, from what to what, as the audit trail tells them. Pure.
+//! The settings that an edit changed, with the old and the new value, for the audit trail. Pure.
 //!
-//! Limits, rates, prices, grants and suspensions have rows of their own (`trail`). Senders and networks are configuration, and
-//! shown; a suspension's reason and a key's name may name people, and are not.
+//! Limits, rates, prices, grants and suspensions have rows of their own (`trail`). Senders and networks are
+//! configuration, and shown; a suspension's reason and a key's name may name people, and are not.
 
 use std::collections::BTreeSet;
 
@@ -11,13 +11,13 @@ use serde_json::{Map, Value, json};
 use crate::domain::directory::{AccountEntry, Entry, KeyEntry, PolicyEntry};
 use crate::domain::settings::Settings;
 
-/// Items of a list that a row shows; of more it has those that were added and removed, and counts.
+/// Items of a list that a row shows; for a longer list it shows those added and removed, and counts.
 const LIST_SHOWN: usize = 10;
 /// Characters of one text in a row. A mail address has 320 at most.
 const TEXT_SHOWN: usize = 320;
 
-/// Returns the details of the rows, one for each field. There are none of a holder that leaves service, or that comes back to
-/// it: what it had was erased when it left.
+/// Returns the details of the rows, one for each field. There are none for a holder that leaves service or comes back
+/// to it: its settings were erased when it left.
 pub fn changed_settings(before: &Entry, entry: &Entry) -> Vec<Value> {
     if before.removed_at().is_some() || entry.removed_at().is_some() {
         return Vec::new();
@@ -50,7 +50,7 @@ impl Changes {
             self.field("upstream.tls", &before.tls, &after.tls);
             self.field("upstream.maxRecipients", &before.max_recipients, &after.max_recipients);
             if before.secret != after.secret {
-                // What is sealed is nobody's to see; that it is another one is.
+                // Sealed credentials are never shown; the row says only that they changed.
                 self.rows.push(json!({ "field": "upstream.credentials" }));
             }
         }
@@ -74,7 +74,7 @@ impl Changes {
     fn settings(&mut self, before: Option<&Settings>, after: Option<&Settings>) {
         let empty = Settings::default();
         let (was, is) = (before.unwrap_or(&empty), after.unwrap_or(&empty));
-        // A version that kept none wrote the entry: nothing is known of before.
+        // A version that kept no settings wrote the entry: the earlier ones are unknown.
         let known = before.is_some();
         let fields: BTreeSet<&str> = was.fields().chain(is.fields()).collect();
         for field in fields {
@@ -108,7 +108,7 @@ impl Changes {
     }
 }
 
-/// What was added to a long list and what was taken out of it.
+/// Adds to the row what was added to a long list and what was removed from it.
 fn lists(row: &mut Map<String, Value>, from: &[Value], to: &[Value]) {
     let without = |items: &[Value], others: &[Value]| -> Vec<Value> {
         items.iter().filter(|item| !others.contains(item)).cloned().collect()
@@ -119,7 +119,7 @@ fn lists(row: &mut Map<String, Value>, from: &[Value], to: &[Value]) {
     row.insert("toCount".to_owned(), json!(to.len()));
 }
 
-/// A value as long as a row bears.
+/// Shortens a value to what a row shows.
 fn shown(value: &Value) -> Value {
     match value {
         Value::String(text) if text.chars().count() > TEXT_SHOWN => {

@@ -1,4 +1,4 @@
-//! The ledger's metrics of one process.
+//! The ledger's metrics in one process.
 
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ pub fn judged(message: MessageId, verdict: Verdict) -> Verdict {
     verdict
 }
 
-/// A shortage is counted by the meter that was short.
+/// Returns the metric label of a verdict. A shortage is counted by the meter that was short.
 fn label(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Reserved => "reserved",

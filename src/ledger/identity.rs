@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// Who a ledger is.
+/// The identity of a ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Made with the ledger.
+    /// Minted with the ledger.
     pub installation: Uuid,
-    /// UID of the cluster's `kube-system` namespace, or of whatever stands for it.
+    /// UID of the cluster's `kube-system` namespace, or of its substitute.
     pub cluster: String,
     /// Changes when an administrator accepts a restored ledger.
     pub incarnation: Uuid,
@@ -23,18 +23,18 @@ impl Identity {
     }
 }
 
-/// Whether mail may be charged to a ledger.
+/// The state of a ledger, which decides whether mail may be charged to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     #[default]
     Open,
-    /// Nothing is charged and nobody is judged by it until an administrator accepts it.
+    /// No message is charged or judged by it until an administrator accepts it.
     Held(Because),
-    /// Accepted: the directory and the used credits are being put back into it.
+    /// Accepted: the directory and the used credits are being restored into it.
     Rebuilding,
 }
 
-/// Why a ledger is held.
+/// The reason why a ledger is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Because {
     /// It was made where one was lost.
@@ -43,7 +43,7 @@ pub enum Because {
     Restored,
     /// Another file was put in its place while it was in use.
     Swapped,
-    /// It is older than what was seen of it.
+    /// It is older than the state in which it was last seen.
     WentBack,
 }
 
@@ -57,7 +57,7 @@ impl State {
         Self::Held(Because::WentBack),
     ];
 
-    /// As it is stored.
+    /// Returns the word that the ledger stores.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -87,26 +87,26 @@ impl std::fmt::Display for State {
     }
 }
 
-/// How far a ledger has come: three numbers of it that only grow.
+/// The progress of a ledger: three of its numbers that only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mark {
-    /// Of the directory.
+    /// Epoch of the directory.
     pub config_epoch: i64,
-    /// Of the audit trail.
+    /// Number of the last event in the audit trail.
     pub event: i64,
-    /// Of the figures: it grows with what is sent.
+    /// Count of the figures' changes: it grows with what is sent.
     pub moved: i64,
 }
 
 impl Mark {
-    /// Whether a ledger that is here has been at `earlier` too.
+    /// Returns true if a ledger with this mark may once have been at `earlier`.
     pub fn reaches(self, earlier: Self) -> bool {
         self.config_epoch >= earlier.config_epoch && self.event >= earlier.event && self.moved >= earlier.moved
     }
 }
 
-/// Who answered a question, and whether mail may be judged by the answer.
+/// The ledger that answered a request, and whether mail may be judged by the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tag {
     pub installation: Uuid,

@@ -1,9 +1,9 @@
-//! Whether a ledger is the one that is known, and what it takes to go on with another. Pure, and the same for every
-//! engine.
+//! Checks that a ledger is the known one, and derives the name by which another is accepted in its place. Pure, and the
+//! same for every engine.
 //!
-//! A ledger that was lost, that went back in time or that is somebody else's would give used credits away, or let the
-//! wrong people in. So whoever finds one holds it: nothing is charged, nobody is refused for good, and an
-//! administrator says by name whether it is to be gone on with. The name is made from what was known and what was
+//! A ledger that was lost, that went back in time or that belongs to another installation would give used credits away,
+//! or let the wrong senders in. So the process that finds one holds it: nothing is charged, no message is refused for
+//! good, and an administrator accepts it by name if it is to be used. The name is made from what was known and what was
 //! found, so an acceptance is good for this one finding and never for a later one.
 
 use ring::digest;
@@ -16,7 +16,7 @@ use super::identity::{Because, Identity, Mark, State, Tag};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
     pub installation: Uuid,
-    /// `None` in a relay.yaml of the release before.
+    /// `None` in a relay.yaml of the previous release.
     pub incarnation: Option<Uuid>,
 }
 
@@ -33,7 +33,7 @@ impl Expected {
     }
 }
 
-/// Charging and judging need an open ledger.
+/// Refuses a ledger that is not open: charging and judging need an open one.
 fn refuse_unless_open(state: State) -> Result<()> {
     match state {
         State::Open => Ok(()),
@@ -44,36 +44,36 @@ fn refuse_unless_open(state: State) -> Result<()> {
 /// Judges a ledger before a session is opened in it.
 pub type Admit = std::sync::Arc<dyn Fn(&Tag) -> Result<()> + Send + Sync>;
 
-/// What an installation knows of its ledger.
+/// The ledger as its installation knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     pub installation: Uuid,
     pub cluster: String,
     pub incarnation: Uuid,
-    /// How far it had come when that was last noted.
+    /// Its progress when that was last noted.
     pub mark: Mark,
 }
 
-/// Who a ledger is to be where there is none.
+/// The identity that a ledger gets where there is none yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Naming {
     pub installation: Uuid,
     pub cluster: String,
     pub incarnation: Uuid,
-    /// Held where there was one before: then it was lost.
+    /// Held if there was one before, which was lost.
     pub state: State,
 }
 
-/// What a ledger turned out to be.
+/// The result of judging a ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
     Ours,
-    /// Accepted, and not whole yet.
+    /// Accepted, and not yet rebuilt.
     Rebuilding,
     Replaced(Replaced),
 }
 
-/// How a ledger is not the known one.
+/// The way in which a ledger differs from the known one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Replaced {
     Held(Because),
@@ -83,7 +83,7 @@ pub enum Replaced {
     Cluster {
         found: String,
     },
-    /// A copy from before, or from after, an acceptance.
+    /// A copy from before or after an acceptance.
     Incarnation {
         found: Uuid,
     },
@@ -91,7 +91,8 @@ pub enum Replaced {
 }
 
 impl Replaced {
-    /// Why it is to be held, where it is ours to hold. Another's ledger is not written to before it is accepted.
+    /// Returns the reason to hold it, if it is ours to hold. A ledger of another installation is not written to before
+    /// it is accepted.
     pub fn because(&self) -> Option<Because> {
         match self {
             Self::Held(because) => Some(*because),
@@ -101,7 +102,7 @@ impl Replaced {
         }
     }
 
-    /// What it is, as the end of "the ledger …".
+    /// Describes it, as the end of "the ledger …".
     pub fn sentence(&self) -> String {
         match self {
             Self::Held(Because::Empty) => "is empty, and this installation had one".to_owned(),
@@ -119,7 +120,7 @@ impl Replaced {
     }
 }
 
-/// Judges a ledger by what is known.
+/// Compares a ledger with the known one.
 pub fn judge(known: &Known, found: &Identity) -> Finding {
     if found.installation != known.installation {
         return Finding::Replaced(Replaced::Installation { found: found.installation });
@@ -142,8 +143,8 @@ pub fn judge(known: &Known, found: &Identity) -> Finding {
     }
 }
 
-/// What an administrator accepts a replaced ledger by. It follows from what was known and what was found, so it names
-/// this finding and no other.
+/// Returns the name by which an administrator accepts a replaced ledger. It follows from what was known and what was
+/// found, so it names this finding and no other.
 pub fn name_of(known: &Known, found: &Identity) -> Uuid {
     let parts = [known.installation, known.incarnation, found.installation, found.incarnation];
     digest_of(
@@ -152,8 +153,8 @@ pub fn name_of(known: &Known, found: &Identity) -> Uuid {
     )
 }
 
-/// The incarnation that begins with an acceptance. It follows from the name, so an acceptance that was interrupted is
-/// known again and finished.
+/// Returns the incarnation that begins with an acceptance. It follows from the name, so an interrupted acceptance is
+/// recognised and finished.
 pub fn successor(name: Uuid) -> Uuid {
     digest_of("franking ledger incarnation", [&name.as_bytes()[..]])
 }
@@ -169,14 +170,14 @@ fn digest_of<'a>(of: &'a str, parts: impl IntoIterator<Item = &'a [u8]>) -> Uuid
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-/// An administrator's word.
+/// An administrator's acceptance of a replaced ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acceptance {
-    /// Who said so.
+    /// The administrator.
     pub actor: String,
-    /// The incarnation that was judged: another one is not what was accepted.
+    /// The incarnation that was judged: a ledger of another one was not accepted.
     pub found: Uuid,
-    /// Who the ledger is from now on.
+    /// The identity of the ledger from now on.
     pub installation: Uuid,
     pub cluster: String,
     pub incarnation: Uuid,
@@ -235,7 +236,7 @@ mod tests {
         let (before, lost) = (known(), Identity { incarnation: Uuid::from_u128(9), ..found() });
         let name = name_of(&before, &lost);
         assert_eq!(name, name_of(&before, &lost));
-        // Accepted, and then the same old file is found again.
+        // After the acceptance the same old file is found again.
         let after = Known { incarnation: successor(name), ..known() };
         assert_ne!(name_of(&after, &lost), name);
         assert_ne!(successor(name), name);

@@ -1,12 +1,11 @@
-//! The ledger: what is remembered.
+//! The ledger: the durable record of the directory, of credits and of what was charged.
 //!
 //! One model, engines behind [`Store`], one conformance suite that every engine passes, one pure rulebook (`rules`)
-//! that every engine calls. Charged before it is sent, never overspent by
-//! one: a reservation charges at once, a settlement gives back what was definitely not accepted, and nothing expires
-//! by itself.
+//! that every engine calls. Mail is charged before it is sent, and no credit is spent twice: a reservation charges at
+//! once, a settlement gives back what was definitely not accepted, and nothing expires by itself.
 //!
-//! What it must never do: give credits from a cache, answer "charged" without a durable write, or refuse for good
-//! while it cannot be reached.
+//! It must never give credits from a cache, answer "charged" without a durable write, or refuse for good while it
+//! cannot be reached.
 
 mod batch;
 pub mod bill;
@@ -55,8 +54,8 @@ pub fn open(address: &LedgerAddress, clock: Arc<dyn Clock>) -> store::Result<Arc
     }
 }
 
-/// Makes the ledger that an address names, or brings it to this release's schema, and says who it is. What is another
-/// installation's is not touched.
+/// Makes the ledger that an address names, or brings it to this release's schema, and returns its identity. A ledger of
+/// another installation is not touched.
 pub async fn prepare(address: &LedgerAddress, naming: &Naming, now: Timestamp) -> store::Result<Identity> {
     match address {
         LedgerAddress::Sqlite { path } => {

@@ -1,8 +1,8 @@
 //! Outcomes that wait to be written. None is dropped while the process lives.
 //!
-//! One that gives nothing back waits a moment for company: nobody is kept waiting by it, and a transaction for a few of
-//! them costs as much as one that charges. What would be lost with the process in that moment is that the message got
-//! through; it stays charged either way.
+//! An outcome that gives nothing back waits a moment for others to share its transaction: no client waits for it, and a
+//! transaction for a few of them costs as much as one that charges. If the process dies in that moment, all that is
+//! lost is that the message got through; it stays charged either way.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,12 +13,13 @@ use tokio::time::Instant;
 
 use super::store::Settlement;
 
-/// Messages of one call. Measured: 500 share a commit's cost well enough.
+/// Maximum messages of one call. Measured: 500 share a commit's cost well enough.
 pub(super) const BATCH: usize = 500;
-/// Within this time a busy relay has outcomes for a batch, and a person who looks at figures sees no difference.
+/// Time that an outcome may wait for others: a busy relay collects a batch in it, and a person who looks at figures
+/// sees no difference.
 const COMPANY: Duration = Duration::from_millis(20);
 
-/// First in, first out, and a bell.
+/// A first-in, first-out queue that notifies its reader.
 #[derive(Default)]
 pub struct Outcomes {
     queue: Mutex<Queue>,
@@ -28,7 +29,7 @@ pub struct Outcomes {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
-    /// How many of them are not to wait for company.
+    /// Number of those that must not wait for others.
     urgent: usize,
 }
 
@@ -36,7 +37,7 @@ struct Waiting {
     settlement: Settlement,
     since: Instant,
     urgent: bool,
-    /// Who wants to hear when it is written.
+    /// Notified when it is written.
     written: Option<oneshot::Sender<()>>,
 }
 
@@ -69,14 +70,14 @@ impl Outcomes {
         self.queue().waiting.len()
     }
 
-    /// When the oldest are to be written. `None` while there are none.
+    /// Returns when the oldest are to be written. `None` while there are none.
     pub fn due(&self) -> Option<Instant> {
         let queue = self.queue();
         let oldest = queue.waiting.front()?.since;
         Some(if queue.urgent > 0 || queue.waiting.len() >= BATCH { oldest } else { oldest + COMPANY })
     }
 
-    /// The oldest, left where they are until they are written.
+    /// Returns the oldest, left in the queue until they are written.
     pub fn oldest(&self, limit: usize) -> Vec<Settlement> {
         self.queue().waiting.iter().take(limit).map(|waiting| waiting.settlement).collect()
     }
@@ -87,18 +88,17 @@ impl Outcomes {
         queue.urgent -= written.iter().filter(|waiting| waiting.urgent).count();
         drop(queue);
         for heard in written.into_iter().filter_map(|waiting| waiting.written) {
-            // Whoever waited may have gone on.
+            // The caller that waited may have gone on.
             let _ = heard.send(());
         }
     }
 
-    /// Puts the oldest behind the others: it cannot be written by itself, and they must not wait for it.
+    /// Puts the oldest behind the others: it cannot be written, and the others must not wait for it.
     pub fn postpone(&self) {
         self.queue().waiting.rotate_left(1);
     }
 
-    /// Returns when [`due`](Self::due) may say something else than when it was last asked, and after
-    /// [`wake`](Self::wake).
+    /// Returns when [`due`](Self::due) may have changed since it was last asked, and after [`wake`](Self::wake).
     pub async fn changed(&self) {
         self.bell.notified().await;
     }

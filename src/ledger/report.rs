@@ -1,5 +1,4 @@
-//! What bills, reports and notices ask of an engine: the second half of the contract, beside
-//! [`Store`](super::Store).
+//! The queries of bills, reports and notices: the second half of the contract, beside [`Store`](super::Store).
 
 use std::fmt;
 
@@ -14,27 +13,27 @@ use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use crate::domain::login_network::LoginFrom;
 use crate::domain::trouble::{Sightings, Trouble};
 
-/// Rows of usage in one answer.
+/// Maximum rows of usage in one answer.
 pub const USAGE_ROWS_MAX: usize = 50_000;
-/// Notices handed out, or taken in, at once.
+/// Maximum notices handed out, or taken in, at once.
 pub const NOTICES_MAX: usize = 500;
-/// How often a notice is tried; with the pauses below that is about four hours, longer than most outages.
+/// Maximum tries of a notice; with the pauses below the last comes two hours after the first, longer than most outages.
 pub const NOTICE_TRIES: u32 = 9;
 /// The first pause after a failed try; it doubles up to the longest.
 const PAUSE_MIN: SignedDuration = SignedDuration::from_secs(30);
 const PAUSE_MAX: SignedDuration = SignedDuration::from_hours(1);
 
-/// Who used something: an account and its key. `None` stands for the parent's own keys.
+/// The user of some credits: an account and its key. `None` stands for the parent's own keys.
 pub type Spender = (Option<AccountId>, KeyId);
 
-/// What one key used in a span of hours.
+/// The usage of one key in a span of hours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageRow {
     pub spender: Spender,
     pub messages: i64,
     /// Credits charged and not given back.
     pub credits: i64,
-    /// What these credits cost, each by the price at its reservation, in micro-units.
+    /// Cost of these credits, each at the price of its reservation, in micro-units.
     pub priced_micro: i64,
     pub relayed: i64,
     pub refused: i64,
@@ -42,12 +41,12 @@ pub struct UsageRow {
     pub unknown: i64,
 }
 
-/// By what a billing period is charged. They are written while the period runs and stay when it is over, so that a
-/// later price or calendar changes no closed bill.
+/// The terms by which a billing period is charged. They are written while the period runs and stay when it is over, so
+/// that a later price or calendar changes no closed bill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     pub policy: PolicyId,
-    /// The month's name, such as `2026-11`.
+    /// Name of the month, such as `2026-11`.
     pub period: String,
     pub from: Timestamp,
     pub to: Timestamp,
@@ -57,12 +56,12 @@ pub struct Terms {
     pub price_per_thousand_minor: i64,
 }
 
-/// A limit in a period, of which thresholds are told.
+/// A limit in a period, whose thresholds are announced.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Topic {
     pub holder: Holder,
     pub meter: Meter,
-    /// The period's calendar identity, or whatever else makes a new count of it.
+    /// The period's calendar identity, or another word that begins a new count.
     pub period: String,
 }
 
@@ -70,44 +69,44 @@ pub struct Topic {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     pub topic: Topic,
-    /// In percent; 0 marks where a count begins.
+    /// In percent; 0 marks the beginning of a count.
     pub threshold: u8,
-    /// The holder's policy, whose alerts say who of the platform is told, and whose upstream carries the mail.
+    /// The holder's policy, whose alerts name the recipients in the platform team, and whose upstream carries the mail.
     pub policy: PolicyId,
     pub granted: i64,
     pub used: i64,
 }
 
-/// What was told last of a limit.
+/// A limit's notices in the newest period that had any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// The newest period of which anything was.
+    /// That period.
     pub period: String,
-    /// The highest threshold in it; 0 where it was only remembered.
+    /// The highest threshold in it; 0 if it was only remembered.
     pub threshold: u8,
-    /// Figures of the first notice in it.
+    /// Granted and used credits in its first notice.
     pub granted: i64,
     pub used: i64,
 }
 
-/// The notice's name: the same at every try, so that whoever gets it twice can tell.
+/// The notice's name: the same at every try, so that a recipient who gets it twice can tell.
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Topic { holder, meter, period } = &self.topic;
         let (kind, id) = (holder.kind().as_str(), holder.uuid());
-        // Lower case and without dots: it is an object's name and a part of what is signed, too.
+        // Lower case and without dots: it is also an object's name and part of what is signed.
         let meter = meter.as_str().replace('.', "-");
         write!(f, "{kind}-{id}-{meter}-{}-{}", period.to_lowercase(), self.threshold)
     }
 }
 
-/// A way on which notices go. Each is remembered by itself.
+/// A channel for notices. Each is remembered separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Channel {
     Event,
-    /// To the policy's people.
+    /// To the recipients that the policy names.
     Mail,
-    /// To the account's own people.
+    /// To the recipients that the account names.
     AccountMail,
     Webhook,
 }
@@ -126,22 +125,22 @@ impl Channel {
     }
 }
 
-/// A notice on its way.
+/// A queued notice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queued {
     pub id: i64,
     pub notice: Notice,
-    /// When the threshold was seen to be crossed.
+    /// When the crossing of the threshold was seen.
     pub at: Timestamp,
     /// Tries so far, this one included.
     pub tries: u32,
 }
 
-/// How a notice ended.
+/// The end of a notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     Sent,
-    /// It was tried too often, or nobody is there any more to send it to or to say it of.
+    /// It was tried too often, or there is no recipient or holder for it any more.
     GivenUp,
 }
 
@@ -154,10 +153,10 @@ impl Ended {
     }
 }
 
-/// Due notices among which turns are taken, the longest waiting: to look at more would hold up charges.
+/// Maximum due notices among which turns are taken, the longest waiting first: a look at more would hold up charges.
 pub const NOTICES_DUE_MAX: usize = 10_000;
 
-/// How long after the try of this number (from 1) the next one is due.
+/// Returns how long after the try of this number (from 1) the next one is due.
 pub fn pause_after(tries: u32) -> SignedDuration {
     let doubled = 1_i32.checked_shl(tries.saturating_sub(1)).filter(|factor| *factor > 0).unwrap_or(i32::MAX);
     PAUSE_MIN.checked_mul(doubled).map_or(PAUSE_MAX, |pause| pause.min(PAUSE_MAX))
@@ -166,8 +165,8 @@ pub fn pause_after(tries: u32) -> SignedDuration {
 /// The engine's second half.
 #[async_trait]
 pub trait Report: Send + Sync {
-    /// What the keys of a policy used in the hours that begin in `[from, to)`, as the rollup has it, after `after` in
-    /// the order of spenders, `limit` rows at most ([`USAGE_ROWS_MAX`]). Hours are hours of UTC: where a period
+    /// Returns what the keys of a policy used in the hours that begin in `[from, to)`, as the rollup has it, after
+    /// `after` in the order of spenders, `limit` rows at most ([`USAGE_ROWS_MAX`]). Hours are hours of UTC: if a period
     /// begins within one, the whole hour belongs to the period in which it began.
     async fn usage(
         &self,
@@ -178,51 +177,52 @@ pub trait Report: Send + Sync {
         limit: usize,
     ) -> Result<Vec<UsageRow>>;
 
-    /// Writes the terms of a policy's period, in place of those it had.
+    /// Writes the terms of a policy's period, replacing earlier ones.
     async fn put_terms(&self, session: &Session, terms: &Terms) -> Result<()>;
 
-    /// The terms of a policy's period, if any were ever written.
+    /// Returns the terms of a policy's period, if any were ever written.
     async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<Terms>>;
 
-    /// What was told last of each limit.
+    /// Returns each limit's notices in the newest period that had any.
     async fn told(&self, limits: &[(Holder, Meter)]) -> Result<Vec<Option<Told>>>;
 
-    /// Takes notices to be sent, each on these ways; one without a way is remembered and sent nowhere. What was told
-    /// before on a way is not told again on it, ever. Says of each whether it is new on any. At most [`NOTICES_MAX`].
+    /// Takes notices to be sent, each on its channels; one without a channel is remembered and sent nowhere. A notice
+    /// that was announced on a channel is never announced on it again. Returns for each whether it is new on any
+    /// channel. At most [`NOTICES_MAX`].
     async fn announce(&self, session: &Session, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>>;
 
-    /// Hands out notices that are due on a way, in turn by namespace and of each the longest waiting first: accounts of
-    /// one that pass thousands of thresholds keep another's waiting for one turn. (A policy's own have turns of their
-    /// own.) Each counts as tried and is due again after
-    /// [`pause_after`], unless [`close_notices`](Self::close_notices) ends it: a process that dies in between has sent
-    /// it or not, so it is sent again under the same name.
+    /// Hands out notices that are due on a channel, taking turns by namespace and in each the longest waiting first:
+    /// accounts in one namespace that pass thousands of thresholds delay another's by one turn. (A policy's own have
+    /// turns of their own.) Each counts as tried and is due again after [`pause_after`], unless
+    /// [`close_notices`](Self::close_notices) ends it: a process that dies in between may or may not have sent it, so
+    /// it is sent again under the same name.
     async fn claim_notices(&self, session: &Session, channel: Channel, limit: usize) -> Result<Vec<Queued>>;
 
     /// Ends notices.
     async fn close_notices(&self, session: &Session, ended: &[(i64, Ended)]) -> Result<()>;
 
-    /// Forgets up to `limit` ended notices that were crossed before `before`, oldest first. Returns how many.
+    /// Forgets up to `limit` ended notices whose threshold was crossed before `before`, oldest first. Returns how many.
     async fn forget_notices(&self, session: &Session, before: Timestamp, limit: usize) -> Result<u64>;
 
-    /// Replaces all that this session says of upstreams, at most [`TROUBLES_MAX`](crate::domain::trouble::TROUBLES_MAX).
-    /// It counts for as long as the session lives.
+    /// Replaces all that this session reports of upstreams, at most
+    /// [`TROUBLES_MAX`](crate::domain::trouble::TROUBLES_MAX). The report counts for as long as the session lives.
     async fn put_troubles(&self, session: &Session, troubles: &[Trouble]) -> Result<()>;
 
-    /// What the relays say whose sessions are neither closed nor given up.
+    /// Returns the reports of the relays whose sessions are neither closed nor given up.
     async fn sightings(&self) -> Result<Sightings>;
 
-    /// Takes logins, at most [`LOGINS_MAX`](crate::domain::login_network::LOGINS_MAX), and notes in the audit trail those
-    /// from a network that their key is not known to come from, of each key
-    /// [`NETWORKS_PER_KEY`](crate::domain::login_network::NETWORKS_PER_KEY) a day at most.
+    /// Takes logins, at most [`LOGINS_MAX`](crate::domain::login_network::LOGINS_MAX), and notes in the audit trail
+    /// those from a network that is not known for their key, at most
+    /// [`NETWORKS_PER_KEY`](crate::domain::login_network::NETWORKS_PER_KEY) a day for each key.
     async fn note_logins(&self, session: &Session, logins: &[LoginFrom]) -> Result<()>;
 
-    /// Adds messages that a relay refused for their sender, at most [`DENIED_MAX`](crate::domain::denied_sender::DENIED_MAX)
-    /// rows.
+    /// Adds the messages that a relay refused because of their sender, at most
+    /// [`DENIED_MAX`](crate::domain::denied_sender::DENIED_MAX) rows.
     async fn count_denied_senders(&self, session: &Session, denied: &[DeniedSenders]) -> Result<()>;
 
-    /// Hands out what was counted since it was handed out last, of up to `limit` keys and reasons, the longest due first;
-    /// of each again after `every` at the earliest. A process that dies in between has told nothing, and the next report
-    /// counts on.
+    /// Hands out what was counted since the last report, for up to `limit` keys and reasons, the longest due first;
+    /// each again after `every` at the earliest. If a process dies in between, that report is lost, and the next one
+    /// continues after it.
     async fn report_denied_senders(
         &self,
         session: &Session,

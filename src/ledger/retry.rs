@@ -1,8 +1,8 @@
-//! How long a call that failed waits before it is made again.
+//! The pauses before a failed call is retried.
 
 use std::time::Duration;
 
-/// Between two tries of a call that failed: first, doubling, at most.
+/// First and longest pause between two tries of a failed call; the pause doubles in between.
 const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(2);
 

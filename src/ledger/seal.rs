@@ -1,4 +1,4 @@
-//! Sealing what the directory must keep but the database must not be able to read.
+//! Seals what the directory must keep but the database must not be able to read.
 //!
 //! ChaCha20-Poly1305 with the installation's key. The context (whose secret it is) is authenticated with it, so a
 //! sealed secret that is copied to another row does not open there.
@@ -11,7 +11,7 @@ use crate::domain::directory::Sealed;
 use crate::domain::id::PolicyId;
 use crate::domain::relay_config::KeyBytes;
 
-/// Opens and closes with one installation's key.
+/// Seals and opens with one installation's key.
 #[derive(Clone)]
 pub struct Sealer(LessSafeKey);
 
@@ -21,7 +21,7 @@ impl Sealer {
         Self(LessSafeKey::new(key))
     }
 
-    /// `nonce` must be new for each call with the same key: take it from the rng that was handed in.
+    /// Seals a text. `nonce` must be new for each call with the same key: take it from the rng that was handed in.
     pub fn seal(&self, context: &str, plaintext: &[u8], nonce: [u8; NONCE_LEN]) -> Sealed {
         let mut bytes = nonce.to_vec();
         let mut text = plaintext.to_vec();
@@ -32,7 +32,7 @@ impl Sealer {
         Sealed(BASE64.encode(bytes))
     }
 
-    /// `None` if it was sealed with another key or for another context, or was changed since.
+    /// Opens a sealed text. `None` if it was sealed with another key or for another context, or was changed since.
     pub fn open(&self, context: &str, sealed: &Sealed) -> Option<Vec<u8>> {
         let bytes = BASE64.decode(&sealed.0).ok()?;
         let (nonce, text) = bytes.split_first_chunk::<NONCE_LEN>()?;
@@ -43,7 +43,7 @@ impl Sealer {
     }
 }
 
-/// The context of an upstream's secret: the policy that it belongs to.
+/// Returns the context of an upstream's secret: the policy that it belongs to.
 pub fn upstream_context(policy: PolicyId) -> String {
     format!("upstream/{policy}")
 }

@@ -1,7 +1,7 @@
 //! Sessions: the processes that write to the ledger.
 
 /// A running process as the ledger knows it. Every write carries it, and a stale epoch is refused: a paused process
-/// that wakes after it was given up changes nothing.
+/// that wakes after its session was given up changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     pub id: i64,

@@ -1,5 +1,5 @@
-//! The contract between the rooms and an engine. Each method is one transaction (those that may have much to do, one
-//! after another: sweep, lots ahead, rollup); absent is `None`, not an error.
+//! The contract between the rooms and an engine. Each method is one transaction (sweep, lots ahead and rollup, which
+//! may have much to do, are several, one after another); absent is `None`, not an error.
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
@@ -20,16 +20,17 @@ use crate::ledger::rules::time;
 pub use crate::ledger::rules::time::AHEAD_MAX;
 pub use crate::ledger::session::{Role, Session};
 
-/// The ledger's time beside the clock that it is taken from: this process's, or the server's where it has one.
+/// The ledger's time beside the clock that it is taken from: the server's if the engine has one, otherwise this
+/// process's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LedgerTime {
-    /// That of the last write, or the clock's where that is later.
+    /// The time of the last write, or the clock's if that is later.
     pub ledger: Timestamp,
     pub clock: Timestamp,
 }
 
 impl LedgerTime {
-    /// How far the ledger is ahead of the clock, where that is more than [`AHEAD_MAX`].
+    /// Returns how far the ledger is ahead of the clock, if by more than [`AHEAD_MAX`].
     pub fn ahead(&self) -> Option<SignedDuration> {
         time::ahead(self.ledger, self.clock)
     }
@@ -40,22 +41,22 @@ impl LedgerTime {
 pub struct Settlement {
     pub message: MessageId,
     pub outcome: Outcome,
-    /// For a message whose client may send it again: what that one has to know.
+    /// Set for a message that its client may send again: what the ledger must remember for that copy.
     pub again: Option<Again>,
 }
 
-/// What is kept of a message, or given up, for the copy of it that may come.
+/// The record of a message that is kept, or given up, for the copy of it that may come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Again {
-    /// The client was told to come again, and an answer may still come.
+    /// The client was told to try again, and an answer may still come.
     Open(Kept),
-    /// The same, and no answer will come any more.
+    /// The same, but no answer will come any more.
     Ended(Kept),
-    /// The message stood in for an earlier one, as its reservation was answered, or may have been. Its outcome is that
-    /// one's where it is `relayed`; any other leaves that one as unknown as it was, for the next copy.
+    /// The message stood in for an earlier one, as its reservation was answered, or may have been. If its outcome is
+    /// `relayed`, so is the earlier one's; any other outcome leaves the earlier one unknown, for the next copy.
     StoodIn {
         fingerprint: Fingerprint,
-        /// Its client heard that it is relayed: whoever sends the same once more means another message.
+        /// The client was told that it is relayed: a client that sends the same bytes once more means another message.
         told: bool,
     },
 }
@@ -70,22 +71,22 @@ impl Again {
     }
 }
 
-/// A fingerprint that is to be kept, and how long its client may come again with the message.
+/// A fingerprint to keep, and how long its client may try the message again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kept {
     pub fingerprint: Fingerprint,
     pub within: SignedDuration,
 }
 
-/// How long a client may come again with a message whose outcome was open. Queues of clients try for days, but mostly
-/// in their first hours; and a device that sends the same bytes every day means a new message.
+/// The time within which a client may retry a message whose outcome was open. Queues of clients try for days, but
+/// mostly in their first hours; and a device that sends the same bytes every day means a new message.
 pub const FINGERPRINT_KEPT: SignedDuration = SignedDuration::from_hours(24);
 /// The same for a message with neither Message-ID nor Date. Nothing tells two of them apart: a device that reports the
-/// same fault twice sends the same bytes twice. What sends such mail tries again within minutes, or never.
+/// same fault twice sends the same bytes twice. Clients that send such mail retry within minutes, or never.
 pub const FINGERPRINT_KEPT_UNMARKED: SignedDuration = SignedDuration::from_mins(15);
 
-/// The longest that a copy of the directory's rows may go without asking for changes. An older copy is read anew: the row
-/// of a removed key may be deleted by then, and no change tells of that.
+/// The longest time that a copy of the directory's rows may go without asking for changes. An older copy is read anew:
+/// the row of a removed key may be deleted by then, and no change reports that.
 pub const REMEMBERED_FOR: SignedDuration = SignedDuration::from_hours(24);
 
 impl Settlement {
@@ -93,7 +94,8 @@ impl Settlement {
         Self { message, outcome, again: None }
     }
 
-    /// Gives back whatever a reservation was answered with: credits, or the place of an earlier message.
+    /// Builds the settlement that gives back what a reservation was answered with: credits, or the place of an earlier
+    /// message.
     pub fn given_back(reservation: &Reservation) -> Self {
         let stood_in = |fingerprint| Again::StoodIn { fingerprint, told: false };
         let again = reservation.fingerprint.map(stood_in);
@@ -101,13 +103,13 @@ impl Settlement {
     }
 }
 
-/// What followed `after` in the directory.
+/// The changes of the directory after an epoch.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     pub entries: Vec<Entry>,
     /// Pass it as `after` next time.
     pub epoch: i64,
-    /// Who said so, in the same snapshot.
+    /// The ledger that answered, read in the same snapshot.
     pub tag: Tag,
 }
 
@@ -116,7 +118,7 @@ pub struct Changes {
 pub struct Event {
     pub seq: i64,
     pub at: Timestamp,
-    /// Who caused it: `user:` and a name, `manager:` and a field manager, or a role of ours.
+    /// The actor: `user:` and a name, `manager:` and a field manager, or one of our roles.
     pub actor: String,
     pub kind: String,
     pub holder: Option<Holder>,
@@ -139,78 +141,79 @@ pub struct Discrepancy {
 pub trait Store: Report + Send + Sync + 'static {
     async fn identity(&self) -> Result<Identity>;
 
-    /// What time it is. Reads only.
+    /// Returns the ledger's time. Reads only.
     async fn time(&self) -> Result<LedgerTime>;
 
     /// Opens a session: a new epoch for (role, name); an older one of the same name is fenced from here on.
     async fn open_session(&self, role: Role, name: &str) -> Result<Session>;
 
-    /// Says that the session lives. Batches say so too.
+    /// Reports that the session is alive. Batches do so too.
     async fn heartbeat(&self, session: &Session) -> Result<()>;
 
     /// Ends a session in good order.
     async fn close_session(&self, session: &Session) -> Result<()>;
 
-    /// Gives up every other session that was silent for `silence` by the ledger's own time, and settles the open
-    /// reservations of those that are given up or closed as unknown. Returns those messages.
+    /// Gives up every other session that was silent for `silence` by the ledger's own time, and settles as unknown the
+    /// open reservations of sessions that are given up or closed. Returns those messages.
     async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<Vec<MessageId>>;
 
-    /// The id of (kind, namespace UID, name): found, or minted once and for ever. A cluster-scoped object's
+    /// Returns the id of (kind, namespace UID, name): found, or minted once and for ever. A cluster-scoped object's
     /// namespace UID is "". Only a digest of the two is kept, so that purging personal data keeps the id.
     async fn identify(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid>;
 
-    /// Writes directory entries and the limits that follow from them, in one transaction. A changed limit holds at once,
-    /// and so does a changed calendar: a limit counts what its holder has used since the beginning of its own period,
-    /// whenever it was set and whatever held in between.
-    /// An entry equal to what is stored is not written and moves no epoch. `actor` goes to the audit trail.
+    /// Writes directory entries and the limits that follow from them, in one transaction. A changed limit holds at
+    /// once, and so does a changed calendar: a limit counts what its holder has used since the beginning of its own
+    /// period, whenever it was set and whatever held in between. An entry equal to the stored one is not written and
+    /// moves no epoch. `actor` goes to the audit trail.
     async fn put(&self, session: &Session, actor: &str, entries: &[Entry]) -> Result<()>;
 
-    /// All that changed in the directory after epoch `after` (0 = everything). Cheap when nothing did: the relays
-    /// ask every 200 ms.
+    /// Returns all that changed in the directory after epoch `after` (0 = everything). Cheap when nothing did: the
+    /// relays ask every 200 ms.
     async fn changes(&self, after: i64) -> Result<Changes>;
 
-    /// One fresh look: the relay's last word before 535. Refused unless the ledger is open. A key whose account or policy
-    /// has no row is found alone.
+    /// Looks the sender up on fresh rows: the relay's last check before it replies 535. Refused unless the ledger is
+    /// open. A key whose account or policy has no row is returned alone.
     async fn find_sender(&self, username: &Username) -> Result<Option<Named>>;
 
-    /// One fresh entry.
+    /// Reads one entry, fresh.
     async fn find(&self, holder: Holder) -> Result<Option<Entry>>;
 
     /// Charges a batch, all meters of a message or none, in order. Idempotent by message id, whatever happened to
     /// earlier calls. Judges standing (revoked, expired, suspended) on fresh rows. An id is answered as reserved for
-    /// ever, also after its credits were given back: whoever settles a message is done with its id. Refused unless the
-    /// ledger is open.
+    /// ever, also after its credits were given back: the relay that settles a message never uses its id again. Refused
+    /// unless the ledger is open.
     ///
-    /// A message in good standing whose fingerprint was kept ([`Again`]) is answered with what became of the earlier
+    /// A message in good standing whose fingerprint was kept ([`Again`]) is answered with the outcome of the earlier
     /// one: each kept fingerprint stands for one message, so one copy of it is answered as relayed or stands in for it.
     /// Two copies of a fingerprint may stand in, within the rates; from the third on it is a new message.
     async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>>;
 
-    /// Writes outcomes, refunding what they refund to the lots it came from. Idempotent: the first outcome stays,
-    /// only `unknown` may be replaced, once. A late outcome is taken even from a fenced session: it corrects.
+    /// Writes outcomes, refunding what they refund to the lots it came from. Idempotent: the first outcome stays, only
+    /// `unknown` may be replaced, once. A late outcome is taken even from a fenced session: it corrects.
     async fn settle(&self, session: &Session, batch: &[Settlement]) -> Result<()>;
 
-    /// Drops the fingerprints that were kept before, however long they are looked at. Returns how many.
+    /// Drops the fingerprints that were kept before `before`, however long they are valid. Returns how many.
     async fn forget_fingerprints(&self, session: &Session, before: Timestamp) -> Result<u64>;
 
     /// Makes the lots that will hold at `until`, ahead of their time. Idempotent. Returns how many were new.
     async fn prepare_lots(&self, session: &Session, until: Timestamp) -> Result<u64>;
 
-    /// The running lots of holders with the usage of their periods, as of the last commit. A holder without an entry
-    /// is left out; a lot that nobody has used yet may be told before it is made (its id is 0 then).
+    /// The running lots of holders with the usage of their periods, as of the last commit. A holder without an entry is
+    /// left out; an unused lot may be returned before it is made (its id is 0 then).
     async fn balances(&self, holders: &[Holder]) -> Result<Vec<Balance>>;
 
-    /// Holders whose figures moved after `cursor`, with the next cursor. At most `limit`; ask again while it is full.
-    /// Messages move it when [`rollup`](Self::rollup) takes them. A period that ends moves nothing: it is known when.
+    /// Returns the holders whose figures changed after `cursor`, with the next cursor. At most `limit`; ask again while
+    /// it is full. Messages move it when [`rollup`](Self::rollup) takes them. A period that ends moves nothing: its end
+    /// is known beforehand.
     async fn moved(&self, cursor: i64, limit: usize) -> Result<(Vec<Holder>, i64)>;
 
     /// Moves new reservations and settlements into the hourly rollup, exactly once. Returns how many rows it took.
     async fn rollup(&self, session: &Session) -> Result<u64>;
 
-    /// The audit trail after `seq`, oldest first.
+    /// Returns the audit trail after `seq`, oldest first.
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>>;
 
-    /// Adds to the audit trail. `detail` must name nobody: the trail outlives what is purged.
+    /// Adds to the audit trail. `detail` must name no person: the trail outlives what is purged.
     async fn record(
         &self,
         session: &Session,
@@ -221,8 +224,8 @@ pub trait Store: Report + Send + Sync + 'static {
     ) -> Result<()>;
 
     /// Seals the sums of messages that were reserved on days that ended before `before`, and drops their rows: from
-    /// then on they can neither be given back nor be recognised. What is open of them stays charged, as unknown.
-    /// Returns how many messages that were.
+    /// then on they can neither be given back nor be recognised. Those still open stay charged, as unknown. Returns how
+    /// many messages those were.
     async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64>;
 
     /// Deletes the directory's rows of keys that were removed for good before `before`, and at least [`REMEMBERED_FOR`]
@@ -230,28 +233,29 @@ pub trait Store: Report + Send + Sync + 'static {
     /// both. Returns how many rows.
     async fn forget_keys(&self, session: &Session, before: Timestamp) -> Result<u64>;
 
-    /// Recomputes every balance from its rows. Must be empty.
+    /// Recomputes every balance from its rows and returns those that differ. Must be empty.
     async fn check(&self) -> Result<Vec<Discrepancy>>;
 
     /// Holds the ledger until it is accepted: [`put`](Self::put), [`identify`](Self::identify) and
-    /// [`balances`](Self::balances) are refused too, so that nothing is shown or written that follows from it. One that is held already, or is being rebuilt, stays as it is.
+    /// [`balances`](Self::balances) are refused too, so that nothing that follows from it is shown or written. A ledger
+    /// that is already held, or is being rebuilt, stays as it is.
     async fn hold(&self, because: Because) -> Result<()>;
 
-    /// Goes on with a replaced ledger under a new incarnation, to be rebuilt before mail is charged to it: every session
-    /// ends. Refused ([`Error::Replaced`]) where it is not the one that was found; said twice, it holds once.
+    /// Accepts a replaced ledger under a new incarnation, to be rebuilt before mail is charged to it: every session
+    /// ends. Refused ([`Error::Replaced`]) if it is not the one that was found; repeating it changes nothing.
     async fn accept(&self, acceptance: &Acceptance) -> Result<()>;
 
-    /// Gives (kind, namespace UID, name) the id that its status shows, in a ledger that is being rebuilt. Where another
-    /// name was given that id since the acceptance, it keeps it, and this one's own id is found or minted. Returns the
-    /// id that holds.
+    /// Gives (kind, namespace UID, name) the id that its status shows, in a ledger that is being rebuilt. If another
+    /// name was given that id since the acceptance, that name keeps it, and this one's own id is found or minted.
+    /// Returns the id that holds.
     async fn assign(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid>;
 
-    /// Raises what running lots have used to what is known, of every meter, where they have used less, by adjustments in
+    /// Raises the usage of running lots to what is known, for every meter, where they have used less, by adjustments in
     /// the audit trail that [`check`](Self::check) counts. A floor whose holder has no entry is remembered until its
     /// entry is written, one whose period has ended is left out. Returns how many lots were raised.
     async fn raise(&self, session: &Session, actor: &str, floors: &[Floor]) -> Result<u64>;
 
-    /// Ends the rebuilding: mail is charged to it from here on. First every account is raised by what its keys were, and
-    /// every policy by what its accounts were, where they were raised by less.
+    /// Ends the rebuilding: mail is charged to the ledger from here on. First every account is raised by what its keys
+    /// were, and every policy by what its accounts were, where they were raised by less.
     async fn reopen(&self, session: &Session) -> Result<()>;
 }

@@ -1,8 +1,9 @@
-//! The words of the audit trail: what a change of the directory did to credits and to whom it stopped.
+//! The words of the audit trail: what a change of the directory did to credits, and which senders it stopped.
 //!
-//! A note never repeats a name, a login or a hash of a password: the trail outlives them. (A network is a /24 or a /64.)
-//! The addresses in it are those that are written in `allowedSenders` and `alerts`, which are configuration. Beside these words, `session.
-//! given_up` is written by the sweep, and whoever calls [`Store::record`](super::store::Store::record) brings its own.
+//! A note never repeats a name, a login or a hash of a password: the trail outlives them. (A network is a /24 or a
+//! /64.) The addresses in it are those in `allowedSenders` and `alerts`, which are configuration. Beside these words,
+//! `session.given_up` is written by the sweep, and callers of [`Store::record`](super::store::Store::record) bring
+//! their own.
 //!
 //! | kind | when | detail |
 //! | --- | --- | --- |
@@ -16,16 +17,16 @@
 //! | grant.adjusted | a grant's credits or expiry were edited, or it came back | grant, from, to, consumed, expiresAt |
 //! | grant.taken_back | a grant was removed; what was used stays used | grant, from, consumed |
 //! | topup.begun, topup.changed | a recurring top-up was written or edited | credits, every, start, end |
-//! | topup.added | credits of one or more periods came (by `ledger`) | periods, credits, total |
-//! | topup.taken_back | a recurring top-up was removed, and what it had added | from, consumed |
+//! | topup.added | credits of one or more periods were added (by `ledger`) | periods, credits, total |
+//! | topup.taken_back | a recurring top-up was removed, with all that it had added | from, consumed |
 //! | spend.limited | a spend limit was written, edited or removed | fromMicro, toMicro, usedMicro |
-//! | overage.changed, rate.changed, pricing.changed | as they say | from, to |
+//! | overage.changed, rate.changed, pricing.changed | as the names say | from, to |
 //! | hold.placed, hold.lifted | an account or a policy was suspended, or resumed | reasonGiven |
-//! | key.revoked, key.reinstated | as they say | |
+//! | key.revoked, key.reinstated | as the names say | |
 //! | ledger.restored | a backup was put in place (by the command) | from, to: incarnations |
-//! | ledger.accepted, ledger.opened | an administrator went on with a replaced ledger; it was rebuilt | was, installation, incarnation |
-//! | lot.raised | a replaced ledger was told what is known to be used | lot, source, period, from, to, granted |
-//! | key.network | a key logged in from a network that it is not known to come from (by `relay`); 64 of a key in a day at most | network, number, forgotten: the network whose place it takes |
+//! | ledger.accepted, ledger.opened | an administrator accepted a replaced ledger; it was rebuilt | was, installation, incarnation |
+//! | lot.raised | a replaced ledger was raised to what is known to be used | lot, source, period, from, to, granted |
+//! | key.network | a key logged in from a network that is not known for it (by `relay`); at most 64 a day per key | network, number, forgotten: the network whose place it takes |
 //! | key.issued, key.rotated | a first, another credential became the current one | staged, previous |
 
 use serde::Serialize;
@@ -36,7 +37,7 @@ use crate::domain::credit::{Added, Lot, TopUp};
 use crate::domain::directory::{Entry, KeyEntry};
 use crate::ledger::changes::changed_settings;
 
-/// One row of the trail, without who and when.
+/// One row of the trail, without actor and time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Note {
     pub kind: &'static str,
@@ -75,9 +76,9 @@ pub const LEDGER_RESTORED: &str = "ledger.restored";
 pub const LEDGER_ACCEPTED: &str = "ledger.accepted";
 pub const LEDGER_OPENED: &str = "ledger.opened";
 
-/// Who adds top-ups and gives sessions up: nobody asked for it at that moment.
+/// The actor for top-ups and for sessions that are given up: no user asked for it at that moment.
 pub const LEDGER: &str = "ledger";
-/// Who saw a login.
+/// The actor for logins.
 pub const RELAY: &str = "relay";
 
 impl Note {
@@ -141,7 +142,7 @@ impl Note {
         Self::new(LOT_RAISED, detail)
     }
 
-    /// `next` is the period in which the holder had used `carried` already.
+    /// `next` is the period in which the holder had already used `carried`.
     pub fn cut(lot: &Lot, next: &str, carried: i64) -> Self {
         let detail = json!({
             "lot": lot.id, "period": lot.window.key, "consumed": lot.consumed, "next": next, "carried": carried,
@@ -150,9 +151,9 @@ impl Note {
     }
 }
 
-/// The notes of an entry's change by itself, without looking at any lot; the entry's own row comes first. There are none
-/// where a password that was being issued is issued once more: a Secret that cannot be written is one cause, however
-/// often it is tried.
+/// Returns the notes of an entry's change by itself, without looking at any lot; the entry's own row comes first. There
+/// are none if a password that was being issued is issued once more: a Secret that cannot be written is one cause,
+/// however often it is tried.
 pub fn of_change(before: Option<&Entry>, entry: &Entry) -> Vec<Note> {
     if before.is_some_and(|before| is_staged_anew(before, entry)) {
         return vec![];
@@ -240,7 +241,7 @@ fn holds(before: Option<&Entry>, entry: &Entry) -> Option<Note> {
     }
 }
 
-/// Says that another password is the current one, never anything of it.
+/// Notes that another password is the current one, never anything of the password.
 fn credentials(before: Option<&KeyEntry>, key: &KeyEntry) -> Option<Note> {
     let current = |key: &KeyEntry| {
         key.credentials.iter().find(|credential| matches!(credential.stage, Stage::Current { .. })).map(|one| one.hash)

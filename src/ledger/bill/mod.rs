@@ -1,8 +1,8 @@
-//! The bill of a policy's period: who used what, and who pays which part of it.
+//! The bill of a policy's period: the usage of each account, and its share of the cost.
 //!
 //! A period is a calendar month in the policy's time zone, from its anchor day. Its terms are written while it runs and
-//! are its last word; so a later price, zone or anchor changes no closed bill. What a credit costs was decided when it
-//! was reserved. Late outcomes still change the month of their reservation, until they are all known.
+//! stay final, so a later price, zone or anchor changes no closed bill. The price of a credit was fixed when it was
+//! reserved. Late outcomes still change the month of their reservation, until they are all known.
 
 mod print;
 
@@ -18,7 +18,7 @@ use crate::domain::id::{AccountId, PolicyId};
 use crate::domain::money::Pricing;
 use crate::domain::period::{Calendar, Window};
 
-/// Splits what a policy's period cost, as far as the rollup knows it.
+/// Splits the cost of a policy's period among its accounts, as far as the rollup has counted it.
 pub async fn bill(store: &dyn Store, terms: &Terms) -> Result<Bill> {
     let mut used: HashMap<Payer, Used> = HashMap::new();
     let mut after = None;
@@ -37,7 +37,7 @@ pub async fn bill(store: &dyn Store, terms: &Terms) -> Result<Bill> {
     }
 }
 
-/// The terms of the billing period that holds at `now`.
+/// Returns the terms of the billing period that is running at `now`.
 pub fn running_terms(policy: PolicyId, calendar: &Calendar, pricing: &Pricing, now: Timestamp) -> Terms {
     terms_of(policy, calendar.billing().window(now), pricing)
 }
@@ -60,16 +60,16 @@ pub struct Statement {
     pub policy: String,
     pub terms: Terms,
     pub bill: Bill,
-    /// What is known of the accounts in it. Purged ones have no name.
+    /// The known accounts in it. Purged ones have no name.
     accounts: HashMap<AccountId, AccountEntry>,
 }
 
-/// Why there is no statement: a sentence for whoever asked.
+/// The reason why there is no statement: a sentence for the caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NoStatement(String);
 
-/// The statement of the policy of this name for a period such as `2026-11`; without one for the period that runs.
+/// Returns the statement of the named policy for a period such as `2026-11`; by default for the running period.
 pub async fn statement(
     store: &dyn Store,
     name: &str,
@@ -99,7 +99,7 @@ pub async fn statement(
     let written = store.terms(policy.id, &window.key).await?;
     let runs = window.from <= now && now < window.to;
     let key = window.key.clone();
-    // Of the month that runs they are known before the operator has written them.
+    // In the running month the terms are known before the operator has written them.
     let known = || policy.pricing.as_ref().filter(|_| runs).map(|pricing| terms_of(policy.id, window, pricing));
     let Some(terms) = written.or_else(known) else {
         return Ok(Err(NoStatement(format!(
@@ -111,7 +111,7 @@ pub async fn statement(
 }
 
 impl Statement {
-    /// Whether the account is no longer one of the policy: deleted, refused, or moved to another.
+    /// Returns true if the account is no longer the policy's: deleted, refused, or moved to another.
     fn removed(&self, account: AccountId) -> bool {
         self.accounts.get(&account).is_none_or(|entry| entry.removed_at.is_some() || entry.policy != self.terms.policy)
     }

@@ -17,7 +17,7 @@ impl Statement {
         }
     }
 
-    /// Namespace and name of a line; an account that was purged has neither.
+    /// Returns the namespace and name of a line; an account that was purged has neither.
     fn names(&self, line: &Line) -> (&str, &str) {
         let Payer::Account(id) = line.payer else { return ("", "") };
         self.accounts.get(&id).map_or(("", ""), |entry| (&entry.namespace, &entry.name))
@@ -75,7 +75,7 @@ impl Statement {
         })
     }
 
-    /// Names are names of Kubernetes objects, so nothing has to be quoted.
+    /// Prints CSV. Names are names of Kubernetes objects, so nothing has to be quoted.
     fn csv(&self) -> String {
         let mut text = "policy,period,kind,account_id,namespace,name,credits,amount_minor,currency\r\n".to_owned();
         for line in &self.bill.lines {

@@ -148,7 +148,7 @@ pub async fn standing_is_judged_on_fresh_rows(place: &impl Place) {
         assert_eq!(world.send(1).await.1, Verdict::Blocked(blocked));
         assert_eq!(world.consumed_total().await, before);
     }
-    // An account that is deleted takes its keys out of service, and a login hears which of both it was.
+    // An account that is deleted takes its keys out of service, and a login is told which of the two it was.
     let (p, mut a, mut k) = (policy(1, monthly(None)), account(1, monthly(None)), key(1, 1, monthly(None)));
     (a.removed_at, k.removed_at) = (Some(now), Some(now));
     let username = k.username.clone();
@@ -226,7 +226,7 @@ pub async fn racing_tasks_accept_exactly_the_limit(place: &impl Place) {
     race(place, 1).await;
 }
 
-/// The same through two openings of the ledger, as two processes have them.
+/// Runs the same through two openings of the ledger, as two processes have them.
 pub async fn racing_processes_accept_exactly_the_limit(place: &impl Place) {
     race(place, 2).await;
 }
@@ -235,7 +235,7 @@ pub async fn sixteen_processes_accept_exactly_the_limit(place: &impl Place) {
     race(place, 16).await;
 }
 
-/// Asks until there is an answer, as a relay does: on a busy machine one of sixteen may not get its turn in time.
+/// Retries until there is an answer, as a relay does: on a busy machine one of sixteen may not get its turn in time.
 async fn answered(store: &Arc<dyn Store>, session: &Session, batch: &[Reservation]) -> Vec<Verdict> {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
     loop {

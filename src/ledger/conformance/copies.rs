@@ -1,4 +1,4 @@
-//! Messages that come again, byte for byte.
+//! Messages that are sent again, byte for byte.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ impl World {
         Self::with(place, None, Some(100), None).await
     }
 
-    /// A message that was charged, and whose client was told to come again.
+    /// Charges a message, and settles it as one whose client was told to try again.
     async fn open(&mut self, again: Again) -> MessageId {
         let first = self.copy(7);
         assert_eq!(self.ask(&first).await, Verdict::Reserved);
@@ -34,7 +34,7 @@ impl World {
         (copy.message, self.ask(&copy).await)
     }
 
-    /// Charged credits of the account, and how many of them are relayed and unknown.
+    /// Returns the account's charged credits, and how many of them are relayed and unknown.
     async fn figures(&self) -> [i64; 3] {
         self.check().await;
         let usage = self.balance(chain()[1]).await.usage;
@@ -45,7 +45,7 @@ impl World {
 pub async fn a_copy_of_an_open_message_is_answered_by_what_became_of_it(place: &impl Place) {
     let mut world = World::limited(place).await;
     let first = world.open(OPEN).await;
-    // Another relay knows it as well, and another message is another message.
+    // Another relay recognises it as well, and another message is another message.
     let other = place.open(Arc::new(world.clock.clone()));
     let elsewhere = other.open_session(Role::Relay, "relay-1").await.expect("a session");
     let early = world.copy(7);
@@ -64,7 +64,7 @@ pub async fn a_copy_of_an_open_message_is_answered_by_what_became_of_it(place: &
         assert_eq!(verdicts, [Verdict::Relayed(first)]);
     }
     assert_eq!(world.figures().await, [2, 1, 0]);
-    // Whoever sends it once more means it.
+    // A client that sends it once more means another message.
     assert_eq!(world.ask_copy().await.1, Verdict::Reserved);
     assert_eq!(world.figures().await, [3, 1, 0]);
 }
@@ -91,14 +91,14 @@ pub async fn a_copy_stands_in_for_a_message_of_which_nobody_will_know(place: &im
         assert_eq!(world.ask(&copy).await, Verdict::Resumed(first));
     }
     assert_eq!(world.ask_copy().await.1, Verdict::UnderWay(first), "one copy at a time");
-    // Whatever is not a success leaves the first as unknown as it was.
+    // Any outcome but a success leaves the first one unknown.
     for outcome in [Outcome::Refused, Outcome::NotOffered, Outcome::Unknown] {
         world.settle_with(copy.message, outcome, UNTOLD).await;
         world.settle_with(copy.message, outcome, UNTOLD).await;
         assert_eq!(world.figures().await, [1, 0, 1], "{outcome:?}");
         assert_eq!(world.ask(&copy).await, Verdict::Resumed(first));
     }
-    // It was relayed when its client had been told to come again: the next one hears it.
+    // It was relayed after its client had been told to try again: the next copy is answered so.
     world.settle_with(copy.message, Outcome::Relayed, UNTOLD).await;
     assert_eq!(world.figures().await, [1, 1, 0]);
     assert_eq!(world.ask_copy().await.1, Verdict::Relayed(first));
@@ -120,7 +120,7 @@ pub async fn a_copy_of_a_message_whose_carrier_is_gone_stands_in_for_it(place: &
     world.reopen(place).await;
     let (copy, verdict) = world.ask_copy().await;
     assert_eq!(verdict, Verdict::Resumed(first));
-    // The end of the first, told by whoever was given up, does not end the copy's own try.
+    // The end of the first, reported by a session that was given up, does not end the copy's own try.
     let ended = Settlement { message: first, outcome: Outcome::Unknown, again: Some(ENDED) };
     world.store.settle(&gone, &[ended]).await.expect("settled");
     assert_eq!(world.ask_copy().await.1, Verdict::UnderWay(first));
@@ -182,7 +182,7 @@ pub async fn an_answer_that_nobody_collects_is_left_for_the_next_copy(place: &im
             world.store.settle(&world.session, &[Settlement::given_back(&copy)]).await.expect("settled");
         }
     }
-    // What was charged is given back as before.
+    // A charge is given back as before.
     let charged = world.copy(8);
     assert_eq!(world.ask(&charged).await, Verdict::Reserved);
     world.store.settle(&world.session, &[Settlement::given_back(&charged)]).await.expect("settled");
@@ -204,7 +204,7 @@ pub async fn a_fingerprint_has_at_most_two_stand_ins(place: &impl Place) {
     let mut world = World::limited(place).await;
     let first = world.open(ENDED).await;
     for stand_in in 1..=2 {
-        // One that was certainly not sent takes no place.
+        // A copy that was certainly not sent takes no place.
         for outcome in [Outcome::NotOffered, Outcome::Refused, Outcome::Unknown] {
             let (copy, verdict) = world.ask_copy().await;
             assert_eq!(verdict, Verdict::Resumed(first), "{stand_in} {outcome:?}");
@@ -221,7 +221,7 @@ pub async fn a_fingerprint_has_at_most_two_stand_ins(place: &impl Place) {
         world.settle_with(copy, Outcome::Unknown, ENDED).await;
         assert_eq!(world.figures().await, [charged, 0, charged]);
     }
-    // What turned out to be relayed is still told.
+    // A message that turned out to be relayed is still answered so.
     world.settle(first, Outcome::Relayed).await;
     assert_eq!(world.ask_copy().await.1, Verdict::Relayed(first));
 }
@@ -239,10 +239,10 @@ pub async fn a_stand_in_is_judged_by_the_rate(place: &impl Place) {
         let (_, verdict) = world.ask_copy().await;
         assert!(matches!(verdict, Verdict::TooFast { pace: Pace::Key, .. }), "{verdict:?}");
     }
-    // What refuses it uses nothing up.
+    // A refusal uses nothing up.
     world.clock.advance(30);
     assert_eq!(world.ask_copy().await.1, Verdict::Resumed(first));
-    // What is not sent is no message to the rate.
+    // A copy that is not sent does not count for the rate.
     world.settle(first, Outcome::Relayed).await;
     world.store.close_session(&world.session).await.expect("closed");
     world.session = world.store.open_session(Role::Relay, "relay-3").await.expect("a session");

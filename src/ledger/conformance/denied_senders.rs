@@ -1,4 +1,4 @@
-//! Messages that were refused for their sender, from count to report.
+//! Messages that were refused because of their sender, from count to report.
 
 use super::world::{Place, World, key_id};
 use crate::domain::denied_sender::{DeniedReport, DeniedSenders, TELL_EVERY};
@@ -56,7 +56,7 @@ pub async fn refused_senders_are_reported_once_an_hour_for_a_key_and_reason(plac
     assert_eq!(later, [told(1, policy, 4, 10, domain("evil.example"))]);
     assert!(report(10).await.is_empty());
 
-    // A relay that was replaced counts nothing any more.
+    // A relay that was replaced no longer counts anything.
     store.open_session(Role::Relay, "denied-a").await.expect("a session");
     let fenced = store.count_denied_senders(&relays[0], &first).await;
     assert!(matches!(fenced, Err(Error::Fenced)), "{fenced:?}");

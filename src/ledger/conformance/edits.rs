@@ -1,5 +1,5 @@
-//! Edits of limits: set, taken away, with another period, on another policy and back. None refills, and none shuts a
-//! holder out that has used less in the limit's own period.
+//! Edits of limits: set, removed, with another period, on another policy and back. No edit refills a limit, and none
+//! shuts out a holder that has used less in the limit's own period.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ async fn used(world: &World, holder: usize) -> i64 {
 pub async fn no_edit_refills_a_cap(place: &impl Place) {
     let mut world = World::with(place, None, None, None).await;
     for holder in [KEY, ACCOUNT, POLICY] {
-        // What the rounds before have used counts.
+        // The use of earlier rounds counts.
         let cap = used(&world, holder).await + 20;
         set(&mut world, holder, monthly(Some(cap))).await;
         assert_eq!(world.send(20).await.1, Verdict::Reserved);
@@ -76,7 +76,7 @@ pub async fn moving_to_another_policy_and_back_refills_nothing(place: &impl Plac
         moved.policy = policy_id(2);
         world.put(&[Entry::Account(moved)]).await;
         world.clock.advance(60);
-        // What it sends there counts when it is back.
+        // The messages it sends there count when it is back.
         let expected = if cap.is_none() { 2 } else { 0 };
         let sent = world.send(2).await.1 == Verdict::Reserved;
         assert_eq!(i64::from(sent) * 2, expected, "{cap:?}");
@@ -143,7 +143,7 @@ pub async fn a_changed_calendar_holds_at_once(place: &impl Place) {
     change_cap(&mut world, Some(100), Period::Monthly).await;
     assert_eq!(world.send(30).await.1, Verdict::Reserved);
     assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 100, remaining: 0, .. }));
-    // The week's limit finds what the month's was charged.
+    // The week's limit counts what the month's was charged.
     change_cap(&mut world, Some(70), Period::Weekly).await;
     assert!(matches!(world.send(1).await.1, Verdict::Short { granted: 70, remaining: 0, .. }));
     world.clock.set(at("2026-11-23T00:00:00Z"));
@@ -164,7 +164,7 @@ pub async fn what_is_given_back_makes_room_in_the_limit_that_counts_it(place: &i
     let (late, _) = world.send(4).await;
     change_cap(&mut world, Some(5), Period::Daily).await;
     assert_eq!(used(&world, ACCOUNT).await, 4);
-    // What was sent before this day makes no room in it.
+    // A message from before this day makes no room in it when it is refunded.
     world.settle(early, Outcome::Refused).await;
     assert_eq!(used(&world, ACCOUNT).await, 4);
     world.clock.advance(1);
@@ -211,7 +211,7 @@ pub async fn a_lot_follows_from_the_limit_of_now_made_ahead_or_not(place: &impl 
     let limited = |n| Entry::Account(account(n, limit(Some(5), Period::Monthly)));
     world.put(&[Entry::Policy(policy(1, monthly(None))), limited(1)]).await;
     world.store.prepare_lots(&world.session, at("2026-12-02T00:00:00Z")).await.expect("made");
-    // This one's lot of December is not made.
+    // The lot of December is not made for this one.
     world.put(&[limited(2)]).await;
     world.clock.set(at("2026-12-01T12:00:00Z"));
     let mut lots = vec![];
@@ -223,7 +223,7 @@ pub async fn a_lot_follows_from_the_limit_of_now_made_ahead_or_not(place: &impl 
     assert_eq!((&lots[0].window, lots[0].granted), (&lots[1].window, lots[1].granted));
 }
 
-/// Rows are counted by the rollup, sealed, and dropped; what was used in a month is known all the same.
+/// Rows are counted by the rollup, sealed, and dropped; a month's use is known all the same.
 pub async fn what_was_sealed_is_counted_by_a_limit_that_comes_later(place: &impl Place) {
     let mut world = World::with(place, None, None, None).await;
     for day in ["2026-12-01", "2026-12-03", "2026-12-12"] {
@@ -232,7 +232,7 @@ pub async fn what_was_sealed_is_counted_by_a_limit_that_comes_later(place: &impl
     }
     world.store.retire(&world.session, at("2026-12-10T00:00:00Z")).await.expect("retired");
     world.clock.set(at("2026-12-30T23:00:00Z"));
-    // What is older than any period is forgotten, and this is not.
+    // Usage that is older than any period is forgotten, and this is not.
     world.store.retire(&world.session, at("2026-12-20T00:00:00Z")).await.expect("retired");
     change_cap(&mut world, Some(5), Period::Daily).await;
     change_cap(&mut world, Some(5), Period::Monthly).await;
@@ -263,7 +263,7 @@ pub async fn charges_that_race_with_edits_accept_exactly_the_limit(place: &impl 
                 let verdict = loop {
                     match store.reserve(&session, std::slice::from_ref(&asked)).await {
                         Ok(mut verdicts) => break verdicts.remove(0),
-                        // Overtaken by one edit after the other: asked again, as the handle does.
+                        // Overtaken by one edit after the other: retried, as the handle does.
                         Err(Error::Unavailable { .. }) => tokio::task::yield_now().await,
                         Err(error) => panic!("{error}"),
                     }
@@ -300,7 +300,7 @@ pub async fn charges_that_race_with_edits_accept_exactly_the_limit(place: &impl 
         }
     }
     assert!(turn > 3, "{turn} edits");
-    // The last refunds may have come when nobody asked any more.
+    // The last refunds may have come when no task was asking any more.
     let left = CAP - accepted;
     assert!((0..CAP / 4).contains(&left), "{left} left");
     assert_eq!(used(&world, ACCOUNT).await, accepted);

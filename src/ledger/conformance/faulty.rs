@@ -21,12 +21,12 @@ use crate::ledger::store::{
     Session, Settlement, Store, Undone,
 };
 
-/// What happens to the next call that reserves or settles.
+/// The fault of the next call that reserves or settles.
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
     /// It never arrives.
     LostRequest,
-    /// It is done, and the caller does not hear of it.
+    /// It is done, and the caller does not get the reply.
     LostReply,
     DiskFull,
     Fenced,
@@ -36,11 +36,11 @@ pub struct Faulty {
     pub inner: Arc<dyn Store>,
     pub reserve: Mutex<VecDeque<Fault>>,
     pub settle: Mutex<VecDeque<Fault>>,
-    /// A batch with this message is undone by itself.
+    /// A batch with this message fails because of it and is rolled back.
     pub poison: Mutex<Option<MessageId>>,
     /// Reservations need a permit to be answered.
     pub permits: Semaphore,
-    /// How many messages each reservation call had, noted when it arrived.
+    /// Number of messages of each reservation call, noted when it arrived.
     pub batches: Mutex<Vec<usize>>,
 }
 

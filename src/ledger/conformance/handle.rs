@@ -14,9 +14,9 @@ use crate::ledger::Ledger;
 use crate::ledger::store::{Again, Error, FINGERPRINT_KEPT, Kept, Role, Settlement};
 use crate::runtime::metrics::{Registry, render};
 
-/// Longer than anything here takes, shorter than a person waits.
+/// Timeout longer than any step here takes, shorter than a person waits.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at what is waited for: a wait must not take the processor from what it waits for.
+/// Pause between two checks of an awaited condition: the wait must not take the processor from the work.
 const LOOK: Duration = Duration::from_millis(1);
 
 struct Desk {
@@ -53,7 +53,7 @@ impl Desk {
         (reservation.message, self.ledger.reserve(reservation, soon()).await)
     }
 
-    /// Waits until the store was asked so often.
+    /// Waits until the store had so many calls.
     async fn until_asked(&self, calls: usize) {
         let reached = async {
             while self.faulty.batches.lock().expect("no panic").len() < calls {
@@ -123,7 +123,7 @@ pub async fn a_full_disk_is_answered_at_once_and_heals(place: &impl Place) {
     assert!(matches!(desk.send(1).await.1, Err(Error::Full)));
     let (_, verdict) = desk.send(1).await;
     assert_eq!(verdict.expect("answered"), Verdict::Reserved);
-    // Where an earlier try may have charged, what it charged is given back.
+    // If an earlier try may have charged, its charge is given back.
     desk.fail(&[Fault::LostReply, Fault::DiskFull], &[]);
     assert!(matches!(desk.send(2).await.1, Err(Error::Full)));
     desk.settles_at(1).await;
@@ -232,7 +232,7 @@ pub async fn a_kept_fingerprint_is_there_when_its_keeper_says_so(place: &impl Pl
     desk.ledger.settle_written(kept, soon()).await;
     let copy = desk.world.copy(7);
     assert_eq!(desk.world.ask(&copy).await, Verdict::UnderWay(first.message));
-    // A caller that goes away leaves its answer for the next.
+    // The answer of a caller that goes away is left for the next one.
     desk.ledger.settle(Settlement::of(first.message, Outcome::Relayed));
     desk.settles_at(1).await;
     let gone = desk.world.copy(7);

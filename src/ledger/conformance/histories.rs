@@ -22,16 +22,16 @@ use crate::runtime::clock::{Clock, ManualClock};
 
 /// Enough that each removed rule is found in a few seconds (`make mutants`); `PROPTEST_CASES` asks for more.
 const HISTORIES: u32 = 48;
-/// What proptest does where nobody asks.
+/// Proptest's default number of cases.
 const UNASKED: u32 = 256;
 const STEPS: usize = 70;
-/// A flood's messages, apart from those that are asked for again: enough that the bound is reached where caps let them
-/// pass.
+/// First number of a flood's messages, apart from those that are sent again; a flood has enough to reach the bound
+/// where caps let them pass.
 const FLOOD: usize = 1_000_000;
 const FLOOD_BATCH: usize = 25;
 const FLOOD_ROUNDS: usize = 60;
 
-/// Runs histories on a fresh place each. `inspect` looks at the engine's own rows after each history.
+/// Runs histories on a fresh place each. `inspect` checks the engine's own rows after each history.
 pub fn random_histories_agree_with_the_model<P: Place>(fresh: impl Fn() -> P, inspect: impl Fn(&P)) {
     let asked = ProptestConfig::default();
     let cases = if asked.cases == UNASKED { HISTORIES } else { asked.cases };
@@ -72,12 +72,12 @@ struct Run {
     clock: ManualClock,
     store: Arc<dyn Store>,
     session: Session,
-    /// The one before.
+    /// The previous session.
     stale: Session,
     model: Model,
-    /// Each message, by its number, with what it was answered last.
+    /// Each message, by its number, with its last answer.
     messages: Vec<(Asked, Option<Verdict>)>,
-    /// Messages of floods.
+    /// Number of messages sent in floods.
     flooded: usize,
 }
 
@@ -152,9 +152,9 @@ impl Run {
         agree(step, "verdicts", &verdicts, &expected)
     }
 
-    /// Settles as the relay does that sent a message, or a copy, and cannot say what became of it.
+    /// Settles as the relay does that sent a message, or a copy, and does not know its outcome.
     async fn tell(&mut self, message: usize, outcome: Outcome, told: [bool; 2], late: bool) {
-        // Whatever there is to tell: every write moves the ledger's time.
+        // Done even if nothing is settled: every write moves the ledger's time.
         self.store.heartbeat(&self.session).await.expect("alive");
         let Some(number) = message.checked_rem(self.messages.len()) else { return };
         let (Asked { print: Some(print), .. }, answered) = &self.messages[number] else { return };
@@ -162,7 +162,7 @@ impl Run {
         let (outcome, told) = match answered {
             Some(Verdict::Reserved) => (Outcome::Unknown, Told::ComeAgain { ended }),
             Some(Verdict::Resumed(_)) => (outcome, Told::StoodIn { heard }),
-            // It was told by nobody: what it was answered is left for the next copy.
+            // Its client was not told: the answer is left for the next copy.
             Some(Verdict::Relayed(_)) => (Outcome::NotOffered, Told::StoodIn { heard: false }),
             Some(_) | None => return,
         };
@@ -178,7 +178,7 @@ impl Run {
         self.model.tell(number, print, outcome, told, session.epoch);
     }
 
-    /// Has as much refused as there may be in an hour, and some more.
+    /// Has the upstream refuse as many messages as it may in an hour, and some more.
     async fn flood(&mut self, step: &Step) -> Result<(), TestCaseError> {
         for _ in 0..FLOOD_ROUNDS {
             let first = FLOOD + self.flooded;
@@ -205,18 +205,18 @@ impl Run {
         self.stale = std::mem::replace(&mut self.session, session);
     }
 
-    /// Goes on with the ledger as one that was replaced.
+    /// Accepts the ledger as one that was replaced.
     async fn accept(&mut self, floors: &[(usize, i64)], hours: i64) {
         let seen_at = self.model.now - SignedDuration::from_hours(hours);
         let floors: Vec<Floor> = floors.iter().map(|(which, amount)| floor(*which, *amount, seen_at)).collect();
-        // What is removed shows no status.
+        // A removed account shows no status.
         let shown = |floor: &&Floor| floor.holder != account() || !self.model.rules.removed;
         let floors: Vec<Floor> = floors.iter().filter(shown).copied().collect();
         accept_as_found(self.store.as_ref()).await;
         self.begin_session().await;
         self.model.accept();
         for _ in 0..2 {
-            // Said twice, it holds once.
+            // Repeating it changes nothing.
             self.store.raise(&self.session, "rebuild", &floors).await.expect("raised");
         }
         self.store.reopen(&self.session).await.expect("opened");
@@ -317,7 +317,7 @@ impl Run {
         picks.iter().filter_map(|pick| pick.checked_rem(count)).collect()
     }
 
-    /// Every figure of every holder.
+    /// Compares every figure of every holder.
     async fn compare(&self, step: &Step) -> Result<(), TestCaseError> {
         let balances = self.store.balances(&holders()).await.expect("balances");
         for balance in balances {

@@ -16,7 +16,7 @@ use crate::ledger::identity::{Because, State};
 use crate::ledger::incarnation::{Acceptance, Known, name_of, successor};
 use crate::ledger::store::{Bound, Error, Floor, Identity, Role, Store};
 
-/// In the month of the world's clock.
+/// The end of the month of the world's clock.
 const UNTIL: &str = "2026-12-01T00:00:00Z";
 
 async fn identity(world: &World) -> Identity {
@@ -43,7 +43,7 @@ pub async fn a_held_ledger_charges_nothing_and_judges_nobody(place: &impl Place)
     let (message, verdict) = world.send(2).await;
     assert_eq!(verdict, Verdict::Reserved);
     world.store.hold(Because::WentBack).await.expect("held");
-    // What is held keeps its reason.
+    // A held ledger keeps its reason.
     world.store.hold(Because::Swapped).await.expect("held");
     let held = State::Held(Because::WentBack);
     let other = place.open(Arc::new(world.clock.clone()));
@@ -57,7 +57,7 @@ pub async fn a_held_ledger_charges_nothing_and_judges_nobody(place: &impl Place)
     assert!(matches!(world.store.balances(&chain()).await, Err(Error::Held(_))), "figures that may be old");
     assert!(matches!(world.store.put(&world.session, "test", &[]).await, Err(Error::Held(_))));
     assert!(matches!(world.store.identify(&world.session, Kind::Key, "uid", "k").await, Err(Error::Held(_))));
-    // What was charged before is settled all the same.
+    // A message that was charged before is settled all the same.
     world.settle(message, Outcome::Refused).await;
     accept(&world).await;
     assert_eq!(world.consumed().await, [0, 0, 0]);
@@ -112,10 +112,10 @@ pub async fn the_id_of_a_status_is_kept_and_a_copied_one_is_not(place: &impl Pla
     let copied = assign("copy", shown).await;
     assert_ne!(copied, shown);
     assert_eq!((find("copy").await, find("a").await), (copied, shown));
-    // An id that was given out before the acceptance goes to whoever shows it now.
+    // An id that was given out before the acceptance goes to the object that shows it now.
     assert_eq!(assign("heir", minted).await, minted);
     assert_eq!(find("heir").await, minted);
-    // An id that a key has is no account's.
+    // A key's id is not assigned to an account.
     let key = store.identify(&session, Kind::Key, "uid-1", "k").await.expect("an id");
     assert_ne!(assign("thief", key).await, key);
 }
@@ -132,7 +132,7 @@ pub async fn used_credits_are_raised_to_what_is_known_and_the_books_balance(plac
     };
     let floors = [
         floor(account, 12, UNTIL),
-        // Less than is known, of a period that is over, and of nobody.
+        // Less than is known, of a period that is over, and of an unknown holder.
         floor(policy, 3, UNTIL),
         floor(chain()[0], 9, "2026-11-01T00:00:00Z"),
         floor(Holder::new(Kind::Key, Uuid::nil()), 9, UNTIL),
@@ -167,7 +167,7 @@ fn entries_of_every_meter() -> [Entry; 3] {
     [Entry::Policy(parent), Entry::Account(of_all), Entry::Key(key(1, 1, monthly(Some(35))))]
 }
 
-/// What statuses showed of 17 credits: 7 of them beyond the pool.
+/// Returns what statuses showed of 17 credits: 7 of them beyond the pool.
 fn floors_of_every_meter() -> Vec<Floor> {
     let [key, account, policy] = chain();
     let floor = |holder, meter, bound, until: Option<&str>| {
@@ -229,7 +229,7 @@ pub async fn an_accepted_ledger_starts_from_what_was_used_of_every_meter(place: 
     world.check().await;
 }
 
-/// What was deleted while the ledger was held is made again after it is accepted.
+/// An object that was deleted while the ledger was held is made again after it is accepted.
 pub async fn what_is_known_of_an_entry_that_comes_later_waits_for_it(place: &impl Place) {
     let mut world = World::empty(place).await;
     accept(&world).await;
@@ -244,14 +244,14 @@ pub async fn what_is_known_of_an_entry_that_comes_later_waits_for_it(place: &imp
         world.put(&[entry]).await;
     }
     has_used_17_of_every_meter(&world).await;
-    // It is known once: what is removed and made again keeps what it has.
+    // It is applied once: an account that is removed and made again keeps what it has.
     world.send(1).await;
     let [_, of_all, _] = entries_of_every_meter();
     let Entry::Account(of_all) = of_all else { unreachable!("the second is the account") };
     world.put(&[Entry::Account(AccountEntry { removed_at: Some(world.clock_now()), ..of_all.clone() })]).await;
     world.put(&[Entry::Account(of_all)]).await;
     assert_eq!(world.lot(chain()[1]).await.used(), 18);
-    // A period that is over says nothing.
+    // A floor of a period that is over has no effect.
     let late = Floor { until: at(UNTIL), ..floors_of_every_meter()[0] };
     let late = Floor { holder: Holder::Key(key_id(2)), ..late };
     world.store.raise(&world.session, "rebuild", &[late]).await.expect("remembered");
@@ -261,7 +261,7 @@ pub async fn what_is_known_of_an_entry_that_comes_later_waits_for_it(place: &imp
     world.check().await;
 }
 
-/// A status was written some time ago: what came since comes on top, and what had come by then is in it.
+/// A status was written some time ago: later top-ups come on top, and earlier ones are in it.
 pub async fn top_ups_since_a_status_are_added_to_what_it_shows_as_left(place: &impl Place) {
     let recurring = TopUp { credits: 5, every: Period::Daily, start: None, end: None };
     let prepaid = Some(Prepaid { recurring: Some(recurring), ..grants(&[grant("a", 10, None)]).expect("grants") });
@@ -279,7 +279,7 @@ pub async fn top_ups_since_a_status_are_added_to_what_it_shows_as_left(place: &i
     let mut world = World::empty(place).await;
     world.put(&entries).await;
     world.send(1).await;
-    // Two top-ups are due that nobody has written. The first was in the status.
+    // Two top-ups are due that are not written yet. The first was in the status.
     world.clock.set(at("2026-11-22T12:00:00Z"));
     for _ in 0..2 {
         accept(&world).await;
@@ -292,7 +292,7 @@ pub async fn top_ups_since_a_status_are_added_to_what_it_shows_as_left(place: &i
     assert_eq!(world.balance(chain()[1]).await.prepaid.expect("prepaid").remaining, 12);
     world.check().await;
 
-    // So it is where another account of that name is made after the acceptance.
+    // The same holds if another account of that name is made after the acceptance.
     accept(&world).await;
     world.session = world.store.open_session(Role::Operator, "operator").await.expect("a session");
     let elsewhere = Floor { holder: Holder::Account(account_id(2)), ..floor };
@@ -338,7 +338,7 @@ fn family() -> [Entry; 4] {
 pub async fn an_accepted_account_has_used_what_its_keys_have_and_a_policy_what_its_accounts_have(place: &impl Place) {
     let mut world = World::empty(place).await;
     world.put(&family()).await;
-    // What is in the ledger already, of a key that shows no status any more.
+    // Usage that is in the ledger already, of a key that shows no status any more.
     world.put(&[Entry::Key(key(3, 1, monthly(None)))]).await;
     let mut gone = world.reservation(2);
     gone.key = key_id(3);
@@ -353,7 +353,7 @@ pub async fn an_accepted_account_has_used_what_its_keys_have_and_a_policy_what_i
         assert_eq!(lots.map(|lot| lot.used()), [12; 2]);
         world.check().await;
     }
-    // Once more nothing is added.
+    // A second time nothing is added.
     accept(&world).await;
     world.session = world.store.open_session(Role::Operator, "operator").await.expect("a session");
     assert_eq!(world.store.raise(&world.session, "rebuild", &floors).await.expect("raised"), 0);

@@ -30,7 +30,7 @@ pub async fn a_password_that_is_issued_once_more_is_no_news(place: &impl Place) 
         stage(&mut staged.credentials, hash(password), world.clock_now());
         world.put(&[Entry::Key(staged.clone())]).await;
     }
-    // The relays know it, the trail and the figures have nothing to say of it.
+    // The relays learn of it; the trail and the figures do not mention it.
     let changes = world.store.changes(epoch).await.expect("changes");
     assert_eq!(changes.entries, [Entry::Key(staged.clone())]);
     assert_eq!(kinds(&world).await, ["directory.added"]);
@@ -62,14 +62,14 @@ pub async fn keys_removed_long_ago_leave_and_find_what_they_used(place: &impl Pl
     let id = named(&world).await;
     let many: Vec<Entry> = (10..1_020).map(|n| Entry::Key(key(n, 1, monthly(None)))).collect();
     world.put(&many).await;
-    // As an account's removal leaves its keys: it may come back with the same passwords.
+    // As after an account's removal: its keys may come back with the same passwords.
     let current = Credential { hash: hash("kept"), stage: Stage::Current { since: world.clock_now() } };
     let waits = KeyEntry { credentials: vec![current], ..key(2, 1, monthly(None)) }.out_of_service(world.clock_now());
     world.put(&[Entry::Key(waits)]).await;
     assert_eq!(world.send(3).await.1, Verdict::Reserved);
     let gone = removed(&mut world, at("2026-11-21T00:00:00Z")).await;
 
-    // Nothing is forgotten that a process may still remember as it was.
+    // No row is forgotten that a process may still remember in its earlier state.
     let forget = async |before| world.store.forget_keys(&world.session, before).await.expect("forgotten");
     assert_eq!(forget(at("2026-11-23T00:00:00Z")).await, 0);
     world.clock.set(at("2026-11-23T00:00:00Z"));
@@ -85,7 +85,7 @@ pub async fn keys_removed_long_ago_leave_and_find_what_they_used(place: &impl Pl
     assert!(forgotten.iter().all(|event| event.kind != "directory.forgotten" || event.detail["keys"] == 1));
     world.check().await;
 
-    // Applied again in the same period: it has the id, and what it used is used.
+    // Applied again in the same period: it has the id, and its usage still counts.
     assert_eq!(named(&world).await, id);
     world.put(&[Entry::Key(key(1, 1, monthly(Some(5))))]).await;
     assert_eq!(world.balance(chain()[0]).await.lot.remaining(), Some(2));

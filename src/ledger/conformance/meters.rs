@@ -59,7 +59,7 @@ pub async fn money_is_charged_at_the_price_of_its_moment_and_given_back_at_that(
     world.check().await;
 }
 
-/// Money is counted from the account's first message under a price on, whoever limits it when.
+/// Money is counted from the account's first message under a price on, whenever it is limited.
 pub async fn money_counts_before_any_limit(place: &impl Place) {
     let mut world = World::with(place, None, None, None).await;
     world.send(50).await;
@@ -72,7 +72,7 @@ pub async fn money_counts_before_any_limit(place: &impl Place) {
     limit_spend(&mut world, Some(9_000)).await;
     assert_eq!(spent(&world).await, 6_000, "what had no price cost nothing");
     assert_eq!(world.send(2).await.1, short_of_money(4, 1));
-    // Taken away and written again it finds the same.
+    // A limit that is removed and written again finds the same.
     for limit in [None, Some(6_000)] {
         limit_spend(&mut world, limit).await;
     }
@@ -95,7 +95,7 @@ pub async fn a_spend_limit_is_for_life(place: &impl Place) {
     // Lowered under what was spent: a refund makes no room above it.
     world.settle(first, Outcome::Refused).await;
     assert_eq!(world.send(3).await.1, short_of_money(2, 2));
-    // What is spent while there is no limit counts for the next one, and is given back to it.
+    // Money that is spent while there is no limit counts for the next one, and is given back to it.
     world.send(2).await;
     limit_spend(&mut world, None).await;
     let (free, verdict) = world.send(100).await;
@@ -127,7 +127,7 @@ pub async fn overage_is_counted_apart_and_given_back_first(place: &impl Place) {
     world.settle(first, Outcome::Refused).await;
     let lot = world.lot(chain()[POLICY]).await;
     assert_eq!((lot.consumed, lot.overage), (8, 0));
-    // Not allowed any more: what was over stays counted, and the pool is closed.
+    // Not allowed any more: the overage stays counted, and the pool is closed.
     world.send(5).await;
     change_pool(&mut world, 10, Overage::Deny).await;
     let (_, verdict) = world.send(1).await;
@@ -135,7 +135,7 @@ pub async fn overage_is_counted_apart_and_given_back_first(place: &impl Place) {
         matches!(verdict, Verdict::Short { meter: Meter::PolicyPool, granted: 10, remaining: 0, .. }),
         "{verdict:?}"
     );
-    // A raised pool takes in what was over: nobody gets it twice.
+    // A raised pool takes in the overage: no credit is granted twice.
     change_pool(&mut world, 15, Overage::Deny).await;
     let lot = world.lot(chain()[POLICY]).await;
     assert_eq!((lot.consumed, lot.overage), (13, 0));
@@ -301,7 +301,7 @@ pub async fn the_trail_tells_what_was_given_taken_limited_held_and_rotated(place
     assert_eq!(of("limit.changed")["to"]["credits"].as_i64(), Some(3));
     assert_eq!(of("hold.placed")["reasonGiven"].as_bool(), Some(true));
     assert!(events.iter().all(|event| !event.detail.to_string().contains("Ada")), "reasons may name people");
-    // A top-up nobody asked for at that moment is the ledger's.
+    // A top-up that no edit asked for at that moment has the ledger as its actor.
     let mut recurring = base();
     recurring.prepaid = Some(crate::domain::credit::Prepaid {
         grants: vec![],

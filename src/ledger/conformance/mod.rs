@@ -1,7 +1,7 @@
-//! What every engine must do, as tests that know no engine.
+//! The rules that every engine must follow, as tests that know no engine.
 //!
-//! An engine hands in a [`Place`]; [`conformance!`] makes one test of each rule. What is stated here is the contract
-//! of [`Store`], sentence by sentence, so an engine that passes can replace another.
+//! An engine hands in a [`Place`]; [`conformance!`] makes one test of each rule. These rules are the contract of
+//! [`Store`], sentence by sentence, so an engine that passes can replace another.
 
 mod charging;
 mod copies;
@@ -54,7 +54,7 @@ pub(super) use settings::*;
 pub(super) use troubles::*;
 pub(super) use world::{Place, START, World, account, at, chain, key, key_id, monthly, policy, policy_id};
 
-/// One test of each rule for the engine whose fresh place `$place` makes.
+/// Makes one test of each rule for the engine whose fresh place `$place` makes.
 macro_rules! conformance {
     ($place:expr; $($rule:ident),* $(,)?) => {
         $(
@@ -66,7 +66,7 @@ macro_rules! conformance {
     };
 }
 
-/// Every rule: what an engine's own tests name.
+/// Runs every rule: the macro for an engine's own tests.
 macro_rules! whole_suite {
     ($place:expr) => {
         crate::ledger::conformance::conformance!($place;

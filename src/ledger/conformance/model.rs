@@ -1,7 +1,7 @@
 //! The ledger as a list of accepted messages: written from the design, with none of the engine's code.
 //!
-//! A limit is judged by the oracle of credits.md: what its holder has had accepted and not refunded since the beginning
-//! of the limit's own calendar period, whenever it was set and whatever held in between.
+//! A limit is judged by the oracle of credits.md: the messages of its holder that were accepted and not refunded since
+//! the beginning of the limit's own calendar period, whenever it was set and whatever held in between.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,28 +16,28 @@ use crate::domain::id::{Holder, MessageId};
 use crate::domain::period::{Calendar, Window};
 use crate::ledger::store::{FINGERPRINT_KEPT, FINGERPRINT_KEPT_UNMARKED, PrepaidBalance, Usage};
 
-/// What a status shows of a holder's running limit.
+/// A holder's running limit, as a status shows it.
 #[derive(Clone, Debug)]
 pub struct Running {
     pub window: Window,
-    /// Since when the figures beside the limit count: within its window where another calendar held before.
+    /// Start of the figures beside the limit: within its window if another calendar held before.
     pub begun: Timestamp,
     calendar: Calendar,
     pub granted: Option<i64>,
 }
 
-/// What is written in the directory.
+/// The rules that are written in the directory.
 #[derive(Debug, Default)]
 pub struct Rules {
     pub limits: HashMap<Holder, Limit>,
     pub prepaid: HashMap<Holder, Prepaid>,
     pub rates: HashMap<Holder, Rate>,
     pub spend_limit: Option<i64>,
-    /// Micro-units for a credit, of each policy.
+    /// Price of a credit in micro-units, for each policy.
     pub prices: [i64; POLICIES],
-    /// Whether each policy's pool may be exceeded.
+    /// For each policy, true if its pool may be exceeded.
     pub overage: [bool; POLICIES],
-    /// Whether each policy refuses for good.
+    /// For each policy, true if it refuses for good.
     pub reject: [bool; POLICIES],
     /// The account's policy.
     pub policy: usize,
@@ -62,7 +62,7 @@ impl Rules {
 pub struct Charged {
     pub credits: i64,
     pub at: Timestamp,
-    /// Which session it was reserved in.
+    /// The session it was reserved in.
     pub epoch: i64,
     pub holders: [Holder; 3],
     /// The number of the running limit of each holder, for the figures beside it.
@@ -75,7 +75,7 @@ pub struct Charged {
 }
 
 impl Charged {
-    /// Accepted and not refunded.
+    /// Returns true if it is accepted and not refunded.
     fn counts(&self) -> bool {
         !matches!(self.outcome, Some(Outcome::Refused | Outcome::NotOffered))
     }
@@ -95,19 +95,19 @@ pub struct Raise {
 pub struct Model {
     /// The time of the last write: it never goes back.
     pub now: Timestamp,
-    /// The time by which rates are judged: the clock's where the last write is more than a minute ahead of it.
+    /// The time by which rates are judged: the clock's if the last write is more than a minute ahead of it.
     pub judged: Timestamp,
     pub rules: Rules,
     runs: HashMap<Holder, Vec<Running>>,
     pub stocks: HashMap<Holder, Stock>,
     pub leaks: HashMap<Holder, Leak>,
-    /// What was given back of each rate.
+    /// The messages that were given back to each rate.
     returned: HashMap<Holder, Option<Leak>>,
     pub given_back: GivenBack,
-    /// By the number of the message.
+    /// Charged messages by their number.
     pub charged: BTreeMap<usize, Charged>,
     pub traces: Traces,
-    /// What was known to be used of what no message here says.
+    /// Known usage that no message here accounts for.
     pub raises: Vec<Raise>,
     pub spent_elsewhere: i64,
     pub accepted_at: Timestamp,
@@ -123,7 +123,7 @@ pub fn account() -> Holder {
     Holder::Account(account_id(1))
 }
 
-/// The first is number 0.
+/// Returns a policy; the first is number 0.
 pub fn policy(n: usize) -> Holder {
     Holder::Policy(policy_id(n as u128 + 1))
 }
@@ -135,7 +135,7 @@ impl Model {
         self.judged = if ahead { clock } else { self.now };
     }
 
-    /// All that was accepted of a holder and not refunded since then, and what is known to be used.
+    /// Returns a holder's credits that were accepted and not refunded since then, and what is known to be used.
     pub fn used(&self, holder: Holder, from: Timestamp) -> i64 {
         let counted = self
             .charged
@@ -145,13 +145,13 @@ impl Model {
         counted.map(|charged| charged.credits).sum::<i64>() + known.map(|raise| raise.credits).sum::<i64>()
     }
 
-    /// All money that was spent and not given back.
+    /// Returns the money that was spent and not given back.
     pub fn spent(&self) -> i64 {
         let counted = self.charged.values().filter(|charged| charged.counts());
         counted.map(|charged| charged.money).sum::<i64>() + self.spent_elsewhere
     }
 
-    /// The limit that holds now, or that the next message would find.
+    /// Returns the limit that holds now, or that the next message would find.
     pub fn running(&self, holder: Holder, clock: Timestamp) -> Running {
         let now = self.now.max(clock);
         let last = self.runs.get(&holder).and_then(|runs| runs.last());
@@ -167,7 +167,7 @@ impl Model {
         Running { window, begun, calendar: limit.calendar.clone(), granted: limit.credits }
     }
 
-    /// The number of the running limit.
+    /// Returns the number of the running limit.
     pub fn number(&mut self, holder: Holder) -> usize {
         let running = self.running(holder, self.now);
         let runs = self.runs.entry(holder).or_default();
@@ -181,7 +181,7 @@ impl Model {
         &self.runs[&holder][number].window
     }
 
-    /// Figures beside the running limit.
+    /// Returns the figures beside the running limit.
     pub fn usage(&self, holder: Holder, clock: Timestamp) -> Usage {
         let now = self.now.max(clock);
         let runs = self.runs.get(&holder).map_or(&[][..], |runs| runs);
@@ -213,7 +213,7 @@ impl Model {
         holder != account() || !self.rules.removed
     }
 
-    /// The limit holds from now on, in its own period.
+    /// Applies a limit from now on, in its own period.
     fn apply(&mut self, holder: Holder, limit: &Limit) {
         let now = self.now;
         let runs = self.runs.entry(holder).or_default();
@@ -249,7 +249,7 @@ impl Model {
         };
     }
 
-    /// The account goes, or comes back to what it had.
+    /// Removes the account, or restores it with what it had.
     pub fn remove(&mut self, removed: bool) {
         let returns = self.rules.removed && !removed;
         if removed && !self.rules.removed {
@@ -268,7 +268,7 @@ impl Model {
         }
     }
 
-    /// What a status shows of a holder's prepaid credits.
+    /// Returns a holder's prepaid credits, as a status shows them.
     pub fn prepaid(&self, holder: Holder, clock: Timestamp) -> Option<PrepaidBalance> {
         self.rules.prepaid.get(&holder)?;
         let mut stock = self.stocks[&holder].clone();
@@ -369,7 +369,7 @@ impl Model {
         }
     }
 
-    /// What is settled beside an outcome that has to do with copies, by a session of this epoch.
+    /// Settles a message that has to do with copies, by a session of this epoch.
     pub fn tell(&mut self, message: usize, print: u8, outcome: Outcome, told: Told, epoch: i64) {
         self.settle(message, outcome);
         match told {
@@ -384,7 +384,7 @@ impl Model {
         }
     }
 
-    /// Open messages of sessions before `epoch` become unknown. Returns how many.
+    /// Makes open messages of sessions before `epoch` unknown. Returns how many.
     pub fn sweep(&mut self, epoch: i64) -> u64 {
         let open: Vec<usize> = self
             .charged
@@ -412,7 +412,7 @@ pub fn id(number: usize) -> MessageId {
     MessageId(Uuid::from_u128(number as u128 + 1))
 }
 
-/// Some have nothing that tells two of them apart.
+/// Returns how long a fingerprint is kept. Some have nothing that tells two messages apart.
 pub fn kept_within(print: u8) -> SignedDuration {
     if print == 0 { FINGERPRINT_KEPT_UNMARKED } else { FINGERPRINT_KEPT }
 }

@@ -55,7 +55,7 @@ pub async fn a_prepaid_account_with_nothing_left_sends_nothing_also_where_its_li
     assert_eq!(world.send(2).await.1, short(3, 1, None));
     assert_eq!(world.send(1).await.1, Verdict::Reserved);
     assert_eq!(world.consumed().await, [3; 3]);
-    // Without a balance it is prepaid no more.
+    // Without a balance it is no longer prepaid.
     prepay(&mut world, None).await;
     assert_eq!(world.send(9).await.1, Verdict::Reserved);
     assert_eq!(world.balance(chain()[ACCOUNT]).await.prepaid, None);
@@ -75,7 +75,7 @@ pub async fn grants_are_used_by_expiry_then_age_and_one_message_takes_of_several
     assert_eq!(balance(&world, ACCOUNT).await.next_expiry, Some(at("2027-01-01T00:00:00Z")));
     world.clock.set(at("2026-11-21T00:00:00Z"));
     assert_eq!(remaining(&world).await, 3, "what expired was used up");
-    // A refund goes where it came from: what went to an expired lot is lost.
+    // A refund goes where it came from: a refund to an expired lot is lost.
     world.settle(message, Outcome::Refused).await;
     assert_eq!(remaining(&world).await, 4);
     assert_eq!(world.send(4).await.1, Verdict::Reserved);
@@ -92,14 +92,14 @@ pub async fn a_grant_that_is_taken_back_and_given_again_never_refills(place: &im
         prepay(&mut world, grants(&[grant("promo", 10, None)])).await;
         assert_eq!(remaining(&world).await, 6);
     }
-    // Deleting the account, or all of its balance, is no way either.
+    // Deleting the account, or all of its balance, does not help either.
     let mut removed = account(1, monthly(None));
     removed.removed_at = Some(world.clock_now());
     world.put(&[Entry::Account(removed)]).await;
     prepay(&mut world, None).await;
     prepay(&mut world, grants(&[grant("promo", 10, None)])).await;
     assert_eq!(remaining(&world).await, 6);
-    // Taken back while it is used: the refund gives nothing back that was taken.
+    // Taken back while it is used: the refund gives back nothing that was taken.
     prepay(&mut world, grants(&[grant("promo", 1, None)])).await;
     world.settle(message, Outcome::Refused).await;
     assert_eq!((balance(&world, ACCOUNT).await.granted, remaining(&world).await), (1, 1));
@@ -134,7 +134,7 @@ pub async fn top_ups_come_once_in_a_period_whoever_asks_and_are_carried_over(pla
         (vec![Verdict::Reserved], vec![Verdict::Reserved])
     );
     assert_eq!(world.send(1).await.1, short(20, 0, Some("2026-11-22T00:00:00Z")));
-    // Three days nobody asked; then a restart, and a clock that steps back over midnight.
+    // Three days without a message; then a restart, and a clock that steps back over midnight.
     world.clock.set(at("2026-11-24T00:10:00Z"));
     assert_eq!(remaining(&world).await, 30, "told before it is added");
     world.reopen(place).await;
@@ -180,7 +180,7 @@ pub async fn a_top_up_that_is_removed_is_taken_back_and_returns_with_what_was_le
     world.clock.set(at("2027-03-10T00:00:00Z"));
     prepay(&mut world, recurring(10, Period::Monthly)).await;
     assert_eq!(remaining(&world).await, 16);
-    // What came due under the old rule is added by it, though nobody asked.
+    // Top-ups that came due under the old rule are added by it, though no message was sent.
     world.clock.set(at("2027-05-10T00:00:00Z"));
     prepay(&mut world, recurring(1, Period::Monthly)).await;
     assert_eq!(remaining(&world).await, 36);

@@ -1,4 +1,4 @@
-//! The model's part of an acceptance: what is known to be used, beside what was accepted here.
+//! The model's part of an acceptance: known usage, beside what was accepted here.
 
 use jiff::Timestamp;
 
@@ -7,8 +7,8 @@ use crate::domain::credit::Meter;
 use crate::domain::id::Holder;
 use crate::ledger::store::{Bound, Floor};
 
-/// What a status may say, as a floor of any meter of the histories: of keys 1 and 2, the account and the policies, the
-/// account's money, and what was left of the account and the policies at some moment.
+/// Returns a floor that a status may state, of any meter of the histories: the use of keys 1 and 2, the account and the
+/// policies, the account's money, and what was left to the account and the policies at some moment.
 pub fn floor(which: usize, amount: i64, at: Timestamp) -> Floor {
     let used = Bound::UsedAtLeast(amount);
     let periods = [key(1), key(2), account(), policy(0), policy(1)];
@@ -25,7 +25,7 @@ pub fn floor(which: usize, amount: i64, at: Timestamp) -> Floor {
     Floor { holder, meter, bound, until: Timestamp::MAX }
 }
 
-/// How many there are.
+/// Number of floors.
 pub const FLOORS: usize = 3 + POLICIES + 1 + 1 + POLICIES;
 
 impl Model {
@@ -56,13 +56,13 @@ impl Model {
         }
     }
 
-    /// All that a numbered limit was raised by.
+    /// Returns the sum that a numbered limit was raised by.
     pub fn raised_in(&self, holder: Holder, number: usize) -> i64 {
         let raises = self.raises.iter().filter(|raise| (raise.holder, raise.number) == (holder, number));
         raises.map(|raise| raise.credits).sum()
     }
 
-    /// Leaves of prepaid credits what was left then, and what top-ups brought since.
+    /// Leaves as many prepaid credits as were left then, plus the top-ups since.
     fn leave(&mut self, holder: Holder, left: i64, at: Timestamp) {
         let Some(rule) = self.rules.prepaid.get(&holder).cloned() else { return };
         let calendar = self.rules.limits[&holder].calendar.clone();
@@ -76,7 +76,8 @@ impl Model {
         }
     }
 
-    /// Accounts have used what their keys were raised by, and policies what their accounts were, within their own periods.
+    /// Raises accounts by what their keys were raised by, and policies by what their accounts were, within their own
+    /// periods.
     pub fn reopen(&mut self) {
         let (policy, account) = (policy(self.rules.policy), account());
         for (children, parent) in [(vec![key(1), key(2)], account), (vec![account], policy)] {

@@ -1,4 +1,4 @@
-//! Rates: judged for all processes together, and given back by what is refused.
+//! Rates: judged for all processes together, and given back by refused messages.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub async fn a_rate_is_judged_for_all_processes_together(place: &impl Place) {
     for _ in 0..3 {
         assert_eq!(world.send(1).await.1, too_fast(Pace::Key, slow, "2026-11-20T10:00:30Z"));
     }
-    // Asked again with the same id it is the same message.
+    // Retried with the same id it is the same message.
     assert_eq!(world.ask(&second[0]).await, Verdict::Reserved);
     world.reopen(place).await;
     world.clock.advance(29);
@@ -45,7 +45,7 @@ pub async fn a_rate_is_judged_for_all_processes_together(place: &impl Place) {
     let batch = [world.reservation(1), world.reservation(1)];
     let verdicts = world.store.reserve(&world.session, &batch).await.expect("answered");
     assert_eq!(verdicts, [Verdict::Reserved, too_fast(Pace::Key, slow, "2026-11-20T10:01:00Z")]);
-    // An hour back: the ledger's time stands, and nobody waits until the clock has caught up.
+    // An hour back: the ledger's time stands, and no message waits until the clock has caught up.
     world.clock.advance(-3_600);
     assert_eq!(world.send(1).await.1, Verdict::Reserved);
     assert_eq!(world.send(1).await.1, too_fast(Pace::Key, slow, "2026-11-20T09:01:00Z"));
@@ -65,18 +65,18 @@ pub async fn a_rate_is_judged_before_credits_and_refused_messages_move_nothing(p
     }
     let (first, verdict) = world.send(1).await;
     assert_eq!(verdict, Verdict::Reserved);
-    // Too fast, and told nothing of credits.
+    // Too fast: the answer does not mention credits.
     assert_eq!(world.send(3).await.1, too_fast(Pace::Key, of_key, "2026-11-20T10:00:10Z"));
     let mut of_second = world.reservation(1);
     of_second.key = key_id(2);
     assert_eq!(world.ask(&of_second).await, Verdict::Reserved);
     // Both are too fast: the one that waits longer is named.
     assert_eq!(world.send(1).await.1, too_fast(Pace::Account, of_account, "2026-11-20T10:00:50Z"));
-    // A refund gives the credits back and the rate.
+    // A refund gives back the credits and the rate.
     world.settle(first, Outcome::Refused).await;
     assert_eq!(world.send(1).await.1, Verdict::Reserved);
     assert_eq!(world.send(1).await.1, too_fast(Pace::Account, of_account, "2026-11-20T10:00:50Z"));
-    // Without a rate nobody waits; a faster one lets go of the old wait.
+    // Without a rate no message waits; a faster one ends the old wait.
     pace(&mut world, None, Some(rate(1_000, 1)), Some(3)).await;
     assert_eq!(world.send(1).await.1, Verdict::Reserved);
     world.check().await;
@@ -88,7 +88,7 @@ pub async fn what_is_given_back_gives_its_rate_back_once(place: &impl Place) {
     let (of_key, of_account) = (rate(2, 60), rate(3, 60));
     pace(&mut world, Some(of_key), Some(of_account), None).await;
     let key_waits = |retry_at| too_fast(Pace::Key, of_key, retry_at);
-    // Two that the upstream refuses, at a time, however often it is told.
+    // Two that the upstream refuses, at a time, however often that is settled.
     for (outcome, retry_at) in
         [(Outcome::Refused, "2026-11-20T10:00:30Z"), (Outcome::NotOffered, "2026-11-20T10:01:30Z")]
     {
@@ -104,7 +104,7 @@ pub async fn what_is_given_back_gives_its_rate_back_once(place: &impl Place) {
         world.settle(third, Outcome::Relayed).await;
         world.clock.advance(60);
     }
-    // What is relayed, or of which nobody knows, took its turn, until it turns out that it did not.
+    // A message that is relayed, or unknown, took its turn, until it turns out that it did not.
     let (relayed, unknown) = (world.send(1).await.0, world.send(1).await.0);
     world.settle(relayed, Outcome::Relayed).await;
     world.settle(unknown, Outcome::Unknown).await;
@@ -121,7 +121,7 @@ pub async fn what_is_given_back_gives_its_rate_back_once(place: &impl Place) {
     world.check().await;
 }
 
-/// How many messages pass at one moment when the upstream refuses each, of `most` that are tried with a key.
+/// Returns how many messages pass at one moment when the upstream refuses each, of `most` that are tried with a key.
 async fn refused_at_once(world: &mut World, of: u128, most: usize) -> usize {
     for passed in 0..most {
         let mut asked = world.reservation(1);
@@ -135,7 +135,7 @@ async fn refused_at_once(world: &mut World, of: u128, most: usize) -> usize {
     most
 }
 
-/// Who only hears refusals tries recipients at the upstream's cost.
+/// A client that only gets refusals tries recipients at the upstream's cost.
 pub async fn as_much_of_a_rate_is_given_back_as_the_rate_allows(place: &impl Place) {
     let mut world = World::with(place, None, None, None).await;
     // A rate of a key, and of an account whose keys have none.
@@ -164,7 +164,7 @@ pub async fn as_much_of_a_rate_is_given_back_as_the_rate_allows(place: &impl Pla
     world.check().await;
 }
 
-/// A message of key 1 whose id a relay made at this moment.
+/// Returns a message of key 1 whose id a relay made at this moment.
 fn made_now(world: &mut World) -> Reservation {
     let (asked, now) = (world.reservation(1), world.clock_now());
     let mut random = [0; 10];
@@ -173,7 +173,7 @@ fn made_now(world: &mut World) -> Reservation {
     Reservation { message: MessageId(id), ..asked }
 }
 
-/// A clock ran ahead and was put right: for the ledger all messages have one time.
+/// A clock ran ahead and was corrected: for the ledger all messages have one time.
 pub async fn what_is_given_back_late_lowers_no_running_rate_while_the_ledger_is_ahead(place: &impl Place) {
     let mut world = World::with(place, None, None, None).await;
     let slow = rate(2, 60);
@@ -182,7 +182,7 @@ pub async fn what_is_given_back_late_lowers_no_running_rate_while_the_ledger_is_
     let while_ahead = made_now(&mut world);
     assert_eq!(world.ask(&while_ahead).await, Verdict::Reserved);
     world.clock.set(at("2026-11-20T10:00:00Z"));
-    // What the clock that ran ahead left behind holds one message up.
+    // The arrival that the fast clock left behind holds one message up.
     let early = made_now(&mut world);
     assert_eq!(world.ask(&early).await, Verdict::Reserved);
     let waits = |retry_at| too_fast(Pace::Key, slow, retry_at);
@@ -204,7 +204,7 @@ pub async fn what_is_given_back_late_lowers_no_running_rate_while_the_ledger_is_
     world.check().await;
 }
 
-/// A clock that ran three days ahead and was put right: the ledger's time stands for three days.
+/// A clock that ran three days ahead was corrected: the ledger's time stands for three days.
 pub async fn rates_and_expiries_are_judged_by_the_clock_where_the_ledger_is_ahead_of_it(place: &impl Place) {
     let mut world = World::with(place, None, Some(100), None).await;
     let slow = rate(1, 60);
@@ -226,7 +226,7 @@ pub async fn rates_and_expiries_are_judged_by_the_clock_where_the_ledger_is_ahea
     assert_eq!(time, LedgerTime { ledger: at("2026-11-23T10:00:00Z"), clock: at("2026-11-20T10:00:00Z") });
     assert_eq!(world.send(1).await.1, Verdict::Reserved, "it has not expired");
     assert_eq!(world.send(1).await.1, too_fast(Pace::Key, slow, "2026-11-20T10:01:00Z"));
-    // What the clock that ran ahead left behind holds one message up, and not for three days.
+    // The arrival that the fast clock left behind holds one message up, and not for three days.
     let mut of_other = world.reservation(1);
     of_other.key = key_id(2);
     assert_eq!(world.ask(&of_other).await, Verdict::Reserved);

@@ -18,7 +18,7 @@ pub async fn an_id_is_minted_once_for_its_kind_namespace_and_name(place: &impl P
         (Kind::Account, "uid-2", "a"),
         (Kind::Account, "uid-1", "b"),
         (Kind::Policy, "", "a"),
-        // Joined without their lengths these two would be one name.
+        // Joined without their lengths, these two would be one name.
         (Kind::Account, "uid", "-1a"),
         (Kind::Account, "ui", "d-1a"),
     ];
@@ -122,7 +122,7 @@ pub async fn the_rollup_takes_each_row_once_and_says_who_moved(place: &impl Plac
     moved.sort();
     assert_eq!(moved, chain());
     assert_eq!(world.store.moved(next, 100).await.expect("moved").0, vec![]);
-    // In pieces, nobody is passed over.
+    // Read in pieces, no holder is skipped.
     let (mut pieces, mut cursor) = (vec![], cursor);
     loop {
         let (some, next) = world.store.moved(cursor, 2).await.expect("moved");
@@ -190,7 +190,7 @@ pub async fn two_processes_have_two_sessions(place: &impl Place) {
 
 pub async fn what_is_retired_stays_charged_and_the_books_balance(place: &impl Place) {
     let world = World::with(place, None, Some(100), None).await;
-    // The day's table is made ahead, where an engine has such.
+    // The day's table is made ahead, if an engine has one.
     world.store.prepare_lots(&world.session, at("2026-11-21T00:00:00Z")).await.expect("made");
     let outcomes = [Some(Outcome::Relayed), Some(Outcome::Refused), Some(Outcome::Unknown), None];
     for (number, outcome) in (0..).zip(outcomes) {
@@ -208,7 +208,7 @@ pub async fn what_is_retired_stays_charged_and_the_books_balance(place: &impl Pl
         Reservation { message: message_of("2026-11-29T00:00:00Z", 9), key: key_id(1), credits: 16, fingerprint: None };
     assert_eq!(world.ask(&young).await, Verdict::Reserved);
     let mut retired = 0;
-    // What was open is closed first, and may be dropped the next time.
+    // Open messages are settled first, and may be dropped the next time.
     for _ in 0..2 {
         retired += world.store.retire(&world.session, before).await.expect("retired");
     }
@@ -225,7 +225,7 @@ pub async fn what_is_retired_stays_charged_and_the_books_balance(place: &impl Pl
     world.check().await;
 }
 
-/// An id as a relay makes it at that moment.
+/// Returns an id as a relay makes it at that moment.
 fn message_of(moment: &str, number: u8) -> MessageId {
     let ms = u64::try_from(at(moment).as_millisecond()).expect("after 1970");
     MessageId(uuid::Builder::from_unix_timestamp_millis(ms, &[number; 10]).into_uuid())

@@ -1,4 +1,4 @@
-//! How much of an account's mail may be refused: it costs nothing, and it must not fill the ledger.
+//! The limit on refused mail of an account: it costs nothing, and it must not fill the ledger.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ pub async fn an_account_may_have_so_much_refused_in_an_hour_and_waits_its_turn_t
     let under_way = reserved(&mut world, 3).await;
     send_all(&mut world, REFUSED_PER_HOUR - 400, Outcome::Refused).await;
     send_all(&mut world, 300, Outcome::NotOffered).await;
-    // A correction gives back as well, and what was settled is settled once.
+    // A correction gives back as well, and a settled message is settled once.
     let unknown = reserved(&mut world, 100).await;
     settled(&world, &unknown, Outcome::Unknown).await;
     for _ in 0..2 {
@@ -52,12 +52,12 @@ pub async fn an_account_may_have_so_much_refused_in_an_hour_and_waits_its_turn_t
     world.settle_with(first, Outcome::Unknown, Again::Ended(lost)).await;
     assert_eq!(world.consumed_total().await, 24);
 
-    // One too many, by what was under way already.
+    // One too many, by messages that were under way already.
     settled(&world, &under_way[..1], Outcome::Refused).await;
     for _ in 0..3 {
         assert_eq!(world.send(1).await.1, shut(REFUSED_PER_HOUR, "2026-11-20T10:00:03.600Z"));
     }
-    // For all keys of the account, at every relay, and for a copy that would be sent; nobody else.
+    // Shut for all keys of the account, at every relay, and for a copy that would be sent; no other account is.
     let other = place.open(Arc::new(world.clock.clone()));
     let session = other.open_session(Role::Relay, "relay-1").await.expect("a session");
     let of_key = |n, asked: Reservation| Reservation { key: key_id(n), ..asked };
@@ -65,7 +65,7 @@ pub async fn an_account_may_have_so_much_refused_in_an_hour_and_waits_its_turn_t
     let verdicts = other.reserve(&session, &batch).await.expect("answered");
     let shut_then = shut(REFUSED_PER_HOUR, "2026-11-20T10:00:03.600Z");
     assert_eq!(verdicts, [shut_then.clone(), shut_then, Verdict::Reserved]);
-    // What was under way ends as it ends, and an answer that costs nothing is given.
+    // Messages under way end normally, and an answer that costs nothing is given.
     settled(&world, &under_way[1..], Outcome::Refused).await;
     assert_eq!(world.send(1).await.1, shut(REFUSED_PER_HOUR, "2026-11-20T10:00:10.800Z"));
     world.settle(first, Outcome::Relayed).await;
@@ -114,7 +114,7 @@ pub async fn who_has_much_accepted_may_have_as_much_refused(place: &impl Place) 
     }
     send_all(&mut world, 1, Outcome::Refused).await;
     assert_eq!(world.send(1).await.1, shut(3 * REFUSED_PER_HOUR, "2026-11-20T11:30:00.200Z"));
-    // What was given back, and what is longer ago, does not count.
+    // Refunded messages, and older ones, do not count.
     world.store.rollup(&world.session).await.expect("rolled up");
     world.clock.advance(3_602);
     send_all(&mut world, REFUSED_PER_HOUR, Outcome::Refused).await;

@@ -1,4 +1,4 @@
-//! Policies that refuse for good: only where nothing that is under way could give the credits back.
+//! Policies that refuse for good: only if no message under way could give the credits back.
 
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ fn refuses_for_good(pool: Option<i64>) -> PolicyEntry {
     PolicyEntry { when_exhausted: WhenExhausted::Reject, ..policy(1, monthly(pool)) }
 }
 
-/// Whether a message of so many credits, which must lack them, may pass when what is under way comes back.
+/// Sends a message of so many credits, which must be lacking, and returns true if refunds of messages under way may let
+/// it pass.
 async fn pending(world: &mut World, credits: u32) -> bool {
     match world.send(credits).await.1 {
         Verdict::Short { pending, .. } => pending,
@@ -32,7 +33,7 @@ pub async fn nobody_is_refused_for_good_while_credits_may_come_back(place: &impl
     assert!(matches!(verdicts[2], Verdict::Short { pending: true, .. }), "{verdicts:?}");
     // Three may come back, and four never were.
     assert_eq!((pending(&mut world, 3).await, pending(&mut world, 4).await), (true, false));
-    // So another relay says, and so does this one when the rollup has come by.
+    // Another relay answers the same, and so does this one after the rollup.
     let other = place.open(Arc::new(world.clock.clone()));
     let elsewhere = other.open_session(Role::Relay, "relay-1").await.expect("a session");
     world.store.rollup(&world.session).await.expect("rolled up");
@@ -47,7 +48,7 @@ pub async fn nobody_is_refused_for_good_while_credits_may_come_back(place: &impl
     assert_eq!((pending(&mut world, 2).await, pending(&mut world, 3).await), (true, false));
     world.settle(batch[1].message, Outcome::Unknown).await;
     assert!(!pending(&mut world, 1).await, "nobody will know");
-    // One that defers says nothing of it.
+    // A policy that defers does not report it.
     world.settle(batch[1].message, Outcome::Refused).await;
     world.send(2).await;
     world.put(&[Entry::Policy(policy(1, monthly(None)))]).await;
@@ -69,7 +70,7 @@ pub async fn what_is_on_its_way_although_its_client_comes_again_may_come_back(pl
     assert_eq!(verdict, Verdict::Reserved);
     world.settle_with(message, Outcome::Unknown, Again::Open(kept)).await;
     assert!(pending(&mut world, 1).await);
-    // Whoever carried it is gone.
+    // The session that carried it is gone.
     world.reopen(place).await;
     assert!(!pending(&mut world, 1).await);
 }

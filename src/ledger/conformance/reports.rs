@@ -98,7 +98,7 @@ pub async fn usage_belongs_to_the_hour_of_its_reservation_and_an_hour_to_where_i
     let sum = |rows: Vec<UsageRow>| rows.iter().map(|row| (row.messages, row.credits)).collect::<Vec<_>>();
     assert_eq!(sum(world.usage(DAY).await), [(1, 0)]);
     assert_eq!(sum(world.usage([DAY[1], "2026-11-23T00:00:00Z"]).await), [(1, 5)]);
-    // A span that begins within an hour leaves that hour to the span before.
+    // A span that begins within an hour leaves that hour to the previous span.
     assert_eq!(sum(world.usage(["2026-11-20T23:30:00Z", "2026-11-21T00:00:00Z"]).await), []);
     assert_eq!(sum(world.usage(["2026-11-20T22:30:00Z", "2026-11-20T23:30:00Z"]).await), [(1, 0)]);
 }
@@ -142,7 +142,7 @@ pub async fn a_rollup_that_is_given_up_half_way_moves_nothing_twice(place: &impl
     for batch in messages.chunks(500) {
         world.store.reserve(&world.session, batch).await.expect("reserved");
     }
-    // Whoever rolls up goes away after ever longer, somewhere between two transactions or within one.
+    // The rollup is cancelled after ever longer, somewhere between two transactions or within one.
     let mut patience = Duration::from_micros(50);
     loop {
         let rolled = tokio::time::timeout(patience, world.store.rollup(&world.session)).await;
@@ -210,7 +210,7 @@ pub async fn a_threshold_is_taken_once_in_a_period_on_each_way(place: &impl Plac
     assert_eq!(world.announce(&[(notice("2026-11", 75), vec![Channel::Webhook])]).await, [true]);
     assert_eq!(world.claim(Channel::Event).await.len(), 3);
     assert_eq!(world.claim(Channel::Webhook).await.len(), 1);
-    // The account's own people are told apart from the policy's.
+    // The account's own recipients are notified apart from the policy's.
     assert_eq!(world.claim(Channel::AccountMail).await.len(), 0);
     let own = [(notice("2026-11", 75), vec![Channel::AccountMail])];
     assert_eq!((world.announce(&own).await, world.announce(&own).await), (vec![true], vec![false]));
@@ -230,7 +230,7 @@ pub async fn what_was_told_last_is_the_highest_of_the_newest_period(place: &impl
     assert_eq!(world.announce(&[(notice("2026-12", 0), vec![])]).await, [false]);
     let told = Told { period: "2026-12".to_owned(), threshold: 0, granted: 200, used: 0 };
     assert_eq!(world.store.told(&asked).await.expect("told"), [Some(told), None, None]);
-    // What is only remembered goes nowhere.
+    // A notice that is only remembered goes nowhere.
     for channel in Channel::ALL {
         assert_eq!(world.claim(channel).await.len(), 1, "{channel:?}");
     }
@@ -245,7 +245,8 @@ pub async fn a_claimed_notice_is_due_again_until_it_is_closed(place: &impl Place
     assert_eq!(names, [format!("account-{id}-account-cap-2026-11-50"), format!("account-{id}-account-cap-2026-11-90")]);
     assert_eq!(world.claim(Channel::Mail).await, [], "somebody has them");
     world.store.close_notices(&world.session, &[(first[0].0, Ended::Sent)]).await.expect("closed");
-    // Whoever claimed the other one died. It keeps its name, waits longer each time, and nobody counts it twice.
+    // The process that claimed the other one died. It keeps its name, waits longer each time, and is never counted
+    // twice.
     for tries in 1..=NOTICE_TRIES + 1 {
         let pause = pause_after(tries);
         world.clock.set(world.clock.now() + pause - SignedDuration::from_secs(1));

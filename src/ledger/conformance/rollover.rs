@@ -18,7 +18,7 @@ const SENDERS: u128 = 4;
 const BATCH: usize = 500;
 /// Credits of an account's day: the first message is the last.
 const CAP: usize = 1;
-/// How far the clock moves with each batch: midnight comes when each sender has asked for all its accounts once.
+/// Step of the clock with each batch: midnight comes when each sender has asked for all its accounts once.
 const TICK_MS: i64 = 5;
 
 /// Asks for one credit of each key. The ids never repeat.
@@ -37,8 +37,8 @@ async fn ask(store: &dyn Store, session: &Session, keys: &[u128], round: u128) -
     passed.collect()
 }
 
-/// Sends for its keys until each has used the new day's credits. Whatever was answered before midnight must be a
-/// refusal, whatever was asked after it must not.
+/// Sends for its keys until each has used the new day's credits. An answer before midnight must be a refusal, an answer
+/// to a call after midnight must not.
 async fn send_over_midnight(
     store: Arc<dyn Store>,
     session: Session,
@@ -99,7 +99,7 @@ pub async fn ten_thousand_accounts_roll_over_while_mail_flows(place: &impl Place
     let senders = (0..SENDERS).map(|sender| {
         let keys = (sender * share + 1..=(sender + 1) * share).collect();
         let (store, session, clock) = (world.store.clone(), world.session.clone(), world.clock.clone());
-        // The relays are told apart by their message ids' lower half: their keys.
+        // The relays are distinguished by their message ids' lower half: their keys.
         tokio::spawn(send_over_midnight(store, session, clock, keys, midnight))
     });
     let senders = async { try_join_all(senders).await.expect("no panic").into_iter().collect::<Result<(), _>>() };

@@ -1,4 +1,4 @@
-//! What the trail says of an edit that changes no limit.
+//! The trail's notes of an edit that changes no limit.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::domain::directory::{Entry, UpstreamEntry, UpstreamTls};
 use crate::domain::sender::{MailDomain, SenderPattern};
 use crate::domain::settings::Settings;
 
-/// The details of `setting.changed` that these entries add.
+/// Returns the details of `setting.changed` that these entries add.
 async fn told(world: &mut World, entries: &[Entry]) -> Vec<Value> {
     let after = world.store.events(0, 1_000).await.expect("events").last().map_or(0, |event| event.seq);
     world.put(entries).await;
@@ -46,7 +46,7 @@ pub async fn an_edited_setting_is_told_from_what_to_what(place: &impl Place) {
     narrowed.allowed_senders = Some(patterns(&["a@example.com"]));
     let rows = told(&mut world, &[Entry::Account(narrowed.clone())]).await;
     assert_eq!(rows, [json!({"field": "allowedSenders", "from": null, "to": ["a@example.com"]})]);
-    // Long lists are told by what differs.
+    // Long lists are recorded by their differences.
     let many: Vec<String> = (0..30).map(|n| format!("s{n}@example.com")).collect();
     narrowed.allowed_senders = Some(patterns(&many.iter().map(String::as_str).collect::<Vec<_>>()));
     let rows = told(&mut world, &[Entry::Account(narrowed.clone())]).await;
@@ -71,7 +71,7 @@ pub async fn an_edited_setting_is_told_from_what_to_what(place: &impl Place) {
         ]
     );
 
-    // An entry of an older version says nothing of its settings: what they were is not known, and not told.
+    // An entry of an older version has no settings: the earlier values are unknown, and not recorded.
     printer.settings = Some(Settings::of([("rotation.every", json!("720h"))]));
     let rows = told(&mut world, &[Entry::Key(printer.clone())]).await;
     assert_eq!(rows, [json!({"field": "rotation.every", "to": "720h"})]);
@@ -88,7 +88,7 @@ pub async fn an_edited_setting_is_told_from_what_to_what(place: &impl Place) {
     world.put(&[Entry::Key(printer.clone())]).await;
     assert_eq!(world.store.changes(0).await.expect("changes").epoch, epoch);
 
-    // What is taken out of service is not edited, and what comes back is another story.
+    // A key that leaves service is not edited, nor is one that comes back.
     let gone = printer.removed(world.clock_now());
     assert_eq!(gone.settings, Some(Settings::default()));
     assert_eq!(told(&mut world, &[Entry::Key(gone)]).await, Vec::<Value>::new());

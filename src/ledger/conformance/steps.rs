@@ -1,4 +1,4 @@
-//! What may happen in a history.
+//! The steps of a history.
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::{Just, Strategy, any, prop};
@@ -12,20 +12,20 @@ use crate::domain::period::{Calendar, Period};
 
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// New messages in one call. The call is asked again as often as its reply was lost.
+    /// New messages in one call. The call is retried as often as its reply was lost.
     Send {
         messages: Vec<Asked>,
         lost_replies: u8,
     },
-    /// Messages asked for before, whatever became of them, in one call; some may be there twice.
+    /// Messages asked for before, whatever their outcome, in one call; some may be there twice.
     SendAgain(Vec<usize>),
     Settle {
         messages: Vec<usize>,
         outcome: Outcome,
-        /// By the session before this one.
+        /// Settled by the previous session.
         late: bool,
     },
-    /// The relay settles a message whose client comes again, or a copy.
+    /// The relay settles a message that its client sends again, or a copy.
     Tell {
         message: usize,
         outcome: Outcome,
@@ -40,7 +40,7 @@ pub enum Step {
         credits: Option<i64>,
         calendar: Calendar,
     },
-    /// Of the account (0), or of a policy by its number from 1.
+    /// The holder: the account (0), or a policy by its number from 1.
     Prepaid {
         of: usize,
         prepaid: Option<Prepaid>,
@@ -51,15 +51,15 @@ pub enum Step {
     },
     /// Micro-units.
     SpendLimit(Option<i64>),
-    /// Micro-units for a credit, of a policy.
+    /// A policy's price of a credit, in micro-units.
     Price(usize, i64),
     Overage(usize, bool),
     /// A policy refuses for good, or does not.
     Reject(usize, bool),
     /// The account moves to a policy.
     Move(usize),
-    /// The ledger was replaced by itself, and is accepted with these floors, by their numbers; their amounts were seen so
-    /// many hours before.
+    /// The ledger was replaced by itself, and is accepted with these floors, by their numbers; their amounts were seen
+    /// so many hours before.
     Accept {
         floors: Vec<(usize, i64)>,
         hours: i64,

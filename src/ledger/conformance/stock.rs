@@ -6,14 +6,14 @@ use crate::domain::credit::{Prepaid, REFUSED_PER_HOUR, Rate, TopUp};
 use crate::domain::period::Calendar;
 use crate::ledger::store::PrepaidBalance;
 
-/// A grant, by its id, or the top-ups' bucket. Their order is their age.
+/// The bucket of a grant, by its id, or of top-ups. Their order is their age.
 #[derive(Clone, Debug)]
 pub struct Bucket {
     grant: Option<String>,
     granted: i64,
     pub consumed: i64,
     expires_at: Option<Timestamp>,
-    /// Of top-ups: all that came, and until when.
+    /// For top-ups: the sum of all that came, and until when.
     topped: (i64, Timestamp),
 }
 
@@ -28,7 +28,7 @@ pub struct Stock {
     pub buckets: Vec<Bucket>,
 }
 
-/// When the next top-up comes after what came until `until`.
+/// Returns when the next top-up comes after those until `until`.
 fn next(rule: &TopUp, until: Timestamp) -> Option<Timestamp> {
     let at = rule.start.unwrap_or(until).max(until);
     if rule.end.is_some_and(|end| at >= end) { None } else { Some(at) }
@@ -39,7 +39,7 @@ impl Stock {
         self.buckets.iter_mut().find(|bucket| bucket.grant.is_none())
     }
 
-    /// Adds what is due.
+    /// Adds the top-ups that are due.
     pub fn catch_up(&mut self, rule: Option<&TopUp>, calendar: &Calendar, now: Timestamp) {
         let (Some(rule), Some(top)) = (rule, self.top()) else { return };
         let calendar = calendar.with_period(rule.every);
@@ -54,7 +54,7 @@ impl Stock {
         }
     }
 
-    /// A list of grants and a rule replace another; `before` is the rule that held until now, if any did.
+    /// Replaces the grants and the rule; `before` is the rule that held until now, if any did.
     pub fn replace(
         &mut self,
         before: Option<(&TopUp, &Calendar)>,
@@ -100,7 +100,7 @@ impl Stock {
         }
     }
 
-    /// The rule's first period is that of this moment, or of its start, whole; none if it had ended.
+    /// Begins a rule. Its first period is that of this moment, or of its start, whole; none if it had ended.
     fn begin(&mut self, rule: &TopUp, calendar: &Calendar, now: Timestamp) {
         let first = calendar.with_period(rule.every).window(rule.start.unwrap_or(now).max(now));
         let until = if rule.end.is_some_and(|end| end <= now) { first.to } else { first.from };
@@ -115,7 +115,7 @@ impl Stock {
         }
     }
 
-    /// What a status shows.
+    /// Returns the balance that a status shows.
     pub fn balance(&self, rule: Option<&TopUp>, now: Timestamp) -> PrepaidBalance {
         let usable = || self.buckets.iter().filter(|bucket| bucket.expires_at.is_none_or(|at| now < at));
         let top = self.buckets.iter().find(|bucket| bucket.grant.is_none());
@@ -128,7 +128,7 @@ impl Stock {
         }
     }
 
-    /// Takes credits that are there. Returns how many of which bucket.
+    /// Takes available credits. Returns how many came from which bucket.
     pub fn take(&mut self, credits: i64, now: Timestamp) -> Vec<(usize, i64)> {
         let mut order: Vec<usize> = (0..self.buckets.len()).collect();
         order.sort_by_key(|index| self.buckets[*index].expires_at.unwrap_or(Timestamp::MAX));
@@ -148,7 +148,7 @@ impl Stock {
     }
 }
 
-/// What a rule's top-ups brought after a moment and until now.
+/// Returns the credits that a rule's top-ups brought after a moment and until now.
 pub fn came_between(rule: &TopUp, calendar: &Calendar, then: Timestamp, now: Timestamp) -> i64 {
     let mut stock = Stock::default();
     stock.begin(rule, calendar, then);
@@ -166,7 +166,7 @@ pub struct Leak {
 }
 
 impl Leak {
-    /// The bucket after one more message, or when one would fit.
+    /// Returns the bucket after one more message, or the time when one would fit.
     pub fn pour(before: Option<Self>, rate: Rate, now: Timestamp) -> Result<Self, Timestamp> {
         let micros = (u64::from(rate.per_seconds) * 1_000_000).div_ceil(u64::from(rate.messages)) as i64;
         let interval = SignedDuration::from_micros(micros);
@@ -181,11 +181,11 @@ impl Leak {
 }
 
 impl Leak {
-    /// Takes out what a message of `reserved_at` poured in, where that still keeps others out and `returned`, the bucket
-    /// of what was taken out, has room: as much as the rate has, and for two at least.
+    /// Takes out what a message of `reserved_at` poured in, if that still keeps others out and `returned`, the bucket
+    /// of returned messages, has room: as much as the rate has, and for two at least.
     pub fn give_back(&mut self, returned: &mut Option<Self>, rate: Rate, reserved_at: Timestamp, now: Timestamp) {
         let since = now.duration_since(reserved_at);
-        // Of a message that seems to come from later, nobody knows when it was charged.
+        // The time of charging is unknown for a message that seems to come from later.
         if since.is_negative() || since >= SignedDuration::from_secs(rate.per_seconds.into()) {
             return;
         }
@@ -198,7 +198,7 @@ impl Leak {
     }
 }
 
-/// What an account had given back: a leaky bucket into which each message pours a thousandth of an hour.
+/// An account's refunded messages: a leaky bucket into which each message pours a thousandth of an hour.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GivenBack {
     level: SignedDuration,
@@ -217,10 +217,10 @@ impl GivenBack {
         *self = Self { level: (self.level(now) + more).min(HOUR * 2), at: now };
     }
 
-    /// Until more than an hour has run out of it.
+    /// Returns the time until which the account is shut: when no more than an hour is left in it.
     pub fn shut_until(&self, now: Timestamp) -> Option<Timestamp> {
         let over = self.level(now) - HOUR;
-        // What another clock wrote shuts nobody.
+        // A level that another clock wrote shuts no account.
         (over.is_positive() && over <= HOUR).then(|| now + over)
     }
 }

@@ -1,15 +1,15 @@
-//! The model's kept fingerprints: what became of messages whose client was told to come again.
+//! The model's kept fingerprints: the outcomes of messages whose client was told to try again.
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::domain::credit::Outcome;
 
-/// What is settled of a message that has to do with copies, as the relay does it.
+/// The part of a settlement that has to do with copies, as the relay writes it.
 #[derive(Clone, Copy, Debug)]
 pub enum Told {
-    /// Its client was told to come again, and an answer may still come; or none will.
+    /// Its client was told to try again, and an answer may still come; or none will.
     ComeAgain { ended: bool },
-    /// It stood in for another message, or was answered as one; its client heard so, or did not.
+    /// It stood in for another message, or was answered as one; its client was told so, or was not.
     StoodIn { heard: bool },
 }
 
@@ -21,13 +21,13 @@ pub struct Kept {
     at: Timestamp,
     until: Timestamp,
     carrier: Option<usize>,
-    /// Of the session that carries it.
+    /// Epoch of the session that carries it.
     epoch: i64,
     answered: Option<usize>,
     stand_ins: u32,
 }
 
-/// What a copy is to be told.
+/// The answer to a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Copy {
     Relayed(usize),
@@ -41,8 +41,8 @@ pub enum Copy {
 pub struct Traces(Vec<Kept>);
 
 impl Traces {
-    /// What `asker` is told of its fingerprint's messages; `outcome` knows what became of each, `epoch` is the session
-    /// that lives.
+    /// Returns the answer to `asker` from its fingerprint's messages; `outcome` returns the outcome of each, `epoch` is
+    /// the session that lives.
     pub fn look(
         &self,
         asker: usize,
@@ -74,7 +74,7 @@ impl Traces {
         relayed.or(idle).or(busy)
     }
 
-    /// Whether a message's own transaction is under way.
+    /// Returns true if a message's own transaction is under way.
     pub fn carries_itself(&self, message: usize, epoch: i64) -> bool {
         self.0.iter().any(|kept| kept.message == message && kept.carrier == Some(message) && kept.epoch == epoch)
     }
@@ -114,7 +114,7 @@ impl Traces {
         }
     }
 
-    /// Returns the earlier message that is relayed too.
+    /// Ends a copy's turn. Returns the earlier message that is relayed too.
     pub fn stood_in(&mut self, asker: usize, print: u8, outcome: Outcome, heard: bool) -> Option<usize> {
         let stands = |kept: &Kept| kept.carrier == Some(asker) || kept.answered == Some(asker);
         let index = self.0.iter().position(|kept| kept.print == print && kept.message != asker && stands(kept))?;

@@ -1,4 +1,4 @@
-//! What relays say of their upstreams.
+//! The reports of relays about their upstreams.
 
 use jiff::SignedDuration;
 
@@ -33,7 +33,7 @@ pub async fn what_relays_say_of_upstreams_counts_while_they_live(place: &impl Pl
     store.put_troubles(&relays[0], std::slice::from_ref(&other)).await.expect("told");
     assert_eq!(seen().await.troubles, [early.clone(), other.clone()], "what is not said any more is gone");
 
-    // A relay that starts anew under its name has said nothing yet, and the one before says nothing more.
+    // A relay that restarts under its name has reported nothing yet, and the previous one's report is gone.
     let anew = store.open_session(Role::Relay, "relay-b").await.expect("a session");
     assert_eq!(seen().await, Sightings { relays: living(0), troubles: vec![other.clone()] });
     let fenced = store.put_troubles(&relays[1], std::slice::from_ref(&early)).await;

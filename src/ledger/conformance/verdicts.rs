@@ -6,7 +6,7 @@ use crate::domain::credit::{Meter, Outcome, Pace, REFUSED_PER_HOUR, Rate, Verdic
 use crate::domain::id::Holder;
 
 impl Model {
-    /// What the message pours into the buckets of its rates, or why it comes too early.
+    /// Returns what the message pours into the buckets of its rates, or why it comes too early.
     pub fn pour(&self, key: Holder) -> Result<Vec<(Holder, Leak)>, Verdict> {
         let mut poured = vec![];
         let shut = self.given_back.shut_until(self.judged);
@@ -23,7 +23,7 @@ impl Model {
         refused.map_or(Ok(poured), |(_, verdict)| Err(verdict))
     }
 
-    /// The meter that keeps `credits` out longest.
+    /// Returns the verdict of the meter that keeps `credits` out longest.
     pub fn short(&self, [key, account, policy]: [Holder; 3], credits: i64, epoch: i64) -> Option<Verdict> {
         let period = |holder, meter| {
             let running = self.running(holder, self.now);
@@ -53,8 +53,8 @@ impl Model {
         Some(Verdict::Short { meter, granted, remaining, reopens_at, pending })
     }
 
-    /// Whether it would pass if everything came back that may: what has no outcome, and what is on its way although its
-    /// client was told to come again.
+    /// Returns true if it would pass once everything came back that may: messages without an outcome, and those on
+    /// their way although their client was told to try again.
     fn would_pass(&self, [key, account, policy]: [Holder; 3], credits: i64, epoch: i64) -> bool {
         let open = |number: usize, charged: &Charged| match charged.outcome {
             None => true,

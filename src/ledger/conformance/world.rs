@@ -14,7 +14,7 @@ use crate::domain::period::{Calendar, Period};
 use crate::ledger::store::{Again, Balance, Exhausted, Role, Session, Settlement, Store, short_of};
 use crate::runtime::clock::{Clock, ManualClock};
 
-/// Where an engine keeps one ledger. It can be opened several times, also at once.
+/// The place where an engine keeps one ledger. It can be opened several times, also at once.
 pub trait Place: Sync {
     fn open(&self, clock: Arc<dyn Clock>) -> Arc<dyn Store>;
 }
@@ -92,7 +92,7 @@ pub fn account(n: u128, cap: Limit) -> AccountEntry {
     }
 }
 
-/// Key `n` belongs to account `of`.
+/// Returns key `n`, which belongs to account `of`.
 pub fn key(n: u128, of: u128, cap: Limit) -> KeyEntry {
     KeyEntry {
         id: key_id(n),
@@ -114,7 +114,7 @@ pub fn key(n: u128, of: u128, cap: Limit) -> KeyEntry {
 }
 
 impl World {
-    /// Key 1 of account 1 of policy 1, with these monthly limits.
+    /// Makes key 1 of account 1 of policy 1, with these monthly limits.
     pub async fn with(place: &impl Place, key_cap: Option<i64>, account_cap: Option<i64>, pool: Option<i64>) -> Self {
         let mut world = Self::empty(place).await;
         world
@@ -134,7 +134,7 @@ impl World {
         Self { clock, store, session, next_message: 1 }
     }
 
-    /// As after a crash: everything in memory is gone.
+    /// Reopens the ledger as after a crash: everything in memory is gone.
     pub async fn reopen(&mut self, place: &impl Place) {
         self.store = place.open(Arc::new(self.clock.clone()));
         self.session = self.store.open_session(Role::Relay, "relay-0").await.expect("a session");
@@ -149,12 +149,12 @@ impl World {
         MessageId(Uuid::from_u128(self.next_message))
     }
 
-    /// A new message of key 1.
+    /// Returns a new message of key 1.
     pub fn reservation(&mut self, credits: u32) -> Reservation {
         Reservation { message: self.message(), key: key_id(1), credits, fingerprint: None }
     }
 
-    /// A message of key 1 that may come again.
+    /// Returns a message of key 1 that may be sent again.
     pub fn copy(&mut self, fingerprint: u8) -> Reservation {
         Reservation { fingerprint: Some(Fingerprint([fingerprint; 32])), ..self.reservation(1) }
     }
@@ -170,8 +170,8 @@ impl World {
         verdicts.into_iter().next().expect("one verdict")
     }
 
-    /// Reserves a new message of key 1. Where it is refused for lack of credits, the balances must say the same: the
-    /// relay refuses by them before an upload.
+    /// Reserves a new message of key 1. If it is refused for lack of credits, the balances must agree: the relay
+    /// refuses by them before an upload.
     pub async fn send(&mut self, credits: u32) -> (MessageId, Verdict) {
         let reservation = self.reservation(credits);
         let verdict = self.ask(&reservation).await;
@@ -182,7 +182,7 @@ impl World {
         (reservation.message, verdict)
     }
 
-    /// What a message of `credits` of key 1 lacks, by the balances.
+    /// Returns what a message of `credits` of key 1 lacks, by the balances.
     async fn short_of(&self, credits: u32) -> Option<Exhausted> {
         let username = Username::try_from("key-1".to_owned()).expect("a user name");
         let sender = self.store.find_sender(&username).await.expect("found").and_then(Named::sender).expect("key 1");
@@ -204,7 +204,7 @@ impl World {
         self.balance(holder).await.lot
     }
 
-    /// What key 1, its account and its policy have consumed.
+    /// Returns what key 1, its account and its policy have consumed.
     pub async fn consumed(&self) -> [i64; 3] {
         let mut consumed = [0; 3];
         for (slot, holder) in consumed.iter_mut().zip(chain()) {
@@ -213,7 +213,7 @@ impl World {
         consumed
     }
 
-    /// Balances follow from their rows.
+    /// Checks that balances follow from their rows.
     pub async fn check(&self) {
         assert_eq!(self.store.check().await.expect("checked"), vec![]);
     }
@@ -228,7 +228,7 @@ impl World {
         self.clock.now()
     }
 
-    /// The policy's consumption: every charge of the world goes through it.
+    /// Returns the policy's consumption: every charge of the world goes through it.
     pub async fn consumed_total(&self) -> i64 {
         self.lot(chain()[2]).await.consumed
     }

@@ -1,8 +1,8 @@
-//! Where the server is and how it is trusted, from a libpq URI.
+//! Parses a libpq URI: where the server is and how it is trusted.
 //!
 //! The driver knows neither `sslrootcert` nor `verify-ca` and `verify-full`: these are taken out here. As libpq does,
-//! `prefer` (the default) and `require` encrypt without asking who answers; with `sslrootcert` the certificate must be
-//! of that CA and of this host.
+//! `prefer` (the default) and `require` encrypt without authenticating the server; with `sslrootcert` the certificate
+//! must be of that CA and of this host.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,27 +17,27 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// From the first packet to a session; a server that does not answer in this time is not there.
+/// Maximum time from the first packet to a session; a server that does not answer in this time is taken as absent.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// A connection that is silent for this long is asked whether it lives: a failover that sends no reset is noticed.
+/// Silence after which a connection is probed, so that a failover that sends no reset is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(5);
-/// Sent data that nobody acknowledges for this long ends the connection.
+/// Time after which unacknowledged data ends the connection.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 
-/// How to reach the server.
+/// The server's address: how it is reached.
 pub struct Address {
     pub config: tokio_postgres::Config,
     pub tls: MakeRustlsConnect,
 }
 
-/// Whom we believe that the server is.
+/// The certificates that are trusted to identify the server.
 enum Trust {
-    /// Whoever answers: encrypted against those who only listen.
+    /// Any server: encryption protects only against eavesdroppers.
     Anybody,
     Roots(RootCertStore),
 }
 
-/// Reads a URI. The sentence of a refusal never repeats it.
+/// Reads a URI. A refusal never repeats it.
 pub fn parse(url: &str) -> Result<Address, String> {
     let Split { url, mode, root } = split(url)?;
     let mut config: tokio_postgres::Config = url
@@ -132,7 +132,7 @@ fn client_config(trust: Trust) -> Result<ClientConfig, String> {
     Ok(config)
 }
 
-/// What `sslmode=require` means: encrypted, and nobody is asked who they are.
+/// A verifier that accepts any certificate, as `sslmode=require` does: encrypted, not authenticated.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 

@@ -1,4 +1,4 @@
-//! Messages that relays refused for their sender.
+//! Messages that relays refused because of their sender.
 
 use jiff::SignedDuration;
 use tokio_postgres::Row;
@@ -10,7 +10,7 @@ use crate::domain::denied_sender::{DENIED_MAX, DeniedReport, DeniedSenders};
 use crate::domain::id::KeyId;
 use crate::domain::sender::{MailDomain, SenderFault};
 
-/// Counts them. Relays take the rows in the same order, so that none waits for another in a circle.
+/// Counts them. Relays lock the rows in the same order, so that they cannot deadlock.
 pub async fn count(tx: &Tx, denied: &[DeniedSenders]) -> Op<()> {
     let mut denied: Vec<&DeniedSenders> = denied.iter().take(DENIED_MAX).collect();
     denied.sort_unstable_by_key(|denied| (denied.key.0, denied.fault.as_str()));

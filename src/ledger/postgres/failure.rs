@@ -1,4 +1,4 @@
-//! What can go wrong in a call to the server.
+//! The failures of a call to the server.
 
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
@@ -17,7 +17,7 @@ pub enum Failure {
     Held(State),
     #[error("the ledger is another incarnation")]
     Replaced { found: Uuid, expected: Uuid },
-    /// Somebody else wrote the same rows first: the same call again will find them.
+    /// Another process wrote the same rows first: a retry of the call will find them.
     #[error("somebody else was faster")]
     Overtaken,
     #[error("there was no answer in time")]
@@ -31,7 +31,7 @@ pub enum Failure {
 
 pub type Op<T> = Result<T, Failure>;
 
-/// What the functions of the schema raise.
+/// The error codes that the functions of the schema raise.
 pub mod code {
     pub const FENCED: &str = "FR001";
     pub const DIRECTORY: &str = "FR002";
@@ -40,7 +40,7 @@ pub mod code {
 }
 
 impl Failure {
-    /// What the caller hears.
+    /// Converts it to the error that the caller gets.
     pub fn of(self, doing: &'static str) -> Error {
         match self {
             Self::Fenced => Error::Fenced,
@@ -58,7 +58,7 @@ impl Failure {
         }
     }
 
-    /// Whether the transaction was undone only because of what others did meanwhile.
+    /// Returns true if the transaction was rolled back only because of what others did meanwhile.
     pub fn passes(&self) -> bool {
         match self {
             Self::Overtaken => true,
@@ -81,7 +81,7 @@ impl Failure {
         }
     }
 
-    /// Whether a batch was not what the caller expected: it has to be decided on fresh rows.
+    /// Returns true if a batch was not what the caller expected: it has to be decided on fresh rows.
     pub fn wants_care(&self) -> bool {
         let raised = |error: &tokio_postgres::Error| {
             error.code().is_some_and(|code| [code::DIRECTORY, code::SHORT, code::HELD].contains(&code.code()))
@@ -94,14 +94,15 @@ impl Failure {
     }
 }
 
-/// A value or a statement that the server will refuse again, classes 22 (data), 23 (constraint) and 42 (statement);
-/// nothing of the call is written.
+/// Checks for a value or a statement that the server will refuse again, classes 22 (data), 23 (constraint) and 42
+/// (statement); nothing of the call is written.
 fn is_its_own_fault(error: &tokio_postgres::Error) -> bool {
     let class = error.code().map(|code| &code.code()[..2]);
     matches!(class, Some("22" | "23" | "42")) || error.code().is_none() && !error.is_closed() && is_conversion(error)
 }
 
-/// A value that could not be turned into what the server wants, or back: no byte of it was sent, or all was read.
+/// Checks for a value that could not be converted to the server's type, or back: no byte of it was sent, or all was
+/// read.
 fn is_conversion(error: &tokio_postgres::Error) -> bool {
     use std::error::Error as _;
     error.source().is_some_and(|source| source.is::<tokio_postgres::types::WrongType>())

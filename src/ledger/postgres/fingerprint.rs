@@ -1,7 +1,7 @@
 //! Fingerprints of messages whose outcome was open: kept, recognised, forgotten.
 //!
-//! Their rows are locked before any other, here and where they are settled, and looked at by a second statement, which
-//! sees what the holder of the lock has committed.
+//! Their rows are locked before any other, here and where they are settled, and read by a second statement, which sees
+//! what the holder of the lock has committed.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ use crate::domain::id::MessageId;
 use crate::ledger::rules::dedup::{Mark, Trace};
 use crate::ledger::store::{Again, FINGERPRINT_KEPT, Kept, Session, Settlement};
 
-/// Writes who answered a copy, or carries it.
+/// Writes which copy was answered, or carries the message.
 pub async fn mark(tx: &Tx, session: &Session, (message, mark): (MessageId, Mark), copy: MessageId) -> Op<()> {
     match mark {
         Mark::Answered => {
@@ -36,7 +36,7 @@ pub async fn mark(tx: &Tx, session: &Session, (message, mark): (MessageId, Mark)
     Ok(())
 }
 
-/// What is kept under these messages' fingerprints, locked, oldest first.
+/// Returns what is kept under these messages' fingerprints, locked, oldest first.
 pub async fn traces(
     tx: &Tx,
     asked: impl Iterator<Item = (MessageId, Fingerprint)>,
@@ -87,7 +87,7 @@ pub async fn keep(tx: &Tx, session: &Session, batch: &[Settlement]) -> Op<Vec<Se
     if said.is_empty() {
         return Ok(Vec::new());
     }
-    // Two that settle at once lock in one order; a stable sort keeps what was said of one message in its order.
+    // Two that settle at once lock in one order; a stable sort keeps the settlements of one message in their order.
     said.sort_by_key(|(settlement, _)| settlement.message.0);
     let digests: Vec<&[u8]> = said.iter().map(|(_, again)| again.fingerprint().0.as_slice()).collect();
     tx.query("SELECT FROM fingerprint WHERE digest = ANY ($1) ORDER BY message FOR UPDATE", &[&digests]).await?;
@@ -114,7 +114,7 @@ async fn keep_one(tx: &Tx, session: &Session, settlement: Settlement, again: &Ag
         }
         Again::Ended(Kept { within, .. }) => {
             let until = tx.now_ms() + within.as_millis() as i64;
-            // Where a copy carries it by now, that one's end is waited for.
+            // If a copy carries it by now, the end of that copy is awaited.
             tx.execute(
                 "INSERT INTO fingerprint AS f (message, day, digest, at, until, session, epoch) \
                  VALUES ($1, $2, $3, $4, $7, $5, $6) \
@@ -145,7 +145,7 @@ async fn keep_one(tx: &Tx, session: &Session, settlement: Settlement, again: &Ag
     }
 }
 
-/// Drops up to `limit` that were kept before. Returns how many.
+/// Drops up to `limit` fingerprints that were kept before `before`. Returns how many.
 pub async fn forget(wires: &Wires, clock: &Clock, session: &Session, before: Timestamp, limit: usize) -> Op<u64> {
     let tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
     let forgotten = async {

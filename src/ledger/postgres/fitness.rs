@@ -1,23 +1,23 @@
-//! Whether a server may be trusted with money, asked on every new connection: after a failover it is another one.
+//! Checks that a server may be trusted with money, on every new connection: after a failover it is another one.
 
 use super::failure::{Failure, Op};
 use super::wire::Wire;
 use crate::ledger::store::{Error, Result};
 
-/// What is asked of a server.
+/// The demands on a server.
 #[derive(Clone)]
 pub struct Demands {
-    /// For messages.
+    /// The ledger's place, for messages.
     pub place: String,
-    /// A server without synchronous standbys is good enough.
+    /// A server without synchronous standbys is accepted.
     pub single_node: bool,
     /// The schema that holds the tables.
     pub schema: String,
 }
 
-/// Statements wait this long for a row and run this long: whoever holds a lot longer is stuck or gone. The rollup and
-/// the check have no such limit. A client that stopped in the middle of a transaction loses it, so that a paused
-/// process does not hold the pool's lot.
+/// The session's limits on waiting for a row and on running a statement: a process that holds a lot longer is stuck or
+/// gone. The rollup and the check have no such limit. A client that stopped in the middle of a transaction loses it, so
+/// that a paused process does not hold the pool's lot.
 const SESSION: &str = "SET lock_timeout = '5s'; SET statement_timeout = '20s'; \
      SET idle_in_transaction_session_timeout = '5s'; SET jit = off; SET client_min_messages = 'warning'; \
      SET default_transaction_isolation = 'read committed'; SET timezone = 'UTC'";
@@ -25,7 +25,7 @@ const SESSION: &str = "SET lock_timeout = '5s'; SET statement_timeout = '20s'; \
 /// The schemas that this release works with: these, and the next one's.
 pub const SCHEMA_OLDEST: i64 = 1;
 pub const SCHEMA_NEWEST: i64 = 1;
-/// The oldest server that was tested against.
+/// The oldest server version that was tested.
 const SERVER_OLDEST: i32 = 150_000;
 
 struct Settings {
@@ -36,7 +36,7 @@ struct Settings {
     standbys: String,
 }
 
-/// Refuses what can lose an acknowledged commit, with the sentence that says what to set.
+/// Refuses a server that can lose an acknowledged commit, with a sentence that says which setting to change.
 pub async fn judge(wire: &Wire, demands: &Demands) -> Result<()> {
     let doing = "reading the database's settings";
     let settings = read(wire, &demands.schema).await.map_err(|failure| failure.of(doing))?;
@@ -63,7 +63,7 @@ async fn read(wire: &Wire, schema: &str) -> Op<Settings> {
         standbys: row.try_get(4)?,
     };
     wire.batch(SESSION).await?;
-    // Once the name was read, nobody's own tables are in the way.
+    // After this line no other schema's tables can come first.
     wire.execute("SELECT set_config('search_path', $1, false)", &[&schema]).await?;
     if settings.synchronous_commit == "remote_write" {
         // A standby that has only received a commit loses it with its own power.
@@ -100,7 +100,7 @@ fn refusal(settings: &Settings, single_node: bool) -> Option<String> {
     None
 }
 
-/// The version of the schema; `None` where there is none.
+/// Returns the version of the schema; `None` if there is none.
 pub async fn schema_version(wire: &Wire) -> Op<Option<i64>> {
     let made: bool = wire.query_one("SELECT to_regclass('meta') IS NOT NULL", &[]).await?.try_get(0)?;
     if !made {
@@ -110,7 +110,7 @@ pub async fn schema_version(wire: &Wire) -> Op<Option<i64>> {
     row.map(|row| row.try_get(0)).transpose().map_err(Failure::from)
 }
 
-/// The schema's version. Refuses that of a release that this one does not know.
+/// Returns the schema's version. Refuses that of a release that this one does not know.
 pub async fn check_schema(wire: &Wire) -> Result<i64> {
     let doing = "reading the ledger's schema version";
     match schema_version(wire).await.map_err(|failure| failure.of(doing))? {

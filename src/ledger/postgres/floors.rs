@@ -1,4 +1,4 @@
-//! What is known to be used, put into an accepted ledger, or remembered for entries that are still to come.
+//! Floors: usage known from elsewhere, put into an accepted ledger, or remembered for entries that are still to come.
 
 use std::collections::HashMap;
 
@@ -39,7 +39,7 @@ async fn raise_known(tx: &mut Tx, actor: &str, floors: &[(&Floor, &Entry)]) -> O
     holders.dedup();
     let mut lots = tx.lock_lots_of(&holders).await?;
     for (floor, entry) in floors {
-        // What was spent is known, whether or not it is limited at present.
+        // The amount spent is known, whether or not it is limited at present.
         let terms = Terms { priced: floor.meter == Meter::AccountSpend, ..entry.terms() };
         if let Some(of_holder) = lots.get_mut(&floor.holder) {
             tx.run(of_holder, &terms).await?;
@@ -58,8 +58,8 @@ async fn raise_known(tx: &mut Tx, actor: &str, floors: &[(&Floor, &Entry)]) -> O
     Ok(raised)
 }
 
-/// Writes raised lots, and why they have used more than was charged to them. What was used in a period is known from now
-/// on, also to a limit that comes later.
+/// Writes raised lots, and the adjustments that explain them. The use of a period is known from now on, also to a later
+/// limit.
 async fn write(tx: &mut Tx, actor: &str, lots: &LotsByHolder, raised: &[Raised]) -> Op<()> {
     tx.write_changed(lots).await?;
     let ids: Vec<i64> = raised.iter().map(|raised| raised.lot.id.0).collect();
@@ -106,7 +106,7 @@ async fn remember(tx: &Tx, floors: &[&Floor]) -> Op<()> {
     Ok(())
 }
 
-/// Raises what was remembered of holders whose entries are new.
+/// Applies the floors that were remembered for holders whose entries are new.
 pub async fn raise_remembered(tx: &mut Tx, actor: &str, entries: &[&Entry]) -> Op<()> {
     let (kinds, ids) = rows::columns(entries.iter().map(|entry| entry.holder()));
     let found = tx
@@ -138,8 +138,8 @@ pub async fn raise_remembered(tx: &mut Tx, actor: &str, entries: &[&Entry]) -> O
     raise_parents(tx, actor, entries).await
 }
 
-/// Raises accounts by what their keys were raised since the acceptance, then policies by what their accounts were. `new`
-/// entries are not stored yet.
+/// Raises accounts by what their keys were raised since the acceptance, then policies by what their accounts were.
+/// `new` entries are not stored yet.
 pub async fn raise_parents(tx: &mut Tx, actor: &str, new: &[&Entry]) -> Op<()> {
     for kind in [Kind::Key, Kind::Account] {
         let raised = raised_since_acceptance(tx, kind).await?;
@@ -195,7 +195,7 @@ async fn raise_those(tx: &mut Tx, actor: &str, children: &IdMap<Holder, Vec<Rais
     write(tx, actor, &lots, &raised).await
 }
 
-/// The lots of periods that were raised, of holders of a kind.
+/// Returns the period lots of holders of a kind that were raised since the acceptance.
 async fn raised_since_acceptance(tx: &Tx, kind: Kind) -> Op<Vec<Raised>> {
     let found = tx
         .query(
@@ -214,7 +214,7 @@ async fn raised_since_acceptance(tx: &Tx, kind: Kind) -> Op<Vec<Raised>> {
     found.iter().map(raised).collect()
 }
 
-/// Forgets floors that say nothing any more.
+/// Deletes expired floors.
 pub async fn forget(tx: &Tx) -> Op<()> {
     tx.execute("DELETE FROM floor WHERE until <= $1", &[&tx.now_ms()]).await?;
     Ok(())

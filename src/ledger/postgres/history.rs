@@ -1,4 +1,4 @@
-//! What holders have used, by quarters of an hour: read, added to, forgotten.
+//! The holders' use by quarters of an hour: read, added to, forgotten.
 
 use jiff::Timestamp;
 
@@ -9,8 +9,8 @@ use super::wire::Wire;
 use crate::domain::id::Holder;
 use crate::ledger::rules::history;
 
-/// What a holder has used since the beginning of a period: what the rollup has counted, and the rows that it has not
-/// taken, in one statement. Whoever holds the holder's running lot locked has all that was charged to it.
+/// Returns what a holder has used since the beginning of a period: what the rollup has counted, and the rows that it
+/// has not taken, in one statement. A caller that has locked the holder's running lot sees all that was charged to it.
 pub async fn used_since(wire: &Wire, holder: Holder, from: Timestamp) -> Op<i64> {
     let first = history::first(from);
     let kind = rows::kind_number(holder.kind());
@@ -38,7 +38,7 @@ pub async fn used_since(wire: &Wire, holder: Holder, from: Timestamp) -> Op<i64>
     Ok(row.try_get(0)?)
 }
 
-/// Adds credits that holders have used at this moment. One that counts and one that adds follow each other.
+/// Adds credits that holders have used at this moment. Counting and adding exclude each other.
 pub async fn add(tx: &Tx, used: &[(Holder, i64)]) -> Op<()> {
     if used.is_empty() {
         return Ok(());

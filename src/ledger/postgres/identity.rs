@@ -1,4 +1,4 @@
-//! Reads which ledger this is, and whether mail may be charged to it.
+//! Reads the ledger's identity, and whether mail may be charged to it.
 
 use super::failure::{Failure, Op};
 use super::wire::Wire;
@@ -30,7 +30,7 @@ pub fn state(word: &str) -> Op<State> {
     State::parse(word).ok_or_else(|| Failure::Row(format!("unknown state {word}")))
 }
 
-/// Charging and judging need an open ledger.
+/// Refuses a ledger that is not open: charging and judging need an open one.
 pub fn refuse_unless_open(state: State) -> Op<()> {
     match state {
         State::Open => Ok(()),
@@ -38,7 +38,8 @@ pub fn refuse_unless_open(state: State) -> Op<()> {
     }
 }
 
-/// The operator reads and writes what is open or being rebuilt. What it reads from a held one would be shown as true.
+/// Refuses a held ledger. The operator reads and writes an open ledger or one that is being rebuilt; what it read from
+/// a held one would be shown as true.
 pub fn refuse_held(state: State) -> Op<()> {
     match state {
         State::Open | State::Rebuilding => Ok(()),

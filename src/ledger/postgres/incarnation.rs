@@ -1,4 +1,4 @@
-//! Accepts a ledger that was replaced, and puts back what it has lost.
+//! Accepts a ledger that was replaced, and restores what it has lost.
 
 use serde_json::json;
 use uuid::Uuid;
@@ -11,7 +11,7 @@ use super::{floors, records, rows};
 use crate::domain::id::Kind;
 use crate::ledger::store::{Acceptance, Because, Session, State};
 
-/// Only an open ledger is held: one that is held already keeps its reason, and one that was accepted its acceptance.
+/// Holds an open ledger: one that is held already keeps its reason, and one that was accepted its acceptance.
 pub async fn hold(wires: &Wires, because: Because) -> Op<()> {
     let wire = Lease::take(wires).await?;
     let held = wire
@@ -107,7 +107,7 @@ async fn assign_in(tx: &Tx, kind: Kind, namespace_uid: &str, name: &str, id: Uui
             return Ok(id);
         }
         if row.try_get(1)? {
-            // Another name has it by right: whoever shows it too has copied it.
+            // Another name has it by right: an object that shows it too has copied it.
             return records::identify_in(tx, kind, namespace_uid, name).await;
         }
     }

@@ -12,8 +12,8 @@ use crate::domain::login_network::LoginFrom;
 use crate::ledger::rules::first_login::{FirstLogin, Known, judge, keys_of};
 use crate::ledger::trail::RELAY;
 
-/// Relays follow each other here, so that no network is told twice and the bound is exact. It is rare: what a relay told
-/// it does not tell again within the hour.
+/// Notes logins, one relay at a time, so that no network is recorded twice and the bound is exact. This is rare: a
+/// relay does not report the same login again within the hour.
 pub async fn note(tx: &mut Tx, logins: &[LoginFrom]) -> Op<()> {
     tx.batch("LOCK TABLE login_network IN SHARE ROW EXCLUSIVE MODE").await?;
     let asked: Vec<Uuid> = keys_of(logins).into_iter().map(|key| key.0).collect();

@@ -1,4 +1,4 @@
-//! Lots read under lock, and written. Whoever locks several does it by kind and id, so pools come last.
+//! Lots read under lock, and written. Transactions that lock several do so by kind and id, so pools come last.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,7 +15,7 @@ use crate::domain::directory::Terms;
 use crate::domain::id::{Holder, IdMap};
 use crate::ledger::rules::lots::{Lots, Mark};
 
-/// Of each holder the latest period's lot that has begun and the lots of other sources.
+/// Selects, for each holder, the latest period lot that has begun and the lots of other sources.
 macro_rules! of_holders {
     ($lock:literal) => {
         concat!(
@@ -36,7 +36,7 @@ macro_rules! of_holders {
 
 pub type LotsByHolder = IdMap<Holder, Lots>;
 
-/// Where a lot's period begins before the lot does.
+/// Returns the beginning of a lot's period if it comes before the lot's.
 fn counts_from(lot: &Lot) -> Option<i64> {
     (lot.window.from != lot.begun).then(|| lot.window.from.as_millisecond())
 }
@@ -52,14 +52,14 @@ fn by_holder(holders: &[Holder], found: &[Row]) -> Op<LotsByHolder> {
     Ok(lots)
 }
 
-/// What holders have at `at`, without locking it.
+/// Returns the lots of holders at `at`, without locking them.
 pub async fn read(wire: &Wire, holders: &[Holder], at: Timestamp) -> Op<LotsByHolder> {
     let (kinds, ids) = rows::columns(holders.iter().copied());
     let found = wire.query(of_holders!(""), &[&kinds, &ids, &at.as_millisecond()]).await?;
     by_holder(holders, &found)
 }
 
-/// What a lot that begins now for these terms has to count.
+/// Returns the use that a lot that begins now for these terms has to count.
 pub async fn used_under(wire: &Wire, lots: &Lots, terms: &Terms<'_>, now: Timestamp) -> Op<i64> {
     match lots.counts_from(terms.limit, now) {
         Some(from) => used_since(wire, terms.holder, from).await,
@@ -68,7 +68,7 @@ pub async fn used_under(wire: &Wire, lots: &Lots, terms: &Terms<'_>, now: Timest
 }
 
 impl Tx {
-    /// What holders have now, locked. Whoever was overtaken by an edit asks again.
+    /// Returns the lots of holders now, locked. A caller that was overtaken by an edit retries.
     pub async fn lock_lots_of(&self, holders: &[Holder]) -> Op<LotsByHolder> {
         let (kinds, ids) = rows::columns(holders.iter().copied());
         let found = self.query(of_holders!(" FOR UPDATE OF l"), &[&kinds, &ids, &self.now_ms()]).await?;
@@ -84,7 +84,7 @@ impl Tx {
         Ok(lots)
     }
 
-    /// Where holders that had a rate stand. Their running lots must be locked.
+    /// Returns the arrivals of holders that had a rate. Their running lots must be locked.
     pub async fn arrivals(&self, holders: &[Holder]) -> Op<BTreeMap<Holder, Arrivals>> {
         let (kinds, ids) = rows::columns(holders.iter().copied());
         let found = self
@@ -104,7 +104,7 @@ impl Tx {
         found.iter().map(arrivals).collect()
     }
 
-    /// Writes where holders stand of which messages were given back. Their rows are there.
+    /// Writes the arrivals of holders after messages were given back. Their rows exist.
     pub async fn write_given_back(&self, arrivals: BTreeMap<Holder, Arrivals>) -> Op<()> {
         let (kinds, ids) = rows::columns(arrivals.keys().copied());
         let messages: Vec<i64> = arrivals.values().map(|arrivals| arrivals.message.as_microsecond()).collect();
@@ -120,7 +120,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Writes the arrivals of the next messages, and leaves those of the next that are given back.
+    /// Writes the arrivals of the next messages, and leaves those for messages that are given back.
     pub async fn write_arrivals(&self, arrivals: impl IntoIterator<Item = (Holder, Timestamp)>) -> Op<()> {
         let moved = arrivals.into_iter().map(|(holder, arrival)| (holder, arrival.as_microsecond()));
         let (holders, arrivals): (Vec<Holder>, Vec<i64>) = moved.unzip();
@@ -138,15 +138,14 @@ impl Tx {
         Ok(())
     }
 
-    /// Makes the lots that messages of these terms are charged to where they are not; they get their ids when they are
-    /// inserted.
+    /// Makes the missing lots that messages of these terms are charged to; they get their ids when they are inserted.
     pub async fn run(&self, lots: &mut Lots, terms: &Terms<'_>) -> Op<()> {
         let used = used_under(self, lots, terms, self.now).await?;
         lots.run(terms, used, self.now);
         Ok(())
     }
 
-    /// Lots with whether an edit has ended them.
+    /// Returns lots, locked, each with a flag that is true if an edit has ended it.
     pub async fn lock_lots(&self, ids: &[i64]) -> Op<HashMap<LotId, (Lot, bool)>> {
         let found = self
             .query(
@@ -165,7 +164,7 @@ impl Tx {
         found.iter().map(locked).collect()
     }
 
-    /// For each of these that is a period's lot: the one that runs now for its holder, itself or a later one.
+    /// Returns, for each of these that is a period's lot, the one that runs now for its holder: itself or a later one.
     pub async fn running_beside(&self, ids: &[i64]) -> Op<HashMap<LotId, LotId>> {
         let found = self
             .query(
@@ -180,7 +179,7 @@ impl Tx {
         found.iter().map(|row| Ok((LotId(row.try_get(0)?), LotId(row.try_get(1)?)))).collect()
     }
 
-    /// Inserts the lots that are new, giving them their ids. Whoever made the same lot first is found by asking again.
+    /// Inserts the lots that are new, giving them their ids. A lot that another process made first is found by a retry.
     pub async fn insert_new(&self, lots: &mut LotsByHolder) -> Op<()> {
         let mut new: Vec<_> = lots.values_mut().flat_map(Lots::all_mut).filter(|row| row.mark == Mark::New).collect();
         if new.is_empty() {
@@ -278,7 +277,7 @@ impl Tx {
         if written == changed.len() as u64 { Ok(()) } else { Err(Failure::Row("a lot is gone".to_owned())) }
     }
 
-    /// Writes balances only: what a charge or a refund moves.
+    /// Writes only the balances, which a charge or a refund moves.
     pub async fn write_balances<'a>(&self, lots: impl Iterator<Item = &'a Lot> + Clone) -> Op<()> {
         let column = |read: fn(&Lot) -> i64| -> Vec<i64> { lots.clone().map(read).collect() };
         let ids = column(|lot| lot.id.0);

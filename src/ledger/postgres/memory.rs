@@ -1,8 +1,8 @@
-//! What a process remembers of the rows it charged last, to charge most batches in one round trip.
+//! The rows that a process charged last, remembered so that most batches are charged in one round trip.
 //!
-//! Nothing is given on its word: the server compares every assumption (the directory's epoch, each lot's window and
-//! room, the keys' expiry) in the transaction that charges, and whatever does not hold sends the batch back to be
-//! decided on locked rows. Memory that is wrong costs a round trip, never a credit.
+//! Memory alone never grants a credit: the server compares every assumption (the directory's epoch, each lot's window
+//! and room, the keys' expiry) in the transaction that charges, and if one fails the batch is decided again on locked
+//! rows. Wrong memory costs a round trip, never a credit.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -20,15 +20,15 @@ use crate::domain::id::{Holder, IdMap, IdSet, KeyId};
 use crate::ledger::rules::reserve::{Charged, Step, decide, screen};
 use crate::ledger::store::REMEMBERED_FOR;
 
-/// Holders whose lots are remembered: some 100 MB. Beyond, everything is forgotten and learnt again.
+/// Maximum holders whose lots are remembered: some 100 MB. Beyond, everything is forgotten and learnt again.
 const HOLDERS_MAX: usize = 250_000;
 
 pub struct Memory {
     directory: Directory,
     entries: IdMap<Holder, Entry>,
-    /// All rows of `directory` are as they were at this epoch, or newer.
+    /// Every row of `directory` is as it was at this epoch, or newer.
     config_epoch: i64,
-    /// When that was.
+    /// The time of that comparison.
     renewed_at: Timestamp,
     lots: LotsByHolder,
     now: Timestamp,
@@ -51,9 +51,9 @@ impl Default for Memory {
 #[derive(Default)]
 pub struct Plan {
     pub config_epoch: i64,
-    /// The ledger's time when it was last heard: now or before.
+    /// The ledger's time when it was last read: now or before.
     pub now: Timestamp,
-    /// When the first of the keys expires, or memory is too old.
+    /// The time at which the first of the keys expires, or memory is too old.
     pub until: i64,
     pub lots: Vec<i64>,
     pub deltas: Vec<i64>,
@@ -75,7 +75,8 @@ pub struct Columns {
     pub key_lots: Vec<i64>,
     pub account_lots: Vec<i64>,
     pub policy_lots: Vec<i64>,
-    /// The parts of other lots of all messages, flat; each message has those from its first to its last, from 1.
+    /// The parts of other lots of all messages, flat; each message has those from its first to its last, counted from
+    /// 1.
     pub more: Vec<i64>,
     pub firsts: Vec<i32>,
     pub lasts: Vec<i32>,
@@ -106,7 +107,7 @@ impl Memory {
         *self = Self::default();
     }
 
-    /// The batch as one call, if all of it fits as far as is known.
+    /// Returns the batch as one call, if all of it fits as far as is known.
     pub fn plan(&self, batch: &[Reservation]) -> Option<Plan> {
         let until = self.renewed_at.saturating_add(REMEMBERED_FOR).unwrap_or(Timestamp::MAX).as_millisecond();
         let mut plan = Plan { config_epoch: self.config_epoch, now: self.now, until, ..Plan::default() };
@@ -120,7 +121,7 @@ impl Memory {
                 self.add(&mut plan.books, &terms)?;
             }
         }
-        // The server says whether one of them was reserved before or is a copy.
+        // The server checks whether one of them was reserved before or is a copy.
         let decisions = decide(batch, &steps, &mut HashMap::new(), &mut plan.books, self.now);
         let mut deltas: BTreeMap<(i16, i64), i64> = BTreeMap::new();
         for (reservation, decision) in batch.iter().zip(&decisions) {
@@ -141,14 +142,14 @@ impl Memory {
         Some(plan)
     }
 
-    /// Puts what is remembered of a holder into the books.
+    /// Adds a holder's remembered lots to the books.
     fn add(&self, books: &mut Books, terms: &Terms<'_>) -> Option<()> {
         if books.holdings.contains_key(&terms.holder) {
             return Some(());
         }
         let of_holder = self.lots.get(&terms.holder)?;
         let opened = of_holder.open(terms, self.now)?;
-        // A rate is judged by what others sent a moment ago, and a top-up that is due is to be written first.
+        // A rate depends on what others sent a moment ago, and a top-up that is due is to be written first.
         if terms.rate.is_some() || opened.topped_up.is_some() {
             return None;
         }
@@ -157,7 +158,7 @@ impl Memory {
         Some(())
     }
 
-    /// What a plan charged is charged.
+    /// Takes over the balances of a plan that was charged.
     pub fn charged(&mut self, plan: Plan, now: Timestamp) {
         self.now = now;
         for holder in plan.books.holdings.keys() {
@@ -168,7 +169,7 @@ impl Memory {
         }
     }
 
-    /// What was just read and written under locks.
+    /// Remembers the lots that were just read and written under locks.
     pub fn learn(&mut self, lots: LotsByHolder, now: Timestamp) {
         self.now = now;
         if self.lots.len() + lots.len() > HOLDERS_MAX {
@@ -184,7 +185,7 @@ impl Memory {
         self.directory.sender(key)
     }
 
-    /// Takes over what changed of the rows remembered here.
+    /// Takes over the changes of the rows remembered here.
     pub async fn renew(&mut self, tx: &Tx) -> Op<()> {
         if self.entries.len() > HOLDERS_MAX || tx.now.duration_since(self.renewed_at) > REMEMBERED_FOR {
             self.forget();

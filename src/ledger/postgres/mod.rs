@@ -4,10 +4,10 @@
 //! rows; every other batch is decided on locked rows by the same [`decide`](crate::domain::credit::decide) as on every
 //! engine. Time is the server's, so relays' clocks need not agree.
 //!
-//! What it must never do: answer "charged" without having written something in the transaction that says so. A commit
-//! whose wait for the standby was given up is on the primary's disk only; a retry that finds its rows and writes
-//! nothing would not wait either, and a failover would forget the charge. Therefore every transaction writes a beat of
-//! its session. And it never cancels a statement: a call that takes too long loses its connection.
+//! It must never answer "charged" without having written something in the transaction that says so. A commit that
+//! stopped waiting for the standby is on the primary's disk only; a retry that finds its rows and writes nothing would
+//! not wait either, and a failover would forget the charge. Therefore every transaction writes a beat of its session.
+//! And it never cancels a statement: a call that takes too long loses its connection.
 
 mod address;
 mod denied_sender;
@@ -68,16 +68,16 @@ pub use tx::Clock;
 
 /// The schema that holds the tables.
 const SCHEMA: &str = "franking";
-/// A call's time, a little more than the server gives one statement. Whoever asked asks again, with the same ids.
+/// Maximum time of a call, a little more than the server gives one statement. The caller retries, with the same ids.
 const CALL_LIMIT: Duration = Duration::from_secs(25);
-/// What reads many rows takes longer, and does not get shorter by being given up.
+/// Maximum time of a call that reads many rows: giving it up would not make it faster.
 const LONG_LIMIT: Duration = Duration::from_secs(3600);
-/// How often a call is made again at once when others wrote the same rows first.
+/// Maximum tries of a call in a row when others wrote the same rows first.
 const TRIES: usize = 5;
-/// Holders or messages of one transaction of the lot maker and the sweep, so that mail does not wait for them.
+/// Maximum holders or messages in one transaction of the lot maker and the sweep, so that mail does not wait for them.
 const PIECE: usize = 2_000;
 
-/// The engine. Connections are made when they are needed, and each is judged before it is used.
+/// The engine. Connections are made when they are needed, and each is checked before it is used.
 pub struct PostgresStore {
     wires: Wires,
     clock: Clock,
@@ -89,14 +89,14 @@ fn connector(url: &str, place: String, single_node: bool, schema: &str) -> Resul
     Ok(Connector { address, demands: Demands { place, single_node, schema: schema.to_owned() } })
 }
 
-/// Makes the tables in the database or brings them to this release's schema, and says who the ledger is. Another
-/// installation's is not touched.
+/// Makes the tables in the database or brings them to this release's schema, and returns the ledger's identity. The
+/// ledger of another installation is not touched.
 pub async fn prepare(url: &str, place: String, single_node: bool, naming: &Naming, now: Timestamp) -> Result<Identity> {
     schema::prepare(&connector(url, place, single_node, SCHEMA)?, naming, schema::MIGRATIONS, now).await
 }
 
 impl PostgresStore {
-    /// Opens a ledger that [`prepare`] made; nothing is asked of the server yet. `clock`: `None` is the server's own.
+    /// Opens a ledger that [`prepare`] made, without calling the server yet. `clock`: `None` is the server's own.
     pub fn open(url: &str, place: String, single_node: bool, clock: Clock) -> Result<Self> {
         Self::over(connector(url, place, single_node, SCHEMA)?, clock)
     }
@@ -105,7 +105,7 @@ impl PostgresStore {
         Ok(Self { wires: pool::pool(connector)?, clock, memory: Mutex::default() })
     }
 
-    /// Makes a call in time, again where others were faster.
+    /// Makes a call within the time limit, and retries it if others were faster.
     async fn call<T, F>(&self, doing: &'static str, work: impl Fn() -> F) -> Result<T>
     where
         F: Future<Output = Op<T>> + Send,
@@ -156,7 +156,7 @@ impl PostgresStore {
         settle::settle_locked(&self.wires, &self.clock, session, Lane::Settle, batch).await
     }
 
-    /// Reads on one state of the database.
+    /// Reads in one snapshot of the database.
     async fn look<'a, T, F>(&'a self, doing: &'static str, work: impl Fn(&'a Self) -> F) -> Result<T>
     where
         F: Future<Output = Op<T>> + Send,
@@ -165,7 +165,7 @@ impl PostgresStore {
     }
 }
 
-/// Reads on one state of the database, then lets it go.
+/// Reads in one snapshot of the database, then ends it.
 macro_rules! on_snapshot {
     ($store:expr, $doing:literal, |$snapshot:ident| $work:expr) => {
         $store
@@ -207,7 +207,7 @@ impl Store for PostgresStore {
     async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<Vec<MessageId>> {
         let mut all = Vec::new();
         loop {
-            // What is open is known as far as the rollup has come.
+            // Open messages are known as far as the rollup has come.
             self.rollup(session).await?;
             let sweep = || records::sweep(&self.wires, &self.clock, session, silence, PIECE);
             let swept = self.call("giving up silent sessions", sweep).await?;
@@ -297,7 +297,7 @@ impl Store for PostgresStore {
         let rollup = || async {
             let tx = Tx::begin_fenced(&self.wires, &self.clock, session, Lane::Chores).await?;
             let taken = async {
-                // What piled up while nobody counted is taken at once; no charge waits for it.
+                // A backlog from while no operator counted is taken at once; no charge waits for it.
                 tx.batch("SET LOCAL statement_timeout = 0").await?;
                 let row = tx.query_one("SELECT rollup()", &[]).await?;
                 Ok(row.try_get::<_, i64>(0)? as u64)
@@ -354,7 +354,7 @@ impl Store for PostgresStore {
         let mut total = 0;
         self.call("forgetting old usage", || retire::forget_used(&self.wires, &self.clock, session)).await?;
         while let Some(day) = self.call("looking for old days", || retire::oldest(&self.wires, before)).await? {
-            // The books of a day are closed before they are sealed: what is open by now stays unknown.
+            // A day's messages are settled before it is sealed: what is open by now stays unknown.
             self.rollup(session).await?;
             let close = || retire::close(&self.wires, &self.clock, session, day, PIECE);
             while self.call("closing an old day", close).await? == PIECE {}
@@ -362,7 +362,7 @@ impl Store for PostgresStore {
             let seal = || retire::seal(&self.wires, &self.clock, session, day);
             match self.call_within(LONG_LIMIT, "sealing an old day", seal).await? {
                 Some(messages) => total += messages,
-                // Somebody wrote to it meanwhile: next time.
+                // Another process wrote to it meanwhile: it is sealed the next time.
                 None => break,
             }
         }

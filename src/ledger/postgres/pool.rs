@@ -1,4 +1,4 @@
-//! Connections: opened, judged, kept in a pool, dropped when anything about them is in doubt.
+//! Connections: opened, checked, kept in a pool, dropped when anything about them is in doubt.
 
 use std::time::Duration;
 
@@ -11,13 +11,14 @@ use super::fitness;
 use super::wire::Wire;
 use crate::ledger::store::{Error, Result};
 
-/// Of one process: charges, outcomes and the heartbeat at once, the directory's followers, the operator's workers.
+/// Maximum connections of one process: charges, outcomes and the heartbeat at once, the directory's followers, the
+/// operator's workers.
 const CONNECTIONS: usize = 16;
-/// Waiting for one of them.
+/// Maximum wait for one of them.
 const WAIT_LIMIT: Duration = Duration::from_secs(10);
 
-/// A connection that found the schema of the release before looks again after so long: it is brought to this release's
-/// while the fleet rolls.
+/// Time after which a connection that found the previous release's schema checks again: the schema is migrated while
+/// the fleet rolls.
 const OLDER_SCHEMA_LIFE: Duration = Duration::from_secs(30);
 
 /// Makes connections.
@@ -27,7 +28,7 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// A connection whose server was judged, whatever its schema.
+    /// Opens a connection whose server was checked, whatever its schema.
     pub async fn connect(&self) -> Result<Wire> {
         let doing = "connecting to the ledger's database";
         let Address { config, tls } = &self.address;
@@ -72,8 +73,8 @@ pub fn pool(connector: Connector) -> Result<Wires> {
         .map_err(|error| Error::Unfit { path: place, why: format!("no connections can be kept for it ({error})") })
 }
 
-/// One connection from the pool. It goes back only by [`Lease::give_back`]; dropped otherwise, it is closed, because
-/// nobody knows what is still under way on it.
+/// One connection from the pool. It goes back only by [`Lease::give_back`]; dropped otherwise, it is closed, because a
+/// call may still be under way on it.
 pub struct Lease(Option<managed::Object<Connector>>);
 
 impl Lease {
@@ -94,7 +95,8 @@ impl Lease {
         self.0 = None;
     }
 
-    /// After a single statement was answered, in whichever way: the connection is clean unless it is gone.
+    /// Gives the connection back after a single statement was answered, whatever the answer: it is clean unless it is
+    /// gone.
     pub fn give_back_answered(self) {
         if !self.client.is_closed() {
             self.give_back();

@@ -1,4 +1,4 @@
-//! What is read without writing, each on one state of the database.
+//! Reads without writing, each in one snapshot of the database.
 
 use std::collections::HashMap;
 
@@ -16,10 +16,10 @@ use crate::domain::id::{Holder, KeyId};
 use crate::ledger::rules::balance::balance;
 use crate::ledger::store::{Balance, Changes, Discrepancy, Event, LedgerTime, Usage};
 
-/// Rows of the audit trail in one answer.
+/// Maximum rows of the audit trail in one answer.
 const EVENTS_MAX: usize = 1_000;
 
-/// One state of the database for several statements.
+/// One snapshot of the database for several statements.
 pub struct Snapshot(Lease);
 
 impl std::ops::Deref for Snapshot {
@@ -44,7 +44,7 @@ impl Snapshot {
         result
     }
 
-    /// The ledger's time beside the given clock, or the server's.
+    /// Returns the ledger's time beside the given clock, or the server's.
     pub async fn time(&self, clock: &Clock) -> Op<LedgerTime> {
         let row = self
             .query_one(
@@ -60,8 +60,8 @@ impl Snapshot {
     }
 }
 
-/// Whoever writes entries holds the row of the epoch until it has committed, so an epoch that is read here comes with
-/// every entry up to it.
+/// Reads the changes of the directory. A transaction that writes entries holds the row of the epoch until it has
+/// committed, so an epoch that is read here comes with every entry up to it.
 pub async fn changes(wire: &Wire, after: i64) -> Op<Changes> {
     let epoch = wire.query_one("SELECT config_epoch FROM meta", &[]).await?.try_get(0)?;
     let tag = identity::tag(wire).await?;
@@ -77,7 +77,7 @@ pub async fn changes(wire: &Wire, after: i64) -> Op<Changes> {
 
 pub async fn find_sender(wire: &Wire, username: &Username) -> Op<Option<Named>> {
     identity::refuse_unless_open(identity::tag(wire).await?.state)?;
-    // A name that was given again belongs to the key that is not removed.
+    // A username that was given again belongs to the key that is not removed.
     let row = wire
         .query_opt(
             "SELECT id FROM directory WHERE username = $1 ORDER BY removed, epoch DESC LIMIT 1",
@@ -102,7 +102,7 @@ pub async fn balances(wire: &Wire, holders: &[Holder], now: Timestamp) -> Op<Vec
     let known: Vec<Holder> = holders.iter().copied().filter(|holder| entries.contains_key(holder)).collect();
     let mut lots_of = lots::read(wire, &known, now).await?;
     for (holder, of_holder) in &mut lots_of {
-        // Where nobody has sent in this period yet: what the first message would find.
+        // If no message was sent in this period yet: the lots that the first one would find.
         let terms = entries[holder].terms();
         let used = lots::used_under(wire, of_holder, &terms, now).await?;
         of_holder.run(&terms, used, now);
@@ -140,7 +140,7 @@ pub async fn entries(wire: &Wire, holders: &[Holder]) -> Op<HashMap<Holder, Entr
         .collect()
 }
 
-/// What a credit costs the accounts that have a spend limit.
+/// Returns the price of a credit for each account that has a spend limit.
 async fn prices(wire: &Wire, entries: &HashMap<Holder, Entry>) -> Op<HashMap<Holder, i64>> {
     let policy_of = |entry: &Entry| match entry {
         Entry::Account(account) if account.spend_limit_micro.is_some() => Some(Holder::Policy(account.policy)),
@@ -158,7 +158,7 @@ async fn prices(wire: &Wire, entries: &HashMap<Holder, Entry>) -> Op<HashMap<Hol
     Ok(entries.iter().filter_map(|(holder, entry)| Some((*holder, price(entry)?))).collect())
 }
 
-/// What the rollup has counted of lots, and what it has not taken yet.
+/// Returns the usage of lots: what the rollup has counted, and what it has not taken yet.
 async fn usage_of(wire: &Wire, lots: &[i64]) -> Op<HashMap<LotId, Usage>> {
     let found = wire
         .query(
@@ -231,8 +231,8 @@ pub async fn events(wire: &Wire, after: i64, limit: usize) -> Op<Vec<Event>> {
     found.iter().map(event).collect()
 }
 
-/// Every balance, from reservations and the settlements that hold, with what was adjusted and sealed, beside what the lot
-/// says without what it carries.
+/// Recomputes every balance from reservations and the settlements that hold, with adjustments and seals, beside the
+/// lot's own balance without what it carries.
 const RECOMPUTED: &str = "
     WITH final AS (
         SELECT DISTINCT ON (day, message) day, message, outcome FROM settlement ORDER BY day, message, correction DESC

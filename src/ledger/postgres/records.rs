@@ -1,4 +1,4 @@
-//! Sessions, ids, the directory, lots ahead: what is written now and then.
+//! Sessions, ids, the directory, lots ahead: the rare writes.
 
 use std::collections::HashMap;
 
@@ -50,7 +50,7 @@ pub async fn close_session(wires: &Wires, clock: &Clock, session: &Session) -> O
     tx.end(closed).await
 }
 
-/// Gives up sessions that were silent. Returns how many of their messages are taken as unknown, at most `limit`.
+/// Gives up sessions that were silent. Returns those of their messages that are taken as unknown, at most `limit`.
 pub async fn sweep(
     wires: &Wires,
     clock: &Clock,
@@ -153,7 +153,7 @@ async fn put_in(tx: &mut Tx, actor: &str, entries: &[Entry]) -> Op<()> {
     for (before, entry) in &edits {
         let holder = entry.holder();
         let notes = of_change(before.as_ref(), entry);
-        // What is no news for the trail changes no limit and no figure.
+        // An edit without a note in the trail changes no limit and no figure.
         if notes.is_empty() {
             continue;
         }
@@ -165,7 +165,7 @@ async fn put_in(tx: &mut Tx, actor: &str, entries: &[Entry]) -> Op<()> {
             tx.record_notes(actor, holder, notes);
         }
     }
-    // Ended lots first: where one is cut, the next begins at the same instant.
+    // Ended lots first: if one is cut, the next begins at the same instant.
     tx.write_changed(&lots).await?;
     tx.insert_new(&mut lots).await?;
     let new: Vec<&Entry> = edits.iter().filter(|(before, _)| before.is_none()).map(|(_, entry)| *entry).collect();
@@ -176,7 +176,7 @@ async fn put_in(tx: &mut Tx, actor: &str, entries: &[Entry]) -> Op<()> {
     store_entries(tx, &written).await
 }
 
-/// What is stored of these holders. Two that write the same entry follow each other.
+/// Returns the stored entries of these holders, locked: two calls that write the same entry follow each other.
 async fn lock_entries(tx: &Tx, entries: &[Entry]) -> Op<HashMap<Holder, Entry>> {
     let (kinds, ids) = rows::columns(entries.iter().map(Entry::holder));
     let found = tx
@@ -194,7 +194,8 @@ async fn lock_entries(tx: &Tx, entries: &[Entry]) -> Op<HashMap<Holder, Entry>> 
     Ok(stored)
 }
 
-/// What the holders have now, locked. What was made ahead for those whose rules change is taken away: it is made again.
+/// Returns the lots of the holders now, locked. Lots that were made ahead are dropped for those whose rules change:
+/// they are made again.
 async fn lock_for_edit(tx: &Tx, edits: &[(Option<Entry>, &Entry)], holders: &[Holder]) -> Op<LotsByHolder> {
     let changed = edits.iter().filter(|(before, entry)| drops_lots_ahead(before.as_ref(), entry));
     let (kinds, ids) = rows::columns(changed.map(|(_, entry)| entry.holder()));
@@ -205,7 +206,7 @@ async fn lock_for_edit(tx: &Tx, edits: &[(Option<Entry>, &Entry)], holders: &[Ho
         &[&kinds, &ids, &tx.now_ms()],
     )
     .await?;
-    // What is left has begun for others while we waited for them.
+    // A lot that is left has begun for others while this transaction waited.
     let begun: bool = tx
         .query_one(
             "SELECT EXISTS (SELECT FROM lot l JOIN unnest($1::smallint[], $2::uuid[]) h(kind, id) \
@@ -220,7 +221,7 @@ async fn lock_for_edit(tx: &Tx, edits: &[(Option<Entry>, &Entry)], holders: &[Ho
     tx.lock_lots_of(holders).await
 }
 
-/// The epoch is taken as the last lock, so whoever reads an epoch has every entry up to it.
+/// Stores entries. The epoch is the last lock that is taken, so a reader of an epoch sees every entry up to it.
 async fn store_entries(tx: &Tx, entries: &[&Entry]) -> Op<()> {
     let epoch: i64 = tx
         .query_one("UPDATE meta SET config_epoch = config_epoch + 1 RETURNING config_epoch", &[])

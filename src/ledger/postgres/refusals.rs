@@ -1,4 +1,4 @@
-//! Accounts of which much was given back: counted, judged, forgotten.
+//! Accounts with many refunded messages: counted, judged, forgotten.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,12 @@ use crate::ledger::rules::history;
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// Every arrival beyond this, in microseconds, may shut its account.
+/// Returns the arrival, in microseconds, beyond which an account may be shut.
 pub fn open_until(now: Timestamp) -> i64 {
     now.saturating_add(Refused::open_until()).unwrap_or(Timestamp::MAX).as_microsecond()
 }
 
-/// The accounts that may be shut.
+/// Returns the accounts that may be shut.
 pub async fn read(tx: &Tx) -> Op<IdMap<AccountId, Refused>> {
     let sql = "SELECT account, arrival, per_hour FROM refusal WHERE arrival > $1";
     let found = tx.query(sql, &[&open_until(tx.judged_at())]).await?;
@@ -39,7 +39,7 @@ pub async fn count(tx: &Tx, messages: &BTreeMap<AccountId, u32>) -> Op<()> {
     }
     let accounts: Vec<Uuid> = messages.keys().map(|account| account.0).collect();
     let (hour, _) = history::place(tx.now_ms());
-    // Locked in the order of their ids, also where there was none.
+    // Locked in the order of their ids, also those without a row.
     let locked = tx
         .query(
             "INSERT INTO refusal AS r (account, arrival, per_hour) \
@@ -69,9 +69,9 @@ pub async fn count(tx: &Tx, messages: &BTreeMap<AccountId, u32>) -> Op<()> {
     Ok(())
 }
 
-/// Drops what says nothing any more.
+/// Deletes the rows that have no effect any more.
 pub async fn forget(tx: &Tx) -> Op<()> {
-    // Whoever counts one at this moment has news of it.
+    // A row that another transaction is counting now is not obsolete.
     let sql = "DELETE FROM refusal WHERE account IN \
          (SELECT account FROM refusal WHERE arrival <= $1 FOR UPDATE SKIP LOCKED)";
     tx.execute(sql, &[&tx.judged_at().as_microsecond()]).await?;

@@ -1,4 +1,4 @@
-//! Keys that were removed long ago: their rows of the directory, deleted.
+//! Deletes the directory's rows of keys that were removed long ago.
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -12,8 +12,8 @@ use crate::domain::id::{KeyId, Kind};
 use crate::ledger::store::{REMEMBERED_FOR, Session};
 use crate::ledger::trail::{LEDGER, Note};
 
-/// Looks at up to `limit` keys after `after`, in the order of their ids. Returns the last of them, where there may be
-/// more, and how many were forgotten.
+/// Checks up to `limit` keys after `after`, in the order of their ids. Returns the last of them, if there may be more,
+/// and how many were forgotten.
 pub async fn forget(
     wires: &Wires,
     clock: &Clock,
@@ -48,7 +48,7 @@ async fn forget_in(tx: &mut Tx, before: Timestamp, after: Option<KeyId>, limit: 
         }
     }
     let last = keys.last().filter(|_| keys.len() == limit).map(|row| row.try_get(0).map(KeyId)).transpose()?;
-    // One that was applied again meanwhile has another epoch, and stays.
+    // A key that was applied again meanwhile has another epoch, and stays.
     let deleted = tx
         .query(
             "DELETE FROM directory d USING unnest($2::uuid[], $3::bigint[]) g(id, epoch) \

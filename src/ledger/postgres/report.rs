@@ -23,12 +23,12 @@ use crate::ledger::report::{
 };
 use crate::ledger::store::{Result, Session};
 
-/// The account of usage by the parent's own keys.
+/// The account id that stands for the parent's own keys.
 const PARENT: Uuid = Uuid::nil();
-/// The way of notices that are only remembered.
+/// The channel of notices that are only remembered.
 const NOWHERE: &str = "none";
 
-/// Writes as a session on the chores' lane, again where others were faster.
+/// Writes as a session on the records' lane, and retries if others were faster.
 macro_rules! as_session {
     ($store:expr, $doing:literal, $session:expr, |$tx:ident| $work:expr) => {{
         let work = || async {

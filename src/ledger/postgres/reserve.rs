@@ -1,4 +1,4 @@
-//! Charging a batch: in one call where memory says that it fits, else decided on locked rows.
+//! Charges a batch: in one call if memory says that it fits, otherwise decided on locked rows.
 
 use super::failure::{Failure, Op};
 use super::identity::refuse_unless_open;
@@ -17,7 +17,7 @@ use crate::ledger::rules::sources::Planned;
 use crate::ledger::store::Session;
 use crate::ledger::trail::LEDGER;
 
-/// One round trip. Whatever does not hold fails the whole.
+/// Charges in one round trip. Any assumption that does not hold fails the whole.
 pub async fn charge_as_planned(
     wires: &Wires,
     clock: &Clock,
@@ -28,9 +28,10 @@ pub async fn charge_as_planned(
     let wire = Lease::take(wires).await?;
     let columns = &plan.columns;
     let digests: Vec<&[u8]> = batch.iter().filter_map(|asked| Some(asked.fingerprint.as_ref()?.0.as_slice())).collect();
-    // Nothing is charged where one of them came before, or where much was refused lately. A branch that is not taken is not
-    // run, and a fingerprint is committed before its client is told to come again, so the branch may look outside of the
-    // function. By the earlier of the ledger's time and the clock, so that none is missed that is judged by either.
+    // Nothing is charged if one of them came before, or if much was refused lately. A branch that is not taken is not
+    // run, and a fingerprint is committed before its client is told to try again, so the branch may look outside of the
+    // function. It uses the earlier of the ledger's time and the clock, so that none is missed that is judged by
+    // either.
     let sql = "SELECT CASE WHEN EXISTS (SELECT FROM fingerprint WHERE digest = ANY ($1)) \
                  OR EXISTS (SELECT FROM refusal WHERE account = ANY ($14) AND arrival > least($24, $25 + \
                      1000 * coalesce($5, (extract(epoch FROM clock_timestamp()) * 1000)::bigint))) THEN NULL ELSE \
@@ -123,7 +124,7 @@ async fn decide_in(
     Ok((decisions.into_iter().map(|decision| decision.verdict).collect(), lots))
 }
 
-/// Locks what the messages are charged to, and makes what is missing of it, before any denial.
+/// Locks the lots that the messages are charged to, and makes the missing ones, before any denial.
 async fn open(tx: &mut Tx, steps: &[Step]) -> Op<(LotsByHolder, Books)> {
     let terms: IdMap<Holder, Terms<'_>> =
         senders(steps).flat_map(Sender::terms).map(|terms| (terms.holder, terms)).collect();
@@ -151,8 +152,8 @@ async fn open(tx: &mut Tx, steps: &[Step]) -> Op<(LotsByHolder, Books)> {
     Ok((lots, books))
 }
 
-/// The messages of holders that may still be given back: without an outcome, or with an unknown one while their own
-/// transaction is under way. Whoever gives back waits for the lots that are locked here.
+/// Returns the messages of holders that may still be given back: without an outcome, or with an unknown one while their
+/// own transaction is under way. A transaction that gives back waits for the lots that are locked here.
 async fn open_messages(tx: &Tx, holders: &IdSet<Holder>) -> Op<Vec<Open>> {
     let holders: Vec<uuid::Uuid> = holders.iter().map(|holder| holder.uuid()).collect();
     let found = tx
@@ -189,7 +190,7 @@ async fn open_messages(tx: &Tx, holders: &IdSet<Holder>) -> Op<Vec<Open>> {
     found.iter().map(open).collect()
 }
 
-/// Which of the messages have a reservation.
+/// Returns the messages that have a reservation.
 async fn reserved(tx: &Tx, batch: &[Reservation]) -> Op<IdSet<MessageId>> {
     let days: Vec<i32> = batch.iter().map(|reservation| rows::day(reservation.message)).collect();
     let messages: Vec<uuid::Uuid> = batch.iter().map(|reservation| reservation.message.0).collect();

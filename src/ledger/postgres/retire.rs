@@ -12,12 +12,13 @@ use crate::domain::credit::Outcome;
 use crate::domain::id::MessageId;
 use crate::ledger::store::{Session, Settlement};
 
-/// Days that are made in one go: more than lots are ever made ahead.
+/// Maximum days that are made in one go: more than lots are ever made ahead.
 const DAYS_MAX: i32 = 31;
-/// Whoever waits for a day's tables makes everybody else wait behind it, so it soon gives up and comes again later.
+/// Limits for a statement that waits for a day's tables: others queue behind it, so it soon gives up and tries again
+/// later.
 const BRIEFLY: &str = "SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = 0";
 
-/// Makes the days from today until then.
+/// Makes the days from today until `until`.
 pub async fn make_days(wires: &Wires, clock: &Clock, session: &Session, until: Timestamp) -> Op<()> {
     let tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
     let made = make_in(&tx, until).await;
@@ -36,7 +37,7 @@ async fn make_in(tx: &Tx, until: Timestamp) -> Op<()> {
     Ok(())
 }
 
-/// The oldest day that has a partition and ended before.
+/// Returns the oldest day that has a partition and ended before `before`.
 pub async fn oldest(wires: &Wires, before: Timestamp) -> Op<Option<i32>> {
     let wire = Lease::take(wires).await?;
     let found = wire.query_opt("SELECT d FROM made_days() d WHERE d < $1 LIMIT 1", &[&rows::day_of(before)]).await;
@@ -44,7 +45,8 @@ pub async fn oldest(wires: &Wires, before: Timestamp) -> Op<Option<i32>> {
     Ok(found?.map(|row| row.try_get(0)).transpose()?)
 }
 
-/// Drops what holders used in hours that no running period reaches, and floors and refusals that say nothing any more.
+/// Deletes what holders used in hours that no running period reaches, and floors and refusals that have no effect any
+/// more.
 pub async fn forget_used(wires: &Wires, clock: &Clock, session: &Session) -> Op<()> {
     let tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
     let forgotten = async {
@@ -56,7 +58,7 @@ pub async fn forget_used(wires: &Wires, clock: &Clock, session: &Session) -> Op<
     tx.end(forgotten).await
 }
 
-/// Settles what is still open of a day as unknown, at most `limit` messages. Returns how many.
+/// Settles a day's open messages as unknown, at most `limit`. Returns how many.
 pub async fn close(wires: &Wires, clock: &Clock, session: &Session, day: i32, limit: usize) -> Op<usize> {
     let tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
     let closed = close_in(&tx, day, limit).await;
@@ -77,7 +79,7 @@ async fn close_in(tx: &Tx, day: i32, limit: usize) -> Op<usize> {
     Ok(open.len())
 }
 
-/// Writes the sums of a day and drops its rows. `None` where it is still written to.
+/// Writes the sums of a day and drops its rows. `None` if it is still written to.
 pub async fn seal(wires: &Wires, clock: &Clock, session: &Session, day: i32) -> Op<Option<u64>> {
     let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
     let sealed = async {

@@ -1,4 +1,4 @@
-//! Rows to values and back.
+//! Converts rows to values and back.
 
 use jiff::Timestamp;
 use tokio_postgres::Row;
@@ -13,12 +13,12 @@ use crate::domain::period::Window;
 
 const DAY_MS: u64 = 86_400_000;
 
-/// A stored instant.
+/// Converts a stored instant.
 pub fn instant(ms: i64) -> Op<Timestamp> {
     Timestamp::from_millisecond(ms).map_err(|error| Failure::Row(error.to_string()))
 }
 
-/// The order of the numbers is the order in which lots are locked.
+/// Returns the number of a kind. The order of the numbers is the order in which lots are locked.
 pub fn kind_number(kind: Kind) -> i16 {
     match kind {
         Kind::Key => 1,
@@ -34,17 +34,17 @@ pub fn kind(number: i16) -> Op<Kind> {
         .ok_or_else(|| Failure::Row(format!("unknown kind {number}")))
 }
 
-/// A kind and, in the column after it, an id.
+/// Reads a holder: a kind and, in the column after it, an id.
 pub fn holder(row: &Row, column: usize) -> Op<Holder> {
     Ok(Holder::new(kind(row.try_get(column)?)?, row.try_get(column + 1)?))
 }
 
-/// Holders as two arrays.
+/// Returns holders as two arrays.
 pub fn columns(holders: impl IntoIterator<Item = Holder>) -> (Vec<i16>, Vec<Uuid>) {
     holders.into_iter().map(|holder| (kind_number(holder.kind()), holder.uuid())).unzip()
 }
 
-/// A limit of `usize` as SQL wants it.
+/// Converts a limit to SQL's type.
 pub fn limit(rows: usize) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX)
 }
@@ -65,7 +65,8 @@ pub fn outcome(number: i16) -> Op<Outcome> {
         .ok_or_else(|| Failure::Row(format!("unknown outcome {number}")))
 }
 
-/// The UTC day inside a UUIDv7, so that an id has one partition; any other id has some day, and always the same.
+/// Returns the UTC day inside a UUIDv7, so that an id has one partition; any other id gets an arbitrary day, always the
+/// same.
 pub fn day(message: MessageId) -> i32 {
     let ms = message.0.as_u64_pair().0 >> 16;
     i32::try_from(ms / DAY_MS).unwrap_or(i32::MAX)
@@ -111,12 +112,13 @@ pub fn lot(row: &Row) -> Op<Lot> {
     })
 }
 
-/// The calendar that made a lot, and whether an edit has ended it.
+/// Returns the calendar that made a lot, and true if an edit has ended the lot.
 pub fn made_by(row: &Row) -> Op<(String, bool)> {
     Ok((row.try_get(15)?, row.try_get(16)?))
 }
 
-/// What a reservation was charged, from its credits, its period lots and its other parts, in columns from `first` on.
+/// Returns the parts of a reservation's charge, from its credits, its period lots and its other parts, in columns from
+/// `first` on.
 pub fn parts(row: &Row, first: usize) -> Op<Vec<Part>> {
     let credits: i64 = row.try_get(first)?;
     let period = [row.try_get(first + 1)?, row.try_get(first + 2)?, row.try_get(first + 3)?];
@@ -126,7 +128,7 @@ pub fn parts(row: &Row, first: usize) -> Op<Vec<Part>> {
     Ok(parts.chain(more.chunks_exact(2).map(|part| Part(LotId(part[0]), part[1]))).collect())
 }
 
-/// An end of a window: the first and the last instant there are have fractions that a millisecond does not.
+/// Converts an end of a window: the first and the last instant there are have fractions that a millisecond does not.
 pub fn edge(ms: i64) -> Op<Timestamp> {
     if ms <= Timestamp::MIN.as_millisecond() {
         Ok(Timestamp::MIN)

@@ -1,7 +1,7 @@
-//! The schema: made, and brought from one release's to the next.
+//! Makes the schema, and migrates it from one release's to the next.
 //!
-//! A release only adds to what its neighbour reads and writes, and takes away what the release before it had stopped
-//! using; so relays of both work while the fleet rolls.
+//! A release only adds to what its neighbour reads and writes, and removes what the previous release had stopped using;
+//! so relays of both work while the fleet rolls.
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -23,11 +23,11 @@ pub struct Migration {
 pub const MIGRATIONS: &[Migration] =
     &[Migration { version: 1, sql: include_str!("../migrations/postgres/0001_ledger.sql") }];
 
-/// Held while the schema changes: "FRNK". Two that prepare at once follow each other.
+/// The advisory lock that is held while the schema changes: "FRNK". Two that prepare at once follow each other.
 const LOCK: i64 = 0x4652_4e4b;
 
-/// Makes the tables, or brings them to the newest schema, and says who the ledger is. Another installation's is left as
-/// it is: told where its schema is ours, refused where it is not.
+/// Makes the tables, or brings them to the newest schema, and returns the ledger's identity. The ledger of another
+/// installation is left as it is: its identity is returned if its schema is ours, otherwise it is refused.
 pub async fn prepare(
     connector: &Connector,
     naming: &Naming,
@@ -38,7 +38,7 @@ pub async fn prepare(
     let wire = connector.connect().await?;
     let schema = &connector.demands.schema;
     let prepared = prepare_in(&wire, schema, naming, migrations, now).await;
-    // It would go with the connection too; others wait for it now.
+    // The lock would end with the connection too, but others wait for it now.
     let unlocked = wire.query_one("SELECT pg_advisory_unlock($1)", &[&LOCK]).await;
     let prepared = prepared.map_err(|failure| failure.of(doing))?;
     unlocked.map_err(|failure| failure.of(doing))?;
@@ -68,7 +68,7 @@ async fn prepare_in(
         return Ok(Err(Error::Schema { found: from, oldest: SCHEMA_OLDEST, newest: SCHEMA_NEWEST + 1 }));
     }
     if found.is_none() {
-        // Its name is ours, a constant or a test's.
+        // The name is not user input: it is a constant, or a test's.
         wire.batch(&format!("CREATE SCHEMA IF NOT EXISTS \"{}\"", schema.replace('"', ""))).await?;
     }
     for migration in migrations.iter().filter(|migration| migration.version > from) {
@@ -77,7 +77,7 @@ async fn prepare_in(
     Ok(Ok(read_identity(wire).await?))
 }
 
-/// Whole or not at all.
+/// Applies a migration, whole or not at all.
 async fn step(wire: &Wire, naming: &Naming, migration: &Migration, now: Timestamp) -> Op<()> {
     wire.batch("BEGIN").await?;
     let done = async {

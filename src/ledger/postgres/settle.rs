@@ -1,4 +1,4 @@
-//! Outcomes: in one call where nothing is given back, else decided on locked rows.
+//! Settles outcomes: in one call if nothing is given back, otherwise decided on locked rows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -16,7 +16,7 @@ use crate::domain::id::{AccountId, Holder, KeyId};
 use crate::ledger::rules::settle::{Settled, carries, charged_at, correction, paced};
 use crate::ledger::store::{Session, Settlement};
 
-/// One round trip, for outcomes that move no balance. A message that has an outcome already fails the whole.
+/// Settles in one round trip, for outcomes that move no balance. A message that already has an outcome fails the whole.
 pub async fn settle_as_new(wires: &Wires, clock: &Clock, session: &Session, batch: &[Settlement]) -> Op<()> {
     let wire = Lease::take(wires).await?;
     let (days, messages, outcomes) = columns(batch.iter().copied());
@@ -40,17 +40,17 @@ fn columns(batch: impl Iterator<Item = Settlement>) -> (Vec<i32>, Vec<Uuid>, Vec
     (days, messages, outcomes)
 }
 
-/// A message as the rows know it.
+/// A message as the rows show it.
 struct Known {
     key: KeyId,
     account: AccountId,
     parts: Vec<Part>,
-    /// When it was reserved.
+    /// Time of its reservation.
     at: Timestamp,
     settled: Settled,
 }
 
-/// Decides each outcome on what is written. A late one is taken even from a session that was given up: it corrects.
+/// Decides each outcome on the written rows. A late one is taken even from a session that was given up: it corrects.
 pub async fn settle_locked(
     wires: &Wires,
     clock: &Clock,
@@ -114,7 +114,7 @@ async fn give_back(tx: &Tx, refunds: &[(Vec<Part>, Timestamp)]) -> Op<()> {
     let ids: Vec<i64> = charged.into_iter().chain(running.values().map(|lot| lot.0)).collect();
     let mut lots = tx.lock_lots(&ids).await?;
     if running.values().any(|id| lots.get(id).is_some_and(|(_, ended)| *ended)) {
-        // An edit has made another lot run meanwhile, which carries what is given back here.
+        // An edit has meanwhile made another lot run, which carries what is given back here.
         return Err(Failure::Overtaken);
     }
     for (parts, at) in refunds {
@@ -131,8 +131,8 @@ async fn give_back(tx: &Tx, refunds: &[(Vec<Part>, Timestamp)]) -> Op<()> {
     tx.write_balances(lots.values().map(|(lot, _)| lot)).await
 }
 
-/// Gives the rates of keys and accounts back what messages took of them. Their running lots are locked, so that nobody
-/// judges by these rows meanwhile.
+/// Gives back to the rates of keys and accounts what messages took of them. Their running lots are locked, so that no
+/// reservation is judged by these rows meanwhile.
 async fn give_rates_back(tx: &Tx, messages: &[([Holder; 2], Timestamp)]) -> Op<()> {
     let holders: BTreeSet<Holder> = messages.iter().flat_map(|(holders, _)| *holders).collect();
     let mut arrivals = tx.arrivals(&holders.into_iter().collect::<Vec<_>>()).await?;

@@ -1,4 +1,4 @@
-//! What relays say of their upstreams.
+//! The reports of relays about their upstreams.
 
 use tokio_postgres::Row;
 
@@ -10,7 +10,8 @@ use crate::domain::id::PolicyId;
 use crate::domain::trouble::{Fault, Sightings, TROUBLES_MAX, Trouble};
 use crate::ledger::store::{Role, Session};
 
-/// Replaces what the session says, and drops what sessions said that are over, unless another one is at it.
+/// Replaces the session's report, and drops the reports of sessions that are over, unless another call is dropping
+/// them.
 pub async fn put(tx: &Tx, session: &Session, troubles: &[Trouble]) -> Op<()> {
     tx.execute(
         "DELETE FROM trouble WHERE (session, policy) IN \

@@ -1,4 +1,4 @@
-//! A write transaction of several statements: begun, entered, ended. What holds it up loses its connection.
+//! A write transaction of several statements: begun, entered, ended. A call that takes too long loses its connection.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -13,14 +13,14 @@ use crate::ledger::rules::time;
 use crate::ledger::store::{Session, State};
 use crate::ledger::trail::Note;
 
-/// Who writes at the same time in one process without waiting for each other: each lane has its own row.
+/// The writers of one process that need not wait for each other: each lane has its own row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
     Reserve,
     Settle,
     /// The heartbeat, the directory, the audit trail.
     Records,
-    /// What may take long: rollup, sweep, lots ahead, old rows.
+    /// Work that may take long: rollup, sweep, lots ahead, old rows.
     Chores,
 }
 
@@ -35,10 +35,10 @@ impl Lane {
     }
 }
 
-/// Where the time comes from.
+/// The source of the time.
 pub type Clock = Option<std::sync::Arc<dyn crate::runtime::clock::Clock>>;
 
-/// The given clock's time. `None`: the server's is asked.
+/// Returns the given clock's time. `None`: the server's is used.
 pub fn clock_ms(clock: &Clock) -> Option<i64> {
     clock.as_ref().map(|clock| clock.now().as_millisecond())
 }
@@ -49,12 +49,12 @@ pub struct Tx {
     pub now: Timestamp,
     /// The clock that it was taken from: the given one, or the server's.
     clock: Timestamp,
-    /// Whether the session had been given up when this began.
+    /// The session had been given up when this began.
     pub fenced: bool,
     pub config_epoch: i64,
-    /// Whether mail may be charged.
+    /// The ledger's state, which decides whether mail may be charged.
     pub state: State,
-    /// For the audit trail, written at the end.
+    /// Notes for the audit trail, written at the end.
     notes: Vec<(String, Line)>,
     /// Holders whose figures moved, marked at the end.
     moved: Vec<Holder>,
@@ -75,7 +75,7 @@ impl std::ops::Deref for Tx {
 }
 
 impl Tx {
-    /// Begins, and says that the session lives.
+    /// Begins, and reports that the session is alive.
     pub async fn begin(wires: &Wires, clock: &Clock, session: &Session, lane: Lane) -> Op<Self> {
         let wire = Lease::take(wires).await?;
         wire.batch("BEGIN").await?;
@@ -94,7 +94,7 @@ impl Tx {
         Ok(Self { wire, now, clock, fenced, config_epoch, state, notes: vec![], moved: vec![] })
     }
 
-    /// Without a session: what an administrator does, also when every session has ended.
+    /// Begins without a session: for an administrator's actions, also when every session has ended.
     pub async fn begin_alone(wires: &Wires, clock: &Clock) -> Op<Self> {
         let wire = Lease::take(wires).await?;
         wire.batch("BEGIN").await?;
@@ -107,7 +107,7 @@ impl Tx {
         Ok(Self { wire, now, clock: now, fenced: false, config_epoch, state, notes: vec![], moved: vec![] })
     }
 
-    /// The same for what a session may do only while it lives.
+    /// Begins like [`begin`](Self::begin), for work that a session may do only while it lives.
     pub async fn begin_fenced(wires: &Wires, clock: &Clock, session: &Session, lane: Lane) -> Op<Self> {
         let tx = Self::begin(wires, clock, session, lane).await?;
         if tx.fenced {
@@ -116,7 +116,7 @@ impl Tx {
         Ok(tx)
     }
 
-    /// The time by which rates and expiries are judged.
+    /// Returns the time by which rates and expiries are judged.
     pub fn judged_at(&self) -> Timestamp {
         time::judged_at(self.now, self.clock)
     }
@@ -135,12 +135,12 @@ impl Tx {
         }
     }
 
-    /// Says that a holder's figures are not what they were.
+    /// Marks a holder's figures as changed.
     pub fn mark_moved(&mut self, holder: Holder) {
         self.moved.push(holder);
     }
 
-    /// Commits what succeeded and undoes what failed. The connection is used again where it is known to be clean.
+    /// Commits what succeeded and rolls back what failed. The connection is reused if it is known to be clean.
     pub async fn end<T>(mut self, result: Op<T>) -> Op<T> {
         let result = match result {
             Ok(value) => self.write_lines().await.map(|()| value),
@@ -161,8 +161,8 @@ impl Tx {
         }
     }
 
-    /// Numbers follow the order of commits, because whoever takes some holds the row of `meta` until it has
-    /// committed. Nothing is locked after it.
+    /// Writes the trail and the marks. Numbers follow the order of commits, because a transaction that takes some holds
+    /// the row of `meta` until it has committed. Nothing is locked after it.
     async fn write_lines(&mut self) -> Op<()> {
         self.moved.sort_unstable();
         self.moved.dedup();

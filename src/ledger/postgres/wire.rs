@@ -1,8 +1,8 @@
 //! One connection to the server, with the statements that are prepared on it.
 //!
-//! A connection on which the wait for a standby was given up is one whose last commit may be lost, so it ends before
-//! that commit is answered: its call is unknown and asked again. Nobody here cancels a statement; a call that takes
-//! too long loses its connection.
+//! If the server stops waiting for a standby, the connection's last commit may be lost, so the connection ends before
+//! that commit is answered: its call is unknown and retried. No statement is cancelled here; a call that takes too long
+//! loses its connection.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -19,10 +19,10 @@ use super::failure::Op;
 
 type RustlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
-/// One connection with what was prepared on it.
+/// One connection with its prepared statements.
 pub struct Wire {
     pub client: Client,
-    /// The version that the schema had when this was connected; 0 where nobody looked.
+    /// The schema's version when this was connected; 0 if it was not checked.
     pub schema: i64,
     pub since: Instant,
     statements: Mutex<HashMap<&'static str, Statement>>,
@@ -31,13 +31,13 @@ pub struct Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        // Whatever is still under way is not waited for.
+        // Statements that are still under way are not awaited.
         self.task.abort();
     }
 }
 
 impl Wire {
-    /// Carries its messages in a task of its own.
+    /// Wraps a client, and carries its messages in a task of its own.
     pub fn new(client: Client, connection: Connection<Socket, RustlsStream>) -> Self {
         let task = tokio::spawn(drive(connection));
         Self { client, schema: 0, since: Instant::now(), statements: Mutex::default(), task }
@@ -69,22 +69,22 @@ impl Wire {
         Ok(self.client.execute(&self.statement(sql).await?, parameters).await?)
     }
 
-    /// Several statements without parameters.
+    /// Runs several statements without parameters.
     pub async fn batch(&self, sql: &str) -> Op<()> {
         Ok(self.client.batch_execute(sql).await?)
     }
 }
 
-/// The server's routine that says that a standby was not waited for (code 01000, or 57P01 at its shutdown). Its name
-/// is in the message's own field, which is not translated.
+/// The server's routine that reports that a standby was not awaited (code 01000, or 57P01 at its shutdown). Its name is
+/// in the message's own field, which is not translated.
 const GAVE_UP_WAITING: &str = "SyncRepWaitForLSN";
 
-/// Carries messages until the connection ends, or until the server says that it answers a commit too early.
+/// Carries messages until the connection ends, or until the server reports that it answers a commit too early.
 async fn drive(mut connection: Connection<Socket, RustlsStream>) {
     loop {
         match poll_fn(|context| connection.poll_message(context)).await {
             Some(Ok(AsyncMessage::Notice(notice))) if notice.routine() == Some(GAVE_UP_WAITING) => {
-                // The warning comes before the answer: nobody will hear that it was committed.
+                // The warning comes before the answer: the caller never learns that it was committed.
                 tracing::warn!("the database stopped waiting for its standby; the call counts as unanswered");
                 return;
             }

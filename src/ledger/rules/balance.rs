@@ -1,4 +1,4 @@
-//! What a status shows of a holder.
+//! The balance of a holder, as its status shows it.
 
 use jiff::Timestamp;
 
@@ -8,30 +8,30 @@ use crate::domain::credit::{Lot, Meter, Overage, Source};
 use crate::domain::directory::Terms;
 use crate::domain::id::Holder;
 
-/// All that a holder has at a moment, and what was counted beside it.
+/// All that a holder has at a moment, and its counted usage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Balance {
     /// The running lot of its period: granted, used, overage.
     pub lot: Lot,
-    /// Figures of the lot's period.
+    /// Usage in the lot's period.
     pub usage: Usage,
-    /// Of a policy.
+    /// Set for a policy.
     pub overage: Overage,
-    /// `Some` = prepaid.
+    /// Set for a prepaid holder.
     pub prepaid: Option<PrepaidBalance>,
-    /// Of an account with a spend limit.
+    /// Set for an account with a spend limit.
     pub spend: Option<SpendBalance>,
 }
 
-/// What is left of grants and top-ups.
+/// The remaining credits of grants and top-ups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrepaidBalance {
-    /// Of all lots that have not expired.
+    /// Sum over all lots that have not expired.
     pub granted: i64,
     pub remaining: i64,
-    /// When more comes by itself.
+    /// Time of the next top-up.
     pub next_top_up: Option<Timestamp>,
-    /// When some of what remains is lost.
+    /// Time at which some of what remains expires.
     pub next_expiry: Option<Timestamp>,
 }
 
@@ -40,11 +40,11 @@ pub struct PrepaidBalance {
 pub struct SpendBalance {
     pub limit_micro: i64,
     pub used_micro: i64,
-    /// A credit's price at present.
+    /// Present price of a credit.
     pub unit_price: i64,
 }
 
-/// A meter that lacks the credits of a message, with its figures as [`Verdict::Short`] tells them.
+/// A meter that lacks the credits of a message, with its figures as in [`Verdict::Short`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exhausted {
     pub meter: Meter,
@@ -55,7 +55,7 @@ pub struct Exhausted {
 }
 
 impl Exhausted {
-    /// The one that stays closed longer; this one where both do as long.
+    /// Returns the one that stays closed longer; this one if both stay closed equally long.
     pub fn or_longer(self, other: Self) -> Self {
         let end = |exhausted: &Self| exhausted.reopens_at.unwrap_or(Timestamp::MAX);
         if end(&other) > end(&self) { other } else { self }
@@ -63,16 +63,16 @@ impl Exhausted {
 }
 
 impl Balance {
-    /// The meter of this holder that refuses one more credit: where several do, the one that stays closed longest.
+    /// Returns the meter of this holder that refuses one more credit: if several do, the one that stays closed longest.
     pub fn exhausted(&self) -> Option<Exhausted> {
         self.short_of(1)
     }
 
-    /// The meter of this holder that refuses a message of `credits`, as the reserve call would name it; where several
-    /// do, the one that stays closed longest.
+    /// Returns the meter of this holder that refuses a message of `credits`, as the reserve call would name it; if
+    /// several do, the one that stays closed longest.
     pub fn short_of(&self, credits: i64) -> Option<Exhausted> {
         let (period, prepaid) = (self.period_short_of(credits), self.prepaid_short_of(credits));
-        // In the order of `Meter`, which decides where several stay closed as long.
+        // In the order of `Meter`, which decides if several stay closed equally long.
         let in_order = match self.lot.holder {
             Holder::Key(_) | Holder::Account(_) => [self.spend_short_of(credits), period, prepaid],
             Holder::Policy(_) => [None, prepaid, period],
@@ -104,8 +104,8 @@ impl Balance {
         Some(Exhausted { meter, granted, remaining, reopens_at: next_top_up })
     }
 
-    /// For status: when what is exhausted opens again; where nothing is, when the period's limit starts anew. `None`:
-    /// nothing of that happens by itself.
+    /// Returns, for the status, when an exhausted meter opens again; if none is exhausted, when the period's limit
+    /// starts anew. `None`: neither happens by itself.
     pub fn reopens_at(&self) -> Option<Timestamp> {
         match self.exhausted() {
             Some(exhausted) => exhausted.reopens_at,
@@ -113,7 +113,8 @@ impl Balance {
         }
     }
 
-    /// What can still be charged to this holder, in credits: the least of its meters. `None`: nothing limits it.
+    /// Returns the credits that can still be charged to this holder: the least of its meters. `None`: nothing limits
+    /// it.
     pub fn remaining(&self) -> Option<i64> {
         let period = self.lot.remaining().filter(|_| self.overage.is_deny());
         let prepaid = self.prepaid.map(|prepaid| prepaid.remaining);
@@ -122,22 +123,22 @@ impl Balance {
         [period, prepaid, spend].into_iter().flatten().min()
     }
 
-    /// When these figures change although nobody sends: a period ends, a top-up comes, a grant expires.
+    /// Returns when these figures change although no message is sent: a period ends, a top-up comes, a grant expires.
     pub fn changes_at(&self) -> Timestamp {
         let prepaid = self.prepaid.map(|prepaid| [prepaid.next_top_up, prepaid.next_expiry]);
         prepaid.into_iter().flatten().flatten().fold(self.lot.window.to, Timestamp::min)
     }
 }
 
-/// The meter of a chain that refuses a message of `credits`, as the reserve call would name it. `balances`: of its key,
-/// its account and its policy, in this order.
+/// Returns the meter of a chain that refuses a message of `credits`, as the reserve call would name it. `balances`:
+/// those of its key, its account and its policy, in this order.
 pub fn short_of(balances: &[Balance], credits: i64) -> Option<Exhausted> {
     balances.iter().filter_map(|balance| balance.short_of(credits)).reduce(Exhausted::or_longer)
 }
 
-/// Counted recipients (credits) of a period, by outcome. `accepted` = charged and not refunded so far: overage is
-/// included, and so is what an accepted ledger was raised by, as the running limit's used credits are the same figure.
-/// No message of this ledger says what the latter were, so no other figure counts them.
+/// Counted recipients (credits) of a period, by outcome. `accepted` = charged and not refunded so far: it includes
+/// overage, and what an accepted ledger was raised by, as the running limit's used credits are the same figure. No
+/// message of this ledger accounts for the latter, so no other figure counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     pub messages: i64,
@@ -145,14 +146,14 @@ pub struct Usage {
     pub relayed: i64,
     /// Refunded because the upstream refused.
     pub refused: i64,
-    /// Refunded because it never got to the upstream's final dot.
+    /// Refunded because it never reached the upstream's final dot.
     pub not_offered: i64,
-    /// Charged, and what became of it is not known.
+    /// Charged, with an outcome that is not known.
     pub unknown: i64,
     pub last_sent_at: Option<Timestamp>,
 }
 
-/// What a holder has, as the next message would find it. `unit_price` is that of its account's policy.
+/// Returns the balance of a holder, as the next message would find it. `unit_price` is that of its account's policy.
 pub fn balance(
     terms: &Terms<'_>,
     period: Lot,

@@ -1,51 +1,51 @@
-//! A message that comes again: what the ledger answers, as far as no engine is needed to say it.
+//! Recognises a message that is sent again: the pure part of the answer.
 //!
-//! A kept fingerprint stands for one message of one client. It must never swallow a second one: whoever sends the same
-//! bytes twice and was told 250 for both means two messages. So a trace answers one copy, and is used up.
+//! A kept fingerprint stands for one message of one client. It must never swallow a second one: a client that sends the
+//! same bytes twice and was told 250 for both means two messages. So a trace answers one copy, and is then used up.
 
 use crate::domain::credit::{Outcome, Verdict};
 use crate::domain::id::MessageId;
 
-/// A kept fingerprint with what became of its message.
+/// A kept fingerprint with the outcome of its message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
     /// The message that was charged.
     pub message: MessageId,
-    /// What is known of it. `None`: its rows are gone.
+    /// The known outcome. `None`: its rows are gone.
     pub outcome: Option<Outcome>,
-    /// The message whose transaction may still be under way: itself, or the copy that stands in for it.
+    /// The message whose transaction may still be under way: this one, or the copy that stands in for it.
     pub carrier: Option<MessageId>,
-    /// Whether the session that carries it lives.
+    /// The session that carries it is alive.
     pub lives: bool,
     /// The copy that was answered as relayed.
     pub answered: Option<MessageId>,
-    /// Copies that stood in for it, but for those that were certainly not sent.
+    /// Copies that stood in for it, except those that were certainly not sent.
     pub stand_ins: u32,
 }
 
-/// What is written of a trace when a copy is answered.
+/// The change of a trace when a copy is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// The copy carries it from here on: it stands in for it.
+    /// The copy stands in for it and carries it from here on.
     Carried,
-    /// The copy is answered as relayed: nothing is left to answer.
+    /// The copy is answered as relayed: the trace is used up.
     Answered,
 }
 
-/// Copies of one fingerprint that may be sent without a charge in place of messages of which nobody will know what became
-/// of them. One that was certainly not sent does not count. From the next on they are new messages: an upstream that
-/// never says what it did must not make mail free.
+/// Maximum copies of one fingerprint that may be sent without a charge in place of messages whose outcome will never be
+/// known. A copy that was certainly not sent does not count. Any further copy is a new message: an upstream that never
+/// reports what it did must not make mail free.
 pub const STAND_INS_MAX: u32 = 2;
 
-/// What a copy is answered, and which of the traces is to be marked.
+/// The answer to a copy, and the trace to mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recognised {
     pub verdict: Verdict,
     pub mark: Option<(usize, Mark)>,
 }
 
-/// What the copy `asker` is answered. `None`: nothing is open, so it is a new message. Asked again, it answers the same.
-/// `traces` are those of its fingerprint, oldest first.
+/// Returns the answer to the copy `asker`. `None`: nothing is open, so it is a new message. A retry gets the same
+/// answer. `traces` are those of its fingerprint, oldest first.
 pub fn recognise(asker: MessageId, traces: &[Trace]) -> Option<Recognised> {
     let known = |verdict| Some(Recognised { verdict, mark: None });
     if let Some(trace) = traces.iter().find(|trace| trace.answered == Some(asker)) {
@@ -60,7 +60,7 @@ pub fn recognise(asker: MessageId, traces: &[Trace]) -> Option<Recognised> {
         (Some(Outcome::Relayed), None) => Some(0),
         (Some(Outcome::Unknown), None) if trace.carrier.is_none() || !trace.lives => may_stand_in.then_some(1),
         (Some(Outcome::Unknown), None) => Some(2),
-        // It was given back, it is used up, or nobody knows it any more.
+        // It was given back, it is used up, or its rows are gone.
         (Some(Outcome::Refused | Outcome::NotOffered) | None, _) | (_, Some(_)) => None,
     };
     let found = traces.iter().enumerate().filter_map(|(index, trace)| Some((rank(trace)?, index)));
@@ -74,7 +74,7 @@ pub fn recognise(asker: MessageId, traces: &[Trace]) -> Option<Recognised> {
 }
 
 impl Trace {
-    /// What it is once it is marked.
+    /// Applies the mark.
     pub fn mark(&mut self, asker: MessageId, mark: Mark) {
         match mark {
             Mark::Answered => self.answered = Some(asker),
@@ -120,12 +120,12 @@ mod tests {
             (vec![trace(1, Outcome::Refused)], None),
             (vec![trace(1, Outcome::NotOffered)], None),
             (vec![Trace { outcome: None, ..trace(1, Outcome::Unknown) }], None),
-            // Two were open: what is certain comes first.
+            // Several were open: the certain answer comes first.
             (
                 vec![carried.clone(), trace(2, Outcome::Unknown), trace(3, Outcome::Relayed)],
                 Some(Verdict::Relayed(id(3))),
             ),
-            // Twice it was sent without a charge, for this message or for another one.
+            // Sent twice without a charge, for this message or for another one.
             (vec![Trace { stand_ins: 1, ..trace(1, Outcome::Unknown) }], Some(Verdict::Resumed(id(1)))),
             (vec![Trace { stand_ins: 2, ..trace(1, Outcome::Unknown) }], None),
             (vec![Trace { stand_ins: 2, ..trace(1, Outcome::Unknown) }, trace(2, Outcome::Unknown)], None),

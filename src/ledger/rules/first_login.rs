@@ -1,4 +1,4 @@
-//! Which logins are news for the audit trail, and which networks of a key are kept.
+//! Decides which logins are news for the audit trail, and which networks of a key are kept.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,28 +9,28 @@ use crate::domain::id::KeyId;
 use crate::domain::login_network::{LOGINS_MAX, LoginFrom, NETWORKS_PER_KEY, NEWS_WITHIN, SEEN_EVERY};
 use crate::ledger::trail::{KEY_NETWORK, Note};
 
-/// A network that a key came from.
+/// A network that a key logged in from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     pub network: String,
-    /// When the trail told of it.
+    /// When the trail recorded it.
     pub told_at: Timestamp,
-    /// When the key came from it last, as far as it was written.
+    /// When the key last logged in from it, as far as it was written.
     pub seen_at: Timestamp,
 }
 
-/// What a batch of logins changes, in the order in which it is to be written.
+/// The changes that a batch of logins makes, in the order in which they are to be written.
 #[derive(Debug, Default, PartialEq)]
 pub struct Changes {
-    /// Rows whose key came from there again.
+    /// Rows whose key logged in from there again.
     pub seen: Vec<(KeyId, String)>,
     /// Rows to delete.
     pub forgotten: Vec<(KeyId, String)>,
-    /// Rows to insert, told and seen now.
+    /// Rows to insert, recorded and seen now.
     pub first: Vec<FirstLogin>,
 }
 
-/// A row that is to be written, and what the trail says of it.
+/// A row to write, and its note for the trail.
 #[derive(Debug, PartialEq)]
 pub struct FirstLogin {
     pub key: KeyId,
@@ -38,14 +38,14 @@ pub struct FirstLogin {
     pub note: Note,
 }
 
-/// The keys of a batch, each once: those whose networks the rule below must know.
+/// Returns the keys of a batch, each once: the rule below must know their networks.
 pub fn keys_of(logins: &[LoginFrom]) -> BTreeSet<KeyId> {
     logins.iter().take(LOGINS_MAX).map(|login| login.key).collect()
 }
 
-/// Judges a batch of logins. One from a network that its key is not known to come from is news, unless the key caused
-/// [`NETWORKS_PER_KEY`] of them within [`NEWS_WITHIN`]; where the key has as many networks, the one that it came from
-/// longest ago is forgotten for it.
+/// Judges a batch of logins. A login from a network that is not known for its key is news, unless the key caused
+/// [`NETWORKS_PER_KEY`] of them within [`NEWS_WITHIN`]; if the key already has as many networks, the one that it used
+/// longest ago is forgotten in exchange.
 pub fn judge(mut known: HashMap<KeyId, Vec<Known>>, logins: &[LoginFrom], now: Timestamp) -> Changes {
     let mut changes = Changes::default();
     for LoginFrom { key, network } in logins.iter().take(LOGINS_MAX) {
@@ -73,8 +73,8 @@ pub fn judge(mut known: HashMap<KeyId, Vec<Known>>, logins: &[LoginFrom], now: T
     changes
 }
 
-/// Takes out the network that a key came from longest ago, of several the one that was told first. While fewer than all
-/// are news of this day, that is none of this batch.
+/// Removes the network that a key used longest ago; of several, the one recorded first. While fewer than all are news
+/// of this day, that is none of this batch.
 fn forget(known: &mut Vec<Known>) -> Option<String> {
     let oldest = (0..known.len()).min_by_key(|index| (known[*index].seen_at, known[*index].told_at))?;
     Some(known.remove(oldest).network)

@@ -1,37 +1,37 @@
-//! What is known to be used, put into a ledger that was accepted.
+//! Floors: usage known from elsewhere, put into a ledger that was accepted.
 
 use jiff::Timestamp;
 
 use crate::domain::credit::{Lot, Meter, Overage, in_order_of_use};
 use crate::domain::id::Holder;
 
-/// What is known of one of a holder's meters.
+/// The known usage of one of a holder's meters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Floor {
     pub holder: Holder,
     pub meter: Meter,
     pub bound: Bound,
-    /// When the period ends in which it was used: after that it says nothing.
+    /// End of the period in which it was used: afterwards the floor means nothing.
     pub until: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
-    /// Credits of the running period, overage included, or micro-units of money.
+    /// Credits used in the running period, overage included, or micro-units of money.
     UsedAtLeast(i64),
-    /// Prepaid credits that were left at that moment. What came later comes on top.
+    /// Prepaid credits that were left at that moment. Later grants and top-ups come on top.
     LeftAtMost { left: i64, at: Timestamp },
 }
 
-/// A lot with what was added to it, or is.
+/// A lot with the amount that was added to it, or is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Raised {
     pub lot: Lot,
     pub by: i64,
 }
 
-/// What is added to which of a meter's lots (the live ones) so that they have used what is known: as it would have been
-/// charged, and what they do not hold to the last.
+/// Returns the amounts to add to a meter's (live) lots so that they have used what is known: in the order in which
+/// messages are charged, and the excess to the last lot.
 pub fn raise(bound: Bound, overage: Overage, mut lots: Vec<Lot>) -> Vec<Raised> {
     let mut missing = match bound {
         Bound::UsedAtLeast(used) => used - lots.iter().map(Lot::used).sum::<i64>(),
@@ -53,9 +53,9 @@ pub fn raise(bound: Bound, overage: Overage, mut lots: Vec<Lot>) -> Vec<Raised> 
     raised
 }
 
-/// What a parent's running lot lacks of what its children were raised by: every message of a key is one of its account,
-/// and every message of an account one of its policy. `parent` says by how much it was raised itself. What a child used
-/// before the parent's period began, or may have, is not counted.
+/// Returns by how much a parent's running lot was raised less than its children: every message of a key is one of its
+/// account, and every message of an account one of its policy. `parent` says by how much it was raised itself. What a
+/// child used, or may have used, before the parent's period began is not counted.
 pub fn lacking(parent: &Raised, children: &[Raised]) -> i64 {
     let within = children.iter().filter(|child| child.lot.window.from >= parent.lot.window.from);
     (within.map(|child| child.by).sum::<i64>() - parent.by).max(0)
@@ -83,10 +83,10 @@ mod tests {
         let of = |used, overage| known(Bound::UsedAtLeast(used), overage);
         assert_eq!(of(0, Overage::Deny), []);
         assert_eq!(of(7, Overage::Deny), [(2, 5, 0), (1, 2, 0)]);
-        // More than was ever granted here: the last one remembers it.
+        // More than was ever granted here: the last lot takes the excess.
         assert_eq!(of(30, Overage::Deny), [(2, 5, 0), (1, 10, 0), (3, 15, 0)]);
         assert_eq!(of(30, Overage::Allow), [(2, 5, 0), (1, 10, 0), (3, 15, 10)]);
-        // Of 20 there are 12 left.
+        // 12 of the 20 are left.
         let left = |left| known(Bound::LeftAtMost { left, at: Timestamp::UNIX_EPOCH }, Overage::Deny);
         assert_eq!(left(12), [(2, 5, 0), (1, 3, 0)]);
         assert_eq!(left(20), []);

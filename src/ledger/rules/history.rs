@@ -1,26 +1,26 @@
-//! What a holder has used, by quarters of an hour: what a limit counts that begins within its period.
+//! A holder's use by quarters of an hour, which a limit that begins within its period counts.
 
 use jiff::{SignedDuration, Timestamp};
 
-/// The grain of what is remembered. Every time zone differs from UTC by whole quarters of an hour, so every period
-/// begins with one. Where one did not, the quarter in which it begins would count whole: rather too much than too little.
+/// The grain of the history. Every time zone differs from UTC by whole quarters of an hour, so every period begins with
+/// one. If one did not, the quarter in which it begins would count whole: rather too much than too little.
 const QUARTER_MS: i64 = 15 * 60 * 1_000;
 const QUARTERS: usize = 4;
 pub const HOUR_MS: i64 = QUARTER_MS * QUARTERS as i64;
 
-/// How long it is remembered: the longest period, a month of 31 days and an hour, and a day more for clocks.
+/// Time for which the history is kept: the longest period, a month of 31 days and an hour, and a day more for clocks.
 pub const KEPT: SignedDuration = SignedDuration::from_hours(33 * 24);
 
 /// Credits used in the quarters of one hour.
 pub type Quarters = [i64; QUARTERS];
 
-/// The hour of an instant (unix milliseconds) and the number of its quarter, from 0.
+/// Returns the hour of an instant (unix milliseconds) and the number of its quarter, from 0.
 pub fn place(at_ms: i64) -> (i64, usize) {
     let hour = at_ms.div_euclid(HOUR_MS) * HOUR_MS;
     (hour, usize::try_from((at_ms - hour) / QUARTER_MS).unwrap_or(0))
 }
 
-/// The first instant (unix milliseconds) that counts for a period that begins at `from`.
+/// Returns the first instant (unix milliseconds) that counts for a period that begins at `from`.
 pub fn first(from: Timestamp) -> i64 {
     from.as_millisecond().div_euclid(QUARTER_MS) * QUARTER_MS
 }

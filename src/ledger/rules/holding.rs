@@ -1,4 +1,4 @@
-//! What a batch is judged by.
+//! The state of a holder that a batch is judged by.
 
 use jiff::Timestamp;
 
@@ -11,12 +11,13 @@ use crate::domain::directory::Terms;
 pub struct Opened {
     pub holding: Holding,
     pub lots: Vec<Lot>,
-    /// The lot among them that a top-up came to: it is to be written, before anybody is refused.
+    /// The lot among them that received a top-up: it is to be written before any message is refused.
     pub topped_up: Option<Planned>,
 }
 
 /// Puts a holder together: `period` is its running lot, `lots` those of other sources that are not taken back, and
-/// `arrival` its theoretical arrival. Whoever has none of these ([`Terms::has_more`], [`Terms::rate`]) needs no rows.
+/// `arrival` its theoretical arrival. A holder that has none of these ([`Terms::has_more`], [`Terms::rate`]) needs no
+/// rows.
 pub fn open(terms: &Terms<'_>, period: &Lot, lots: Vec<Lot>, arrival: Option<Timestamp>, now: Timestamp) -> Opened {
     let mut lots = lots;
     let mut topped_up = None;

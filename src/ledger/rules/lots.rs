@@ -1,4 +1,4 @@
-//! The lots of one holder as an engine read them, and what its rules make of them. The engine writes what is marked.
+//! The lots of one holder as an engine read them, and the rules that change them. The engine writes the marked ones.
 
 use jiff::Timestamp;
 
@@ -11,15 +11,15 @@ use crate::domain::id::{Holder, IdMap};
 use crate::domain::period::Calendar;
 use crate::ledger::trail::Note;
 
-/// Lots of one holder made in one go. A holder that nobody touched for longer gets the rest next time.
+/// Maximum lots of one holder made in one go. A holder that was idle for longer gets the rest next time.
 pub const LOTS_AHEAD_MAX: usize = 40;
 
-/// What an engine has to do with a lot.
+/// The write that an engine owes a lot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// As it was read.
+    /// Unchanged since it was read.
     Clean,
-    /// To be written as it is now.
+    /// To be updated.
     Changed,
     /// To be inserted; it has no id.
     New,
@@ -31,7 +31,7 @@ pub struct Row {
     pub lot: Lot,
     /// JSON; empty for a lot that no calendar made.
     pub calendar: String,
-    /// An edit ended it: nothing is charged to it any more, whatever time it is for whoever asks.
+    /// An edit ended it: nothing is charged to it any more, whatever the caller's time.
     pub ended: bool,
     pub mark: Mark,
 }
@@ -48,7 +48,7 @@ impl Row {
     }
 }
 
-/// All lots of one holder that bear on its messages.
+/// All lots of one holder that matter to its messages.
 #[derive(Clone, Debug)]
 pub struct Lots {
     holder: Holder,
@@ -61,12 +61,12 @@ pub struct Lots {
 }
 
 fn json(calendar: &Calendar) -> String {
-    // A calendar is three plain fields: there is nothing in it that could fail.
+    // A calendar is three plain fields: nothing in it can fail to serialise.
     serde_json::to_string(calendar).unwrap_or_default()
 }
 
-/// The lot of `limit` that holds at `at`, after `previous`, not yet written. Where that one reached into this period the
-/// lot begins where it ended, and carries what its holder has `used` in the period so far.
+/// Returns the lot of `limit` that holds at `at`, after `previous`, not yet written. If `previous` reached into this
+/// period, the lot begins where it ended, and carries what its holder has `used` in the period so far.
 fn following(
     holder: Holder,
     (limit, overage): (&Limit, Overage),
@@ -86,7 +86,7 @@ impl Lots {
         Self { holder, periods: vec![], others: vec![], arrival: None }
     }
 
-    /// Puts a lot that was read where it belongs. A holder's lots must come oldest first.
+    /// Adds a lot that was read. A holder's lots must come oldest first.
     pub fn push(&mut self, lot: Lot, calendar: String, ended: bool) {
         let rows = if lot.source == Source::Period { &mut self.periods } else { &mut self.others };
         rows.push(Row { lot, calendar, ended, mark: Mark::Clean });
@@ -100,12 +100,12 @@ impl Lots {
         self.periods.iter_mut().chain(&mut self.others)
     }
 
-    /// After everything was written.
+    /// Clears the marks after everything was written.
     pub fn is_written(&mut self) {
         self.all_mut().for_each(|row| row.mark = Mark::Clean);
     }
 
-    /// The latest lot that has begun by `at`.
+    /// Returns the latest lot that has begun by `at`.
     fn latest(&self, at: Timestamp) -> Option<&Row> {
         self.periods.iter().rfind(|row| row.lot.begun <= at)
     }
@@ -118,7 +118,8 @@ impl Lots {
         self.latest(at).filter(|latest| latest.holds_at(at)).map(|row| &row.lot)
     }
 
-    /// Whether an edit has ended the running lot later than `now`: whoever asks at `now` was overtaken, and asks again.
+    /// Returns true if an edit has ended the running lot later than `now`: a caller at `now` was overtaken, and
+    /// retries.
     pub fn is_overtaken(&self, now: Timestamp) -> bool {
         self.latest(now).is_some_and(|latest| latest.ended && now < latest.lot.window.to)
     }
@@ -131,13 +132,13 @@ impl Lots {
         self.periods.push(Row { lot, calendar: json(calendar), ended: false, mark: Mark::New });
     }
 
-    /// Whether anything is to be written.
+    /// Returns true if anything is to be written.
     pub fn is_marked(&self) -> bool {
         self.all().any(|row| row.mark != Mark::Clean)
     }
 
-    /// Since when its holder's use has to be known before a lot of this limit is made: the beginning of its period.
-    /// `None`: the running lot counts it, or nothing was used in the period before.
+    /// Returns the moment from which its holder's use has to be known before a lot of this limit is made: the beginning
+    /// of its period. `None`: the running lot counts it, or nothing was used in the period before.
     pub fn counts_from(&self, limit: &Limit, now: Timestamp) -> Option<Timestamp> {
         let latest = self.latest(now)?;
         if latest.holds_at(now) && latest.calendar == json(&limit.calendar) {
@@ -147,7 +148,7 @@ impl Lots {
         (latest.lot.window.to > window.from).then_some(window.from)
     }
 
-    /// Makes the lots that messages are charged to where they are not. `used` is what the holder has used since
+    /// Makes the missing lots that messages are charged to. `used` is what the holder has used since
     /// [`counts_from`](Self::counts_from).
     pub fn run(&mut self, terms: &Terms<'_>, used: i64, now: Timestamp) {
         if self.running(now).is_none() {
@@ -158,7 +159,7 @@ impl Lots {
         }
     }
 
-    /// The lot that [`run`](Self::run) would make, not yet written.
+    /// Returns the lot that [`run`](Self::run) would make, not yet written.
     pub fn next(&self, (limit, overage): (&Limit, Overage), used: i64, now: Timestamp) -> Lot {
         let previous = self.latest(now).map(|row| &row.lot);
         following(self.holder, (limit, overage), previous, used, now)
@@ -174,10 +175,10 @@ impl Lots {
         let mut made = 0;
         for _ in 0..LOTS_AHEAD_MAX {
             let ended = self.periods.last().map(|latest| latest.lot.window.to);
-            // A holder that slept over whole periods needs no lots for them.
+            // A holder that was idle for whole periods needs no lots for them.
             let at = ended.map_or(now, |ended| ended.max(now));
             let window = limit.calendar.window(at);
-            // One that begins within its period carries what will be used by then: it is made when it begins.
+            // A lot that begins within its period carries what will be used by then: it is made when it begins.
             if at > until || ended.is_some_and(|ended| ended > window.from) {
                 break;
             }
@@ -187,7 +188,8 @@ impl Lots {
         made
     }
 
-    /// What its messages are judged by, once every lot has its id. `None`: a lot is missing that [`run`](Self::run) makes.
+    /// Returns the state that its messages are judged by, once every lot has its id. `None`: a lot is missing that
+    /// [`run`](Self::run) makes.
     pub fn open(&self, terms: &Terms<'_>, now: Timestamp) -> Option<Opened> {
         let others = if terms.has_more() { self.others() } else { vec![] };
         if sources::missing_spend(terms, others.iter()).is_some() {
@@ -196,7 +198,7 @@ impl Lots {
         Some(open(terms, self.running(now)?, others, self.arrival, now))
     }
 
-    /// Takes back what was decided on its lots.
+    /// Takes over the balances that a decision changed.
     pub fn take_back(&mut self, lots: &IdMap<LotId, Lot>) {
         for row in self.all_mut() {
             if let Some(lot) = lots.get(&row.lot.id).filter(|lot| **lot != row.lot) {
@@ -206,7 +208,7 @@ impl Lots {
         }
     }
 
-    /// Takes over a lot of another source, made where it has no id.
+    /// Takes over a lot of another source, marked as new if there is none of its source yet.
     pub fn put(&mut self, lot: Lot) {
         match self.others.iter_mut().find(|known| known.lot.source == lot.source) {
             Some(known) => {
@@ -217,9 +219,9 @@ impl Lots {
         }
     }
 
-    /// Applies what an entry says now, after `before`. Period lots that were made ahead must be gone already where its
-    /// limit changed: they are made again, under the new one. `used` is what its holder has used since
-    /// [`counts_from`](Self::counts_from) under the limit of [`holding`]. Returns what the trail says of it.
+    /// Applies an entry, which replaces `before`. If its limit changed, period lots that were made ahead must be gone
+    /// already: they are made again, under the new one. `used` is what its holder has used since
+    /// [`counts_from`](Self::counts_from) under the limit of [`holding`]. Returns the notes for the trail.
     pub fn edit(&mut self, before: Option<&Entry>, entry: &Entry, used: i64, now: Timestamp) -> Vec<Note> {
         if entry.removed_at().is_some() {
             let stood = before.filter(|before| before.removed_at().is_none());
@@ -235,8 +237,8 @@ impl Lots {
         notes
     }
 
-    /// Leaves what is removed with what has begun, top-ups that had come due too: nothing is charged to its lots any
-    /// more, and its rules may change before it returns.
+    /// Leaves a removed holder with what has begun, including top-ups that had come due: nothing is charged to its lots
+    /// any more, and its rules may change before it returns.
     fn leave(&mut self, before: &Entry, used: i64, now: Timestamp) -> Vec<Note> {
         self.run(&before.terms(), used, now);
         if before.terms().has_more() { self.plan(Some(before), before, now) } else { vec![] }
@@ -251,9 +253,9 @@ impl Lots {
         notes
     }
 
-    /// Applies a changed limit at once. A lot of its calendar is granted what it says now; one of another calendar ends,
-    /// and a lot begins that counts what was used since the beginning of the limit's own period. So it does not matter
-    /// what held in between, or in which order.
+    /// Applies a changed limit at once. A lot of the same calendar is regranted; one of another calendar ends, and a
+    /// lot begins that counts what was used since the beginning of the limit's own period. So it does not matter which
+    /// limits held in between, or in which order.
     fn apply_limit(&mut self, limit: &Limit, overage: Overage, used: i64, now: Timestamp) -> Option<Note> {
         let is_of_this_calendar = self.latest(now).is_none_or(|latest| latest.calendar == json(&limit.calendar));
         match self.running_row(now) {
@@ -270,7 +272,7 @@ impl Lots {
         let window = limit.calendar.window(now);
         let key = window.key.clone();
         let next = Lot::within_period(self.holder, window, now, limit.credits, overage, used);
-        // The lot that ends may not have been made: nobody has used it.
+        // The lot that ends may not have been made: nothing was charged to it.
         let Some(running) = self.running_row(now) else {
             self.add(next, &limit.calendar);
             return None;
@@ -278,7 +280,7 @@ impl Lots {
         running.change();
         let note = Note::cut(&running.lot, &key, used);
         if running.lot.begun == now {
-            // It began this very millisecond: it becomes the new one. What was charged to it is in what was used.
+            // It began this very millisecond: it becomes the new one. Its charges are part of `used`.
             let (id, charged) = (running.lot.id, running.lot.charged());
             running.lot = Lot { id, carried: used - charged, ..next };
             running.calendar = json(&limit.calendar);
@@ -292,7 +294,7 @@ impl Lots {
 }
 
 impl Lots {
-    /// The lots of one of its holder's meters that messages are charged to now.
+    /// Returns the lots of one of its holder's meters that messages are charged to now.
     pub fn of_meter(&self, meter: Meter, now: Timestamp) -> Vec<Lot> {
         let live = |lot: &Lot| match lot.source {
             Source::Spend | Source::TopUp => true,
@@ -303,8 +305,8 @@ impl Lots {
         self.running(now).into_iter().chain(others).filter(|lot| lot.meter() == meter).cloned().collect()
     }
 
-    /// Raises what is used to what is known. Its lots must be made. Returns what was added to which lot, and what the
-    /// trail says of a top-up that was due.
+    /// Raises the usage to what is known. Its lots must be made. Returns the amount added to each lot, and the trail's
+    /// note of a top-up that was due.
     pub fn raise(&mut self, floor: &Floor, terms: &Terms<'_>, now: Timestamp) -> (Vec<Raised>, Option<Note>) {
         let (bound, note) = match floor.bound {
             Bound::UsedAtLeast(_) => (floor.bound, None),
@@ -345,7 +347,7 @@ impl Lots {
     }
 }
 
-/// The entry whose limit holds at the moment of an edit: of what is removed, the one before.
+/// Returns the entry whose limit holds at the moment of an edit: for a removal, the one before.
 pub fn holding<'a>(before: Option<&'a Entry>, entry: &'a Entry) -> &'a Entry {
     match entry.removed_at() {
         Some(_) => before.unwrap_or(entry),
@@ -353,18 +355,18 @@ pub fn holding<'a>(before: Option<&'a Entry>, entry: &'a Entry) -> &'a Entry {
     }
 }
 
-/// Whether an entry's change touches the lots of its periods.
+/// Returns true if an entry's change touches the lots of its periods.
 pub fn changes_limit(before: Option<&Entry>, entry: &Entry) -> bool {
     let returns = before.is_some_and(|before| before.removed_at().is_some());
     entry.removed_at().is_none() && (returns || before.is_none_or(|before| before.limit() != entry.limit()))
 }
 
-/// Whether an entry's change may touch any lot: if not, none need be read.
+/// Returns true if an entry's change may touch any lot: if not, none need be read.
 pub fn touches_lots(before: Option<&Entry>, entry: &Entry) -> bool {
     drops_lots_ahead(before, entry) || entry.removed_at().is_none() && sources::concerns(before, entry)
 }
 
-/// Whether an entry's change takes away what was made ahead: nobody has used it.
+/// Returns true if an entry's change drops the lots that were made ahead: they are unused.
 pub fn drops_lots_ahead(before: Option<&Entry>, entry: &Entry) -> bool {
     let leaves = entry.removed_at().is_some() && before.is_some_and(|before| before.removed_at().is_none());
     leaves || changes_limit(before, entry)
@@ -388,7 +390,7 @@ mod tests {
     use crate::domain::period::{Calendar, Period};
     use crate::ledger::conformance::{account, at};
 
-    /// As where a release knows the rules of a time zone better than the one before.
+    /// As when a release knows the rules of a time zone better than the one before.
     #[test]
     fn a_lot_whose_predecessor_reaches_into_its_period_carries_what_was_used() {
         let calendar = Calendar::new(Period::Daily, 1, "UTC").expect("a calendar");

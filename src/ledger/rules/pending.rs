@@ -1,4 +1,4 @@
-//! Whether messages under way could give back what a message lacks: then it must not be refused for good.
+//! Checks whether messages under way could give back what a message lacks: then it must not be refused for good.
 
 use jiff::Timestamp;
 
@@ -7,8 +7,8 @@ use super::settle::carries;
 use crate::domain::credit::{Books, Chain, LotId, PERIOD_PARTS, Part, Reservation, Verdict, WhenExhausted};
 use crate::domain::id::{Holder, IdMap, IdSet};
 
-/// A message that is charged and may still be given back: it has no outcome, or an unknown one while its own transaction
-/// is under way.
+/// A message that is charged and may still be given back: it has no outcome, or an unknown one while its own
+/// transaction is under way.
 #[derive(Clone, Debug)]
 pub struct Open {
     pub chain: Chain,
@@ -16,8 +16,8 @@ pub struct Open {
     pub at: Timestamp,
 }
 
-/// The holders whose open messages have to be known: their policy refuses for good, and a message of theirs lacks credits.
-/// What an account sent under another policy counts against its own limits all the same.
+/// Returns the holders whose open messages have to be known: their policy refuses for good, and one of their messages
+/// lacks credits. An account's messages under another policy still count against its own limits.
 pub fn lacking(steps: &[Step], decisions: &[Decision]) -> IdSet<Holder> {
     let lacking = steps.iter().zip(decisions).filter_map(|(step, decision)| match (step, &decision.verdict) {
         (Step::Open(sender), Verdict::Short { .. }) => Some(sender),
@@ -30,8 +30,8 @@ pub fn lacking(steps: &[Step], decisions: &[Decision]) -> IdSet<Holder> {
     for_good.flat_map(|sender| sender.chain().holders()).collect()
 }
 
-/// Says of each message that lacks credits whether `open` messages could give them back. `books` are as the batch left
-/// them, and what it charged is among `open`.
+/// Marks each message that lacks credits as pending if `open` messages could give them back. `books` are as the batch
+/// left them, and its charges are among `open`.
 pub fn judge(batch: &[Reservation], steps: &[Step], decisions: &mut [Decision], books: &Books, open: &[Open]) {
     let returned = returned(books, open);
     for (index, (asked, step)) in batch.iter().zip(steps).enumerate() {
@@ -47,7 +47,7 @@ pub fn judge(batch: &[Reservation], steps: &[Step], decisions: &mut [Decision], 
     }
 }
 
-/// What each lot would get back.
+/// Returns what each lot would get back.
 fn returned(books: &Books, open: &[Open]) -> IdMap<LotId, i64> {
     let mut returned: IdMap<LotId, i64> = IdMap::default();
     for Open { chain, parts, at } in open {

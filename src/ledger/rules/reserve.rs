@@ -13,18 +13,18 @@ use crate::domain::directory::Sender;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{IdMap, IdSet, KeyId, MessageId};
 
-/// How far a message has come without its lots.
+/// The result of judging a message without its lots.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// It was reserved before, or its sender may not send.
     Answered(Verdict),
-    /// The same message stands earlier in the batch, at this index: it is answered the same.
+    /// The same message stands earlier in the batch, at this index: it gets the same answer.
     Repeats(usize),
-    /// In good standing: its copies and its lots decide.
+    /// In good standing: its kept fingerprints and its lots decide.
     Open(Sender),
 }
 
-/// Judges what needs no lots: whether each message has a reservation, and its sender's standing. `sender` finds a key
+/// Judges what needs no lots: an existing reservation of each message, and its sender's standing. `sender` finds a key
 /// with its account and policy on rows that are fresh in this transaction.
 pub fn screen(
     batch: &[Reservation],
@@ -41,7 +41,7 @@ pub fn screen(
         if reserved.contains(&asked.message) {
             return Step::Answered(Verdict::Reserved);
         }
-        // The directory forgets a key long after it was removed; one that it does not know is not good.
+        // The directory forgets a key long after it was removed; a key that it does not know is not good.
         let Some(sender) = sender(asked.key) else { return Step::Answered(Verdict::Blocked(Blocked::KeyRevoked)) };
         match sender.standing(now) {
             Ok(()) => Step::Open(sender),
@@ -51,7 +51,7 @@ pub fn screen(
     steps.collect()
 }
 
-/// The senders whose lots a batch is decided on.
+/// Returns the senders whose lots a batch is decided on.
 pub fn senders(steps: &[Step]) -> impl Iterator<Item = &Sender> {
     steps.iter().filter_map(|step| match step {
         Step::Open(sender) => Some(sender),
@@ -59,7 +59,7 @@ pub fn senders(steps: &[Step]) -> impl Iterator<Item = &Sender> {
     })
 }
 
-/// The messages that may be copies, with their fingerprints.
+/// Returns the messages that may be copies, with their fingerprints.
 pub fn fingerprints<'a>(
     batch: &'a [Reservation],
     steps: &'a [Step],
@@ -70,13 +70,13 @@ pub fn fingerprints<'a>(
     })
 }
 
-/// What a message is answered, and what is to be written of it.
+/// The answer to a message, and the rows to write for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
     pub verdict: Verdict,
     /// The reservation that is to be inserted. Its lots are charged in the books.
     pub charged: Option<Charged>,
-    /// What is to be written of an earlier message's kept fingerprint.
+    /// The mark to write on an earlier message's kept fingerprint.
     pub mark: Option<(MessageId, Mark)>,
 }
 
@@ -132,12 +132,12 @@ fn decide_open(
     }
 }
 
-/// What a message costs its sender at this moment.
+/// Returns what a message costs its sender at this moment.
 pub fn charge_of(asked: &Reservation, sender: &Sender) -> Charge {
     Charge { credits: i64::from(asked.credits), chain: sender.chain(), unit_price: sender.policy.unit_price() }
 }
 
-/// What a copy is answered. One that is to be sent is a message to the rate, though it is not charged.
+/// Answers a copy. One that is to be sent counts for the rate, though it is not charged.
 fn decide_copy(
     asked: &Reservation,
     sender: &Sender,
@@ -245,7 +245,7 @@ mod tests {
         assert!(matches!(decided[1].verdict, Verdict::Short { .. }), "a trace answers one copy");
         assert_eq!(decided[2], Decision::answered(Verdict::Relayed(id(90))), "the same message, marked once");
 
-        // One that is sent in its place is judged by the rate, and uses nothing up where that refuses it.
+        // A copy that is sent in its place is judged by the rate, and uses nothing up if the rate refuses it.
         let mut case = Case::new(2);
         let unknown = Trace { outcome: Some(Outcome::Unknown), ..relayed };
         case.traces = HashMap::from([(Fingerprint([7; 32]), vec![unknown])]);

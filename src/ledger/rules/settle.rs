@@ -1,4 +1,4 @@
-//! Which outcome of a message holds.
+//! Decides which outcome of a message holds.
 
 use jiff::Timestamp;
 
@@ -6,7 +6,7 @@ use super::{history, time};
 use crate::domain::credit::{Lot, LotId, Outcome};
 use crate::domain::id::{AccountId, Holder, KeyId, MessageId};
 
-/// What is known of a message when an outcome of it comes.
+/// The state of a message when an outcome of it comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
     /// It is reserved and has no outcome.
@@ -24,8 +24,8 @@ impl Settled {
     }
 }
 
-/// Whether an outcome is written as a correction. `None`: the one that is there stays. The first outcome holds; only
-/// `unknown` is replaced, once, by what turned out.
+/// Returns true if an outcome is to be written as a correction, false if as the first. `None`: the existing one stays.
+/// The first outcome holds; only `unknown` is replaced, once, by the outcome that is found later.
 pub fn correction(before: Settled, outcome: Outcome) -> Option<bool> {
     match (before, outcome) {
         (Settled::Open, _) => Some(false),
@@ -37,17 +37,17 @@ pub fn correction(before: Settled, outcome: Outcome) -> Option<bool> {
     }
 }
 
-/// Whether a holder's running lot carries a message that was charged to another lot of the holder: then what is given
-/// back of it is given back here too. A lot carries all that was used since the beginning of its period before it began.
+/// Returns true if a holder's running lot carries a message that was charged to another lot of the holder: then its
+/// refund is given back here too. A lot carries all that was used since the beginning of its period before it began.
 pub fn carries(running: &Lot, charged_to: LotId, reserved_at: Timestamp) -> bool {
     running.id != charged_to
         && running.carried > 0
         && reserved_at.as_millisecond() >= history::first(running.window.from)
 }
 
-/// When a message was charged, by the clock that judges at `now` ([`time::judged_at`]). While the ledger's time stands
-/// ahead of that clock all reservations have the same, later one, and the message's id tells when its relay made it. `None`:
-/// by a clock that ran ahead, or nothing tells; then it gives no rate back.
+/// Returns when a message was charged, by the clock that judges at `now` ([`time::judged_at`]). While the ledger's time
+/// stands ahead of that clock all reservations have the same, later one, and the message's id tells when its relay made
+/// it. `None`: the id comes from a clock that ran ahead, or tells no time; then the message gives no rate back.
 pub fn charged_at(message: MessageId, reserved_at: Timestamp, now: Timestamp) -> Option<Timestamp> {
     if reserved_at <= now {
         return Some(reserved_at);
@@ -55,7 +55,7 @@ pub fn charged_at(message: MessageId, reserved_at: Timestamp, now: Timestamp) ->
     message.made_at().filter(|made_at| time::ahead(*made_at, now).is_none())
 }
 
-/// The holders whose rate a message took: its key and its account. What is given back of it is given back there, too.
+/// Returns the holders whose rate a message took: its key and its account. A refund is given back to their rates, too.
 pub fn paced(key: KeyId, account: AccountId) -> [Holder; 2] {
     [Holder::Key(key), Holder::Account(account)]
 }
@@ -74,7 +74,7 @@ mod tests {
             (made(500), 990, Some(990)),
             (plain, 1_000, Some(1_000)),
             (made(998), 9_000, Some(998)),
-            // Of a clock that is a little ahead, and of one that ran ahead.
+            // Made by a clock that is a little ahead, and by one that ran ahead.
             (made(1_060), 9_000, Some(1_060)),
             (made(1_061), 9_000, None),
             (made(9_000), 9_000, None),

@@ -1,4 +1,4 @@
-//! The lots that a holder has beside its period's: spend limit, grants, top-ups.
+//! The lots that a holder has besides its period's: spend limit, grants, top-ups.
 
 use std::collections::BTreeSet;
 
@@ -8,15 +8,15 @@ use crate::domain::credit::{Added, Grant, Lot, Prepaid, Source, TopUp, Topped, t
 use crate::domain::directory::{Entry, Terms};
 use crate::ledger::trail::{self, Note};
 
-/// A lot that is to be written, made where its id is 0, and what the trail says of it.
+/// A lot to write, made if its id is 0, and its notes for the trail.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Planned {
     pub lot: Lot,
     pub notes: Vec<Note>,
 }
 
-/// Whether an entry's change may touch lots beside the period's: if not, they need not be read. `before` is what was
-/// stored, whether or not it was removed.
+/// Returns true if an entry's change may touch lots beside the period's: if not, they need not be read. `before` is the
+/// stored entry, removed or not.
 pub fn concerns(before: Option<&Entry>, entry: &Entry) -> bool {
     let Some(before) = before else { return entry.terms().has_more() };
     let (old, new) = (before.terms(), entry.terms());
@@ -28,10 +28,10 @@ pub fn concerns(before: Option<&Entry>, entry: &Entry) -> bool {
     old.prepaid != new.prepaid || old.spend_limit != new.spend_limit || moved || before.removed_at().is_some()
 }
 
-/// What an entry that was written does to its holder's lots. `lots` are all of them but the period's, also used-up,
+/// Returns what a written entry changes in its holder's lots. `lots` are all of them but the period's, also used-up,
 /// expired and taken-back ones: a grant's id is given once.
 pub fn plan(before: Option<&Entry>, entry: &Entry, lots: &[Lot], now: Timestamp) -> Vec<Planned> {
-    // What was removed for a while is not caught up for it.
+    // A holder that was removed for a while does not catch up for that time.
     let standing = before.filter(|before| before.removed_at().is_none()).map(Entry::terms);
     let terms = entry.terms();
     let mut planned = Vec::new();
@@ -68,8 +68,8 @@ fn spend(terms: &Terms<'_>, limit: Option<i64>) -> Lot {
     Lot::of_source(terms.holder, Source::Spend, limit, None)
 }
 
-/// The lot that counts an account's money where its messages cost some: limited or not, so that a limit that comes later
-/// finds what was spent. `None`: it is there, or there is nothing to count.
+/// Returns the lot that counts an account's money if its messages cost some: limited or not, so that a later limit
+/// finds what was spent. `None`: it exists, or there is nothing to count.
 pub fn missing_spend<'a>(terms: &Terms<'_>, mut lots: impl Iterator<Item = &'a Lot>) -> Option<Lot> {
     let counted = !terms.priced || lots.any(|lot| lot.source == Source::Spend);
     (!counted).then(|| spend(terms, terms.spend_limit))
@@ -124,7 +124,7 @@ fn plan_top_up(
         (Some(known), _) => known.clone(),
     };
     let mut notes = Vec::new();
-    // What came due under the rule that held until now is added by it.
+    // Top-ups that came due under the previous rule are added by that rule.
     if let Some((standing, rule)) = before {
         notes.extend(added(rule, standing, &mut lot, now));
     }
@@ -153,7 +153,7 @@ fn plan_top_up(
     (known != Some(&lot) || !notes.is_empty()).then_some(Planned { lot, notes })
 }
 
-/// What top-ups brought after a moment and until now.
+/// Returns the credits that top-ups brought after a moment and until now.
 pub fn came_between(terms: &Terms<'_>, then: Timestamp, now: Timestamp) -> i64 {
     let Some(rule) = terms.prepaid.and_then(|prepaid| prepaid.recurring.as_ref()) else { return 0 };
     let calendar = &terms.limit.calendar;

@@ -1,22 +1,22 @@
-//! By which time what is judged.
+//! Chooses the time by which something is judged.
 //!
-//! The ledger's time only goes forward, so that no period opens twice. A clock that ran ahead and was put right leaves it
-//! ahead of every clock until they catch up, and for so long it stands still: a rate that is judged by it would hold all
-//! mail back, and a key would expire early.
+//! The ledger's time only goes forward, so that no period opens twice. A clock that ran ahead and was corrected leaves
+//! it ahead of every clock until they catch up, and for so long it stands still: a rate that is judged by it would hold
+//! all mail back, and a key would expire early.
 
 use jiff::{SignedDuration, Timestamp};
 
-/// The ledger's time may be so far ahead of a clock before somebody should look at it. Clocks that are kept by NTP agree
-/// within a second.
+/// Maximum lead of the ledger's time over a clock before an operator should look at it. Clocks that are kept by NTP
+/// agree within a second.
 pub const AHEAD_MAX: SignedDuration = SignedDuration::from_secs(60);
 
-/// How far the ledger's time is ahead of the clock, where that is too far.
+/// Returns how far the ledger's time is ahead of the clock, if too far.
 pub fn ahead(ledger: Timestamp, clock: Timestamp) -> Option<SignedDuration> {
     Some(ledger.duration_since(clock)).filter(|ahead| *ahead > AHEAD_MAX)
 }
 
-/// The time by which rates and expiries are judged: the ledger's, or the clock's where the ledger's is too far ahead.
-/// Periods, and all that is written, follow the ledger's.
+/// Returns the time by which rates and expiries are judged: the ledger's, or the clock's if the ledger's is too far
+/// ahead. Periods, and all that is written, follow the ledger's.
 pub fn judged_at(ledger: Timestamp, clock: Timestamp) -> Timestamp {
     if ahead(ledger, clock).is_some() { clock } else { ledger }
 }

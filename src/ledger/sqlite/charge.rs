@@ -20,7 +20,7 @@ use crate::ledger::rules::settle::{Settled, carries, charged_at, correction, pac
 use crate::ledger::store::{Session, Settlement};
 use crate::ledger::trail::{LEDGER, SESSION_GIVEN_UP};
 
-/// Whose message it was, to what it was charged, and when.
+/// A reserved message: its sender, its charge, and when.
 struct Reserved {
     key: KeyId,
     account: AccountId,
@@ -39,7 +39,7 @@ impl Tx<'_> {
                 unread.insert(self.traces(&fingerprint)?);
             }
         }
-        // Lots are made here if they are not, before any denial.
+        // Missing lots are made here, before any denial.
         let mut lots = Ledgered::default();
         for terms in senders(&steps).flat_map(Sender::terms) {
             lots.open(self, &terms)?;
@@ -64,8 +64,8 @@ impl Tx<'_> {
         Ok(decisions.into_iter().map(|decision| decision.verdict).collect())
     }
 
-    /// The messages of holders that may still be given back: without an outcome, or with an unknown one while their own
-    /// transaction is under way.
+    /// Returns the messages of holders that may still be given back: without an outcome, or with an unknown one while
+    /// their own transaction is under way.
     fn open_messages(&self, holders: &IdSet<Holder>) -> Op<Vec<Open>> {
         let mut statement = self.connection.prepare_cached(
             "SELECT r.key, r.account, r.policy, r.parts, r.at FROM pending p \
@@ -92,7 +92,7 @@ impl Tx<'_> {
         Ok(open)
     }
 
-    /// Whether each message is known already, and its sender's standing, on fresh rows.
+    /// Finds messages that are known already, and judges each sender's standing, on fresh rows.
     fn screen(&mut self, batch: &[Reservation]) -> Op<Vec<Step>> {
         let mut reserved = IdSet::default();
         let mut known = IdMap::default();
@@ -146,7 +146,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// A fenced session's outcomes are taken too: they correct.
+    /// Writes outcomes. A fenced session's are taken too: they correct.
     pub fn settle(&mut self, session: &Session, batch: &[Settlement]) -> Op<()> {
         self.touch(session)?;
         let mut lots = Ledgered::default();
@@ -161,7 +161,7 @@ impl Tx<'_> {
         lots.save(self)
     }
 
-    /// `refused`: how many messages of each account are given back.
+    /// Writes one outcome. `refused`: how many messages of each account are given back.
     fn settle_one(
         &mut self,
         lots: &mut Ledgered,
@@ -178,7 +178,7 @@ impl Tx<'_> {
                 "INSERT INTO settlement (message, correction, outcome, at, counted) VALUES (?1, ?2, ?3, ?4, 0)",
             )?
             .execute(params![message, correction, settlement.outcome.as_str(), self.now_ms()])?;
-        // What is not given back moves no balance: the rollup counts it.
+        // Without a refund no balance moves: the rollup counts the message.
         if settlement.outcome.refunds() {
             let account = self.refund(lots, settlement.message)?;
             *refused.entry(account).or_default() += 1;
@@ -186,7 +186,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Gives a message back to the lots that it was charged to, and to those that run now and carry it. Returns its account.
+    /// Gives a message back to the lots that it was charged to, and to those that run now and carry it. Returns its
+    /// account.
     fn refund(&self, lots: &mut Ledgered, message: MessageId) -> Op<AccountId> {
         let Reserved { key, account, parts, at } = self.reserved(message)?;
         if let Some(charged_at) = charged_at(message, at, self.judged_at()) {
@@ -212,7 +213,7 @@ impl Tx<'_> {
         Ok(account)
     }
 
-    /// Gives the rates of its key and its account back what a message took of them.
+    /// Gives back to the rates of its key and its account what a message took of them.
     fn give_rates_back(&self, key: KeyId, account: AccountId, charged_at: Timestamp) -> Op<()> {
         for holder in paced(key, account) {
             let Some(arrivals) = tempo::arrivals(self.connection, holder)? else { continue };
@@ -225,7 +226,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The outcome that holds, if there is one.
+    /// Returns the outcome that holds, if there is one.
     pub fn latest_outcome(&self, message: MessageId) -> Op<Option<Settled>> {
         let found: Option<(String, bool)> = self
             .connection
@@ -252,7 +253,7 @@ impl Tx<'_> {
         Ok(Reserved { key: KeyId(key), account: AccountId(account), parts, at: rows::instant(at)? })
     }
 
-    /// Settles up to `limit` open messages of sessions that are gone as unknown. Returns how many.
+    /// Settles up to `limit` open messages of sessions that are gone as unknown. Returns those messages.
     pub fn sweep(&mut self, session: &Session, silence: SignedDuration, limit: usize) -> Op<Vec<MessageId>> {
         let since = self.now.saturating_sub(silence).unwrap_or(Timestamp::MIN);
         self.fence(session)?;

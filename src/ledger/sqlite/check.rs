@@ -1,4 +1,4 @@
-//! Whether the balances follow from the rows.
+//! Checks that the balances follow from the rows.
 
 use rusqlite::Connection;
 
@@ -7,9 +7,9 @@ use super::{lot_row, rows};
 use crate::domain::credit::{LotId, Meter};
 use crate::ledger::store::Discrepancy;
 
-/// Charged − refunded of every lot, from reservations and the settlements that hold, with what it was adjusted by,
-/// beside what the lot says without what it carries. The cast gives the lots' numbers a type: without it they cannot be looked up by index, and
-/// every lot is compared with every other.
+/// Recomputes charged − refunded for every lot, from reservations and the settlements that hold, with adjustments,
+/// beside the lot's own balance without what it carries. The cast gives the lots' numbers a type: without it they
+/// cannot be looked up by index, and every lot is compared with every other.
 const RECOMPUTED: &str = "
     WITH final AS MATERIALIZED (
         SELECT s.message, s.outcome FROM settlement s

@@ -27,7 +27,7 @@ impl Tx<'_> {
             let epoch = *epoch.get_or_insert_with(|| self.next_epoch());
             self.store(entry, epoch)?;
             let notes = of_change(before.as_ref(), entry);
-            // What is no news for the trail changes no limit and no figure.
+            // An edit without a note in the trail changes no limit and no figure.
             if notes.is_empty() {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! Messages that relays refused for their sender.
+//! Messages that relays refused because of their sender.
 
 use jiff::SignedDuration;
 use rusqlite::{Row, params};

@@ -1,4 +1,4 @@
-//! What can go wrong inside a transaction, before it is known which call it belongs to.
+//! The failures inside a transaction, before it is known which call they belong to.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::ledger::store::{Error, State, Undone};
 
-/// Cloned to every call of a transaction that failed as a whole.
+/// A failure. It is cloned to every call of a transaction that failed as a whole.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
     #[error("the database failed")]
@@ -22,7 +22,7 @@ pub enum Failure {
     Foreign { found: Uuid, expected: Uuid },
     #[error("the ledger is another incarnation")]
     Replaced { found: Uuid, expected: Uuid },
-    /// Nothing can be done with the file at the path: nothing was written.
+    /// The file at the path cannot be used: nothing was written.
     #[error("the ledger cannot be used: {0}")]
     Gone(String),
     #[error("the operation panicked")]
@@ -42,7 +42,7 @@ impl From<rusqlite::Error> for Failure {
 }
 
 impl Failure {
-    /// What the caller hears.
+    /// Converts it to the error that the caller gets.
     pub fn of(self, doing: &'static str) -> Error {
         match &self {
             Self::Fenced => Error::Fenced,
@@ -60,8 +60,8 @@ impl Failure {
         }
     }
 
-    /// Whether the transaction around the operation cannot be trusted any more. A constraint or a row that cannot be
-    /// read is one operation's own trouble.
+    /// Returns true if the transaction around the operation cannot be trusted any more. A constraint or a row that
+    /// cannot be read concerns one operation only.
     pub fn spoils_transaction(&self) -> bool {
         match self {
             Self::Sql(error) => !matches!(

@@ -1,4 +1,4 @@
-//! The file: where it may lie, how it is opened, and its schema.
+//! The file: where it may be stored, how it is opened, and its schema.
 
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -19,22 +19,22 @@ use crate::ledger::store::{Error, Identity, Result};
 const SQLITE_OLDEST: i32 = 3_051_003;
 const _: () = assert!(rusqlite::ffi::SQLITE_VERSION_NUMBER >= SQLITE_OLDEST, "the bundled SQLite is too old");
 
-/// "FRNK": so that another program's database is not taken for a ledger.
+/// "FRNK": marks the file, so that another program's database is not taken for a ledger.
 const APPLICATION_ID: i64 = 0x4652_4e4b;
-/// How often a lock held by another process is asked for, a millisecond apart. Five seconds: a commit takes
-/// milliseconds, so whoever holds it longer is stuck, and callers keep their own deadlines above this.
+/// Maximum tries, a millisecond apart, for a lock held by another process. Five seconds: a commit takes milliseconds,
+/// so a process that holds it longer is stuck, and callers keep their own deadlines above this.
 const BUSY_TRIES: i32 = 5_000;
-/// Pages in the WAL before it is moved into the file (64 MiB): a page that is written often is moved once, and it is
-/// still a matter of a fraction of a second.
+/// Pages in the WAL before it is moved into the file (64 MiB): a page that is written often is moved once, and the move
+/// still takes a fraction of a second.
 const WAL_AUTOCHECKPOINT_PAGES: i64 = 16_000;
-/// KiB of page cache of the writer, negative as SQLite wants it: filled as far as there are rows. The lots of 100,000
-/// accounts with a key each are some 60 MiB.
+/// KiB of page cache of the writer, negative as SQLite wants it: filled only as far as there are rows. The lots of
+/// 100,000 accounts with a key each are some 60 MiB.
 const CACHE_KIB: i64 = -98_304;
-/// The same of a connection that only reads.
+/// The same for a connection that only reads.
 const READER_CACHE_KIB: i64 = -16_384;
-/// Every statement of the room is prepared once per connection.
+/// Capacity of the statement cache: every statement of the room is prepared once per connection.
 const STATEMENTS: usize = 96;
-/// `PRAGMA synchronous` reads back FULL as this.
+/// The value by which `PRAGMA synchronous` reads back FULL.
 const SYNCHRONOUS_FULL: i64 = 2;
 
 /// A step from one schema to the next. A release changes the schema only in ways its neighbour can read.
@@ -54,8 +54,8 @@ pub fn unfit(path: &Path, why: impl Into<String>) -> Error {
     Error::Unfit { path: path.display().to_string(), why: why.into() }
 }
 
-/// File systems on which several processes cannot share SQLite's locks and shared memory safely, by `statfs` type
-/// (statfs(2), linux/magic.h).
+/// Returns the name of a file system on which several processes cannot share SQLite's locks and shared memory safely,
+/// by `statfs` type (statfs(2), linux/magic.h).
 pub fn network_file_system(kind: i64) -> Option<&'static str> {
     match kind {
         0x6969 => Some("NFS"),
@@ -95,7 +95,7 @@ pub fn refuse_network(path: &Path) -> Result<()> {
     }
 }
 
-/// A connection for the writer. The file must exist.
+/// Opens a connection for the writer. The file must exist.
 pub fn connect_writer(path: &Path) -> Result<Connection> {
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     wait_when_busy(&mut connection).and_then(|()| configure(&connection)).map_err(|error| opening(path, error))?;
@@ -103,14 +103,14 @@ pub fn connect_writer(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// A connection for the writer of a file that is a ledger of this release's schema.
+/// Opens a connection for the writer of a file that is a ledger of this release's schema.
 pub fn connect_ledger(path: &Path) -> Result<Connection> {
     let connection = connect_writer(path)?;
     check_schema(&connection, path)?;
     Ok(connection)
 }
 
-/// A connection that cannot write.
+/// Opens a connection that cannot write.
 pub fn connect_reader(path: &Path) -> Result<Connection> {
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     let failed = |error| opening(path, error);
@@ -121,7 +121,7 @@ pub fn connect_reader(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Statements are planned once. Without the stability guarantee SQLite plans a range query again for each new value,
+/// Keeps the plans of statements. Without the stability guarantee SQLite plans a range query again for each new value,
 /// which was half the cost of a reservation.
 fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
@@ -137,7 +137,7 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
     Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(|error| opening(path, error))
 }
 
-/// Tells what an administrator must repair from what may pass.
+/// Distinguishes errors that an administrator must repair from those that may pass.
 pub fn opening(path: &Path, error: rusqlite::Error) -> Error {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => unfit(path, "it is not a database"),
@@ -148,7 +148,7 @@ pub fn opening(path: &Path, error: rusqlite::Error) -> Error {
     }
 }
 
-/// SQLite's own handler sleeps up to 100 ms between two tries; a commit is over in a few.
+/// Waits for a busy lock. SQLite's own handler sleeps up to 100 ms between two tries; a commit is over in a few.
 fn wait_when_busy(connection: &mut Connection) -> rusqlite::Result<()> {
     connection.busy_handler(Some(|tries| {
         thread::sleep(Duration::from_millis(1));
@@ -163,14 +163,15 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "wal_autocheckpoint", WAL_AUTOCHECKPOINT_PAGES)?;
     connection.pragma_update(None, "cache_size", CACHE_KIB)?;
-    // What a failed operation is undone from; a batch touches a few megabytes at most.
+    // The data for undoing a failed operation; a batch touches a few megabytes at most.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
-    // An index that does not agree with its table is an error, not a wrong answer.
+    // An index that disagrees with its table is an error, not a wrong answer.
     connection.pragma_update(None, "cell_size_check", true)?;
     Ok(())
 }
 
-/// `NORMAL` may roll an acknowledged commit back in a power cut, which is a credit spent twice.
+/// Checks the journal settings: `NORMAL` may roll an acknowledged commit back in a power cut, which is a credit spent
+/// twice.
 fn verify(connection: &Connection, path: &Path) -> Result<()> {
     let read = |name| connection.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0));
     let failed = |error| opening(path, error);
@@ -185,7 +186,7 @@ fn verify(connection: &Connection, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses what is not a ledger, or one of a release that this one does not know.
+/// Refuses a file that is not a ledger, or one of a release that this one does not know.
 pub fn check_schema(connection: &Connection, path: &Path) -> Result<()> {
     let version =
         schema_version(connection, path)?.ok_or_else(|| unfit(path, "it is empty; run `franking prepare`"))?;
@@ -196,7 +197,8 @@ pub fn check_schema(connection: &Connection, path: &Path) -> Result<()> {
     }
 }
 
-/// `None` for a file without tables: one that was just made, or whose making was interrupted.
+/// Returns the schema's version. `None` for a file without tables: one that was just made, or whose making was
+/// interrupted.
 fn schema_version(connection: &Connection, path: &Path) -> Result<Option<i64>> {
     let failed = |error| opening(path, error);
     let tables: i64 =
@@ -211,8 +213,8 @@ fn schema_version(connection: &Connection, path: &Path) -> Result<Option<i64>> {
     connection.query_row("SELECT schema_version FROM meta", [], |row| row.get(0)).optional().map_err(failed)
 }
 
-/// Makes the file, or brings it to the newest schema after copying it beside itself. Another installation's is left
-/// as it is: told where its schema is ours, refused where it is not.
+/// Makes the file, or brings it to the newest schema after copying it beside itself. The ledger of another installation
+/// is left as it is: its identity is returned if its schema is ours, otherwise it is refused.
 pub fn prepare(path: &Path, naming: &Naming, migrations: &[Migration], now: Timestamp) -> Result<Identity> {
     create_private(path)?;
     let mut connection = connect_writer(path)?;
@@ -238,14 +240,14 @@ pub fn prepare(path: &Path, naming: &Naming, migrations: &[Migration], now: Time
     read_identity(&connection).map_err(|failure| failure.of(doing))
 }
 
-/// Whose it is, whatever its schema. Refuses what is no ledger.
+/// Returns the installation that the file belongs to, whatever its schema. Refuses a file that is no ledger.
 pub fn installation_of(connection: &Connection, path: &Path) -> Result<Uuid> {
     schema_version(connection, path)?.ok_or_else(|| unfit(path, "it is empty"))?;
     let read = connection.query_row("SELECT installation FROM meta", [], |row| row.get(0));
     read.map(Uuid::from_bytes).map_err(|error| opening(path, error))
 }
 
-/// SQLite gives its `-wal` and `-shm` the file's own permissions.
+/// Makes the file with private permissions. SQLite gives its `-wal` and `-shm` the same.
 fn create_private(path: &Path) -> Result<()> {
     match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => Ok(()),
@@ -254,7 +256,7 @@ fn create_private(path: &Path) -> Result<()> {
     }
 }
 
-/// Where the copy of a file goes before its schema is changed.
+/// Returns the path for the copy of a file that is made before its schema is changed.
 pub fn copy_path(path: &Path, version: i64, now: Timestamp) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".schema-{version}-{}", now.as_second()));
@@ -268,7 +270,7 @@ fn copy_beside(connection: &Connection, path: &Path, version: i64, now: Timestam
 }
 
 fn migrate(connection: &mut Connection, naming: &Naming, migrations: &[Migration], now: Timestamp) -> Op<()> {
-    // Asked again under the lock: two processes may be preparing.
+    // Checked again under the lock: two processes may be preparing.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let empty: bool = transaction.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
     let current: i64 =

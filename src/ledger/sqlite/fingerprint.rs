@@ -15,7 +15,7 @@ use crate::ledger::rules::settle::Settled;
 use crate::ledger::store::{Again, FINGERPRINT_KEPT, Kept, Session, Settlement};
 
 impl Tx<'_> {
-    /// Writes who answered a copy, or carries it.
+    /// Writes which copy was answered, or carries the message.
     pub fn mark_copy(&self, session: &Session, (message, mark): (MessageId, Mark), copy: MessageId) -> Op<()> {
         let (message, copy) = (message.0.as_bytes(), copy.0.as_bytes());
         match mark {
@@ -34,7 +34,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// What is kept under a fingerprint, oldest first.
+    /// Returns what is kept under a fingerprint, oldest first.
     pub fn traces(&self, fingerprint: &Fingerprint) -> Op<Vec<Trace>> {
         let mut statement = self.connection.prepare_cached(
             "SELECT f.message, f.carrier, f.answered, EXISTS \
@@ -84,7 +84,7 @@ impl Tx<'_> {
                 Ok(None)
             }
             Some(Again::Ended(Kept { fingerprint, within })) => {
-                // Where a copy carries it by now, that one's end is waited for.
+                // If a copy carries it by now, the end of that copy is awaited.
                 self.connection
                     .prepare_cached(
                         "INSERT INTO fingerprint (message, digest, at, until, session, epoch) \
@@ -126,7 +126,7 @@ impl Tx<'_> {
         Ok(earlier.map(|earlier| Settlement::of(earlier, Outcome::Relayed)))
     }
 
-    /// Drops up to `limit` that were kept before. Returns how many.
+    /// Drops up to `limit` fingerprints that were kept before `before`. Returns how many.
     pub fn forget_fingerprints(&mut self, session: &Session, before: Timestamp, limit: usize) -> Op<u64> {
         self.fence(session)?;
         let forgotten = self

@@ -1,4 +1,4 @@
-//! What is known to be used, put into an accepted ledger, or remembered for entries that are still to come.
+//! Floors: usage known from elsewhere, put into an accepted ledger, or remembered for entries that are still to come.
 
 use rusqlite::params;
 
@@ -29,7 +29,7 @@ impl Tx<'_> {
     }
 
     fn raise_one(&mut self, actor: &str, entry: &Entry, floor: &Floor) -> Op<u64> {
-        // What was spent is known, whether or not it is limited at present.
+        // The amount spent is known, whether or not it is limited at present.
         let terms = Terms { priced: floor.meter == Meter::AccountSpend, ..entry.terms() };
         let mut lots = lots::read(self.connection, floor.holder, self.now)?;
         let used = self.used_under(&lots, &terms)?;
@@ -46,8 +46,8 @@ impl Tx<'_> {
         Ok(raised.len() as u64)
     }
 
-    /// Says why a lot has used more than was charged to it. What was used in a period is known from now on, also to a
-    /// limit that comes later.
+    /// Writes the adjustment that explains why a lot has used more than was charged to it. The use of a period is known
+    /// from now on, also to a later limit.
     fn adjust(&mut self, actor: &str, Raised { lot, by }: &Raised) -> Op<()> {
         self.connection
             .prepare_cached("INSERT INTO adjustment (lot, credits, actor, at) VALUES (?1, ?2, ?3, ?4)")?
@@ -85,7 +85,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Raises what was remembered of a holder whose entry is new.
+    /// Applies the floors that were remembered for a holder whose entry is new.
     pub fn raise_remembered(&mut self, actor: &str, entry: &Entry) -> Op<()> {
         let holder = entry.holder();
         let mut statement = self.connection.prepare_cached(
@@ -146,7 +146,7 @@ impl Tx<'_> {
         raised.map_or(Ok(()), |raised| self.adjust(actor, &raised))
     }
 
-    /// The lots of periods that were raised, of holders of a kind.
+    /// Returns the period lots of holders of a kind that were raised since the acceptance.
     fn raised_since_acceptance(&self, kind: Kind) -> Op<Vec<Raised>> {
         let mut statement = self.connection.prepare_cached(
             "SELECT a.lot, sum(a.credits) FROM adjustment a JOIN lot l ON l.id = a.lot \
@@ -162,7 +162,7 @@ impl Tx<'_> {
         Ok(raised)
     }
 
-    /// Forgets floors that say nothing any more.
+    /// Deletes expired floors.
     pub fn forget_floors(&self) -> Op<()> {
         self.connection.prepare_cached("DELETE FROM floor WHERE until <= ?1")?.execute([self.now_ms()])?;
         Ok(())

@@ -1,4 +1,4 @@
-//! Reads which ledger this is, and whether mail may be charged to it.
+//! Reads the ledger's identity, and whether mail may be charged to it.
 
 use rusqlite::Connection;
 use uuid::Uuid;
@@ -9,7 +9,7 @@ use crate::ledger::identity::{Because, Identity, Mark, State, Tag};
 pub fn read_identity(connection: &Connection) -> Op<Identity> {
     let (identity, state) = connection
         .prepare_cached(
-            // Reservations count as movements here, so that what was sent since the last rollup is in the mark.
+            // Reservations count as movements here, so that messages sent since the last rollup are in the mark.
             "SELECT installation, cluster, incarnation, schema_version, config_epoch, \
              moved + (SELECT ifnull(max(seq), 0) FROM reservation), (SELECT ifnull(max(seq), 0) FROM event), state \
              FROM meta",
@@ -41,7 +41,7 @@ fn parse(word: &str) -> Op<State> {
     State::parse(word).ok_or_else(|| Failure::Row(format!("unknown state {word}")))
 }
 
-/// Charging and judging need an open ledger.
+/// Refuses a ledger that is not open: charging and judging need an open one.
 pub fn refuse_unless_open(connection: &Connection) -> Op<()> {
     match tag(connection)?.state {
         State::Open => Ok(()),
@@ -49,7 +49,8 @@ pub fn refuse_unless_open(connection: &Connection) -> Op<()> {
     }
 }
 
-/// The operator reads and writes what is open or being rebuilt. What it reads from a held one would be shown as true.
+/// Refuses a held ledger. The operator reads and writes an open ledger or one that is being rebuilt; what it read from
+/// a held one would be shown as true.
 pub fn refuse_held(connection: &Connection) -> Op<()> {
     match tag(connection)?.state {
         State::Open | State::Rebuilding => Ok(()),
@@ -57,7 +58,7 @@ pub fn refuse_held(connection: &Connection) -> Op<()> {
     }
 }
 
-/// Only an open ledger is held: one that is held already keeps its reason, and one that was accepted its acceptance.
+/// Holds an open ledger: one that is held already keeps its reason, and one that was accepted its acceptance.
 pub fn hold(connection: &Connection, because: Because) -> Op<()> {
     connection
         .prepare_cached("UPDATE meta SET state = ?1 WHERE state = 'open'")?

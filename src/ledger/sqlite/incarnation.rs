@@ -1,4 +1,4 @@
-//! Accepts a ledger that was replaced, and puts back what it has lost.
+//! Accepts a ledger that was replaced, and restores what it has lost.
 
 use rusqlite::{OptionalExtension as _, params};
 use uuid::Uuid;
@@ -61,7 +61,7 @@ impl Tx<'_> {
             .optional()?;
         match taken {
             Some((holder, _)) if holder == digest => return Ok(id),
-            // Another name has it by right: whoever shows it too has copied it.
+            // Another name has it by right: an object that shows it too has copied it.
             Some((_, true)) => return self.identify(session, kind, namespace_uid, name),
             Some((_, false)) | None => {}
         }

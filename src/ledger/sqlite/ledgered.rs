@@ -20,7 +20,7 @@ pub struct Ledgered {
 }
 
 impl Ledgered {
-    /// Reads a holder's rows, once. Its lot is made and its top-ups are added here, before any denial.
+    /// Reads a holder's rows, once. Its missing lot is made and its top-ups are added here, before any denial.
     pub fn open(&mut self, tx: &mut Tx<'_>, terms: &Terms<'_>) -> Op<()> {
         if self.books.holdings.contains_key(&terms.holder) {
             return Ok(());
@@ -53,7 +53,7 @@ impl Ledgered {
         })
     }
 
-    /// Says that a lot's balance moved.
+    /// Marks a lot's balance as changed.
     pub fn touch(&mut self, id: LotId) {
         self.touched.insert(id);
     }

@@ -1,4 +1,4 @@
-//! A lot's row, read.
+//! Reads a lot's row.
 
 use jiff::Timestamp;
 use rusqlite::types::{Type, ValueRef};
@@ -10,7 +10,7 @@ use crate::domain::credit::{Lot, LotId, Source, Topped};
 use crate::domain::period::Window;
 use crate::ledger::store::Usage;
 
-/// The columns in the order that [`read`] reads them, before the rest of a query.
+/// Selects the columns in the order in which [`read`] reads them, before the rest of a query.
 macro_rules! select_lot {
     ($rest:literal) => {
         concat!(
@@ -24,19 +24,19 @@ macro_rules! select_lot {
 
 pub(super) use select_lot;
 
-/// A lot as stored.
+/// A stored lot.
 #[derive(Clone, Debug)]
 pub struct LotRow {
     pub lot: Lot,
     /// JSON of the calendar that made it.
     pub calendar: String,
-    /// What the rollup has counted.
+    /// The usage that the rollup has counted.
     usage: Usage,
 }
 
 impl LotRow {
-    /// The usage since it began, with what the rollup has not taken. What is charged and not refunded is in the balance
-    /// itself.
+    /// Returns the usage since it began, with what the rollup has not taken. Credits charged and not refunded are in
+    /// the balance itself.
     pub fn usage(&self, untaken: Usage) -> Usage {
         let Self { lot, usage, .. } = self;
         Usage {
@@ -104,7 +104,7 @@ pub fn read(row: &Row<'_>) -> rusqlite::Result<LotRow> {
     })
 }
 
-/// The source that a column names.
+/// Reads the source that a column names.
 pub fn source(row: &Row<'_>, column: usize) -> rusqlite::Result<Source> {
     let word = row.get_ref(column)?.as_str()?;
     Source::parse(word).ok_or_else(|| {

@@ -14,11 +14,11 @@ use crate::ledger::rules::lots::{Lots, Mark, Row};
 use crate::ledger::rules::sources::{Planned, missing_spend};
 use crate::ledger::trail::LEDGER;
 
-/// Where lots of other sources lie in the index of period lots: some 30,000 years before any, each two milliseconds
+/// The place of lots of other sources in the index of period lots: some 30,000 years before any, each two milliseconds
 /// before the last, so that they never overlap and schema 1 never takes one for a running lot.
 const OUTSIDE_MS: i64 = -1_000_000_000_000_000;
 
-/// The latest lot of a holder's periods that began by `at`.
+/// Returns the latest lot of a holder's periods that began by `at`.
 pub fn latest(connection: &Connection, holder: Holder, at: Timestamp) -> Op<Option<LotRow>> {
     let found = connection
         .prepare_cached(select_lot!(
@@ -29,7 +29,7 @@ pub fn latest(connection: &Connection, holder: Holder, at: Timestamp) -> Op<Opti
     Ok(found)
 }
 
-/// The lots of other sources that a batch is judged by: neither taken back nor expired.
+/// Returns the lots of other sources that a batch is judged by: neither taken back nor expired.
 pub fn live(connection: &Connection, holder: Holder, now: Timestamp) -> Op<Vec<Lot>> {
     let mut statement = connection.prepare_cached(select_lot!(
         "WHERE holder = ?1 AND kind = ?2 AND source <> 'period' AND (granted > 0 OR source IN ('spend', 'topup')) \
@@ -40,11 +40,11 @@ pub fn live(connection: &Connection, holder: Holder, now: Timestamp) -> Op<Vec<L
     found.map(|row| Ok(row?.lot)).collect()
 }
 
-/// A holder's latest lot for the rulebook.
+/// Wraps a holder's latest lot for the rulebook.
 pub fn of_latest(holder: Holder, latest: Option<LotRow>) -> Lots {
     let mut lots = Lots::empty(holder);
     if let Some(LotRow { lot, calendar, .. }) = latest {
-        // Time never runs backwards here: a lot that an edit ended holds for nobody.
+        // Time never runs backwards here: no caller's time lies in a lot that an edit ended.
         lots.push(lot, calendar, false);
     }
     lots
@@ -54,7 +54,7 @@ fn latest_of(connection: &Connection, holder: Holder, at: Timestamp) -> Op<Lots>
     Ok(of_latest(holder, latest(connection, holder, at)?))
 }
 
-/// The same with all lots of other sources.
+/// Reads the same with all lots of other sources.
 pub fn read(connection: &Connection, holder: Holder, at: Timestamp) -> Op<Lots> {
     let mut lots = latest_of(connection, holder, at)?;
     let mut statement =
@@ -68,7 +68,7 @@ pub fn read(connection: &Connection, holder: Holder, at: Timestamp) -> Op<Lots> 
 }
 
 impl Tx<'_> {
-    /// The running lot of a holder: found, or made.
+    /// Returns the running lot of a holder: found, or made.
     pub fn running_lot(&mut self, terms: &Terms<'_>) -> Op<Lot> {
         let holder = terms.holder;
         let mut lots = latest_of(self.connection, holder, self.now)?;
@@ -80,13 +80,13 @@ impl Tx<'_> {
         running.ok_or_else(|| Failure::Row(format!("the lot that was made for {holder:?} is gone")))
     }
 
-    /// What a lot that begins now for these terms has to count.
+    /// Returns the use that a lot that begins now for these terms has to count.
     pub fn used_under(&self, lots: &Lots, terms: &Terms<'_>) -> Op<i64> {
         let from = lots.counts_from(terms.limit, self.now);
         from.map_or(Ok(0), |from| used_since(self.connection, terms.holder, from))
     }
 
-    /// The lot that counts an account's money, made where it is not.
+    /// Makes the lot that counts an account's money if it is missing.
     pub fn count_money(&mut self, terms: &Terms<'_>, others: &mut Vec<Lot>) -> Op<()> {
         if let Some(mut spend) = missing_spend(terms, others.iter()) {
             spend.id = self.insert_source(&spend)?;
@@ -104,7 +104,7 @@ impl Tx<'_> {
         Ok(made)
     }
 
-    /// Takes back what was prepared for later: nobody has used it.
+    /// Deletes the lots that were made ahead: they are unused.
     pub fn drop_lots_ahead(&mut self, holder: Holder) -> Op<()> {
         self.connection
             .prepare_cached("DELETE FROM lot WHERE holder = ?1 AND kind = ?2 AND valid_from > ?3")?
@@ -117,7 +117,7 @@ impl Tx<'_> {
         if !lots.is_marked() {
             return Ok(());
         }
-        // Ended lots first: where one is cut, the next begins at the same instant.
+        // Ended lots first: if one is cut, the next begins at the same instant.
         for row in lots.all().filter(|row| row.mark == Mark::Changed) {
             self.update_lot(row)?;
         }
@@ -137,7 +137,7 @@ impl Tx<'_> {
     }
 
     fn insert_period(&self, lot: &Lot, calendar: &str) -> Op<LotId> {
-        // `part` and `whole` are of schemas before this one, whose short lots were granted in proportion.
+        // `part` and `whole` belong to earlier schemas, whose short lots were granted in proportion.
         self.connection
             .prepare_cached(
                 "INSERT INTO lot (kind, holder, period, valid_from, valid_to, counts_from, calendar, part, whole, \
@@ -233,7 +233,7 @@ impl Tx<'_> {
         if written == 1 { Ok(()) } else { Err(gone(lot)) }
     }
 
-    /// Writes a lot that a top-up came to, and what the trail says of it.
+    /// Writes a lot that received a top-up, and its notes in the trail.
     pub fn write_topped_up(&mut self, planned: Planned) -> Op<()> {
         let Planned { lot, notes } = planned;
         self.update_source(&lot)?;
@@ -245,7 +245,7 @@ impl Tx<'_> {
     }
 }
 
-/// Where a lot's period begins before the lot does.
+/// Returns the beginning of a lot's period if it comes before the lot's.
 fn counts_from(lot: &Lot) -> Option<i64> {
     (lot.window.from != lot.begun).then(|| lot.window.from.as_millisecond())
 }

@@ -1,7 +1,7 @@
 //! The running lots that the writer charged last, so that most messages read none.
 //!
-//! SQLite says inside a transaction whether anybody else has written since, so what is kept is what the rows say. Only
-//! reserving and settling keep it up to date; whatever else this process writes empties it.
+//! SQLite shows inside a transaction whether another connection has written since, so memory agrees with the rows. Only
+//! reserving and settling keep it up to date; any other write of this process empties it.
 
 use rusqlite::Connection;
 
@@ -9,13 +9,13 @@ use super::failure::Op;
 use crate::domain::credit::{Lot, Source};
 use crate::domain::id::{Holder, IdMap};
 
-/// Some 60 MB of lots. Beyond, all are forgotten and learnt again.
+/// Maximum lots that are remembered: some 60 MB. Beyond, all are forgotten and learnt again.
 const LOTS_MAX: usize = 250_000;
 
 #[derive(Default)]
 pub struct Memory {
     lots: IdMap<Holder, Lot>,
-    /// `PRAGMA data_version` when they were read: it moves when another connection commits.
+    /// `PRAGMA data_version` when they were read: it changes when another connection commits.
     version: Option<i64>,
 }
 
@@ -46,7 +46,7 @@ impl Memory {
         self.lots.insert(lot.holder, lot.clone());
     }
 
-    /// Takes a balance over that was just written. Of a period that is over, nothing is remembered.
+    /// Takes over a balance that was just written. Nothing is remembered of a period that is over.
     pub fn wrote(&mut self, lot: &Lot) {
         if lot.source == Source::Period
             && let Some(known) = self.lots.get_mut(&lot.holder)

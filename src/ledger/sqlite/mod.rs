@@ -4,8 +4,8 @@
 //! and one that reads; nothing is remembered across transactions that another process could have changed, except
 //! directory rows, whose epoch is compared inside each transaction.
 //!
-//! It must never acknowledge what a power cut can undo (WAL with `synchronous=FULL`, verified when it is opened),
-//! and never run on a file system where locks are only a polite request.
+//! It must never acknowledge what a power cut can undo (WAL with `synchronous=FULL`, verified when it is opened), and
+//! never run on a file system whose locks are not enforced.
 
 pub mod backup;
 mod charge;
@@ -64,10 +64,10 @@ use crate::ledger::store::{
 };
 use crate::runtime::clock::Clock;
 
-/// Rows that one transaction of a chore takes, so that mail waits for none of them longer than some 20 milliseconds.
+/// Maximum rows in one transaction of a chore, so that mail waits for none of them longer than some 20 milliseconds.
 const PIECE: usize = 1_000;
-/// Between two pieces of a chore. A process that waits for the file's lock asks for it every millisecond; without a pause
-/// it hardly ever asks between two pieces, and a long chore keeps all mail waiting.
+/// Pause between two pieces of a chore. A process that waits for the file's lock tries it every millisecond; without a
+/// pause it hardly ever tries between two pieces, and a long chore keeps all mail waiting.
 const BREATH: Duration = Duration::from_millis(3);
 
 /// The engine. Its threads end when it is dropped.
@@ -78,19 +78,19 @@ pub struct SqliteStore {
     clock: Arc<dyn Clock>,
 }
 
-/// Makes the ledger's file or brings it to this release's schema (copying it beside itself before), and says who it
-/// is. Another installation's is not touched.
+/// Makes the ledger's file or brings it to this release's schema (copying it beside itself before), and returns its
+/// identity. The ledger of another installation is not touched.
 pub fn prepare(path: &Path, installation: Uuid, cluster: &str, incarnation: Uuid, now: Timestamp) -> Result<Identity> {
     prepare_as(path, &Naming { installation, cluster: cluster.to_owned(), incarnation, state: State::Open }, now)
 }
 
-/// The same, with the state that a new ledger begins in.
+/// Does the same, with the state that a new ledger begins in.
 pub fn prepare_as(path: &Path, naming: &Naming, now: Timestamp) -> Result<Identity> {
     file::prepare(path, naming, file::MIGRATIONS, now)
 }
 
 impl SqliteStore {
-    /// Does a chore piece by piece, until one is less than `whole`. Returns how much that was.
+    /// Does a chore piece by piece, until one is less than `whole`. Returns the sum.
     async fn in_pieces<W>(&self, doing: &'static str, whole: usize, piece: W) -> Result<u64>
     where
         W: Fn(&mut Tx<'_>) -> Op<u64> + Clone + Send + 'static,
@@ -245,7 +245,7 @@ impl Store for SqliteStore {
     async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
         let mut total = 0;
         loop {
-            // What is not counted is not deleted.
+            // Messages that are not counted are not deleted.
             self.rollup(session).await?;
             let session = session.clone();
             let work = move |tx: &mut Tx<'_>| tx.retire(&session, before, writer::GROUP);

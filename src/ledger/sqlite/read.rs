@@ -1,4 +1,4 @@
-//! The one thread of this process that reads, on a connection that cannot write, and what it reads.
+//! The one thread of this process that reads, on a connection that cannot write, and its queries.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use crate::ledger::rules::balance::balance;
 use crate::ledger::store::{Balance, Changes, Error, Event, Result, Usage};
 use crate::runtime::clock::Clock;
 
-/// Reads that may wait. Each takes microseconds, a status read of a thousand holders some milliseconds.
+/// Maximum reads that may wait. Each takes microseconds, a status read of a thousand holders some milliseconds.
 const QUEUE: usize = 1_024;
-/// Rows of the audit trail in one answer.
+/// Maximum rows of the audit trail in one answer.
 const EVENTS_MAX: usize = 1_000;
 
-/// What is to be read, or why nothing can be.
+/// A read, which gets the connection or the reason why there is none.
 type Job = Box<dyn FnOnce(Op<&Connection>) + Send>;
 
 /// The reader's queue.
@@ -50,7 +50,7 @@ impl Reader {
                         Ok(())
                     });
                     let found = ready.map(|()| &connection);
-                    // A bug in one read must not end all others. Whoever asked finds its reply dropped.
+                    // A bug in one read must not end all others. The caller finds its reply dropped.
                     if catch_unwind(AssertUnwindSafe(|| job(found))).is_err() {
                         tracing::error!("a ledger read panicked");
                     }
@@ -63,7 +63,7 @@ impl Reader {
         Ok(Self { jobs, clock })
     }
 
-    /// Runs `work` on one state of the file.
+    /// Runs `work` on one snapshot of the file.
     pub async fn call<T, F>(&self, doing: &'static str, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -89,7 +89,7 @@ impl Reader {
     }
 }
 
-/// All statements of `work` see the same commit.
+/// Runs `work` so that all its statements see the same commit.
 pub fn snapshot<T>(connection: &Connection, work: impl FnOnce(&Connection) -> Op<T>) -> Op<T> {
     let transaction = connection.unchecked_transaction()?;
     work(&transaction)
@@ -103,7 +103,7 @@ pub fn changes(connection: &Connection, after: i64) -> Op<Changes> {
 
 pub fn find_sender(connection: &Connection, username: &Username) -> Op<Option<Named>> {
     identity::refuse_unless_open(connection)?;
-    // A name that was given again belongs to the key that is not removed.
+    // A username that was given again belongs to the key that is not removed.
     let id: Option<[u8; 16]> = connection
         .prepare_cached("SELECT id FROM directory WHERE username = ?1 ORDER BY removed, epoch DESC LIMIT 1")?
         .query_row([username.as_str()], |row| row.get(0))
@@ -137,7 +137,7 @@ pub fn balances(connection: &Connection, holders: &[Holder], now: Timestamp) -> 
                 let usage = row.usage(untaken.get(&row.lot.id).copied().unwrap_or_default());
                 (row.lot, usage)
             }
-            // Nobody has sent in this period yet: what the first message would find.
+            // No message was sent in this period yet: the lot that the first one would find.
             ended => {
                 let lots = lots::of_latest(holder, ended);
                 let from = lots.counts_from(terms.limit, now);
@@ -152,7 +152,7 @@ pub fn balances(connection: &Connection, holders: &[Holder], now: Timestamp) -> 
     Ok(balances)
 }
 
-/// By the pricing of an account's policy.
+/// Returns the price of a credit by the pricing of an account's policy.
 fn unit_price(connection: &Connection, entry: &Entry) -> Op<i64> {
     let Entry::Account(account) = entry else { return Ok(0) };
     match rows::entry(connection, Holder::Policy(account.policy))? {

@@ -1,4 +1,4 @@
-//! Accounts of which much was given back: counted, judged, forgotten.
+//! Accounts with many refunded messages: counted, judged, forgotten.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::domain::id::{AccountId, IdMap, Kind};
 use crate::ledger::rules::history;
 
 impl Tx<'_> {
-    /// The accounts that may be shut.
+    /// Returns the accounts that may be shut.
     pub fn refused(&self) -> Op<IdMap<AccountId, Refused>> {
         let open_until = self.judged_at().saturating_add(Refused::open_until()).unwrap_or(Timestamp::MAX);
         let mut statement =
@@ -55,7 +55,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Drops what says nothing any more.
+    /// Deletes the rows that have no effect any more.
     pub fn forget_refused(&self) -> Op<()> {
         self.connection
             .prepare_cached("DELETE FROM refusal WHERE arrival <= ?1")?

@@ -1,4 +1,4 @@
-//! Keys that were removed long ago: their rows of the directory, deleted.
+//! Deletes the directory's rows of keys that were removed long ago.
 
 use jiff::Timestamp;
 use rusqlite::params;
@@ -12,7 +12,7 @@ use crate::domain::id::{Holder, KeyId};
 use crate::ledger::store::{REMEMBERED_FOR, Session};
 use crate::ledger::trail::{LEDGER, Note};
 
-/// The rows of a key beside its lots and its usage.
+/// Deletes the rows of a key other than its lots and its usage.
 const ROWS: [&str; 5] = [
     "DELETE FROM directory WHERE kind = ?1 AND id = ?2",
     "DELETE FROM moved WHERE kind = ?1 AND id = ?2",
@@ -22,7 +22,7 @@ const ROWS: [&str; 5] = [
 ];
 
 impl Tx<'_> {
-    /// Looks at up to `limit` keys after `after`, in the order of their ids. Returns the last of them, where there may be
+    /// Checks up to `limit` keys after `after`, in the order of their ids. Returns the last of them, if there may be
     /// more, and how many were forgotten.
     pub fn forget_keys(
         &mut self,
@@ -51,7 +51,7 @@ impl Tx<'_> {
         Ok((last, gone.len()))
     }
 
-    /// Keys in the order of their ids, with the entries of those that are removed.
+    /// Returns keys in the order of their ids, with the entries of those that are removed.
     fn keys_after(&self, after: Option<KeyId>, limit: usize) -> Op<Vec<(KeyId, Option<KeyEntry>)>> {
         let mut statement = self.connection.prepare_cached(
             "SELECT id, CASE WHEN removed = 1 THEN body END FROM directory \

@@ -19,9 +19,9 @@ use crate::ledger::report::{
 };
 use crate::ledger::store::{Result, Session};
 
-/// The account of usage by the parent's own keys: columns of a primary key are never NULL.
+/// The account id that stands for the parent's own keys: columns of a primary key are never NULL.
 const PARENT: Uuid = Uuid::nil();
-/// The way of notices that are only remembered.
+/// The channel of notices that are only remembered.
 const NOWHERE: &str = "none";
 
 #[async_trait]
@@ -116,7 +116,8 @@ impl Report for SqliteStore {
     }
 }
 
-/// The hours of a span follow each other in the table, whoever used them; those of other policies are passed over.
+/// Sums usage. The hours of a span follow each other in the table, for all policies; rows of other policies are
+/// skipped.
 fn usage(
     connection: &Connection,
     policy: PolicyId,

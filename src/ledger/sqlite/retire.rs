@@ -1,4 +1,4 @@
-//! Old messages: their sums sealed, their rows deleted.
+//! Retires old messages: seals their sums and deletes their rows.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use crate::domain::id::MessageId;
 use crate::ledger::rules::settle::Settled;
 use crate::ledger::store::{Session, Settlement};
 
-/// A reservation that is old enough.
+/// A reservation that is old enough to retire.
 struct Old {
     seq: i64,
     message: MessageId,
@@ -23,8 +23,8 @@ struct Old {
 }
 
 impl Tx<'_> {
-    /// Takes up to `limit` messages that were reserved before, oldest first, and that the rollup has taken. Returns how
-    /// many were deleted.
+    /// Retires up to `limit` messages that were reserved before `before`, oldest first, and that the rollup has taken.
+    /// Returns how many were deleted.
     pub fn retire(&mut self, session: &Session, before: Timestamp, limit: usize) -> Op<usize> {
         self.fence(session)?;
         self.forget_used(limit)?;
@@ -64,7 +64,7 @@ impl Tx<'_> {
         let mut found = statement.query(params![rolled, rows::limit(limit)])?;
         let mut old = Vec::new();
         while let Some(row) = found.next()? {
-            // Time never runs backwards here: whatever follows is younger.
+            // Time never runs backwards here: all that follow are younger.
             if row.get::<_, i64>(3)? >= before.as_millisecond() {
                 break;
             }

@@ -1,4 +1,4 @@
-//! Rows to values and back.
+//! Converts rows to values and back.
 
 use jiff::Timestamp;
 use rusqlite::types::Type;
@@ -9,17 +9,18 @@ use super::failure::{Failure, Op};
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, Kind};
 
-/// A stored instant.
+/// Converts a stored instant.
 pub fn instant(ms: i64) -> Op<Timestamp> {
     Timestamp::from_millisecond(ms).map_err(|error| Failure::Row(error.to_string()))
 }
 
-/// The end of what may never end.
+/// Converts an end that may be "never".
 pub fn end(ms: i64) -> Op<Timestamp> {
     if ms >= Timestamp::MAX.as_millisecond() { Ok(Timestamp::MAX) } else { instant(ms) }
 }
 
-/// The clock, or the last transaction's time where the clock stepped back. Whole milliseconds, as they are stored.
+/// Returns the clock's time, or the last transaction's if the clock stepped back. Whole milliseconds, as they are
+/// stored.
 pub fn later(clock: Timestamp, last_ms: i64) -> Op<Timestamp> {
     instant(clock.as_millisecond().max(last_ms))
 }
@@ -28,7 +29,7 @@ pub fn kind(text: &str) -> Option<Kind> {
     [Kind::Key, Kind::Account, Kind::Policy].into_iter().find(|kind| kind.as_str() == text)
 }
 
-/// The first two columns: kind and id.
+/// Reads a holder from the first two columns: kind and id.
 pub fn holder(row: &Row<'_>) -> rusqlite::Result<Holder> {
     holder_at(row, 0)
 }
@@ -41,7 +42,7 @@ pub fn holder_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Holder> {
     Ok(Holder::new(kind, Uuid::from_bytes(row.get(column + 1)?)))
 }
 
-/// The limits of a limit of `usize` as SQLite wants it.
+/// Converts a limit to SQLite's type.
 pub fn limit(rows: usize) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX)
 }
@@ -81,7 +82,7 @@ pub fn store_entry(connection: &Connection, entry: &Entry, epoch: i64) -> Op<()>
     Ok(())
 }
 
-/// All entries after an epoch, oldest change first.
+/// Returns all entries after an epoch, oldest change first.
 pub fn entries_after(connection: &Connection, after: i64) -> Op<Vec<Entry>> {
     let mut statement = connection.prepare_cached("SELECT body FROM directory WHERE epoch > ?1 ORDER BY epoch")?;
     let bodies = statement.query_map([after], |row| row.get::<_, String>(0))?;

@@ -1,4 +1,4 @@
-//! Where a holder with a rate stands.
+//! The arrivals of holders with a rate.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -7,7 +7,7 @@ use super::failure::{Failure, Op};
 use crate::domain::credit::Arrivals;
 use crate::domain::id::Holder;
 
-/// `None` where no message came yet.
+/// Reads a holder's arrivals. `None` if no message came yet.
 pub fn arrivals(connection: &Connection, holder: Holder) -> Op<Option<Arrivals>> {
     let found: Option<(i64, Option<i64>)> = connection
         .prepare_cached("SELECT arrival, given_back FROM tempo WHERE kind = ?1 AND holder = ?2")?
@@ -18,7 +18,7 @@ pub fn arrivals(connection: &Connection, holder: Holder) -> Op<Option<Arrivals>>
     Ok(Some(Arrivals { message: instant(message)?, given_back: given_back.map(instant).transpose()? }))
 }
 
-/// Writes the arrival of the next message, and leaves that of the next that is given back.
+/// Writes the arrival of the next message, and leaves that for messages that are given back.
 pub fn set_arrival(connection: &Connection, holder: Holder, arrival: Timestamp) -> Op<()> {
     connection
         .prepare_cached(
@@ -28,7 +28,7 @@ pub fn set_arrival(connection: &Connection, holder: Holder, arrival: Timestamp) 
     Ok(())
 }
 
-/// Writes both of a holder that has a row.
+/// Writes both arrivals of a holder that has a row.
 pub fn set_arrivals(connection: &Connection, holder: Holder, arrivals: Arrivals) -> Op<()> {
     let Arrivals { message, given_back } = arrivals;
     connection

@@ -1,4 +1,4 @@
-//! What relays say of their upstreams.
+//! The reports of relays about their upstreams.
 
 use rusqlite::{Connection, params};
 use uuid::Uuid;
@@ -11,7 +11,7 @@ use crate::domain::trouble::{Fault, Sightings, TROUBLES_MAX, Trouble};
 use crate::ledger::store::{Role, Session};
 
 impl Tx<'_> {
-    /// Replaces what the session says, and drops what sessions said that are over.
+    /// Replaces the session's report, and drops the reports of sessions that are over.
     pub fn put_troubles(&mut self, session: &Session, troubles: &[Trouble]) -> Op<()> {
         self.fence(session)?;
         self.connection

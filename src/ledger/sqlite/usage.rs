@@ -1,7 +1,7 @@
-//! The rollup of usage: moved exactly once, because its cursors move in the same transaction.
+//! The rollup of usage: each row counts exactly once, because the cursors move in the same transaction.
 //!
-//! Mail writes balances only. Who sent how much, by hour and by a lot's period, is counted here, from the rows; whoever
-//! reads a lot's counters adds what the rollup has not taken yet.
+//! Mail writes only balances. Usage by sender and hour, and by a lot's period, is counted here, from the rows; a reader
+//! of a lot's counters adds what the rollup has not taken yet.
 
 use std::collections::{HashMap, HashSet};
 
@@ -28,11 +28,11 @@ type Bucket = (i64, Chain);
 struct Step {
     seq: i64,
     chain: Chain,
-    /// When it was reserved: an outcome counts in the hour of its reservation.
+    /// Time of its reservation: an outcome counts in the hour of its reservation.
     at: i64,
     credits: i64,
     unit_price: i64,
-    /// The lots of its period, where they do not count it already.
+    /// The lots of its period, unless they count it already.
     lots: Vec<LotId>,
     outcome: Option<Settled>,
 }
@@ -69,7 +69,7 @@ fn step(row: &Row<'_>, settled: bool) -> Op<Step> {
     Ok(Step { seq: row.get(0)?, chain, at: row.get(4)?, credits: row.get(5)?, unit_price: row.get(6)?, lots, outcome })
 }
 
-/// Gives each row of a table after `after` to `take`, in the order of commits, `limit` at most. Returns how many, and
+/// Passes each row of a table after `after` to `take`, in the order of commits, `limit` at most. Returns how many, and
 /// the last one's number.
 fn walk(connection: &Connection, table: &str, after: i64, limit: i64, mut take: impl FnMut(Step)) -> Op<(u64, i64)> {
     let settled = table == SETTLEMENTS;
@@ -86,7 +86,7 @@ fn walk(connection: &Connection, table: &str, after: i64, limit: i64, mut take: 
 }
 
 impl Step {
-    /// Adds it to the counters of an hour or a lot. `accepted` is what it charged, where it is a reservation.
+    /// Adds it to the counters of an hour or a lot. `accepted` is what it charged, if it is a reservation.
     fn count(&self, usage: &mut Usage) {
         let Some(Settled { outcome, correction, at }) = &self.outcome else {
             usage.messages += 1;
@@ -107,7 +107,7 @@ impl Step {
         }
     }
 
-    /// The same for a lot, whose messages are those that were not given back.
+    /// Does the same for a lot, whose messages are those that were not given back.
     fn count_for_lot(&self, usage: &mut Usage) {
         self.count(usage);
         if self.gives_back() {
@@ -115,7 +115,7 @@ impl Step {
         }
     }
 
-    /// Credits that it adds to what its holders have used.
+    /// Returns the credits that it adds to what its holders have used.
     fn used(&self) -> i64 {
         match &self.outcome {
             None => self.credits,
@@ -128,14 +128,14 @@ impl Step {
         self.outcome.as_ref().is_some_and(|settled| settled.outcome.refunds())
     }
 
-    /// Micro-units of money that it adds.
+    /// Returns the micro-units of money that it adds.
     fn price(&self) -> i64 {
         self.used().saturating_mul(self.unit_price)
     }
 }
 
-/// What a holder has used since the beginning of a period, as of this transaction: what the rollup has counted, and the
-/// rows that it has not taken.
+/// Returns what a holder has used since the beginning of a period, as of this transaction: what the rollup has counted,
+/// and the rows that it has not taken.
 pub fn used_since(connection: &Connection, holder: Holder, from: Timestamp) -> Op<i64> {
     let first = history::first(from);
     let (kind, id) = (holder.kind().as_str(), holder.uuid());
@@ -163,7 +163,7 @@ pub fn used_since(connection: &Connection, holder: Holder, from: Timestamp) -> O
     Ok(rolled + untaken)
 }
 
-/// What is added to an hour.
+/// The amounts that are added to an hour.
 #[derive(Default)]
 struct More {
     usage: Usage,
@@ -171,7 +171,7 @@ struct More {
     priced: i64,
 }
 
-/// What the rollup has not counted yet of these lots.
+/// Returns the usage of these lots that the rollup has not counted yet.
 pub fn untaken(connection: &Connection, lots: &HashSet<LotId>) -> Op<HashMap<LotId, Usage>> {
     let mut untaken = HashMap::new();
     for table in [RESERVATIONS, SETTLEMENTS] {

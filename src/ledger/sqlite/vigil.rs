@@ -1,9 +1,9 @@
-//! Whether the file that a process has open is still the file at its path.
+//! Checks that the file that a process has open is still the file at its path.
 //!
-//! A volume that is emptied, or a backup that is copied over, leaves a running process with a file that nobody will
-//! ever read again. So before each transaction the path is asked who it is, which costs a microsecond. Whoever first
-//! finds another file of ours there holds it, so that every process and the operator know; a file of another
-//! installation is left alone, and so is every call.
+//! A volume that is emptied, or a backup that is copied over, leaves a running process with a file that will never be
+//! read again. So before each transaction the file at the path is compared with the open one, which costs a
+//! microsecond. The first process that finds another file of ours there holds it, so that every process and the
+//! operator know; a file of another installation is left alone, and every call fails.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -17,7 +17,7 @@ use super::failure::{Failure, Op};
 use super::{file, identity};
 use crate::ledger::store::{Because, Result};
 
-/// Shared by the threads of one process.
+/// The check, shared by the threads of one process.
 pub struct Vigil {
     path: PathBuf,
     seen: Mutex<Seen>,
@@ -25,7 +25,7 @@ pub struct Vigil {
 
 struct Seen {
     file: Node,
-    /// Counts the files that were seen at the path: a thread whose connection is of an earlier one opens another.
+    /// Number of files seen at the path so far: a thread whose connection belongs to an earlier one opens another.
     generation: u64,
     installation: Uuid,
 }
@@ -47,7 +47,7 @@ impl Vigil {
         &self.path
     }
 
-    /// The generation of the file at the path. Fails while there is none, or one that is not ours.
+    /// Returns the generation of the file at the path. Fails while there is none, or one that is not ours.
     pub fn look(&self) -> Op<u64> {
         let mut seen = self.seen.lock();
         let found = node(&self.path)?;
@@ -69,7 +69,7 @@ impl Vigil {
 
 fn node(path: &Path) -> Op<Node> {
     match fs::metadata(path) {
-        // Made and not yet written.
+        // Created but not yet written.
         Ok(file) if file.len() == 0 => Err(Failure::Gone("its file is empty".to_owned())),
         Ok(file) => Ok((file.dev(), file.ino())),
         Err(error) => Err(Failure::Gone(format!("its file cannot be found ({error})"))),
@@ -106,7 +106,7 @@ mod tests {
         for suffix in ["", "-wal", "-shm"] {
             let mut name = path.as_os_str().to_owned();
             name.push(suffix);
-            // Whether there is a journal depends on what was written last.
+            // The presence of a journal depends on what was written last.
             drop(fs::remove_file(name));
         }
     }

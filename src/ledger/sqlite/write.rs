@@ -1,4 +1,4 @@
-//! A write transaction: what time it is in it, which sessions it has written, and what it may remember.
+//! A write transaction: its time, the sessions that it has written, and its memory.
 
 use std::collections::HashSet;
 
@@ -16,7 +16,7 @@ use crate::ledger::rules::time;
 use crate::ledger::store::{REMEMBERED_FOR, Role, Session};
 use crate::ledger::trail::Note;
 
-/// What the writer keeps between transactions: directory rows it has used, and the running lots it has charged. Each
+/// The writer's memory between transactions: directory rows it has used, and the running lots it has charged. Each
 /// transaction first drops or renews what another process changed.
 #[derive(Default)]
 pub struct Cache {
@@ -25,7 +25,7 @@ pub struct Cache {
     /// When it was last compared with the file.
     compared_at: Timestamp,
     pub lots: Memory,
-    /// Whether it was said that the clock is behind.
+    /// The warning that the clock is behind was logged.
     said_behind: bool,
 }
 
@@ -34,7 +34,7 @@ impl Cache {
         *self = Self { said_behind: self.said_behind, ..Self::default() };
     }
 
-    /// Until the clock catches up no period opens: somebody should look at it.
+    /// Warns if the clock is behind: no period opens until it catches up, and an operator should look at it.
     fn watch_clock(&mut self, now: Timestamp, clock: Timestamp) {
         let behind = time::ahead(now, clock).is_some();
         if behind && !self.said_behind {
@@ -52,10 +52,10 @@ impl Cache {
     }
 }
 
-/// One write transaction. Every one writes `meta` and a session row.
+/// One write transaction. Each writes `meta` and a session row.
 pub struct Tx<'a> {
     pub connection: &'a Connection,
-    /// The ledger's time: the clock's, never before an earlier transaction's.
+    /// The ledger's time: the clock's, but never before an earlier transaction's.
     pub now: Timestamp,
     /// The process's clock.
     clock: Timestamp,
@@ -72,7 +72,7 @@ struct State {
     moved: i64,
 }
 
-/// Where a failed operation returns to.
+/// The state that a failed operation returns to.
 pub struct Mark(State);
 
 impl<'a> Tx<'a> {
@@ -98,7 +98,7 @@ impl<'a> Tx<'a> {
         Mark(self.state)
     }
 
-    /// After an operation was undone: what it may have left in memory goes too.
+    /// Restores the state after an operation was undone: what it may have left in memory goes too.
     pub fn reset(&mut self, mark: Mark) {
         self.state = mark.0;
         self.written.clear();
@@ -113,7 +113,7 @@ impl<'a> Tx<'a> {
         Ok(())
     }
 
-    /// The time by which rates and expiries are judged.
+    /// Returns the time by which rates and expiries are judged.
     pub fn judged_at(&self) -> Timestamp {
         time::judged_at(self.now, self.clock)
     }
@@ -122,7 +122,7 @@ impl<'a> Tx<'a> {
         self.now.as_millisecond()
     }
 
-    /// Refuses a session that was given up or replaced, and says that this one lives.
+    /// Refuses a session that was given up or replaced, and reports that this one is alive.
     pub fn fence(&mut self, session: &Session) -> Op<()> {
         if !self.written.insert((session.id, session.epoch)) {
             return Ok(());
@@ -130,7 +130,7 @@ impl<'a> Tx<'a> {
         if self.touch(session)? { Ok(()) } else { Err(Failure::Fenced) }
     }
 
-    /// Says that the session lives. False if it was given up.
+    /// Reports that the session is alive. False if it was given up.
     pub fn touch(&mut self, session: &Session) -> Op<bool> {
         let written = self
             .connection
@@ -212,7 +212,7 @@ impl<'a> Tx<'a> {
         self.record(actor, note.kind, Some(holder), &note.detail)
     }
 
-    /// Says that a holder's figures are not what they were.
+    /// Marks a holder's figures as changed.
     pub fn moved(&mut self, holder: Holder) -> Op<()> {
         self.state.moved += 1;
         self.connection
@@ -223,7 +223,7 @@ impl<'a> Tx<'a> {
 
     // ---- the directory
 
-    /// The key with its account and policy, on rows that are fresh in this transaction.
+    /// Returns the key with its account and policy, on rows that are fresh in this transaction.
     pub fn sender(&mut self, key: KeyId) -> Op<Option<Sender>> {
         if let Some(sender) = self.cache.directory.sender(key) {
             return Ok(Some(sender));
@@ -234,7 +234,7 @@ impl<'a> Tx<'a> {
         Ok(self.cache.directory.sender(key))
     }
 
-    /// One fresh entry, remembered.
+    /// Reads one fresh entry and remembers it.
     pub fn load(&mut self, holder: Holder) -> Op<Option<Entry>> {
         let entry = rows::entry(self.connection, holder)?;
         if let Some(entry) = &entry {
@@ -243,7 +243,7 @@ impl<'a> Tx<'a> {
         Ok(entry)
     }
 
-    /// The epoch for rows that this call writes.
+    /// Returns the epoch for rows that this call writes.
     pub fn next_epoch(&mut self) -> i64 {
         self.state.config_epoch += 1;
         self.cache.config_epoch = self.state.config_epoch;
@@ -258,7 +258,7 @@ impl<'a> Tx<'a> {
         Ok(())
     }
 
-    /// Takes over what other processes changed of the rows kept here.
+    /// Takes over other processes' changes of the rows kept here.
     fn renew_cache(&mut self) -> Op<()> {
         if self.cache.config_epoch == 0 {
             // Nothing has been read yet.

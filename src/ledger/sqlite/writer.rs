@@ -17,19 +17,20 @@ use super::write::{Cache, Tx};
 use crate::ledger::store::{Error, Result};
 use crate::runtime::clock::Clock;
 
-/// Calls that may wait for the writer. A relay has one batch in flight, so this is room for the operator's workers.
+/// Maximum calls that may wait for the writer. A relay has one batch in flight, so this is room for the operator's
+/// workers.
 const QUEUE: usize = 1_024;
-/// Messages (or other calls) of one transaction. Measured: beyond 500 a commit's cost is shared well enough, and a
-/// larger transaction only makes everybody wait.
+/// Maximum messages (or other calls) of one transaction. Measured: beyond 500 a commit's cost is shared well enough,
+/// and a larger transaction only makes every caller wait.
 pub const GROUP: usize = 500;
 
 /// A queued call.
 trait Job: Send {
     fn weight(&self) -> usize;
-    /// Whether it keeps what is remembered of lots up to date.
+    /// Returns true if it keeps the remembered lots up to date.
     fn keeps_lots(&self) -> bool;
     fn run(&mut self, tx: &mut Tx<'_>) -> Op<()>;
-    /// After the commit, or with what made it fail.
+    /// Answers the caller after the commit, or with the failure.
     fn answer(self: Box<Self>, failure: Option<Failure>);
 }
 
@@ -62,7 +63,7 @@ impl<T: Send, F: FnMut(&mut Tx<'_>) -> Op<T> + Send> Job for Call<T, F> {
             (Some(failure), _) => Err(failure.of(self.doing)),
             (None, None) => Err(Failure::Stopped.of(self.doing)),
         };
-        // Nobody may be waiting any more; what was written stays written.
+        // The caller may be gone; what was written stays written.
         let _ = self.reply.send(answer);
     }
 }
@@ -86,8 +87,8 @@ impl Writer {
         Ok(Self { jobs })
     }
 
-    /// Runs `work` in a transaction and returns after its commit. `work` must not be asked twice for its arguments:
-    /// it may run only once, but it is `FnMut` so that it need not be consumed before it is known to have failed.
+    /// Runs `work` in a transaction and returns after its commit. `work` runs at most once, but it is `FnMut` so that
+    /// it need not be consumed before it is known to have failed.
     pub async fn call<T, F>(&self, doing: &'static str, weight: usize, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -96,7 +97,7 @@ impl Writer {
         self.run(doing, weight, false, work).await
     }
 
-    /// The same for work that writes lots through [`super::ledgered::Ledgered`] alone.
+    /// Does the same for work that writes lots through [`super::ledgered::Ledgered`] alone.
     pub async fn charge<T, F>(&self, doing: &'static str, weight: usize, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -157,7 +158,7 @@ fn write_until_closed(
     }
 }
 
-/// One transaction. Returns what failed of each job, or what made the whole fail.
+/// Runs one transaction. Returns the failure of each job, or the failure of the whole.
 fn run_group(
     connection: &Connection,
     clock: &dyn Clock,
@@ -168,7 +169,7 @@ fn run_group(
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
     let mut tx = Tx::begin(connection, cache, clock.now())?;
     let mut failures = Vec::with_capacity(group.len());
-    // A savepoint copies every page that is touched. A job that is alone needs none: nobody else's work is undone with it.
+    // A savepoint copies every page that is touched. A job that is alone needs none: no other work is undone with it.
     let alone = group.len() == 1;
     for job in group.iter_mut() {
         if !alone {
@@ -197,7 +198,7 @@ fn run_group(
     Ok(failures)
 }
 
-/// One operation in a transaction of its own, on a connection that nobody else uses.
+/// Runs one operation in a transaction of its own, on a connection that is used for nothing else.
 pub fn once<T>(connection: &Connection, clock: &dyn Clock, work: impl FnOnce(&mut Tx<'_>) -> Op<T>) -> Op<T> {
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let mut cache = Cache::default();

@@ -14,15 +14,15 @@ use crate::ledger::postgres::schema::MIGRATIONS;
 use crate::ledger::postgres::wire::Wire;
 use crate::ledger::store::Error;
 
-/// For an empty ledger, of which each partition and index takes a page or two, and some thousand messages.
+/// Room for an empty ledger, whose partitions and indexes each take a page or two, and some thousand messages.
 const ROOM: u32 = 24;
-/// Messages in a call.
+/// Messages in one call.
 const BATCH: u64 = 100;
-/// Calls that fit into pages which there are, at most.
+/// Maximum calls that fit into the existing pages.
 const CALLS_MAX: u64 = 500;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Takes all the room that is left.
+/// Fills all the room that is left.
 async fn fill(wire: Wire) {
     wire.batch("CREATE TABLE filler (text text)").await.expect("a table");
     for rows in [1_000, 100, 1] {
@@ -65,7 +65,7 @@ async fn a_full_disk_refuses_loses_nothing_and_heals() {
         }
     }
     assert!(matches!(refused, Some(Error::Full)), "{refused:?}\n{}", server.log());
-    // It stays so, and nobody has to be told again what is wrong.
+    // It stays so, and every further call reports the full disk.
     assert!(matches!(ask().await, Err(Error::Full)));
 
     books.look(|wire| async move { wire.batch("DROP TABLE filler").await.expect("dropped") });

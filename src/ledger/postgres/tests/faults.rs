@@ -17,12 +17,12 @@ use crate::ledger::conformance::{Place as _, World, account, chain, key, key_id,
 use crate::ledger::postgres::schema::MIGRATIONS;
 use crate::ledger::store::{Error, Role, Session, Settlement, Store};
 
-/// Longer than anything here takes on a machine that does other things too.
+/// Timeout longer than any step here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two tries of somebody who got no answer.
+/// Pause between two tries of a caller that got no answer.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Waits for something, and says what did not come.
+/// Waits for an event, and fails with its name if it does not come.
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds().await {
@@ -31,10 +31,10 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// A relay that sends batches until it is told to stop, asking again until it is answered.
+/// A relay that sends batches until it is stopped, and retries each until it is answered.
 struct Sender {
     stop: Arc<AtomicBool>,
-    /// What was acknowledged and stays charged.
+    /// Credits that were acknowledged and stay charged.
     task: JoinHandle<HashSet<MessageId>>,
 }
 
@@ -65,7 +65,7 @@ impl Sender {
     }
 }
 
-/// A UUIDv7 of a day that has no partition: these tests are not about days.
+/// Returns a UUIDv7 of a day that has no partition: these tests are not about days.
 fn id(worker: u64, n: u64) -> MessageId {
     MessageId(uuid::Uuid::from_u64_pair(worker, n))
 }
@@ -112,7 +112,7 @@ async fn senders(books: &Books, world: &World) -> Vec<Sender> {
     senders
 }
 
-/// What the policy has consumed, asked until it is answered.
+/// Returns what the policy has consumed, retried until it is answered.
 async fn consumed(world: &World) -> i64 {
     let policy = chain()[2];
     loop {
@@ -131,8 +131,8 @@ async fn all_kept(senders: Vec<Sender>) -> usize {
     kept.len()
 }
 
-/// Several relays that charge and give back the same keys, each in another order. Whoever locked them in its own order
-/// would wait for somebody who waits for it.
+/// Several relays that charge and give back the same keys, each in another order. Relays that locked them in their own
+/// order would deadlock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lots_are_locked_in_one_order_whoever_charges_or_gives_back() {
     const KEYS: u64 = 8;
@@ -140,7 +140,7 @@ async fn lots_are_locked_in_one_order_whoever_charges_or_gives_back() {
     let server = Server::start(Folder::new(), &["deadlock_timeout = '5ms'"]);
     let books = Books::on(&server.url(), MIGRATIONS);
     let mut world = World::with(&books, None, Some(1_000_000), None).await;
-    // Of two accounts: one may not have so many refused in an hour.
+    // Spread over two accounts: one may not have so many refused in an hour.
     let mut entries = vec![Entry::Account(account(2, monthly(None)))];
     entries.extend((1..=KEYS).map(|n| Entry::Key(key(n.into(), u128::from(1 + n % 2), monthly(Some(10_000))))));
     world.put(&entries).await;
@@ -191,7 +191,7 @@ async fn a_server_that_is_killed_under_load_forgets_nothing_that_was_acknowledge
     world.check().await;
 }
 
-/// How often a batch was decided once more because the directory was not what its relay knew.
+/// Counts how often a batch was decided once more because the relay knew an older directory.
 fn decided_again(server: &Server) -> usize {
     server.log().matches("the directory changed").count()
 }
@@ -217,7 +217,7 @@ async fn a_change_of_others_disturbs_nobody_and_one_of_ours_is_seen() {
     world.check().await;
 }
 
-/// How many connections wait for the standby.
+/// Counts the connections that wait for the standby.
 fn waiting(books: &Books) -> Vec<i32> {
     books.look(|wire| async move {
         let found = wire
@@ -246,8 +246,8 @@ async fn a_failover_under_load_forgets_nothing_that_was_acknowledged() {
     std::fs::remove_dir_all(lost).expect("the lost server's folder");
 }
 
-/// The hole of cancelled waits: a commit that is on the primary only was answered, and whoever finds its rows and
-/// writes nothing does not wait for the standby either.
+/// Tests the gap that cancelled waits open: a commit that is on the primary only was answered, and a caller that finds
+/// its rows and writes nothing does not wait for the standby either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_charge_whose_wait_was_cancelled_is_unknown_and_its_retry_waits_for_the_standby() {
     let Pair { primary, standby } = Pair::start();
@@ -263,13 +263,13 @@ async fn a_charge_whose_wait_was_cancelled_is_unknown_and_its_retry_waits_for_th
             let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
             wire.query(cancel, &[]).await.expect("cancelled");
         });
-        // The server says "committed" with a warning; the caller hears that nothing is known.
+        // The server answers "committed" with a warning; the caller learns that nothing is known.
         let answer = timeout(PATIENCE, asking).await.expect("an answer").expect("no panic");
         assert!(matches!(answer, Err(Error::Unavailable { .. })), "{round}: {answer:?}");
     }
     let asking = ask(&world, &asked);
     until("the retry waits for the standby", async || waiting(&books).len() == 1).await;
-    // Without the beat it would be told "charged" at once, by rows that only this server has.
+    // Without the beat the reply would be "charged" at once, based on rows that only this server has.
     assert_eq!(told_without_a_beat(&books, &asked), 1);
     assert!(!asking.is_finished());
     let _standby = Server::resume(folder, port, &[&primary.leads(Pair::STANDBY)]);
@@ -281,13 +281,13 @@ async fn a_charge_whose_wait_was_cancelled_is_unknown_and_its_retry_waits_for_th
 
 type Answer = crate::ledger::store::Result<Vec<Verdict>>;
 
-/// Asks beside the test.
+/// Makes a call beside the test.
 fn ask(world: &World, asked: &Reservation) -> JoinHandle<Answer> {
     let (store, session, asked) = (world.store.clone(), world.session.clone(), asked.clone());
     tokio::spawn(async move { store.reserve(&session, &[asked]).await })
 }
 
-/// How many rows a transaction finds that writes nothing and commits: the naive retry.
+/// Counts the rows that a transaction finds that writes nothing and commits: the naive retry.
 fn told_without_a_beat(books: &Books, asked: &Reservation) -> i64 {
     let message = asked.message.0;
     books.look(move |wire| async move {

@@ -55,7 +55,7 @@ async fn another_installations_ledger_is_told_and_not_touched() {
     assert!(matches!(refused, Err(Error::Foreign { .. })), "{refused:?}");
 }
 
-/// What a release after this one may do: add.
+/// The change that a later release may make: it adds.
 const NEXT: Migration = Migration {
     version: fitness::SCHEMA_NEWEST + 1,
     sql: "ALTER TABLE lot ADD COLUMN later text NOT NULL DEFAULT ''; \
@@ -88,7 +88,7 @@ async fn the_schema_of_the_release_after_is_worked_with_and_no_later_one() {
     let found = schema::prepare(&books.connector(), &naming(), &next, Timestamp::UNIX_EPOCH).await.expect("migrated");
     assert_eq!(found.schema_version, NEXT.version);
     works(&books).await;
-    // The release that knows less prepares again, and leaves it as it is.
+    // The older release prepares again, and leaves it as it is.
     let found = schema::prepare(&books.connector(), &naming(), MIGRATIONS, Timestamp::UNIX_EPOCH).await.expect("same");
     assert_eq!(found.schema_version, NEXT.version);
     books.look(|wire| async move {

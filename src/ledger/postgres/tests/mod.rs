@@ -1,4 +1,4 @@
-//! The suite on this engine, and what only this engine can do wrong, on a real server.
+//! The suite on this engine, and the faults that only this engine can have, on a real server.
 
 mod disk;
 mod faults;
@@ -26,7 +26,7 @@ fn naming() -> Naming {
     Naming { installation, cluster: "cluster".to_owned(), incarnation, state: State::Open }
 }
 
-/// A ledger in a schema of its own, gone with the test.
+/// A ledger in a schema of its own, dropped with the test.
 pub struct Books {
     url: String,
     schema: String,
@@ -56,7 +56,7 @@ impl Books {
         PostgresStore::over(self.connector(), Some(clock)).expect("the ledger")
     }
 
-    /// Looks at the rows from outside.
+    /// Reads the rows from outside.
     fn look<T: Send + 'static, F>(&self, work: impl FnOnce(Wire) -> F + Send + 'static) -> T
     where
         F: Future<Output = T> + Send + 'static,
@@ -69,7 +69,7 @@ impl Books {
 impl Drop for Books {
     fn drop(&mut self) {
         if self.url != server::url() {
-            // A server of the test's own goes with all that it has, and may be gone.
+            // A test's own server goes with everything in it, and may be gone already.
             return;
         }
         let schema = self.schema.clone();
@@ -80,7 +80,7 @@ impl Drop for Books {
     }
 }
 
-/// Runs something asynchronous from wherever a test is.
+/// Runs a future to its end, from any test.
 fn aside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -102,7 +102,7 @@ fn random_histories_agree() {
     random_histories_agree_with_the_model(Books::new, no_lots_overlap);
 }
 
-/// Every holder has at most one lot of its period at any instant.
+/// Checks that every holder has at most one lot of its period at any instant.
 fn no_lots_overlap(books: &Books) {
     let overlaps: i64 = books.look(|wire| async move {
         let counted = wire

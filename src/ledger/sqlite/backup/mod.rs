@@ -1,7 +1,7 @@
-//! A copy of the file while it is in use, and putting one back while it is not.
+//! Copies the file while it is in use, and puts a copy back while it is not.
 //!
 //! A copy is one snapshot: writers go on beside it, and what they write after its beginning is not in it. It is whole
-//! and on the disk before it has its name. What is put back is marked, so that nobody charges mail to it before an
+//! and on the disk before it gets its name. A restored file is marked, so that no mail is charged to it before an
 //! administrator has accepted it: it has forgotten what was used since.
 
 use std::ffi::OsString;
@@ -34,7 +34,7 @@ pub struct Copied {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
     pub identity: Identity,
-    /// Where the file that was there before is kept.
+    /// Path at which the previous file is kept.
     pub aside: Option<PathBuf>,
 }
 
@@ -53,7 +53,7 @@ pub fn backup(path: &Path, to: &Path, overwrite: bool) -> Result<Copied> {
     let identity = match copied {
         Ok(identity) => identity,
         Err(error) => {
-            // Half a copy helps nobody. That it cannot be removed is not what went wrong.
+            // Half a copy is useless. A failure to remove it is not the error to report.
             drop(fs::remove_file(&partial));
             return Err(error);
         }
@@ -63,8 +63,8 @@ pub fn backup(path: &Path, to: &Path, overwrite: bool) -> Result<Copied> {
     Ok(Copied { path: to.to_owned(), bytes, identity })
 }
 
-/// All pages in one step, and so in one snapshot. In several steps a writer in another process would make it begin again
-/// after each of its commits, for ever.
+/// Copies all pages in one step, and so in one snapshot. In several steps a writer in another process would make it
+/// start over after each of its commits, for ever.
 fn copy(source: &Connection, to: &Path) -> Result<()> {
     private_file(to)?;
     let failed = |error| Failure::from(error).of("copying the ledger");
@@ -76,11 +76,11 @@ fn copy(source: &Connection, to: &Path) -> Result<()> {
         stopped => return Err(unfit(to, format!("the copy stopped before its end ({stopped:?})"))),
     }
     drop(copy);
-    // One file that stands by itself.
+    // One file that needs no journal beside it.
     target.pragma_update(None, "journal_mode", "DELETE").map_err(failed)
 }
 
-/// Reads the whole copy as a stranger would.
+/// Reads the whole copy on a connection of its own.
 fn verify(path: &Path) -> Result<Identity> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let doing = "verifying a copy of the ledger";
@@ -95,7 +95,7 @@ fn verify(path: &Path) -> Result<Identity> {
     read_identity(&copy).map_err(|failure| failure.of(doing))
 }
 
-/// Puts a backup in the ledger's place, which nobody may have open, and marks it as restored.
+/// Puts a backup in the ledger's place, which no process may have open, and marks it as restored.
 pub fn restore(path: &Path, from: &Path, now: Timestamp) -> Result<Restored> {
     if same_file(path, from) {
         return Err(unfit(from, "it is the ledger itself"));
@@ -117,7 +117,7 @@ pub fn restore(path: &Path, from: &Path, now: Timestamp) -> Result<Restored> {
     placed
 }
 
-/// A copy of the backup beside the ledger, of this release's schema and with a mark that nobody overlooks.
+/// Copies the backup beside the ledger, brings the copy to this release's schema and marks it as restored.
 fn prepare(fresh: &Path, from: &Path, now: Timestamp) -> Result<Identity> {
     let doing = "copying the backup";
     fs::copy(from, fresh).map_err(|error| unfit(from, format!("it cannot be copied beside the ledger ({error})")))?;
@@ -147,11 +147,11 @@ fn prepare(fresh: &Path, from: &Path, now: Timestamp) -> Result<Identity> {
     verify(fresh)
 }
 
-/// Keeps the file that is there. Whoever has it open holds a lock that leaving the WAL cannot get past.
+/// Keeps the existing file under another name. A process that has it open holds a lock that prevents leaving WAL mode.
 fn set_aside(path: &Path, now: Timestamp) -> Result<Option<PathBuf>> {
     match fs::metadata(path) {
         Ok(standing) if standing.len() > 0 => {}
-        // Nothing is lost with it.
+        // It is empty: nothing is lost.
         Ok(_) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unfit(path, format!("it cannot be looked at ({error})"))),
@@ -169,7 +169,7 @@ fn set_aside(path: &Path, now: Timestamp) -> Result<Option<PathBuf>> {
         {
             return Err(in_use());
         }
-        // What cannot even be opened is kept all the same.
+        // A file that cannot even be opened is kept all the same.
         Err(_) => {}
     }
     let aside = beside(path, &format!("replaced-{}", now.as_second()));
@@ -187,7 +187,7 @@ fn set_aside(path: &Path, now: Timestamp) -> Result<Option<PathBuf>> {
     Ok(Some(aside))
 }
 
-/// On the disk first, then under its name, and then the name on the disk.
+/// Renames a file into place: first its content is on the disk, then it gets its name, then the name is on the disk.
 fn put_in_place(from: &Path, to: &Path) -> Result<()> {
     let failed = |error: io::Error| unfit(to, format!("it cannot be put in place ({error})"));
     File::open(from).and_then(|file| file.sync_all()).map_err(failed)?;
@@ -196,7 +196,7 @@ fn put_in_place(from: &Path, to: &Path) -> Result<()> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
 }
 
-/// Made anew, for us alone: what an interrupted copy left is written over.
+/// Makes a private file: the rest of an interrupted copy is overwritten.
 fn private_file(path: &Path) -> Result<()> {
     let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
     file.map(drop).map_err(|error| unfit(path, format!("it cannot be written ({error})")))
@@ -216,7 +216,7 @@ fn same_file(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// What a folder of backups is called by, in the order of their making.
+/// Returns the name of a backup in a folder; names sort in the order of their making.
 fn name_at(at: Timestamp) -> String {
     format!("{PREFIX}{}{SUFFIX}", at.strftime("%Y%m%dT%H%M%SZ"))
 }
@@ -236,7 +236,7 @@ pub fn backup_into(path: &Path, folder: &Path, keep: usize, now: Timestamp) -> R
     Ok(copied)
 }
 
-/// The copies of a folder that [`backup_into`] made, oldest first. Other files are nobody's business here.
+/// Returns the copies in a folder that [`backup_into`] made, oldest first. Other files are ignored.
 fn copies(folder: &Path) -> Result<Vec<PathBuf>> {
     let failed = |error: io::Error| unfit(folder, format!("the folder of backups cannot be read ({error})"));
     let mut found = Vec::new();
@@ -257,7 +257,7 @@ fn taken_at(name: &str) -> Option<Timestamp> {
     time.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
 }
 
-/// When the newest copy of a folder was taken: who was restarted does not begin its waiting anew.
+/// Returns when the newest copy in a folder was taken: a restarted process does not begin its waiting anew.
 pub fn latest_backup(folder: &Path) -> Result<Option<Timestamp>> {
     let standing = copies(folder)?;
     let latest = standing.last().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());

@@ -54,7 +54,7 @@ async fn send(store: &SqliteStore, session: &Session, from: u128, count: u128) {
     assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Reserved));
 }
 
-/// What a file holds, and that its books balance.
+/// Returns the credits used in a file, and checks that its balances follow from its rows.
 async fn used(path: &Path) -> i64 {
     let store = SqliteStore::open(path, Arc::new(SystemClock)).expect("opened");
     assert_eq!(store.check().await.expect("checked"), []);

@@ -1,4 +1,4 @@
-//! The suite on this engine, and what only this engine can do wrong.
+//! The suite on this engine, and the faults that only this engine can have.
 
 mod migrations;
 
@@ -18,7 +18,7 @@ use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{Error, Result, Role, Session, State, Store};
 use crate::runtime::clock::{Clock, ManualClock};
 
-/// A directory of its own, gone with the test.
+/// A directory of its own, removed with the test.
 struct File(tempfile::TempDir);
 
 impl File {
@@ -47,7 +47,7 @@ fn random_histories_agree() {
     random_histories_agree_with_the_model(File::new, no_lots_overlap);
 }
 
-/// Every holder has at most one lot at any instant.
+/// Checks that every holder has at most one lot at any instant.
 fn no_lots_overlap(file: &File) {
     let connection = Connection::open(file.path()).expect("a database");
     let overlaps: i64 = connection
@@ -255,7 +255,7 @@ async fn a_full_disk_writes_nothing_and_heals() {
             Ok(tx.connection.pragma_update_and_check(None, "max_page_count", count, |_| Ok(()))?)
         })
     };
-    // Not less than there are: the next page that is needed does not fit.
+    // At least the pages that there are: the next page that is needed does not fit.
     pages(1).await.expect("set");
     let mut batch = vec![];
     let full = loop {
@@ -274,7 +274,7 @@ async fn a_full_disk_writes_nothing_and_heals() {
     world.check().await;
 }
 
-/// Holds the writer until everything that a test wants in one transaction is queued.
+/// Holds the writer until all the calls that a test wants in one transaction are queued.
 async fn in_one_group(store: &SqliteStore, queued: impl AsyncFnOnce()) {
     let (release, held) = std::sync::mpsc::channel::<()>();
     let (started, starts) = tokio::sync::oneshot::channel();
@@ -343,7 +343,7 @@ async fn a_check_finds_a_balance_that_does_not_follow_from_its_rows() {
     assert_eq!((wrong[0].consumed, wrong[0].recomputed, wrong[0].meter), (2, 3, Meter::AccountCap));
 }
 
-/// Takes the five seconds that a lock is waited for.
+/// Takes five seconds, for which a lock is awaited.
 #[tokio::test]
 async fn a_lock_that_is_never_given_back_is_unavailable_and_heals() {
     let file = File::new();
