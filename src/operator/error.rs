@@ -11,7 +11,7 @@ use crate::ledger;
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 /// Longest delay: after a long outage, recovery is noticed within five minutes.
 const LONGEST_DELAY: Duration = Duration::from_secs(300);
-/// Longest delay for a fault of the ledger, which serves all objects and usually recovers at once.
+/// Longest delay for a fault of the ledger, which serves all objects and recovers for all of them at once.
 const LEDGER_DELAY: Duration = Duration::from_secs(10);
 /// Octets of the API server's message that are repeated in a condition.
 const WORDS_MAX: usize = 500;
@@ -78,8 +78,8 @@ impl Fault {
 }
 
 impl Error {
-    /// Wraps an error of the API. `doing` names the object if it is not the reconciled one: the text appears in a
-    /// condition.
+    /// Wraps an error of the Kubernetes API. `doing` names the object if it is not the reconciled one: the text appears
+    /// in a condition.
     pub fn cluster(doing: impl Into<Cow<'static, str>>) -> impl FnOnce(kube::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Cluster { doing, source: Box::new(source) }

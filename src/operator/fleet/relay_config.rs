@@ -208,7 +208,7 @@ pub async fn keep(
                 let sentence = chain(&error);
                 if said.as_ref() != Some(&sentence) {
                     tracing::error!(error = sentence, "the relay keeps its last good settings");
-                    // Whether it serves is for its own probe to say: we have no token in its pod to ask with.
+                    // Its own probe reports its readiness: in the shared pod the operator has no right to ask for it.
                     state.send_modify(|state| (state.refused, state.replicas) = (Some(sentence.clone()), None));
                 }
                 valid.set(0);

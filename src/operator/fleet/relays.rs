@@ -93,7 +93,7 @@ pub struct Seen {
 /// The reason why settings or objects are refused: a message for people, which clears once its cause is fixed.
 type Refused = String;
 
-/// Tells if an object already matched before it was written.
+/// The state of an object before the write: it matched the plan or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stands {
     Yes,

@@ -183,8 +183,8 @@ pub fn judge(
     }
 }
 
-/// Makes the Secret's password the current one, as its status says: the replaced ledger may know none, or an earlier
-/// one. The one that is current in the ledger becomes the previous one, valid for as long as the status said.
+/// Makes the Secret's password the current one, as its status says: the new ledger may know none, or an earlier one.
+/// The one that is current in the ledger becomes the previous one, valid for as long as the status said.
 pub fn restore(
     credentials: &mut Vec<Credential>,
     named: Option<&Secret>,

@@ -1,4 +1,4 @@
-//! The column SENDING and the text added to `Ready`: is mail going out at the moment?
+//! Computes the column SENDING and the text added to `Ready`, which say if mail goes out at the moment.
 //!
 //! `Ready` is about settings. Exhausted credits and an unavailable upstream change with the traffic, so they are shown
 //! here instead, down the chain: a key shows what stops its account, and an account what stops its policy.

@@ -385,7 +385,7 @@ fn event_prefix(name: &str) -> String {
     format!("{}-", kept.trim_end_matches(['.', '-']))
 }
 
-/// Measures a reconcile under way, until it is dropped.
+/// The measurement of a reconcile under way; dropping it ends the measurement.
 pub struct Running {
     active: IntGauge,
     seconds: Histogram,

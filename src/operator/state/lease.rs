@@ -22,7 +22,8 @@ use crate::operator::plan::meta;
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::chain;
 
-/// Time for which a lease without renewal is respected. As in client-go, so that its known properties apply.
+/// Time for which a lease without renewal is respected. This, `BELIEF` and `RETRY` are client-go's, so that their known
+/// properties apply.
 pub const DURATION: Duration = Duration::from_secs(15);
 /// Time after its last renewal for which a leader trusts the lease: less than the others wait, by more than clocks
 /// drift.
@@ -47,7 +48,7 @@ pub struct Candidate {
     clock: Arc<dyn Clock>,
 }
 
-/// Checks a leadership, and can give it up. Cheap to clone.
+/// A handle to check a leadership, or to give it up. Cheap to clone.
 #[derive(Clone)]
 pub struct Leader {
     asks: mpsc::Sender<oneshot::Sender<bool>>,
@@ -182,7 +183,7 @@ impl Candidate {
                 Ok(renewed) => return Some(renewed),
                 Err(error) if matches!(status_code(&error), Some(404 | 409)) => {
                     match in_time(self.api.get_opt(&self.name)).await {
-                        // Another writer changed only its metadata, such as an annotation.
+                        // Another writer changed the lease, such as its annotations, but not the holder.
                         Ok(Some(fresh)) if self.holds(&fresh) => {
                             lease = fresh;
                             continue;

@@ -18,8 +18,8 @@ use crate::ledger::store::{Balance, Error, Floor, Result, Role, Session, Store};
 use crate::operator::state::in_service::InService;
 use crate::operator::state::lease::Leader;
 
-/// Sessions tried for one write before its fencing is returned: a second one is normal (ours expired), a third would
-/// mean that another process uses our name.
+/// Sessions tried for one write before its fencing is returned: fenced once, we were given up; fenced twice, another
+/// process uses our name.
 const SESSIONS: usize = 2;
 
 /// Removed accounts are kept this long before a period in which they could count: longer than any period.

@@ -27,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ASK_EVERY: Duration = Duration::from_secs(2);
 /// Minimum interval at which the mark is noted, and only if it moved.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
-/// Failed reads in a row, without any ledger, before an empty one is made for acceptance: swapping a file takes less.
+/// Reads that find no ledger at all before an empty one is made for acceptance: swapping a file takes less.
 const GONE_LOOKS: u32 = 5;
 /// Limit for the last note, while the process stops.
 const LAST_NOTE: Duration = Duration::from_secs(5);

@@ -37,12 +37,11 @@ pub enum Change<'a, K> {
     Gone(Name),
 }
 
-/// Receiver of the first list of a kind, and of the versions in its store.
+/// Receiver of the stored versions of a kind, and of the end of its first list, once that was reported in full.
 pub trait Listed: Sync {
     fn listed(&self);
     /// Records that the store has this version: the one after the last (`in_turn`), or one from a list, which skips
     /// versions.
-    /// out.
     fn stored(&self, meta: &ObjectMeta, in_turn: bool);
 }
 

@@ -18,7 +18,7 @@ use crate::operator::plan::alert::{self, Audience, Heard, Known};
 /// Holders whose notices are cached without asking the ledger.
 const KNOWN_MAX: usize = 200_000;
 
-/// Detects crossed thresholds.
+/// Detector of crossed thresholds, with the notices already reported.
 #[derive(Default)]
 pub struct Watch {
     known: HashMap<Holder, HashMap<Meter, Known>>,
