@@ -132,7 +132,7 @@ fn actor<K: Kind>(context: &Context, object: &K) -> String {
     meta::actor(meta, last, editor.as_deref(), context.settings.changed_by_stamped)
 }
 
-/// Has the accounts recounted of each policy that the account left.
+/// Queues a recount of the accounts of each policy that the account left.
 fn count_departures(context: &Context, entry: &Entry) {
     let Entry::Account(account) = entry else { return };
     for departure in &account.departures {

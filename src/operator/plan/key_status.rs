@@ -49,9 +49,9 @@ fn denied(key: &SubAccountApiKey, observed: &Observed) -> Option<DeniedSendersSt
     reported.or_else(|| key.status.as_ref()?.denied_senders.clone())
 }
 
-/// Returns when the key was last used, rounded to the hour for privacy and to save writes. A use of the current
-/// password is never shown as earlier than its issue, because users check this to see that a program has read a new
-/// password.
+/// Returns when the key was last used, rounded down to the hour, because the time is stored and concerns people. A use
+/// of the current password is never shown as earlier than its issue, because users check this to see that a program has
+/// read a new password.
 fn last_used_at(at: Timestamp, issued_at: Option<Timestamp>) -> Timestamp {
     let hour = Timestamp::from_second(at.as_second() - at.as_second().rem_euclid(3600)).unwrap_or(at);
     issued_at.filter(|issued_at| *issued_at <= at).map_or(hour, |issued_at| hour.max(issued_at))
