@@ -1,4 +1,4 @@
-//! The writes of a plan, in its order, with nothing left to choose.
+//! Executes the steps of a plan in order; every decision was taken by the plan.
 
 use std::borrow::Cow;
 
@@ -18,18 +18,18 @@ use crate::operator::error::Deposed;
 use crate::operator::object_ref::{Name, Ref};
 use crate::operator::watch::marks::own_mark;
 
-/// How far a plan got.
+/// The outcome of applying a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
     Done,
-    /// Somebody else was faster: what was judged is not what is there.
+    /// Another writer was faster: the object that was planned for has changed.
     LookAgain,
-    /// The object or its namespace is on its way out, and nothing more can be written.
+    /// The object or its namespace is being deleted, and nothing more can be written.
     Leaving,
 }
 
-/// Does the steps in their order. A finalizer that was added is in `object` afterwards, with the version that has it: what
-/// follows must not be judged, or written, by a version that is no longer there.
+/// Executes the steps in order. If a finalizer was added, `object` carries it afterwards, with the new resource
+/// version, so that later steps and writes do not use an outdated version.
 pub async fn apply<K: Kind>(context: &Context, object: &mut K, steps: Vec<Step>) -> Result<Applied> {
     for step in steps {
         match one(context, object, step).await? {
@@ -56,7 +56,7 @@ async fn one<K: Kind>(context: &Context, object: &mut K, step: Step) -> Result<A
             };
             let patched = patch_json(&api, &object.name_any(), patch).await;
             if let Ok(patched) = &patched {
-                // A spec that changed meanwhile was not judged: that is news when it comes.
+                // A spec that changed meanwhile was not planned for: the watch's event for it must not be skipped.
                 if let Some(uid) = patched.uid().filter(|_| patched.metadata.generation == object.meta().generation) {
                     context.references.written.mark(uid, own_mark(patched));
                 }
@@ -87,7 +87,7 @@ async fn one<K: Kind>(context: &Context, object: &mut K, step: Step) -> Result<A
             let place = Name::new(namespace.as_deref().unwrap_or_default(), secret.name_any());
             let known = context.references.secret_intended(&place, &object.name_any());
             let created = secrets().create(&parameters, &secret).await;
-            // One whose answer was lost may be there.
+            // If the reply to an earlier create was lost, the Secret may exist.
             if !known && matches!(created, Err(kube::Error::Api(_))) {
                 context.references.secret_refused(&place);
             }
@@ -123,7 +123,7 @@ async fn one<K: Kind>(context: &Context, object: &mut K, step: Step) -> Result<A
     }
 }
 
-/// Returns who asked for what is written to the directory, for the audit trail.
+/// Returns the actor that the audit trail names for a write to the directory.
 fn actor<K: Kind>(context: &Context, object: &K) -> String {
     let (status, meta) = (object.status(), object.meta());
     let conditions = status.map(K::conditions).unwrap_or_default();
@@ -132,7 +132,7 @@ fn actor<K: Kind>(context: &Context, object: &K) -> String {
     meta::actor(meta, last, editor.as_deref(), context.settings.changed_by_stamped)
 }
 
-/// Has the accounts of the policies counted again that an account left.
+/// Queues a recount of the accounts of each policy that the account left.
 fn count_departures(context: &Context, entry: &Entry) {
     let Entry::Account(account) = entry else { return };
     for departure in &account.departures {
@@ -142,13 +142,13 @@ fn count_departures(context: &Context, entry: &Entry) {
     }
 }
 
-/// The ledger refuses the writes of an operator that does not lead any more; the API server knows no such fence. What a
-/// request that is under way may still do is harmless: its password stays good until another one is read back.
+/// Fails if this operator no longer leads. The ledger refuses the writes of a deposed operator; the API server has no
+/// such fence. A request already under way is harmless: its password stays valid until another one is read back.
 pub(super) fn still_leads(context: &Context) -> Result<()> {
     if context.books.leads() { Ok(()) } else { Err(Error::Deposed(Deposed)) }
 }
 
-/// The rest of this pass knows what is in the Secret: seeing it again is no news.
+/// Remembers the Secret as written, so that the watch's event for it does not start another pass.
 fn remember(context: &Context, answer: &kube::Result<Secret>) {
     if let Ok(secret) = answer {
         context.references.secret_written(secret);
@@ -164,12 +164,12 @@ async fn patch_json<K: Kind>(
     api.patch_metadata(name, &manager(), &Patch::Json::<()>(operations)).await
 }
 
-/// Plain writes carry our name too, so that `managedFields` tells what is ours.
+/// Sets our field manager on plain writes too, so that `managedFields` shows which fields are ours.
 fn manager() -> PatchParams {
     PatchParams { field_manager: Some(meta::MANAGER.to_owned()), ..PatchParams::default() }
 }
 
-/// What an answer to a write means.
+/// Converts the reply to a write into an outcome.
 fn written<T>(answer: kube::Result<T>, doing: impl Into<Cow<'static, str>>) -> Result<Applied> {
     let doing = doing.into();
     let error = match answer {
@@ -177,7 +177,7 @@ fn written<T>(answer: kube::Result<T>, doing: impl Into<Cow<'static, str>>) -> R
         Err(error) => error,
     };
     match status_code(&error) {
-        // 409: a racing creator, or another version. 422 of a JSON patch: its test failed.
+        // 409: a concurrent create, or another resource version. 422 on a JSON patch: its test failed.
         Some(409) => Ok(Applied::LookAgain),
         Some(422) if doing.contains("finalizer") => Ok(Applied::LookAgain),
         Some(404) => Ok(Applied::Leaving),
@@ -186,7 +186,7 @@ fn written<T>(answer: kube::Result<T>, doing: impl Into<Cow<'static, str>>) -> R
     }
 }
 
-/// The API server's word for a namespace in which nothing may be made any more.
+/// Checks whether the API server refused the request because the namespace is terminating.
 fn is_terminating(error: &kube::Error) -> bool {
     let kube::Error::Api(status) = error else { return false };
     let causes = status.details.iter().flat_map(|details| &details.causes);

@@ -36,7 +36,7 @@ use crate::operator::watch::secret_watches::SecretWatches;
 use crate::operator::watch::work_queue::WorkQueues;
 use crate::runtime::clock::Clock;
 
-/// All that a reconcile may reach.
+/// Everything a reconcile may access.
 pub struct Context {
     pub client: Client,
     pub books: Books,
@@ -58,17 +58,17 @@ pub struct Context {
     pub hash_key: HashKey,
     pub sealer: Sealer,
     rng: Mutex<StdRng>,
-    /// Of objects that were looked at and are not gone, each with the UID of the namespace that it was in.
+    /// IDs of the objects that were reconciled and still exist, each with the UID of its namespace at that time.
     ids: Mutex<HashMap<Ref, (String, Uuid)>>,
-    /// Which object a holder in the ledger is.
+    /// The object of each holder in the ledger.
     holders: Mutex<HashMap<Holder, Ref>>,
     /// Objects whose figures may be written now.
     granted: Mutex<HashSet<Ref>>,
-    /// Currencies that policies' money is counted in.
+    /// The currency of each policy's money.
     currencies: Mutex<HashMap<PolicyId, String>>,
-    /// The hash of what the relays run with; `None` until it was written.
+    /// Hash of the config in force on the relays; `None` until it was written.
     config_hash: Mutex<Option<String>>,
-    /// Sentences of policies about entries without a resource that wait for an administrator.
+    /// Messages for policies about entries without a resource that wait for an administrator.
     orphans: Mutex<BTreeMap<PolicyId, String>>,
 }
 
@@ -124,7 +124,7 @@ impl Context {
         }
     }
 
-    /// An rng of one's own, so that no lock is held while a plan is made.
+    /// Returns a new generator, so that no lock is held while a plan is made.
     pub fn rng(&self) -> StdRng {
         StdRng::from_rng(&mut *lock(&self.rng))
     }
@@ -133,7 +133,7 @@ impl Context {
         lock(&self.granted).insert(what);
     }
 
-    /// Says whether figures alone may be written: also where another writer's are to be put right.
+    /// True if the status may be written for its figures alone, or to correct figures that another writer changed.
     pub fn granted(&self, what: &Ref) -> bool {
         lock(&self.granted).contains(what) || self.references.shown.is_to_be_put_right(what)
     }
@@ -142,18 +142,18 @@ impl Context {
         lock(&self.granted).remove(what);
     }
 
-    /// The hash of what the relays run with; `None` until it was written.
+    /// Returns the hash of the config in force on the relays; `None` until it was written.
     pub fn config_hash(&self) -> Option<String> {
         lock(&self.config_hash).clone()
     }
 
-    /// Takes over the hash of what the relays run with. True: it is another one.
+    /// Replaces the hash of the config in force on the relays. Returns true if it changed.
     pub fn replace_config_hash(&self, hash: &str) -> bool {
         let old = lock(&self.config_hash).replace(hash.to_owned());
         old.as_deref() != Some(hash)
     }
 
-    /// Takes over the sentences of policies about orphans. Returns the policies whose sentence changed.
+    /// Replaces the policies' messages about orphans. Returns the policies whose message changed.
     pub fn replace_orphans(&self, next: BTreeMap<PolicyId, String>) -> Vec<PolicyId> {
         let mut standing = lock(&self.orphans);
         let both: BTreeSet<PolicyId> = standing.keys().chain(next.keys()).copied().collect();
@@ -162,12 +162,12 @@ impl Context {
         changed
     }
 
-    /// The sentence about a policy's entries without a resource, if there are any.
+    /// Returns the message about a policy's entries without a resource, if there are any.
     pub fn orphans_of(&self, policy: PolicyId) -> Option<String> {
         lock(&self.orphans).get(&policy).cloned()
     }
 
-    /// The currency that a policy's money is counted in, where it was read before.
+    /// Returns the currency of a policy's money, if it was read before.
     pub fn known_currency(&self, policy: PolicyId) -> Option<String> {
         lock(&self.currencies).get(&policy).cloned()
     }
@@ -195,7 +195,7 @@ impl Context {
         self.references.shown.forget(what);
     }
 
-    /// What was remembered of ids and figures is another ledger's.
+    /// Forgets the IDs and figures that belong to the previous ledger.
     pub async fn forget_ledger(&self) {
         self.books.forget().await;
         self.early.forget();
@@ -226,8 +226,9 @@ impl Context {
         Ok(id)
     }
 
-    /// The id of the object of this name in the namespace as it is now, asked live: a watch may still show the one before.
-    /// `None`: there is no such namespace. It is not remembered: there may be no such object.
+    /// Returns the ID of the object with this name in the namespace as it is now. Reads the namespace live, because a
+    /// watch may still show its predecessor. `None`: there is no such namespace. Does not remember the ID, because the
+    /// object may not exist.
     pub async fn live_id(&self, what: &Ref) -> Result<Option<Uuid>> {
         let name = what.name();
         if name.namespace.is_empty() {
@@ -246,10 +247,10 @@ impl Context {
         identified.await.map_err(Error::ledger("identifying an object"))
     }
 
-    /// Its id, remembered as the holder of `what`.
+    /// Returns the holder of `what` and remembers the mapping.
     pub async fn holder(&self, what: Ref, namespace_uid: &str) -> Result<Holder> {
         let holder = Holder::new(what.kind(), self.id(&what, namespace_uid).await?);
-        // Whose figures moved before it was known which object it is, is judged now.
+        // Figures that changed before the holder's object was known are processed now.
         if lock(&self.holders).insert(holder, what.clone()).is_none() {
             self.references.recount(what);
         }

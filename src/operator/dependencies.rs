@@ -1,4 +1,4 @@
-//! The operator's settings and all that it is built from.
+//! The operator's settings and dependencies.
 
 use std::sync::Arc;
 
@@ -16,22 +16,23 @@ use crate::runtime::courier::Courier;
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Registry;
 
-/// What a deploy decides about the operator.
+/// Settings of the operator that are fixed per deployment.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The operator's own namespace, where upstream Secrets are.
+    /// The operator's own namespace, which holds the upstream Secrets.
     pub namespace: String,
-    /// Reconciles at a time, for each kind: an eighth of them are kept for what stops a sender, and one namespace has three
-    /// quarters at most. Each has one request under way at most, and kube opens a connection for each, so this bounds the
-    /// sockets too.
+    /// Concurrent reconciles, for each kind. An eighth of them is reserved for changes that stop a sender, and one
+    /// namespace gets three quarters at most. Each has at most one request under way, and kube opens a connection for
+    /// each, so this bounds the sockets too.
     pub concurrency: u16,
-    /// The ConfigMap that says what the relays run with.
+    /// Name of the ConfigMap that records the config in force on the relays.
     pub effective_config_map: String,
-    /// How many accounts have figures of their own in the metrics.
+    /// The accounts that have metrics of their own.
     pub account_metrics: AccountMetrics,
-    /// The chart's MutatingAdmissionPolicy stamps who changed a spec. Without it anybody may write that annotation.
+    /// True if the chart's MutatingAdmissionPolicy stamps the user who changed a spec. Without it any client can set
+    /// that annotation.
     pub changed_by_stamped: bool,
-    /// Statuses written for figures alone: by default what an API server does not notice.
+    /// Limit on status writes for figures alone; the default is negligible for an API server.
     pub status_writes_per_second: u32,
 }
 
@@ -48,7 +49,7 @@ impl Default for Settings {
     }
 }
 
-/// All that the role is built from.
+/// The dependencies of the operator role.
 pub struct Dependencies {
     pub client: kube::Client,
     pub store: Arc<dyn Store>,
@@ -60,12 +61,12 @@ pub struct Dependencies {
     pub rng: StdRng,
     pub registry: Registry,
     pub health: Health,
-    /// Names the ledger session: a new one under the same name fences the old.
+    /// Name of the ledger session: a new session with the same name fences the old one.
     pub name: String,
-    /// The installation that the ledger must be of, and where it is. Without one, any ledger will do.
+    /// The installation that the ledger must belong to, and its address. `None`: any ledger is accepted.
     pub place: Option<(Installation, LedgerAddress)>,
-    /// Where several operators share the ledger: the lease that this one holds. `None`: there is no other.
+    /// The lease that this operator holds, where several share the ledger. `None`: there is no other operator.
     pub leadership: Option<Leadership>,
-    /// Carries what the platform is told.
+    /// Delivers notices to the platform.
     pub courier: Arc<dyn Courier>,
 }

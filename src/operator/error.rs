@@ -1,4 +1,4 @@
-//! What can break between the operator and the world, and how long to wait before the next try.
+//! Errors between the operator and the systems it talks to, and the delay before the next try.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -7,18 +7,18 @@ use rand::{Rng, RngExt as _};
 
 use crate::ledger;
 
-/// The first delay after a failure.
+/// Delay after the first failure.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
-/// The longest delay: a fault that lasts for hours is noticed five minutes after its end at the latest.
+/// Longest delay: after a long outage, recovery is noticed within five minutes.
 const LONGEST_DELAY: Duration = Duration::from_secs(300);
-/// A try every ten seconds where the fault is known to be the ledger's: it serves everybody and comes back at once.
+/// Longest delay for a fault of the ledger, which serves all objects and recovers for all of them at once.
 const LEDGER_DELAY: Duration = Duration::from_secs(10);
-/// Octets of the API server's words that are repeated in a condition.
+/// Octets of the API server's message that are repeated in a condition.
 const WORDS_MAX: usize = 500;
-/// Delays are spread by this part of them, so that objects that failed together do not come back together.
+/// Fraction by which delays are jittered, so that objects that failed together are not retried together.
 const JITTER: f64 = 0.2;
 
-/// The process does not lead any more and must end.
+/// This process no longer leads and must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("another operator leads, or the lease could not be renewed in time")]
 pub struct Deposed;
@@ -57,7 +57,7 @@ pub enum Error {
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Whose fault it is, for a condition's reason and a metric's label.
+/// The system at fault, for a condition's reason and a metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     Cluster,
@@ -78,7 +78,8 @@ impl Fault {
 }
 
 impl Error {
-    /// `doing` names the object where it is not the reconciled one: the sentence goes into a condition.
+    /// Wraps an error of the Kubernetes API. `doing` names the object if it is not the reconciled one: the text appears
+    /// in a condition.
     pub fn cluster(doing: impl Into<Cow<'static, str>>) -> impl FnOnce(kube::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Cluster { doing, source: Box::new(source) }
@@ -102,11 +103,11 @@ impl Error {
         }
     }
 
-    /// The API server's own words, where it refused a request.
+    /// Returns the API server's own message, if it refused the request.
     pub fn refusal(&self) -> Option<&str> {
         match self {
             Self::Cluster { source, .. } => match source.as_ref() {
-                // Neither another writer that was faster nor a server that is busy refuses what is asked for.
+                // A conflict with a faster writer or a busy server is not a refusal of the request.
                 kube::Error::Api(status) if (400..500).contains(&status.code) && !matches!(status.code, 409 | 429) => {
                     Some(&status.message[..status.message.floor_char_boundary(WORDS_MAX)])
                 }
@@ -124,7 +125,7 @@ impl Error {
         }
     }
 
-    /// True if the ledger or the lease says that another operator leads: this one has nothing to say any more.
+    /// True if the ledger or the lease says that another operator leads: this one must not write any more.
     pub fn is_fenced(&self) -> bool {
         match self {
             Self::Ledger { source, .. } => matches!(source, ledger::Error::Fenced),
@@ -140,7 +141,7 @@ impl Error {
         }
     }
 
-    /// How long to wait after the `failures`-th failure in a row.
+    /// Returns the delay after the `failures`-th failure in a row.
     pub fn delay(&self, failures: u32, rng: &mut impl Rng) -> Duration {
         let doubled = FIRST_DELAY.saturating_mul(1 << failures.saturating_sub(1).min(16));
         doubled.min(self.longest_delay()).mul_f64(1.0 + rng.random_range(-JITTER..JITTER))
@@ -153,13 +154,13 @@ impl Error {
         }
     }
 
-    /// The time within which it is tried again in any case.
+    /// Returns the longest time until the next try, jitter included.
     pub fn tried_again_within(&self) -> Duration {
         self.longest_delay().mul_f64(1.0 + JITTER)
     }
 }
 
-/// The HTTP status of an answer of the API server.
+/// Returns the HTTP status of an error reply of the API server.
 pub fn status_code(error: &kube::Error) -> Option<u16> {
     match error {
         kube::Error::Api(status) => Some(status.code),

@@ -1,4 +1,4 @@
-//! The three kinds: what they have in common.
+//! The three kinds and their common interface.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::operator::object_ref::{Name, Ref};
 use crate::operator::watch::references::References;
 use crate::operator::watch::work_queue::{WorkQueue, WorkQueues};
 
-/// One of the three kinds.
+/// A resource of one of the three kinds.
 pub trait Kind:
     Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug + Send + Sync + 'static
 {
@@ -26,7 +26,7 @@ pub trait Kind:
         Self::named(Name::of(self))
     }
 
-    /// An object of this kind by its name.
+    /// Returns a reference to the object of this kind with this name.
     fn named(name: Name) -> Ref;
     fn queue(queues: &WorkQueues) -> &Arc<WorkQueue>;
     fn api(client: &Client, namespace: Option<&str>) -> Api<Self>;

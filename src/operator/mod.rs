@@ -1,13 +1,13 @@
-//! Specs become Secrets, directory entries and status: observe ▶ plan (pure) ▶ apply ▶ report.
+//! Turns specs into Secrets, directory entries and status: observe ▶ plan (pure) ▶ apply ▶ report.
 //!
-//! One generic loop ([`reconcile`]) for the three kinds; a plan decides everything, [`apply`] only writes, [`report`]
-//! is the only writer of status, Events and the loop's metrics. References are resolved by watches ([`references`]).
+//! One generic loop ([`reconcile`]) serves the three kinds. A plan decides everything; [`apply`] only writes;
+//! [`report`] is the only writer of status, Events and the loop's metrics. Watches resolve references ([`references`]).
 //!
-//! What it must never do: write to a `spec`; touch a Secret that is not ours, or overwrite what others wrote into one that
-//! is shared; let a credential outlive its resource; retry every few seconds what only a user can put right; write where
-//! there is nothing to do.
+//! The operator must never write to a `spec`; touch a Secret that is not ours, or overwrite what others wrote into a
+//! shared one; let a credential outlive its resource; retry every few seconds what only a user can fix; write when
+//! nothing has changed.
 //!
-//! The rights it needs, and no others (`charts/franking` grants exactly these):
+//! The rights that reconciling needs:
 //!
 //! | group | resources | verbs | where |
 //! | --- | --- | --- | --- |
@@ -16,10 +16,13 @@
 //! | – | namespaces | get, list, watch | everywhere |
 //! | – | secrets | get, list, watch, create, patch, delete | everywhere |
 //! | events.k8s.io | events | create | everywhere |
-//! | – | the ConfigMap `<release>-relay-effective` | patch; where the chart did not make it, create | its own namespace |
+//! | – | the ConfigMap `<release>-relay-effective` | patch; create, if the chart did not make it | its own namespace |
 //!
-//! No right on `/finalizers`: the owner references of our Secrets do not block the owner's deletion, so no admission
-//! asks for it. `prepare` needs more in its own namespace; the chart says what.
+//! The chart grants more in the operator's own namespace: get and patch of the ConfigMap and Secret
+//! `franking-installation` (keys, known ledger, acceptance); create of ConfigMaps and Secrets, because authorization
+//! does not know the names of new objects; and with PostgreSQL the objects of the relay fleet and the Lease for leader
+//! election. No right on `/finalizers`: the owner references of our Secrets do not block the owner's deletion, so no
+//! admission asks for it.
 
 pub mod apply;
 pub mod context;
@@ -60,22 +63,22 @@ use tasks::{
 use watch::references::References;
 use watch::work_queue::WorkQueues;
 
-/// Runs until `shutdown`, then lets the reconciles under way finish. Every task ends with the returned future. A leader
-/// that is deposed finishes nothing.
+/// Runs until `shutdown`, then lets the reconciles under way finish. All tasks end with the returned future. A deposed
+/// leader ends at once and finishes nothing.
 pub async fn run(mut dependencies: Dependencies, shutdown: CancellationToken) -> Result<(), Error> {
     let Some(leadership) = dependencies.leadership.take() else {
         return Box::pin(work(dependencies, None, shutdown)).await;
     };
     let leader = leadership.leader();
     let ended = tokio::select! {
-        // First: who does not lead any more must not do one thing more.
+        // Polled first: a deposed operator must not do anything more.
         biased;
         () = leader.lost() => Err(Error::Deposed(Deposed)),
         ended = Box::pin(work(dependencies, Some(leadership.leader()), shutdown)) => ended,
     };
     match ended {
         Err(Error::Deposed(_)) => drop(leadership),
-        // Also after a failure: another process may fare better.
+        // Resigns after a failure too: another process may succeed.
         Ok(()) | Err(_) => leadership.resign().await,
     }
     ended
@@ -98,7 +101,7 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
         context.references.ready().await?;
         gate.open();
         tracing::info!("the operator has seen all resources");
-        // Each on the heap: together they would fill half of a thread's stack where they are made.
+        // Boxed: together they would fill half of a thread's stack where they are created.
         tokio::join!(
             Box::pin(incarnation::run(&context)),
             Box::pin(ledger_time::run(&context)),
@@ -117,15 +120,15 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
         Ok(())
     };
     let ended = tokio::select! {
-        // First, because a stop ends the loops too, and that is not their breaking.
+        // Polled first, because a shutdown ends the loops too, which is no failure.
         biased;
         () = shutdown.cancelled() => Ok(()),
         () = watching => Err(Error::Watch),
         ended = background => ended,
-        // A loop ends by itself only when it broke, and an operator with two loops of three would look alive.
+        // A loop ends by itself only if it failed, and an operator with two loops of three would look alive.
         Some(_) = reconcilers.join_next() => Err(Error::Loop),
     };
-    // A stop that came while the ends were being asked one by one.
+    // A shutdown may have come while the branches were being polled.
     let ended = if shutdown.is_cancelled() { Ok(()) } else { ended };
     gate.close("stopping");
     shutdown.cancel();

@@ -1,4 +1,4 @@
-//! The names of objects: within a kind, and of one of the three kinds.
+//! Object names: within a kind, and across the three kinds.
 
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt as _};
@@ -21,14 +21,13 @@ impl Name {
         Self::new(object.meta().namespace.clone().unwrap_or_default(), object.name_any())
     }
 
-    /// Its place in a store.
+    /// Returns the object's key in a store.
     pub fn object_ref<K: Resource<DynamicType = ()>>(&self) -> ObjectRef<K> {
         let object = ObjectRef::new(&self.name);
         if self.namespace.is_empty() { object } else { object.within(&self.namespace) }
     }
 
-    /// With whom an object shares its turns where work is taken in turn: its namespace. A cluster-scoped object has
-    /// turns of its own.
+    /// Returns the namespace, by which work is shared out fairly. A cluster-scoped object counts by its own name.
     pub fn tenant(&self) -> &str {
         if self.namespace.is_empty() { &self.name } else { &self.namespace }
     }
@@ -40,7 +39,7 @@ impl std::fmt::Display for Name {
     }
 }
 
-/// One of the three kinds by name.
+/// A reference to an object of one of the three kinds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ref {
     Policy(Name),

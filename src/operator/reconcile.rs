@@ -1,7 +1,7 @@
-//! The loop: observe ▶ plan ▶ apply ▶ report, for any kind.
+//! The reconcile loop for any kind: observe ▶ plan ▶ apply ▶ report.
 //!
-//! The work queue says whose turn it is; each pass has a deadline. An object that fails waits by itself, twice as long
-//! each time; one that a user must put right waits for the user.
+//! The work queue determines the order; each pass has a deadline. A failed object backs off on its own, with a delay
+//! that doubles each time; an object that only a user can fix waits for that user.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,21 +26,21 @@ use crate::operator::object_ref::{Name, Ref};
 use crate::operator::state::guard::Standing;
 use crate::operator::state::shown::status_mark;
 
-/// kube-client waits for an answer without end; a healthy pass takes milliseconds.
+/// Limit for one pass: kube-client waits for a reply without end; a healthy pass takes milliseconds.
 const PASS_DEADLINE: Duration = Duration::from_secs(30);
-/// Looks at an object that somebody else keeps changing, before it is left to the back-off.
+/// Passes over an object that other writers keep changing, before it is left to the back-off.
 const LOOKS: usize = 5;
-/// Where no more foreign Secrets are watched, the rest is looked at again after this long.
+/// Interval at which a key is reconciled again whose awaited foreign Secret cannot be watched, because too many are.
 const AWAITED_LOOK: Duration = Duration::from_secs(60);
-/// What looked as if it was on its way out is looked at once more: if it is gone by then, nothing happens.
+/// Delay of one more pass over an object that seemed to be leaving; if it is gone by then, nothing happens.
 const LEAVING_LOOK: Duration = Duration::from_secs(10);
-/// An instant is looked at a little after it has passed, so that it has passed for everybody's clock.
+/// Margin after an instant before the pass that it causes, so that it has passed on all clocks.
 const AFTER: Duration = Duration::from_millis(500);
 
-/// When an object is looked at again although nothing changed; `None`: then only.
+/// The delay until an object is reconciled again although nothing changed; `None`: only after a change.
 type Again = Option<Duration>;
 
-/// Runs the passes of one kind until `shutdown`, then lets those under way finish. A pass that panics ends it.
+/// Runs the passes of one kind until `shutdown`, then lets those under way finish. Ends early if a pass panics.
 pub async fn run<K: Reconcile>(context: Arc<Context>, shutdown: CancellationToken) {
     let ready = shutdown.run_until_cancelled(context.references.ready()).await;
     if !matches!(ready, Some(Ok(()))) {
@@ -60,7 +60,7 @@ pub async fn run<K: Reconcile>(context: Arc<Context>, shutdown: CancellationToke
                 context.report.waiting(&K::kind(&()), queue.waiting());
                 let found = K::store(&context.references).get(&name.object_ref());
                 let uid = found.and_then(|object| object.uid());
-                // An error's level, so that the lines that are logged at all carry it.
+                // At error level, so that every line that is logged carries the span.
                 let span = tracing::error_span!("reconcile", kind = %K::kind(&()), object = %name, uid);
                 passes.spawn(take_turn::<K>(context.clone(), name).instrument(span));
             }
@@ -69,7 +69,7 @@ pub async fn run<K: Reconcile>(context: Arc<Context>, shutdown: CancellationToke
     while passes.join_next().await.is_some() {}
 }
 
-/// One object has its turn, and goes back to the queue.
+/// Reconciles one object and returns it to the queue.
 async fn take_turn<K: Reconcile>(context: Arc<Context>, name: Name) {
     let queue = K::queue(&context.queues);
     let Some(object) = K::store(&context.references).get(&name.object_ref()) else {
@@ -88,7 +88,7 @@ async fn take_turn<K: Reconcile>(context: Arc<Context>, name: Name) {
     }
 }
 
-/// `failures` is how many there are in a row should this one fail.
+/// Reconciles an object once. `failures` is the number of failures in a row if this pass fails.
 async fn reconcile<K: Reconcile>(object: Arc<K>, context: &Context, failures: u32) -> Result<Again> {
     let kind = K::kind(&());
     let _running = context.report.started(&kind);
@@ -107,16 +107,16 @@ async fn reconcile<K: Reconcile>(object: Arc<K>, context: &Context, failures: u3
     passed
 }
 
-/// What a pass came to.
+/// The outcome of one pass.
 enum Passed {
     Done(Again),
-    /// Another one follows at once, over the object as it is now.
+    /// Another pass follows at once, over the object as it is now.
     LookAgain,
-    /// What was judged is not what is there.
+    /// The object changed after it was read.
     Outdated,
 }
 
-/// Repeats the pass until no other writer was faster. `object` is the latest version that is known.
+/// Repeats the pass until no other writer was faster. `object` is the latest known version.
 async fn looks<K: Reconcile>(object: &mut K, context: &Context) -> Result<Again> {
     for _ in 0..LOOKS {
         match pass(object, context).await {
@@ -124,11 +124,11 @@ async fn looks<K: Reconcile>(object: &mut K, context: &Context) -> Result<Again>
             Ok(Passed::LookAgain) => {}
             Ok(Passed::Outdated) => match read_again(object, context).await? {
                 Some(fresh) => *object = fresh,
-                // Its end comes through the watch.
+                // The watch reports the deletion.
                 None => return Ok(None),
             },
-            // The ledger is lost, and an administrator has said that this object shall not wait for it. One that is held or
-            // being rebuilt answers: what the object has used must not be forgotten, so it waits all the same.
+            // The ledger is lost, and an administrator has allowed this object to go without it. If the ledger answers
+            // but is held or being rebuilt, the object still waits, because its usage must not be forgotten.
             Err(Error::Ledger { .. })
                 if meta::deleting(object.meta())
                     && meta::forced(object.meta())
@@ -145,9 +145,9 @@ async fn looks<K: Reconcile>(object: &mut K, context: &Context) -> Result<Again>
     Err(Error::Contended)
 }
 
-/// Says whether an object that is let go by force may leave a ledger that answered with an error. Not where the ledger is
-/// there and what statuses show as used is not in it yet: a pass that failed while the ledger was being rebuilt, or that
-/// began before the ledger was held.
+/// Checks whether a force-deleted object may go after the ledger answered with an error. Not if the ledger exists and
+/// does not yet contain the usage that statuses show: for a pass that failed while the ledger was being rebuilt, or
+/// that began before the ledger was held.
 fn may_leave_unnoted(standing: &Standing) -> bool {
     match standing {
         Standing::Unknown | Standing::Open => true,
@@ -155,7 +155,7 @@ fn may_leave_unnoted(standing: &Standing) -> bool {
     }
 }
 
-/// Reads an object live; `None` where it is gone, or another of its name is there.
+/// Reads an object live; `None` if it is gone or was replaced by another of the same name.
 async fn read_again<K: Kind>(object: &K, context: &Context) -> Result<Option<K>> {
     let api = K::api(&context.client, object.namespace().as_deref());
     let live = api.get_opt(&object.name_any()).await.map_err(Error::cluster("reading an object again"))?;
@@ -185,7 +185,7 @@ async fn pass<K: Reconcile>(object: &mut K, context: &Context) -> Result<Passed>
         left(object, context, &plan.notices, now).await;
         return Ok(Passed::Done(None));
     }
-    // A new entry takes over what is known to be used: the figures that were observed before it are wrong.
+    // A new entry takes over the known usage, so the figures observed before it are wrong.
     if effects.puts && context.guard.standing() == Standing::Rebuilding {
         return Ok(Passed::LookAgain);
     }
@@ -195,7 +195,7 @@ async fn pass<K: Reconcile>(object: &mut K, context: &Context) -> Result<Passed>
     }
     publish(object, context, &plan, now).await?;
     context.guard.passed(what.clone());
-    // Only now: a grant that came to nothing is there at the next try.
+    // Spent only now: a permit that was not used is still there at the next try.
     if granted {
         context.spend_grant(&what);
     }
@@ -303,8 +303,8 @@ fn unanswered() -> Error {
     Error::Ledger { doing: "waiting for the ledger", source }
 }
 
-/// The ledger is not the one we know: nothing is written but why. A deletion waits too: the status that goes with the
-/// object may be all that knows what was used.
+/// Reports that the ledger is not the one we know, and writes nothing else. A deletion waits too: the status that would
+/// go with the object may be the only record of its usage.
 async fn stall<K: Kind>(object: &K, context: &Context, sentence: &str) -> Result<Again> {
     let (generation, now) = (object.meta().generation, context.clock.now());
     let mut status = object.status().cloned().unwrap_or_default();
@@ -318,8 +318,8 @@ async fn stall<K: Kind>(object: &K, context: &Context, sentence: &str) -> Result
     Ok(None)
 }
 
-/// Writes a status, and remembers it until the watch has caught up. An operator that does not lead any more writes none: what
-/// it knows is not what holds.
+/// Writes a status, and remembers it until the watch has caught up. An operator that no longer leads writes none: its
+/// knowledge is out of date.
 async fn show<K: Kind>(context: &Context, object: &K, status: &K::Status) -> Result<()> {
     still_leads(context)?;
     let shown = &context.references.shown;
@@ -329,14 +329,14 @@ async fn show<K: Kind>(context: &Context, object: &K, status: &K::Status) -> Res
     shown.stands(&object.reference(), written.as_ref().unwrap_or(object).meta(), mark);
     let Some(written) = written else { return Ok(()) };
     context.references.written.status(&written);
-    // The watch may have been faster than the answer.
+    // The watch may have been faster than the reply.
     if let Some(cached) = K::store(&context.references).get(&ObjectRef::from_obj(object)) {
         context.references.written.seen(cached.meta());
     }
     Ok(())
 }
 
-/// Accounts that were looked at before their policy was in the directory.
+/// Wakes the accounts that were reconciled before their policy was in the directory.
 fn admit_early(context: &Context, what: &Ref) {
     let Ref::Policy(policy) = what else { return };
     while let Some(account) = context.early.next(&policy.name) {
@@ -345,15 +345,15 @@ fn admit_early(context: &Context, what: &Ref) {
     }
 }
 
-/// Has the accounts looked at again that are younger than one which has got a place among theirs: those that were judged
-/// side by side with it did not know of it.
+/// Wakes the accounts that are younger than the one that just got a place in the namespace: those planned at the same
+/// time did not know of it.
 fn judge_younger(context: &Context, what: &Ref, policy: &str) {
     let Ref::Account(arrived) = what else { return };
     let younger = context.references.index(|index| index.younger_in_namespace(policy, arrived));
     younger.into_iter().for_each(|account| context.queues.wake(&Ref::Account(account)));
 }
 
-/// What accounts may still spend hangs on their policy's price.
+/// Recounts a policy's accounts, because the credits they may still spend depend on the policy's price.
 fn recount_accounts(context: &Context, what: &Ref) {
     let Ref::Policy(policy) = what else { return };
     let accounts: Vec<Name> =
@@ -361,7 +361,7 @@ fn recount_accounts(context: &Context, what: &Ref) {
     accounts.into_iter().for_each(|account| context.references.recount(Ref::Account(account)));
 }
 
-/// Nothing is remembered of what has left.
+/// Forgets all that is remembered of an object that is gone.
 pub(super) fn forget(context: &Context, what: &Ref) {
     context.forget(what);
     context.report.forget(what);
@@ -372,11 +372,11 @@ pub(super) fn forget(context: &Context, what: &Ref) {
     }
 }
 
-/// Shows that a pass failed, as far as it is to be shown, and writes an Event when that is news.
+/// Reports a failed pass in the status, where it should be visible, and publishes an Event for a new failure.
 async fn interrupted<K: Kind>(object: &K, context: &Context, error: &Error, failures: u32) {
     let deleting = meta::deleting(object.meta());
     let outstanding = deleting || object.status().and_then(K::observed_generation) != object.meta().generation;
-    // Before the ledger has said once who it is, no pass has begun: nothing is known to be wrong with what has converged.
+    // No pass begins before the ledger has identified itself: nothing is known to be wrong with a converged object.
     let unbegun = !outstanding && context.guard.standing() == Standing::Unknown;
     if error.is_fenced() || !context.books.leads() || unbegun {
         return;
@@ -403,7 +403,7 @@ async fn interrupted<K: Kind>(object: &K, context: &Context, error: &Error, fail
     }
 }
 
-/// Reason and sentence of a pass that failed.
+/// Builds the reason and the message of a failed pass.
 fn interruption(error: &Error, deleting: bool, outstanding: bool, failures: u32) -> Interruption {
     let again = format!("it is tried again within {} s", error.tried_again_within().as_secs());
     let (reason, message) = match error.fault() {
@@ -413,7 +413,7 @@ fn interruption(error: &Error, deleting: bool, outstanding: bool, failures: u32)
         Fault::Ledger => (Reason::LedgerUnavailable, format!("the ledger does not answer; {again}")),
         Fault::Cluster => {
             let message = match error.refusal() {
-                // Nothing tells us when a quota is raised or an admission policy is changed.
+                // No event tells us when a quota is raised or an admission policy is changed.
                 Some(words) => format!(
                     "{error}: the Kubernetes API refused it: {words}; {again}, and at once when this object is edited"
                 ),

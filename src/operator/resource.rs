@@ -1,5 +1,5 @@
-//! What the one loop needs of a kind besides: its observation and its plan. A new kind is one plan file, one observation
-//! and one entry here and in [`kinds`](super::kinds).
+//! The rest of a kind's interface to the loop: its observation and its plan. A new kind is one plan file, one
+//! observation and one entry here and in [`kinds`](super::kinds).
 
 use jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -17,7 +17,7 @@ pub trait Reconcile: Kind {
 
     fn observe(&self, context: &Context) -> impl Future<Output = Result<Self::Observed>> + Send;
     fn plan(&self, observed: &Self::Observed, now: Timestamp, rng: &mut StdRng) -> Plan<Self::Status>;
-    /// The version of the awaited Secret that was judged.
+    /// Returns the version of the awaited Secret that the plan was based on.
     fn judged_secret(observed: &Self::Observed) -> Option<String>;
 }
 

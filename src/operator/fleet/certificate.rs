@@ -1,5 +1,5 @@
-//! The self-signed certificate of the embedded default: a CA of the installation's own, kept in its Secret, and a
-//! short-lived leaf beside `relay.yaml`. Programs trust the CA, so a new leaf disturbs none of them.
+//! The self-signed certificate of the embedded default: a CA of this installation, kept in its Secret, and a
+//! short-lived leaf beside `relay.yaml`. Programs trust the CA, so a new leaf does not affect them.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,15 +16,15 @@ use x509_parser::pem::parse_x509_pem;
 
 use crate::domain::relay_config::Listener;
 
-/// The CA is in programs' trust for as long as their Secret is; ten years is longer than any installation goes without
-/// a release that knows how to change it.
+/// Lifetime of the CA, which programs trust as long as their Secret exists; ten years is longer than any installation
+/// goes without a release that can replace it.
 const AUTHORITY_DAYS: u64 = 3650;
-/// As long as public CAs give (and the CA/Browser Forum's limit is going down to 47).
+/// Lifetime of a leaf, as with public CAs (the CA/Browser Forum's limit is going down to 47).
 const LEAF_DAYS: u64 = 90;
-/// Clocks of devices are wrong by hours; a certificate that begins a day ago works there too.
+/// Backdating, because clocks of devices are wrong by hours; a certificate valid since a day ago works there too.
 const BACKDATE: Duration = Duration::from_secs(24 * 60 * 60);
-/// The longest common name (RFC 5280, `ub-common-name`). Longer host names are in the alternative names only, which is
-/// where clients look.
+/// Maximum length of a common name (RFC 5280, `ub-common-name`). Longer host names are only in the alternative names,
+/// which is where clients look.
 const COMMON_NAME_MAX: usize = 64;
 
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,7 @@ impl Authority {
         Ok(Self { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem() })
     }
 
-    /// A leaf for these names: host names and IP addresses.
+    /// Issues a leaf for these names: host names and IP addresses.
     pub fn issue(&self, names: &BTreeSet<String>, now: Timestamp) -> Result<Leaf, Error> {
         let issuer = Issuer::from_ca_cert_pem(&self.certificate, KeyPair::from_pem(&self.key)?)?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -80,7 +80,7 @@ impl Authority {
         Ok(Leaf { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
-    /// Whether `leaf` was issued by this CA for its key and exactly these names, and has more than a third of its life
+    /// True if this CA issued `leaf` for its key and exactly these names, and more than a third of its lifetime is
     /// left.
     pub fn stands_behind(&self, leaf: &Leaf, names: &BTreeSet<String>, now: Timestamp) -> bool {
         let Ok(key) = KeyPair::from_pem(&leaf.key) else { return false };
@@ -94,14 +94,15 @@ impl Authority {
         let (from, to) = (validity.not_before.timestamp(), validity.not_after.timestamp());
         let fresh = from <= now.as_second() && now.as_second() + (to - from) / 3 < to;
         fresh
-            // A process that was stopped between writing the two leaves a pair that does not fit.
+            // A process that was stopped between writing the two files leaves a pair that does not match.
             && leaf.public_key().subject_public_key.data == key.public_key_raw()
             && leaf.verify_signature(Some(authority.public_key())).is_ok()
             && alternative_names(&leaf).as_ref() == Some(names)
     }
 }
 
-/// The names that programs may use for a relay: its host name, what Secrets say, and the loopback when it listens there.
+/// Returns the names under which programs may reach a relay: its host name, the advertised one, and the loopback if it
+/// listens there.
 pub fn names(hostname: &str, advertised: &str, listeners: &[Listener]) -> BTreeSet<String> {
     let mut names = BTreeSet::from([hostname.to_ascii_lowercase(), advertised.to_ascii_lowercase()]);
     if listeners.iter().any(|listener| listener.address.ip().is_loopback()) {

@@ -1,9 +1,9 @@
-//! Who this installation is: ConfigMap and Secret `franking-installation` in the operator's namespace.
+//! The identity of this installation: ConfigMap and Secret `franking-installation` in the operator's namespace.
 //!
-//! The ConfigMap says which ledger belongs to it, and whether there ever was one. The Secret has the keys that hash and
-//! seal, and the CA of the self-signed certificate. Both are made once, by a live GET and then a create, so that of two
-//! that race the first one wins and the second takes what is there. Neither is ever made again because it is missing
-//! while the other one exists: new keys would lock every program out.
+//! The ConfigMap names the ledger that belongs to it, and whether one was ever made. The Secret has the keys that hash
+//! and seal, and the CA of the self-signed certificate. Both are made once, by a live GET and then a create, so that if
+//! two processes race, the first wins and the second takes the existing object. Neither is made again if it is missing
+//! while the other exists: new keys would lock every program out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ const INCARNATION: &str = "incarnation";
 const CLUSTER: &str = "cluster";
 const LEDGER_MADE_AT: &str = "ledgerMadeAt";
 const LEDGER_MARK: &str = "ledgerMark";
-/// On the ConfigMap: an administrator's word that a replaced ledger is to be gone on with, by the name of the finding.
+/// On the ConfigMap: an administrator's acceptance of a replaced ledger, by the name of the finding.
 pub const ACCEPT: &str = "franking.io/accept-ledger";
 const HASH_KEY: &str = "hash.key";
 const SEAL_KEY: &str = "seal.key";
@@ -70,27 +70,27 @@ pub enum Error {
     Certificate(#[from] certificate::Error),
 }
 
-/// An installation, as its two objects say.
+/// An installation, as read from its two objects.
 #[derive(Clone, Debug)]
 pub struct Installation {
     pub namespace: String,
     pub id: Uuid,
-    /// The ledger that it knows.
+    /// The ledger that belongs to it.
     pub incarnation: Uuid,
-    /// The incarnation that relays are told to work with, shared by all who have the installation: none (nil) while the
-    /// ledger is somebody else's, and another one after an acceptance.
+    /// The incarnation that relays must use, shared by all clones of the installation: none (nil) while the ledger
+    /// belongs to another installation, and a new one after an acceptance.
     pub serving: Serving,
-    /// How far its ledger had come when that was last noted.
+    /// The ledger's progress when it was last noted.
     pub mark: Mark,
     /// UID of `kube-system`.
     pub cluster: String,
-    /// Whether a ledger was ever made for this incarnation: from then on an empty one is a lost one.
+    /// True if a ledger was ever made for this incarnation: from then on an empty one is a lost one.
     pub ledger_made: bool,
     pub keys: InstallationKeys,
     pub authority: Authority,
 }
 
-/// What relays are told. Cheap to clone; every clone is the same.
+/// The incarnation for the relays. Cheap to clone; all clones share one value.
 #[derive(Clone, Debug)]
 pub struct Serving(Arc<ArcSwap<Uuid>>);
 
@@ -114,8 +114,8 @@ impl Installation {
         Known { installation, cluster, incarnation: self.incarnation, mark: self.mark }
     }
 
-    /// Who a ledger is to be where there is none. One that is made where there was one is held: used credits are lost
-    /// with the other.
+    /// Returns the identity for a new ledger. A ledger made where there was one before is held: the used credits are
+    /// lost with the old one.
     pub fn naming(&self, rng: &mut impl Rng) -> Naming {
         let (incarnation, state) = if self.ledger_made {
             (random_uuid(rng), State::Held(Because::Empty))
@@ -137,7 +137,7 @@ pub async fn ensure(
     let maps = Api::<ConfigMap>::namespaced(client.clone(), namespace);
     let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
     let known = get(&maps, "ConfigMap", namespace).await?;
-    // The Secret first: a ConfigMap then always means that there were keys.
+    // The Secret first: then a ConfigMap always means that there were keys.
     let secret = match get(&secrets, "Secret", namespace).await? {
         Some(secret) => secret,
         None if known.is_some() => return Err(Error::KeysGone { namespace: namespace.to_owned() }),
@@ -155,7 +155,7 @@ pub async fn ensure(
     Ok(installation)
 }
 
-/// The installation that `prepare` made.
+/// Reads the installation that `prepare` made.
 pub async fn load(client: &Client, namespace: &str) -> Result<Installation, Error> {
     let maps = Api::<ConfigMap>::namespaced(client.clone(), namespace);
     let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
@@ -168,7 +168,7 @@ pub async fn load(client: &Client, namespace: &str) -> Result<Installation, Erro
     read(namespace, &map, &secret)
 }
 
-/// Notes that the ledger of this incarnation exists.
+/// Records that the ledger of this incarnation exists.
 pub async fn note_ledger(client: &Client, installation: &mut Installation, now: Timestamp) -> Result<(), Error> {
     let data = json!({INCARNATION: installation.incarnation, LEDGER_MADE_AT: now.to_string()});
     patch(client, &installation.namespace, data).await?;
@@ -176,17 +176,17 @@ pub async fn note_ledger(client: &Client, installation: &mut Installation, now: 
     Ok(())
 }
 
-/// Notes that another ledger was accepted. What was known of the old one is given up.
+/// Records that another ledger was accepted, and drops what was known of the old one.
 pub async fn note_incarnation(client: &Client, namespace: &str, incarnation: Uuid, mark: Mark) -> Result<(), Error> {
     patch(client, namespace, json!({INCARNATION: incarnation, LEDGER_MARK: marked(mark)})).await
 }
 
-/// Notes how far the ledger has come.
+/// Records the ledger's progress.
 pub async fn note_mark(client: &Client, namespace: &str, mark: Mark) -> Result<(), Error> {
     patch(client, namespace, json!({LEDGER_MARK: marked(mark)})).await
 }
 
-/// Three numbers, as people can read and put right in a ConfigMap.
+/// Formats a mark as three numbers that people can read and correct in a ConfigMap.
 fn marked(mark: Mark) -> String {
     format!("{} {} {}", mark.config_epoch, mark.event, mark.moved)
 }
@@ -197,7 +197,7 @@ fn read_mark(text: &str) -> Option<Mark> {
     Some(Mark { config_epoch: next()?, event: next()?, moved: next()? })
 }
 
-/// An administrator's word on the ConfigMap, if there is one, and who gave it.
+/// Reads an administrator's acceptance on the ConfigMap, if there is one, and who gave it.
 pub async fn acceptance(client: &Client, namespace: &str) -> Result<Option<(Uuid, String)>, Error> {
     let maps = Api::<ConfigMap>::namespaced(client.clone(), namespace);
     let Some(map) = get(&maps, "ConfigMap", namespace).await? else { return Ok(None) };
@@ -231,7 +231,7 @@ where
     api.get_opt(NAME).await.map_err(|source| failed("reading", kind, namespace, source))
 }
 
-/// Creates it; when somebody was faster, theirs is the one.
+/// Creates an object; if another process was faster, returns the existing one.
 async fn create<K>(api: &Api<K>, kind: &str, namespace: &str, object: &K) -> Result<K, Error>
 where
     K: Resource + Clone + DeserializeOwned + serde::Serialize + std::fmt::Debug,
@@ -318,13 +318,13 @@ fn read(namespace: &str, map: &ConfigMap, secret: &Secret) -> Result<Installatio
         let value = value.ok_or_else(|| unusable("Secret", namespace, key, "it is missing"))?;
         String::from_utf8(value.0.clone()).map_err(|_| unusable("Secret", namespace, key, "it is not text"))
     };
-    // Base64 inside base64, so that a person can copy a key; a trailing line end from an editor is forgiven.
+    // Base64 inside base64, so that a person can copy a key; a trailing newline from an editor is accepted.
     let key_bytes = |key: &'static str| {
         let bytes = BASE64.decode(text(key)?.trim()).ok().and_then(|bytes| bytes.try_into().ok());
         bytes.map(KeyBytes).ok_or_else(|| unusable("Secret", namespace, key, "it is not 32 octets in base64"))
     };
     let incarnation = id(INCARNATION)?;
-    // Absent before the first one was noted. One that cannot be read is not taken for none.
+    // Absent until the first one was recorded. An unreadable one is an error, not none.
     let mark = match map.data.as_ref().and_then(|data| data.get(LEDGER_MARK)) {
         None => Mark::default(),
         Some(text) => {

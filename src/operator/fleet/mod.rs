@@ -1,4 +1,4 @@
-//! What the operator runs and writes for the relays: their fleet, their settings, their certificate, the installation.
+//! The relays' fleet, settings and certificate, and the installation, as run and written by the operator.
 
 pub mod certificate;
 pub mod installation;

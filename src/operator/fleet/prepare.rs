@@ -1,8 +1,8 @@
-//! Before the others start: the keys of the installation, the ledger, the first `relay.yaml`.
+//! Prepares the installation before the other roles start: its keys, the ledger, the first `relay.yaml`.
 //!
-//! It runs as an init container, at the start of `franking all`, and as often as one likes: what is there stays. What it
-//! must never do is let mail be charged to an empty ledger where there was one, because that gives every credit away
-//! again.
+//! It runs as an init container, and at the start of `franking all`. It may run any number of times: existing objects
+//! stay. It must never let mail be charged to an empty ledger that replaced another, because that would give all
+//! credits away again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +20,8 @@ use crate::operator::plan::endpoint::Endpoint;
 use crate::runtime::clock::Clock;
 use crate::runtime::config::Settings;
 
-/// For all calls to the API server together. They are five; an init container that ends is started again, with a
-/// back-off that one can see, which is better than one that hangs.
+/// Limit for all calls to the API server together, of which there are five. An init container that ends is restarted
+/// with a visible back-off, which is better than one that hangs.
 const API_LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub enum Error {
     RelayConfig(#[from] relay_config::Error),
 }
 
-/// Makes what is missing, but for `relay.yaml`. Returns who we are.
+/// Makes what is missing, except `relay.yaml`. Returns the installation.
 pub async fn run(
     client: &Client,
     settings: &Settings,
@@ -60,12 +60,12 @@ pub async fn run(
     Ok(installation)
 }
 
-/// Who we are, for an operator that was started after `prepare`: makes nothing.
+/// Loads the installation for an operator that was started after `prepare`: makes nothing.
 pub async fn resume(client: &Client, settings: &Settings) -> Result<Installation, Error> {
     in_time(installation::load(client, &settings.operator.namespace)).await
 }
 
-/// Writes `relay.yaml` where relays of this very pod read it. Returns its keeper, and what Secrets should tell programs.
+/// Writes `relay.yaml` where the relays of this pod read it. Returns its keeper, and the endpoint for Secrets.
 pub async fn relay_yaml(
     installation: Installation,
     settings: &Settings,
@@ -84,8 +84,8 @@ async fn in_time<T>(asking: impl Future<Output = Result<T, installation::Error>>
     }
 }
 
-/// Makes the ledger, or finds it. One that is not the one we know is held before a relay can charge mail to it: the
-/// start goes on, because only who is there can say what is wrong.
+/// Makes the ledger, or finds it. A ledger that is not the known one is held before a relay can charge mail to it. The
+/// start goes on, because only a running operator can report the problem.
 async fn prepare_ledger(
     address: &LedgerAddress,
     installation: &Installation,
@@ -101,7 +101,7 @@ async fn prepare_ledger(
             let store = ledger::open(address, clock.clone()).map_err(failed)?;
             store.hold(because).await.map_err(failed)
         }
-        // Not ours to write to: the relay is told of no ledger.
+        // Not ours to write to: the relay gets no ledger.
         None => {
             installation.serving.set(Uuid::nil());
             Ok(())

@@ -1,7 +1,7 @@
-//! `relay.yaml`: rendered from the settings and the installation, written when it changed, followed while we run.
+//! Renders `relay.yaml` from the settings and the installation, writes it when it changed, and follows the settings.
 //!
-//! `prepare` writes the first one and the operator keeps it. The relay reads nothing else of all this, so whatever it
-//! needs is in that file or beside it.
+//! `prepare` writes the first one and the operator keeps it up to date. The relay reads nothing else of this, so all
+//! that it needs is in that file or next to it.
 
 use std::convert::Infallible;
 use std::fs;
@@ -25,9 +25,9 @@ use crate::runtime::metrics::{IntGauge, Registry, register};
 use crate::runtime::settings_file::Refused;
 use crate::runtime::shutdown::chain;
 
-/// How often the settings are looked at. A mounted ConfigMap takes up to a minute to arrive; this adds nothing to feel.
+/// Interval at which the settings are read. A mounted ConfigMap takes up to a minute to arrive, so this adds little.
 const POLL: Duration = Duration::from_secs(2);
-/// A CA bundle is a few kilobytes.
+/// Maximum size of a CA bundle, which is normally a few kilobytes.
 const CA_MAX: u64 = 256 * 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ pub enum Error {
     Certificate(#[from] certificate::Error),
 }
 
-/// All that `relay.yaml` is made of.
+/// The inputs of `relay.yaml`.
 #[derive(Clone)]
 pub struct Keeper {
     pub relay: Relay,
@@ -60,7 +60,7 @@ pub struct Keeper {
     pub clock: Arc<dyn Clock>,
 }
 
-/// The config that these settings make for this installation.
+/// Renders the config of these settings for this installation.
 pub fn render(fleet: &Fleet, config_file: &Path, ledger: &LedgerAddress, installation: &Installation) -> RelayConfig {
     RelayConfig {
         installation: installation.id,
@@ -74,8 +74,8 @@ pub fn render(fleet: &Fleet, config_file: &Path, ledger: &LedgerAddress, install
     }
 }
 
-/// What Secrets and status say. Where the advertised port is a listener's, clients see the listeners' own ports; where
-/// it is not, a Service maps it, and of the ports behind it only this one is known.
+/// Returns the endpoint for Secrets and status. If the advertised port is a listener's, clients see the listeners' own
+/// ports; if not, a Service maps it, and it is the only known port.
 pub fn endpoint(fleet: &Fleet, ca_pem: Option<String>) -> Endpoint {
     let advertise = &fleet.advertise;
     let mapped = !fleet.listeners.iter().any(|listener| listener.address.port() == advertise.port);
@@ -85,13 +85,13 @@ pub fn endpoint(fleet: &Fleet, ca_pem: Option<String>) -> Endpoint {
     } else {
         fleet.listeners.iter().map(|listener| (listener, listener.address.port())).collect()
     };
-    // The advertised one first, so that it is the one that is preferred among several of its mode.
+    // The advertised port first, so that it is preferred among several of its mode.
     let port_of = |mode: ListenerMode| {
         let ports = seen.iter().filter(|(listener, _)| listener.mode == mode).map(|(_, port)| *port);
         ports.max_by_key(|port| *port == advertise.port)
     };
     let preferred = |mode| match advertise.mode {
-        // An advertised port with STARTTLS is preferred to a better one that was not advertised.
+        // An advertised port with STARTTLS is preferred to a better one that is not advertised.
         ListenerMode::StartTls | ListenerMode::Plain if mode == ListenerMode::Implicit => None,
         ListenerMode::Plain => None,
         ListenerMode::Implicit | ListenerMode::StartTls => port_of(mode),
@@ -107,14 +107,14 @@ pub fn endpoint(fleet: &Fleet, ca_pem: Option<String>) -> Endpoint {
     }
 }
 
-/// What people are shown of the relays' settings.
+/// Returns the part of the relays' settings that is shown to people.
 pub fn in_force(fleet: &Fleet) -> RelayInForce {
     RelayInForce { hostname: fleet.hostname.clone(), listeners: fleet.listeners.clone(), limits: fleet.limits.clone() }
 }
 
 impl Keeper {
-    /// Brings `relay.yaml` and a certificate of our own up to date, and says what Secrets should tell programs. Reads
-    /// and writes small local files, so callers in async code put it on a blocking thread.
+    /// Brings `relay.yaml` and our own certificate up to date, and returns the endpoint for Secrets. Reads and writes
+    /// small local files, so async callers run it on a blocking thread.
     pub fn refresh(&self) -> Result<Endpoint, Error> {
         let fleet = self.relay.fleet()?;
         let file = &self.relay.config_file;
@@ -128,14 +128,14 @@ impl Keeper {
             Certificates::Files { ca_file: None, .. } => None,
             Certificates::Files { ca_file: Some(path), .. } => Some(read_authority(path)?),
         };
-        // Last, so that the certificate that it names is there.
+        // Last, so that the certificate that it names exists.
         if write_if_changed(file, &serde_yaml::to_string(&config)?)? {
             tracing::info!(file = %file.display(), "relay.yaml was written");
         }
         Ok(endpoint(&fleet, ca_pem))
     }
 
-    /// What the settings say that the relays run with.
+    /// Returns the relays' settings in force, according to the settings file.
     pub fn in_force(&self) -> Result<RelayInForce, Error> {
         Ok(in_force(&self.relay.fleet()?))
     }
@@ -151,7 +151,7 @@ impl Keeper {
                 continue;
             }
             let leaf = authority.issue(&names, now)?;
-            // The key first: the relay, which follows both, keeps the old pair until the two fit.
+            // The key first: the relay, which follows both, keeps the old pair until the two match.
             write_if_changed(&files.key_file, &leaf.key)?;
             write_if_changed(&files.certificate_file, &leaf.certificate)?;
             tracing::info!(file = %files.certificate_file.display(), "a certificate of our own was issued");
@@ -160,7 +160,7 @@ impl Keeper {
     }
 }
 
-/// Keeps `relay.yaml` until `stop`. A mistake in the settings leaves the last good file in force and is said once.
+/// Keeps `relay.yaml` up to date until `stop`. Invalid settings leave the last good file in force and are logged once.
 pub async fn keep(
     keeper: Keeper,
     registry: Registry,
@@ -179,7 +179,7 @@ pub async fn keep(
         let once = keeper.clone();
         let refreshed = match tokio::task::spawn_blocking(move || Ok((once.refresh()?, once.in_force()?))).await {
             Ok(refreshed) => refreshed,
-            // Only a panic or the end of the runtime: the next round meets it again, or there is none.
+            // Only a panic or the end of the runtime: the next round fails as well, or there is none.
             Err(error) => {
                 tracing::error!(%error, "keeping relay.yaml");
                 continue;
@@ -208,7 +208,7 @@ pub async fn keep(
                 let sentence = chain(&error);
                 if said.as_ref() != Some(&sentence) {
                     tracing::error!(error = sentence, "the relay keeps its last good settings");
-                    // Whether it serves is its own probe's to say: in its pod no token of ours asks for it.
+                    // Its own probe reports its readiness: in the shared pod the operator has no right to ask for it.
                     state.send_modify(|state| (state.refused, state.replicas) = (Some(sentence.clone()), None));
                 }
                 valid.set(0);
@@ -237,7 +237,7 @@ pub fn read_authority(path: &Path) -> Result<String, Error> {
     }
 }
 
-/// Writes a file that only we may read, whole or not at all, and only when its content differs. Whether it wrote.
+/// Writes a file that only we may read, atomically, and only if its content differs. Returns true if it wrote.
 fn write_if_changed(path: &Path, content: &str) -> Result<bool, Error> {
     if fs::read(path).is_ok_and(|standing| standing == content.as_bytes()) {
         return Ok(false);
@@ -303,7 +303,7 @@ mod tests {
         }
     }
 
-    /// A keeper whose relay's settings are in a file that a test changes.
+    /// Builds a keeper whose relay's settings are in a file that a test changes.
     fn house(relay_settings: &str) -> House {
         let folder = tempfile::tempdir().expect("a folder");
         let file = |name: &str| folder.path().join(name);

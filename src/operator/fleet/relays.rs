@@ -1,8 +1,8 @@
-//! Keeps the fleet of relays as the chart's ConfigMap says it, where relays have pods of their own.
+//! Maintains the fleet of relays according to the chart's ConfigMap, where relays have pods of their own.
 //!
-//! A pass reads everything live and writes what differs, by server-side apply. It runs at the start and whenever the
-//! ConfigMap or one of the objects changes, so what somebody edits or deletes is put right. Settings that are refused, by
-//! us or by the API server, leave the running fleet as it was good last, and it is said why.
+//! A pass reads everything live and writes the differences, by server-side apply. It runs at the start and whenever the
+//! ConfigMap or one of the objects changes, so manual edits and deletions are reverted. Settings that we or the API
+//! server refuse are not rolled out: the running fleet keeps the last good ones, and the reason is reported.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -40,13 +40,13 @@ use crate::runtime::clock::Clock;
 use crate::runtime::fleet::{Certificates, Relay};
 use crate::runtime::metrics::{IntGauge, Registry, register};
 
-/// Changes that come together are one pass.
+/// Time in which several changes are gathered into one pass.
 const TOGETHER: Duration = Duration::from_millis(300);
-/// Without a change: a certificate of our own that gets old, a mounted CA that changed.
+/// Interval of passes without a change: our own certificate may be about to expire, or a mounted CA may have changed.
 const AGAIN: Duration = Duration::from_secs(60);
-/// After a pass that failed or that waits for somebody else's object to go.
+/// Delay after a pass that failed, or that waits for a foreign object to be deleted.
 const RETRY: Duration = Duration::from_secs(5);
-/// A pass is six reads and, at a change, ten writes.
+/// Limit for one pass, which makes six reads and, for a change, ten writes.
 const PASS_LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
@@ -69,12 +69,12 @@ pub enum Error {
     Late,
 }
 
-/// Everything that a fleet is kept with.
+/// The inputs for maintaining a fleet.
 #[derive(Clone)]
 pub struct Fleet {
     pub client: Client,
     pub namespace: String,
-    /// The name of the ConfigMap, and so of the fleet.
+    /// The name of the ConfigMap, and therefore of the fleet.
     pub config_map: String,
     pub relay: Relay,
     pub ledger: LedgerAddress,
@@ -82,18 +82,18 @@ pub struct Fleet {
     pub clock: Arc<dyn Clock>,
 }
 
-/// What a pass found.
+/// The result of a pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Of the settings that are in force; `None` while there never were any.
+    /// The endpoint of the settings in force; `None` if there never were any.
     pub endpoint: Option<Endpoint>,
     pub state: RelayState,
 }
 
-/// Why settings or objects are not taken: a sentence for people, which heals when its cause goes.
+/// The reason why settings or objects are refused: a message for people, which clears once its cause is fixed.
 type Refused = String;
 
-/// Whether what is wanted stood before it was written.
+/// The state of an object before the write: it matched the plan or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stands {
     Yes,
@@ -103,7 +103,7 @@ enum Stands {
 type Written = Result<Result<Stands, Refused>, Error>;
 
 impl Fleet {
-    /// Passes until the settings that are in force are known: nobody can be told an address before.
+    /// Runs passes until settings are in force: before that no address can be given to clients.
     pub async fn first(&self, waiting: impl Fn(&str)) -> (Endpoint, RelayState) {
         let mut said = String::new();
         loop {
@@ -121,7 +121,7 @@ impl Fleet {
         }
     }
 
-    /// Keeps the fleet until `stop`.
+    /// Maintains the fleet until `stop`.
     pub async fn keep(
         self,
         registry: Registry,
@@ -170,7 +170,7 @@ impl Fleet {
         }
     }
 
-    /// Something of the fleet changed.
+    /// Returns a stream of changes to the fleet's objects.
     fn changes(&self) -> SelectAll<stream::BoxStream<'static, ()>> {
         let names = Names::of(&self.config_map);
         stream::select_all([
@@ -183,7 +183,7 @@ impl Fleet {
         ])
     }
 
-    /// By name, as the rules allow it.
+    /// Watches one object by name, as the RBAC rules permit.
     fn watch<K>(&self, name: &str) -> stream::BoxStream<'static, ()>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Send + Sync + 'static,
@@ -205,7 +205,7 @@ impl Fleet {
         events.boxed()
     }
 
-    /// One look at everything, and the writes that it asks for.
+    /// Reads everything once, and makes the necessary writes.
     pub async fn pass(&self) -> Result<Seen, Error> {
         tokio::time::timeout(PASS_LIMIT, self.look()).await.unwrap_or(Err(Error::Late))
     }
@@ -214,7 +214,7 @@ impl Fleet {
         let maps = Api::<ConfigMap>::namespaced(self.client.clone(), &self.namespace);
         let map = maps.get_opt(&self.config_map).await.map_err(cluster("reading the relays' ConfigMap"))?;
         let Some(map) = map.filter(|map| !meta::deleting(&map.metadata)) else {
-            // Its objects go with it, by their owner references; nothing is made again.
+            // Its objects are deleted with it, by their owner references; nothing is made again.
             let sentence = format!("there is no ConfigMap {}/{}: no relay is run", self.namespace, self.config_map);
             let last = self.last_good(None).await?;
             return self.seen(last.as_ref(), Some(sentence)).await;
@@ -228,7 +228,7 @@ impl Fleet {
             Err(refused) => refused,
         };
         let Some(last) = self.last_good(Some(&owner)).await? else { return self.seen(None, Some(refused)).await };
-        // The last good ones are kept as carefully as others; what keeps even them from it is the better sentence.
+        // The last good settings are applied with the same care; if even they are refused, that is the better message.
         let refused = match self.apply(&last, &owner).await? {
             Ok(()) => refused,
             Err(worse) => worse,
@@ -247,7 +247,7 @@ impl Fleet {
         relay_fleet::check(texts, |text| self.relay.fleet_of(text)).map_err(|sentence| format!("{map}: {sentence}"))
     }
 
-    /// The settings that were taken last, as the fleet's Secret remembers them.
+    /// Returns the settings that were last applied, as kept in the fleet's Secret.
     async fn last_good(&self, owner: Option<&OwnerReference>) -> Result<Option<Settings>, Error> {
         let api = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
         let secret = api.get_opt(&self.config_map).await.map_err(cluster("reading the relays' Secret"))?;
@@ -255,11 +255,11 @@ impl Fleet {
         let data = ours.and_then(|secret| secret.data).unwrap_or_default();
         let texts: BTreeMap<String, String> =
             data.into_iter().filter_map(|(key, value)| Some((key, String::from_utf8(value.0).ok()?))).collect();
-        // What a release before this one took may be refused by it.
+        // Settings that an earlier release accepted may be refused by this one.
         Ok(self.read(Some(&texts)).ok())
     }
 
-    /// Brings the objects to what the settings say; the inner `Err` says why they stay as they are.
+    /// Applies the settings to the objects; the inner `Err` says why the objects stay unchanged.
     async fn apply(&self, settings: &Settings, owner: &OwnerReference) -> Result<Result<(), Refused>, Error> {
         let leaf = match settings.fleet.certificates {
             Certificates::SelfSigned => Some(self.leaf(settings).await?),
@@ -267,7 +267,7 @@ impl Fleet {
         };
         let house = House { namespace: &self.namespace, owner, installation: &self.installation, ledger: &self.ledger };
         let wanted = relay_fleet::plan(settings, &house, leaf.as_ref()).map_err(Error::Plan)?;
-        // All are judged before one is written, so that a fleet is never half of two settings.
+        // All are checked before one is written, so that a fleet never mixes two settings.
         match self.write(&wanted, owner, true).await? {
             Ok(Stands::Yes) => Ok(Ok(())),
             Ok(Stands::No) => Ok(self.write(&wanted, owner, false).await?.map(drop)),
@@ -287,7 +287,7 @@ impl Fleet {
         Ok(written.map(|all| if all.contains(&Stands::No) { Stands::No } else { Stands::Yes }))
     }
 
-    /// Writes one object unless it stands.
+    /// Writes one object unless it already matches.
     async fn write_one<K>(&self, wanted: Option<&Value>, owner: &OwnerReference, dry_run: bool) -> Written
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
@@ -326,7 +326,7 @@ impl Fleet {
                 }
                 Ok(Ok(Stands::No))
             }
-            // The API server's word on parts that are its own: a wrong toleration, an unknown field, a quota.
+            // The API server's refusal of parts that only it checks: a wrong toleration, an unknown field, a quota.
             Err(kube::Error::Api(status)) if is_verdict(status.code, &status.message) => {
                 Ok(Err(format!("{object} is refused by the API server: {}", status.message.replace('\n', " "))))
             }
@@ -334,7 +334,7 @@ impl Fleet {
         }
     }
 
-    /// The certificate of our own: the one that stands while it is good, or a new one.
+    /// Returns our own certificate: the existing one while it is good, or a new one.
     async fn leaf(&self, settings: &Settings) -> Result<Leaf, Error> {
         let fleet = &settings.fleet;
         let names = certificate::names(&fleet.hostname, &fleet.advertise.host, &fleet.listeners);
@@ -352,7 +352,7 @@ impl Fleet {
         Ok(authority.issue(&names, now)?)
     }
 
-    /// What is to be told, with the settings that are in force.
+    /// Builds the result of a pass, with the settings in force.
     async fn seen(&self, settings: Option<&Settings>, refused: Option<Refused>) -> Result<Seen, Error> {
         let api = Api::<Deployment>::namespaced(self.client.clone(), &self.namespace);
         let deployment = api.get_opt(&self.config_map).await.map_err(cluster("reading the relays' Deployment"))?;
@@ -381,7 +381,7 @@ impl Fleet {
         Ok(endpoint(&settings.fleet, ca_pem))
     }
 
-    /// Once for each sentence, where whoever changed the settings looks for it.
+    /// Logs and publishes a message once, as an Event on the ConfigMap, where the author of the settings looks for it.
     async fn say(&self, refused: Option<&str>) {
         let note = match refused {
             Some(sentence) => {
@@ -406,7 +406,7 @@ impl Fleet {
     }
 }
 
-/// A rollout that its controller has given up, or pods that it may not make: the old pods serve on.
+/// Returns the reason if the rollout was given up by its controller, or pods may not be created: the old pods serve on.
 fn stuck(status: &DeploymentStatus) -> Option<Refused> {
     let conditions = || status.conditions.iter().flatten();
     let bad = conditions().find(|condition| {
@@ -417,7 +417,7 @@ fn stuck(status: &DeploymentStatus) -> Option<Refused> {
     Some(format!("the new relays do not start, so the old ones stay: {why}"))
 }
 
-/// Whether an answer is about what was asked for, and not about the server. An unknown field of an apply is 500 to it.
+/// True if the reply judges the request, not the server's state. An unknown field in an apply causes a 500.
 fn is_verdict(code: u16, message: &str) -> bool {
     matches!(code, 400 | 403 | 422) || (code == 500 && message.contains("field not declared in schema"))
 }

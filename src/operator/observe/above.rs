@@ -1,12 +1,11 @@
-//! Which limits bind an object besides its own.
+//! Finds the parents whose limits bind an object besides its own.
 
 use crate::domain::id::Holder;
 use crate::operator::context::Context;
 use crate::operator::object_ref::{Name, Ref};
 
 impl Context {
-    /// The objects that bind what `what` may send, as far as they are known: a key's account and policy, an account's
-    /// policy.
+    /// Returns the known objects that limit what `what` may send: a key's account and policy, an account's policy.
     pub fn above(&self, what: &Ref) -> Vec<Ref> {
         let policy_of = |account: &Name| {
             let account = self.references.account(account)?;
@@ -24,7 +23,7 @@ impl Context {
         }
     }
 
-    /// The holders whose limits bind this object besides its own. Only a key's status shows what they leave.
+    /// Returns the holders whose limits bind this object besides its own. Only a key's status shows what they leave.
     pub fn holders_above(&self, what: &Ref) -> Vec<Holder> {
         match what {
             Ref::Key(_) => self.above(what).iter().filter_map(|above| self.holder_of(above)).collect(),

@@ -1,4 +1,4 @@
-//! What is there: read from the stores, the ledger and, where a stale answer could destroy something, live.
+//! Observes the state: reads the stores, the ledger and, where a stale reply could do damage, the API server.
 
 mod above;
 mod secrets;
@@ -24,7 +24,7 @@ use crate::operator::state::guard::Standing;
 use crate::operator::state::ledger_client::Removed;
 
 impl Context {
-    /// The figures of a holder under its own limits and under those of `above`.
+    /// Returns the figures of a holder under its own limits and under those of `above`.
     async fn gauge(&self, holder: Holder, above: &[Holder]) -> Result<Option<Gauge>> {
         let holders: Vec<Holder> = [&[holder], above].concat();
         let balances = self.books.balances(&holders).await.map_err(Error::ledger("reading a balance"))?;
@@ -34,7 +34,7 @@ impl Context {
         Ok(Some(Gauge::of(own).under(above.iter())))
     }
 
-    /// The namespace from its watch, or live where that has not seen it yet.
+    /// Returns the namespace from its watch, or live if the watch has not shown it yet.
     async fn namespace(&self, name: &str) -> Result<sub_account::Namespace> {
         let found = match self.references.namespace(name) {
             Some(namespace) => Some(namespace.metadata.clone()),
@@ -100,7 +100,7 @@ impl Context {
         })
     }
 
-    /// Whether the account still exists and names this policy: one that was refused is out of service, not removed.
+    /// True if the account still exists and names this policy: a refused account is out of service, not removed.
     fn lives(&self, policy: &str, removed: &Removed) -> bool {
         let account = self.references.account(&Name::new(&removed.namespace, &removed.name));
         account.is_some_and(|account| account.spec.policy_ref.name == policy)
@@ -119,8 +119,8 @@ impl Context {
         let policy = match self.references.policy(policy_name) {
             Some(object) => {
                 let id = PolicyId(self.id(&Ref::Policy(Name::new("", policy_name)), "").await?);
-                // What is put back has its order, and shall not wait for what cannot be. A policy that has said nothing of
-                // itself yet may have no upstream; its first word wakes this account.
+                // A rebuild has its own order, and must not wait for objects that cannot be put back. A policy without
+                // a status may have no upstream; its first status wakes this account.
                 let stands = self.guard.standing() == Standing::Rebuilding
                     || (self.early.stands(&self.books, policy_name, id, &name).await? && object.status.is_some());
                 let currency = self.currency_of(id, &object).await?;
@@ -156,7 +156,7 @@ impl Context {
         })
     }
 
-    /// Returns the currency that a policy's money is counted in. It never changes, so it is read once.
+    /// Returns the currency of a policy's money. It never changes, so it is read once.
     async fn currency_of(&self, id: PolicyId, policy: &CreditPolicy) -> Result<Option<String>> {
         if policy.spec.pricing.is_none() {
             return Ok(None);
@@ -175,7 +175,8 @@ impl Context {
         Ok(known)
     }
 
-    /// The accounts that have or had a place under the policy in this namespace and this period, where that counts.
+    /// Returns the accounts that have or had a place under the policy in this namespace and period, if places are
+    /// limited.
     async fn places(&self, policy: &sub_account::Policy, namespace: [&str; 2]) -> Result<Vec<(AccountId, Name)>> {
         let Ok(spec) = policy.object.spec.check() else { return Ok(Vec::new()) };
         if spec.max_accounts_per_namespace.is_none() {
@@ -234,7 +235,7 @@ impl Context {
         let Some(account) = found.filter(|account| !meta::deleting(&account.metadata)) else { return Ok(None) };
         let id = self.id(&Ref::Account(account_name), uid).await?;
         let programmed = match self.entry(Holder::new(Kind::Account, id)).await? {
-            // An account that has said nothing of itself yet may be suspended; its first word wakes this key.
+            // An account without a status may be suspended; its first status wakes this key.
             Some(Entry::Account(entry)) => entry.removed_at.is_none() && account.status.is_some(),
             Some(Entry::Policy(_) | Entry::Key(_)) | None => false,
         };
@@ -242,7 +243,7 @@ impl Context {
         let refusal = find_condition(conditions, ConditionType::Ready).map(|condition| condition.message.clone());
         let refusal = refusal.filter(|_| !is_true(conditions, ConditionType::Ready));
         let policy = self.references.policy(&account.spec.policy_ref.name).and_then(|policy| policy.spec.check().ok());
-        // By the specs: the directory may not have followed them yet, and nothing would wake this key when it has.
+        // From the specs: the directory may be behind them, and nothing would wake this key when it catches up.
         let terms = policy.as_ref().zip(account.spec.check().ok());
         let terms = terms.and_then(|(policy, spec)| account_terms(policy, &spec).ok());
         let (calendar, domains) = policy.map(|spec| (spec.pool.calendar, spec.sender_domains)).unzip();

@@ -18,8 +18,8 @@ use crate::operator::plan::adoption::Adoption;
 use crate::operator::plan::credit_policy::{Login, Wanted};
 use crate::operator::plan::meta;
 
-/// Secrets under earlier names that one pass reads. Each that it clears wakes the next pass, and who marks a thousand
-/// Secrets of a namespace as a key's must not make that key's passes longer than their deadline.
+/// Secrets under earlier names that one pass reads. Each one that it clears wakes the next pass, and a tenant that
+/// marks a thousand Secrets of a namespace as one key's must not make that key's passes exceed their deadline.
 const EARLIER_MAX: usize = 8;
 
 impl Context {
@@ -57,7 +57,7 @@ impl Context {
         self.sealed(id, &wanted, entry).map(Login::Sealed)
     }
 
-    /// The login sealed; as it is sealed already where it did not change, because no two sealings are alike.
+    /// Seals the login. An unchanged login keeps its sealed form, because no two sealings are alike.
     fn sealed(&self, id: PolicyId, wanted: &UpstreamSecret, entry: Option<&PolicyEntry>) -> Result<Sealed> {
         let context = upstream_context(id);
         let standing = entry.and_then(|entry| entry.upstream.as_ref()?.secret.as_ref());
@@ -73,13 +73,14 @@ impl Context {
         Ok(self.sealer.seal(&context, &text, nonce))
     }
 
-    /// An upstream's login, as its policy's entry has it sealed.
+    /// Opens an upstream's login as sealed in its policy's entry.
     pub fn opened(&self, policy: PolicyId, sealed: &Sealed) -> Option<UpstreamSecret> {
         let text = self.sealer.open(&upstream_context(policy), sealed)?;
         serde_json::from_slice(&text).ok()
     }
 
-    /// The key's Secret and those under its earlier names, all live: a cache that lacks one proves nothing.
+    /// Reads the key's Secret and those under its earlier names, all live: a Secret missing from a cache proves
+    /// nothing.
     pub(super) async fn secrets(&self, key: &SubAccountApiKey, name: &Name) -> Result<(Option<Secret>, Vec<Secret>)> {
         let Ok(spec) = key.spec.check(&name.name) else { return Ok((None, Vec::new())) };
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &name.namespace);
@@ -92,7 +93,7 @@ impl Context {
             let live = api.get_opt(&old).await.map_err(reading(&old))?;
             others.extend(live.filter(|secret| {
                 let controller = meta::controlling_key(&secret.metadata, &owner.kind);
-                // One that an earlier key of this name shared was not let go by it.
+                // An earlier key of this name did not release the Secret that it shared.
                 let adopted = controller.is_none() && is_adopted_by(secret, &name.name);
                 (adopted || controller.is_some_and(|controller| controller.uid == owner.uid))
                     && !meta::deleting(&secret.metadata)

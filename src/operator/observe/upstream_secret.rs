@@ -1,10 +1,10 @@
-//! What an upstream's Secrets hold, raw → checked. What is wrong is a sentence that never quotes what is in them.
+//! Checks the content of an upstream's Secrets, raw → checked. Error messages never quote the content.
 
 use k8s_openapi::api::core::v1::Secret;
 
 use crate::domain::directory::{ClientCertificate, UpstreamSecret};
 
-/// Takes the login, and the upstream's own CA where the Secret has one.
+/// Reads the login, and the upstream's own CA if the Secret has one.
 pub fn credentials(secret: &Secret, into: &mut UpstreamSecret) -> Result<(), String> {
     let lacks = |key: &str| format!("lacks {key}; write both username and password");
     let login = match (text(secret, "username")?, text(secret, "password")?) {
@@ -16,8 +16,8 @@ pub fn credentials(secret: &Secret, into: &mut UpstreamSecret) -> Result<(), Str
     Ok(())
 }
 
-/// Takes the certificate that is shown to the upstream. A ca.crt beside it is the authority of this certificate, as
-/// cert-manager writes it, and says nothing about the upstream's.
+/// Reads the certificate that is shown to the upstream. A ca.crt beside it is the authority of this certificate, as
+/// cert-manager writes it, and does not apply to the upstream's.
 pub fn client_certificate(secret: &Secret, into: &mut UpstreamSecret) -> Result<(), String> {
     let lacks = |key: &str| format!("lacks {key}; write both tls.crt and tls.key");
     let certificate_pem = text(secret, "tls.crt")?.ok_or_else(|| lacks("tls.crt"))?;
@@ -33,7 +33,7 @@ pub fn client_certificate(secret: &Secret, into: &mut UpstreamSecret) -> Result<
     Ok(())
 }
 
-/// What is under a key; nothing where it is empty.
+/// Returns the text under a key; `None` if it is empty.
 fn text(secret: &Secret, key: &str) -> Result<Option<String>, String> {
     let Some(bytes) = secret.data.as_ref().and_then(|data| data.get(key)) else { return Ok(None) };
     match String::from_utf8(bytes.0.clone()) {

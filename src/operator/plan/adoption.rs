@@ -1,7 +1,7 @@
-//! Shares a foreign Secret with a key: lists on the Secret what was added, and takes it off again.
+//! Shares a foreign Secret with a key: records on the Secret what was added, and removes it again.
 //!
-//! Nothing that was there is ever overwritten, so only a Secret that lacks all of our keys can be adopted. It carries no
-//! owner reference, because the garbage collector would delete it with the key; it is released instead.
+//! Existing data is never overwritten, so only a Secret that lacks all of our keys can be adopted. It carries no owner
+//! reference, because the garbage collector would delete it with the key; it is released instead.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::meta;
 use super::secret_patch::{Content, finished, managed, set};
 
-/// The value of the annotation [`meta::ADOPTED`]: the key that adopted the Secret, and all that was added to it.
+/// The value of the annotation [`meta::ADOPTED`]: the key that adopted the Secret, and everything that was added to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Adoption {
@@ -30,25 +30,25 @@ pub struct Adoption {
 }
 
 impl Adoption {
-    /// Reads the adoption that a Secret shows, if it was adopted.
+    /// Reads the adoption recorded on a Secret, if it was adopted.
     pub fn of(meta: &ObjectMeta) -> Option<Self> {
         serde_json::from_str(meta.annotations.as_ref()?.get(meta::ADOPTED)?).ok()
     }
 
-    /// Says whether it is this very key's.
+    /// True if this key made the adoption.
     pub fn is_by(&self, owner: &OwnerReference) -> bool {
         self.key == owner.name && self.uid == owner.uid
     }
 }
 
-/// Reduces the content for an adopted Secret: of our own labels only the one that our watch selects by stays.
+/// Reduces the content for an adopted Secret: of our own labels it keeps only the one that our watch selects by.
 pub fn shared(content: Content, wanted: &BTreeMap<String, String>) -> Content {
     let label = |key: &String| key == meta::MANAGED_BY || wanted.contains_key(key);
     Content { labels: content.labels.into_iter().filter(|(key, _)| label(key)).collect(), ..content }
 }
 
-/// Lists what is ours in a Secret that `owner` adopts or has adopted: the additions that an adoption by a key of this name
-/// lists, and those that its managed fields show as our writes.
+/// Lists our additions to a Secret that `owner` adopts or has adopted: those recorded by an adoption by a key of this
+/// name, and those that the Secret's managed fields show as our writes.
 fn ours(secret: &Secret, owner: &OwnerReference) -> Adoption {
     let standing = Adoption::of(&secret.metadata).filter(|adoption| adoption.key == owner.name).unwrap_or_default();
     let with = |listed: BTreeSet<String>, path| listed.into_iter().chain(managed(secret, path)).collect();
@@ -61,8 +61,8 @@ fn ours(secret: &Secret, owner: &OwnerReference) -> Adoption {
     }
 }
 
-/// Lists the keys, labels and annotations that we would write and that another writer has written already. A label or
-/// annotation of the same value is no clash.
+/// Lists the keys, labels and annotations that we would write but another writer already has. A label or annotation
+/// with the same value is no clash.
 pub fn clashes(secret: &Secret, wanted: &Content, owner: &OwnerReference) -> Vec<String> {
     let ours = ours(secret, owner);
     let empty = BTreeMap::new();
@@ -85,15 +85,15 @@ fn is_franking(key: &str) -> bool {
     key.starts_with("franking.io/")
 }
 
-/// Builds the merge patch that adds our content to an adopted Secret, or `None` where it has it. It names the version that
-/// was judged. Call [`clashes`] before.
+/// Builds the merge patch that adds our content to an adopted Secret, or `None` if nothing is missing. The patch names
+/// the version that was judged. Call [`clashes`] before.
 pub fn difference(secret: &Secret, content: &Content, owner: &OwnerReference) -> Option<Value> {
     let standing = ours(secret, owner);
     let metadata = &secret.metadata;
     let empty = BTreeMap::new();
     let labels = metadata.labels.as_ref().unwrap_or(&empty);
     let annotations = metadata.annotations.as_ref().unwrap_or(&empty);
-    // A label that another writer gave the same value stays theirs.
+    // A label that another writer set to the same value stays theirs.
     let added = |found: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>, ours: &BTreeSet<String>| {
         let keys = wanted.keys().filter(|key| ours.contains(*key) || !found.contains_key(*key));
         keys.filter(|key| !is_franking(key)).cloned().collect::<BTreeSet<_>>()
@@ -114,8 +114,8 @@ pub fn difference(secret: &Secret, content: &Content, owner: &OwnerReference) ->
     finished(patch, secret)
 }
 
-/// Builds the merge patch that takes off what was added to an adopted Secret. Of one that was made immutable meanwhile only
-/// the labels and annotations: its data cannot be changed any more.
+/// Builds the merge patch that removes our additions from an adopted Secret. If the Secret was made immutable
+/// meanwhile, only the labels and annotations are removed: its data cannot change any more.
 pub fn release(secret: &Secret, adoption: &Adoption) -> Option<Value> {
     let mut patch = json!({});
     let empty = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Which thresholds a holder's figures have crossed, and how that is said.
+//! Decides which thresholds a holder's figures have crossed, and words the notices.
 
 use std::collections::HashMap;
 
@@ -12,14 +12,14 @@ use crate::domain::money::MICRO;
 use crate::ledger::report::{Notice, Queued, Told, Topic};
 use crate::ledger::store::{Balance, PrepaidBalance};
 
-/// Notices that one mail names; of more it says how many.
+/// Notices that one mail names; further ones are only counted.
 const NAMED_MAX: usize = 100;
 
-/// What is known of one limit.
+/// The reported state of one limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
     pub told: Option<Told>,
-    /// Of a prepaid balance: what was used of all that was ever given, when it was last seen.
+    /// For prepaid balances: the part of all credits ever granted that was used when last seen.
     used: Option<i64>,
 }
 
@@ -28,7 +28,7 @@ impl Known {
         Self { told, used: None }
     }
 
-    /// Takes note of what was taken to be sent.
+    /// Records a notice that was accepted for sending.
     pub fn take(&mut self, notice: &Notice) {
         match &mut self.told {
             Some(told) if told.period == notice.topic.period => told.threshold = told.threshold.max(notice.threshold),
@@ -44,7 +44,7 @@ impl Known {
     }
 }
 
-/// The meters of a holder that thresholds are told of. A key is a device of an account, and is not told of.
+/// Returns the meters of a holder that have thresholds. A key is a device of an account and has none.
 pub fn meters(holder: Holder) -> &'static [Meter] {
     match holder {
         Holder::Key(_) => &[],
@@ -53,26 +53,26 @@ pub fn meters(holder: Holder) -> &'static [Meter] {
     }
 }
 
-/// The people who hear of a limit.
+/// The recipients of notices about a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
-    /// Those whom the policy's alerts name.
+    /// The recipients in the policy's alerts.
     Platform,
-    /// Those whom the account's alerts name.
+    /// The recipients in the account's alerts.
     Account,
 }
 
-/// The thresholds that each audience hears of.
+/// The thresholds of each audience.
 #[derive(Clone, Copy, Debug)]
 pub struct Heard<'a> {
     pub platform: &'a Thresholds,
-    /// `None`: the account names nobody.
+    /// `None`: the account names no recipients.
     pub account: Option<&'a Thresholds>,
 }
 
 impl Heard<'_> {
-    /// The thresholds that are news, each with those who hear of it; several audiences may hear of one. One memory serves
-    /// both: what was told is the highest threshold of any, and one that is above it was told to nobody.
+    /// Returns the thresholds newly crossed, each with its audiences; several may share one. One record serves both
+    /// audiences: it holds the highest threshold reported to either, so none above it has been reported.
     fn crossed(&self, used: i64, granted: i64, told: Option<u8>) -> Vec<(u8, Vec<Audience>)> {
         let of = |thresholds: Option<&Thresholds>| thresholds?.crossed(used, granted, told);
         match (of(Some(self.platform)), of(self.account)) {
@@ -84,7 +84,8 @@ impl Heard<'_> {
                 let heard = [(platform, Audience::Platform), (account, Audience::Account)];
                 let heard = heard.into_iter().filter_map(|(threshold, audience)| Some((threshold?, vec![audience])));
                 let mut heard: Vec<_> = heard.collect();
-                // The lower one first: should the ledger take only that, the other one is still above what was told.
+                // The lower one first: if the ledger accepts only that, the other one is still above the recorded
+                // threshold.
                 heard.sort_unstable_by_key(|(threshold, _)| *threshold);
                 heard
             }
@@ -92,8 +93,8 @@ impl Heard<'_> {
     }
 }
 
-/// The notices that a balance gives rise to, each with those who hear of it: nobody of a mark (threshold 0), which is
-/// only remembered.
+/// Returns the notices that a balance gives rise to, each with its audiences. A mark (threshold 0) has no audience; it
+/// is only recorded.
 pub fn look(
     balance: &Balance,
     policy: PolicyId,
@@ -118,17 +119,17 @@ pub fn look(
         judge(&topic, [lot.used(), granted], lot.used(), told);
     }
     if let Some(spend) = balance.spend {
-        // For life, so another limit is another count.
+        // The limit has no period, so another limit is another count.
         let topic = topic(Meter::AccountSpend, format!("limit-{}", spend.limit_micro / MICRO));
         let told = known.entry(topic.meter).or_default().told_in(&topic.period);
-        // What is left may buy no credit more: then all of it counts as used, or nobody would hear of its end.
+        // If the rest buys no further credit, all of it counts as used; otherwise the end would never be reported.
         let is_exhausted = balance.exhausted().is_some_and(|exhausted| exhausted.meter == Meter::AccountSpend);
         let reached = if is_exhausted { spend.limit_micro.max(spend.used_micro) } else { spend.used_micro };
         judge(&topic, [spend.used_micro, spend.limit_micro], reached, told);
     }
     if let (Some(prepaid), Some(meter)) = (balance.prepaid, Meter::of_prepaid(holder)) {
         let known = known.entry(meter).or_default();
-        // Nothing was ever granted, so nothing is used up.
+        // Without any grant nothing can be used up.
         if prepaid.granted == 0 && known.told.is_none() {
             return notices;
         }
@@ -137,12 +138,12 @@ pub fn look(
         let told = known.told_in(&topic.period);
         let (used, full) = filling.used(prepaid.remaining);
         for (threshold, audiences) in heard.crossed(used, full, told) {
-            // All of nothing is what is left when everything has expired.
+            // If everything has expired, the filling is empty and so is the used part.
             let (granted, used) = (filling.full, used.min(filling.full));
             notices.push((Notice { topic: topic.clone(), threshold, policy, granted, used }, audiences));
         }
         if told.is_none() {
-            // First, so that it is what the filling is read from again.
+            // First, so that the filling can be read back from it.
             let Filling { granted, full } = filling;
             let mark = Notice { topic, threshold: 0, policy, granted, used: full };
             notices.insert(0, (mark, Vec::new()));
@@ -151,10 +152,10 @@ pub fn look(
     notices
 }
 
-/// The filling that holds, with its name.
+/// Returns the current filling with its name.
 fn filling(known: &mut Known, prepaid: PrepaidBalance, now: Timestamp) -> (Filling, String) {
     let seen = known.used.replace(prepaid.granted - prepaid.remaining);
-    // The mark of a filling has what was given as granted, and what there was as used.
+    // The mark of a filling stores the credits ever granted in `granted`, and the full balance in `used`.
     let before = known.told.as_ref().map(|told| Filling { granted: told.granted, full: told.used });
     let filling = Filling::next(before.map(|before| (before, seen)), prepaid.granted, prepaid.remaining);
     match &known.told {
@@ -163,7 +164,7 @@ fn filling(known: &mut Known, prepaid: PrepaidBalance, now: Timestamp) -> (Filli
     }
 }
 
-/// Whose limit it is, as people call it.
+/// The owner of a limit, as people call it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Whose {
     Policy,
@@ -171,7 +172,7 @@ pub enum Whose {
 }
 
 impl Whose {
-    /// Such as `policy acme` or `account team/billing`.
+    /// Returns a name such as `policy acme` or `account team/billing`.
     pub fn named(&self, policy: &str) -> String {
         match self {
             Self::Policy => format!("policy {policy}"),
@@ -180,7 +181,7 @@ impl Whose {
     }
 }
 
-/// What is said of a notice.
+/// The names and units for the text of a notice.
 pub struct Words<'a> {
     pub policy: &'a str,
     pub whose: Whose,
@@ -197,7 +198,7 @@ impl Words<'_> {
         }
     }
 
-    /// Used and granted in what people count in: credits, or minor units of money.
+    /// Returns used and granted in the units that people count in: credits, or minor units of money.
     fn figures(notice: &Notice) -> (i64, i64) {
         match notice.topic.meter {
             Meter::AccountSpend => (notice.used / MICRO, notice.granted / MICRO),
@@ -225,7 +226,7 @@ impl Words<'_> {
         format!("{whose}: {limit} used up to {} % ({used} of {granted} {unit})", notice.threshold)
     }
 
-    /// The body of a webhook.
+    /// Returns the body of a webhook.
     pub fn body(&self, queued: &Queued) -> Vec<u8> {
         let notice = &queued.notice;
         let (used, granted) = Self::figures(notice);
@@ -247,7 +248,7 @@ impl Words<'_> {
     }
 }
 
-/// Subject and text of a mail about what happened in one place, such as `policy acme` or `account team/billing`.
+/// Returns the subject and text of a mail about one policy or account, such as `policy acme` or `account team/billing`.
 pub fn letter(place: &str, sentences: &[String]) -> (String, String) {
     let subject = match sentences {
         [one] => format!("[franking] {one}"),
@@ -296,7 +297,7 @@ mod tests {
     const NOVEMBER: &str = "2026-11-10T00:00:00Z";
     const DECEMBER: &str = "2026-12-10T00:00:00Z";
 
-    /// Looks as the operator does, taking note of what was taken.
+    /// Detects notices as the operator does, recording those that were accepted.
     struct Watcher(HashMap<Meter, Known>, i64);
 
     impl Watcher {
@@ -312,7 +313,7 @@ mod tests {
             told.map(|notice| (notice.topic.meter, notice.threshold, notice.used, notice.granted)).collect()
         }
 
-        /// What the ledger remembers, and nothing else.
+        /// Keeps only what the ledger remembers.
         fn restarts(&mut self) {
             for known in self.0.values_mut() {
                 *known = Known::new(known.told.take());
@@ -348,7 +349,7 @@ mod tests {
         assert_eq!(watcher.sees(&prepaid(200, 50)), [(meter, 50, 50, 100)]);
         watcher.restarts();
         assert_eq!(watcher.sees(&prepaid(200, 25)), [(meter, 75, 75, 100)]);
-        // Filled while nobody looked: what is there is what can be used up.
+        // Filled between two observations: the balance found counts as the full one.
         watcher.restarts();
         assert_eq!(watcher.sees(&prepaid(300, 80)), []);
         assert_eq!(watcher.sees(&prepaid(300, 40)), [(meter, 50, 40, 80)]);
@@ -392,7 +393,7 @@ mod tests {
 
     #[test]
     fn an_account_hears_of_its_own_thresholds_whatever_its_policy_says() {
-        // Thresholds with P for the platform's people and A for the account's, by what was used when it was looked at.
+        // Thresholds with P for the platform's recipients and A for the account's, by the use observed.
         let hears = |percents: &[i32], account: Option<&Thresholds>, used: &[i64]| {
             let platform = Thresholds::new(percents.iter().copied()).expect("percents");
             let (mut known, mut all) = (HashMap::new(), Vec::new());

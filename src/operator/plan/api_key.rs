@@ -1,7 +1,7 @@
-//! A key: its credential, its Secret, and what the relay is told.
+//! The plan of a key: its credential, its Secret, and its directory entry.
 //!
-//! The order of a new credential: stage its hash → write the Secret → read it back → promote, which starts the overlap
-//! of the old one. Interrupted anywhere, the password in the Secret works.
+//! A new credential is made in this order: stage its hash → write the Secret → read it back → promote, which starts the
+//! overlap of the old one. Wherever this is interrupted, the password in the Secret works.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -84,13 +84,13 @@ pub fn plan(key: &SubAccountApiKey, observed: &Observed, now: Timestamp, rng: &m
     }
 }
 
-/// True if the directory still lets in a key that its spec revokes. That is written before anything else is read or
-/// judged: a revocation waits for no answer of a busy API server.
+/// True if the directory still admits a key that its spec revokes. The revocation is written before anything else is
+/// read or judged, so that it does not wait for a busy API server.
 pub fn is_to_be_revoked(key: &SubAccountApiKey, entry: &KeyEntry) -> bool {
     key.spec.revoked && !entry.revoked
 }
 
-/// All that the writing of one key needs.
+/// The inputs for writing one key.
 struct Work<'a> {
     key: &'a SubAccountApiKey,
     observed: &'a Observed,
@@ -101,9 +101,9 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    /// Returns the Secret that is there to be written, if there is one, or the refusal.
+    /// Returns the existing Secret to write to, if there is one, or the refusal.
     fn present(&self) -> Result<Option<Present<'a>>, Outcome> {
-        // Only what it is called matters.
+        // Only the names matter here.
         let named = || self.shared(self.content(&Password::given(""), None));
         let username = self.username();
         present(self.observed.secret.as_ref(), &self.owner, &self.spec.secret, self.known(&username), named)
@@ -113,7 +113,7 @@ impl<'a> Work<'a> {
         let (observed, now) = (self.observed, self.now);
         let mut entry = self.entry();
         let dead = self.dead();
-        // What is judged is ours; a Secret that is about to be adopted holds nothing of ours yet.
+        // Only a Secret of ours is judged; one about to be adopted holds nothing of ours yet.
         let named = present.map(Present::secret).filter(|secret| self.holds(secret));
         if observed.rebuilding {
             let shown = self.key.status.as_ref().and_then(|status| status.credential.as_ref());
@@ -131,7 +131,7 @@ impl<'a> Work<'a> {
                         self.write(&mut plan, present, &password, self.followed(named, rotation_waits_until));
                     }
                     None => {
-                        // Another leader's Secret may still be on its way.
+                        // Another leader's write to the Secret may still be on its way.
                         kept.credentials.retain(|c| c.usable(now) && c.given_up_at().is_none_or(|at| now < at));
                         self.put(&mut plan, &kept);
                         self.write(&mut plan, present, &password, self.followed(named, rotation_waits_until));
@@ -139,7 +139,7 @@ impl<'a> Work<'a> {
                 }
                 (kept, rotation_waits_until)
             }
-            // A key that nobody may use gets no new password.
+            // A revoked or expired key gets no new password.
             Judgement::Issue(_) if dead.is_some() => {
                 self.put(&mut plan, &entry);
                 (entry, None)
@@ -155,7 +155,7 @@ impl<'a> Work<'a> {
         plan.look_by(self.rotates_at(&entry, waits_until).map(|at| at.max(now)));
         plan.look_by(entry.credentials.iter().filter_map(Credential::given_up_at).filter(|at| now < *at).min());
         plan.look_by(entry.expires_at.filter(|expiry| now < *expiry));
-        // An account that has not been looked at yet is about to be, and wakes this key: no word until then.
+        // An account without a status yet is about to be reconciled and wakes this key: report nothing until then.
         let too_early = !self.account.programmed && self.account.refusal.is_none() && self.key.status.is_none();
         if too_early {
             return plan;
@@ -163,13 +163,14 @@ impl<'a> Work<'a> {
         let next = self.status(&entry, &outcome, waits_until);
         plan.notices.extend(usage::news(self.key.status.as_ref(), &next, observed.gauge.as_ref()));
         plan.status = Some(next);
-        // A new password is told of now; the figures of a cap that changes with it follow by themselves.
+        // A new password is reported now; the figures of a cap that changes with it follow in the next pass.
         let recapped = observed.entry.as_ref().is_some_and(|old| old.cap != entry.cap);
         plan.look_again = recapped && plan.notices.is_empty() && meta::holds(&self.key.metadata);
         plan
     }
 
-    /// Says whether the Secret is this key's, made or adopted, even if its owner or the mark of its adoption was taken off.
+    /// Checks whether the Secret is this key's, made or adopted, even if its owner reference or adoption mark was
+    /// removed.
     fn holds(&self, secret: &Secret) -> bool {
         match secret::standing(Some(secret), &self.owner) {
             Standing::Ours(_) | Standing::Adopted(_) => true,
@@ -178,14 +179,14 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// What the ledger knows of this key's credential.
+    /// Returns what the ledger knows of this key's credential.
     fn known<'k>(&'k self, username: &'k Username) -> Known<'k> {
         let credentials = self.observed.entry.as_ref().map(|entry| entry.credentials.as_slice()).unwrap_or_default();
         Known { username, credentials, hash_key: &self.observed.hash_key, now: self.now }
     }
 
-    /// The Secret is not ours to write. What the spec says of the credentials that stand holds all the same: who
-    /// revokes or narrows a key does not wait for a Secret.
+    /// Handles a Secret that is not ours to write. The spec still applies to the existing credentials: revoking or
+    /// narrowing a key does not wait for a Secret.
     fn hold(&self, mut plan: KeyPlan, outcome: Outcome) -> KeyPlan {
         if self.observed.entry.is_some() {
             self.put(&mut plan, &self.entry());
@@ -195,7 +196,7 @@ impl<'a> Work<'a> {
         shown_refused(plan, self.key, self.observed, outcome, self.now)
     }
 
-    /// Stage → write → read back → promote.
+    /// Issues a new credential: stage → write → read back → promote.
     fn issue(
         &self,
         plan: &mut KeyPlan,
@@ -248,7 +249,7 @@ impl<'a> Work<'a> {
         plan.steps.extend(patch.map(|patch| Step::PatchSecret { name: shape.name.clone(), patch }));
     }
 
-    /// The `restartedAt` that the kept password was made for: the Secret's own mark while a rotation waits.
+    /// Returns the `restartedAt` that the kept password was made for: the Secret's own mark while a rotation waits.
     fn followed(&self, named: Option<&Secret>, waits_until: Option<Timestamp>) -> Option<Timestamp> {
         match waits_until {
             Some(_) => named.and_then(secret::marked),
@@ -256,7 +257,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Secrets under earlier names go last, when the new one is there; one that was shared is let go.
+    /// Deletes Secrets under earlier names, once the new one exists; a shared one is released.
     fn clear_old_names(&self, plan: &mut KeyPlan) {
         for old in &self.observed.others {
             if let Some(adoption) = Adoption::of(&old.metadata) {
@@ -276,7 +277,7 @@ impl<'a> Work<'a> {
         self.now.checked_add(self.spec.rotation.overlap).unwrap_or(Timestamp::MAX)
     }
 
-    /// The entry as the spec wants it, with the credentials that stand.
+    /// Builds the directory entry from the spec, with the existing credentials.
     fn entry(&self) -> KeyEntry {
         let (spec, standing) = (self.spec, self.observed.entry.as_ref());
         let calendar = self.account.calendar.clone().or_else(|| Some(standing?.cap.calendar.clone()));
@@ -299,7 +300,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Why nobody may use this key any more.
+    /// Returns the refusal of a revoked or expired key.
     fn dead(&self) -> Option<Outcome> {
         if self.spec.revoked {
             let message = "spec.revoked: nothing can log in with this key; remove it to let the same password in again";
@@ -339,8 +340,8 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// The refusal of a key none of whose senders is permitted: it logs in, and every message of it is refused. Where its
-    /// account may send as nobody, whatever the key names, that is for the account to say.
+    /// Returns the refusal of a key none of whose senders is permitted: it can log in, but every message is refused. If
+    /// its account may not send as any sender, whatever the key names, the account reports that.
     fn mute(&self) -> Option<Outcome> {
         let (domains, account) = self.account.senders.as_ref()?;
         let may = |senders: &[SenderPattern]| may_ever_send(domains, account.as_deref(), senders);
@@ -355,8 +356,8 @@ impl<'a> Work<'a> {
         Some(Outcome::refused(Reason::SendersNotPermitted, message))
     }
 
-    /// When the password changes next; a rotation that was asked for and `waits_until` then is one too. `None`: it does not,
-    /// or the key ends before.
+    /// Returns when the password changes next, including a requested rotation that waits until `waits_until`. `None`:
+    /// never, or the key ends before.
     fn rotates_at(&self, entry: &KeyEntry, waits_until: Option<Timestamp>) -> Option<Timestamp> {
         let by_itself = || secret::rotates_at(&entry.credentials, &self.spec.rotation, self.now);
         let outlives = |at: &Timestamp| self.spec.expires_at.is_none_or(|expiry| *at < expiry);
@@ -395,8 +396,8 @@ impl<'a> Work<'a> {
     }
 }
 
-/// What stands in the directory stays as it is: a mistake in an edit stops nobody's mail. (A revocation is there by now.)
-/// But without its account a key is nobody's: an account that was let go by force may stand in the directory still.
+/// Leaves the directory entry unchanged: a mistake in an edit stops no mail. (A revocation has been written by now.)
+/// But a key without its account is taken out of service: a force-deleted account may still be in the directory.
 fn refuse(mut plan: KeyPlan, key: &SubAccountApiKey, observed: &Observed, outcome: Outcome, now: Timestamp) -> KeyPlan {
     if let Some(entry) = &observed.entry {
         let next = if observed.account.is_none() { entry.out_of_service(now) } else { entry.clone() };
@@ -414,7 +415,7 @@ fn shown_refused(
     outcome: Outcome,
     now: Timestamp,
 ) -> KeyPlan {
-    // A mistake in an edit stops nobody's mail: what the directory holds goes on.
+    // A mistake in an edit stops no mail: the directory entry stays in force.
     let lives = |entry: &KeyEntry| !entry.revoked && entry.removed_at.is_none();
     let expired = matches!(outcome, Outcome::Refused { reason: Reason::Revoked | Reason::Expired, .. });
     let serves = |account: &Account| account.programmed && account.obstacle.is_none();

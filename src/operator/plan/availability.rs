@@ -1,4 +1,4 @@
-//! Whether a policy's upstream takes mail, as far as the relays can tell.
+//! Judges whether a policy's upstream accepts mail, from the relays' reports.
 
 use std::collections::BTreeSet;
 
@@ -13,16 +13,16 @@ use crate::domain::trouble::{Fault, Sightings, Trouble};
 
 const KIND: ConditionType = ConditionType::UpstreamAvailable;
 
-/// What the condition says.
+/// The state that the condition reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Availability {
-    /// Nobody was asked yet: what stands is not touched.
+    /// The relays have not been asked yet: the condition is kept.
     NotAsked,
-    /// There is nothing that could be available.
+    /// The policy has no upstream in force.
     NoUpstream,
-    /// No relay runs that could tell.
+    /// No relay runs that could report.
     NoRelay,
-    /// No relay finds it unavailable. Nobody asks an upstream for its own sake, so it need not have been used yet.
+    /// No relay reports it unavailable. Upstreams are not probed, so it need not have been used yet.
     Available,
     Unavailable(Fault, String),
 }
@@ -33,7 +33,7 @@ impl Availability {
         let Some(sightings) = sightings else { return Self::NotAsked };
         let place = upstream.place();
         let seen: Vec<&Trouble> = sightings.of(policy, &place).collect();
-        // Where relays differ, what one was told by the upstream itself weighs more than that another did not reach it.
+        // Where relays differ, a refusal by the upstream itself outweighs another relay's failure to reach it.
         match seen.iter().map(|trouble| trouble.fault).min() {
             Some(fault) => Self::Unavailable(fault, sentence(fault, &place, &seen, sightings.relays)),
             None if sightings.relays == 0 => Self::NoRelay,
@@ -69,10 +69,10 @@ fn sentence(fault: Fault, place: &str, seen: &[&Trouble], relays: u32) -> String
     };
     let since = seen.iter().map(|trouble| trouble.since).min().unwrap_or_default();
     let since = Timestamp::from_second(since.as_second()).unwrap_or(since);
-    // As a set, so that the order in which relays speak changes no sentence.
+    // As a set, so that the order of the relays' reports does not change the text.
     let why: BTreeSet<&str> = seen.iter().map(|trouble| trouble.why.as_str()).collect();
     let why = why.into_iter().collect::<Vec<_>>().join(", ");
-    // One that was counted later may speak already.
+    // A relay that is not counted yet may have reported already.
     let relays = (relays as usize).max(seen.len());
     let fix = match fault {
         Fault::RefusesUs => "correct the credentials or the quota there, or name another upstream",
@@ -85,7 +85,7 @@ fn sentence(fault: Fault, place: &str, seen: &[&Trouble], relays: u32) -> String
     )
 }
 
-/// What a change of it is worth telling: that mail waits, or waits for another reason, and that it flows again.
+/// Returns a notice if the change is worth an Event: mail waits, waits for another reason, or flows again.
 pub fn news(before: &[Condition], after: &[Condition]) -> Option<Notice> {
     let (was, is) = (find_condition(before, KIND), find_condition(after, KIND)?);
     let failed = |condition: &Condition| condition.status == "False";

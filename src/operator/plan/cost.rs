@@ -1,18 +1,18 @@
-//! What a status says of the running bill.
+//! The running bill in a status.
 
-/// What is known of it.
+/// The known state of the bill.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Cost<S> {
     /// The policy has no pricing, or is not known.
     #[default]
     None,
-    /// It has, and was not reckoned yet since we started.
+    /// The policy has pricing, but the cost has not been computed since we started.
     Unknown,
     Known(S),
 }
 
 impl<S: Clone> Cost<S> {
-    /// What is shown. A restart takes no figure away.
+    /// Returns the cost to show. A restart does not remove a figure.
     pub fn status(&self, standing: Option<&S>) -> Option<S> {
         match self {
             Self::None => None,
@@ -22,7 +22,8 @@ impl<S: Clone> Cost<S> {
     }
 }
 
-/// Another amount is a figure like others and waits for the budget; that there is one at all, or none any more, is news.
+/// Keeps the cost already shown if both exist. A changed amount waits for the write budget like other figures; a cost
+/// that appears or disappears is written at once.
 pub fn carry_cost<S: Clone>(next: &mut Option<S>, standing: &Option<S>) {
     if next.is_some() && standing.is_some() {
         next.clone_from(standing);

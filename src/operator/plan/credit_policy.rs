@@ -1,4 +1,4 @@
-//! A policy: its upstream, its pool, and the accounts that hold it when it is to be deleted.
+//! The plan of a policy: its upstream, its pool, and the accounts that block its deletion.
 
 use std::sync::Arc;
 
@@ -25,40 +25,40 @@ use crate::operator::plan::figures::Figures;
 use crate::operator::plan::relay_state::RelayState;
 use crate::operator::state::index::AccountCount;
 
-/// What a policy says, and its accounts after it, that lists no domain to send from.
+/// The message of a policy without sender domains, which its accounts repeat.
 pub const NO_SENDER_DOMAINS: &str = "spec.senders.domains: nothing can be sent, because no domain is listed; list the mail \
                                      domains that accounts of this policy send from, such as example.com";
-/// How many of the accounts that hold a policy are named.
+/// Number of blocking accounts that the message names.
 const NAMED_USERS: usize = 10;
 
-/// What was seen of a policy and of what it hangs on.
+/// The observed state of a policy and of its dependencies.
 #[derive(Debug)]
 pub struct Observed {
     pub id: PolicyId,
     pub entry: Option<PolicyEntry>,
     pub login: Login,
-    /// The operator's own namespace, where upstream Secrets are.
+    /// The operator's own namespace, which holds the upstream Secrets.
     pub namespace: String,
     pub gauge: Option<Gauge>,
     pub cost: Cost<PolicyCostStatus>,
     pub accounts: AccountCounts,
     pub limited: LimitedAccounts,
-    /// The accounts that name it, when it is to be deleted.
+    /// The accounts that refer to it, if it is being deleted.
     pub users: Vec<Name>,
     pub endpoint: Endpoint,
     pub relay: RelayState,
-    /// The hash of what the relays run with; `None` while it is not known.
+    /// Hash of the config in force on the relays; `None` while it is not known.
     pub config_hash: Option<String>,
-    /// What the relays say of upstreams; `None` before they were asked.
+    /// The relays' reports on upstreams; `None` before they were asked.
     pub sightings: Option<Arc<Sightings>>,
-    /// Sentence about entries without a resource that wait for an administrator.
+    /// Message about entries without a resource that wait for an administrator.
     pub orphans: Option<String>,
-    /// Sentence about a ledger whose time is ahead of the clock.
+    /// Message about a ledger whose time is ahead of the clock.
     pub ledger_ahead: Option<String>,
     pub figures_granted: bool,
 }
 
-/// Counts of a policy's accounts that are limited by a field of their own which the policy may require of each.
+/// Counts of a policy's accounts limited by an optional field that the policy may make mandatory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LimitedAccounts {
     pub prepaid: i64,
@@ -72,19 +72,19 @@ impl LimitedAccounts {
     }
 }
 
-/// What was found where the policy's upstream credentials should be.
+/// The state of the policy's upstream credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Login {
-    /// The upstream wants none, or the spec is wrong anyway.
+    /// The upstream needs none, or the spec is invalid anyway.
     None,
     Missing(Wanted),
     Unlabelled(Wanted),
-    /// It lacks a key, or holds something unusable; the sentence names it.
+    /// The Secret lacks a key or holds an unusable value; the text names it.
     Unusable(Wanted, String),
     Sealed(Sealed),
 }
 
-/// Which of the upstream's Secrets it is about.
+/// The upstream Secret in question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     Credentials,
@@ -134,7 +134,7 @@ type PolicyPlan = Plan<CreditPolicyStatus>;
 
 pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> PolicyPlan {
     let deleting = meta::deleting(&policy.metadata);
-    // A policy that accounts use waits for them, and is a policy until then.
+    // A policy in use waits for its accounts, and stays in force until then.
     let in_use = deleting && !observed.users.is_empty() && !meta::forced(&policy.metadata);
     if deleting && !(in_use && meta::holds(&policy.metadata)) {
         return removal(policy, observed, now);
@@ -192,7 +192,7 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
     plan
 }
 
-/// Checks the spec, and that its pricing is in the currency that is known.
+/// Checks the spec, and that its pricing is in the known currency.
 fn checked(policy: &CreditPolicy, known: Option<&str>) -> Result<CheckedPolicy, (Reason, String)> {
     let spec = policy.spec.check().map_err(|problem| (Reason::Invalid, problem.to_string()))?;
     match changed_currency(policy, known) {
@@ -201,20 +201,20 @@ fn checked(policy: &CreditPolicy, known: Option<&str>) -> Result<CheckedPolicy, 
     }
 }
 
-/// Returns the currency that the policy's money is counted in, from the directory or, where that was lost, the status.
+/// Returns the currency of the policy's money, from the directory or, if that was lost, from the status.
 pub fn known_currency(policy: &CreditPolicy, entry: Option<&PolicyEntry>) -> Option<String> {
     let shown = || policy.status.as_ref().and_then(|status| status.currency.clone());
     entry.and_then(PolicyEntry::counted_in).map(str::to_owned).or_else(shown)
 }
 
-/// Returns the pricing that holds: none where its currency was changed.
+/// Returns the pricing in force: none if its currency was changed.
 pub fn valid_pricing(policy: &CreditPolicy) -> Option<&Pricing> {
     let known = policy.status.as_ref().and_then(|status| status.currency.as_deref());
     policy.spec.pricing.as_ref().filter(|_| changed_currency(policy, known).is_none())
 }
 
-/// Returns the sentence that refuses a pricing in another currency than the known one. A schema rule sees only one edit,
-/// and this takes two: pricing is removed, and written again.
+/// Returns the message that refuses a pricing in another currency than the known one. A schema rule compares only one
+/// edit, and this takes two: removing the pricing and writing it again.
 pub fn changed_currency(policy: &CreditPolicy, known: Option<&str>) -> Option<String> {
     let currency = &policy.spec.pricing.as_ref()?.currency;
     let known = known.filter(|known| known != currency)?;
@@ -224,8 +224,8 @@ pub fn changed_currency(policy: &CreditPolicy, known: Option<&str>) -> Option<St
     ))
 }
 
-/// What stands in the directory stays: a mistake in an edit stops nobody's mail. But who suspends means it, whatever
-/// else is wrong.
+/// Suspends the directory entry of an invalid policy whose spec asks for it. Otherwise the entry stays: a mistake in an
+/// edit stops no mail, but a suspension is always deliberate.
 fn suspend(plan: &mut PolicyPlan, policy: &CreditPolicy, observed: &Observed) {
     let Some(entry) = observed.entry.as_ref().filter(|entry| entry.suspended.is_none()) else { return };
     if policy.spec.suspended {
@@ -234,7 +234,7 @@ fn suspend(plan: &mut PolicyPlan, policy: &CreditPolicy, observed: &Observed) {
     }
 }
 
-/// The upstream as the relay uses it; `None` makes mail wait with 451, which is what a missing login means.
+/// Returns the upstream for the relay. `None` makes mail wait with 451, as it must without credentials.
 fn upstream(spec: &CheckedPolicy, observed: &Observed) -> (Option<UpstreamEntry>, Outcome) {
     let upstream = &spec.upstream;
     let namespace = &observed.namespace;
@@ -284,8 +284,8 @@ fn upstream(spec: &CheckedPolicy, observed: &Observed) -> (Option<UpstreamEntry>
     (Some(entry), outcome)
 }
 
-/// Whether the figures that were read stand when `next` is written. Of a new policy with nothing but a pool they are
-/// known beforehand.
+/// Checks whether the figures that were read stay valid when `next` is written. For new policies with nothing but a
+/// pool they are known in advance.
 fn same_limits(standing: Option<&PolicyEntry>, next: &PolicyEntry) -> bool {
     match standing {
         Some(standing) => {
@@ -296,8 +296,8 @@ fn same_limits(standing: Option<&PolicyEntry>, next: &PolicyEntry) -> bool {
     }
 }
 
-/// Returns why a policy's settings keep mail from being sent, where they do and its accounts do not say so by themselves:
-/// the directory holds no upstream of it, or no domain to send from.
+/// Returns why a policy's settings block mail, unless its accounts report it themselves: the directory holds no
+/// upstream for it, or no domain to send from.
 pub fn obstacle(policy: &CreditPolicy) -> Option<String> {
     let ready = find_condition(&policy.status.as_ref()?.conditions, ConditionType::Ready)?;
     let blocks = [Reason::SecretNotFound, Reason::SecretNotLabelled, Reason::SecretInvalid, Reason::NoSenderDomains];
@@ -305,7 +305,7 @@ pub fn obstacle(policy: &CreditPolicy) -> Option<String> {
     blocked.then(|| format!("its policy \"{}\" is not ready: {}", policy.name_any(), ready.message))
 }
 
-/// `open`: the settings let mail be sent.
+/// Builds the status. `open`: the settings allow sending.
 fn status(
     policy: &CreditPolicy,
     observed: &Observed,
@@ -335,7 +335,7 @@ fn status(
         relay: Some(RelayStatus {
             host: observed.endpoint.host.clone(),
             ready_replicas: observed.relay.replicas.map(|replicas| replicas.ready),
-            // What stands is kept until it is known again: a restart is no news.
+            // The old hash is kept until it is known again, so that a restart changes no status.
             config_hash: observed
                 .config_hash
                 .clone()
@@ -347,7 +347,7 @@ fn status(
     usage::settle(next, standing, observed.figures_granted)
 }
 
-/// Returns what stops a policy's mail on its way out, as SENDING says it. Before the relays were asked what stands holds.
+/// Returns what stops a policy's mail, worded for SENDING. Until the relays are asked, the current condition applies.
 fn obstruction(standing: &[Condition], available: &Availability, relay: &RelayState) -> Option<&'static str> {
     let away = match available {
         Availability::NotAsked => find_condition(standing, ConditionType::UpstreamAvailable)
@@ -361,10 +361,10 @@ fn obstruction(standing: &[Condition], available: &Availability, relay: &RelaySt
     }
 }
 
-/// Sets the warnings, which turn nothing.
+/// Sets the warnings, which do not affect other conditions.
 ///
-/// SelfServiceUnbounded: the operator has no right to list who may attach accounts in RBAC, so the warning goes by what it
-/// sees: limited accounts, and a policy that does not say whether others may go without.
+/// SelfServiceUnbounded: the operator may not list in RBAC who can attach accounts, so the warning is based on what it
+/// sees: limited accounts, and a policy that does not say whether others may be unlimited.
 fn warned<'a>(conditions: Conditions<'a>, policy: &CreditPolicy, observed: &Observed) -> Conditions<'a> {
     let warnings = [
         (ConditionType::SelfServiceUnbounded, Reason::SelfServiceUnbounded, unbounded(policy, observed.limited)),
@@ -378,7 +378,7 @@ fn warned<'a>(conditions: Conditions<'a>, policy: &CreditPolicy, observed: &Obse
     warnings.into_iter().fold(conditions, set)
 }
 
-/// Returns the sentence that names what another account of the policy could do without, if there is any.
+/// Returns the message about limits that further accounts of the policy could go without, if there are any.
 pub fn unbounded(policy: &CreditPolicy, limited: LimitedAccounts) -> Option<String> {
     let none = PerAccount::default();
     let decided = policy.spec.per_account.as_ref().unwrap_or(&none);
@@ -401,7 +401,7 @@ pub fn unbounded(policy: &CreditPolicy, limited: LimitedAccounts) -> Option<Stri
     ))
 }
 
-/// Why mail of every policy may not get in, or not as the settings say.
+/// Returns why the relays do not accept mail of any policy, or not with the current settings.
 pub fn lacks(relay: &RelayState) -> Option<(Reason, String)> {
     if let Some(sentence) = &relay.refused {
         return Some((Reason::RelayInvalid, sentence.clone()));
@@ -411,7 +411,7 @@ pub fn lacks(relay: &RelayState) -> Option<(Reason, String)> {
     Some((Reason::RelayNotReady, message))
 }
 
-/// The end of a policy that nobody uses, or that was forced.
+/// Removes a policy that is unused or force-deleted.
 fn removal(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> PolicyPlan {
     let mut plan = Plan::nothing();
     if !meta::holds(&policy.metadata) {

@@ -1,6 +1,6 @@
-//! Where programs send to.
+//! The endpoint that programs send to.
 
-/// Where programs send to: what Secrets and status say of the relay.
+/// The relay's endpoint, as shown in Secrets and status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub host: String,
@@ -10,15 +10,15 @@ pub struct Endpoint {
     pub tls_port: Option<u16>,
     /// The port with STARTTLS, for `smtp://` where there is no other.
     pub starttls_port: Option<u16>,
-    /// The certificate authority, where it is a private one.
+    /// The certificate authority, if it is a private one.
     pub ca_pem: Option<String>,
 }
 
-/// The port of a relay that names none: RFC 6409's.
+/// The port of a relay that names none, from RFC 6409.
 const SUBMISSION: u16 = 587;
 
 impl Endpoint {
-    /// Scheme and port of the URI that programs are given.
+    /// Returns scheme and port of the URI for programs.
     pub fn preferred(&self) -> (&'static str, u16) {
         match (self.tls_port, self.starttls_port) {
             (Some(port), _) => ("smtps", port),

@@ -4,50 +4,50 @@ use jiff::Timestamp;
 
 use crate::crd::{CreditStatus, PeriodStatus, PoolCreditStatus, SpendStatus};
 
-/// What the other limits leave to a holder that did not send itself is written when it moved by this part of what is
-/// shown: a busy pool would rewrite each of its ten thousand idle keys every minute.
+/// Fraction of the shown value by which `left` must move to be written, for holders that did not send themselves: a
+/// busy pool would otherwise rewrite each of its ten thousand idle keys every minute.
 const LEFT_PART: i64 = 100;
 
-/// The figures that a status shows.
+/// The figures in a status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Figures {
-    /// Since when messages are counted: the beginning of the period, or the moment in it at which its limit began.
+    /// Start of the count: the beginning of the period, or the moment in it at which the limit began.
     pub start: Timestamp,
     pub end: Timestamp,
-    /// Of the period's limit.
+    /// The period's limit.
     pub granted: Option<i64>,
-    /// In the whole period, overage included.
+    /// Used in the whole period, overage included.
     pub used: i64,
     /// The least of the holder's own limits.
     pub remaining: Option<i64>,
-    /// Of a key: the least of its own limits, its account's and its policy's. Of others the same as `remaining`.
+    /// For keys: the least of its own limits, its account's and its policy's. Otherwise the same as `remaining`.
     pub left: Option<i64>,
-    /// What is left of prepaid credits; `None`: not prepaid.
+    /// Remaining prepaid credits; `None`: not prepaid.
     pub prepaid: Option<i64>,
-    /// Of a policy whose pool may be exceeded.
+    /// Overage of a policy whose pool may be exceeded.
     pub overage: Option<i64>,
-    /// Of an account with a spend limit.
+    /// Spending of an account with a spend limit.
     pub spend: Option<SpendStatus>,
 }
 
-/// What a reader would act on.
+/// The states of use that a reader would act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     Untouched,
     InUse,
-    /// The pool is used up, and messages go on.
+    /// The pool is used up, and messages are still accepted.
     Beyond,
     Exhausted,
 }
 
 impl Figures {
-    /// Those of a key's status, which shows what is left under all limits.
+    /// Reads those of a key's status, which shows the remainder under all limits.
     pub fn of_key(period: &PeriodStatus, credits: &CreditStatus) -> Self {
         let remaining = credits.cap.map(|cap| (cap - credits.used).max(0));
         Self { remaining, ..Self::of_credits(period, credits, None) }
     }
 
-    /// Those of an account's status.
+    /// Reads those of an account's status.
     pub fn of_credits(period: &PeriodStatus, credits: &CreditStatus, spend: Option<SpendStatus>) -> Self {
         Self {
             start: period.start.0,
@@ -62,7 +62,7 @@ impl Figures {
         }
     }
 
-    /// Those of a policy's status.
+    /// Reads those of a policy's status.
     pub fn of_pool(period: &PeriodStatus, credits: &PoolCreditStatus) -> Self {
         Self {
             start: period.start.0,
@@ -77,14 +77,14 @@ impl Figures {
         }
     }
 
-    /// Says whether nothing more is sent before something opens.
+    /// True if nothing more is sent until a limit is raised or a period begins.
     pub fn is_exhausted(&self) -> bool {
         self.phase() == Phase::Exhausted
     }
 
     pub fn phase(&self) -> Phase {
         match (self.remaining, self.overage) {
-            // Overage goes beyond the pool and not beyond what was paid.
+            // Overage exceeds the pool, but never the prepaid credits.
             (Some(0), Some(_)) if self.prepaid != Some(0) => Phase::Beyond,
             (Some(0), Some(_) | None) => Phase::Exhausted,
             (Some(_) | None, Some(_) | None) if self.used == 0 => Phase::Untouched,
@@ -92,7 +92,7 @@ impl Figures {
         }
     }
 
-    /// Whether `fresh` figures are news that wait for nobody: another phase, or other limits.
+    /// Checks whether `fresh` figures must be written at once: another phase, or other limits.
     pub fn outdated_by(&self, fresh: &Self) -> bool {
         let limits = |figures: &Self| {
             let spend = figures.spend.map(|spend| spend.limit_minor);
@@ -101,8 +101,8 @@ impl Figures {
         limits(self) != limits(fresh) || self.phase() != fresh.phase()
     }
 
-    /// Whether `fresh` figures say something that these do not: any movement of the holder's own, and a movement of what
-    /// others leave it that is worth a write.
+    /// Checks whether `fresh` figures are worth a write: any change of the holder's own, or a large enough change in
+    /// what the limits of others leave it.
     pub fn differs_from(&self, fresh: &Self) -> bool {
         let own = |figures: &Self| Self { left: None, ..figures.clone() };
         let left = match (self.left, fresh.left) {
@@ -115,7 +115,7 @@ impl Figures {
     }
 }
 
-/// Times on the wire have whole seconds; a finer one would differ from what is read back.
+/// Truncates a time to whole seconds, as on the wire; a finer one would differ from the value read back.
 pub fn second(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }

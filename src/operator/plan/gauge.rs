@@ -1,4 +1,4 @@
-//! What the ledger says of a holder's credits, as status and Events say it.
+//! A holder's credits from the ledger, in the form that status and Events show.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -10,11 +10,11 @@ use crate::domain::money::MICRO;
 use crate::ledger::store::{Balance, Exhausted, SpendBalance, Usage};
 use crate::operator::plan::figures::{Figures, second};
 
-/// A holder's figures with what became of them.
+/// A holder's figures with the outcomes of its messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gauge {
     pub figures: Figures,
-    /// When the figures change although nobody sends.
+    /// Next time that the figures change without any sending.
     pub changes_at: Timestamp,
     usage: Usage,
     exhausted: Option<Exhausted>,
@@ -24,7 +24,7 @@ pub struct Gauge {
 impl Gauge {
     pub fn of(balance: &Balance) -> Self {
         let lot = &balance.lot;
-        // A pool that may be exceeded refuses nobody, and still its end is what a reader wants to see.
+        // A pool that may be exceeded refuses no message, but readers still want to see when it is used up.
         let pool = lot.remaining().filter(|_| !balance.overage.is_deny());
         let remaining = [balance.remaining(), pool].into_iter().flatten().min();
         let figures = Figures {
@@ -49,8 +49,8 @@ impl Gauge {
         }
     }
 
-    /// The same of a key whose account and policy, `above`, leave it less: what is left under all of them, and when what
-    /// is used up opens again.
+    /// Reduces a key's figures to what its account and policy, `above`, leave it: the remainder under all limits, and
+    /// when an exhausted one opens again.
     pub fn under<'a>(mut self, above: impl Iterator<Item = &'a Balance>) -> Self {
         for balance in above {
             self.figures.left = [self.figures.left, balance.remaining()].into_iter().flatten().min();
@@ -63,7 +63,7 @@ impl Gauge {
         self
     }
 
-    /// What will be read of a holder that is about to be made, and has nothing but a limit per period.
+    /// Returns the figures to expect for a new holder whose only limit is one per period.
     pub fn untouched(limit: &Limit, now: Timestamp) -> Self {
         let window = limit.calendar.window(now);
         let figures = Figures {
@@ -81,7 +81,7 @@ impl Gauge {
         Self { figures, changes_at: window.to, usage: Usage::default(), exhausted: None, reopens_at }
     }
 
-    /// The same of a key whose account is refused: nothing can be sent, and nothing that opens by itself changes that.
+    /// Sets the remainder of a key whose account is refused to nothing; no new period changes that.
     #[must_use]
     pub fn with_nothing_left(mut self) -> Self {
         self.figures.left = Some(0);
@@ -89,7 +89,7 @@ impl Gauge {
         self
     }
 
-    /// The same of a policy, whose pool may be exceeded or not.
+    /// Marks the pool of a policy as one that may be exceeded, or not.
     pub fn with_overage(mut self, overage: Overage) -> Self {
         self.figures.overage = (!overage.is_deny()).then_some(0);
         self
@@ -124,13 +124,13 @@ impl Gauge {
         PoolCreditStatus { granted, used, remaining, prepaid, overage, reopens_at: self.reopens_at.map(Time) }
     }
 
-    /// What SENDING says where credits of this holder are used up.
+    /// Returns the text for SENDING if credits of this holder are used up.
     pub fn shortage(&self) -> Option<String> {
         let until = self.reopens_at.map(|at| format!(" until {at}")).unwrap_or_default();
         self.figures.is_exhausted().then(|| format!("no credits{until}"))
     }
 
-    /// Which limit is used up, and what opens it.
+    /// Returns a message that names the exhausted limit and its remedy.
     pub fn sentence_of_end(&self) -> String {
         let meter = self.exhausted.map(|exhausted| exhausted.meter);
         let (what, remedy) = match meter {
@@ -149,7 +149,7 @@ impl Gauge {
     }
 }
 
-/// Money is never shown as less than it is: what was begun of a minor unit counts.
+/// Converts a spend balance to minor units. A fraction counts as a whole, so that money is never understated.
 fn spend(balance: SpendBalance) -> SpendStatus {
     SpendStatus {
         limit_minor: balance.limit_micro / MICRO,

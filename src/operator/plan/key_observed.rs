@@ -14,45 +14,45 @@ use crate::domain::id::{AccountId, KeyId};
 use crate::domain::period::Calendar;
 use crate::domain::sender::{MailDomain, SenderPattern};
 
-/// What was seen of a key and of what it hangs on.
+/// The observed state of a key and of its dependencies.
 #[derive(Debug)]
 pub struct Observed {
     pub id: KeyId,
     pub entry: Option<KeyEntry>,
     pub namespace: Namespace,
     pub account: Option<Account>,
-    /// The Secret of the spec's name, read live.
+    /// The Secret named in the spec, read live.
     pub secret: Option<Secret>,
-    /// Other Secrets of this key, read live: it had another name before. Of a key on its way out, those that it shares.
+    /// Other Secrets of this key, read live, left from an earlier name. For keys being deleted: those that it shares.
     pub others: Vec<Secret>,
     pub endpoint: Endpoint,
     pub hash_key: HashKey,
-    /// The ledger was replaced, and the Secret is all that knows the password.
+    /// The ledger was replaced, and only the Secret holds the password.
     pub rebuilding: bool,
     pub gauge: Option<Gauge>,
-    /// What was reported last of messages that were refused for their sender, while this process leads.
+    /// The last report on messages refused for their sender, while this process leads.
     pub denied: Option<DeniedReport>,
     pub figures_granted: bool,
 }
 
-/// The account that a key names.
+/// The account of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     pub id: AccountId,
-    /// Whether the directory lets it send.
+    /// True if the directory allows it to send.
     pub programmed: bool,
-    /// What its own conditions say where it does not.
+    /// Message from its own conditions if it may not send.
     pub refusal: Option<String>,
-    /// Nothing changes about that until the account is edited.
+    /// True if that cannot change until the account is edited.
     pub stalled: bool,
-    /// Whom its keys may write as: the domains of its policy, and its own patterns as the directory has them. `None`
-    /// where that is not known.
+    /// The permitted senders of its keys: the domains of its policy, and its own patterns from the directory. `None` if
+    /// not known.
     pub senders: Option<(Vec<MailDomain>, Option<Vec<SenderPattern>>)>,
-    /// Why its keys cannot send although the directory lets it, as their condition says it.
+    /// Reason and message if its keys cannot send although the directory allows it.
     pub obstacle: Option<(Reason, String)>,
-    /// What SENDING says of it.
+    /// The text of its SENDING column.
     pub sending: Option<String>,
-    /// The calendar of its policy, where that is known.
+    /// The calendar of its policy, if known.
     pub calendar: Option<Calendar>,
 }
 

@@ -1,4 +1,4 @@
-//! The end of a key: its own deletion, its namespace's, and what it leaves on a shared Secret.
+//! The end of a key: its own deletion, its namespace's, and the release of a shared Secret.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -10,7 +10,8 @@ use crate::crd::{Reason, SubAccountApiKey};
 use crate::domain::directory::Entry;
 use crate::operator::plan::key_observed::{KeyPlan, Observed};
 
-/// A namespace that is deleted never comes back, so its keys end with it at once, whenever its controller gets to them.
+/// Ends a key in a terminating namespace at once. Such a namespace never comes back, so its own deletion need not be
+/// awaited.
 pub fn leaving(observed: &Observed, now: Timestamp) -> KeyPlan {
     let mut plan = Plan::nothing();
     if let Some(entry) = &observed.entry {
@@ -22,7 +23,7 @@ pub fn leaving(observed: &Observed, now: Timestamp) -> KeyPlan {
     plan
 }
 
-/// Takes what we added off a shared Secret, and tells where that cannot be done.
+/// Removes our additions from a shared Secret, and reports if that is not possible.
 pub fn release(plan: &mut KeyPlan, secret: &Secret, adoption: &Adoption) {
     let name = secret.name_any();
     let Some(patch) = adoption::release(secret, adoption) else { return };
@@ -38,8 +39,8 @@ pub fn release(plan: &mut KeyPlan, secret: &Secret, adoption: &Adoption) {
     plan.steps.push(Step::PatchSecret { name, patch });
 }
 
-/// A credential must not outlive its resource. The Secret goes with its owner; one that was shared is let go. A key that is
-/// held by others' finalizers alone may be in service in a ledger that was restored.
+/// Plans the removal of a key: a credential must not outlive its resource. The Secret goes with its owner; a shared one
+/// is released. A key that only finalizers of others still hold may be in service in a restored ledger.
 pub fn removal(key: &SubAccountApiKey, observed: &Observed, now: Timestamp) -> KeyPlan {
     let mut plan = Plan::nothing();
     if let Some(entry) = &observed.entry {

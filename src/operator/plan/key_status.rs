@@ -1,4 +1,4 @@
-//! What a key's status shows, but for what only its Secret tells.
+//! The status of a key, except for the fields that only its Secret determines.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -39,7 +39,7 @@ pub fn base_status(
     }
 }
 
-/// What is shown of messages that were refused for their sender: the last report, or what stands.
+/// Returns the figures of messages refused for their sender: the last report, or the existing status.
 fn denied(key: &SubAccountApiKey, observed: &Observed) -> Option<DeniedSendersStatus> {
     let reported = observed.denied.as_ref().map(|report| DeniedSendersStatus {
         messages: report.total,
@@ -49,8 +49,9 @@ fn denied(key: &SubAccountApiKey, observed: &Observed) -> Option<DeniedSendersSt
     reported.or_else(|| key.status.as_ref()?.denied_senders.clone())
 }
 
-/// When the key was last used, to the hour: it is written, and it is about people. A use of the present password is never told
-/// as one before it was issued: who waits for a program to read a new password goes by that.
+/// Returns when the key was last used, rounded down to the hour, because the time is stored and concerns people. A use
+/// of the current password is never shown as earlier than its issue, because users check this to see that a program has
+/// read a new password.
 fn last_used_at(at: Timestamp, issued_at: Option<Timestamp>) -> Timestamp {
     let hour = Timestamp::from_second(at.as_second() - at.as_second().rem_euclid(3600)).unwrap_or(at);
     issued_at.filter(|issued_at| *issued_at <= at).map_or(hour, |issued_at| hour.max(issued_at))

@@ -1,4 +1,4 @@
-//! Names, labels, owners and finalizers: what every object we make or hold carries.
+//! Names, labels, owners and finalizers of the objects that we make or hold.
 
 use std::collections::BTreeMap;
 
@@ -9,30 +9,30 @@ use kube::{Resource, ResourceExt as _};
 
 use crate::crd::{ConditionType, Reason, find_condition, printable};
 
-/// The name under which we write: server-side apply and `metadata.managedFields` know us by it.
+/// Our name as a writer in server-side apply and `metadata.managedFields`.
 pub const MANAGER: &str = "franking";
-/// Holds an object until the ledger has taken note of its end.
+/// Holds an object until the ledger has recorded its end.
 pub const FINALIZER: &str = "franking.io/ledger";
-/// Lets an object go without the ledger's note: for a ledger that is lost for good.
+/// Releases an object without the ledger's record: for a ledger that is lost for good.
 pub const FORCE_DELETE: &str = "franking.io/force-delete";
-/// On a namespace: names the finding of orphans that an administrator has looked at and approves to be revoked.
+/// On a namespace: names the orphan finding whose revocation an administrator has reviewed and approved.
 pub const REVOKE_ORPHANS: &str = "franking.io/revoke-orphans";
-/// Without this label a Secret cannot be pointed to: naming a Secret is not a way to read one.
+/// Label without which a Secret cannot be referred to, so that naming a Secret is not a way to read it.
 pub const USE_LABEL: &str = "franking.io/use";
-/// What every object that we make carries, and the only Secrets that we watch in tenants' namespaces.
+/// Label on every object that we make; we watch only such Secrets in tenants' namespaces.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-/// The hash of a Secret's content, so that reloaders roll pods when, and only when, it changed.
+/// Hash of a Secret's content, so that reloaders roll pods when, and only when, it changed.
 pub const CONTENT_HASH: &str = "franking.io/content-hash";
-/// On a foreign Secret that a key shares: names the key and lists what was added, so that it can be taken off.
+/// On a foreign Secret that a key shares: names the key and lists its additions, so that they can be removed.
 pub const ADOPTED: &str = "franking.io/adopted";
-/// The user who asked for the last write of the spec. The chart's MutatingAdmissionPolicy stamps it, over what anybody wrote
-/// there, so it can be believed where [`Settings::changed_by_stamped`](crate::operator::dependencies::Settings) says so.
+/// The user who made the last write of the spec. The chart's MutatingAdmissionPolicy overwrites any value sent by a
+/// client, so it can be trusted if [`Settings::changed_by_stamped`](crate::operator::dependencies::Settings) is set.
 pub const CHANGED_BY: &str = "franking.io/changed-by";
-/// The `rotation.restartedAt` that the Secret's password was made for; empty for none. It is written with the
-/// password, so a crash can never rotate twice or not at all.
+/// The `rotation.restartedAt` that the Secret's password was made for; empty for none. It is written with the password,
+/// so a crash can never rotate twice or not at all.
 pub const RESTARTED_AT: &str = "franking.io/restarted-at";
 
-/// The labels of the Secrets that we make.
+/// Returns the labels of the Secrets that we make.
 pub fn labels() -> BTreeMap<String, String> {
     BTreeMap::from([
         (MANAGED_BY.to_owned(), MANAGER.to_owned()),
@@ -42,15 +42,15 @@ pub fn labels() -> BTreeMap<String, String> {
     ])
 }
 
-/// The labels of what belongs to the installation as a whole.
+/// Returns the labels of objects that belong to the whole installation.
 pub fn installation_labels() -> BTreeMap<String, String> {
     let labels =
         [(MANAGED_BY, MANAGER), ("app.kubernetes.io/name", "franking"), ("app.kubernetes.io/part-of", "franking")];
     labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
 }
 
-/// The reference with which `owner` controls what we make for it. It does not block the owner's deletion: the
-/// finalizer does what has to be waited for.
+/// Builds the controller reference from an object that we make to its `owner`. It does not block the owner's deletion:
+/// the finalizer covers what has to be awaited.
 pub fn controller_of<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
     OwnerReference {
         api_version: K::api_version(&()).into_owned(),
@@ -62,12 +62,12 @@ pub fn controller_of<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference
     }
 }
 
-/// The same for the ConfigMap that a fleet of relays is made from: the fleet goes with it.
+/// Builds the same for the ConfigMap that a fleet of relays is made from, so that the fleet is deleted with it.
 pub fn config_map_owner(map: &ConfigMap) -> OwnerReference {
     controller_of(map)
 }
 
-/// The key that controls this object, by its reference.
+/// Returns the key that controls this object, by its owner reference.
 pub fn controlling_key<'a>(meta: &'a ObjectMeta, kind: &str) -> Option<&'a OwnerReference> {
     let mut owners = meta.owner_references.iter().flatten();
     owners.find(|owner| {
@@ -75,7 +75,7 @@ pub fn controlling_key<'a>(meta: &'a ObjectMeta, kind: &str) -> Option<&'a Owner
     })
 }
 
-/// Whether its deletion was asked for.
+/// True if deletion was requested.
 pub fn deleting(meta: &ObjectMeta) -> bool {
     meta.deletion_timestamp.is_some()
 }
@@ -84,22 +84,22 @@ pub fn holds(meta: &ObjectMeta) -> bool {
     meta.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
 }
 
-/// Whether an administrator let it go without the ledger.
+/// True if an administrator released it from waiting for the ledger.
 pub fn forced(meta: &ObjectMeta) -> bool {
     meta.annotations.as_ref().and_then(|annotations| annotations.get(FORCE_DELETE)).is_some_and(|value| value == "true")
 }
 
-/// Whether a Secret may be pointed to.
+/// True if a Secret may be referred to.
 pub fn may_be_used(secret: &Secret) -> bool {
     secret.metadata.labels.as_ref().and_then(|labels| labels.get(USE_LABEL)).is_some_and(|value| value == "true")
 }
 
-/// The actor in the audit trail of what follows from an object, where its spec changed and that is what we act on:
-/// `user:` and the stamped user, or without a believable stamp `manager:` and the field manager that is known to have made
-/// this edit (`edits`), which is any word that its client chose, or [`UNKNOWN`]. The prefix keeps a client from choosing
-/// another's. The stamp and the manager are those of the last edit: of several since the last pass the generations are named
-/// too. What follows from anything else (time, another object, a Secret) is the operator's own, and so is an end: the object
-/// of a deletion does not say who asked for it, the API server's audit log does.
+/// Returns the actor in the audit trail for writes caused by an object. If its changed spec is the cause, that is
+/// `user:` and the stamped user; without a trusted stamp `manager:` and the field manager known to have made this edit
+/// (`edits`), a name its client chose freely; or [`UNKNOWN`]. The prefix keeps a client from posing as another. Stamp
+/// and manager are those of the last edit: if there were several since the last pass, the generations are named too.
+/// Writes with another cause (time, another object, a Secret) are the operator's own, and so are deletions: a deleted
+/// object does not say who asked for it, the API server's audit log does.
 pub fn actor(meta: &ObjectMeta, last: LastPass, editor: Option<&str>, stamped: bool) -> String {
     if meta.generation == last.generation || deleting(meta) {
         return OPERATOR.to_owned();
@@ -115,22 +115,22 @@ pub fn actor(meta: &ObjectMeta, last: LastPass, editor: Option<&str>, stamped: b
     match known {
         Some(known) if generation == known + 1 => by,
         Some(known) if generation > known => format!("generations {} to {generation}, the last by {by}", known + 1),
-        // What the last pass refused may hold now. (A generation that went back is another object's.)
+        // A spec that the last pass refused may be valid now. (A generation that went back belongs to another object.)
         Some(_) | None => format!("generations up to {generation}, the last by {by}"),
     }
 }
 
-/// How far the pass before this one got.
+/// The progress of the pass before this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastPass {
-    /// The generation that it judged; none where there was none.
+    /// The generation that it processed; `None` if there was no such pass.
     pub generation: Option<i64>,
-    /// True if the directory has that generation's spec. One that was refused, or waits, may not be there yet.
+    /// True if the directory has that generation's spec. One that was refused, or waits, may be missing.
     pub took_over: bool,
 }
 
 impl LastPass {
-    /// Reads it from what a status says: the generation that was observed, and the conditions.
+    /// Reads it from a status: the observed generation and the conditions.
     pub fn of(generation: Option<i64>, conditions: &[Condition]) -> Self {
         let stopped = [Reason::Revoked, Reason::Expired].map(Reason::as_str);
         let ready = find_condition(conditions, ConditionType::Ready);
@@ -145,14 +145,15 @@ fn named(kind: &str, name: &str) -> String {
     format!("{kind}:{}", printable(&cut))
 }
 
-/// The name in the audit trail of what nobody asked for at that moment.
+/// The actor in the audit trail for changes that no user asked for at that moment.
 const OPERATOR: &str = "operator";
-/// The name in the audit trail of who edited a spec where nothing says who it was.
+/// The actor in the audit trail for an edit whose author is not known.
 pub const UNKNOWN: &str = "unknown";
 /// Characters of a name in the audit trail. Kubernetes bounds a field manager at 128 and a user's name not at all.
 const ACTOR_CHARS: usize = 256;
 
-/// Keeps of the managed fields who wrote the spec last, and lets the fields go: they are half of an object's size.
+/// Reduces the managed fields to the last writer of the spec, and drops the field lists, which are half of an object's
+/// size.
 pub fn trim(meta: &mut ObjectMeta) {
     let Some(mut entries) = meta.managed_fields.take() else { return };
     entries.retain(edits_spec);
@@ -162,8 +163,8 @@ pub fn trim(meta: &mut ObjectMeta) {
     meta.managed_fields = Some(kept).filter(|kept| !kept.is_empty());
 }
 
-/// When, and by which manager, fields of the spec were last taken over, as far as those that hold them still say. The time is
-/// in whole seconds; the manager is none where several did it in the same one.
+/// Returns the time and manager of the last change to fields of the spec, as far as the remaining managed fields show
+/// it. The time is in whole seconds; the manager is `None` if several wrote in the same one.
 pub fn last_edit(meta: &ObjectMeta) -> Option<(Timestamp, Option<&str>)> {
     let edits = || meta.managed_fields.iter().flatten().filter(|entry| edits_spec(entry));
     let newest = edits().filter_map(edited_at).max()?;
@@ -176,7 +177,7 @@ fn edited_at(entry: &ManagedFieldsEntry) -> Option<Timestamp> {
     entry.time.as_ref().map(|time| time.0)
 }
 
-/// Whether it says who wrote fields of the spec. What was trimmed did, and does not say which.
+/// Checks whether an entry records a write to the spec. A trimmed entry does, without listing the fields.
 fn edits_spec(entry: &ManagedFieldsEntry) -> bool {
     let spec = entry.fields_v1.as_ref().is_none_or(|fields| fields.0.get("f:spec").is_some());
     let whole = entry.subresource.as_deref().unwrap_or_default().is_empty();
@@ -200,7 +201,7 @@ mod tests {
         }
     }
 
-    /// The pass before, which took over this generation.
+    /// The state after a pass that took over this generation.
     fn after(generation: i64) -> LastPass {
         LastPass { generation: Some(generation), took_over: true }
     }
@@ -224,7 +225,7 @@ mod tests {
         trim(&mut meta);
         assert_eq!(meta.managed_fields.as_ref().map(Vec::len), Some(1));
         assert_eq!(last_edit(&meta), Some((at(20), Some("kubectl-edit"))));
-        // Times are whole seconds: of two in one nothing says which was the last.
+        // Times are whole seconds: of two in the same second, either may be the last.
         managed.push(entry("flux", 20, spec));
         let mut meta = ObjectMeta { managed_fields: Some(managed), ..ObjectMeta::default() };
         assert_eq!(last_edit(&meta), Some((at(20), None)));
@@ -258,7 +259,7 @@ mod tests {
             (2, never, "generations 1 to 2, the last by user:alice"),
             (3, after(2), "user:alice"),
             (5, after(2), "generations 3 to 5, the last by user:alice"),
-            // Somebody else may have written what was refused then, and holds now.
+            // Another user may have written what was refused then and is valid now.
             (5, refused(4), "generations up to 5, the last by user:alice"),
             (5, refused(5), "operator"),
         ] {
@@ -278,7 +279,7 @@ mod tests {
         assert_eq!(actor(&alice, after(2), edit, true), "user:alice@example.com");
         assert_eq!(actor(&alice, after(2), edit, false), "manager:kubectl-edit", "anybody may have written it");
         assert_eq!(actor(&alice, after(3), edit, true), "operator", "the spec is what it was");
-        // A field manager is what its client calls itself.
+        // Clients choose their own field manager.
         for forged in ["user:alice@example.com", "operator", "ledger", "unknown"] {
             assert_eq!(actor(&stamped(""), after(2), Some(forged), true), format!("manager:{forged}"));
         }

@@ -1,7 +1,7 @@
-//! What is to be done, decided from what was seen. Pure: Kubernetes types yes, a client no.
+//! Decides what to do from the observed state. Pure: Kubernetes types yes, a client no.
 //!
-//! A plan is data: writes in the order in which they must happen, the status to show, when to look again. Nothing is
-//! left to choose when it is applied, so every rule about credentials and refusals can be tested with a table.
+//! A plan is data: writes in their required order, the status to show, and when to reconcile again. Applying it takes
+//! no further decision, so every rule about credentials and refusals can be tested with a table.
 
 pub mod adoption;
 pub mod alert;
@@ -38,28 +38,29 @@ use crate::crd::{ConditionType, Conditions, Reason, find_condition};
 use crate::domain::credential::Password;
 use crate::domain::directory::Entry;
 
-/// What to do about one object.
+/// The plan for one object.
 #[derive(Debug)]
 pub struct Plan<S> {
-    /// Writes, in order. Each is safe to stop after.
+    /// Writes, in order. Stopping after any of them is safe.
     pub steps: Vec<Step>,
-    /// The status to show; `None` leaves it alone.
+    /// The status to show; `None` leaves it unchanged.
     pub status: Option<S>,
-    /// What people should hear of besides the conditions.
+    /// Events to publish besides the conditions.
     pub notices: Vec<Notice>,
-    /// When to look again although nothing changed.
+    /// When to reconcile again although nothing changed.
     pub look_at: Option<Timestamp>,
-    /// A Secret of somebody else's that this object waits for.
+    /// A foreign Secret that this object waits for.
     pub awaited_secret: Option<String>,
-    /// The steps change the figures that the status would show: look again when they are done. Not of an object that is
-    /// held from now on: it has another version then, and its figures are judged in a moment anyway.
+    /// True if the steps change the figures that the status would show: reconcile again after them. Not set for an
+    /// object that is just getting its finalizer: that changes its version, and its figures are read in a moment
+    /// anyway.
     pub look_again: bool,
-    /// The policy among whose counted places this account has one when the steps are done, and had none before.
+    /// The policy in which this account takes a counted place by these steps, if it had none before.
     pub arrives_at: Option<String>,
 }
 
 impl<S> Plan<S> {
-    /// Nothing to do, nothing to say.
+    /// Returns the empty plan: no writes, no status.
     pub fn nothing() -> Self {
         Self {
             steps: Vec::new(),
@@ -72,7 +73,7 @@ impl<S> Plan<S> {
         }
     }
 
-    /// Looks again at `at` or when it was going to, whichever is first.
+    /// Schedules the next pass for `at`, or earlier if it was going to be.
     pub fn look_by(&mut self, at: Option<Timestamp>) {
         self.look_at = [self.look_at, at].into_iter().flatten().min();
     }
@@ -81,23 +82,23 @@ impl<S> Plan<S> {
 /// One write.
 #[derive(Debug)]
 pub enum Step {
-    /// Before anything is written elsewhere about the object.
+    /// Added before anything is written elsewhere about the object.
     AddFinalizer,
-    /// To the directory.
+    /// Writes an entry to the directory.
     Put(Box<Entry>),
-    /// Only where there is none: a racing creator wins, and we look again.
+    /// Creates the Secret only if there is none: a concurrent creator wins, and the pass is repeated.
     CreateSecret(Box<Secret>),
-    /// Only the version that was judged: a change in between makes us look again.
+    /// Patches only the version that was judged: a change in between repeats the pass.
     PatchSecret { name: String, patch: Value },
-    /// The Secret must hold this password now, read live.
+    /// Checks by a live read that the Secret now holds this password.
     ReadBack { name: String, password: Password },
-    /// Only this very object in this version.
+    /// Deletes only this object in this version.
     DeleteSecret { name: String, uid: String, resource_version: String },
-    /// The ledger has taken note; the object may go.
+    /// The ledger has recorded the end; the object may go.
     RemoveFinalizer,
 }
 
-/// Something that happened, for an Event.
+/// Something to publish as an Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     pub warning: bool,
@@ -105,16 +106,16 @@ pub struct Notice {
     pub note: String,
 }
 
-/// What became of an object. Expected outcomes are values.
+/// The outcome for an object. Expected outcomes are values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// All is as the spec says; the reason is `Ready` or what the spec asked for (`RotationWaiting`).
+    /// The spec is in force; the reason is `Ready` or a state that the spec asked for (`RotationWaiting`).
     Ready { reason: Reason, message: String },
-    /// All is as the spec says, and settings or a suspension, here or up the chain, keep mail from being sent.
+    /// The spec is in force, but settings or a suspension, here or up the chain, block mail.
     Held { reason: Reason, message: String },
-    /// Something else must happen first, and it will wake us.
+    /// Another object must change first, and its change will wake this one.
     Waiting { reason: Reason, message: String },
-    /// Nothing changes until somebody edits something.
+    /// Nothing changes until a user edits something.
     Refused { reason: Reason, message: String },
 }
 
@@ -127,7 +128,7 @@ impl Outcome {
         Self::Held { reason, message: message.into() }
     }
 
-    /// Adds what keeps mail from going out although all is ready.
+    /// Adds a note on what stops mail although the object is ready.
     #[must_use]
     pub fn beside(self, aside: Option<String>) -> Self {
         match (self, aside) {
@@ -146,8 +147,8 @@ impl Outcome {
         Self::Refused { reason, message: message.into() }
     }
 
-    /// The conditions that say so. `accepted` is about the spec and what it refers to, `programmed` about the
-    /// directory.
+    /// Returns the conditions for this outcome. `accepted` is about the spec and what it refers to, `programmed` about
+    /// the directory.
     pub fn conditions(
         &self,
         standing: &[Condition],
@@ -158,8 +159,8 @@ impl Outcome {
         self.stated(standing, generation, now, (accepted, programmed), None).build()
     }
 
-    /// The same, to be added to, where the directory is not all that mail hangs on: `lacking` is what else is missing,
-    /// and why.
+    /// Returns the same to be extended, for objects whose mail depends on more than the directory: `lacking` is what
+    /// else is missing, and why.
     pub fn stated<'a>(
         &self,
         standing: &'a [Condition],
@@ -190,13 +191,13 @@ impl Outcome {
     }
 }
 
-/// Whether a condition stands with the status True.
+/// True if the condition has the status True.
 pub fn is_true(conditions: &[Condition], kind: ConditionType) -> bool {
     find_condition(conditions, kind).is_some_and(|condition| condition.status == "True")
 }
 
-/// What a change of conditions is worth telling: that an object came to a stop, and that it went on after one. A first
-/// success is not news, and neither is waiting.
+/// Returns the Event for a change of conditions: an object has stalled, or goes on after that. A first success or a
+/// wait is not worth one.
 pub fn transition(before: &[Condition], after: &[Condition]) -> Option<Notice> {
     let stalled = find_condition(after, ConditionType::Stalled);
     let was_stalled = find_condition(before, ConditionType::Stalled);
@@ -216,11 +217,11 @@ pub fn transition(before: &[Condition], after: &[Condition]) -> Option<Notice> {
     }
 }
 
-/// Reasons of objects that are held, though nothing is refused, that are worth an Event.
+/// Reasons for which an object is held, without being refused, that are worth an Event.
 const HOLDS: [Reason; 5] =
     [Reason::Suspended, Reason::ParentSuspended, Reason::InUse, Reason::RequiredByPolicy, Reason::SendersNotPermitted];
 
-/// Returns the Event of an object that begins to be held, or is held no longer.
+/// Returns the Event for an object that begins to be held, or is no longer held.
 fn held(before: &[Condition], after: &[Condition]) -> Option<Notice> {
     let hold = |condition: &Condition| HOLDS.into_iter().find(|reason| reason.as_str() == condition.reason);
     let is = find_condition(after, ConditionType::Ready)?;
@@ -234,16 +235,16 @@ fn held(before: &[Condition], after: &[Condition]) -> Option<Notice> {
     }
 }
 
-/// The reasons of passes that failed.
+/// The reasons of failed passes.
 const INTERRUPTIONS: [Reason; 2] = [Reason::ApplyFailed, Reason::LedgerUnavailable];
 
-/// True if what stands says that a pass failed.
+/// True if the conditions say that a pass failed.
 pub fn was_interrupted(conditions: &[Condition]) -> bool {
     let ready = find_condition(conditions, ConditionType::Ready).filter(|ready| ready.status == "False");
     ready.is_some_and(|ready| INTERRUPTIONS.iter().any(|reason| reason.as_str() == ready.reason))
 }
 
-/// The reasons that an object can come to a stop for.
+/// The reasons for which an object can stall.
 const STOPS: [Reason; 20] = [
     Reason::Invalid,
     Reason::PolicyNotFound,
@@ -271,43 +272,44 @@ fn reason_of(condition: &Condition) -> Option<Reason> {
     STOPS.into_iter().find(|reason| reason.as_str() == condition.reason)
 }
 
-/// A pass that failed.
+/// A failed pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interruption {
     pub reason: Reason,
     pub message: String,
-    /// The API server refused a request, in its own words: nothing says that the next try fares better.
+    /// The API server refused a request with a message of its own: the next try may well fail too.
     pub refused: bool,
-    /// It is tried again because another writer was faster, which is no trouble unless it goes on.
+    /// The pass is retried because another writer was faster, which is harmless unless it continues.
     pub contended: bool,
-    /// The object's latest spec, or its deletion, waits for a pass that succeeds.
+    /// The object's latest spec, or its deletion, still waits for a successful pass.
     pub outstanding: bool,
-    /// Passes that failed in a row, this one included.
+    /// Failed passes in a row, this one included.
     pub failures: u32,
 }
 
-/// Failures in a row from which on a fault that may pass by itself is shown: a ledger that fails over within the first
-/// two delays shall not turn `Ready` of what has converged.
+/// Failures in a row from which a possibly temporary fault is shown: a ledger that fails over within the first two
+/// delays must not change `Ready` on converged objects.
 const SHOWN_FROM: u32 = 3;
 
 impl Interruption {
-    /// Says whether the object's status shows it. `standing` are its conditions.
+    /// True if the object's status should show it. `standing` are its conditions.
     pub fn is_shown(&self, standing: &[Condition]) -> bool {
         if self.refused {
             return true;
         }
         let enough = if self.outstanding && !self.contended { 1 } else { SHOWN_FROM };
-        // What is not ready for a reason of its own, such as a revocation, stays so whether or not the ledger answers.
+        // An object that is not ready for another reason, such as a revocation, stays so whether or not the ledger
+        // replies.
         let hidden = !self.outstanding && !is_true(standing, ConditionType::Ready) && !was_interrupted(standing);
         self.failures >= enough && !hidden
     }
 
-    /// Says whether mail rests with it: the relays forward nothing without the ledger.
+    /// True if the failure stops mail: the relays forward nothing without the ledger.
     pub fn stops_mail(&self) -> bool {
         self.reason == Reason::LedgerUnavailable
     }
 
-    /// The Event, where `standing` does not say so already.
+    /// Returns the Event, unless `standing` already shows the failure.
     pub fn notice(&self, standing: &[Condition]) -> Option<Notice> {
         let ready = find_condition(standing, ConditionType::Ready).filter(|ready| ready.status == "False");
         let news = ready.is_none_or(|ready| ready.reason != self.reason.as_str());
@@ -315,7 +317,7 @@ impl Interruption {
     }
 }
 
-/// The conditions that stand while passes fail. What the directory holds of an object that has converged it holds still.
+/// Returns the conditions while passes fail. The directory still holds the entry of a converged object.
 pub fn interrupted(
     standing: &[Condition],
     generation: Option<i64>,

@@ -1,7 +1,7 @@
-//! Decides how many of the directory's entries without a resource are written off before an administrator has looked.
+//! Decides how many of the directory's entries without a resource are written off without an administrator's approval.
 //!
-//! A cluster that lost its objects by mistake looks the same as objects that were taken away on purpose. So more than a few
-//! of a namespace at once are kept, and so is everything where many namespaces lost some. Each namespace counts for itself:
+//! A cluster that lost its objects by mistake looks like one whose objects were deleted on purpose. So more than a few
+//! of one namespace at once are kept, and all are kept if many namespaces lost some. Namespaces are counted separately:
 //! no tenant stops the sweep for another.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,14 +12,14 @@ use super::meta;
 use crate::domain::id::{Holder, Kind, PolicyId};
 use crate::operator::object_ref::Name;
 
-/// This many of a namespace, and this many namespaces, may always go: 5 % of a few is less than one.
+/// Orphans per namespace, and namespaces, that may always be written off: 5 % of a few is less than one.
 const FLOOR: usize = 10;
 /// One in twenty, 5 %.
 const SHARE: usize = 20;
-/// Bounds the namespaces that a sentence names.
+/// Maximum number of namespaces that a message names.
 const NAMED_MAX: usize = 10;
 
-/// An entry whose resource is gone while its namespace stands.
+/// An entry whose resource is gone while its namespace still exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Orphan {
     pub holder: Holder,
@@ -30,12 +30,12 @@ pub struct Orphan {
 /// The findings of one sweep.
 #[derive(Clone, Debug, Default)]
 pub struct Census {
-    /// Accounts and keys that each namespace has in service, the orphans included.
+    /// Accounts and keys in service per namespace, the orphans included.
     pub totals: BTreeMap<String, usize>,
     pub orphans: Vec<Orphan>,
     /// Values of the annotation [`meta::REVOKE_ORPHANS`] by namespace.
     pub approvals: BTreeMap<String, String>,
-    /// The operator's own namespace, where the annotation is about all others.
+    /// The operator's own namespace, where the annotation approves for all others.
     pub home: String,
 }
 
@@ -45,7 +45,7 @@ pub struct Verdict {
     pub write_off: Vec<Orphan>,
     /// Number of orphans that are kept as they are.
     pub kept: usize,
-    /// Sentences for the policies of those that are kept.
+    /// Messages for the policies of kept orphans.
     pub sentences: BTreeMap<PolicyId, String>,
 }
 
@@ -85,14 +85,14 @@ fn is_too_many(gone: usize, total: usize) -> bool {
     gone > FLOOR.max(total / SHARE)
 }
 
-/// `3 of 4 entries (1 account, 2 keys) have no resource`.
+/// Returns counts such as `3 of 4 entries (accounts: 1, keys: 2) have no resource`.
 fn counted(orphans: &[&Orphan], total: usize) -> String {
     let count = |kind: Kind| orphans.iter().filter(|orphan| orphan.holder.kind() == kind).count();
     let (accounts, keys) = (count(Kind::Account), count(Kind::Key));
     format!("{} of {total} entries (accounts: {accounts}, keys: {keys}) have no resource", orphans.len())
 }
 
-/// The command with which an administrator has them revoked.
+/// Returns the command by which an administrator approves the revocation.
 fn command(namespace: &str, finding: &str) -> String {
     format!("kubectl annotate namespace {namespace} --overwrite {}={finding}", meta::REVOKE_ORPHANS)
 }
@@ -111,7 +111,7 @@ fn sentence(places: &BTreeSet<String>, remedy: Option<&str>) -> String {
     )
 }
 
-/// Names a finding, so that an approval is good for it and for no later one.
+/// Names a finding by a hash, so that an approval applies to it and to no later one.
 fn finding<'a>(orphans: impl Iterator<Item = &'a Orphan>) -> String {
     let ids: BTreeSet<[u8; 16]> = orphans.map(|orphan| orphan.holder.uuid().into_bytes()).collect();
     let mut context = digest::Context::new(&digest::SHA256);
@@ -130,7 +130,7 @@ mod tests {
         PolicyId(Uuid::from_u128(n))
     }
 
-    /// Each namespace with how many it has in service and how many of them are orphans, all keys of policy 1.
+    /// Builds namespaces, each with its entries in service and how many of them are orphans, all keys of policy 1.
     fn census(namespaces: &[(&str, usize, usize)]) -> Census {
         let mut found = Census { home: "franking-system".into(), ..Census::default() };
         for (namespace, total, gone) in namespaces {
@@ -171,7 +171,7 @@ mod tests {
         {
             assert!(sentence.contains(words), "{sentence}");
         }
-        // An approval is good for this finding, and for no later one.
+        // An approval applies to this finding, and to no later one.
         let name = sentence.rsplit('=').next().expect("the finding's name").to_owned();
         found.approvals.insert("flood".into(), name);
         assert_eq!(judge(&found).kept, 0);

@@ -1,27 +1,27 @@
-//! Counts whose places among a policy's `maxAccountsPerNamespace` come before an account's own.
+//! Counts the places in a policy's `maxAccountsPerNamespace` that are ahead of an account's own.
 //!
-//! A place is had for a period: who has one, or had one in this period, keeps it before all who had none, however old
-//! they are. Else an account that is made again, or an older one that moves in, would let the next one use a place that
-//! was used up. Among those who had one, and among those who had none, the oldest come first.
+//! A place is held for a period: an account that has or had one in this period keeps it ahead of all that had none,
+//! whatever their age. Otherwise an account that is made again, or an older one that moves in, would let the next one
+//! reuse a used-up place. Among those that had one, and among those that had none, the oldest come first.
 
 use std::collections::BTreeSet;
 
 use crate::domain::id::AccountId;
 use crate::operator::object_ref::Name;
 
-/// Places that come before an account's own.
+/// Places that are ahead of an account's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Places {
-    /// Of older accounts that are there.
+    /// Places of older accounts that exist.
     pub older: usize,
-    /// Of accounts that had a place in this period and are gone, or are younger than one that had none.
+    /// Places of accounts that had one in this period and are gone, or are younger than one that had none.
     pub had: usize,
 }
 
-/// Counts them for the account `own` of the name `name`. `accounts` are those of the policy in its namespace, oldest first;
-/// `places` the accounts that have or had a place there in this period.
+/// Counts the places ahead of the account `own` named `name`. `accounts` are the policy's accounts in its namespace,
+/// oldest first; `places` the accounts that have or had a place there in this period.
 pub fn count(own: AccountId, name: &Name, accounts: &[Name], places: &[(AccountId, Name)]) -> Places {
-    // A purge takes the name by which a place would be found, and a namespace that is made again makes another id.
+    // A purge removes the name by which a place would be found, and a namespace that is made again gives another ID.
     let others = places.iter().filter(|(id, place)| *id != own && place != name);
     let others: Vec<&Name> = others.map(|(_, place)| place).collect();
     let has_one = others.len() < places.len();
@@ -49,7 +49,7 @@ mod tests {
         AccountId(Uuid::from_u128(n))
     }
 
-    /// Counts the places before each of `accounts` (oldest first; an id is the number of its letter), where those of
+    /// Counts the places ahead of each of `accounts` (oldest first; an ID is the number of its letter), where those in
     /// `places` have or had one.
     fn counted(accounts: &str, places: &[(u128, &str)]) -> Vec<(usize, usize)> {
         let places: Vec<_> = places.iter().map(|(n, name)| (id(*n), Name::new("team", *name))).collect();
@@ -65,13 +65,13 @@ mod tests {
         assert_eq!(counted("ab", &[a]), [(0, 0), (1, 0)]);
         // `b` waited, and `a` was made again; or `b` is older and moves in.
         assert_eq!(counted("ba", &[a]), [(0, 1), (0, 0)]);
-        // A limit that was lowered leaves the older of two that have one.
+        // A lowered limit leaves the older of two that have one.
         assert_eq!(counted("bac", &[a, b]), [(0, 0), (1, 0), (2, 0)]);
         // Gone, moved away, or purged.
         assert_eq!(counted("b", &[a]), [(0, 1)]);
         assert_eq!(counted("b", &[(97, "")]), [(0, 1)]);
         assert_eq!(counted("ba", &[(97, "")]), [(0, 1), (0, 0)], "its own place is its own");
-        // In the namespace that was there before.
+        // Under the same name in the previous namespace.
         assert_eq!(counted("ba", &[(7, "a")]), [(0, 1), (0, 0)]);
     }
 }

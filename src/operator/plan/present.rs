@@ -1,4 +1,4 @@
-//! Judges the Secret that stands under a key's `spec.secret.name`: ours to write, to be shared, or in the way.
+//! Judges the Secret found under a key's `spec.secret.name`: ours to write, to be shared, or in conflict.
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -9,12 +9,12 @@ use super::secret::{self, Known, Standing};
 use super::secret_patch::Content;
 use crate::crd::{CheckedSecret, Reason};
 
-/// The Secret that is there to be written.
+/// The existing Secret to write to.
 #[derive(Clone, Copy)]
 pub enum Present<'a> {
     /// We made it.
     Ours(&'a Secret),
-    /// It is foreign, and is shared.
+    /// It is foreign and is shared.
     Shared(&'a Secret),
 }
 
@@ -26,7 +26,7 @@ impl<'a> Present<'a> {
     }
 }
 
-/// Returns the Secret that is there to be written, if there is one, or the refusal. `known` is the key's credential, `named`
+/// Returns the existing Secret to write to, if there is one, or the refusal. `known` is the key's credential, `named`
 /// the content that a shared one would get.
 pub fn present<'a>(
     secret: Option<&'a Secret>,
@@ -44,7 +44,7 @@ pub fn present<'a>(
             let message = format!("waiting until the Secret \"{name}\" of an earlier key is gone");
             return Err(Outcome::waiting(Reason::Progressing, message));
         }
-        // It lost its owner reference: taking it back keeps the password that pods have.
+        // It lost its owner reference: taking it back keeps the password that pods use.
         Standing::Foreign(secret) if secret::is_made_here(secret) && known.is_in(secret) => Present::Ours(secret),
         Standing::Foreign(secret) if shape.adopt => match secret::obstacle(secret, &owner.name) {
             None => Present::Shared(secret),
@@ -77,7 +77,7 @@ pub fn present<'a>(
     Ok(Some(found))
 }
 
-/// Refuses to overwrite what another writer put into a shared Secret.
+/// Refuses if the key would overwrite what another writer put into a shared Secret.
 fn without_clash(secret: &Secret, owner: &OwnerReference, name: &str, wanted: &Content) -> Result<(), Outcome> {
     let clashes = adoption::clashes(secret, wanted, owner);
     if clashes.is_empty() {

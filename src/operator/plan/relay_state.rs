@@ -1,4 +1,4 @@
-//! The state of the relays, as policies show it.
+//! The state of the relays, as shown by policies.
 
 use std::sync::Arc;
 
@@ -6,18 +6,18 @@ use serde::Serialize;
 
 use crate::domain::relay_config::{Limits, Listener};
 
-/// What is known of the relays, for the policies' status.
+/// The known state of the relays, for the policies' status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RelayState {
-    /// Why what the settings say is not in force: the relays go on with what was good last.
+    /// Reason why the settings are not in force: the relays keep the last good ones.
     pub refused: Option<String>,
-    /// `None` where nobody can say from here.
+    /// `None` if it cannot be known in this deployment.
     pub replicas: Option<Replicas>,
-    /// What they run with besides the directory; `None` until it is known.
+    /// The settings in force besides the directory; `None` until they are known.
     pub in_force: Option<Arc<RelayInForce>>,
 }
 
-/// The relays' settings that are in force, without what is secret in them.
+/// The relays' settings in force, without secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RelayInForce {

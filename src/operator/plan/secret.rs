@@ -1,8 +1,7 @@
-//! The Secret of a key: whose it is, which password it holds, and what is to be written.
+//! The Secret of a key: its owner, its password, and the content to write.
 //!
-//! The Secret alone holds the plaintext, so it is asked first: a password that the directory knows is kept whatever
-//! else happened. Only a password that is lost (the Secret deleted, or edited by hand) or a rotation that was asked
-//! for makes a new one.
+//! The Secret alone holds the plaintext, so it is judged first: a password that the directory knows is kept whatever
+//! else happened. Only a lost password (the Secret deleted, or edited by hand) or a requested rotation makes a new one.
 
 use std::collections::BTreeMap;
 
@@ -23,23 +22,23 @@ use crate::domain::id::AccountId;
 use crate::operator::fleet::installation;
 use crate::operator::plan::endpoint::Endpoint;
 
-/// Characters of a password that is taken from its Secret without having been known: what we mint is longer.
+/// Minimum characters of an unknown password that is restored from its Secret: those we mint are longer.
 const RESTORED_MIN: usize = 16;
 
-/// Whose a Secret is.
+/// The relation of a Secret to a key.
 #[derive(Clone, Copy, Debug)]
 pub enum Standing<'a> {
     Absent,
-    /// We made it, and it goes with its key.
+    /// We made it, and it is deleted with its key.
     Ours(&'a Secret),
     /// It is foreign, and this key shares it.
     Adopted(&'a Secret),
-    /// It belonged to an earlier resource of the same name and is about to be collected.
+    /// It belonged to an earlier resource of the same name and is about to be garbage-collected.
     Leaving,
     Foreign(&'a Secret),
 }
 
-/// Judges a live Secret by its controller, or by the mark of its adoption.
+/// Judges a live Secret by its controller, or by its adoption mark.
 pub fn standing<'a>(secret: Option<&'a Secret>, owner: &OwnerReference) -> Standing<'a> {
     let Some(secret) = secret else { return Standing::Absent };
     match meta::controlling_key(&secret.metadata, &owner.kind) {
@@ -53,7 +52,7 @@ pub fn standing<'a>(secret: Option<&'a Secret>, owner: &OwnerReference) -> Stand
     }
 }
 
-/// What the ledger knows of a key's credential.
+/// The ledger's knowledge of a key's credential.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
     pub username: &'a Username,
@@ -63,8 +62,8 @@ pub struct Known<'a> {
 }
 
 impl Known<'_> {
-    /// Says whether a Secret that lost its owner, or the mark of its adoption, holds the credential of this very key. A
-    /// password that is not known by its hash proves nothing, and neither does one of another user name.
+    /// True if a Secret that lost its owner reference or adoption mark holds this key's credential. A password that is
+    /// not known by its hash proves nothing, and neither does one of another user name.
     pub fn is_in(&self, secret: &Secret) -> bool {
         let text = |key: &str| secret.data.as_ref()?.get(key).map(|value| value.0.as_slice());
         let Some(password) = password_of(secret) else { return false };
@@ -74,7 +73,7 @@ impl Known<'_> {
     }
 }
 
-/// Says whether a foreign Secret looks as those that we make: nothing controls it, and it carries all of our labels.
+/// True if a foreign Secret looks like one that we made: it has no controller, and it carries all of our labels.
 pub fn is_made_here(secret: &Secret) -> bool {
     let owned = secret.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true));
     let empty = BTreeMap::new();
@@ -84,9 +83,9 @@ pub fn is_made_here(secret: &Secret) -> bool {
         && meta::labels().iter().all(|(key, value)| found.get(key) == Some(value))
 }
 
-/// Returns the reason for which a foreign Secret cannot be adopted by a key of the name `key`, if there is one: another
-/// object controls or shares it, a policy may point to it, it cannot be changed, or it holds the keys of the installation
-/// itself, which a tenant of our own namespace could name.
+/// Returns why a key named `key` cannot adopt a foreign Secret, if it cannot: another object controls or shares it, a
+/// policy may refer to it, it is immutable, or it holds the keys of the installation itself, which a tenant in our own
+/// namespace could name.
 pub fn obstacle(secret: &Secret, key: &str) -> Option<String> {
     let controller = secret.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
     let adoption = Adoption::of(&secret.metadata).filter(|adoption| adoption.key != key);
@@ -104,12 +103,12 @@ pub fn obstacle(secret: &Secret, key: &str) -> Option<String> {
     }
 }
 
-/// How a time of `rotation.restartedAt` is marked on the Secret.
+/// Formats a `rotation.restartedAt` for the mark on the Secret.
 fn mark(restarted_at: Option<Timestamp>) -> String {
     restarted_at.map(|at| at.to_string()).unwrap_or_default()
 }
 
-/// Why a new password is made.
+/// The reason why a new password is issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     First,
@@ -121,7 +120,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// What people are told of a new password that they did not ask for, or asked for.
+    /// Returns the Event for a new password, requested or not.
     pub fn notice(self, secret: &str) -> Option<Notice> {
         let (warning, reason, what) = match self {
             Self::First => return None,
@@ -147,8 +146,8 @@ pub enum Judgement {
     Issue(Cause),
 }
 
-/// Which password the Secret shall hold. `named` is the Secret under its present name if it is ours; `others` are
-/// Secrets of ours under earlier names.
+/// Decides which password the Secret must hold. `named` is the Secret under its current name if it is ours; `others`
+/// are our Secrets under earlier names.
 pub fn judge(
     credentials: &[Credential],
     named: Option<&Secret>,
@@ -162,7 +161,7 @@ pub fn judge(
         credentials.iter().find(|credential| credential.hash == hash).map(|credential| (hash, credential.stage))
     };
     let Some(secret) = named else {
-        // A new name for the same credential: the Secret under the old name still has it.
+        // Renamed Secret, same credential: the Secret under the old name still has it.
         let kept = others.iter().find_map(|other| {
             let password = password_of(other)?;
             matches!(stage_of(&password)?.1, Stage::Current { .. }).then_some((other, password))
@@ -184,8 +183,8 @@ pub fn judge(
     }
 }
 
-/// Takes the password that the Secret holds for the current one, as its status says: the ledger was replaced and may know
-/// none, or an earlier one. What the ledger has for current is the one before, and good for as long as the status said.
+/// Makes the Secret's password the current one, as its status says: the new ledger may know none, or an earlier one.
+/// The one that is current in the ledger becomes the previous one, valid for as long as the status said.
 pub fn restore(
     credentials: &mut Vec<Credential>,
     named: Option<&Secret>,
@@ -194,7 +193,7 @@ pub fn restore(
     hash_key: &HashKey,
     now: Timestamp,
 ) {
-    // Not what somebody wrote there by hand in the meantime and can be guessed.
+    // Not a short one that a user wrote by hand meanwhile and that could be guessed.
     let long = |password: &Password| password.expose().len() >= RESTORED_MIN;
     let Some(password) = named.into_iter().chain(others).find_map(password_of).filter(long) else { return };
     let hash = hash_key.hash(&password);
@@ -210,7 +209,7 @@ pub fn restore(
     credentials.retain(|credential| credential.usable(now));
 }
 
-/// The current password, which `secret` holds: kept, unless a rotation is asked for and may begin.
+/// Keeps the current password, which `secret` holds, unless a rotation is requested and may begin.
 fn keep_or_rotate(
     secret: &Secret,
     password: Password,
@@ -230,14 +229,14 @@ fn keep_or_rotate(
     }
 }
 
-/// When the current password changes by itself: when it is due, but not before the one before it ends.
+/// Returns when the current password is rotated automatically: when due, but not before the previous one ends.
 pub fn rotates_at(credentials: &[Credential], rotation: &CheckedRotation, now: Timestamp) -> Option<Timestamp> {
     let due = due_at(credentials, rotation)?;
     let overlap_ends = previous_until(credentials, now).filter(|_| !rotation.force);
     Some(overlap_ends.map_or(due, |end| due.max(end)))
 }
 
-/// When the current password is `every` old.
+/// Returns when the current password reaches the age `every`.
 fn due_at(credentials: &[Credential], rotation: &CheckedRotation) -> Option<Timestamp> {
     let since = credentials.iter().find_map(|credential| match credential.stage {
         Stage::Current { since } => Some(since),
@@ -246,18 +245,18 @@ fn due_at(credentials: &[Credential], rotation: &CheckedRotation) -> Option<Time
     since.checked_add(rotation.every?).ok()
 }
 
-/// A mark that somebody removed is written again; it asks for nothing.
+/// Checks the mark for a requested rotation. A removed mark requests nothing; it is written again.
 fn rotation_wanted(secret: &Secret, rotation: &CheckedRotation) -> bool {
     let recorded = secret.metadata.annotations.as_ref().and_then(|annotations| annotations.get(meta::RESTARTED_AT));
     rotation.restarted_at.is_some() && recorded.is_some_and(|recorded| *recorded != mark(rotation.restarted_at))
 }
 
-/// The `restartedAt` that the Secret's password was made for.
+/// Returns the `restartedAt` that the Secret's password was made for.
 pub fn marked(secret: &Secret) -> Option<Timestamp> {
     secret.metadata.annotations.as_ref()?.get(meta::RESTARTED_AT)?.parse().ok()
 }
 
-/// Until when the credential before the current one is valid, if it still is.
+/// Returns the end of the previous credential's validity, if it is still valid.
 pub fn previous_until(credentials: &[Credential], now: Timestamp) -> Option<Timestamp> {
     credentials.iter().find_map(|credential| match credential.stage {
         Stage::Previous { until } if now < until => Some(until),
@@ -270,24 +269,24 @@ fn password_of(secret: &Secret) -> Option<Password> {
     String::from_utf8(bytes.0.clone()).ok().map(Password::given)
 }
 
-/// Whether a Secret that was read back holds this password.
+/// True if a Secret that was read back holds this password.
 pub fn carries(secret: &Secret, password: &Password) -> bool {
     password_of(secret).is_some_and(|found| found == *password)
 }
 
-/// What stands in a URI as it is (RFC 3986 §2.3), as minted user names and passwords do: of the parsers in wide use,
-/// Node's `new URL`, Python's `urlparse`, Ruby's `URI` and PHP's `parse_url` give back a percent-encoded octet as it
-/// was written, and programs log in with that.
+/// Characters that a URI must percent-encode. Unreserved ones (RFC 3986 §2.3), of which minted user names and passwords
+/// consist, stay as they are: Node's `new URL`, Python's `urlparse`, Ruby's `URI` and PHP's `parse_url` return
+/// percent-encoded octets undecoded, and programs would log in with those.
 const NOT_UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The URI by which a program logs in.
+/// Returns the URI with which a program logs in.
 pub fn uri(scheme: &str, username: &str, password: &Password, host: &str, port: u16) -> String {
     let [username, password] =
         [username, password.expose()].map(|text| utf8_percent_encode(text, NOT_UNRESERVED).to_string());
     format!("{scheme}://{username}:{password}@{host}:{port}")
 }
 
-/// How a pod gets in.
+/// The data that a pod needs to log in.
 #[derive(Clone, Copy, Debug)]
 pub struct Access<'a> {
     pub endpoint: &'a Endpoint,
@@ -295,7 +294,7 @@ pub struct Access<'a> {
     pub account: AccountId,
 }
 
-/// `from` is the one address that the key may send as, where it is one.
+/// Builds the Secret's content. `from` is the single address that the key may send as, if it has one.
 pub fn content(
     shape: &CheckedSecret,
     access: Access<'_>,
@@ -327,7 +326,7 @@ pub fn content(
             }
         }
     }
-    // What the Service Binding specification names is never a template's to change.
+    // A template never overrides the keys of the Service Binding specification.
     text.extend(BINDING.map(|(key, field)| (key.to_owned(), value(field).to_owned())));
     text.extend([("type", "smtp"), ("provider", "franking")].map(|(key, value)| (key.to_owned(), value.to_owned())));
     if !ca.is_empty() {
@@ -343,7 +342,7 @@ pub fn content(
     Content { data, labels, annotations }
 }
 
-/// The keys of the Service Binding specification that have one value each, and the account's id.
+/// The single-valued keys of the Service Binding specification, and the account's ID.
 const BINDING: [(&str, Field); 6] = [
     ("host", Field::Host),
     ("port", Field::Port),
@@ -353,7 +352,7 @@ const BINDING: [(&str, Field); 6] = [
     ("account-id", Field::AccountId),
 ];
 
-/// The preset `env`: the names that programs read, and the keys they stand for.
+/// The preset `env`: the variables that programs read, and the fields behind them.
 const ENV_PRESET: [(&str, Field); 5] = [
     ("SMTP_HOST", Field::Host),
     ("SMTP_PORT", Field::Port),
@@ -362,7 +361,7 @@ const ENV_PRESET: [(&str, Field); 5] = [
     ("SMTP_URL", Field::Uri),
 ];
 
-/// Lengths are hashed too, so that no two contents run together.
+/// Hashes the content, lengths included, so that no two contents give the same input.
 fn content_hash(data: &BTreeMap<String, Vec<u8>>) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
     for (key, value) in data {
@@ -374,7 +373,7 @@ fn content_hash(data: &BTreeMap<String, Vec<u8>>) -> String {
     context.finish().as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The Secret to create where there is none.
+/// Builds the Secret to create if there is none.
 pub fn fresh(shape: &CheckedSecret, content: Content, namespace: &str, owner: &OwnerReference) -> Secret {
     Secret {
         metadata: ObjectMeta {
@@ -391,9 +390,9 @@ pub fn fresh(shape: &CheckedSecret, content: Content, namespace: &str, owner: &O
     }
 }
 
-/// The merge patch that gives a Secret our content, or `None` where it has it. It names the version that was judged,
-/// so a Secret that changed hands in between is not written; keys that others added stay; keys, labels and
-/// annotations that we wrote (by `managedFields`) and no longer want go.
+/// Builds the merge patch that gives a Secret our content, or `None` if it already has it. The patch names the version
+/// that was judged, so a Secret that changed hands in between is not written. Keys that others added stay; keys, labels
+/// and annotations that we wrote (by `managedFields`) and no longer want are removed.
 pub fn difference(secret: &Secret, content: &Content, owner: &OwnerReference) -> Option<Value> {
     let mut patch = json!({});
     let found: BTreeMap<String, Vec<u8>> =

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::meta;
 
-/// The keys of ours with their values, labels and annotations.
+/// Our data keys with their values, our labels and our annotations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
     pub data: BTreeMap<String, Vec<u8>>,
@@ -15,7 +15,7 @@ pub struct Content {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// Adds what is wanted and not there, and takes off what is ours and not wanted.
+/// Adds missing or differing wanted values, and removes ours that are no longer wanted.
 pub fn set<T: PartialEq>(
     patch: &mut Value,
     found: &BTreeMap<String, T>,
@@ -31,7 +31,7 @@ pub fn set<T: PartialEq>(
     }
 }
 
-/// The patch without the parts that say nothing, for the version that was judged; `None` where nothing is left.
+/// Returns the patch for the judged version, without empty parts; `None` if nothing is left.
 pub fn finished(mut patch: Value, secret: &Secret) -> Option<Value> {
     if let Some(metadata) = patch["metadata"].as_object_mut() {
         metadata.retain(|_, part| !part.is_null());
@@ -46,7 +46,7 @@ pub fn finished(mut patch: Value, secret: &Secret) -> Option<Value> {
     Some(patch)
 }
 
-/// The keys under `path` that we wrote, by the Secret's managed fields.
+/// Returns the keys under `path` that we wrote, by the Secret's managed fields.
 pub fn managed(secret: &Secret, path: &str) -> BTreeSet<String> {
     let entries = secret.metadata.managed_fields.iter().flatten();
     let ours = entries.filter(|entry| entry.manager.as_deref() == Some(meta::MANAGER));

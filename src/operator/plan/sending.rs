@@ -1,20 +1,20 @@
-//! Whether mail goes out at the moment: the column SENDING, and the sentence beside `Ready`.
+//! Computes the column SENDING and the text added to `Ready`, which say if mail goes out at the moment.
 //!
-//! `Ready` is about settings. Used-up credits and an upstream that is away move with the traffic, so they are told here
-//! instead, down the chain: a key shows what stops its account, and an account what stops its policy.
+//! `Ready` is about settings. Exhausted credits and an unavailable upstream change with the traffic, so they are shown
+//! here instead, down the chain: a key shows what stops its account, and an account what stops its policy.
 
 use super::gauge::Gauge;
 
 pub const YES: &str = "yes";
-/// `Ready` says why.
+/// The condition `Ready` gives the reason.
 pub const NO: &str = "no";
 pub const UPSTREAM_AWAY: &str = "upstream away";
 pub const NO_RELAY: &str = "no relay";
-/// How a shortage begins.
+/// Prefix of a shortage.
 pub const NO_CREDITS: &str = "no credits";
 
-/// Returns what the column says of an object whose settings let mail be sent (`open`) or not, with these credits, below one
-/// that says `above`.
+/// Returns the column of an object whose settings allow sending (`open`) or not, with these credits, under a parent
+/// whose column says `above`.
 pub fn column(open: bool, gauge: Option<&Gauge>, above: Option<&str>) -> String {
     if !open {
         return NO.to_owned();
@@ -22,23 +22,24 @@ pub fn column(open: bool, gauge: Option<&Gauge>, above: Option<&str>) -> String 
     gauge.and_then(Gauge::shortage).unwrap_or_else(|| inherited(above).to_owned())
 }
 
-/// What is above stops what is below. That it is not ready is told as a condition, by those that it concerns.
+/// Returns the parent's column if it applies to its children. A parent that is not ready is reported in their
+/// conditions instead.
 fn inherited(above: Option<&str>) -> &str {
     above.filter(|above| *above != NO).unwrap_or(YES)
 }
 
-/// Says whether a column that is shown is not what follows from the one above any more. `short`: nothing is left to it,
-/// under its own limits or under one above.
+/// Checks whether a shown column no longer follows from the parent's. `short`: it has nothing left, under its own
+/// limits or under one above.
 pub fn is_behind(shown: Option<&str>, short: bool, above: Option<&str>) -> bool {
     match shown {
         Some(NO) => false,
-        // Where nothing above stops it, what it shows as left may be what the one above had left before.
+        // If nothing above stops it, the shortage that it shows may be an earlier one of its parent.
         Some(shown) if short => !shown.starts_with(NO_CREDITS) || inherited(above) == YES,
         shown => shown != Some(inherited(above)),
     }
 }
 
-/// Returns the sentence about what stops mail that is ready to be sent. `whose` is the object above.
+/// Returns the text about what stops mail that is ready to be sent. `whose` is the parent.
 pub fn aside(gauge: Option<&Gauge>, whose: &str, above: Option<&str>) -> Option<String> {
     if let Some(gauge) = gauge.filter(|gauge| gauge.shortage().is_some()) {
         return Some(gauge.sentence_of_end());
@@ -74,9 +75,9 @@ mod tests {
         assert!(is_behind(Some("yes"), false, Some("upstream away")));
         assert!(is_behind(Some("upstream away"), false, Some("yes")));
         assert!(!is_behind(Some("no credits"), true, Some("upstream away")));
-        // Nothing is left of what its account may use, and that was shown before the account's own column.
+        // The account has nothing left, which the key's figures showed before the account's column did.
         assert!(is_behind(Some("yes"), true, Some("no credits until 2026-12-01T00:00:00Z")));
-        // The account is open again, and the key does not show that yet.
+        // The account can send again, and the key does not show that yet.
         assert!(is_behind(Some("no credits until 2026-12-01T00:00:00Z"), true, Some("yes")));
     }
 }

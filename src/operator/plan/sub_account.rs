@@ -1,4 +1,4 @@
-//! An account: whether its policy takes it, and what the relay is told.
+//! The plan of an account: whether its policy accepts it, and its directory entry.
 
 use std::collections::BTreeMap;
 
@@ -23,22 +23,22 @@ use crate::domain::sender::sender_domains;
 use crate::operator::object_ref::Name;
 use crate::operator::plan::figures::Figures;
 
-/// What was seen of an account and of what it hangs on.
+/// The observed state of an account and of its dependencies.
 #[derive(Debug)]
 pub struct Observed {
     pub id: AccountId,
-    /// What the directory holds of it.
+    /// Its entry in the directory.
     pub entry: Option<AccountEntry>,
     pub namespace: Namespace,
     pub policy: Option<Policy>,
     /// The oldest account of the policy with the same externalId.
     pub claimant: Option<Name>,
-    /// Places of the policy in this namespace that come before its own.
+    /// Places of the policy in this namespace that are ahead of its own.
     pub places: Places,
     pub gauge: Option<Gauge>,
     pub cost: Cost<CostStatus>,
     pub keys: KeyCounts,
-    /// Whether figures alone may be written now.
+    /// True if figures alone may be written now.
     pub figures_granted: bool,
 }
 
@@ -50,14 +50,14 @@ pub struct Namespace {
     pub terminating: bool,
 }
 
-/// The policy that an account names.
+/// The policy of an account.
 #[derive(Clone, Debug)]
 pub struct Policy {
     pub id: PolicyId,
     pub object: std::sync::Arc<CreditPolicy>,
-    /// Whether the relays know it.
+    /// True if the directory has it in service.
     pub stands: bool,
-    /// The currency that what was spent under it is counted in.
+    /// The currency in which spending under it is counted.
     pub currency: Option<String>,
 }
 
@@ -90,7 +90,8 @@ pub fn plan(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<S
     }
     match judge(account, observed) {
         Ok(accepted) if accepted.stands => accept(plan, account, observed, &accepted, now),
-        // It is about to, and wakes this account: no word of a new one until then, and the old plan for one that moves.
+        // The policy is about to be written, and wakes this account: until then report nothing on a new one, and keep
+        // the old plan of one that moves.
         Ok(_) if account.status.is_none() => plan,
         Ok(accepted) => {
             let message = format!("waiting until the relays know the CreditPolicy \"{}\"", accepted.spec.policy);
@@ -104,14 +105,14 @@ pub fn plan(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<S
     }
 }
 
-/// When accounts that had a place in this period and have it no more no longer count.
+/// Returns when places of this period that are no longer held stop counting.
 fn next_period(observed: &Observed, now: Timestamp) -> Option<Timestamp> {
     let policy = observed.policy.as_ref()?.object.spec.check().ok()?;
     Some(policy.pool.calendar.window(now).to)
 }
 
-/// Says whether the directory has it under the policy that it names. One that moves to a policy that is broken is not that
-/// one's, and must not stay with the old one, whose people could not change its terms any more.
+/// True if the directory has the account under the policy that it names. One that moves to an invalid policy must not
+/// stay under the old one, whose administrators could no longer change its terms.
 fn is_of_named_policy(observed: &Observed) -> bool {
     let named = observed.policy.as_ref().map(|policy| policy.id);
     observed.entry.as_ref().is_some_and(|entry| Some(entry.policy) == named)
@@ -126,7 +127,7 @@ struct Accepted {
     sender_domains: Vec<String>,
 }
 
-/// All that can be wrong, in the order in which a user can put it right.
+/// Checks the account, in the order in which a user can fix the problems.
 fn judge(account: &SubAccount, observed: &Observed) -> Result<Accepted, Outcome> {
     let spec = account.spec.check().map_err(|problem| Outcome::refused(Reason::Invalid, problem.to_string()))?;
     let Some(policy) = &observed.policy else {
@@ -166,7 +167,7 @@ fn judge(account: &SubAccount, observed: &Observed) -> Result<Accepted, Outcome>
     unique(account, &spec, observed)?;
     let mut sender_domains: Vec<String> =
         sender_domains(&plan.sender_domains, terms.allowed_senders.as_deref()).map(ToString::to_string).collect();
-    // A set, whichever way the policy wrote one of them twice.
+    // Sorted and without duplicates, however the policy listed them.
     sender_domains.sort_unstable();
     sender_domains.dedup();
     let policy_suspended = plan.suspended;
@@ -204,7 +205,7 @@ fn unique(account: &SubAccount, spec: &CheckedAccount, observed: &Observed) -> R
     if *claimant == Name::of(account) {
         return Ok(());
     }
-    // Another tenant's names are not ours to tell.
+    // Names of another tenant must not be disclosed.
     let who = if claimant.namespace == account.namespace().unwrap_or_default() {
         format!("the older SubAccount \"{}\"", claimant.name)
     } else {
@@ -265,7 +266,7 @@ fn accept(
     plan
 }
 
-/// Says whether the account has a place with `next` that it did not have, where the policy counts them.
+/// Checks whether `next` gives the account a place that it did not have, if the policy counts them.
 fn takes_a_place(observed: &Observed, next: &AccountEntry) -> bool {
     let policy = observed.policy.as_ref().map(|policy| &policy.object.spec);
     let counts = policy.and_then(|spec| spec.per_account.as_ref()?.max_accounts_per_namespace).is_some();
@@ -273,16 +274,17 @@ fn takes_a_place(observed: &Observed, next: &AccountEntry) -> bool {
     counts && !had
 }
 
-/// A suspension's reason, as a sentence goes on with it.
+/// Returns a suspension's reason as the end of a sentence.
 fn because(suspension: &SuspensionStatus) -> String {
     suspension.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default()
 }
 
-/// Returns why a key of the account cannot send although the directory lets it, in the words of the key's condition.
+/// Returns why a key of the account cannot send although the directory allows it, in the words of the key's condition.
 pub fn obstacle(account: &SubAccount) -> Option<(Reason, String)> {
     let status = account.status.as_ref()?;
     let ready = find_condition(&status.conditions, ConditionType::Ready).filter(|ready| ready.status == "False")?;
-    // One that is not accepted waits or is refused; the directory says whether what it took over still serves.
+    // An account that is not accepted waits or is refused; the directory says whether its last accepted spec still
+    // serves.
     if !is_true(&status.conditions, ConditionType::Accepted) {
         return None;
     }
@@ -301,12 +303,12 @@ pub fn obstacle(account: &SubAccount) -> Option<(Reason, String)> {
     }
 }
 
-/// What SENDING says of the policy.
+/// Returns the SENDING column of the policy.
 fn above(observed: &Observed) -> Option<&str> {
     observed.policy.as_ref()?.object.status.as_ref()?.sending.as_deref()
 }
 
-/// Says what an account that is not suspended can do.
+/// Returns the outcome of an account that is not suspended.
 fn unsuspended(accepted: &Accepted, observed: &Observed) -> Outcome {
     if let Some(message) = observed.policy.as_ref().and_then(|policy| credit_policy::obstacle(&policy.object)) {
         return Outcome::held(Reason::PolicyNotReady, message);
@@ -334,14 +336,14 @@ fn unsuspended(accepted: &Accepted, observed: &Observed) -> Outcome {
         );
         return Outcome::held(Reason::SendersNotPermitted, message);
     }
-    // By the spec: the policy may not have said so yet, or say that it is being deleted.
+    // Judged by the spec: the policy's status may not report it yet, or may report its deletion instead.
     let sentence = credit_policy::NO_SENDER_DOMAINS;
     let message = format!("its policy \"{}\" is not ready: {sentence}", accepted.spec.policy);
     Outcome::held(Reason::PolicyNotReady, message)
 }
 
-/// Whether the figures that were read stand when `next` is written. Of a new account with nothing but a cap they are
-/// known beforehand.
+/// Checks whether the figures that were read stay valid when `next` is written. For new accounts with nothing but a cap
+/// they are known in advance.
 fn same_limits(standing: Option<&AccountEntry>, next: &AccountEntry) -> bool {
     match standing {
         Some(standing) => {
@@ -352,8 +354,8 @@ fn same_limits(standing: Option<&AccountEntry>, next: &AccountEntry) -> bool {
     }
 }
 
-/// A refused account may not send: what the directory holds of it is taken out of service, unless it `serves` on; its
-/// used credits stay.
+/// Reports a refused account and takes its directory entry out of service, unless it still `serves`. Its used credits
+/// stay.
 fn refuse(
     mut plan: Plan<SubAccountStatus>,
     account: &SubAccount,
@@ -362,8 +364,8 @@ fn refuse(
     now: Timestamp,
 ) -> Plan<SubAccountStatus> {
     if let Some(entry) = observed.entry.as_ref().filter(|entry| entry.removed_at.is_none()) {
-        // A policy that is broken for the moment must not stop the accounts that it had already taken. But who
-        // suspends one of them does not wait for the policy.
+        // A temporarily invalid policy must not stop accounts that it had already accepted. But suspending one of them
+        // does not wait for the policy.
         let suspend = || account.spec.suspended.then(|| Suspension { reason: account.spec.suspend_reason.clone() });
         let next = AccountEntry {
             removed_at: (!serves).then_some(now),
@@ -408,13 +410,13 @@ fn suspensions(account: &SubAccount, accepted: &Accepted, now: Timestamp) -> Vec
         .collect()
 }
 
-/// What a status shows besides its conditions.
+/// The part of a status besides its conditions.
 struct Shown {
     state: AccountState,
     suspensions: Vec<SuspensionStatus>,
     sender_domains: Vec<String>,
     gauge: Option<Gauge>,
-    /// Nothing but its credits keeps it from sending.
+    /// True if only its credits can stop it from sending.
     open: bool,
 }
 
@@ -446,7 +448,8 @@ fn status(
     usage::settle(next, standing, observed.figures_granted)
 }
 
-/// A namespace that is deleted never comes back, so its accounts end with it at once, whenever its controller gets to them.
+/// Ends an account in a terminating namespace at once. Such a namespace never comes back, so its own deletion need not
+/// be awaited.
 fn leaving(observed: &Observed, now: Timestamp) -> Plan<SubAccountStatus> {
     let mut plan = Plan::nothing();
     if let Some(entry) = observed.entry.as_ref().filter(|entry| entry.removed_at.is_none()) {
@@ -455,8 +458,8 @@ fn leaving(observed: &Observed, now: Timestamp) -> Plan<SubAccountStatus> {
     plan
 }
 
-/// The ledger takes note before the object goes: its keys stop with it. One that is held by others' finalizers alone may be
-/// in service in a ledger that was restored.
+/// Plans the removal of an account: the ledger records it before the object goes, which stops its keys. One that only
+/// finalizers of others still hold may be in service in a restored ledger.
 fn removal(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<SubAccountStatus> {
     let mut plan = Plan::nothing();
     if let Some(entry) = &observed.entry {

@@ -1,7 +1,7 @@
-//! When figures are worth a write to a status, and an Event.
+//! Decides when figures are worth a status write, and an Event.
 //!
-//! A change of phase or of a limit at once; every other movement once in a [`Slot`], which all objects of a policy share,
-//! so that a policy, its accounts and their keys show the same mail.
+//! A change of phase or of a limit is written at once; every other change once per [`Slot`], which all objects of a
+//! policy share, so that a policy, its accounts and their keys show the same mail.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -12,10 +12,10 @@ use super::figures::{Figures, Phase};
 use super::gauge::Gauge;
 use crate::crd::Reason;
 
-/// Seconds between two writes for figures that moved within their phase: a minute, less what the queue and the write take.
+/// Seconds between two writes of figures that changed within their phase: a minute, less the time for queue and write.
 const SLOT_SECONDS: i64 = 50;
 
-/// The stretch of time in which figures that moved within their phase are written once.
+/// The interval in which figures that changed within their phase are written once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
     pub start: Timestamp,
@@ -23,8 +23,8 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// The slot at `now` of a policy and all that belongs to it. Each policy begins at another second, so that they do
-    /// not all write in the same one.
+    /// Returns the slot at `now` for a policy and all that belongs to it. Each policy's slots begin at another second,
+    /// so that not all policies write in the same one.
     pub fn of(policy: &str, now: Timestamp) -> Self {
         let mut hasher = DefaultHasher::new();
         policy.hash(&mut hasher);
@@ -35,16 +35,16 @@ impl Slot {
     }
 }
 
-/// Whether fresh figures are to be written.
+/// The time at which fresh figures are to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// The phase or the limit changed, or nothing was ever written.
+    /// The phase or the limit changed, or nothing has been written yet.
     AtOnce,
-    /// They moved, and were not written in this slot; or they are another period's.
+    /// They changed and were not written in this slot, or they belong to another period.
     Now,
-    /// They moved; not before this.
+    /// They changed; write them no earlier than this.
     From(Timestamp),
-    /// They say what is shown.
+    /// They equal the shown figures.
     No,
 }
 
@@ -53,27 +53,27 @@ pub fn due(shown: Option<(&Figures, Timestamp)>, fresh: &Figures, slot: Slot, no
     if shown.outdated_by(fresh) {
         return Due::AtOnce;
     }
-    // Everybody's period ends at midnight: what merely starts anew waits behind what opens again.
+    // All periods end at midnight: figures that merely restart wait behind those that open again.
     if shown.start != fresh.start || shown.end != fresh.end {
         return Due::Now;
     }
     if !shown.differs_from(fresh) {
         return Due::No;
     }
-    // What was written in the future was written by a clock that ran ahead.
+    // A time in the future was written by a clock that ran ahead.
     if written_at < slot.start || written_at > now { Due::Now } else { Due::From(slot.end) }
 }
 
 /// A status with figures in it.
 pub trait Metered: Clone + PartialEq {
-    /// The figures that it shows, and when they were read.
+    /// Returns the figures that it shows, and when they were read.
     fn shown(&self) -> Option<(Figures, Timestamp)>;
-    /// Takes the figures, and the counts beside them, from another status.
+    /// Copies the figures, and the counts beside them, from another status.
     fn carry(&mut self, from: &Self);
 }
 
-/// Gives `next` the figures of `standing` where nothing else changed and no write was granted for figures alone; else
-/// the fresh ones that are in it. Where neither has figures, the time alone is no news either.
+/// Keeps the figures of `standing` in `next` if nothing else changed and no write was granted for figures alone;
+/// otherwise keeps the fresh ones. If neither has figures, a change of the time alone is not written either.
 pub fn settle<S: Metered>(next: S, standing: Option<&S>, granted: bool) -> S {
     let Some(standing) = standing.filter(|_| !granted) else { return next };
     let outdated = match (standing.shown(), next.shown()) {
@@ -89,8 +89,8 @@ pub fn settle<S: Metered>(next: S, standing: Option<&S>, granted: bool) -> S {
     if carried == *standing { carried } else { next }
 }
 
-/// What people are told when credits are used up, and when they are there again. What begins used up is no news: it was
-/// written so.
+/// Returns the Event when credits are exhausted, and when they are available again. An object that starts exhausted
+/// gets none: it was written so.
 pub fn news<S: Metered>(standing: Option<&S>, next: &S, gauge: Option<&Gauge>) -> Option<Notice> {
     let (before, _) = standing?.shown()?;
     let (after, _) = next.shown()?;
@@ -154,7 +154,7 @@ mod tests {
             (Some(0), 0, 0, 1, Due::No),
             (None, 100_000, 100_001, 110, Due::From(at(150))),
             (None, 100_000, 100_001, 99, Due::Now),
-            // By a clock that ran ahead.
+            // Written by a clock that ran ahead.
             (None, 100_000, 100_001, 5000, Due::Now),
         ];
         for (granted, shown, fresh, written, expected) in cases {
@@ -171,7 +171,7 @@ mod tests {
             assert!(plan.start <= now && now < plan.end && plan.end.as_second() - second < 60, "{plan:?} at {second}");
             assert_ne!(plan.start, other.start, "two policies do not write in the same second");
         }
-        // A key, its account and its policy were last written at different times of the slot.
+        // A key, its account and its policy were last written at different times in the slot.
         let together = [100, 117, 130]
             .map(|written| due(Some((&figures(None, 5), at(written))), &figures(None, 6), SLOT, at(131)));
         assert_eq!(together, [Due::From(at(150)); 3]);
@@ -186,7 +186,7 @@ mod tests {
         };
         assert!(!left(Some(1000), Some(991)) && left(Some(1000), Some(990)));
         assert!(left(Some(1), Some(0)) && left(Some(0), Some(1)) && left(Some(1), None) && left(None, Some(1)));
-        // It sent itself: then it is exact.
+        // It sent itself, so the figure is exact.
         let sent = Figures { used: 6, left: Some(999), ..shown.clone() };
         assert_eq!(due(Some((&shown, at(0))), &sent, SLOT, at(130)), Due::Now);
     }

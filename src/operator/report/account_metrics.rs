@@ -1,35 +1,35 @@
-//! Which accounts have figures of their own in the metrics: all, those that used most, or none.
+//! Selects the accounts that have metrics of their own: all, those with the highest use, or none.
 //!
-//! More series than a Prometheus bears would hurt it more than they help, so how many is a setting; how many are left
-//! out is a metric, so that a sum over accounts is never taken for the whole by mistake.
+//! More series than a Prometheus can handle would do more harm than good, so their number is a setting. The number of
+//! accounts left out is a metric, so that a sum over accounts is never mistaken for the whole.
 
 use std::collections::{BTreeSet, HashMap};
 
 use crate::operator::object_ref::Name;
 
-/// How many accounts have figures of their own.
+/// The setting for accounts with metrics of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccountMetrics {
     All,
-    /// Those that used most credits in their running periods. 0 = none.
+    /// The accounts that used most credits in their running periods. 0 = none.
     Top(u32),
 }
 
-/// The accounts that were seen, by what they used.
+/// The known accounts, by their use.
 pub struct Measured {
     limit: usize,
     used: HashMap<Name, i64>,
-    /// By credits, then by name: the least is the first that makes room.
+    /// By credits, then by name: the account with the least use gives way first.
     shown: BTreeSet<(i64, Name)>,
     left_out: BTreeSet<(i64, Name)>,
 }
 
-/// What follows from a movement of one account.
+/// The effect of a change of one account's use.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// It has figures of its own.
+    /// True if it has metrics of its own.
     pub shown: bool,
-    /// Another one has none any more.
+    /// An account that has lost its metrics to it.
     pub hidden: Option<Name>,
 }
 
@@ -42,8 +42,8 @@ impl Measured {
         Self { limit, used: HashMap::new(), shown: BTreeSet::new(), left_out: BTreeSet::new() }
     }
 
-    /// Takes over what an account has used. An account that used less than another that is left out gives its place up
-    /// when that one moves next.
+    /// Updates the use of an account. An account that used less than one that is left out loses its place to that one
+    /// when it moves next.
     pub fn moved(&mut self, account: &Name, used: i64) -> Change {
         let old = self.used.insert(account.clone(), used);
         let was_shown = old.is_some_and(|old| self.shown.remove(&(old, account.clone())));
@@ -75,7 +75,7 @@ impl Measured {
         }
     }
 
-    /// How many accounts have no figures of their own.
+    /// Returns how many accounts have no metrics of their own.
     pub fn left_out(&self) -> usize {
         self.left_out.len()
     }
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(measured.left_out(), 1);
         assert_eq!(measured.moved(&account(3), 4), Change { shown: true, hidden: Some(account(2)) });
         assert_eq!((measured.left_out(), measured.shown.len(), measured.used.len()), (1, 2, 3));
-        // A shown one whose period begins anew keeps its place until another one wants it.
+        // A shown account whose period restarts keeps its place until another one takes it.
         assert!(measured.moved(&account(1), 0).shown);
         assert_eq!(measured.moved(&account(2), 3), Change { shown: true, hidden: Some(account(1)) });
         measured.forget(&account(3));

@@ -1,6 +1,6 @@
-//! What people and machines are told: status, Events and the loop's metrics. Nobody else writes them.
+//! The output for people and machines: status, Events and the loop's metrics. Only this module writes them.
 //!
-//! Status goes by merge patch, of what changed alone: it has one writer. What is equal is not written.
+//! Status is written by merge patch, with only the changed fields: it has one writer. An equal status is not written.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -23,13 +23,14 @@ use crate::runtime::metrics::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
 };
 
-/// Octets of an Event's note; the API server takes 1024, and counts octets where it counts characters elsewhere.
+/// Maximum octets of an Event's note; the API server allows 1024, and counts octets where it counts characters
+/// elsewhere.
 const NOTE_MAX: usize = 1_000;
-/// Characters of an object's name in an Event's, which leaves room for the part that the API server adds.
+/// Characters of an object's name in an Event's name, which leaves room for the suffix that the API server adds.
 const EVENT_PREFIX_MAX: usize = 200;
-/// Versions of an object over which one status is tried to be written, before the pass is left to its back-off.
+/// Versions of an object over which a status write is tried, before the pass is left to its back-off.
 const STATUS_TRIES: usize = 5;
-/// What is told of credits.
+/// Labels of the credit figures.
 const FIGURES: [&str; 5] = ["granted", "used", "remaining", "prepaid", "overage"];
 
 pub struct Report {
@@ -58,7 +59,7 @@ impl Report {
         let gauge = |name: &str, help: &str, labels: &[&str]| {
             register(registry, metric(IntGaugeVec::new(Opts::new(name, help), labels)))
         };
-        // The names of controller-runtime, so that dashboards made for it work.
+        // The names used by controller-runtime, so that dashboards made for it work.
         let buckets = vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
         let times =
             HistogramOpts::new("controller_runtime_reconcile_time_seconds", "Length of a reconcile.").buckets(buckets);
@@ -140,12 +141,12 @@ impl Report {
         Running { active: self.active.with_label_values(&[controller]), seconds, started: std::time::Instant::now() }
     }
 
-    /// Objects that wait for their turn.
+    /// Sets the number of objects that wait for their turn.
     pub fn waiting(&self, controller: &str, objects: usize) {
         self.depth.with_label_values(&[controller]).set(i64::try_from(objects).unwrap_or(i64::MAX));
     }
 
-    /// How many statuses wait to be written, and how long the oldest has.
+    /// Sets how many statuses wait to be written, and how long the oldest has waited.
     pub fn status_queue(&self, due: usize, lag: std::time::Duration) {
         self.statuses_due.set(i64::try_from(due).unwrap_or(i64::MAX));
         self.status_lag.set(i64::try_from(lag.as_secs()).unwrap_or(i64::MAX));
@@ -155,7 +156,7 @@ impl Report {
         self.reconciles.with_label_values(&[controller, result]).inc();
     }
 
-    /// Notes whether entries without a resource wait for an administrator.
+    /// Sets whether entries without a resource wait for an administrator.
     pub fn sweep(&self, stopped: bool) {
         self.sweep_stopped.set(i64::from(stopped));
     }
@@ -168,7 +169,7 @@ impl Report {
         self.unknown.inc_by(messages);
     }
 
-    /// The same figures as on status, exact.
+    /// Sets the same figures as in the status, exactly.
     pub fn figures(&self, what: &Ref, figures: &Figures) {
         let is_measured = self.is_measured(what, figures);
         let Figures { granted, used, remaining, prepaid, overage, .. } = *figures;
@@ -181,7 +182,7 @@ impl Report {
                     let labels = [name.namespace.as_str(), name.name.as_str(), label];
                     self.account_credits.with_label_values(&labels).set(value);
                 }
-                // A limit that was taken away leaves no figure behind.
+                // A limit that was removed leaves no figure behind.
                 (Ref::Policy(_) | Ref::Account(_), None) => self.forget_figure(what, label),
                 (Ref::Account(_) | Ref::Key(_), Some(_)) | (Ref::Key(_), None) => {}
             }
@@ -189,7 +190,7 @@ impl Report {
     }
 
     fn forget_figure(&self, what: &Ref, label: &str) {
-        // A series that never was cannot be removed; that is no fault.
+        // Removing a series that never existed is no fault.
         let _ = match what {
             Ref::Policy(name) => self.credits.remove_label_values(&[name.name.as_str(), label]),
             Ref::Account(name) => {
@@ -199,7 +200,7 @@ impl Report {
         };
     }
 
-    /// Whether an account has figures of its own; one that has to make room for it loses its own.
+    /// Checks whether an account has metrics of its own; an account that gives way to it loses its series.
     fn is_measured(&self, what: &Ref, figures: &Figures) -> bool {
         let Ref::Account(account) = what else { return false };
         let mut measured = self.measured.lock();
@@ -211,7 +212,7 @@ impl Report {
         change.shown
     }
 
-    /// What is gone has no figures.
+    /// Removes the metrics of an object that is gone.
     pub fn forget(&self, what: &Ref) {
         if let Ref::Account(account) = what {
             let mut measured = self.measured.lock();
@@ -223,9 +224,9 @@ impl Report {
         }
     }
 
-    /// Writes a status, unless it stands. `object` is the freshest that is known; where another version is there by now, the
-    /// write is made over that one. `leads` is asked before each try. Returns the object as it is then; `None` where nothing
-    /// was to be written, or the object is gone.
+    /// Writes a status, unless it is equal. `object` is the latest known version; if there is a newer one by now, that
+    /// one is patched. `leads` is checked before each try. Returns the object after the write; `None` if there was
+    /// nothing to write, or the object is gone.
     pub async fn status<K: Kind>(
         &self,
         object: &K,
@@ -247,13 +248,13 @@ impl Report {
                     self.status_writes.inc();
                     return Ok(Some(written));
                 }
-                // It is gone: there is nobody to tell.
+                // It is gone, so there is no status to write.
                 Err(error) if status_code(&error) == Some(404) => return Ok(None),
                 Err(error) if status_code(&error) == Some(409) => {}
                 Err(error) => return Err(Error::cluster("writing a status")(error)),
             }
             let found = api.get_opt(&name).await.map_err(Error::cluster("reading an object again for its status"))?;
-            // A new object of the same name is not told the old one's figures.
+            // A new object of the same name must not get the old one's figures.
             let Some(found) = found.filter(|found| found.uid() == object.uid()) else { return Ok(None) };
             if found.status() == Some(next) {
                 return Ok(Some(found));
@@ -263,14 +264,14 @@ impl Report {
         Err(Error::Contended)
     }
 
-    /// An Event about one of our kinds.
+    /// Publishes an Event about an object of one of our kinds.
     pub async fn notice<K: Kind>(&self, object: &K, notice: &Notice, now: Timestamp) {
         let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
         let said = Said { warning: notice.warning, reason: notice.reason, note: &notice.note };
         say(&self.client, regarding(object), &namespace, said, now).await;
     }
 
-    /// An Event that is written once, whoever writes it again. False: there is nobody any more to write it of.
+    /// Publishes an Event that exists once, however often it is written. Returns false if its namespace is gone.
     pub async fn notice_once<K: Kind>(&self, object: &K, name: &str, notice: &Notice, now: Timestamp) -> Result<bool> {
         let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
         let said = Said { warning: notice.warning, reason: notice.reason, note: &notice.note };
@@ -279,7 +280,7 @@ impl Report {
             Ok(()) => Ok(true),
             Err(error) => match status_code(&error) {
                 Some(409) => Ok(true),
-                // The namespace is gone or on its way out.
+                // The namespace is gone or being deleted.
                 Some(403 | 404) => Ok(false),
                 Some(_) | None => Err(Error::cluster("writing an event")(error)),
             },
@@ -299,14 +300,14 @@ fn regarding<K: Kind>(object: &K) -> ObjectReference {
     }
 }
 
-/// What an Event says.
+/// The content of an Event.
 pub struct Said<'a> {
     pub warning: bool,
     pub reason: Reason,
     pub note: &'a str,
 }
 
-/// An Event. It is a courtesy: one that cannot be written is logged and nothing waits for it.
+/// Publishes an Event. A failure is only logged, and nothing depends on it.
 pub async fn say(client: &Client, regarding: ObjectReference, namespace: &str, said: Said<'_>, now: Timestamp) {
     let name = regarding.name.clone().unwrap_or_default();
     let named = ObjectMeta {
@@ -345,8 +346,8 @@ async fn create(
     api.create(&parameters, &event).await.map(drop)
 }
 
-/// Builds the patch that gives `object` the status `next`: only this very object, and only in this version. So a write that a
-/// leader began before it lost the lease does not replace what the next one has written since.
+/// Builds the patch that gives `object` the status `next`, for this object in this version only. So a write that a
+/// leader began before it lost the lease does not replace what the next leader has written since.
 fn status_patch<K: Kind>(object: &K, next: &K::Status) -> Result<Value> {
     let fail = |source| Error::cluster("writing a status")(kube::Error::SerdeError(source));
     let before = object.status().map_or(Ok(Value::Null), serde_json::to_value).map_err(fail)?;
@@ -355,8 +356,8 @@ fn status_patch<K: Kind>(object: &K, next: &K::Status) -> Result<Value> {
     Ok(json!({"metadata": metadata, "status": merge_patch(&before, after)}))
 }
 
-/// The JSON merge patch (RFC 7396) that makes `before` into `after`. A status has one writer, so the book of owners that
-/// a server-side apply would have the API server keep serves nobody.
+/// Builds the JSON merge patch (RFC 7396) from `before` to `after`. A status has one writer, so the field ownership
+/// that a server-side apply would record is of no use.
 fn merge_patch(before: &Value, after: Value) -> Value {
     let (before, after) = match (before, after) {
         (Value::Object(before), Value::Object(after)) => (before, after),
@@ -378,13 +379,13 @@ fn merge_patch(before: &Value, after: Value) -> Value {
     Value::Object(patch)
 }
 
-/// What the API server makes an Event's name from. Kubernetes' own `name.` is not taken from others.
+/// Returns the prefix of an Event's generated name. It avoids `name.`, which Kubernetes' own Events use.
 fn event_prefix(name: &str) -> String {
     let kept: String = name.chars().take(EVENT_PREFIX_MAX).collect();
     format!("{}-", kept.trim_end_matches(['.', '-']))
 }
 
-/// A reconcile under way; dropping it ends its measure.
+/// The measurement of a reconcile under way; dropping it ends the measurement.
 pub struct Running {
     active: IntGauge,
     seconds: Histogram,
@@ -398,7 +399,7 @@ impl Drop for Running {
     }
 }
 
-/// The names and labels are constants above.
+/// Unwraps a metric whose name and labels are the constants above.
 fn metric<T, E: std::fmt::Display>(made: std::result::Result<T, E>) -> T {
     made.unwrap_or_else(|error| panic!("a metric of the operator is malformed: {error}"))
 }

@@ -1,4 +1,4 @@
-//! Tests of how a status is written.
+//! Tests of status writes.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::*;
 use crate::crd::{SubAccountApiKey, SubAccountApiKeyStatus};
 use crate::operator::error::Deposed;
 
-/// An API server with one key: the versions that it refuses to write, and the UID that it has by then.
+/// Runs a write against an API server with one key: `conflicts` versions that it refuses, and the UID that it then has.
 async fn written(
     conflicts: usize,
     uid: &'static str,

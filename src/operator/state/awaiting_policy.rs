@@ -1,8 +1,8 @@
-//! Accounts that came before their policy.
+//! Accounts that arrived before their policy.
 //!
-//! Objects that are applied together are looked at side by side, so an account's pass may be done before its policy is
-//! in the directory. Were it in service then, and its key Ready, the relays would know a key that belongs to nobody's
-//! plan and refuse its right password for good. So it waits here, and its policy's next pass wakes it.
+//! Objects applied together are reconciled in parallel, so an account's pass may end before its policy is in the
+//! directory. If it were then in service and its key Ready, the relays would know a key without a policy and reject its
+//! correct password for good. So the account waits here, and its policy's next pass wakes it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -17,10 +17,10 @@ use crate::operator::state::ledger_client::Books;
 #[derive(Default)]
 pub struct Early(Mutex<Inner>);
 
-/// By the policies' names. Holds no more than the stores of policies and accounts do.
+/// The accounts by policy name. Holds no more than the stores of policies and accounts do.
 #[derive(Default)]
 struct Inner {
-    /// Policies that were seen in the directory: only their own end takes them out of it.
+    /// Policies that were found in the directory; they stay there until they are deleted.
     standing: HashSet<String>,
     waiting: HashMap<String, BTreeSet<Name>>,
 }
@@ -30,8 +30,8 @@ impl Early {
         self.0.lock()
     }
 
-    /// Whether the policy is in the directory. Where it is not, the account waits from before the look on, so that a
-    /// policy that is written meanwhile wakes it.
+    /// True if the policy is in the directory. If not, the account waits, and is registered before the read, so that a
+    /// policy written meanwhile wakes it.
     pub async fn stands(&self, books: &Books, policy: &str, id: PolicyId, account: &Name) -> Result<bool> {
         {
             let mut inner = self.inner();
@@ -49,8 +49,8 @@ impl Early {
         Ok(stands)
     }
 
-    /// One that waits for the policy. It does until [`Self::woken`]: whoever is interrupted between the two wakes it
-    /// twice, and never not at all.
+    /// Returns an account that waits for the policy. It stays registered until [`Self::woken`]: an interruption between
+    /// the two wakes it twice, but never skips it.
     pub fn next(&self, policy: &str) -> Option<Name> {
         self.inner().waiting.get(policy)?.first().cloned()
     }
@@ -65,7 +65,7 @@ impl Early {
         }
     }
 
-    /// The account has left: it waits for nothing, whatever policies it named.
+    /// Forgets a deleted account, whatever policies it named.
     pub fn forget_account(&self, account: &Name) {
         self.inner().waiting.retain(|_, waiting| {
             waiting.remove(account);
@@ -73,14 +73,14 @@ impl Early {
         });
     }
 
-    /// The policy has left.
+    /// Forgets a deleted policy.
     pub fn left(&self, policy: &str) {
         let mut inner = self.inner();
         inner.standing.remove(policy);
         inner.waiting.remove(policy);
     }
 
-    /// Another ledger has another directory.
+    /// Forgets everything: another ledger has another directory.
     pub fn forget(&self) {
         *self.inner() = Inner::default();
     }

@@ -11,18 +11,18 @@ use crate::domain::cost::{Bill, Payer};
 use crate::domain::id::{AccountId, Holder, PolicyId};
 use crate::ledger::report::Terms;
 use crate::operator::plan::cost::Cost;
-/// A total that moved by less than this part, or sooner than this, is not worth a write to a status.
+/// Minimum change of a policy's total, as a fraction, and minimum interval for a status write.
 const TOTAL_PART: i64 = 100;
 const TOTAL_AFTER: SignedDuration = SignedDuration::from_secs(60);
-/// The same of an account's amount, which moves with everybody's use. Its own use is written with its figures.
+/// The same for an account's amount, which changes with all accounts' use. Its own use is written with its figures.
 const AMOUNT_PART: i64 = 10;
 const AMOUNT_AFTER: SignedDuration = SignedDuration::from_mins(15);
 
-/// What was reckoned.
+/// The computed bills.
 #[derive(Default)]
 pub struct Costs {
     pub known: Mutex<HashMap<PolicyId, Reckoned>>,
-    /// Policies of which something moved since.
+    /// Policies with use since their bill was computed.
     pub moved: Mutex<HashSet<PolicyId>>,
 }
 
@@ -33,8 +33,8 @@ pub struct Reckoned {
     pub compared: Option<Instant>,
 }
 
-/// Whether an amount that is shown has moved so far, and was written so long ago, that it is to be written again. The
-/// first use is news.
+/// Checks whether an amount changed enough, and was written long enough ago, to be written again. The first use is
+/// always written.
 fn moved_on(shown: i64, fresh: i64, part: i64, written: Option<SignedDuration>, after: SignedDuration) -> bool {
     let far = (fresh - shown).abs().saturating_mul(part) >= shown.max(1);
     fresh != shown && (shown == 0 || (far && written.is_none_or(|age| age >= after)))
@@ -57,7 +57,7 @@ impl Costs {
         match lock(&self.known).get(&policy) {
             None => Cost::Unknown,
             Some(known) => {
-                // Nobody has used anything of a month that has just begun.
+                // A month that has just begun has no use yet.
                 let total =
                     if now < known.terms.to { known.bill.total_minor } else { pricing.base_price_minor.unwrap_or(0) };
                 Cost::Known(PolicyCostStatus { currency: pricing.currency.clone(), total_minor: total })
@@ -82,7 +82,7 @@ impl Costs {
         }
     }
 
-    /// Whether a policy's status shows a total that has moved on.
+    /// True if a policy's status shows an outdated total.
     pub fn is_behind(&self, policy: PolicyId, object: &CreditPolicy, now: Timestamp) -> bool {
         let known = lock(&self.known);
         let Some(known) = known.get(&policy).filter(|known| now < known.terms.to) else { return false };
@@ -92,7 +92,7 @@ impl Costs {
         moved_on(shown.total_minor, known.bill.total_minor, TOTAL_PART, age, TOTAL_AFTER)
     }
 
-    /// Whether an account's status shows an amount that has moved on.
+    /// True if an account's status shows an outdated amount.
     pub fn is_amount_behind(&self, policy: PolicyId, account: AccountId, object: &SubAccount, now: Timestamp) -> bool {
         lock(&self.known)
             .get(&policy)
@@ -100,7 +100,7 @@ impl Costs {
             .is_some_and(|known| is_amount_behind(object, known.bill.amount(Payer::Account(account)), now))
     }
 
-    /// Whether to reckon (again).
+    /// True if the bill must be computed, for the first time or again.
     pub fn due(&self, terms: &Terms) -> bool {
         match lock(&self.known).get(&terms.policy) {
             None => true,
@@ -112,7 +112,7 @@ impl Costs {
 
 pub fn is_amount_behind(object: &SubAccount, fresh: i64, now: Timestamp) -> bool {
     let Some(status) = &object.status else { return false };
-    // What was made before the first reckoning shows none yet. One that is refused shows no figures at all.
+    // An account older than the first bill shows no amount yet. One that is refused shows no figures at all.
     let Some(shown) = &status.cost else { return status.usage.is_some() };
     let age = status.observed_at.as_ref().map(|at| now.duration_since(at.0));
     moved_on(shown.amount_minor, fresh, AMOUNT_PART, age, AMOUNT_AFTER)

@@ -1,7 +1,7 @@
-//! Queues the resources that the watches saw deleted, until the ledger is known to have taken note of each.
+//! Queues the resources that the watches saw deleted, until the ledger is known to have recorded each deletion.
 //!
-//! A finalizer holds every object until then, so this has work only for an object whose finalizer was taken away by
-//! another hand: by force, or to keep a credential that outlives its resource.
+//! A finalizer holds every object until then, so this has work only for an object whose finalizer was removed by
+//! another writer: by force, or to keep a credential that outlives its resource.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,21 +10,21 @@ use tokio::sync::Notify;
 
 use crate::operator::object_ref::Ref;
 
-/// Bounds the resources that wait while the ledger is away. The sweep finds what comes beyond.
+/// Maximum number of resources that wait while the ledger is unavailable. The sweep finds any others.
 const PENDING_MAX: usize = 100_000;
 
 #[derive(Default)]
 pub struct Deletions {
     pending: Mutex<Pending>,
     news: Notify,
-    /// Signals that objects are missing from a list. No watch saw them deleted, so the sweep counts them first.
+    /// Signals that objects are missing from a list. Their deletion was not watched, so the sweep looks for them.
     missing: Notify,
 }
 
 /// Deleted resources, each once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
-    /// True where personal data is to be erased.
+    /// The resources; true if the personal data must be erased.
     pub resources: BTreeMap<Ref, bool>,
     pub namespaces: BTreeSet<String>,
 }
@@ -40,7 +40,7 @@ impl Deletions {
         self.pending.lock()
     }
 
-    /// Notes that a resource was deleted; `purge` says that its personal data is to be erased.
+    /// Records that a resource was deleted; `purge` says that its personal data must be erased.
     pub fn resource(&self, what: Ref, purge: bool) {
         let mut pending = self.pending();
         if pending.resources.len() >= PENDING_MAX {
@@ -51,13 +51,13 @@ impl Deletions {
         self.news.notify_one();
     }
 
-    /// Notes that a namespace is gone, and all that was in it.
+    /// Records that a namespace is gone, with everything in it.
     pub fn namespace(&self, name: String) {
         self.pending().namespaces.insert(name);
         self.news.notify_one();
     }
 
-    /// Takes all that is pending, as soon as there is any.
+    /// Waits until something is pending, and takes all of it.
     pub async fn next(&self) -> Pending {
         loop {
             let news = self.news.notified();
@@ -69,7 +69,7 @@ impl Deletions {
         }
     }
 
-    /// Puts back what could not be written off.
+    /// Puts back the deletions that could not be written off.
     pub fn put_back(&self, left: Pending) {
         for (what, purge) in left.resources {
             self.resource(what, purge);
@@ -77,7 +77,7 @@ impl Deletions {
         left.namespaces.into_iter().for_each(|name| self.namespace(name));
     }
 
-    /// Notes that objects vanished while a watch was down.
+    /// Records that objects vanished while a watch was down.
     pub fn notify_missing(&self) {
         self.missing.notify_one();
     }

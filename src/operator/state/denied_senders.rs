@@ -1,4 +1,4 @@
-//! The last reports of messages that were refused for their sender.
+//! The last reports of messages refused for their sender.
 
 use std::collections::HashMap;
 
@@ -6,10 +6,10 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::domain::denied_sender::DeniedReport;
 use crate::domain::id::KeyId;
-/// Keys whose last report is remembered until their status shows it.
+/// Keys whose last report is kept until their status shows it.
 const REMEMBERED_MAX: usize = 10_000;
 
-/// The last report of each key that had one since this process leads.
+/// The last report of each key, since this process leads.
 #[derive(Default)]
 pub struct Denied(Mutex<HashMap<KeyId, DeniedReport>>);
 
@@ -20,7 +20,7 @@ impl Denied {
 
     pub fn remember(&self, report: DeniedReport) {
         let mut reports = self.reports();
-        // A status keeps what it shows, so nothing is lost but what was reported a moment ago.
+        // A status keeps the figures that it shows, so only the most recent reports are lost.
         if reports.len() >= REMEMBERED_MAX {
             reports.clear();
         }

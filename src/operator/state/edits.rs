@@ -1,8 +1,9 @@
-//! Who edited a spec, where only managed fields can say it.
+//! Finds the editor of a spec, if only the managed fields can tell.
 //!
-//! They name who holds a field. Who takes a field out of a spec holds nothing, and the newest manager that is left is
-//! another one's. So each version that a watch shows is compared with the one before it: a manager made the edit if a new
-//! generation came with a newer entry of its own. What came while nothing was watching is not known.
+//! Managed fields name the manager that holds a field. A manager that removes a field from a spec holds nothing, and
+//! the newest one left may be another. So each version that a watch shows is compared with the one before it: a manager
+//! made the edit if a new generation came with a newer entry of its own. Edits made while no watch was running have no
+//! known manager.
 
 use std::collections::HashMap;
 
@@ -12,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::operator::plan::meta::last_edit;
 
-/// Objects that are remembered. Beyond it all are forgotten, and the next edit of each is by a manager that is not known.
+/// Maximum number of objects. Beyond it all are forgotten, and the next edit of each has no known manager.
 const OBJECTS_MAX: usize = 1_000_000;
 
 /// The last edit of each object, by UID.
@@ -21,13 +22,13 @@ pub struct Edits(Mutex<HashMap<String, Edit>>);
 
 struct Edit {
     generation: i64,
-    /// When fields of the spec were last taken over, in any version up to this one.
+    /// Time of the last change to fields of the spec, in any version up to this one.
     newest: Option<Timestamp>,
     manager: Option<String>,
 }
 
 impl Edits {
-    /// A watch showed this version, after the one before it (`in_turn`) or in a list, which leaves versions out.
+    /// Records a version from a watch: the one after the last (`in_turn`), or one from a list, which skips versions.
     pub fn seen(&self, meta: &ObjectMeta, in_turn: bool) {
         let (Some(uid), Some(generation)) = (&meta.uid, meta.generation) else { return };
         let (newest, manager) = last_edit(meta).unzip();
@@ -38,7 +39,7 @@ impl Edits {
             Some(edit) if edit.generation > generation => return,
             Some(edit) if edit.generation == generation => edit.manager.clone(),
             Some(edit) if in_turn && edit.generation + 1 == generation => manager.filter(|_| newest > edit.newest),
-            // Who made the object has all of its first spec.
+            // The creator of an object owns all of its first spec.
             None if generation == 1 => {
                 manager.filter(|_| newest == meta.creation_timestamp.as_ref().map(|time| time.0))
             }
@@ -51,7 +52,7 @@ impl Edits {
         edits.insert(uid.clone(), Edit { generation, newest, manager });
     }
 
-    /// Returns the manager that made the edit of which this version is.
+    /// Returns the manager whose edit led to this version.
     pub fn manager(&self, meta: &ObjectMeta) -> Option<String> {
         let edits = self.lock();
         let edit = edits.get(meta.uid.as_ref()?)?;
@@ -76,7 +77,7 @@ mod tests {
 
     use super::*;
 
-    /// A version with these managers of its spec, each with the second of its entry.
+    /// Builds a version with these managers of its spec, each with the second of its entry.
     fn version(generation: i64, managers: &[(&str, i64)]) -> ObjectMeta {
         let time = |second| Some(Time(Timestamp::from_second(second).expect("a time")));
         let entry = |(manager, second): &(&str, i64)| ManagedFieldsEntry {
@@ -94,7 +95,7 @@ mod tests {
         }
     }
 
-    /// The manager of the last of these versions, each of which came in turn or in a list.
+    /// Returns the manager of the last of these versions, each of which came in turn or from a list.
     fn told(versions: &[(bool, ObjectMeta)]) -> Option<String> {
         let edits = Edits::default();
         versions.iter().for_each(|(in_turn, meta)| edits.seen(meta, *in_turn));
@@ -108,20 +109,20 @@ mod tests {
         for (versions, expected) in [
             (vec![made()], Some("helm")),
             (vec![made(), (true, version(2, &[("helm", 10), ("kubectl-edit", 20)]))], Some("kubectl-edit")),
-            // `kubectl patch` of a field to null: nothing of it is left.
+            // `kubectl patch` of a field to null leaves no entry.
             (vec![made(), (true, version(2, &[("helm", 10)]))], None),
-            // Flux took over what it found, and somebody else took a field out.
+            // Flux took over the existing fields, and another manager removed a field.
             (vec![made(), co_applied(), (true, version(2, &[("helm", 10), ("flux", 30)]))], None),
-            // The same second says nothing.
+            // The same second proves nothing.
             (vec![made(), (true, version(2, &[("helm", 10), ("kubectl-edit", 10)]))], None),
-            // What came between was not seen.
+            // A version in between was not seen.
             (vec![made(), (false, version(2, &[("helm", 10), ("flux", 30)]))], None),
             (vec![made(), (true, version(3, &[("helm", 10), ("flux", 30)]))], None),
             (vec![(false, version(4, &[("helm", 10), ("flux", 30)]))], None),
             (vec![(false, version(4, &[("helm", 10)])), (true, version(5, &[("flux", 30)]))], Some("flux")),
-            // The first version that is seen is not the first that was.
+            // The first version seen is not the first one made.
             (vec![(false, co_applied().1)], None),
-            // An edit keeps its manager when others follow that change nothing.
+            // An edit keeps its manager when later versions do not change the spec.
             (vec![made(), (true, version(1, &[("helm", 10), ("flux", 30)]))], Some("helm")),
         ] {
             assert_eq!(told(&versions).as_deref(), expected, "{versions:?}");

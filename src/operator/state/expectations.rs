@@ -1,7 +1,7 @@
-//! What we wrote and have not seen again: so that our own echo is not taken for news, nor a slow watch for the truth.
+//! Our own writes that the cache does not show yet, so that their echo starts no pass and a slow watch is not believed.
 //!
-//! Every write comes back through a watch. To look at the object again for it costs the API server as much as the write
-//! did. What is remembered here is exactly what a pass judged or wrote; anything else that comes is news.
+//! Every write comes back through a watch. Reconciling the object for it would cost the API server as much as the write
+//! did. The tables hold exactly the versions that a pass read or wrote; any other version is a change.
 
 use std::collections::HashMap;
 
@@ -14,17 +14,17 @@ use serde_json::Value;
 
 use crate::operator::object_ref::Name;
 
-/// Writes that were not seen again yet. Only a stuck watch makes this many.
+/// Maximum number of writes not seen yet. Only a stuck watch causes this many.
 const UNSEEN_MAX: usize = 10_000;
 
-/// Bounded tables, each of one kind of write.
+/// Bounded tables, one for each kind of write.
 #[derive(Default)]
 pub struct Written {
-    /// Statuses by the object's UID: the version, and the whole object.
+    /// Statuses by the object's UID: the version and the whole object.
     statuses: Mutex<HashMap<String, (u64, Value)>>,
-    /// What an object's own reconcile looks at (`Marks::own`), as our finalizer left it, by UID.
+    /// Marks of the parts that an object's own reconcile depends on (`Marks::own`), as our finalizer left them, by UID.
     marks: Mutex<HashMap<String, u64>>,
-    /// The versions of our Secrets.
+    /// Versions of our Secrets.
     secrets: Mutex<HashMap<Name, u64>>,
 }
 
@@ -37,14 +37,14 @@ fn lock<K: std::hash::Hash + Eq, V>(table: &Mutex<HashMap<K, V>>) -> MutexGuard<
 }
 
 impl Written {
-    /// An object as the API server answered a write of its status.
+    /// Records an object as returned by a write of its status.
     pub fn status<K: Resource + Serialize>(&self, written: &K) {
         if let (Some(uid), Ok(object)) = (&written.meta().uid, serde_json::to_value(written)) {
             lock(&self.statuses).insert(uid.clone(), (version(written.meta()), object));
         }
     }
 
-    /// The object as it was written last, where the cache is behind.
+    /// Returns the object as last written, if the cache is behind.
     pub fn freshest<K: Resource + Clone + DeserializeOwned>(&self, object: &K) -> K {
         let meta = object.meta();
         self.seen(meta);
@@ -53,7 +53,7 @@ impl Written {
         written.and_then(|(_, written)| serde_json::from_value(written.clone()).ok()).unwrap_or_else(|| object.clone())
     }
 
-    /// The cache has this version: what was written up to it need not be remembered.
+    /// Forgets the writes up to this version, which the cache now has.
     pub fn seen(&self, meta: &ObjectMeta) {
         let Some(uid) = &meta.uid else { return };
         let mut statuses = lock(&self.statuses);
@@ -62,24 +62,24 @@ impl Written {
         }
     }
 
-    /// An object was judged, and our own write to its metadata left this mark.
+    /// Records the mark that our own write to an object's metadata left.
     pub fn mark(&self, uid: String, own: u64) {
         lock(&self.marks).insert(uid, own);
     }
 
-    /// Whether a change of what an object's own reconcile looks at is our own write.
+    /// True if a change of the parts that an object's own reconcile depends on is our own write.
     pub fn is_own_mark(&self, meta: &ObjectMeta, own: u64) -> bool {
         let Some(uid) = &meta.uid else { return false };
         lock(&self.marks).remove(uid) == Some(own)
     }
 
-    /// A Secret as the API server answered our write.
+    /// Records a Secret as returned by our write.
     pub fn secret(&self, name: Name, meta: &ObjectMeta) {
         lock(&self.secrets).insert(name, version(meta));
     }
 
-    /// Whether this version of a Secret is what we wrote last. A newer one is somebody else's, and ours is not expected
-    /// any more.
+    /// True if this version of a Secret is the one that we wrote last. A newer one is another writer's, and ours is no
+    /// longer expected.
     pub fn is_own_secret(&self, name: &Name, meta: &ObjectMeta) -> bool {
         let (mut secrets, seen) = (lock(&self.secrets), version(meta));
         let written = secrets.get(name).copied();
@@ -89,7 +89,7 @@ impl Written {
         written == Some(seen)
     }
 
-    /// The Secrets that were written and that the watch has not shown since.
+    /// Returns the Secrets that were written and that the watch has not shown since.
     pub fn unseen_secrets(&self) -> Vec<Name> {
         lock(&self.secrets).keys().cloned().collect()
     }
@@ -98,7 +98,7 @@ impl Written {
         lock(&self.secrets).remove(name);
     }
 
-    /// What is gone is not expected back.
+    /// Forgets an object that is gone.
     pub fn forget(&self, meta: &ObjectMeta) {
         let Some(uid) = &meta.uid else { return };
         lock(&self.statuses).remove(uid);
@@ -106,7 +106,7 @@ impl Written {
     }
 }
 
-/// Versions of one kind of resource are numbers that grow (guaranteed since Kubernetes 1.35).
+/// Returns the version as a number. Versions of one kind of resource grow (guaranteed since Kubernetes 1.35).
 pub fn version(meta: &ObjectMeta) -> u64 {
     meta.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }

@@ -1,4 +1,4 @@
-//! The guard: whether the ledger may be worked with.
+//! The guard, which says whether the ledger may be used.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,28 +14,28 @@ use crate::ledger::incarnation::Known;
 use crate::operator::fleet::installation::Installation;
 use crate::operator::object_ref::Ref;
 use crate::runtime::metrics::{IntGauge, Registry, register};
-/// How long a pass waits for the first answer: a ledger that is there gives it at once.
+/// Time for which a pass waits for the first identification: an available ledger replies at once.
 const JUDGED_WITHIN: Duration = Duration::from_secs(5);
 
-/// What is known of the ledger's standing.
+/// The known standing of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It has not answered yet.
+    /// It has not identified itself yet.
     Unknown,
     Open,
     /// Accepted; the resources are being put back into it.
     Rebuilding,
-    /// Why nothing is written, and what to do.
+    /// Held; the message says why nothing is written, and what to do.
     Held(Arc<str>),
 }
 
 pub struct Guard {
-    /// Where the word of acceptance is looked for. `None` for an operator without an installation of its own, in tests:
-    /// what the ledger says of itself counts then, and nothing else.
+    /// The installation whose ConfigMap records acceptance. `None` for an operator without an installation of its own,
+    /// in tests: then only the ledger's own identity counts.
     pub place: Option<(Installation, LedgerAddress)>,
     known: Mutex<Option<Known>>,
     pub standing: watch::Sender<Standing>,
-    /// Objects that were put back since the rebuilding began.
+    /// Objects that were put back since the rebuild began.
     passed: Mutex<HashSet<Ref>>,
     pub replaced: IntGauge,
 }
@@ -60,21 +60,21 @@ impl Guard {
         self.standing.borrow().clone()
     }
 
-    /// The same, once it is known; unknown where the ledger does not answer in time.
+    /// Returns the standing once it is known, or `Unknown` if the ledger does not reply in time.
     pub async fn judged(&self) -> Standing {
         let mut standing = self.standing.subscribe();
-        // The sender is our own, so only the time can end.
+        // The sender is our own, so only the timeout can end it.
         let _ = tokio::time::timeout(JUDGED_WITHIN, standing.wait_for(|standing| *standing != Standing::Unknown)).await;
         self.standing()
     }
 
-    /// Waits until the ledger is open: periodic work has nothing to do before.
+    /// Waits until the ledger is open: periodic tasks must not run earlier.
     pub async fn opened(&self) {
-        // The sender is our own, so it is there as long as we are.
+        // The sender is our own, so it exists as long as we do.
         let _ = self.standing.subscribe().wait_for(|standing| *standing == Standing::Open).await;
     }
 
-    /// The incarnation that is worked with.
+    /// Returns the ledger incarnation in use.
     pub fn incarnation(&self) -> Option<Uuid> {
         self.known().as_ref().map(|known| known.incarnation)
     }
@@ -89,7 +89,7 @@ impl Guard {
         self.passed.lock().contains(what)
     }
 
-    /// From here on passes put objects back.
+    /// Starts the rebuild: from now on passes put objects back.
     pub fn begin_rebuilding(&self) {
         self.passed.lock().clear();
         self.standing.send_replace(Standing::Rebuilding);
@@ -99,7 +99,7 @@ impl Guard {
         self.known.lock()
     }
 
-    /// What is known; of an operator without an installation, what was found first.
+    /// Returns the known ledger. An operator without an installation takes the first one that it finds.
     pub fn known_or(&self, identity: &Identity) -> Known {
         let Identity { installation, incarnation, mark, .. } = *identity;
         let first = || Known { installation, cluster: identity.cluster.clone(), incarnation, mark };

@@ -1,7 +1,7 @@
-//! Indexes the directory's entries that are in service by the resource that each is of.
+//! Indexes the directory's entries in service by their resource.
 //!
-//! The ledger knows ids and Kubernetes names: one name may have had several ids, in namespaces that were deleted and made
-//! again.
+//! The ledger knows IDs and Kubernetes names: one name may have had several IDs, in namespaces that were deleted and
+//! made again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -18,7 +18,7 @@ pub struct InService {
 }
 
 impl InService {
-    /// Takes over an entry as it was written.
+    /// Applies an entry as it was written.
     pub fn take(&mut self, entry: &Entry) {
         let (what, serves) = match entry {
             Entry::Policy(policy) => (Ref::Policy(Name::new("", &policy.name)), policy.removed_at.is_none()),
@@ -54,12 +54,12 @@ impl InService {
         }
     }
 
-    /// Lists the holders that are in service under a resource's name.
+    /// Lists the holders in service under a resource's name.
     pub fn of(&self, what: &Ref) -> impl Iterator<Item = Holder> {
         self.holders.get(what).into_iter().flatten().copied()
     }
 
-    /// Lists the accounts and keys that are in service in a namespace of this name.
+    /// Lists the accounts and keys in service in a namespace of this name.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Ref> {
         let from = Name::new(namespace, "");
         let keys = self.holders.range(Ref::Key(from)..).map(|(what, _)| what);
@@ -73,7 +73,7 @@ impl InService {
         accounts.take_while(move |(what, _)| matches!(what, Ref::Account(name) if name.namespace == namespace))
     }
 
-    /// Lists the accounts of a policy that are in service in a namespace of this name, as the ledger knows them.
+    /// Lists the accounts of a policy in service in a namespace of this name, according to the ledger.
     pub fn accounts_of(&self, policy: PolicyId, namespace: &str) -> impl Iterator<Item = (AccountId, &Name)> {
         self.accounts_in(namespace).flat_map(move |(what, holders)| {
             holders.iter().filter_map(move |holder| match (what, holder) {
@@ -85,12 +85,12 @@ impl InService {
         })
     }
 
-    /// Lists all that is in service.
+    /// Lists everything in service.
     pub fn all(&self) -> impl Iterator<Item = (&Ref, Holder)> {
         self.holders.iter().flat_map(|(what, holders)| holders.iter().map(move |holder| (what, *holder)))
     }
 
-    /// Returns the policy whose plan a holder shares.
+    /// Returns the policy of a holder.
     pub fn policy_of(&self, holder: Holder) -> Option<PolicyId> {
         match holder {
             Holder::Policy(id) => Some(id),
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(found.in_namespace("team"), [what.clone(), Ref::Account(Name::new("team", "b"))]);
         found.take(&account(1, "team", "a", Some(Timestamp::UNIX_EPOCH)));
         assert_eq!(found.of(&what).collect::<Vec<_>>(), [Holder::Account(AccountId(Uuid::from_u128(2)))]);
-        // Purged: the names are gone with the account.
+        // A purge removed the account's names.
         found.take(&account(2, "uid", "", Some(Timestamp::UNIX_EPOCH)));
         assert_eq!((found.of(&what).count(), found.all().count()), (0, 2));
     }

@@ -1,4 +1,4 @@
-//! Who refers to whom, as the watches have seen it. It answers the questions that would otherwise scan every object.
+//! Index of references between resources, from the watches. It replaces scans of all objects.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use crate::crd::KeyCounts;
 use crate::operator::object_ref::Name;
 
-/// What others need to know of an account.
+/// The facts about an account that other objects depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountFacts {
     pub policy: String,
     pub created: Timestamp,
     pub external_id: Option<String>,
-    /// Its deletion was asked for.
+    /// Its deletion was requested.
     pub deleting: bool,
     /// The operator refused it: it may not send.
     pub refused: bool,
@@ -21,41 +21,41 @@ pub struct AccountFacts {
     pub suspended: bool,
     /// Its spec makes it prepaid.
     pub prepaid: bool,
-    /// Its spec limits what it may spend.
+    /// Its spec limits its spending.
     pub spend_limited: bool,
-    /// Its spec says whom it sends as.
+    /// Its spec lists its senders.
     pub narrowed: bool,
 }
 
 impl AccountFacts {
-    /// The externalId that it claims, with the policy in which it is to be the only one.
+    /// Returns the externalId that it claims, with the policy in which that must be unique.
     fn claim(&self) -> Option<(String, String)> {
         let id = self.external_id.clone().filter(|_| !self.deleting)?;
         Some((self.policy.clone(), id))
     }
 }
 
-/// What others need to know of a key.
+/// The facts about a key that other objects depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyFacts {
-    /// In the key's namespace.
+    /// Name of the account in the key's namespace.
     pub account: String,
     pub ready: bool,
-    /// Messages that were refused for their sender, as its status has it.
+    /// Messages refused for their sender, according to its status.
     pub denied_messages: i64,
 }
 
-/// The accounts of one policy, counted.
+/// Counts of the accounts of one policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AccountCount {
     pub total: i64,
     pub active: i64,
     pub suspended: i64,
-    /// Accounts that are prepaid by their own spec.
+    /// Accounts made prepaid by their own spec.
     pub prepaid: i64,
     /// Accounts that have a spend limit in their own spec.
     pub spend_limited: i64,
-    /// Accounts that say whom they send as.
+    /// Accounts whose spec lists their senders.
     pub narrowed: i64,
 }
 
@@ -63,13 +63,13 @@ pub struct AccountCount {
 pub struct Index {
     accounts: BTreeMap<Name, AccountFacts>,
     accounts_of_policy: HashMap<String, BTreeSet<Name>>,
-    /// By policy. Few, while the accounts of a policy may be very many.
+    /// By policy. These are few, even if the policy has very many accounts.
     refused: HashMap<String, BTreeSet<Name>>,
     /// By policy and externalId, oldest first.
     external_ids: HashMap<(String, String), BTreeSet<(Timestamp, Name)>>,
     keys: BTreeMap<Name, KeyFacts>,
     keys_of_account: HashMap<Name, BTreeSet<String>>,
-    /// Key by own Secret.
+    /// Key that owns each Secret.
     secrets: HashMap<Name, String>,
     secrets_of_key: HashMap<Name, BTreeSet<String>>,
     /// Foreign Secrets that keys share.
@@ -77,9 +77,9 @@ pub struct Index {
 }
 
 impl Index {
-    /// Takes over what is known of an account (`None`: it is gone). Returns the accounts whose judgement may hang on
-    /// the difference: those that share an externalId with it, and those of its namespace that were refused, where it
-    /// leaves a place. All others would be judged the same again, and there may be thousands.
+    /// Updates an account (`None`: it is gone). Returns the accounts whose plan may depend on the difference: those
+    /// with the same externalId, and the refused ones of its namespace if it frees a place. All others would be planned
+    /// the same again, and there may be thousands.
     pub fn set_account(&mut self, name: &Name, facts: Option<AccountFacts>) -> BTreeSet<Name> {
         let old = match &facts {
             Some(facts) => self.accounts.insert(name.clone(), facts.clone()),
@@ -121,7 +121,7 @@ impl Index {
         touched
     }
 
-    /// Accounts that claim the same externalId.
+    /// Returns the accounts that claim the same externalId.
     fn rivals(&self, facts: &AccountFacts) -> Vec<Name> {
         let rivals = facts.claim().and_then(|claim| self.external_ids.get(&claim));
         rivals.into_iter().flatten().map(|(_, name)| name.clone()).collect()
@@ -132,7 +132,7 @@ impl Index {
         refused.take_while(|name| name.namespace == namespace).cloned().collect()
     }
 
-    /// Takes over what is known of a key (`None`: it is gone). Returns its account if that should count again.
+    /// Updates a key (`None`: it is gone). Returns its account if that must count its keys again.
     pub fn set_key(&mut self, name: &Name, facts: Option<KeyFacts>) -> Option<Name> {
         let old = match &facts {
             Some(facts) => self.keys.insert(name.clone(), facts.clone()),
@@ -152,7 +152,7 @@ impl Index {
         account
     }
 
-    /// How many keys an account has, how many of them are ready, and how many of their messages were refused for their
+    /// Counts an account's keys, those that are ready, and the messages of all of them that were refused for their
     /// sender.
     pub fn count_keys(&self, account: &Name) -> KeyCounts {
         self.keys_of_account(account).iter().filter_map(|key| self.keys.get(key)).fold(
@@ -165,7 +165,7 @@ impl Index {
         )
     }
 
-    /// Returns the key that the Secret belonged to before.
+    /// Updates the key of a Secret. Returns the previous one.
     pub fn set_secret(&mut self, secret: &Name, key: Option<String>) -> Option<Name> {
         let old = match &key {
             Some(key) => self.secrets.insert(secret.clone(), key.clone()),
@@ -205,7 +205,7 @@ impl Index {
         keys.map(|name| Name::new(&account.namespace, name)).collect()
     }
 
-    /// Notes whether a Secret is a foreign one that a key shares.
+    /// Records whether a Secret is a foreign one that a key shares.
     pub fn set_adopted(&mut self, secret: &Name, adopted: bool) {
         if adopted {
             self.adopted.insert(secret.clone());
@@ -221,13 +221,13 @@ impl Index {
         names
     }
 
-    /// The names of the Secrets that carry our label and belong to this key.
+    /// Returns the names of the Secrets that carry our label and belong to this key.
     pub fn secrets_of_key(&self, key: &Name) -> Vec<String> {
         self.secrets_of_key.get(key).into_iter().flatten().cloned().collect()
     }
 
-    /// The accounts of `policy` in `namespace`, oldest first. One that is being deleted keeps its place until it is
-    /// gone: by then the ledger knows that it was removed, and nobody slips in between.
+    /// Returns the accounts of `policy` in `namespace`, oldest first. One that is being deleted keeps its place until
+    /// it is gone: by then the ledger has recorded its removal, so no other account can slip in between.
     pub fn in_namespace(&self, policy: &str, namespace: &str) -> Vec<Name> {
         let from = Name::new(namespace, "");
         let Some(names) = self.accounts_of_policy.get(policy) else { return Vec::new() };
@@ -240,7 +240,8 @@ impl Index {
         places.into_iter().map(|(_, name)| name.clone()).collect()
     }
 
-    /// The accounts of `policy` in the namespace of `name` that are younger than it, but those that are refused: they stay so.
+    /// Returns the accounts of `policy` in the namespace of `name` that are younger than it, except refused ones, which
+    /// stay refused.
     pub fn younger_in_namespace(&self, policy: &str, name: &Name) -> Vec<Name> {
         let accounts = self.in_namespace(policy, &name.namespace);
         let younger = accounts.into_iter().skip_while(|other| other != name).skip(1);
@@ -251,7 +252,7 @@ impl Index {
         self.refused.get(policy).is_some_and(|refused| refused.contains(name))
     }
 
-    /// The oldest account of `policy` that claims `external_id`.
+    /// Returns the oldest account of `policy` that claims `external_id`.
     pub fn claimant(&self, policy: &str, external_id: &str) -> Option<Name> {
         let claims = self.external_ids.get(&(policy.to_owned(), external_id.to_owned()))?;
         claims.first().map(|(_, name)| name.clone())

@@ -1,8 +1,8 @@
-//! Which of several operators leads: a Lease of our own, written by compare and swap.
+//! Leader election among several operators: a Lease of our own, written by compare and swap.
 //!
-//! A lease is advice, not a fence. It keeps two operators from working against each other on a good day; what a paused
-//! leader does when it wakes is stopped by the ledger, whose session the next leader has replaced. So a leader that may
-//! have lost the lease ends its process, and a new one starts clean: nothing that it knew may still be true.
+//! A lease is advice, not a fence. It keeps two operators from working against each other in normal operation; a paused
+//! leader that wakes is stopped by the ledger, whose session the next leader has replaced. So a leader that may have
+//! lost the lease ends its process, and a new one starts clean: nothing that it knew need still be true.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,22 +22,25 @@ use crate::operator::plan::meta;
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::chain;
 
-/// How long a lease that nobody renews is respected. The three of client-go, so that what is known about them holds.
+/// Time for which a lease without renewal is respected. This, `BELIEF` and `RETRY` are client-go's, so that their known
+/// properties apply.
 pub const DURATION: Duration = Duration::from_secs(15);
-/// How long after its last renewal a leader believes in itself: less than the others wait, by more than clocks drift.
+/// Time after its last renewal for which a leader trusts the lease: less than the others wait, by more than clocks
+/// drift.
 const BELIEF: Duration = Duration::from_secs(10);
-/// Between two looks of a candidate, and between two tries of a leader whose renewal failed.
+/// Delay between two attempts of a candidate, and between two tries of a leader whose renewal failed.
 pub const RETRY: Duration = Duration::from_secs(2);
-/// Between two renewals: half of the belief, so that one failure is no loss.
+/// Interval between renewals: half of `BELIEF`, so that one failure does not lose the lease.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
-/// For one call to the API server: two fit into what a leader believes.
+/// Limit for one call to the API server: two fit into `BELIEF`.
 const CALL_LIMIT: Duration = Duration::from_secs(4);
-/// What another holder's lease may claim. A lease that says an hour must not keep everybody from working for one.
+/// Maximum duration that is respected in another holder's lease. A claim of an hour must not stop all operators for
+/// one.
 const DURATION_MAX: Duration = Duration::from_secs(60);
-/// Questions whether we still lead; there is one asker, the books.
+/// Pending requests to confirm the leadership; only the ledger client sends them.
 const ASKS: usize = 8;
 
-/// One process that wants to lead.
+/// A process that wants to lead.
 pub struct Candidate {
     api: Api<Lease>,
     name: String,
@@ -45,7 +48,7 @@ pub struct Candidate {
     clock: Arc<dyn Clock>,
 }
 
-/// Asks about a leadership, and can give it up. Cheap to clone.
+/// A handle to check a leadership, or to give it up. Cheap to clone.
 #[derive(Clone)]
 pub struct Leader {
     asks: mpsc::Sender<oneshot::Sender<bool>>,
@@ -53,7 +56,7 @@ pub struct Leader {
     until: Until,
 }
 
-/// Until when the lease is surely ours, by our own time.
+/// Time until which the lease is certainly ours, by our own clock.
 #[derive(Clone)]
 struct Until(Arc<Mutex<Instant>>);
 
@@ -74,20 +77,21 @@ pub struct Leadership {
     renewing: JoinHandle<()>,
 }
 
-/// What a candidate saw last, and since when it has not changed. Only our own time counts: clocks of two nodes differ.
+/// Version of the lease seen last, and how long it has not changed. Only our own clock counts: those of two nodes
+/// differ.
 struct Sight {
     version: Option<String>,
     since: Instant,
 }
 
 impl Candidate {
-    /// `identity` must be this process's alone: one that starts again is another candidate.
+    /// Creates a candidate. `identity` must be unique to this process: a restarted process is another candidate.
     pub fn new(client: Client, namespace: &str, name: String, identity: String, clock: Arc<dyn Clock>) -> Self {
         Self { api: Api::namespaced(client, namespace), name, identity, clock }
     }
 
-    /// Stands by until it leads; `None` when the stop came first. `told` hears what keeps it from even asking, and
-    /// nothing when it can.
+    /// Waits until it leads; `None` if `stop` came first. `told` is called with the problem when the lease cannot be
+    /// requested, and with `None` once it can.
     pub async fn win(self, stop: &CancellationToken, told: impl Fn(Option<&str>)) -> Option<Leadership> {
         let mut sight = None;
         let mut said: Option<Option<String>> = None;
@@ -116,7 +120,7 @@ impl Candidate {
         }
     }
 
-    /// One look: the lease as ours, if it could be taken.
+    /// Tries once to take the lease, and returns it if that worked.
     async fn attempt(&self, sight: &mut Option<Sight>) -> kube::Result<Option<Lease>> {
         let Some(lease) = in_time(self.api.get_opt(&self.name)).await? else {
             return self.written(in_time(self.api.create(&manager(), &self.claim(None))).await);
@@ -131,7 +135,7 @@ impl Candidate {
         self.written(in_time(self.api.replace(&self.name, &manager(), &self.claim(Some(&lease)))).await)
     }
 
-    /// A conflict is another candidate that was faster.
+    /// Converts the reply to a write. A conflict means that another candidate was faster.
     fn written(&self, answer: kube::Result<Lease>) -> kube::Result<Option<Lease>> {
         match answer {
             Ok(lease) => Ok(Some(lease)),
@@ -140,7 +144,7 @@ impl Candidate {
         }
     }
 
-    /// The lease as ours, over the one that stands.
+    /// Builds our claim on the lease, over the existing one.
     fn claim(&self, standing: Option<&Lease>) -> Lease {
         let now = MicroTime(self.clock.now());
         let spec = standing.and_then(|lease| lease.spec.clone()).unwrap_or_default();
@@ -167,10 +171,10 @@ impl Candidate {
         }
     }
 
-    /// Renews until it is done or `deadline` is past. `None`: it is lost.
+    /// Tries to renew until it works or `deadline` has passed. `None`: the lease is lost.
     async fn renew(&self, mut lease: Lease, deadline: Instant) -> Option<Lease> {
         loop {
-            // A process that was paused finds the time gone by.
+            // A process that was paused finds the deadline passed.
             if Instant::now() >= deadline {
                 return None;
             }
@@ -179,7 +183,7 @@ impl Candidate {
                 Ok(renewed) => return Some(renewed),
                 Err(error) if matches!(status_code(&error), Some(404 | 409)) => {
                     match in_time(self.api.get_opt(&self.name)).await {
-                        // Somebody put an annotation on it.
+                        // Another writer changed the lease, such as its annotations, but not the holder.
                         Ok(Some(fresh)) if self.holds(&fresh) => {
                             lease = fresh;
                             continue;
@@ -198,7 +202,7 @@ impl Candidate {
         lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_ref()) == Some(&self.identity)
     }
 
-    /// Lets the next one lead at once.
+    /// Releases the lease so that the next candidate can lead at once.
     async fn give_back(&self, lease: &Lease) {
         let mut free = self.claim(Some(lease));
         if let Some(spec) = &mut free.spec {
@@ -211,7 +215,7 @@ impl Candidate {
     }
 }
 
-/// Whether a lease that has not changed for so long, by our own time, may be taken.
+/// True if a lease that has not changed for this long, by our own clock, may be taken.
 fn is_free(lease: &Lease, unchanged: Duration) -> bool {
     let Some(spec) = &lease.spec else { return true };
     if spec.holder_identity.as_ref().is_none_or(String::is_empty) {
@@ -244,10 +248,10 @@ impl Leadership {
         self.leader.clone()
     }
 
-    /// Ends it in good order: the next one need not wait.
+    /// Resigns in good order, so that the next leader need not wait.
     pub async fn resign(mut self) {
         self.resign.cancel();
-        // It ends by itself; a panic in it leaves a lease that runs out.
+        // The task ends by itself; if it panicked, the lease runs out.
         drop((&mut self.renewing).await);
     }
 }
@@ -259,7 +263,7 @@ impl Drop for Leadership {
 }
 
 impl Leader {
-    /// Whether we lead, by a write to the lease after this was asked. `false` is for good.
+    /// Checks whether we lead by a write to the lease made after this call. `false` is final.
     pub async fn confirm(&self) -> bool {
         let (reply, answer) = oneshot::channel();
         let leads = self.asks.send(reply).await.is_ok() && answer.await.unwrap_or(false);
@@ -269,18 +273,18 @@ impl Leader {
         leads
     }
 
-    /// Whether the lease is still ours by our own time. It costs no call, so it can be asked right before each write
-    /// that the ledger does not fence: a process that was paused finds the time gone by before it has written.
+    /// True if the lease is still ours by our own clock. It makes no call, so it can be checked right before each write
+    /// that the ledger does not fence: a process that was paused finds the time expired before it writes.
     pub fn believes(&self) -> bool {
         !self.lost.is_cancelled() && Instant::now() < self.until.get()
     }
 
-    /// Gives the leadership up for good: something else told that another one leads.
+    /// Gives up the leadership for good: another component reported that another operator leads.
     pub fn depose(&self) {
         self.lost.cancel();
     }
 
-    /// Returns when the leadership is lost.
+    /// Waits until the leadership is lost.
     pub async fn lost(&self) {
         self.lost.cancelled().await;
     }
@@ -311,7 +315,7 @@ async fn hold(
         lease = renewed;
         until.set(asked + BELIEF);
         if let Some(question) = question {
-            // Who asked may have left.
+            // The caller may have gone.
             let _ = question.send(true);
         }
     }

@@ -1,5 +1,5 @@
-//! The ledger as the operator uses it: one session, opened again when it was given up, and a tally of what the
-//! directory holds that no resource shows any more.
+//! The operator's ledger client: one session, reopened after it was lost, and a tally of directory entries that no
+//! resource shows any more.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,32 +18,32 @@ use crate::ledger::store::{Balance, Error, Floor, Result, Role, Session, Store};
 use crate::operator::state::in_service::InService;
 use crate::operator::state::lease::Leader;
 
-/// How often a write is tried under a new session before its fencing is passed on: once is the rule (we were given
-/// up), twice means that another process uses our name.
+/// Sessions tried for one write before its fencing is returned: fenced once, we were given up; fenced twice, another
+/// process uses our name.
 const SESSIONS: usize = 2;
 
-/// Removed accounts are remembered this long before a period in which they could count: longer than any period.
+/// Removed accounts are kept this long before a period in which they could count: longer than any period.
 const REMOVED_COUNTED: SignedDuration = SignedDuration::from_hours(35 * 24);
 
 pub struct Books {
     store: Arc<dyn Store>,
     name: String,
-    /// Where several operators share the ledger: only the one that leads opens a session, and never a second one.
+    /// Set if several operators share the ledger: only the leader opens a session, and never a second one.
     leader: Option<Leader>,
     session: Mutex<Option<Session>>,
     tally: Mutex<Tally>,
 }
 
-/// What the directory holds, as far as the operator has to know it without asking.
+/// The part of the directory that the operator has to know without a call.
 #[derive(Default)]
 pub struct Tally {
     epoch: i64,
-    /// Accounts that were removed, or left a policy for another.
+    /// Accounts that were removed, or moved to another policy.
     removed: HashMap<AccountId, Vec<Removed>>,
     in_service: InService,
 }
 
-/// An account that is not one of its policy any more.
+/// An account that no longer belongs to a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removed {
     pub policy: PolicyId,
@@ -52,8 +52,8 @@ pub struct Removed {
     pub at: Timestamp,
 }
 
-/// Does a write under the session, under a new one where the old was given up. A macro, because the futures of an
-/// async closure cannot be promised to be `Send` yet.
+/// Does a write under the session, or under a new one if the old was lost. A macro, because the futures of an async
+/// closure cannot be promised to be `Send` yet.
 macro_rules! under_session {
     ($books:ident, $session:ident, $write:expr) => {{
         let mut tries = SESSIONS;
@@ -84,8 +84,8 @@ impl Books {
             return Ok(session.clone());
         }
         let session = self.store.open_session(Role::Operator, &self.name).await?;
-        // A process that was paused between its last look at the lease and this has taken the session from the operator
-        // that leads now. It writes nothing under it: that one ends, and whoever leads next opens its own.
+        // A process that was paused between its last check of the lease and this point has taken the session from the
+        // current leader. It writes nothing under it: that leader ends, and the next one opens its own.
         if let Some(leader) = &self.leader
             && !leader.confirm().await
         {
@@ -95,13 +95,13 @@ impl Books {
         Ok(session)
     }
 
-    /// Whether no other operator can lead at this moment, by our own time.
+    /// True if no other operator can lead at this moment, by our own clock.
     pub fn leads(&self) -> bool {
         self.leader.as_ref().is_none_or(Leader::believes)
     }
 
-    /// Whether another session may be opened where the old one was given up. Among several operators it was given up
-    /// because another one leads.
+    /// True if a new session may replace a lost one. Among several operators a session is lost because another one
+    /// leads.
     fn reopens(&self) -> bool {
         match &self.leader {
             Some(leader) => {
@@ -112,7 +112,7 @@ impl Books {
         }
     }
 
-    /// Lets go of a session that the ledger gave up, unless another task has opened a new one meanwhile.
+    /// Drops a session that the ledger ended, unless another task has opened a new one meanwhile.
     async fn lost(&self, session: &Session) {
         tracing::warn!(session.id, session.epoch, "the ledger gave the operator's session up; opening another");
         let mut open = self.session.lock().await;
@@ -145,7 +145,7 @@ impl Books {
         under_session!(self, session, self.store.reopen(session))
     }
 
-    /// What was remembered is another ledger's.
+    /// Forgets what belongs to the previous ledger.
     pub async fn forget(&self) {
         *self.tally.lock().await = Tally::default();
         *self.session.lock().await = None;
@@ -207,7 +207,7 @@ impl Books {
         under_session!(self, session, self.store.sweep_sessions(session, silence))
     }
 
-    /// Ends the session in good order; the next write would open another.
+    /// Closes the session in good order; the next write would open another.
     pub async fn close(&self) -> Result<()> {
         match self.session.lock().await.take() {
             Some(session) => self.store.close_session(&session).await,
@@ -219,7 +219,7 @@ impl Books {
         self.store.find(holder).await
     }
 
-    /// The balances of holders in their order; without those that the directory does not have.
+    /// Returns the balances of holders in their order, without those that the directory does not have.
     pub async fn balances(&self, holders: &[Holder]) -> Result<Vec<Balance>> {
         let mut found = self.store.balances(holders).await?;
         found.sort_by_key(|balance| holders.iter().position(|holder| *holder == balance.lot.holder));
@@ -234,9 +234,10 @@ impl Books {
         Ok(tally)
     }
 
-    /// The accounts of a policy that were removed since `since`, or moved to another policy: anywhere, or in the namespace
-    /// of this name or, where they were purged, of this UID. In one namespace also those whose entry is of the policy:
-    /// one that moves keeps its place until the ledger knows that it left, so that no other account slips in between.
+    /// Returns the accounts of a policy that were removed since `since`, or moved to another policy: everywhere, or in
+    /// the namespace of this name or, for purged ones, of this UID. In one namespace also those whose entry has the
+    /// policy: one that moves keeps its place until the ledger has recorded that it left, so that no other account
+    /// slips in between.
     pub async fn removed_accounts(
         &self,
         policy: PolicyId,
@@ -244,7 +245,7 @@ impl Books {
         since: Timestamp,
     ) -> Result<Vec<(AccountId, Removed)>> {
         let mut tally = self.refreshed().await?;
-        // They count in no period any more, whichever policy's.
+        // They no longer count in any period of any policy.
         let forgotten = since.saturating_sub(REMOVED_COUNTED).unwrap_or(Timestamp::MIN);
         tally.removed.retain(|_, places| places.iter().any(|removed| removed.at >= forgotten));
         let counts = |removed: &Removed| {
@@ -264,7 +265,7 @@ impl Books {
         Ok(found.into_iter().collect())
     }
 
-    /// Asks a question about what the directory has in service at this moment.
+    /// Runs a query on the entries that the directory has in service at this moment.
     pub async fn in_service<T>(&self, question: impl FnOnce(&InService) -> T) -> Result<T> {
         Ok(question(&self.refreshed().await?.in_service))
     }

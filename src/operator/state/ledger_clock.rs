@@ -1,4 +1,4 @@
-//! The ledger's time beside the clock, as last read.
+//! The ledger's time compared with the clock, as last read.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use crate::ledger::store::LedgerTime;
 use crate::runtime::health::{Gate, Health};
 use crate::runtime::metrics::{IntGauge, Registry, register};
-/// What the last look found.
+/// The result of the last comparison.
 pub struct LedgerClock {
     gate: Gate,
     ahead_seconds: IntGauge,
@@ -29,12 +29,12 @@ impl LedgerClock {
         }
     }
 
-    /// What policies say of it, if anything.
+    /// Returns the message for policies, if there is one.
     pub fn sentence(&self) -> Option<String> {
         self.sentence.lock().as_deref().map(str::to_owned)
     }
 
-    /// Takes a look's finding over. Returns whether another sentence is to be said.
+    /// Records a comparison. Returns true if the message changed.
     pub fn found(&self, time: LedgerTime) -> bool {
         let ahead = time.ahead();
         self.ahead_seconds.set(ahead.map_or(0, |ahead| ahead.as_secs()));
@@ -58,7 +58,7 @@ impl LedgerClock {
     }
 }
 
-/// It names no clock, so that it stays the same while the ledger's time stands.
+/// Builds the message. It omits the clock's time, so that it stays the same while the ledger's time stands.
 fn sentence(time: LedgerTime) -> String {
     format!(
         "the ledger's time is {}, ahead of the clock: a clock ran ahead. Until the clock has caught up periods stand where \

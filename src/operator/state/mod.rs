@@ -1,4 +1,4 @@
-//! State that passes and tasks share, one type a file. No file here runs anything by itself.
+//! State that passes and tasks share, one type per file. No file here starts a task.
 
 pub mod awaiting_policy;
 pub mod costs;

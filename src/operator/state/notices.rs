@@ -1,4 +1,4 @@
-//! What finding and sending notices share.
+//! State shared by the detection and the dispatch of notices.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use crate::runtime::courier::Courier;
 use crate::runtime::metrics::{IntCounterVec, Opts, Registry, register};
-/// What the senders share.
+/// The notifier, the announcement signal and the counters.
 pub struct Notices {
     pub courier: Arc<dyn Courier>,
     pub announced: watch::Sender<u64>,

@@ -1,8 +1,8 @@
-//! What the status of each object was last written as, so that one that another writer changed is put right.
+//! The status last written to each object, so that changes by another writer are reverted.
 //!
-//! A change of status is no news to the object's own pass, or each write would cause another. An operator that has lost
-//! its lease, or an administrator, may write one all the same, and it would stand until something else wakes the object.
-//! Holds one entry for each object that had a pass and is not gone.
+//! A change of status does not wake the object's own pass, or each write would cause another. An operator that lost its
+//! lease, or an administrator, may still write one, and it would stay until another event wakes the object. Holds one
+//! entry for each object that had a pass and is not gone.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::operator::state::expectations::version;
 
-/// By object; `R` names one.
+/// Entries by object; `R` is a reference to one.
 pub struct Shown<R>(Mutex<HashMap<R, Entry>>);
 
 impl<R> Default for Shown<R> {
@@ -24,16 +24,16 @@ impl<R> Default for Shown<R> {
 
 struct Entry {
     uid: Option<String>,
-    /// The version that has the status which `stands`; an older one that the watch still brings proves nothing.
+    /// The version in which the status `stands`; an older one that the watch still delivers proves nothing.
     version: u64,
     stands: Option<u64>,
-    /// The status of a write under way: the watch may be faster than the answer.
+    /// The status of a write under way: the watch may be faster than the reply.
     intended: Option<u64>,
-    /// Another writer changed it, and no pass has put it right yet.
+    /// True if another writer changed it, and no pass has reverted that yet.
     foreign: bool,
 }
 
-/// Returns the hash of a status as it is on the wire.
+/// Returns the hash of a status in its wire format.
 pub fn status_mark<S: Serialize>(status: Option<&S>) -> u64 {
     let mut hasher = DefaultHasher::new();
     serde_json::to_vec(&status).unwrap_or_default().hash(&mut hasher);
@@ -45,7 +45,7 @@ impl<R: Clone + Eq + Hash> Shown<R> {
         self.0.lock()
     }
 
-    /// Notes that a status with this mark is about to be written.
+    /// Records that a status with this mark is about to be written.
     pub fn intend(&self, what: &R, meta: &ObjectMeta, mark: u64) {
         let mut entries = self.entries();
         match entries.get_mut(what).filter(|entry| entry.uid == meta.uid) {
@@ -58,14 +58,14 @@ impl<R: Clone + Eq + Hash> Shown<R> {
         }
     }
 
-    /// Notes that the status with this mark stands in the version of `meta`.
+    /// Records that the version of `meta` has the status with this mark.
     pub fn stands(&self, what: &R, meta: &ObjectMeta, mark: u64) {
         let entry =
             Entry { uid: meta.uid.clone(), version: version(meta), stands: Some(mark), intended: None, foreign: false };
         self.entries().insert(what.clone(), entry);
     }
 
-    /// Says whether another writer left this status on the object, and notes it if so.
+    /// Checks whether another writer left this status on the object, and records it if so.
     pub fn is_foreign(&self, what: &R, meta: &ObjectMeta, mark: u64) -> bool {
         let mut entries = self.entries();
         let Some(entry) = entries.get_mut(what).filter(|entry| entry.uid == meta.uid) else { return false };
@@ -75,7 +75,7 @@ impl<R: Clone + Eq + Hash> Shown<R> {
         foreign
     }
 
-    /// Says whether another writer's status is still to be put right, its figures too.
+    /// True if another writer's status has not been reverted yet, its figures included.
     pub fn is_to_be_put_right(&self, what: &R) -> bool {
         self.entries().get(what).is_some_and(|entry| entry.foreign)
     }

@@ -1,4 +1,4 @@
-//! Objects whose status is to be written: the most urgent first, among them in turn by namespace, and the oldest of each first.
+//! Queue of pending status writes: the most urgent first, then in turn by namespace, and the oldest of each first.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::operator::object_ref::Ref;
 use crate::operator::watch::work_queue::Turns;
 
-/// How urgent a write is.
+/// The urgency of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
     Phase,
@@ -20,15 +20,15 @@ impl Rank {
     const ALL: [Self; 3] = [Self::Phase, Self::Movement, Self::Count];
 }
 
-/// Every so many writes go by turns alone, whatever their rank: ever new movements of some must not keep the counts of
-/// others from being shown at all.
+/// Every n-th write goes by turn alone, whatever its rank: a steady flow of movements must not keep the counts of other
+/// objects from ever being shown.
 const FAIR: u64 = 5;
 
-/// Objects whose status is to be written, each once: the most urgent first, and among them in turn by namespace.
+/// Objects with a pending status write, each once: the most urgent first, then in turn by namespace.
 #[derive(Default)]
 pub struct StatusQueue {
     places: HashMap<Ref, (Rank, u64)>,
-    /// When each became due, by age.
+    /// Time since when each is due, by age.
     since: BTreeMap<u64, Timestamp>,
     by_rank: [Turns<Ref>; Rank::ALL.len()],
     by_turn: Turns<Ref>,
@@ -37,7 +37,7 @@ pub struct StatusQueue {
 }
 
 impl StatusQueue {
-    /// Puts an object in. One that waits already keeps its age, and the more urgent of its ranks.
+    /// Adds an object. If it is queued already, it keeps its age, and the more urgent of both ranks.
     pub fn push(&mut self, rank: Rank, what: Ref, now: Timestamp) {
         let tenant = what.name().tenant();
         let age = match self.places.get(&what) {
@@ -68,7 +68,7 @@ impl StatusQueue {
         Some(what)
     }
 
-    /// Takes an object out, whatever its turn. False: it does not wait.
+    /// Removes an object from the queue. Returns false if it was not queued.
     pub fn remove(&mut self, what: &Ref) -> bool {
         let Some((rank, age)) = self.places.remove(what) else { return false };
         let tenant = what.name().tenant();
@@ -86,7 +86,7 @@ impl StatusQueue {
         self.places.is_empty()
     }
 
-    /// How long the oldest has waited.
+    /// Returns how long the oldest has waited.
     pub fn behind(&self, now: Timestamp) -> Duration {
         let oldest = self.since.first_key_value().map(|(_, since)| now.duration_since(*since));
         oldest.and_then(|waited| Duration::try_from(waited).ok()).unwrap_or_default()
@@ -114,7 +114,7 @@ mod tests {
         queue.push(Rank::Phase, account("x"), NOW);
         assert_eq!(queue.pop(), Some(account("x")));
         assert_eq!(queue.pop(), Some(account("z")));
-        // New movements at every tick, and still the count is written.
+        // New movements arrive at every tick, and still the count is written.
         let written = (0..10).position(|index| {
             queue.push(Rank::Phase, account(&format!("busy-{index}")), NOW);
             queue.pop() == Some(account("counted"))

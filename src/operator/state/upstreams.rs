@@ -1,11 +1,11 @@
-//! The relays' last report of the policies' upstreams.
+//! The relays' last report on the policies' upstreams.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::domain::trouble::Sightings;
-/// The latest word; `None` before the first.
+/// The latest report; `None` before the first.
 #[derive(Default)]
 pub struct Upstreams(Mutex<Option<Arc<Sightings>>>);
 

@@ -1,10 +1,10 @@
-//! Changes of the relays that objects show: their address, their state.
+//! Passes on changes of the relays that objects show: their address and their state.
 
 use crate::operator::context::Context;
 use crate::operator::object_ref::{Name, Ref};
 use crate::operator::plan;
 
-/// Another address of the relay goes into every Secret.
+/// Wakes everything when the relay's address changes, because every Secret holds it.
 pub async fn of_endpoint(context: &Context) {
     let mut endpoint = context.endpoint.clone();
     endpoint.mark_unchanged();
@@ -14,8 +14,8 @@ pub async fn of_endpoint(context: &Context) {
     std::future::pending::<()>().await;
 }
 
-/// What is said of the relays goes into every policy's status: at once where something is wrong or right again, and in
-/// the budget of the counts where only their number changed.
+/// Passes the relays' state on to every policy's status: at once if a problem begins or ends, and within the budget of
+/// the counts if only the number of relays changed.
 pub async fn of_relay(context: &Context) {
     let mut relay = context.relay.clone();
     let mut shown = relay.borrow_and_update().clone();

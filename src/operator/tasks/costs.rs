@@ -1,6 +1,6 @@
-//! The running bill of each policy that has pricing: reckoned from the rollup, remembered for status, its terms written.
+//! Computes the running bill of each priced policy from the rollup, keeps it for the status, and records its terms.
 //!
-//! A reckoning reads all that was used in the month, so it waits twenty times as long as it took: with a large policy it
+//! Each computation reads the whole use of the month, so it pauses for twenty times as long as it took: a large policy
 //! costs a twentieth of a core at most.
 
 use std::collections::HashSet;
@@ -21,11 +21,11 @@ use crate::operator::plan::credit_policy::valid_pricing;
 use crate::operator::state::costs::{Reckoned, is_amount_behind, lock};
 
 const TICK: Duration = Duration::from_secs(2);
-/// As often as the rollup at most: nothing is newer.
+/// Minimum interval, equal to the rollup's: there are no newer figures.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// So many times as long as it took.
+/// Pause as a multiple of the time that the computation took.
 const PAUSE_FACTOR: u32 = 20;
-/// How often the accounts' statuses are compared with the bill: some milliseconds for 10,000 of them.
+/// Interval at which the accounts' statuses are compared with the bill: some milliseconds for 10,000 of them.
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs until the future is dropped.
@@ -33,7 +33,7 @@ pub async fn run(context: &Context) {
     loop {
         tokio::time::sleep(TICK).await;
         let policies = context.references.policies.state();
-        // What has no pricing any more, or is gone, has no cost.
+        // A policy without pricing, or one that is gone, has no cost.
         let priced = policies.iter().filter(|policy| valid_pricing(policy).is_some());
         let priced: HashSet<Holder> =
             priced.filter_map(|policy| context.holder_of(&Ref::Policy(Name::of(policy.as_ref())))).collect();
@@ -69,7 +69,7 @@ async fn follow(context: &Context, policy: &CreditPolicy) -> Result<()> {
     Ok(())
 }
 
-/// Has the accounts judged whose statuses are behind the bill, now and then and after each reckoning.
+/// Queues the accounts whose statuses are behind the bill, periodically and after each computation.
 fn compare(context: &Context, policy: PolicyId, name: &str, now: Timestamp) {
     let mut known = lock(&context.costs.known);
     let Some(known) = known.get_mut(&policy).filter(|known| now < known.terms.to) else { return };
@@ -93,7 +93,7 @@ async fn reckon(context: &Context, terms: Terms) -> Result<()> {
     if standing.as_ref() != Some(&terms) {
         context.books.put_terms(&terms).await.map_err(Error::ledger("writing a bill's terms"))?;
     }
-    // Before it is read: what moves while it is reckoned is reckoned again.
+    // Cleared before the read: use during the computation causes another one.
     lock(&context.costs.moved).remove(&terms.policy);
     let bill = bill(store, &terms).await.map_err(Error::ledger("reading what a policy used"))?;
     let pause = (started.elapsed() * PAUSE_FACTOR).max(AGAIN_AFTER);

@@ -1,5 +1,5 @@
-//! Tells the owners of keys that messages were refused for their sender: an Event on the key, at most one an hour for each
-//! reason, and the count in its status.
+//! Reports to the owners of keys that messages were refused for their sender: an Event on the key, at most one an hour
+//! for each reason, and the count in its status.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::operator::context::Context;
 use crate::operator::object_ref::{Name, Ref};
 use crate::operator::plan::Notice;
 
-/// One question to the ledger; a user who looks for the reason finds it in time.
+/// Interval between queries of the ledger, short enough for a user who looks for the reason.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Runs until the future is dropped.
 pub async fn run(context: &Context) {
     let mut failing = false;
     loop {
-        // A ledger that is held, or being rebuilt, is left alone.
+        // Not while the ledger is held or being rebuilt.
         context.guard.opened().await;
         match context.books.report_denied_senders(TELL_EVERY, DENIED_MAX).await {
             Ok(reports) => {
@@ -41,7 +41,7 @@ pub async fn run(context: &Context) {
 }
 
 async fn tell(context: &Context, report: DeniedReport) {
-    // Names are the ledger's, which knows them before the first reconcile of a new process does.
+    // Names come from the ledger, which knows them before the first reconcile of a new process does.
     let Ok(Some(Entry::Key(entry))) = context.books.entry(Holder::Key(report.key)).await else { return };
     let name = Name::new(entry.namespace.as_str(), entry.name.as_str());
     let Some(key) = context.references.key(&name) else { return };
@@ -51,7 +51,7 @@ async fn tell(context: &Context, report: DeniedReport) {
     context.queues.wake(&Ref::Key(name));
 }
 
-/// What the key's owner is told. It names the domain and no address.
+/// Builds the message for the key's owner. It names the domain and no address.
 fn sentence(report: &DeniedReport) -> String {
     let DeniedReport { fault, messages, domain, .. } = report;
     let count = if *messages == 1 { "1 message was".to_owned() } else { format!("{messages} messages were") };

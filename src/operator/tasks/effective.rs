@@ -1,9 +1,9 @@
-//! Keeps the ConfigMap `<release>-relay-effective`: what the settings and the three kinds come to for the relays.
+//! Maintains the ConfigMap `<release>-relay-effective`: the relays' settings and the three kinds as now in force.
 //!
-//! The relays follow the ledger's directory and `relay.yaml`, which only programs read. This is the same for people:
-//! listeners and limits, and for each policy its upstream, senders, suspension, accounts and keys. Nothing reads it back.
-//! What it must never hold: a password, a hash, a key, an address of a person, or the reason of a suspension: whoever may
-//! read ConfigMaps of this namespace need not know why a customer does not pay.
+//! The relays follow the ledger's directory and `relay.yaml`, which only programs read. The ConfigMap shows the same to
+//! people: listeners and limits, and for each policy its upstream, senders, suspension, accounts and keys. It is never
+//! read back. It must never hold a password, a hash, a key, an address of a person, or the reason of a suspension:
+//! readers of ConfigMaps in this namespace need not know why a customer does not pay.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -25,20 +25,20 @@ use crate::operator::object_ref::{Name, Ref};
 use crate::operator::plan::meta;
 use crate::operator::plan::relay_state::RelayInForce;
 
-/// How often the directory is asked for changes: an edit is to be read within a second.
+/// Interval at which the directory is read for changes: an edit should show within a second.
 const EVERY: Duration = Duration::from_millis(500);
-/// Without a change, what somebody edited by hand is put right.
+/// Interval at which the ConfigMap is written without a change, which reverts manual edits.
 const AGAIN: Duration = Duration::from_secs(60);
 /// The key in the ConfigMap.
 const FILE: &str = "effective.yaml";
-/// On the ConfigMap, and in every policy's `status.relay.configHash`.
+/// Annotation on the ConfigMap, equal to every policy's `status.relay.configHash`.
 const HASH: &str = "franking.io/config-hash";
-/// Policies in it, and domains of each; how many more there are is said. Together they stay far below the 1 MiB that a
-/// ConfigMap may have.
+/// Maximum number of policies shown, and of domains of each; the number left out is shown. Together they stay far below
+/// the 1 MiB that a ConfigMap may have.
 const POLICIES_MAX: usize = 500;
 const DOMAINS_MAX: usize = 20;
 
-/// What the directory holds, as far as it is shown.
+/// The part of the directory that is shown.
 #[derive(Default)]
 struct Followed {
     epoch: i64,
@@ -77,15 +77,15 @@ struct Policy<'a> {
     #[serde(skip_serializing_if = "is_zero")]
     senders_left_out: usize,
     suspended: bool,
-    /// Absent in what is hashed.
+    /// Absent in the hashed text.
     #[serde(skip_serializing_if = "Option::is_none")]
     accounts: Option<Counts>,
-    /// Those that are neither revoked nor expired.
+    /// Keys that are neither revoked nor expired.
     #[serde(skip_serializing_if = "Option::is_none")]
     keys: Option<Counts>,
 }
 
-/// Accounts, or keys, of a policy. Suspended are those that their own suspension, or one up the chain, keeps from sending.
+/// Accounts, or keys, of a policy. Suspended: blocked by their own suspension, or by one up the chain.
 #[derive(Clone, Copy, Default, Serialize)]
 struct Counts {
     active: usize,
@@ -105,7 +105,7 @@ struct Upstream<'a> {
     port: u16,
     tls: UpstreamTls,
     max_recipients: u16,
-    /// Whether the relays have a login, a CA or a certificate for it; never which.
+    /// True if the relays have a login, a CA or a certificate for it; never which.
     secret: bool,
 }
 
@@ -124,7 +124,8 @@ pub async fn run(context: &Context) {
         }
         match followed.follow(context).await {
             Ok(()) => {
-                // Not before the settings are known: half of it would be another hash in every status at each start.
+                // Not before the settings are known: a partial text would put another hash into every status at each
+                // start.
                 let now = context.clock.now();
                 let rendered =
                     context.relay.borrow().in_force.as_deref().map(|relay| followed.render(Some(relay), now));
@@ -150,7 +151,7 @@ pub async fn run(context: &Context) {
     }
 }
 
-/// The text, and the hash of all in it but the counts: those move with every account and key.
+/// The text, and the hash of all of it except the counts, which change with every account and key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Rendered {
     text: String,
@@ -257,7 +258,7 @@ async fn write(context: &Context, rendered: &Rendered) -> Result<()> {
     written.map(drop).map_err(Error::cluster("writing what is in force for the relays"))
 }
 
-/// Another hash goes into every policy's status, in the budget of the figures.
+/// Passes a changed hash on to every policy's status, within the write budget of figures.
 fn tell(context: &Context, hash: &str) {
     if context.replace_config_hash(hash) {
         for policy in context.references.policies.state() {
@@ -316,7 +317,7 @@ mod tests {
         assert!(at("plan-0000") < at("plan-0001") && at("plan-0001") < at("plan-0499"));
     }
 
-    /// An account of policy 1.
+    /// Builds an account of policy 1.
     fn account(suspended: bool) -> FollowedAccount {
         FollowedAccount { policy: PolicyId(Uuid::from_u128(1)), suspended }
     }

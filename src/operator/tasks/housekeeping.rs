@@ -1,4 +1,4 @@
-//! The ledger's small periodic work, done by whoever operates.
+//! The ledger's small periodic tasks, run by the operator that leads.
 
 use std::time::{Duration, Instant};
 
@@ -9,36 +9,36 @@ use tracing::Instrument as _;
 use crate::ledger::store::{FINGERPRINT_KEPT, Result};
 use crate::operator::context::Context;
 
-/// Lost messages of one sweep that are named in the log; the rest is counted.
+/// Lost messages of one sweep that are logged one by one; the others are only counted.
 const LOST_LOGGED: usize = 1_000;
 
-/// The rollup feeds status and metrics; ten seconds behind is what they promise.
+/// Interval of the rollup, which feeds status and metrics; they promise to be ten seconds behind.
 const ROLLUP_EVERY: Duration = Duration::from_secs(10);
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
-/// A session is given up after this much silence: twelve missed heartbeats of a relay, which beats every five seconds
-/// whatever its engine, and several failovers of a database.
+/// Silence after which a session is ended: twelve missed heartbeats of a relay, which beats every five seconds whatever
+/// its engine, and several failovers of a database.
 const SILENCE: SignedDuration = SignedDuration::from_secs(60);
-/// After an outage of the ledger everybody was silent. Nobody is given up before it has answered us for so long: three
-/// heartbeats of a relay.
+/// Time for which the ledger must have answered us before a silent session is ended: after an outage of the ledger all
+/// sessions were silent. Three heartbeats of a relay.
 const ANSWERED: Duration = Duration::from_secs(15);
 const LOTS_EVERY: Duration = Duration::from_secs(3600);
-/// Lots are made this long ahead, so that a ledger that is down at midnight finds them made.
+/// Lots are prepared this far ahead, so that they exist even if the ledger is down at midnight.
 const LOTS_AHEAD: SignedDuration = SignedDuration::from_hours(24);
 const RETIRE_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// Rows of messages are kept this long, then only their sums: five days, the longest that mail waits for its upstream
-/// anywhere, and three in which somebody may still look at it.
+/// anywhere, and three in which an administrator may still look at it.
 const RETENTION: SignedDuration = SignedDuration::from_hours(8 * 24);
 const FORGET_KEYS_EVERY: Duration = Duration::from_secs(24 * 3600);
-/// Rows of removed keys are kept this long: longer than any period, so that whoever asks what used up a cap still finds
-/// who. Their ids and what they used stay.
+/// Rows of removed keys are kept this long: longer than any period, so that the key that used up a cap can still be
+/// found. Their IDs and their use stay.
 const REMOVED_KEY_KEPT: SignedDuration = SignedDuration::from_hours(35 * 24);
-/// Fingerprints that are too old are not looked at; this only gives their room back.
+/// Expired fingerprints are ignored in any case; this only frees their space.
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
-/// After a failure, before the next try.
+/// Delay after a failure before the next try.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// One piece of periodic work.
+/// One periodic task.
 #[derive(Clone, Copy)]
 enum Chore {
     Heartbeat,
@@ -50,7 +50,7 @@ enum Chore {
     ForgetKeys,
 }
 
-/// Since when the ledger has answered every heartbeat of ours.
+/// Time since when the ledger has answered every heartbeat of ours.
 #[derive(Default)]
 struct Pulse(Mutex<Option<Instant>>);
 
@@ -107,7 +107,7 @@ impl Chore {
 
     async fn keep(self, context: &Context, pulse: &Pulse) {
         loop {
-            // A ledger that is held, or being rebuilt, is left alone.
+            // Not while the ledger is held or being rebuilt.
             context.guard.opened().await;
             let pause = match self.once(context, pulse).await {
                 Ok(()) => self.interval(),
@@ -120,7 +120,7 @@ impl Chore {
         }
     }
 
-    /// One round, in a span, so that what the rooms below log says who asked.
+    /// Runs one round, in a span, so that log lines of lower layers name the task.
     async fn once(self, context: &Context, pulse: &Pulse) -> Result<()> {
         let span = tracing::error_span!("housekeeping", chore = self.doing());
         self.round(context, pulse).instrument(span).await
@@ -152,7 +152,7 @@ impl Chore {
                 books.forget_keys(before).await.map(drop)
             }
             Self::Sweep => {
-                // What a closed or replaced session left open is known to be nobody's at any time.
+                // Messages of a closed or replaced session are known to be abandoned at any time.
                 let silence = if pulse.is_steady() { SILENCE } else { SignedDuration::MAX };
                 let lost = books.sweep_sessions(silence).await?;
                 context.report.unknown(lost.len() as u64);

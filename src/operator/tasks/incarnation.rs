@@ -1,8 +1,8 @@
-//! Watches who the ledger is, from the start on, and stops everything when it is another than the one we know.
+//! Watches the ledger's identity from the start, and stops everything if it is not the one that we know.
 //!
-//! What is found is held, in the ledger where it is ours to write to and by `relay.yaml` where it is not; every object
-//! says so; nothing is written until an administrator accepts the finding by its name, or the right ledger is back. An
-//! accepted ledger is rebuilt ([`rebuild`](crate::operator::tasks::rebuild)) before mail is charged to it.
+//! A replaced ledger is held: in the ledger itself if it is ours to write to, otherwise by `relay.yaml`. Every object
+//! reports it, and nothing is written until an administrator accepts the finding by its name, or the right ledger is
+//! back. An accepted ledger is rebuilt ([`rebuild`](crate::operator::tasks::rebuild)) before mail is charged to it.
 
 use std::time::{Duration, Instant};
 
@@ -21,18 +21,18 @@ use crate::operator::report::{self, Said};
 use crate::operator::state::guard::Standing;
 use crate::operator::tasks::rebuild;
 
-/// How often the ledger is asked who it is: one small read. Relays look for themselves, five times a second.
+/// Interval at which the ledger's identity is read: one small read. Relays check by themselves, five times a second.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often the administrator's word is looked for while the ledger is held.
+/// Interval at which acceptance is looked for while the ledger is held.
 const ASK_EVERY: Duration = Duration::from_secs(2);
-/// The mark is noted at most this often, and only when it moved.
+/// Minimum interval at which the mark is noted, and only if it moved.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
-/// Looks that find no ledger at all before one is made to be accepted: whoever swaps a file does it in less.
+/// Reads that find no ledger at all before an empty one is made for acceptance: swapping a file takes less.
 const GONE_LOOKS: u32 = 5;
-/// For the last note, while the process stops.
+/// Limit for the last note, while the process stops.
 const LAST_NOTE: Duration = Duration::from_secs(5);
 
-/// What the looks have come to.
+/// The state of the watch.
 #[derive(Default)]
 struct Watching {
     gone: u32,
@@ -56,12 +56,12 @@ pub async fn run(context: &Context) {
     }
 }
 
-/// The last note, so that a backup that is put back while we are down is known for one.
+/// Notes the mark a last time, so that a backup restored while we are down is recognised.
 pub async fn end(context: &Context) {
     let guard = &context.guard;
     let (Some((installation, _)), Standing::Open) = (&guard.place, guard.standing()) else { return };
     let noting = async {
-        // What was sent since the last one counts too.
+        // Messages sent since the last rollup count too.
         context.books.rollup().await.map_err(Error::ledger("rolling usage up"))?;
         let identity = context.books.store().identity().await.map_err(Error::ledger("asking who the ledger is"))?;
         if identity.mark == installation.mark {
@@ -95,8 +95,8 @@ async fn look(context: &Context, watching: &mut Watching) -> Result<()> {
     }
 }
 
-/// Who the ledger is, asked anew where the open one says that another's file was put in its place. Where there is no
-/// ledger at all any more one is made, held from the start, so that there is something to accept.
+/// Returns the ledger's identity, from a new connection if the open one reports that another file was put in its place.
+/// If there is no ledger at all any more, it makes one, held from the start, so that there is something to accept.
 async fn identify(context: &Context, watching: &mut Watching) -> Result<Option<Identity>> {
     let failed = Error::ledger("asking who the ledger is");
     let error = match context.books.store().identity().await {
@@ -135,7 +135,7 @@ fn is_gone(address: &LedgerAddress) -> bool {
     }
 }
 
-/// The right ledger: work goes on, and how far it has come is noted now and then.
+/// Handles the right ledger: work goes on, and its mark is noted from time to time.
 async fn ours(context: &Context, watching: &mut Watching, known: Known, identity: &Identity) -> Result<()> {
     let guard = &context.guard;
     if let Some(known) = guard.known().as_mut() {
@@ -175,7 +175,7 @@ async fn rebuild(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Another ledger: held, shown, and asked about.
+/// Handles another ledger: holds it, reports it, and looks for its acceptance.
 async fn held(
     context: &Context,
     watching: &mut Watching,
@@ -244,7 +244,7 @@ async fn accept(
     adopt(context, installation, incarnation, Mark::default()).await
 }
 
-/// Takes over an incarnation: in the ConfigMap first, so that what is done next is done for good.
+/// Takes over an incarnation, in the ConfigMap first, so that later steps are final.
 async fn adopt(context: &Context, installation: &Installation, incarnation: Uuid, mark: Mark) -> Result<()> {
     let noting = installation::note_incarnation(&context.client, &installation.namespace, incarnation, mark);
     noting.await.map_err(Error::installation)?;

@@ -1,8 +1,8 @@
-//! Watches whether the ledger's time is ahead of the clock, as one that ran ahead and was put right leaves it.
+//! Checks whether the ledger's time is ahead of the clock, as it is after a clock ran ahead and was corrected.
 //!
-//! The ledger's time only goes forward, so periods stand until the clock has caught up, and no restart helps. Mail goes on
-//! (rates and expiries are judged by the clock meanwhile), but somebody should know why a period began early: `/readyz`,
-//! a metric, the log, and a condition on every policy say so.
+//! The ledger's time only goes forward, so periods stand until the clock has caught up, and no restart helps. Mail goes
+//! on (rates and expiries are judged by the clock meanwhile), but administrators should know why a period began early:
+//! `/readyz`, a metric, the log, and a condition on every policy report it.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
 use crate::operator::object_ref::{Name, Ref};
 
-/// One small read. A minute's difference is told within some seconds.
+/// Interval of one small read. A difference of a minute is reported within some seconds.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs until the future is dropped.

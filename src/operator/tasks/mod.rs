@@ -1,4 +1,4 @@
-//! Tasks that run beside the reconcile loops for as long as the operator works. Each ends with the future that runs it.
+//! Tasks that run beside the reconcile loops as long as the operator does. Each ends with the future that runs it.
 
 pub mod chain;
 pub mod changes;

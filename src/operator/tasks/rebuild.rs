@@ -1,10 +1,10 @@
-//! Puts the resources back into a ledger that was accepted, before mail is charged to it.
+//! Puts the resources back into an accepted ledger, before mail is charged to it.
 //!
-//! First the ids that statuses show are assigned again, so that nobody is made anew, and the ledger is told what these
-//! statuses show as used, also of objects that are being deleted: whoever makes them again finds it. Then every policy,
-//! account and key is passed once, in this order: each pass writes its directory entry and takes the password of a key
-//! from its Secret. Last, what stands in the ledger and has no resource any more is removed. It may be interrupted
-//! anywhere and is then begun again.
+//! First the IDs in the statuses are assigned again, so that no object gets a new identity, and the ledger receives the
+//! use that these statuses show, also of objects being deleted, so that an object made again finds it. Then every
+//! policy, account and key is reconciled once, in this order: each pass writes its directory entry and takes the
+//! password of a key from its Secret. Last, ledger entries without a resource are removed. It may be interrupted
+//! anywhere and then starts again.
 
 use std::time::{Duration, Instant};
 
@@ -25,15 +25,15 @@ use crate::operator::plan::figures::Figures;
 use crate::operator::plan::meta;
 use crate::operator::plan::usage::Metered as _;
 
-/// How long all objects of one kind may take, whatever fails. Then the others must not wait any longer for those whose
-/// pass does not succeed; each still gets its credits and its password when it does.
+/// Limit for all objects of one kind. After it the other objects must not wait any longer for those whose pass does not
+/// succeed; each of those still gets its credits and its password when it does.
 const ROUND_MAX: Duration = Duration::from_secs(600);
-/// A round in which nothing passes any more ends after this long.
+/// Time without any further success after which a round ends.
 const ROUND_SILENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
-/// Floors of one call.
+/// Number of floors per call.
 const PAGE: usize = 500;
-/// Who is named in the audit trail for what follows from an acceptance.
+/// The actor in the audit trail for the effects of an acceptance.
 const ACTOR: &str = "rebuild";
 
 pub async fn run(context: &Context) -> Result<()> {
@@ -71,15 +71,15 @@ fn is_live<K: Resource>(object: &K) -> bool {
     !meta::deleting(object.meta())
 }
 
-/// Gives an object the id that its status shows, and returns what the status shows as used. An object that never had an
-/// id, or whose status holds none that can be read, gets one as a new object does.
+/// Assigns the ID that the object's status shows, and returns the use that it shows. An object that never had an ID, or
+/// whose status has no readable one, gets one as a new object does.
 async fn assign<K: Kind>(context: &Context, object: &K, kind: id::Kind, shown: Option<String>) -> Result<Vec<Floor>> {
     let Some(id) = shown.and_then(|id| id.parse::<Uuid>().ok()) else { return Ok(vec![]) };
     let uid = match object.namespace() {
         None => String::new(),
         Some(namespace) => match context.references.namespace(&namespace).and_then(|namespace| namespace.uid()) {
             Some(uid) => uid,
-            // It is leaving, and so is the object.
+            // The namespace is being deleted, and so is the object.
             None => return Ok(vec![]),
         },
     };
@@ -92,7 +92,7 @@ async fn assign<K: Kind>(context: &Context, object: &K, kind: id::Kind, shown: O
     Ok(figures.map_or(vec![], |(figures, at)| floors(Holder::new(kind, held), &figures, at)))
 }
 
-/// Wakes objects and waits until each was passed.
+/// Wakes objects and waits until each has had a successful pass.
 async fn round(context: &Context, what: &'static str, objects: impl Iterator<Item = Ref>) {
     let mut left: Vec<Ref> = objects.collect();
     let (total, begun) = (left.len(), Instant::now());
@@ -123,7 +123,7 @@ fn exists(context: &Context, what: &Ref) -> bool {
     }
 }
 
-/// What a status shows as used, of each meter. `at`: when it was observed.
+/// Returns the use that a status shows, per meter. `at`: the time of its observation.
 fn floors(holder: Holder, figures: &Figures, at: Timestamp) -> Vec<Floor> {
     let floor = |meter, bound, until| Floor { holder, meter, bound, until };
     let mut floors = vec![floor(Meter::of_period(holder), Bound::UsedAtLeast(figures.used), figures.end)];
@@ -137,8 +137,8 @@ fn floors(holder: Holder, figures: &Figures, at: Timestamp) -> Vec<Floor> {
     floors
 }
 
-/// A credential must not outlive its resource, and a ledger from before may hold some that do. Whoever accepted it has
-/// looked, so there is no number of them at which this stops.
+/// Removes entries without a resource: a credential must not outlive its resource, and an old ledger may hold some that
+/// do. The administrator who accepted it has reviewed it, so there is no limit on their number.
 async fn remove_orphans(context: &Context) -> Result<()> {
     let changes = context.books.store().changes(0).await.map_err(Error::ledger("reading the directory"))?;
     let now = context.clock.now();

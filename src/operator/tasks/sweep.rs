@@ -1,8 +1,8 @@
-//! Looks through the directory for entries whose resource is gone, and writes them off.
+//! Searches the directory for entries whose resource is gone, and writes them off.
 //!
-//! The deletions that a watch saw are written off at once; the sweep finds those that no watch saw: an object that went
-//! while the operator was down, a cluster restored without some of its objects. [`orphans`] decides how many may go
-//! before an administrator has looked.
+//! Deletions that a watch saw are written off at once; the sweep finds those that no watch saw: an object deleted while
+//! the operator was down, a cluster restored without some of its objects. [`orphans`] decides how many may go without
+//! an administrator's approval.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub async fn run(context: &Context) {
     }
 }
 
-/// Returns how many orphans were left.
+/// Sweeps once. Returns the number of orphans kept.
 async fn sweep(context: &Context) -> Result<usize> {
     let (totals, suspects) = suspects(context).await?;
     let home = context.settings.namespace.clone();
@@ -46,7 +46,7 @@ async fn sweep(context: &Context) -> Result<usize> {
     for (what, holder, policy) in suspects {
         match (loss(context, &what, holder).await?, &what) {
             (None, _) => {}
-            // Without its policy an account is refused anyway, and a key of a namespace that is gone must not log in.
+            // An account without its policy is refused anyway, and a key of a deleted namespace must not log in.
             (Some(Loss::Object), Ref::Policy(_)) | (Some(Loss::Namespace), _) => {
                 write_off(context, &what, holder, false).await?;
             }
@@ -76,7 +76,7 @@ async fn sweep(context: &Context) -> Result<usize> {
 
 type Suspect = (Ref, Holder, Option<PolicyId>);
 
-/// Counts what each namespace has in service, and lists the entries whose resource no watch knows.
+/// Counts the entries in service per namespace, and lists those whose resource no watch knows.
 async fn suspects(context: &Context) -> Result<(BTreeMap<String, usize>, Vec<Suspect>)> {
     let found = context.books.in_service(|in_service| {
         let (mut totals, mut suspects) = (BTreeMap::<String, usize>::new(), Vec::new());
@@ -93,8 +93,8 @@ async fn suspects(context: &Context) -> Result<(BTreeMap<String, usize>, Vec<Sus
     found.await.map_err(Error::ledger("reading the directory"))
 }
 
-/// Says whether the resource of this name is this holder's, as far as is known. In a namespace that was made again another
-/// one may have the name.
+/// True if the resource of this name belongs to this holder, as far as is known. In a namespace that was made again
+/// another object may have the name.
 fn is_theirs(context: &Context, what: &Ref, holder: Holder) -> bool {
     let exists = match what {
         Ref::Policy(name) => context.references.policy(&name.name).is_some(),

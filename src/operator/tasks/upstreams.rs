@@ -1,4 +1,4 @@
-//! What the relays say of the policies' upstreams, read from the ledger for the policies' status.
+//! Reads the relays' reports on the policies' upstreams from the ledger, for the policies' status.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,25 +11,25 @@ use crate::domain::trouble::Sightings;
 use crate::operator::context::Context;
 use crate::operator::object_ref::{Name, Ref};
 
-/// Sooner than anybody reads a status; one question to the ledger.
+/// Interval of one query to the ledger, shorter than the time in which a status is read.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The same while there is no relay: one that starts beside the operator is there in a moment.
 const LOOK_SOON: Duration = Duration::from_secs(1);
-/// How long there must have been no relay until that is said. One that is being replaced, or starts beside the operator, is
-/// no news, and a restart writes nothing.
+/// Time without a relay before that is reported. A relay that is being replaced, or starts beside the operator, changes
+/// no status, and a restart writes nothing.
 const ALONE_FOR: Duration = Duration::from_secs(60);
 
-/// Runs until the future is dropped. The policies of which the relays say something else are looked at again.
+/// Runs until the future is dropped. Wakes the policies for which the relays' reports changed.
 pub async fn run(context: &Context) {
     let mut failing = false;
     let mut relay_at = Instant::now();
     loop {
-        // A ledger that is held, or being rebuilt, is left alone.
+        // Not while the ledger is held or being rebuilt.
         context.guard.opened().await;
         match context.books.sightings().await {
             Ok(next) if next.relays == 0 && relay_at.elapsed() < ALONE_FOR => {
                 failing = false;
-                // The last word stands.
+                // The last report stays in force.
                 sleep(LOOK_SOON).await;
                 continue;
             }
@@ -45,7 +45,7 @@ pub async fn run(context: &Context) {
                     Some(_) | None => wake_all(context),
                 }
             }
-            // The last word stands.
+            // The last report stays in force.
             Err(error) if !failing => {
                 failing = true;
                 tracing::warn!(error = &error as &dyn std::error::Error, "asking what the relays say of upstreams");
@@ -56,7 +56,7 @@ pub async fn run(context: &Context) {
     }
 }
 
-/// How many relays there are is said of every policy in trouble.
+/// Wakes every policy with a reported problem, before or now: its status also shows the number of relays.
 fn wake(context: &Context, before: &Sightings, next: &Sightings) {
     let both = before.troubles.iter().chain(&next.troubles);
     let policies: HashSet<PolicyId> = both.map(|trouble| trouble.policy).collect();

@@ -1,9 +1,9 @@
-//! Which figures are written to a status, and when: in a budget, what a reader would act on first.
+//! Decides which figures are written to a status, and when: within a budget, the most important changes first.
 //!
-//! The ledger says whose figures moved; [`due`] says when that is written; a budget by the second bounds it, oldest first,
-//! with namespaces in turn. An object takes along those above it that are due, so that they show the same mail. Counts that
-//! follow from a transition (a key became ready) are written with it, beside the budget. The write itself is a reconcile, so
-//! nothing else writes a status.
+//! The ledger says which holders' figures changed; [`due`] says when they are written; a budget per second limits the
+//! writes, oldest first, with namespaces in turn. An object takes along its parents that are due, so that they show the
+//! same mail. Counts that follow from a transition (a key became ready) are written with it, outside the budget. The
+//! write itself is a reconcile, so that only the reconcile loop writes a status.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -26,40 +26,41 @@ use crate::operator::tasks::notices::Watch;
 use crate::operator::watch::work_queue::Cause;
 
 const TICK: Duration = Duration::from_secs(1);
-/// Holders asked for at a time.
+/// Holders per query.
 const PAGE: usize = 500;
-/// Counts (accounts of a policy, keys of an account) wait this long, so that a thousand changes are one write.
+/// Delay before counts (accounts of a policy, keys of an account) are written, so that a thousand changes are one
+/// write.
 const COUNTS_AFTER: SignedDuration = SignedDuration::from_secs(2);
-/// Counts written in a second. Each follows from a transition that has cost several requests of its own, so they are
-/// bounded only to spread what comes at once.
+/// Counts written per second. Each follows from a transition that has cost several requests of its own, so the limit
+/// only spreads those that come at once.
 const COUNTS_PER_SECOND: usize = 100;
-/// An object that was written less than this ago does not go along with another.
+/// Minimum age of an object's last write for it to go along with another.
 const TOGETHER_AFTER: SignedDuration = SignedDuration::from_secs(10);
 
 #[derive(Default)]
 struct Desk {
     cursor: i64,
-    /// Objects whose figures are to be judged, from when on.
+    /// Objects whose figures must be judged, each with the earliest time for it.
     judge: BTreeMap<Ref, Timestamp>,
     write: StatusQueue,
-    /// Objects whose counts are behind by a transition, beside the budget.
+    /// Objects whose counts are outdated by a transition, outside the budget.
     counts: StatusQueue,
     watch: Watch,
 }
 
-/// What is known of one object whose figures were judged.
+/// The result for one object whose figures were judged.
 struct Judged {
     due: Due,
-    /// When its figures were written last.
+    /// Time of the last write of its figures.
     written_at: Option<Timestamp>,
     lag: Lag,
 }
 
-/// How a status comes to be written.
+/// The way by which a status is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Queue(Rank),
-    /// The transition that its counts follow from has been written, and this belongs to it.
+    /// The counts follow from a transition that has been written; this write belongs to it.
     BesideTheBudget,
     Nowhere,
 }
@@ -77,12 +78,12 @@ impl Place {
     }
 }
 
-/// What a status is behind with, besides its figures.
+/// The parts of a status that are outdated, besides its figures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Lag {
     /// Counts that follow from a transition of another object.
     counts: bool,
-    /// Amounts of money, relays that are ready, and what SENDING says.
+    /// Amounts of money, the number of ready relays, and SENDING.
     others: bool,
 }
 
@@ -94,7 +95,7 @@ pub async fn run(context: &Context) {
         tokio::time::sleep(TICK).await;
         context.guard.opened().await;
         if incarnation != context.guard.incarnation() {
-            // Another ledger counts its movements anew.
+            // Another ledger starts its cursor of movements anew.
             desk = Desk::default();
             incarnation = context.guard.incarnation();
         }
@@ -115,7 +116,7 @@ impl Desk {
         let counted = self.counted();
         let written = self.turns(context.settings.status_writes_per_second, |what| context.above(what));
         for what in &written {
-            // What they have left hangs on it.
+            // The credits left to these keys depend on it.
             below(context, what).into_iter().for_each(|key| self.judge_by(key, now));
         }
         for what in counted.into_iter().chain(written) {
@@ -127,18 +128,18 @@ impl Desk {
         Ok(())
     }
 
-    /// Whose counts are written in this second.
+    /// Takes the objects whose counts are written in this second.
     fn counted(&mut self) -> Vec<Ref> {
         std::iter::from_fn(|| self.counts.pop()).take(COUNTS_PER_SECOND).collect()
     }
 
-    /// How many statuses wait to be written, for their figures or for their counts, and how long the oldest has.
+    /// Returns how many statuses wait to be written, for figures or for counts, and how long the oldest has waited.
     fn waiting(&self, now: Timestamp) -> (usize, Duration) {
         (self.write.len() + self.counts.len(), self.write.behind(now).max(self.counts.behind(now)))
     }
 
-    /// Whose turn it is in this second, each with those above it that wait too. What a second leaves of its budget is not
-    /// saved up: a quiet night buys no burst.
+    /// Takes the objects whose turn it is in this second, each with its parents that wait too. An unused part of the
+    /// budget is not saved up: a quiet night allows no burst.
     fn turns(&mut self, budget: u32, above: impl Fn(&Ref) -> Vec<Ref>) -> Vec<Ref> {
         let (budget, mut turns) = (usize::try_from(budget.max(1)).unwrap_or(usize::MAX), Vec::new());
         while turns.len() < budget
@@ -199,7 +200,8 @@ impl Desk {
             }
             balances.retain(|balance| holders.contains_key(&balance.lot.holder));
             if let Err(error) = self.watch.look(context, &balances, now).await {
-                // What could not be told is looked at again, or a threshold passed now would be told at the next move.
+                // The page is judged again; otherwise a threshold crossed now would be announced only at the next
+                // movement.
                 page.iter().for_each(|what| self.judge_by(what.clone(), now));
                 self.queue(judged, context, now);
                 return Err(error);
@@ -209,7 +211,7 @@ impl Desk {
         Ok(())
     }
 
-    /// Says when the figures of an object are written. `None`: it is gone, or has no status yet.
+    /// Judges when the figures of an object are written. `None`: it is gone, or has no status yet.
     fn judge_one(&mut self, context: &Context, what: &Ref, gauge: &Gauge, now: Timestamp) -> Option<Judged> {
         let fresh = &gauge.figures;
         context.report.figures(what, fresh);
@@ -218,15 +220,15 @@ impl Desk {
             Ref::Policy(policy) => policy.name.clone(),
             Ref::Account(_) | Ref::Key(_) => context.above(what).pop().map(|last| last.name().name.clone())?,
         };
-        // The next period's figures are news although nothing moves: it opens what was exhausted. So are a top-up, and a
-        // grant that expires.
+        // The next period changes the figures although nothing moves: it opens limits that were exhausted. So do a
+        // top-up and a grant that expires.
         self.judge_by(what.clone(), gauge.changes_at);
         let due = due(shown.as_ref().map(|(figures, at)| (figures, *at)), fresh, Slot::of(&policy, now), now);
         Some(Judged { due, written_at: shown.map(|(_, at)| at), lag })
     }
 
-    /// Puts what is due into the queue, with what is above it and would wait for the end of the slot, unless the queue is
-    /// behind already.
+    /// Queues the objects that are due, with their parents that would otherwise wait for the end of the slot, unless
+    /// the queue is behind already.
     fn queue(&mut self, judged: BTreeMap<Ref, Judged>, context: &Context, now: Timestamp) {
         let budget = usize::try_from(context.settings.status_writes_per_second).unwrap_or(usize::MAX);
         let waits = |one: &Judged| {
@@ -256,14 +258,14 @@ impl Desk {
         }
     }
 
-    /// Judges at `at` or when it was going to, whichever is first: what waits for its next period, weeks away, must
-    /// not keep a count that moved now waiting with it.
+    /// Schedules the judgement for `at`, or earlier if it was going to be: an object that waits for its next period,
+    /// weeks away, must not delay a count that changed now.
     fn judge_by(&mut self, what: Ref, at: Timestamp) {
         self.judge.entry(what).and_modify(|planned| *planned = at.min(*planned)).or_insert(at);
     }
 }
 
-/// The keys whose credits hang on an object of another kind.
+/// Returns the keys whose credits depend on an object of another kind.
 fn below(context: &Context, what: &Ref) -> Vec<Ref> {
     let keys: Vec<Name> = context.references.index(|index| match what {
         Ref::Policy(policy) => {
@@ -275,7 +277,7 @@ fn below(context: &Context, what: &Ref) -> Vec<Ref> {
     keys.into_iter().map(Ref::Key).collect()
 }
 
-/// What a status shows, and what it is behind with. `None`: the object is gone, or has no status yet.
+/// Returns the shown figures and the outdated parts. `None`: the object is gone, or has no status yet.
 fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>, Lag)> {
     match what {
         Ref::Policy(name) => {

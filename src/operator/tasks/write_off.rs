@@ -1,7 +1,7 @@
 //! Writes off the directory's entries whose resource is gone.
 //!
-//! A credential must not outlive its resource. Finalizers see to it; this is for an object that went without one. Each is
-//! looked up live before it is written off, because a cache that lacks an object proves nothing.
+//! A credential must not outlive its resource. Finalizers ensure that; this handles an object that was deleted without
+//! one. Each is looked up live before it is written off, because an object missing from a cache proves nothing.
 
 use std::time::Duration;
 
@@ -22,14 +22,14 @@ use crate::operator::plan::meta;
 use crate::operator::reconcile::forget;
 use crate::operator::state::deletions::Pending;
 
-/// After a failure, before the next try: a credential works until then.
+/// Delay after a failure before the next try: a credential works until then.
 const RETRY: Duration = Duration::from_secs(2);
 /// Tries to release a Secret that another writer keeps changing.
 const LOOKS: usize = 5;
-/// Actor in the audit trail: no object says who took another object away.
+/// Actor in the audit trail: no object says who deleted another.
 const ACTOR: &str = "operator";
 
-/// Writes off what the watches saw deleted, until the future is dropped.
+/// Writes off the resources that the watches saw deleted, until the future is dropped.
 pub async fn run(context: &Context) {
     loop {
         let mut pending = context.references.deletions.next().await;
@@ -61,16 +61,16 @@ async fn write_off_all(context: &Context, pending: &mut Pending) -> Result<()> {
     Ok(())
 }
 
-/// Reasons for which an entry has no resource.
+/// The reason why an entry has no resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// The object is gone from its namespace.
     Object,
-    /// Its namespace is gone, or another one has its name.
+    /// Its namespace is gone, or another one has the name.
     Namespace,
 }
 
-/// Looks the resource of an entry up, live. `None`: it is there.
+/// Looks up the resource of an entry, live. `None`: it exists.
 pub async fn loss(context: &Context, what: &Ref, holder: Holder) -> Result<Option<Loss>> {
     let exists = match what {
         Ref::Policy(name) => exists::<CreditPolicy>(context, name).await?,
@@ -89,7 +89,7 @@ async fn exists<K: Kind>(context: &Context, name: &Name) -> Result<bool> {
     Ok(live.is_some())
 }
 
-/// Takes an entry out of service for good, unless its resource is there. Returns whether it did.
+/// Takes an entry out of service for good, unless its resource exists. Returns true if it did.
 pub async fn write_off(context: &Context, what: &Ref, holder: Holder, purge: bool) -> Result<bool> {
     if loss(context, what, holder).await?.is_none() {
         return Ok(false);
@@ -113,12 +113,12 @@ pub async fn write_off(context: &Context, what: &Ref, holder: Holder, purge: boo
         let_go_of_secrets(context, name).await?;
     }
     forget(context, what);
-    // A resource that was made between the look and the write gets its credential back at once.
+    // A resource that was made between the lookup and the write gets its credential back at once.
     context.queues.wake(what);
     Ok(true)
 }
 
-/// Takes what a key added off the Secrets of others that it shared. Those that we made go with it by themselves.
+/// Removes a key's additions from the foreign Secrets that it shared. The Secrets that we made are garbage-collected.
 async fn let_go_of_secrets(context: &Context, name: &Name) -> Result<()> {
     let api: Api<Secret> = Api::namespaced(context.client.clone(), &name.namespace);
     let parameters = PatchParams { field_manager: Some(meta::MANAGER.to_owned()), ..PatchParams::default() };
@@ -132,7 +132,7 @@ async fn let_go_of_secrets(context: &Context, name: &Name) -> Result<()> {
             match api.patch(&secret.name_any(), &parameters, &Patch::Merge(patch)).await {
                 Ok(_) => {}
                 Err(error) if status_code(&error) == Some(404) => {}
-                // Another writer changed it since the look.
+                // Another writer changed it since the read.
                 Err(error) if status_code(&error) == Some(409) => {
                     live = api.get_opt(&secret.name_any()).await.map_err(Error::cluster(doing))?;
                 }
@@ -143,7 +143,7 @@ async fn let_go_of_secrets(context: &Context, name: &Name) -> Result<()> {
     Ok(())
 }
 
-/// Looks up the UID of the namespace whose place a purged account keeps; empty where the namespace is gone.
+/// Looks up the UID of the namespace in which a purged account keeps its place; empty if the namespace is gone.
 async fn namespace_uid(context: &Context, name: &str) -> Result<String> {
     let api: Api<Namespace> = Api::all(context.client.clone());
     let live = api.get_metadata_opt(name).await.map_err(Error::cluster("reading a namespace"))?;

@@ -1,8 +1,8 @@
-//! One watch per kind: it fills a store, and says what changed in a way that others care about.
+//! Runs one watch per kind, which fills a store and reports the changes that matter to others.
 //!
-//! A predicate on `generation` alone would hide finalizers and deletions, so every object has two marks: one of what
-//! its own reconcile looks at, one of what others look at. What vanished while a watch was down is told apart by
-//! comparing the lists, because no deletion is ever sent for it.
+//! A predicate on `generation` alone would hide finalizers and deletions, so every object has two marks: one of the
+//! parts that its own reconcile depends on, one of the parts that others depend on. Objects that vanished while a watch
+//! was down are found by comparing the lists, because no deletion is ever sent for them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
@@ -20,50 +20,50 @@ use serde::de::DeserializeOwned;
 use crate::operator::object_ref::Name;
 use crate::operator::plan::meta::trim;
 
-/// What of an object matters, as hashes.
+/// Hashes of the parts of an object that matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marks {
-    /// To its own reconcile.
+    /// The parts that its own reconcile depends on.
     pub own: u64,
-    /// To the objects that refer to it.
+    /// The parts that objects which refer to it depend on.
     pub outward: u64,
-    /// Its status, of which only the operator decides.
+    /// Its status, which only the operator may write.
     pub shown: u64,
 }
 
-/// A change that somebody cares about.
+/// A change that matters to an object.
 pub enum Change<'a, K> {
     Seen { object: &'a K, own: bool, outward: bool, shown: bool },
     Gone(Name),
 }
 
-/// Whoever is told that a kind's first list is in its store, and that all of it was told.
+/// Receiver of the stored versions of a kind, and of the end of its first list, once that was reported in full.
 pub trait Listed: Sync {
     fn listed(&self);
-    /// The store has this version of an object: the one after the last (`in_turn`), or the one of a list, which leaves versions
-    /// out.
+    /// Records that the store has this version: the one after the last (`in_turn`), or one from a list, which skips
+    /// versions.
     fn stored(&self, meta: &ObjectMeta, in_turn: bool);
 }
 
-/// Whoever is told of the changes of a kind.
+/// Receiver of the changes of a kind.
 pub trait Told<K>: Listed {
-    /// Called after the store has taken the change. The watch waits for it.
+    /// Handles a change that the store has already taken. The watch waits for it.
     fn changed(&self, change: Change<'_, K>) -> impl Future<Output = ()> + Send;
 
-    /// The API server deleted this object. [`Self::changed`] follows.
+    /// Handles an object that the API server deleted. [`Self::changed`] follows.
     fn deleted(&self, _: &K) {}
 
-    /// This object vanished while the watch was down. [`Self::changed`] follows.
+    /// Handles an object that vanished while the watch was down. [`Self::changed`] follows.
     fn missing(&self, _: &Name) {}
 
-    /// The objects that must be there although the watch never showed them: they were written while it was down. Those of them
-    /// that a list lacks are told as gone.
+    /// Returns the objects that must exist although the watch never showed them: they were written while it was down.
+    /// Those that a list lacks are reported as gone.
     fn unseen(&self) -> Vec<Name> {
         Vec::new()
     }
 }
 
-/// Follows `api` until the future is dropped, into a store where somebody looks objects up.
+/// Follows `api` until the future is dropped, and fills a store if there is one.
 pub async fn follow<K>(
     kind: &'static str,
     api: Api<K>,
@@ -84,7 +84,7 @@ pub async fn follow<K>(
     let mut known: HashMap<Name, Marks> = HashMap::new();
     let mut listed: HashMap<Name, Marks> = HashMap::new();
     let mut pending: Vec<K> = Vec::new();
-    // Managed fields are half of an object's size; only who wrote last is read.
+    // Managed fields are half of an object's size; only the last writer is needed.
     let events = watch(api, config).default_backoff().modify(|object| trim(object.meta_mut()));
     let mut events = pin!(events);
     while let Some(event) = events.next().await {
@@ -120,8 +120,8 @@ pub async fn follow<K>(
                     told.missing(&name);
                     told.changed(Change::Gone(name)).await;
                 }
-                // Only now: what was told is part of the picture that others judge from. A policy on its way out
-                // would be let go while the accounts that use it are being counted.
+                // Only now, because the reported changes are part of the state that others judge by. Otherwise a policy
+                // being deleted would be released while the accounts that use it are still being counted.
                 if std::mem::take(&mut first) {
                     told.listed();
                 }
@@ -200,7 +200,7 @@ mod tests {
         }
     }
 
-    /// Answers every list with two namespaces and lets every watch wait.
+    /// Answers every list with two namespaces, and never answers a watch.
     async fn answer(request: Request<Body>) -> Result<Response<Body>, Infallible> {
         if request.uri().query().is_some_and(|query| query.contains("watch=")) {
             std::future::pending::<()>().await;

@@ -1,4 +1,4 @@
-//! What of each object others look at: the facts that the index holds, and the marks by which a watch knows a change.
+//! The facts that the index holds of each object, and the marks by which a watch detects a change.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 
@@ -42,7 +42,7 @@ fn account_conditions(account: &SubAccount) -> &[Condition] {
     account.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
 }
 
-/// What everybody looks at: the spec, by its generation, and whether it is on its way out.
+/// Hashes the parts that all readers depend on: the spec, by its generation, and whether deletion was requested.
 fn spec_mark<K: Resource>(object: &K, more: impl Hash) -> u64 {
     let meta = object.meta();
     let mut hasher = DefaultHasher::new();
@@ -57,7 +57,7 @@ pub fn own_mark<K: Resource>(object: &K) -> u64 {
 }
 
 pub fn policy_marks(policy: &CreditPolicy) -> Marks {
-    // That it has a status at all, too: before, nothing is said of its accounts.
+    // Includes the presence of a status: before, nothing is reported for the policy's accounts.
     let said = (policy.status.is_some(), credit_policy::obstacle(policy));
     Marks { own: own_mark(policy), outward: spec_mark(policy, said), shown: status_mark(policy.status.as_ref()) }
 }

@@ -1,9 +1,9 @@
-//! The stores, and who is woken by what.
+//! The stores, and the relations by which a change of one object wakes others.
 //!
-//! References are resolved by watches, never by polling: a policy wakes its accounts and their keys, an account its
-//! keys and those it competes with, a namespace its accounts, a Secret of ours its key, an upstream's Secret the
-//! policies that name it. What is only counted (accounts of a policy, keys of an account) waits for the budget. What is
-//! gone has one more pass, which finds nothing and forgets what was remembered of it.
+//! Watches resolve references, without polling: a policy wakes its accounts and their keys, an account its keys and
+//! those it competes with, a namespace its accounts, a Secret of ours its key, an upstream's Secret the policies that
+//! name it. Changes of counts (accounts of a policy, keys of an account) wait for the budget. A deleted object gets one
+//! more pass, which finds nothing and forgets what was remembered of it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -38,10 +38,10 @@ use crate::operator::watch::marks::{
 use crate::operator::watch::work_queue::Cause;
 use crate::operator::watch::work_queue::WorkQueues;
 
-/// Kinds that are followed: the three, namespaces, our Secrets, and the upstreams' logins.
+/// Number of watches: the three kinds, namespaces, our Secrets, and the upstreams' logins.
 const KINDS: usize = 6;
 
-/// What the watches know.
+/// The state known from the watches.
 pub struct References {
     pub policies: Store<CreditPolicy>,
     pub accounts: Store<SubAccount>,
@@ -54,16 +54,17 @@ pub struct References {
     pub shown: Shown<Ref>,
     pub deletions: Deletions,
     pub edits: Edits,
-    /// Objects whose counts changed.
+    /// Objects whose figures or counts must be judged again.
     recount: Mutex<BTreeSet<Ref>>,
-    /// Policies that accounts left since they were counted last; only the ledger knows how many.
+    /// Policies that accounts left since they were last counted; only the ledger knows how many.
     departures: Mutex<BTreeSet<String>>,
-    /// Kinds whose first list is in its store and in the index. Not `Store::wait_until_ready`: kube 5 keeps one waker for all who wait
-    /// for a store, so of several (each reconcile, and kube's own scheduler) all but the last would sleep for ever.
+    /// Kinds whose first list is in its store and in the index. Not `Store::wait_until_ready`: kube 5 keeps one waker
+    /// for all that wait for a store, so of several (each reconcile, and kube's own scheduler) all but the last would
+    /// sleep for ever.
     listed: watch::Sender<usize>,
 }
 
-/// The writing ends of the stores.
+/// The write handles of the stores.
 pub struct Writers {
     policies: Writer<CreditPolicy>,
     accounts: Writer<SubAccount>,
@@ -109,7 +110,7 @@ impl References {
         )
     }
 
-    /// Waits until every store, and the index, has its first list: nothing is judged from half a picture.
+    /// Waits until every store, and the index, has its first list: no decision is made from partial state.
     pub async fn ready(&self) -> Result<()> {
         self.listed.subscribe().wait_for(|listed| *listed == KINDS).await.map(drop).map_err(|_| Error::Watch)
     }
@@ -134,18 +135,18 @@ impl References {
         self.logins.get(&ObjectRef::new(name).within(namespace))
     }
 
-    /// Notes that a Secret of this key is about to be written: its end is news to the key even where the watch shows the end
-    /// alone, or neither. Returns false if the Secret was not known to be the key's.
+    /// Records that a Secret of this key is about to be written, so that its deletion wakes the key even if the watch
+    /// shows only the deletion, or neither. Returns false if the Secret was not known to be the key's.
     pub fn secret_intended(&self, secret: &Name, key: &str) -> bool {
         self.change_index(|index| index.set_secret(secret, Some(key.to_owned()))).is_some()
     }
 
-    /// Notes that the API server refused to create a Secret that was intended.
+    /// Records that the API server refused to create an intended Secret.
     pub fn secret_refused(&self, secret: &Name) {
         self.change_index(|index| index.set_secret(secret, None));
     }
 
-    /// Takes over a Secret as the API server answered our write: seeing it again is no news.
+    /// Takes over a Secret as returned by our write, so that the watch's event for it is ignored.
     pub fn secret_written(&self, secret: &Secret) {
         let name = Name::of(secret);
         let adopted = is_adopted(&secret.metadata);
@@ -153,7 +154,7 @@ impl References {
         self.written.secret(name, &secret.metadata);
     }
 
-    /// Asks the index a question.
+    /// Runs a query on the index.
     pub fn index<T>(&self, question: impl FnOnce(&Index) -> T) -> T {
         question(&self.index.read())
     }
@@ -162,12 +163,12 @@ impl References {
         change(&mut self.index.write())
     }
 
-    /// The objects whose counts changed since this was last asked.
+    /// Takes the objects whose figures or counts changed since the last call.
     pub fn take_recounts(&self) -> BTreeSet<Ref> {
         std::mem::take(&mut *self.recount.lock())
     }
 
-    /// Has the figures and counts of an object judged again.
+    /// Queues an object to have its figures and counts judged again.
     pub fn recount(&self, what: Ref) {
         self.recount.lock().insert(what);
     }
@@ -176,18 +177,18 @@ impl References {
         self.departures.lock()
     }
 
-    /// Notes that an account left this policy.
+    /// Records that an account left this policy.
     pub fn account_left(&self, policy: &Name) {
         self.departures().insert(policy.name.clone());
         self.recount(Ref::Policy(policy.clone()));
     }
 
-    /// Says whether accounts left this policy since they were counted last.
+    /// True if accounts left this policy since they were last counted.
     pub fn has_departures(&self, policy: &str) -> bool {
         self.departures().contains(policy)
     }
 
-    /// Notes that the accounts of this policy are counted now.
+    /// Records that the accounts of this policy are being counted now.
     pub fn departures_counted(&self, policy: &str) {
         self.departures().remove(policy);
     }
@@ -210,22 +211,22 @@ impl References {
     }
 }
 
-/// The relations: who is woken by a change.
+/// The relations by which a change wakes other objects.
 struct Feed<'a> {
     references: &'a References,
     queues: &'a WorkQueues,
 }
 
 impl Feed<'_> {
-    /// Why an object has a pass of its own, where what that looks at has changed, and not by our own hand. `stops`: its
-    /// spec wants that nothing is sent.
+    /// Returns why an object needs a pass, if the parts that its reconcile depends on changed, and not by our own
+    /// write. `stops`: its spec stops sending.
     fn news<K: Resource>(&self, object: &K, own: bool, stops: bool) -> Option<Cause> {
         let news = own && !self.references.written.is_own_mark(object.meta(), own_mark(object));
         let cause = if stops || meta::deleting(object.meta()) { Cause::Stop } else { Cause::Change };
         news.then_some(cause)
     }
 
-    /// The same for a status that another writer changed.
+    /// Returns the same for a status that another writer changed.
     fn tampered<K: Resource, S: Serialize>(&self, what: &Ref, object: &K, status: Option<&S>) -> Option<Cause> {
         self.references.shown.is_foreign(what, object.meta(), status_mark(status)).then_some(Cause::Change)
     }
@@ -290,7 +291,7 @@ impl Told<SubAccount> for Feed<'_> {
                 if shown {
                     references.recount_behind_account(object);
                 }
-                // Figures that were written are no news to the policy, which counts its accounts.
+                // A write of figures does not change the counts of the policy.
                 if !own && !outward {
                     cause.into_iter().for_each(|cause| queues.wake_for(&Ref::Account(name.clone()), cause));
                     return;
@@ -312,7 +313,7 @@ impl Told<SubAccount> for Feed<'_> {
         if let Some(cause) = cause {
             queues.wake_for(&Ref::Account(name.clone()), cause);
         }
-        // Our finalizer on an account is no news to its thousand keys.
+        // Our finalizer on an account does not affect its thousand keys.
         if outward {
             queues.wake_all(references.index(|index| index.keys_of_account(&name)).into_iter().map(Ref::Key));
         }
@@ -412,7 +413,7 @@ impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
     }
 }
 
-/// Says whether it is a Secret of others that a key shares.
+/// True if it is a foreign Secret that a key shares.
 fn is_adopted(meta: &ObjectMeta) -> bool {
     meta::controlling_key(meta, &SubAccountApiKey::kind(&())).is_none() && Adoption::of(meta).is_some()
 }

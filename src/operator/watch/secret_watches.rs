@@ -1,4 +1,4 @@
-//! Foreign Secrets that keys wait for. Only these are watched one by one; all Secrets never are.
+//! Watches of foreign Secrets that keys wait for, one by one; Secrets are never watched all together.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use tokio_util::sync::CancellationToken;
 use crate::operator::object_ref::Name;
 use crate::operator::watch::work_queue::{Cause, WorkQueue};
 
-/// Secrets watched at a time, each by a connection of its own.
+/// Maximum number of Secrets watched at a time, each by a connection of its own.
 const WATCHES_MAX: usize = 32;
-/// Those of one namespace: who makes keys for Secrets of others shall not take the places of everybody.
+/// Maximum for one namespace: a tenant that makes keys for foreign Secrets must not use up the watches of all.
 const WATCHES_PER_NAMESPACE: usize = 8;
 
 pub struct SecretWatches {
     client: Client,
     keys: Arc<WorkQueue>,
     tasks: Mutex<JoinSet<()>>,
-    /// By key.
+    /// The watches by key.
     followed: Arc<Mutex<HashMap<Name, CancellationToken>>>,
 }
 
@@ -33,7 +33,7 @@ impl SecretWatches {
         Self { client, keys, tasks: Mutex::default(), followed: Arc::default() }
     }
 
-    /// Wakes the key when the Secret is no longer the version that was `judged`. Says no where too many are watched.
+    /// Wakes the key when the Secret is no longer the version that was `judged`. Returns false if too many are watched.
     pub fn follow(&self, key: &Name, secret: &str, judged: Option<String>) -> bool {
         let mut followed = self.followed.lock();
         if let Some(old) = followed.remove(key) {
@@ -49,12 +49,12 @@ impl SecretWatches {
         let (key, secret, keys, all) = (key.clone(), secret.to_owned(), self.keys.clone(), self.followed.clone());
         let replaced = stop.clone();
         let mut tasks = self.tasks.lock();
-        // Tasks that ended are let go of here, so that the set holds no more than are followed.
+        // Finished tasks are removed here, so that the set holds no more than the watched keys.
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
             tokio::select! {
                 () = changed(api, &secret, judged) => {
-                    // Where another watch took this one's place meanwhile, the place is not ours to give up.
+                    // If another watch has replaced this one meanwhile, its entry must stay.
                     let ours = {
                         let mut all = all.lock();
                         !replaced.is_cancelled() && all.remove(&key).is_some()
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
     use crate::operator::watch::work_queue::Places;
 
-    /// Never answers.
+    /// Never answers a request.
     async fn silence(_: Request<Body>) -> Result<Response<Body>, Infallible> {
         std::future::pending().await
     }
@@ -119,7 +119,7 @@ mod tests {
         let follow = |namespace: &str, key: usize| watches.follow(&Name::new(namespace, format!("{key}")), "s", None);
         assert_eq!((0..20).filter(|key| follow("many", *key)).count(), WATCHES_PER_NAMESPACE);
         assert!(follow("another", 0));
-        // One that is watched already keeps its place, and one that is released leaves it.
+        // A key that is already watched keeps its watch, and a released one frees it.
         assert!(follow("many", 0));
         watches.release(&Name::new("many", "0"));
         assert!(follow("many", 19));

@@ -1,4 +1,4 @@
-//! The objects themselves, each as what we want of it and nothing else.
+//! Builds the objects of the fleet, each with only the fields that we set.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,21 +18,21 @@ use crate::operator::fleet::installation::Installation;
 use crate::operator::fleet::relay_config;
 use crate::operator::plan::meta;
 
-/// Where `relay.yaml` is in a relay's pod: where the relay looks for it when nothing is said.
+/// Folder of `relay.yaml` in a relay's pod: the relay's default.
 const RUN_FOLDER: &str = "/run/franking";
-/// A relay is ready within seconds; an image takes longer to be pulled. After this the rollout is said to be stuck.
+/// Time until a rollout counts as stuck. A relay is ready within seconds; pulling an image takes longer.
 const PROGRESS_SECONDS: u32 = 300;
-/// 0440 as JSON writes it: the group of the process reads, nobody writes.
+/// Mode 0440 as JSON writes it: the process's group may read, no one may write.
 const READ_ONLY: u32 = 0o440;
-/// The pod's annotation that changes with `relay.yaml`, and so rolls the fleet.
+/// Annotation on the pod that changes with `relay.yaml`, and so rolls the fleet.
 const CONFIG_HASH: &str = "franking.io/relay-config";
 
-/// What the fleet's objects are called, after the ConfigMap.
+/// The names of the fleet's objects, derived from the ConfigMap's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
     /// The ConfigMap, the Secret with `relay.yaml`, the Deployment, the Service and the PodDisruptionBudget.
     pub fleet: String,
-    /// The Secret with a certificate of our own.
+    /// The Secret with our own certificate.
     pub certificate: String,
 }
 
@@ -42,18 +42,18 @@ impl Names {
     }
 }
 
-/// What is wanted, in the order in which it is written: what a pod mounts is there before the pod.
+/// The objects, in the order in which they are written: a pod's mounts exist before the pod.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     pub config: Value,
-    /// `None` where the user has a certificate.
+    /// `None` if the user provides a certificate.
     pub certificate: Option<Value>,
     pub deployment: Value,
     pub service: Value,
     pub disruption_budget: Value,
 }
 
-/// Whose fleet it is, and which ledger it shares.
+/// The fleet's namespace, owner, installation and ledger.
 pub struct House<'a> {
     pub namespace: &'a str,
     pub owner: &'a OwnerReference,
@@ -61,13 +61,14 @@ pub struct House<'a> {
     pub ledger: &'a LedgerAddress,
 }
 
-/// The objects that these settings ask for. `leaf` is the certificate of our own, where there is no other.
+/// Builds the objects for these settings. `leaf` is our own certificate, if there is no other.
 pub fn plan(settings: &Settings, house: &House<'_>, leaf: Option<&Leaf>) -> Result<Wanted, String> {
     let names = Names::of(&house.owner.name);
-    // A certificate of our own is beside that file, as in one pod.
+    // Our own certificate lies next to that file, as in the single pod.
     let beside = Path::new(TLS_FOLDER).join("relay.yaml");
     let mut config = relay_config::render(&settings.fleet, &beside, house.ledger, house.installation);
-    // An acceptance must not roll the fleet. A ledger that was replaced says so itself, which stops it as well.
+    // Accepting a ledger must not roll the fleet. A replaced ledger is detected by itself, which stops the relay as
+    // well.
     config.incarnation = None;
     config.validate()?;
     let text = serde_yaml::to_string(&config).map_err(|error| error.to_string())?;
@@ -78,7 +79,7 @@ pub fn plan(settings: &Settings, house: &House<'_>, leaf: Option<&Leaf>) -> Resu
             entries.map(|(key, text)| (key.to_owned(), BASE64.encode(text).into())).collect();
         maker.object("v1", "Secret", name, BTreeMap::new(), json!({"type": kind, "data": data}))
     };
-    // The texts, so that a mistake in the ConfigMap leaves something to go on with.
+    // Kept as text, so that a mistake in the ConfigMap leaves the last good settings to use.
     let [relay_settings, pods] = &settings.texts;
     let entries = [("relay.yaml", text.as_str()), (RELAY_SETTINGS, relay_settings), (PODS, pods)];
     let certificate = leaf.map(|leaf| {
@@ -112,7 +113,8 @@ impl Maker<'_> {
         labels
     }
 
-    /// An object with our metadata. The hash says what we wanted, so that what we want no longer is noticed too.
+    /// Builds an object with our metadata. The hash covers all that we set, so that a field that we drop is noticed
+    /// too.
     fn object(
         &self,
         version: &str,
@@ -142,7 +144,7 @@ impl Maker<'_> {
         let pods = self.pods();
         let mut labels = self.labels();
         labels.extend(pods.pod_labels.clone());
-        // What is selected by stays what it is, whatever labels a user adds.
+        // User labels must not change what the selector matches.
         labels.extend(pods.selector.clone());
         let mut annotations = pods.pod_annotations.clone();
         annotations.insert(CONFIG_HASH.to_owned(), config_hash.to_owned());
@@ -200,7 +202,7 @@ impl Maker<'_> {
     fn container(&self) -> Value {
         let pods = self.pods();
         let variable = |name: &str, value: String| json!({"name": name, "value": value});
-        // An element of its own for each number, because an object of it is told apart by port and protocol.
+        // Separate elements, because the API server identifies ports by number and protocol.
         let telemetry = [("relay-http", pods.telemetry.address), ("relay-probes", pods.telemetry.probes_address)];
         let port = |(name, address): (&str, SocketAddr)| json!({"name": name, "containerPort": address.port(), "protocol": "TCP"});
         let mut ports: Vec<Value> = telemetry.into_iter().map(port).collect();
@@ -217,7 +219,7 @@ impl Maker<'_> {
             "imagePullPolicy": pods.image_pull_policy,
             "args": ["relay"],
             "env": [
-                // A pod is a session in the ledger: when it starts again, it takes the place of what it was.
+                // Each pod has a session in the ledger; a restarted pod takes over its old one.
                 {"name": "FRANKING_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}},
                 variable("FRANKING_TELEMETRY_ADDRESS", pods.telemetry.address.to_string()),
                 variable("FRANKING_PROBES_ADDRESS", pods.telemetry.probes_address.to_string()),
@@ -263,7 +265,7 @@ impl Maker<'_> {
             .collect();
         let mut spec = json!({"type": service.kind, "selector": self.pods().selector, "ports": ports});
         if service.kind != "ClusterIP" {
-            // Local keeps the client's address, by which allowFrom and the limits per address judge.
+            // Local keeps the client's address, which allowFrom and the limits per address need.
             let policy =
                 if service.external_traffic_policy.is_empty() { "Local" } else { &service.external_traffic_policy };
             spec["externalTrafficPolicy"] = policy.into();
@@ -284,14 +286,14 @@ impl Maker<'_> {
         let spec = json!({
             "maxUnavailable": pods.disruption_budget.max_unavailable,
             "selector": {"matchLabels": pods.selector},
-            // A relay that is not ready serves nobody, so a node need not wait for it.
+            // A relay that is not ready serves no clients, so a node need not wait for it.
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         });
         self.object("policy/v1", "PodDisruptionBudget", &names.fleet, BTreeMap::new(), json!({"spec": spec}))
     }
 }
 
-/// As an annotation, so that a person can compare two.
+/// Returns a hash in hexadecimal for an annotation, so that a person can compare two.
 fn hash(content: &str) -> String {
     digest::digest(&digest::SHA256, content.as_bytes()).as_ref().iter().map(|octet| format!("{octet:02x}")).collect()
 }

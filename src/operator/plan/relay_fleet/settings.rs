@@ -1,8 +1,8 @@
-//! The ConfigMap's two entries, raw → checked. What clients see is the relay's own affair ([`Fleet`]); here is what the
-//! pods need.
+//! Checks the ConfigMap's two entries. The settings that clients see are the relay's own ([`Fleet`]); this file defines
+//! those of the pods.
 //!
-//! Parts of a pod that are Kubernetes' own (affinity, tolerations and the like) pass through as they are written: the API
-//! server judges them, strictly, before anything is written.
+//! Kubernetes' own parts of a pod (affinity, tolerations and the like) are passed on unchanged: the API server
+//! validates them strictly before anything is written.
 
 use std::collections::BTreeMap;
 
@@ -13,23 +13,23 @@ use super::names::{PODS, PRE_STOP_SECONDS, RELAY_SETTINGS, TLS_FOLDER};
 use crate::runtime::fleet::{Certificates, Fleet};
 use crate::runtime::settings_file::Refused;
 
-/// More relays than one ledger is for: fewer, larger ones make larger batches.
+/// Upper limit on relays for one ledger: fewer, larger ones make larger batches.
 const REPLICAS_MAX: u16 = 64;
-/// Seconds between the end of the drain and the end of the process, for its books.
+/// Seconds between the end of the drain and the end of the process, for its final ledger writes.
 const BOOKS_SECONDS: u64 = 15;
-/// Octets of one entry of the ConfigMap that are read.
+/// Maximum octets read from one entry of the ConfigMap.
 const TEXT_MAX: usize = 256 * 1024;
 
-/// All that a fleet is made from.
+/// The settings that a fleet is made from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub fleet: Fleet,
     pub pods: Pods,
-    /// As they were written, so that the last good ones can be kept.
+    /// The original texts, so that the last good ones can be kept.
     pub texts: [String; 2],
 }
 
-/// What the pods, the Service and the disruption budget need besides `relay.yaml`.
+/// The settings of the pods, the Service and the disruption budget besides `relay.yaml`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Pods {
@@ -39,7 +39,7 @@ pub struct Pods {
     pub image_pull_policy: String,
     #[serde(default)]
     pub image_pull_secrets: Vec<Value>,
-    /// What the Deployment and the Service select by. It can never change.
+    /// The selector of the Deployment and the Service. It can never change.
     pub selector: BTreeMap<String, String>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -64,7 +64,7 @@ pub struct Pods {
     /// The user's own certificate, of type kubernetes.io/tls.
     #[serde(default)]
     pub certificate_secret: Option<String>,
-    /// The same with an RSA key, for clients that know nothing else.
+    /// The same with an RSA key, for clients that support nothing else.
     #[serde(default)]
     pub rsa_certificate_secret: Option<String>,
     pub log: Log,
@@ -88,7 +88,7 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Each with the name of its setting.
+    /// Returns each address with the name of its setting.
     fn addresses(&self) -> [(&'static str, std::net::SocketAddr); 2] {
         [("telemetry.address", self.address), ("telemetry.probesAddress", self.probes_address)]
     }
@@ -101,7 +101,7 @@ pub struct Service {
     pub kind: String,
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
-    /// Listener by listener, the port that clients see.
+    /// Ports that clients see, by listener.
     pub ports: BTreeMap<String, u16>,
     #[serde(default)]
     pub external_traffic_policy: String,
@@ -114,7 +114,7 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DisruptionBudget {
-    /// Relays that may be away at a time for a node's sake: a number, or a share in per cent.
+    /// Relays that may be evicted at a time with their nodes: a number, or a share in per cent.
     pub max_unavailable: Value,
 }
 
@@ -122,7 +122,7 @@ fn if_not_present() -> String {
     "IfNotPresent".to_owned()
 }
 
-/// Settings from the two texts. `fleet_of` reads the first as the relay does.
+/// Parses and checks the two texts. `fleet_of` reads the first as the relay does.
 pub fn check(texts: [&str; 2], fleet_of: impl FnOnce(&str) -> Result<Fleet, Refused>) -> Result<Settings, String> {
     if let Some(long) = texts.iter().map(|text| text.len()).find(|length| *length > TEXT_MAX) {
         return Err(format!("{long} octets are more than the {TEXT_MAX} that are read"));
@@ -134,7 +134,7 @@ pub fn check(texts: [&str; 2], fleet_of: impl FnOnce(&str) -> Result<Fleet, Refu
     Ok(Settings { fleet, pods, texts: texts.map(str::to_owned) })
 }
 
-/// What no type can say, about the pods and about both entries together.
+/// Checks what types cannot express, for the pods and for both entries together.
 fn judge(fleet: &Fleet, pods: &Pods) -> Result<(), String> {
     if pods.replicas == 0 || pods.replicas > REPLICAS_MAX {
         return Err(format!("replicas is {}; it must be 1 to {REPLICAS_MAX}", pods.replicas));
@@ -197,7 +197,7 @@ fn certificate(fleet: &Fleet, pods: &Pods) -> Result<(), String> {
 }
 
 impl Pods {
-    /// Seconds that the process takes to stop at most.
+    /// Returns the maximum seconds that the process takes to stop.
     pub fn stop_seconds(&self, fleet: &Fleet) -> u64 {
         u64::from(fleet.limits.drain_seconds) + BOOKS_SECONDS
     }

@@ -1,4 +1,4 @@
-//! A valid ConfigMap and one mutation per refusal; and what the objects must and must never hold.
+//! A valid ConfigMap and one mutation per refusal; and what the objects must and must never contain.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -197,7 +197,7 @@ fn a_pod_has_no_token_and_mounts_its_config_and_its_certificate_alone() {
     }
     assert_eq!(container["lifecycle"]["preStop"]["sleep"]["seconds"], 5);
     assert!(container["env"].to_string().contains(r#"{"name":"FRANKING_STOP_SECONDS","value":"75"}"#));
-    // A label of the user's never takes a pod from its Deployment.
+    // A user's label never detaches a pod from its Deployment.
     assert_eq!(template["metadata"]["labels"]["app.kubernetes.io/component"], "relay");
     assert_eq!(template["metadata"]["labels"]["tier"], "mail");
     let strategy = &wanted.deployment["spec"]["strategy"]["rollingUpdate"];
@@ -236,7 +236,7 @@ fn what_changes_relay_yaml_rolls_the_fleet_and_nothing_else_does() {
     for pods in [PODS.replace("replicas: 3", "replicas: 4"), PODS.replace("maxUnavailable: 1", "maxUnavailable: 25%")] {
         assert_eq!(standing, template(RELAY, &pods));
     }
-    // Programs are told another address; the relays themselves are as they were.
+    // Only the address shown to programs changes; the relays are not rolled.
     assert_eq!(standing, template(&RELAY.replace("port: 465", "port: 587"), PODS));
 }
 
@@ -262,7 +262,7 @@ fn an_object_stands_when_the_server_only_added_to_it_and_not_when_somebody_chang
         edit(&mut changed);
         assert!(!stands(&wanted, &changed), "{what}");
     }
-    // What is left out of the settings is left out of the hash.
+    // A setting that is removed changes the hash.
     let before = planned(RELAY, PODS).deployment["metadata"]["annotations"].clone();
     assert_ne!(
         before,
@@ -297,7 +297,7 @@ fn a_policy_is_programmed_when_the_relays_run_as_they_are_set() {
         let expected = ("False", reason.unwrap_or(Reason::Programmed).as_str());
         let expected = if reason.is_none() { ("True", expected.1) } else { expected };
         assert_eq!((programmed.status.as_str(), programmed.reason.as_str()), expected);
-        // What was accepted stays so: a mistake in the relays' settings stops nobody's mail.
+        // Accepted policies stay ready: a mistake in the relays' settings stops no mail.
         assert!(is_true(&conditions, ConditionType::Ready));
     }
 }

@@ -39,7 +39,7 @@ fn each_refusal_of_an_account_has_its_reason_and_takes_it_out_of_service() {
         let status = plan.status.as_ref().expect("a status");
         assert_eq!(verdict(&status.conditions), expected);
         assert_eq!(entries(&plan).first().and_then(|entry| entry.removed_at()), Some(now()), "{expected}");
-        // Where it is out of service already, nothing is written again.
+        // If it is already out of service, nothing is written again.
         seen.entry = Some(AccountEntry { removed_at: Some(now()), ..standing_account() });
         assert_eq!(letters(&sub_account::plan(&account, &seen, now())), "", "{expected}");
     }
@@ -99,7 +99,7 @@ fn a_broken_policy_stops_no_account_that_it_had_taken() {
     assert_eq!(verdict(&plan.status.expect("a status").conditions), "PolicyNotReady");
 }
 
-/// There its old policy's people could change nothing of it any more, and it would send under their old terms.
+/// Administrators of the old policy could no longer change it, and it would send under their old terms.
 #[test]
 fn an_account_that_moves_to_a_broken_policy_leaves_the_old_one() {
     let mut seen = seen_account(Some(policy(json!({"pool": {"timeZone": "Mars/Olympus"}}))));
@@ -124,7 +124,7 @@ fn deletion_tells_the_ledger_first_and_a_purge_leaves_no_name() {
     }
 }
 
-/// A tenant's own finalizer holds what was deleted, and a ledger that is restored may have it in service.
+/// A tenant's own finalizer holds the deleted object, and a restored ledger may have it in service.
 #[test]
 fn what_is_deleted_is_out_of_service_whoever_holds_it() {
     let foreign = Some(vec!["example.com/hold".to_owned()]);
@@ -164,7 +164,7 @@ fn what_is_in_a_namespace_that_is_deleted_ends_with_it_at_once() {
     assert_eq!(letters(&scene.settle()), "P");
     let entry = scene.seen.entry.as_ref().expect("an entry");
     assert!(entry.removed_at == Some(now()) && !scene.works(&password));
-    // What has ended is not written again, and waits for its deletion.
+    // A removed entry is not written again, and waits for its deletion.
     assert_eq!(letters(&scene.plan()), "");
 }
 
@@ -191,13 +191,13 @@ fn an_account_that_moves_keeps_its_place_in_the_policy_that_it_left() {
         let plan = sub_account::plan(&account(json!({})), &seen, now());
         let Entry::Account(entry) = entries(&plan)[0].clone() else { panic!("an account") };
         seen.entry = Some(entry.clone());
-        // Once it is written there is nothing to write.
+        // Once written, nothing is written again.
         assert!(sub_account::plan(&account(json!({})), &seen, now()).steps.is_empty());
         entry.departures
     };
     assert_eq!(move_to(there, None), [Departure { policy: here, at: now() }]);
     let earlier = now().checked_sub(SignedDuration::from_hours(5)).expect("a time");
-    // One that was out of service left when it went, not when it moved.
+    // An account that was out of service left at that time, not when it moved.
     let both = [Departure { policy: here, at: now() }, Departure { policy: there, at: earlier }];
     assert_eq!(move_to(here, Some(earlier)), both);
 }

@@ -1,4 +1,4 @@
-//! What is worth money: how it gets to the directory, what status shows of it, and what people are told.
+//! Credits and money: how they reach the directory, what status shows of them, and which Events report them.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -34,7 +34,7 @@ fn put_account(account: &SubAccount, seen: &sub_account::Observed) -> AccountEnt
     entry
 }
 
-/// The status of an account of these rules that stands in the directory and has this balance, and what is told.
+/// Returns the status of an accepted account with these specs and this balance, and its notices.
 fn shown(
     account: &mut SubAccount,
     policy_spec: &Value,
@@ -148,7 +148,7 @@ fn a_changed_limit_is_looked_at_again_when_it_is_written_and_nothing_else_is() {
         seen.gauge = Some(Gauge::of(&of_account(None, 0)));
         assert_eq!(sub_account::plan(&account(after.clone()), &seen, now()).look_again, again, "{after}");
     }
-    // Of a new account with nothing but a cap the figures are known; what is prepaid the ledger has to say.
+    // For new accounts with nothing but a cap the figures are known; those of prepaid credits come from the ledger.
     let first = |spec| sub_account::plan(&account(spec), &seen_account(Some(policy(json!({})))), now()).look_again;
     assert!(!first(json!({"cap": {"credits": 5}})) && first(json!({"prepaid": {}})));
 }
@@ -158,7 +158,7 @@ fn status_shows_the_least_of_all_limits_and_when_they_open() {
     let period_end = "2026-12-01T00:00:00Z";
     let pricing = json!({"pricing": {"currency": "EUR", "pricePerThousandMinor": 100}});
     let spend = |used_micro| Some(SpendBalance { limit_micro: 1_000_000, used_micro, unit_price: 100_000 });
-    // What the account has, and remaining, prepaid, reopensAt and spend of its status.
+    // The account's balance, and remaining, prepaid, reopensAt and spend of its status.
     type Expected<'a> = (Option<i64>, Option<i64>, Option<&'a str>, Option<(i64, i64)>);
     let cases: [(Balance, Expected<'_>); 6] = [
         (of_account(None, 7), (None, None, None, None)),
@@ -172,7 +172,7 @@ fn status_shows_the_least_of_all_limits_and_when_they_open() {
             Balance { prepaid: prepaid(7, 0, Some("2026-11-23T00:00:00Z")), ..of_account(None, 7) },
             (Some(0), Some(0), Some("2026-11-23T00:00:00Z"), None),
         ),
-        // 7 credits at 0.1 cent: begun cents count.
+        // 7 credits at 0.1 cent: fractions of a cent count as a whole.
         (Balance { spend: spend(700_000), ..of_account(None, 7) }, (Some(3), None, None, Some((1, 1)))),
     ];
     for (balance, expected) in cases {
@@ -189,7 +189,7 @@ fn the_end_of_credits_and_their_return_are_told_once_each() {
     let paid = |used, remaining| Balance { prepaid: prepaid(5, remaining, None), ..of_account(None, used) };
     let mut account = account(json!({"prepaid": {"grants": [{"id": "a", "credits": 5}]}}));
     let plan = json!({});
-    // A first look is no news, and neither is use.
+    // A first observation causes no notice, and neither does use.
     assert_eq!(shown(&mut account, &plan, &paid(0, 5)).1, []);
     assert_eq!(shown(&mut account, &plan, &paid(4, 1)).1, []);
     let (status, told) = shown(&mut account, &plan, &paid(5, 0));
@@ -242,13 +242,13 @@ fn an_account_that_lacks_what_its_policy_requires_is_strictest_and_says_so() {
     let (_, _, message) = sentence(json!({"prepaid": {}}));
     assert!(!message.contains("spec.prepaid") && message.contains("spec.spendLimitMinor"), "{message}");
     assert_eq!(sentence(json!({"prepaid": {}, "spendLimitMinor": 0})).2, "mail can be sent");
-    // Nor does it send as anybody, where the policy wants to be told whom.
+    // Nor may it send as any sender if the policy requires it to list them.
     let seen = seen_account(Some(policy(json!({"perAccount": {"allowedSenders": "Required"}}))));
     assert_eq!(put_account(&account(json!({})), &seen).allowed_senders, Some(vec![]));
     let listed = put_account(&account(json!({"allowedSenders": ["a@example.com"]})), &seen);
     assert_eq!(listed.allowed_senders.map(|listed| listed.len()), Some(1));
     assert_eq!(put_account(&account(json!({})), &seen_account(Some(policy(json!({}))))).allowed_senders, None);
-    // What somebody wants stopped is said first.
+    // A requested suspension is reported first.
     assert_eq!(sentence(json!({"suspended": true})).1, "Suspended");
 }
 
@@ -284,7 +284,7 @@ fn a_currency_that_was_there_stays_whoever_forgot_it() {
     let plan = |object: &CreditPolicy, entry: Option<PolicyEntry>| {
         credit_policy::plan(object, &seen_policy(entry, None), now())
     };
-    // Removed it is remembered, and so it is of entries that were written before there was anything to remember it by.
+    // A removed currency is remembered, also for entries that were written before the field existed.
     let removed = plan(&policy(json!({})), Some(entry.clone()));
     let Entry::Policy(unpriced) = entries(&removed)[0].clone() else { panic!("a policy") };
     assert_eq!((unpriced.pricing.is_none(), unpriced.currency.as_deref()), (true, Some("EUR")));
@@ -295,13 +295,13 @@ fn a_currency_that_was_there_stays_whoever_forgot_it() {
         assert_eq!((verdict(&status.conditions).as_str(), letters(&refused).as_str()), ("CurrencyChanged!", ""));
         assert_eq!(status.currency.as_deref(), Some("EUR"));
     }
-    // A ledger that was replaced knows nothing; the status does.
+    // A replaced ledger does not know it; the status does.
     let mut shown = priced("JPY");
     shown.status = removed.status.clone();
     assert_eq!(verdict(&plan(&shown, None).status.expect("a status").conditions), "CurrencyChanged!");
     assert!(credit_policy::valid_pricing(&shown).is_none());
     assert_eq!(letters(&plan(&priced("EUR"), Some(unpriced))), "P");
-    // Its accounts wait, with what they had.
+    // Its accounts wait, with their old entries.
     let mut seen = seen_account(Some(priced("JPY")));
     seen.policy.as_mut().expect("a policy").currency = Some("EUR".into());
     seen.entry = Some(put_account(&account(json!({})), &seen_account(Some(policy(json!({}))))));

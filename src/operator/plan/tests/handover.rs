@@ -1,20 +1,20 @@
-//! Two leaders at one key: the old one is cut off after some of its steps, and what it had begun to write arrives
-//! later. No Secret ever holds a password that does not work.
+//! Two leaders at one key: the old one is cut off after some of its steps, and its last write arrives later. No Secret
+//! ever holds a password that does not work.
 
 use kube::ResourceExt as _;
 use serde_json::json;
 
 use super::*;
 
-/// What the ledger and the API server hold, and who leads.
+/// The state of the ledger and the API server, and the current leader.
 struct World {
     scene: Scene,
-    /// The version of the Secret that is there; versions are never given twice.
+    /// Current version of the Secret; versions are never reused.
     version: u32,
     leader: u32,
 }
 
-/// A plan under way.
+/// A plan being executed.
 struct Pass {
     by: u32,
     steps: std::vec::IntoIter<Step>,
@@ -25,7 +25,7 @@ impl World {
         Self { scene: Scene::new(spec), version: 0, leader: 1 }
     }
 
-    /// What the present leader sees and means to do.
+    /// Plans from what the current leader sees.
     fn pass(&mut self) -> Pass {
         Pass { by: self.leader, steps: self.scene.plan().steps.into_iter() }
     }
@@ -37,7 +37,7 @@ impl World {
         self.scene.seen.secret = Some(secret);
     }
 
-    /// Does one step, as the ledger and the API server take it. Says whether the pass goes on.
+    /// Executes one step as the ledger and the API server would. Returns true if the pass goes on.
     fn step(&mut self, pass: &mut Pass) -> bool {
         let Some(step) = pass.steps.next() else { return false };
         match step {
@@ -81,7 +81,7 @@ impl World {
         after_each(self);
     }
 
-    /// Passes until there is nothing to do.
+    /// Runs passes until nothing is left to do.
     fn settle(&mut self, after_each: impl Fn(&Self)) {
         for _ in 0..5 {
             let pass = self.pass();
@@ -98,7 +98,7 @@ impl World {
     }
 }
 
-/// What makes a new password, and what makes the next leader see it otherwise.
+/// A reason for a new password, and a change that makes the next leader decide otherwise.
 type Cause = (&'static str, fn(&mut World), fn(&mut World));
 
 const CAUSES: [Cause; 5] = [
@@ -114,11 +114,11 @@ fn rotated() -> Value {
 }
 
 impl World {
-    /// A key that stands, and then `change`.
+    /// Brings a key to rest, and then applies `change`.
     fn made(&mut self, change: fn(&mut Scene)) {
         self.settle(|_| {});
         change(&mut self.scene);
-        // What a user writes has a version of its own.
+        // A user's write gets a version of its own.
         if let Some(secret) = self.scene.seen.secret.take() {
             self.store(secret);
         }
@@ -133,7 +133,7 @@ fn no_secret_ever_holds_a_password_that_does_not_work_whoever_leads() {
             for new_steps in 0..5 {
                 let mut world = World::new(json!({}));
                 cause(&mut world);
-                // What a user wrote by hand is not ours, until it is replaced.
+                // A password written by hand is not ours, until it is replaced.
                 let edited = what == "edited";
                 let foreign = |world: &World| edited && world.scene.password().expose() == "chosen by hand";
                 let check = |world: &World| {

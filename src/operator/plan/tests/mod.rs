@@ -74,7 +74,7 @@ fn key(more: Value) -> SubAccountApiKey {
     object("SubAccountApiKey", Some("team"), "printer", spec)
 }
 
-/// `Ready: reason`, and whether it is stalled, in one word.
+/// Returns the reason of `Ready`, with `!` if the object is stalled.
 fn verdict(conditions: &[Condition]) -> String {
     let ready = find_condition(conditions, ConditionType::Ready).expect("Ready is always there");
     let stalled = if is_true(conditions, ConditionType::Stalled) { "!" } else { "" };
@@ -94,7 +94,7 @@ fn entries<S>(plan: &Plan<S>) -> Vec<&Entry> {
     puts.collect()
 }
 
-/// The steps by one letter each: Finalizer, Put, Create, Write, Read back, Delete, Gone.
+/// Returns the steps by one letter each: Finalizer, Put, Create, Write, Read back, Delete, Gone.
 fn letters<S>(plan: &Plan<S>) -> String {
     let letter = |step: &Step| match step {
         Step::AddFinalizer => 'F',
@@ -179,7 +179,7 @@ fn each_state_of_an_upstreams_login_has_its_reason() {
     assert_eq!(letters(&free), "G");
 }
 
-/// The directory and the Secret as the steps leave them.
+/// The directory and the Secret after the steps.
 struct Scene {
     key: SubAccountApiKey,
     seen: key_observed::Observed,
@@ -219,7 +219,7 @@ impl Scene {
         api_key::plan(&self.key, &self.seen, now(), &mut self.rng)
     }
 
-    /// Plans and does the first `steps` of it.
+    /// Plans, and executes the first `steps` of the plan.
     fn run(&mut self, steps: usize) -> Plan<SubAccountApiKeyStatus> {
         let plan = self.plan();
         for step in plan.steps.iter().take(steps) {
@@ -272,7 +272,7 @@ impl Scene {
     }
 }
 
-/// RFC 7396.
+/// Applies a merge patch (RFC 7396).
 fn merge(into: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         into.clone_from(patch);
@@ -311,7 +311,7 @@ fn a_password_rotates_by_itself_with_an_overlap_and_says_when() {
     let Entry::Key(entry) = entries(&due)[1] else { panic!("a key") };
     assert!(crate::domain::credential::opens(&hash_key(), &entry.credentials, &old, at(720)), "for the overlap");
     assert!(!crate::domain::credential::opens(&hash_key(), &entry.credentials, &old, at(722)));
-    // A key that nobody may use gets no new password, and is not looked at for ever.
+    // A revoked or expired key gets no new password, and is not reconciled again and again.
     scene.set(json!({"expiresAt": "2026-11-01T00:00:00Z", "rotation": {"every": "720h"}}));
     let dead = plan_at(&mut scene, 721);
     assert!(!letters(&dead).contains(['C', 'W']) && rotates_at(&dead).is_none() && dead.look_at.is_none());
@@ -336,7 +336,7 @@ fn whatever_happened_to_the_secret_the_password_in_it_works_in_the_end() {
         ("rotated", |scene| scene.set(json!({"rotation": {"restartedAt": "2026-01-01T00:00:00Z"}})), true),
     ];
     for (what, fault, replaced) in cases {
-        // Interrupted after each step, and finally not.
+        // Interrupted after each step, and finally not at all.
         for steps in [1, 2, 3, usize::MAX] {
             let mut scene = Scene::new(json!({}));
             scene.settle();
@@ -421,7 +421,7 @@ fn each_refusal_of_a_key_has_its_reason_and_writes_no_secret() {
         edit(&mut scene);
         let plan = scene.plan();
         assert_eq!(verdict(&plan.status.as_ref().expect("a status").conditions), expected);
-        // Waiting for the account is no reason to keep a pod without its Secret.
+        // A pod gets its Secret even while the account is awaited.
         let writes = letters(&plan).contains(['C', 'W']);
         assert_eq!(writes, expected == "AccountNotReady", "{expected}");
     }

@@ -1,12 +1,12 @@
-//! What must hold whatever else is wrong: who revokes, suspends or narrows is obeyed, nothing is written twice, and a
-//! credential does not outlive what it hangs on.
+//! Invariants that hold whatever else is wrong: revoking, suspending and narrowing always take effect, nothing is
+//! written twice, and a credential does not outlive what it depends on.
 
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
 use super::*;
 
-/// A Secret of the key's name that is not the key's.
+/// Returns a Secret with the key's name that is not the key's.
 fn foreign() -> Secret {
     let secret = json!({"metadata": {"name": "printer"}, "type": "servicebinding.io/smtp"});
     serde_json::from_value(secret).expect("a secret")
@@ -60,7 +60,7 @@ fn a_key_is_revoked_whatever_else_is_wrong_with_it() {
         scene.settle();
         fault(&mut scene);
         scene.set(spec);
-        // At once and alone: all else is looked at again when it holds.
+        // Alone and at once: everything else is judged in a second pass.
         let plan = scene.settle();
         assert!(put_key(&plan).is_some_and(|entry| entry.revoked), "{what}");
         assert_eq!((letters(&plan).as_str(), plan.look_again), ("P", true), "{what}");
@@ -107,7 +107,7 @@ fn a_secret_is_shared_only_where_nothing_in_it_is_overwritten() {
         serde_json::from_value(secret).expect("a secret")
     };
     let adoption = |key: &str| json!({"key": key, "uid": "gone", "data": ["password"], "labels": []}).to_string();
-    // The Secret, the key's labels for it, and the words of the refusal; none where it is shared.
+    // The Secret, the key's labels for it, and the text of the refusal; `None` if it is shared.
     let cases = [
         (json!({"data": {"colour": "Ymx1ZQ=="}}), json!({}), None),
         (json!({"data": {"password": "eA==", "uri": "eA=="}}), json!({}), Some("has password, uri already")),
@@ -115,7 +115,7 @@ fn a_secret_is_shared_only_where_nothing_in_it_is_overwritten() {
         (json!({"metadata": {"labels": {"team": "b"}}}), json!({"team": "a"}), Some("has label team already")),
         (json!({"metadata": {"labels": {"team": "a"}}}), json!({"team": "a"}), None),
         (json!({"immutable": true}), json!({}), Some("is immutable")),
-        // What a key of this name had added is ours to write, and another key's is not.
+        // Additions of a key with this name are ours to write, those of another key are not.
         (
             json!({"data": {"password": "eA=="}, "metadata": {"annotations": {"franking.io/adopted": adoption("printer")}}}),
             json!({}),
@@ -189,7 +189,7 @@ fn a_shared_secret_that_became_immutable_is_let_go_with_what_was_added_to_it() {
             Step::PatchSecret { name, patch } if name == "printer" => Some(patch),
             _ => None,
         });
-        // The API server refuses a change of its data, and takes one of its labels and annotations.
+        // The API server refuses a change of its data, but accepts one of its labels and annotations.
         let released = released.expect("it is let go");
         assert!(
             released.get("data").is_none() && released["metadata"]["annotations"]["franking.io/adopted"].is_null(),
@@ -306,7 +306,7 @@ fn a_key_that_is_removed_leaves_no_address_behind() {
     scene.settle();
     let entry = scene.seen.entry.clone().expect("an entry");
     assert_eq!((entry.allowed_senders.len(), entry.allow_from.len()), (1, 1));
-    // Its account went first: it comes back as its spec says.
+    // Its account was deleted first: once it is back, the key follows its spec again.
     let account = scene.seen.account.take();
     let put = put_key(&scene.settle()).expect("it is taken out of service");
     assert!(put.allowed_senders.is_empty() && put.allow_from.is_empty() && !put.credentials.is_empty());

@@ -1,4 +1,4 @@
-//! What a status says is so: of passes that failed, of a Secret that lost its owner, and along the chain.
+//! A status is true: after failed passes, for a Secret that lost its owner, and along the chain.
 
 use super::credits::{balance, of_account, seen_policy};
 use super::*;
@@ -63,7 +63,7 @@ fn a_failed_pass_turns_ready_leaves_what_is_in_the_directory_and_is_told_once_ea
     assert!(transition(&after, &ready).is_some_and(|notice| !notice.warning && notice.reason == Reason::Ready));
 }
 
-/// The Secret without its owner, in this version.
+/// Removes the owner reference from the Secret, with a new version.
 fn disowned(scene: &mut Scene) {
     let secret = scene.seen.secret.as_mut().expect("a secret");
     secret.metadata.owner_references = None;
@@ -126,7 +126,7 @@ fn judged_account(account: &mut SubAccount, policy: &CreditPolicy, used: i64) ->
     account.status.clone().expect("a status")
 }
 
-/// The status of a key of the account, whose own credits are not used up.
+/// Returns the status of a key of the account; the key's own credits are not exhausted.
 fn judged_key(account: &SubAccount) -> SubAccountApiKeyStatus {
     let mut scene = Scene::new(json!({}));
     let seen = scene.seen.account.as_mut().expect("an account");
@@ -136,7 +136,7 @@ fn judged_key(account: &SubAccount) -> SubAccountApiKeyStatus {
     scene.plan().status.expect("a status")
 }
 
-/// `Ready: reason`, and its sentence.
+/// Returns status and reason of `Ready`, and its message.
 fn said(conditions: &[Condition]) -> (String, String) {
     let ready = find_condition(conditions, ConditionType::Ready).expect("Ready is always there");
     (format!("{}: {}", ready.status, ready.reason), ready.message.clone())
@@ -221,7 +221,7 @@ fn ready_is_told_along_the_chain() {
 #[test]
 fn used_up_credits_and_an_upstream_that_is_away_do_not_turn_ready_and_are_told_along_the_chain() {
     let used_up = "no credits until 2026-12-01T00:00:00Z";
-    // What the pool and the cap of ten have used, and whether the upstream is away.
+    // The use of the pool and of the cap of ten, and whether the upstream is away.
     let cases = [
         (10, 0, false, used_up, used_up, "at the moment its account has no credits until 2026-12-01T00:00:00Z"),
         (0, 10, false, "yes", used_up, "at the moment its account has no credits until 2026-12-01T00:00:00Z"),
@@ -263,7 +263,7 @@ fn a_policy_without_a_sender_domain_is_refused_and_its_upstream_stays() {
         let told = transition(&[], &conditions).expect("an event");
         assert!(told.warning && told.note.starts_with("spec.senders.domains: "), "{told:?}");
     }
-    // Its account goes by the spec, also where the policy says another thing or nothing yet.
+    // Its account goes by the spec, even if the policy's status says something else or nothing yet.
     let shown = judged_account(&mut account(json!({})), &policy(json!({"senders": {}})), 0);
     let (verdict, sentence) = said(&shown.conditions);
     assert_eq!(verdict, "False: PolicyNotReady");
@@ -273,7 +273,7 @@ fn a_policy_without_a_sender_domain_is_refused_and_its_upstream_stays() {
 #[test]
 fn a_key_that_has_no_sender_in_common_with_its_account_says_so_unless_the_account_has_none_at_all() {
     let cases = [
-        // The account's, the key's, and what the key says.
+        // The account's senders, the key's, and the key's reason.
         (json!(["sales@example.com"]), json!(["ceo@example.com"]), "SendersNotPermitted!"),
         (json!(["sales@example.com"]), json!(["ceo@example.com", "*@example.com"]), "Ready"),
         (json!(["sales@example.com"]), json!(["*@other.example"]), "SendersNotPermitted!"),
@@ -301,7 +301,7 @@ fn rotates_at_is_when_the_password_really_changes() {
     let at = |hours| now().checked_add(SignedDuration::from_hours(hours)).expect("a time");
     let (current, before) = (Stage::Current { since: now() }, Stage::Previous { until: at(100) });
     let cases = [
-        // What is asked for, when the password before it ends, and when this one changes.
+        // The requested rotation, the end of the previous password, and when this one changes.
         (json!({"every": "48h"}), None, Some(48)),
         (json!({"every": "48h"}), Some(before), Some(100)),
         (json!({"every": "720h"}), Some(before), Some(720)),
@@ -335,12 +335,12 @@ fn rotates_at_is_when_the_password_really_changes() {
 #[test]
 fn a_use_of_the_present_password_is_not_told_as_one_before_it_was_issued() {
     let time = |text: &str| text.parse::<Timestamp>().expect("a time");
-    // The password is of ten o'clock and seven minutes.
+    // The password was issued at 10:07.
     for (used, shown) in [
         ("2026-11-22T10:59:59Z", "2026-11-22T10:07:00Z"),
         ("2026-11-22T10:07:00Z", "2026-11-22T10:07:00Z"),
         ("2026-11-22T11:03:00Z", "2026-11-22T11:00:00Z"),
-        // The one before it.
+        // A use of the previous password.
         ("2026-11-22T10:06:59Z", "2026-11-22T10:00:00Z"),
         ("2026-11-22T08:30:00Z", "2026-11-22T08:00:00Z"),
     ] {
@@ -353,7 +353,7 @@ fn a_use_of_the_present_password_is_not_told_as_one_before_it_was_issued() {
         scene.seen.gauge = Some(Gauge::of(&of_key));
         let status = scene.plan().status.expect("a status");
         assert_eq!(status.last_used_at.map(|at| at.0), Some(time(shown)), "{used}");
-        // Nor where the key's own spec is refused meanwhile.
+        // The same if the key's spec is refused meanwhile.
         scene.key.status =
             Some(SubAccountApiKeyStatus { last_used_at: None, ..scene.plan().status.expect("a status") });
         scene.set(json!({"allowFrom": ["10.0.0.1/8"]}));
@@ -378,7 +378,7 @@ fn a_key_of_a_refused_account_has_nothing_left() {
         let account = scene.seen.account.as_mut().expect("an account");
         (account.programmed, account.stalled, account.refusal) = (false, true, Some("spec.cap: too high".to_owned()));
         assert_eq!(left(&mut scene), (Some(0), false, "no".to_owned()));
-        // Nothing moved, and so nothing is to be written again for the figures' sake.
+        // Nothing changed, so nothing is written again for the figures alone.
         scene.key.status = scene.plan().status;
         assert_eq!(scene.plan().status, scene.key.status);
         scene.seen.account.as_mut().expect("an account").programmed = true;

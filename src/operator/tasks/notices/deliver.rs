@@ -1,4 +1,4 @@
-//! The notices of one policy, on one way.
+//! Delivers the notices of one policy over one channel.
 
 use jiff::Timestamp;
 
@@ -15,16 +15,16 @@ use crate::operator::plan::{Notice, meta};
 use crate::operator::tasks::notices::detect::spec_of;
 use crate::runtime::courier::{Call, Delivery, Hook, Letter, OnBehalfOf, Via};
 
-/// The local part of the sender where the policy names none.
+/// Local part of the sender if the policy names none.
 const SENDER: &str = "franking";
 
-/// What became of one notice.
+/// The outcome for one notice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Went {
     Sent,
-    /// Tried again later.
+    /// Not sent; it is tried again later.
     Failed(String),
-    /// Nobody wants it any more, or it is about nobody.
+    /// It has no recipient any more, or its subject is gone.
     Unwanted,
 }
 
@@ -45,20 +45,20 @@ pub struct Group<'a> {
     pub queued: &'a [Queued],
 }
 
-/// The policy as it is now.
+/// The policy in its current state.
 struct Plan {
     entry: PolicyEntry,
     spec: CheckedPolicy,
 }
 
 impl Group<'_> {
-    /// All alike.
+    /// Returns the same outcome for all notices.
     fn all(&self, went: Went) -> Vec<Went> {
         vec![went; self.queued.len()]
     }
 
-    /// The policy; `Err` is what becomes of its notices where there is none to go by. Names are the ledger's, which
-    /// knows them before the first reconcile of a new process does.
+    /// Returns the policy; `Err` is the outcome for its notices if there is no valid one. Names come from the ledger,
+    /// which knows them before the first reconcile of a new process does.
     async fn plan(&self) -> Result<Plan, Went> {
         let entry = match self.context.books.entry(Holder::Policy(self.policy)).await {
             Ok(Some(Entry::Policy(entry))) => entry,
@@ -74,7 +74,7 @@ impl Group<'_> {
         }
     }
 
-    /// Whose limit it is; `Err` where nobody is there any more.
+    /// Returns the owner of the limit; `Err` if it is gone.
     async fn whose(&self, queued: &Queued) -> Result<Whose, Went> {
         let holder = queued.notice.topic.holder;
         let account = match holder {
@@ -136,12 +136,12 @@ impl Group<'_> {
         }
     }
 
-    /// None of them was tried: others of the policy took too long.
+    /// Fails all untried, because others of the policy took too long.
     pub fn put_off(&self) -> Vec<Went> {
         self.all(Went::Failed("not tried: the upstream is slow with other accounts' notices".to_owned()))
     }
 
-    /// One mail for all of them, to the policy's people.
+    /// Sends one mail for all of them to the policy's recipients.
     pub async fn mail(&self) -> Vec<Went> {
         let plan = match self.plan().await {
             Ok(plan) => plan,
@@ -152,7 +152,7 @@ impl Group<'_> {
         self.one_mail(&plan, mail.to.clone(), OnBehalfOf::Platform, &place).await
     }
 
-    /// One mail for all of them, which are of one account, to its own people.
+    /// Sends one mail for all of them, which are of one account, to that account's recipients.
     pub async fn account_mail(&self) -> Vec<Went> {
         let plan = match self.plan().await {
             Ok(plan) => plan,
@@ -174,7 +174,7 @@ impl Group<'_> {
         self.one_mail(&plan, to, on_behalf_of, &place).await
     }
 
-    /// The addresses that the account names now.
+    /// Returns the addresses that the account names now.
     fn people_of(&self, holder: Holder, name: &Name) -> Result<Vec<Address>, Went> {
         let account = self.context.references.account(name).ok_or(Went::Unwanted)?;
         if account.status.is_none() {
@@ -215,7 +215,7 @@ impl Group<'_> {
         text: String,
     ) -> Result<Went, String> {
         let first = self.queued.first().ok_or("there is nothing to say")?;
-        // Two mails may tell of one notice, and whoever gets both shall not lose one as a copy of the other.
+        // Two mails may report one notice; a recipient of both must not lose one as a duplicate of the other.
         let id = match &on_behalf_of {
             OnBehalfOf::Platform => first.notice.to_string(),
             OnBehalfOf::Account { .. } => format!("{}-own", first.notice),
@@ -244,8 +244,8 @@ impl Group<'_> {
         Ok(Via { policy: policy.id, entry, secret })
     }
 
-    /// One after the other. Where the receiver fails, the others wait for their next turn untried: one that does not
-    /// answer must not hold up those of other policies for minutes.
+    /// Calls the webhook for one notice after the other. If the receiver fails, the others wait for their next turn
+    /// untried: a receiver that does not answer must not delay those of other policies for minutes.
     pub async fn webhooks(&self) -> Vec<Went> {
         let plan = match self.plan().await {
             Ok(plan) => plan,
@@ -296,8 +296,8 @@ impl Group<'_> {
     }
 }
 
-/// Says whether the object is another account than the one that was noticed: a namespace that was deleted and made again is
-/// a new tenant, who is told nothing of the old one.
+/// True if the object is another account than the one in the notice: a namespace that was deleted and made again is a
+/// new tenant, who must not be told about the old one.
 fn is_anothers(account: &SubAccount, noticed: Holder) -> bool {
     let id = account.status.as_ref().and_then(|status| status.account_id.as_deref());
     id.is_some_and(|id| id != noticed.uuid().to_string())

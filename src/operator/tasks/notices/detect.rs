@@ -1,4 +1,4 @@
-//! Thresholds in the figures.
+//! Detects thresholds in the figures.
 
 use std::collections::HashMap;
 
@@ -15,17 +15,17 @@ use crate::operator::error::{Error, Result};
 use crate::operator::object_ref::{Name, Ref};
 use crate::operator::plan::alert::{self, Audience, Heard, Known};
 
-/// Holders whose notices are remembered without asking the ledger.
+/// Holders whose notices are cached without asking the ledger.
 const KNOWN_MAX: usize = 200_000;
 
-/// Sees thresholds in the figures.
+/// Detector of crossed thresholds, with the notices already reported.
 #[derive(Default)]
 pub struct Watch {
     known: HashMap<Holder, HashMap<Meter, Known>>,
 }
 
 impl Watch {
-    /// Announces what these figures cross. Where that fails nothing was seen.
+    /// Announces the thresholds that these figures cross. If that fails, they are detected again.
     pub async fn look(&mut self, context: &Context, balances: &[Balance], now: Timestamp) -> Result<()> {
         self.learn(context, balances).await?;
         let (mut plans, of_accounts) = (HashMap::new(), Thresholds::of_accounts());
@@ -76,12 +76,12 @@ impl Watch {
     }
 }
 
-/// A holder whose thresholds are told of.
+/// A holder that has thresholds.
 struct Watched {
     policy: PolicyId,
-    /// The policy's.
+    /// The policy's name.
     name: String,
-    /// Says whether it is an account whose alerts name people of its own.
+    /// True for an account whose alerts name recipients of its own.
     names_people: bool,
 }
 
@@ -105,12 +105,12 @@ pub(super) fn spec_of(context: &Context, name: &str) -> Option<CheckedPolicy> {
     context.references.policy(name)?.spec.check().ok()
 }
 
-/// Those of a policy that is wrong at present are the usual ones: nobody shall miss an Event for a typing error.
+/// Returns the policy's alerts, or the defaults while it is invalid: a typing error must not suppress an Event.
 fn alerts_of(context: &Context, name: &str) -> CheckedAlerts {
     spec_of(context, name).map(|spec| spec.alerts).unwrap_or_default()
 }
 
-/// The ways to those who hear of a notice; none for a mark.
+/// Returns the channels for these audiences; none for a mark.
 fn ways(alerts: &CheckedAlerts, audiences: &[Audience]) -> Vec<Channel> {
     let of = |audience: &Audience| match audience {
         Audience::Platform => {

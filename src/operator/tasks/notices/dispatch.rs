@@ -1,4 +1,4 @@
-//! What is due, way by way.
+//! Dispatches notices that are due, channel by channel.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,26 +12,26 @@ use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
 use crate::operator::tasks::notices::deliver::{Group, Went};
 
-/// After a look that found as many as it takes.
+/// Pause after a round that took its maximum.
 const BUSY_PAUSE: Duration = Duration::from_secs(5);
-/// Thresholds passed at once go together.
+/// Time to gather notices, so that thresholds crossed together are sent together.
 const GATHER: Duration = Duration::from_secs(1);
-/// Where nothing new is announced: what failed before may be due again.
+/// Maximum pause without a new announcement: earlier failures may be due again.
 const IDLE_PAUSE: Duration = Duration::from_secs(30);
-/// Events written at a time: with the pause as many in a second as statuses for figures.
+/// Events written in one round: with the pause as many per second as statuses for figures.
 const EVENTS: usize = 25;
 const WEBHOOKS: usize = 100;
-/// Notices to accounts' people taken at a time: with the pause at most twenty mails in a second, of all policies.
+/// Account notices taken in one round: with the pause at most twenty mails per second, for all policies.
 const ACCOUNT_MAILS: usize = 100;
-/// Within a round, the accounts of one policy are sent mail for this long: an upstream that is slow must not hold up the
-/// mail of other policies' accounts for minutes. Those that are left come at their next turn.
+/// Time in a round for mail to the accounts of one policy: a slow upstream must not delay the mail of other policies'
+/// accounts for minutes. The rest waits for its next turn.
 const ACCOUNT_MAIL_LIMIT: Duration = Duration::from_secs(30);
-/// What is older is forgotten: longer than any period, and than most balances.
+/// Age at which notices are forgotten: longer than any period, and than most balances last.
 const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(24 * 800);
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
 const FORGET_AT_ONCE: usize = 500;
 
-/// Sends what was announced, until the future is dropped.
+/// Sends the announced notices, until the future is dropped.
 pub async fn run(context: &Context) {
     tokio::join!(
         keep(context, Channel::Event),
@@ -50,7 +50,7 @@ async fn keep(context: &Context, channel: Channel) {
         match round(context, channel, most).await {
             Ok(taken) if taken == most => tokio::time::sleep(BUSY_PAUSE).await,
             Ok(_) => {
-                // Whether something came or nothing did, there is a look.
+                // A round follows whether or not there was an announcement.
                 drop(tokio::time::timeout(IDLE_PAUSE, announced.changed()).await);
                 tokio::time::sleep(GATHER).await;
             }
@@ -65,7 +65,7 @@ async fn keep(context: &Context, channel: Channel) {
 fn most(channel: Channel) -> usize {
     match channel {
         Channel::Event => EVENTS,
-        // All that wait for one policy go in one mail.
+        // All that wait for one policy go into one mail.
         Channel::Mail => NOTICES_MAX,
         Channel::AccountMail => ACCOUNT_MAILS,
         Channel::Webhook => WEBHOOKS,
@@ -86,18 +86,18 @@ async fn forget(context: &Context) {
     }
 }
 
-/// One look. Returns how many notices it took.
+/// Runs one round. Returns how many notices it took.
 async fn round(context: &Context, channel: Channel, most: usize) -> Result<usize> {
     let claimed = context.books.claim_notices(channel, most).await.map_err(Error::ledger("claiming notices"))?;
     let taken = claimed.len();
     let mut by_policy: BTreeMap<PolicyId, Vec<Vec<Queued>>> = BTreeMap::new();
     let mut dead = Vec::new();
     for queued in claimed {
-        // Whoever tried it last died over it.
+        // The process that tried it last died over it.
         if queued.tries > NOTICE_TRIES {
             dead.push((queued, Went::Unwanted));
         } else {
-            // In the order in which they were handed out, which is that of turns.
+            // In the order in which they were handed out, which is by turns.
             let groups = by_policy.entry(queued.notice.policy).or_default();
             let is_theirs = |group: &&mut Vec<Queued>| !is_told_apart(channel) || is_of(group, &queued);
             match groups.iter_mut().find(is_theirs) {
@@ -128,7 +128,7 @@ fn is_of(group: &[Queued], queued: &Queued) -> bool {
     group.first().is_some_and(|first| first.notice.topic.holder == queued.notice.topic.holder)
 }
 
-/// Says whether each holder's notices go by themselves, to readers of its own, and not with all of its policy's.
+/// True if each holder's notices go separately, to recipients of its own, and not with all of its policy's.
 fn is_told_apart(channel: Channel) -> bool {
     match channel {
         Channel::Event | Channel::Mail | Channel::Webhook => false,
@@ -136,7 +136,7 @@ fn is_told_apart(channel: Channel) -> bool {
     }
 }
 
-/// Notes at once what became of notices, so that a process that dies sends few of them again.
+/// Records the outcomes at once, so that a process that dies sends few notices again.
 async fn note(context: &Context, channel: Channel, all: Vec<(Queued, Went)>) -> Result<()> {
     let end = |(queued, went): &(Queued, Went)| match went {
         Went::Sent => Some((queued.id, Ended::Sent)),

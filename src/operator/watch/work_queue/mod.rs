@@ -1,9 +1,9 @@
-//! The work queue of one kind: which object has its next pass, and when.
+//! The work queue of one kind: decides which object has its next pass, and when.
 //!
-//! kube's `applier` takes the objects that wait in no order at all, so a tenant with a thousand new keys is before
-//! another's revocation nine hundred and ninety-nine times of a thousand. Here work is taken in turn by namespace, and what stops a
-//! sender goes first. What it must never do: run two passes over one object at once, lose a wake, or try an object that
-//! fails sooner than its back-off says, unless something changed that may mend it.
+//! kube's `applier` takes waiting objects in no particular order, so a tenant with a thousand new keys is ahead of
+//! another's revocation nine hundred and ninety-nine times out of a thousand. Here work is taken in turn by namespace,
+//! and changes that stop a sender go first. It must never run two passes over one object at once, lose a wake, or retry
+//! a failed object before its back-off ends, unless a change may have fixed it.
 
 mod queue;
 mod queues;

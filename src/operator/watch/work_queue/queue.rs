@@ -9,10 +9,10 @@ use tokio::time::{Instant, sleep_until};
 use super::schedule::{Cause, Ended, Places, Schedule};
 use crate::operator::object_ref::Name;
 
-/// One loop takes objects from it; any task may wake one.
+/// Queue from which one loop takes objects; any task may wake one.
 pub struct WorkQueue {
     schedule: Mutex<Schedule>,
-    /// There is more to take, or a place for it.
+    /// Signals that there may be more to take, or a free place.
     news: Notify,
 }
 
@@ -21,14 +21,14 @@ impl WorkQueue {
         Self { schedule: Mutex::new(Schedule::new(places)), news: Notify::new() }
     }
 
-    /// Gives an object a pass.
+    /// Schedules a pass for an object.
     pub fn wake(&self, name: Name, cause: Cause) {
         self.schedule().wake(name, cause);
         self.news.notify_one();
     }
 
-    /// Waits for the object whose turn it is, and for a place. Nothing is taken where the future is dropped before it
-    /// is ready. Each that is taken must be given back by [`end`](Self::end) or [`fail`](Self::fail).
+    /// Waits for the next object and for a place. Takes nothing if the future is dropped before it is ready. Each
+    /// object taken must be given back by [`end`](Self::end) or [`fail`](Self::fail).
     pub async fn next(&self) -> Name {
         loop {
             let due = {
@@ -48,30 +48,30 @@ impl WorkQueue {
         }
     }
 
-    /// Objects that wait for their turn.
+    /// Returns the number of objects that wait for their turn.
     pub fn waiting(&self) -> usize {
         self.schedule().waiting()
     }
 
-    /// A pass succeeded. The object is looked at again `after` so long, although nothing changed.
+    /// Ends a pass that succeeded. The object is reconciled again `after` this time, although nothing changed.
     pub fn succeed(&self, name: Name, after: Option<Duration>) {
         let now = Instant::now().into_std();
         self.end(name, after.map_or(Ended::Settled, |after| Ended::LookAgain(now + after)));
     }
 
-    /// The passes before the one that is under way that failed in a row.
+    /// Returns the failures in a row before the pass under way.
     pub fn failures(&self, name: &Name) -> u32 {
         self.schedule().failures(name)
     }
 
-    /// A pass failed, and is tried again after the delay that follows from the number of failures in a row.
+    /// Ends a pass that failed; it is retried after the delay for the number of failures in a row.
     pub fn fail(&self, name: Name, delay: impl FnOnce(u32) -> Duration) {
         let failures = self.schedule().fail(&name);
         let at = Instant::now().into_std() + delay(failures);
         self.end(name, Ended::Failed(at));
     }
 
-    /// The object that was taken is gone.
+    /// Ends the turn of an object that is gone.
     pub fn drop_gone(&self, name: Name) {
         self.end(name, Ended::Gone);
     }

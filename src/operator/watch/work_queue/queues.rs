@@ -15,13 +15,13 @@ pub struct WorkQueues {
 }
 
 impl WorkQueues {
-    /// `concurrency`: passes at a time, of each kind.
+    /// Creates the queues. `concurrency`: passes at a time, for each kind.
     pub fn new(concurrency: u16) -> Self {
         let queue = || Arc::new(WorkQueue::new(Places::of(concurrency)));
         Self { policies: queue(), accounts: queue(), keys: queue() }
     }
 
-    /// Gives an object a pass, because something changed that it hangs on.
+    /// Schedules a pass for an object, because something that it depends on changed.
     pub fn wake(&self, what: &Ref) {
         self.wake_for(what, Cause::Change);
     }

@@ -1,4 +1,4 @@
-//! The order of the passes: pure, and told what time it is.
+//! The order of the passes: pure, with the time as an argument.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -6,35 +6,35 @@ use std::time::{Duration, Instant};
 use crate::operator::object_ref::Name;
 use crate::operator::watch::work_queue::turns::Turns;
 
-/// Stops that may go before the rest in a row: a tenant that revokes all day long must not keep others' new keys waiting.
+/// Stops in a row before others get a turn: a tenant that revokes all day long must not delay others' new keys.
 const STOPS_IN_A_ROW: u32 = 4;
-/// An object whose pass failed is not tried again sooner, whatever changed during that pass: it may have been its own
-/// write that came back.
+/// Minimum delay before a failed object is retried, whatever changed during that pass: the change may have been its own
+/// write coming back.
 const FLOOR: Duration = Duration::from_secs(1);
 
-/// Reasons for a pass. A later one outweighs an earlier one.
+/// Reasons for a pass. Later variants outweigh earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
-    /// Its figures or counts are to be written again. An object that fails is not tried again for that.
+    /// Its figures or counts must be written. This alone does not retry a failed object early.
     Figures,
-    /// Its spec, its Secret or what it waits for changed.
+    /// Its spec, its Secret or an object that it waits for changed.
     Change,
-    /// Its spec revokes or suspends it, or its deletion was asked for. It goes before all that stops nobody.
+    /// Its spec revokes or suspends it, or its deletion was requested. It goes ahead of everything else.
     Stop,
 }
 
-/// Passes that may be under way at a time.
+/// Limits on the passes under way at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Places {
     pub all: usize,
-    /// Those of them in which only stops go: however slow all other passes are, a revocation finds one.
+    /// The part of them reserved for stops: however slow other passes are, a revocation finds a place.
     pub for_stops: usize,
-    /// Of one tenant.
+    /// The limit of one tenant.
     pub per_tenant: usize,
 }
 
 impl Places {
-    /// An eighth is kept for stops, and one tenant has three quarters at most: enough to keep two cores busy.
+    /// Reserves an eighth for stops, and gives one tenant three quarters at most: enough to keep two cores busy.
     pub fn of(concurrency: u16) -> Self {
         let all = usize::from(concurrency.max(1));
         Self { all, for_stops: all / 8, per_tenant: all - all / 4 }
@@ -44,17 +44,17 @@ impl Places {
 /// The end of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Nothing to do until something changes.
+    /// Nothing to do until a change.
     Settled,
-    /// It is looked at again at this instant, although nothing changed.
+    /// The object is reconciled again at this instant, although nothing changed.
     LookAgain(Instant),
-    /// It is tried again at this instant, unless something changes before.
+    /// The pass is retried at this instant, or earlier if something changes.
     Failed(Instant),
     /// The object is gone.
     Gone,
 }
 
-/// The more urgent is less.
+/// The urgency of a pass; the more urgent class is smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
     Stop,
@@ -80,7 +80,7 @@ enum State {
         class: Class,
         again: Option<Cause>,
     },
-    /// Until this instant, and then in this class.
+    /// Waits until this instant, and then in this class.
     Resting {
         until: Instant,
         class: Class,
@@ -89,11 +89,11 @@ enum State {
 
 struct Object {
     state: State,
-    /// In a row.
+    /// Failed passes in a row.
     failures: u32,
 }
 
-/// Holds each object once: no more than the watches know, and those that need nothing are not in it.
+/// Holds each object once: no more than the watches know, and none that needs nothing.
 pub struct Schedule {
     places: Places,
     objects: HashMap<Name, Object>,
@@ -103,7 +103,7 @@ pub struct Schedule {
     /// Passes under way, by tenant.
     tenants: HashMap<String, usize>,
     under_way: usize,
-    /// Those of them that are no stops.
+    /// Those of them that are not stops.
     rest_under_way: usize,
     stops_in_a_row: u32,
     next_age: u64,
@@ -130,12 +130,12 @@ impl Schedule {
         self.objects.is_empty() && self.resting.is_empty() && self.tenants.is_empty()
     }
 
-    /// Objects that wait for their turn.
+    /// Returns the number of objects that wait for their turn.
     pub fn waiting(&self) -> usize {
         self.objects.len() - self.under_way - self.resting.len()
     }
 
-    /// Gives an object a pass. One that waits already keeps its place, one whose pass is under way has another.
+    /// Schedules a pass for an object. One that waits keeps its place; one under way gets another pass after it.
     pub fn wake(&mut self, name: Name, cause: Cause) {
         let Some(object) = self.objects.get_mut(&name) else {
             return self.wait(name, Class::of(cause), 0);
@@ -151,7 +151,7 @@ impl Schedule {
             State::UnderWay { again, .. } => *again = (*again).max(Some(cause)),
             State::Resting { .. } if failures > 0 && cause == Cause::Figures => {}
             State::Resting { until, class } => {
-                // A stop that failed is still one.
+                // A failed stop stays a stop.
                 let class = Class::of(cause).min(*class);
                 self.resting.remove(&(*until, name.clone()));
                 self.wait(name, class, failures);
@@ -159,7 +159,7 @@ impl Schedule {
         }
     }
 
-    /// The object whose turn it is, if there is a place for it.
+    /// Takes the next object, if there is a place for it.
     pub fn take(&mut self, now: Instant) -> Option<Name> {
         self.end_rests(now);
         let free = self.places.all - self.under_way;
@@ -193,12 +193,12 @@ impl Schedule {
         Some(name)
     }
 
-    /// The failures in a row of an object whose pass is under way.
+    /// Returns the failures in a row of an object whose pass is under way.
     pub fn failures(&self, name: &Name) -> u32 {
         self.objects.get(name).map_or(0, |object| object.failures)
     }
 
-    /// Counts a failure of the object whose pass is under way; how many in a row there are with it.
+    /// Counts a failure of the object whose pass is under way, and returns the failures in a row including it.
     pub fn fail(&mut self, name: &Name) -> u32 {
         let Some(object) = self.objects.get_mut(name) else { return 1 };
         object.failures = object.failures.saturating_add(1);
@@ -222,7 +222,7 @@ impl Schedule {
         }
     }
 
-    /// When the first that rests is due.
+    /// Returns when the first resting object is due.
     pub fn next_due(&self) -> Option<Instant> {
         self.resting.first().map(|(until, _)| *until)
     }

@@ -1,4 +1,4 @@
-//! Sentences about the queue: who has the next pass.
+//! Tests of the queue: which object has the next pass.
 
 use std::time::{Duration, Instant};
 
@@ -13,12 +13,12 @@ fn after(start: Instant, seconds: u64) -> Instant {
     start + Duration::from_secs(seconds)
 }
 
-/// One place for all, so that the order is what is tested.
+/// Returns a schedule with one place, so that only the order is tested.
 fn one_at_a_time() -> Schedule {
     Schedule::new(Places { all: 1, for_stops: 0, per_tenant: 1 })
 }
 
-/// Takes and ends until nothing waits; the tenants and numbers in their order.
+/// Takes and ends until nothing waits, and returns the names in order.
 fn drain(schedule: &mut Schedule, now: Instant) -> Vec<String> {
     let served = std::iter::from_fn(|| {
         let name = schedule.take(now)?;
@@ -121,7 +121,7 @@ fn figures_do_not_shorten_a_back_off_and_a_change_does() {
     assert_eq!(fail(&mut schedule, after(start, 100)), 2);
     schedule.wake(name("a", 0), Cause::Change);
     assert_eq!(fail(&mut schedule, after(start, 101)), 3);
-    // Once it has succeeded, figures are a reason like any other.
+    // Once it has succeeded, figures cause a pass like any other reason.
     schedule.wake(name("a", 0), Cause::Stop);
     assert_eq!(drain(&mut schedule, after(start, 102)), ["a/0"]);
     schedule.wake(name("a", 0), Cause::Figures);

@@ -1,20 +1,20 @@
-//! Things in turn by tenant: of each tenant one after the other, and each tenant's own in the order of their age.
+//! Items in turn by tenant: one item of each tenant after the other, and each tenant's items by age.
 //!
-//! A tenant that puts a thousand things into it waits a thousand turns for the last of them; another waits one.
+//! A tenant that adds a thousand items waits a thousand turns for the last of them; another waits one.
 
 use std::collections::{BTreeMap, HashMap};
 
-/// Each step costs the logarithm of what is in it, however many tenants and things there are.
+/// Queue in which each step takes logarithmic time in its items, however many tenants and items there are.
 pub struct Turns<T> {
     tenants: HashMap<String, Line<T>>,
-    /// Tenants that have something in it, by the number of their next turn.
+    /// Tenants that have items, by the number of their next turn.
     rota: BTreeMap<u64, String>,
     next_turn: u64,
 }
 
 struct Line<T> {
     turn: u64,
-    /// By age: a smaller number is older.
+    /// The tenant's items by age: a smaller number is older.
     things: BTreeMap<u64, T>,
 }
 
@@ -25,7 +25,7 @@ impl<T> Default for Turns<T> {
 }
 
 impl<T> Turns<T> {
-    /// Adds a thing under its age, which is the tenant's alone. A tenant that had nothing in it goes behind the others.
+    /// Adds an item under its age, which is unique within the tenant. A tenant without items goes behind the others.
     pub fn push(&mut self, tenant: &str, age: u64, thing: T) {
         if let Some(line) = self.tenants.get_mut(tenant) {
             line.things.insert(age, thing);
@@ -35,7 +35,7 @@ impl<T> Turns<T> {
         self.tenants.insert(tenant.to_owned(), Line { turn, things: BTreeMap::from([(age, thing)]) });
     }
 
-    /// Takes a thing out of its line, whosever turn it is.
+    /// Removes an item from its line, out of turn.
     pub fn remove(&mut self, tenant: &str, age: u64) -> Option<T> {
         let line = self.tenants.get_mut(tenant)?;
         let thing = line.things.remove(&age);
@@ -46,7 +46,7 @@ impl<T> Turns<T> {
         thing
     }
 
-    /// The oldest thing of the tenant whose turn it is, of those that `may` have one.
+    /// Takes the oldest item of the next tenant among those that `may` have a turn.
     pub fn pop(&mut self, may: impl Fn(&str) -> bool) -> Option<T> {
         let tenant = self.rota.values().find(|tenant| may(tenant))?.clone();
         let line = self.tenants.get_mut(&tenant)?;
