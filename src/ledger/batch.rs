@@ -15,8 +15,8 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::figures::{Figures, judged};
 use super::incarnation::Admit;
+use super::metrics::{Figures, judged};
 use super::outcomes::{BATCH, Outcomes};
 use super::retry::Retry;
 use super::store::{Error, Result, Role, Session, Settlement, Store};

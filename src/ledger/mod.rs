@@ -7,6 +7,7 @@
 //! It must never give credits from a cache, answer "charged" without a durable write, or refuse for good while it
 //! cannot be reached.
 
+pub mod audit;
 mod batch;
 pub mod bill;
 mod changes;
@@ -14,9 +15,9 @@ mod changes;
 mod conformance;
 mod digest;
 pub mod error;
-mod figures;
 pub mod identity;
 pub mod incarnation;
+mod metrics;
 mod outcomes;
 pub mod postgres;
 pub mod report;
@@ -26,7 +27,6 @@ pub mod seal;
 pub mod session;
 pub mod sqlite;
 pub mod store;
-pub mod trail;
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ use crate::domain::relay_config::LedgerAddress;
 use crate::runtime::clock::Clock;
 
 pub use batch::Ledger;
-pub use figures::Figures;
+pub use metrics::Figures;
 pub use report::Report;
 pub use seal::Sealer;
 pub use store::{Error, Store};

@@ -58,7 +58,7 @@ async fn one<K: Kind>(context: &Context, object: &mut K, step: Step) -> Result<A
             if let Ok(patched) = &patched {
                 // A spec that changed meanwhile was not planned for: the watch's event for it must not be skipped.
                 if let Some(uid) = patched.uid().filter(|_| patched.metadata.generation == object.meta().generation) {
-                    context.references.written.mark(uid, own_mark(patched));
+                    context.references.expectations.mark(uid, own_mark(patched));
                 }
                 object.meta_mut().finalizers.clone_from(&patched.metadata.finalizers);
                 object.meta_mut().resource_version.clone_from(&patched.metadata.resource_version);
@@ -77,7 +77,7 @@ async fn one<K: Kind>(context: &Context, object: &mut K, step: Step) -> Result<A
         Step::Put(entry) => {
             let entries: [Entry; 1] = [*entry];
             let actor = actor(context, object);
-            context.books.put(&actor, &entries).await.map_err(Error::ledger("writing the directory"))?;
+            context.ledger.put(&actor, &entries).await.map_err(Error::ledger("writing the directory"))?;
             count_departures(context, &entries[0]);
             Ok(Applied::Done)
         }
@@ -145,7 +145,7 @@ fn count_departures(context: &Context, entry: &Entry) {
 /// Fails if this operator no longer leads. The ledger refuses the writes of a deposed operator; the API server has no
 /// such fence. A request already under way is harmless: its password stays valid until another one is read back.
 pub(super) fn still_leads(context: &Context) -> Result<()> {
-    if context.books.leads() { Ok(()) } else { Err(Error::Deposed(Deposed)) }
+    if context.ledger.leads() { Ok(()) } else { Err(Error::Deposed(Deposed)) }
 }
 
 /// Remembers the Secret as written, so that the watch's event for it does not start another pass.

@@ -22,12 +22,12 @@ use crate::domain::credential::HashKey;
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, PolicyId};
 use crate::ledger::Sealer;
-use crate::operator::state::awaiting_policy::Early;
+use crate::operator::state::awaiting_policy::AwaitingPolicy;
 use crate::operator::state::costs::Costs;
 use crate::operator::state::denied_senders::Denied;
 use crate::operator::state::guard::Guard;
 use crate::operator::state::lease::Leader;
-use crate::operator::state::ledger_client::Books;
+use crate::operator::state::ledger_client::LedgerClient;
 use crate::operator::state::ledger_clock::LedgerClock;
 use crate::operator::state::notices::Notices;
 use crate::operator::state::upstreams::Upstreams;
@@ -39,7 +39,7 @@ use crate::runtime::clock::Clock;
 /// Everything a reconcile may access.
 pub struct Context {
     pub client: Client,
-    pub books: Books,
+    pub ledger: LedgerClient,
     pub references: References,
     pub queues: WorkQueues,
     pub settings: Settings,
@@ -50,7 +50,7 @@ pub struct Context {
     pub secret_watches: SecretWatches,
     pub guard: Guard,
     pub ledger_clock: LedgerClock,
-    pub early: Early,
+    pub awaiting_policy: AwaitingPolicy,
     pub costs: Costs,
     pub notices: Notices,
     pub upstreams: Upstreams,
@@ -99,9 +99,9 @@ impl Context {
             secret_watches: SecretWatches::new(client.clone(), queues.keys.clone()),
             guard: Guard::new(place, &registry),
             ledger_clock: LedgerClock::new(&registry, &health),
-            early: Early::default(),
+            awaiting_policy: AwaitingPolicy::default(),
             client,
-            books: Books::new(store, name, leader),
+            ledger: LedgerClient::new(store, name, leader),
             references,
             queues,
             settings,
@@ -129,16 +129,16 @@ impl Context {
         StdRng::from_rng(&mut *lock(&self.rng))
     }
 
-    pub fn grant(&self, what: Ref) {
+    pub fn permit_status(&self, what: Ref) {
         lock(&self.granted).insert(what);
     }
 
     /// True if the status may be written for its figures alone, or to correct figures that another writer changed.
-    pub fn granted(&self, what: &Ref) -> bool {
+    pub fn status_permitted(&self, what: &Ref) -> bool {
         lock(&self.granted).contains(what) || self.references.shown.is_to_be_put_right(what)
     }
 
-    pub fn spend_grant(&self, what: &Ref) {
+    pub fn use_status_permit(&self, what: &Ref) {
         lock(&self.granted).remove(what);
     }
 
@@ -197,8 +197,8 @@ impl Context {
 
     /// Forgets the IDs and figures that belong to the previous ledger.
     pub async fn forget_ledger(&self) {
-        self.books.forget().await;
-        self.early.forget();
+        self.ledger.forget().await;
+        self.awaiting_policy.forget();
         lock(&self.ids).clear();
         lock(&self.holders).clear();
         lock(&self.granted).clear();
@@ -243,7 +243,7 @@ impl Context {
     }
 
     async fn identify(&self, what: &Ref, namespace_uid: &str) -> Result<Uuid> {
-        let identified = self.books.identify(what.kind(), namespace_uid, &what.name().name);
+        let identified = self.ledger.identify(what.kind(), namespace_uid, &what.name().name);
         identified.await.map_err(Error::ledger("identifying an object"))
     }
 
@@ -258,6 +258,6 @@ impl Context {
     }
 
     pub async fn entry(&self, holder: Holder) -> Result<Option<Entry>> {
-        self.books.entry(holder).await.map_err(Error::ledger("reading the directory"))
+        self.ledger.entry(holder).await.map_err(Error::ledger("reading the directory"))
     }
 }

@@ -134,7 +134,7 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
     shutdown.cancel();
     while reconcilers.join_next().await.is_some() {}
     incarnation::end(&context).await;
-    if let Err(error) = context.books.close().await {
+    if let Err(error) = context.ledger.close().await {
         tracing::warn!(error = &error as &dyn std::error::Error, "closing the ledger's session");
     }
     ended

@@ -92,7 +92,7 @@ async fn take_turn<K: Reconcile>(context: Arc<Context>, name: Name) {
 async fn reconcile<K: Reconcile>(object: Arc<K>, context: &Context, failures: u32) -> Result<Again> {
     let kind = K::kind(&());
     let _running = context.report.started(&kind);
-    let mut object = context.references.written.freshest(object.as_ref());
+    let mut object = context.references.expectations.freshest(object.as_ref());
     let passed = match tokio::time::timeout(PASS_DEADLINE, looks(&mut object, context)).await {
         Ok(passed) => passed,
         Err(_) => Err(Error::Timeout { limit: PASS_DEADLINE }),
@@ -172,7 +172,7 @@ async fn pass<K: Reconcile>(object: &mut K, context: &Context) -> Result<Passed>
         return Ok(passed);
     }
     let what = object.reference();
-    let granted = context.granted(&what);
+    let granted = context.status_permitted(&what);
     let observed = object.observe(context).await?;
     let now = context.clock.now();
     let mut plan = object.plan(&observed, now, &mut context.rng());
@@ -197,7 +197,7 @@ async fn pass<K: Reconcile>(object: &mut K, context: &Context) -> Result<Passed>
     context.guard.passed(what.clone());
     // Spent only now: a permit that was not used is still there at the next try.
     if granted {
-        context.spend_grant(&what);
+        context.use_status_permit(&what);
     }
     let after = plan.look_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default() + AFTER);
     Ok(Passed::Done(follow_awaited::<K>(context, &what, plan.awaited_secret, &observed, after)))
@@ -256,7 +256,7 @@ async fn left<K: Reconcile>(object: &K, context: &Context, notices: &[Notice], n
         tracing::warn!(kind = %K::kind(&()), name = object.name_any(), note = notice.note, "left something behind");
         context.report.notice(object, notice, now).await;
     }
-    context.references.written.forget(object.meta());
+    context.references.expectations.forget(object.meta());
     forget(context, &object.reference());
 }
 
@@ -328,10 +328,10 @@ async fn show<K: Kind>(context: &Context, object: &K, status: &K::Status) -> Res
     let written = context.report.status(object, status, || still_leads(context)).await?;
     shown.stands(&object.reference(), written.as_ref().unwrap_or(object).meta(), mark);
     let Some(written) = written else { return Ok(()) };
-    context.references.written.status(&written);
+    context.references.expectations.status(&written);
     // The watch may have been faster than the reply.
     if let Some(cached) = K::store(&context.references).get(&ObjectRef::from_obj(object)) {
-        context.references.written.seen(cached.meta());
+        context.references.expectations.seen(cached.meta());
     }
     Ok(())
 }
@@ -339,9 +339,9 @@ async fn show<K: Kind>(context: &Context, object: &K, status: &K::Status) -> Res
 /// Wakes the accounts that were reconciled before their policy was in the directory.
 fn admit_early(context: &Context, what: &Ref) {
     let Ref::Policy(policy) = what else { return };
-    while let Some(account) = context.early.next(&policy.name) {
+    while let Some(account) = context.awaiting_policy.next(&policy.name) {
         context.queues.wake(&Ref::Account(account.clone()));
-        context.early.woken(&policy.name, &account);
+        context.awaiting_policy.woken(&policy.name, &account);
     }
 }
 
@@ -366,8 +366,8 @@ pub(super) fn forget(context: &Context, what: &Ref) {
     context.forget(what);
     context.report.forget(what);
     match what {
-        Ref::Policy(policy) => context.early.left(&policy.name),
-        Ref::Account(account) => context.early.forget_account(account),
+        Ref::Policy(policy) => context.awaiting_policy.left(&policy.name),
+        Ref::Account(account) => context.awaiting_policy.forget_account(account),
         Ref::Key(key) => context.secret_watches.release(key),
     }
 }
@@ -378,7 +378,7 @@ async fn interrupted<K: Kind>(object: &K, context: &Context, error: &Error, fail
     let outstanding = deleting || object.status().and_then(K::observed_generation) != object.meta().generation;
     // No pass begins before the ledger has identified itself: nothing is known to be wrong with a converged object.
     let unbegun = !outstanding && context.guard.standing() == Standing::Unknown;
-    if error.is_fenced() || !context.books.leads() || unbegun {
+    if error.is_fenced() || !context.ledger.leads() || unbegun {
         return;
     }
     let interruption = interruption(error, deleting, outstanding, failures);

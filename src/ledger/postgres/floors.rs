@@ -11,9 +11,9 @@ use super::tx::{Clock, Lane, Tx};
 use crate::domain::credit::{Meter, Source};
 use crate::domain::directory::{Entry, Terms};
 use crate::domain::id::{Holder, IdMap, Kind};
+use crate::ledger::audit::Note;
 use crate::ledger::rules::floors::{Bound, Floor, Raised, lacking};
 use crate::ledger::store::Session;
-use crate::ledger::trail::Note;
 
 pub async fn raise(wires: &Wires, clock: &Clock, session: &Session, actor: &str, floors: &[Floor]) -> Op<u64> {
     let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;

@@ -9,8 +9,8 @@ use super::rows;
 use super::tx::Tx;
 use crate::domain::id::{Holder, KeyId};
 use crate::domain::login_network::LoginFrom;
+use crate::ledger::audit::RELAY;
 use crate::ledger::rules::first_login::{FirstLogin, Known, judge, keys_of};
-use crate::ledger::trail::RELAY;
 
 /// Notes logins, one relay at a time, so that no network is recorded twice and the bound is exact. This is rare: a
 /// relay does not report the same login again within the hour.

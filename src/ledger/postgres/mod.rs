@@ -11,9 +11,9 @@
 
 mod address;
 mod denied_sender;
+mod durability;
 mod failure;
 mod fingerprint;
-mod fitness;
 mod floors;
 mod history;
 mod identity;
@@ -43,8 +43,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use durability::Demands;
 use failure::{Failure, Op};
-use fitness::Demands;
 use jiff::{SignedDuration, Timestamp};
 use memory::Memory;
 use pool::{Connector, Wires};

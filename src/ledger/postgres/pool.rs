@@ -6,8 +6,8 @@ use deadpool::Runtime;
 use deadpool::managed::{self, Metrics, Pool, PoolError, RecycleError, RecycleResult, Timeouts};
 
 use super::address::Address;
+use super::durability;
 use super::failure::{Failure, Op};
-use super::fitness;
 use super::wire::Wire;
 use crate::ledger::store::{Error, Result};
 
@@ -24,7 +24,7 @@ const OLDER_SCHEMA_LIFE: Duration = Duration::from_secs(30);
 /// Makes connections.
 pub struct Connector {
     pub address: Address,
-    pub demands: fitness::Demands,
+    pub demands: durability::Demands,
 }
 
 impl Connector {
@@ -34,7 +34,7 @@ impl Connector {
         let Address { config, tls } = &self.address;
         let (client, connection) = config.connect(tls.clone()).await.map_err(|error| Failure::from(error).of(doing))?;
         let wire = Wire::new(client, connection);
-        fitness::judge(&wire, &self.demands).await?;
+        durability::judge(&wire, &self.demands).await?;
         Ok(wire)
     }
 }
@@ -46,7 +46,7 @@ impl managed::Manager for Connector {
     async fn create(&self) -> Result<Wire> {
         // On the heap: ten layers of callers would each hold it on the stack.
         let mut wire = Box::pin(self.connect()).await?;
-        wire.schema = fitness::check_schema(&wire).await?;
+        wire.schema = durability::check_schema(&wire).await?;
         Ok(wire)
     }
 
@@ -54,7 +54,7 @@ impl managed::Manager for Connector {
         if wire.client.is_closed() {
             return Err(RecycleError::message("closed"));
         }
-        if wire.schema < fitness::SCHEMA_NEWEST && wire.since.elapsed() > OLDER_SCHEMA_LIFE {
+        if wire.schema < durability::SCHEMA_NEWEST && wire.since.elapsed() > OLDER_SCHEMA_LIFE {
             return Err(RecycleError::message("it may know an older schema than there is"));
         }
         Ok(())

@@ -16,10 +16,10 @@ use super::{floors, rows};
 use crate::domain::credit::Outcome;
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, Kind, MessageId};
+use crate::ledger::audit::{LEDGER, SESSION_GIVEN_UP, of_change};
 use crate::ledger::digest;
 use crate::ledger::rules::lots::{Lots, drops_lots_ahead, holding};
 use crate::ledger::store::{Role, Session, Settlement};
-use crate::ledger::trail::{LEDGER, SESSION_GIVEN_UP, of_change};
 
 pub async fn open_session(wires: &Wires, clock: &Clock, role: Role, name: &str) -> Op<Session> {
     let wire = Lease::take(wires).await?;

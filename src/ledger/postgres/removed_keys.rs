@@ -9,8 +9,8 @@ use super::rows;
 use super::tx::{Clock, Lane, Tx};
 use crate::domain::directory::Entry;
 use crate::domain::id::{KeyId, Kind};
+use crate::ledger::audit::{LEDGER, Note};
 use crate::ledger::store::{REMEMBERED_FOR, Session};
-use crate::ledger::trail::{LEDGER, Note};
 
 /// Checks up to `limit` keys after `after`, in the order of their ids. Returns the last of them, if there may be more,
 /// and how many were forgotten.

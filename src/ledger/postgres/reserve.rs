@@ -10,12 +10,12 @@ use super::{fingerprint, refusals, rows};
 use crate::domain::credit::{Books, Chain, Reservation, Verdict};
 use crate::domain::directory::{Sender, Terms};
 use crate::domain::id::{AccountId, Holder, IdMap, IdSet, KeyId, MessageId, PolicyId};
+use crate::ledger::audit::LEDGER;
 use crate::ledger::rules::lots::Lots;
 use crate::ledger::rules::pending::{self, Open};
 use crate::ledger::rules::reserve::{Charged, Decision, Step, decide, fingerprints, screen, senders};
 use crate::ledger::rules::sources::Planned;
 use crate::ledger::store::Session;
-use crate::ledger::trail::LEDGER;
 
 /// Charges in one round trip. Any assumption that does not hold fails the whole.
 pub async fn charge_as_planned(

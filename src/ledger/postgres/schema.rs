@@ -6,8 +6,8 @@
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::durability::{self, SCHEMA_NEWEST, SCHEMA_OLDEST};
 use super::failure::{Failure, Op};
-use super::fitness::{self, SCHEMA_NEWEST, SCHEMA_OLDEST};
 use super::identity::read_identity;
 use super::pool::Connector;
 use super::wire::Wire;
@@ -54,7 +54,7 @@ async fn prepare_in(
 ) -> Op<Result<Identity>> {
     wire.batch("SET lock_timeout = 0; SET statement_timeout = 0").await?;
     wire.query_one("SELECT pg_advisory_lock($1)::text", &[&LOCK]).await?;
-    let found = fitness::schema_version(wire).await?;
+    let found = durability::schema_version(wire).await?;
     let newest = migrations.last().map_or(0, |migration| migration.version);
     let from = found.unwrap_or(0);
     if found.is_some() && from < newest {

@@ -9,9 +9,9 @@ use super::pool::{Lease, Wires};
 use super::wire::Wire;
 use super::{identity, rows};
 use crate::domain::id::Holder;
+use crate::ledger::audit::Note;
 use crate::ledger::rules::time;
 use crate::ledger::store::{Session, State};
-use crate::ledger::trail::Note;
 
 /// The writers of one process that need not wait for each other: each lane has its own row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

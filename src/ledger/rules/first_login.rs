@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::domain::id::KeyId;
 use crate::domain::login_network::{LOGINS_MAX, LoginFrom, NETWORKS_PER_KEY, NEWS_WITHIN, SEEN_EVERY};
-use crate::ledger::trail::{KEY_NETWORK, Note};
+use crate::ledger::audit::{KEY_NETWORK, Note};
 
 /// A network that a key logged in from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use crate::domain::credit::{Limit, Lot, LotId, Meter, Overage, Source};
 use crate::domain::directory::{Entry, Terms};
 use crate::domain::id::{Holder, IdMap};
 use crate::domain::period::Calendar;
-use crate::ledger::trail::Note;
+use crate::ledger::audit::Note;
 
 /// Maximum lots of one holder made in one go. A holder that was idle for longer gets the rest next time.
 pub const LOTS_AHEAD_MAX: usize = 40;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::domain::credit::{Added, Grant, Lot, Prepaid, Source, TopUp, Topped, top_up};
 use crate::domain::directory::{Entry, Terms};
-use crate::ledger::trail::{self, Note};
+use crate::ledger::audit::{self, Note};
 
 /// A lot to write, made if its id is 0, and its notes for the trail.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,7 +131,7 @@ fn plan_top_up(
     match (rule, before) {
         (Some(rule), Some((_, before))) => {
             if rule != before {
-                notes.push(Note::top_up_rule(trail::TOPUP_CHANGED, rule));
+                notes.push(Note::top_up_rule(audit::TOPUP_CHANGED, rule));
             }
             notes.extend(added(rule, terms, &mut lot, now));
         }
@@ -139,7 +139,7 @@ fn plan_top_up(
             let topped = Topped::begin(rule, &terms.limit.calendar, lot.topped, now);
             lot.topped = Some(topped);
             lot.regrant(Some(topped.total));
-            notes.push(Note::top_up_rule(trail::TOPUP_BEGUN, rule));
+            notes.push(Note::top_up_rule(audit::TOPUP_BEGUN, rule));
             notes.extend(added(rule, terms, &mut lot, now));
         }
         (None, _) => {

@@ -14,11 +14,11 @@ use super::{identity, rows, tempo};
 use crate::domain::credit::{Chain, Charge, Outcome, PERIOD_PARTS, Part, Reservation, Verdict};
 use crate::domain::directory::Sender;
 use crate::domain::id::{AccountId, Holder, IdMap, IdSet, KeyId, MessageId, PolicyId};
+use crate::ledger::audit::{LEDGER, SESSION_GIVEN_UP};
 use crate::ledger::rules::pending::{self, Open};
 use crate::ledger::rules::reserve::{Charged, Step, decide, fingerprints, screen, senders};
 use crate::ledger::rules::settle::{Settled, carries, charged_at, correction, paced};
 use crate::ledger::store::{Session, Settlement};
-use crate::ledger::trail::{LEDGER, SESSION_GIVEN_UP};
 
 /// A reserved message: its sender, its charge, and when.
 struct Reserved {

@@ -10,9 +10,9 @@ use super::write::Tx;
 use super::{identity, lots, rows};
 use crate::domain::directory::Entry;
 use crate::domain::id::Holder;
+use crate::ledger::audit::of_change;
 use crate::ledger::rules::lots::{drops_lots_ahead, holding, touches_lots};
 use crate::ledger::store::Session;
-use crate::ledger::trail::of_change;
 
 impl Tx<'_> {
     pub fn put(&mut self, session: &Session, actor: &str, entries: &[Entry]) -> Op<()> {

@@ -10,10 +10,10 @@ use super::write::Tx;
 use crate::domain::credit::{Meter, Source};
 use crate::domain::directory::{Entry, Terms};
 use crate::domain::id::{Holder, IdMap, Kind};
+use crate::ledger::audit::Note;
 use crate::ledger::rules::floors::{Bound, Floor, Raised, lacking};
 use crate::ledger::rules::history::{self, Quarters};
 use crate::ledger::store::Session;
-use crate::ledger::trail::Note;
 
 impl Tx<'_> {
     pub fn raise(&mut self, session: &Session, actor: &str, floors: &[Floor]) -> Op<u64> {

@@ -7,8 +7,8 @@ use super::failure::{Failure, Op};
 use super::identity::tag;
 use super::write::Tx;
 use crate::domain::id::Kind;
+use crate::ledger::audit::{LEDGER_ACCEPTED, LEDGER_OPENED};
 use crate::ledger::store::{Acceptance, Session, State};
-use crate::ledger::trail::{LEDGER_ACCEPTED, LEDGER_OPENED};
 
 impl Tx<'_> {
     pub fn accept(&mut self, acceptance: &Acceptance) -> Op<()> {

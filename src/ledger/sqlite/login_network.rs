@@ -9,9 +9,9 @@ use super::rows;
 use super::write::Tx;
 use crate::domain::id::{Holder, KeyId};
 use crate::domain::login_network::LoginFrom;
+use crate::ledger::audit::RELAY;
 use crate::ledger::rules::first_login::{Known, judge, keys_of};
 use crate::ledger::store::Session;
-use crate::ledger::trail::RELAY;
 
 impl Tx<'_> {
     pub fn note_logins(&mut self, session: &Session, logins: &[LoginFrom]) -> Op<()> {

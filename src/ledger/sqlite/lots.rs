@@ -10,9 +10,9 @@ use super::write::Tx;
 use crate::domain::credit::{Limit, Lot, LotId, Source};
 use crate::domain::directory::Terms;
 use crate::domain::id::Holder;
+use crate::ledger::audit::LEDGER;
 use crate::ledger::rules::lots::{Lots, Mark, Row};
 use crate::ledger::rules::sources::{Planned, missing_spend};
-use crate::ledger::trail::LEDGER;
 
 /// The place of lots of other sources in the index of period lots: some 30,000 years before any, each two milliseconds
 /// before the last, so that they never overlap and schema 1 never takes one for a running lot.

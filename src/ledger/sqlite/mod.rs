@@ -14,6 +14,7 @@ mod config;
 mod denied_sender;
 mod failure;
 mod file;
+mod file_identity;
 mod fingerprint;
 mod floors;
 mod identity;
@@ -32,7 +33,6 @@ mod rows;
 mod tempo;
 mod trouble;
 mod usage;
-mod vigil;
 mod write;
 mod writer;
 
@@ -45,11 +45,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use failure::{Failure, Op};
+use file_identity::Vigil;
 use jiff::{SignedDuration, Timestamp};
 use read::Reader;
 use tokio::time::sleep;
 use uuid::Uuid;
-use vigil::Vigil;
 use write::Tx;
 use writer::Writer;
 

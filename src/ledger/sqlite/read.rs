@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::failure::{Failure, Op};
-use super::vigil::Vigil;
+use super::file_identity::Vigil;
 use super::{file, identity, lots, rows, usage};
 use crate::domain::credential::Username;
 use crate::domain::directory::{Directory, Entry, Named};

@@ -9,8 +9,8 @@ use super::rows;
 use super::write::Tx;
 use crate::domain::directory::{Entry, KeyEntry};
 use crate::domain::id::{Holder, KeyId};
+use crate::ledger::audit::{LEDGER, Note};
 use crate::ledger::store::{REMEMBERED_FOR, Session};
-use crate::ledger::trail::{LEDGER, Note};
 
 /// Deletes the rows of a key other than its lots and its usage.
 const ROWS: [&str; 5] = [

@@ -11,10 +11,10 @@ use super::memory::Memory;
 use super::{identity, rows};
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId, Kind};
+use crate::ledger::audit::Note;
 use crate::ledger::digest;
 use crate::ledger::rules::time;
 use crate::ledger::store::{REMEMBERED_FOR, Role, Session};
-use crate::ledger::trail::Note;
 
 /// The writer's memory between transactions: directory rows it has used, and the running lots it has charged. Each
 /// transaction first drops or renews what another process changed.

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::failure::{Failure, Op};
 use super::file;
-use super::vigil::Vigil;
+use super::file_identity::Vigil;
 use super::write::{Cache, Tx};
 use crate::ledger::store::{Error, Result};
 use crate::runtime::clock::Clock;

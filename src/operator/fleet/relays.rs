@@ -35,7 +35,7 @@ use crate::operator::plan::endpoint::Endpoint;
 use crate::operator::plan::meta;
 use crate::operator::plan::relay_fleet::{self, House, Names, PODS, RELAY_SETTINGS, Settings, Wanted, is_ours, stands};
 use crate::operator::plan::relay_state::{RelayState, Replicas};
-use crate::operator::report::{self, Said};
+use crate::operator::report::{self, EventNote};
 use crate::runtime::clock::Clock;
 use crate::runtime::fleet::{Certificates, Relay};
 use crate::runtime::metrics::{IntGauge, Registry, register};
@@ -401,8 +401,8 @@ impl Fleet {
             ..ObjectReference::default()
         };
         let reason = if refused.is_some() { Reason::RelayInvalid } else { Reason::Programmed };
-        let said = Said { warning: refused.is_some(), reason, note };
-        report::say(&self.client, regarding, &self.namespace, said, self.clock.now()).await;
+        let said = EventNote { warning: refused.is_some(), reason, note };
+        report::publish(&self.client, regarding, &self.namespace, said, self.clock.now()).await;
     }
 }
 

@@ -27,7 +27,7 @@ impl Context {
     /// Returns the figures of a holder under its own limits and under those of `above`.
     async fn gauge(&self, holder: Holder, above: &[Holder]) -> Result<Option<Gauge>> {
         let holders: Vec<Holder> = [&[holder], above].concat();
-        let balances = self.books.balances(&holders).await.map_err(Error::ledger("reading a balance"))?;
+        let balances = self.ledger.balances(&holders).await.map_err(Error::ledger("reading a balance"))?;
         let Some((own, above)) = balances.split_first().filter(|(own, _)| own.lot.holder == holder) else {
             return Ok(None);
         };
@@ -57,7 +57,7 @@ impl Context {
     pub async fn observe_policy(&self, policy: &CreditPolicy) -> Result<credit_policy::Observed> {
         let endpoint = self.endpoint.borrow().clone();
         let (name, what) = (policy.name_any(), Ref::Policy(Name::of(policy)));
-        let figures_granted = self.granted(&what);
+        let figures_permitted = self.status_permitted(&what);
         let holder = self.holder(what, "").await?;
         let entry = match self.entry(holder).await? {
             Some(Entry::Policy(entry)) => Some(entry),
@@ -65,12 +65,13 @@ impl Context {
         };
         let id = PolicyId(holder.uuid());
         let count = self.references.index(|index| index.count(&name));
-        if figures_granted {
+        if figures_permitted {
             self.references.departures_counted(&name);
         }
         let since =
             policy.spec.check().map_or(self.clock.now(), |spec| spec.pool.calendar.window(self.clock.now()).from);
-        let removed = self.books.removed_accounts(id, None, since).await.map_err(Error::ledger("counting accounts"))?;
+        let removed =
+            self.ledger.removed_accounts(id, None, since).await.map_err(Error::ledger("counting accounts"))?;
         Ok(credit_policy::Observed {
             id,
             login: self.login(policy, id, entry.as_ref()).await?,
@@ -96,7 +97,7 @@ impl Context {
             sightings: self.upstreams.latest(),
             orphans: self.orphans_of(id),
             ledger_ahead: self.ledger_clock.sentence(),
-            figures_granted,
+            figures_permitted,
         })
     }
 
@@ -108,7 +109,7 @@ impl Context {
 
     pub async fn observe_account(&self, account: &SubAccount) -> Result<sub_account::Observed> {
         let (name, what) = (Name::of(account), Ref::Account(Name::of(account)));
-        let figures_granted = self.granted(&what);
+        let figures_permitted = self.status_permitted(&what);
         let namespace = self.namespace(&name.namespace).await?;
         let holder = self.holder(what, &namespace.uid).await?;
         let entry = match self.entry(holder).await? {
@@ -122,7 +123,8 @@ impl Context {
                 // A rebuild has its own order, and must not wait for objects that cannot be put back. A policy without
                 // a status may have no upstream; its first status wakes this account.
                 let stands = self.guard.standing() == Standing::Rebuilding
-                    || (self.early.stands(&self.books, policy_name, id, &name).await? && object.status.is_some());
+                    || (self.awaiting_policy.stands(&self.ledger, policy_name, id, &name).await?
+                        && object.status.is_some());
                 let currency = self.currency_of(id, &object).await?;
                 Some(sub_account::Policy { id, object, stands, currency })
             }
@@ -152,7 +154,7 @@ impl Context {
             places,
             gauge: self.gauge(holder, &[]).await?,
             keys,
-            figures_granted,
+            figures_permitted,
         })
     }
 
@@ -183,7 +185,7 @@ impl Context {
             return Ok(Vec::new());
         }
         let since = spec.pool.calendar.window(self.clock.now()).from;
-        let had = self.books.removed_accounts(policy.id, Some(namespace), since);
+        let had = self.ledger.removed_accounts(policy.id, Some(namespace), since);
         let had = had.await.map_err(Error::ledger("counting accounts"))?;
         Ok(had.into_iter().map(|(id, place)| (id, Name::new(place.namespace, place.name))).collect())
     }
@@ -191,7 +193,7 @@ impl Context {
     pub async fn observe_key(&self, key: &SubAccountApiKey) -> Result<key_observed::Observed> {
         let endpoint = self.endpoint.borrow().clone();
         let (name, what) = (Name::of(key), Ref::Key(Name::of(key)));
-        let figures_granted = self.granted(&what);
+        let figures_permitted = self.status_permitted(&what);
         let namespace = self.namespace(&name.namespace).await?;
         let above = self.holders_above(&what);
         let holder = self.holder(what, &namespace.uid).await?;
@@ -220,7 +222,7 @@ impl Context {
             rebuilding: self.guard.standing() == Standing::Rebuilding,
             gauge: self.gauge(holder, &above).await?,
             denied: self.denied.of(holder.uuid().into()),
-            figures_granted,
+            figures_permitted,
         })
     }
 

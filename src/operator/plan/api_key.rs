@@ -392,7 +392,7 @@ impl<'a> Work<'a> {
         let mut next = base_status(self.key, self.observed, &outcome, (accepted, true), figures, self.now);
         next.username = Some(entry.username.to_string());
         next.binding = issued.map(|_| LocalRef { name: self.spec.secret.name.clone() });
-        usage::settle(next, self.key.status.as_ref(), self.observed.figures_granted)
+        usage::settle(next, self.key.status.as_ref(), self.observed.figures_permitted)
     }
 }
 
@@ -427,6 +427,6 @@ fn shown_refused(
         next.username.clone_from(&standing.username);
         next.binding.clone_from(&standing.binding);
     }
-    plan.status = Some(usage::settle(next, key.status.as_ref(), observed.figures_granted));
+    plan.status = Some(usage::settle(next, key.status.as_ref(), observed.figures_permitted));
     plan
 }

@@ -55,7 +55,7 @@ pub struct Observed {
     pub orphans: Option<String>,
     /// Message about a ledger whose time is ahead of the clock.
     pub ledger_ahead: Option<String>,
-    pub figures_granted: bool,
+    pub figures_permitted: bool,
 }
 
 /// Counts of a policy's accounts limited by an optional field that the policy may make mandatory.
@@ -344,7 +344,7 @@ fn status(
         }),
         observed_at: Some(Time(figures::second(now))),
     };
-    usage::settle(next, standing, observed.figures_granted)
+    usage::settle(next, standing, observed.figures_permitted)
 }
 
 /// Returns what stops a policy's mail, worded for SENDING. Until the relays are asked, the current condition applies.

@@ -32,7 +32,7 @@ pub struct Observed {
     pub gauge: Option<Gauge>,
     /// The last report on messages refused for their sender, while this process leads.
     pub denied: Option<DeniedReport>,
-    pub figures_granted: bool,
+    pub figures_permitted: bool,
 }
 
 /// The account of a key.

@@ -39,7 +39,7 @@ pub struct Observed {
     pub cost: Cost<CostStatus>,
     pub keys: KeyCounts,
     /// True if figures alone may be written now.
-    pub figures_granted: bool,
+    pub figures_permitted: bool,
 }
 
 /// The namespace of a namespaced object.
@@ -445,7 +445,7 @@ fn status(
         keys: Some(observed.keys),
         observed_at: Some(Time(figures::second(now))),
     };
-    usage::settle(next, standing, observed.figures_granted)
+    usage::settle(next, standing, observed.figures_permitted)
 }
 
 /// Ends an account in a terminating namespace at once. Such a namespace never comes back, so its own deletion need not

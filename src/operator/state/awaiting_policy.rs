@@ -12,10 +12,10 @@ use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, PolicyId};
 use crate::operator::error::{Error, Result};
 use crate::operator::object_ref::Name;
-use crate::operator::state::ledger_client::Books;
+use crate::operator::state::ledger_client::LedgerClient;
 
 #[derive(Default)]
-pub struct Early(Mutex<Inner>);
+pub struct AwaitingPolicy(Mutex<Inner>);
 
 /// The accounts by policy name. Holds no more than the stores of policies and accounts do.
 #[derive(Default)]
@@ -25,14 +25,14 @@ struct Inner {
     waiting: HashMap<String, BTreeSet<Name>>,
 }
 
-impl Early {
+impl AwaitingPolicy {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock()
     }
 
     /// True if the policy is in the directory. If not, the account waits, and is registered before the read, so that a
     /// policy written meanwhile wakes it.
-    pub async fn stands(&self, books: &Books, policy: &str, id: PolicyId, account: &Name) -> Result<bool> {
+    pub async fn stands(&self, books: &LedgerClient, policy: &str, id: PolicyId, account: &Name) -> Result<bool> {
         {
             let mut inner = self.inner();
             if inner.standing.contains(policy) {

@@ -19,7 +19,7 @@ const UNSEEN_MAX: usize = 10_000;
 
 /// Bounded tables, one for each kind of write.
 #[derive(Default)]
-pub struct Written {
+pub struct Expectations {
     /// Statuses by the object's UID: the version and the whole object.
     statuses: Mutex<HashMap<String, (u64, Value)>>,
     /// Marks of the parts that an object's own reconcile depends on (`Marks::own`), as our finalizer left them, by UID.
@@ -36,7 +36,7 @@ fn lock<K: std::hash::Hash + Eq, V>(table: &Mutex<HashMap<K, V>>) -> MutexGuard<
     table
 }
 
-impl Written {
+impl Expectations {
     /// Records an object as returned by a write of its status.
     pub fn status<K: Resource + Serialize>(&self, written: &K) {
         if let (Some(uid), Ok(object)) = (&written.meta().uid, serde_json::to_value(written)) {
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_the_truth_until_the_cache_has_it() {
-        let written = Written::default();
+        let written = Expectations::default();
         written.status(&object("7", "written"));
         assert_eq!(written.freshest(&object("6", "cached")), object("7", "written"));
         written.seen(&object("6", "").metadata);
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn an_echo_is_known_once_and_only_as_it_was_written() {
-        let (written, meta) = (Written::default(), object("7", "").metadata);
+        let (written, meta) = (Expectations::default(), object("7", "").metadata);
         written.mark("u".to_owned(), 42);
         assert!(!written.is_own_mark(&meta, 43));
         written.mark("u".to_owned(), 42);

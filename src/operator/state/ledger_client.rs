@@ -25,7 +25,7 @@ const SESSIONS: usize = 2;
 /// Removed accounts are kept this long before a period in which they could count: longer than any period.
 const REMOVED_COUNTED: SignedDuration = SignedDuration::from_hours(35 * 24);
 
-pub struct Books {
+pub struct LedgerClient {
     store: Arc<dyn Store>,
     name: String,
     /// Set if several operators share the ledger: only the leader opens a session, and never a second one.
@@ -55,21 +55,21 @@ pub struct Removed {
 /// Does a write under the session, or under a new one if the old was lost. A macro, because the futures of an async
 /// closure cannot be promised to be `Send` yet.
 macro_rules! under_session {
-    ($books:ident, $session:ident, $write:expr) => {{
+    ($ledger:ident, $session:ident, $write:expr) => {{
         let mut tries = SESSIONS;
         loop {
-            let open = $books.session().await?;
+            let open = $ledger.session().await?;
             let $session = &open;
             tries -= 1;
             match $write.await {
-                Err(Error::Fenced) if tries > 0 && $books.reopens() => $books.lost(&open).await,
+                Err(Error::Fenced) if tries > 0 && $ledger.reopens() => $ledger.lost(&open).await,
                 answer => break answer,
             }
         }
     }};
 }
 
-impl Books {
+impl LedgerClient {
     pub fn new(store: Arc<dyn Store>, name: String, leader: Option<Leader>) -> Self {
         Self { store, name, leader, session: Mutex::new(None), tally: Mutex::default() }
     }

@@ -88,10 +88,10 @@ fn compare(context: &Context, policy: PolicyId, name: &str, now: Timestamp) {
 }
 
 async fn reckon(context: &Context, terms: Terms) -> Result<()> {
-    let (store, started) = (context.books.store(), Instant::now());
+    let (store, started) = (context.ledger.store(), Instant::now());
     let standing = store.terms(terms.policy, &terms.period).await.map_err(Error::ledger("reading a bill's terms"))?;
     if standing.as_ref() != Some(&terms) {
-        context.books.put_terms(&terms).await.map_err(Error::ledger("writing a bill's terms"))?;
+        context.ledger.put_terms(&terms).await.map_err(Error::ledger("writing a bill's terms"))?;
     }
     // Cleared before the read: use during the computation causes another one.
     lock(&context.costs.moved).remove(&terms.policy);

@@ -22,7 +22,7 @@ pub async fn run(context: &Context) {
     loop {
         // Not while the ledger is held or being rebuilt.
         context.guard.opened().await;
-        match context.books.report_denied_senders(TELL_EVERY, DENIED_MAX).await {
+        match context.ledger.report_denied_senders(TELL_EVERY, DENIED_MAX).await {
             Ok(reports) => {
                 failing = false;
                 for report in reports {
@@ -42,7 +42,7 @@ pub async fn run(context: &Context) {
 
 async fn tell(context: &Context, report: DeniedReport) {
     // Names come from the ledger, which knows them before the first reconcile of a new process does.
-    let Ok(Some(Entry::Key(entry))) = context.books.entry(Holder::Key(report.key)).await else { return };
+    let Ok(Some(Entry::Key(entry))) = context.ledger.entry(Holder::Key(report.key)).await else { return };
     let name = Name::new(entry.namespace.as_str(), entry.name.as_str());
     let Some(key) = context.references.key(&name) else { return };
     let notice = Notice { warning: true, reason: Reason::SenderDenied, note: sentence(&report) };

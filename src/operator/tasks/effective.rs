@@ -160,7 +160,7 @@ struct Rendered {
 
 impl Followed {
     async fn follow(&mut self, context: &Context) -> Result<()> {
-        let changes = context.books.store().changes(self.epoch).await;
+        let changes = context.ledger.store().changes(self.epoch).await;
         let changes = changes.map_err(Error::ledger("reading the directory"))?;
         self.epoch = changes.epoch;
         changes.entries.into_iter().for_each(|entry| self.take(entry));

@@ -40,7 +40,7 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// One periodic task.
 #[derive(Clone, Copy)]
-enum Chore {
+enum PeriodicTask {
     Heartbeat,
     Rollup,
     Lots,
@@ -52,9 +52,9 @@ enum Chore {
 
 /// Time since when the ledger has answered every heartbeat of ours.
 #[derive(Default)]
-struct Pulse(Mutex<Option<Instant>>);
+struct Liveness(Mutex<Option<Instant>>);
 
-impl Pulse {
+impl Liveness {
     fn felt(&self, beats: bool) {
         let mut since = self.0.lock();
         *since = beats.then(|| since.unwrap_or_else(Instant::now));
@@ -68,19 +68,19 @@ impl Pulse {
 
 /// Runs until the future is dropped.
 pub async fn run(context: &Context) {
-    let pulse = &Pulse::default();
+    let liveness = &Liveness::default();
     tokio::join!(
-        Chore::Heartbeat.keep(context, pulse),
-        Chore::Rollup.keep(context, pulse),
-        Chore::Lots.keep(context, pulse),
-        Chore::Sweep.keep(context, pulse),
-        Chore::Retire.keep(context, pulse),
-        Chore::Forget.keep(context, pulse),
-        Chore::ForgetKeys.keep(context, pulse)
+        PeriodicTask::Heartbeat.keep(context, liveness),
+        PeriodicTask::Rollup.keep(context, liveness),
+        PeriodicTask::Lots.keep(context, liveness),
+        PeriodicTask::Sweep.keep(context, liveness),
+        PeriodicTask::Retire.keep(context, liveness),
+        PeriodicTask::Forget.keep(context, liveness),
+        PeriodicTask::ForgetKeys.keep(context, liveness)
     );
 }
 
-impl Chore {
+impl PeriodicTask {
     fn doing(self) -> &'static str {
         match self {
             Self::Heartbeat => "saying that the operator lives",
@@ -105,11 +105,11 @@ impl Chore {
         }
     }
 
-    async fn keep(self, context: &Context, pulse: &Pulse) {
+    async fn keep(self, context: &Context, liveness: &Liveness) {
         loop {
             // Not while the ledger is held or being rebuilt.
             context.guard.opened().await;
-            let pause = match self.once(context, pulse).await {
+            let pause = match self.once(context, liveness).await {
                 Ok(()) => self.interval(),
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "{}", self.doing());
@@ -121,17 +121,17 @@ impl Chore {
     }
 
     /// Runs one round, in a span, so that log lines of lower layers name the task.
-    async fn once(self, context: &Context, pulse: &Pulse) -> Result<()> {
-        let span = tracing::error_span!("housekeeping", chore = self.doing());
-        self.round(context, pulse).instrument(span).await
+    async fn once(self, context: &Context, liveness: &Liveness) -> Result<()> {
+        let span = tracing::error_span!("housekeeping", task = self.doing());
+        self.round(context, liveness).instrument(span).await
     }
 
-    async fn round(self, context: &Context, pulse: &Pulse) -> Result<()> {
-        let (books, now) = (&context.books, context.clock.now());
+    async fn round(self, context: &Context, liveness: &Liveness) -> Result<()> {
+        let (books, now) = (&context.ledger, context.clock.now());
         match self {
             Self::Heartbeat => {
                 let beat = books.heartbeat().await;
-                pulse.felt(beat.is_ok());
+                liveness.felt(beat.is_ok());
                 beat
             }
             Self::Rollup => books.rollup().await.map(drop),
@@ -153,7 +153,7 @@ impl Chore {
             }
             Self::Sweep => {
                 // Messages of a closed or replaced session are known to be abandoned at any time.
-                let silence = if pulse.is_steady() { SILENCE } else { SignedDuration::MAX };
+                let silence = if liveness.is_steady() { SILENCE } else { SignedDuration::MAX };
                 let lost = books.sweep_sessions(silence).await?;
                 context.report.unknown(lost.len() as u64);
                 for message in lost.iter().take(LOST_LOGGED) {
@@ -175,16 +175,16 @@ mod tests {
 
     #[test]
     fn nobody_is_given_up_for_a_silence_that_was_the_ledgers() {
-        let pulse = Pulse::default();
-        assert!(!pulse.is_steady(), "it was not asked yet");
-        pulse.felt(true);
-        assert!(!pulse.is_steady(), "it has just come back");
+        let liveness = Liveness::default();
+        assert!(!liveness.is_steady(), "it was not asked yet");
+        liveness.felt(true);
+        assert!(!liveness.is_steady(), "it has just come back");
         let earlier = Instant::now().checked_sub(ANSWERED);
-        *pulse.0.lock() = earlier;
-        pulse.felt(true);
-        assert!(pulse.is_steady());
-        pulse.felt(false);
-        pulse.felt(true);
-        assert!(!pulse.is_steady(), "it was away");
+        *liveness.0.lock() = earlier;
+        liveness.felt(true);
+        assert!(liveness.is_steady());
+        liveness.felt(false);
+        liveness.felt(true);
+        assert!(!liveness.is_steady(), "it was away");
     }
 }

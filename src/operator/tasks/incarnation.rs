@@ -17,7 +17,7 @@ use crate::ledger::store::{self, Identity};
 use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
 use crate::operator::fleet::installation::{self, ACCEPT, Installation, NAME};
-use crate::operator::report::{self, Said};
+use crate::operator::report::{self, EventNote};
 use crate::operator::state::guard::Standing;
 use crate::operator::tasks::rebuild;
 
@@ -62,8 +62,8 @@ pub async fn end(context: &Context) {
     let (Some((installation, _)), Standing::Open) = (&guard.place, guard.standing()) else { return };
     let noting = async {
         // Messages sent since the last rollup count too.
-        context.books.rollup().await.map_err(Error::ledger("rolling usage up"))?;
-        let identity = context.books.store().identity().await.map_err(Error::ledger("asking who the ledger is"))?;
+        context.ledger.rollup().await.map_err(Error::ledger("rolling usage up"))?;
+        let identity = context.ledger.store().identity().await.map_err(Error::ledger("asking who the ledger is"))?;
         if identity.mark == installation.mark {
             return Ok(());
         }
@@ -99,7 +99,7 @@ async fn look(context: &Context, watching: &mut Watching) -> Result<()> {
 /// If there is no ledger at all any more, it makes one, held from the start, so that there is something to accept.
 async fn identify(context: &Context, watching: &mut Watching) -> Result<Option<Identity>> {
     let failed = Error::ledger("asking who the ledger is");
-    let error = match context.books.store().identity().await {
+    let error = match context.ledger.store().identity().await {
         Ok(identity) => {
             watching.gone = 0;
             return Ok(Some(identity));
@@ -187,7 +187,7 @@ async fn held(
     let name = incarnation::name_of(known, identity);
     match replaced.because() {
         Some(because) => {
-            context.books.store().hold(because).await.map_err(Error::ledger("holding the ledger"))?;
+            context.ledger.store().hold(because).await.map_err(Error::ledger("holding the ledger"))?;
         }
         None => guard.serve(Uuid::nil()),
     }
@@ -238,7 +238,7 @@ async fn accept(
         cluster: installation.cluster.clone(),
         incarnation,
     };
-    context.books.store().accept(&acceptance).await.map_err(Error::ledger("accepting the ledger"))?;
+    context.ledger.store().accept(&acceptance).await.map_err(Error::ledger("accepting the ledger"))?;
     let note = format!("{actor} accepted the ledger {name}; it is rebuilt from the resources and their Secrets");
     tell(context, false, Reason::LedgerAccepted, &note).await;
     adopt(context, installation, incarnation, Mark::default()).await
@@ -265,6 +265,6 @@ async fn tell(context: &Context, warning: bool, reason: Reason, note: &str) {
         namespace: Some(installation.namespace.clone()),
         ..ObjectReference::default()
     };
-    let said = Said { warning, reason, note };
-    report::say(&context.client, about, &installation.namespace, said, context.clock.now()).await;
+    let said = EventNote { warning, reason, note };
+    report::publish(&context.client, about, &installation.namespace, said, context.clock.now()).await;
 }

@@ -29,7 +29,7 @@ pub async fn run(context: &Context) {
 }
 
 async fn look(context: &Context) -> Result<()> {
-    let time = context.books.store().time().await.map_err(Error::ledger("reading the ledger's time"))?;
+    let time = context.ledger.store().time().await.map_err(Error::ledger("reading the ledger's time"))?;
     if context.ledger_clock.found(time) {
         for policy in context.references.policies.state() {
             context.queues.wake(&Ref::Policy(Name::of(policy.as_ref())));

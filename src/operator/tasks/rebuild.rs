@@ -54,7 +54,7 @@ pub async fn run(context: &Context) -> Result<()> {
         floors.extend(assign(context, key.as_ref(), id::Kind::Key, id).await?);
     }
     for page in floors.chunks(PAGE) {
-        context.books.raise(ACTOR, page).await.map_err(Error::ledger("raising what is used"))?;
+        context.ledger.raise(ACTOR, page).await.map_err(Error::ledger("raising what is used"))?;
     }
     context.guard.begin_rebuilding();
     let policies = references.policies.state();
@@ -64,7 +64,7 @@ pub async fn run(context: &Context) -> Result<()> {
     let keys = references.keys.state();
     round(context, "keys", keys.iter().filter(|object| is_live(object.as_ref())).map(|o| o.reference())).await;
     remove_orphans(context).await?;
-    context.books.reopen().await.map_err(Error::ledger("opening the rebuilt ledger"))
+    context.ledger.reopen().await.map_err(Error::ledger("opening the rebuilt ledger"))
 }
 
 fn is_live<K: Resource>(object: &K) -> bool {
@@ -84,7 +84,7 @@ async fn assign<K: Kind>(context: &Context, object: &K, kind: id::Kind, shown: O
         },
     };
     let name = object.name_any();
-    let held = context.books.assign(kind, &uid, &name, id).await.map_err(Error::ledger("assigning an id"))?;
+    let held = context.ledger.assign(kind, &uid, &name, id).await.map_err(Error::ledger("assigning an id"))?;
     if held != id {
         tracing::warn!(kind = kind.as_str(), name, shown = %id, %held, "the id that this status shows is another object's");
     }
@@ -140,7 +140,7 @@ fn floors(holder: Holder, figures: &Figures, at: Timestamp) -> Vec<Floor> {
 /// Removes entries without a resource: a credential must not outlive its resource, and an old ledger may hold some that
 /// do. The administrator who accepted it has reviewed it, so there is no limit on their number.
 async fn remove_orphans(context: &Context) -> Result<()> {
-    let changes = context.books.store().changes(0).await.map_err(Error::ledger("reading the directory"))?;
+    let changes = context.ledger.store().changes(0).await.map_err(Error::ledger("reading the directory"))?;
     let now = context.clock.now();
     let mut gone = Vec::new();
     for entry in changes.entries {
@@ -165,7 +165,7 @@ async fn remove_orphans(context: &Context) -> Result<()> {
         tracing::warn!(entries = gone.len(), "entries of the accepted ledger have no resource and are removed");
     }
     for entry in gone {
-        context.books.put(ACTOR, &[entry]).await.map_err(Error::ledger("removing what has no resource"))?;
+        context.ledger.put(ACTOR, &[entry]).await.map_err(Error::ledger("removing what has no resource"))?;
     }
     Ok(())
 }

@@ -78,7 +78,7 @@ type Suspect = (Ref, Holder, Option<PolicyId>);
 
 /// Counts the entries in service per namespace, and lists those whose resource no watch knows.
 async fn suspects(context: &Context) -> Result<(BTreeMap<String, usize>, Vec<Suspect>)> {
-    let found = context.books.in_service(|in_service| {
+    let found = context.ledger.in_service(|in_service| {
         let (mut totals, mut suspects) = (BTreeMap::<String, usize>::new(), Vec::new());
         for (what, holder) in in_service.all() {
             if let Ref::Account(name) | Ref::Key(name) = what {

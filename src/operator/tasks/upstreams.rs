@@ -26,7 +26,7 @@ pub async fn run(context: &Context) {
     loop {
         // Not while the ledger is held or being rebuilt.
         context.guard.opened().await;
-        match context.books.sightings().await {
+        match context.ledger.sightings().await {
             Ok(next) if next.relays == 0 && relay_at.elapsed() < ALONE_FOR => {
                 failing = false;
                 // The last report stays in force.

@@ -120,7 +120,7 @@ impl Desk {
             below(context, what).into_iter().for_each(|key| self.judge_by(key, now));
         }
         for what in counted.into_iter().chain(written) {
-            context.grant(what.clone());
+            context.permit_status(what.clone());
             context.queues.wake_for(&what, Cause::Figures);
         }
         let (statuses, behind) = self.waiting(now);
@@ -155,7 +155,7 @@ impl Desk {
 
     async fn moved(&mut self, context: &Context, now: Timestamp) -> Result<()> {
         loop {
-            let asked = context.books.store().moved(self.cursor, PAGE).await;
+            let asked = context.ledger.store().moved(self.cursor, PAGE).await;
             let (holders, cursor) = asked.map_err(Error::ledger("asking whose figures moved"))?;
             let full = holders.len() >= PAGE && cursor != self.cursor;
             self.cursor = cursor;
@@ -181,7 +181,7 @@ impl Desk {
             let asked: Vec<Holder> = asked.into_iter().collect();
             let mut balances = Vec::with_capacity(asked.len());
             for some in asked.chunks(PAGE) {
-                let found = context.books.store().balances(some).await;
+                let found = context.ledger.store().balances(some).await;
                 balances.extend(found.map_err(Error::ledger("reading balances"))?);
             }
             for what in page {

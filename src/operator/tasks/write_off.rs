@@ -44,7 +44,7 @@ pub async fn run(context: &Context) {
 
 /// Writes off all that is `pending`, and leaves it empty.
 async fn write_off_all(context: &Context, pending: &mut Pending) -> Result<()> {
-    let found = context.books.in_service(|in_service| {
+    let found = context.ledger.in_service(|in_service| {
         let within = pending.namespaces.iter().flat_map(|namespace| in_service.in_namespace(namespace));
         let within = within.map(|what| (what, false));
         let gone = pending.resources.iter().map(|(what, purge)| (what.clone(), *purge));
@@ -94,7 +94,7 @@ pub async fn write_off(context: &Context, what: &Ref, holder: Holder, purge: boo
     if loss(context, what, holder).await?.is_none() {
         return Ok(false);
     }
-    let entry = context.books.entry(holder).await.map_err(Error::ledger("reading the directory"))?;
+    let entry = context.ledger.entry(holder).await.map_err(Error::ledger("reading the directory"))?;
     let Some(entry) = entry.filter(|entry| entry.removed_at().is_none()) else { return Ok(false) };
     let now = context.clock.now();
     let removed = match entry {
@@ -107,7 +107,7 @@ pub async fn write_off(context: &Context, what: &Ref, holder: Holder, purge: boo
         Entry::Key(key) => Entry::Key(key.removed(now)),
     };
     tracing::warn!(kind = holder.kind().as_str(), id = %holder.uuid(), "an entry without a resource is written off");
-    context.books.put(ACTOR, &[removed]).await.map_err(Error::ledger("writing off an entry"))?;
+    context.ledger.put(ACTOR, &[removed]).await.map_err(Error::ledger("writing off an entry"))?;
     context.report.written_off(holder.kind());
     if let Ref::Key(name) = what {
         let_go_of_secrets(context, name).await?;

@@ -27,7 +27,7 @@ use crate::operator::plan::adoption::Adoption;
 use crate::operator::plan::meta;
 use crate::operator::state::deletions::Deletions;
 use crate::operator::state::edits::Edits;
-use crate::operator::state::expectations::Written;
+use crate::operator::state::expectations::Expectations;
 use crate::operator::state::index::Index;
 use crate::operator::state::shown::{Shown, status_mark};
 use crate::operator::watch::follow::{Change, Listed, Told, follow};
@@ -50,7 +50,7 @@ pub struct References {
     /// Secrets in the operator's namespace that may be used.
     logins: Store<Secret>,
     index: RwLock<Index>,
-    pub written: Written,
+    pub expectations: Expectations,
     pub shown: Shown<Ref>,
     pub deletions: Deletions,
     pub edits: Edits,
@@ -89,7 +89,7 @@ impl References {
             namespaces: namespace_writer,
             logins: login_writer,
         };
-        let (written, deletions) = (Written::default(), Deletions::default());
+        let (expectations, deletions) = (Expectations::default(), Deletions::default());
         (
             Self {
                 policies,
@@ -98,7 +98,7 @@ impl References {
                 namespaces,
                 logins,
                 index,
-                written,
+                expectations,
                 shown: Shown::default(),
                 deletions,
                 edits: Edits::default(),
@@ -151,7 +151,7 @@ impl References {
         let name = Name::of(secret);
         let adopted = is_adopted(&secret.metadata);
         self.change_index(|index| index.set_adopted(&name, adopted));
-        self.written.secret(name, &secret.metadata);
+        self.expectations.secret(name, &secret.metadata);
     }
 
     /// Runs a query on the index.
@@ -221,7 +221,7 @@ impl Feed<'_> {
     /// Returns why an object needs a pass, if the parts that its reconcile depends on changed, and not by our own
     /// write. `stops`: its spec stops sending.
     fn news<K: Resource>(&self, object: &K, own: bool, stops: bool) -> Option<Cause> {
-        let news = own && !self.references.written.is_own_mark(object.meta(), own_mark(object));
+        let news = own && !self.references.expectations.is_own_mark(object.meta(), own_mark(object));
         let cause = if stops || meta::deleting(object.meta()) { Cause::Stop } else { Cause::Change };
         news.then_some(cause)
     }
@@ -238,7 +238,7 @@ impl Listed for Feed<'_> {
     }
 
     fn stored(&self, meta: &ObjectMeta, in_turn: bool) {
-        self.references.written.seen(meta);
+        self.references.expectations.seen(meta);
         self.references.edits.seen(meta, in_turn);
     }
 }
@@ -391,11 +391,11 @@ impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
                 let adopted = Adoption::of(&object.metadata).map(|adoption| adoption.key);
                 let name = Name::of(object);
                 references.change_index(|index| index.set_adopted(&name, is_adopted(&object.metadata)));
-                let echo = references.written.is_own_secret(&name, &object.metadata);
+                let echo = references.expectations.is_own_secret(&name, &object.metadata);
                 (name, owner.or(adopted), echo)
             }
             Change::Gone(name) => {
-                references.written.forget_secret(&name);
+                references.expectations.forget_secret(&name);
                 references.change_index(|index| index.set_adopted(&name, false));
                 (name, None, false)
             }
@@ -409,7 +409,7 @@ impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
     }
 
     fn unseen(&self) -> Vec<Name> {
-        self.references.written.unseen_secrets()
+        self.references.expectations.unseen_secrets()
     }
 }
 

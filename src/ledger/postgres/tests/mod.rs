@@ -1,8 +1,8 @@
 //! The suite on this engine, and the faults that only this engine can have, on a real server.
 
 mod disk;
+mod durability;
 mod faults;
-mod fitness;
 #[path = "../../../../tests/it/support/postgres.rs"]
 mod server;
 

@@ -17,10 +17,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 use super::failure::Failure;
 use super::file::{self, unfit};
 use super::identity::read_identity;
+use crate::ledger::audit::LEDGER_RESTORED;
 use crate::ledger::identity::{Because, State};
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{Identity, Result};
-use crate::ledger::trail::LEDGER_RESTORED;
 
 /// A copy that is on the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -98,7 +98,7 @@ pub(super) fn seen_policy(entry: Option<PolicyEntry>, balance: Option<&Balance>)
         sightings: None,
         orphans: None,
         ledger_ahead: None,
-        figures_granted: false,
+        figures_permitted: false,
     }
 }
 

@@ -124,7 +124,7 @@ fn seen_account(policy_object: Option<CreditPolicy>) -> sub_account::Observed {
         gauge: None,
         cost: Default::default(),
         keys: KeyCounts::default(),
-        figures_granted: false,
+        figures_permitted: false,
     }
 }
 
@@ -152,7 +152,7 @@ fn each_state_of_an_upstreams_login_has_its_reason() {
         sightings: None,
         orphans: None,
         ledger_ahead: None,
-        figures_granted: false,
+        figures_permitted: false,
     };
     let upstream = json!({"upstream": {"host": "h.example.com", "credentialsSecretRef": {"name": "login"}}});
     let cases = [
@@ -210,7 +210,7 @@ impl Scene {
             rebuilding: false,
             gauge: None,
             denied: None,
-            figures_granted: false,
+            figures_permitted: false,
         };
         Self { key: key(more), seen, rng: StdRng::seed_from_u64(1) }
     }

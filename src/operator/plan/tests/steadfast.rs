@@ -36,7 +36,7 @@ fn seen_policy(entry: Option<crate::domain::directory::PolicyEntry>, users: Vec<
         sightings: None,
         orphans: None,
         ledger_ahead: None,
-        figures_granted: false,
+        figures_permitted: false,
     }
 }
 

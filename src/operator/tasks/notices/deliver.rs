@@ -60,7 +60,7 @@ impl Group<'_> {
     /// Returns the policy; `Err` is the outcome for its notices if there is no valid one. Names come from the ledger,
     /// which knows them before the first reconcile of a new process does.
     async fn plan(&self) -> Result<Plan, Went> {
-        let entry = match self.context.books.entry(Holder::Policy(self.policy)).await {
+        let entry = match self.context.ledger.entry(Holder::Policy(self.policy)).await {
             Ok(Some(Entry::Policy(entry))) => entry,
             Ok(Some(Entry::Account(_) | Entry::Key(_)) | None) => return Err(Went::Unwanted),
             Err(error) => return Err(Went::Failed(error.to_string())),
@@ -79,7 +79,7 @@ impl Group<'_> {
         let holder = queued.notice.topic.holder;
         let account = match holder {
             Holder::Policy(_) => return Ok(Whose::Policy),
-            Holder::Account(_) => self.context.books.entry(holder).await,
+            Holder::Account(_) => self.context.ledger.entry(holder).await,
             Holder::Key(_) => return Err(Went::Unwanted),
         };
         match account {

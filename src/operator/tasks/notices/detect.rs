@@ -41,7 +41,7 @@ impl Watch {
             found.extend(notices.into_iter().map(|(notice, audiences)| (notice, ways(alerts, &audiences))));
         }
         for some in found.chunks(NOTICES_MAX) {
-            let fresh = context.books.announce(some).await.map_err(Error::ledger("announcing thresholds"))?;
+            let fresh = context.ledger.announce(some).await.map_err(Error::ledger("announcing thresholds"))?;
             let new = some.iter().zip(fresh).filter(|((notice, _), fresh)| *fresh && notice.threshold > 0);
             for ((notice, _), _) in new {
                 let threshold = notice.threshold.to_string();
@@ -67,7 +67,7 @@ impl Watch {
         if limits.is_empty() {
             return Ok(());
         }
-        let told = context.books.store().told(&limits).await;
+        let told = context.ledger.store().told(&limits).await;
         let told = told.map_err(Error::ledger("asking which thresholds were told"))?;
         for ((holder, meter), told) in limits.into_iter().zip(told) {
             self.known.entry(holder).or_default().insert(meter, Known::new(told));

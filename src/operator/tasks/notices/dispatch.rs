@@ -75,7 +75,7 @@ fn most(channel: Channel) -> usize {
 async fn forget(context: &Context) {
     loop {
         let before = context.clock.now().saturating_sub(FORGOTTEN_AFTER).unwrap_or(Timestamp::MIN);
-        match context.books.forget_notices(before, FORGET_AT_ONCE).await {
+        match context.ledger.forget_notices(before, FORGET_AT_ONCE).await {
             Ok(count) if count == FORGET_AT_ONCE as u64 => tokio::time::sleep(BUSY_PAUSE).await,
             Ok(_) => tokio::time::sleep(FORGET_EVERY).await,
             Err(error) => {
@@ -88,7 +88,7 @@ async fn forget(context: &Context) {
 
 /// Runs one round. Returns how many notices it took.
 async fn round(context: &Context, channel: Channel, most: usize) -> Result<usize> {
-    let claimed = context.books.claim_notices(channel, most).await.map_err(Error::ledger("claiming notices"))?;
+    let claimed = context.ledger.claim_notices(channel, most).await.map_err(Error::ledger("claiming notices"))?;
     let taken = claimed.len();
     let mut by_policy: BTreeMap<PolicyId, Vec<Vec<Queued>>> = BTreeMap::new();
     let mut dead = Vec::new();
@@ -145,7 +145,7 @@ async fn note(context: &Context, channel: Channel, all: Vec<(Queued, Went)>) -> 
     };
     let ended: Vec<(i64, Ended)> = all.iter().filter_map(end).collect();
     if !ended.is_empty() {
-        context.books.close_notices(&ended).await.map_err(Error::ledger("noting that notices were sent"))?;
+        context.ledger.close_notices(&ended).await.map_err(Error::ledger("noting that notices were sent"))?;
     }
     for (queued, went) in &all {
         if let Went::Failed(problem) = went {

@@ -8,7 +8,7 @@ use super::{Books, aside, naming, server};
 use crate::ledger::conformance::{self, Place as _, World};
 use crate::ledger::incarnation::Naming;
 use crate::ledger::postgres::schema::{self, MIGRATIONS, Migration};
-use crate::ledger::postgres::{PostgresStore, connector, fitness, rows};
+use crate::ledger::postgres::{PostgresStore, connector, durability, rows};
 use crate::ledger::store::{Error, Identity, Result, Store as _};
 use crate::runtime::clock::ManualClock;
 
@@ -57,7 +57,7 @@ async fn another_installations_ledger_is_told_and_not_touched() {
 
 /// The change that a later release may make: it adds.
 const NEXT: Migration = Migration {
-    version: fitness::SCHEMA_NEWEST + 1,
+    version: durability::SCHEMA_NEWEST + 1,
     sql: "ALTER TABLE lot ADD COLUMN later text NOT NULL DEFAULT ''; \
           ALTER TABLE reservation ADD COLUMN later bigint; CREATE TABLE later (a integer)",
 };
@@ -70,7 +70,7 @@ async fn works(books: &Books) {
 #[tokio::test]
 async fn a_schema_before_the_oldest_known_one_is_refused() {
     let books = Books::new();
-    let before = fitness::SCHEMA_OLDEST - 1;
+    let before = durability::SCHEMA_OLDEST - 1;
     books.look(move |wire| async move {
         wire.execute("UPDATE meta SET schema_version = $1", &[&before]).await.expect("written");
     });
