@@ -18,7 +18,7 @@ use super::{file, identity};
 use crate::ledger::store::{Because, Result};
 
 /// The check, shared by the threads of one process.
-pub struct Vigil {
+pub struct FileIdentity {
     path: PathBuf,
     seen: Mutex<Seen>,
 }
@@ -33,7 +33,7 @@ struct Seen {
 /// Device and inode.
 type Node = (u64, u64);
 
-impl Vigil {
+impl FileIdentity {
     /// Begins with the file that `connection` has just opened.
     pub fn begin(path: &Path, connection: &Connection) -> Result<Self> {
         let identity =

@@ -45,7 +45,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use failure::{Failure, Op};
-use file_identity::Vigil;
+use file_identity::FileIdentity;
 use jiff::{SignedDuration, Timestamp};
 use read::Reader;
 use tokio::time::sleep;
@@ -111,11 +111,11 @@ impl SqliteStore {
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
         let connection = file::connect_ledger(path)?;
         let reading = file::connect_reader(path)?;
-        let vigil = Arc::new(Vigil::begin(path, &connection)?);
+        let identity = Arc::new(FileIdentity::begin(path, &connection)?);
         Ok(Self {
             path: path.to_owned(),
-            writer: Writer::start(connection, clock.clone(), vigil.clone())?,
-            reader: Reader::start(reading, clock.clone(), vigil)?,
+            writer: Writer::start(connection, clock.clone(), identity.clone())?,
+            reader: Reader::start(reading, clock.clone(), identity)?,
             clock,
         })
     }

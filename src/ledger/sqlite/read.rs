@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::failure::{Failure, Op};
-use super::file_identity::Vigil;
+use super::file_identity::FileIdentity;
 use super::{file, identity, lots, rows, usage};
 use crate::domain::credential::Username;
 use crate::domain::directory::{Directory, Entry, Named};
@@ -33,18 +33,18 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub fn start(mut connection: Connection, clock: Arc<dyn Clock>, vigil: Arc<Vigil>) -> Result<Self> {
+    pub fn start(mut connection: Connection, clock: Arc<dyn Clock>, identity: Arc<FileIdentity>) -> Result<Self> {
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
-        let path = vigil.path().to_owned();
+        let path = identity.path().to_owned();
         let mut generation = 0;
         thread::Builder::new()
             .name("ledger-reader".to_owned())
             .spawn(move || {
                 while let Some(job) = queue.blocking_recv() {
-                    let ready = vigil.look().and_then(|found| {
+                    let ready = identity.look().and_then(|found| {
                         if found != generation {
-                            connection =
-                                file::connect_reader(vigil.path()).map_err(|error| Failure::Gone(error.to_string()))?;
+                            connection = file::connect_reader(identity.path())
+                                .map_err(|error| Failure::Gone(error.to_string()))?;
                             generation = found;
                         }
                         Ok(())

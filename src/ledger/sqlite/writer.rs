@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::failure::{Failure, Op};
 use super::file;
-use super::file_identity::Vigil;
+use super::file_identity::FileIdentity;
 use super::write::{Cache, Tx};
 use crate::ledger::store::{Error, Result};
 use crate::runtime::clock::Clock;
@@ -74,12 +74,12 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn start(connection: Connection, clock: Arc<dyn Clock>, vigil: Arc<Vigil>) -> Result<Self> {
-        let path = vigil.path().to_owned();
+    pub fn start(connection: Connection, clock: Arc<dyn Clock>, identity: Arc<FileIdentity>) -> Result<Self> {
+        let path = identity.path().to_owned();
         let (jobs, queue) = mpsc::channel(QUEUE);
         thread::Builder::new()
             .name("ledger-writer".to_owned())
-            .spawn(move || write_until_closed(connection, &*clock, queue, &vigil))
+            .spawn(move || write_until_closed(connection, &*clock, queue, &identity))
             .map_err(|error| Error::Unfit {
                 path: path.display().to_string(),
                 why: format!("no thread could be started for it ({error})"),
@@ -125,7 +125,7 @@ fn write_until_closed(
     mut connection: Connection,
     clock: &dyn Clock,
     mut queue: mpsc::Receiver<Box<dyn Job>>,
-    vigil: &Vigil,
+    identity: &FileIdentity,
 ) {
     let mut cache = Cache::default();
     let mut generation = 0;
@@ -137,9 +137,9 @@ fn write_until_closed(
             weight += job.weight();
             group.push(job);
         }
-        let ready = vigil.look().and_then(|found| {
+        let ready = identity.look().and_then(|found| {
             if found != generation {
-                connection = file::connect_writer(vigil.path()).map_err(|error| Failure::Gone(error.to_string()))?;
+                connection = file::connect_writer(identity.path()).map_err(|error| Failure::Gone(error.to_string()))?;
                 cache.forget();
                 generation = found;
             }

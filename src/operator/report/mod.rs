@@ -267,16 +267,16 @@ impl Report {
     /// Publishes an Event about an object of one of our kinds.
     pub async fn notice<K: Kind>(&self, object: &K, notice: &Notice, now: Timestamp) {
         let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
-        let note_of = EventNote { warning: notice.warning, reason: notice.reason, note: &notice.note };
-        publish(&self.client, regarding(object), &namespace, note_of, now).await;
+        let event_note = EventNote { warning: notice.warning, reason: notice.reason, note: &notice.note };
+        publish(&self.client, regarding(object), &namespace, event_note, now).await;
     }
 
     /// Publishes an Event that exists once, however often it is written. Returns false if its namespace is gone.
     pub async fn notice_once<K: Kind>(&self, object: &K, name: &str, notice: &Notice, now: Timestamp) -> Result<bool> {
         let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
-        let note_of = EventNote { warning: notice.warning, reason: notice.reason, note: &notice.note };
+        let event_note = EventNote { warning: notice.warning, reason: notice.reason, note: &notice.note };
         let named = ObjectMeta { name: Some(name.to_owned()), namespace: Some(namespace), ..ObjectMeta::default() };
-        match create(&self.client, regarding(object), named, note_of, now).await {
+        match create(&self.client, regarding(object), named, event_note, now).await {
             Ok(()) => Ok(true),
             Err(error) => match status_code(&error) {
                 Some(409) => Ok(true),
@@ -312,7 +312,7 @@ pub async fn publish(
     client: &Client,
     regarding: ObjectReference,
     namespace: &str,
-    note_of: EventNote<'_>,
+    event_note: EventNote<'_>,
     now: Timestamp,
 ) {
     let name = regarding.name.clone().unwrap_or_default();
@@ -321,7 +321,7 @@ pub async fn publish(
         namespace: Some(namespace.to_owned()),
         ..ObjectMeta::default()
     };
-    if let Err(error) = create(client, regarding, named, note_of, now).await {
+    if let Err(error) = create(client, regarding, named, event_note, now).await {
         tracing::warn!(object = name, error = &error as &dyn std::error::Error, "writing an event");
     }
 }
@@ -330,21 +330,21 @@ async fn create(
     client: &Client,
     regarding: ObjectReference,
     named: ObjectMeta,
-    note_of: EventNote<'_>,
+    event_note: EventNote<'_>,
     now: Timestamp,
 ) -> std::result::Result<(), kube::Error> {
     let namespace = named.namespace.clone().unwrap_or_default();
-    let note = printable(note_of.note);
+    let note = printable(event_note.note);
     let event = Event {
         metadata: named,
         action: Some("Reconcile".to_owned()),
         event_time: Some(MicroTime(now)),
         note: Some(note[..note.floor_char_boundary(NOTE_MAX)].to_owned()),
-        reason: Some(note_of.reason.as_str().to_owned()),
+        reason: Some(event_note.reason.as_str().to_owned()),
         regarding: Some(regarding),
         reporting_controller: Some("franking.io/operator".to_owned()),
         reporting_instance: Some(meta::MANAGER.to_owned()),
-        type_: Some(if note_of.warning { "Warning" } else { "Normal" }.to_owned()),
+        type_: Some(if event_note.warning { "Warning" } else { "Normal" }.to_owned()),
         ..Event::default()
     };
     let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
