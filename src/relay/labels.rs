@@ -10,7 +10,7 @@ pub struct Labels {
     pub policy: String,
     pub account: String,
     pub key: String,
-    /// Of the account.
+    /// Id of the account.
     pub account_id: Option<AccountId>,
 }
 
@@ -24,7 +24,7 @@ impl Labels {
         }
     }
 
-    /// Returns what the counters by account need of them.
+    /// Returns the labels that the counters by account need.
     pub fn whose(&self) -> Whose<'_> {
         Whose { policy: &self.policy, account: &self.account, id: self.account_id }
     }

@@ -4,7 +4,7 @@
 /// take at most 13 of them.
 pub const TEXT_MAX: usize = 480;
 
-/// Text of others, safe inside one reply line: printable ASCII, bounded.
+/// Makes foreign text safe inside one reply line: printable ASCII, bounded.
 pub fn printable(text: &str) -> String {
     text.chars().take(TEXT_MAX).map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
 }
