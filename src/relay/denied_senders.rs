@@ -1,5 +1,5 @@
-//! Counts messages that are refused for their sender, and reports them to the ledger once a second, from where the
-//! operator tells the key's owner.
+//! Counts messages that are refused for their sender, and reports the counts to the ledger once a second. The operator
+//! passes them on to the key's owner.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use super::account_counters::Whose;
 use crate::domain::directory::Sender;
 use crate::domain::id::AccountId;
 
-/// The names of a sender for logs and metrics; empty where the directory has no such sender.
+/// The names of a sender for logs and metrics; empty if the directory has no such sender.
 #[derive(Clone, Debug, Default)]
 pub struct Labels {
     pub policy: String,

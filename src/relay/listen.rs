@@ -66,7 +66,7 @@ impl Door {
         self.listener.load_full()
     }
 
-    /// Takes over what changed without closing the socket. The address must be the same.
+    /// Takes over changed settings without closing the socket. The address must be the same.
     pub fn change(&self, listener: Listener) {
         self.listener.store(Arc::new(listener));
     }
@@ -74,7 +74,7 @@ impl Door {
     /// Stops accepting, and returns when the socket is free. Sessions continue.
     pub async fn close(self) {
         self.stop.cancel();
-        // The task does not panic, and a stopped listener is the aim.
+        // The task does not panic, and stopping it is the aim.
         let _ = self.task.await;
     }
 }
@@ -175,7 +175,7 @@ async fn client(
     }
 }
 
-/// Reads a PROXY header and not one octet more: what follows may be a TLS handshake, which is not read here.
+/// Reads a PROXY header and not one octet more, because a TLS handshake may follow.
 async fn header(stream: &mut TcpStream) -> io::Result<Header> {
     let mut known = Vec::new();
     let mut next = [0; 512];

@@ -1,4 +1,4 @@
-//! Takes mail in: SMTP, admission, forwarding.
+//! The relay takes mail in: SMTP, admission, forwarding.
 //!
 //! A synchronous, stateless submission server: the client gets its 250 only after the upstream's 250. There is no
 //! queue, so there is nothing to lose. All it knows comes from `relay.yaml` and the directory; it never talks to

@@ -47,7 +47,7 @@ pub async fn tell(admission: Arc<Admission>, stop: CancellationToken) {
         }
         match admission.ledger.store().put_troubles(&session, &told.seen).await {
             Ok(()) => (told.troubles, failing) = (told.seen.clone(), false),
-            // The heartbeat opens another session, unless the relay is closing its own.
+            // The heartbeat opens another session, unless the relay is shutting down.
             Err(Error::Fenced) => {}
             Err(error) => {
                 if !failing {

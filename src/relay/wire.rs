@@ -34,14 +34,14 @@ const BATCH_MAX: usize = 8 * 1024;
 pub enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
-    /// Only while a handshake is under way, or after it failed.
+    /// Only during a handshake, or after it failed.
     Gone,
 }
 
 /// The content at the front of the input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// A line of so many octets with its end.
+    /// A line of this many octets with its end.
     Line(usize),
     /// A line that was longer than [`LINE_MAX`]; it was discarded.
     TooLong,

@@ -58,7 +58,7 @@ pub(super) enum Ended {
 pub(super) enum Body {
     None,
     Open(Arc<Point>),
-    /// The whole body was handed over: what comes next is the final dot.
+    /// The whole body was handed over: the final dot comes next.
     Dot(Arc<Point>),
 }
 

@@ -167,7 +167,8 @@ impl Pool {
             if !ran.stale {
                 return (ran.forwarded, Some((lease, ran.fate, slot)));
             }
-            // The upstream hung up while it was parked. The others are no younger, so the second try is on a fresh one.
+            // The upstream hung up on a parked connection. The other parked ones are likely stale too, so the second
+            // try is on a fresh one.
             lock(&self.parked).clear();
         }
         match self.open(deadline).await {
@@ -238,7 +239,7 @@ impl Pool {
     fn park(&self, lease: Lease, fate: Fate) -> Option<(Lease, Fate)> {
         let now = Instant::now();
         let worn = lease.connection.uses >= self.settings.max_uses || now >= lease.retire_at;
-        // Checked under the lock that `close` takes afterwards, so that nothing is parked after it.
+        // Checked under the lock that `close` takes after setting `closing`, so that nothing is parked after it.
         let mut parked = lock(&self.parked);
         if fate != Fate::Keep || worn || self.closing.load(Ordering::Acquire) {
             return Some((lease, fate));

@@ -15,7 +15,7 @@ pub struct UpstreamSettings {
     /// Maximum time that a connection is parked: less than the 5 minutes that RFC 5321 §4.5.3.2.7 asks of servers, and
     /// than the minute that busy ones grant.
     pub idle: Duration,
-    /// Approximate age at which a connection is closed at the next boundary, so that a moved upstream is found.
+    /// Approximate age at which a connection is closed between transactions, so that a moved upstream is found.
     pub max_age: Duration,
     pub max_uses: u32,
     /// Maximum time for dial and TLS.

@@ -21,9 +21,9 @@ const RECIPIENTS_AT_ONCE: usize = 100;
 /// The state of a connection after a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// At a boundary, clean.
+    /// Between transactions, and clean.
     Keep,
-    /// At a boundary, with a refused envelope to clear.
+    /// Between transactions, with a refused envelope to clear.
     Reset,
     /// A reply is outstanding or the upstream hung up.
     Discard,
@@ -80,7 +80,7 @@ pub(super) fn announced(message: &Message, can: Capabilities) -> Option<Forwarde
         return no(552, "5.3.4", "the message is larger than the upstream takes");
     }
     if needs_smtputf8(message) && !can.smtputf8 {
-        // RFC 6531 §3.5: 5.6.9 after the message, X.6.7 where an address is the cause.
+        // RFC 6531 §3.5: 5.6.9 after the message, X.6.7 if an address is the cause.
         return no(554, "5.6.9", "the upstream does not take addresses or headers outside ASCII");
     }
     if message.eight_bit && !can.eight_bit_mime {
@@ -134,7 +134,7 @@ pub(super) async fn run(
         recipients => step_by_step(connection, message, recipients).await,
     };
     match envelope {
-        // A reply that is here before the body would be taken for the reply to it.
+        // A reply that arrives before the body would be taken for the reply to it.
         Ok(()) if !connection.is_quiet() => Ran::broken(Broken(connection.line.ended())),
         Ok(()) => body(connection, &message.body, point, final_reply).await,
         Err(ran) => ran,

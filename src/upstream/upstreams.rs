@@ -126,8 +126,8 @@ impl Upstreams {
         self.0.pools().values().filter_map(troubled).collect()
     }
 
-    /// Makes every message be at its deadline from now on: one whose final dot is not written is never sent, and the
-    /// others are reported as open.
+    /// Ends the wait of every message from now on: one whose final dot is not written is never sent, and the others are
+    /// reported as open.
     pub fn hurry(&self) {
         self.0.hurried.cancel();
     }

@@ -93,7 +93,7 @@ impl Wire {
         error
     }
 
-    /// Waits, but not for ever: becomes ready with an error when the time limit has passed.
+    /// Waits, but not for ever: returns the error once the time limit has passed.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let (terms, at) = {
             let state = self.line.state();
@@ -150,7 +150,7 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads the upstream's output, first of all what arrived early. It may be less than a line.
+    /// Reads the upstream's output, starting with what arrived early. It may be less than a line.
     fn poll_lines(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let ahead = std::mem::take(&mut self.line.state().ahead);
         if !ahead.is_empty() {

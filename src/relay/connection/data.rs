@@ -1,7 +1,7 @@
 //! DATA: from the command to the reply after the final dot.
 //!
 //! Memory for the body is taken as its octets arrive, and a client must keep up a rate for all of it: a client that
-//! holds memory has sent what is in it, and lately.
+//! holds memory has sent as much, and lately.
 
 use std::io;
 use std::pin::pin;

@@ -1,8 +1,7 @@
 //! One connection: the socket's bytes become commands, decisions become replies.
 //!
 //! Replies go out in the order of their commands, those to all buffered commands in one write. Every wait has a
-//! deadline. A shutdown takes effect between commands, so no command or body that was received is cut off in the
-//! middle.
+//! deadline. A shutdown takes effect between commands, so no whole command and no body is cut off.
 
 mod data;
 

@@ -165,7 +165,7 @@ fn mail(text: &str) -> Result<Command, Reply> {
         text if !utf8 && !text.is_ascii() => return Err(Reply::Utf8NotAsked),
         text => Some(address(text, Reply::BadSenderAddress)?),
     };
-    // Some servers take a quoted address for an address of its own, and that one was never judged.
+    // Some servers read a quoted `@` as part of another address, which was never checked.
     if address.as_ref().is_some_and(|address| address.mailbox().contains('@')) {
         return Err(Reply::BadSenderAddress);
     }

@@ -1,4 +1,4 @@
-//! The header section: the senders that it names, the number of relays before, and the fields that are missing.
+//! The header section: the senders that it names, how often the message was relayed, and which fields are missing.
 //!
 //! No field is rewritten. A Received field goes in front (RFC 5321 §4.4), and Date and Message-ID if a device left them
 //! out (RFC 6409 §8.2, §8.3).

@@ -52,7 +52,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, Fault> {
     Err(Fault::Missing)
 }
 
-/// True if the first bytes of a client are a header where none is accepted.
+/// True if a connection's first bytes look like a header, for listeners that accept none.
 pub fn is_attempt(bytes: &[u8]) -> bool {
     bytes.starts_with(WORD) || bytes.starts_with(&SIGNATURE[..5])
 }
@@ -117,7 +117,7 @@ fn binary(bytes: &[u8]) -> Result<Option<(Header, usize)>, Fault> {
         }
         // Unspecified, and Unix sockets: no client's address.
         (1, 0x00 | 0x31) => Header::Own,
-        // Datagrams, and what is not defined.
+        // Datagrams, and undefined values.
         (_, _) => return Err(Fault::Malformed),
     };
     Ok(Some((header, whole)))

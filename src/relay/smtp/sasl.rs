@@ -8,8 +8,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use crate::domain::credential::Password;
 
-/// Decodes leniently: old firmware forgets the padding or the last bits; a user name and a password are checked by what
-/// they open.
+/// A lenient decoder: old firmware forgets the padding or the last bits, and wrong bits only make a wrong password.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()

@@ -262,8 +262,8 @@ impl Session {
         }
     }
 
-    /// Checks that TLS and the login are done. Their 530 comes before anything about a transaction, and names first
-    /// what comes first.
+    /// Checks that TLS and the login are done. A missing step is refused (530) before anything about a transaction, TLS
+    /// first.
     fn ready(&self) -> Result<(), Reply> {
         if !self.may_auth() {
             return Err(Reply::TlsFirst);

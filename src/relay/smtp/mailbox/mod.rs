@@ -35,7 +35,7 @@ struct Scanned<'a> {
 }
 
 impl Scanned<'_> {
-    /// Returns the addresses where only some programs read them. `None` if an `@` there is not understood.
+    /// Returns the addresses that only some programs read in the asides. `None` if an `@` there is not understood.
     fn aside(&self) -> Option<Vec<Address>> {
         let found: Option<Vec<_>> = self.asides.iter().map(|text| addresses_in(text)).collect();
         Some(found?.into_iter().flatten().collect())
@@ -268,9 +268,9 @@ fn is_name(text: &str) -> bool {
 /// Characters that divide addresses and groups, or begin a quoted name, for a more lenient reader than ours.
 const DIVIDERS: [char; 4] = [',', ';', ':', '"'];
 
-/// Returns every address that can be read in a name or a comment. An `@` between spaces is a word of its own (`R&D @
-/// Acme`), unless a host name with a dot follows, which older grammars take for the address's domain, or it stands in a
-/// list (`ceo @ bank, Bob`). `None` if an `@` belongs to something that is no address.
+/// Returns every address that can be read in a name or a comment. An `@` between spaces is a word of its own (as in
+/// `R&D @ Acme`), unless a host name with a dot follows, which older grammars take for the address's domain, or it
+/// stands in a list (`ceo @ bank, Bob`). `None` if an `@` belongs to something that is no address.
 fn addresses_in(name: &str) -> Option<Vec<Address>> {
     let mut found = Vec::new();
     for (at, _) in name.match_indices('@') {

@@ -95,7 +95,7 @@ pub enum Reply {
     NotText,
     BareLineEnd,
     CommandTooLong,
-    /// The text says what has to come first, or what cannot come again.
+    /// The text says what must come first, or cannot be repeated.
     OutOfOrder(&'static str),
     UnsupportedParameter,
     BadSenderAddress,
@@ -147,12 +147,12 @@ pub enum Reply {
     UpstreamDown,
     UpstreamSlow,
     OutcomeUnknown,
-    /// The same message came a moment ago.
+    /// The same message is already on its way.
     UnderWay,
     UpstreamRefusesUs,
     /// The upstream is not tried, because the sender's own messages kept failing there.
     SenderPaused,
-    /// The upstream's own words about this message.
+    /// The upstream's own reply to this message.
     Upstream {
         code: u16,
         enhanced: Option<String>,
