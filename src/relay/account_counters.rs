@@ -28,9 +28,9 @@ const KEPT_AFTER_REMOVAL: SignedDuration = SignedDuration::from_mins(10);
 #[derive(Clone, Copy)]
 pub struct Whose<'a> {
     pub policy: &'a str,
-    /// NAMESPACE/NAME.
+    /// The account, as NAMESPACE/NAME.
     pub account: &'a str,
-    /// `None`: the directory does not know the sender any more.
+    /// Id of the account; `None` if the directory does not know the sender any more.
     pub id: Option<AccountId>,
 }
 

@@ -361,7 +361,7 @@ impl Admission {
             Ok(Verdict::Short { meter, granted, remaining, reopens_at, pending }) => {
                 let shortage = Shortage { meter, granted, remaining, reopens_at };
                 self.shortages.remember(errand.sender.chain(), meter, Instant::now());
-                // Pending credits may come back, so they are no reason to refuse permanently.
+                // Messages in progress may give credits back, so this is no reason to refuse permanently.
                 let when = if pending { WhenExhausted::Defer } else { errand.sender.policy.when_exhausted };
                 (Reply::Short(shortage, when), MessageResult::Short)
             }

@@ -12,9 +12,9 @@ use crate::upstream::{Cause, Forwarded, Stage};
 /// The credits that a message was forwarded on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// Its own.
+    /// The message's own credits.
     Own,
-    /// Those of an earlier message whose outcome is unknown: this one is sent in its place.
+    /// The credits of an earlier message whose outcome is unknown: this one is sent in its place.
     StandsIn,
 }
 

@@ -52,7 +52,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The dependencies that the relay is given.
 pub struct Dependencies {
-    /// `relay.yaml`.
+    /// Path of `relay.yaml`.
     pub config_file: PathBuf,
     pub clock: Arc<dyn Clock>,
     /// Makes message ids.
@@ -84,7 +84,7 @@ pub async fn run(dependencies: Dependencies, shutdown: CancellationToken) -> Res
     Ok(())
 }
 
-/// A relay that listens.
+/// A running relay.
 pub struct Relay {
     house: Arc<House>,
     gate: Gate,

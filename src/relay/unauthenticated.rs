@@ -40,7 +40,7 @@ struct Places {
 #[derive(Default)]
 struct Class {
     count: usize,
-    /// Oldest first. No entry is left empty.
+    /// The connections by address, oldest first. No entry is left empty.
     addresses: HashMap<IpAddr, VecDeque<(u64, CancellationToken)>>,
 }
 

@@ -32,7 +32,7 @@ pub struct Post {
 }
 
 impl Post {
-    /// `hostname` is the name in the EHLO and in message ids.
+    /// Creates the pools. `hostname` is the name in the EHLO and in message ids.
     pub fn new(hostname: &str) -> Self {
         let settings = UpstreamSettings::new(hostname, CONNECTIONS);
         // The registry of the process has the metrics of the relay's pools; those of these pools would be added to

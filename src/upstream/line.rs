@@ -80,7 +80,7 @@ pub(super) struct State {
     pub ahead: Vec<u8>,
     pub body: Body,
     pub ended: Option<Ended>,
-    /// Octets read for lettre, and the line that the last of them belongs to.
+    /// Number of octets read for lettre, and the line that the last of them belongs to.
     delivered: u64,
     reply: ReplyLines,
 }

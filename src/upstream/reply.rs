@@ -6,7 +6,7 @@ use super::message::{Forwarded, Stage};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reply {
     pub code: u16,
-    /// Without the enhanced code.
+    /// The text without the enhanced code.
     pub text: String,
     pub enhanced: Option<String>,
 }

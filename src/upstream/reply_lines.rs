@@ -19,7 +19,7 @@ type Code = [u8; 3];
 #[derive(Debug, Default)]
 pub(super) struct ReplyLines {
     kept: Vec<u8>,
-    /// Octets of it so far, kept or not.
+    /// Number of its octets so far, kept or not.
     length: usize,
     /// Code of a reply that continues; its further lines have the same code (RFC 5321 §4.2.1).
     continued: Option<Code>,

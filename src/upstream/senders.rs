@@ -241,7 +241,7 @@ mod tests {
             Self { senders: Senders::default(), now: Instant::now() }
         }
 
-        /// `None`: it was not asked.
+        /// `None` if it was not tried.
         fn tries(&mut self, tenant: &Tenant, outcome: Forwarded) -> Option<Forwarded> {
             let pass = self.senders.admits(tenant, self.now)?;
             Some(self.senders.note(tenant, pass, outcome, self.now).forwarded)

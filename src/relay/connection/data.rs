@@ -116,7 +116,7 @@ impl Connection {
         }
     }
 
-    /// Reads to the final dot.
+    /// Reads the body to the final dot.
     async fn body(&mut self, announced: usize, mut memory: HeldMemory) -> io::Result<Read> {
         let settings = self.settings.clone();
         let limits = &settings.config.limits;

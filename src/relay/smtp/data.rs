@@ -68,7 +68,7 @@ pub struct BodyReader {
     /// Octets as RFC 1870 counts them: with line ends, without stuffed dots. Also counted while refused.
     size: usize,
     refusal: Option<Refusal>,
-    /// The size that the client announced; 0 = none.
+    /// Size that the client announced; 0 = none.
     expected: usize,
     /// [`HEADROOM`], then the body.
     body: BytesMut,
@@ -79,7 +79,7 @@ pub struct BodyReader {
 pub struct Body {
     /// [`HEADROOM`] or more, then the content.
     octets: BytesMut,
-    /// Where the content starts.
+    /// Start of the content.
     start: usize,
 }
 
@@ -109,7 +109,7 @@ impl Body {
 }
 
 impl BodyReader {
-    /// `expected` is the size that the client announced; 0 = none.
+    /// Creates a reader. `expected` is the size that the client announced; 0 = none.
     pub fn new(limit: usize, expected: usize, line_ends: LineEnds) -> Self {
         let room = if expected == 0 { INITIAL } else { expected.min(INITIAL) };
         let mut body = BytesMut::with_capacity(HEADROOM + room);

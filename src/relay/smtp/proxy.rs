@@ -5,10 +5,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The longest line of version 1 with its CRLF: two IPv6 addresses and two ports.
+/// Maximum length of a line of version 1 with its CRLF: two IPv6 addresses and two ports.
 pub const LINE_MAX: usize = 107;
-/// The longest header of version 2 that is taken: its 16 octets, the addresses, and more extensions than any
-/// balancer adds (a TLS certificate's subject among them).
+/// Maximum length of a header of version 2: its 16 octets, the addresses, and more extensions than any balancer adds (a
+/// TLS certificate's subject among them).
 pub const HEADER_MAX: usize = 4096;
 
 /// Beginning of every header of version 2, and of no line of text.

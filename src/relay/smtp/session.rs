@@ -23,7 +23,7 @@ pub struct Terms {
     pub carries: Carries,
 }
 
-/// A reply, and whether the connection ends with it.
+/// A reply, and the decision whether the connection ends with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub reply: Reply,

@@ -1,7 +1,7 @@
 //! Text from outside, made safe for a reply.
 
-/// RFC 5321 §4.5.3.1.5: a reply line has at most 512 octets with its code and CRLF; the code and an enhanced code
-/// take at most 13 of them.
+/// Maximum length of a text. RFC 5321 §4.5.3.1.5: a reply line has at most 512 octets with its code and CRLF; the code
+/// and an enhanced code take at most 13 of them.
 pub const TEXT_MAX: usize = 480;
 
 /// Makes foreign text safe inside one reply line: printable ASCII, bounded.
