@@ -232,7 +232,7 @@ impl Admission {
     }
 
     /// Returns what may be promised before a login: what every upstream takes, as far as they were connected to, and no
-    /// message larger than `message_bytes`. An upstream that never was may still refuse single messages.
+    /// message larger than `message_bytes`. An upstream not yet connected to may still refuse single messages.
     pub fn carries(&self, message_bytes: usize) -> Carries {
         let Common { eight_bit_mime, smtputf8, size } = self.upstreams.common();
         // The relay adds fields to a message before it sends it.

@@ -18,7 +18,7 @@ use crate::domain::id::PolicyId;
 /// messages, and not what is promised to the clients of all policies.
 const SIZE_MIN: usize = 64 * 1024;
 
-/// The capabilities that all upstreams have, as far as they were connected to. One that never was limits nothing.
+/// The capabilities that all upstreams have, as far as they were connected to. One not yet connected to limits nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Common {
     pub eight_bit_mime: bool,
