@@ -1,8 +1,8 @@
-//! Counters by account: of the first `limits.metricAccounts` that sent, then of all others together.
+//! Counters by account: for the first `limits.metricAccounts` accounts that sent, then for all others together.
 //!
-//! The places go to those that sent first, and not to those that send most: a counter that changed hands while it runs
-//! would make `rate()` wrong. A place is free again when its account is removed. Whichever account sends next takes it, with
-//! counters that begin at 0; what it sent before stays in those of the others.
+//! The places go to the accounts that sent first, and not to those that send most: a counter that changed hands while
+//! it runs would make `rate()` wrong. A place is free again when its account is removed. The next other account that
+//! sends takes it, with counters that begin at 0; what it sent before stays in those of the others.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,26 +14,27 @@ use crate::domain::directory::AccountEntry;
 use crate::domain::id::AccountId;
 use crate::runtime::metrics::{IntCounterVec, IntGauge, remove_where};
 
-/// Accounts that are told apart among those without counters of their own; beyond, the gauge says no more.
+/// Maximum number of accounts that are told apart among those without counters of their own; the gauge counts no
+/// further.
 const OTHERS_MAX: usize = 100_000;
-/// The label of those without counters of their own. No account has this name: a namespace and a slash are missing.
+/// The label of accounts without counters of their own. No account has this name: it has no namespace and slash.
 const OTHER: &str = "other";
 /// The label that names the account.
 const ACCOUNT: &str = "account";
-/// The counters of a removed account stay for so long, so that a scrape reads the last of them.
+/// Time that the counters of a removed account stay, so that a scrape reads their last values.
 const KEPT_AFTER_REMOVAL: SignedDuration = SignedDuration::from_mins(10);
 
-/// Whose message is counted.
+/// The sender whose message is counted.
 #[derive(Clone, Copy)]
 pub struct Whose<'a> {
     pub policy: &'a str,
-    /// NAMESPACE/NAME.
+    /// The account, as NAMESPACE/NAME.
     pub account: &'a str,
-    /// `None`: the directory does not know the sender any more.
+    /// Id of the account; `None` if the directory does not know the sender any more.
     pub id: Option<AccountId>,
 }
 
-/// Cheap to clone.
+/// The counters by account. Cheap to clone.
 #[derive(Clone)]
 pub struct AccountCounters {
     messages: IntCounterVec,
@@ -42,17 +43,17 @@ pub struct AccountCounters {
     places: Arc<RwLock<Places>>,
 }
 
-/// Which accounts have counters of their own, by label. An account that was made again under the same name in a new
-/// namespace has the same label and another id: the id is the latest's.
+/// The accounts that have counters of their own, by label. An account that was made again under the same name in a new
+/// namespace has the same label and another id: the latest id counts.
 #[derive(Default)]
 struct Places {
     own: HashMap<String, AccountId>,
-    /// Those that are counted as left out.
+    /// The accounts that are counted as left out.
     others: HashMap<String, AccountId>,
 }
 
 impl Places {
-    /// Returns the label to count under, where no place has to be given.
+    /// Returns the label to count under, unless the account must be given a place first.
     fn known<'a>(&self, account: &'a str, id: AccountId, limit: usize) -> Option<&'a str> {
         if self.own.get(account) == Some(&id) {
             return Some(account);
@@ -73,7 +74,7 @@ impl Places {
         OTHER
     }
 
-    /// Takes the places of accounts that are not to `stay`, and returns the labels of those that had counters.
+    /// Frees the places of accounts that are not to stay, and returns the labels of those that had counters.
     fn release(&mut self, stays: impl Fn(AccountId) -> bool) -> HashSet<String> {
         self.others.retain(|_, id| stays(*id));
         self.own.extract_if(|_, id| !stays(*id)).map(|(account, _)| account).collect()
@@ -81,12 +82,12 @@ impl Places {
 }
 
 impl AccountCounters {
-    /// `messages` and `credits` have a label `account`.
+    /// Counts with `messages` and `credits`, which have a label `account`.
     pub fn new(messages: IntCounterVec, credits: IntCounterVec, left_out: IntGauge) -> Self {
         Self { messages, credits, left_out, places: Arc::default() }
     }
 
-    /// Counts one message; `limit` is how many accounts have counters of their own.
+    /// Counts one message; at most `limit` accounts have counters of their own.
     pub fn message(&self, whose: Whose<'_>, result: &str, limit: u32) {
         self.count(whose, limit, |account| self.messages.with_label_values(&[whose.policy, account, result]).inc());
     }
@@ -112,7 +113,7 @@ impl AccountCounters {
         self.tell(&places);
     }
 
-    /// Removes the counters of accounts that are not to `stay`, so that others get their places.
+    /// Removes the counters of accounts that are not to stay, so that others get their places.
     pub fn release(&self, stays: impl Fn(AccountId) -> bool) {
         let mut places = self.places.write();
         let released = places.release(stays);

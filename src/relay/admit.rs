@@ -1,11 +1,11 @@
-//! The only file that joins mail to money: reserve → forward → settle.
+//! Joins mail to money, as the only file that does: reserve → forward → settle.
 //!
-//! From the reservation on, a message has its own task. A client that goes away does not stop it, so what is settled
-//! is what happened. The order is the promise: charged before it is offered to the upstream, 250 only after the
-//! upstream's 250, given back only when the upstream cannot have it.
+//! From the reservation on, a message has its own task. A client that hangs up does not stop it, so what is settled is
+//! what happened. The order is the promise: a message is charged before it is offered to the upstream, its client gets
+//! 250 only after the upstream's 250, and credits are refunded only if the upstream cannot have the message.
 //!
-//! A client that has to be told 451 while the outcome is open, or that hangs up before it is answered, comes again. Its
-//! message's fingerprint is in the ledger before it is told, so whichever relay it comes to knows it again.
+//! A client that must be told 451 while the outcome is open, or that hangs up before its reply, will retry. The
+//! message's fingerprint is in the ledger before the 451 is sent, so any relay recognises the retry.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -44,9 +44,10 @@ use crate::ledger::Ledger;
 use crate::ledger::store::{FINGERPRINT_KEPT, FINGERPRINT_KEPT_UNMARKED, Kept};
 use crate::upstream::{Common, Forwarded, Message, Target, Tenant, Upstreams};
 
-/// How long a client waits for the ledger alone. A group commit takes milliseconds; after this it is down.
+/// Maximum time to wait for the ledger alone. A group commit takes milliseconds; a ledger that takes longer than this
+/// is down.
 const RESERVE_LIMIT: Duration = Duration::from_secs(10);
-/// RFC 5321 §6.3 wants at least 100; nothing honest passes 50 servers.
+/// Maximum number of Received fields. RFC 5321 §6.3 wants at least 100; no honest message passes 50 servers.
 const RECEIVED_MAX: usize = 50;
 
 /// A message that was read to its final dot.
@@ -54,9 +55,9 @@ pub struct Received {
     pub transaction: Transaction,
     pub body: Body,
     pub encrypted: bool,
-    /// When the client must be answered at the latest.
+    /// The latest time to answer the client.
     pub deadline: Instant,
-    /// The body's share of the memory for bodies; given back when the message is done with.
+    /// The memory that the body holds; released when the message is finished.
     pub memory: HeldMemory,
 }
 
@@ -70,21 +71,22 @@ pub struct Admission {
     pub denied: Arc<DeniedCounts>,
     pub logins: Arc<LoginNetworks>,
     pub metrics: Metrics,
-    /// Messages under way. A drain waits for them.
+    /// The tasks of messages in progress. A drain waits for them.
     pub tasks: TaskTracker,
     pub rng: Mutex<StdRng>,
 }
 
-/// How long a client that is told to come again waits until the ledger knows that it may. A commit takes milliseconds,
-/// and a device that gives up at 30 s was to be answered at 25 s; after this it is told so all the same.
+/// Maximum time that a 451 waits until the ledger knows the message. A commit takes milliseconds, and a device that
+/// gives up at 30 s was to be answered at 25 s; after this the 451 is sent all the same.
 const KEEP_LIMIT: Duration = Duration::from_secs(2);
-/// Whoever hangs up sooner did not wait for an answer, and may mean the same bytes again where nothing marks them as the
-/// same message: a device that sends a fixed text and closes. Retries come from programs that have waited.
+/// A client that hangs up sooner did not wait for a reply, and may mean the same bytes as a new message if nothing
+/// marks them as the same one: a device that sends a fixed text and closes. Retries come from programs that have
+/// waited.
 const WAITED_MIN: Duration = Duration::from_millis(250);
-/// The largest body that is hashed between two other tasks: half a millisecond.
+/// Largest body that is hashed between two other tasks: half a millisecond.
 const HASHED_AT_ONCE: usize = 1024 * 1024;
 
-/// A message that may ask for credits.
+/// A message that is ready to reserve credits.
 struct Errand {
     id: MessageId,
     kept: Kept,
@@ -93,14 +95,14 @@ struct Errand {
     credits: u32,
     octets: usize,
     deadline: Instant,
-    /// It has a Message-ID or a Date, so that its bytes are those of no other message.
+    /// It has a Message-ID or a Date, so that no other message has the same bytes.
     is_marked: bool,
     _memory: HeldMemory,
 }
 
 impl Admission {
-    /// Whether a transaction may begin: the login is judged once more. What is announced as too large for the policy's
-    /// upstream need not be uploaded.
+    /// Checks whether a transaction may begin, by judging the login once more. A message announced as too large for the
+    /// policy's upstream is refused here, before its upload.
     pub async fn begin(&self, who: &Identity, mail: &Mail) -> Result<(), Reply> {
         let sender = self.judge.sender(who, |sender| self.judge.still_logged_in(who, sender)).await?;
         let settings = self.settings.load();
@@ -111,8 +113,8 @@ impl Admission {
         }
     }
 
-    /// Checks that one more recipient may be named; its address. The sender is judged here and not at MAIL: more clients
-    /// show this reply.
+    /// Checks that one more recipient may be named, and returns its address. The sender is judged here and not at MAIL,
+    /// because more clients show this reply.
     pub async fn recipient(&self, who: &Identity, transaction: &Transaction, to: Recipient) -> Result<Address, Reply> {
         let from = transaction.mail.from.as_ref();
         let sender = self.judge.sender(who, |sender| judge::envelope(sender, from)).await?;
@@ -134,7 +136,7 @@ impl Admission {
             return Err(Reply::TooManyRecipients { limit });
         }
         let when = sender.policy.when_exhausted;
-        // Only the reserve call refuses for good.
+        // Only the reserve call refuses permanently.
         let foreseen = match when {
             WhenExhausted::Defer => {
                 self.shortages.foresee(self.ledger.store().as_ref(), sender.chain(), named + 1).await
@@ -144,8 +146,8 @@ impl Admission {
         foreseen.map_or(Ok(to), |shortage| Err(Reply::Short(shortage, when)))
     }
 
-    /// Takes a whole message and says what becomes of it. `gone` hears of a client that hangs up, and how long after its
-    /// final dot. Every log line about it, of whatever layer, is in a span with its id and its key.
+    /// Admits a complete message and returns its reply. `gone` reports a client that hangs up, and how long after its
+    /// final dot. Every log line about the message, of any layer, is in a span with its id and its key.
     pub async fn take(
         self: &Arc<Self>,
         who: &Identity,
@@ -153,7 +155,7 @@ impl Admission {
         gone: oneshot::Receiver<Duration>,
     ) -> Reply {
         let id = self.next_id();
-        // An error's level, so that the lines that are logged at all carry it.
+        // The span has the level of an error, so that every line that is logged at all carries it.
         let span = tracing::error_span!("message", message.id = %id, key = self.judge.labels(who).key);
         self.take_as(id, who, received, gone).instrument(span).await
     }
@@ -197,11 +199,11 @@ impl Admission {
         }
         let (say, hear) = oneshot::channel();
         self.tasks.spawn(self.clone().carry(errand, message, say, gone).in_current_span());
-        // The task ends without an answer only if it panics, and then nobody knows.
+        // The task ends without an answer only if it panics, and then the outcome is unknown.
         hear.await.unwrap_or(Reply::OutcomeUnknown)
     }
 
-    /// Counts a message that was refused before it asked for credits.
+    /// Counts and logs a message that was refused before it reserved credits.
     pub fn refused(&self, who: &Identity, result: MessageResult, reply: Reply) -> Reply {
         let labels = self.judge.labels(who);
         self.metrics.message(&labels, result, self.metric_accounts());
@@ -212,7 +214,7 @@ impl Admission {
         reply
     }
 
-    /// Counts and logs the first recipient that a transaction is refused, which is where its sender is judged.
+    /// Counts and logs a refused recipient. The caller reports a refusal for the sender once per transaction.
     pub fn recipient_refused(&self, who: &Identity, reply: &Reply) {
         let labels = self.judge.labels(who);
         let reason = self.sender_refused(who, &labels, reply);
@@ -221,7 +223,7 @@ impl Admission {
         tracing::info!(policy, account, key, code, reason, domain, "recipient refused");
     }
 
-    /// Counts a refusal for the sender; what is wrong with it, where that is the reason.
+    /// Counts a refusal for the sender and returns its reason; `None` if the sender is not the reason.
     fn sender_refused(&self, who: &Identity, labels: &Labels, reply: &Reply) -> Option<&'static str> {
         let fault = reply.sender_fault()?;
         self.denied.add(who.key, fault, 1, reply.denied_domain().cloned());
@@ -229,11 +231,11 @@ impl Admission {
         Some(fault.as_str())
     }
 
-    /// What may be promised before anybody logged in: what every upstream can take, as far as they were asked, and no
-    /// message larger than `message_bytes`. An upstream that was never asked refuses the single message otherwise.
+    /// Returns what may be promised before a login: what every upstream takes, as far as they were connected to, and no
+    /// message larger than `message_bytes`. An upstream not yet connected to may still refuse single messages.
     pub fn carries(&self, message_bytes: usize) -> Carries {
         let Common { eight_bit_mime, smtputf8, size } = self.upstreams.common();
-        // A message leaves with more than it came with.
+        // The relay adds fields to a message before it sends it.
         let theirs = size.map(|limit| limit.saturating_sub(header::ADDED_MAX));
         Carries {
             eight_bit: eight_bit_mime,
@@ -242,7 +244,7 @@ impl Admission {
         }
     }
 
-    /// Forgets the upstreams that no policy names any more, as far as the copy of the directory knows.
+    /// Forgets the upstreams that no policy names any more, according to the copy of the directory.
     pub fn forget_upstreams(&self) {
         if let Some(directory) = self.judge.changed() {
             self.upstreams.retain(|policy, upstream| {
@@ -288,7 +290,7 @@ impl Admission {
         (Errand { id, kept, sender, target, credits, octets, deadline, is_marked, _memory: memory }, message)
     }
 
-    /// A UUIDv7, so that the ledger's newest rows lie together.
+    /// Returns a UUIDv7, so that the ledger's newest rows lie together.
     fn next_id(&self) -> MessageId {
         let mut random = [0; 10];
         self.rng.lock().fill_bytes(&mut random);
@@ -312,9 +314,9 @@ impl Admission {
         let (forwarded, was_told) = tokio::select! {
             biased;
             forwarded = &mut forwarding => (forwarded, false),
-            // It has hung up without an answer: from now on it may come again.
+            // The client hung up without a reply: from now on it may retry.
             waited = gone => {
-                // Without a word the connection was given up.
+                // Without a value the connection was given up, which counts as having waited.
                 let comes_again = errand.is_marked || waited.unwrap_or(WAITED_MIN) >= WAITED_MIN;
                 if comes_again {
                     self.settle_open(&errand, claim).await;
@@ -342,7 +344,7 @@ impl Admission {
         self.answer(&errand, started, answer, say);
     }
 
-    /// Asks for the credits. `Err` is the answer to a message that is not to be forwarded.
+    /// Reserves the credits. `Err` is the answer to a message that is not to be forwarded.
     async fn reserve(&self, errand: &Errand, started: Instant) -> Result<Claim, Answer> {
         let Errand { id, credits, .. } = *errand;
         let key = errand.sender.key.id;
@@ -359,7 +361,7 @@ impl Admission {
             Ok(Verdict::Short { meter, granted, remaining, reopens_at, pending }) => {
                 let shortage = Shortage { meter, granted, remaining, reopens_at };
                 self.shortages.remember(errand.sender.chain(), meter, Instant::now());
-                // What may come back refuses nobody for good.
+                // Messages in progress may give credits back, so this is no reason to refuse permanently.
                 let when = if pending { WhenExhausted::Defer } else { errand.sender.policy.when_exhausted };
                 (Reply::Short(shortage, when), MessageResult::Short)
             }
@@ -375,14 +377,14 @@ impl Admission {
         Err(Answer { reply, result })
     }
 
-    /// Has the ledger know a message again whose client leaves before its end is known.
+    /// Records in the ledger a message whose client leaves before the outcome is known, so that a retry is recognised.
     async fn settle_open(&self, errand: &Errand, claim: Claim) {
         if let Some(disposition) = Disposition::of_open(errand.id, errand.kept, claim) {
             self.settle(errand, disposition).await;
         }
     }
 
-    /// Settles what turned out after the client was told to come again, or left.
+    /// Settles an outcome that became known after the client was told to retry, or left.
     async fn settle_late(&self, errand: &Errand, claim: Claim, outcome: Outcome, answer: &Answer) {
         self.settle(errand, Disposition::of_end(errand.id, errand.kept, claim, outcome, ClientState::WasTold)).await;
         tracing::info!(message.id = %errand.id, outcome = answer.result.as_str(), "outcome known late");
@@ -408,7 +410,7 @@ impl Admission {
         self.settings.load().config.limits.metric_accounts
     }
 
-    /// The one line per message, and the client's reply.
+    /// Logs the one line per message, counts it, and sends the client's reply.
     fn answer(&self, errand: &Errand, started: Instant, answer: Answer, say: oneshot::Sender<Reply>) {
         let Errand { id, sender, credits, octets, .. } = errand;
         let took = started.elapsed();
@@ -432,12 +434,13 @@ impl Admission {
             took_ms = took.as_millis(),
             "message"
         );
-        // The client may be gone; the books are right all the same.
+        // The client may be gone; the ledger is right all the same.
         let _ = say.send(reply);
     }
 }
 
-/// Takes the message's fingerprint. A large one is hashed aside, so that others need not wait for it.
+/// Computes the message's fingerprint. A large message is hashed on a blocking thread, so that others need not wait for
+/// it.
 async fn recognisable(key: KeyId, transaction: Transaction, body: Body) -> (Transaction, Body, Fingerprint) {
     let is_large = body.content().len() > HASHED_AT_ONCE;
     let work = move || {
@@ -448,6 +451,6 @@ async fn recognisable(key: KeyId, transaction: Transaction, body: Body) -> (Tran
     if !is_large {
         return work();
     }
-    // It neither panics nor is it ever cancelled while the runtime lives, and then nobody waits.
+    // The task does not panic, and is cancelled only with the runtime, when no caller waits any more.
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -1,11 +1,11 @@
 //! Slows down clients that guess passwords, and no others.
 //!
-//! Wrong passwords are counted by address and by name, across connections, also where nobody has the name, so that a
-//! pause says nothing about it. A right password that may not be used here (its network, its listener, a suspension) is
-//! no guess: it is answered after the same pause, and counts nothing. A pause is measured from the start of the login and
-//! hides how long the look at the directory took. A name is never locked: its right password works at once from an
-//! address that did not guess. An address that goes on guessing is not asked for passwords at all, except for names that
-//! logged in from there before: a printer with an old password must not lock out the office around it.
+//! Wrong passwords are counted by address and by name, across connections, even if no key has the name, so that a pause
+//! says nothing about it. A correct password that may not be used here (its network, its listener, a suspension) is no
+//! guess: it is answered after the same pause, and is not counted. A pause is measured from the start of the login and
+//! hides how long the directory lookup took. A name is never locked: its correct password works at once from an address
+//! that did not guess. An address that goes on guessing has no passwords checked at all, except for names that logged
+//! in from there before: a printer with an old password must not lock out the office around it.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
@@ -18,13 +18,13 @@ use super::connection_limits::party;
 use super::recent::Recent;
 use crate::domain::relay_config::Limits;
 
-/// The pause after a failed login; it doubles with each wrong password that is remembered of the address or the name, up
-/// to `authDelaySeconds`. A typing mistake costs half a second.
+/// The pause after a failed login; it doubles with each wrong password remembered for the address or the name, up to
+/// `authDelaySeconds`. A typing mistake costs half a second.
 const PAUSE: Duration = Duration::from_millis(500);
-/// A name at `authFailuresPerName` makes at least so many doublings: 8 s.
+/// Minimum number of doublings for a name at `authFailuresPerName`: 8 s.
 const DOUBLINGS: u32 = 4;
 
-/// The wrong passwords that are remembered.
+/// The logins that are remembered to slow down guessing.
 #[derive(Default)]
 pub struct AuthThrottle {
     memory: Mutex<Memory>,
@@ -35,15 +35,15 @@ pub struct AuthThrottle {
 struct Memory {
     addresses: Recent<IpAddr, Failures>,
     names: Recent<u64, Failures>,
-    /// Who logged in from where.
+    /// The names that logged in from each address.
     good: Recent<(IpAddr, u64), ()>,
 }
 
-/// Who tries as whom.
+/// An attempt to log in, by address and name.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
     address: IpAddr,
-    /// A name is what a stranger says, of any length: its hash is enough to count by.
+    /// Hash of the name, which is enough to count by: a stranger may send names of any length.
     name: u64,
 }
 
@@ -52,14 +52,14 @@ impl AuthThrottle {
         Attempt { address: party(address), name: self.hasher.hash_one(username) }
     }
 
-    /// Whether a password is looked at at all.
+    /// True if the password is to be checked at all.
     pub fn admits(&self, attempt: Attempt, limits: &Limits, now: Instant) -> bool {
         let memory = self.memory();
         let failed = memory.addresses.seen(attempt.address).map_or(0, |failures| failures.at(now, limits));
         failed < limits.auth_failures_per_address || memory.good.seen((attempt.address, attempt.name)).is_some()
     }
 
-    /// Counts a wrong password. Returns how long to wait with the answer, from the start of the login.
+    /// Counts a wrong password, and returns how long after the start of the login to answer.
     pub fn failed(&self, attempt: Attempt, limits: &Limits, now: Instant) -> Duration {
         let mut memory = self.memory();
         let pause = memory.pause(attempt, limits, now);
@@ -69,7 +69,8 @@ impl AuthThrottle {
         pause
     }
 
-    /// The same for a right password that may not be used: it waits as long as a wrong one would, and counts nothing.
+    /// Returns the same for a correct password that may not be used: it waits as long as a wrong one would, and is not
+    /// counted.
     pub fn refused(&self, attempt: Attempt, limits: &Limits, now: Instant) -> Duration {
         self.memory().pause(attempt, limits, now)
     }
@@ -93,7 +94,7 @@ impl Memory {
     }
 }
 
-/// The longest pause; that of an address whose passwords are not looked at.
+/// Returns the longest pause; that of an address whose passwords are not checked.
 pub fn longest(limits: &Limits) -> Duration {
     Duration::from_secs(u64::from(limits.auth_delay_seconds))
 }
@@ -112,7 +113,7 @@ impl Failures {
         self.count.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX))
     }
 
-    /// Counts one more, at most as many as can matter.
+    /// Counts one more, up to as many as can matter.
     fn add(&mut self, now: Instant, limits: &Limits) {
         let ceiling = limits.auth_failures_per_address.max(limits.auth_failures_per_name).max(1);
         *self = Self { count: self.at(now, limits).saturating_add(1).min(ceiling), last: Some(now) };

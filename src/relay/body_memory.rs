@@ -1,10 +1,11 @@
-//! The memory for bodies that are read or forwarded, and how tenants share it.
+//! The memory for bodies that are being read or forwarded, and how tenants share it.
 //!
-//! It is taken as octets arrive, never on a client's word. A namespace may hold as much as it leaves free for all
-//! others: alone half of it, two of them a third each. However many fill their shares, there is room left for the next
-//! one's messages. (Switches share packet buffers by this rule, the dynamic threshold of Choudhury and Hahne, 1998.)
+//! It is taken as octets arrive, never on a client's announcement. A namespace may hold as much as it leaves free for
+//! all others: alone half of it, two of them a third each. However many fill their shares, there is room left for the
+//! next one's messages. (Switches share packet buffers by this rule, the dynamic threshold of Choudhury and Hahne,
+//! 1998.)
 //!
-//! The limits are handed in at each question: they change live, and what was taken under an older limit stays counted.
+//! The limits are passed with each call: they change live, and what was taken under an older limit stays counted.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -17,7 +18,7 @@ use crate::domain::directory::AccountEntry;
 use crate::domain::id::AccountId;
 use crate::domain::relay_config::Limits;
 
-/// All bodies of a relay. Cheap to clone.
+/// The memory of all bodies of a relay. Cheap to clone.
 #[derive(Clone)]
 pub struct BodyMemory(Arc<Shared>);
 
@@ -26,7 +27,7 @@ struct Shared {
     metrics: Metrics,
 }
 
-/// Octets that are held. No entry is left at 0, so the tables are bounded by the connections that there are.
+/// Number of octets held. No entry is left at 0, so the number of connections bounds the tables.
 #[derive(Default)]
 struct Taken {
     all: usize,
@@ -34,7 +35,7 @@ struct Taken {
     accounts: HashMap<AccountId, usize>,
 }
 
-/// The octets of one body. Given back when the message is done with.
+/// The memory that one body holds. Released when the message is finished.
 pub struct HeldMemory {
     memory: BodyMemory,
     namespace: Arc<str>,
@@ -47,7 +48,7 @@ impl BodyMemory {
         Self(Arc::new(Shared { taken: Mutex::default(), metrics }))
     }
 
-    /// The memory of a body of `account`, none of it taken yet.
+    /// Returns the memory for a body of `account`, none of it taken yet.
     pub fn of(&self, account: &AccountEntry) -> HeldMemory {
         let namespace = Arc::from(account.namespace.as_str());
         HeldMemory { memory: self.clone(), namespace, account: account.id, octets: 0 }
@@ -59,7 +60,7 @@ impl BodyMemory {
 }
 
 impl Taken {
-    /// The limit that stands against `more` octets.
+    /// Returns the limit that forbids `more` octets.
     fn refuses(&self, more: usize, of: &HeldMemory, limits: &Limits) -> Option<MemoryLimit> {
         let after = |held: Option<&usize>| held.copied().unwrap_or(0).saturating_add(more);
         let all = self.all.saturating_add(more);
@@ -76,7 +77,7 @@ impl Taken {
 }
 
 impl HeldMemory {
-    /// Whether a body of `octets` would fit at this moment. Takes nothing.
+    /// Checks whether a body of `octets` would fit at this moment. Takes nothing.
     pub fn has_room_for(&self, octets: usize, limits: &Limits) -> bool {
         let more = octets.checked_sub(self.octets).filter(|more| *more > 0);
         let refused = more.and_then(|more| self.memory.taken().refuses(more, self, limits));
@@ -86,7 +87,7 @@ impl HeldMemory {
         refused.is_none()
     }
 
-    /// Takes more, up to `octets` in all. Says false, and takes nothing, where a limit stands against it.
+    /// Takes more, up to `octets` in all. Returns false, and takes nothing, if a limit forbids it.
     pub fn grow_to(&mut self, octets: usize, limits: &Limits) -> bool {
         let Some(more) = octets.checked_sub(self.octets).filter(|more| *more > 0) else { return true };
         let mut taken = self.memory.taken();
@@ -104,7 +105,7 @@ impl HeldMemory {
         true
     }
 
-    /// Gives all of it back.
+    /// Releases all of it.
     pub fn release(&mut self) {
         if self.octets == 0 {
             return;
@@ -166,7 +167,7 @@ mod tests {
         Limits { message_bytes: 10, bytes_in_flight: 120, bytes_in_flight_per_account: Some(50), ..Limits::default() }
     }
 
-    /// What an account, and a namespace that is alone, may hold.
+    /// Returns the octets that an account, and a namespace that is alone, may hold.
     fn shares(limits: &Limits) -> [Option<usize>; 2] {
         let shown = limits.with_shares();
         [shown.bytes_in_flight_per_account, shown.bytes_in_flight_per_namespace]

@@ -1,5 +1,5 @@
-//! How many connections there may be. Each place that is taken is a permit that gives itself back, so no path out of a
-//! session can leak one. The limits are handed in at each question: they change live, and what was taken under an older
+//! Limits the number of connections. Each place that is taken is a permit that releases itself, so no path out of a
+//! session can leak one. The limits are passed with each call: they change live, and what was taken under an older
 //! limit stays counted.
 
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::domain::id::KeyId;
 use crate::domain::network;
 
-/// All counters of a relay.
+/// The connection counters of a relay.
 #[derive(Clone, Default)]
 pub struct ConnectionLimits {
     all: Tally<()>,
@@ -20,11 +20,11 @@ pub struct ConnectionLimits {
     keys: Tally<KeyId>,
     /// Connections that have logged in.
     namespaces: Tally<Arc<str>>,
-    /// Connections that are told why they are not served.
+    /// Connections that are told the reason why they are not served.
     turned_away: Tally<()>,
 }
 
-/// Connections that are told why they are not served, at a time; more are closed without a word.
+/// Maximum number of connections that are told the reason at a time; more are closed without a reply.
 const TURNED_AWAY_MAX: u32 = 256;
 
 impl ConnectionLimits {
@@ -40,12 +40,12 @@ impl ConnectionLimits {
         self.keys.take(key, limit)
     }
 
-    /// A place of a connection that has logged in. A namespace may hold as many as it leaves free of `limit`, the
-    /// connections that there may be in all: alone half of them, two namespaces a third each. So however many keys and
+    /// Takes a place for a connection that has logged in. A namespace may hold as many as it leaves free of `limit`,
+    /// the maximum of all connections: alone half of them, two namespaces a third each. So however many keys and
     /// addresses a tenant has, others can connect.
     pub fn namespace(&self, namespace: Arc<str>, limit: u32) -> Option<Permit<Arc<str>>> {
         let free = limit.saturating_sub(self.all.count(&()));
-        // The connection that asks is among those that are open: the last one that is free is for it.
+        // The connection that asks is counted as open already: the last free place is for it.
         self.namespaces.take(namespace, free.saturating_add(1))
     }
 
@@ -54,7 +54,8 @@ impl ConnectionLimits {
     }
 }
 
-/// Whoever holds one IPv6 address holds the /64 around it (RFC 6177), so the /64 is one party.
+/// Returns the party of an address. The holder of one IPv6 address holds the /64 around it (RFC 6177), so the /64 is
+/// one party.
 pub fn party(address: IpAddr) -> IpAddr {
     match network::canonical(address) {
         IpAddr::V4(v4) => IpAddr::V4(v4),
@@ -62,7 +63,7 @@ pub fn party(address: IpAddr) -> IpAddr {
     }
 }
 
-/// How many there are of each. Its size is bounded by the connections there are.
+/// Number of places taken for each `K`. Its size is bounded by the connections there are.
 struct Tally<K>(Arc<Mutex<HashMap<K, u32>>>);
 
 impl<K> Clone for Tally<K> {

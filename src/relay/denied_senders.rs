@@ -1,5 +1,5 @@
-//! Counts messages that are refused for their sender, and tells the ledger of them once a second, from where the operator
-//! tells the key's owner.
+//! Counts messages that are refused for their sender, and reports the counts to the ledger once a second. The operator
+//! passes them on to the key's owner.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use crate::ledger::Ledger;
 
 type Counts = HashMap<(KeyId, SenderFault), (u32, Option<MailDomain>)>;
 
-/// What was counted and not told yet.
+/// The counts that are not reported yet.
 #[derive(Default)]
 pub struct DeniedCounts(Mutex<Counts>);
 
 impl DeniedCounts {
-    /// Counts messages. More keys and reasons than are told at once wait for their next message.
+    /// Counts messages. Keys and reasons beyond what one report holds wait for their next message.
     pub fn add(&self, key: KeyId, fault: SenderFault, messages: u32, domain: Option<MailDomain>) {
         let mut counts = self.counts();
         if counts.len() >= DENIED_MAX && !counts.contains_key(&(key, fault)) {
@@ -42,7 +42,7 @@ impl DeniedCounts {
     }
 }
 
-/// Runs until `stop`, and then tells the rest. An Event comes once an hour, so its first may wait for a second.
+/// Reports until `stop`, and then the rest. An Event comes once an hour, so its first may wait for a second.
 pub async fn tell(counts: Arc<DeniedCounts>, ledger: Ledger, stop: CancellationToken) {
     let mut telling = Telling::of("refused senders", stop);
     while telling.next_turn().await {
@@ -54,7 +54,7 @@ pub async fn tell(counts: Arc<DeniedCounts>, ledger: Ledger, stop: CancellationT
         let told = ledger.store().count_denied_senders(&session, &denied).await;
         telling.note(&told);
         if told.is_err() {
-            // Where the answer alone was lost they count twice, and nobody pays for that.
+            // If only the ledger's reply was lost they count twice, which costs nothing.
             for DeniedSenders { key, fault, messages, domain } in denied {
                 counts.add(key, fault, messages, domain);
             }

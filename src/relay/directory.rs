@@ -1,7 +1,7 @@
-//! The relay's copy of the directory: pulled by epoch, and old enough to be mistrusted after two seconds.
+//! The relay's copy of the directory: pulled by epoch, and stale after two seconds.
 //!
-//! A refusal for good is never given from the copy. What the copy would refuse is looked up once in the ledger
-//! first ([`Follower::look`]), and the number of such looks at a time is bounded, because strangers can cause them.
+//! No permanent refusal is based on the copy. What the copy would refuse is looked up in the ledger first
+//! ([`Follower::look`]), and the number of lookups at a time is bounded, because strangers can cause them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,47 +23,47 @@ use crate::ledger::store::{REMEMBERED_FOR, Tag};
 use crate::ledger::{Error, Store};
 use crate::runtime::health::Gate;
 
-/// A changed key works or fails within a second: five pulls.
+/// Interval of pulls. A changed key works or fails within a second: five pulls.
 const PULL_EVERY: Duration = Duration::from_millis(200);
-/// An older copy judges nobody.
+/// Maximum age of a copy that senders are judged by.
 const STALE_AFTER: Duration = Duration::from_secs(2);
-/// One pull or look may take as long as a copy may be old.
+/// Maximum time for one pull or lookup: as long as a copy may be old.
 const ASK_LIMIT: Duration = Duration::from_secs(2);
-/// The most that the first pull may take, which reads everything: 200,000 entries took eight seconds of a debug build
-/// on a crowded machine. Asked again too early it would never be answered, so its limit doubles with each miss.
+/// Maximum time for the first pull, which reads everything: 200,000 entries took eight seconds of a debug build on a
+/// busy machine. If it were retried too early it would never be answered, so its limit doubles with each miss.
 const WHOLE_LIMIT: Duration = Duration::from_secs(64);
-/// A key that was removed stays in the copy for so long: its open sessions end with its name in the log. Then it is
-/// like any name that is not known, which the ledger is asked for.
+/// Time that a removed key stays in the copy, so that its open sessions end with its name in the log. After that it is
+/// like any unknown name, which is looked up in the ledger.
 const REMOVED_KEPT: Duration = Duration::from_secs(600);
-/// Removed keys in the copy. Beyond, those that were removed first leave it at once.
+/// Maximum number of removed keys in the copy. Beyond it, those that were removed first leave at once.
 const REMOVED_MAX: usize = 10_000;
-/// Looks at a time. A password guesser gets these, and no more of the ledger.
+/// Maximum number of lookups at a time. A password guesser gets these, and no more of the ledger.
 const LOOKS_MAX: usize = 16;
 
-/// What a look found.
+/// The result of a fresh lookup.
 pub enum Look {
     Found(Box<Named>),
     Nobody,
-    /// The ledger did not answer, or too many are looking.
+    /// The ledger did not answer, or too many lookups are in progress.
     Unavailable,
 }
 
-/// What has been pulled.
+/// The state of the latest pull.
 #[derive(Default)]
 struct Pulled {
     incarnation: Uuid,
     epoch: i64,
-    /// The highest epoch that was seen in this incarnation.
+    /// The highest epoch seen in this incarnation.
     highest: i64,
     removed: RemovedKeys,
 }
 
-/// Keys that are in the copy although they were removed, with when they leave it: oldest first.
+/// Removed keys that are still in the copy, with the time when they leave it: oldest first.
 #[derive(Default)]
 struct RemovedKeys(VecDeque<(Instant, KeyId)>);
 
 impl RemovedKeys {
-    /// Takes over one row. Of a `whole` directory, removed keys are left out.
+    /// Takes over one row. Removed keys are left out if a `whole` directory is read.
     fn apply(&mut self, directory: &mut Directory, entry: Entry, whole: bool, now: Instant) {
         if whole {
             return directory.apply_standing(entry);
@@ -79,7 +79,7 @@ impl RemovedKeys {
         self.0.len() > REMOVED_MAX || self.0.front().is_some_and(|(until, _)| *until <= now)
     }
 
-    /// Takes those out of the copy whose time is over, unless they came back.
+    /// Removes the keys whose time is over from the copy, unless they came back.
     fn leave(&mut self, directory: &mut Directory, now: Instant) {
         while self.is_due(now) {
             let Some((_, id)) = self.0.pop_front() else { return };
@@ -90,20 +90,20 @@ impl RemovedKeys {
     }
 }
 
-/// Why a pull brought nothing.
+/// The reason why a pull brought nothing.
 enum Missed {
     Unanswered(String),
-    /// It answered, and is not to be used.
+    /// The ledger answered, and must not be used.
     Refused(String),
 }
 
-/// Follows the ledger's directory.
+/// The cache that follows the ledger's directory.
 pub struct Follower {
     store: Arc<dyn Store>,
     settings: Arc<ArcSwap<Settings>>,
     copy: ArcSwap<Directory>,
     started: Instant,
-    /// When the latest pull that succeeded was asked, in milliseconds after `started`; 0 = never.
+    /// Start of the latest pull that succeeded, in milliseconds after `started`; 0 = none.
     asked_at: AtomicU64,
     looks: Semaphore,
 }
@@ -121,8 +121,8 @@ impl Follower {
         })
     }
 
-    /// Pulls until `shutdown`. The gate is open while the copy is fresh, and while a ledger that may not be used says
-    /// so: then every sender can be told to come back, and no relay can do better.
+    /// Pulls until `shutdown`. The gate is open while the copy is fresh, and while the ledger answers but must not be
+    /// used: then every sender can be told to retry, and no relay can do better.
     pub async fn follow(self: Arc<Self>, gate: Gate, shutdown: CancellationToken) {
         let mut known = Pulled::default();
         let mut failing = false;
@@ -137,7 +137,7 @@ impl Follower {
             let within = limit(known.epoch, misses);
             match self.pull(&mut known, within).await {
                 Ok(()) => {
-                    // What was long in coming is old already; the next pull brings the rest at once.
+                    // The result of a slow pull is old already; the next pull brings the rest at once.
                     if self.current().is_some() {
                         gate.open();
                     }
@@ -152,7 +152,7 @@ impl Follower {
                     self.forget(&mut known);
                 }
                 Err(Missed::Unanswered(reason)) => {
-                    // Said once, not five times a second.
+                    // Logged once, not five times a second.
                     if !failing {
                         tracing::warn!(reason, "following the directory");
                     }
@@ -169,15 +169,15 @@ impl Follower {
         }
     }
 
-    /// Judges nobody by what was pulled before.
+    /// Discards everything that was pulled before.
     fn forget(&self, known: &mut Pulled) {
         self.asked_at.store(0, Ordering::Release);
         self.copy.store(Arc::default());
-        // What it went back behind stays known until the ledger is another.
+        // `highest` stays, to detect a ledger that went back, until the incarnation changes.
         (known.epoch, known.removed) = (0, RemovedKeys::default());
     }
 
-    /// Whether this ledger may be used, by the settings as they are now.
+    /// Checks whether this ledger may be used, by the settings as they are now.
     fn admits(&self, tag: &Tag) -> Result<(), String> {
         let settings = self.settings.load();
         let config = &settings.config;
@@ -193,7 +193,7 @@ impl Follower {
         let whole = known.epoch == 0;
         let changes = match timeout(limit, self.store.changes(known.epoch)).await {
             Ok(Ok(changes)) => changes,
-            // It answered, and is another's.
+            // The ledger answered, and must not be used.
             Ok(Err(error @ (Error::Foreign { .. } | Error::Held(_)))) => {
                 return Err(Missed::Refused(error.to_string()));
             }
@@ -205,7 +205,7 @@ impl Follower {
             self.forget(known);
             *known = Pulled { incarnation: changes.tag.incarnation, ..Pulled::default() };
             if !whole {
-                // Its epochs are counted anew: the next pull reads everything.
+                // A new incarnation counts its epochs anew: the next pull reads everything.
                 return Ok(());
             }
         }
@@ -225,12 +225,12 @@ impl Follower {
         Ok(())
     }
 
-    /// The copy, unless it is too old to judge by.
+    /// Returns the copy, unless it is too old to judge by.
     pub fn current(&self) -> Option<Guard<Arc<Directory>>> {
         (self.age() <= millis(STALE_AFTER)).then(|| self.copy.load())
     }
 
-    /// Milliseconds since the latest pull that succeeded was asked; where none has, as many as there are.
+    /// Returns the milliseconds since the latest successful pull was started; the maximum if there was none.
     fn age(&self) -> u64 {
         match self.asked_at.load(Ordering::Acquire) {
             0 => u64::MAX,
@@ -238,13 +238,13 @@ impl Follower {
         }
     }
 
-    /// One fresh look at the ledger.
+    /// Looks a name up in the ledger, bypassing the copy.
     pub async fn look(&self, username: &Username) -> Look {
         let look = async {
             let _place = self.looks.acquire().await.ok()?;
             let found = self.store.find_sender(username).await.ok()?;
             if found.is_none() {
-                // That there is nobody is a refusal for good, so it must be the right ledger that says so.
+                // An unknown name is refused permanently, so the right ledger must say so.
                 self.admits(&self.store.identity().await.ok()?.tag()).ok()?;
             }
             Some(found)
@@ -257,7 +257,7 @@ impl Follower {
     }
 }
 
-/// How long a pull may take: what follows is short, and so is the wait for a ledger that is gone.
+/// Returns the time limit of a pull: later pulls are short, and so is the wait for a ledger that is gone.
 fn limit(epoch: i64, misses: u32) -> Duration {
     if epoch == 0 { ASK_LIMIT.saturating_mul(2_u32.saturating_pow(misses)).min(WHOLE_LIMIT) } else { ASK_LIMIT }
 }

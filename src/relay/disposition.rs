@@ -1,6 +1,6 @@
-//! What becomes of a message, as one table: from whose credits it was sent on, how it was forwarded and whether its client
-//! still waits, to what is settled, what the client hears and what is counted. Pure: [`admit`](super::admit) carries it
-//! out.
+//! The disposition of a message, as one table: from the credits that it was forwarded on, how it was forwarded and
+//! whether its client still waits, to the settlement, the client's reply and the metric. Pure: [`admit`](super::admit)
+//! carries it out.
 
 use super::metrics::MessageResult;
 use super::smtp::reply::Reply;
@@ -12,40 +12,41 @@ use crate::upstream::{Cause, Forwarded, Stage};
 /// The credits that a message was forwarded on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// Its own.
+    /// The message's own credits.
     Own,
-    /// Those of an earlier message whose outcome is unknown: this one is sent in its place.
+    /// The credits of an earlier message whose outcome is unknown: this one is sent in its place.
     StandsIn,
 }
 
-/// The client of a message when it becomes known how the message ended.
+/// The client of a message when the message's outcome becomes known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientState {
     /// It waits for the reply.
     Waits,
-    /// It hung up or was told to come again, and the ledger knows its message by [`Disposition::of_open`].
+    /// It hung up or was told to retry, and the ledger knows its message by [`Disposition::of_open`].
     WasTold,
 }
 
-/// A reply with the result that the message is counted as.
+/// A reply, with the result that the message is counted under.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub reply: Reply,
     pub result: MessageResult,
 }
 
-/// What is settled.
+/// A settlement, and how it is written and counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disposition {
     pub settlement: Settlement,
-    /// The settlement is written before the client is answered: the client comes again, perhaps to another relay.
+    /// The settlement is written before the client is answered, because the client will retry, perhaps on another
+    /// relay.
     pub is_awaited: bool,
-    /// The outcome is counted. It is not where a message stood in for an earlier one and nothing new is known of that.
+    /// The outcome is counted. It is not if a message stood in for an earlier one and brought no new outcome for that.
     pub is_counted: bool,
 }
 
 impl Disposition {
-    /// Settles a message whose end is known.
+    /// Returns the disposition of a message that has ended.
     pub fn of_end(message: MessageId, kept: Kept, claim: Claim, outcome: Outcome, client: ClientState) -> Self {
         let fingerprint = kept.fingerprint;
         let (is_certain, waits) = (outcome != Outcome::Unknown, client == ClientState::Waits);
@@ -55,7 +56,7 @@ impl Disposition {
             Claim::StandsIn => Some(Again::StoodIn { fingerprint, told: is_certain && waits }),
         };
         let is_counted = match claim {
-            // An unknown outcome was counted when its client was told.
+            // An unknown outcome was counted already when its client was told.
             Claim::Own => is_certain || waits,
             Claim::StandsIn => outcome == Outcome::Relayed,
         };
@@ -63,8 +64,8 @@ impl Disposition {
         Self { settlement, is_awaited: !is_certain && waits, is_counted }
     }
 
-    /// Settles a message whose client leaves before its end is known. `None`: the ledger has it as under way since it was
-    /// reserved.
+    /// Returns the disposition of a message whose client leaves before it has ended. `None` if the ledger has it as in
+    /// progress since the reservation.
     pub fn of_open(message: MessageId, kept: Kept, claim: Claim) -> Option<Self> {
         match claim {
             Claim::Own => {
@@ -76,8 +77,8 @@ impl Disposition {
     }
 }
 
-/// The outcome of a message that was forwarded, and its client's answer. A message is relayed only by the upstream's
-/// 2yz, and given back only where the upstream cannot have it.
+/// Returns the outcome of a message that was forwarded, and the answer to its client. A message is relayed only by the
+/// upstream's 2yz, and refunded only if the upstream cannot have it.
 pub fn concluded(message: MessageId, forwarded: &Forwarded) -> (Outcome, Answer) {
     let (outcome, reply, result) = match forwarded {
         Forwarded::Relayed { .. } => (Outcome::Relayed, Reply::Accepted(message), MessageResult::Relayed),
@@ -108,7 +109,7 @@ pub fn concluded(message: MessageId, forwarded: &Forwarded) -> (Outcome, Answer)
     (outcome, Answer { reply, result })
 }
 
-/// The result that a refusal by the directory is counted as.
+/// Returns the result that a refusal by the directory is counted under.
 pub fn denied_as(reply: &Reply) -> MessageResult {
     if matches!(reply, Reply::Blocked(..) | Reply::KeyNotInUse) {
         MessageResult::Blocked
@@ -119,8 +120,8 @@ pub fn denied_as(reply: &Reply) -> MessageResult {
     }
 }
 
-/// The upstream's code as ours. A refused recipient refuses the message for all: 550 or 451. 421 would say that we
-/// close, and anything but a refusal would be a lie.
+/// Translates the upstream's code into ours. A refused recipient refuses the message for all: 550 or 451. 421 would say
+/// that we close, and any code but a refusal would be a lie.
 fn passed(code: u16, stage: Stage) -> u16 {
     match stage {
         Stage::Recipient if code >= 500 => 550,

@@ -1,7 +1,7 @@
-//! Who may log in, and who may send as whom.
+//! Decides which clients may log in, and which senders each may use.
 //!
-//! Judged on the copy of the directory first. A yes from the copy is enough (the ledger has the last word when it
-//! charges); a no is never given from it: the rows are looked at once more, fresh, and then judged.
+//! Every decision uses the copy of the directory first. A yes from the copy is enough (the ledger has the last word
+//! when it charges); a no is never given from it: the rows are looked up in the ledger, and then judged.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
@@ -26,27 +26,27 @@ use crate::domain::relay_config::ListenerMode;
 use crate::domain::sender::{Address, Unlisted, may_send_as};
 use crate::runtime::clock::Clock;
 
-/// Somebody who logged in, and with what.
+/// A client that logged in, and the credential that it used.
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub key: KeyId,
     pub namespace: Arc<str>,
     username: Username,
-    /// The credential that the password opened.
+    /// The credential that the password matched.
     credential: SecretHash,
     origin: Origin,
 }
 
-/// Why a login is not taken.
+/// The reason why a login is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denied {
     BadLogin,
     WrongNetwork,
     NeedsTls,
     Blocked(Blocked),
-    /// Its account is not accepted.
+    /// The key's account is not accepted.
     NotInUse,
-    /// Nobody can say at this moment.
+    /// The directory cannot answer at this moment.
     Unavailable,
 }
 
@@ -74,7 +74,7 @@ impl Denied {
     }
 }
 
-/// Where somebody came from.
+/// The address and the kind of listener that a client came from.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
     pub address: IpAddr,
@@ -85,9 +85,9 @@ pub struct Judge {
     settings: Arc<ArcSwap<Settings>>,
     directory: Arc<Follower>,
     clock: Arc<dyn Clock>,
-    /// The copy of the directory that was looked through last.
+    /// The copy of the directory that `changed` returned last.
     seen: Mutex<Weak<Directory>>,
-    /// Compared with when nobody has the name, so that the time taken says nothing.
+    /// The credential that is compared if no key has the name, so that the time taken says nothing.
     decoy: [Credential; 1],
 }
 
@@ -107,7 +107,7 @@ impl Judge {
             Ok(identity) => return Ok(identity),
             Err(denied) => denied,
         };
-        // A name that no key can have needs no look.
+        // A name that no key can have needs no lookup.
         let Ok(username) = username else { return Err(denied) };
         match self.directory.look(&username).await {
             Look::Found(named) => self.check(Some(&named), login, origin),
@@ -116,7 +116,7 @@ impl Judge {
         }
     }
 
-    /// The password first: whoever does not know it learns nothing else.
+    /// Checks the password first: a client that does not know it learns nothing else.
     fn check(&self, named: Option<&Named>, login: &Login, origin: Origin) -> Result<Identity, Denied> {
         let now = self.clock.now();
         let hash_key: &HashKey = &self.settings.load().hash_key;
@@ -139,8 +139,8 @@ impl Judge {
         }
     }
 
-    /// Whether a login would be taken again as it was: its network, its listener, and the very password. A session must
-    /// not outlive what it came in by.
+    /// Checks whether the same login would be accepted again: its network, its listener, and the very password. A
+    /// session must not outlive the credential that it logged in with.
     pub fn still_logged_in(&self, who: &Identity, sender: &Sender) -> Result<(), Reply> {
         let now = self.clock.now();
         may_come(&sender.key, who.origin).map_err(|denied| Reply::LoginOver(denied.sentence()))?;
@@ -150,7 +150,7 @@ impl Judge {
         Err(Reply::LoginOver("its password was replaced"))
     }
 
-    /// Whether `who` may still send, and `allowed` besides.
+    /// Returns the sender of `who`, if it may still send and `allowed` agrees.
     pub async fn sender(
         &self,
         who: &Identity,
@@ -176,22 +176,22 @@ impl Judge {
         }
     }
 
-    /// What to call `who`, as far as the copy knows.
+    /// Returns the names of `who`, as far as the copy knows them.
     pub fn labels(&self, who: &Identity) -> Labels {
         let sender = self.directory.current().and_then(|copy| copy.sender(who.key));
         sender.map_or_else(Labels::default, |sender| Labels::of(&sender))
     }
 
-    /// The copy of the directory, where it is fresh.
+    /// Returns the copy of the directory, if it is fresh.
     pub fn current(&self) -> Option<Guard<Arc<Directory>>> {
         self.directory.current()
     }
 
-    /// The copy of the directory, where it is fresh and another than the last time that this was asked.
+    /// Returns the copy of the directory, if it is fresh and has changed since the last call.
     pub fn changed(&self) -> Option<Arc<Directory>> {
         let copy = Guard::into_inner(self.directory.current()?);
         let mut last = self.seen.lock();
-        // A weak one, so that a copy which nobody judges by is not kept.
+        // Weak, so that a copy no longer in use is not kept.
         if std::ptr::eq(last.as_ptr(), Arc::as_ptr(&copy)) {
             return None;
         }
@@ -208,7 +208,7 @@ fn decoy(hash: SecretHash) -> Credential {
     Credential { hash, stage: Stage::Current { since: Timestamp::UNIX_EPOCH } }
 }
 
-/// Whether a key may be used from there.
+/// Checks whether a key may be used from `origin`.
 fn may_come(key: &KeyEntry, origin: Origin) -> Result<(), Elsewhere> {
     if !key.allow_from.is_empty() && !network::contains(&key.allow_from, origin.address) {
         return Err(Elsewhere::Network);
@@ -219,7 +219,7 @@ fn may_come(key: &KeyEntry, origin: Origin) -> Result<(), Elsewhere> {
     }
 }
 
-/// What a key may not be used from.
+/// The part of an origin that a key may not be used from.
 enum Elsewhere {
     Network,
     Listener,
@@ -243,7 +243,7 @@ impl From<Elsewhere> for Denied {
     }
 }
 
-/// Checks the envelope's sender. The empty path passes here: the From header is judged in any case.
+/// Checks the envelope's sender. The empty path passes here: the From header is checked in any case.
 pub fn envelope(sender: &Sender, from: Option<&Address>) -> Result<(), Reply> {
     from.map_or(Ok(()), |address| may_send(sender, SenderPlace::Envelope, address))
 }

@@ -4,13 +4,13 @@ use super::account_counters::Whose;
 use crate::domain::directory::Sender;
 use crate::domain::id::AccountId;
 
-/// The names of a sender for logs and metrics; empty where the directory has no such sender.
+/// The names of a sender for logs and metrics; empty if the directory has no such sender.
 #[derive(Clone, Debug, Default)]
 pub struct Labels {
     pub policy: String,
     pub account: String,
     pub key: String,
-    /// Of the account.
+    /// Id of the account.
     pub account_id: Option<AccountId>,
 }
 
@@ -24,7 +24,7 @@ impl Labels {
         }
     }
 
-    /// Returns what the counters by account need of them.
+    /// Returns the labels that the counters by account need.
     pub fn whose(&self) -> Whose<'_> {
         Whose { policy: &self.policy, account: &self.account, id: self.account_id }
     }

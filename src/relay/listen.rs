@@ -1,4 +1,4 @@
-//! The doors: one task per listener that accepts, counts and turns away.
+//! The listeners: one task each, which accepts connections, counts them and turns them away.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,13 +22,13 @@ use super::wire::Wire;
 use crate::domain::network;
 use crate::domain::relay_config::{Listener, ListenerMode};
 
-/// The pause after an accept that failed: the process is out of file descriptors, and asking again at once would
-/// only take the processor as well.
+/// Pause after a failed accept: the process is out of file descriptors, and retrying at once would only take the
+/// processor as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections that the kernel keeps until they are accepted; it lowers this to its own limit (somaxconn, 4,096). One that
-/// finds no room waits a second for its second try, so that a flood would be felt by all.
+/// Connections that the kernel queues until they are accepted; it lowers this to its own limit (somaxconn, 4,096). A
+/// client that finds no room waits a second for its second try, so that all clients would feel a flood.
 const BACKLOG: u32 = 4_096;
-/// How long a turned-away client may take to read why.
+/// Maximum time for a client that is turned away to read the reason.
 const TURN_AWAY_LIMIT: Duration = Duration::from_secs(2);
 
 /// A listener that is open.
@@ -57,7 +57,7 @@ impl Door {
         Ok(Self { listener, address, stop, task })
     }
 
-    /// Where it listens; the port is the real one where 0 was asked for.
+    /// Returns the address that it listens on; the port is the real one if 0 was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -66,20 +66,20 @@ impl Door {
         self.listener.load_full()
     }
 
-    /// Takes over what changed without closing the socket. The address must be the same.
+    /// Takes over changed settings without closing the socket. The address must be the same.
     pub fn change(&self, listener: Listener) {
         self.listener.store(Arc::new(listener));
     }
 
-    /// Stops accepting, and returns when the socket is free. Sessions go on.
+    /// Stops accepting, and returns when the socket is free. Sessions continue.
     pub async fn close(self) {
         self.stop.cancel();
-        // The task does not panic, and a stopped door is what is wanted.
+        // The task does not panic, and stopping it is the aim.
         let _ = self.task.await;
     }
 }
 
-/// As `TcpListener::bind` does it, with a longer queue.
+/// Binds as `TcpListener::bind` does, with a longer queue.
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
@@ -102,7 +102,7 @@ async fn accept(socket: TcpListener, listener: Arc<ArcSwap<Listener>>, front: Ar
     }
 }
 
-/// Serves a connection, or turns it away. Its places are given back when it ends.
+/// Serves a connection, or turns it away. Its places are released when it ends.
 async fn meet(mut stream: TcpStream, peer: SocketAddr, listener: Arc<Listener>, front: Arc<Front>) {
     let metrics = &front.admission.metrics;
     let settings = front.admission.settings.load_full();
@@ -116,7 +116,7 @@ async fn meet(mut stream: TcpStream, peer: SocketAddr, listener: Arc<Listener>, 
         Err(why) => {
             metrics.arrived(&listener.name, Arrival::Unproxied);
             metrics.proxy_refused(&listener.name, why);
-            // A stranger can cause as many of these as it likes: the figures tell.
+            // Strangers can cause any number of these: the metrics show them.
             tracing::debug!(listener = listener.name, peer = %peer.ip(), why = why.as_str(), "no PROXY header is taken");
             return turn_away(stream, &listener, &front, Reply::NoService).await;
         }
@@ -134,7 +134,7 @@ async fn meet(mut stream: TcpStream, peer: SocketAddr, listener: Arc<Listener>, 
         return turn_away(stream, &listener, &front, Reply::Crowded).await;
     };
     metrics.arrived(&listener.name, Arrival::Served);
-    // A reply is one write, and the client waits for it: nothing to gather.
+    // A reply is one write that the client waits for, so there is nothing to gather.
     if stream.set_nodelay(true).is_err() {
         return;
     }
@@ -147,8 +147,8 @@ async fn meet(mut stream: TcpStream, peer: SocketAddr, listener: Arc<Listener>, 
     open.dec();
 }
 
-/// Who the client is: the peer, or behind a load balancer whom that names. Everything that judges by addresses does so
-/// by this one.
+/// Returns the client's address: the peer, or behind a load balancer the client that the balancer names. Every decision
+/// by address uses this one.
 async fn client(
     stream: &mut TcpStream,
     peer: IpAddr,
@@ -175,7 +175,7 @@ async fn client(
     }
 }
 
-/// Reads a PROXY header and not one octet more: what follows may be a TLS handshake, which is somebody else's to read.
+/// Reads a PROXY header and not one octet more, because a TLS handshake may follow.
 async fn header(stream: &mut TcpStream) -> io::Result<Header> {
     let mut known = Vec::new();
     let mut next = [0; 512];
@@ -187,7 +187,7 @@ async fn header(stream: &mut TcpStream) -> io::Result<Header> {
         let before = known.len();
         known.extend_from_slice(&next[..seen]);
         let parsed = proxy::parse(&known).map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault))?;
-        // Of a header that is not whole all octets belong to it.
+        // All octets of an incomplete header belong to it.
         let taken = parsed.map_or(known.len(), |(_, length)| length) - before;
         stream.read_exact(&mut next[..taken]).await?;
         if let Some((header, _)) = parsed {
@@ -196,7 +196,7 @@ async fn header(stream: &mut TcpStream) -> io::Result<Header> {
     }
 }
 
-/// Says why, where the client can read it (inside TLS it could not), and while not too many are told.
+/// Sends the reason, if the client can read it (inside TLS it could not), and while not too many are told.
 async fn turn_away(mut stream: TcpStream, listener: &Listener, front: &Front, reply: Reply) {
     let Some(_told) = front.limits.turned_away() else { return };
     match listener.mode {
@@ -208,7 +208,7 @@ async fn turn_away(mut stream: TcpStream, listener: &Listener, front: &Front, re
                 stream.write_all(&line).await?;
                 stream.shutdown().await
             };
-            // Whether it was read makes no difference.
+            // It makes no difference if the client reads it.
             let _ = timeout(TURN_AWAY_LIMIT, say).await;
         }
     }

@@ -1,5 +1,6 @@
-//! Tells the ledger once a second which networks keys logged in from, which notes the first login from each in the audit
-//! trail. What goes on is told again each hour, so that the ledger knows which networks a key left long ago.
+//! Reports to the ledger once a second which networks keys logged in from; the ledger notes the first login from each
+//! in the audit trail. Networks still in use are reported again each hour, so that the ledger knows which ones a key
+//! left long ago.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -14,11 +15,11 @@ use crate::domain::id::KeyId;
 use crate::domain::login_network::{LOGINS_MAX, LoginFrom, SEEN_EVERY};
 use crate::ledger::Ledger;
 
-/// Keys and networks that the ledger was told of, so that it is not told again within the hour: about 5 MB. When it is
-/// full all are told anew, which writes nothing that was written lately.
+/// Maximum number of keys and networks remembered as reported, so that they are not reported again within the hour:
+/// about 5 MB. When it is full all are reported anew, which writes nothing that was written lately.
 const TOLD_MAX: usize = 65_536;
 
-/// Where keys logged in from, told and not told yet.
+/// The networks that keys logged in from, reported and not reported yet.
 #[derive(Default)]
 pub struct LoginNetworks(Mutex<Logins>);
 
@@ -29,7 +30,7 @@ struct Logins {
 }
 
 impl LoginNetworks {
-    /// Remembers a login. One for which there is no room waits for the key's next login from there.
+    /// Remembers a login. If there is no room, it waits for the key's next login from there.
     pub fn add(&self, key: KeyId, address: IpAddr) {
         let login = LoginFrom::new(key, address);
         let mut logins = self.logins();
@@ -38,7 +39,7 @@ impl LoginNetworks {
         }
     }
 
-    /// What waits. It goes on waiting until it is [`told`](Self::told).
+    /// Returns the logins that wait to be reported. They go on waiting until they are [`told`](Self::told).
     fn waiting(&self) -> Vec<LoginFrom> {
         self.logins().waiting.iter().copied().collect()
     }
@@ -54,7 +55,7 @@ impl LoginNetworks {
         }
     }
 
-    /// Makes all news that was told.
+    /// Forgets what was reported, so that it is reported again.
     fn forget_told(&self) {
         self.logins().told.clear();
     }
@@ -64,7 +65,7 @@ impl LoginNetworks {
     }
 }
 
-/// Runs until `stop`, and then tells the rest. People read it, after the fact.
+/// Reports until `stop`, and then the rest. A second's delay is fine: people read it, after the fact.
 pub async fn tell(networks: Arc<LoginNetworks>, ledger: Ledger, stop: CancellationToken) {
     let mut telling = Telling::of("networks of logins", stop);
     let mut told_since = Instant::now();

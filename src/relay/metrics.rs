@@ -1,4 +1,5 @@
-//! The relay's figures. Labels are names of listeners and policies and our own words, never anything a client said.
+//! The relay's metrics. Labels are names of listeners, policies and accounts and our own words, never anything a client
+//! sent.
 
 use std::time::Duration;
 
@@ -13,19 +14,19 @@ use crate::runtime::metrics::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
 };
 
-/// How an arriving connection was met.
+/// The outcome of an arriving connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     Served,
-    /// There are as many connections as there may be,
+    /// The maximum of all connections is reached,
     CrowdedAll,
-    /// or as many that have not logged in,
+    /// or of those that have not logged in,
     CrowdedUnauthenticated,
-    /// or as many of its address.
+    /// or of those from its address.
     CrowdedAddress,
     /// Its network is not one of the listener's.
     Foreign,
-    /// It came by no load balancer of the listener's, or the balancer's word was no good.
+    /// It came from none of the listener's load balancers, or the balancer's header was not valid.
     Unproxied,
 }
 
@@ -42,16 +43,16 @@ impl Arrival {
     }
 }
 
-/// Why a word on who the client is was not taken.
+/// The reason why a PROXY header was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyRefusal {
-    /// Not from one of the listener's load balancers.
+    /// It came from none of the listener's load balancers.
     Untrusted,
-    /// It is no header, or a broken one.
+    /// It is not a valid header.
     Malformed,
     /// It did not come in time.
     Late,
-    /// Nobody may say it on this listener.
+    /// This listener accepts no PROXY header.
     Unexpected,
 }
 
@@ -66,14 +67,14 @@ impl ProxyRefusal {
     }
 }
 
-/// Why there was no TLS.
+/// The reason why there was no TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsFailure {
-    /// Octets in the clear after STARTTLS: somebody between us and the client, or a client that cannot wait.
+    /// Octets in the clear after STARTTLS: from an attacker in between, or a client that cannot wait.
     Injected,
     Late,
     HungUp,
-    /// No version, cipher or certificate that both know, or no TLS at all.
+    /// No version, cipher or certificate that both sides support, or no TLS at all.
     Handshake,
 }
 
@@ -88,17 +89,17 @@ impl TlsFailure {
     }
 }
 
-/// What a client took too long for.
+/// The step that a client took too long for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Late {
     Tls,
     Login,
     Command,
-    /// The next part of a body, or the rate of it,
+    /// The next part of a body, or its rate,
     Body,
-    /// or all of it.
+    /// or the whole body.
     Message,
-    /// It does not read.
+    /// It does not read replies.
     Reply,
 }
 
@@ -115,12 +116,12 @@ impl Late {
     }
 }
 
-/// Why a session had to log in again.
+/// The reason why a session had to log in again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionEnd {
-    /// It was as old as one may become.
+    /// It reached the maximum age.
     Age,
-    /// Its login would not be taken any more.
+    /// Its login would no longer be accepted.
     Login,
 }
 
@@ -133,7 +134,7 @@ impl SessionEnd {
     }
 }
 
-/// Whose share of the memory for bodies is used up.
+/// The share of the memory for bodies that is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryLimit {
     All,
@@ -151,7 +152,7 @@ impl MemoryLimit {
     }
 }
 
-/// How a login ended.
+/// The result of a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginResult {
     Ok,
@@ -162,7 +163,7 @@ pub enum LoginResult {
     NotInUse,
     Unavailable,
     Crowded,
-    /// Its address failed so often that the password was not looked at.
+    /// Its address failed so often that the password was not checked.
     Guessing,
 }
 
@@ -182,7 +183,7 @@ impl LoginResult {
     }
 }
 
-/// How a message that was read to its final dot ended.
+/// The result of a message that was read to its final dot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageResult {
     Relayed,
@@ -190,9 +191,9 @@ pub enum MessageResult {
     UpstreamRefusesUs,
     UpstreamUnavailable,
     OutcomeUnknown,
-    /// It came again, and had been relayed.
+    /// It is a retry, and had been relayed.
     RelayedBefore,
-    /// It came again, and was still on its way.
+    /// It is a retry, and was still in progress.
     UnderWay,
     Short,
     TooFast,
@@ -361,7 +362,7 @@ impl Metrics {
         self.arrivals.with_label_values(&[listener, arrival.as_str()]).inc();
     }
 
-    /// The gauge of a listener's open connections.
+    /// Returns the gauge of a listener's open connections.
     pub fn open(&self, listener: &str) -> IntGauge {
         self.open.with_label_values(&[listener])
     }
@@ -386,7 +387,7 @@ impl Metrics {
         self.replies.with_label_values(&[std::str::from_utf8(&code).unwrap_or("")]).inc();
     }
 
-    /// Counts a message; `accounts` is how many have figures of their own.
+    /// Counts a message; at most `accounts` accounts have counters of their own.
     pub fn message(&self, labels: &Labels, result: MessageResult, accounts: u32) {
         self.messages.with_label_values(&[labels.policy.as_str(), result.as_str()]).inc();
         self.accounts.message(labels.whose(), result.as_str(), accounts);
@@ -403,7 +404,7 @@ impl Metrics {
         self.accounts.credits(labels.whose(), outcome.as_str(), credits, accounts);
     }
 
-    /// Removes the counters of accounts that are not to `stay`.
+    /// Removes the counters of accounts that are not to stay.
     pub fn release_accounts(&self, stays: impl Fn(AccountId) -> bool) {
         self.accounts.release(stays);
     }
@@ -445,7 +446,7 @@ impl Metrics {
     }
 }
 
-/// A metric's name and labels are constants of ours.
+/// Returns the metric, which cannot fail to be made: its name and labels are constants of ours.
 fn known<T, E: std::fmt::Display>(made: Result<T, E>) -> T {
     made.unwrap_or_else(|error| panic!("making a metric: {error}"))
 }

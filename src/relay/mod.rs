@@ -1,11 +1,11 @@
-//! Mail comes in: SMTP, admission, forwarding.
+//! The relay takes mail in: SMTP, admission, forwarding.
 //!
-//! A synchronous, stateless submission server: 250 to the client only after the upstream's 250. There is no queue,
-//! so nothing of ours to lose. It is told all it knows by `relay.yaml` and the directory; it never talks to
-//! Kubernetes, never keeps a message after its answer, and never refuses for good on its own memory.
+//! A synchronous, stateless submission server: the client gets its 250 only after the upstream's 250. There is no
+//! queue, so there is nothing to lose. All it knows comes from `relay.yaml` and the directory; it never talks to
+//! Kubernetes, never keeps a message after its reply, and never refuses permanently on its own memory alone.
 //!
-//! `listen` accepts, `connection` turns bytes into commands and decisions into replies, `smtp` is the protocol
-//! without a socket, `judge` says who may, `admit` charges, forwards and settles.
+//! `listen` accepts connections, `connection` turns bytes into commands and decisions into replies, `smtp` is the
+//! protocol without a socket, `judge` decides which clients may log in and send, `admit` charges, forwards and settles.
 
 mod account_counters;
 mod admit;

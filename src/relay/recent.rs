@@ -1,10 +1,10 @@
-//! A table of bounded size, in which what was touched lately stays.
+//! A table of bounded size that keeps what was touched lately.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Two halves, of which the older one is thrown away when the younger one is full. No step takes long, however many
-/// strangers come.
+/// Two halves, of which the older one is discarded when the younger one is full. No step takes long, however many
+/// strangers connect.
 #[derive(Debug)]
 pub struct Recent<K, V> {
     young: HashMap<K, V>,
@@ -22,7 +22,7 @@ impl<K: Copy + Eq + Hash, V: Copy + Default> Recent<K, V> {
         self.young.get(&key).or_else(|| self.old.get(&key)).copied()
     }
 
-    /// The entry of `key`, with at most `room` entries in both halves together.
+    /// Returns the entry of `key`, with at most `room` entries in both halves together.
     pub fn touch(&mut self, key: K, room: usize) -> &mut V {
         if !self.young.contains_key(&key) && self.young.len() >= (room / 2).max(1) {
             self.old = std::mem::take(&mut self.young);

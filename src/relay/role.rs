@@ -1,4 +1,4 @@
-//! The role: waits for its settings, opens what it needs, follows changes, and stops without losing a message.
+//! The relay role: waits for its settings, opens what it needs, follows changes, and stops without losing a message.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -39,27 +39,27 @@ use crate::runtime::health::{Gate, Health};
 use crate::runtime::metrics::Registry;
 use crate::upstream::{UpstreamSettings, Upstreams};
 
-/// How often `relay.yaml` and the certificates are read: a few kilobytes, and nobody waits longer for a change.
+/// Interval at which `relay.yaml` and the certificates are read: a few kilobytes, and no change waits longer.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often removed accounts are looked for among the counters. A place for another one is in no hurry.
+/// Interval at which removed accounts are looked for among the counters. Freeing a place is not urgent.
 const RELEASE_COUNTERS_EVERY: Duration = Duration::from_secs(5);
-/// What is left of the drain for the books, after the last session.
+/// Time left for the last outcomes to reach the ledger, after the last session of a drain.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
-/// What is kept of a drain for the messages that it does not wait for any longer: their clients are told to come again
-/// (up to `admit::KEEP_LIMIT`, so that any relay knows them again) and hear it. Of a short drain, half.
+/// Time kept of a drain for messages that it no longer waits for: their clients are told to retry and get that reply,
+/// which may wait up to `admit::KEEP_LIMIT` so that any relay recognises the retry. Half of a short drain.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// What the relay is given.
+/// The dependencies that the relay is given.
 pub struct Dependencies {
-    /// `relay.yaml`.
+    /// Path of `relay.yaml`.
     pub config_file: PathBuf,
     pub clock: Arc<dyn Clock>,
     /// Makes message ids.
     pub rng: StdRng,
     pub registry: Registry,
     pub health: Health,
-    /// The name of its session in the ledger.
+    /// Name of the relay's session in the ledger.
     pub name: String,
 }
 
@@ -84,19 +84,19 @@ pub async fn run(dependencies: Dependencies, shutdown: CancellationToken) -> Res
     Ok(())
 }
 
-/// A relay that listens.
+/// A running relay.
 pub struct Relay {
     house: Arc<House>,
     gate: Gate,
-    /// Ends the watching of files.
+    /// Stops the task that watches the files.
     settled: CancellationToken,
-    /// Ends the following of the directory: not before the last session, which is judged by it.
+    /// Stops following the directory: not before the last session, which is judged by it.
     stop: CancellationToken,
     background: TaskTracker,
     watching: JoinHandle<()>,
 }
 
-/// What the relay's tasks share.
+/// The state that the relay's tasks share.
 struct House {
     config_file: PathBuf,
     clock: Arc<dyn Clock>,
@@ -106,7 +106,7 @@ struct House {
 }
 
 impl Relay {
-    /// Waits for `relay.yaml`, then opens everything. `None` when the stop came first.
+    /// Waits for `relay.yaml`, then opens everything. `None` if the shutdown came first.
     pub async fn start(dependencies: Dependencies, shutdown: &CancellationToken) -> Result<Option<Self>, Error> {
         let Dependencies { config_file, clock, rng, registry, health, name } = dependencies;
         let gate = health.gate("relay");
@@ -170,19 +170,19 @@ impl Relay {
         Ok(Some(Self { house, gate, settled, stop, background, watching }))
     }
 
-    /// Where each listener listens.
+    /// Returns the address of each listener.
     pub fn addresses(&self) -> BTreeMap<String, SocketAddr> {
         let doors = self.house.doors();
         doors.iter().map(|(name, door)| (name.clone(), door.address())).collect()
     }
 
-    /// Stops accepting, lets sessions finish what is under way, and closes the books.
+    /// Stops accepting, lets sessions finish what is in progress, and settles the last outcomes.
     pub async fn drain(self) {
         self.gate.close("draining");
         self.settled.cancel();
         self.background.close();
-        // A look that is under way would open the doors and the gate again behind our back. It does not panic, and if it
-        // did, the doors are closed all the same.
+        // A settings check in progress would open listeners and the gate again. The task does not panic, and if it did,
+        // the listeners are closed all the same.
         let _ = self.watching.await;
         self.gate.close("draining");
         let Front { admission, draining, .. } = &*self.house.front;
@@ -202,7 +202,8 @@ impl Relay {
         let mut finished = pin!(finished);
         let mut in_time = timeout(limit - FAREWELL.min(limit / 2), &mut finished).await.is_ok();
         if !in_time {
-            // What could still be taken back is; the others' clients hear 451, and any relay knows them again.
+            // Messages that can still be withdrawn are; the clients of the others get 451, and any relay recognises the
+            // retry.
             admission.upstreams.hurry();
             let messages = admission.tasks.len();
             tracing::warn!(messages, "the time to drain is nearly over; what is under way is told to come again");
@@ -224,7 +225,7 @@ impl Relay {
     }
 }
 
-/// Judges ledgers by the settings as they are at the time.
+/// Returns the check of a ledger's identity, by the settings as they are at the time.
 fn admit(settings: Arc<ArcSwap<Settings>>) -> Admit {
     Arc::new(move |tag| {
         let settings = settings.load();
@@ -233,8 +234,8 @@ fn admit(settings: Arc<ArcSwap<Settings>>) -> Admit {
     })
 }
 
-/// Waits until the ledger answers: it may well come up after its relays, or be away for a while. What says more than
-/// that it is away ends the process instead, with that word.
+/// Waits until the ledger answers: it may come up after its relays, or be away for a while. Any error that says more
+/// than that ends the process.
 async fn answering(
     store: &Arc<dyn Store>,
     settings: &Arc<ArcSwap<Settings>>,
@@ -260,7 +261,7 @@ async fn answering(
     }
 }
 
-/// Waits until the file is there and valid. What is wrong with it is said once, and by the gate.
+/// Waits until the file exists and is valid. Each problem is logged once, and shown by the gate.
 async fn first_settings(config_file: &std::path::Path, clock: &Arc<dyn Clock>, gate: &Gate) -> (String, Settings) {
     let mut said = String::new();
     loop {
@@ -281,13 +282,13 @@ async fn first_settings(config_file: &std::path::Path, clock: &Arc<dyn Clock>, g
     }
 }
 
-/// An error with its causes on one line.
+/// Formats an error with its causes on one line.
 fn sentence(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Follows `relay.yaml` and the certificates until the stop.
+/// Follows `relay.yaml` and the certificates until `stop`.
 async fn watch(house: Arc<House>, mut text: String, gate: Gate, stop: CancellationToken) {
     let mut said = String::new();
     loop {
@@ -313,7 +314,7 @@ async fn watch(house: Arc<House>, mut text: String, gate: Gate, stop: Cancellati
     }
 }
 
-/// Gives the places of removed accounts among the counters by account to others, until `stop`.
+/// Frees the places of removed accounts among the counters by account, until `stop`.
 async fn release_counters(admission: Arc<Admission>, stop: CancellationToken) {
     loop {
         tokio::select! {
@@ -340,7 +341,7 @@ impl House {
         Ok(())
     }
 
-    /// Takes over what changed in the files. `Err` is what keeps it from that.
+    /// Takes over what changed in the files. `Err` is the reason why it could not.
     async fn look(&self, text: &mut String) -> Result<(), String> {
         let settings = &self.front.admission.settings;
         let read = settings::read(&self.config_file).map_err(|error| sentence(&error))?;
@@ -373,13 +374,13 @@ impl House {
             admission.upstreams.change(UpstreamSettings::new(&new.config.hostname, connections));
         }
         admission.settings.store(Arc::new(new));
-        // The key that opens upstream logins may be another.
+        // The key that opens upstream logins may have changed.
         admission.targets.clear();
         tracing::info!("took over changed settings");
         Ok(())
     }
 
-    /// Opens, changes and closes doors until they are what the settings say. Tried at every look, because an address
+    /// Opens, changes and closes listeners until they match the settings. Repeated at every check, because an address
     /// that is taken now may be free in a moment.
     async fn arrange_doors(&self) -> Result<(), String> {
         let wanted = self.front.admission.settings.load().config.listeners.clone();
@@ -413,7 +414,7 @@ impl House {
     }
 }
 
-/// Whether the socket can stay as it is.
+/// True if the socket can stay as it is.
 fn same_door(open: &Listener, wanted: &Listener) -> bool {
     open.name == wanted.name && open.address == wanted.address
 }

@@ -11,7 +11,7 @@ use crate::runtime::clock::Clock;
 use super::tickets::Tickets;
 use super::tls::{self, Certificates};
 
-/// The largest `relay.yaml` that is read: hundreds of listeners.
+/// Maximum size of a `relay.yaml`: hundreds of listeners.
 const FILE_MAX: u64 = 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -40,17 +40,17 @@ pub enum Error {
     },
 }
 
-/// A valid config with what is made from it.
+/// A valid config, with the objects that are made from it.
 pub struct Settings {
     pub config: RelayConfig,
     pub hash_key: HashKey,
     pub sealer: Sealer,
-    /// `None` where every listener is plain.
+    /// `None` if every listener is plain.
     pub certificates: Option<Arc<Certificates>>,
 }
 
 impl Settings {
-    /// The settings of a file's text. `path` is for the sentence when it is wrong.
+    /// Parses the settings in a file's text. `path` is for the error message.
     pub fn parse(path: &Path, text: &str, clock: Arc<dyn Clock>) -> Result<Self, Error> {
         let path = || path.to_owned();
         let config: RelayConfig =
@@ -73,7 +73,7 @@ impl Settings {
     }
 }
 
-/// The file's text; `None` while it is not there.
+/// Reads the file's text; `None` while the file does not exist.
 pub fn read(path: &Path) -> Result<Option<String>, Error> {
     let wrong = |source| Error::Read { path: path.to_owned(), source };
     match std::fs::metadata(path) {

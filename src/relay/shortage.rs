@@ -1,8 +1,8 @@
-//! Foresees at RCPT that the ledger would refuse a message for lack of credits, so that nobody uploads it in vain.
+//! Foresees at RCPT that the ledger would refuse a message for lack of credits, so that it is not uploaded in vain.
 //!
-//! What is remembered is only that a holder was short a moment ago, never how short: the figures are read from the
+//! Only the fact that a holder was short a moment ago is remembered, never how short: the figures are read from the
 //! ledger for each answer, with the limits that hold then. So a raised limit, a top-up, a refund and a charge of any
-//! relay count at once. What cannot be read refuses nobody; the reserve call has the last word.
+//! relay count at once. If they cannot be read, nothing is refused here; the reserve call has the last word.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,18 +17,18 @@ use crate::domain::id::Holder;
 use crate::ledger::Store;
 use crate::ledger::store::{Exhausted, short_of};
 
-/// How long after a refusal the balances are asked before an upload. Whoever is still short then pays one upload a
-/// second for it.
+/// Time after a refusal in which the balances are read before an upload. A sender that is still short then pays one
+/// upload a second for it.
 const MEMORY: Duration = Duration::from_secs(1);
-/// Holders remembered at once; more than this are short only in an attack, and forgetting costs an upload.
+/// Maximum number of holders remembered; more are short only in an attack, and forgetting one costs an upload.
 const HOLDERS_MAX: usize = 10_000;
-/// Balances that are read at a time: a client that keeps naming recipients gets these, and no more of the ledger.
+/// Maximum number of reads at a time: a client that keeps naming recipients gets these, and no more of the ledger.
 const READS_MAX: usize = 16;
-/// How long a read may take. It saves an upload, so a slow ledger is not waited for.
+/// Maximum time for a read. It saves an upload, so a slow ledger is not waited for.
 const READ_LIMIT: Duration = Duration::from_secs(1);
 
 pub struct Shortages {
-    /// Holders that lacked credits, each with the end of its memory.
+    /// Holders that lacked credits, each with the time until which that is remembered.
     short: Mutex<HashMap<Holder, Instant>>,
     reads: Semaphore,
 }
@@ -52,7 +52,7 @@ impl Shortages {
         short.insert(holder(chain, meter), now + MEMORY);
     }
 
-    /// Forgets that anything of `chain` was short: credits come back to it, and the ledger may not have them yet.
+    /// Forgets that any holder of `chain` was short: credits come back to it, and the ledger may not have them yet.
     pub fn forget(&self, chain: Chain) {
         let mut short = self.short.lock();
         if !short.is_empty() {
@@ -67,7 +67,7 @@ impl Shortages {
         !short.is_empty() && chain.holders().iter().any(|holder| short.get(holder).is_some_and(|until| now < *until))
     }
 
-    /// What a message of `credits` lacks at this moment, where a holder of its chain was short a moment ago.
+    /// Returns what a message of `credits` lacks now, if a holder of its chain was short a moment ago.
     pub async fn foresee(&self, store: &dyn Store, chain: Chain, credits: usize) -> Option<Shortage> {
         if !self.was_short(chain, Instant::now()) {
             return None;
@@ -77,7 +77,7 @@ impl Shortages {
         let holders = chain.holders();
         let balances = timeout(READ_LIMIT, store.balances(&holders)).await.ok()?.ok()?;
         let Exhausted { meter, granted, remaining, reopens_at } = short_of(&balances, credits)?;
-        // A refund that was settled meanwhile is perhaps not in what was read.
+        // The balances may lack a refund that was settled meanwhile.
         self.was_short(chain, Instant::now()).then_some(Shortage { meter, granted, remaining, reopens_at })
     }
 }

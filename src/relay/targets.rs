@@ -1,4 +1,4 @@
-//! A policy's upstream with its secret opened, kept until the policy changes.
+//! Caches each policy's upstream with its secret opened, until the policy changes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::domain::id::PolicyId;
 use crate::ledger::seal::{Sealer, upstream_context};
 use crate::upstream::Target;
 
-/// As many as there are policies in the directory.
+/// The opened upstreams, as many as there are policies in the directory.
 #[derive(Default)]
 pub struct Targets(RwLock<HashMap<PolicyId, Opened>>);
 
@@ -20,7 +20,8 @@ struct Opened {
 }
 
 impl Targets {
-    /// `None` where the policy has no upstream at present, or its secret does not open with the installation's key.
+    /// Returns the policy's upstream. `None` if it has none at present, or its secret does not open with the
+    /// installation's key.
     pub fn of(&self, policy: &Arc<PolicyEntry>, sealer: &Sealer) -> Option<Arc<Target>> {
         let known = self.0.read();
         if let Some(opened) = known.get(&policy.id).filter(|opened| Arc::ptr_eq(&opened.policy, policy)) {
@@ -33,7 +34,7 @@ impl Targets {
         target
     }
 
-    /// Forgets everything: the installation's keys changed.
+    /// Forgets everything, after the installation's keys changed.
     pub fn clear(&self) {
         self.0.write().clear();
     }

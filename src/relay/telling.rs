@@ -1,4 +1,4 @@
-//! Turns of a task that tells the ledger once a second of what the relay has gathered.
+//! The schedule of a task that reports to the ledger once a second what the relay has gathered.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use crate::ledger::store::Result;
 
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// Gives a turn each second, and a last one at the stop.
+/// A turn each second, and a last one at the stop.
 pub struct Telling {
-    /// What is told, for the log.
+    /// Subject of the reports, for the log.
     what: &'static str,
     stop: CancellationToken,
     stopped: bool,
@@ -23,7 +23,7 @@ impl Telling {
         Self { what, stop, stopped: false, failing: false }
     }
 
-    /// Waits for the next turn. False: the last one is over.
+    /// Waits for the next turn. False after the last one.
     pub async fn next_turn(&mut self) -> bool {
         if self.stopped {
             return false;

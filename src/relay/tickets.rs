@@ -1,10 +1,10 @@
-//! Session tickets that every relay of the installation can open: a device that connects anew for each message is spared
-//! the certificate and half the handshake, whichever relay it meets.
+//! Session tickets that every relay of the installation can open: a device that connects anew for each message is
+//! spared the certificate and half the handshake, whichever relay it reaches.
 //!
-//! The keys follow from the installation's sealing key and the time, so no relay has to be told of a new one: a changed
-//! `relay.yaml` would roll the fleet. Each half day has its own key; a ticket of the half day before is still taken, and
-//! of the next, for a relay whose clock is ahead. In TLS 1.3 a resumed session makes a key of its own in any case; of a
-//! TLS 1.2 session with a ticket it holds that whoever has the installation's Secret and a recording can read it.
+//! The keys are derived from the installation's sealing key and the time, so no relay has to be given a new one: a
+//! changed `relay.yaml` would roll the fleet. Each half day has its own key; a ticket of the half day before is still
+//! accepted, and of the next, for a relay whose clock is ahead. In TLS 1.3 a resumed session makes a key of its own in
+//! any case; a TLS 1.2 session with a ticket can be read by anyone who has the installation's Secret and a recording.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use rustls::server::ProducesTickets;
 use crate::domain::relay_config::KeyBytes;
 use crate::runtime::clock::Clock;
 
-/// How long one key makes tickets. A ticket lives between one and two of them, which is what clients are told less
+/// Time for which one key makes tickets. A ticket lives for one to two of these, and clients are told the shorter time
 /// (RFC 8446 §4.6.1 allows seven days).
 const EPOCH_SECONDS: u32 = 12 * 60 * 60;
-/// The number of the half day in front of a ticket.
+/// Length of the half day's number in front of a ticket.
 const EPOCH_LEN: usize = 8;
 
 pub struct Tickets {
@@ -30,7 +30,7 @@ pub struct Tickets {
 }
 
 impl Tickets {
-    /// `key` is the sealing key; what is derived from it opens nothing that it seals.
+    /// Derives the root from `key`, the sealing key; what is derived opens nothing that `key` seals.
     pub fn new(key: &KeyBytes, clock: Arc<dyn Clock>) -> Self {
         let root = Salt::new(HKDF_SHA256, b"franking TLS session tickets, 1").extract(&key.0);
         Self { root, random: SystemRandom::new(), clock }
@@ -69,7 +69,7 @@ impl ProducesTickets for Tickets {
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
         let (epoch, rest) = ticket.split_first_chunk::<EPOCH_LEN>()?;
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
-        // A key is made only for a half day that can be meant.
+        // A key is derived only for a half day that is accepted.
         let now = self.epoch();
         if ![now - 1, now, now + 1].contains(&i64::from_be_bytes(*epoch)) {
             return None;

@@ -1,7 +1,7 @@
-//! The relay's certificates: from files, looked at again and again, taken over live.
+//! The relay's certificates: read from files, checked for changes, and taken over live.
 //!
-//! ECDSA and RSA stand side by side: the client's signature schemes choose, so a printer that knows only RSA is
-//! served beside everybody else. TLS 1.2 and 1.3, with session tickets that every relay of the fleet can open.
+//! ECDSA and RSA work side by side: the client's signature schemes decide, so a printer that knows only RSA is served
+//! like every other client. TLS 1.2 and 1.3, with session tickets that every relay of the fleet can open.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use rustls::{HandshakeKind, ProtocolVersion, SignatureAlgorithm, version};
 
 use crate::domain::relay_config::{CertificateFiles, Tls};
 
-/// The largest certificate or key file that is read: a chain of ten RSA-4096 certificates has 20 kB.
+/// Maximum size of a certificate or key file: a chain of ten RSA-4096 certificates has 20 kB.
 const FILE_MAX: u64 = 256 * 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -48,11 +48,11 @@ pub enum Error {
     Rustls(#[source] rustls::Error),
 }
 
-/// What the listeners serve with. The certificates change inside it.
+/// The TLS configuration of the listeners. The certificates change inside it.
 pub struct Certificates {
     chosen: Arc<Chosen>,
     server: Arc<ServerConfig>,
-    /// The bytes of the files that are in use, to see a change.
+    /// Content of the files that are in use, to detect changes.
     seen: ArcSwap<Vec<Vec<u8>>>,
 }
 
@@ -60,7 +60,7 @@ pub struct Certificates {
 struct Chosen(ArcSwap<Vec<Arc<CertifiedKey>>>);
 
 impl ResolvesServerCert for Chosen {
-    /// The first certificate whose key can sign in a way that the client understands.
+    /// Returns the first certificate whose key can sign in a way that the client understands.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let keys = self.0.load();
         keys.iter().find(|key| key.key.choose_scheme(hello.signature_schemes()).is_some()).cloned()
@@ -78,7 +78,8 @@ impl Certificates {
             .with_no_client_auth()
             .with_cert_resolver(chosen.clone());
         server.ticketer = tickets;
-        // One for the next connection, which brings the next one. Sessions that nobody resumes are not remembered.
+        // One ticket for the next connection, which brings the next one. Sessions that are never resumed are not
+        // remembered.
         server.send_tls13_tickets = 1;
         Ok(Self { chosen, server: Arc::new(server), seen: ArcSwap::from_pointee(files) })
     }
@@ -87,7 +88,8 @@ impl Certificates {
         self.server.clone()
     }
 
-    /// Reads the files again and takes over what changed. On an error the running certificates stay.
+    /// Reads the files again and takes over what changed; true if anything did. On an error the running certificates
+    /// stay.
     pub fn reload(&self, tls: &Tls) -> Result<bool, Error> {
         let files = read_all(tls)?;
         if **self.seen.load() == files {
@@ -100,7 +102,7 @@ impl Certificates {
     }
 }
 
-/// What was agreed in a handshake, in words for a metric.
+/// The parameters agreed in a handshake, as labels for a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreed {
     pub version: &'static str,
@@ -109,7 +111,7 @@ pub struct Agreed {
 }
 
 impl Agreed {
-    /// `None` before the handshake is done.
+    /// Reads the agreed parameters. `None` before the handshake is finished.
     pub fn of(connection: &ServerConnection) -> Option<Self> {
         let version = match connection.protocol_version()? {
             ProtocolVersion::TLSv1_3 => "1.3",
@@ -126,7 +128,7 @@ impl Agreed {
     }
 }
 
-/// Certificate, key, certificate, key, …
+/// Reads all files: certificate, key, certificate, key, …
 fn read_all(tls: &Tls) -> Result<Vec<Vec<u8>>, Error> {
     let paths = tls.certificates.iter().flat_map(|files| [&files.certificate_file, &files.key_file]);
     paths.map(|path| read(path)).collect()
@@ -140,7 +142,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(wrong)
 }
 
-/// ECDSA first: it is cheaper to sign, and whoever cannot verify it says so.
+/// Returns the certificates, ECDSA first: it is cheaper to sign, and a client that cannot verify it says so.
 fn keys(tls: &Tls, files: &[Vec<u8>], provider: &CryptoProvider) -> Result<Vec<Arc<CertifiedKey>>, Error> {
     let pairs = tls.certificates.iter().zip(files.chunks_exact(2));
     let mut keys = pairs
@@ -217,7 +219,7 @@ mod tests {
         assert_eq!(leaf(&certificates, 0), second);
     }
 
-    /// The certificate that a client sees which can verify only one kind of signature.
+    /// Returns the certificate shown to a client that can verify only one kind of signature.
     fn seen_with(certificates: &Certificates, scheme: SignatureScheme) -> Vec<u8> {
         let mut provider = default_provider();
         let known = &mut provider.signature_verification_algorithms;

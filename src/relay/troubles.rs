@@ -1,6 +1,6 @@
-//! Tells the ledger of upstreams that are not asked for a while, and that they are asked again.
+//! Reports to the ledger which upstreams are not tried for a while, and that they are tried again.
 //!
-//! Once a second, and only what changed is written. A session that was replaced has said nothing, so it says all again.
+//! It reports once a second, and writes only what changed. A new session has reported nothing, so it reports all again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,19 +13,20 @@ use crate::domain::trouble::{TROUBLES_MAX, Trouble};
 use crate::ledger::Error;
 use crate::ledger::store::Session;
 
-/// Nobody has to know sooner: an upstream that comes back is probed after two seconds at the earliest.
+/// Interval of reports. A shorter one has no use: an upstream that comes back is probed after two seconds at the
+/// earliest.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What was told, and by which session.
+/// The latest report, and the session that made it.
 #[derive(Default)]
 struct Told {
     session: Option<Session>,
     troubles: Vec<Trouble>,
-    /// What was seen last, told or not.
+    /// The outages seen last, reported or not.
     seen: Vec<Trouble>,
 }
 
-/// Runs until `stop`. What a session says ends with it.
+/// Reports until `stop`. A session's reports end with it.
 pub async fn tell(admission: Arc<Admission>, stop: CancellationToken) {
     let mut told = Told::default();
     let mut failing = false;
@@ -38,7 +39,7 @@ pub async fn tell(admission: Arc<Admission>, stop: CancellationToken) {
         told.seen = since_then(admission.upstreams.troubles(admission.judge.now()), &told.seen);
         if told.session.as_ref() != Some(&session) {
             told.session = Some(session.clone());
-            // Of a session that is over nothing counts, and nothing has to be taken back.
+            // Reports of an ended session do not count, and need not be withdrawn.
             told.troubles.clear();
         }
         if told.seen == told.troubles {
@@ -46,7 +47,7 @@ pub async fn tell(admission: Arc<Admission>, stop: CancellationToken) {
         }
         match admission.ledger.store().put_troubles(&session, &told.seen).await {
             Ok(()) => (told.troubles, failing) = (told.seen.clone(), false),
-            // Its heartbeat opens another one, unless the relay is closing its books.
+            // The heartbeat opens another session, unless the relay is shutting down.
             Err(Error::Fenced) => {}
             Err(error) => {
                 if !failing {
@@ -58,7 +59,7 @@ pub async fn tell(admission: Arc<Admission>, stop: CancellationToken) {
     }
 }
 
-/// What is seen now, each since when it was seen first, in an order that stays.
+/// Returns the outages seen now, each since it was first seen, in a stable order.
 fn since_then(mut seen: Vec<Trouble>, before: &[Trouble]) -> Vec<Trouble> {
     let same = |one: &Trouble, other: &Trouble| {
         (one.policy, &one.upstream, one.fault) == (other.policy, &other.upstream, other.fault)

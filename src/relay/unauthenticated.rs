@@ -1,9 +1,9 @@
-//! The places of connections that have not logged in, and who goes when all of them are taken.
+//! The places of connections that have not logged in, and the choice of one to close when all places are taken.
 //!
-//! Somebody who holds places grows old in them; a client logs in within a moment. So a new connection is served, and an
-//! older one goes: of the address that holds most places, the oldest. Half of the places are for addresses that logged in
-//! lately, so that strangers, however many addresses they come from, push out no client that is known; the other half is
-//! for strangers, so that a tenant's addresses push out no new client.
+//! An attacker who holds places keeps them for long; a client logs in within a moment. So a new connection is served,
+//! and an older one is closed: the oldest of the address that holds most places. Half of the places are for addresses
+//! that logged in lately, so that strangers, however many addresses they come from, push out no client that is known;
+//! the other half is for strangers, so that a tenant's addresses push out no new client.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -18,9 +18,9 @@ use super::connection_limits::party;
 use super::recent::Recent;
 use crate::domain::relay_config::Limits;
 
-/// How long an address is known after a login from it.
+/// Time that an address is known after a login from it.
 const LATELY: Duration = Duration::from_secs(3600);
-/// While more than half of the places are taken, a login may take this part of its time.
+/// Divisor of the time for a login while more than half of the places are taken.
 const CROWDED_SHARE: u32 = 4;
 
 /// All places. Cheap to clone.
@@ -32,7 +32,7 @@ struct Places {
     next: u64,
     strangers: Class,
     known: Class,
-    /// When somebody logged in from an address last.
+    /// Time of the last login from each address.
     logins: Recent<IpAddr, Option<Instant>>,
 }
 
@@ -40,11 +40,11 @@ struct Places {
 #[derive(Default)]
 struct Class {
     count: usize,
-    /// Oldest first. No entry is left empty.
+    /// The connections by address, oldest first. No entry is left empty.
     addresses: HashMap<IpAddr, VecDeque<(u64, CancellationToken)>>,
 }
 
-/// The place of one connection; given back when it is dropped.
+/// The place of one connection; released when it is dropped.
 pub struct Place {
     places: Unauthenticated,
     address: IpAddr,
@@ -55,7 +55,8 @@ pub struct Place {
 }
 
 impl Unauthenticated {
-    /// A place for a connection from `address`, if need be that of an older one. `None`: there is none that may go.
+    /// Takes a place for a connection from `address`, if need be that of an older one. `None` if there is none that may
+    /// be closed.
     pub fn admit(&self, address: IpAddr, limits: &Limits, now: Instant) -> Option<Place> {
         let limit = limits.unauthenticated as usize;
         let address = party(address);
@@ -72,12 +73,12 @@ impl Unauthenticated {
         Some(Place { places: self.clone(), address, is_known, number, taken })
     }
 
-    /// Notes that somebody logged in from `address`.
+    /// Notes a login from `address`.
     pub fn logged_in(&self, address: IpAddr, limits: &Limits, now: Instant) {
         *self.places().logins.touch(party(address), limits.auth_counters as usize) = Some(now);
     }
 
-    /// How long a client may take to log in, at this moment: less while places become scarce.
+    /// Returns the time that a client has to log in, at this moment: less while places become scarce.
     pub fn login_limit(&self, limits: &Limits) -> Duration {
         let places = self.places();
         let taken = places.strangers.count + places.known.count;
@@ -99,7 +100,7 @@ impl Places {
         if is_known { &mut self.known } else { &mut self.strangers }
     }
 
-    /// Has a connection go for one of this kind. Each kind may keep half of the places against the other.
+    /// Closes a connection to make room for one of this kind. Each kind may keep half of the places against the other.
     fn make_room(&mut self, for_known: bool, limit: usize) -> bool {
         let half = limit.div_ceil(2);
         let other_has_more = self.class(!for_known).count > half;
@@ -114,8 +115,8 @@ impl Class {
         self.count += 1;
     }
 
-    /// Has the oldest connection go of the address that holds most places; of several such, the oldest of all. Says
-    /// false where there is none.
+    /// Closes the oldest connection of the address that holds most places; of several such, the oldest of all. False if
+    /// there is none.
     fn dismiss(&mut self) -> bool {
         let by_places = |(_, queue): &(&IpAddr, &VecDeque<(u64, CancellationToken)>)| {
             (queue.len(), std::cmp::Reverse(queue.front().map(|(number, _)| *number)))
@@ -143,7 +144,7 @@ impl Class {
 }
 
 impl Place {
-    /// Returns when another connection got the place.
+    /// Waits until another connection gets the place.
     pub fn taken(&self) -> WaitForCancellationFuture<'_> {
         self.taken.cancelled()
     }

@@ -24,9 +24,9 @@ use super::tls::Agreed;
 const READ_CHUNK: usize = 16 * 1024;
 /// Room for one read of a client that has been silent: a command.
 const IDLE_CHUNK: usize = 512;
-/// After so much silence the room is given back: ten thousand idle sessions are worth 160 MB of it.
+/// Silence after which the room is released: ten thousand idle sessions are worth 160 MB of it.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
-/// Replies that are gathered at most: those to a pipelined envelope of a hundred recipients fit. Short commands have
+/// Maximum size of a batch of replies: those to a pipelined envelope of a hundred recipients fit. Short commands have
 /// long replies (EHLO), so without it one read makes a megabyte of them.
 const BATCH_MAX: usize = 8 * 1024;
 
@@ -34,16 +34,16 @@ const BATCH_MAX: usize = 8 * 1024;
 pub enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
-    /// Only while a handshake is under way, or after it failed.
+    /// Only during a handshake, or after it failed.
     Gone,
 }
 
-/// What is at the front of the input.
+/// The content at the front of the input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// A line of so many octets with its end.
+    /// A line of this many octets with its end.
     Line(usize),
-    /// A line that was longer than [`LINE_MAX`]; it is gone.
+    /// A line that was longer than [`LINE_MAX`]; it was discarded.
     TooLong,
     /// No whole line yet.
     Wait,
@@ -55,11 +55,11 @@ pub struct Wire {
     output: BytesMut,
     /// Octets of the input that are known to hold no line end.
     scanned: usize,
-    /// The rest of an overlong line is thrown away as it comes.
+    /// The rest of an overlong line is being discarded.
     skipping: bool,
-    /// How long a client may take to read our replies. A reply is small, so only a dead client takes any time.
+    /// Maximum time for a client to read our replies. A reply is small, so only a dead client takes any time.
     reply_limit: Duration,
-    /// The client does not read: nothing more is said to it.
+    /// The client does not read: nothing more is sent to it.
     stuck: bool,
 }
 
@@ -104,13 +104,13 @@ impl Wire {
         Ok(())
     }
 
-    /// Whether the client was given up because it does not read.
+    /// True if the client was given up because it does not read.
     pub fn is_stuck(&self) -> bool {
         self.stuck
     }
 
-    /// Reads more. `Ok(0)` is the client's end; a `TimedOut` error is the deadline, also where octets are there: a
-    /// client that always has something to say would never be waited for.
+    /// Reads more input. `Ok(0)` is the client's end; a `TimedOut` error is the deadline, even if octets are there: a
+    /// client that keeps sending would never reach it.
     pub async fn fill(&mut self, deadline: Instant) -> io::Result<usize> {
         let now = Instant::now();
         if now >= deadline {
@@ -118,7 +118,7 @@ impl Wire {
         }
         self.input.reserve(READ_CHUNK);
         let talking = deadline.min(now + IDLE_AFTER);
-        // Nothing is lost where a read is given up: either it has read, or it has not.
+        // Giving up a read loses nothing: either it has read, or it has not.
         if let Ok(read) = timeout_at(talking, self.stream.read_buf(&mut self.input)).await {
             return read;
         }
@@ -131,7 +131,7 @@ impl Wire {
         Err(io::Error::from(io::ErrorKind::TimedOut))
     }
 
-    /// Gives back the memory that a silent client has no use for.
+    /// Releases the memory that a silent client has no use for.
     fn shrink(&mut self) {
         let mut small = BytesMut::with_capacity(self.input.len() + IDLE_CHUNK);
         small.extend_from_slice(&self.input);
@@ -141,8 +141,9 @@ impl Wire {
         }
     }
 
-    /// Returns when a client that waits for a reply hangs up, which is how it gives up. Never for one that said something
-    /// more (QUIT): it does not come again, and what it sends next is another message, be it byte for byte the same.
+    /// Waits until a client that waits for a reply hangs up, which is how it gives up. Never returns for one that sent
+    /// something more (QUIT): it does not retry, and what it sends next is another message, even if it is the same byte
+    /// for byte.
     pub async fn hung_up(&mut self) {
         if self.input.is_empty() {
             self.input.reserve(1);
@@ -153,7 +154,7 @@ impl Wire {
         std::future::pending().await
     }
 
-    /// Looks for a whole line. Call [`Wire::consume`] with its length when it was read.
+    /// Looks for a whole line. Call [`Wire::consume`] with its length after reading it.
     pub fn cut(&mut self) -> Cut {
         let Some(found) = memchr(b'\n', &self.input[self.scanned..]) else {
             if self.skipping || self.input.len() > LINE_MAX {
@@ -177,7 +178,7 @@ impl Wire {
         self.scanned = 0;
     }
 
-    /// Starts TLS. Nothing may be buffered: bytes that came in the clear are not the client's word (CVE-2011-0411).
+    /// Starts TLS. Nothing may be buffered: bytes that came in the clear need not be the client's (CVE-2011-0411).
     pub async fn start_tls(&mut self, config: Arc<ServerConfig>, deadline: Instant) -> Result<Option<Agreed>, NoTls> {
         if !self.input.is_empty() {
             let error = io::Error::new(io::ErrorKind::InvalidData, "octets before the TLS handshake");
@@ -186,26 +187,26 @@ impl Wire {
         let Stream::Plain(stream) = std::mem::replace(&mut self.stream, Stream::Gone) else {
             return Err(NoTls::from(io::Error::from(io::ErrorKind::NotConnected)));
         };
-        // Boxed: the room of a handshake is not kept for the session.
+        // Boxed, so that the session does not keep the room of a handshake.
         let accept = Box::pin(timeout_at(deadline, TlsAcceptor::from(config).accept(stream)));
         let stream = accept.await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))?;
         let agreed = Agreed::of(stream.get_ref().1);
         self.stream = Stream::Tls(Box::new(stream));
-        // What was said in the clear needed room that a silent client does not.
+        // The dialogue in the clear needed room that a silent client does not.
         self.shrink();
         Ok(agreed)
     }
 
-    /// Ends the connection in good order, as far as the client lets us.
+    /// Closes the connection cleanly, as far as the client lets us.
     pub async fn close(&mut self) {
         if !self.stuck && self.flush().await.is_ok() {
-            // A client that is gone is what closing wants, too.
+            // It makes no difference if the client is gone already.
             let _ = timeout(self.reply_limit, self.stream.shutdown()).await;
         }
     }
 }
 
-/// Why there is no TLS.
+/// A failed TLS handshake and its reason.
 #[derive(Debug)]
 pub struct NoTls {
     pub why: TlsFailure,

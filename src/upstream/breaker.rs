@@ -1,7 +1,7 @@
-//! When to stop asking after failures, and when to try again. Pure: `now` is handed in.
+//! Decides when to stop trying after failures, and when to try again. Pure: `now` is passed in.
 //!
-//! There is one for an upstream, which counts only what no sender has a say in (connection, TLS, login), and one for
-//! each account whose own mail keeps failing there. So nothing that a sender provokes stops another one's mail.
+//! There is one for an upstream, which counts only failures that no sender can influence (connection, TLS, login), and
+//! one for each account whose own mail keeps failing there. So no sender's failures stop another sender's mail.
 
 use std::time::Duration;
 
@@ -13,27 +13,27 @@ pub(super) const FAILURES_TO_OPEN: u32 = 5;
 /// pause of seconds costs no message and spares the upstream.
 const PAUSE_MIN: Duration = Duration::from_secs(2);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// The longest that others wait for a probe: a transaction within the usual budget is over by then.
+/// Maximum time that other messages wait for a probe: a transaction within the usual budget is over by then.
 const PROBE_MAX: Duration = Duration::from_secs(300);
 
-/// What a finished transaction says.
+/// The verdict of a finished transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Health {
     Good,
     Bad {
-        /// It answered, and does not want us.
+        /// The upstream answered, and refuses us.
         refuses_us: bool,
     },
     /// Nothing, for example because our own pool was full.
     Silent,
 }
 
-/// How a message was let through.
+/// The way a message was let through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pass {
     /// All was well when it began.
     Trusted,
-    /// The others wait for what becomes of it.
+    /// The other messages wait for its outcome.
     Probe,
 }
 
@@ -63,7 +63,8 @@ struct Pause {
 }
 
 impl Breaker {
-    /// Whether a message may try now. The first one after the pause is the probe, the others wait for its result.
+    /// Decides whether a message may be tried now. The first one after the pause is the probe, the others wait for its
+    /// result.
     pub fn admits(&mut self, now: Instant) -> Option<Pass> {
         match &mut self.opened {
             None => Some(Pass::Trusted),
@@ -77,13 +78,13 @@ impl Breaker {
         }
     }
 
-    /// Only the probe says how the probe went: a straggler that began before it opened must not let others through in
-    /// its place. What goes well closes it, whoever it was.
+    /// Records a result. Only the probe decides how the probe went: a straggler that began before the breaker opened
+    /// must not let others through in its place. Any success closes the breaker.
     pub fn note(&mut self, pass: Pass, health: Health, now: Instant) {
         match health {
             Health::Good => *self = Self::default(),
             Health::Bad { refuses_us } => self.failed(pass, refuses_us, now),
-            // A probe that said nothing hands the right to probe to the next.
+            // A probe without a verdict passes the right to probe to the next message.
             Health::Silent => {
                 if let Some(pause) = &mut self.opened
                     && pass == Pass::Probe
@@ -106,12 +107,12 @@ impl Breaker {
         self.opened = Some(Pause { until: now + length, length, probing: false });
     }
 
-    /// While open: whether the last failure was a refusal of us.
+    /// True if, while open, the last failure was a refusal of us.
     pub fn is_refused(&self) -> bool {
         self.refused
     }
 
-    /// Whether it remembers nothing.
+    /// True if it remembers nothing.
     pub fn is_untouched(&self) -> bool {
         self.failures == 0 && self.opened.is_none()
     }

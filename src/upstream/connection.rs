@@ -21,16 +21,16 @@ use super::reply::{Class, Reply};
 use super::tls::{self, Upgrade};
 use super::wire::{Socket, Wire};
 
-/// Time for a RSET or QUIT: nobody's mail waits for it, only a connection's slot.
+/// Maximum time for a RSET or QUIT: no mail waits for it, only a connection's slot.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
-/// What an upstream announced in its EHLO reply.
+/// The capabilities that an upstream announced in its EHLO reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     pub pipelining: bool,
     pub eight_bit_mime: bool,
     pub smtputf8: bool,
-    /// It takes the SIZE parameter, and refuses messages of more octets (0 = it did not say).
+    /// It takes the SIZE parameter, and refuses messages of more octets (0 = it gave no limit).
     pub size: Option<usize>,
 }
 
@@ -56,13 +56,13 @@ impl Capabilities {
     }
 }
 
-/// Why there is no connection.
+/// The reason why there is no connection.
 pub(super) enum NoConnection {
     Failed(Cause),
     RefusesUs(String),
 }
 
-/// The connection broke; what was owed will not come.
+/// A broken connection; outstanding replies will not come.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Broken(pub Option<Ended>);
 
@@ -152,7 +152,7 @@ impl Connection {
         self.reply(result)
     }
 
-    /// The reply to the next command that was written.
+    /// Reads the reply to the next command that was written.
     pub async fn next_reply(&mut self) -> Result<Reply, Broken> {
         let result = self.smtp.read_response().await;
         self.reply(result)
@@ -171,9 +171,9 @@ impl Connection {
         }
     }
 
-    /// Whether nothing was said since the last reply, and the upstream did not hang up. It must be asked before a
-    /// parked connection is used: a 421 that came while it was parked would be taken for the reply to MAIL. And
-    /// before a body is written: a 250 right behind the 354 would be taken for the reply to the message.
+    /// True if nothing arrived since the last reply, and the upstream did not hang up. It must be checked before a
+    /// parked connection is used: a 421 that came while it was parked would be taken for the reply to MAIL. And before
+    /// a body is written: a 250 right after the 354 would be taken for the reply to the message.
     pub fn is_quiet(&mut self) -> bool {
         let Some(before) = self.line.delivered() else { return false };
         // Unconstrained, because a used-up budget of the task would look like silence.
@@ -181,9 +181,9 @@ impl Connection {
         heard.is_none() && self.line.delivered() == Some(before)
     }
 
-    /// Clears a refused transaction. False: it cannot be used again.
+    /// Clears a refused transaction. False if the connection cannot be used again.
     pub async fn reset(&mut self) -> bool {
-        // A reply that is there already would be taken for this one's.
+        // A reply that is there already would be taken for the reply to RSET.
         if !self.is_quiet() {
             return false;
         }
@@ -231,7 +231,7 @@ fn read(response: &Response) -> Reply {
     Reply::new(response.code().into(), response.message())
 }
 
-/// lettre makes an error of every 4xx and 5xx reply; this is the reply again.
+/// Restores the reply from the error that lettre makes of every 4xx and 5xx reply.
 fn refusal(error: &lettre::transport::smtp::Error) -> Option<Reply> {
     use std::error::Error as _;
     let code = error.status()?;

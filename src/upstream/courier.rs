@@ -1,4 +1,4 @@
-//! Notices: mail through a policy's own upstream, and webhooks.
+//! Sends notices: as mail through a policy's own upstream, and as webhooks.
 
 use std::time::Duration;
 
@@ -17,32 +17,33 @@ use crate::domain::sender::Address;
 use crate::runtime::courier::{Call, Courier, Delivery, Hook, Letter, OnBehalfOf, Via};
 use crate::runtime::metrics::Registry;
 
-/// Connections to one upstream: notices are few and wait for each other.
+/// Number of connections to one upstream: notices are few and wait for each other.
 const CONNECTIONS: usize = 1;
-/// A mail of some kilobytes to a slow upstream. Notices behind it wait.
+/// Maximum time for one mail: enough for some kilobytes to a slow upstream. Notices behind it wait.
 const MAIL_LIMIT: Duration = Duration::from_secs(60);
 
 /// The sender's name, beside its address.
 const NAME: &str = "Franking";
 
-/// Carries mail by pools of its own, so that a flood of tenants' mail keeps no notice about it waiting.
+/// A courier with pools of its own, so that a flood of tenants' mail delays no notice about it.
 pub struct Post {
     upstreams: Upstreams,
     hostname: String,
 }
 
 impl Post {
-    /// `hostname` is the name in the EHLO and in message ids.
+    /// Creates the pools. `hostname` is the name in the EHLO and in message ids.
     pub fn new(hostname: &str) -> Self {
         let settings = UpstreamSettings::new(hostname, CONNECTIONS);
-        // The registry of the process has the relay's pools; the figures of these would be added to them.
+        // The registry of the process has the metrics of the relay's pools; those of these pools would be added to
+        // them.
         Self { upstreams: Upstreams::new(settings, &Registry::new()), hostname: hostname.to_owned() }
     }
 }
 
 #[async_trait]
 impl Courier for Post {
-    /// One transaction for each recipient, so that one address that is refused keeps the notice from nobody else.
+    /// Sends the mail in one transaction per recipient, so that a refused address does not keep it from the others.
     async fn mail(&self, via: Via, letter: &Letter) -> Delivery {
         let target = Target { policy: via.policy, entry: via.entry, secret: via.secret };
         let text = match render(letter, &self.hostname) {
@@ -83,7 +84,8 @@ impl Courier for Post {
     }
 }
 
-/// `None`: it was taken. The upstream's own words are left out, because they may name the recipient.
+/// Describes why a mail was not taken; `None` if it was. The upstream's own words are left out, because they may name
+/// the recipient.
 fn refusal(forwarded: Forwarded) -> Option<String> {
     match forwarded {
         Forwarded::Relayed { .. } => None,
@@ -96,8 +98,8 @@ fn refusal(forwarded: Forwarded) -> Option<String> {
     }
 }
 
-/// The mail as it goes over the wire: RFC 5322, and by RFC 3834 no robot answers it. The library encodes whatever a header
-/// cannot hold, line ends among it.
+/// Renders the mail as it goes over the wire: RFC 5322, and marked by RFC 3834 so that no robot answers it. The library
+/// encodes whatever a header cannot hold, such as line ends.
 fn render(letter: &Letter, hostname: &str) -> Result<Vec<u8>, String> {
     let mailbox = |name: Option<&str>, address: &Address| {
         let address = address.to_string().parse::<lettre::Address>();
@@ -111,7 +113,7 @@ fn render(letter: &Letter, hostname: &str) -> Result<Vec<u8>, String> {
     let auto_submitted = HeaderName::new_from_ascii_str("Auto-Submitted");
     let message = message
         .subject(&letter.subject)
-        // The library panics over times before 1970.
+        // The library panics on times before 1970.
         .date(letter.at.max(Timestamp::UNIX_EPOCH).into())
         .message_id(Some(format!("<{}@{hostname}>", letter.id)))
         .raw_header(HeaderValue::new(auto_submitted, "auto-generated".to_owned()))

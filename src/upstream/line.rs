@@ -1,6 +1,6 @@
-//! What a transaction and its wire share: the point of no return, the limits of waiting, what was read.
+//! The state that a transaction and its wire share: the point of no return, the limits of waiting, and the input read.
 //!
-//! lettre owns the wire, so this is how it is spoken to.
+//! lettre owns the wire, so a transaction controls it through this state.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -11,11 +11,11 @@ use tokio::time::Instant;
 
 use super::reply_lines::ReplyLines;
 
-/// What lettre reads of one reply at the most (its own limit), kept while the capabilities are learned.
+/// Maximum number of octets kept while the capabilities are learned: lettre's own limit for one reply.
 const TAP_MAX: usize = 100_000;
 
 /// The point of no return of one message. Both sides race for it: the wire before it takes the final dot, the caller
-/// when its deadline has passed. Whoever is first is right for ever.
+/// when its deadline has passed. The first one decides for ever.
 #[derive(Debug, Default)]
 pub(super) struct Point(AtomicU8);
 
@@ -24,12 +24,12 @@ const WRITTEN: u8 = 1;
 const ABANDONED: u8 = 2;
 
 impl Point {
-    /// The wire is about to write the final dot. False: it must not.
+    /// Claims the right to write the final dot. False if the wire must not write it.
     pub fn commit(&self) -> bool {
         self.0.compare_exchange(OPEN, WRITTEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Nobody waits any more. True: the final dot will never be written.
+    /// Gives the message up at the deadline. True if the final dot will never be written.
     pub fn abandon(&self) -> bool {
         self.0.compare_exchange(OPEN, ABANDONED, Ordering::AcqRel, Ordering::Acquire).is_ok() || self.is_abandoned()
     }
@@ -43,7 +43,7 @@ impl Point {
     }
 }
 
-/// Why a wire cannot be used any more.
+/// The reason why a wire cannot be used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
     Timeout,
@@ -53,40 +53,40 @@ pub(super) enum Ended {
     Abandoned,
 }
 
-/// How far a body is.
+/// The progress of a body.
 #[derive(Debug)]
 pub(super) enum Body {
     None,
     Open(Arc<Point>),
-    /// All of it was handed over: what comes next is the final dot.
+    /// The whole body was handed over: the final dot comes next.
     Dot(Arc<Point>),
 }
 
-/// One connection's side of it.
+/// The shared state of one connection.
 #[derive(Debug)]
 pub(super) struct Line(Mutex<State>);
 
 #[derive(Debug)]
 pub(super) struct State {
-    /// How long one wait may last, and when the last one must be over.
+    /// Maximum time of one wait, and the time by which the last one must be over.
     pub stall: Duration,
     pub deadline: Instant,
-    /// Counts the changes of the two.
+    /// Number of changes of the two.
     pub terms: u64,
     pub final_reply: Duration,
-    /// Everything read so far, while somebody wants it.
+    /// Everything read so far, until the capabilities are learned.
     tap: Option<Vec<u8>>,
-    /// Read, but not yet handed to lettre.
+    /// Octets read, but not yet handed to lettre.
     pub ahead: Vec<u8>,
     pub body: Body,
     pub ended: Option<Ended>,
-    /// Octets read for lettre, and the line that the last of them belongs to.
+    /// Number of octets read for lettre, and the line that the last of them belongs to.
     delivered: u64,
     reply: ReplyLines,
 }
 
 impl Line {
-    /// `ahead` is what was read before lettre came: the greeting of a STARTTLS upstream.
+    /// Creates the state. `ahead` is what was read before lettre took over: the greeting of a STARTTLS upstream.
     pub fn new(ahead: Vec<u8>, stall: Duration, deadline: Instant) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State {
             stall,
@@ -106,26 +106,26 @@ impl Line {
         self.0.lock()
     }
 
-    /// Everything that was read until now; the tap closes.
+    /// Returns everything read until now, and stops recording.
     pub fn tapped(&self) -> Vec<u8> {
         self.state().tap.take().unwrap_or_default()
     }
 
-    /// From here on each wait lasts at most `stall` and none beyond `deadline`.
+    /// Limits each wait from here on to at most `stall`, and none goes beyond `deadline`.
     pub fn limit(&self, stall: Duration, deadline: Instant) {
         let mut state = self.state();
         (state.stall, state.deadline) = (stall, deadline);
         state.terms += 1;
     }
 
-    /// A body follows; its dot needs `point`, and the reply after it may take `final_reply`.
+    /// Announces a body; its dot needs `point`, and the reply after it may take `final_reply`.
     pub fn body(&self, point: Arc<Point>, final_reply: Duration) {
         let mut state = self.state();
         state.body = Body::Open(point);
         state.final_reply = final_reply;
     }
 
-    /// The body is complete: the next bytes are the final dot.
+    /// Announces that the body is complete: the next bytes are the final dot.
     pub fn dot_is_next(&self) {
         let mut state = self.state();
         if let Body::Open(point) = &state.body {
@@ -137,7 +137,7 @@ impl Line {
         self.state().ended
     }
 
-    /// Octets read for lettre, when the last of them ended a line; `None` in the middle of one.
+    /// Returns the number of octets read for lettre, if the last of them ended a line; `None` in the middle of one.
     pub fn delivered(&self) -> Option<u64> {
         let state = self.state();
         (state.reply.is_at_line_start() && state.ahead.is_empty() && state.ended.is_none()).then_some(state.delivered)

@@ -1,4 +1,5 @@
-//! What this room counts, by policy. A policy's figures go when its pool goes, so the number of series is bounded.
+//! The metrics of this module, by policy. A policy's metrics are removed with its pool, so the number of series is
+//! bounded.
 
 use crate::domain::id::PolicyId;
 use crate::runtime::metrics::{
@@ -8,7 +9,7 @@ use crate::runtime::metrics::{
 use super::breaker::State;
 use super::message::Forwarded;
 
-/// From a sink on the same host (1 ms) to the longest budget (5 min).
+/// Buckets from a sink on the same host (1 ms) to the longest budget (5 min).
 const SECONDS: [f64; 10] = [0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 5.0, 25.0, 60.0, 300.0];
 
 #[derive(Clone)]
@@ -75,7 +76,7 @@ impl Figures {
     }
 }
 
-/// The figures of one policy. They are taken once, so that a connection which ends after its policy was forgotten
+/// The metrics of one policy. They are looked up once, so that a connection which ends after its policy was forgotten
 /// brings no series back.
 pub(super) struct PolicyFigures {
     transactions: [IntCounter; OUTCOMES.len()],
@@ -85,7 +86,7 @@ pub(super) struct PolicyFigures {
     share_waits: IntCounter,
 }
 
-/// Counts one open connection for as long as it lives, however it ends.
+/// A guard that counts one open connection for as long as it lives, however it ends.
 pub(super) struct Open(IntGauge);
 
 impl Drop for Open {
@@ -125,7 +126,7 @@ impl PolicyFigures {
 /// The values of the label `outcome`.
 const OUTCOMES: [&str; 5] = ["relayed", "refused", "refuses_us", "not_offered", "unknown"];
 
-/// Index into [`OUTCOMES`].
+/// Returns the index into [`OUTCOMES`].
 fn outcome(forwarded: &Forwarded) -> usize {
     match forwarded {
         Forwarded::Relayed { .. } => 0,

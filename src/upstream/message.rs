@@ -1,4 +1,4 @@
-//! What goes in and what comes out: the words between this room and its callers.
+//! The types that this module and its callers exchange.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::domain::directory::{UpstreamEntry, UpstreamSecret};
 use crate::domain::id::PolicyId;
 use crate::domain::sender::Address;
 
-/// Where to: a policy's upstream with its secret already opened.
+/// The destination: a policy's upstream with its secret already opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     pub policy: PolicyId,
@@ -27,14 +27,14 @@ pub struct Message {
     /// CRLF line ends only, not dot-stuffed, ending with CRLF (or empty). Anything else is refused with 554 5.6.0:
     /// lettre 0.11.23 would let a dot after a bare LF through, which ends the message early (RUSTSEC-2026-0561).
     pub body: Bytes,
-    /// Whether the body has octets above 127.
+    /// The body has octets above 127.
     pub eight_bit: bool,
-    /// Whether the client gave SMTPUTF8.
+    /// The client gave SMTPUTF8.
     pub smtputf8: bool,
     pub tenant: Tenant,
 }
 
-/// Whose mail it is, for telling what a sender provokes from what is wrong with the upstream.
+/// The tenant whose mail it is, to tell failures that a sender provokes from faults of the upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tenant {
     /// The account's id.
@@ -43,7 +43,7 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    /// The platform team itself, with its notices.
+    /// Returns the platform team itself, as the sender of its notices.
     pub fn platform() -> Self {
         Self { account: Uuid::nil(), namespace: Arc::from("") }
     }
@@ -55,21 +55,21 @@ impl std::fmt::Debug for Message {
     }
 }
 
-/// What became of a message.
+/// The outcome of a message.
 #[derive(Debug)]
 pub enum Forwarded {
-    /// The upstream said 2yz to the complete message.
+    /// The upstream replied 2yz to the complete message.
     Relayed {
         /// The text of its reply, one line.
         reply: String,
     },
-    /// A definite refusal of this message; nothing of it was accepted for anybody.
+    /// A definite refusal of this message; it was accepted for no recipient.
     Refused {
         code: u16,
         /// The enhanced status code, such as `5.1.1`, already taken off `text`.
         enhanced: Option<String>,
         text: String,
-        /// Whom it is about, where the upstream refused a recipient.
+        /// The recipient that the upstream refused, if it refused one.
         recipient: Option<Address>,
         stage: Stage,
     },
@@ -80,13 +80,13 @@ pub enum Forwarded {
     /// The final dot was written, if only in part, and no reply was read. It may have been accepted.
     Unknown { cause: Cause },
     /// The deadline passed after the final dot was written and before the reply. Answer the client now (451 4.4.2,
-    /// settled as unknown), and settle once more when `outcome` speaks: it yields `Relayed`, `Refused`, `RefusesUs`
+    /// settled as unknown), and settle once more when `outcome` resolves: it yields `Relayed`, `Refused`, `RefusesUs`
     /// or `Unknown`, at the latest `UpstreamSettings::final_reply_limit` after the dot. A closed channel is `Unknown`.
     Open { cause: Cause, outcome: oneshot::Receiver<Forwarded> },
 }
 
 impl Cause {
-    /// What it says of an upstream, for people. No word of the upstream's own.
+    /// Describes the cause for people, without any text of the upstream's own.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::Unreachable => "no connection can be made to it",
@@ -100,7 +100,7 @@ impl Cause {
     }
 }
 
-/// Which answer of the upstream it was.
+/// The stage of a transaction at which a message was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     Mail,
@@ -108,11 +108,11 @@ pub enum Stage {
     Data,
     /// After the final dot.
     Message,
-    /// Refused by us, before asking: the upstream announced that it cannot take it.
+    /// Refused by us, without asking: the upstream announced that it cannot take it.
     Announced,
 }
 
-/// What came in the way.
+/// The cause of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// No address, no route, connection refused.
@@ -123,14 +123,14 @@ pub enum Cause {
     Tls,
     /// The connection ended in the middle.
     Closed,
-    /// It answered something that SMTP does not know.
+    /// It sent a reply that SMTP does not allow.
     Protocol,
     /// Every connection was in use until the deadline, or too many messages wait for one.
     Busy,
-    /// It failed several times in a row a moment ago, so it was not asked.
+    /// It failed several times in a row a moment ago, so it was not tried.
     BreakerOpen,
-    /// It refused us several times in a row a moment ago, so it was not asked.
+    /// It refused us several times in a row a moment ago, so it was not tried.
     RefusedBefore,
-    /// This sender's own messages failed there several times in a row a moment ago, so it was not asked with this one.
+    /// This sender's own messages failed there several times in a row a moment ago, so this one was not tried.
     SenderPaused,
 }

@@ -1,12 +1,12 @@
-//! How mail leaves: one message to one smarthost, and the exact word on what became of it.
+//! Sends mail: one message to one smarthost, with an exact report of its outcome.
 //!
-//! It must never say `Relayed` without the upstream's 2yz reply to that very message, and never say that a message may be
-//! refunded once the upstream could hold it complete. Everything else here serves these two sentences: a transaction
-//! runs in its own task that no caller can cancel half-way, a connection goes back to the pool only when the last
-//! reply that is owed was read, and the final dot is the one point of no return (`line::Point`).
+//! It must never report `Relayed` without the upstream's 2yz reply to that very message, and never report that a
+//! message may be refunded once the upstream could have all of it. Everything else here serves these two rules: a
+//! transaction runs in its own task that no caller can cancel halfway, a connection returns to the pool only after the
+//! last outstanding reply was read, and the final dot is the one point of no return (`line::Point`).
 //!
-//! lettre speaks SMTP for us at its low level; its ready-made pool is not used, because a dropped send parks a
-//! connection with a reply outstanding and the next message is told the reply of another.
+//! SMTP is spoken by lettre's low-level client; its ready-made pool is not used, because a dropped send would park a
+//! connection with a reply outstanding, and the next message would get the reply to another.
 
 mod breaker;
 mod connection;

@@ -1,8 +1,8 @@
-//! What the upstreams announced, and what all of them have in common: as much as may be promised to a client of whom
-//! nobody knows yet which upstream is its.
+//! The capabilities that the upstreams announced, and those that all have in common: no more may be promised to a
+//! client whose upstream is not known yet.
 //!
-//! It is asked for every connection, so what they have in common is a value that is read without a lock, and made anew
-//! only when an upstream announces something else, or is no longer one of ours.
+//! The common capabilities are needed for every connection, so they are a value that is read without a lock, and
+//! computed anew only when an upstream announces something else, or is no longer one of ours.
 
 use std::collections::HashMap;
 
@@ -14,11 +14,11 @@ use super::message::Target;
 use crate::domain::directory::UpstreamEntry;
 use crate::domain::id::PolicyId;
 
-/// RFC 5321 §4.5.3.1.7: every server takes a message of so many octets. One that announces less limits its own policy's
-/// messages, and not what is promised to everybody's clients.
+/// Message size that every server takes (RFC 5321 §4.5.3.1.7). An upstream that announces less limits its own policy's
+/// messages, and not what is promised to the clients of all policies.
 const SIZE_MIN: usize = 64 * 1024;
 
-/// What every upstream takes, as far as they were asked. One that was never asked limits nothing.
+/// The capabilities that all upstreams have, as far as they were connected to. One not yet connected to limits nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Common {
     pub eight_bit_mime: bool,
@@ -40,7 +40,7 @@ impl Common {
     }
 }
 
-/// One entry for each policy whose upstream was ever connected to.
+/// The announced capabilities, one entry for each policy whose upstream was ever connected to.
 pub(super) struct Offers {
     known: Mutex<HashMap<PolicyId, (UpstreamEntry, Capabilities)>>,
     common: ArcSwap<Common>,
@@ -53,7 +53,8 @@ impl Default for Offers {
 }
 
 impl Offers {
-    /// Takes note of what an upstream announced: for every new connection, so what is known already costs a look.
+    /// Records the capabilities that an upstream announced. Called for every new connection, so known ones cost only a
+    /// comparison.
     pub fn announced(&self, target: &Target, capabilities: Capabilities) {
         let mut known = self.known();
         let same = |(entry, seen): &(UpstreamEntry, Capabilities)| *entry == target.entry && *seen == capabilities;

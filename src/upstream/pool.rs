@@ -1,7 +1,7 @@
-//! One upstream of one policy: its connections, its breaker, and what becomes of a message there.
+//! One upstream of one policy: its connections, its breaker, and the handling of each message.
 //!
-//! Pools are not shared between policies, even where they name the same host: a policy that floods its upstream or
-//! breaks its login must not slow another one down, and its figures must be its own.
+//! Pools are not shared between policies, even if they name the same host: a policy that floods its upstream or breaks
+//! its login must not slow another one down, and its metrics must be its own.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -30,10 +30,10 @@ pub(super) struct Pool {
     settings: Arc<UpstreamSettings>,
     figures: PolicyFigures,
     offers: Arc<Offers>,
-    /// One for each connection in use. A parked one holds none, but a connection is opened only when none is parked, so
-    /// both together never exceed them.
+    /// One slot for each connection in use. A parked connection holds none, but a connection is opened only when none
+    /// is parked, so both together never exceed the slots.
     slots: Slots,
-    /// Last in, first out: what is not needed grows old at the bottom.
+    /// Last in, first out: connections that are not needed grow old at the bottom.
     parked: Mutex<Vec<Parked>>,
     opened: AtomicU64,
     closing: AtomicBool,
@@ -45,14 +45,14 @@ pub(super) struct Pool {
 
 #[derive(Default)]
 struct Standing {
-    /// What no sender has a say in: connections, TLS, the login.
+    /// Counts failures that no sender can influence: connections, TLS, the login.
     breaker: Breaker,
     senders: Senders,
-    /// What the last failure was.
+    /// The last failure.
     failed: Option<(Fault, String)>,
 }
 
-/// How a message was let through.
+/// The passes with which a message was let through.
 #[derive(Clone, Copy)]
 struct Admitted {
     upstream: Pass,
@@ -60,7 +60,7 @@ struct Admitted {
 }
 
 impl Standing {
-    /// `Err` is why the upstream is not asked with a message of `tenant`.
+    /// Checks whether a message of `tenant` may be tried now. `Err` is the reason why not.
     fn admits(&mut self, tenant: &Tenant, now: Instant) -> Result<Admitted, Cause> {
         let Some(upstream) = self.breaker.admits(now) else {
             return Err(if self.breaker.is_refused() { Cause::RefusedBefore } else { Cause::BreakerOpen });
@@ -115,15 +115,14 @@ impl Pool {
         })
     }
 
-    /// What the upstream announced the last time we connected, while that is no older than a connection may be. On an
-    /// older word nothing is refused.
+    /// Returns the capabilities from the last connect, if that is no longer ago than a connection may last. Older ones
+    /// are no ground for a refusal.
     pub fn seen_lately(&self) -> Option<Capabilities> {
         let (capabilities, at) = (*lock(&self.seen))?;
         (at.elapsed() < self.settings.max_age).then_some(capabilities)
     }
 
-    /// Takes a message to its end, says what became of it, and then puts the connection in order. Runs in a task of
-    /// its own.
+    /// Carries a message through, reports its outcome, and then cleans up the connection. Runs in a task of its own.
     pub async fn transact(
         self: Arc<Self>,
         message: Message,
@@ -143,9 +142,9 @@ impl Pool {
             Err(cause) => (Forwarded::NotOffered { cause }, None),
         };
         self.figures.ended(&forwarded, started.elapsed().as_secs_f64());
-        // What is clean is parked before the word is out, so that whoever hears it finds the connection.
+        // A clean connection is parked before the outcome is reported, so that the caller's next message finds it.
         let rest = rest.and_then(|(lease, fate, slot)| Some((self.park(lease, fate)?, slot)));
-        // Nobody may listen any more: the caller was told that it is open, and went away.
+        // The caller may be gone: it was told that the outcome is open.
         let _ = say.send(forwarded);
         if let Some(((lease, fate), slot)) = rest {
             self.put_back(lease, fate).await;
@@ -168,7 +167,8 @@ impl Pool {
             if !ran.stale {
                 return (ran.forwarded, Some((lease, ran.fate, slot)));
             }
-            // It hung up while parked. The others are no younger in its eyes, so the second try is on a fresh one.
+            // The upstream hung up on a parked connection. The other parked ones are likely stale too, so the second
+            // try is on a fresh one.
             lock(&self.parked).clear();
         }
         match self.open(deadline).await {
@@ -186,7 +186,7 @@ impl Pool {
         transaction::run(&mut lease.connection, message, point, self.settings.final_reply_limit).await
     }
 
-    /// The youngest parked connection that is still good.
+    /// Takes the youngest parked connection that is still usable.
     fn unpark(&self) -> Option<Lease> {
         loop {
             let mut parked = lock(&self.parked).pop()?;
@@ -227,19 +227,19 @@ impl Pool {
         self.tls.get_or_init(build).clone()
     }
 
-    /// Connections that were opened together must not be closed together, so each gets 80 to 120 % of the age. The
-    /// golden ratio spreads any number of them evenly, which chance does not.
+    /// Returns the lifetime of a new connection: 80 to 120 % of the maximum age, so that connections opened together
+    /// are not closed together. The golden ratio spreads any number of them evenly, which chance does not.
     fn life(&self) -> Duration {
         const GOLDEN: f64 = 0.618_033_988_749_894_9;
         let number = self.opened.fetch_add(1, Ordering::Relaxed);
         self.settings.max_age.mul_f64(0.8 + 0.4 * (number as f64 * GOLDEN).fract())
     }
 
-    /// Parks a connection that needs nothing first; else it comes back.
+    /// Parks a connection that is ready for the next message; any other is returned.
     fn park(&self, lease: Lease, fate: Fate) -> Option<(Lease, Fate)> {
         let now = Instant::now();
         let worn = lease.connection.uses >= self.settings.max_uses || now >= lease.retire_at;
-        // Asked under the lock that `close` takes afterwards, so nothing is parked behind its back.
+        // Checked under the lock that `close` takes after setting `closing`, so that nothing is parked after it.
         let mut parked = lock(&self.parked);
         if fate != Fate::Keep || worn || self.closing.load(Ordering::Acquire) {
             return Some((lease, fate));
@@ -248,7 +248,7 @@ impl Pool {
         None
     }
 
-    /// Makes a connection ready for the next message, or ends it.
+    /// Makes a connection ready for the next message, or closes it.
     async fn put_back(&self, mut lease: Lease, fate: Fate) {
         let clean = match fate {
             Fate::Keep => true,
@@ -260,8 +260,8 @@ impl Pool {
         }
     }
 
-    /// Lets an outcome count, and judges it by what others hear. `begun`: there was a connection, and the transaction
-    /// began; from then on a sender has a say in how it ends.
+    /// Records an outcome, and judges it by those of other senders. `begun`: there was a connection, and the
+    /// transaction began; from then on the sender can influence how it ends.
     fn learn(&self, forwarded: Forwarded, admitted: Admitted, begun: bool, tenant: &Tenant) -> Forwarded {
         let now = Instant::now();
         let mut standing = lock(&self.standing);
@@ -289,10 +289,10 @@ impl Pool {
         forwarded
     }
 
-    /// What a message that got no connection says about the upstream.
+    /// Returns the upstream's health, as shown by a message that got no connection.
     fn health_of_connecting(&self, forwarded: &Forwarded) -> Health {
         match forwarded {
-            // It has enough of our connections, and does what it is asked on the others.
+            // It accepts no more connections of ours, and works on the others.
             Forwarded::RefusesUs { text } if text.starts_with("421") && self.has_others_in_use() => Health::Silent,
             Forwarded::RefusesUs { .. } => Health::Bad { refuses_us: true },
             Forwarded::Relayed { .. } | Forwarded::Refused { .. } => Health::Silent,
@@ -311,7 +311,8 @@ impl Pool {
         self.figures.open_connections() > 0
     }
 
-    /// Says it once when mail stops flowing, and once when it flows again. No text of the upstream: it may name people.
+    /// Logs once when mail stops flowing, and once when it flows again. The upstream's text is left out: it may name
+    /// people.
     fn log_breaker(&self, before: State, after: State, why: &Forwarded) {
         match (before, after) {
             (State::Closed, State::Open) => match why {
@@ -332,7 +333,7 @@ impl Pool {
         }
     }
 
-    /// What keeps the upstream from being asked, while something does.
+    /// Returns the fault that keeps the upstream from being tried, while there is one.
     pub fn trouble(&self, now: Instant) -> Option<(Fault, String)> {
         let standing = lock(&self.standing);
         match standing.state(now) {
@@ -345,7 +346,8 @@ impl Pool {
         self.figures.breaker(lock(&self.standing).state(Instant::now()));
     }
 
-    /// Closes what was parked too long. True: nobody has used the pool for so long that it can go.
+    /// Closes connections that were parked too long. True if the pool has been unused for so long that it can be
+    /// removed.
     pub async fn tidy(&self) -> bool {
         let now = Instant::now();
         self.quit_parked(|parked| now >= parked.lease.retire_at || now >= parked.since + self.settings.idle).await;
@@ -353,7 +355,7 @@ impl Pool {
         idle && self.slots.is_idle()
     }
 
-    /// QUITs what is parked, and what will come back.
+    /// Closes the parked connections with QUIT, and those in use when they come back.
     pub async fn close(&self) {
         self.closing.store(true, Ordering::Release);
         self.quit_parked(|_| true).await;
@@ -365,7 +367,7 @@ impl Pool {
     }
 }
 
-/// A connection after its transaction, with the place it holds.
+/// A connection after its transaction, with the slot that it holds.
 type Rest<'a> = (Lease, Fate, Slot<'a>);
 
 impl Lease {
@@ -385,12 +387,12 @@ fn bare_line_ends() -> Forwarded {
     }
 }
 
-/// Whether the login is missing or wrong (53x): no sender has a say in that.
+/// True if the login is missing or wrong (53x), which no sender can influence.
 fn is_about_login(forwarded: &Forwarded) -> bool {
     matches!(forwarded, Forwarded::RefusesUs { text } if text.starts_with("53"))
 }
 
-/// What a failure was, for people: in words of ours, and with a reply code at most.
+/// Describes a failure for people: in our own words, with a reply code at most.
 fn failing(forwarded: &Forwarded) -> Option<(Fault, String)> {
     match forwarded {
         Forwarded::RefusesUs { text } => {

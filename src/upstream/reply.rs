@@ -1,4 +1,4 @@
-//! An upstream's reply as a value, and the verdict on whom it refuses: the message, or us. Pure.
+//! An upstream's reply as a value, and the verdict on what it refuses: the message, or us. Pure.
 
 use super::message::{Forwarded, Stage};
 
@@ -6,13 +6,13 @@ use super::message::{Forwarded, Stage};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reply {
     pub code: u16,
-    /// Without the enhanced code.
+    /// The text without the enhanced code.
     pub text: String,
     pub enhanced: Option<String>,
 }
 
-/// Characters of an upstream's text that we pass on: one reply line of ours (RFC 5321 §4.5.3.1.5 allows 512 octets)
-/// with room for our own words.
+/// Maximum number of characters of an upstream's text that are passed on: one reply line of ours (RFC 5321 §4.5.3.1.5
+/// allows 512 octets) with room for our own words.
 const TEXT_MAX: usize = 350;
 
 impl Reply {
@@ -48,7 +48,7 @@ impl Reply {
         }
     }
 
-    /// The line as the upstream said it.
+    /// Returns the reply as one line, as the upstream sent it.
     pub fn line(&self) -> String {
         match &self.enhanced {
             Some(status) => format!("{} {status} {}", self.code, self.text),
@@ -57,7 +57,7 @@ impl Reply {
     }
 }
 
-/// The first digit.
+/// The class of a reply, by the first digit of its code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     Done,
@@ -66,7 +66,7 @@ pub(super) enum Class {
     Never,
 }
 
-/// An enhanced status code at the front whose class agrees with the reply code (RFC 2034 §4).
+/// Splits off an enhanced status code at the front whose class agrees with the reply code (RFC 2034 §4).
 fn split_enhanced(code: u16, line: &str) -> Option<(&str, &str)> {
     let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
     let mut parts = word.split('.');
@@ -78,7 +78,7 @@ fn split_enhanced(code: u16, line: &str) -> Option<(&str, &str)> {
     well_formed.then_some((word, rest.trim_start()))
 }
 
-/// What a negative reply at `stage` means. 4xx and 5xx only.
+/// Interprets a negative reply at `stage`: 4xx and 5xx only.
 pub(super) fn judge(stage: Stage, reply: Reply) -> Forwarded {
     if refuses_us(stage, &reply) {
         return Forwarded::RefusesUs { text: reply.line() };
@@ -86,7 +86,7 @@ pub(super) fn judge(stage: Stage, reply: Reply) -> Forwarded {
     Forwarded::Refused { code: reply.code, enhanced: reply.enhanced, text: reply.text, recipient: None, stage }
 }
 
-/// Whether a refusal is about who we are to the upstream rather than about the message.
+/// True if a refusal is about our standing with the upstream rather than about the message.
 fn refuses_us(stage: Stage, reply: &Reply) -> bool {
     match reply.code {
         // 421: it closes the connection; 432 (Exchange Online), 454 (SES): throttled; 53x: login wanted or wrong.
@@ -102,23 +102,23 @@ fn refuses_us(stage: Stage, reply: &Reply) -> bool {
         return true;
     }
     match stage {
-        // What is refused there may be the sender's address, which is its own affair, or that we may not send at all.
+        // A refusal there may be about the sender's address, which concerns that sender only, or about us as a client.
         Stage::Mail => reply.class() == Class::Never && speaks_of_client_or_login(reply),
         Stage::Recipient | Stage::Data | Stage::Message | Stage::Announced => false,
     }
 }
 
-/// Enhanced codes about the client and its login: RFC 5248's X.7.8 (credentials), X.7.9 and X.7.11 (mechanism), X.7.14
-/// (trust), X.7.25 (its address has no name), and those of Exchange Online for clients that it does not know (57, 64) or
-/// has banned (606 to 649, 705, 708).
+/// True for enhanced codes about the client and its login: RFC 5248's X.7.8 (credentials), X.7.9 and X.7.11
+/// (mechanism), X.7.14 (trust), X.7.25 (its address has no name), and those of Exchange Online for clients that it does
+/// not know (57, 64) or has banned (606 to 649, 705, 708).
 fn status_is_about_us(enhanced: &str) -> bool {
     let mut parts = enhanced.split('.').skip(1);
     let (Some("7"), Some(detail)) = (parts.next(), parts.next()) else { return false };
     matches!(detail.parse(), Ok(8 | 9 | 11 | 14 | 25 | 57 | 64 | 606..=649 | 705 | 708))
 }
 
-/// Whether a refusal for a reason of security (X.7.x) or without a status speaks of the client or its login. Not by the
-/// words of an address that it repeats: those are the sender's.
+/// True if a refusal for a security reason (X.7.x) or without a status mentions the client or its login. Words of an
+/// address that it repeats do not count: they are the sender's.
 fn speaks_of_client_or_login(reply: &Reply) -> bool {
     if reply.enhanced.as_deref().is_some_and(|status| status.split('.').nth(1) != Some("7")) {
         return false;
@@ -129,7 +129,7 @@ fn speaks_of_client_or_login(reply: &Reply) -> bool {
     !text.contains("sender") && ours.iter().any(|words| text.contains(words))
 }
 
-/// The text without what stands in angle brackets, and without words that have an `@`.
+/// Returns the text without anything in angle brackets, and without words that have an `@`.
 fn without_addresses(text: &str) -> String {
     let mut outside = String::with_capacity(text.len());
     let mut rest = text;
@@ -142,8 +142,8 @@ fn without_addresses(text: &str) -> String {
     outside.split_whitespace().filter(|word| !word.contains('@')).collect::<Vec<_>>().join(" ")
 }
 
-/// Providers have no code of their own for it: SES "Daily message quota exceeded", Google "Daily user sending quota
-/// exceeded", SendGrid "Maximum credits exceeded", Mailgun "sending limit".
+/// True if the text mentions our quota. Providers have no code of their own for it: SES "Daily message quota exceeded",
+/// Google "Daily user sending quota exceeded", SendGrid "Maximum credits exceeded", Mailgun "sending limit".
 fn speaks_of_our_quota(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     ["message quota", "sending quota", "credits exceeded", "sending limit", "sending rate"]
@@ -151,13 +151,13 @@ fn speaks_of_our_quota(text: &str) -> bool {
         .any(|words| text.contains(words))
 }
 
-/// What makes two refusals "the same" when different senders get them: the code and the text without digits and
-/// addresses. `None` where the refusal is plainly about a recipient or a content, which says nothing about us.
+/// Returns what makes two refusals "the same" when different senders get them: the code and the text without digits and
+/// addresses. `None` if the refusal is clearly about a recipient or the content, which says nothing about us.
 pub(super) fn likeness(forwarded: &Forwarded) -> Option<String> {
     let Forwarded::Refused { code: code @ 500..=599, enhanced, text, stage, .. } = forwarded else { return None };
     let subject = enhanced.as_deref().and_then(|status| status.split('.').nth(1));
     let about_us = match (stage, subject) {
-        // Of a policy's senders all may be refused; the size of a message is its own.
+        // All senders of a policy may be refused; the size concerns one message only.
         (Stage::Mail, _) => *code != 552,
         // X.1 addresses, X.2 mailboxes, X.6 content.
         (Stage::Recipient | Stage::Data | Stage::Message, Some("1" | "2" | "6")) => false,

@@ -1,14 +1,14 @@
-//! Makes of what an upstream says the reply lines that lettre can parse. Pure.
+//! Turns an upstream's output into reply lines that lettre can parse. Pure.
 //!
-//! RFC 5321 §4.2 has a client act on the first digit of a reply, and §4.5.3.1.5 bounds a line at 512 octets; real
-//! servers send codes that no RFC lists, longer lines, bare LF, no text, and texts in code pages. A reply to the final
-//! dot that is not understood leaves a message charged and sent twice, so all of that is read as what it says.
+//! RFC 5321 §4.2 has a client act on the first digit of a reply, and §4.5.3.1.5 limits a line to 512 octets; real
+//! servers send codes that no RFC lists, longer lines, bare LF, no text, and texts in code pages. If a reply to the
+//! final dot were not understood, the message would stay charged and be sent twice, so all of these are understood.
 
 use std::mem;
 
-/// Octets of one line that are kept (RFC 5321 §4.5.3.1.5); the rest of a longer line is cut off.
+/// Maximum number of octets kept of one line (RFC 5321 §4.5.3.1.5); the rest of a longer line is cut off.
 const LINE_KEPT_MAX: usize = 512;
-/// Octets of one line that are waited through. What speaks on without a line end is no reply.
+/// Maximum length of a line that is read to its end. Longer output without a line end is not a reply.
 const LINE_MAX: usize = 64 * 1024;
 /// A line that lettre refuses, so that the connection is given up.
 const UNREADABLE: &[u8] = b"?\r\n";
@@ -19,9 +19,9 @@ type Code = [u8; 3];
 #[derive(Debug, Default)]
 pub(super) struct ReplyLines {
     kept: Vec<u8>,
-    /// Octets of it so far, kept or not.
+    /// Number of its octets so far, kept or not.
     length: usize,
-    /// The code of the reply that goes on, which its further lines have, too (RFC 5321 §4.2.1).
+    /// Code of a reply that continues; its further lines have the same code (RFC 5321 §4.2.1).
     continued: Option<Code>,
 }
 
@@ -42,7 +42,7 @@ impl ReplyLines {
         }
     }
 
-    /// Whether the last octet that was taken ended a line.
+    /// True if the last octet taken ended a line.
     pub fn is_at_line_start(&self) -> bool {
         self.length == 0
     }
@@ -74,7 +74,8 @@ impl ReplyLines {
     }
 }
 
-/// The code, the octet after it (`-` where the reply goes on, else a space) and the text. `None`: it is no reply line.
+/// Splits a line into the code, the octet after it (`-` if the reply continues, else a space) and the text. `None` if
+/// it is not a reply line.
 fn split_code(line: &[u8]) -> Option<(Code, u8, &[u8])> {
     let [class @ b'2'..=b'5', subject @ b'0'..=b'9', detail @ b'0'..=b'9', rest @ ..] = line else { return None };
     let (separator, text) = match rest {

@@ -1,9 +1,10 @@
-//! What an upstream did with each sender's mail, and what that says about it. Pure: `now` is handed in.
+//! Records how an upstream treats each sender's mail, and what that says about the upstream. Pure: `now` is passed in.
 //!
-//! A sender chooses its addresses and its content, so what fails in its own transaction is held against it alone: its
-//! account is paused when it keeps failing. That the upstream refuses *us* follows only from its own words
-//! ([`reply::judge`](super::reply::judge)), or from the same refusal of several namespaces, of some of which it took
-//! mail within the hour. Whoever it took mail from goes on all the while, and so finds out that it takes mail again.
+//! A sender chooses its addresses and its content, so a failure in its own transaction counts against its account
+//! alone, which is paused when it keeps failing. That the upstream refuses *us* is concluded only from its own reply
+//! ([`reply::judge`](super::reply::judge)), or if several namespaces get the same refusal and the upstream took mail of
+//! some of them within the hour. Senders whose mail it takes go on all the while, and so find out when it takes mail
+//! again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,14 +17,15 @@ use super::breaker::{Breaker, FAILURES_TO_OPEN, Health, Pass};
 use super::message::{Cause, Forwarded, Stage, Tenant};
 use super::reply::likeness;
 
-/// How long a namespace counts as one whose mail the upstream takes.
+/// Time that a namespace counts as one whose mail the upstream takes.
 const LATELY: Duration = Duration::from_secs(3600);
-/// Accounts, of at least [`NAMESPACES_ALIKE`] namespaces, that hear the same refusal before it is taken for one of us.
+/// Number of accounts, in at least [`NAMESPACES_ALIKE`] namespaces, that must get the same refusal before it counts as
+/// a refusal of us.
 const ACCOUNTS_ALIKE: usize = 3;
 const NAMESPACES_ALIKE: usize = 2;
-/// Different refusals that are remembered until the upstream takes a message.
+/// Maximum number of different refusals remembered until the upstream takes a message.
 const REFUSALS_MAX: usize = 16;
-/// Accounts with failures, and namespaces, that are remembered of one upstream.
+/// Maximum numbers of accounts with failures, and of namespaces, remembered for one upstream.
 const ACCOUNTS_MAX: usize = 10_000;
 const NAMESPACES_MAX: usize = 10_000;
 
@@ -31,15 +33,15 @@ const NAMESPACES_MAX: usize = 10_000;
 pub(super) struct Senders {
     /// Accounts that failed since their last success.
     pauses: HashMap<Uuid, Breaker>,
-    /// When mail of a namespace was taken last.
+    /// Time when the upstream last took mail of each namespace.
     taken: HashMap<Arc<str>, Instant>,
-    /// Refusals since the upstream took a message, by their words.
+    /// Refusals since the upstream last took a message, by their text.
     refusals: HashMap<String, Heard>,
-    /// Failures since then, in whosever transactions.
+    /// Failures since the last success, in the transactions of any sender.
     failing: Failing,
 }
 
-/// Who heard a refusal; no more of them than matter.
+/// The senders that got a refusal; no more of them than matter.
 #[derive(Debug, Default)]
 struct Heard {
     accounts: Vec<Uuid>,
@@ -51,42 +53,42 @@ struct Heard {
 #[derive(Debug, Default)]
 struct Failing {
     count: u32,
-    /// Of those, such as the upstream's own words say to be about us.
+    /// Number of those failures that are about us by the upstream's own reply.
     by_its_words: u32,
     /// At most [`NAMESPACES_ALIKE`].
     namespaces: Vec<Arc<str>>,
 }
 
-/// What becomes of a message's outcome when it is seen beside those of others.
+/// A message's outcome, judged together with those of other senders.
 pub(super) struct Judged {
     pub forwarded: Forwarded,
     pub health: Health,
 }
 
 impl Senders {
-    /// Whether a message of `tenant` may try now, as far as its own failures go.
+    /// Returns the pass for a message of `tenant`, unless its own failures have it paused.
     pub fn admits(&mut self, tenant: &Tenant, now: Instant) -> Option<Pass> {
         self.pauses.get_mut(&tenant.account).map_or(Some(Pass::Trusted), |pause| pause.admits(now))
     }
 
-    /// Whether the last of the failures for which `tenant` is paused was a refusal of us.
+    /// True if the last of the failures for which `tenant` is paused was a refusal of us.
     pub fn is_refused(&self, tenant: &Tenant) -> bool {
         self.pauses.get(&tenant.account).is_some_and(Breaker::is_refused)
     }
 
-    /// Gives a probe back that was not made.
+    /// Gives back a probe that was not made.
     pub fn not_tried(&mut self, tenant: &Tenant, pass: Pass, now: Instant) {
         self.pause(tenant, pass, Health::Silent, now);
     }
 
-    /// Takes note of a transaction that had its connection, and judges it by what others heard.
+    /// Records a transaction that had a connection, and judges its outcome by those of other senders.
     pub fn note(&mut self, tenant: &Tenant, pass: Pass, forwarded: Forwarded, now: Instant) -> Judged {
         let by_its_words = matches!(forwarded, Forwarded::RefusesUs { .. });
         let forwarded = self.judge(tenant, forwarded, now);
         let health = health(&forwarded);
         match health {
             Health::Bad { .. } => self.failing.add(tenant, by_its_words),
-            // That it refuses a sender says nothing of whether it takes mail.
+            // A refused sender says nothing about whether the upstream takes mail.
             Health::Good if !is_refused_sender(&forwarded) => self.failing = Failing::default(),
             Health::Good | Health::Silent => {}
         }
@@ -98,11 +100,12 @@ impl Senders {
         Judged { forwarded, health }
     }
 
-    /// Tells a refusal of us from one of the message.
+    /// Distinguishes a refusal of us from a refusal of the message.
     fn judge(&mut self, tenant: &Tenant, forwarded: Forwarded, now: Instant) -> Forwarded {
         let Some(likeness) = likeness(&forwarded) else { return forwarded };
         let ours = self.heard_by_several(likeness, tenant, now);
-        // A refused sender may be the policy's own fault as well, and who knows when it takes nobody's mail.
+        // A refused sender may be the policy's own fault as well, and while the upstream takes no mail at all that is
+        // unclear.
         let unclear = is_refused_sender(&forwarded) && !self.takes_mail(now);
         match forwarded {
             Forwarded::Refused { code, text, .. } if ours || unclear => {
@@ -137,7 +140,7 @@ impl Senders {
         }
     }
 
-    /// Whether it took mail of anybody within the hour.
+    /// True if the upstream took any sender's mail within the hour.
     fn takes_mail(&self, now: Instant) -> bool {
         self.taken.values().any(|at| now < *at + LATELY)
     }
@@ -156,8 +159,8 @@ impl Senders {
         }
     }
 
-    /// Whether it does not take mail, by what was seen of several senders, by its own words, or because nobody else's
-    /// mail was taken within the hour. What one sender provokes beside others' mail says nothing.
+    /// True if the upstream does not take mail: by the failures of several senders, by its own replies, or because no
+    /// other sender's mail was taken within the hour. One sender's failures amid other senders' mail say nothing.
     pub fn say_that_it_fails(&self, now: Instant) -> bool {
         let Failing { count, namespaces, by_its_words } = &self.failing;
         let lately = |namespace: &Arc<str>| is_lately(&self.taken, namespace, now);
@@ -188,12 +191,13 @@ fn is_lately(taken: &HashMap<Arc<str>, Instant>, namespace: &Arc<str>, now: Inst
     taken.get(namespace).is_some_and(|at| now < *at + LATELY)
 }
 
-/// Whether it was refused at MAIL for good, where a sender's address is all that was said. 552 is its size.
+/// True if the message was refused permanently at MAIL, where only the sender's address was sent. 552 is about its
+/// size.
 fn is_refused_sender(forwarded: &Forwarded) -> bool {
     matches!(forwarded, Forwarded::Refused { stage: Stage::Mail, code: 500..=551 | 553..=599, .. })
 }
 
-/// What an outcome says of its sender's mail.
+/// Returns the health that an outcome shows for its sender's mail.
 fn health(forwarded: &Forwarded) -> Health {
     match forwarded {
         Forwarded::Relayed { .. } => Health::Good,
@@ -237,7 +241,7 @@ mod tests {
             Self { senders: Senders::default(), now: Instant::now() }
         }
 
-        /// `None`: it was not asked.
+        /// `None` if it was not tried.
         fn tries(&mut self, tenant: &Tenant, outcome: Forwarded) -> Option<Forwarded> {
             let pass = self.senders.admits(tenant, self.now)?;
             Some(self.senders.note(tenant, pass, outcome, self.now).forwarded)

@@ -2,31 +2,33 @@
 
 use std::time::Duration;
 
-/// What is the same for all upstreams.
+/// Settings that are the same for all upstreams.
 #[derive(Clone, Debug)]
 pub struct UpstreamSettings {
     /// The name in our EHLO.
     pub hostname: String,
-    /// Connections to one policy's upstream, in use and parked together. A namespace may use three quarters of them.
+    /// Maximum number of connections to one policy's upstream, in use and parked together. A namespace may use three
+    /// quarters of them.
     pub connections: usize,
-    /// Messages that may wait for one of them; more are `Busy` at once.
+    /// Maximum number of messages that wait for a connection; more are `Busy` at once.
     pub queue: usize,
-    /// How long a connection may be parked: under the 5 minutes that RFC 5321 §4.5.3.2.7 asks of servers, and of the
-    /// minute that busy ones grant.
+    /// Maximum time that a connection is parked: less than the 5 minutes that RFC 5321 §4.5.3.2.7 asks of servers, and
+    /// than the minute that busy ones grant.
     pub idle: Duration,
-    /// After about this time a connection is closed at the next boundary, so that a moved upstream is found.
+    /// Approximate age at which a connection is closed between transactions, so that a moved upstream is found.
     pub max_age: Duration,
     pub max_uses: u32,
-    /// Dial and TLS.
+    /// Maximum time for dial and TLS.
     pub connect_limit: Duration,
-    /// Any reply before the final dot, and any standstill while a body is written: RFC 5321 §4.5.3.2 gives MAIL and
-    /// RCPT 5 minutes. The deadline of a message is usually shorter.
+    /// Maximum time for any reply before the final dot, and for any standstill while a body is written: RFC 5321
+    /// §4.5.3.2 gives MAIL and RCPT 5 minutes. The deadline of a message is usually shorter.
     pub reply_limit: Duration,
-    /// The reply to the final dot: RFC 5321 §4.5.3.2.6 says 10 minutes, because giving up early sends mail twice.
+    /// Maximum time for the reply to the final dot: RFC 5321 §4.5.3.2.6 says 10 minutes, because giving up early sends
+    /// mail twice.
     pub final_reply_limit: Duration,
-    /// A pool that nobody used for so long goes, and its figures with it.
+    /// Idle time after which a pool is removed, and its metrics with it.
     pub forget_after: Duration,
-    /// How often parked connections and idle pools are looked through.
+    /// Interval at which parked connections and idle pools are checked.
     pub tidy_every: Duration,
 }
 

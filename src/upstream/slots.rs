@@ -1,7 +1,7 @@
 //! The connections of one upstream, and how its senders share them.
 //!
-//! One permit is one connection in use. A namespace may use three quarters of them, so that one whose messages the
-//! upstream takes its time with (because of their recipients, say) leaves some to the others.
+//! Each permit is one connection in use. A namespace may use three quarters of them, so that one whose messages take
+//! the upstream long (because of their recipients, say) leaves some to the others.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
-/// Namespaces that are remembered although none of their messages is on its way.
+/// Maximum number of namespaces that are remembered without a message in progress.
 const IDLE_SHARES_MAX: usize = 1_024;
 
 pub(super) struct Slots {
@@ -19,11 +19,11 @@ pub(super) struct Slots {
     connections: usize,
     shares: Mutex<HashMap<Arc<str>, Weak<Semaphore>>>,
     waiting: AtomicUsize,
-    /// Messages that may wait.
+    /// Maximum number of messages that wait.
     queue: usize,
 }
 
-/// A connection's place; given back when it is dropped.
+/// The place of one connection; released when it is dropped.
 pub(super) struct Slot<'a> {
     _share: OwnedSemaphorePermit,
     _all: SemaphorePermit<'a>,
@@ -40,8 +40,8 @@ impl Slots {
         }
     }
 
-    /// Waits for a place, in order, at most until `deadline`. `on_share` is called where it has to wait because its
-    /// namespace has its share.
+    /// Waits for a place, in order, at most until `deadline`. `on_share` is called if it must wait because its
+    /// namespace uses up its share.
     pub async fn take(&self, namespace: &Arc<str>, deadline: Instant, on_share: impl FnOnce()) -> Option<Slot<'_>> {
         let share = self.share(namespace);
         let own = share.clone().try_acquire_owned();
@@ -64,7 +64,7 @@ impl Slots {
         timeout_at(deadline, taken).await.ok()?
     }
 
-    /// Whether no connection is in use.
+    /// True if no connection is in use.
     pub fn is_idle(&self) -> bool {
         self.all.available_permits() == self.connections
     }
@@ -83,7 +83,7 @@ impl Slots {
     }
 }
 
-/// A place among those who wait for a connection.
+/// A place in the queue for a connection.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {

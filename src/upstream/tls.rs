@@ -1,4 +1,4 @@
-//! TLS towards an upstream: whom we trust, and STARTTLS by hand.
+//! TLS towards an upstream: the certificates that are trusted, and STARTTLS by hand.
 //!
 //! STARTTLS is done here and not by lettre, which keeps what was buffered before the handshake: a line injected in
 //! the clear after `220` would be taken for an answer inside TLS (the class of CVE-2011-0411).
@@ -16,11 +16,11 @@ use tokio_rustls::client::TlsStream;
 
 use crate::domain::directory::ClientCertificate;
 
-/// What a greeting and an EHLO reply may be in the clear; Postfix's are under 500 octets.
+/// Maximum size of a greeting or an EHLO reply in the clear; Postfix's are under 500 octets.
 const PLAIN_REPLY_MAX: usize = 16 * 1024;
 
-/// How TLS is done towards one upstream. Trusted is its own CA where the policy names one, else the web's; shown is the
-/// policy's certificate where it has one, and where the upstream asks for it.
+/// Builds the TLS configuration for one upstream. It trusts the upstream's own CA if the policy names one, else the
+/// web's, and shows the policy's client certificate if there is one and the upstream asks for it.
 pub(super) fn client_config(
     ca_pem: Option<&str>,
     client: Option<&ClientCertificate>,
@@ -66,7 +66,7 @@ fn pair(client: &ClientCertificate) -> Result<(Vec<CertificateDer<'static>>, Pri
     Ok((chain, key))
 }
 
-/// The handshake; the certificate must be `host`'s.
+/// Performs the handshake; the certificate must be `host`'s.
 pub(super) async fn handshake(
     config: Arc<ClientConfig>,
     host: &str,
@@ -76,17 +76,18 @@ pub(super) async fn handshake(
     TlsConnector::from(config).connect(name, stream).await
 }
 
-/// How STARTTLS in the clear ended.
+/// The result of STARTTLS in the clear.
 pub(super) enum Upgrade {
-    /// Ready for the handshake. The greeting, for whoever expects one.
+    /// Ready for the handshake. Holds the greeting, which lettre still expects.
     Ready(Vec<u8>),
-    /// The upstream does not want us: its line.
+    /// The upstream refuses us, with this line.
     Refused(String),
-    /// It cannot do STARTTLS, or somebody speaks in its place.
+    /// The upstream cannot do STARTTLS, or an attacker replies in its place.
     Impossible,
 }
 
-/// Greeting, EHLO and STARTTLS in the clear. Nothing but the reply to each may be there: one more byte is an attack.
+/// Performs greeting, EHLO and STARTTLS in the clear. Nothing but the reply to each may be there: one more byte is an
+/// attack.
 pub(super) async fn start_tls(stream: &mut TcpStream, hostname: &str) -> io::Result<Upgrade> {
     let greeting = plain_reply(stream).await?;
     if !is_positive(&greeting) {
@@ -108,7 +109,7 @@ pub(super) async fn start_tls(stream: &mut TcpStream, hostname: &str) -> io::Res
     Ok(if is_positive(&answer) { Upgrade::Ready(greeting) } else { Upgrade::Impossible })
 }
 
-/// One whole reply. Fails when anything follows it: nothing can be owed before we have spoken.
+/// Reads one complete reply. Fails if anything follows it: no other reply can be due before we send more.
 async fn plain_reply(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut reply = Vec::new();
     loop {
@@ -131,7 +132,7 @@ async fn plain_reply(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Where the first reply ends: after the first line that does not go on with a hyphen.
+/// Returns the end of the first reply: after the first line that does not continue with a hyphen.
 fn reply_end(bytes: &[u8]) -> Option<usize> {
     let mut start = 0;
     while let Some(length) = bytes[start..].iter().position(|&byte| byte == b'\n') {
@@ -144,7 +145,7 @@ fn reply_end(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// By the first digit (RFC 5321 §4.2).
+/// True for a 2yz reply: the first digit decides (RFC 5321 §4.2).
 fn is_positive(reply: &[u8]) -> bool {
     matches!(reply, [b'2', b'0'..=b'9', b'0'..=b'9', ..])
 }

@@ -12,17 +12,18 @@ use super::line::{Ended, Line, Point};
 use super::message::{Cause, Forwarded, Message, Stage};
 use super::reply::{Class, Reply, judge};
 
-/// What lettre copies at a time. Its copy of a body is made chunk by chunk, so memory stays bounded.
+/// Size of the pieces in which lettre copies a body, so that memory stays bounded.
 const CHUNK: usize = 32 * 1024;
-/// RCPTs written before their replies are read: their replies must fit the socket buffers, or both sides wait.
+/// Maximum number of RCPTs written before their replies are read: the replies must fit the socket buffers, or both
+/// sides wait.
 const RECIPIENTS_AT_ONCE: usize = 100;
 
-/// What a connection is good for after a transaction.
+/// The state of a connection after a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// At a boundary, clean.
+    /// Between transactions, and clean.
     Keep,
-    /// At a boundary, with a refused envelope to clear.
+    /// Between transactions, with a refused envelope to clear.
     Reset,
     /// A reply is outstanding or the upstream hung up.
     Discard,
@@ -31,7 +32,7 @@ pub(super) enum Fate {
 pub(super) struct Ran {
     pub forwarded: Forwarded,
     pub fate: Fate,
-    /// The upstream was gone before it said anything to this message: a fresh connection may try it again.
+    /// The upstream was gone before it replied to this message, which may be tried again on a fresh connection.
     pub stale: bool,
 }
 
@@ -48,13 +49,13 @@ impl Ran {
         let fate = if reply.code == 421 { Fate::Discard } else { fate };
         match reply.class() {
             Class::Later | Class::Never => Self::new(judge(stage, reply), fate),
-            // Neither go on nor a refusal: we and it do not speak the same protocol.
+            // Neither a go-ahead nor a refusal: the two sides do not speak the same protocol.
             Class::Done | Class::GoOn => Self::new(Forwarded::NotOffered { cause: Cause::Protocol }, Fate::Discard),
         }
     }
 }
 
-/// Whether a body can be written as it is: CRLF line ends only, and complete.
+/// True if a body can be written as it is: CRLF line ends only, and complete.
 pub(super) fn is_normalised(body: &[u8]) -> bool {
     let mut ends = memchr::memchr2_iter(b'\r', b'\n', body);
     let mut complete = 0;
@@ -67,7 +68,7 @@ pub(super) fn is_normalised(body: &[u8]) -> bool {
     complete == body.len()
 }
 
-/// What we can say without asking: the upstream announced that it does not take this.
+/// Returns the refusal of a message that the upstream does not take, by its announced capabilities.
 pub(super) fn announced(message: &Message, can: Capabilities) -> Option<Forwarded> {
     let no = |code, enhanced: &str, text: &str| {
         let (enhanced, text) = (Some(enhanced.to_owned()), text.to_owned());
@@ -79,7 +80,7 @@ pub(super) fn announced(message: &Message, can: Capabilities) -> Option<Forwarde
         return no(552, "5.3.4", "the message is larger than the upstream takes");
     }
     if needs_smtputf8(message) && !can.smtputf8 {
-        // RFC 6531 §3.5: 5.6.9 after the message, X.6.7 where an address is the cause.
+        // RFC 6531 §3.5: 5.6.9 after the message, X.6.7 if an address is the cause.
         return no(554, "5.6.9", "the upstream does not take addresses or headers outside ASCII");
     }
     if message.eight_bit && !can.eight_bit_mime {
@@ -133,14 +134,15 @@ pub(super) async fn run(
         recipients => step_by_step(connection, message, recipients).await,
     };
     match envelope {
-        // A reply that is here before the body would be taken for the reply to it.
+        // A reply that arrives before the body would be taken for the reply to it.
         Ok(()) if !connection.is_quiet() => Ran::broken(Broken(connection.line.ended())),
         Ok(()) => body(connection, &message.body, point, final_reply).await,
         Err(ran) => ran,
     }
 }
 
-/// One recipient: MAIL, RCPT and DATA in one write. All three replies are owed and read, whatever the first said.
+/// Sends MAIL, RCPT and DATA for one recipient in one write. All three replies are due and read, whatever the first one
+/// says.
 async fn all_at_once(connection: &mut Connection, message: &Message, recipient: &Address) -> Result<(), Ran> {
     let commands = format!("{}RCPT TO:<{recipient}>\r\nDATA\r\n", mail_command(message, connection.capabilities));
     let mut refused = None;
@@ -168,7 +170,7 @@ async fn all_at_once(connection: &mut Connection, message: &Message, recipient: 
     Err(about(Ran::ended(reply, stage, fate), recipient))
 }
 
-/// Several recipients, or no pipelining: DATA only when all were accepted.
+/// Sends the envelope for several recipients, or without pipelining: DATA only if all were accepted.
 async fn step_by_step(connection: &mut Connection, message: &Message, recipients: &[Address]) -> Result<(), Ran> {
     let mail = mail_command(message, connection.capabilities);
     let mut refusal = None;
@@ -212,7 +214,7 @@ async fn step_by_step(connection: &mut Connection, message: &Message, recipients
     if data.class() == Class::GoOn { Ok(()) } else { Err(Ran::ended(data, Stage::Data, Fate::Reset)) }
 }
 
-/// The replies to the RCPTs that were written behind a refused MAIL are owed too.
+/// Reads the replies to the RCPTs that were written after a refused MAIL, which are due as well.
 async fn after_refused_mail(connection: &mut Connection, mail: Reply, owed: usize) -> Ran {
     let mut fate = Fate::Reset;
     if mail.code == 421 {
@@ -243,7 +245,8 @@ fn note<'a>(refusal: &mut Option<(&'a Address, Reply)>, recipient: &'a Address, 
     Ok(())
 }
 
-/// With several recipients one is refused for all, so the code says no more than "not now" or "never".
+/// Generalises the code of a refused recipient: with several recipients it refuses all of them, so it says no more than
+/// "not now" or "never".
 fn whole(mut reply: Reply, recipients: usize) -> Reply {
     if recipients > 1 {
         match reply.class() {
@@ -263,7 +266,7 @@ fn about(mut ran: Ran, whom: &Address) -> Ran {
     ran
 }
 
-/// The first reply of a transaction. Nothing, or a 421, on a connection that was parked means that it was stale.
+/// Checks the first reply of a transaction. No reply, or a 421, on a parked connection means that it was stale.
 fn first_reply(reply: Result<Reply, Broken>) -> Result<Reply, Ran> {
     match reply {
         Ok(reply) if reply.code == 421 => Err(Ran { stale: true, ..Ran::ended(reply, Stage::Mail, Fate::Discard) }),
@@ -275,7 +278,7 @@ fn first_reply(reply: Result<Reply, Broken>) -> Result<Reply, Ran> {
     }
 }
 
-/// Yields a body's pieces; when they are all taken, the wire knows that the final dot is next.
+/// The pieces of a body; when all are taken, the wire knows that the final dot is next.
 struct Pieces<'a> {
     rest: &'a [u8],
     line: &'a Line,
@@ -295,7 +298,7 @@ impl<'a> Iterator for Pieces<'a> {
     }
 }
 
-/// The body, the final dot and the reply that counts.
+/// Sends the body and the final dot, and reads the reply that counts.
 async fn body(connection: &mut Connection, body: &Bytes, point: &Arc<Point>, final_reply: Duration) -> Ran {
     connection.line.body(point.clone(), final_reply);
     let reply = if let Some(content) = body.strip_suffix(b"\r\n") {
@@ -314,7 +317,7 @@ async fn body(connection: &mut Connection, body: &Bytes, point: &Arc<Point>, fin
             Class::GoOn => Ran::new(Forwarded::Unknown { cause: Cause::Protocol }, Fate::Discard),
         },
         Err(broken) if point.is_written() => Ran::new(Forwarded::Unknown { cause: broken.cause() }, Fate::Discard),
-        // It refused the message while it was on its way. The dot was held back, so its word is definite.
+        // The upstream refused the message while it was being sent. The dot was held back, so the refusal is definite.
         Err(Broken(Some(Ended::Early))) => match connection.next_reply().await {
             Ok(reply) => Ran::ended(reply, Stage::Message, Fate::Discard),
             Err(broken) => Ran::broken(broken),

@@ -26,8 +26,8 @@ use crate::domain::id::PolicyId;
 use crate::domain::trouble::Trouble;
 use crate::runtime::metrics::Registry;
 
-/// After its deadline a transaction that was stopped has this long to say what stopped it. Only the word gets better
-/// by it, so it is short.
+/// Time after its deadline for a stopped transaction to report the cause. Only the report gets better by it, so it is
+/// short.
 const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// All upstreams, each with its bounded pool. Cheap to clone.
@@ -40,7 +40,7 @@ struct Inner {
     pools: Mutex<HashMap<PolicyId, Arc<Pool>>>,
     offers: Arc<Offers>,
     tidying: AtomicBool,
-    /// There is no time left.
+    /// Cancelled when there is no time left.
     hurried: CancellationToken,
 }
 
@@ -56,9 +56,9 @@ impl Upstreams {
         }))
     }
 
-    /// Sends one message and says what became of it, at `deadline` (and a tenth of a second) at the latest, or when it
-    /// is told to [`hurry`](Self::hurry). Needs a tokio runtime. The transaction runs in its own task: dropping this
-    /// future does not stop it, it only loses the word, so do not drop it.
+    /// Sends one message and returns its outcome, at `deadline` (plus a tenth of a second) at the latest, or on
+    /// [`hurry`](Self::hurry). Needs a tokio runtime. The transaction runs in its own task: dropping this future does
+    /// not stop it, it only loses the outcome, so do not drop it.
     pub async fn forward(&self, target: &Target, message: Message, deadline: Instant) -> Forwarded {
         self.keep_tidy();
         let pool = self.0.pool(target);
@@ -80,7 +80,7 @@ impl Upstreams {
         }
     }
 
-    /// Takes other settings from the next message on. Connections with the old ones QUIT; those in use do it when their
+    /// Changes the settings from the next message on. Connections with the old settings QUIT, those in use when their
     /// transaction ends. Needs a tokio runtime.
     pub fn change(&self, settings: UpstreamSettings) {
         self.0.settings.store(Arc::new(settings));
@@ -88,13 +88,13 @@ impl Upstreams {
         tokio::spawn(async move { futures::future::join_all(old.iter().map(|pool| pool.close())).await });
     }
 
-    /// What all upstreams take that were ever connected to. Costs nothing.
+    /// Returns the capabilities common to all upstreams that were ever connected to. Costs nothing.
     pub fn common(&self) -> Common {
         self.0.offers.common()
     }
 
-    /// Forgets the upstreams that are not `ours` any more: what they announced, how they failed, and their figures.
-    /// Needs a tokio runtime.
+    /// Forgets the upstreams that are not `ours` any more: their capabilities, their failures and their metrics. Needs
+    /// a tokio runtime.
     pub fn retain(&self, ours: impl Fn(PolicyId, &UpstreamEntry) -> bool) {
         self.0.offers.retain(&ours);
         let pools: Vec<Arc<Pool>> = self.0.pools().values().cloned().collect();
@@ -104,19 +104,19 @@ impl Upstreams {
         }
     }
 
-    /// What this very upstream announced lately.
+    /// Returns the capabilities that this very upstream announced lately.
     pub fn announced(&self, target: &Target) -> Option<Capabilities> {
         let pools = self.0.pools();
         pools.get(&target.policy).filter(|pool| pool.target == *target)?.seen_lately()
     }
 
-    /// The refusal of a message that the upstream cannot take, by what it announced lately: nobody need be charged for
-    /// it first. `None` says nothing; [`forward`](Self::forward) finds out.
+    /// Returns the refusal of a message that the upstream cannot take, by the capabilities it announced lately, so that
+    /// it need not be charged first. `None` means nothing; [`forward`](Self::forward) finds out.
     pub fn foresee(&self, target: &Target, message: &Message) -> Option<Forwarded> {
         transaction::announced(message, self.announced(target)?)
     }
 
-    /// The upstreams that are not asked for a while, as they are seen at `now`.
+    /// Returns the upstreams that are not tried for a while, as of `now`.
     pub fn troubles(&self, now: Timestamp) -> Vec<Trouble> {
         let troubled = |pool: &Arc<Pool>| {
             let (fault, why) = pool.trouble(Instant::now())?;
@@ -126,13 +126,13 @@ impl Upstreams {
         self.0.pools().values().filter_map(troubled).collect()
     }
 
-    /// From now on every message is at its deadline: one whose final dot is not written never leaves, and of the others
-    /// the word is that they are open.
+    /// Ends the wait of every message from now on: one whose final dot is not written is never sent, and the others are
+    /// reported as open.
     pub fn hurry(&self) {
         self.0.hurried.cancel();
     }
 
-    /// QUITs the parked connections; those in use QUIT when their transaction ends.
+    /// Closes the parked connections with QUIT; those in use follow when their transaction ends.
     pub async fn drain(&self) {
         let pools: Vec<Arc<Pool>> = self.0.pools().drain().map(|(_, pool)| pool).collect();
         futures::future::join_all(pools.iter().map(|pool| pool.close())).await;
@@ -151,7 +151,7 @@ impl Inner {
         self.pools.lock()
     }
 
-    /// The pool of a policy's upstream. One for an upstream that the policy no longer names closes.
+    /// Returns the pool of a policy's upstream, and closes one for an upstream that the policy no longer names.
     fn pool(&self, target: &Target) -> Arc<Pool> {
         let mut pools = self.pools();
         if let Some(pool) = pools.get(&target.policy)
@@ -193,7 +193,7 @@ async fn tidy(inner: Weak<Inner>, every: Duration) {
     }
 }
 
-/// The transaction's task ended without a word: a panic, or the runtime stops.
+/// Returns the outcome of a transaction whose task ended without reporting one: it panicked, or the runtime stops.
 fn lost(point: &Point) -> Forwarded {
     if point.abandon() {
         Forwarded::NotOffered { cause: Cause::Protocol }

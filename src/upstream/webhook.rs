@@ -1,4 +1,4 @@
-//! One POST over HTTPS, without redirects, within a time and a size.
+//! Sends one POST over HTTPS, without redirects, within a time and a size.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,12 +18,12 @@ use crate::domain::network::is_link_local_or_metadata;
 use crate::domain::webhook::{HookUrl, ID, SIGNATURE, TIMESTAMP};
 use crate::runtime::courier::{Call, Delivery, Hook};
 
-/// From the dial to the last header of the answer. Receivers are told to answer first and work later.
+/// Maximum time from the dial to the last header of the response. Receivers are told to respond first and work later.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Octets of a body: notices are some hundred.
+/// Maximum size of a body; notices have some hundred octets.
 const BODY_MAX: usize = 64 * 1024;
 
-/// Any 2xx is taken for a yes. The body of the answer is not read: nothing in it could change what is done.
+/// Sends one call. Any 2xx counts as success. The response's body is not read: nothing in it could change what is done.
 pub async fn post(hook: &Hook, call: &Call) -> Delivery {
     if call.body.len() > BODY_MAX {
         return Delivery::Failed(format!("the body has {} octets, more than {BODY_MAX}", call.body.len()));
@@ -50,15 +50,15 @@ async fn exchange(hook: &Hook, call: &Call) -> Result<StatusCode, String> {
     let stream = stream.map_err(|error| format!("the TLS handshake: {error}"))?;
     let opened = http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = opened.map_err(|error| format!("speaking HTTP: {error}"))?;
-    // It does the reading and writing, and ends with this call. What breaks it is what the answer says.
+    // The task does the reading and writing, and ends with this call. Its error is also the response's.
     let mut driver = JoinSet::new();
     driver.spawn(connection);
     let answer = sender.send_request(request).await;
     answer.map(|answer| answer.status()).map_err(|error| format!("speaking HTTP: {error}"))
 }
 
-/// Where the host is, as its name resolves at this moment: the address that is judged is the one that is dialled, so that
-/// a name that answers differently the second time gains nothing.
+/// Resolves the host's name: the address that is checked is the one that is dialled, so that a name that resolves
+/// differently the second time gains nothing.
 async fn addresses(url: &HookUrl) -> Result<Vec<SocketAddr>, String> {
     let found = lookup_host((url.host.as_str(), url.port)).await;
     let found: Vec<SocketAddr> = found.map_err(|error| format!("resolving the host: {}", error.kind()))?.collect();

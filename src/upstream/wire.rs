@@ -17,9 +17,9 @@ use tokio_rustls::client::TlsStream;
 
 use super::line::{Body, Ended, Line, Point};
 
-/// Held bytes at which they are sent without waiting for a read: a few segments, one TLS record or more.
+/// Number of held bytes at which they are sent without waiting for a read: a few segments, one TLS record or more.
 const HELD_MAX: usize = 64 * 1024;
-/// What an upstream may say before we are done speaking.
+/// Maximum number of octets read at once, and accepted from an upstream while we are still sending.
 const EARLY_MAX: usize = 4096;
 
 #[derive(Debug)]
@@ -73,13 +73,13 @@ pub(super) struct Wire {
     socket: Socket,
     peer: SocketAddr,
     line: Arc<Line>,
-    /// Written by lettre and not yet by us, from `sent` on.
+    /// Bytes that lettre has written and we have not sent, from `sent` on.
     held: Vec<u8>,
     sent: usize,
     /// Reply lines that lettre has not taken yet.
     lines: Vec<u8>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// The terms under which the timer was set, while it runs.
+    /// The `terms` that the timer was set under, while it runs.
     waiting: Option<u64>,
 }
 
@@ -93,7 +93,7 @@ impl Wire {
         error
     }
 
-    /// Nothing can be done now: wait, but not for ever.
+    /// Waits, but not for ever: returns the error once the time limit has passed.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let (terms, at) = {
             let state = self.line.state();
@@ -111,7 +111,7 @@ impl Wire {
         Poll::Ready(self.end(Ended::Timeout, io::ErrorKind::TimedOut.into()))
     }
 
-    /// Sends what is held.
+    /// Sends the held bytes.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.held.len() {
             match self.socket.poll_write(cx, &self.held[self.sent..]) {
@@ -150,7 +150,7 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads what the upstream says, from what was heard early on. It may be less than a line.
+    /// Reads the upstream's output, starting with what arrived early. It may be less than a line.
     fn poll_lines(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let ahead = std::mem::take(&mut self.line.state().ahead);
         if !ahead.is_empty() {
@@ -173,7 +173,8 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// While a body is on its way, hears whether the upstream hung up or spoke early. True: it did, stop.
+    /// Checks, while a body is being sent, whether the upstream hung up or replied early. True if it did, and sending
+    /// must stop.
     fn listen(&mut self, cx: &mut Context<'_>) -> bool {
         if matches!(self.line.state().body, Body::None) {
             return false;
@@ -252,7 +253,7 @@ impl AsyncWrite for Wire {
         Poll::Ready(Ok(bytes.len()))
     }
 
-    /// Held bytes leave when lettre reads, or when there are enough of them.
+    /// Does nothing: held bytes are sent when lettre reads, or when there are enough of them.
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -291,7 +292,7 @@ mod tests {
         (Wire::new(Socket::Memory(ours), peer, line.clone()), line, point, theirs)
     }
 
-    /// What the other end hears in all, after the wire is gone.
+    /// Returns all that the other end receives, after the wire is gone.
     async fn heard(wire: Wire, mut theirs: DuplexStream) -> Vec<u8> {
         drop(wire);
         let mut bytes = Vec::new();

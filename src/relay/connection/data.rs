@@ -1,7 +1,7 @@
-//! DATA: from the command to the answer after the final dot.
+//! DATA: from the command to the reply after the final dot.
 //!
-//! Memory for the body is taken as its octets arrive, and a client has to keep up a rate for all of it: whoever holds
-//! memory has sent what is in it, and lately.
+//! Memory for the body is taken as its octets arrive, and a client must keep up a rate for all of it: a client that
+//! holds memory has sent as much, and lately.
 
 use std::io;
 use std::pin::pin;
@@ -21,14 +21,15 @@ use crate::relay::smtp::data::{Body, BodyReader, Progress, Refusal};
 use crate::relay::smtp::reply::Reply;
 use crate::relay::smtp::session::Answer;
 
-/// A client that sends so many times the largest message without a final dot is cut off: it is not going to listen.
+/// Multiple of the largest message after which a client without a final dot is cut off: it is not going to read a
+/// reply.
 const DISCARD_FACTOR: usize = 4;
 
-/// How long a connection whose client closed its side is kept for the reply. Whoever hung up for good comes again, and
-/// needs the place of its key.
+/// Time that a connection whose client closed its side is kept for the reply. A client that hung up for good will
+/// reconnect, and needs the place of its key.
 const LISTENS_MAX: Duration = Duration::from_secs(5);
 
-/// How a body ended.
+/// The end of a body.
 enum Read {
     Whole(Body, HeldMemory),
     Refused(Refusal),
@@ -48,7 +49,7 @@ impl Connection {
                 return Ok(self.session.answer(reply));
             }
         };
-        // What cannot be kept need not be uploaded. Nothing is taken on the client's word.
+        // A body that cannot be kept need not be uploaded. No memory is taken on an announcement.
         if !memory.has_room_for(announced, &self.front.admission.settings.load().config.limits) {
             let reply = match &self.identity {
                 Some(who) => self.front.admission.refused(who, MessageResult::NoMemory, Reply::NoMemory),
@@ -77,9 +78,9 @@ impl Connection {
                     biased;
                     reply = &mut answered => reply,
                     () = self.wire.hung_up() => {
-                        // The message may be done with already.
+                        // The message may be finished already.
                         let _ = left.send(dot.elapsed());
-                        // One that closed only its own side still listens.
+                        // A client that closed only its own side still reads.
                         let listens = timeout(LISTENS_MAX, answered).await;
                         listens.map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?
                     }
@@ -97,8 +98,8 @@ impl Connection {
         Ok(self.session.answer(reply))
     }
 
-    /// The account that sends, where it still may. The login is judged as at MAIL: a transaction may have been open for
-    /// long.
+    /// Returns the account that sends, if it still may. The login is judged as at MAIL: a transaction may have been
+    /// open for long.
     async fn account(&self) -> Result<Arc<AccountEntry>, Reply> {
         let who = self.identity.as_ref().ok_or(Reply::AuthFirst)?;
         let judge = &self.front.admission.judge;
@@ -115,7 +116,7 @@ impl Connection {
         }
     }
 
-    /// Reads to the final dot.
+    /// Reads the body to the final dot.
     async fn body(&mut self, announced: usize, mut memory: HeldMemory) -> io::Result<Read> {
         let settings = self.settings.clone();
         let limits = &settings.config.limits;
@@ -156,7 +157,7 @@ impl Connection {
     }
 }
 
-/// How long a client may take for a body: each octet buys it time, up to one window, and never beyond the end.
+/// The time that a client has for a body: each octet buys it time, up to one window, and never beyond the end.
 struct Pace {
     window: Duration,
     octets_per_second: u32,
@@ -175,12 +176,12 @@ impl Pace {
         }
     }
 
-    /// When the next octets must be there.
+    /// Returns the time by which the next octets must arrive.
     fn due(&self) -> Instant {
         self.due.min(self.end)
     }
 
-    /// Whether the whole body is late, rather than its next octets.
+    /// True if the whole body is late, rather than its next octets.
     fn is_over(&self, now: Instant) -> bool {
         now >= self.end
     }

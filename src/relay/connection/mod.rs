@@ -1,7 +1,7 @@
 //! One connection: the socket's bytes become commands, decisions become replies.
 //!
-//! Replies go out in the order of their commands, all that is buffered answered in one write. Every wait has a
-//! deadline. A stop of the relay is heard between commands, so a transaction is never cut in the middle.
+//! Replies go out in the order of their commands, those to all buffered commands in one write. Every wait has a
+//! deadline. A shutdown takes effect between commands, so no whole command and no body is cut off.
 
 mod data;
 
@@ -32,22 +32,22 @@ use crate::domain::id::KeyId;
 use crate::domain::relay_config::{LineEnds, Listener, ListenerMode};
 use crate::domain::sender::Address;
 
-/// What all connections share.
+/// The state that all connections share.
 pub struct Front {
     pub admission: Arc<Admission>,
     pub limits: ConnectionLimits,
     pub unauthenticated: Unauthenticated,
     pub bodies: BodyMemory,
     pub throttle: AuthThrottle,
-    /// Says that sessions end at their next command.
+    /// Cancelled when sessions must end at their next command.
     pub draining: CancellationToken,
 }
 
-/// Where a connection came in, with the places that it takes.
+/// The address and listener of a connection, with the place that it takes.
 pub struct Visitor {
     pub address: IpAddr,
     pub listener: Arc<Listener>,
-    /// Given back after the login.
+    /// Released after the login.
     pub place: Place,
 }
 
@@ -59,17 +59,17 @@ pub struct Connection {
     wire: Wire,
     session: Session,
     accepted: Instant,
-    /// Until the login.
+    /// `None` after the login.
     place: Option<Place>,
     identity: Option<Identity>,
     /// The sender of the open transaction was refused, and that was counted.
     sender_refused: bool,
     _permits: Option<(Permit<KeyId>, Permit<Arc<str>>)>,
-    /// What is being waited for.
+    /// The step that the client is expected to take next.
     waiting_for: Late,
 }
 
-/// Whether the session goes on.
+/// The decision whether the session goes on.
 #[derive(PartialEq, Eq)]
 enum Flow {
     On,
@@ -103,7 +103,7 @@ impl Connection {
         }
     }
 
-    /// Serves until one side ends it. A broken connection is the client's affair and no error of ours.
+    /// Serves until one side ends the connection. A broken connection is no error of the relay's.
     pub async fn serve(mut self) {
         if let Err(error) = self.converse().await {
             if error.kind() == io::ErrorKind::TimedOut {
@@ -156,7 +156,7 @@ impl Connection {
         }
     }
 
-    /// What the client took too long for.
+    /// Returns the step that the client took too long for.
     fn late(&self) -> Late {
         match self.waiting_for {
             _ if self.wire.is_stuck() => Late::Reply,
@@ -165,7 +165,8 @@ impl Connection {
         }
     }
 
-    /// RFC 5321 §4.5.3.2.7, less before the login: nobody may hold a place for long without a name.
+    /// Returns the deadline of the next command (RFC 5321 §4.5.3.2.7), an earlier one before the login: a client
+    /// without a name may not hold a place for long.
     fn command_deadline(&self) -> Instant {
         let idle = Instant::now() + seconds(self.settings.config.limits.idle_seconds);
         if !self.session.is_logged_in() {
@@ -173,12 +174,12 @@ impl Connection {
         } else if self.session.transaction().is_none() {
             idle.min(self.end())
         } else {
-            // An open transaction may be finished, and does not keep the session for ever.
+            // An open transaction may be finished, but does not keep the session for ever.
             idle.min(self.end() + seconds(self.settings.config.limits.idle_seconds))
         }
     }
 
-    /// When the session has to log in again, unless a transaction is open.
+    /// Returns the time when the client has to log in again, unless a transaction is open.
     fn end(&self) -> Instant {
         self.accepted + seconds(self.settings.config.limits.session_seconds)
     }
@@ -187,13 +188,13 @@ impl Connection {
         self.session.is_logged_in() && self.session.transaction().is_none() && Instant::now() >= self.end()
     }
 
-    /// Until then somebody must have logged in.
+    /// Returns the time by which the client must have logged in.
     fn login_deadline(&self) -> Instant {
         self.accepted + self.front.unauthenticated.login_limit(&self.settings.config.limits)
     }
 
-    /// Sends what is due and waits for more, or for the stop. No whole command is buffered here, so nothing that was
-    /// asked goes unanswered.
+    /// Sends the replies and waits for more input, or for the shutdown. No whole command is buffered here, so none goes
+    /// unanswered.
     async fn wait(&mut self, deadline: Instant) -> io::Result<Flow> {
         self.wire.flush().await?;
         tokio::select! {
@@ -231,7 +232,7 @@ impl Connection {
             Next::StartTls => return self.upgrade().await.map(|()| Flow::On),
             Next::Prompt(prompt) => Answer::say(Reply::Challenge(prompt)),
             Next::Login(login) => self.login(login).await?,
-            // Where the next message is buffered already, the session never waits and would not hear of the stop.
+            // If the next message is buffered already, the session never waits and would not notice the shutdown.
             Next::Mail(_) if self.front.draining.is_cancelled() => Answer::close(Reply::Draining),
             Next::Mail(_) if self.is_over() => {
                 self.front.admission.metrics.session_ended(SessionEnd::Age);
@@ -294,7 +295,7 @@ impl Connection {
                 self.front.admission.metrics.dismissed();
                 return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
             }
-            // Nothing was asked yet, so nothing is cut off; a silent client must not hold up the stop for a minute.
+            // No command came yet, so none is cut off; a silent client must not hold up the shutdown for a minute.
             () = self.front.draining.cancelled() => return Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
         };
         self.waiting_for = Late::Command;
@@ -320,7 +321,7 @@ impl Connection {
         let origin = Origin { address: self.address, mode: self.listener.mode };
         let settings = self.front.admission.settings.load_full();
         let limits = &settings.config.limits;
-        // Before it is counted, so that no spelling gives a guesser another try.
+        // Normalised before it is counted, so that no spelling gives a guesser another try.
         let login = Login { username: Username::normalised(&username, &settings.config.hostname), password };
         let Front { admission, throttle, limits: permits, unauthenticated, .. } = &*self.front;
         let attempt = throttle.attempt(self.address, &login.username);
@@ -350,7 +351,7 @@ impl Connection {
         };
         admission.metrics.login(denied.result());
         let pause = match denied {
-            // Nobody's fault: it costs no try.
+            // Not the client's fault: it costs no try.
             Denied::Unavailable => return Ok(Answer::say(denied.reply())),
             Denied::BadLogin => throttle.failed(attempt, limits, started),
             Denied::WrongNetwork | Denied::NeedsTls | Denied::NotInUse | Denied::Blocked(_) => {
@@ -361,8 +362,8 @@ impl Connection {
         self.hold_back(answer, started + pause).await
     }
 
-    /// Holds an answer back, which then says nothing about the time that it took to find. A connection that has to go
-    /// meanwhile never hears it: by crowds of its own a guesser would be rid of the pause.
+    /// Delays an answer, so that it does not reveal how long it took to find. A connection that is closed meanwhile
+    /// never gets it: otherwise a guesser could skip the pause by crowding out its own connections.
     async fn hold_back(&mut self, answer: Answer, until: Instant) -> io::Result<Answer> {
         self.wire.flush().await?;
         tokio::select! {
@@ -385,7 +386,7 @@ impl Connection {
         let transaction = self.session.transaction().ok_or(Reply::OutOfOrder("MAIL first"))?;
         let added = self.front.admission.recipient(who, transaction, to).await;
         if let Err(reply) = &added {
-            // The sender is the same for all recipients of a message, so its refusal is told once.
+            // The sender is the same for all recipients of a message, so its refusal is reported once.
             let is_told = reply.sender_fault().is_some() && std::mem::replace(&mut self.sender_refused, true);
             if !is_told {
                 self.front.admission.recipient_refused(who, reply);
@@ -395,7 +396,7 @@ impl Connection {
     }
 }
 
-/// Returns when another connection got the place; never after the login.
+/// Waits until another connection gets the place; for ever after the login.
 async fn dismissed(place: &Option<Place>) {
     match place {
         Some(place) => place.taken().await,

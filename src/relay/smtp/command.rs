@@ -1,10 +1,10 @@
-//! One line in, one command out.
+//! Parses one line into one command.
 //!
-//! The caller cuts lines; only whole ones come here. The path of MAIL and RCPT is read here and kept as it was written,
-//! because `smtp-proto` strips quotes from a local part (`<"a b"@c.d>` would reach the upstream's command line as
-//! `a b@c.d`) and takes `<postmaster>` for the empty path. It parses the parameters, but for SIZE, whose digits it does
-//! not limit; a parameter that EHLO did not offer, or that comes twice, is refused. Control characters and broken UTF-8
-//! are refused first. What devices get wrong is mended before: a missing bracket, an empty EHLO name.
+//! The caller splits the input; only whole lines come here. The path of MAIL and RCPT is read here and kept as it was
+//! written, because `smtp-proto` strips quotes from a local part (`<"a b"@c.d>` would reach the upstream's command line
+//! as `a b@c.d`) and takes `<postmaster>` for the empty path. The crate parses the parameters, except SIZE, whose
+//! digits it does not limit; a parameter that EHLO did not offer, or that comes twice, is refused. Control characters
+//! and broken UTF-8 are refused first. Common mistakes of devices are tolerated: a missing bracket, an empty EHLO name.
 
 use std::borrow::Cow;
 
@@ -14,9 +14,9 @@ use super::reply::Reply;
 use super::sasl::Mechanism;
 use crate::domain::sender::{Address, MailDomain};
 
-/// The longest command line: RFC 4954 §4 wants 12,288 octets for AUTH, and no other command needs as many.
+/// Maximum length of a command line: RFC 4954 §4 wants 12,288 octets for AUTH, and no other command needs as many.
 pub const LINE_MAX: usize = 12_288;
-/// Parameters of one command. EHLO offers four (SIZE, BODY, SMTPUTF8, AUTH), each once.
+/// Maximum number of parameters of one command. EHLO offers four (SIZE, BODY, SMTPUTF8, AUTH), each once.
 const PARAMETERS_MAX: usize = 16;
 /// RFC 1870 §3: `size-value = 1*20DIGIT`.
 const SIZE_DIGITS_MAX: usize = 20;
@@ -46,7 +46,7 @@ pub enum Recipient {
 }
 
 impl Recipient {
-    /// Tells whether it is all ASCII, or needs SMTPUTF8 (RFC 6531).
+    /// True if it is all ASCII, and does not need SMTPUTF8 (RFC 6531).
     pub fn is_ascii(&self) -> bool {
         match self {
             Self::Mailbox(address) => address.is_ascii(),
@@ -55,7 +55,7 @@ impl Recipient {
     }
 }
 
-/// MAIL with what was asked for.
+/// A MAIL command with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mail {
     /// `None` is the empty path `<>`.
@@ -66,7 +66,7 @@ pub struct Mail {
     pub utf8: bool,
 }
 
-/// A command, or the reply that refuses it.
+/// Parses a line into a command, or the reply that refuses it.
 pub fn parse(line: &[u8]) -> Result<Command, Reply> {
     if let Some(greeting) = greeting(line) {
         return Ok(greeting);
@@ -77,7 +77,7 @@ pub fn parse(line: &[u8]) -> Result<Command, Reply> {
         None => (text, ""),
     };
     let is = |name: &str| verb.eq_ignore_ascii_case(name);
-    // The commands of a transaction first: they are the many.
+    // The commands of a transaction first: they are the most frequent.
     if is("RCPT") {
         recipient(text)
     } else if is("MAIL") {
@@ -105,8 +105,8 @@ pub fn parse(line: &[u8]) -> Result<Command, Reply> {
     }
 }
 
-/// EHLO or HELO with whatever name. Windows programs send the computer's name in their code page, devices send addresses
-/// and nothing at all; nothing depends on the name, and it is neither logged nor passed on.
+/// Recognises EHLO or HELO with any name. Windows programs send the computer's name in their code page, devices send
+/// addresses and nothing at all; nothing depends on the name, and it is neither logged nor passed on.
 fn greeting(line: &[u8]) -> Option<Command> {
     let verb = line.split(|byte| byte.is_ascii_whitespace()).next()?;
     if verb.eq_ignore_ascii_case(b"EHLO") {
@@ -118,7 +118,7 @@ fn greeting(line: &[u8]) -> Option<Command> {
     }
 }
 
-/// The line without its end, as text without control characters.
+/// Returns the line without its end, as text. Refuses control characters.
 pub fn text_of(line: &[u8]) -> Result<&str, Reply> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -165,7 +165,7 @@ fn mail(text: &str) -> Result<Command, Reply> {
         text if !utf8 && !text.is_ascii() => return Err(Reply::Utf8NotAsked),
         text => Some(address(text, Reply::BadSenderAddress)?),
     };
-    // Some servers take what is quoted for an address of its own, and that one was never judged.
+    // Some servers read a quoted `@` as part of another address, which was never checked.
     if address.as_ref().is_some_and(|address| address.mailbox().contains('@')) {
         return Err(Reply::BadSenderAddress);
     }
@@ -173,12 +173,12 @@ fn mail(text: &str) -> Result<Command, Reply> {
     Ok(Command::Mail(Mail { from: address, size: parameters.size, eight_bit, utf8 }))
 }
 
-/// The address of a path, or the refusal of one that is none.
+/// Parses the address of a path, or returns the refusal of an invalid one.
 fn address(text: &str, refusal: Reply) -> Result<Address, Reply> {
     Address::from_path(text).map_err(|_| if text.is_ascii() { refusal } else { Reply::BadUtf8Address })
 }
 
-/// The parameters of MAIL or RCPT, SIZE taken out of them.
+/// The parameters of MAIL or RCPT, with SIZE taken out.
 struct Parameters {
     /// Announced octets; 0 = not announced.
     size: usize,
@@ -186,7 +186,7 @@ struct Parameters {
 }
 
 impl Parameters {
-    /// `Err` where a parameter comes twice, or SIZE is no number as RFC 1870 has it.
+    /// Reads the parameters. `Err` if one comes twice, or SIZE is not a number by RFC 1870.
     fn read(text: &str) -> Result<Self, Reply> {
         let mut read = Self { size: 0, others: String::new() };
         let mut seen: Vec<&str> = Vec::new();
@@ -205,7 +205,7 @@ impl Parameters {
                 if !is_number {
                     return Err(Reply::Syntax("SIZE=octets"));
                 }
-                // Twenty digits may be more than a machine counts; more than any limit is enough.
+                // Twenty digits may overflow; a number above any limit is enough.
                 read.size = value.parse().unwrap_or(usize::MAX);
             } else {
                 read.others.push_str(parameter);
@@ -216,8 +216,8 @@ impl Parameters {
     }
 }
 
-/// Whether a parameter was given that EHLO does not offer. `AUTH=` is offered with AUTH (RFC 4954 §5) and ignored:
-/// the relay trusts nobody's word about who somebody else is.
+/// True if a parameter was given that EHLO does not offer. `AUTH=` is offered with AUTH (RFC 4954 §5) and ignored: the
+/// relay does not trust a client's claim about another sender's identity.
 fn asks_for_more(from: &MailFrom<Cow<'_, str>>) -> bool {
     let MailFrom { flags, trans_id, by, env_id, solicit, mtrk, hold_for, hold_until, mt_priority, .. } = from;
     let offered = MAIL_BODY_7BIT | MAIL_BODY_8BITMIME | MAIL_SMTPUTF8;
@@ -252,7 +252,7 @@ fn recipient(text: &str) -> Result<Command, Reply> {
     Ok(Command::Rcpt(recipient))
 }
 
-/// What the parser says of parameters.
+/// Translates the parser's error about parameters into a reply.
 fn refusal(error: ProtoError) -> Reply {
     match error {
         ProtoError::InvalidParameter { param: "BODY" } => Reply::Syntax("BODY=7BIT or BODY=8BITMIME"),
@@ -268,14 +268,14 @@ fn refusal(error: ProtoError) -> Reply {
     }
 }
 
-/// The path of MAIL or RCPT, cut out of a line that may miss its brackets.
+/// The path of MAIL or RCPT, cut out of a line that may lack its brackets.
 struct Path<'a> {
     inside: &'a str,
     parameters: &'a str,
 }
 
 impl<'a> Path<'a> {
-    /// `VERB  WORD : <path> parameters`, with spaces where devices put them.
+    /// Finds the path in `VERB WORD : <path> parameters`, with spaces where devices put them.
     fn find(text: &'a str, word: &str) -> Option<Self> {
         let rest = text.get(4..)?.trim_start_matches([' ', '\t']);
         let after =
@@ -288,14 +288,14 @@ impl<'a> Path<'a> {
             after.split_at(end)
         };
         let parameters = parameters.strip_prefix('>').unwrap_or(parameters);
-        // Without brackets an empty path is a forgotten one, not the empty sender.
+        // Without brackets an empty path is a missing one, not the empty sender.
         if inside.is_empty() && !after.starts_with('<') {
             return None;
         }
         Some(Self { inside, parameters })
     }
 
-    /// The mailbox without a source route, which RFC 5321 §4.1.1.3 wants ignored.
+    /// Returns the mailbox without a source route, which RFC 5321 §4.1.1.3 wants ignored.
     fn mailbox(&self) -> &'a str {
         let inside = self.inside.trim();
         match inside.split_once(':') {
@@ -305,12 +305,12 @@ impl<'a> Path<'a> {
     }
 }
 
-/// `@relay.example,@other.example`
+/// True for a route such as `@relay.example,@other.example`.
 fn is_route(text: &str) -> bool {
     text.split(',').all(|hop| hop.strip_prefix('@').is_some_and(|host| MailDomain::parse(host).is_ok()))
 }
 
-/// Where `>` stands outside of quotes.
+/// Returns the position of the first `>` outside of quotes.
 fn closing_bracket(text: &str) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     for (index, byte) in text.bytes().enumerate() {
@@ -415,7 +415,7 @@ mod tests {
         }
     }
 
-    /// The forms of a recipient, with what is forwarded or said.
+    /// The forms of a recipient, with the forwarded address or the reply.
     #[test]
     fn a_recipient_is_kept_octet_for_octet_or_refused() {
         for form in [

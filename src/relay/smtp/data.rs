@@ -1,11 +1,11 @@
 //! The body of a message: from DATA to the final dot.
 //!
-//! Only CRLF.CRLF ends it. Every other spelling (LF.LF, LF.CRLF, CR.CR, CRLF.LF) is content, so nobody can hide a
-//! second message in a first one ("SMTP smuggling", CVE-2023-51764 and its kin). What comes out has CRLF line ends
-//! only, because the upstream's client stuffs dots after CRLF and nowhere else.
+//! Only CRLF.CRLF ends it. Every other spelling (LF.LF, LF.CRLF, CR.CR, CRLF.LF) is content, so no client can hide a
+//! second message in a first one ("SMTP smuggling", CVE-2023-51764 and its kin). The result has CRLF line ends only,
+//! because the upstream's client stuffs dots after CRLF and nowhere else.
 //!
-//! A refused body is read to its end all the same: the client can only hear the refusal there. Bytes are moved in
-//! runs between line ends, never one by one.
+//! A refused body is read to its end all the same: only there can the client be told. Bytes are moved in runs between
+//! line ends, never one by one.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use memchr::memchr3;
@@ -13,35 +13,35 @@ use memchr::memchr3;
 use super::reply::BodyFault;
 use crate::domain::relay_config::LineEnds;
 
-/// Devices send lines far over RFC 5321's 1,000 octets; more than this is no text.
+/// Maximum length of a line. Devices send lines far over RFC 5321's 1,000 octets; more than this is no text.
 pub const LINE_MAX: usize = 64 * 1024;
 
 /// Room in front of a body for the fields that the relay adds, so that the body is never copied for them: Received
 /// and Message-ID name the host (at most 255 octets) and the message's id, Date is 40 octets.
 pub const HEADROOM: usize = 1024;
 
-/// Room for a body at its beginning. What a client announces is not taken at its word: the room grows as octets come.
+/// Initial room for a body. A client's announcement is not trusted: the room grows as octets come.
 const INITIAL: usize = 16 * 1024;
 
-/// What followed from some bytes.
+/// The progress after some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// All bytes were taken; there must be more.
+    /// All bytes were taken; the body goes on.
     More,
     /// The final dot was read after this many of the bytes; what follows them is the next command.
     End(usize),
 }
 
-/// Why a body is refused.
+/// The reason why a body is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     TooBig,
-    /// Other bodies take all the memory that there is for them.
+    /// No memory is left for it.
     NoMemory,
     Fault(BodyFault),
 }
 
-/// Where the reader stands.
+/// The position of the reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
     /// After CRLF (or at the start): a dot here is the protocol's.
@@ -68,7 +68,7 @@ pub struct BodyReader {
     /// Octets as RFC 1870 counts them: with line ends, without stuffed dots. Also counted while refused.
     size: usize,
     refusal: Option<Refusal>,
-    /// The size that the client announced; 0 = none.
+    /// Size that the client announced; 0 = none.
     expected: usize,
     /// [`HEADROOM`], then the body.
     body: BytesMut,
@@ -79,7 +79,7 @@ pub struct BodyReader {
 pub struct Body {
     /// [`HEADROOM`] or more, then the content.
     octets: BytesMut,
-    /// Where the content starts.
+    /// Start of the content.
     start: usize,
 }
 
@@ -93,14 +93,14 @@ impl Body {
         self.start = self.octets.len().min(self.start + octets);
     }
 
-    /// The message with `fields` in front of it.
+    /// Returns the message with `fields` in front of it.
     pub fn with(mut self, fields: &str) -> Bytes {
         if let Some(start) = self.start.checked_sub(fields.len()) {
             self.octets[start..self.start].copy_from_slice(fields.as_bytes());
             self.octets.advance(start);
             return self.octets.freeze();
         }
-        // Longer than a valid host name allows; right all the same.
+        // Longer than a valid host name allows, but right all the same.
         let mut message = BytesMut::with_capacity(fields.len() + self.content().len());
         message.extend_from_slice(fields.as_bytes());
         message.extend_from_slice(self.content());
@@ -109,7 +109,7 @@ impl Body {
 }
 
 impl BodyReader {
-    /// `expected` is the size that the client announced; 0 = none.
+    /// Creates a reader. `expected` is the size that the client announced; 0 = none.
     pub fn new(limit: usize, expected: usize, line_ends: LineEnds) -> Self {
         let room = if expected == 0 { INITIAL } else { expected.min(INITIAL) };
         let mut body = BytesMut::with_capacity(HEADROOM + room);
@@ -117,12 +117,12 @@ impl BodyReader {
         Self { at: At::LineStart, line_ends, limit, line: 0, extra_crs: 0, size: 0, refusal: None, expected, body }
     }
 
-    /// Octets that are held in memory.
+    /// Returns the number of octets held in memory.
     pub fn held(&self) -> usize {
         self.body.len()
     }
 
-    /// Octets that were read so far, kept or not.
+    /// Returns the number of octets read so far, kept or not.
     pub fn size(&self) -> usize {
         self.size
     }
@@ -131,12 +131,12 @@ impl BodyReader {
         self.refusal.is_some()
     }
 
-    /// Refuses the body from outside: there is no memory for it.
+    /// Refuses the body because there is no memory for it.
     pub fn discard(&mut self) {
         self.refuse(Refusal::NoMemory);
     }
 
-    /// The whole body, or why not.
+    /// Returns the whole body, or the reason for its refusal.
     pub fn finish(self) -> Result<Body, Refusal> {
         match self.refusal {
             None => Ok(Body { octets: self.body, start: HEADROOM }),
@@ -186,8 +186,8 @@ impl BodyReader {
         Progress::More
     }
 
-    /// Takes a run of whole lines and text that needs no change, and the byte that ended it. Returns how many bytes
-    /// that were.
+    /// Takes a run of whole lines and text that needs no change, and the byte that ended it. Returns the number of
+    /// bytes taken.
     fn text(&mut self, bytes: &[u8]) -> usize {
         // Where the current line started, so that lines need no counter of their own inside a run.
         let mut line_start = 0;
@@ -225,21 +225,21 @@ impl BodyReader {
             b'\n' => self.end_line(false),
             _ => {
                 self.refuse(Refusal::Fault(BodyFault::Nul));
-                // It came all the same: a flood of them is cut off like any other.
+                // It is counted all the same: a flood of them is cut off like any other.
                 self.keep(&[byte]);
             }
         }
     }
 
-    /// Holds one more CR back: whether it ends a line is known when another octet comes.
+    /// Holds one more CR back: the next octet decides whether it ends a line.
     fn hold_cr(&mut self) {
         self.extra_crs += 1;
-        // It came, kept or not: a flood of them is cut off like any other.
+        // It is counted, kept or not: a flood of them is cut off like any other.
         self.size = self.size.saturating_add(1);
     }
 
-    /// Ends a line by CRLF. Some programs write CRLF for the LF of a CRLF, which makes CR CR LF: the extra CR is no line
-    /// end of its own, because an empty line would cut the header section there.
+    /// Ends a line by CRLF. Some programs write CRLF for the LF of a CRLF, which makes CR CR LF: the extra CR is no
+    /// line end of its own, because an empty line would end the header section there.
     fn end_line_after_crs(&mut self) {
         let extra = std::mem::take(&mut self.extra_crs);
         self.size -= extra;
@@ -266,7 +266,7 @@ impl BodyReader {
         }
     }
 
-    /// Ends a line: by CRLF, or by a CR or LF alone, which is no line start for dots.
+    /// Ends a line: by CRLF, or by a CR or LF alone, after which a dot is not the protocol's.
     fn end_line(&mut self, proper: bool) {
         if !proper {
             self.tolerate_bare_line_end();
@@ -294,7 +294,7 @@ impl BodyReader {
         }
     }
 
-    /// Doubles the room where it is used up, as a vector does, but goes no further than the announced end.
+    /// Doubles the room when it is used up, as a vector does, but goes no further than the announced end.
     fn make_room(&mut self, more: usize) {
         let room = self.body.capacity();
         let needed = self.body.len() + more;
@@ -305,7 +305,7 @@ impl BodyReader {
         }
     }
 
-    /// The first reason stays; the memory goes at once.
+    /// Refuses the body and releases its memory. The first reason stays.
     fn refuse(&mut self, refusal: Refusal) {
         if self.refusal.is_none() {
             self.refusal = Some(refusal);
@@ -321,7 +321,8 @@ mod tests {
 
     const LIMIT: usize = 10_000_000;
 
-    /// Reads `wire` in pieces of `step` bytes; the body (or the refusal) and how many bytes were the message's.
+    /// Reads `wire` in pieces of `step` bytes; returns the body (or the refusal) and the number of bytes that were the
+    /// message's.
     fn read(wire: &[u8], step: usize, line_ends: LineEnds) -> (Option<Result<Vec<u8>, Refusal>>, usize) {
         let mut reader = BodyReader::new(LIMIT, 0, line_ends);
         let mut used = 0;
@@ -440,7 +441,7 @@ mod tests {
         assert_eq!(read().with(&long), format!("{long}a\r\n"));
     }
 
-    /// The rules again, byte by byte, as slowly as they are easy to believe.
+    /// Implements the rules again, byte by byte, slow but easy to verify.
     fn model(wire: &[u8]) -> (Vec<u8>, usize) {
         let (mut out, mut next, mut start) = (Vec::new(), 0, true);
         loop {

@@ -1,7 +1,7 @@
-//! The header section: who it says the message is from, how often it was relayed, and what is missing.
+//! The header section: the senders that it names, how often the message was relayed, and which fields are missing.
 //!
-//! Nothing is rewritten. A Received field goes in front (RFC 5321 §4.4), and Date and Message-ID where a device left
-//! them out (RFC 6409 §8.2, §8.3).
+//! No field is rewritten. A Received field goes in front (RFC 5321 §4.4), and Date and Message-ID if a device left them
+//! out (RFC 6409 §8.2, §8.3).
 
 use std::borrow::Cow;
 
@@ -16,27 +16,28 @@ use crate::domain::fingerprint::TraceMark;
 use crate::domain::id::MessageId;
 use crate::domain::sender::Address;
 
-/// The largest header section. DKIM, ARC and long reference lists stay far under it.
+/// Maximum size of a header section. DKIM, ARC and long reference lists stay far under it.
 pub const HEADER_MAX: usize = 256 * 1024;
 
-/// The most octets that [`Added::fields`] makes: twice the longest host name (255), and what stands around it.
+/// Maximum size of [`Added::fields`]: twice the longest host name (255), and the text around it.
 pub const ADDED_MAX: usize = 1024;
 
-/// What the relay must know of a header section.
+/// The facts that the relay needs from a header section.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Header {
-    /// How many From fields there are. Exactly one is right.
+    /// Number of From fields. Exactly one is right.
     pub from_fields: usize,
-    /// Every address that the message claims to be from, with the field that says so.
+    /// Every address that the message claims to be from, with the field that it stands in.
     pub senders: Vec<(FieldName, Address)>,
     pub received: usize,
-    /// Received fields with the sender's own mark ([`TraceMark`]): it was here before, as a message of the same key.
+    /// Number of Received fields with the sender's own mark ([`TraceMark`]): the message was here before, as one of the
+    /// same key.
     pub own: usize,
     pub has_date: bool,
     pub has_message_id: bool,
 }
 
-/// Reads the header section of a body with CRLF line ends. `mark` is what our Received fields have for its key.
+/// Reads the header section of a body with CRLF line ends. `mark` is the key's mark in our Received fields.
 pub fn read(body: &[u8], mark: &TraceMark) -> Result<Header, HeaderFault> {
     let mut header = Header::default();
     let mut next = 0;
@@ -48,7 +49,7 @@ pub fn read(body: &[u8], mark: &TraceMark) -> Result<Header, HeaderFault> {
     Ok(header)
 }
 
-/// Where the field that starts at `start` ends, with its continuation lines; `None` at the end of the section.
+/// Returns the end of the field that starts at `start`, with its continuation lines; `None` at the end of the section.
 fn field_end(body: &[u8], start: usize) -> Result<Option<usize>, HeaderFault> {
     if start >= body.len() || body[start..].starts_with(b"\r\n") {
         return Ok(None);
@@ -68,7 +69,7 @@ fn field_end(body: &[u8], start: usize) -> Result<Option<usize>, HeaderFault> {
 
 fn take(header: &mut Header, field: &[u8], mark: &TraceMark) -> Result<(), HeaderFault> {
     let colon = memchr(b':', field).ok_or(HeaderFault::Malformed)?;
-    // Some programs take "From :" for From, so do we.
+    // Some programs read "From :" as From, and so do we.
     let name = field[..colon].trim_ascii_end();
     if name.is_empty() || !name.iter().all(u8::is_ascii_graphic) {
         return Err(HeaderFault::Malformed);
@@ -108,7 +109,7 @@ fn take_sender(header: &mut Header, name: FieldName, value: &[u8]) -> Result<(),
     Ok(())
 }
 
-/// The value on one line: CRLF before white space is dropped (RFC 5322 §2.2.3).
+/// Unfolds the value onto one line: CRLF before white space is dropped (RFC 5322 §2.2.3).
 fn unfolded(value: &[u8]) -> Cow<'_, [u8]> {
     let value = value.trim_ascii_end();
     if memmem::find(value, b"\r\n").is_none() {
@@ -124,15 +125,15 @@ fn unfolded(value: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(line)
 }
 
-/// Octets of the line by which a mailbox file begins a message (`From a@b.c Mon Nov 30 10:00:00 2026`), where a program
-/// left it in front of the header section; else 0. It is no field, and servers drop it. A `From` field with a space
-/// before its colon is none.
+/// Returns the length of the line that begins a message in a mailbox file (`From a@b.c Mon Nov 30 10:00:00 2026`), if a
+/// program left it in front of the header section; else 0. It is no field, and servers drop it. A `From` field with a
+/// space before its colon is no such line.
 pub fn mailbox_line(body: &[u8]) -> usize {
     let is_line = body.strip_prefix(b"From ").is_some_and(|rest| !rest.trim_ascii_start().starts_with(b":"));
     if is_line { memchr(b'\n', body).map_or(body.len(), |end| end + 1) } else { 0 }
 }
 
-/// What goes in front of a message.
+/// The values of the fields that go in front of a message.
 pub struct Added<'a> {
     pub id: MessageId,
     pub mark: &'a TraceMark,
@@ -143,8 +144,8 @@ pub struct Added<'a> {
 }
 
 impl Added<'_> {
-    /// The Received field, and Date and Message-ID where `header` has none. No client address: it is nobody's
-    /// business where a customer's printer stands.
+    /// Returns the Received field, and Date and Message-ID if `header` has none. The client's address is left out:
+    /// recipients have no need to know where a customer's printer stands.
     pub fn fields(&self, header: &Header) -> String {
         let date = self.received_at.to_zoned(TimeZone::UTC).strftime("%a, %d %b %Y %H:%M:%S +0000");
         let Self { id, mark, hostname, .. } = self;
@@ -162,7 +163,7 @@ impl Added<'_> {
         text
     }
 
-    /// The protocol's name in Received (RFC 3848, RFC 6531 §4.3).
+    /// Returns the protocol's name in Received (RFC 3848, RFC 6531 §4.3).
     fn protocol(&self) -> &'static str {
         match (self.utf8, self.encrypted) {
             (false, false) => "ESMTPA",

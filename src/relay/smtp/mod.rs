@@ -1,8 +1,8 @@
 //! SMTP as values: bytes in, commands out; decisions in, reply bytes out.
 //!
-//! Nothing here knows a socket, a task, a clock or the ledger, so every rule of the protocol is tested with a table
-//! and a fuzzer can reach all of it. `smtp-proto` parses the paths and parameters of MAIL and RCPT; what it is known
-//! to let through is refused around it (see [`command`]).
+//! Nothing here knows a socket, a task, a clock or the ledger, so every rule of the protocol is tested with a table and
+//! a fuzzer can reach all of it. `smtp-proto` parses the parameters of MAIL and RCPT; what it is known to let through
+//! is refused around it (see [`command`]).
 
 pub mod command;
 pub mod data;

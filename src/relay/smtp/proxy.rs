@@ -1,31 +1,31 @@
-//! The PROXY protocol, versions 1 and 2: a load balancer's word on who the client is, before anything else is said.
+//! The PROXY protocol, versions 1 and 2: a load balancer's header that names the client, before all other bytes.
 //!
-//! Written after HAProxy's proxy-protocol.txt (2020/03/05). Whoever may say it can be anybody, so whether the sender of
-//! a header is trusted is decided before these bytes are looked at. Extensions (TLVs) are stepped over.
+//! Follows HAProxy's proxy-protocol.txt (2020/03/05). A peer that may send a header can claim any address, so the
+//! caller decides whether to trust the peer before these bytes are read. Extensions (TLVs) are skipped.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The longest line of version 1 with its CRLF: two IPv6 addresses and two ports.
+/// Maximum length of a line of version 1 with its CRLF: two IPv6 addresses and two ports.
 pub const LINE_MAX: usize = 107;
-/// The longest header of version 2 that is taken: its 16 octets, the addresses, and more extensions than any
-/// balancer adds (a TLS certificate's subject among them).
+/// Maximum length of a header of version 2: its 16 octets, the addresses, and more extensions than any balancer adds (a
+/// TLS certificate's subject among them).
 pub const HEADER_MAX: usize = 4096;
 
-/// What every header of version 2 begins with, and no line of text does.
+/// Beginning of every header of version 2, and of no line of text.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const FIXED: usize = SIGNATURE.len() + 4;
 const WORD: &[u8] = b"PROXY ";
 
-/// What a header says.
+/// The content of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
     /// The connection is this client's.
     For(IpAddr),
-    /// The connection is the balancer's own, such as a health check, or it does not know whose it is.
+    /// The connection is the balancer's own, such as a health check, or the balancer does not know the client.
     Own,
 }
 
-/// Why it is no header.
+/// The reason why it is no header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     #[error("no PROXY header")]
@@ -38,7 +38,8 @@ pub enum Fault {
     Malformed,
 }
 
-/// Reads a header. `Ok(None)`: it is not whole yet, and all of `bytes` belong to it. Else how many octets it has.
+/// Reads a header; returns it with its number of octets. `Ok(None)`: it is not whole yet, and all of `bytes` belong to
+/// it.
 pub fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, Fault> {
     let signed = bytes.len().min(SIGNATURE.len());
     if bytes[..signed] == SIGNATURE[..signed] {
@@ -51,12 +52,12 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, Fault> {
     Err(Fault::Missing)
 }
 
-/// Whether a client says a header where none is taken: as bytes that came first.
+/// True if a connection's first bytes look like a header, for listeners that accept none.
 pub fn is_attempt(bytes: &[u8]) -> bool {
     bytes.starts_with(WORD) || bytes.starts_with(&SIGNATURE[..5])
 }
 
-/// Version 1: `PROXY TCP4 192.0.2.1 192.0.2.2 40000 587`.
+/// Reads version 1: `PROXY TCP4 192.0.2.1 192.0.2.2 40000 587`.
 fn line(bytes: &[u8]) -> Result<Option<(Header, usize)>, Fault> {
     let Some(end) = bytes.iter().take(LINE_MAX).position(|byte| *byte == b'\n') else {
         return if bytes.len() < LINE_MAX { Ok(None) } else { Err(Fault::TooLong) };
@@ -74,7 +75,7 @@ fn line(bytes: &[u8]) -> Result<Option<(Header, usize)>, Fault> {
     Ok(Some((header, end + 1)))
 }
 
-/// Source, destination and their ports, and nothing more; the source is what counts.
+/// Reads source, destination and their ports, and nothing more. Returns the source.
 fn endpoints<'a, A: std::str::FromStr>(mut words: impl Iterator<Item = &'a str>) -> Result<A, Fault> {
     let mut address = || words.next().and_then(|word| word.parse::<A>().ok()).ok_or(Fault::Malformed);
     let (source, _) = (address()?, address()?);
@@ -88,7 +89,7 @@ fn endpoints<'a, A: std::str::FromStr>(mut words: impl Iterator<Item = &'a str>)
     if words.next().is_some() { Err(Fault::Malformed) } else { Ok(source) }
 }
 
-/// Version 2.
+/// Reads version 2.
 fn binary(bytes: &[u8]) -> Result<Option<(Header, usize)>, Fault> {
     let Some(fixed) = bytes.first_chunk::<FIXED>() else { return Ok(None) };
     let [.., version_and_command, family, high, low] = *fixed;
@@ -114,9 +115,9 @@ fn binary(bytes: &[u8]) -> Result<Option<(Header, usize)>, Fault> {
             source.copy_from_slice(&addresses[..16]);
             Header::For(IpAddr::V6(Ipv6Addr::from(source)))
         }
-        // Unspecified, and Unix sockets: nobody's address.
+        // Unspecified, and Unix sockets: no client's address.
         (1, 0x00 | 0x31) => Header::Own,
-        // Datagrams, and what is not defined.
+        // Datagrams, and undefined values.
         (_, _) => return Err(Fault::Malformed),
     };
     Ok(Some((header, whole)))
@@ -199,7 +200,7 @@ mod tests {
     }
 
     proptest! {
-        /// What it takes does not depend on how it came, and it never reads past the header.
+        /// The result does not depend on how the bytes came, and it never reads past the header.
         #[test]
         fn any_bytes_are_a_header_in_the_same_way_whole_and_in_pieces(
             start in prop::sample::select(vec![&b""[..], b"PROXY ", b"PROXY TCP4 ", b"PROXY UNKNOWN", SIGNATURE]),

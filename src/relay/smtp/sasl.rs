@@ -1,6 +1,6 @@
 //! AUTH PLAIN and AUTH LOGIN (RFC 4954, RFC 4616), as an exchange of lines.
 //!
-//! The prompts of LOGIN are exactly what devices compare with: another spelling broke copiers, Go and curl.
+//! The prompts of LOGIN are exactly those that devices compare with: another spelling broke copiers, Go and curl.
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -8,7 +8,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use crate::domain::credential::Password;
 
-/// Old firmware forgets the padding or the last bits; a user name and a password are checked by what they open.
+/// A lenient decoder: old firmware forgets the padding or the last bits, and wrong bits only make a wrong password.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -20,7 +20,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 const USERNAME_PROMPT: &str = "VXNlcm5hbWU6";
 /// `Password:`
 const PASSWORD_PROMPT: &str = "UGFzc3dvcmQ6";
-/// The longest user name or password that is looked at. Ours are far shorter, adopted ones at most this.
+/// Maximum length of a user name or password. Ours are far shorter, adopted ones at most this.
 const FIELD_MAX: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,14 +41,14 @@ impl Mechanism {
     }
 }
 
-/// What somebody says they are.
+/// The user name and password that a client sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     pub username: String,
     pub password: Password,
 }
 
-/// What the exchange waits for.
+/// The response that the exchange waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exchange {
     Plain,
@@ -56,7 +56,7 @@ pub enum Exchange {
     Password { username: String },
 }
 
-/// What follows from a line.
+/// The next step after a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Send this prompt and hand in the next line.
@@ -67,7 +67,7 @@ pub enum Step {
     Malformed,
 }
 
-/// What AUTH starts.
+/// Starts the exchange of an AUTH command.
 pub fn start(mechanism: Mechanism, initial: Option<&str>) -> Step {
     match (mechanism, initial) {
         (Mechanism::Plain, None) => Step::Prompt("", Exchange::Plain),
@@ -109,7 +109,7 @@ fn decode(line: &str) -> Option<Vec<u8>> {
 }
 
 fn field(bytes: &[u8]) -> Option<String> {
-    // Some devices count the C string's end in.
+    // Some devices include the NUL that ends a C string.
     let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
     if bytes.len() > FIELD_MAX || bytes.contains(&0) {
         return None;
@@ -117,7 +117,7 @@ fn field(bytes: &[u8]) -> Option<String> {
     String::from_utf8(bytes.to_vec()).ok()
 }
 
-/// `authorization NUL user NUL password`. Acting for somebody else is not offered: the first must be empty or the
+/// Reads `authorization NUL user NUL password`. Acting for another user is not offered: the first must be empty or the
 /// same as the second.
 fn plain(bytes: &[u8]) -> Step {
     let mut parts = bytes.split(|&byte| byte == 0);

@@ -1,7 +1,7 @@
-//! What may follow what in one session.
+//! The order of commands in one session.
 //!
-//! The session says what a command asks for; whoever drives it judges the sender, reads the body and writes the
-//! replies, and tells the session what came of it. So the order of commands is tested without a socket.
+//! The session says what a command asks for; its caller judges the sender, reads the body and writes the replies, and
+//! tells the session the result. So the order of commands is tested without a socket.
 
 use super::command::{Command, Mail, Recipient};
 use super::reply::{Carries, Offer, Reply};
@@ -9,21 +9,21 @@ use super::sasl::{self, Exchange, Login, Step};
 use crate::domain::relay_config::ListenerMode;
 use crate::domain::sender::Address;
 
-/// What stays the same for a session.
+/// Settings that stay the same for a session.
 #[derive(Clone, Debug)]
 pub struct Terms {
     pub hostname: String,
     pub mode: ListenerMode,
-    /// Octets of a message that are taken here. What its upstream takes may be less, and which that is shows later.
+    /// Maximum size of a message here. The limit of its upstream may be lower, and is known only later.
     pub message_bytes: usize,
-    /// Refused commands before the connection is closed.
+    /// Number of refused commands before the connection is closed.
     pub errors: u32,
-    /// Failed logins before the connection is closed.
+    /// Number of failed logins before the connection is closed.
     pub auth_attempts: u32,
     pub carries: Carries,
 }
 
-/// A reply, and whether the connection ends with it.
+/// A reply, and the decision whether the connection ends with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub reply: Reply,
@@ -40,7 +40,7 @@ impl Answer {
     }
 }
 
-/// What to do next.
+/// The next step for the caller.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     Answer(Answer),
@@ -107,7 +107,7 @@ impl Session {
         self.logged_in
     }
 
-    /// Whether the next line belongs to a login.
+    /// True if the next line belongs to a login.
     pub fn in_exchange(&self) -> bool {
         self.exchange.is_some()
     }
@@ -132,8 +132,8 @@ impl Session {
         }
     }
 
-    /// Counts a refusal, and closes after too many. What the upstream refuses, or the credits do, is no mistake of the
-    /// client: a newsletter may well name twenty people who are gone.
+    /// Counts a refusal, and closes after too many. A refusal by the upstream, or for lack of credits, is no mistake of
+    /// the client: a newsletter may well name twenty people who are gone.
     pub fn answer(&mut self, reply: Reply) -> Answer {
         if reply.code() == 421 {
             // RFC 5321 §3.8: it says that the connection closes.
@@ -198,7 +198,7 @@ impl Session {
         }
     }
 
-    /// TLS stands: all that was said in the clear is forgotten (RFC 3207 §4.2).
+    /// Notes that TLS has started: all that was received in the clear is forgotten (RFC 3207 §4.2).
     pub fn encrypted(&mut self) {
         self.encrypted = true;
         self.greeted = false;
@@ -219,7 +219,7 @@ impl Session {
         self.step(start())
     }
 
-    /// The next line of a login, or the reply that refuses it.
+    /// Takes the next line of a login, or the reply that refuses it.
     pub fn auth_line(&mut self, line: Result<&str, Reply>) -> Next {
         let step = match (self.exchange.take(), line) {
             (Some(exchange), Ok(line)) => exchange.respond(line),
@@ -229,8 +229,8 @@ impl Session {
         self.counted(next)
     }
 
-    /// A line that nobody can read, be it a command or a part of a login: the login ends with it, so that the next
-    /// line is a command for both sides.
+    /// Takes an unreadable line, be it a command or a part of a login: it ends the login, so that the next line is a
+    /// command for both sides.
     pub fn unreadable(&mut self, reply: Reply) -> Answer {
         self.exchange = None;
         self.answer(reply)
@@ -252,7 +252,7 @@ impl Session {
         self.logged_in = true;
     }
 
-    /// Counts a failed login and says how to answer it. `refusal` is what this login deserves.
+    /// Counts a failed login and returns the answer to it: `refusal`, or after too many the end of the connection.
     pub fn login_failed(&mut self, refusal: Reply) -> Answer {
         self.failed_logins += 1;
         if self.failed_logins >= self.terms.auth_attempts {
@@ -262,7 +262,8 @@ impl Session {
         }
     }
 
-    /// 530 before anything about a transaction; what comes first is named first.
+    /// Checks that TLS and the login are done. A missing step is refused (530) before anything about a transaction, TLS
+    /// first.
     fn ready(&self) -> Result<(), Reply> {
         if !self.may_auth() {
             return Err(Reply::TlsFirst);
@@ -312,7 +313,7 @@ impl Session {
         self.transaction = Some(Transaction { mail, recipients: Vec::new() });
     }
 
-    /// Adds an accepted recipient. One that is named twice is one recipient, as most servers have it.
+    /// Adds an accepted recipient. One that is named twice is one recipient, as on most servers.
     pub fn add(&mut self, address: Address) {
         if let Some(transaction) = &mut self.transaction
             && !transaction.recipients.contains(&address)

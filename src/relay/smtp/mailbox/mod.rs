@@ -1,17 +1,17 @@
 //! The addresses in a header that names senders (RFC 5322 §3.4, groups as RFC 6854 allows them).
 //!
-//! A program further on may read a doubtful header differently, and then the address that was allowed is not the one
-//! that is shown. So a value is taken in one of two ways. Where it keeps to the grammar, its addresses are what the
-//! grammar says, and those that its comments hold, because some programs know no comments. Where it does not, but holds
-//! exactly one angle address (`[JIRA] Bot <a@b.c>`, a name in Latin-1), every address that any program could read
-//! anywhere in it counts as a sender too. The rest is refused, not guessed: routes, spaces inside an address, quoted
-//! local parts that need their quotes, domain literals.
+//! A program further on may read a doubtful header differently, and then show another address than the one that was
+//! allowed. So a value is accepted in one of two ways. If it follows the grammar, its addresses are those of the
+//! grammar, and those in its comments, because some programs know no comments. If it does not, but holds exactly one
+//! angle address (`[JIRA] Bot <a@b.c>`, a name in Latin-1), every address that any program could read anywhere in it
+//! counts as a sender too. The rest is refused, not guessed: routes, spaces inside an address, quoted local parts that
+//! need their quotes, domain literals.
 
 use crate::domain::sender::Address;
 
-/// The most addresses of one header that are looked at.
+/// Maximum number of addresses read from one header.
 pub const ADDRESSES_MAX: usize = 100;
-/// How deep comments may nest.
+/// Maximum depth of nested comments.
 const COMMENT_DEPTH_MAX: usize = 8;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ struct Spaced<'a> {
     apart: bool,
 }
 
-/// A value taken apart.
+/// A value split into tokens.
 struct Scanned<'a> {
     tokens: Vec<Spaced<'a>>,
     /// The comments, and the quoted strings whose end or angle brackets some programs see differently.
@@ -35,14 +35,14 @@ struct Scanned<'a> {
 }
 
 impl Scanned<'_> {
-    /// The addresses that stand where only some programs read them. `None` where an `@` there is not understood.
+    /// Returns the addresses that only some programs read in the asides. `None` if an `@` there is not understood.
     fn aside(&self) -> Option<Vec<Address>> {
         let found: Option<Vec<_>> = self.asides.iter().map(|text| addresses_in(text)).collect();
         Some(found?.into_iter().flatten().collect())
     }
 }
 
-/// All addresses of an unfolded header value. `None` when any part of it cannot be understood for certain.
+/// Returns all addresses of an unfolded header value. `None` if any part of it cannot be understood for certain.
 pub fn addresses(value: &[u8]) -> Option<Vec<Address>> {
     let found = match std::str::from_utf8(value) {
         Ok(text) => listed(text).or_else(|| around_one_angle(text)),
@@ -52,7 +52,8 @@ pub fn addresses(value: &[u8]) -> Option<Vec<Address>> {
     found.filter(|found| found.len() <= ADDRESSES_MAX)
 }
 
-/// The addresses of octets that are no UTF-8, as they are and as a program reads them that decodes overlong forms.
+/// Returns the addresses in octets that are not UTF-8, as they are and as read by a program that decodes overlong
+/// forms.
 fn in_another_character_set(value: &[u8]) -> Option<Vec<Address>> {
     let mut found = around_one_angle(&String::from_utf8_lossy(value))?;
     let decoded = with_overlong_forms_decoded(value);
@@ -62,7 +63,7 @@ fn in_another_character_set(value: &[u8]) -> Option<Vec<Address>> {
     Some(found)
 }
 
-/// Replaces overlong forms of what ASCII shows (RFC 3629 §3: `C1 80` for `@`) by what they stand for.
+/// Replaces overlong forms of visible ASCII characters (RFC 3629 §3: `C1 80` for `@`) by these characters.
 fn with_overlong_forms_decoded(value: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(value.len());
     let mut rest = value;
@@ -81,7 +82,7 @@ fn with_overlong_forms_decoded(value: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// The character that shows and that the overlong form at the beginning of `octets` stands for, and the form's length.
+/// Returns the visible character that the overlong form at the beginning of `octets` stands for, and the form's length.
 fn overlong(octets: &[u8]) -> Option<(u8, usize)> {
     let first = *octets.first()?;
     // RFC 2279 had forms of up to six octets: as many as the first has ones in front.
@@ -94,7 +95,7 @@ fn overlong(octets: &[u8]) -> Option<(u8, usize)> {
     u8::try_from(code).ok().filter(u8::is_ascii_graphic).map(|ascii| (ascii, length))
 }
 
-/// The addresses of a value that keeps to the grammar, and then those beside it.
+/// Returns the addresses of a value that follows the grammar, and then those of its asides.
 fn listed(value: &str) -> Option<Vec<Address>> {
     let scanned = scan(value)?;
     let mut found = Vec::new();
@@ -157,7 +158,7 @@ fn is_word(token: &Token<'_>) -> bool {
     }
 }
 
-/// `local@domain` with nothing between its parts.
+/// Reads `local@domain` with nothing between its parts.
 fn address(spec: &[&Spaced<'_>]) -> Option<Address> {
     let mut text = String::new();
     for (index, spaced) in spec.iter().enumerate() {
@@ -166,7 +167,7 @@ fn address(spec: &[&Spaced<'_>]) -> Option<Address> {
         }
         match &spaced.token {
             Token::Atom(atom) => text.push_str(atom),
-            // A quoted string stands for a local part alone; the check below refuses what needs its quotes.
+            // A quoted string must be a whole local part; the check below refuses one that needs its quotes.
             Token::Quoted(quoted) if index == 0 && spec.get(1)?.token == Token::Special('@') => {
                 if quoted.contains('@') {
                     return None;
@@ -204,7 +205,7 @@ fn scan(value: &str) -> Option<Scanned<'_>> {
             }
             '"' => {
                 let (quoted, after) = quoted(&rest[1..])?;
-                // A program that knows no backslashes sees another end, and one that looks for `<` sees an address.
+                // A program without backslash escapes sees another end, and one that looks for `<` sees an address.
                 let written = &rest[1..rest.len() - after.len() - 1];
                 if written.contains(['<', '>', '\\']) {
                     asides.push(written);
@@ -230,8 +231,8 @@ fn scan(value: &str) -> Option<Scanned<'_>> {
     Some(Scanned { tokens, asides })
 }
 
-/// The addresses of a value with one angle address and a name before it that the grammar does not allow. Quotes and
-/// comments hide nothing here, because programs differ on where they end.
+/// Returns the addresses of a value with one angle address and a name before it that the grammar does not allow. Quotes
+/// and comments hide nothing here, because programs differ on where they end.
 fn around_one_angle(value: &str) -> Option<Vec<Address>> {
     let (name, rest) = value.split_once('<')?;
     let (inside, after) = rest.split_once('>')?;
@@ -248,7 +249,7 @@ fn around_one_angle(value: &str) -> Option<Vec<Address>> {
     Some(found)
 }
 
-/// Says whether a name shows as it is read: nothing invisible, and no quote or comment left open over the address.
+/// True if a name shows as it is read: nothing invisible, and no quote or comment left open over the address.
 fn is_name(text: &str) -> bool {
     let mut depth = Some(0_usize);
     for c in text.chars() {
@@ -264,12 +265,12 @@ fn is_name(text: &str) -> bool {
     depth == Some(0) && text.matches('"').count().is_multiple_of(2) && !has_both
 }
 
-/// What divides addresses and groups, or begins a quoted name, for a reader that forgives more than we do.
+/// Characters that divide addresses and groups, or begin a quoted name, for a more lenient reader than ours.
 const DIVIDERS: [char; 4] = [',', ';', ':', '"'];
 
-/// Every address that can be read in a name or a comment. An `@` between spaces is a word of its own (`R&D @ Acme`), unless a host
-/// name with a dot follows, which older grammars take for the address's domain, or it stands in a list (`ceo @ bank,
-/// Bob`). `None` where an `@` belongs to something that is no address.
+/// Returns every address that can be read in a name or a comment. An `@` between spaces is a word of its own (as in
+/// `R&D @ Acme`), unless a host name with a dot follows, which older grammars take for the address's domain, or it
+/// stands in a list (`ceo @ bank, Bob`). `None` if an `@` belongs to something that is no address.
 fn addresses_in(name: &str) -> Option<Vec<Address>> {
     let mut found = Vec::new();
     for (at, _) in name.match_indices('@') {
@@ -292,15 +293,15 @@ fn addresses_in(name: &str) -> Option<Vec<Address>> {
     Some(found)
 }
 
-/// Says whether some program could take `word` with what follows it for a host name: it has a dot (UTS #46 knows four),
-/// a dot or a comment follows, or it is a domain literal.
+/// True if some program could take `word` with what follows it for a host name: it has a dot (UTS #46 knows four), a
+/// dot or a comment follows, or it is a domain literal.
 fn starts_host(word: &str, rest: &str) -> bool {
     const DOTS: [char; 4] = ['.', '\u{3002}', '\u{ff0e}', '\u{ff61}'];
     word.contains(DOTS) || rest.trim_start().starts_with(|c: char| DOTS.contains(&c) || c == '(' || c == '[')
 }
 
-/// RFC 5322 `atext` and non-ASCII (RFC 6532) that shows and is no space. Directional and invisible characters would
-/// let a header read differently from how it is parsed.
+/// True for RFC 5322 `atext`, and for non-ASCII (RFC 6532) that is visible and no space. Directional and invisible
+/// characters would let a header read differently from how it is parsed.
 fn is_atom(c: char) -> bool {
     if c.is_ascii() {
         c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c)
@@ -318,7 +319,7 @@ fn is_invisible(c: char) -> bool {
         || matches!(c, '\u{e0000}'..='\u{e007f}')
 }
 
-/// What a quoted string holds, and what follows it. `text` starts after its first quote.
+/// Returns the content of a quoted string, and the text after it. `text` starts after its first quote.
 fn quoted(text: &str) -> Option<(String, &str)> {
     let mut content = String::new();
     let mut characters = text.char_indices();
@@ -333,7 +334,7 @@ fn quoted(text: &str) -> Option<(String, &str)> {
     None
 }
 
-/// What follows a comment. `text` starts with its parenthesis.
+/// Returns the text after a comment. `text` starts with its parenthesis.
 fn after_comment(text: &str) -> Option<&str> {
     let mut depth = 0_usize;
     let mut characters = text.char_indices();

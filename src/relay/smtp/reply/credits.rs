@@ -1,4 +1,4 @@
-//! What a sender hears when a meter is used up, or when it sends too fast.
+//! The replies to a sender when a meter is used up, or when it sends too fast.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use crate::domain::credit::{Meter, Pace, Rate, WhenExhausted};
 
 type Parts = (u16, &'static str, Cow<'static, str>);
 
-/// Which limit lacked credits.
+/// The limit that lacked credits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shortage {
     pub meter: Meter,
@@ -17,17 +17,17 @@ pub struct Shortage {
     pub reopens_at: Option<Timestamp>,
 }
 
-/// Which rate was exceeded.
+/// The rate that was exceeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Haste {
     pub pace: Pace,
     pub rate: Rate,
-    /// Until one message passes.
+    /// Time until one message passes.
     pub seconds: i64,
 }
 
 impl Haste {
-    /// `retry_at` as whole seconds from `now`, at least one: who comes back then is not refused again.
+    /// Converts `retry_at` to whole seconds from `now`, at least one: a client that retries then is not refused again.
     pub fn new(pace: Pace, rate: Rate, retry_at: Timestamp, now: Timestamp) -> Self {
         let wait = retry_at.duration_since(now);
         let seconds = wait.as_secs() + i64::from(wait.subsec_nanos() > 0);
@@ -74,7 +74,7 @@ impl Shortage {
     }
 }
 
-/// A reader has no use for the rest.
+/// Drops the fraction of a second, which a reader has no use for.
 fn whole_seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }

@@ -1,7 +1,7 @@
 //! Every reply of the relay. No other file writes reply text.
 //!
-//! Enhanced codes (RFC 3463, RFC 5248) stand on every 2xx, 4xx and 5xx but the greeting and HELO. What a user or an
-//! upstream wrote passes through [`printable`] first, so nobody can write a second reply into ours.
+//! Every 2xx, 4xx and 5xx has an enhanced code (RFC 3463, RFC 5248), except the greeting and HELO. Text from a user or
+//! an upstream passes through [`printable`] first, so that it cannot add a second reply to ours.
 
 mod credits;
 mod sender;
@@ -23,7 +23,7 @@ pub use sender::{DeniedSender, SenderPlace};
 
 use text::printable;
 
-/// What EHLO offers at this point of a session.
+/// The extensions that EHLO offers at this point of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
     pub start_tls: bool,
@@ -31,23 +31,23 @@ pub struct Offer {
     pub carries: Carries,
 }
 
-/// What every upstream behind a listener can take; EHLO comes before AUTH, so less cannot be promised.
+/// The capabilities common to all upstreams; EHLO comes before AUTH, so it can promise no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Carries {
     pub eight_bit: bool,
     pub utf8: bool,
-    /// Octets of a message.
+    /// Maximum size of a message, in octets.
     pub size: usize,
 }
 
-/// A transaction is refused at another time than a login, with another code.
+/// The moment of a refusal: a transaction is refused at another time than a login, with another code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     Login,
     Transaction,
 }
 
-/// What was wrong with a body.
+/// The fault of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyFault {
     Nul,
@@ -55,7 +55,7 @@ pub enum BodyFault {
     LineTooLong,
 }
 
-/// What was wrong with a header section.
+/// The fault of a header section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderFault {
     /// A line that is neither a field nor the continuation of one.
@@ -96,7 +96,7 @@ pub enum Reply {
     NotText,
     BareLineEnd,
     CommandTooLong,
-    /// Says what has to come first, or what cannot come again.
+    /// The text says what must come first, or cannot be repeated.
     OutOfOrder(&'static str),
     UnsupportedParameter,
     BadSenderAddress,
@@ -121,9 +121,9 @@ pub enum Reply {
     Guessing,
     LoginUnavailable,
     Blocked(Blocked, Moment),
-    /// The session outlived its login. Says what changed.
+    /// The session outlived its login. The text says what changed.
     LoginOver(&'static str),
-    /// The session is as old as one may become.
+    /// The session reached its maximum age.
     SessionOver,
 
     SenderDenied(DeniedSender),
@@ -148,12 +148,12 @@ pub enum Reply {
     UpstreamDown,
     UpstreamSlow,
     OutcomeUnknown,
-    /// The same message came a moment ago.
+    /// The same message is already on its way.
     UnderWay,
     UpstreamRefusesUs,
-    /// The upstream is not asked, because the sender's own messages kept failing there.
+    /// The upstream is not tried, because the sender's own messages kept failing there.
     SenderPaused,
-    /// The upstream's own words about this message.
+    /// The upstream's own reply to this message.
     Upstream {
         code: u16,
         enhanced: Option<String>,
@@ -166,7 +166,7 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// Code, enhanced code, text: the table of all replies.
+    /// Returns code, enhanced code and text: the table of all replies.
     fn parts(&self) -> (u16, &'static str, Cow<'_, str>) {
         let fixed = |code, enhanced, text| (code, enhanced, Cow::Borrowed(text));
         let written = |code, enhanced, text| (code, enhanced, Cow::Owned(text));
@@ -264,7 +264,7 @@ impl Reply {
         self.parts().0
     }
 
-    /// What is wrong with the sender, where that is why the message is refused.
+    /// Returns the sender's fault, if that is why the message is refused.
     pub fn sender_fault(&self) -> Option<SenderFault> {
         if let Self::SenderDenied(denied) = self {
             Some(SenderFault::Unlisted(denied.list))
@@ -277,7 +277,7 @@ impl Reply {
         }
     }
 
-    /// The domain that the key may not send as, for logs; never the address.
+    /// Returns the domain that the key may not send as, for logs; never the address.
     pub fn denied_domain(&self) -> Option<&MailDomain> {
         if let Self::SenderDenied(denied) = self { denied.address.domain() } else { None }
     }
@@ -326,7 +326,8 @@ fn write_ehlo(hostname: &str, offer: &Offer, out: &mut BytesMut) {
     out.put_slice(b"250 ENHANCEDSTATUSCODES\r\n");
 }
 
-/// A login with the right password hears that the password is not the trouble (5.7.13, "user account disabled").
+/// Returns the reply to a blocked sender. After the right password it says that the password is not the trouble
+/// (5.7.13, "user account disabled").
 fn blocked_parts(blocked: &Blocked, moment: Moment) -> (u16, &'static str, Cow<'static, str>) {
     let code = match moment {
         Moment::Login => 535,
@@ -365,7 +366,7 @@ fn body_text(fault: BodyFault) -> &'static str {
     }
 }
 
-/// The upstream's enhanced code where it is of its reply's class, and its text.
+/// Returns the upstream's text, with its enhanced code if that is of the reply's class.
 fn passed(code: u16, enhanced: &Option<String>, text: &str) -> String {
     let class = code / 100;
     let own = enhanced.as_deref().filter(|enhanced| enhanced.starts_with(&format!("{class}.")));

@@ -1,4 +1,4 @@
-//! The refusal of a sender: which address it is, and where its user finds what may be sent as.
+//! The refusal of a sender: the address, and where its user finds the allowed senders.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use super::text::printable;
 use crate::domain::sender::{Address, Unlisted};
 use crate::relay::smtp::field_name::FieldName;
 
-/// Characters of an address that a reply repeats, so that there is room for where to look.
+/// Maximum number of characters of an address that a reply repeats, which leaves room to say where to look.
 const ADDRESS_SHOWN: usize = 128;
 
-/// Where an address stood.
+/// The place where an address stood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SenderPlace {
     Envelope,
@@ -37,7 +37,8 @@ pub struct DeniedSender {
 }
 
 impl DeniedSender {
-    /// The reply's text. It names what a tenant may read: the policy's own list is repeated in the account's status.
+    /// Returns the reply's text. It names only what a tenant may read: the policy's own list is repeated in the
+    /// account's status.
     pub(super) fn sentence(&self) -> String {
         let Self { place, address, list, holder } = self;
         let mut shown = address.to_string();
