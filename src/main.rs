@@ -27,7 +27,7 @@ use franking::runtime::metrics::Registry;
 use franking::runtime::settings_file::Refused;
 use franking::runtime::shutdown::{self, RoleError, Roles};
 use franking::runtime::{http, process, telemetry};
-use franking::upstream::Post;
+use franking::upstream::SmtpNotifier;
 use franking::{crd, ledger, operator, relay};
 use rand::rngs::{StdRng, SysRng};
 use rand::{Rng as _, SeedableRng as _};
@@ -295,9 +295,9 @@ impl Process {
         relay: watch::Receiver<RelayState>,
         leadership: Option<lease::Leadership>,
     ) -> Result<operator::Dependencies, ledger::Error> {
-        let courier = Arc::new(Post::new(&endpoint.borrow().host));
+        let notifier = Arc::new(SmtpNotifier::new(&endpoint.borrow().host));
         Ok(operator::Dependencies {
-            courier,
+            notifier,
             client,
             store: ledger::open(&self.settings.ledger, self.clock.clone())?,
             settings: operator::Settings {

@@ -92,7 +92,7 @@ impl Context {
             place,
             relay,
             leadership: _,
-            courier,
+            notifier,
         } = dependencies;
         Self {
             report: Report::new(client.clone(), &registry, settings.account_metrics),
@@ -112,7 +112,7 @@ impl Context {
             config_hash: Mutex::default(),
             orphans: Mutex::default(),
             costs: Costs::default(),
-            notices: Notices::new(courier, &registry),
+            notices: Notices::new(notifier, &registry),
             upstreams: Upstreams::default(),
             denied: Denied::default(),
             hash_key: HashKey::new(&keys.hash.0),

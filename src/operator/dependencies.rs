@@ -12,9 +12,9 @@ use crate::operator::fleet::installation::Installation;
 use crate::operator::report::account_metrics::AccountMetrics;
 use crate::operator::state::lease::Leadership;
 use crate::runtime::clock::Clock;
-use crate::runtime::courier::Courier;
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Registry;
+use crate::runtime::notifier::Notifier;
 
 /// Settings of the operator that are fixed per deployment.
 #[derive(Clone, Debug)]
@@ -68,5 +68,5 @@ pub struct Dependencies {
     /// The lease that this operator holds, where several share the ledger. `None`: there is no other operator.
     pub leadership: Option<Leadership>,
     /// Delivers notices to the platform.
-    pub courier: Arc<dyn Courier>,
+    pub notifier: Arc<dyn Notifier>,
 }

@@ -20,10 +20,10 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
+use super::auth::{self, Authorizer, Identity};
 use super::body_memory::HeldMemory;
 use super::denied_senders::DeniedCounts;
 use super::disposition::{Answer, Claim, ClientState, Disposition, concluded, denied_as};
-use super::judge::{self, Identity, Judge};
 use super::labels::Labels;
 use super::login_networks::LoginNetworks;
 use super::metrics::{MessageResult, Metrics};
@@ -62,7 +62,7 @@ pub struct Received {
 }
 
 pub struct Admission {
-    pub judge: Judge,
+    pub auth: Authorizer,
     pub settings: Arc<ArcSwap<Settings>>,
     pub ledger: Ledger,
     pub upstreams: Upstreams,
@@ -87,7 +87,7 @@ const WAITED_MIN: Duration = Duration::from_millis(250);
 const HASHED_AT_ONCE: usize = 1024 * 1024;
 
 /// A message that is ready to reserve credits.
-struct Errand {
+struct InFlight {
     id: MessageId,
     kept: Kept,
     sender: Sender,
@@ -104,7 +104,7 @@ impl Admission {
     /// Checks whether a transaction may begin, by judging the login once more. A message announced as too large for the
     /// policy's upstream is refused here, before its upload.
     pub async fn begin(&self, who: &Identity, mail: &Mail) -> Result<(), Reply> {
-        let sender = self.judge.sender(who, |sender| self.judge.still_logged_in(who, sender)).await?;
+        let sender = self.auth.sender(who, |sender| self.auth.still_logged_in(who, sender)).await?;
         let settings = self.settings.load();
         let announced = self.targets.of(&sender.policy, &settings.sealer).and_then(|to| self.upstreams.announced(&to));
         match announced.and_then(|upstream| upstream.size) {
@@ -117,7 +117,7 @@ impl Admission {
     /// because more clients show this reply.
     pub async fn recipient(&self, who: &Identity, transaction: &Transaction, to: Recipient) -> Result<Address, Reply> {
         let from = transaction.mail.from.as_ref();
-        let sender = self.judge.sender(who, |sender| judge::envelope(sender, from)).await?;
+        let sender = self.auth.sender(who, |sender| auth::envelope(sender, from)).await?;
         let to = match to {
             Recipient::Mailbox(address) => address,
             Recipient::Postmaster => {
@@ -156,7 +156,7 @@ impl Admission {
     ) -> Reply {
         let id = self.next_id();
         // The span has the level of an error, so that every line that is logged at all carries it.
-        let span = tracing::error_span!("message", message.id = %id, key = self.judge.labels(who).key);
+        let span = tracing::error_span!("message", message.id = %id, key = self.auth.labels(who).key);
         self.take_as(id, who, received, gone).instrument(span).await
     }
 
@@ -182,30 +182,30 @@ impl Admission {
         }
         let from = received.transaction.mail.from.clone();
         let allowed = |sender: &Sender| {
-            judge::envelope(sender, from.as_ref())?;
-            judge::header(sender, &header)
+            auth::envelope(sender, from.as_ref())?;
+            auth::header(sender, &header)
         };
-        let sender = match self.judge.sender(who, allowed).await {
+        let sender = match self.auth.sender(who, allowed).await {
             Ok(sender) => sender,
             Err(reply) => return self.refused(who, denied_as(&reply), reply),
         };
         let Some(target) = self.targets.of(&sender.policy, &self.settings.load().sealer) else {
             return self.refused(who, MessageResult::NoUpstream, Reply::NoUpstream);
         };
-        let (errand, message) = self.errand(id, sender, target, (&header, &mark), received).await;
-        if let Some(foreseen) = self.upstreams.foresee(&errand.target, &message) {
+        let (in_flight, message) = self.in_flight(id, sender, target, (&header, &mark), received).await;
+        if let Some(foreseen) = self.upstreams.foresee(&in_flight.target, &message) {
             let (_, Answer { reply, result }) = concluded(id, &foreseen);
             return self.refused(who, result, reply);
         }
         let (say, hear) = oneshot::channel();
-        self.tasks.spawn(self.clone().carry(errand, message, say, gone).in_current_span());
+        self.tasks.spawn(self.clone().carry(in_flight, message, say, gone).in_current_span());
         // The task ends without an answer only if it panics, and then the outcome is unknown.
         hear.await.unwrap_or(Reply::OutcomeUnknown)
     }
 
     /// Counts and logs a message that was refused before it reserved credits.
     pub fn refused(&self, who: &Identity, result: MessageResult, reply: Reply) -> Reply {
-        let labels = self.judge.labels(who);
+        let labels = self.auth.labels(who);
         self.metrics.message(&labels, result, self.metric_accounts());
         let reason = self.sender_refused(who, &labels, &reply);
         let domain = reply.denied_domain().map(MailDomain::as_str);
@@ -216,7 +216,7 @@ impl Admission {
 
     /// Counts and logs a refused recipient. The caller reports a refusal for the sender once per transaction.
     pub fn recipient_refused(&self, who: &Identity, reply: &Reply) {
-        let labels = self.judge.labels(who);
+        let labels = self.auth.labels(who);
         let reason = self.sender_refused(who, &labels, reply);
         let (code, domain) = (reply.code(), reply.denied_domain().map(MailDomain::as_str));
         let Labels { policy, account, key, account_id: _ } = labels;
@@ -246,7 +246,7 @@ impl Admission {
 
     /// Forgets the upstreams that no policy names any more, according to the copy of the directory.
     pub fn forget_upstreams(&self) {
-        if let Some(directory) = self.judge.changed() {
+        if let Some(directory) = self.auth.changed() {
             self.upstreams.retain(|policy, upstream| {
                 let policy = directory.policy(policy).filter(|policy| policy.removed_at.is_none());
                 policy.is_some_and(|policy| policy.upstream.as_ref() == Some(upstream))
@@ -254,14 +254,14 @@ impl Admission {
         }
     }
 
-    async fn errand(
+    async fn in_flight(
         &self,
         id: MessageId,
         sender: Sender,
         target: Arc<Target>,
         (header, mark): (&Header, &TraceMark),
         received: Received,
-    ) -> (Errand, Message) {
+    ) -> (InFlight, Message) {
         let Received { transaction, body, encrypted, deadline, memory } = received;
         let (transaction, body, fingerprint) = recognisable(sender.key.id, transaction, body).await;
         let is_marked = header.has_message_id || header.has_date;
@@ -272,7 +272,7 @@ impl Admission {
             id,
             mark,
             hostname: &settings.config.hostname,
-            received_at: self.judge.now(),
+            received_at: self.auth.now(),
             encrypted,
             utf8: transaction.mail.utf8,
         };
@@ -287,69 +287,69 @@ impl Admission {
             tenant: Tenant { account: sender.account.id.0, namespace: Arc::from(sender.account.namespace.as_str()) },
         };
         let octets = message.body.len();
-        (Errand { id, kept, sender, target, credits, octets, deadline, is_marked, _memory: memory }, message)
+        (InFlight { id, kept, sender, target, credits, octets, deadline, is_marked, _memory: memory }, message)
     }
 
     /// Returns a UUIDv7, so that the ledger's newest rows lie together.
     fn next_id(&self) -> MessageId {
         let mut random = [0; 10];
         self.rng.lock().fill_bytes(&mut random);
-        let millis = u64::try_from(self.judge.now().as_millisecond()).unwrap_or(0);
+        let millis = u64::try_from(self.auth.now().as_millisecond()).unwrap_or(0);
         MessageId(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }
 
     async fn carry(
         self: Arc<Self>,
-        errand: Errand,
+        in_flight: InFlight,
         message: Message,
         say: oneshot::Sender<Reply>,
         gone: oneshot::Receiver<Duration>,
     ) {
         let started = Instant::now();
-        let claim = match self.reserve(&errand, started).await {
+        let claim = match self.reserve(&in_flight, started).await {
             Ok(claim) => claim,
-            Err(answer) => return self.answer(&errand, started, answer, say),
+            Err(answer) => return self.answer(&in_flight, started, answer, say),
         };
-        let mut forwarding = pin!(self.upstreams.forward(&errand.target, message, errand.deadline));
+        let mut forwarding = pin!(self.upstreams.forward(&in_flight.target, message, in_flight.deadline));
         let (forwarded, was_told) = tokio::select! {
             biased;
             forwarded = &mut forwarding => (forwarded, false),
             // The client hung up without a reply: from now on it may retry.
             waited = gone => {
                 // Without a value the connection was given up, which counts as having waited.
-                let comes_again = errand.is_marked || waited.unwrap_or(WAITED_MIN) >= WAITED_MIN;
+                let comes_again = in_flight.is_marked || waited.unwrap_or(WAITED_MIN) >= WAITED_MIN;
                 if comes_again {
-                    self.settle_open(&errand, claim).await;
+                    self.settle_open(&in_flight, claim).await;
                 }
                 (forwarding.await, comes_again)
             }
         };
-        let id = errand.id;
+        let id = in_flight.id;
         if let Forwarded::Open { cause, outcome } = forwarded {
             if !was_told {
-                self.settle_open(&errand, claim).await;
+                self.settle_open(&in_flight, claim).await;
             }
             let (_, answer) = concluded(id, &Forwarded::Unknown { cause });
-            self.answer(&errand, started, answer, say);
+            self.answer(&in_flight, started, answer, say);
             let (outcome, answer) = concluded(id, &outcome.await.unwrap_or(Forwarded::Unknown { cause }));
-            self.settle_late(&errand, claim, outcome, &answer).await;
+            self.settle_late(&in_flight, claim, outcome, &answer).await;
             return;
         }
         let (outcome, answer) = concluded(id, &forwarded);
         if was_told {
-            self.settle_late(&errand, claim, outcome, &answer).await;
+            self.settle_late(&in_flight, claim, outcome, &answer).await;
         } else {
-            self.settle(&errand, Disposition::of_end(id, errand.kept, claim, outcome, ClientState::Waits)).await;
+            self.settle(&in_flight, Disposition::of_end(id, in_flight.kept, claim, outcome, ClientState::Waits)).await;
         }
-        self.answer(&errand, started, answer, say);
+        self.answer(&in_flight, started, answer, say);
     }
 
     /// Reserves the credits. `Err` is the answer to a message that is not to be forwarded.
-    async fn reserve(&self, errand: &Errand, started: Instant) -> Result<Claim, Answer> {
-        let Errand { id, credits, .. } = *errand;
-        let key = errand.sender.key.id;
-        let reservation = Reservation { message: id, key, credits, fingerprint: Some(errand.kept.fingerprint) };
-        let verdict = self.ledger.reserve(reservation, errand.deadline.min(started + RESERVE_LIMIT)).await;
+    async fn reserve(&self, in_flight: &InFlight, started: Instant) -> Result<Claim, Answer> {
+        let InFlight { id, credits, .. } = *in_flight;
+        let key = in_flight.sender.key.id;
+        let reservation = Reservation { message: id, key, credits, fingerprint: Some(in_flight.kept.fingerprint) };
+        let verdict = self.ledger.reserve(reservation, in_flight.deadline.min(started + RESERVE_LIMIT)).await;
         let (reply, result) = match verdict {
             Ok(Verdict::Reserved) => return Ok(Claim::Own),
             Ok(Verdict::Resumed(earlier)) => {
@@ -360,13 +360,13 @@ impl Admission {
             Ok(Verdict::UnderWay(_)) => (Reply::UnderWay, MessageResult::UnderWay),
             Ok(Verdict::Short { meter, granted, remaining, reopens_at, pending }) => {
                 let shortage = Shortage { meter, granted, remaining, reopens_at };
-                self.shortages.remember(errand.sender.chain(), meter, Instant::now());
+                self.shortages.remember(in_flight.sender.chain(), meter, Instant::now());
                 // Messages in progress may give credits back, so this is no reason to refuse permanently.
-                let when = if pending { WhenExhausted::Defer } else { errand.sender.policy.when_exhausted };
+                let when = if pending { WhenExhausted::Defer } else { in_flight.sender.policy.when_exhausted };
                 (Reply::Short(shortage, when), MessageResult::Short)
             }
             Ok(Verdict::TooFast { pace, rate, retry_at }) => {
-                (Reply::TooFast(Haste::new(pace, rate, retry_at, self.judge.now())), MessageResult::TooFast)
+                (Reply::TooFast(Haste::new(pace, rate, retry_at, self.auth.now())), MessageResult::TooFast)
             }
             Ok(Verdict::Blocked(blocked)) => (Reply::Blocked(blocked, Moment::Transaction), MessageResult::Blocked),
             Err(error) => {
@@ -378,22 +378,23 @@ impl Admission {
     }
 
     /// Records in the ledger a message whose client leaves before the outcome is known, so that a retry is recognised.
-    async fn settle_open(&self, errand: &Errand, claim: Claim) {
-        if let Some(disposition) = Disposition::of_open(errand.id, errand.kept, claim) {
-            self.settle(errand, disposition).await;
+    async fn settle_open(&self, in_flight: &InFlight, claim: Claim) {
+        if let Some(disposition) = Disposition::of_open(in_flight.id, in_flight.kept, claim) {
+            self.settle(in_flight, disposition).await;
         }
     }
 
     /// Settles an outcome that became known after the client was told to retry, or left.
-    async fn settle_late(&self, errand: &Errand, claim: Claim, outcome: Outcome, answer: &Answer) {
-        self.settle(errand, Disposition::of_end(errand.id, errand.kept, claim, outcome, ClientState::WasTold)).await;
-        tracing::info!(message.id = %errand.id, outcome = answer.result.as_str(), "outcome known late");
+    async fn settle_late(&self, in_flight: &InFlight, claim: Claim, outcome: Outcome, answer: &Answer) {
+        self.settle(in_flight, Disposition::of_end(in_flight.id, in_flight.kept, claim, outcome, ClientState::WasTold))
+            .await;
+        tracing::info!(message.id = %in_flight.id, outcome = answer.result.as_str(), "outcome known late");
     }
 
-    async fn settle(&self, errand: &Errand, disposition: Disposition) {
+    async fn settle(&self, in_flight: &InFlight, disposition: Disposition) {
         let Disposition { settlement, is_awaited, is_counted } = disposition;
         if settlement.outcome.refunds() {
-            self.shortages.forget(errand.sender.chain());
+            self.shortages.forget(in_flight.sender.chain());
         }
         if is_awaited {
             self.ledger.settle_written(settlement, Instant::now() + KEEP_LIMIT).await;
@@ -401,8 +402,8 @@ impl Admission {
             self.ledger.settle(settlement);
         }
         if is_counted {
-            let labels = Labels::of(&errand.sender);
-            self.metrics.settled(&labels, settlement.outcome, errand.credits, self.metric_accounts());
+            let labels = Labels::of(&in_flight.sender);
+            self.metrics.settled(&labels, settlement.outcome, in_flight.credits, self.metric_accounts());
         }
     }
 
@@ -411,8 +412,8 @@ impl Admission {
     }
 
     /// Logs the one line per message, counts it, and sends the client's reply.
-    fn answer(&self, errand: &Errand, started: Instant, answer: Answer, say: oneshot::Sender<Reply>) {
-        let Errand { id, sender, credits, octets, .. } = errand;
+    fn answer(&self, in_flight: &InFlight, started: Instant, answer: Answer, say: oneshot::Sender<Reply>) {
+        let InFlight { id, sender, credits, octets, .. } = in_flight;
         let took = started.elapsed();
         let labels = Labels::of(sender);
         self.metrics.message(&labels, answer.result, self.metric_accounts());

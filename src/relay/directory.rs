@@ -1,7 +1,7 @@
 //! The relay's copy of the directory: pulled by epoch, and stale after two seconds.
 //!
 //! No permanent refusal is based on the copy. What the copy would refuse is looked up in the ledger first
-//! ([`Follower::look`]), and the number of lookups at a time is bounded, because strangers can cause them.
+//! ([`DirectoryCache::look`]), and the number of lookups at a time is bounded, because strangers can cause them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -98,7 +98,7 @@ enum Missed {
 }
 
 /// The cache that follows the ledger's directory.
-pub struct Follower {
+pub struct DirectoryCache {
     store: Arc<dyn Store>,
     settings: Arc<ArcSwap<Settings>>,
     copy: ArcSwap<Directory>,
@@ -108,7 +108,7 @@ pub struct Follower {
     looks: Semaphore,
 }
 
-impl Follower {
+impl DirectoryCache {
     pub fn new(store: Arc<dyn Store>, settings: Arc<ArcSwap<Settings>>) -> Arc<Self> {
         Arc::new(Self {
             store,

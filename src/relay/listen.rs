@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{Connection, Front, Visitor};
+use super::connection::{AcceptedConnection, Connection, SharedState};
 use super::metrics::{Arrival, ProxyRefusal};
 use super::smtp::proxy::{self, Header};
 use super::smtp::reply::Reply;
@@ -32,21 +32,21 @@ const BACKLOG: u32 = 4_096;
 const TURN_AWAY_LIMIT: Duration = Duration::from_secs(2);
 
 /// A listener that is open.
-pub struct Door {
+pub struct ListenerTask {
     listener: Arc<ArcSwap<Listener>>,
     address: SocketAddr,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
-impl Door {
-    pub async fn open(listener: Listener, front: Arc<Front>, sessions: TaskTracker) -> io::Result<Self> {
+impl ListenerTask {
+    pub async fn open(listener: Listener, shared: Arc<SharedState>, sessions: TaskTracker) -> io::Result<Self> {
         let socket = bind(listener.address)?;
         let address = socket.local_addr()?;
         tracing::info!(listener = listener.name, %address, mode = ?listener.mode, "listening");
         let listener = Arc::new(ArcSwap::from_pointee(listener));
         let stop = CancellationToken::new();
-        let accepting = accept(socket, listener.clone(), front, sessions);
+        let accepting = accept(socket, listener.clone(), shared, sessions);
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             tokio::select! {
@@ -87,11 +87,16 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-async fn accept(socket: TcpListener, listener: Arc<ArcSwap<Listener>>, front: Arc<Front>, sessions: TaskTracker) {
+async fn accept(
+    socket: TcpListener,
+    listener: Arc<ArcSwap<Listener>>,
+    shared: Arc<SharedState>,
+    sessions: TaskTracker,
+) {
     loop {
         match socket.accept().await {
             Ok((stream, peer)) => {
-                let session = meet(stream, peer, listener.load_full(), front.clone());
+                let session = meet(stream, peer, listener.load_full(), shared.clone());
                 sessions.spawn(session);
             }
             Err(error) => {
@@ -103,35 +108,35 @@ async fn accept(socket: TcpListener, listener: Arc<ArcSwap<Listener>>, front: Ar
 }
 
 /// Serves a connection, or turns it away. Its places are released when it ends.
-async fn meet(mut stream: TcpStream, peer: SocketAddr, listener: Arc<Listener>, front: Arc<Front>) {
-    let metrics = &front.admission.metrics;
-    let settings = front.admission.settings.load_full();
+async fn meet(mut stream: TcpStream, peer: SocketAddr, listener: Arc<Listener>, shared: Arc<SharedState>) {
+    let metrics = &shared.admission.metrics;
+    let settings = shared.admission.settings.load_full();
     let limits = &settings.config.limits;
-    let Some(connection) = front.limits.any(limits.connections) else {
+    let Some(connection) = shared.limits.any(limits.connections) else {
         metrics.arrived(&listener.name, Arrival::CrowdedAll);
-        return turn_away(stream, &listener, &front, Reply::Crowded).await;
+        return turn_away(stream, &listener, &shared, Reply::Crowded).await;
     };
-    let address = match client(&mut stream, peer.ip(), &listener, &front).await {
+    let address = match client(&mut stream, peer.ip(), &listener, &shared).await {
         Ok(address) => address,
         Err(why) => {
             metrics.arrived(&listener.name, Arrival::Unproxied);
             metrics.proxy_refused(&listener.name, why);
             // Strangers can cause any number of these: the metrics show them.
             tracing::debug!(listener = listener.name, peer = %peer.ip(), why = why.as_str(), "no PROXY header is taken");
-            return turn_away(stream, &listener, &front, Reply::NoService).await;
+            return turn_away(stream, &listener, &shared, Reply::NoService).await;
         }
     };
     if !listener.networks.is_empty() && !network::contains(&listener.networks, address) {
         metrics.arrived(&listener.name, Arrival::Foreign);
-        return turn_away(stream, &listener, &front, Reply::NoService).await;
+        return turn_away(stream, &listener, &shared, Reply::NoService).await;
     }
-    let Some(_address) = front.limits.address(address, limits.connections_per_address) else {
+    let Some(_address) = shared.limits.address(address, limits.connections_per_address) else {
         metrics.arrived(&listener.name, Arrival::CrowdedAddress);
-        return turn_away(stream, &listener, &front, Reply::Crowded).await;
+        return turn_away(stream, &listener, &shared, Reply::Crowded).await;
     };
-    let Some(place) = front.unauthenticated.admit(address, limits, Instant::now()) else {
+    let Some(place) = shared.unauthenticated.admit(address, limits, Instant::now()) else {
         metrics.arrived(&listener.name, Arrival::CrowdedUnauthenticated);
-        return turn_away(stream, &listener, &front, Reply::Crowded).await;
+        return turn_away(stream, &listener, &shared, Reply::Crowded).await;
     };
     metrics.arrived(&listener.name, Arrival::Served);
     // A reply is one write that the client waits for, so there is nothing to gather.
@@ -141,8 +146,8 @@ async fn meet(mut stream: TcpStream, peer: SocketAddr, listener: Arc<Listener>, 
     let open = metrics.open(&listener.name);
     open.inc();
     let wire = Wire::new(stream, Duration::from_secs(u64::from(limits.reply_seconds)));
-    let visitor = Visitor { address, listener, place };
-    Connection::new(front.clone(), settings, wire, visitor).serve().await;
+    let accepted = AcceptedConnection { address, listener, place };
+    Connection::new(shared.clone(), settings, wire, accepted).serve().await;
     drop(connection);
     open.dec();
 }
@@ -153,7 +158,7 @@ async fn client(
     stream: &mut TcpStream,
     peer: IpAddr,
     listener: &Listener,
-    front: &Front,
+    shared: &SharedState,
 ) -> Result<IpAddr, ProxyRefusal> {
     let peer = network::canonical(peer);
     if listener.proxy_from.is_empty() {
@@ -162,10 +167,10 @@ async fn client(
     if !network::contains(&listener.proxy_from, peer) {
         return Err(ProxyRefusal::Untrusted);
     }
-    let limit = Duration::from_secs(u64::from(front.admission.settings.load().config.limits.proxy_seconds));
+    let limit = Duration::from_secs(u64::from(shared.admission.settings.load().config.limits.proxy_seconds));
     let read = tokio::select! {
         read = timeout(limit, Box::pin(header(stream))) => read,
-        () = front.draining.cancelled() => return Err(ProxyRefusal::Late),
+        () = shared.draining.cancelled() => return Err(ProxyRefusal::Late),
     };
     match read {
         Ok(Ok(Header::For(address))) => Ok(network::canonical(address)),
@@ -197,8 +202,8 @@ async fn header(stream: &mut TcpStream) -> io::Result<Header> {
 }
 
 /// Sends the reason, if the client can read it (inside TLS it could not), and while not too many are told.
-async fn turn_away(mut stream: TcpStream, listener: &Listener, front: &Front, reply: Reply) {
-    let Some(_told) = front.limits.turned_away() else { return };
+async fn turn_away(mut stream: TcpStream, listener: &Listener, shared: &SharedState, reply: Reply) {
+    let Some(_told) = shared.limits.turned_away() else { return };
     match listener.mode {
         ListenerMode::Implicit => {}
         ListenerMode::StartTls | ListenerMode::Plain => {

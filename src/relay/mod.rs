@@ -9,6 +9,7 @@
 
 mod account_counters;
 mod admit;
+mod auth;
 mod auth_throttle;
 mod body_memory;
 mod connection;
@@ -16,7 +17,6 @@ mod connection_limits;
 mod denied_senders;
 mod directory;
 mod disposition;
-mod judge;
 mod labels;
 mod listen;
 mod login_networks;
@@ -29,8 +29,8 @@ mod targets;
 mod telling;
 mod tickets;
 mod tls;
-mod troubles;
 mod unauthenticated;
+mod upstream_outages;
 mod wire;
 
 mod role;

@@ -17,19 +17,19 @@ use tokio_util::task::TaskTracker;
 
 use super::account_counters::keeps_counters;
 use super::admit::Admission;
+use super::auth::Authorizer;
 use super::auth_throttle::AuthThrottle;
 use super::body_memory::BodyMemory;
-use super::connection::Front;
+use super::connection::SharedState;
 use super::connection_limits::ConnectionLimits;
-use super::directory::Follower;
-use super::judge::Judge;
-use super::listen::Door;
+use super::directory::DirectoryCache;
+use super::listen::ListenerTask;
 use super::metrics::Metrics;
 use super::settings::{self, Settings};
 use super::shortage::Shortages;
 use super::targets::Targets;
 use super::unauthenticated::Unauthenticated;
-use super::{denied_senders, login_networks, troubles};
+use super::{denied_senders, login_networks, upstream_outages};
 use crate::domain::relay_config::Listener;
 use crate::ledger::incarnation::{Admit, Expected};
 use crate::ledger::store::Role;
@@ -86,7 +86,7 @@ pub async fn run(dependencies: Dependencies, shutdown: CancellationToken) -> Res
 
 /// A running relay.
 pub struct Relay {
-    house: Arc<House>,
+    running: Arc<RunningRelay>,
     gate: Gate,
     /// Stops the task that watches the files.
     settled: CancellationToken,
@@ -97,12 +97,12 @@ pub struct Relay {
 }
 
 /// The state that the relay's tasks share.
-struct House {
+struct RunningRelay {
     config_file: PathBuf,
     clock: Arc<dyn Clock>,
-    front: Arc<Front>,
+    shared: Arc<SharedState>,
     sessions: TaskTracker,
-    doors: Mutex<BTreeMap<String, Door>>,
+    listeners: Mutex<BTreeMap<String, ListenerTask>>,
 }
 
 impl Relay {
@@ -125,11 +125,11 @@ impl Relay {
             started = answering(&store, &settings, (&name, &registry), &stop, &gate) => started?,
             () = shutdown.cancelled() => return Ok(None),
         };
-        let directory = Follower::new(store, settings.clone());
+        let directory = DirectoryCache::new(store, settings.clone());
         background.spawn(directory.clone().follow(health.gate("relay directory"), stop.clone()));
         let upstream = UpstreamSettings::new(&config.hostname, config.limits.upstream_connections as usize);
         let admission = Admission {
-            judge: Judge::new(settings.clone(), directory, clock.clone()),
+            auth: Authorizer::new(settings.clone(), directory, clock.clone()),
             settings: settings.clone(),
             ledger,
             upstreams: Upstreams::new(upstream, &registry),
@@ -141,7 +141,7 @@ impl Relay {
             tasks: TaskTracker::new(),
             rng: Mutex::new(rng),
         };
-        let front = Front {
+        let shared = SharedState {
             bodies: BodyMemory::new(admission.metrics.clone()),
             admission: Arc::new(admission),
             limits: ConnectionLimits::default(),
@@ -149,31 +149,31 @@ impl Relay {
             throttle: AuthThrottle::default(),
             draining: CancellationToken::new(),
         };
-        let house = Arc::new(House {
+        let running = Arc::new(RunningRelay {
             config_file,
             clock,
-            front: Arc::new(front),
+            shared: Arc::new(shared),
             sessions: TaskTracker::new(),
-            doors: Mutex::default(),
+            listeners: Mutex::default(),
         });
         for listener in settings.load().config.listeners.clone() {
-            house.open(listener).await?;
+            running.open(listener).await?;
         }
         let settled = CancellationToken::new();
         gate.open();
-        background.spawn(troubles::tell(house.front.admission.clone(), stop.clone()));
-        let admission = &house.front.admission;
+        background.spawn(upstream_outages::tell(running.shared.admission.clone(), stop.clone()));
+        let admission = &running.shared.admission;
         background.spawn(denied_senders::tell(admission.denied.clone(), admission.ledger.clone(), stop.clone()));
         background.spawn(login_networks::tell(admission.logins.clone(), admission.ledger.clone(), stop.clone()));
         background.spawn(release_counters(admission.clone(), stop.clone()));
-        let watching = tokio::spawn(watch(house.clone(), text, gate.clone(), settled.clone()));
-        Ok(Some(Self { house, gate, settled, stop, background, watching }))
+        let watching = tokio::spawn(watch(running.clone(), text, gate.clone(), settled.clone()));
+        Ok(Some(Self { running, gate, settled, stop, background, watching }))
     }
 
     /// Returns the address of each listener.
     pub fn addresses(&self) -> BTreeMap<String, SocketAddr> {
-        let doors = self.house.doors();
-        doors.iter().map(|(name, door)| (name.clone(), door.address())).collect()
+        let listeners = self.running.listeners();
+        listeners.iter().map(|(name, listener_task)| (name.clone(), listener_task.address())).collect()
     }
 
     /// Stops accepting, lets sessions finish what is in progress, and settles the last outcomes.
@@ -185,18 +185,18 @@ impl Relay {
         // the listeners are closed all the same.
         let _ = self.watching.await;
         self.gate.close("draining");
-        let Front { admission, draining, .. } = &*self.house.front;
+        let SharedState { admission, draining, .. } = &*self.running.shared;
         let limit = Duration::from_secs(u64::from(admission.settings.load().config.limits.drain_seconds));
         let deadline = Instant::now() + limit;
-        let doors = std::mem::take(&mut *self.house.doors());
-        for door in doors.into_values() {
-            door.close().await;
+        let listeners = std::mem::take(&mut *self.running.listeners());
+        for listener_task in listeners.into_values() {
+            listener_task.close().await;
         }
         draining.cancel();
-        self.house.sessions.close();
+        self.running.sessions.close();
         admission.tasks.close();
         let finished = async {
-            self.house.sessions.wait().await;
+            self.running.sessions.wait().await;
             admission.tasks.wait().await;
         };
         let mut finished = pin!(finished);
@@ -210,7 +210,7 @@ impl Relay {
             in_time = timeout_at(deadline, finished).await.is_ok();
         }
         if !in_time {
-            let (sessions, messages) = (self.house.sessions.len(), admission.tasks.len());
+            let (sessions, messages) = (self.running.sessions.len(), admission.tasks.len());
             tracing::warn!(sessions, messages, "the time to drain is over; messages under way end as unknown");
         }
         if timeout(SETTLE_LIMIT, admission.upstreams.drain()).await.is_err() {
@@ -289,19 +289,19 @@ fn sentence(error: &dyn std::error::Error) -> String {
 }
 
 /// Follows `relay.yaml` and the certificates until `stop`.
-async fn watch(house: Arc<House>, mut text: String, gate: Gate, stop: CancellationToken) {
+async fn watch(running: Arc<RunningRelay>, mut text: String, gate: Gate, stop: CancellationToken) {
     let mut said = String::new();
     loop {
         tokio::select! {
             () = sleep(LOOK_EVERY) => {}
             () = stop.cancelled() => return,
         }
-        let trouble = match house.look(&mut text).await {
+        let trouble = match running.look(&mut text).await {
             Ok(()) => String::new(),
             Err(trouble) => trouble,
         };
-        house.front.admission.metrics.settings_refused(!trouble.is_empty());
-        house.front.admission.forget_upstreams();
+        running.shared.admission.metrics.settings_refused(!trouble.is_empty());
+        running.shared.admission.forget_upstreams();
         if trouble != said {
             if trouble.is_empty() {
                 gate.open();
@@ -321,29 +321,29 @@ async fn release_counters(admission: Arc<Admission>, stop: CancellationToken) {
             () = sleep(RELEASE_COUNTERS_EVERY) => {}
             () = stop.cancelled() => return,
         }
-        let Some(directory) = admission.judge.current() else { continue };
-        let now = admission.judge.now();
+        let Some(directory) = admission.auth.current() else { continue };
+        let now = admission.auth.now();
         let stays = |id| directory.account(id).is_some_and(|account| keeps_counters(account, now));
         admission.metrics.release_accounts(stays);
     }
 }
 
-impl House {
-    fn doors(&self) -> parking_lot::MutexGuard<'_, BTreeMap<String, Door>> {
-        self.doors.lock()
+impl RunningRelay {
+    fn listeners(&self) -> parking_lot::MutexGuard<'_, BTreeMap<String, ListenerTask>> {
+        self.listeners.lock()
     }
 
     async fn open(&self, listener: Listener) -> Result<(), Error> {
         let (name, address) = (listener.name.clone(), listener.address);
-        let door = Door::open(listener, self.front.clone(), self.sessions.clone()).await;
-        let door = door.map_err(|source| Error::Listen { name: name.clone(), address, source })?;
-        self.doors().insert(name, door);
+        let listener_task = ListenerTask::open(listener, self.shared.clone(), self.sessions.clone()).await;
+        let listener_task = listener_task.map_err(|source| Error::Listen { name: name.clone(), address, source })?;
+        self.listeners().insert(name, listener_task);
         Ok(())
     }
 
     /// Takes over what changed in the files. `Err` is the reason why it could not.
     async fn look(&self, text: &mut String) -> Result<(), String> {
-        let settings = &self.front.admission.settings;
+        let settings = &self.shared.admission.settings;
         let read = settings::read(&self.config_file).map_err(|error| sentence(&error))?;
         if let Some(new) = read.filter(|new| new != text) {
             let parsed =
@@ -362,7 +362,7 @@ impl House {
     }
 
     fn take_over(&self, new: Settings) -> Result<(), String> {
-        let admission = &self.front.admission;
+        let admission = &self.shared.admission;
         let running = admission.settings.load_full();
         if new.config.installation != running.config.installation || new.config.ledger != running.config.ledger {
             return Err("another ledger or installation needs a restart of the relay".to_owned());
@@ -383,24 +383,29 @@ impl House {
     /// Opens, changes and closes listeners until they match the settings. Repeated at every check, because an address
     /// that is taken now may be free in a moment.
     async fn arrange_doors(&self) -> Result<(), String> {
-        let wanted = self.front.admission.settings.load().config.listeners.clone();
-        let superfluous: Vec<Door> = {
-            let mut doors = self.doors();
-            let keeps = |door: &Door| wanted.iter().any(|listener| same_door(&door.listener(), listener));
-            let names: Vec<String> =
-                doors.iter().filter(|(_, door)| !keeps(door)).map(|(name, _)| name.clone()).collect();
-            names.iter().filter_map(|name| doors.remove(name)).collect()
+        let wanted = self.shared.admission.settings.load().config.listeners.clone();
+        let superfluous: Vec<ListenerTask> = {
+            let mut listeners = self.listeners();
+            let keeps = |listener_task: &ListenerTask| {
+                wanted.iter().any(|listener| same_door(&listener_task.listener(), listener))
+            };
+            let names: Vec<String> = listeners
+                .iter()
+                .filter(|(_, listener_task)| !keeps(listener_task))
+                .map(|(name, _)| name.clone())
+                .collect();
+            names.iter().filter_map(|name| listeners.remove(name)).collect()
         };
-        for door in superfluous {
-            tracing::info!(listener = door.listener().name, "closing a listener");
-            door.close().await;
+        for listener_task in superfluous {
+            tracing::info!(listener = listener_task.listener().name, "closing a listener");
+            listener_task.close().await;
         }
         let mut trouble = Vec::new();
         for listener in wanted {
-            let missing = match self.doors().get(&listener.name) {
-                Some(door) => {
-                    if *door.listener() != listener {
-                        door.change(listener.clone());
+            let missing = match self.listeners().get(&listener.name) {
+                Some(listener_task) => {
+                    if *listener_task.listener() != listener {
+                        listener_task.change(listener.clone());
                     }
                     false
                 }

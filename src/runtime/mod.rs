@@ -2,17 +2,17 @@
 //!
 //! It knows nothing of credits, mail or Kubernetes; every other room may use it. Only [`config`] and [`fleet`] look into
 //! [`domain`](crate::domain), for the types that a settings file names: listeners, limits, where the ledger is; and
-//! [`courier`], for the words that two rooms which do not know each other have in common.
+//! [`notifier`], for the words that two rooms which do not know each other have in common.
 
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod courier;
 pub mod fleet;
 pub mod health;
 pub mod http;
 pub mod log;
 pub mod metrics;
+pub mod notifier;
 pub mod process;
 pub mod settings_file;
 pub mod shutdown;

@@ -9,12 +9,12 @@
 //! connection with a reply outstanding, and the next message would get the reply to another.
 
 mod breaker;
+mod capabilities;
 mod connection;
-mod courier;
 mod line;
-mod measure;
 mod message;
-mod offers;
+mod metrics;
+mod notifier;
 mod pool;
 mod reply;
 mod reply_lines;
@@ -27,9 +27,9 @@ mod upstreams;
 mod webhook;
 mod wire;
 
+pub use capabilities::Common;
 pub use connection::Capabilities;
-pub use courier::Post;
 pub use message::{Cause, Forwarded, Message, Stage, Target, Tenant};
-pub use offers::Common;
+pub use notifier::SmtpNotifier;
 pub use settings::UpstreamSettings;
 pub use upstreams::Upstreams;

@@ -13,11 +13,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::breaker::{Breaker, Health, Pass, State};
+use super::capabilities::SeenCapabilities;
 use super::connection::{Capabilities, Connection, NoConnection};
 use super::line::Point;
-use super::measure::{Open, PolicyFigures};
 use super::message::{Cause, Forwarded, Message, Stage, Target, Tenant};
-use super::offers::Offers;
+use super::metrics::{Open, PolicyFigures};
 use super::senders::{Judged, Senders};
 use super::slots::{Slot, Slots};
 use super::transaction::{self, Fate, Ran};
@@ -29,7 +29,7 @@ pub(super) struct Pool {
     pub target: Target,
     settings: Arc<UpstreamSettings>,
     figures: PolicyFigures,
-    offers: Arc<Offers>,
+    capabilities: Arc<SeenCapabilities>,
     /// One slot for each connection in use. A parked connection holds none, but a connection is opened only when none
     /// is parked, so both together never exceed the slots.
     slots: Slots,
@@ -97,10 +97,10 @@ impl Pool {
         target: Target,
         settings: Arc<UpstreamSettings>,
         figures: PolicyFigures,
-        offers: Arc<Offers>,
+        capabilities: Arc<SeenCapabilities>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            offers,
+            capabilities,
             slots: Slots::new(settings.connections, settings.queue),
             target,
             settings,
@@ -208,7 +208,7 @@ impl Pool {
         let open = self.figures.open();
         let connection = Connection::open(&self.target, tls, &self.settings, deadline).await?;
         *lock(&self.seen) = Some((connection.capabilities, connection.opened));
-        self.offers.announced(&self.target, connection.capabilities);
+        self.capabilities.announced(&self.target, connection.capabilities);
         let retire_at = connection.opened + self.life();
         Ok(Lease { connection, retire_at, open })
     }

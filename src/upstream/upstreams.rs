@@ -13,11 +13,11 @@ use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use super::capabilities::{Common, SeenCapabilities};
 use super::connection::Capabilities;
 use super::line::Point;
-use super::measure::Figures;
 use super::message::{Cause, Forwarded, Message, Target};
-use super::offers::{Common, Offers};
+use super::metrics::Figures;
 use super::pool::Pool;
 use super::settings::UpstreamSettings;
 use super::transaction;
@@ -38,7 +38,7 @@ struct Inner {
     settings: ArcSwap<UpstreamSettings>,
     figures: Figures,
     pools: Mutex<HashMap<PolicyId, Arc<Pool>>>,
-    offers: Arc<Offers>,
+    capabilities: Arc<SeenCapabilities>,
     tidying: AtomicBool,
     /// Cancelled when there is no time left.
     hurried: CancellationToken,
@@ -50,7 +50,7 @@ impl Upstreams {
             settings: ArcSwap::from_pointee(settings),
             figures: Figures::new(registry),
             pools: Mutex::default(),
-            offers: Arc::default(),
+            capabilities: Arc::default(),
             tidying: AtomicBool::new(false),
             hurried: CancellationToken::new(),
         }))
@@ -90,13 +90,13 @@ impl Upstreams {
 
     /// Returns the capabilities common to all upstreams that were ever connected to. Costs nothing.
     pub fn common(&self) -> Common {
-        self.0.offers.common()
+        self.0.capabilities.common()
     }
 
     /// Forgets the upstreams that are not `ours` any more: their capabilities, their failures and their metrics. Needs
     /// a tokio runtime.
     pub fn retain(&self, ours: impl Fn(PolicyId, &UpstreamEntry) -> bool) {
-        self.0.offers.retain(&ours);
+        self.0.capabilities.retain(&ours);
         let pools: Vec<Arc<Pool>> = self.0.pools().values().cloned().collect();
         for pool in pools.into_iter().filter(|pool| !ours(pool.target.policy, &pool.target.entry)) {
             self.0.forget(&pool);
@@ -160,7 +160,7 @@ impl Inner {
             return pool.clone();
         }
         let figures = self.figures.of(target.policy);
-        let pool = Pool::new(target.clone(), self.settings.load_full(), figures, self.offers.clone());
+        let pool = Pool::new(target.clone(), self.settings.load_full(), figures, self.capabilities.clone());
         if let Some(old) = pools.insert(target.policy, pool.clone()) {
             tokio::spawn(async move { old.close().await });
         }

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::tls;
 use crate::domain::network::is_link_local_or_metadata;
 use crate::domain::webhook::{HookUrl, ID, SIGNATURE, TIMESTAMP};
-use crate::runtime::courier::{Call, Delivery, Hook};
+use crate::runtime::notifier::{Call, Delivery, Hook};
 
 /// Maximum time from the dial to the last header of the response. Receivers are told to respond first and work later.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -41,18 +41,18 @@ impl Connection {
     pub(super) async fn data(&mut self) -> io::Result<Answer> {
         let announced = self.session.transaction().map_or(0, |transaction| transaction.mail.size);
         let memory = match self.account().await {
-            Ok(account) => self.front.bodies.of(&account),
+            Ok(account) => self.shared.bodies.of(&account),
             Err(reply) => {
                 if matches!(reply, Reply::LoginOver(_)) {
-                    self.front.admission.metrics.session_ended(SessionEnd::Login);
+                    self.shared.admission.metrics.session_ended(SessionEnd::Login);
                 }
                 return Ok(self.session.answer(reply));
             }
         };
         // A body that cannot be kept need not be uploaded. No memory is taken on an announcement.
-        if !memory.has_room_for(announced, &self.front.admission.settings.load().config.limits) {
+        if !memory.has_room_for(announced, &self.shared.admission.settings.load().config.limits) {
             let reply = match &self.identity {
-                Some(who) => self.front.admission.refused(who, MessageResult::NoMemory, Reply::NoMemory),
+                Some(who) => self.shared.admission.refused(who, MessageResult::NoMemory, Reply::NoMemory),
                 None => Reply::AuthFirst,
             };
             return Ok(self.session.answer(reply));
@@ -67,7 +67,7 @@ impl Connection {
         let (Some(transaction), Some(who)) = (transaction, &self.identity) else {
             return Ok(self.session.answer(Reply::AuthFirst));
         };
-        let admission = &self.front.admission;
+        let admission = &self.shared.admission;
         let reply = match read {
             Read::Whole(body, memory) => {
                 let encrypted = self.session.is_encrypted();
@@ -102,7 +102,7 @@ impl Connection {
     /// open for long.
     async fn account(&self) -> Result<Arc<AccountEntry>, Reply> {
         let who = self.identity.as_ref().ok_or(Reply::AuthFirst)?;
-        let judge = &self.front.admission.judge;
+        let judge = &self.shared.admission.auth;
         judge.sender(who, |sender| judge.still_logged_in(who, sender)).await.map(|sender| sender.account)
     }
 
@@ -124,7 +124,7 @@ impl Connection {
         let mut pace = Pace::new(limits, Instant::now());
         loop {
             let progress = reader.feed(&self.wire.input);
-            if !memory.grow_to(reader.held(), &self.front.admission.settings.load().config.limits) {
+            if !memory.grow_to(reader.held(), &self.shared.admission.settings.load().config.limits) {
                 reader.discard();
             }
             if reader.refused() {

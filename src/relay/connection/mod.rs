@@ -14,10 +14,10 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::admit::Admission;
+use super::auth::{Denied, Identity, Origin};
 use super::auth_throttle::{self, AuthThrottle};
 use super::body_memory::BodyMemory;
 use super::connection_limits::{ConnectionLimits, Permit};
-use super::judge::{Denied, Identity, Origin};
 use super::metrics::{Late, LoginResult, ProxyRefusal, SessionEnd, TlsFailure};
 use super::settings::Settings;
 use super::smtp::command::{self, Mail, Recipient, text_of};
@@ -33,7 +33,7 @@ use crate::domain::relay_config::{LineEnds, Listener, ListenerMode};
 use crate::domain::sender::Address;
 
 /// The state that all connections share.
-pub struct Front {
+pub struct SharedState {
     pub admission: Arc<Admission>,
     pub limits: ConnectionLimits,
     pub unauthenticated: Unauthenticated,
@@ -44,7 +44,7 @@ pub struct Front {
 }
 
 /// The address and listener of a connection, with the place that it takes.
-pub struct Visitor {
+pub struct AcceptedConnection {
     pub address: IpAddr,
     pub listener: Arc<Listener>,
     /// Released after the login.
@@ -52,7 +52,7 @@ pub struct Visitor {
 }
 
 pub struct Connection {
-    front: Arc<Front>,
+    shared: Arc<SharedState>,
     settings: Arc<Settings>,
     listener: Arc<Listener>,
     address: IpAddr,
@@ -77,25 +77,25 @@ enum Flow {
 }
 
 impl Connection {
-    pub fn new(front: Arc<Front>, settings: Arc<Settings>, wire: Wire, visitor: Visitor) -> Self {
+    pub fn new(shared: Arc<SharedState>, settings: Arc<Settings>, wire: Wire, accepted: AcceptedConnection) -> Self {
         let limits = &settings.config.limits;
         let terms = Terms {
             hostname: settings.config.hostname.clone(),
-            mode: visitor.listener.mode,
+            mode: accepted.listener.mode,
             message_bytes: limits.message_bytes,
             errors: limits.errors,
             auth_attempts: limits.auth_attempts,
-            carries: front.admission.carries(limits.message_bytes),
+            carries: shared.admission.carries(limits.message_bytes),
         };
         Self {
-            front,
+            shared,
             accepted: Instant::now(),
             settings,
-            listener: visitor.listener,
-            address: visitor.address,
+            listener: accepted.listener,
+            address: accepted.address,
             wire,
             session: Session::new(terms),
-            place: Some(visitor.place),
+            place: Some(accepted.place),
             identity: None,
             sender_refused: false,
             _permits: None,
@@ -108,10 +108,10 @@ impl Connection {
         if let Err(error) = self.converse().await {
             if error.kind() == io::ErrorKind::TimedOut {
                 if self.is_over() && !self.wire.is_stuck() {
-                    self.front.admission.metrics.session_ended(SessionEnd::Age);
+                    self.shared.admission.metrics.session_ended(SessionEnd::Age);
                     self.say(&Reply::SessionOver);
                 } else {
-                    self.front.admission.metrics.timed_out(self.late());
+                    self.shared.admission.metrics.timed_out(self.late());
                     self.say(&Reply::TimedOut);
                 }
             }
@@ -131,7 +131,7 @@ impl Connection {
             return Ok(());
         }
         if self.listener.proxy_from.is_empty() && proxy::is_attempt(&self.wire.input) {
-            self.front.admission.metrics.proxy_refused(&self.listener.name, ProxyRefusal::Unexpected);
+            self.shared.admission.metrics.proxy_refused(&self.listener.name, ProxyRefusal::Unexpected);
             tracing::debug!(listener = self.listener.name, peer = %self.address, "no PROXY header is taken here");
             self.say(&Reply::NoService);
             return Ok(());
@@ -190,7 +190,7 @@ impl Connection {
 
     /// Returns the time by which the client must have logged in.
     fn login_deadline(&self) -> Instant {
-        self.accepted + self.front.unauthenticated.login_limit(&self.settings.config.limits)
+        self.accepted + self.shared.unauthenticated.login_limit(&self.settings.config.limits)
     }
 
     /// Sends the replies and waits for more input, or for the shutdown. No whole command is buffered here, so none goes
@@ -199,12 +199,12 @@ impl Connection {
         self.wire.flush().await?;
         tokio::select! {
             biased;
-            () = self.front.draining.cancelled() => {
+            () = self.shared.draining.cancelled() => {
                 self.say(&Reply::Draining);
                 Ok(Flow::End)
             }
             () = dismissed(&self.place) => {
-                self.front.admission.metrics.dismissed();
+                self.shared.admission.metrics.dismissed();
                 self.say(&Reply::Crowded);
                 Ok(Flow::End)
             }
@@ -233,9 +233,9 @@ impl Connection {
             Next::Prompt(prompt) => Answer::say(Reply::Challenge(prompt)),
             Next::Login(login) => self.login(login).await?,
             // If the next message is buffered already, the session never waits and would not notice the shutdown.
-            Next::Mail(_) if self.front.draining.is_cancelled() => Answer::close(Reply::Draining),
+            Next::Mail(_) if self.shared.draining.is_cancelled() => Answer::close(Reply::Draining),
             Next::Mail(_) if self.is_over() => {
-                self.front.admission.metrics.session_ended(SessionEnd::Age);
+                self.shared.admission.metrics.session_ended(SessionEnd::Age);
                 Answer::close(Reply::SessionOver)
             }
             Next::Mail(mail) => match self.may_open(&mail).await {
@@ -246,7 +246,7 @@ impl Connection {
                 }
                 Err(reply) => {
                     if matches!(reply, Reply::LoginOver(_)) {
-                        self.front.admission.metrics.session_ended(SessionEnd::Login);
+                        self.shared.admission.metrics.session_ended(SessionEnd::Login);
                     }
                     self.session.answer(reply)
                 }
@@ -269,7 +269,7 @@ impl Connection {
     }
 
     fn say(&mut self, reply: &Reply) {
-        self.front.admission.metrics.reply(reply);
+        self.shared.admission.metrics.reply(reply);
         self.wire.say(reply);
     }
 
@@ -292,14 +292,14 @@ impl Connection {
             biased;
             started = self.wire.start_tls(server, limit) => started,
             () = dismissed(&self.place) => {
-                self.front.admission.metrics.dismissed();
+                self.shared.admission.metrics.dismissed();
                 return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
             }
             // No command came yet, so none is cut off; a silent client must not hold up the shutdown for a minute.
-            () = self.front.draining.cancelled() => return Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
+            () = self.shared.draining.cancelled() => return Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
         };
         self.waiting_for = Late::Command;
-        let metrics = &self.front.admission.metrics;
+        let metrics = &self.shared.admission.metrics;
         match started {
             Ok(agreed) => agreed.iter().for_each(|agreed| metrics.shook_hands(agreed)),
             Err(NoTls { why, error }) => {
@@ -319,17 +319,17 @@ impl Connection {
     async fn login(&mut self, Login { username, password }: Login) -> io::Result<Answer> {
         let started = Instant::now();
         let origin = Origin { address: self.address, mode: self.listener.mode };
-        let settings = self.front.admission.settings.load_full();
+        let settings = self.shared.admission.settings.load_full();
         let limits = &settings.config.limits;
         // Normalised before it is counted, so that no spelling gives a guesser another try.
         let login = Login { username: Username::normalised(&username, &settings.config.hostname), password };
-        let Front { admission, throttle, limits: permits, unauthenticated, .. } = &*self.front;
+        let SharedState { admission, throttle, limits: permits, unauthenticated, .. } = &*self.shared;
         let attempt = throttle.attempt(self.address, &login.username);
         if !throttle.admits(attempt, limits, started) {
             admission.metrics.login(LoginResult::Guessing);
             return self.hold_back(Answer::say(Reply::Guessing), started + auth_throttle::longest(limits)).await;
         }
-        let denied = match admission.judge.login(&login, origin).await {
+        let denied = match admission.auth.login(&login, origin).await {
             Ok(identity) => {
                 let key = permits.key(identity.key, limits.connections_per_key);
                 let namespace = permits.namespace(identity.namespace.clone(), limits.connections);
@@ -368,9 +368,9 @@ impl Connection {
         self.wire.flush().await?;
         tokio::select! {
             () = sleep_until(until) => Ok(answer),
-            () = self.front.draining.cancelled() => Ok(answer),
+            () = self.shared.draining.cancelled() => Ok(answer),
             () = dismissed(&self.place) => {
-                self.front.admission.metrics.dismissed();
+                self.shared.admission.metrics.dismissed();
                 Ok(Answer::close(Reply::Crowded))
             }
         }
@@ -378,18 +378,18 @@ impl Connection {
 
     async fn may_open(&self, mail: &Mail) -> Result<(), Reply> {
         let who = self.identity.as_ref().ok_or(Reply::AuthFirst)?;
-        self.front.admission.begin(who, mail).await
+        self.shared.admission.begin(who, mail).await
     }
 
     async fn may_add(&mut self, to: Recipient) -> Result<Address, Reply> {
         let who = self.identity.as_ref().ok_or(Reply::AuthFirst)?;
         let transaction = self.session.transaction().ok_or(Reply::OutOfOrder("MAIL first"))?;
-        let added = self.front.admission.recipient(who, transaction, to).await;
+        let added = self.shared.admission.recipient(who, transaction, to).await;
         if let Err(reply) = &added {
             // The sender is the same for all recipients of a message, so its refusal is reported once.
             let is_told = reply.sender_fault().is_some() && std::mem::replace(&mut self.sender_refused, true);
             if !is_told {
-                self.front.admission.recipient_refused(who, reply);
+                self.shared.admission.recipient_refused(who, reply);
             }
         }
         added

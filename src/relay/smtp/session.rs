@@ -48,13 +48,13 @@ pub enum Next {
     StartTls,
     /// Send the prompt; the next line goes to [`Session::auth_line`].
     Prompt(&'static str),
-    /// Judge it, then call [`Session::logged_in`] or [`Session::login_failed`].
+    /// Authorizer it, then call [`Session::logged_in`] or [`Session::login_failed`].
     Login(Login),
-    /// Judge it, then call [`Session::begin`].
+    /// Authorizer it, then call [`Session::begin`].
     Mail(Mail),
-    /// Judge it, then call [`Session::add`].
+    /// Authorizer it, then call [`Session::add`].
     Recipient(Recipient),
-    /// Judge it once more, say 354, read the body, then call [`Session::reset`].
+    /// Authorizer it once more, say 354, read the body, then call [`Session::reset`].
     Data,
 }
 

@@ -18,7 +18,7 @@ use franking::runtime::health::Health;
 use franking::runtime::http::Telemetry;
 use franking::runtime::metrics::{Description, Registry, register};
 use franking::runtime::process;
-use franking::upstream::{Post, UpstreamSettings, Upstreams};
+use franking::upstream::{SmtpNotifier, UpstreamSettings, Upstreams};
 use http::{Request, Response};
 use kube::Client;
 use kube::client::Body;
@@ -70,7 +70,7 @@ fn operator() -> Vec<Description> {
         drop(Report::new(client, registry, AccountMetrics::All));
         drop(Guard::new(None, registry));
         drop(LedgerClock::new(registry, &Health::default()));
-        drop(Notices::new(Arc::new(Post::new("franking.example.com")), registry));
+        drop(Notices::new(Arc::new(SmtpNotifier::new("franking.example.com")), registry));
         register(registry, relay_config::settings_valid());
         register(registry, relays::replicas_ready());
     })

@@ -194,7 +194,7 @@ impl Running {
             health: Health::default(),
             name: "operator".to_owned(),
             place: None,
-            courier: Arc::new(franking::upstream::Post::new("relay.franking.svc")),
+            notifier: Arc::new(franking::upstream::SmtpNotifier::new("relay.franking.svc")),
             leadership,
         };
         let task = tokio::spawn(operator::run(dependencies, shutdown.clone()));

@@ -1,9 +1,9 @@
 //! How mail leaves, on the real wire: each row of the failure table against a sink that does just that.
 
 mod bodies;
-mod courier;
 mod failures;
 mod login;
+mod notifier;
 mod pool;
 
 use std::time::Duration;

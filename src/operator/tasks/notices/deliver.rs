@@ -13,7 +13,7 @@ use crate::operator::object_ref::Name;
 use crate::operator::plan::alert::{Whose, Words, letter};
 use crate::operator::plan::{Notice, meta};
 use crate::operator::tasks::notices::detect::spec_of;
-use crate::runtime::courier::{Call, Delivery, Hook, Letter, OnBehalfOf, Via};
+use crate::runtime::notifier::{Call, Delivery, Hook, Letter, OnBehalfOf, Via};
 
 /// Local part of the sender if the policy names none.
 const SENDER: &str = "franking";
@@ -221,7 +221,7 @@ impl Group<'_> {
             OnBehalfOf::Account { .. } => format!("{}-own", first.notice),
         };
         let letter = Letter { from: self.sender(plan)?, to, on_behalf_of, subject, text, id, at: first.at };
-        Ok(self.context.notices.courier.mail(self.via(&plan.entry)?, &letter).await.into())
+        Ok(self.context.notices.notifier.mail(self.via(&plan.entry)?, &letter).await.into())
     }
 
     fn sender(&self, plan: &Plan) -> Result<Address, String> {
@@ -277,7 +277,7 @@ impl Group<'_> {
     async fn call(&self, hook: &Hook, words: &Words<'_>, queued: &Queued) -> Went {
         let at: Timestamp = self.context.clock.now();
         let call = Call { id: queued.notice.to_string(), at, body: words.body(queued) };
-        self.context.notices.courier.call(hook, &call).await.into()
+        self.context.notices.notifier.call(hook, &call).await.into()
     }
 
     fn hook(&self, webhook: &CheckedWebhook) -> Result<Hook, String> {

@@ -10,7 +10,7 @@ use arc_swap::{ArcSwap, Guard};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-use super::directory::{Follower, Look};
+use super::directory::{DirectoryCache, Look};
 use super::labels::Labels;
 use super::metrics::LoginResult;
 use super::settings::Settings;
@@ -81,9 +81,9 @@ pub struct Origin {
     pub mode: ListenerMode,
 }
 
-pub struct Judge {
+pub struct Authorizer {
     settings: Arc<ArcSwap<Settings>>,
-    directory: Arc<Follower>,
+    directory: Arc<DirectoryCache>,
     clock: Arc<dyn Clock>,
     /// The copy of the directory that `changed` returned last.
     seen: Mutex<Weak<Directory>>,
@@ -91,8 +91,8 @@ pub struct Judge {
     decoy: [Credential; 1],
 }
 
-impl Judge {
-    pub fn new(settings: Arc<ArcSwap<Settings>>, directory: Arc<Follower>, clock: Arc<dyn Clock>) -> Self {
+impl Authorizer {
+    pub fn new(settings: Arc<ArcSwap<Settings>>, directory: Arc<DirectoryCache>, clock: Arc<dyn Clock>) -> Self {
         let hash = settings.load().hash_key.hash(&Password::given("nobody's password"));
         Self { settings, directory, clock, seen: Mutex::default(), decoy: [decoy(hash)] }
     }

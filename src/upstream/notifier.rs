@@ -14,8 +14,8 @@ use super::settings::UpstreamSettings;
 use super::upstreams::Upstreams;
 use super::webhook;
 use crate::domain::sender::Address;
-use crate::runtime::courier::{Call, Courier, Delivery, Hook, Letter, OnBehalfOf, Via};
 use crate::runtime::metrics::Registry;
+use crate::runtime::notifier::{Call, Delivery, Hook, Letter, Notifier, OnBehalfOf, Via};
 
 /// Number of connections to one upstream: notices are few and wait for each other.
 const CONNECTIONS: usize = 1;
@@ -25,13 +25,13 @@ const MAIL_LIMIT: Duration = Duration::from_secs(60);
 /// The sender's name, beside its address.
 const NAME: &str = "Franking";
 
-/// A courier with pools of its own, so that a flood of tenants' mail delays no notice about it.
-pub struct Post {
+/// A notifier with pools of its own, so that a flood of tenants' mail delays no notice about it.
+pub struct SmtpNotifier {
     upstreams: Upstreams,
     hostname: String,
 }
 
-impl Post {
+impl SmtpNotifier {
     /// Creates the pools. `hostname` is the name in the EHLO and in message ids.
     pub fn new(hostname: &str) -> Self {
         let settings = UpstreamSettings::new(hostname, CONNECTIONS);
@@ -42,7 +42,7 @@ impl Post {
 }
 
 #[async_trait]
-impl Courier for Post {
+impl Notifier for SmtpNotifier {
     /// Sends the mail in one transaction per recipient, so that a refused address does not keep it from the others.
     async fn mail(&self, via: Via, letter: &Letter) -> Delivery {
         let target = Target { policy: via.policy, entry: via.entry, secret: via.secret };

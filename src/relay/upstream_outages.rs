@@ -36,7 +36,7 @@ pub async fn tell(admission: Arc<Admission>, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         let session = admission.ledger.session().await;
-        told.seen = since_then(admission.upstreams.troubles(admission.judge.now()), &told.seen);
+        told.seen = since_then(admission.upstreams.troubles(admission.auth.now()), &told.seen);
         if told.session.as_ref() != Some(&session) {
             told.session = Some(session.clone());
             // Reports of an ended session do not count, and need not be withdrawn.

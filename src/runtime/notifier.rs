@@ -85,7 +85,7 @@ pub enum Delivery {
 }
 
 #[async_trait]
-pub trait Courier: Send + Sync + 'static {
+pub trait Notifier: Send + Sync + 'static {
     async fn mail(&self, via: Via, letter: &Letter) -> Delivery;
 
     /// No redirect is followed: whoever the secret is shared with is who answers.

@@ -41,18 +41,18 @@ impl Common {
 }
 
 /// The announced capabilities, one entry for each policy whose upstream was ever connected to.
-pub(super) struct Offers {
+pub(super) struct SeenCapabilities {
     known: Mutex<HashMap<PolicyId, (UpstreamEntry, Capabilities)>>,
     common: ArcSwap<Common>,
 }
 
-impl Default for Offers {
+impl Default for SeenCapabilities {
     fn default() -> Self {
         Self { known: Mutex::default(), common: ArcSwap::from_pointee(Common::EVERYTHING) }
     }
 }
 
-impl Offers {
+impl SeenCapabilities {
     /// Records the capabilities that an upstream announced. Called for every new connection, so known ones cost only a
     /// comparison.
     pub fn announced(&self, target: &Target, capabilities: Capabilities) {
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn only_what_all_have_is_common_and_an_upstream_that_was_not_asked_limits_nothing() {
-        let offers = Offers::default();
+        let offers = SeenCapabilities::default();
         assert_eq!(offers.common(), Common::EVERYTHING);
         offers.announced(&target(1, 465), Capabilities { size: Some(2_000_000), ..ALL });
         assert_eq!(offers.common(), Common { size: Some(2_000_000), ..Common::EVERYTHING });
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn an_upstream_that_is_not_ours_any_more_limits_nothing() {
-        let offers = Offers::default();
+        let offers = SeenCapabilities::default();
         offers.announced(&target(1, 465), Capabilities { smtputf8: false, ..ALL });
         offers.announced(&target(2, 465), Capabilities { eight_bit_mime: false, ..ALL });
         offers.retain(|_, entry| entry.port == 465);

@@ -2,8 +2,8 @@
 
 use franking::domain::id::AccountId;
 use franking::domain::webhook::{HookUrl, SigningKey};
-use franking::runtime::courier::{Call, Courier as _, Delivery, Hook, Letter, OnBehalfOf, Via};
-use franking::upstream::Post;
+use franking::runtime::notifier::{Call, Delivery, Hook, Letter, Notifier as _, OnBehalfOf, Via};
+use franking::upstream::SmtpNotifier;
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -33,7 +33,7 @@ fn via(scene: &Scene) -> Via {
 async fn a_notice_goes_through_the_policys_own_upstream_to_each_recipient() {
     let login = Some(("user".to_owned(), "password".to_owned()));
     let scene = Scene::new(SinkOptions { tls: SinkTls::Implicit, login, ..SinkOptions::default() }).await;
-    let post = Post::new("relay.example.com");
+    let post = SmtpNotifier::new("relay.example.com");
     let sent = post.mail(via(&scene), &letter(&["one@example.net", "two@example.net"])).await;
     assert_eq!(sent, Delivery::Sent);
     let received = scene.sink.messages();
@@ -48,7 +48,7 @@ async fn a_notice_goes_through_the_policys_own_upstream_to_each_recipient() {
 #[tokio::test]
 async fn a_notice_is_sent_when_one_recipient_takes_it_and_failed_when_none_does() {
     let scene = Scene::new(SinkOptions::default()).await;
-    let post = Post::new("relay.example.com");
+    let post = SmtpNotifier::new("relay.example.com");
     scene.sink.once(At::Recipient(0), Act::Reply("550 5.1.1 nobody of this name"));
     let sent = post.mail(via(&scene), &letter(&["gone@example.net", "there@example.net"])).await;
     assert_eq!((sent, scene.sink.count()), (Delivery::Sent, 1));
@@ -62,7 +62,7 @@ async fn a_notice_is_sent_when_one_recipient_takes_it_and_failed_when_none_does(
 #[tokio::test]
 async fn addresses_of_an_account_that_are_refused_hold_up_no_notice_to_others() {
     let scene = Scene::new(SinkOptions::default()).await;
-    let post = Post::new("relay.example.com");
+    let post = SmtpNotifier::new("relay.example.com");
     let of = |account: u128| Letter {
         on_behalf_of: OnBehalfOf::Account { account: AccountId(Uuid::from_u128(account)), namespace: "shop".into() },
         ..letter(&["gone@example.net"])
@@ -94,7 +94,7 @@ fn call() -> Call {
 #[tokio::test]
 async fn a_webhook_arrives_signed_under_its_own_name() {
     let receiver = Receiver::start().await;
-    let post = Post::new("relay.example.com");
+    let post = SmtpNotifier::new("relay.example.com");
     let hook = hook(&receiver, Some(receiver.ca_pem.clone()));
     assert_eq!(post.call(&hook, &call()).await, Delivery::Sent);
     let posted = receiver.posted().remove(0);
@@ -109,7 +109,7 @@ async fn a_webhook_arrives_signed_under_its_own_name() {
 #[tokio::test]
 async fn what_the_receiver_answers_decides_whether_it_is_tried_again() {
     let receiver = Receiver::start().await;
-    let post = Post::new("relay.example.com");
+    let post = SmtpNotifier::new("relay.example.com");
     let hook = hook(&receiver, Some(receiver.ca_pem.clone()));
     for (status, expected) in [(200, Ok(())), (202, Ok(())), (302, Err("302")), (404, Err("404")), (503, Err("503"))] {
         receiver.next(&[status]);
@@ -127,7 +127,7 @@ async fn what_the_receiver_answers_decides_whether_it_is_tried_again() {
 #[tokio::test]
 async fn a_receiver_with_another_authoritys_certificate_is_told_nothing() {
     let (receiver, other) = (Receiver::start().await, Receiver::start().await);
-    let post = Post::new("relay.example.com");
+    let post = SmtpNotifier::new("relay.example.com");
     for ca_pem in [None, Some(other.ca_pem.clone())] {
         let delivery = post.call(&hook(&receiver, ca_pem), &call()).await;
         assert!(matches!(&delivery, Delivery::Failed(problem) if problem.contains("TLS")), "{delivery:?}");
@@ -141,6 +141,6 @@ async fn a_webhook_to_nobody_fails() {
     let hook = hook(&receiver, None);
     drop(receiver);
     // A port that nobody listens on any more, or a listener that is just going away.
-    let delivery = Post::new("relay.example.com").call(&hook, &call()).await;
+    let delivery = SmtpNotifier::new("relay.example.com").call(&hook, &call()).await;
     assert!(matches!(delivery, Delivery::Failed(_)), "{delivery:?}");
 }
