@@ -1,7 +1,7 @@
-//! Settings: `franking.yaml`, and over it the environment and the flags. Raw → checked, once, at the start.
+//! Settings: `franking.yaml`, overridden by the environment and the flags. Raw → checked, once, at the start.
 //!
-//! An unknown key or an impossible value stops the start with one sentence that names it: a setting that is
-//! silently ignored is worse than a process that does not start.
+//! An unknown key or an impossible value stops the start with one sentence that names it: a setting that is silently
+//! ignored is worse than a process that does not start.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,27 +16,27 @@ use super::metrics::MetricAccounts;
 use super::settings_file::{Refused, parse_file};
 use crate::domain::relay_config::LedgerAddress;
 
-/// Where state lives when nothing else is said: the place of the FHS for it.
+/// Default folder of the state, as the FHS defines it.
 const DATA_FOLDER: &str = "/var/lib/franking";
-/// Where `relay.yaml` lives when nothing else is said: it holds keys, so it belongs in memory, not beside the
-/// database that they seal.
+/// Default folder of `relay.yaml`: it holds keys, so it belongs in memory, not beside the database that they seal.
 const RUN_FOLDER: &str = "/run/franking";
-/// The most reconciles at once. Each may hold a connection to the API server, and those stay under 100.
+/// Maximum reconciles at once. Each may hold a connection to the API server, and those stay under 100.
 const CONCURRENCY_MAX: u16 = 64;
-/// The most status writes per second: an API server feels more than this.
+/// Maximum status writes per second: more are a burden on the API server.
 const STATUS_WRITES_MAX: u32 = 100;
-/// The default drain of a relay (330 s, [`Limits`]) and 15 s to close sessions and connections after it.
+/// Default of `stopSeconds`: the default drain of a relay (330 s, [`Limits`]) and 15 s to close sessions and
+/// connections after it.
 const STOP_SECONDS: u64 = 345;
-/// Longer than any grace period that makes sense: an hour.
+/// Maximum of `stopSeconds`, an hour: longer than any grace period that makes sense.
 const STOP_SECONDS_MAX: u64 = 3600;
-/// A URI is a line; several hosts and options still are a few hundred octets.
+/// Maximum octets of a URI: it is one line, and even several hosts and options make only a few hundred.
 const URL_MAX: u64 = 16 * 1024;
 
-/// All that a process is told, checked.
+/// All settings of a process, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub name: String,
-    /// Seconds from the first signal until the process ends in any case.
+    /// Maximum seconds from the first signal until the process ends.
     pub stop_seconds: u64,
     pub ledger: LedgerAddress,
     pub operator: Operator,
@@ -49,13 +49,14 @@ pub struct Operator {
     pub namespace: String,
     pub concurrency: u16,
     pub status_writes_per_second: u32,
-    /// The ConfigMap that says what the relays run with.
+    /// ConfigMap with the settings that the relays run with.
     pub effective_config_map: String,
-    /// How many accounts have figures of their own in the operator's metrics; `None` = all.
+    /// Number of accounts with metrics of their own in the operator; `None` = all.
     pub metric_accounts: Option<u32>,
-    /// The chart's admission policy stamps who changed a spec, so the audit trail believes the annotation.
+    /// True if the chart's admission policy stamps the user who changed a spec, so that the audit trail can trust the
+    /// annotation.
     pub changed_by_stamped: bool,
-    /// Whether there are several, of which one works.
+    /// True if there are several operators, of which one works.
     pub leader_election: bool,
 }
 
@@ -63,9 +64,9 @@ pub struct Operator {
 pub struct Telemetry {
     pub format: LogFormat,
     pub level: LogLevel,
-    /// Where `/metrics` is served, and `/healthz` and `/readyz` for people.
+    /// Address of `/metrics`, and of `/healthz` and `/readyz` for people.
     pub address: SocketAddr,
-    /// Where `/healthz` and `/readyz` are served for probes, with places of their own.
+    /// Address of `/healthz` and `/readyz` for probes, with connections of its own.
     pub probes_address: Option<SocketAddr>,
 }
 
@@ -90,7 +91,7 @@ enum RawLedger {
     #[serde(rename_all = "camelCase")]
     Postgres {
         url: Option<String>,
-        /// A file that holds the URI: the mounted key of a Secret.
+        /// File that holds the URI: the mounted key of a Secret.
         url_file: Option<PathBuf>,
         #[serde(default)]
         single_node: bool,
@@ -124,7 +125,7 @@ struct RawTelemetry {
     probes_address: Option<SocketAddr>,
 }
 
-/// Reads the settings file, puts the flags over it, checks the whole.
+/// Reads the settings file, applies the flags over it, and checks the result.
 pub fn load(flags: &Flags) -> Result<Settings, Refused> {
     let raw = match &flags.config {
         Some(path) => parse_file(path)?,
@@ -167,7 +168,8 @@ fn check(raw: RawSettings, flags: &Flags) -> Result<Settings, Refused> {
     Ok(Settings { name, stop_seconds, ledger, operator, relay, telemetry })
 }
 
-/// The ledger's engine decides how far an installation spreads: one SQLite file is one pod's.
+/// Checks that the installation may spread over several pods: with SQLite it may not, because one file belongs to one
+/// pod.
 fn check_spread(ledger: &LedgerAddress, operator: &Operator, relay: &Relay) -> Result<(), Refused> {
     match ledger {
         LedgerAddress::Postgres { .. } => Ok(()),
@@ -198,7 +200,7 @@ fn check_ledger(raw: RawLedger) -> Result<LedgerAddress, Refused> {
                     return Err(Refused::new("ledger.urlFile is missing; name the file that holds the database's URI"));
                 }
             };
-            // A URI with a scheme, so that a mistake is found here and never printed by a parser that quotes it.
+            // The scheme is required, so that a mistake is found here and never printed by a parser that quotes it.
             if !url.starts_with("postgresql://") && !url.starts_with("postgres://") {
                 return Err(Refused::new("ledger.url is not a postgresql:// URI"));
             }
@@ -207,7 +209,7 @@ fn check_ledger(raw: RawLedger) -> Result<LedgerAddress, Refused> {
     }
 }
 
-/// The URI holds a password, so it comes in a file that a Secret is mounted as.
+/// Reads the URI from a file that a Secret is mounted as, because it holds a password.
 fn read_url(path: &Path) -> Result<String, Refused> {
     let refused = |what: &dyn fmt::Display| Refused::new(format!("ledger.urlFile {}: {what}", path.display()));
     let length = std::fs::metadata(path).map_err(|error| refused(&error))?.len();
@@ -219,7 +221,7 @@ fn read_url(path: &Path) -> Result<String, Refused> {
 
 fn check_operator(raw: RawOperator, flags: &Flags) -> Result<Operator, Refused> {
     let namespace = flags.namespace.clone().or(raw.namespace).unwrap_or_else(|| "franking-system".to_owned());
-    // RFC 1123 label, as the API server wants it.
+    // An RFC 1123 label, as the API server requires.
     let label = (1..=63).contains(&namespace.len())
         && namespace.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !namespace.starts_with('-')
