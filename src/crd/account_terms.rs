@@ -15,7 +15,7 @@ pub struct AccountTerms {
     pub limit: Limit,
     pub rate: Option<Rate>,
     pub prepaid: Option<Prepaid>,
-    /// In millionths of the currency's minor unit.
+    /// Spend limit in millionths of the currency's minor unit.
     pub spend_limit_micro: Option<i64>,
     /// `None` = all senders that the policy allows.
     pub allowed_senders: Option<Vec<SenderPattern>>,

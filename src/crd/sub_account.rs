@@ -255,7 +255,7 @@ pub struct CheckedAccount {
     pub external_id: Option<String>,
     pub cap: Option<CheckedCap>,
     pub prepaid: Option<credit::Prepaid>,
-    /// In millionths of the currency's minor unit.
+    /// Spend limit in millionths of the currency's minor unit.
     pub spend_limit_micro: Option<i64>,
     pub rate: Option<Rate>,
     /// Empty = the account itself does not narrow its senders.

@@ -10,9 +10,9 @@ pub const TROUBLES_MAX: usize = 1_000;
 /// The fault of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// It answers, but refuses us: a login, a quota.
+    /// The upstream answers, but refuses us: a login, a quota.
     RefusesUs,
-    /// It cannot be used: no connection, no answer, no TLS.
+    /// The upstream cannot be used: no connection, no answer, no TLS.
     Unreachable,
 }
 
