@@ -1,8 +1,7 @@
 //! The directory: all that the relay needs to judge a message.
 //!
-//! The operator writes entries to the ledger; every relay follows them by epoch and keeps this copy in memory. The
-//! ledger also reads the limits of its lots from them, so that there is a single source for what a policy, an account
-//! or a key may do. Secrets in it are hashes, or sealed with a key that the database does not hold.
+//! The operator writes entries to the ledger, every relay follows them by epoch and keeps this copy in memory, and the
+//! ledger reads its lots' limits from them: one source. Secrets are hashed, or sealed with a key that the ledger lacks.
 
 mod upstream;
 
@@ -95,7 +94,6 @@ pub struct AccountEntry {
     /// Policies that it left for another in this period, or in the last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub departures: Vec<Departure>,
-    /// Other fields that are set, for the audit trail; `None` if an older version wrote the entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Settings>,
     /// Deleted, or no longer accepted by its policy: nothing is sent, used credits stay.
@@ -129,7 +127,6 @@ pub struct KeyEntry {
     pub expires_at: Option<Timestamp>,
     #[serde(default)]
     pub revoked: bool,
-    /// Other fields that are set, for the audit trail; `None` if an older version wrote the entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Settings>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -227,8 +224,7 @@ impl PolicyEntry {
 }
 
 impl AccountEntry {
-    /// Returns the policies that the account has left when it belongs to `policy` from `now` on. An account that was
-    /// out of service left when it was removed.
+    /// Returns the policies left once it belongs to `policy` at `now`. If out of service, it left when it was removed.
     pub fn departures_for(&self, policy: PolicyId, now: Timestamp) -> Vec<Departure> {
         if self.policy == policy {
             return self.departures.clone();
@@ -236,8 +232,7 @@ impl AccountEntry {
         departed(&self.departures, self.policy, self.removed_at.unwrap_or(now))
     }
 
-    /// Returns the account out of service from `at` on, unless it was before; what it used stays with its id. The
-    /// senders that it could name are personal data and serve no purpose any more.
+    /// Returns the account out of service since `at` or before. Its use stays with its id; senders, personal data, go.
     pub fn removed(&self, at: Timestamp) -> Self {
         let settings = Settings::erased(self.settings.as_ref());
         Self { removed_at: self.removed_at.or(Some(at)), allowed_senders: None, settings, ..self.clone() }
@@ -390,8 +385,7 @@ impl Sender {
 #[derive(Clone, Debug)]
 pub enum Named {
     Sender(Sender),
-    /// Its account is not accepted, so the account or its policy is not in the directory. Nothing can be sent with the
-    /// key yet.
+    /// Its account is not accepted: that or its policy is not in the directory. Nothing can be sent with the key yet.
     Waiting(Arc<KeyEntry>),
 }
 
