@@ -25,7 +25,7 @@ struct Case {
     #[serde(default)]
     update: bool,
     cel: Option<String>,
-    /// The message of a bound that only a real API server checks.
+    /// Part of the message that only a real API server gives.
     bound: Option<String>,
     check: Option<String>,
 }
