@@ -1,19 +1,19 @@
 //! Franking: one mail plan, shared by many senders.
 //!
-//! Rooms around a pure centre. Flow in every room: read → decide → write → say.
+//! A pure centre with rooms around it. Every room does the same four things in order: read, decide, write, report.
 //!
 //! | room | what it is | may import |
 //! | --- | --- | --- |
-//! | [`domain`] | what is decided: credits, credentials, senders, periods, the directory | – |
-//! | [`crd`] | what users write: the three kinds, and raw → checked | domain |
-//! | [`ledger`] | what is remembered: credits, the directory, usage | domain, runtime |
-//! | [`operator`] | specs become Secrets, directory entries and status | domain, crd, ledger, runtime |
-//! | [`upstream`] | how mail leaves | domain, runtime |
-//! | [`relay`] | how mail comes in: SMTP, admission, forwarding | domain, ledger, upstream, runtime |
-//! | [`runtime`] | the process: settings, clock, stop, logs, metrics, health | domain |
+//! | [`domain`] | the decisions: credits, credentials, senders, periods, the directory | – |
+//! | [`crd`] | the resources that users write: three kinds, and raw → checked | domain |
+//! | [`ledger`] | the stored state: credits, the directory, usage | domain, runtime |
+//! | [`operator`] | turns specs into Secrets, directory entries and status | domain, crd, ledger, runtime |
+//! | [`upstream`] | outgoing mail: connections to smarthosts | domain, runtime |
+//! | [`relay`] | incoming mail: SMTP, admission, forwarding | domain, ledger, upstream, runtime |
+//! | [`runtime`] | the process: settings, clock, shutdown, logs, metrics, health | domain |
 //!
-//! Three invariants, checked by `tests/it/boundaries.rs`: *domain never learns what day it is; the relay never talks
-//! to Kubernetes; the console can do nothing a curl cannot.*
+//! Two invariants, checked by `tests/it/boundaries.rs`: *domain never learns what day it is; the relay never talks to
+//! Kubernetes.* There is no console yet; one will do nothing that a curl cannot.
 
 pub mod crd;
 pub mod domain;

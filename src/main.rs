@@ -1,5 +1,5 @@
-//! `franking`: one binary, a subcommand for each role. Here the roles' dependencies are built and handed over; what a
-//! role does is in its room.
+//! `franking`: one binary, with a subcommand for each role. This file builds the roles' dependencies and hands them
+//! over; the work of a role is in its room.
 
 #[path = "main/trail.rs"]
 mod trail;
@@ -34,13 +34,14 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// The exit code of a refused setting or flag, as of every other command.
+/// Exit code for a refused setting or flag, the same in every command.
 const REFUSED: u8 = 2;
-/// The exit code of everything else that went wrong.
+/// Exit code for every other failure.
 const FAILED: u8 = 1;
-/// The exit code of an operator that does not lead any more: nothing is wrong, and a new process stands by.
+/// Exit code of an operator that has lost its leadership: nothing is wrong, and a new process stands by.
 const DEPOSED: u8 = 3;
-/// How often the settings are looked at for another address of the ledger: whoever rotates a password waits minutes.
+/// Interval between checks of the settings for a changed ledger address. An administrator who rotates a password waits
+/// minutes.
 const ADDRESS_EVERY: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
@@ -73,18 +74,18 @@ fn main() -> ExitCode {
             Command::Prepare => Process::start(settings)?.prepare().await,
         }
     });
-    // Blocking work that a hung role left behind must not keep the process.
+    // Blocking work that a hung role left behind must not keep the process alive.
     runtime.shutdown_background();
     ended.unwrap_or_else(|error: RoleError| fail(error.as_ref(), code_of(error.as_ref())))
 }
 
-/// Among the causes of the end, one has a code of its own.
+/// Returns the exit code for an error: a lost leadership among its causes has a code of its own.
 fn code_of(error: &(dyn std::error::Error + 'static)) -> u8 {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     if causes.any(|cause| cause.is::<error::Deposed>()) { DEPOSED } else { FAILED }
 }
 
-/// A reader that has seen enough (`franking crds | head`) is no fault.
+/// Prints `text`. A reader that closes the pipe early (`franking crds | head`) is not an error.
 fn say(text: &str) -> ExitCode {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => fail(&error, FAILED),
@@ -97,7 +98,7 @@ fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// What every role shares.
+/// State that all roles share.
 struct Process {
     settings: Settings,
     clock: Arc<SystemClock>,
@@ -110,7 +111,7 @@ struct Process {
 impl Process {
     fn start(settings: Settings) -> Result<Self, RoleError> {
         telemetry::start(&settings.telemetry);
-        // kube, lettre and the relay all ask rustls for its default; there is one, chosen here.
+        // kube, lettre and the relay all ask rustls for its default provider; it is chosen here.
         drop(rustls::crypto::ring::default_provider().install_default());
         let (stop, clock, registry) = (CancellationToken::new(), Arc::new(SystemClock), Registry::new());
         shutdown::follow_signals(stop.clone())?;
@@ -130,7 +131,7 @@ impl Process {
                 let settings = &self.settings;
                 let clock = self.clock.clone();
                 let installation = prepare::run(&client, settings, clock, &mut self.rng).await?;
-                // A fleet's `relay.yaml` is a Secret, and the operator's that leads.
+                // With a fleet, `relay.yaml` is a Secret, and the leading operator writes it.
                 if settings.relay.config_map.is_none() {
                     prepare::relay_yaml(installation, settings, self.clock.clone()).await?;
                 }
@@ -139,7 +140,7 @@ impl Process {
                 prepared?;
                 Ok(ExitCode::SUCCESS)
             }
-            // Every step can be repeated, so it may be left anywhere.
+            // Every step can be repeated, so it is safe to stop at any point.
             () = stop.cancelled() => Ok(ExitCode::from(FAILED)),
         }
     }
@@ -188,7 +189,7 @@ impl Process {
         self.wait(roles).await
     }
 
-    /// Stands by until this operator leads. It is ready all the while: there is nothing else that it should do.
+    /// Waits until this operator leads. It counts as ready meanwhile, because standing by is all that it should do.
     async fn win(&mut self, client: &kube::Client, flags: &cli::Flags) -> Option<lease::Leadership> {
         let gate = self.health.gate("operator");
         let settings = &self.settings;
@@ -205,7 +206,7 @@ impl Process {
         won
     }
 
-    /// The operator with what keeps the relays: of this pod, or of a fleet.
+    /// Starts the operator and the task that keeps the relays of this pod, or of a fleet, up to date.
     async fn spawn_operator(
         &mut self,
         roles: &mut Roles,
@@ -243,8 +244,8 @@ impl Process {
         self.wait(roles).await
     }
 
-    /// No roles yet, but somebody who answers probes and scrapes: while `prepare` waits, and until the last role has
-    /// drained, so it is no role and ends with the process.
+    /// Starts to serve probes and scrapes, and returns an empty set of roles. The telemetry server must answer while
+    /// `prepare` waits and until the last role has drained, so it is not a role itself and ends with the process.
     async fn roles(&self, roles: &[&'static str]) -> Result<Roles, RoleError> {
         let telemetry = http::Telemetry::new(self.registry.clone(), self.health.clone());
         let config::Telemetry { address, probes_address, .. } = self.settings.telemetry;
@@ -258,7 +259,7 @@ impl Process {
             tracing::info!(address = %listener.local_addr()?, ?port, "serving telemetry");
             listeners.push((listener, port));
         }
-        // A role's gate is there before the role is, so that a probe never finds a process ready that has not begun.
+        // A role's gate exists before the role does, so that a probe never finds a process ready that has not started.
         for role in roles {
             drop(self.health.gate(role));
         }
@@ -268,7 +269,7 @@ impl Process {
         Ok(Roles::new(self.stop.clone()))
     }
 
-    /// An operator with relays that read the `relay.yaml` that it keeps.
+    /// Starts the operator and the task that keeps `relay.yaml`, which this pod's relays read.
     fn spawn_single(
         &mut self,
         roles: &mut Roles,
@@ -344,8 +345,9 @@ impl Process {
     }
 }
 
-/// Ends the process when the ledger has another address, such as a rotated password: every part of it has the old one,
-/// and the next one renders the new one for the fleet. Settings that cannot be read are left to the next start.
+/// Ends the process when the ledger's address has changed, for example after a password was rotated: every part of the
+/// process holds the old address, and the next process renders the new one for the fleet. Settings that cannot be read
+/// are logged and change nothing.
 async fn same_ledger(address: LedgerAddress, flags: cli::Flags, stop: CancellationToken) -> Result<(), RoleError> {
     loop {
         tokio::select! {

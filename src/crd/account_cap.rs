@@ -1,21 +1,22 @@
-//! Which cap holds for an account: its own, the policy's default, and never above the policy's ceiling.
+//! The cap that applies to an account: its own or the policy's default, and never above the policy's ceiling.
 
 use std::fmt;
 
 use super::{CheckedCap, CheckedPolicy, Reason};
 use crate::domain::credit::Limit;
 
-/// Why a policy does not take an account's cap.
+/// The reason why a policy does not accept an account's cap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CapRefusal {
     /// More credits than `perAccount.maxCap`.
     AboveCeiling { cap: CheckedCap, ceiling: CheckedCap },
-    /// A cap of another period cannot be compared: 100 a day may be more or less than 2,000 a month.
+    /// Another period than the ceiling's, so the two cannot be compared: 100 a day may be more or less than 2,000 a
+    /// month.
     OtherPeriod { cap: CheckedCap, ceiling: CheckedCap },
 }
 
 impl CapRefusal {
-    /// The reason of the account's condition.
+    /// Returns the reason for the account's condition.
     pub fn reason(&self) -> Reason {
         match self {
             Self::AboveCeiling { .. } => Reason::CapAboveCeiling,
@@ -42,8 +43,8 @@ impl fmt::Display for CapRefusal {
     }
 }
 
-/// The limit of an account that asks for `cap` under `policy`. An absent cap becomes the policy's default, else its
-/// ceiling: leaving the field out is never a way past it.
+/// Returns the limit of an account that asks for `cap` under `policy`. Without a cap it has the policy's default, else
+/// its ceiling: leaving the field out is never a way past the ceiling.
 pub fn account_limit(policy: &CheckedPolicy, cap: Option<CheckedCap>) -> Result<Limit, CapRefusal> {
     let effective = cap.or(policy.default_cap).or(policy.max_cap);
     if let (Some(cap), Some(ceiling)) = (effective, policy.max_cap) {

@@ -1,7 +1,7 @@
-//! Computes an account's terms from its own spec and from what its policy imposes on every account.
+//! The terms of an account, from its own spec and from what its policy imposes on every account.
 //!
-//! A plan imposes what it requires also on an account that does not mention it: leaving the field out, or making another
-//! account without it, is never a way past it.
+//! The requirements of a plan also apply to an account that does not mention them: leaving the field out, or making
+//! another account without it, is never a way past it.
 
 use super::credit_policy::Requirement;
 use super::{CapRefusal, CheckedAccount, CheckedPolicy, account_limit, slower};
@@ -15,11 +15,11 @@ pub struct AccountTerms {
     pub limit: Limit,
     pub rate: Option<Rate>,
     pub prepaid: Option<Prepaid>,
-    /// In millionths of the currency's minor unit.
+    /// Spend limit in millionths of the currency's minor unit.
     pub spend_limit_micro: Option<i64>,
-    /// `None` = all that the policy allows.
+    /// `None` = all senders that the policy allows.
     pub allowed_senders: Option<Vec<SenderPattern>>,
-    /// Fields that the policy requires and the account does not mention, where that keeps it from sending.
+    /// Fields that the policy requires and the account does not mention, if their absence keeps it from sending.
     pub missing: Vec<MissingField>,
 }
 
@@ -32,7 +32,7 @@ pub enum MissingField {
 }
 
 impl MissingField {
-    /// Names the account's field and what its absence counts as.
+    /// Returns the account's field and what its absence counts as, for a sentence.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::Prepaid => "spec.prepaid (absent, it counts as prepaid with nothing in it)",
@@ -42,7 +42,7 @@ impl MissingField {
     }
 }
 
-/// Returns the terms of an account with this spec under `policy`, or an error where the policy does not take its cap.
+/// Returns the terms of an account with this spec under `policy`, or an error if the policy does not accept its cap.
 pub fn account_terms(policy: &CheckedPolicy, spec: &CheckedAccount) -> Result<AccountTerms, CapRefusal> {
     let mut missing = Vec::new();
     let imposed = |requirement: Option<Requirement>| match requirement {
@@ -57,7 +57,7 @@ pub fn account_terms(policy: &CheckedPolicy, spec: &CheckedAccount) -> Result<Ac
     });
     let spend_limit_micro = spec.spend_limit_micro.or_else(|| {
         imposed(policy.spend_limit_requirement).then(|| {
-            // What costs nothing may be sent with nothing to spend.
+            // Without a price, mail can be sent with nothing to spend.
             if policy.pricing.as_ref().is_some_and(|pricing: &Pricing| pricing.credit_micro() > 0) {
                 missing.push(MissingField::SpendLimit);
             }

@@ -1,4 +1,4 @@
-//! Who is told when credits run short.
+//! Alerts when credits run short.
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
@@ -9,32 +9,33 @@ use crate::domain::alert::Thresholds;
 use crate::domain::sender::Address;
 use crate::domain::webhook::HookUrl;
 
-/// Addresses of one notice to the policy's people: each is a transaction with the smarthost.
+/// Maximum addresses of one notice to the policy's people: each is a transaction with the smarthost.
 const RECIPIENTS_MAX: usize = 10;
-/// Addresses of one notice to an account's people: the platform's smarthost mails them.
+/// Maximum addresses of one notice to an account's people: the platform's smarthost sends to them.
 const ACCOUNT_RECIPIENTS_MAX: usize = 5;
-/// Characters that structure a header or a command (RFC 5322 §3.4) are in no bare address. `check()` knows the rest.
+/// Admission's rule: a bare address has no characters that structure a header or a command (RFC 5322 §3.4). `check()`
+/// tests the rest.
 const ADDRESSES_RULE: &str =
     r#"self.all(address, address.matches('^[^@\\s<>,;:\\x00-\\x1f\\x7f]+@[^@\\s<>,;:\\x00-\\x1f\\x7f]+$'))"#;
 const ADDRESSES_FIX: &str = "write bare mail addresses such as ops@example.com";
-/// Thresholds of one limit. Four are usual.
+/// Maximum thresholds of one limit. Four are usual.
 const THRESHOLDS_MAX: usize = 10;
 
-/// Who is told when the pool, prepaid credits or an account's cap, prepaid credits or spend limit run short. Kubernetes
-/// Events are written also where this is absent.
+/// Alerts when the pool, prepaid credits or an account's cap, prepaid credits or spend limit run short. Kubernetes
+/// Events are written even if this is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Alerts {
-    /// At which percentages of a limit it is told, each once in a period; of several that are passed at once the highest.
-    /// 50, 75, 90 and 100 where absent, never where empty.
+    /// Percentages of a limit at which an alert is sent, each once in a period; if several are passed at once, only for
+    /// the highest. 50, 75, 90 and 100 if absent; an empty list sends no alerts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 10), inner(range(min = 1, max = 100)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub thresholds_percent: Option<Vec<i32>>,
-    /// Mail, sent through the policy's own upstream.
+    /// Alerts by mail, sent through the policy's own upstream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<AlertEmail>,
-    /// A signed HTTP request (Standard Webhooks).
+    /// Alerts by a signed HTTP request (Standard Webhooks).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<AlertWebhook>,
 }
@@ -43,15 +44,15 @@ pub struct Alerts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AlertEmail {
-    /// Who gets it.
+    /// Addresses of the recipients.
     #[schemars(length(min = 1, max = 10), inner(length(min = 3, max = 320)))]
     #[x_kube(
         merge_strategy = ListMerge::Set,
         validation = Rule::new(ADDRESSES_RULE).message(ADDRESSES_FIX)
     )]
     pub to: Vec<String>,
-    /// Who sends it; the smarthost must take mail from this address. franking@ the first of senders.domains where
-    /// absent, and the relay's host name where there is none.
+    /// Sender address; the smarthost must accept mail from it. If absent, franking@ and the first of senders.domains,
+    /// or franking@ and the relay's host name if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 3, max = 320))]
     #[x_kube(validation = Rule::new(r"self.matches('^[^@\\s<>]+@[^@\\s<>]+$')")
@@ -59,13 +60,13 @@ pub struct AlertEmail {
     pub from: Option<String>,
 }
 
-/// Notices to the account's own people that its cap, its prepaid credits or its spend limit run short.
+/// Notices to the account's own people when its cap, its prepaid credits or its spend limit run short.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AccountAlerts {
-    /// Mail at 75, 90 and 100 % of a limit, and when it is used up, each once in a period; of several that are passed at
-    /// once the highest. It is sent through the upstream of the account's policy, from the address that the policy's
-    /// notices have, and costs no credits.
+    /// Mail at 75, 90 and 100 % of a limit, and when it is used up, each once in a period; if several are passed at
+    /// once, only for the highest. It is sent through the upstream of the account's policy, from the sender address of
+    /// the policy's alerts, and costs no credits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<AccountAlertEmail>,
 }
@@ -74,7 +75,7 @@ pub struct AccountAlerts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AccountAlertEmail {
-    /// Addresses that get it, at most five.
+    /// Addresses of the recipients, at most five.
     #[schemars(length(min = 1, max = 5), inner(length(min = 3, max = 320)))]
     #[x_kube(
         merge_strategy = ListMerge::Set,
@@ -83,21 +84,21 @@ pub struct AccountAlertEmail {
     pub to: Vec<String>,
 }
 
-/// Where a webhook goes.
+/// Destination of a webhook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AlertWebhook {
-    /// An https address, such as https://hooks.example.com/franking. Redirects are not followed.
+    /// An https URL, such as https://hooks.example.com/franking. Redirects are not followed.
     #[schemars(length(max = 2048))]
     #[x_kube(validation = Rule::new(r"self.matches('^https://[^\\s/@?#]+([/?][^\\s#]*)?$')")
         .message("write an https address such as https://hooks.example.com/franking, without user or fragment"))]
     pub url: String,
-    /// Secret in the operator's namespace with the key secret: whsec_ and base64, or 24 to 64 characters, shared with the
-    /// receiver; and ca.crt for a private CA. It must carry the label franking.io/use: "true".
+    /// Secret in the operator's namespace with the key secret (whsec_ and base64, or 24 to 64 characters, shared with
+    /// the receiver) and, for a private CA, ca.crt. It must carry the label franking.io/use: "true".
     pub secret_ref: LocalRef,
 }
 
-/// Alerts that make sense.
+/// Alerts that passed the checks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckedAlerts {
     pub thresholds: Thresholds,
@@ -146,7 +147,7 @@ impl AlertEmail {
 }
 
 impl AccountAlerts {
-    /// The addresses that are told, none where there is no mail.
+    /// Checks the addresses and returns them; none without mail.
     pub(super) fn check(&self, field: &str) -> Result<Vec<Address>, Problem> {
         let Some(email) = &self.email else { return Ok(Vec::new()) };
         addresses(&email.to, ACCOUNT_RECIPIENTS_MAX, &format!("{field}.email.to"))
@@ -160,7 +161,7 @@ fn addresses(to: &[String], max: usize, field: &str) -> Result<Vec<Address>, Pro
     to.iter().enumerate().map(|(index, text)| address(text, format!("{field}[{index}]"))).collect()
 }
 
-/// The sentence does not repeat the address: it goes into conditions, Events and the log.
+/// Parses an address. The error does not repeat it, because it goes into conditions, Events and the log.
 fn address(text: &str, field: String) -> Result<Address, Problem> {
     Address::parse(text).map_err(|_| Problem::new(field, "write a bare mail address such as ops@example.com"))
 }

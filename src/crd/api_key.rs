@@ -1,4 +1,4 @@
-//! `SubAccountApiKey`: one program or device, and the Secret that it logs in with.
+//! `SubAccountApiKey`: one program or device, and the Secret with its login.
 
 #![expect(clippy::duplicated_attributes, reason = "each printer column has a type and a path of its own")]
 
@@ -19,7 +19,7 @@ use crate::domain::credit::Rate;
 use crate::domain::network;
 use crate::domain::sender::SenderPattern;
 
-/// One program or device that sends for an account. It becomes a Secret with SMTP credentials that a pod mounts.
+/// One program or device that sends mail for an account. It becomes a Secret with SMTP credentials that a pod mounts.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "franking.io",
@@ -60,15 +60,15 @@ use crate::domain::sender::SenderPattern;
      (has(oldSelf.secret) && has(oldSelf.secret.type) ? oldSelf.secret.type : 'servicebinding.io/smtp')"
 ).message("secret.type cannot be changed, because Kubernetes does not change the type of a Secret: make a new key"))]
 pub struct SubAccountApiKeySpec {
-    /// The account in this namespace that this key sends for. It cannot be changed: make a new key for another account.
+    /// Account in this namespace that this key sends for. It cannot be changed; for another account, create a new key.
     #[x_kube(validation = Rule::new("self == oldSelf")
         .message("subAccountRef cannot be changed: make a new key for another account"))]
     pub sub_account_ref: LocalRef,
-    /// A name for people, such as "printer on the seventh floor".
+    /// Name for people, such as "printer on the seventh floor".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub label: Option<String>,
-    /// Networks that this key may be used from, such as 10.1.2.0/24 or 2001:db8::1. Empty means from anywhere.
+    /// Networks from which this key may be used, such as 10.1.2.0/24 or 2001:db8::1. Empty means from anywhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 2, max = 43)))]
     #[x_kube(
@@ -77,8 +77,8 @@ pub struct SubAccountApiKeySpec {
             .message("write addresses and networks such as 10.1.2.3, 10.1.2.0/24 or 2001:db8::/32, with no bits set after the prefix")
     )]
     pub allow_from: Vec<String>,
-    /// Senders that this key may name, such as alerts@example.com or *@example.com. They narrow what the account may
-    /// and never widen it. Empty means all that the account may.
+    /// Senders that this key may use, such as alerts@example.com or *@example.com. They narrow what the account may use
+    /// and never widen it. Empty means all that the account may use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 3, max = 320)))]
     #[x_kube(
@@ -86,32 +86,32 @@ pub struct SubAccountApiKeySpec {
         validation = Rule::new(SENDERS_RULE).message(SENDERS_FIX)
     )]
     pub allowed_senders: Vec<String>,
-    /// True lets this key log in without TLS, on the relay's plain listener, for old devices. Needs allowFrom.
+    /// True allows this key to log in without TLS on the relay's plain listener, for old devices. Requires allowFrom.
     #[serde(default, skip_serializing_if = "is_false")]
     pub plain_listener: bool,
-    /// The most that this key may send in a period, within what its account may.
+    /// Limit on what this key may send in a period, within the limits of its account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cap: Option<Cap>,
-    /// How fast this key may send, within what its account may.
+    /// Limit on how fast this key may send, within the limits of its account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
-    /// When this key stops working, as RFC 3339 time such as 2027-01-01T00:00:00Z. Absent means never.
+    /// Time at which this key stops working, in RFC 3339, such as 2027-01-01T00:00:00Z. Absent means never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("format" = "date-time"))]
     pub expires_at: Option<String>,
-    /// True stops this key within a second. The Secret stays, and false lets the same password in again: where a
-    /// password has leaked, make a new key.
+    /// True stops this key within a second. The Secret stays, and false makes the same password work again: if a
+    /// password has leaked, create a new key.
     #[serde(default, skip_serializing_if = "is_false")]
     pub revoked: bool,
-    /// When to change the password.
+    /// Rotation of the password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Rotation>,
-    /// How the Secret looks.
+    /// Layout of the Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretSpec>,
 }
 
-/// When to change the password.
+/// Rotation of the password.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
@@ -120,8 +120,8 @@ pub struct SubAccountApiKeySpec {
      duration(self.every) > duration(has(self.overlap) ? self.overlap : '24h')"
 ).message("every is longer than overlap, which is 24h where absent: at most two passwords are valid at a time"))]
 pub struct Rotation {
-    /// Interval at which the password changes by itself, from 1h to 8784h (a year), such as 720h. The old one works for overlap,
-    /// which is shorter. Absent means never.
+    /// Interval at which the password is changed automatically, from 1h to 8784h (a year), such as 720h. The old
+    /// password keeps working for overlap, which must be shorter. Absent means never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
     #[x_kube(validation = Rule::new(
@@ -129,11 +129,11 @@ pub struct Rotation {
          && duration(self) <= duration('8784h')"
     ).message("every is from 1h to 8784h, in hours, minutes and seconds, such as 720h"))]
     pub every: Option<String>,
-    /// Another time than the last one changes the password now, such as the present time in RFC 3339.
+    /// A time other than the last one changes the password now; use the present time in RFC 3339, for example.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("format" = "date-time"))]
     pub restarted_at: Option<String>,
-    /// How long the old password still works, from 10m to 720h, such as 24h or 1h30m. 24h where absent.
+    /// Time for which the old password keeps working, from 10m to 720h, such as 24h or 1h30m. 24h if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
     #[x_kube(validation = Rule::new(
@@ -141,13 +141,13 @@ pub struct Rotation {
          && duration(self) <= duration('720h')"
     ).message("overlap is from 10m to 720h, in hours, minutes and seconds, such as 24h or 1h30m"))]
     pub overlap: Option<String>,
-    /// True lets a rotation start while the old password of the last one still works; that old password stops at once,
-    /// because at most two are valid.
+    /// True lets a rotation start while the old password of the previous rotation still works. That old password then
+    /// stops at once, because at most two are valid.
     #[serde(default, skip_serializing_if = "is_false")]
     pub force: bool,
 }
 
-/// What was last seen of the key.
+/// Last observed state of the key.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SubAccountApiKeyStatus {
@@ -159,16 +159,16 @@ pub struct SubAccountApiKeyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 31))]
     pub username: Option<String>,
-    /// State of sending at the moment, for people: yes; no, where Ready says why; no credits, and until when; no relay;
-    /// upstream away. It follows with a delay.
+    /// Current state of sending, for people: yes; no (the condition Ready gives the reason); no credits, and until
+    /// when; no relay; upstream away. It is updated with a delay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub sending: Option<String>,
-    /// The metadata.generation that this status is about.
+    /// The metadata.generation that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
-    /// Ready, Accepted, Programmed; Reconciling and Stalled only while true.
+    /// Conditions: Ready, Accepted, Programmed; Reconciling and Stalled only while true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::crd::condition::schema")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -176,73 +176,74 @@ pub struct SubAccountApiKeyStatus {
     /// The Secret, where the Service Binding specification looks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<LocalRef>,
-    /// The password's dates; never the password.
+    /// Dates of the password; never the password itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<CredentialStatus>,
-    /// What was sent in the running period.
+    /// Mail sent in the current period.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<UsageStatus>,
-    /// Credits in the running period.
+    /// Credits in the current period.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credits: Option<CreditStatus>,
-    /// Messages that Franking refused because the key may not send as their sender, or because their sender cannot be
-    /// read. `usage.refused` is what the upstream refused.
+    /// Messages that Franking refused because the key may not use their sender, or because their sender cannot be read.
+    /// `usage.refused` counts what the upstream refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denied_senders: Option<DeniedSendersStatus>,
-    /// When the key was last used, to the hour; where the password that was used was made within that hour, when that was.
+    /// Time at which the key was last used, to the hour. If the password that was used was made within that hour, the
+    /// time at which it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used_at: Option<Time>,
-    /// When the figures were read. They follow with a delay; exact ones are in the metrics.
+    /// Time at which the figures were read. They are updated with a delay; the metrics have exact ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,
 }
 
-/// Messages that were refused for their sender. It is renewed at most once an hour for each reason.
+/// Messages that were refused for their sender. Updated at most once an hour for each reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeniedSendersStatus {
-    /// Messages since the key was made.
+    /// Messages since the key was created.
     #[schemars(range(min = 0))]
     pub messages: i64,
-    /// When the last one was.
+    /// Time of the last one.
     pub last_at: Time,
-    /// The domain of its sender; absent where none could be read.
+    /// Domain of its sender; absent if none could be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255))]
     pub last_domain: Option<String>,
 }
 
-/// The password's dates.
+/// Dates of the password.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CredentialStatus {
-    /// When the password in the Secret was made.
+    /// Time at which the password in the Secret was made.
     pub issued_at: Time,
-    /// When it changes next: when it is rotation.every old, or another rotation that waits for the end of the password before
-    /// it may begin. Absent where it does not change, or the key ends before.
+    /// Time of the next change: when the password is rotation.every old, or when another rotation that waits for the
+    /// end of the previous password may begin. Absent if no change is due, or if the key ends before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotates_at: Option<Time>,
-    /// Until when the password before it works.
+    /// Time until which the previous password works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_valid_until: Option<Time>,
-    /// The rotation.restartedAt that was last followed.
+    /// The last rotation.restartedAt that was acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub restarted_at: Option<String>,
 }
 
-/// How long the old password works after a rotation where nothing is said: a day covers a nightly deploy.
+/// Default time for which the old password works after a rotation: a day covers a nightly deployment.
 const OVERLAP_DEFAULT: SignedDuration = SignedDuration::from_hours(24);
-/// Pods read a changed Secret after up to two minutes, and a rolling restart takes a few more.
+/// Minimum overlap: pods read a changed Secret after up to two minutes, and a rolling restart takes a few more.
 const OVERLAP_MIN: SignedDuration = SignedDuration::from_mins(10);
-/// Thirty days: longer is not a rotation any more but two passwords.
+/// Maximum overlap, thirty days: a longer one is not a rotation any more but two passwords.
 const OVERLAP_MAX: SignedDuration = SignedDuration::from_hours(720);
-/// More often, pods would do little else than read their Secrets anew.
+/// Minimum interval: with a shorter one, pods would do little else than read their Secrets again.
 const EVERY_MIN: SignedDuration = SignedDuration::from_hours(1);
-/// A leap year.
+/// Maximum interval, a leap year.
 const EVERY_MAX: SignedDuration = SignedDuration::from_hours(8784);
 
-/// A key that makes sense by itself.
+/// A key that passed the checks of its own fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedKey {
     /// Name of the account, in the key's namespace.
@@ -258,7 +259,7 @@ pub struct CheckedKey {
     pub secret: CheckedSecret,
 }
 
-/// When to change the password.
+/// Rotation of the password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedRotation {
     pub every: Option<SignedDuration>,
@@ -268,7 +269,8 @@ pub struct CheckedRotation {
 }
 
 impl SubAccountApiKeySpec {
-    /// The one way from what a user wrote to what the rest of Franking works with. `name` is the object's.
+    /// Converts what a user wrote into what the rest of Franking works with; there is no other way. `name` is the
+    /// object's.
     pub fn check(&self, name: &str) -> Result<CheckedKey, Problem> {
         let allow_from: Vec<IpNet> = self
             .allow_from
@@ -332,13 +334,13 @@ fn check_every(text: &str, overlap: SignedDuration) -> Result<SignedDuration, Pr
     Ok(every)
 }
 
-/// A Kubernetes duration of hours, minutes and seconds in this order: 24h, 1h30m, 600s.
+/// Parses a Kubernetes duration of hours, minutes and seconds in this order: 24h, 1h30m, 600s.
 fn parse_duration(text: &str) -> Option<SignedDuration> {
     let mut rest = text;
     let mut total = SignedDuration::ZERO;
     for (unit, seconds) in [('h', 3600), ('m', 60), ('s', 1)] {
         if let Some((count, after)) = rest.split_once(unit) {
-            // The number parser would take a sign.
+            // The number parser would accept a sign.
             let digits = count.bytes().all(|b| b.is_ascii_digit());
             let count: u32 = count.parse().ok().filter(|_| digits)?;
             total = total.checked_add(SignedDuration::from_secs(i64::from(count) * seconds))?;

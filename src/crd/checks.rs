@@ -6,7 +6,7 @@ use super::problem::Problem;
 use crate::domain::directory::Suspension;
 use crate::domain::sender::SenderPattern;
 
-/// A suspension as written in a spec. The reason is told to senders, so it must fit into one line of a reply.
+/// Checks a suspension as written in a spec. Senders are told the reason, so it must fit into one line of a reply.
 pub(super) fn suspension(suspended: bool, reason: Option<&str>) -> Result<Option<Suspension>, Problem> {
     if reason.is_some_and(|reason| reason.chars().any(char::is_control)) {
         return Err(Problem::new("spec.suspendReason", "write one line without control characters"));
@@ -14,11 +14,11 @@ pub(super) fn suspension(suspended: bool, reason: Option<&str>) -> Result<Option
     Ok(suspended.then(|| Suspension { reason: reason.map(str::to_owned) }))
 }
 
-/// Admission's rule for `spec.allowedSenders` of an account or a key. `check()` knows the rest.
+/// Admission's rule for `spec.allowedSenders` of an account or a key. `check()` tests the rest.
 pub(super) const SENDERS_RULE: &str = r"self.all(sender, sender.matches('^[^@\\s]*@[^@\\s]+$'))";
 pub(super) const SENDERS_FIX: &str = "write senders such as alerts@example.com or *@example.com";
 
-/// `spec.allowedSenders` of an account or a key.
+/// Parses `spec.allowedSenders` of an account or a key.
 pub(super) fn sender_patterns(texts: &[String]) -> Result<Vec<SenderPattern>, Problem> {
     let pattern = |(index, text): (usize, &String)| {
         SenderPattern::parse(text).map_err(|fix| Problem::new(format!("spec.allowedSenders[{index}]"), fix))
@@ -26,12 +26,12 @@ pub(super) fn sender_patterns(texts: &[String]) -> Result<Vec<SenderPattern>, Pr
     texts.iter().enumerate().map(pattern).collect()
 }
 
-/// A time as RFC 3339 writes it.
+/// Parses a time in RFC 3339.
 pub(super) fn check_time(text: &str, field: &str) -> Result<Timestamp, Problem> {
     text.parse().map_err(|_| Problem::new(field, "write a time such as 2027-01-01T00:00:00Z"))
 }
 
-/// For `skip_serializing_if`: a switch that is off is left out, as a user would leave it out.
+/// True for a switch that is off: `skip_serializing_if` leaves it out, as a user would.
 pub(super) fn is_false(switch: &bool) -> bool {
     !switch
 }

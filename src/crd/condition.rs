@@ -1,7 +1,7 @@
-//! Conditions: what they are called, why they hold, and how they change.
+//! Conditions: their types, reasons and changes.
 //!
-//! `Ready` sums up. `Accepted` says whether the resource may be used as it is written. `Reconciling` and `Stalled` are
-//! abnormal-true (kstatus): they exist only while they are true, so that nobody waits for a condition that is fine.
+//! `Ready` sums up. `Accepted` is true if the resource may be used as it is written. `Reconciling` and `Stalled` are
+//! abnormal-true (kstatus): they exist only while they are true, so that no client waits for a condition that is fine.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -10,10 +10,10 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use super::condition_type::ConditionType;
 use super::reason::Reason;
 
-/// Characters of a message; the API conventions' own bound.
+/// Maximum characters of a message; the API conventions' own bound.
 const MESSAGE_MAX: usize = 32_768;
 
-/// Builds the next conditions from those that stand.
+/// Builds the next conditions from the present ones.
 #[derive(Clone, Debug)]
 pub struct Conditions<'a> {
     standing: &'a [Condition],
@@ -23,12 +23,12 @@ pub struct Conditions<'a> {
 }
 
 impl<'a> Conditions<'a> {
-    /// `generation` is the `metadata.generation` that was looked at.
+    /// Starts from the present conditions. `generation` is the `metadata.generation` that was observed.
     pub fn new(standing: &'a [Condition], generation: Option<i64>, now: Timestamp) -> Self {
         Self { standing, generation, now, next: Vec::new() }
     }
 
-    /// Sets a condition. `lastTransitionTime` moves only when the status flips. An abnormal-true condition that is
+    /// Sets a condition. `lastTransitionTime` changes only when the status does. An abnormal-true condition that is
     /// false is left out.
     #[must_use]
     pub fn set(self, kind: ConditionType, holds: bool, reason: Reason, message: impl Into<String>) -> Self {
@@ -38,13 +38,13 @@ impl<'a> Conditions<'a> {
         self.put(kind, if holds { "True" } else { "False" }, reason, message.into())
     }
 
-    /// Sets a condition of which nothing is known yet.
+    /// Sets a condition to Unknown.
     #[must_use]
     pub fn unknown(self, kind: ConditionType, reason: Reason, message: impl Into<String>) -> Self {
         self.put(kind, "Unknown", reason, message.into())
     }
 
-    /// Leaves a condition as it stands, if it does.
+    /// Keeps a condition as it is, if it exists.
     #[must_use]
     pub fn keep(self, kind: ConditionType) -> Self {
         let mut this = self.without(kind);
@@ -76,15 +76,16 @@ impl<'a> Conditions<'a> {
         this
     }
 
-    /// The conditions in the order of [`ConditionType`], so that equal ones compare equal. What is not set is gone.
+    /// Returns the conditions in the order of [`ConditionType`], so that equal ones compare equal. Those that were not
+    /// set are dropped.
     pub fn build(mut self) -> Vec<Condition> {
         self.next.sort_by_key(|(kind, _)| *kind);
         self.next.into_iter().map(|(_, condition)| condition).collect()
     }
 }
 
-/// The text without what a terminal would obey: control characters, and those that turn the direction of what follows
-/// (Unicode UAX #9), are written as escapes. Tenants' own words are in conditions and Events, and administrators read both
+/// Returns the text with escapes for characters that a terminal obeys: control characters, and those that change the
+/// direction of text (Unicode UAX #9). Conditions and Events contain tenants' own words, and administrators read both
 /// in terminals.
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -99,17 +100,17 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
-/// The condition of a type.
+/// Returns the condition of a type.
 pub fn find_condition(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
     conditions.iter().find(|condition| condition.type_ == kind.as_str())
 }
 
-/// Kubernetes times have whole seconds on the wire; a finer one would differ from what is read back.
+/// Truncates a time to whole seconds, as Kubernetes sends times; a finer one would differ from what is read back.
 fn whole_seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
-/// The schema of `status.conditions`, with the bounds of the API conventions.
+/// Returns the schema of `status.conditions`, with the bounds of the API conventions.
 pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",

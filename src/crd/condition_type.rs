@@ -3,26 +3,26 @@
 /// The types of conditions, in the order in which they are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConditionType {
-    /// The sum: a login works, and neither a setting nor a suspension, here or up the chain, keeps mail from being sent.
-    /// Used-up credits and an upstream that is away do not turn it.
+    /// The summary: a login works, and no setting or suspension, here or up the chain, keeps mail from being sent.
+    /// Used-up credits and an unavailable upstream do not change it.
     Ready,
-    /// The spec is valid and what it refers to lets it.
+    /// The spec is valid and what it refers to permits it.
     Accepted,
-    /// The ledger's directory says what the spec says; of a policy also that the relays run as they are set.
+    /// The ledger's directory matches the spec; for a policy, the relays also run with their settings.
     Programmed,
     /// No relay finds a policy's upstream unavailable.
     UpstreamAvailable,
-    /// A warning about a policy: what some of its accounts are limited by, another account could do without. Only present
+    /// A warning about a policy: some of its accounts have limits that another account could do without. Only present
     /// while true.
     SelfServiceUnbounded,
-    /// Entries of a policy's accounts and keys have no resource, and too many to be revoked unseen. Only present while
-    /// true.
+    /// Entries of a policy's accounts and keys have no resource, and are too many to be revoked without a check. Only
+    /// present while true.
     SweepStopped,
     /// The ledger's time is ahead of the clock. Only present while true.
     LedgerAhead,
     /// Work is under way. Only present while true.
     Reconciling,
-    /// Nothing will change until somebody edits something. Only present while true.
+    /// Nothing will change until a user edits something. Only present while true.
     Stalled,
 }
 
@@ -93,7 +93,7 @@ impl ConditionType {
         table
     }
 
-    /// Whether the condition is only present while true.
+    /// True if the condition is only present while true.
     pub(super) fn abnormal(self) -> bool {
         match self {
             Self::SelfServiceUnbounded | Self::SweepStopped | Self::LedgerAhead | Self::Reconciling | Self::Stalled => {

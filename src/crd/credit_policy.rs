@@ -56,48 +56,49 @@ use crate::domain::sender::MailDomain;
      has(self.pricing)"
 ).message("perAccount.spendLimit: Required needs pricing, which says what a message costs"))]
 pub struct CreditPolicySpec {
-    /// A name for people.
+    /// Name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub display_name: Option<String>,
     /// The shared credits, and the calendar of all periods. Absent means unlimited, counted per month in UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<Pool>,
-    /// Credits that are used up by all accounts together, beside the pool. Present means that nothing is sent when they
-    /// are, whatever the pool still holds.
+    /// Prepaid credits that all accounts use up together, beside the pool. If present, nothing is sent once they are
+    /// used up, whatever the pool still holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(merge_strategy = MapMerge::Atomic)]
     pub prepaid: Option<Prepaid>,
-    /// What becomes of messages when the pool is used up. Deny refuses them. Allow lets them through and counts them
-    /// apart; prepaid credits, and the caps of accounts and keys, hold all the same. Deny where absent.
+    /// Treatment of messages when the pool is used up. Deny refuses them. Allow accepts them and counts them
+    /// separately; prepaid credits, and the caps of accounts and keys, still apply. Deny if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overage: Option<Overage>,
-    /// What senders hear when credits are used up, whichever limit it is. Defer answers 452, so that a client which queues
-    /// its mail tries again and survives until the next period or top-up. Reject answers 550, so that the sender knows at
-    /// once, but 452 while messages under way may still give back enough. Defer where absent.
+    /// Reply to senders when credits are used up, whichever limit it is. Defer answers 452, so that a client with a
+    /// queue keeps its mail and tries again until the next period or top-up. Reject answers 550, so that the sender
+    /// knows at once, but 452 while messages under way may still give back enough credits. Defer if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when_exhausted: Option<WhenExhausted>,
-    /// Defaults and ceilings of the accounts.
+    /// Defaults and ceilings for the accounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_account: Option<PerAccount>,
-    /// What sending costs: for the bill and for spend limits.
+    /// Prices of sending, for the bill and for spend limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pricing: Option<Pricing>,
-    /// Who is told when credits run short, and when.
+    /// Alerts when credits run short.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alerts: Option<Alerts>,
-    /// Who may be named as sender.
+    /// Senders that may be used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub senders: Option<Senders>,
-    /// From which namespaces accounts may be attached. Absent means from all: accounts are made by the platform team.
+    /// Namespaces from which accounts may be attached. Absent means all, for platforms where the platform team creates
+    /// the accounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_namespaces: Option<AllowedNamespaces>,
     /// The smarthost that mail is forwarded to.
     pub upstream: Upstream,
-    /// True stops all accounts within a second; they become ParentSuspended. Nothing is deleted.
+    /// True stops all accounts within a second; their state becomes ParentSuspended. Nothing is deleted.
     #[serde(default, skip_serializing_if = "is_false")]
     pub suspended: bool,
-    /// Why it is suspended; senders are told.
+    /// Reason for the suspension; senders are told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     #[x_kube(validation = Rule::new(r"!self.matches('[\\x00-\\x1f\\x7f]')")
@@ -105,7 +106,7 @@ pub struct CreditPolicySpec {
     pub suspend_reason: Option<String>,
 }
 
-/// Defaults and ceilings of the accounts.
+/// Defaults and ceilings for the accounts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
@@ -114,46 +115,46 @@ pub struct CreditPolicySpec {
      (has(self.maxCap.period) ? self.maxCap.period : 'Monthly'))"
 ).message("defaultCap may not be above maxCap, and must have its period"))]
 pub struct PerAccount {
-    /// The cap of an account that names none. Absent means maxCap.
+    /// Cap of an account that sets none. Absent means maxCap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_cap: Option<Cap>,
-    /// The highest cap that an account may name, and the cap of accounts that name none where there is no defaultCap.
-    /// Accounts must use its period, because caps of different periods cannot be compared.
+    /// Highest cap that an account may set, and the cap of accounts that set none if there is no defaultCap. Accounts
+    /// must use its period, because caps of different periods cannot be compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_cap: Option<Cap>,
-    /// The most accounts of this policy that one namespace may have. Accounts that were removed in this period, or moved to
-    /// another policy, count too. Absent means any number.
+    /// Maximum number of accounts of this policy in one namespace. Accounts that were removed in the current period, or
+    /// moved to another policy, count too. Absent means any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub max_accounts_per_namespace: Option<i32>,
-    /// How fast each account may send, all its keys together. An account may name a slower one of its own.
+    /// Limit on how fast each account may send, all its keys together. An account may set a slower one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
-    /// Requires each account to be prepaid. Required makes an account that does not mention prepaid one with nothing in it,
-    /// so that no tenant sends on account by making another account. Optional lets it send without; where absent too,
-    /// but then the condition SelfServiceUnbounded warns as soon as an account of the policy is prepaid.
+    /// Requirement that each account be prepaid. Required treats an account without prepaid as one with nothing in it,
+    /// so that no tenant sends on account by making another account. Optional lets it send without. If absent, it may
+    /// send without too, but the condition SelfServiceUnbounded warns as soon as an account of the policy is prepaid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prepaid: Option<Requirement>,
-    /// Requires each account to have a spend limit. Required makes an account that does not mention spendLimitMinor one
-    /// that may spend nothing; it needs pricing. Optional lets it spend without a limit; where absent too, but then the
-    /// condition SelfServiceUnbounded warns as soon as an account of the policy has a spend limit.
+    /// Requirement that each account have a spend limit. Required treats an account without spendLimitMinor as one that
+    /// may spend nothing; it needs pricing. Optional lets it spend without a limit. If absent, it may spend without a
+    /// limit too, but the condition SelfServiceUnbounded warns as soon as an account of the policy has a spend limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spend_limit: Option<Requirement>,
-    /// Requires each account to say whom it sends as. Required makes an account without allowedSenders one that may send
-    /// as nobody. Optional lets it send as all that senders allows; where absent too, but then the condition
-    /// SelfServiceUnbounded warns as soon as an account of the policy has allowedSenders.
+    /// Requirement that each account list its senders. Required treats an account without allowedSenders as one that
+    /// may use no sender. Optional lets it use all that senders allows. If absent, it may use them all too, but the
+    /// condition SelfServiceUnbounded warns as soon as an account of the policy has allowedSenders.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_senders: Option<Requirement>,
 }
 
-/// Decides whether an account that does not mention a limit goes without it or has the strictest.
+/// Rule for an account that does not set a limit: Required gives it the strictest limit, Optional none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Requirement {
     Optional,
     Required,
 }
 
-/// What becomes of messages when the pool is used up.
+/// Treatment of messages when the pool is used up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Overage {
     #[default]
@@ -170,7 +171,7 @@ impl From<Overage> for credit::Overage {
     }
 }
 
-/// What senders hear when credits are used up.
+/// Reply to senders when credits are used up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum WhenExhausted {
     #[default]
@@ -187,12 +188,12 @@ impl From<WhenExhausted> for credit::WhenExhausted {
     }
 }
 
-/// Who may be named as sender.
+/// Senders that may be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Senders {
-    /// Mail domains that every account of this policy may send from, such as example.com. Subdomains are domains of
-    /// their own. Nothing listed means that nothing may be sent.
+    /// Mail domains that every account of this policy may send from, such as example.com. Subdomains must be listed
+    /// themselves. An empty list means that nothing may be sent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 253)))]
     #[x_kube(
@@ -203,15 +204,15 @@ pub struct Senders {
     pub domains: Vec<String>,
 }
 
-/// From which namespaces accounts may be attached.
+/// Namespaces from which accounts may be attached.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("(self.from == 'Selector') == has(self.selector)")
     .message("selector goes with from: Selector, and only with it"))]
 pub struct AllowedNamespaces {
-    /// All, or Selector: namespaces whose labels the selector matches.
+    /// All, or Selector for namespaces whose labels match the selector.
     pub from: NamespacesFrom,
-    /// Which labels a namespace must have. An empty selector matches all namespaces.
+    /// Labels that a namespace must have. An empty selector matches all namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::crd::selector::schema")]
     pub selector: Option<LabelSelector>,
@@ -223,7 +224,7 @@ pub enum NamespacesFrom {
     Selector,
 }
 
-/// What was last seen of the policy.
+/// Last observed state of the policy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CreditPolicyStatus {
@@ -231,45 +232,45 @@ pub struct CreditPolicyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 36))]
     pub policy_id: Option<String>,
-    /// State of sending at the moment, for people: yes; no, where Ready says why; no credits, and until when; no relay;
-    /// upstream away. It follows with a delay.
+    /// Current state of sending, for people: yes; no (the condition Ready gives the reason); no credits, and until
+    /// when; no relay; upstream away. It is updated with a delay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub sending: Option<String>,
-    /// The metadata.generation that this status is about.
+    /// The metadata.generation that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
-    /// Ready, Accepted, Programmed; Reconciling and Stalled only while true.
+    /// Conditions: Ready, Accepted, Programmed; Reconciling and Stalled only while true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::crd::condition::schema")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// The running period of the pool.
+    /// The current period of the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub period: Option<PeriodStatus>,
-    /// Credits used in the running period, and those that are left.
+    /// Credits used in the current period, and credits left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credits: Option<PoolCreditStatus>,
-    /// The currency that is, or ever was, in pricing: what was spent is counted in it, so it stays.
+    /// The currency that is, or ever was, in pricing. It stays, because spending is counted in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 3))]
     pub currency: Option<String>,
-    /// What the running billing period costs so far; absent without pricing.
+    /// Cost of the current billing period so far; absent without pricing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<PolicyCostStatus>,
-    /// How many accounts the policy has.
+    /// Number of accounts of the policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accounts: Option<AccountCounts>,
-    /// Where accounts of this policy send to.
+    /// The relay that accounts of this policy send to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayStatus>,
-    /// When the figures were read. They follow with a delay; exact ones are in the metrics.
+    /// Time at which the figures were read. They are updated with a delay; the metrics have exact ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,
 }
 
-/// How many accounts a policy has.
+/// Number of accounts of a policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AccountCounts {
@@ -282,12 +283,12 @@ pub struct AccountCounts {
     /// Accounts that are suspended themselves.
     #[schemars(range(min = 0))]
     pub suspended: i64,
-    /// Accounts that were deleted in the running period, or moved to another policy; what they used still counts.
+    /// Accounts that were deleted in the current period, or moved to another policy; what they used still counts.
     #[schemars(range(min = 0))]
     pub removed: i64,
 }
 
-/// Where programs send to.
+/// The relay that programs send to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RelayStatus {
@@ -298,12 +299,12 @@ pub struct RelayStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub ports: Vec<RelayPort>,
-    /// Hash of the settings in the ConfigMap that says what the relays run with (RELEASE-relay-effective), and its
-    /// annotation franking.io/config-hash.
+    /// Hash of the settings that the relays run with. They are in the ConfigMap RELEASE-relay-effective, with this hash
+    /// as its annotation franking.io/config-hash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub config_hash: Option<String>,
-    /// Relays that serve, where they are a fleet of their own.
+    /// Number of relays that serve, if they are a separate fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub ready_replicas: Option<i32>,
@@ -321,7 +322,7 @@ pub struct RelayPort {
     pub port: i32,
 }
 
-/// A policy that makes sense.
+/// A policy that passed the checks.
 #[derive(Clone, Debug)]
 pub struct CheckedPolicy {
     /// The pool, whose calendar is the one of all the policy's periods.
@@ -333,13 +334,13 @@ pub struct CheckedPolicy {
     pub default_cap: Option<CheckedCap>,
     pub max_cap: Option<CheckedCap>,
     pub max_accounts_per_namespace: Option<u32>,
-    /// The fastest that each account may send.
+    /// The fastest rate of each account.
     pub account_rate: Option<Rate>,
-    /// For an account without `prepaid`; `None` where the policy does not say.
+    /// Requirement for an account without `prepaid`; `None` if the policy does not say.
     pub prepaid_requirement: Option<Requirement>,
-    /// For an account without `spendLimitMinor`; `None` where the policy does not say.
+    /// Requirement for an account without `spendLimitMinor`; `None` if the policy does not say.
     pub spend_limit_requirement: Option<Requirement>,
-    /// For an account without `allowedSenders`; `None` where the policy does not say.
+    /// Requirement for an account without `allowedSenders`; `None` if the policy does not say.
     pub senders_requirement: Option<Requirement>,
     pub alerts: CheckedAlerts,
     pub sender_domains: Vec<MailDomain>,
@@ -349,7 +350,7 @@ pub struct CheckedPolicy {
 }
 
 impl CreditPolicySpec {
-    /// The one way from what a user wrote to what the rest of Franking works with.
+    /// Converts what a user wrote into what the rest of Franking works with; there is no other way.
     pub fn check(&self) -> Result<CheckedPolicy, Problem> {
         let per_account = self.per_account.clone().unwrap_or_default();
         let cap = |cap: &Option<Cap>, field: &str| {

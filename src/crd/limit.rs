@@ -9,7 +9,7 @@ use super::problem::Problem;
 use crate::domain::credit::{CREDITS_MAX, Limit};
 use crate::domain::period::{self, Calendar};
 
-/// How often a limit opens again.
+/// Interval at which a limit opens again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Period {
     Daily,
@@ -27,9 +27,9 @@ impl From<Period> for period::Period {
     }
 }
 
-/// What holds where a pool or a cap names no period.
+/// Default period of a pool or a cap.
 const PERIOD_DEFAULT: Period = Period::Monthly;
-/// The first day of a month or an ISO week.
+/// Default anchor: the first day of a month or an ISO week.
 const ANCHOR_DEFAULT: i32 = 1;
 const TIME_ZONE_DEFAULT: &str = "UTC";
 
@@ -41,25 +41,25 @@ const TIME_ZONE_DEFAULT: &str = "UTC";
      (!has(self.period) || self.period == 'Monthly')"
 ).message("anchor does not fit the period: 1 to 31 for Monthly, 1 (Monday) to 7 for Weekly, 1 or absent for Daily"))]
 pub struct Pool {
-    /// Credits per period; one credit is one recipient. Absent means unlimited, 0 means that nothing may be sent.
+    /// Credits per period; one credit pays for one recipient. Absent means unlimited; 0 means that nothing may be sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000_000_000_i64))]
     pub credits: Option<i64>,
-    /// How often the pool opens again: Daily, Weekly or Monthly. Monthly where absent. A change holds at once, and counts
-    /// what was used since the beginning of the new period.
+    /// Interval at which the pool opens again: Daily, Weekly or Monthly. Monthly if absent. A change takes effect at
+    /// once and counts what was used since the beginning of the new period.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub period: Option<Period>,
-    /// Where a period starts: the day of the month for Monthly (1 to 31, the last day where the month is shorter), the
-    /// day of the week for Weekly (1 is Monday). 1 where absent.
+    /// Start of a period: for Monthly the day of the month (1 to 31, the last day if the month is shorter), for Weekly
+    /// the day of the week (1 is Monday). 1 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 31))]
     pub anchor: Option<i32>,
-    /// IANA time zone in which periods start at midnight, such as Europe/Berlin. UTC where absent.
+    /// IANA time zone in which periods start at midnight, such as Europe/Berlin. UTC if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_+/-]+$')")
         .message("write the IANA name of a time zone, such as Europe/Berlin"))]
-    // An unknown one is an error of the function, so the rule fails.
+    // For an unknown zone the function fails, and so does the rule.
     #[x_kube(validation = Rule::new("timestamp('2020-01-01T00:00:00Z').getHours(self) >= 0")
         .message("name a time zone that exists, such as Europe/Berlin"))]
     pub time_zone: Option<String>,
@@ -73,7 +73,7 @@ impl Pool {
         let period = self.period.unwrap_or(PERIOD_DEFAULT).into();
         let zone = self.time_zone.as_deref().unwrap_or(TIME_ZONE_DEFAULT);
         let calendar = Calendar::new(period, anchor, zone).map_err(|fix| {
-            // The two arguments that can be wrong are told apart by trying the anchor in a zone that exists.
+            // Tries the anchor in a zone that exists, to find which of the two arguments is wrong.
             let wrong = if Calendar::new(period, anchor, TIME_ZONE_DEFAULT).is_err() { "anchor" } else { "timeZone" };
             Problem::new(format!("{field}.{wrong}"), fix)
         })?;
@@ -85,10 +85,10 @@ impl Pool {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Cap {
-    /// Credits per period; one credit is one recipient. 0 means that nothing may be sent.
+    /// Credits per period; one credit pays for one recipient. 0 means that nothing may be sent.
     #[schemars(range(min = 0, max = 1_000_000_000_000_i64))]
     pub credits: i64,
-    /// How often the cap opens again: Daily, Weekly or Monthly. Monthly where absent.
+    /// Interval at which the cap opens again: Daily, Weekly or Monthly. Monthly if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub period: Option<Period>,
 }
@@ -102,7 +102,7 @@ impl Cap {
     }
 }
 
-/// A cap with its period resolved. Only a policy's calendar makes a [`Limit`] of it.
+/// A cap with its period resolved. It becomes a [`Limit`] only with a policy's calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckedCap {
     pub credits: i64,
@@ -110,7 +110,8 @@ pub struct CheckedCap {
 }
 
 impl CheckedCap {
-    /// The cap in the time zone of `calendar`. Without a cap usage is counted per month and nothing is refused.
+    /// Returns the cap as a limit in the time zone of `calendar`. Without a cap usage is counted per month and nothing
+    /// is refused.
     pub fn limit(cap: Option<Self>, calendar: &Calendar) -> Limit {
         let period = cap.map_or(PERIOD_DEFAULT.into(), |cap| cap.period);
         Limit { credits: cap.map(|cap| cap.credits), calendar: calendar.with_period(period) }
@@ -125,7 +126,7 @@ pub(super) fn check_credits(credits: i64, field: &str) -> Result<i64, Problem> {
     }
 }
 
-/// The period that figures are about.
+/// The period of some figures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PeriodStatus {
@@ -135,26 +136,26 @@ pub struct PeriodStatus {
     pub end: Time,
 }
 
-/// What was sent in a period. One recipient counts one.
+/// Mail sent in a period, counted in recipients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UsageStatus {
-    /// The period of these figures: that of the cap or pool, from the moment on at which it became the one that holds.
+    /// The period of these figures: that of the cap or pool, from the moment at which it took effect.
     pub period: PeriodStatus,
-    /// Recipients charged and not given back.
+    /// Recipients that were charged and not given back.
     #[schemars(range(min = 0))]
     pub accepted: i64,
-    /// Recipients that the upstream took.
+    /// Recipients that the upstream accepted.
     #[schemars(range(min = 0))]
     pub relayed: i64,
     /// Recipients that the upstream refused; their credits were given back. Mail that Franking itself refused is not
     /// counted here.
     #[schemars(range(min = 0))]
     pub refused: i64,
-    /// Recipients charged whose outcome is not known, because the upstream's answer was lost.
+    /// Recipients that were charged but whose outcome is unknown, because the upstream's reply was lost.
     #[schemars(range(min = 0))]
     pub unknown: i64,
-    /// When the last message was sent.
+    /// Time at which the last message was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_sent_at: Option<Time>,
 }
@@ -167,33 +168,33 @@ pub struct CreditStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub cap: Option<i64>,
-    /// Credits used in the running period of the cap, whenever the cap was set.
+    /// Credits used in the current period of the cap, even before the cap was set.
     #[schemars(range(min = 0))]
     pub used: i64,
-    /// Credits left. Of an account: the least of its cap, its prepaid credits and its spend limit, as far as there are any;
-    /// its policy may hold less. Of a key: the least of its cap and of what its account and its policy have left; 0 where
-    /// its account is refused or gone. Absent where nothing limits.
+    /// Credits left. For an account, the least of its cap, its prepaid credits and its spend limit, as far as it has
+    /// them; its policy may have less. For a key, the least of its cap and of what its account and its policy have
+    /// left; 0 if its account is refused or gone. Absent if nothing limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub remaining: Option<i64>,
-    /// Prepaid credits left; absent where nothing is prepaid.
+    /// Prepaid credits left; absent if nothing is prepaid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub prepaid: Option<i64>,
-    /// When what is used up opens again; where nothing is, when the cap starts anew. Absent where neither happens by
-    /// itself.
+    /// Time at which a used-up limit opens again; if none is used up, the time at which the cap starts anew. Absent if
+    /// neither happens by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reopens_at: Option<Time>,
 }
 
-/// What an account has cost, against its spend limit.
+/// Cost of an account, against its spend limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SpendStatus {
-    /// The most that it may ever cost, in minor units of the policy's currency.
+    /// Maximum that it may ever cost, in minor units of the policy's currency.
     #[schemars(range(min = 0))]
     pub limit_minor: i64,
-    /// What it has cost since it has a spend limit, in minor units, rounded up.
+    /// Cost since it has had a spend limit, in minor units, rounded up.
     #[schemars(range(min = 0))]
     pub used_minor: i64,
 }
@@ -202,27 +203,27 @@ pub struct SpendStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolCreditStatus {
-    /// Credits of the running period; absent means unlimited.
+    /// Credits of the current period; absent means unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub granted: Option<i64>,
-    /// Credits used by all accounts in the running period, overage included.
+    /// Credits used by all accounts in the current period, including overage.
     #[schemars(range(min = 0))]
     pub used: i64,
-    /// Credits left: the less of the pool and the prepaid credits; absent where neither limits.
+    /// Credits left: the lesser of the pool and the prepaid credits; absent if neither limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub remaining: Option<i64>,
-    /// Prepaid credits left; absent where nothing is prepaid.
+    /// Prepaid credits left; absent if nothing is prepaid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub prepaid: Option<i64>,
-    /// Credits used beyond the pool in the running period; absent where that is not allowed and did not happen.
+    /// Credits used beyond the pool in the current period; absent if that is not allowed and did not happen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub overage: Option<i64>,
-    /// When what is used up opens again; where nothing is, when the pool starts anew. Absent where neither happens by
-    /// itself.
+    /// Time at which a used-up limit opens again; if none is used up, the time at which the pool starts anew. Absent if
+    /// neither happens by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reopens_at: Option<Time>,
 }

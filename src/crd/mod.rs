@@ -1,12 +1,12 @@
-//! What users write: the three kinds, their schemas, and raw → checked.
+//! The resources that users write: the three kinds, their schemas, and raw → checked.
 //!
-//! A raw spec is what the API server lets through. `check()` of each spec makes the checked type from it, in one
-//! place for operator and API alike, or names the field that is wrong and says what to write instead. What can be
-//! said in the schema is said there (bounds, CEL), so that `kubectl apply` refuses it and nothing has to be explained
-//! later in a status.
+//! A raw spec is what the API server accepts. `check()` of each spec makes the checked type from it, in one place for
+//! operator and API alike, or names the field that is wrong and says what to write instead. Rules that a schema can
+//! express are in the schema (bounds, CEL), so that `kubectl apply` refuses mistakes and no status has to explain them
+//! later.
 //!
-//! It must never talk to anybody: no client, no clock, no ledger. Nothing here defaults a field in the schema either:
-//! what a user left out stays left out, so that GitOps tools see no difference between their file and the object.
+//! This room must never use a client, a clock or the ledger. Nothing here sets defaults in the schema either: fields
+//! that a user left out stay left out, so that GitOps tools see no difference between their file and the object.
 
 mod account_cap;
 mod account_terms;

@@ -1,4 +1,4 @@
-//! Credits that are used up: granted once, or topped up again and again.
+//! Prepaid credits: granted once, or topped up regularly.
 
 use jiff::Timestamp;
 use kube::KubeSchema;
@@ -11,24 +11,24 @@ use super::problem::Problem;
 use crate::domain::credit::{self, TopUp};
 use crate::domain::period;
 
-/// Grants of one balance. A message looks at all of them under a lock, so they stay few; a grant that is used up or over
-/// may be taken out of the list.
+/// Maximum grants of one balance. A message reads all of them under a lock, so they stay few; a grant that is used up
+/// or has expired may be taken out of the list.
 const GRANTS_MAX: usize = 64;
 
-/// A balance that is used up. Present means prepaid: where nothing is left nothing is sent, also while nothing is in it.
+/// A prepaid balance. If present, nothing is sent while it is empty, even if nothing was ever added.
 //
-// Its fields are atomic: server-side apply drops an object when the last of what an applier owned in it goes, and who
-// takes back the last grant would let the account send without any.
+// Its fields are atomic: server-side apply drops an object when the last field that an applier owned in it goes, so
+// taking back the last grant would let the account send without any.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Prepaid {
-    /// Credits given once. What expires first is used first. To take a grant back, remove it or lower its credits; what
-    /// was used stays used, also when the same id is written again.
+    /// Credits given once. Those that expire first are used first. To take a grant back, remove it or lower its
+    /// credits; used credits stay used, even if the same id is written again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["id".into()]))]
     pub grants: Vec<Grant>,
-    /// Credits added again and again. What is not used is carried over.
+    /// Credits added at regular intervals. Unused credits are carried over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recurring: Option<Recurring>,
 }
@@ -37,15 +37,15 @@ pub struct Prepaid {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Grant {
-    /// Names this grant for ever, such as an order's number. The same id is never a second grant.
+    /// Permanent name of this grant, such as an order number. The same id is never a second grant.
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9])?$')")
         .message("write the id of a grant with letters, digits, ., _, : and -, a letter or digit at both ends"))]
     pub id: String,
-    /// Credits; one credit is one recipient.
+    /// Credits; one credit pays for one recipient.
     #[schemars(range(min = 0, max = 1_000_000_000_000_i64))]
     pub credits: i64,
-    /// When what is left of it is lost, as RFC 3339 time such as 2027-01-01T00:00:00Z. Absent means never.
+    /// Time at which the rest of the grant expires, in RFC 3339, such as 2027-01-01T00:00:00Z. Absent means never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("format" = "date-time"))]
     pub expires_at: Option<String>,
@@ -55,7 +55,7 @@ pub struct Grant {
     pub note: Option<String>,
 }
 
-/// How often credits are added.
+/// Interval at which credits are added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Every {
     Day,
@@ -73,24 +73,24 @@ impl From<Every> for period::Period {
     }
 }
 
-/// Credits added again and again.
+/// Credits added at regular intervals.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.start) || !has(self.end) || self.start < self.end")
     .message("end comes after start"))]
 pub struct Recurring {
-    /// Credits added each time; one credit is one recipient.
+    /// Credits added each time; one credit pays for one recipient.
     #[schemars(range(min = 0, max = 1_000_000_000_000_i64))]
     pub credits: i64,
-    /// Day, Week or Month, in the time zone of the policy's pool. Credits are added once for each, for the running one
-    /// in whole. A month begins on the pool's anchor day where pool and cap are monthly or there is no cap, a week where
-    /// both are weekly; else on the first day.
+    /// Day, Week or Month, in the time zone of the policy's pool. Credits are added once in each, and in full for the
+    /// current one. A month begins on the pool's anchor day if pool and cap are monthly or there is no cap; a week does
+    /// if both are weekly. Otherwise they begin on their first day.
     pub every: Every,
-    /// When the first are added, as RFC 3339 time. Absent means at once.
+    /// Time at which the first credits are added, in RFC 3339. Absent means at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("format" = "date-time"))]
     pub start: Option<String>,
-    /// From when on no more are added, as RFC 3339 time. What is left stays. Absent means never.
+    /// Time from which no more credits are added, in RFC 3339. Credits that are left stay. Absent means never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("format" = "date-time"))]
     pub end: Option<String>,

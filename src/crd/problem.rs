@@ -1,13 +1,13 @@
-//! Names the field of a spec that cannot be used, and says what to write instead.
+//! A field of a spec that cannot be used, and what to write instead.
 
 use std::fmt;
 
-/// What is wrong in a spec, and what to write instead. It becomes the message of a condition.
+/// A mistake in a spec, and what to write instead. It becomes the message of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Path from the object's root, such as `spec.allowFrom[2]`.
     pub field: String,
-    /// A sentence that says how to put it right.
+    /// A sentence that says how to correct it.
     pub fix: String,
 }
 

@@ -1,4 +1,4 @@
-//! How fast somebody may send.
+//! Limits on how fast mail may be sent.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 use super::problem::Problem;
 use crate::domain::credit::Rate;
 
-/// The most messages of a rate: a burst of these goes through at once.
+/// Maximum messages of a rate: a burst of these goes through at once.
 const MESSAGES_MAX: i32 = 1_000_000;
 
-/// How fast messages may be sent. So many go through at once, and then they come back evenly.
+/// Limit on how fast messages may be sent. This many may be sent at once; after that, the allowance comes back evenly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RateLimit {
-    /// Messages in each unit of time, however many recipients they have.
+    /// Messages per unit of time, however many recipients they have.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub messages: i32,
-    /// Second, Minute, Hour or Day.
+    /// Unit of time: Second, Minute, Hour or Day.
     pub per: Per,
 }
 
@@ -53,11 +53,11 @@ impl RateLimit {
     }
 }
 
-/// The rate that holds for an account: the slower one, of its own and its policy's. Of two that are as slow, the one that
-/// lets the smaller burst through.
+/// Returns the rate that applies to an account: the slower of its own and its policy's. If both are as slow, it is the
+/// one that lets the smaller burst through.
 pub fn slower(own: Option<Rate>, policy: Option<Rate>) -> Option<Rate> {
     let (Some(own), Some(policy)) = (own, policy) else { return own.or(policy) };
-    // Messages of the time of both, so that nothing is rounded.
+    // Messages in the product of both times, so that nothing is rounded.
     let messages = |rate: Rate, other: Rate| u64::from(rate.messages) * u64::from(other.per_seconds);
     let order = (messages(own, policy), own.messages) <= (messages(policy, own), policy.messages);
     Some(if order { own } else { policy })

@@ -1,10 +1,11 @@
-//! Reasons: why a condition holds, or an Event was written, and what to do about it.
+//! Reasons of conditions and Events, and their remedies.
 //!
 //! [`Reason::remedy`] has the rows of `docs/reference/conditions.md`, which `make generate` writes.
 
 use super::condition_type::ConditionType;
 
-/// Declares the enum, its words and the list of all of them from one list, so that none can be forgotten in another.
+/// Declares the enum, its words and the list of all of them from one list, so that no reason can be missing from
+/// another.
 macro_rules! reasons {
     ($(#[$attribute:meta])* pub enum $Name:ident { $($(#[$doc:meta])* $Variant:ident,)+ }) => {
         $(#[$attribute])*
@@ -22,14 +23,14 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Why a condition holds. These words are part of the API: people alert on them.
+    /// The reason of a condition or an Event. These words are part of the API: people alert on them.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Reason {
-        /// All is as the spec says.
+        /// Everything is as the spec says.
         Ready,
         /// The resource may be used.
         Accepted,
-        /// The directory holds it.
+        /// The directory holds the resource.
         Programmed,
         /// Work is under way.
         Progressing,
@@ -37,7 +38,7 @@ reasons! {
         Invalid,
         /// The policy that an account names does not exist.
         PolicyNotFound,
-        /// The policy exists and is not accepted itself.
+        /// The policy exists but is not accepted itself.
         PolicyNotReady,
         /// The policy's `allowedNamespaces` does not select the namespace.
         NotAllowedByPolicy,
@@ -45,51 +46,53 @@ reasons! {
         CapAboveCeiling,
         /// The cap has another period than the policy's `maxCap`.
         CapPeriodMismatch,
-        /// The account has a spend limit and its policy no pricing.
+        /// The account has a spend limit but its policy has no pricing.
         PricingMissing,
-        /// The policy's pricing is in another currency than what was spent under it.
+        /// The policy's pricing is in a currency other than that of what was spent under it.
         CurrencyChanged,
-        /// The namespace has the policy's `maxAccountsPerNamespace` already.
+        /// The namespace already has `maxAccountsPerNamespace` accounts of the policy.
         TooManyAccounts,
         /// Another account of the policy has the same `externalId`.
         DuplicateExternalId,
         /// The policy requires a field that the account does not mention, so that nothing can be sent.
         RequiredByPolicy,
-        /// Accounts of the policy are limited by what it does not require of each account.
+        /// Accounts of the policy have limits that it does not require of each account.
         SelfServiceUnbounded,
-        /// Too many accounts and keys have no resource to be revoked before an administrator has looked.
+        /// Too many accounts and keys have no resource for the operator to revoke them before an administrator has
+        /// looked.
         SweepStopped,
-        /// A clock ran ahead, and the ledger's time is ahead of the clock until that has caught up.
+        /// A clock ran ahead, so the ledger's time is ahead of the clock until that has caught up.
         LedgerAhead,
         /// The account that a key names does not exist.
         AccountNotFound,
-        /// The account exists and is not accepted itself.
+        /// The account exists but is not accepted itself.
         AccountNotReady,
         /// A policy lists no sender domain, so that none of its accounts can send.
         NoSenderDomains,
-        /// None of the `allowedSenders` of an account, or of a key, is permitted by what is above it.
+        /// None of the `allowedSenders` of an account or a key is permitted by the levels above it.
         SendersNotPermitted,
-        /// A Secret that is named does not exist.
+        /// A Secret that a spec names does not exist.
         SecretNotFound,
-        /// A Secret that is named lacks the label `franking.io/use: "true"`.
+        /// A Secret that a spec names lacks the label `franking.io/use: "true"`.
         SecretNotLabelled,
-        /// A Secret that is named lacks what it should hold.
+        /// A Secret that a spec names lacks what it should hold.
         SecretInvalid,
-        /// A Secret of that name belongs to somebody else.
+        /// A Secret of that name belongs to another owner.
         SecretConflict,
-        /// A Secret that was shared was made immutable, and keeps what a key added: of Events.
+        /// A shared Secret was made immutable, and keeps what a key added. For Events.
         SecretImmutable,
-        /// A rotation was asked for while the last one's overlap runs.
+        /// A rotation was requested while the last one's overlap runs.
         RotationWaiting,
-        /// A credential was issued anew because its Secret was edited or deleted.
+        /// A credential was replaced because its Secret was edited or deleted.
         CredentialReplaced,
-        /// Messages were refused for their sender: of Events, because it is a message's fault and not the resource's.
+        /// Messages were refused for their sender. For Events, because the fault is the message's and not the
+        /// resource's.
         SenderDenied,
-        /// Credits are used up: of Events, because it is no fault of the resource.
+        /// Credits are used up. For Events, because it is no fault of the resource.
         CreditsExhausted,
-        /// Credits that were used up are there again.
+        /// Used-up credits are available again.
         CreditsAvailable,
-        /// A limit is used up to one of the policy's thresholds.
+        /// The use of a limit has reached one of the policy's thresholds.
         ThresholdReached,
         /// `spec.suspended` is set.
         Suspended,
@@ -99,37 +102,37 @@ reasons! {
         Revoked,
         /// `spec.expiresAt` has passed.
         Expired,
-        /// The ledger did not answer; it is tried again.
+        /// The ledger did not answer; the operator tries again.
         LedgerUnavailable,
-        /// The ledger is not the one that this installation knows; the message says what it is and how it is accepted.
+        /// The ledger is not the one that this installation knows; the message says which it is and how to accept it.
         LedgerReplaced,
         /// An administrator accepted a replaced ledger.
         LedgerAccepted,
         /// The Kubernetes API refused a write; the message says which.
         ApplyFailed,
-        /// The relay's settings are refused; the relays keep what was good last.
+        /// The relay's settings are refused; the relays keep the last good ones.
         RelayInvalid,
         /// No relay serves.
         RelayNotReady,
         /// No relay finds the upstream unavailable.
         UpstreamAvailable,
-        /// The upstream answers and does not want us: its login, its quota.
+        /// The upstream answers but refuses us: its login, its quota.
         UpstreamRefusesUs,
         /// The upstream cannot be reached or used.
         UpstreamUnreachable,
-        /// Deletion waits for what still uses it.
+        /// Deletion waits for the resources that still use it.
         InUse,
     }
 }
 
-/// Where a reason is shown.
+/// The place where a reason is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shown {
     /// As the reason of `Ready`, and of the conditions that follow from it.
     OnReady,
     /// As the reason of another condition.
     On(ConditionType),
-    /// As the reason of a condition that is a warning of its own, by the same name.
+    /// As the reason of a condition that is a warning with the same name.
     Warning,
     /// As the reason of an Event alone.
     Event,
@@ -143,11 +146,11 @@ enum Of {
     Account,
     Key,
     AccountAndKey,
-    /// The ConfigMap by which a replaced ledger is accepted.
+    /// The ConfigMap in which an administrator accepts a replaced ledger.
     Installation,
 }
 
-/// Row of the documentation: a reason's meaning, and what puts it right. Reasons that are put right alike share one.
+/// Row of the documentation: a reason's meaning and its remedy. Reasons with the same remedy share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Remedy {
     shown: Shown,

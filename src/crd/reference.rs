@@ -29,7 +29,7 @@ impl LocalRef {
     }
 }
 
-/// Whether `text` is a DNS label (RFC 1123) in lower case: at most 63 letters, digits and inner hyphens.
+/// Checks whether `text` is a DNS label (RFC 1123) in lower case: at most 63 letters, digits and inner hyphens.
 pub fn is_dns_label(text: &str) -> bool {
     let edge = |byte: Option<u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     text.len() <= 63
@@ -38,13 +38,13 @@ pub fn is_dns_label(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-/// Says whether `text` is a host name: dot-separated DNS labels of at most 253 characters together.
+/// Checks whether `text` is a host name: dot-separated DNS labels of at most 253 characters together.
 pub fn is_dns_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_dns_label)
 }
 
-/// Says whether `text` is a name that Kubernetes takes for a Secret or a resource of ours ("DNS subdomain name"): 253
-/// characters at most, and unlike a host name's each part between the dots may have all of them.
+/// Checks whether `text` is a name that Kubernetes accepts for a Secret or a resource of ours ("DNS subdomain name"):
+/// at most 253 characters; unlike in a host name, each part between the dots may have all of them.
 pub fn is_object_name(text: &str) -> bool {
     let edge = |byte: Option<u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let part = |text: &str| {
@@ -55,7 +55,7 @@ pub fn is_object_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(part)
 }
 
-/// Whether `text` may be the key of a label or an annotation: `name` or `prefix/name`.
+/// Checks whether `text` may be the key of a label or an annotation: `name` or `prefix/name`.
 pub(crate) fn is_qualified_name(text: &str) -> bool {
     let name = match text.split_once('/') {
         Some((prefix, name)) if is_dns_subdomain(prefix) => name,
@@ -65,7 +65,7 @@ pub(crate) fn is_qualified_name(text: &str) -> bool {
     is_label_text(name) && !name.is_empty()
 }
 
-/// Whether `text` may be a label's value: at most 63 characters, letters or digits at both ends.
+/// Checks whether `text` may be a label's value: at most 63 characters, letters or digits at both ends.
 pub(crate) fn is_label_text(text: &str) -> bool {
     let edge = |byte: Option<u8>| byte.is_none_or(|b| b.is_ascii_alphanumeric());
     text.len() <= 63

@@ -1,4 +1,4 @@
-//! `spec.secret` of a key: how the Secret looks that a pod mounts.
+//! `spec.secret` of a key: the layout of the Secret that a pod mounts.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,11 @@ use super::problem::Problem;
 use super::reference::{is_label_text, is_object_name, is_qualified_name};
 use super::template::Template;
 
-/// The type of a Secret where none is named: the Service Binding specification's word for an SMTP binding.
+/// Default type of a Secret: the Service Binding specification's word for an SMTP binding.
 pub const SECRET_TYPE: &str = "servicebinding.io/smtp";
 
-/// Keys of the Secret that are Franking's own, written today or in the next releases. A template may not redefine them:
-/// the operator reads them back.
+/// Keys of the Secret that belong to Franking, written today or in the next releases. A template may not redefine them,
+/// because the operator reads them back.
 pub const SECRET_KEYS: [&str; 11] = [
     "type",
     "provider",
@@ -34,7 +34,7 @@ pub const SECRET_KEYS: [&str; 11] = [
 /// Keys that the preset `env` adds.
 pub const ENV_KEYS: [&str; 6] = ["SMTP_HOST", "SMTP_PORT", "SMTP_USERNAME", "SMTP_PASSWORD", "SMTP_URL", "SMTP_FROM"];
 
-/// How the Secret looks.
+/// Layout of the Secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
@@ -42,13 +42,13 @@ pub const ENV_KEYS: [&str; 6] = ["SMTP_HOST", "SMTP_PORT", "SMTP_USERNAME", "SMT
      key in ['SMTP_HOST', 'SMTP_PORT', 'SMTP_USERNAME', 'SMTP_PASSWORD', 'SMTP_URL', 'SMTP_FROM'])"
 ).message("the preset env writes the SMTP_ keys: leave them out of template, or leave out the preset"))]
 pub struct SecretSpec {
-    /// Name of the Secret. The name of this object where absent.
+    /// Name of the Secret. The name of this object if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new(r"self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
         .message("write the name of a Secret: lower-case letters, digits, - and ."))]
     pub name: Option<String>,
-    /// Type of the Secret; it cannot be changed later. servicebinding.io/smtp where absent.
+    /// Type of the Secret; it cannot be changed later. servicebinding.io/smtp if absent.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$')")
@@ -57,23 +57,25 @@ pub struct SecretSpec {
         .message("Kubernetes gives Secrets of this type a meaning of their own: use servicebinding.io/smtp, Opaque, \
                   kubernetes.io/basic-auth or a type of your own"))]
     pub type_: Option<String>,
-    /// True shares a Secret of this name that this key did not make: our keys are added to those that are there. None is ever
-    /// overwritten, so a Secret that has one of our keys already is left alone, as any is without this, and the key waits
-    /// with the reason SecretConflict. With the key, what was added goes, and the Secret stays. Who sets this needs the
-    /// verbs create, update and delete on that Secret: one that is not there is made.
+    /// True shares a Secret of this name that this key did not create: Franking adds its keys to those that are there.
+    /// It never overwrites one: if the Secret already has one of Franking's keys, it is left alone, as any such Secret
+    /// is if adopt is false, and the key waits with the reason SecretConflict. When this key is deleted, the added keys
+    /// go and the Secret stays. Setting this requires the verbs create, update and delete on that Secret, because a
+    /// missing one is created.
     #[serde(default, skip_serializing_if = "is_false")]
     pub adopt: bool,
     /// Labels and annotations of the Secret. Those of this object are not copied to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<SecretMetadata>,
-    /// Sets of further keys: env adds SMTP_HOST, SMTP_PORT, SMTP_USERNAME, SMTP_PASSWORD and SMTP_URL, for envFrom,
-    /// and SMTP_FROM where allowedSenders is one address.
+    /// Presets of further keys: env adds SMTP_HOST, SMTP_PORT, SMTP_USERNAME, SMTP_PASSWORD and SMTP_URL, for envFrom,
+    /// and SMTP_FROM if allowedSenders is one address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub presets: Vec<Preset>,
-    /// Keys of your own, at most 32; who writes them needs the verbs create and update on the Secret: the name of the key, and a text in which {{ .host }}, {{ .port }},
-    /// {{ .username }}, {{ .password }}, {{ .uri }}, {{ .certificates }} and {{ .accountId }} are replaced.
+    /// Keys of your own, at most 32: the name of each key, and a text in which {{ .host }}, {{ .port }}, {{ .username
+    /// }}, {{ .password }}, {{ .uri }}, {{ .certificates }} and {{ .accountId }} are replaced. Setting this requires
+    /// the verbs create and update on the Secret.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = json!({"type": "string", "maxLength": 4096})))]
     #[x_kube(validation = Rule::new("self.all(key, key.matches('^[-._a-zA-Z0-9]{1,253}$'))")
@@ -98,13 +100,13 @@ pub struct SecretSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretMetadata {
-    /// Labels, at most 32. Those that Franking sets itself win.
+    /// Labels, at most 32. Those that Franking sets itself take precedence.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[x_kube(validation = Rule::new("!self.exists(key, key.startsWith('franking.io/'))")
         .message("labels that begin with franking.io/ are franking's own"))]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = json!({"type": "string", "maxLength": 63})))]
     pub labels: BTreeMap<String, String>,
-    /// Annotations, at most 32. Those that Franking sets itself win.
+    /// Annotations, at most 32. Those that Franking sets itself take precedence.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[x_kube(validation = Rule::new("!self.exists(key, key.startsWith('franking.io/'))")
         .message("annotations that begin with franking.io/ are franking's own"))]
@@ -118,7 +120,7 @@ pub enum Preset {
     Env,
 }
 
-/// A Secret's shape that makes sense.
+/// A layout of the Secret that passed the checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedSecret {
     pub name: String,
@@ -131,7 +133,7 @@ pub struct CheckedSecret {
 }
 
 impl SecretSpec {
-    /// `key_name` is the name of the key's object, which is the Secret's name where none is written.
+    /// Checks the layout. `key_name` is the name of the key's object, which is the Secret's default name.
     pub(super) fn check(&self, key_name: &str) -> Result<CheckedSecret, Problem> {
         let name = self.name.as_deref().unwrap_or(key_name);
         if !is_object_name(name) {

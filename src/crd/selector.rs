@@ -1,4 +1,4 @@
-//! Which namespaces a policy is open to, by their labels.
+//! Namespaces that may attach accounts to a policy, by their labels.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use super::problem::Problem;
 use super::reference::{is_label_text, is_qualified_name};
 
-/// Which namespaces may attach accounts.
+/// The namespaces that may attach accounts.
 #[derive(Clone, Debug)]
 pub enum NamespaceRule {
     All,
@@ -17,7 +17,7 @@ pub enum NamespaceRule {
 }
 
 impl NamespaceRule {
-    /// Whether a namespace with these labels may attach accounts.
+    /// Checks whether a namespace with these labels may attach accounts.
     pub fn allows(&self, labels: &BTreeMap<String, String>) -> bool {
         match self {
             Self::All => true,
@@ -39,7 +39,7 @@ impl NamespaceRule {
         }
         for expression in expressions {
             let values = expression.values.as_ref().map_or(0, Vec::len);
-            // In or NotIn of nothing, or Exists of something, is a mistake that would select the wrong namespaces.
+            // In or NotIn without values, or Exists with some, is a mistake that would select the wrong namespaces.
             let fits = match expression.operator.as_str() {
                 "In" | "NotIn" => values > 0,
                 "Exists" | "DoesNotExist" => values == 0,
@@ -58,7 +58,7 @@ impl NamespaceRule {
     }
 }
 
-/// The schema of a label selector with bounds, which the one of Kubernetes lacks.
+/// Returns the schema of a label selector with bounds, which that of Kubernetes lacks.
 pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",

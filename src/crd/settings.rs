@@ -1,7 +1,7 @@
-//! The fields of each spec that the audit trail tells changes of although no relay judges by them.
+//! Fields of each spec whose changes the audit trail reports although no relay judges by them.
 //!
-//! What the directory holds anyway (caps, senders, networks, the upstream) is told from there. Names for people, notes and
-//! other systems' numbers are nobody's money, access or senders.
+//! Changes of what the directory holds anyway (caps, senders, networks, the upstream) are reported from there. Names
+//! for people, notes and ids of other systems concern neither money, access nor senders.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::{CreditPolicySpec, Rotation, SecretSpec, SubAccountApiKeySpec, SubAcc
 use crate::domain::settings::{Settings, digest_of};
 
 impl CreditPolicySpec {
-    /// What the ledger keeps of the spec for the audit trail.
+    /// Returns what the ledger keeps of the spec for the audit trail.
     pub fn settings(&self) -> Settings {
         let (each, alerts) = (self.per_account.as_ref(), self.alerts.as_ref());
         let email = alerts.and_then(|alerts| alerts.email.as_ref());
@@ -41,7 +41,7 @@ impl CreditPolicySpec {
 }
 
 impl SubAccountSpec {
-    /// What the ledger keeps of the spec for the audit trail.
+    /// Returns what the ledger keeps of the spec for the audit trail.
     pub fn settings(&self) -> Settings {
         let email = self.alerts.as_ref().and_then(|alerts| alerts.email.as_ref());
         Settings::of([
@@ -52,7 +52,7 @@ impl SubAccountSpec {
 }
 
 impl SubAccountApiKeySpec {
-    /// What the ledger keeps of the spec for the audit trail.
+    /// Returns what the ledger keeps of the spec for the audit trail.
     pub fn settings(&self) -> Settings {
         let rotation = self.rotation.as_ref();
         let force = rotation.is_some_and(|rotation: &Rotation| rotation.force);
@@ -73,12 +73,12 @@ impl SubAccountApiKeySpec {
     }
 }
 
-/// False is what an absent switch means.
+/// Returns null for false, because an absent switch means the same.
 fn switch(on: bool) -> Value {
     if on { json!(true) } else { Value::Null }
 }
 
-/// No percentages is another thing than the usual ones.
+/// Returns the percentages. An empty list differs from an absent one, which means the usual ones.
 fn thresholds(percents: Option<&[i32]>) -> Value {
     match percents {
         Some([]) => json!("none"),
@@ -90,7 +90,7 @@ fn texts(texts: Option<&BTreeMap<String, String>>) -> Value {
     texts.filter(|texts| !texts.is_empty()).map_or(Value::Null, |texts| json!(texts))
 }
 
-/// The names of the keys, each with a digest: tenants write what they like into the texts.
+/// Returns the names of the keys, each with a digest of its text: tenants write what they like into the texts.
 fn template(secret: Option<&SecretSpec>) -> Value {
     let keys = secret.map(|secret| &secret.template).filter(|keys| !keys.is_empty());
     let shown = |keys: &BTreeMap<String, String>| -> Vec<String> {
@@ -99,7 +99,7 @@ fn template(secret: Option<&SecretSpec>) -> Value {
     json!(keys.map(shown))
 }
 
-/// Chat systems' hooks carry their secret in the path.
+/// Returns the URL without its path, because the hooks of chat systems carry their secret there.
 fn without_path(url: &str) -> String {
     let host = url.split_once("://").map_or(url, |(_, rest)| rest).split(['/', '?', '#']).next().unwrap_or_default();
     format!("https://{host}/… {}", digest_of(url))

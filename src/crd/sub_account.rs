@@ -57,9 +57,9 @@ use crate::domain::sender::{Address, SenderPattern};
 #[x_kube(validation = Rule::new("!has(self.suspendReason) || (has(self.suspended) && self.suspended)")
     .message("suspendReason says why it is suspended: remove it, or set suspended to true"))]
 pub struct SubAccountSpec {
-    /// The policy whose plan this account shares. A change takes effect from the next message on.
+    /// Policy whose plan this account shares. A change takes effect from the next message on.
     pub policy_ref: LocalRef,
-    /// A name for people.
+    /// Name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub display_name: Option<String>,
@@ -69,7 +69,7 @@ pub struct SubAccountSpec {
     #[x_kube(validation = Rule::new(r"self.matches('^https?://[^\\s]+$')")
         .message("write the address of a web site, such as https://example.com"))]
     pub website: Option<String>,
-    /// Name of this account in your own systems, such as a customer number. No two accounts of a policy may have the
+    /// Id of this account in your own systems, such as a customer number. No two accounts of a policy may have the
     /// same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
@@ -81,22 +81,22 @@ pub struct SubAccountSpec {
     #[x_kube(validation = Rule::new("self.all(key, key.size() >= 1 && key.size() <= 63)")
         .message("a key of metadata has 1 to 63 characters"))]
     pub metadata: BTreeMap<String, String>,
-    /// The most that this account may send in a period. Absent means the policy's defaultCap, else its maxCap.
+    /// Limit on what this account may send in a period. Absent means the policy's defaultCap, else its maxCap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cap: Option<Cap>,
-    /// Credits of its own that are used up. Present means that nothing is sent when they are, whatever the cap still
+    /// Prepaid credits of this account. If present, nothing is sent once they are used up, whatever the cap still
     /// allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(merge_strategy = MapMerge::Atomic)]
     pub prepaid: Option<Prepaid>,
-    /// The most that this account may ever cost, in minor units of the policy's currency, such as cents, at the policy's
-    /// pricePerThousandMinor of the moment. 0 means that nothing that costs may be sent.
+    /// Maximum that this account may ever cost, in minor units of the policy's currency, such as cents, at the policy's
+    /// pricePerThousandMinor when each message is sent. 0 means that nothing with a price may be sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000_000_000_i64))]
     pub spend_limit_minor: Option<i64>,
-    /// Senders that the keys of this account may name, such as sales@example.com or *@sales.example.com. They narrow what
-    /// the policy allows and never widen it; a key's own narrow these. Empty means all that the policy allows, or nobody
-    /// where its perAccount.allowedSenders says Required.
+    /// Senders that the keys of this account may use, such as sales@example.com or *@sales.example.com. They narrow
+    /// what the policy allows and never widen it; a key's own list narrows these. Empty means all that the policy
+    /// allows, or none if its perAccount.allowedSenders is Required.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 3, max = 320)))]
     #[x_kube(
@@ -104,23 +104,23 @@ pub struct SubAccountSpec {
         validation = Rule::new(SENDERS_RULE).message(SENDERS_FIX)
     )]
     pub allowed_senders: Vec<String>,
-    /// How fast this account may send, all its keys together. Where the policy has one too, the slower holds.
+    /// Limit on how fast this account may send, all its keys together. If the policy has one too, the slower applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
-    /// Notices to the account's own people that its credits run short. The policy's alerts tell the platform's.
+    /// Notices to the account's own people when its credits run short. The policy's alerts go to the platform's people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alerts: Option<AccountAlerts>,
     /// True stops all keys of this account within a second. Nothing is deleted.
     #[serde(default, skip_serializing_if = "is_false")]
     pub suspended: bool,
-    /// Why it is suspended; senders are told.
+    /// Reason for the suspension; senders are told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     #[x_kube(validation = Rule::new(r"!self.matches('[\\x00-\\x1f\\x7f]')")
         .message("write suspendReason in one line without control characters"))]
     pub suspend_reason: Option<String>,
-    /// What becomes of the account when this object is deleted. Retain: usage is kept, and applying it again in the
-    /// same namespace finds it. Purge: personal data is erased; used credits stay until the period ends. Retain where
+    /// Treatment of the account when this object is deleted. Retain: usage is kept, and applying the object again in
+    /// the same namespace finds it. Purge: personal data is erased; used credits stay until the period ends. Retain if
     /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
@@ -133,7 +133,7 @@ pub enum DeletionPolicy {
     Purge,
 }
 
-/// What was last seen of the account.
+/// Last observed state of the account.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SubAccountStatus {
@@ -141,11 +141,11 @@ pub struct SubAccountStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 36))]
     pub account_id: Option<String>,
-    /// Active, Suspended (itself), ParentSuspended (its policy), Refused (the policy does not take it; see the
-    /// conditions) or Deleted.
+    /// Active, Suspended (the account itself), ParentSuspended (its policy), Refused (the policy does not accept it;
+    /// see the conditions) or Deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<AccountState>,
-    /// All that keeps the account from sending; any one does.
+    /// Everything that keeps the account from sending; each alone suffices.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub suspensions: Vec<SuspensionStatus>,
@@ -155,36 +155,36 @@ pub struct SubAccountStatus {
     #[schemars(length(max = 256), inner(length(max = 255)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub sender_domains: Vec<String>,
-    /// State of sending at the moment, for people: yes; no, where Ready says why; no credits, and until when; no relay;
-    /// upstream away. It follows with a delay.
+    /// Current state of sending, for people: yes; no (the condition Ready gives the reason); no credits, and until
+    /// when; no relay; upstream away. It is updated with a delay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub sending: Option<String>,
-    /// The metadata.generation that this status is about.
+    /// The metadata.generation that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
-    /// Ready, Accepted, Programmed; Reconciling and Stalled only while true.
+    /// Conditions: Ready, Accepted, Programmed; Reconciling and Stalled only while true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::crd::condition::schema")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// What was sent in the running period.
+    /// Mail sent in the current period.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<UsageStatus>,
-    /// Credits used in the running period, and those that are left.
+    /// Credits used in the current period, and credits left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credits: Option<CreditStatus>,
-    /// What it has cost; absent where there is no spend limit.
+    /// Cost of the account; absent without a spend limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spend: Option<SpendStatus>,
-    /// Its part of what the running billing period costs so far; absent where the policy has no pricing.
+    /// The account's part of the cost of the current billing period so far; absent if the policy has no pricing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<CostStatus>,
-    /// How many keys the account has.
+    /// Number of keys of the account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<KeyCounts>,
-    /// When the figures were read. They follow with a delay; exact ones are in the metrics.
+    /// Time at which the figures were read. They are updated with a delay; the metrics have exact ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,
 }
@@ -214,13 +214,13 @@ impl AccountState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SuspensionStatus {
-    /// Who suspended: Spec (the account's own) or Policy.
+    /// Source of the suspension: Spec (the account's own) or Policy.
     pub source: SuspensionSource,
-    /// What was written as the reason.
+    /// Reason as it was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub reason: Option<String>,
-    /// When it was first seen.
+    /// Time at which it was first seen.
     pub since: Time,
 }
 
@@ -230,7 +230,7 @@ pub enum SuspensionSource {
     Policy,
 }
 
-/// How many keys an account has.
+/// Number of keys of an account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyCounts {
@@ -240,14 +240,14 @@ pub struct KeyCounts {
     /// Keys that are Ready.
     #[schemars(range(min = 0))]
     pub active: i64,
-    /// Messages that Franking refused because these keys may not send as their sender, or because their sender cannot be
-    /// read: the sum of their `deniedSenders`. `usage.refused` is what the upstream refused.
+    /// Messages that Franking refused because these keys may not use their sender, or because their sender cannot be
+    /// read: the sum of their `deniedSenders`. `usage.refused` counts what the upstream refused.
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub denied_messages: i64,
 }
 
-/// An account that makes sense by itself; whether its policy takes it is for the policy to say.
+/// An account that passed the checks of its own fields; its policy decides whether to accept it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedAccount {
     /// Name of the policy.
@@ -255,19 +255,19 @@ pub struct CheckedAccount {
     pub external_id: Option<String>,
     pub cap: Option<CheckedCap>,
     pub prepaid: Option<credit::Prepaid>,
-    /// In millionths of the currency's minor unit.
+    /// Spend limit in millionths of the currency's minor unit.
     pub spend_limit_micro: Option<i64>,
     pub rate: Option<Rate>,
-    /// None written = not narrowed by itself.
+    /// Empty = the account itself does not narrow its senders.
     pub allowed_senders: Vec<SenderPattern>,
-    /// Its own people who hear of its thresholds by mail.
+    /// Addresses of its own people that are sent its thresholds by mail.
     pub alert_recipients: Vec<Address>,
     pub suspended: Option<Suspension>,
     pub deletion: DeletionPolicy,
 }
 
 impl SubAccountSpec {
-    /// The one way from what a user wrote to what the rest of Franking works with.
+    /// Converts what a user wrote into what the rest of Franking works with; there is no other way.
     pub fn check(&self) -> Result<CheckedAccount, Problem> {
         Ok(CheckedAccount {
             policy: self.policy_ref.check("spec.policyRef")?,

@@ -1,15 +1,15 @@
 //! `secret.template`: text with fields such as `{{ .username }}`.
 //!
-//! A small language on purpose: only known fields, no functions, no conditions. A template is parsed when the spec is
-//! checked, so that rendering cannot fail while a Secret is being written.
+//! A small language on purpose: only known fields, no functions, no conditions. The check of the spec parses it, so
+//! that rendering cannot fail while a Secret is being written.
 
 use std::fmt::Write as _;
 
-/// Fields in one template. Each may stand for a whole certificate chain of some 10 kB, and a Secret holds 1 MiB: without
-/// this bound a spec of 128 kB could ask for 80 MB.
+/// Maximum fields in one template. Each may stand for a whole certificate chain of some 10 kB, and a Secret holds 1
+/// MiB: without this bound a spec of 128 kB could ask for 80 MB.
 const FIELDS_MAX: usize = 32;
 
-/// What a template may name.
+/// A field that a template may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     Host,
@@ -25,7 +25,7 @@ impl Field {
     pub const ALL: [Self; 7] =
         [Self::Host, Self::Port, Self::Username, Self::Password, Self::Uri, Self::Certificates, Self::AccountId];
 
-    /// The name in a template, without the dot.
+    /// Returns the name in a template, without the dot.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Host => "host",
@@ -82,7 +82,7 @@ impl Template {
         Ok(Self(pieces))
     }
 
-    /// The text with each field replaced by what `value` says of it.
+    /// Returns the text with each field replaced by its `value`.
     pub fn render<'a>(&self, value: impl Fn(Field) -> &'a str) -> String {
         self.0.iter().fold(String::new(), |mut text, piece| {
             text.push_str(match piece {

@@ -10,8 +10,7 @@ use super::problem::Problem;
 use super::reference::{LocalRef, is_dns_subdomain};
 use crate::domain::directory;
 
-/// The most recipients of one message where the policy does not say: what every server must take (RFC 5321
-/// §4.5.3.1.8).
+/// Default of the maximum recipients of one message: as many as every server must accept (RFC 5321 §4.5.3.1.8).
 const MAX_RECIPIENTS_DEFAULT: i32 = 100;
 
 /// The smarthost that mail is forwarded to.
@@ -27,12 +26,12 @@ pub struct Upstream {
     #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9:]([A-Za-z0-9.:-]*[A-Za-z0-9:])?$')")
         .message("write a host name or an IP address, such as smtp.example.com; the port has a field of its own"))]
     pub host: String,
-    /// TCP port. Where absent 465 for tls Implicit, 587 for StartTls, 25 for None.
+    /// TCP port. If absent, 465 for tls Implicit, 587 for StartTls, 25 for None.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<i32>,
-    /// Implicit (TLS from the first byte), StartTls (required, never optional) or None (no TLS: only for a smarthost in
-    /// the same network). Implicit where absent.
+    /// Implicit (TLS from the first byte), StartTls (required, never optional) or None (no TLS, only for a smarthost in
+    /// the same network). Implicit if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<UpstreamTls>,
     /// Secret in the operator's namespace with the keys username and password, and ca.crt for a private CA. It must
@@ -40,11 +39,11 @@ pub struct Upstream {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<LocalRef>,
     /// Secret in the operator's namespace with the keys tls.crt and tls.key (type kubernetes.io/tls): the certificate
-    /// that is shown to a smarthost that asks for one, beside or instead of a login. It must carry the label
-    /// franking.io/use: "true".
+    /// for a smarthost that asks for one, beside or instead of a login. It must carry the label franking.io/use:
+    /// "true".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate_secret_ref: Option<LocalRef>,
-    /// The most recipients of one message that the smarthost takes. 100 where absent.
+    /// Maximum recipients of one message that the smarthost accepts. 100 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_recipients: Option<i32>,
@@ -57,7 +56,7 @@ pub enum UpstreamTls {
     None,
 }
 
-/// An upstream without its secret, which only the operator can read.
+/// An upstream that passed the checks, without its secret, which only the operator can read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedUpstream {
     pub host: String,
@@ -65,7 +64,7 @@ pub struct CheckedUpstream {
     pub tls: directory::UpstreamTls,
     /// Name of the Secret in the operator's namespace.
     pub credentials_secret: Option<String>,
-    /// The same of the client certificate.
+    /// Name of the Secret with the client certificate.
     pub client_certificate_secret: Option<String>,
     pub max_recipients: u16,
 }

@@ -1,7 +1,7 @@
 //! Mail addresses and their domains.
 //!
-//! An address is forwarded as it was written, octet for octet, and compared by what it means: its domain as A-labels
-//! (RFC 5890), its local part without quotes.
+//! An address is forwarded as it was written, octet for octet, but compared by its meaning: its domain as A-labels (RFC
+//! 5890), its local part without quotes.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,17 +12,17 @@ use idna::AsciiDenyList;
 use idna::uts46::{DnsLength, Hyphens, Uts46};
 use serde::{Deserialize, Serialize};
 
-/// RFC 5321 §4.5.3.1.1: octets of a local part.
+/// Maximum octets of a local part (RFC 5321 §4.5.3.1.1).
 const LOCAL_MAX: u8 = 64;
-/// RFC 5321 §4.5.3.1.2: octets of a domain.
+/// Maximum octets of a domain (RFC 5321 §4.5.3.1.2).
 const DOMAIN_MAX: usize = 255;
-/// RFC 1035 §2.3.4: octets of a label.
+/// Maximum octets of a label (RFC 1035 §2.3.4).
 const LABEL_MAX: usize = 63;
 
 const POSTMASTER: &str = "postmaster";
 
-/// A mail domain as A-labels in lower case, whichever way it was written: `bücher.example` and
-/// `xn--bcher-kva.example` are one domain.
+/// A mail domain as A-labels in lower case, however it was written: `bücher.example` and `xn--bcher-kva.example` are
+/// one domain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct MailDomain(Box<str>);
@@ -39,8 +39,8 @@ impl MailDomain {
     }
 }
 
-/// One label as DNS has it. UTS #46 maps some letters outside ASCII to ASCII ones (the Kelvin sign to `k`, full width to
-/// ordinary letters); such a label would stand for a name that it only looks like, so it is none.
+/// Returns a label as it is in the DNS. UTS #46 maps some letters outside ASCII to ASCII ones (the Kelvin sign to `k`,
+/// full width to ordinary letters); a label with such letters only looks like another name, so it is refused.
 fn a_label(label: &str) -> Option<String> {
     let label = if label.is_ascii() {
         label.to_ascii_lowercase()
@@ -83,7 +83,7 @@ impl fmt::Display for MailDomain {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Host {
     Domain(MailDomain),
-    /// RFC 5321 §4.1.3: `[192.0.2.1]` or `[IPv6:2001:db8::1]`.
+    /// An address literal (RFC 5321 §4.1.3): `[192.0.2.1]` or `[IPv6:2001:db8::1]`.
     Literal(IpAddr),
 }
 
@@ -103,7 +103,7 @@ impl Host {
 /// spaces only inside quotes.
 #[derive(Clone, Debug)]
 pub struct Address {
-    /// As it was written.
+    /// The address as it was written.
     written: Box<str>,
     /// Octets of the local part, quotes included; at most [`LOCAL_MAX`].
     local: u8,
@@ -111,7 +111,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// Parses what people write into settings and programs into headers: a dot-atom (RFC 5322 §3.2.3) and a domain.
+    /// Parses an address as it stands in settings and headers: a dot-atom (RFC 5322 §3.2.3) and a domain.
     pub fn parse(text: &str) -> Result<Self, String> {
         let address = Self::from_path(text)?;
         let is_dot_atom =
@@ -122,8 +122,8 @@ impl Address {
         }
     }
 
-    /// Parses the inside of a path in MAIL or RCPT (RFC 5321 §4.1.2): quoted local parts and address literals too, and
-    /// dots where some providers gave them to their customers (`user..name@`, `user.@`).
+    /// Parses the inside of a path in MAIL or RCPT (RFC 5321 §4.1.2). Besides dot-atoms it accepts quoted local parts,
+    /// address literals, and dots where some providers gave them to their customers (`user..name@`, `user.@`).
     pub fn from_path(text: &str) -> Result<Self, String> {
         let wrong = || no_address(text);
         let (local, domain) = text.rsplit_once('@').ok_or_else(wrong)?;
@@ -139,13 +139,13 @@ impl Address {
         Ok(Self { written: text.into(), local: length, host })
     }
 
-    /// The postmaster of a domain, whom every server must take (RFC 5321 §4.5.1).
+    /// Returns the postmaster address of a domain, which every server must accept (RFC 5321 §4.5.1).
     pub fn postmaster(domain: &MailDomain) -> Self {
         let written = format!("{POSTMASTER}@{domain}").into();
         Self { written, local: POSTMASTER.len() as u8, host: Host::Domain(domain.clone()) }
     }
 
-    /// The domain; `None` for an address literal.
+    /// Returns the domain; `None` for an address literal.
     pub fn domain(&self) -> Option<&MailDomain> {
         match &self.host {
             Host::Domain(domain) => Some(domain),
@@ -153,12 +153,12 @@ impl Address {
         }
     }
 
-    /// The local part as it was written.
+    /// Returns the local part as it was written.
     pub fn local(&self) -> &str {
         &self.written[..usize::from(self.local)]
     }
 
-    /// The local part without its quotes: `"a"@b.c` and `a@b.c` are one mailbox (RFC 5321 §4.1.2).
+    /// Returns the local part without its quotes: `"a"@b.c` and `a@b.c` are one mailbox (RFC 5321 §4.1.2).
     pub fn mailbox(&self) -> Cow<'_, str> {
         let Some(quoted) = self.local().strip_prefix('"').and_then(|quoted| quoted.strip_suffix('"')) else {
             return Cow::Borrowed(self.local());
@@ -171,7 +171,7 @@ impl Address {
         Cow::Owned(content)
     }
 
-    /// The address as it is compared and hashed. Two addresses have the same text here only where they are equal.
+    /// Returns the form that is compared and hashed. Two addresses have the same canonical form only if they are equal.
     pub fn canonical(&self) -> String {
         match &self.host {
             Host::Domain(domain) => format!("{}@{domain}", self.mailbox()),
@@ -179,7 +179,7 @@ impl Address {
         }
     }
 
-    /// Tells whether it is all ASCII, or needs SMTPUTF8 (RFC 6531).
+    /// True if the address is all ASCII; otherwise it needs SMTPUTF8 (RFC 6531).
     pub fn is_ascii(&self) -> bool {
         self.written.is_ascii()
     }
@@ -204,7 +204,7 @@ fn no_address(text: &str) -> String {
     format!("\"{}\" is not a mail address such as name@example.com", text.escape_debug())
 }
 
-/// RFC 5322 `atext`, and non-ASCII (RFC 6531) that is not a control or a space.
+/// Checks for RFC 5322 `atext`, or non-ASCII (RFC 6531) that is neither a control character nor a space.
 fn is_atom_character(c: char) -> bool {
     if c.is_ascii() {
         c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c)
@@ -213,8 +213,9 @@ fn is_atom_character(c: char) -> bool {
     }
 }
 
-/// Says whether that may stand between the quotes of a local part (RFC 5321 §4.1.2, RFC 6531 §3.3). Angle brackets may
-/// by the RFC, and not here: a server that looks for the path's end and not for quotes would read another command.
+/// Checks whether `content` may stand between the quotes of a local part (RFC 5321 §4.1.2, RFC 6531 §3.3). The RFC
+/// allows angle brackets; we refuse them, because a server that looks for the end of the path and ignores quotes would
+/// read another command.
 fn is_quotable(content: &str) -> bool {
     let mut characters = content.chars();
     while let Some(c) = characters.next() {
@@ -239,7 +240,7 @@ impl fmt::Display for Address {
 mod tests {
     use super::*;
 
-    /// Forms of a path, and whether settings and headers may hold them too.
+    /// Each form of a path, and true if settings and headers may hold it too.
     #[test]
     fn a_path_holds_every_form_of_an_address_and_keeps_it_as_it_is() {
         for (text, elsewhere) in [

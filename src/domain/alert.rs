@@ -1,15 +1,15 @@
-//! When a limit is used up so far that somebody should hear of it.
+//! Thresholds at which the use of a limit is reported.
 //!
-//! Each threshold of a limit is told once in a period, and where several are passed at once only the highest. What was
-//! told is remembered by its threshold, not by its figures: a limit that is raised falls back under a threshold and
-//! passes it again, which is no news; the next one is.
+//! Each threshold of a limit is reported once in a period, and where several are passed at once only the highest. The
+//! threshold is remembered, not its figures: after a limit is raised, its use falls below a threshold and passes it
+//! again, which is not reported; the next threshold is.
 
-/// The thresholds of who names none, in percent.
+/// Default thresholds in percent.
 const DEFAULT: [u8; 4] = [50, 75, 90, 100];
-/// Those of an account's own people, whatever its policy's are.
+/// Thresholds for an account's own people, whatever its policy's are.
 const OF_ACCOUNTS: [u8; 3] = [75, 90, 100];
 
-/// Percents of a limit that are told, in growing order.
+/// Percentages of a limit that are reported, in ascending order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thresholds(Vec<u8>);
 
@@ -20,12 +20,12 @@ impl Default for Thresholds {
 }
 
 impl Thresholds {
-    /// Those that an account's own people hear of.
+    /// Returns the thresholds that are reported to an account's own people.
     pub fn of_accounts() -> Self {
         Self(OF_ACCOUNTS.to_vec())
     }
 
-    /// From 1 to 100, in any order; twice the same is the same. None at all means that nothing is told.
+    /// Checks percentages: from 1 to 100, in any order, duplicates dropped. Without any, nothing is reported.
     pub fn new(percents: impl IntoIterator<Item = i32>) -> Result<Self, String> {
         let percent = |percent: i32| u8::try_from(percent).ok().filter(|percent| (1..=100).contains(percent));
         let checked: Option<Vec<u8>> = percents.into_iter().map(percent).collect();
@@ -35,8 +35,8 @@ impl Thresholds {
         Ok(Self(percents))
     }
 
-    /// The highest threshold that `used` has reached, if it is above all that were told. Of a limit of nothing
-    /// nothing can be used up.
+    /// Returns the highest threshold that `used` has reached, if it is above all that were reported. A limit of 0
+    /// cannot be used up.
     pub fn crossed(&self, used: i64, granted: i64, told: Option<u8>) -> Option<u8> {
         if granted <= 0 {
             return None;
@@ -46,32 +46,32 @@ impl Thresholds {
     }
 }
 
-/// A prepaid balance as it was when it was last filled. It has no period, so a filling makes a new count: what can be
-/// used up is what was there then.
+/// A prepaid balance as it was when it was last filled. It has no period, so each filling starts a new count of what
+/// was there then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Filling {
-    /// All that was ever given to what has not expired. Another figure is another filling.
+    /// Total that was ever given by what has not expired. Another total is another filling.
     pub granted: i64,
-    /// What there was to use.
+    /// Amount that could be used then.
     pub full: i64,
 }
 
 impl Filling {
-    /// The filling of a balance, after the one known before and what was used of it when it was last seen.
+    /// Returns the filling of a balance, from the previous one and what was used of it when it was last seen.
     pub fn next(before: Option<(Self, Option<i64>)>, granted: i64, remaining: i64) -> Self {
         let full = match before {
-            // Nothing is known of earlier fillings: all of it was one.
+            // No earlier filling is known: all of it was one.
             None => granted,
             Some((before, _)) if before.granted == granted => return before,
-            // It was filled up, and some of it may be used already.
+            // The balance was filled up, and some of it may be used already.
             Some((before, Some(used))) if before.granted < granted => (granted - used).max(remaining),
-            // It was filled unseen, or something was taken out or expired.
+            // The balance was filled between two looks, or something was taken out or expired.
             Some(_) => remaining,
         };
         Self { granted, full }
     }
 
-    /// What was used of it, and of how much. Where nothing is left all is used, also of nothing.
+    /// Returns the amount used, and the amount it is part of. If nothing is left all is used, even of nothing.
     pub fn used(self, remaining: i64) -> (i64, i64) {
         let full = self.full.max(1);
         if remaining <= 0 { (full, full) } else { ((full - remaining).max(0), full) }
@@ -86,7 +86,7 @@ mod tests {
     fn each_threshold_is_told_once_and_only_the_highest_of_several() {
         let all = Thresholds::default();
         let cases = [
-            // what, used, granted, told before, told now
+            // name, used, granted, reported before, reported now
             ("nothing used", 0, 100, None, None),
             ("just under", 49, 100, None, None),
             ("exactly", 50, 100, None, Some(50)),
@@ -112,7 +112,7 @@ mod tests {
     fn a_filling_is_a_new_count_of_what_is_there() {
         let first = Filling { granted: 100, full: 100 };
         let cases = [
-            // what, before, granted, remaining, full
+            // name, before, granted, remaining, full
             ("the first, some used already", None, 100, 60, 100),
             ("as before", Some((first, Some(40))), 100, 20, 100),
             ("filled up, seen just before", Some((first, Some(90))), 1100, 1005, 1010),

@@ -1,35 +1,35 @@
-//! What a billing period cost, and who pays which part of it.
+//! The cost of a billing period, and each payer's part of it.
 //!
-//! A policy's base price is split by share of the credits that were used; on top of it comes the price of each
-//! credit, as it was when the credit was charged. The parts are whole minor units (cents) and add up to the total
-//! exactly: what rounding leaves over goes to the lines that it took most from (the largest remainder).
+//! A policy's base price is split by share of the credits that were used; the price of each credit, as it was when the
+//! credit was charged, comes on top. The parts are whole minor units (cents) and add up to the total exactly: what
+//! rounding leaves over goes to the lines that it took most from (the largest remainder).
 //!
-//! Nobody used anything: there is no share to split by, so the base price is the parent's own. It bought the plan,
-//! and an account that sent nothing must not find a bill.
+//! If no credits were used, there is no share to split by, so the parent pays the base price. It bought the plan, and
+//! an account that sent nothing must not get a bill.
 
 use std::collections::BTreeMap;
 
 use super::id::AccountId;
 use super::money;
 
-/// Money is counted in these until the bill rounds it. The highest base price times all credits that a column can hold
-/// stays under 2^123.
+/// Micro-units, in which money is counted until the bill rounds it. The highest base price times all credits that a
+/// column can hold stays under 2^123.
 const MICRO: i128 = money::MICRO as i128;
 
-/// Who pays a line. The order decides ties, so it is part of the bill: accounts by id, the parent last.
+/// The payer of a line. The order decides ties, so it is part of the bill: accounts by id, the parent last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Payer {
     Account(AccountId),
-    /// Sending with the parent's own keys, and a base price that nobody shares.
+    /// The parent, for mail with its own keys and for a base price that no account shares.
     Parent,
 }
 
-/// What a payer used in the period.
+/// The use of a payer in the period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Used {
     /// Credits charged and not given back.
     pub credits: i64,
-    /// What these credits cost by the prices at their reservations, in micro-units.
+    /// Cost of these credits by the prices at their reservations, in micro-units.
     pub priced_micro: i128,
 }
 
@@ -41,7 +41,7 @@ pub struct Line {
     pub amount_minor: i64,
 }
 
-/// The lines, by payer, and what they add up to.
+/// The lines, by payer, and their totals.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bill {
     pub credits: i64,
@@ -50,7 +50,7 @@ pub struct Bill {
 }
 
 impl Bill {
-    /// The amount of a payer; who has no line pays nothing.
+    /// Returns the amount of a payer; 0 without a line.
     pub fn amount(&self, payer: Payer) -> i64 {
         self.lines.binary_search_by_key(&payer, |line| line.payer).map_or(0, |found| self.lines[found].amount_minor)
     }
@@ -64,8 +64,8 @@ struct Part {
     rest: i128,
 }
 
-/// Splits the base price and adds the price of what was used. Negative figures count as nothing. The total is rounded
-/// to the nearest minor unit, a half upwards.
+/// Splits the base price and adds the price of the credits used. Negative figures count as 0. The total is rounded to
+/// the nearest minor unit, a half upwards.
 pub fn allocate(base_price_minor: i64, used: impl IntoIterator<Item = (Payer, Used)>) -> Bill {
     let base = i128::from(base_price_minor.clamp(0, money::MINOR_MAX)) * MICRO;
     let used = merged(used);
@@ -90,7 +90,7 @@ pub fn allocate(base_price_minor: i64, used: impl IntoIterator<Item = (Payer, Us
     round(&parts, (exact + MICRO / 2) / MICRO, credits)
 }
 
-/// One entry for each payer, without what is negative.
+/// Returns one entry for each payer, with 0 for negative figures.
 fn merged(used: impl IntoIterator<Item = (Payer, Used)>) -> BTreeMap<Payer, Used> {
     let mut merged: BTreeMap<Payer, Used> = BTreeMap::new();
     for (payer, used) in used {
@@ -105,8 +105,8 @@ fn merged(used: impl IntoIterator<Item = (Payer, Used)>) -> BTreeMap<Payer, Used
     merged
 }
 
-/// Largest remainder: each part rounded down, and the minor units that are left over one each to those that lost most;
-/// among equals to the first. There are never more left than parts that lost something.
+/// Rounds each part down (largest remainder), and gives the minor units that are left over one each to the parts that
+/// lost most, among equals to the first. There are never more left than parts that lost something.
 fn round(parts: &[Part], total: i128, credits: i128) -> Bill {
     let down: i128 = parts.iter().map(|part| part.micro / MICRO).sum();
     let left = usize::try_from(total - down).unwrap_or(0);
@@ -124,7 +124,7 @@ fn round(parts: &[Part], total: i128, credits: i128) -> Bill {
     Bill { credits: minor(credits), total_minor: minor(total), lines }
 }
 
-/// Far above any price times any number of credits that the schema takes.
+/// Converts to 64 bits, whose maximum is far above any price times any number of credits that the schema takes.
 fn minor(amount: i128) -> i64 {
     i64::try_from(amount).unwrap_or(i64::MAX)
 }
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn parts_add_up_and_the_rest_goes_to_who_lost_most() {
         let cases = [
-            // what, base, credits, micro per credit, amounts, total
+            // name, base, credits, micro per credit, amounts, total
             ("three equal shares of ten", 10, vec![1, 1, 1], 0, vec![4, 3, 3], 10),
             ("shares by credits", 100, vec![1, 1, 2], 0, vec![25, 25, 50], 100),
             ("the largest remainder gets the cent", 100, vec![10, 17, 73], 0, vec![10, 17, 73], 100),
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(amounts(&bill).iter().sum::<i64>(), bill.total_minor);
     }
 
-    /// Some payers with what they used at one or several prices.
+    /// Payers with what they used at one or several prices.
     fn anybody() -> impl Strategy<Value = (i64, Vec<(Payer, Used)>)> {
         let payer = (0_u128..12).prop_map(|n| if n == 0 { Payer::Parent } else { account(n) });
         let some = (0_i64..2_000, 0_i64..3_000_000).prop_map(|(credits, price)| used(credits, price));

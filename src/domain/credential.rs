@@ -1,8 +1,8 @@
-//! SMTP user names and passwords: how they are made, stored and compared.
+//! SMTP user names and passwords: how they are generated, stored and compared.
 //!
-//! The Secret alone holds a plaintext. The directory holds an HMAC-SHA-256 of it under a key that the database does
-//! not hold, so a stolen database opens nothing. A keyed hash is enough (and 100,000 times cheaper than Argon2)
-//! because passwords are machine-made with ≥ 130 bits.
+//! Only the Secret holds a plaintext. The directory holds an HMAC-SHA-256 of it under a key that the database does not
+//! hold, so a stolen database opens nothing. A keyed hash is enough (and 100,000 times cheaper than Argon2) because
+//! passwords are machine-made with ≥ 130 bits.
 
 use std::fmt;
 
@@ -15,25 +15,25 @@ use serde::{Deserialize, Serialize};
 
 use super::id::KeyId;
 
-/// The longest user name: old printers have fields of 31 characters (Dell 2335dn manual).
+/// Maximum characters of a user name: old printers have fields of 31 (Dell 2335dn manual).
 pub const USERNAME_MAX: usize = 31;
-/// Characters in a generated password: 26 of 62 symbols are 154 bits.
+/// Characters of a generated password: 26 of 62 symbols are 154 bits.
 pub const PASSWORD_LENGTH: usize = 26;
-/// The shortest password that a user may bring.
+/// Minimum characters of a password that a user supplies.
 pub const PASSWORD_MIN: usize = 16;
 
-/// Staged credentials that are kept for one key. Each is a Secret that was about to be written and perhaps still is: one by
-/// the operator that leads, and one for each leader that was cut off before it had written. Three handovers in the
-/// middle of one password are more than have been seen.
+/// Maximum staged credentials of one key. Each belongs to a Secret that was about to be written and perhaps still is:
+/// one from the leading operator, and one from each leader that was cut off before it had written. Three handovers
+/// during one change of a password are more than have been seen.
 pub const STAGED_MAX: usize = 4;
-/// How long a Secret that was about to be written may still come. A request to the API server ends after a minute, and an
-/// operator that does not lead any more begins none.
+/// Time for which a Secret that was about to be written may still appear. A request to the API server ends after a
+/// minute, and an operator that no longer leads begins none.
 pub const STAGED_FOR: SignedDuration = SignedDuration::from_mins(10);
 
 const PASSWORD_ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-/// Crockford's base 32 in lower case: no i, l, o, u, so it can be read to somebody on the telephone.
+/// Crockford's base 32 in lower case: no i, l, o, u, so it can be read out on the telephone.
 const USERNAME_ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-/// Characters of the id in a user name: 50 bits, so two keys of one installation do not meet.
+/// Characters of the id in a user name: 50 bits, so two keys of one installation do not collide.
 const USERNAME_SUFFIX: usize = 10;
 
 /// A user name for SMTP AUTH: `[a-z][a-z0-9-]*`, at most 31 characters.
@@ -42,8 +42,8 @@ const USERNAME_SUFFIX: usize = 10;
 pub struct Username(String);
 
 impl Username {
-    /// The user name of a key: what can be kept of its resource's name, then a part of its id. It follows from the
-    /// two, so it never has to be stored to stay the same.
+    /// Returns the user name of a key: as much as fits of its resource's name, then a part of its id. It is derived
+    /// from the two, so it never has to be stored to stay the same.
     pub fn of(name: &str, id: KeyId) -> Self {
         let mut slug: String = name
             .chars()
@@ -69,8 +69,9 @@ impl Username {
         &self.0
     }
 
-    /// A user name as people and programs enter it, as we would write it: some append the host that they connect to, as
-    /// mail programs that want an address do, or a blank, and some telephones begin with a capital. It may be none.
+    /// Returns an entered user name in the form that we issue. Some mail programs want an address and append the host
+    /// that they connect to, some people type a blank, and some telephones begin with a capital. The result need not be
+    /// a valid user name.
     pub fn normalised(entered: &str, host: &str) -> String {
         let entered = entered.trim();
         let name = match entered.rsplit_once('@') {
@@ -113,7 +114,7 @@ impl fmt::Display for Username {
 pub struct Password(String);
 
 impl Password {
-    /// A new password of [`PASSWORD_LENGTH`] alphanumerics.
+    /// Generates a password of [`PASSWORD_LENGTH`] alphanumerics.
     pub fn mint(rng: &mut impl Rng) -> Self {
         Self(
             (0..PASSWORD_LENGTH)
@@ -122,12 +123,12 @@ impl Password {
         )
     }
 
-    /// What somebody typed or a Secret holds.
+    /// Wraps a password that a user typed or a Secret holds.
     pub fn given(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The plaintext, named so that every use of it can be found.
+    /// Returns the plaintext, under a name that makes every use easy to find.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -155,7 +156,7 @@ impl HashKey {
         SecretHash(bytes)
     }
 
-    /// Constant-time comparison of a password with a stored hash.
+    /// Compares a password with a stored hash in constant time.
     pub fn verify(&self, password: &Password, hash: &SecretHash) -> bool {
         hmac::verify(&self.0, password.expose().as_bytes(), &hash.0).is_ok()
     }
@@ -193,23 +194,23 @@ impl fmt::Debug for SecretHash {
     }
 }
 
-/// Where a credential is in its life.
+/// The stage of a credential's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "stage")]
 pub enum Stage {
-    /// Its Secret may or may not have been written yet. It already opens the relay, because a pod may read the
-    /// Secret before the operator comes back to promote it; the clock of the old credential has not started.
+    /// Its Secret may or may not have been written yet. It already opens the relay, because a pod may read the Secret
+    /// before the operator comes back to promote it; the overlap of the old credential has not started.
     #[serde(rename_all = "camelCase")]
     Staged { at: Timestamp },
-    /// The one that the Secret holds.
+    /// The Secret holds this one.
     #[serde(rename_all = "camelCase")]
     Current { since: Timestamp },
-    /// The one before, still good until the overlap ends.
+    /// The previous one, valid until the overlap ends.
     #[serde(rename_all = "camelCase")]
     Previous { until: Timestamp },
 }
 
-/// One password of a key, by its hash.
+/// One password of a key, as a hash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Credential {
@@ -226,7 +227,7 @@ impl Credential {
         }
     }
 
-    /// When a staged credential is given up: nobody writes its Secret any more.
+    /// Returns the time at which a staged credential is given up, because no operator can write its Secret any more.
     pub fn given_up_at(&self) -> Option<Timestamp> {
         match self.stage {
             Stage::Staged { at } => Some(at.saturating_add(STAGED_FOR).unwrap_or(Timestamp::MAX)),
@@ -235,26 +236,27 @@ impl Credential {
     }
 }
 
-/// Whether `password` opens one of `credentials` now.
+/// Checks whether `password` opens one of `credentials` now.
 pub fn opens(key: &HashKey, credentials: &[Credential], password: &Password, now: Timestamp) -> bool {
     opened_by(key, credentials, password, now).is_some()
 }
 
-/// The hash of the credential that `password` opens now. Every credential is compared, so that the time taken says
-/// nothing about which one matched.
+/// Returns the hash of the credential that `password` opens now. Compares every credential, so that the time taken does
+/// not reveal which one matched.
 pub fn opened_by(key: &HashKey, credentials: &[Credential], password: &Password, now: Timestamp) -> Option<SecretHash> {
     credentials.iter().fold(None, |open, credential| {
         (key.verify(password, &credential.hash) && credential.usable(now)).then_some(credential.hash).or(open)
     })
 }
 
-/// Whether the credential with this hash is still one of `credentials`, and usable now.
+/// Checks whether the credential with this hash is still one of `credentials`, and usable now.
 pub fn is_usable(credentials: &[Credential], hash: &SecretHash, now: Timestamp) -> bool {
     credentials.iter().any(|credential| credential.hash == *hash && credential.usable(now))
 }
 
-/// Adds a staged credential. Those that were staged before stay good: whoever staged one may be about to write its
-/// Secret, and no Secret may ever hold a password that does not work. Beyond [`STAGED_MAX`] the oldest goes.
+/// Adds a staged credential. Those that were staged before stay valid: the operator that staged one may be about to
+/// write its Secret, and no Secret may ever hold a password that does not work. Beyond [`STAGED_MAX`] the oldest is
+/// dropped.
 pub fn stage(credentials: &mut Vec<Credential>, hash: SecretHash, now: Timestamp) {
     credentials.push(Credential { hash, stage: Stage::Staged { at: now } });
     let staged = credentials.iter().filter(|credential| matches!(credential.stage, Stage::Staged { .. })).count();
@@ -268,9 +270,9 @@ pub fn stage(credentials: &mut Vec<Credential>, hash: SecretHash, now: Timestamp
     });
 }
 
-/// Makes `hash`, which the Secret was seen to hold, the current credential, which starts the overlap of the one before
-/// (`until`). Anything older goes, and so does what else was staged: its Secret can only be written over an earlier
-/// version than was seen. A previous one gives way too where `force` allows a rotation inside an overlap; callers
+/// Makes `hash`, which was seen in the Secret, the current credential, and starts the overlap of the one before
+/// (`until`). Drops anything older, and other staged ones too: their Secrets can only be written over an earlier
+/// version than the one seen. A previous one is dropped too where `force` allows a rotation inside an overlap; callers
 /// check that first.
 pub fn promote(credentials: &mut Vec<Credential>, hash: SecretHash, now: Timestamp, until: Timestamp) {
     credentials.retain_mut(|credential| {

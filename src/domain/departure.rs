@@ -1,16 +1,17 @@
-//! Records the policies that an account left for another: its place there is taken until that policy's period ends.
+//! Policies that an account left for another: it still counts towards their `maxAccountsPerNamespace` until their
+//! period ends.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::id::PolicyId;
 
-/// Longer than any period: after this no policy counts it any more.
+/// Longest time that a departure is kept: longer than any period, so no policy counts it any more.
 const KEPT: SignedDuration = SignedDuration::from_hours(32 * 24);
-/// Policies that one account can have left within that time and still be counted at each.
+/// Maximum number of departures that are kept, and so counted, for one account.
 const DEPARTURES_MAX: usize = 256;
 
-/// A policy that an account left, and the time.
+/// A policy that an account left, and the time of leaving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Departure {
@@ -18,8 +19,8 @@ pub struct Departure {
     pub at: Timestamp,
 }
 
-/// Returns the departures of an account that leaves `policy` at `at`, one for each policy. Those that count nowhere any more are
-/// dropped.
+/// Returns the departures of an account that leaves `policy` at `at`, one for each policy. Departures that no policy
+/// counts any more are dropped.
 pub fn departed(before: &[Departure], policy: PolicyId, at: Timestamp) -> Vec<Departure> {
     let counts = |departure: &&Departure| departure.policy != policy && at.duration_since(departure.at) <= KEPT;
     let kept: Vec<Departure> = before.iter().filter(counts).copied().collect();

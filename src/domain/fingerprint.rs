@@ -1,4 +1,4 @@
-//! By what a message is known again: when its client sends it a second time, and when it comes back by itself.
+//! Marks by which a message is recognised when its client sends it a second time, or when it loops back.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,11 +10,11 @@ use uuid::Uuid;
 use super::id::KeyId;
 use super::sender::Address;
 
-/// SHA-256 over the key's id, the envelope (sender; the set of recipients, in whichever order they were named) and the
-/// message as it was received: dots unstuffed and line ends made CRLF, nothing added and nothing left out. Domains are A-labels in
-/// lower case. Each part goes in with its length, because joined without two messages could be one.
+/// SHA-256 over the key's id, the envelope (sender; the set of recipients, in any order) and the message as it was
+/// received: dots unstuffed and line ends made CRLF, nothing added or left out. Domains are A-labels in lower case.
+/// Each part is hashed with its length, because otherwise two different messages could join to the same octets.
 ///
-/// It holds nothing that can be read, and the key is in it, so nobody is taken for somebody else.
+/// It holds nothing that can be read, and it includes the key, so no key's message is taken for another's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint(pub [u8; 32]);
 
@@ -26,7 +26,7 @@ impl Fingerprint {
             context.update(part);
         };
         add(key.0.as_bytes());
-        // The null sender is the empty string, which no address is.
+        // The null sender is the empty string, which is not an address.
         add(sender.map(Address::canonical).unwrap_or_default().as_bytes());
         let recipients: BTreeSet<String> = recipients.iter().map(Address::canonical).collect();
         add(&(recipients.len() as u64).to_be_bytes());
@@ -40,16 +40,16 @@ impl Fingerprint {
     }
 }
 
-/// Whoever reads a log must not be able to tell whether somebody sent a message that he guesses.
+/// Prints no digest: a reader of a log must not be able to confirm a guess that a certain message was sent.
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Fingerprint(…)")
     }
 }
 
-/// What a relay writes into its Received field, to know a message that comes back as one of the same key. It is the
-/// key's and not the relay's: what one tenant sends to another's list server comes here twice, and is no loop. It tells
-/// nobody which key it is.
+/// Mark that a relay writes into its Received field, to recognise a message of the same key that comes back. It belongs
+/// to the key and not to the relay: what one tenant sends to another's list server passes here twice, and is no loop.
+/// It does not reveal which key it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceMark(String);
 
@@ -59,7 +59,7 @@ impl TraceMark {
         context.update(b"franking trace mark");
         context.update(installation.as_bytes());
         context.update(key.0.as_bytes());
-        // 64 bits: nobody meets another's by chance.
+        // 64 bits: two keys do not have the same mark by chance.
         let hex = context.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
         Self(format!("trace {hex}"))
     }
@@ -92,7 +92,7 @@ mod tests {
         for (index, other) in others.iter().enumerate() {
             assert_ne!(&one, other, "{index}");
         }
-        // The set of recipients, however a client names it.
+        // The set of recipients is the same, however a client names it.
         for recipients in [[b.clone(), a.clone()], [address("a@EXAMPLE.com"), address("b@Example.Com")]] {
             assert_eq!(one, Fingerprint::of(key(1), Some(&a), &recipients, b"x\r\n"));
         }

@@ -1,11 +1,11 @@
-//! Says which permissions a change of a SubAccount takes, by the fields that are worth money or safety.
+//! Permissions that a change of a SubAccount requires, by the fields that are worth money or safety.
 //!
-//! RBAC knows two verbs on a CreditPolicy: `use` attaches accounts to it, `grant` changes what is guarded. An account that
-//! leaves a policy takes what was granted there, or imposed, out of the hands of that policy's people, whether it keeps
-//! it or not: under the other policy it could drop it, and come back without. So leaving with a guarded field takes
-//! `grant` on the policy that it leaves.
+//! RBAC knows two verbs on a CreditPolicy: `use` attaches accounts to it, `grant` changes guarded fields. An account
+//! that leaves a policy takes what was granted or imposed there out of the control of that policy's administrators,
+//! whether it keeps the fields or not: under the other policy it could drop them, and come back without. So leaving
+//! with a guarded field requires `grant` on the policy that it leaves.
 //!
-//! The chart's ValidatingAdmissionPolicy says the same in CEL; a test holds the two equal.
+//! The chart's ValidatingAdmissionPolicy says the same in CEL; a test checks that the two agree.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -23,9 +23,9 @@ pub struct GuardedSpec {
     #[serde(default)]
     pub suspended: bool,
     pub suspend_reason: Option<String>,
-    /// `Purge`, or what does nothing.
+    /// `Purge`, or a value that does nothing.
     pub deletion_policy: Option<String>,
-    /// Whom the platform writes to.
+    /// Addresses that the platform writes to.
     pub alerts: Option<Value>,
 }
 
@@ -49,7 +49,7 @@ pub enum Field {
 }
 
 impl Field {
-    /// In the order in which refusals name them.
+    /// All fields, in the order in which refusals name them.
     pub const ALL: [Self; 8] = [
         Self::Prepaid,
         Self::RateLimit,
@@ -74,7 +74,7 @@ impl Field {
         }
     }
 
-    /// Says whether the account has it. Retain is the default of deletionPolicy, so only Purge counts as set.
+    /// True if the field is set on the account. Retain is the default of deletionPolicy, so only Purge counts as set.
     fn is_set(self, spec: &GuardedSpec) -> bool {
         match self {
             Self::Prepaid => spec.prepaid.is_some(),
@@ -88,7 +88,7 @@ impl Field {
         }
     }
 
-    /// Says whether an edit changes it in a way that is guarded.
+    /// True if an edit changes the field in a way that is guarded.
     fn is_changed(self, old: &GuardedSpec, new: &GuardedSpec) -> bool {
         match self {
             Self::Prepaid => old.prepaid != new.prepaid,
@@ -96,16 +96,16 @@ impl Field {
             Self::SpendLimitMinor => old.spend_limit_minor != new.spend_limit_minor,
             Self::AllowedSenders => old.allowed_senders != new.allowed_senders,
             Self::Suspended => old.suspended != new.suspended,
-            // Senders and administrators read why in the name of whoever suspended it.
+            // Senders and administrators take the reason as given by the person who suspended the account.
             Self::SuspendReason => old.suspend_reason != new.suspend_reason,
-            // To keep data takes no permission.
+            // Keeping data requires no permission.
             Self::DeletionPolicy => self.is_set(new) && !self.is_set(old),
-            // To be told nothing takes none either; whoever adds an address has the platform write to it.
+            // Removing alerts requires none either; adding an address makes the platform write to it.
             Self::Alerts => self.is_set(new) && old.alerts != new.alerts,
         }
     }
 
-    /// Says whether an account that is deleted with it would be rid of it when it is made again.
+    /// True if an account with the field would lose it by being deleted and made again.
     fn is_lost_by_deleting(self) -> bool {
         match self {
             Self::Prepaid | Self::RateLimit | Self::SpendLimitMinor | Self::AllowedSenders => true,
@@ -115,19 +115,19 @@ impl Field {
     }
 }
 
-/// A permission that a change takes.
+/// A permission that a change requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// To attach the account to the policy.
+    /// Permission to attach the account to the policy.
     Use { policy: String },
-    /// To change these fields under the policy.
+    /// Permission to change these fields under the policy.
     Grant { policy: String, fields: Vec<Field> },
-    /// To take the account with these fields away from the policy, or to delete it.
+    /// Permission to take the account with these fields away from the policy, or to delete it.
     GrantToLeave { policy: String, fields: Vec<Field> },
 }
 
-/// Lists the permissions that a change of an account takes: `old` absent is a creation, `new` absent a deletion. A deletion that comes with its
-/// namespace's takes nothing.
+/// Lists the permissions that a change of an account requires: `old` absent is a creation, `new` absent a deletion. A
+/// deletion together with the namespace requires none.
 pub fn guarded(old: Option<&GuardedSpec>, new: Option<&GuardedSpec>) -> Vec<Need> {
     let moved = match (old, new) {
         (Some(old), Some(new)) => old.policy_ref != new.policy_ref,
@@ -144,7 +144,7 @@ pub fn guarded(old: Option<&GuardedSpec>, new: Option<&GuardedSpec>) -> Vec<Need
         }
         let fields = match old {
             Some(old) if !moved => Field::ALL.into_iter().filter(|field| field.is_changed(old, new)).collect(),
-            // What another policy's people had granted counts as new under this one.
+            // Fields that the other policy's administrators granted count as new under this one.
             Some(_) | None => set(new),
         };
         needs.extend((!fields.is_empty()).then(|| Need::Grant { policy: policy(), fields }));
@@ -201,7 +201,7 @@ mod tests {
         let told = |why: &str| spec("a", json!({"prepaid": {}, "suspended": true, "suspendReason": why}));
         assert_eq!(said(Some(&told("unpaid")), Some(&told("at our own wish"))), ["grant a: spec.suspendReason"]);
         assert_eq!(said(Some(&told("unpaid")), Some(&paid("a"))), ["grant a: spec.suspendReason"]);
-        // What it keeps leaves the hands of the old policy's people too: there it could be dropped.
+        // Fields that it keeps leave the control of the old policy's administrators too: there it could drop them.
         let kept = ["use b".to_owned(), format!("grant b: {fields}"), format!("leave a: {fields}")];
         assert_eq!(said(Some(&paid("a")), Some(&paid("b"))), kept);
         assert_eq!(said(Some(&paid("a")), None), [format!("leave a: {fields}")]);

@@ -1,4 +1,4 @@
-//! The names that outlive Kubernetes objects.
+//! Ids that outlive Kubernetes objects.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A map by ids. Ids are ours, so nobody chooses them to collide, and a charge looks up some twenty: hashing them must
-/// not cost more than what is found.
+/// A map by ids. Franking mints the ids, so no client can choose colliding ones. A charge looks up about twenty, so
+/// hashing must cost no more than the rest of the lookup.
 pub type IdMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 pub type IdSet<K> = HashSet<K, foldhash::fast::RandomState>;
 
@@ -47,29 +47,29 @@ id! {
     PolicyId
 }
 id! {
-    /// An account's id: random, minted once by the ledger for (namespace UID, name). Deleting and re-applying in
-    /// the same namespace finds the same id; a namespace that was made again is somebody new.
+    /// An account's id: random, minted once by the ledger for (namespace UID, name). Deleting and re-applying in the
+    /// same namespace finds the same id; in a namespace that was deleted and made again, the account is a new one.
     AccountId
 }
 id! {
-    /// A key's id, minted like an account's.
+    /// A key's id, minted in the same way as an account's.
     KeyId
 }
 id! {
-    /// A message's id: a UUIDv7 that the relay makes before it asks for credits. It is what makes a retry of the
-    /// same question charge nothing twice.
+    /// A message's id: a UUIDv7 that the relay makes before it asks for credits. Because of it, a repeated reservation
+    /// charges nothing twice.
     MessageId
 }
 
 impl MessageId {
-    /// When the relay made it, by its clock (RFC 9562 §5.7). `None` for an id that says nothing of it.
+    /// Returns the time at which the relay made the id, by its clock (RFC 9562 §5.7); `None` if the id holds no time.
     pub fn made_at(self) -> Option<Timestamp> {
         let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
         Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?).ok()
     }
 }
 
-/// Which of the three kinds something is about.
+/// One of the three kinds of resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -79,7 +79,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The word used in the ledger's tables, in metric labels and in replies.
+    /// Returns the word used in the ledger's tables, in metric labels and in replies.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Key => "key",

@@ -1,4 +1,4 @@
-//! Networks that keys log in from: the first login from each is news for the audit trail.
+//! Networks that keys log in from: the audit trail reports the first login from each.
 
 use std::net::IpAddr;
 
@@ -8,21 +8,21 @@ use jiff::SignedDuration;
 use super::id::KeyId;
 use super::network::canonical;
 
-/// Networks of one key that are kept, and the most that are told in [`NEWS_WITHIN`]. A further one takes the place of the
-/// one that the key came from longest ago. The bound is on what the key's holder can write into the trail with addresses
-/// of their own: fewer rows than they are allowed for keys that they make and remove.
+/// Maximum number of networks that are kept for one key, and that are reported within [`NEWS_WITHIN`]. A further
+/// network replaces the one that was used longest ago. This bounds the rows that the key's holder can write into the
+/// trail by using many addresses: fewer than the rows allowed for making and removing keys.
 pub const NETWORKS_PER_KEY: usize = 64;
 pub const NEWS_WITHIN: SignedDuration = SignedDuration::from_hours(24);
-/// So often it is told and written anew that a key still comes from a network: which one it came from longest ago is known
-/// within two of these.
+/// Interval at which a relay reports again that a key still logs in from a network. The ledger therefore knows which
+/// network was used longest ago to within two such intervals.
 pub const SEEN_EVERY: SignedDuration = SignedDuration::from_hours(1);
-/// Logins that one relay remembers until it tells the ledger of them, and that the ledger takes at once.
+/// Maximum number of logins that one relay holds before it reports them, and that the ledger takes in one call.
 pub const LOGINS_MAX: usize = 1_000;
-/// What one site usually has: it changes its address within these without being news.
+/// Prefix of the network that one site usually has: a login from another address within it is not reported.
 const PREFIX_V4: u8 = 24;
 const PREFIX_V6: u8 = 64;
 
-/// A login of a key, by the network that it came from.
+/// A login of a key, with the network that it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LoginFrom {
     pub key: KeyId,
@@ -35,7 +35,7 @@ impl LoginFrom {
     }
 }
 
-/// The /24 or the /64 of an address.
+/// Returns the /24 or the /64 network of an address.
 fn network_of(address: IpAddr) -> IpNet {
     match canonical(address) {
         IpAddr::V4(v4) => Ipv4Net::new_assert(v4, PREFIX_V4).trunc().into(),

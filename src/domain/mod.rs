@@ -1,8 +1,8 @@
-//! What Franking decides, and nothing else.
+//! The decisions that Franking makes, and nothing else.
 //!
-//! Everything here is a function of its arguments: no `async`, no clock, no randomness, no environment, no
-//! files. `now` and `rng` are handed in. That is why every rule about money and identity can be tested with a
-//! table, and why the two ledger engines and the relay cannot disagree about one: they call the same function.
+//! Everything here is a function of its arguments: no `async`, no clock, no randomness, no environment, no files. `now`
+//! and `rng` are passed in. That is why a table can test every rule about money and identity, and why the two ledger
+//! engines and the relay cannot disagree about a rule: they call the same function.
 //!
 //! Invariant: *domain never learns what day it is.*
 

@@ -7,16 +7,16 @@ use serde::{Deserialize, Serialize};
 
 /// Micro-units of one minor unit.
 pub const MICRO: i64 = 1_000_000;
-/// The most minor units that a price or a limit may name: exact as micro-units, and so are sums of nine such.
+/// Maximum minor units of a price or a limit: exact as micro-units, and so are sums of nine.
 pub const MINOR_MAX: i64 = 1_000_000_000_000;
 
-/// What a policy's credits cost.
+/// The price of a policy's credits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pricing {
     /// ISO 4217.
     pub currency: String,
-    /// Of a billing period, shared by those who used it.
+    /// Price of a billing period, shared by the accounts that used it.
     #[serde(default)]
     pub base_price_minor: i64,
     #[serde(default)]
@@ -24,13 +24,13 @@ pub struct Pricing {
 }
 
 impl Pricing {
-    /// What one credit costs, in micro-units: a thousandth of a million.
+    /// Returns the price of one credit in micro-units: 1,000 for each minor unit of the price per thousand.
     pub fn credit_micro(&self) -> i64 {
         self.price_per_thousand_minor.saturating_mul(MICRO / 1_000)
     }
 }
 
-/// Minor units as micro-units.
+/// Converts minor units to micro-units.
 pub fn micro(minor: i64) -> i64 {
     minor.saturating_mul(MICRO)
 }

@@ -1,17 +1,17 @@
-//! Source networks that narrow who may use a credential or a listener.
+//! Networks that a credential or a listener may be used from.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// Whether `address` lies in one of `networks`. An IPv4-mapped IPv6 address counts as its IPv4 address, because a
-/// dual-stack listener reports every IPv4 client that way.
+/// Checks whether `address` lies in one of `networks`. An IPv4-mapped IPv6 address counts as its IPv4 address, because
+/// a dual-stack listener reports every IPv4 client that way.
 pub fn contains(networks: &[IpNet], address: IpAddr) -> bool {
     let address = canonical(address);
     networks.iter().any(|network| network.contains(&address))
 }
 
-/// The address without the IPv4-in-IPv6 disguise (RFC 4291 §2.5.5.2).
+/// Returns the address as IPv4 if it is an IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2).
 pub fn canonical(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(v4) => IpAddr::V4(v4),
@@ -19,7 +19,7 @@ pub fn canonical(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Addresses at which clouds hand out credentials to whoever asks, besides the link-local ones: Alibaba, Azure, Oracle;
+/// Addresses besides the link-local ones at which clouds hand out credentials to any caller: Alibaba, Azure, Oracle;
 /// AWS and Google over IPv6.
 const METADATA: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
@@ -31,8 +31,8 @@ const METADATA: [IpAddr; 5] = [
 /// The prefix under which a NAT64 gateway reaches IPv4 (RFC 6052 §2.1).
 const NAT64: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
 
-/// Whether `address` is link-local (RFC 3927, RFC 4291 §2.5.6) or serves a cloud's instance metadata. No request that
-/// is made for somebody goes there: what answers trusts whoever can reach it.
+/// Checks whether `address` is link-local (RFC 3927, RFC 4291 §2.5.6) or serves a cloud's instance metadata. No request
+/// is made to such an address on a tenant's behalf, because the services there trust every caller.
 pub fn is_link_local_or_metadata(address: IpAddr) -> bool {
     match canonical(address) {
         IpAddr::V4(v4) => v4.is_link_local() || METADATA.contains(&IpAddr::V4(v4)),
@@ -46,7 +46,7 @@ pub fn is_link_local_or_metadata(address: IpAddr) -> bool {
 
 /// Parses `10.1.2.0/24` or a single address, which is a network of one.
 ///
-/// Host bits after the prefix are refused: `10.1.2.3/24` is nearly always a typing mistake for one of two things.
+/// Refuses host bits after the prefix: `10.1.2.3/24` is nearly always a typing mistake for one of two things.
 pub fn parse(text: &str) -> Result<IpNet, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(IpNet::from(canonical(address)));

@@ -1,7 +1,7 @@
-//! Periods: calendar identities in a time zone, and the instants between which they hold.
+//! Periods: calendar identities in a time zone, and the instants at which they begin and end.
 //!
-//! A period is chosen by its window, so nothing runs at midnight. DST days have 23 or 25 hours because windows are
-//! made from civil dates and converted to instants once.
+//! The period of an instant is the one whose window contains it, so no job has to run at midnight. Days with a DST
+//! change have 23 or 25 hours, because windows are made from civil dates and converted to instants once.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use jiff::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 use smol_str::{SmolStr, ToSmolStr as _, format_smolstr};
 
-/// How often a limit opens again.
+/// The interval at which a limit opens again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Period {
     Daily,
@@ -40,22 +40,23 @@ struct RawCalendar {
 /// One period: `[from, to)` and its calendar identity ('2026-11', '2026-W47', '2026-11-21').
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
-    /// Short enough to lie in the value itself, so a lot is copied without an allocation.
+    /// Short enough to be stored inline, so that copying a lot allocates nothing.
     pub key: SmolStr,
     pub from: Timestamp,
     pub to: Timestamp,
 }
 
 impl Window {
-    /// The window of what no calendar made: until it expires, if it does.
+    /// Returns the window of a lot without a calendar: it ends at `expires_at`, or never.
     pub fn always(expires_at: Option<Timestamp>) -> Self {
         Self { key: SmolStr::new_static("once"), from: Timestamp::MIN, to: expires_at.unwrap_or(Timestamp::MAX) }
     }
 }
 
 impl Calendar {
-    /// `anchor` is the day of the month (1–31, clamped to the month's end) for Monthly, the ISO day of the week (1 =
-    /// Monday … 7 = Sunday) for Weekly, and 1 for Daily. `time_zone` is an IANA name such as `Europe/Berlin`.
+    /// Makes a calendar. `anchor` is the day of the month (1–31, clamped to the month's end) for Monthly, the ISO day
+    /// of the week (1 = Monday … 7 = Sunday) for Weekly, and 1 for Daily. `time_zone` is an IANA name such as
+    /// `Europe/Berlin`.
     pub fn new(period: Period, anchor: u8, time_zone: &str) -> Result<Self, String> {
         let last = match period {
             Period::Daily => 1,
@@ -70,7 +71,7 @@ impl Calendar {
         Ok(Self { period, anchor, zone_name: time_zone.to_owned(), zone })
     }
 
-    /// The calendar month in UTC: what holds where nobody said anything.
+    /// Returns the calendar month in UTC, the default where no calendar is given.
     pub fn monthly_utc() -> Self {
         Self { period: Period::Monthly, anchor: 1, zone_name: "UTC".to_owned(), zone: TimeZone::UTC }
     }
@@ -83,14 +84,14 @@ impl Calendar {
         &self.zone_name
     }
 
-    /// The same time zone and, where it fits, anchor, with another period. An anchor that means a day of the month
-    /// says nothing about weeks, so it falls back to the first day.
+    /// Returns the calendar with another period and the same time zone. The anchor stays if the period does; otherwise
+    /// it becomes the first day, because a day of the month says nothing about weeks.
     pub fn with_period(&self, period: Period) -> Self {
         let anchor = if period == self.period { self.anchor } else { 1 };
         Self { period, anchor, ..self.clone() }
     }
 
-    /// The window that holds at `at`.
+    /// Returns the window that contains `at`.
     pub fn window(&self, at: Timestamp) -> Window {
         let today = at.to_zoned(self.zone.clone()).date();
         let start = self.start_on_or_before(today);
@@ -98,13 +99,13 @@ impl Calendar {
         Window { key: self.key(start), from: self.instant(start), to: self.instant(next) }
     }
 
-    /// The calendar months by which a plan is billed: with the same anchor where this one counts months, else from the
-    /// first.
+    /// Returns the calendar months by which a plan is billed: with the same anchor if this calendar is monthly, else
+    /// from the first day.
     pub fn billing(&self) -> Self {
         self.with_period(Period::Monthly)
     }
 
-    /// The month of this name ('2026-11') by this calendar's anchor; `None` where it is not the name of a month.
+    /// Returns the month with this name ('2026-11') by this calendar's anchor; `None` if it does not name a month.
     pub fn month(&self, key: &str) -> Option<Window> {
         let (year, month) = key.split_once('-')?;
         let date = Date::new(year.parse().ok()?, month.parse().ok()?, 1).ok()?;
@@ -140,14 +141,15 @@ impl Calendar {
         }
     }
 
-    /// The anchor day in the month of `date`; 31 clamps to the month's end.
+    /// Returns the anchor day in the month of `date`; 31 clamps to the month's end.
     fn anchored(&self, date: Date) -> Date {
         let last = date.last_of_month();
         let day = (self.anchor as i8).min(last.day());
         date.first_of_month().saturating_add(Span::new().days(i64::from(day) - 1))
     }
 
-    /// The first instant of a civil date. Where midnight does not exist (DST in some zones), the first that does.
+    /// Returns the first instant of a civil date. Where midnight does not exist (DST in some zones), it is the first
+    /// instant that does.
     fn instant(&self, date: Date) -> Timestamp {
         date.to_zoned(self.zone.clone()).map_or(Timestamp::MAX, |zoned| zoned.timestamp())
     }

@@ -1,13 +1,13 @@
-//! Who may send as whom.
+//! Rules for the senders that a key may name.
 //!
-//! A policy that lists no domain allows nothing. An account's patterns narrow what its policy allows, a key's what its
-//! account may do, and none ever widens it.
+//! A policy that lists no domain allows nothing. An account's patterns narrow what its policy allows, and a key's
+//! narrow what its account may do; neither ever widens it.
 
 use serde::{Deserialize, Serialize};
 
 pub use super::address::{Address, MailDomain};
 
-/// What a key may send as: one address (`alerts@example.com`) or a whole domain (`*@example.com`).
+/// A sender that a key may name: one address (`alerts@example.com`) or a whole domain (`*@example.com`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SenderPattern {
@@ -30,9 +30,9 @@ impl SenderPattern {
         &self.domain
     }
 
-    /// Compares local parts without their quotes and without the case of ASCII letters: providers do, and a stricter
-    /// comparison would only surprise. Other letters must be the same, because Unicode's lower case of some is ASCII
-    /// (the Kelvin sign's is `k`), and those are other mailboxes.
+    /// Compares local parts without their quotes and without the case of ASCII letters: providers do the same, and a
+    /// stricter comparison would only surprise users. Other letters must be identical, because Unicode's lower case of
+    /// some is ASCII (the Kelvin sign's is `k`), and those are other mailboxes.
     pub fn matches(&self, address: &Address) -> bool {
         let same = |local: &String| local.eq_ignore_ascii_case(&address.mailbox());
         address.domain() == Some(&self.domain) && self.local.as_ref().is_none_or(same)
@@ -76,19 +76,19 @@ impl Unlisted {
     }
 }
 
-/// Why a message is refused for its sender.
+/// The reason why a message is refused for its sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SenderFault {
     /// An address that the key may not send as.
     Unlisted(Unlisted),
     /// A header field whose addresses cannot be read for certain.
     Unreadable,
-    /// Another number of From fields than one.
+    /// A number of From fields other than one.
     FromCount,
 }
 
 impl SenderFault {
-    /// As a metric label, in logs, and as the ledger keeps it.
+    /// Returns the word for metric labels, logs and the ledger.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unlisted(list) => list.as_str(),
@@ -97,7 +97,7 @@ impl SenderFault {
         }
     }
 
-    /// Reads what [`as_str`](Self::as_str) wrote.
+    /// Parses the word that [`as_str`](Self::as_str) returns.
     pub fn parse(word: &str) -> Option<Self> {
         let unlisted = Unlisted::ALL.into_iter().map(Self::Unlisted);
         unlisted.chain([Self::Unreadable, Self::FromCount]).find(|fault| fault.as_str() == word)
@@ -105,8 +105,9 @@ impl SenderFault {
 }
 
 /// Checks that a key may send as `address`: the key's patterns narrow its account's, and those narrow the `domains` of
-/// its policy. No patterns of a key mean all that its account may; `None` of an account means all that its policy may,
-/// and an empty list means nothing. `Err` names the widest list that `address` is missing from.
+/// its policy. A key without patterns may send as all that its account may, an account with `None` as all that its
+/// policy may, and an account with an empty list as nothing. `Err` names the widest list that `address` is missing
+/// from.
 pub fn may_send_as(
     domains: &[MailDomain],
     account: Option<&[SenderPattern]>,
@@ -123,7 +124,7 @@ pub fn may_send_as(
     if key.is_empty() || any(key) { Ok(()) } else { Err(Unlisted::Key) }
 }
 
-/// The domains that an account may send as: those of its policy that its own patterns leave.
+/// Returns the domains that an account may send as: those of its policy that its own patterns leave.
 pub fn sender_domains<'a>(
     domains: &'a [MailDomain],
     account: Option<&[SenderPattern]>,
@@ -133,7 +134,7 @@ pub fn sender_domains<'a>(
         .filter(move |domain| account.is_none_or(|patterns| patterns.iter().any(|pattern| pattern.domain == **domain)))
 }
 
-/// Whether a key with these patterns could ever send: at least one address passes [`may_send_as`].
+/// Checks whether a key with these patterns could ever send: at least one address passes [`may_send_as`].
 pub fn may_ever_send(domains: &[MailDomain], account: Option<&[SenderPattern]>, key: &[SenderPattern]) -> bool {
     let meets = |a: &SenderPattern, b: &SenderPattern| {
         let locals = a.local.as_ref().zip(b.local.as_ref());
@@ -225,8 +226,7 @@ mod tests {
         }
     }
 
-    /// U+212A (Kelvin sign) and U+0130 become ASCII letters in lower case by Unicode's rules, and stand for other
-    /// mailboxes.
+    /// Unicode lower-cases U+212A (Kelvin sign) and U+0130 to ASCII letters, but they stand for other mailboxes.
     #[test]
     fn a_local_part_that_only_looks_like_a_listed_one_is_another() {
         let domains = [MailDomain::parse("example.com").expect("a domain")];

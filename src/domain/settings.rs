@@ -1,6 +1,6 @@
-//! Fields of a spec that no relay judges by, kept so that the audit trail can say from what to what they were changed.
+//! Fields of a spec that no relay judges by, kept so that the audit trail can report their old and new values.
 //!
-//! They are configuration, never a secret: of a text that could hold one there is only a digest.
+//! They are configuration, never a secret: a text that could hold one is only kept as a digest.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,11 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Characters of one text that are kept. What is longer keeps its beginning and a digest of the whole, so that a change
-/// beyond the cut is a change.
+/// Maximum characters of one text. A longer one keeps its beginning and a digest of the whole, so that a change beyond
+/// the cut still counts.
 const TEXT_CHARS: usize = 512;
 
-/// The fields that are set, by their path below `spec`. How many there can be is bounded by the resource's schema.
+/// The fields that are set, by their path below `spec`. The resource's schema bounds their number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Settings(BTreeMap<String, Value>);
@@ -38,13 +38,13 @@ impl Settings {
         self.0.keys().map(String::as_str)
     }
 
-    /// Returns what is left of `settings` where their holder is out of service: addresses are personal data.
+    /// Returns empty settings in place of those of a holder that is out of service: addresses are personal data.
     pub fn erased(settings: Option<&Self>) -> Option<Self> {
         settings.map(|_| Self::default())
     }
 
-    /// Returns what an entry keeps of these. `standing` is what it has: nothing where a version of Franking wrote it that kept
-    /// no settings, and an entry is not written again only to say that there are none.
+    /// Returns the settings that an entry keeps. `standing` is those of the present entry: `Some(None)` if a version of
+    /// Franking without settings wrote it. Such an entry is not rewritten only to say that nothing is set.
     pub fn kept(self, standing: Option<&Option<Self>>) -> Option<Self> {
         match standing {
             Some(None) if self.is_empty() => None,
@@ -53,17 +53,17 @@ impl Settings {
     }
 }
 
-/// Octets of SHA-256 that tell two values of a field apart.
+/// Octets of the SHA-256 that tell two values of a field apart.
 const DIGEST_OCTETS: usize = 4;
 
-/// Stands for a text that is not to be shown.
+/// Returns a digest that stands for a text that must not be shown.
 pub fn digest_of(text: &str) -> String {
     let digest = digest::digest(&digest::SHA256, text.as_bytes());
     let hex: String = digest.as_ref().iter().take(DIGEST_OCTETS).map(|octet| format!("{octet:02x}")).collect();
     format!("(digest {hex})")
 }
 
-/// An object, such as labels, is one text where it is long.
+/// Cuts long texts. A long object, such as labels, becomes one text.
 fn bounded(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(cut(text)),

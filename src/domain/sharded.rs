@@ -1,7 +1,7 @@
-//! A map in shards, of which copies share those that none of them has written to.
+//! A map in shards whose copies share the shards that none of them has written to.
 //!
-//! A copy costs a counter for each shard, a write costs one shard: a change of one entry among 100,000 need not copy the
-//! others. (The persistent maps there are, `imbl` and `rpds`, are under the MPL, which `.deny.toml` does not allow.)
+//! A copy costs a counter for each shard, and a write copies one shard: changing one entry among 100,000 does not copy
+//! the others. (The existing persistent maps, `imbl` and `rpds`, are under the MPL, which `.deny.toml` does not allow.)
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -10,14 +10,14 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-/// Entries of a shard on average, at most. Fewer make a copy dearer, more make a write dearer; both cost microseconds
-/// with 100,000 entries.
+/// Maximum entries of a shard on average. With fewer, copies cost more; with more, writes cost more. Both cost
+/// microseconds with 100,000 entries.
 const SHARD: usize = 256;
 
-/// Hashes as an [`IdMap`](super::id::IdMap) does, where nothing else is said.
+/// A sharded map. Its default hasher is that of [`IdMap`](super::id::IdMap).
 #[derive(Clone, Debug)]
 pub struct Sharded<K, V, S = RandomState> {
-    /// A power of two, so that a shard follows from some bits of a hash.
+    /// Shards, a power of two in number, so that some bits of a hash select one.
     shards: Vec<Arc<HashMap<K, V, S>>>,
     hasher: S,
     len: usize,
@@ -37,7 +37,7 @@ impl<K: Eq + Hash + Clone, V: Clone, S: BuildHasher + Clone + Default> Sharded<K
         self.shards[self.index(key)].get(key)
     }
 
-    /// Returns what the key had before.
+    /// Inserts the value and returns the previous one of the key.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         if self.len >= SHARD * self.shards.len() {
             self.double();
@@ -53,7 +53,7 @@ impl<K: Eq + Hash + Clone, V: Clone, S: BuildHasher + Clone + Default> Sharded<K
         K: Borrow<Q>,
     {
         let index = self.index(key);
-        // What is not in it is no reason to copy a shard.
+        // Removing a missing key must not copy a shard.
         if !self.shards[index].contains_key(key) {
             return None;
         }

@@ -1,8 +1,8 @@
-//! How a webhook is signed: Standard Webhooks, symmetric (`v1`).
+//! Signatures of webhooks: Standard Webhooks, symmetric (`v1`).
 //!
-//! The receiver computes HMAC-SHA-256 over `id.timestamp.body` with the secret that both hold. The id stays the same
-//! when a delivery is repeated, so that what came twice can be told from two things; the timestamp is the delivery's,
-//! so that what was recorded long ago can be refused.
+//! The receiver computes HMAC-SHA-256 over `id.timestamp.body` with the shared secret. The id stays the same when a
+//! delivery is repeated, so that the receiver can recognise duplicates; the timestamp is the delivery's, so that it can
+//! refuse replays.
 
 use std::fmt;
 
@@ -20,15 +20,15 @@ pub const SIGNATURE: &str = "webhook-signature";
 
 /// The prefix of a secret that is written in base64, as the libraries for receivers expect it.
 const PREFIX: &str = "whsec_";
-/// Octets of a secret: the least and the most that Standard Webhooks allows.
+/// Minimum and maximum octets of a secret that Standard Webhooks allows.
 const SECRET_MIN: usize = 24;
 const SECRET_MAX: usize = 64;
 
-/// Octets of a URL: more than any receiver's, less than what servers refuse as a line.
+/// Maximum octets of a URL: more than any receiver's, less than servers refuse as a request line.
 const URL_MAX: usize = 2048;
 const HTTPS_PORT: u16 = 443;
 
-/// Where a webhook goes: https, a host, and what is asked for there.
+/// The destination of a webhook: an https host with its port, and the path there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookUrl {
     /// A name in lower case or an address, IPv6 without brackets.
@@ -72,19 +72,19 @@ impl HookUrl {
         Ok(Self { host: host.to_ascii_lowercase(), port, target })
     }
 
-    /// The value of the Host header.
+    /// Returns the value of the Host header.
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         if self.port == HTTPS_PORT { host } else { format!("{host}:{}", self.port) }
     }
 }
 
-/// What sender and receiver share. It never prints itself.
+/// The secret that sender and receiver share. It never prints itself.
 #[derive(Clone)]
 pub struct SigningKey(hmac::Key);
 
 impl SigningKey {
-    /// `whsec_` and base64, or any text of 24 to 64 octets.
+    /// Parses `whsec_` and base64, or any text of 24 to 64 octets.
     pub fn parse(text: &str) -> Result<Self, String> {
         let octets = match text.strip_prefix(PREFIX) {
             Some(coded) => BASE64.decode(coded).map_err(|_| format!("is not base64 after {PREFIX}"))?,
@@ -96,7 +96,7 @@ impl SigningKey {
         Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &octets)))
     }
 
-    /// The value of the signature header.
+    /// Returns the value of the signature header.
     pub fn sign(&self, id: &str, at: Timestamp, body: &[u8]) -> String {
         let mut context = hmac::Context::with_key(&self.0);
         for part in [id.as_bytes(), b".", at.as_second().to_string().as_bytes(), b".", body] {

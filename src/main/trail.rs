@@ -20,7 +20,7 @@ use super::say;
 
 /// Rows of the trail in one read.
 const PAGE: usize = 500;
-/// How often the trail is looked at while it is followed.
+/// Interval between reads of the trail while following it.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
 pub async fn show(settings: &Settings, asked: &Events) -> Result<ExitCode, RoleError> {
@@ -35,7 +35,7 @@ pub async fn show(settings: &Settings, asked: &Events) -> Result<ExitCode, RoleE
     }
 }
 
-/// Prints what there is after `after`, and says how far that went.
+/// Prints the events after number `after`, and returns the number of the last one read.
 async fn show_page(store: &dyn Store, output: Trail, mut after: i64) -> Result<i64, RoleError> {
     loop {
         let page = store.events(after, PAGE).await?;
@@ -54,9 +54,9 @@ async fn show_page(store: &dyn Store, output: Trail, mut after: i64) -> Result<i
     }
 }
 
-/// Namespace (none of a policy) and name of each holder whose directory entry has them still: not of accounts that were purged,
-/// nor of keys that were deleted so long ago that they are forgotten. An id is of one name for ever, so the name is the one
-/// that the object had.
+/// Namespace (`None` for a policy) and name of each holder whose directory entry still has them. Entries of purged
+/// accounts do not, and keys that were deleted long ago have no entry. An id belongs to one name for ever, so the name
+/// is the one that the object had.
 type Names = HashMap<Holder, (Option<String>, String)>;
 
 async fn names_in(store: &dyn Store, page: &[Event]) -> Result<Names, RoleError> {
@@ -77,14 +77,14 @@ async fn names_in(store: &dyn Store, page: &[Event]) -> Result<Names, RoleError>
     Ok(names)
 }
 
-/// The policies that an account moved from and to.
+/// Returns the policies that an account moved from and to.
 fn policies_of(event: &Event) -> impl Iterator<Item = Holder> {
     let moved = event.detail["field"] == "policyRef";
     let ids = ["from", "to"].map(|side| event.detail[side].as_str().and_then(|id| Uuid::parse_str(id).ok()));
     ids.into_iter().flatten().filter(move |_| moved).map(|id| Holder::Policy(PolicyId(id)))
 }
 
-/// The kind of the Kubernetes resource.
+/// Returns the kind of the Kubernetes resource.
 fn resource(kind: Kind) -> &'static str {
     match kind {
         Kind::Key => "SubAccountApiKey",
@@ -93,7 +93,7 @@ fn resource(kind: Kind) -> &'static str {
     }
 }
 
-/// The detail, with the names of the policies that an account moved from and to.
+/// Returns the detail, with the names of the policies that an account moved from and to.
 fn detail(event: &Event, names: &Names) -> Value {
     let mut detail = event.detail.clone();
     let policies: Vec<Holder> = policies_of(event).collect();
@@ -112,7 +112,7 @@ fn as_text(event: &Event, names: &Names) -> String {
     format!("{:>6} {} {:<24} {:<20} {whom} {detail}", event.seq, event.at, event.actor, event.kind)
 }
 
-/// Kind, name as far as it is known, and id.
+/// Formats the kind, the name as far as it is known, and the id.
 fn whom(holder: Holder, names: &Names) -> String {
     let (kind, id) = (resource(holder.kind()), holder.uuid());
     match names.get(&holder) {

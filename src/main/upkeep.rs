@@ -1,4 +1,4 @@
-//! `franking ledger …`: what an administrator does to the ledger by hand, and what a backup container does by the clock.
+//! `franking ledger …`: maintenance of the ledger, by an administrator by hand or by a backup container on a schedule.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{FAILED, REFUSED, fail, say, trail};
 
-/// After a backup that failed, before the next try.
+/// Delay before the next try after a failed backup.
 const RETRY: SignedDuration = SignedDuration::from_mins(1);
 
 pub async fn run(settings: &Settings, command: LedgerCommand) -> Result<ExitCode, RoleError> {
@@ -55,7 +55,7 @@ pub async fn run(settings: &Settings, command: LedgerCommand) -> Result<ExitCode
     }
 }
 
-/// Backups of a PostgreSQL are its own tools' business.
+/// Returns the path of the SQLite file. PostgreSQL is backed up with its own tools.
 fn file_of(settings: &Settings) -> Result<&Path, RoleError> {
     match &settings.ledger {
         LedgerAddress::Sqlite { path } => Ok(path),
@@ -83,7 +83,7 @@ async fn into(path: &Path, folder: &Path, keep: usize) -> Result<Copied, RoleErr
     Ok(tokio::task::spawn_blocking(move || backup::backup_into(&path, &folder, keep, now)).await??)
 }
 
-/// Until it is stopped. One that was restarted goes on from the newest backup in the folder.
+/// Makes backups until it is stopped. After a restart it continues from the newest backup in the folder.
 async fn keep_backing_up(
     settings: &Settings,
     folder: &Path,
@@ -98,7 +98,7 @@ async fn keep_backing_up(
     loop {
         let now = SystemClock.now();
         let due = latest.map_or(SignedDuration::ZERO, |latest| every - now.duration_since(latest));
-        // A clock that was set back must not put the next one off for years.
+        // After a clock was set back, the next backup must not be put off for years.
         let wait = Duration::try_from(due.min(every)).unwrap_or_default();
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
@@ -117,7 +117,7 @@ async fn keep_backing_up(
     }
 }
 
-/// Prints each lot whose balance does not follow from its rows. There must be none.
+/// Prints each lot whose balance differs from the one recomputed from its rows. There must be none.
 async fn check(settings: &Settings) -> Result<ExitCode, RoleError> {
     let found = ledger::open(&settings.ledger, Arc::new(SystemClock))?.check().await?;
     if found.is_empty() {
@@ -132,7 +132,7 @@ async fn check(settings: &Settings) -> Result<ExitCode, RoleError> {
     Ok(ExitCode::from(FAILED))
 }
 
-/// Prints what a policy's month cost, and who pays which part of it.
+/// Prints the cost of a policy's month, and each payer's part of it.
 async fn print_costs(settings: &Settings, asked: &Costs) -> Result<ExitCode, RoleError> {
     let clock = Arc::new(SystemClock);
     let store = ledger::open(&settings.ledger, clock.clone())?;

@@ -1,4 +1,4 @@
-//! The command line: one binary, a subcommand for each role, and the few flags that a deploy or a laptop changes.
+//! The command line: one binary, a subcommand for each role, and the few flags that differ between deployments.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -22,96 +22,96 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// What stands over the settings file. Each has an environment variable of its own.
+/// Flags that override the settings file. Each has an environment variable of its own.
 ///
-/// Variables that we do not know are not refused: Kubernetes gives pods `FRANKING_…_SERVICE_HOST` and the like for
-/// every Service whose name begins with ours.
+/// Unknown variables are not refused: Kubernetes gives pods `FRANKING_…_SERVICE_HOST` and the like for every Service
+/// whose name begins with ours.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Flags {
-    /// The settings file; without it the defaults hold
+    /// Settings file; without it the defaults apply
     #[arg(long, global = true, env = "FRANKING_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Folder of the ledger and relay.yaml where the settings name no path
+    /// Folder of the ledger and of relay.yaml, unless the settings name their paths
     #[arg(long, global = true, env = "FRANKING_DATA", value_name = "FOLDER")]
     pub data: Option<PathBuf>,
-    /// Name of this process in the ledger; a second process of one name and role fences the first
+    /// Name of this process in the ledger; a second process with the same name and role fences the first
     #[arg(long, global = true, env = "FRANKING_NAME", value_name = "NAME")]
     pub name: Option<String>,
-    /// The operator's namespace
+    /// Namespace of the operator
     #[arg(long, global = true, env = "FRANKING_NAMESPACE", value_name = "NAMESPACE")]
     pub namespace: Option<String>,
-    /// The relay's host name
+    /// Host name of the relay
     #[arg(long, global = true, env = "FRANKING_HOSTNAME", value_name = "HOST")]
     pub hostname: Option<String>,
-    /// Name of this very process in the operators' lease; without it the name of the ledger session
+    /// Name of this process in the operators' lease; without it the name in the ledger
     #[arg(long, global = true, env = "FRANKING_INSTANCE", value_name = "NAME")]
     pub instance: Option<String>,
-    /// Seconds from the first signal until the process ends in any case
+    /// Maximum seconds from the first stop signal until the process ends
     #[arg(long, global = true, env = "FRANKING_STOP_SECONDS", value_name = "SECONDS")]
     pub stop_seconds: Option<u64>,
-    /// How much is logged
+    /// Level of the log
     #[arg(long, global = true, env = "FRANKING_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,
-    /// How a log line is written
+    /// Format of the log
     #[arg(long, global = true, env = "FRANKING_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
-    /// Where /healthz, /readyz and /metrics are served
+    /// Address that serves /healthz, /readyz and /metrics
     #[arg(long, global = true, env = "FRANKING_TELEMETRY_ADDRESS", value_name = "ADDRESS")]
     pub telemetry_address: Option<SocketAddr>,
-    /// Where /healthz and /readyz are served for probes; without it only where /metrics is
+    /// Address that serves /healthz and /readyz for probes; without it only the address of /metrics does
     #[arg(long, global = true, env = "FRANKING_PROBES_ADDRESS", value_name = "ADDRESS")]
     pub probes_address: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Prepare, operator and relay in one process: laptops and the demo
+    /// Run prepare, operator and relay in one process, for laptops and the demo
     All,
-    /// Reconcile the three kinds; write Secrets, status, the directory and relay.yaml
+    /// Reconcile the three kinds of resources: write Secrets, status, the directory and relay.yaml
     Operator,
-    /// Take mail in and forward it
+    /// Accept mail over SMTP and forward it
     Relay,
-    /// Make the installation's keys, the ledger and the first relay.yaml, then end
+    /// Create the installation's keys, the ledger and the first relay.yaml, then exit
     Prepare,
     /// Print the CustomResourceDefinitions
     Crds,
-    /// Look after the ledger
+    /// Check, bill, audit, back up or restore the ledger
     #[command(subcommand)]
     Ledger(LedgerCommand),
 }
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum LedgerCommand {
-    /// Recompute every balance from its rows; exit code 1 when one differs
+    /// Recompute every balance from its rows; exit with code 1 if one differs
     Check,
-    /// Print what a policy's month cost, and who pays which part of it
+    /// Print the cost of a policy's month, and each payer's part of it
     Costs(Costs),
-    /// Print the audit trail: who did what to whom and when
+    /// Print the audit trail: who changed what, and when
     Events(Events),
     /// Copy the SQLite ledger to a file while it is in use
     Backup {
-        /// The copy
+        /// File to write the copy to
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// Write over a file that is there
+        /// Overwrite an existing file
         #[arg(long)]
         overwrite: bool,
     },
     /// Copy the SQLite ledger into a folder and remove the oldest copies
     Backups {
-        /// Where the copies are, each named by its time
+        /// Folder for the copies, each named by its time
         #[arg(value_name = "FOLDER")]
         folder: PathBuf,
-        /// How many copies stay
+        /// Number of copies to keep
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..).map(usize::from))]
         keep: usize,
-        /// Go on until stopped, one copy in each such time, such as 6h
+        /// Keep running and make a copy at this interval, such as 6h
         #[arg(long, value_name = "TIME", value_parser = time)]
         every: Option<SignedDuration>,
     },
-    /// Put a backup in the place of a SQLite ledger that nobody has open; mail waits until it is accepted
+    /// Replace a SQLite ledger that no process has open by a backup; mail waits until the ledger is accepted
     Restore {
-        /// The backup
+        /// File of the backup
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
@@ -119,13 +119,13 @@ pub enum LedgerCommand {
 
 #[derive(Clone, Debug, Args)]
 pub struct Events {
-    /// Only those after this number
+    /// Print only the events after this number
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     pub after: i64,
-    /// Go on with what comes
+    /// Continue with new events as they are written
     #[arg(long)]
     pub follow: bool,
-    /// A line for people, or a JSON object on each line
+    /// Print lines for people, or one JSON object per line
     #[arg(long, value_enum, default_value_t = Trail::Text)]
     pub output: Trail,
 }
@@ -136,7 +136,7 @@ pub enum Trail {
     Json,
 }
 
-/// The least time between two backups: each reads the whole ledger.
+/// Minimum interval between two backups: each reads the whole ledger.
 const BACKUP_EVERY_MIN: SignedDuration = SignedDuration::from_mins(1);
 
 fn time(text: &str) -> Result<SignedDuration, String> {
@@ -144,21 +144,21 @@ fn time(text: &str) -> Result<SignedDuration, String> {
     if time < BACKUP_EVERY_MIN { Err("the least is 1m".to_owned()) } else { Ok(time) }
 }
 
-/// Which bill, and how it is printed.
+/// The bill to print, and its format.
 #[derive(Clone, Debug, Args)]
 pub struct Costs {
     /// Name of the CreditPolicy
     #[arg(long, value_name = "NAME")]
     pub policy: String,
-    /// The month, such as 2026-11, in the policy's time zone from its anchor day; without it the one that runs
+    /// Month of the bill, such as 2026-11, in the policy's time zone from its anchor day; without it the running month
     #[arg(long, value_name = "MONTH")]
     pub period: Option<String>,
-    /// table, json or csv
+    /// Format of the bill
     #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Output,
 }
 
-/// How a bill is printed.
+/// The format of a bill.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     #[default]
@@ -167,14 +167,14 @@ pub enum Output {
     Csv,
 }
 
-/// What the command line asks for.
+/// The request on the command line.
 pub enum Asked {
     Run(Box<Cli>),
-    /// Help or the version, as text for the standard output.
+    /// Help or the version, as text for standard output.
     Text(String),
 }
 
-/// Parses the command line and the environment. A mistake is one sentence that names the flag.
+/// Parses the command line and the environment. The error is one sentence that names the flag.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Asked, Refused> {
     match Cli::try_parse_from(arguments) {
         Ok(cli) => Ok(Asked::Run(Box::new(cli))),
@@ -183,7 +183,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Asked, Ref
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
                 Err(Refused::new("no subcommand was given: all, operator, relay, prepare, crds or ledger"))
             }
-            // Of every other kind the first paragraph says what is wrong; the usage after it is left to --help.
+            // For every other kind the first paragraph says what is wrong; --help shows the usage after it.
             _ => Err(Refused::new(first_paragraph(&error.to_string()))),
         },
     }

@@ -1,11 +1,11 @@
-//! The only place that asks what time it is.
+//! The only place that reads the time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use jiff::Timestamp;
 
-/// Where a room gets `now` from.
+/// The source of a room's `now`.
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
 }
@@ -20,7 +20,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that a test moves. Milliseconds.
+/// A clock that a test moves, in milliseconds.
 #[derive(Clone)]
 pub struct ManualClock(Arc<AtomicI64>);
 
@@ -33,7 +33,7 @@ impl ManualClock {
         self.0.store(to.as_millisecond(), Ordering::SeqCst);
     }
 
-    /// Moves it by `seconds`, backwards too: clocks step.
+    /// Moves the clock by `seconds`, backwards too: real clocks step.
     pub fn advance(&self, seconds: i64) {
         self.advance_ms(seconds * 1000);
     }

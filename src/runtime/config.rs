@@ -1,7 +1,7 @@
-//! Settings: `franking.yaml`, and over it the environment and the flags. Raw → checked, once, at the start.
+//! Settings: `franking.yaml`, overridden by the environment and the flags. Raw → checked, once, at the start.
 //!
-//! An unknown key or an impossible value stops the start with one sentence that names it: a setting that is
-//! silently ignored is worse than a process that does not start.
+//! An unknown key or an impossible value stops the start with one sentence that names it: a setting that is silently
+//! ignored is worse than a process that does not start.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,23 +16,23 @@ use super::metrics::MetricAccounts;
 use super::settings_file::{Refused, parse_file};
 use crate::domain::relay_config::LedgerAddress;
 
-/// Where state lives when nothing else is said: the place of the FHS for it.
+/// Default folder of the state, as the FHS defines it.
 const DATA_FOLDER: &str = "/var/lib/franking";
-/// Where `relay.yaml` lives when nothing else is said: it holds keys, so it belongs in memory, not beside the
-/// database that they seal.
+/// Default folder of `relay.yaml`: it holds keys, so it belongs in memory, not beside the database that they seal.
 const RUN_FOLDER: &str = "/run/franking";
-/// The most reconciles at once. Each may hold a connection to the API server, and those stay under 100.
+/// Maximum reconciles at once. Each may hold a connection to the API server, and those stay under 100.
 const CONCURRENCY_MAX: u16 = 64;
-/// The most status writes per second: an API server feels more than this.
+/// Maximum status writes per second: more are a burden on the API server.
 const STATUS_WRITES_MAX: u32 = 100;
-/// The default drain of a relay (330 s, [`Limits`]) and 15 s to close sessions and connections after it.
+/// Default of `stopSeconds`: the default drain of a relay (330 s, [`Limits`]) and 15 s to close sessions and
+/// connections after it.
 const STOP_SECONDS: u64 = 345;
-/// Longer than any grace period that makes sense: an hour.
+/// Maximum of `stopSeconds`, an hour: longer than any grace period that makes sense.
 const STOP_SECONDS_MAX: u64 = 3600;
-/// A URI is a line; several hosts and options still are a few hundred octets.
+/// Maximum octets of a URI: it is one line, and even several hosts and options make only a few hundred.
 const URL_MAX: u64 = 16 * 1024;
 
-/// All that a process is told, checked. The raw types below say what each is.
+/// All settings of a process, checked. The raw types below say what each is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub name: String,
@@ -134,7 +134,7 @@ struct RawTelemetry {
     probes_address: Option<SocketAddr>,
 }
 
-/// Reads the settings file, puts the flags over it, checks the whole.
+/// Reads the settings file, applies the flags over it, and checks the result.
 pub fn load(flags: &Flags) -> Result<Settings, Refused> {
     let raw = match &flags.config {
         Some(path) => parse_file(path)?,
@@ -177,7 +177,8 @@ fn check(raw: RawSettings, flags: &Flags) -> Result<Settings, Refused> {
     Ok(Settings { name, stop_seconds, ledger, operator, relay, telemetry })
 }
 
-/// The ledger's engine decides how far an installation spreads: one SQLite file is one pod's.
+/// Checks that the installation may spread over several pods: with SQLite it may not, because one file belongs to one
+/// pod.
 fn check_spread(ledger: &LedgerAddress, operator: &Operator, relay: &Relay) -> Result<(), Refused> {
     match ledger {
         LedgerAddress::Postgres { .. } => Ok(()),
@@ -208,7 +209,7 @@ fn check_ledger(raw: RawLedger) -> Result<LedgerAddress, Refused> {
                     return Err(Refused::new("ledger.urlFile is missing; name the file that holds the database's URI"));
                 }
             };
-            // A URI with a scheme, so that a mistake is found here and never printed by a parser that quotes it.
+            // The scheme is required, so that a mistake is found here and never printed by a parser that quotes it.
             if !url.starts_with("postgresql://") && !url.starts_with("postgres://") {
                 return Err(Refused::new("ledger.url is not a postgresql:// URI"));
             }
@@ -217,7 +218,7 @@ fn check_ledger(raw: RawLedger) -> Result<LedgerAddress, Refused> {
     }
 }
 
-/// The URI holds a password, so it comes in a file that a Secret is mounted as.
+/// Reads the URI from a file that a Secret is mounted as, because it holds a password.
 fn read_url(path: &Path) -> Result<String, Refused> {
     let refused = |what: &dyn fmt::Display| Refused::new(format!("ledger.urlFile {}: {what}", path.display()));
     let length = std::fs::metadata(path).map_err(|error| refused(&error))?.len();
@@ -229,7 +230,7 @@ fn read_url(path: &Path) -> Result<String, Refused> {
 
 fn check_operator(raw: RawOperator, flags: &Flags) -> Result<Operator, Refused> {
     let namespace = flags.namespace.clone().or(raw.namespace).unwrap_or_else(|| "franking-system".to_owned());
-    // RFC 1123 label, as the API server wants it.
+    // An RFC 1123 label, as the API server requires.
     let label = (1..=63).contains(&namespace.len())
         && namespace.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !namespace.starts_with('-')

@@ -1,5 +1,5 @@
-//! What clients see of the relays: host name, listeners, certificates, limits. A section of `franking.yaml`, or a file
-//! of its own (the chart mounts ConfigMap `franking-relay`), which the operator follows while it runs.
+//! Settings of the relays that clients see: host name, listeners, certificates, limits. A section of `franking.yaml`,
+//! or a file of its own (the chart mounts ConfigMap `franking-relay`), which the operator follows while it runs.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -10,22 +10,22 @@ use serde::Deserialize;
 use super::settings_file::{Refused, parse_file};
 use crate::domain::relay_config::{self, CertificateFiles, Limits, Listener, ListenerMode, Tls};
 
-/// The relay's part. What clients see of it may also stand in a file of its own, which is followed while we run.
+/// The relay's settings. Those that clients see may also be in a file of their own, which is followed while we run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relay {
-    /// `relay.yaml`: prepare and the operator write it, the relay reads it.
+    /// `relay.yaml`, which prepare and the operator write and the relay reads.
     pub config_file: PathBuf,
     pub settings_file: Option<PathBuf>,
-    /// The ConfigMap that a fleet of its own is made from; the same content as the settings file is in it.
+    /// ConfigMap that a separate fleet is made from; it also holds what would be in the settings file.
     pub config_map: Option<String>,
-    /// The flag, which stands over every file.
+    /// Host name from the flag, which overrides every file.
     hostname: Option<String>,
-    /// The host name says where the relays' Service is.
+    /// Namespace of the relays' Service, which the default host name contains.
     namespace: String,
     raw: RawFleet,
 }
 
-/// What clients see of the relays: the content of ConfigMap `franking-relay`, checked.
+/// Settings of the relays that clients see: the content of ConfigMap `franking-relay`, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fleet {
     pub hostname: String,
@@ -35,7 +35,7 @@ pub struct Fleet {
     pub limits: Limits,
 }
 
-/// What Secrets tell programs to connect to.
+/// The address that Secrets tell programs to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advertise {
     pub host: String,
@@ -45,13 +45,13 @@ pub struct Advertise {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Certificates {
-    /// `prepare` and the operator issue one under the installation's own CA.
+    /// One that `prepare` and the operator issue under the installation's own CA.
     SelfSigned,
-    /// Mounted by the user. `ca_file`, where clients need a private CA to trust them.
+    /// Certificates that the user mounted. `ca_file` is set if clients need a private CA to trust them.
     Files { files: Vec<CertificateFiles>, ca_file: Option<PathBuf> },
 }
 
-/// The section `relay`. The keys of [`RawFleet`] are repeated here because serde cannot both flatten and refuse unknown keys.
+/// The section `relay`. It repeats the keys of [`RawFleet`] because serde cannot both flatten and refuse unknown keys.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct RawRelay {
@@ -126,13 +126,13 @@ impl Relay {
                 return Err(Refused::new("relay.settingsFile and relay.configMap are both set; set one"));
             }
         }
-        // Found at the start, whatever the role: a mistake in the file is a mistake for all who read it.
+        // Checked at the start in every role: a mistake in the file affects all roles that read it.
         relay.check(&relay.raw)?;
         Ok(relay)
     }
 
-    /// What clients see of the relays, read anew: a key in the relay's own settings file stands over the same key
-    /// in `franking.yaml`.
+    /// Reads the settings that clients see. A key in the relay's own settings file overrides the same key in
+    /// `franking.yaml`.
     pub fn fleet(&self) -> Result<Fleet, Refused> {
         let Some(path) = &self.settings_file else { return self.check(&self.raw) };
         let over: RawFleet = parse_file(path)?;
@@ -140,7 +140,7 @@ impl Relay {
             .map_err(|Refused(sentence)| Refused::new(format!("settings file {}: {sentence}", path.display())))
     }
 
-    /// The same from the text of a ConfigMap's entry.
+    /// Returns the same settings from the text of a ConfigMap's entry.
     pub fn fleet_of(&self, text: &str) -> Result<Fleet, Refused> {
         let over: Option<RawFleet> = serde_yaml::from_str(text).map_err(|error| Refused::new(error.to_string()))?;
         self.over(over.unwrap_or_default())
@@ -187,7 +187,7 @@ impl Relay {
     }
 }
 
-/// A DNS label (RFC 1123), which is what Services are called too.
+/// Checks for a DNS label (RFC 1123) that begins with a letter, which a Service can be named too.
 fn is_object_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
@@ -196,7 +196,7 @@ fn is_object_name(name: &str) -> bool {
 }
 
 impl Certificates {
-    /// The files that the relay reads: the user's, or those that are issued beside `relay.yaml`.
+    /// Returns the files that the relay reads: the user's, or those that are issued beside `relay.yaml`.
     pub fn tls(&self, config_file: &Path) -> Tls {
         match self {
             Self::Files { files, .. } => Tls { certificates: files.clone() },
@@ -218,14 +218,14 @@ fn advertise(raw: RawAdvertise, hostname: &str, listeners: &[Listener]) -> Resul
     if raw.port == Some(0) {
         return Err(Refused::new("relay.advertise.port is 0; name the port that programs connect to"));
     }
-    // Implicit TLS is the best for programs (RFC 8314 §3), then STARTTLS.
+    // Implicit TLS is best for programs (RFC 8314 §3), then STARTTLS.
     let best = [ListenerMode::Implicit, ListenerMode::StartTls, ListenerMode::Plain]
         .into_iter()
         .find_map(|mode| listeners.iter().find(|listener| listener.mode == mode));
     match (raw.port, best) {
         (Some(port), best) => {
             let same = listeners.iter().find(|listener| listener.address.port() == port);
-            // A Service may map ports: then the port is no listener's, and the best listener is what it leads to.
+            // A Service may map ports: a port that no listener has is taken to lead to the best listener.
             let mode = same.or(best).map_or(ListenerMode::Implicit, |listener| listener.mode);
             Ok(Advertise { host, port, mode })
         }
@@ -238,7 +238,8 @@ fn advertise(raw: RawAdvertise, hostname: &str, listeners: &[Listener]) -> Resul
     }
 }
 
-/// Ports above 1024, because a container drops the capability for the ones below; the Service maps 587 and 465.
+/// Returns listeners on ports above 1024, because a container drops the capability for lower ones; the Service maps 587
+/// and 465.
 fn default_listeners() -> Vec<Listener> {
     let listener = |name: &str, port: u16, mode: ListenerMode| Listener {
         name: name.to_owned(),

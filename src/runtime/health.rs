@@ -1,5 +1,5 @@
-//! Readiness: one gate per long-lived task, and `/readyz` says which is closed and why, or what is wrong although it is
-//! open.
+//! Readiness: one gate per long-lived task. `/readyz` reports the closed gates with their reasons, and anything that is
+//! wrong although a gate is open.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ pub struct Health {
 
 enum Standing {
     Open,
-    /// It serves as well as it can, and somebody should know this.
+    /// Open, but with a fault that an administrator should know of.
     Noted(String),
     Closed(String),
 }
 
-/// One task's gate. It is closed from the moment it is made.
+/// The gate of one task. It is closed when it is made.
 #[derive(Clone)]
 pub struct Gate {
     name: &'static str,
@@ -33,7 +33,7 @@ impl Health {
         gate
     }
 
-    /// Each closed gate with its reason; empty = ready.
+    /// Returns each closed gate with its reason; empty = ready.
     pub fn closed(&self) -> Vec<(&'static str, String)> {
         self.said(|standing| match standing {
             Standing::Closed(reason) => Some(reason),
@@ -41,7 +41,7 @@ impl Health {
         })
     }
 
-    /// Each open gate where something is wrong all the same, and what.
+    /// Returns each open gate with a fault, and the fault.
     pub fn notes(&self) -> Vec<(&'static str, String)> {
         self.said(|standing| match standing {
             Standing::Noted(note) => Some(note),
@@ -63,7 +63,7 @@ impl Gate {
         self.stand(Standing::Open);
     }
 
-    /// Opens it, with a word on what is wrong: not being ready would make nothing better.
+    /// Opens the gate with a note on a fault: not being ready would make nothing better.
     pub fn note(&self, note: impl Into<String>) {
         self.stand(Standing::Noted(note.into()));
     }

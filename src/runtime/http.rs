@@ -1,8 +1,8 @@
 //! `/healthz`, `/readyz` and `/metrics`: for probes and Prometheus, not for the public.
 //!
-//! Probes have a port of their own, so that nobody who fills the one of the metrics can have the pod restarted. A
-//! connection carries one request. Where all places of a port are taken its oldest connection is closed: a probe says
-//! all that it has to say at once, so only somebody who holds a place grows old.
+//! Probes have a port of their own, so that filling the port of the metrics cannot get the pod restarted. A connection
+//! carries one request. When all places of a port are taken, its oldest connection is closed: a probe sends its whole
+//! request at once, so only connections that hold a place without need grow old.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -24,19 +24,19 @@ use tokio::time::timeout;
 use super::health::Health;
 use super::metrics::{self, IntCounterVec, Opts, Registry, register};
 
-/// Connections of one port at once: two probes, a Prometheus pair and a person, several times over.
+/// Maximum connections of one port: two probes, a Prometheus pair and a person, several times over.
 const CONNECTIONS: usize = 32;
-/// Request line and headers; hyper's own least.
+/// Maximum octets of request line and headers; hyper's own minimum.
 const HEADER_BYTES: usize = 8 * 1024;
-/// Before the next accept after one failed: out of file descriptors heals when something closes.
+/// Pause after a failed accept: a lack of file descriptors ends when something closes.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a port is for.
+/// The purpose of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Port {
     /// `/healthz` and `/readyz`.
     Probes,
-    /// `/metrics`, and the others for people.
+    /// `/metrics`, and `/healthz` and `/readyz` for people.
     Metrics,
 }
 
@@ -48,7 +48,7 @@ impl Port {
         }
     }
 
-    /// For the request line and the headers. A probe and a scrape send them at once.
+    /// Returns the time for the request line and the headers. A probe and a scrape send them at once.
     fn header_wait(self) -> Duration {
         match self {
             Self::Probes => Duration::from_secs(1),
@@ -56,7 +56,8 @@ impl Port {
         }
     }
 
-    /// From the accept to the end of the answer: a kubelet gives up after seconds, and Prometheus after ten.
+    /// Returns the time from the accept to the end of the response: a kubelet gives up after seconds, and Prometheus
+    /// after ten.
     fn connection_life(self) -> Duration {
         match self {
             Self::Probes => Duration::from_secs(5),
@@ -65,12 +66,12 @@ impl Port {
     }
 }
 
-/// What the ports of a process answer from. Cheap to clone.
+/// The state that the ports of a process report. Cheap to clone.
 #[derive(Clone)]
 pub struct Telemetry {
     registry: Registry,
     health: Health,
-    /// One text of the metrics is made at a time, so that whoever asks for many takes one thread at most.
+    /// Renders one text of the metrics at a time, so that a client with many requests takes one thread at most.
     rendering: Arc<Semaphore>,
     closed: IntCounterVec,
 }
@@ -86,8 +87,8 @@ impl Telemetry {
         Self { closed: register(&registry, closed), rendering: Arc::new(Semaphore::new(1)), registry, health }
     }
 
-    /// Serves a port for as long as the process lives, a drain included: that is when somebody wants to know. Failing
-    /// connections are the other side's affair and end alone.
+    /// Serves a port for as long as the process lives, a drain included: that is when administrators look. A failing
+    /// connection is the client's problem and ends alone.
     pub async fn serve(self, listener: TcpListener, port: Port) -> Infallible {
         let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(CONNECTIONS);
         loop {
@@ -155,7 +156,7 @@ impl Telemetry {
     async fn metrics(&self) -> Response<Full<Bytes>> {
         let _turn = self.rendering.acquire().await;
         let registry = self.registry.clone();
-        // Aside, because a thousand accounts take milliseconds in which a connection could be served.
+        // On a blocking thread, because a thousand accounts take milliseconds in which a connection could be served.
         let rendered = tokio::task::spawn_blocking(move || metrics::render(&registry)).await;
         let mut response = match rendered {
             Ok(rendered) => text(StatusCode::OK, rendered),
@@ -166,8 +167,8 @@ impl Telemetry {
     }
 }
 
-/// 503 with a line for each gate that is closed, so that `kubectl get --raw` or a curl says what is missing. What is
-/// wrong behind an open gate follows.
+/// Returns 503 with a line for each closed gate, so that `kubectl get --raw` or a curl shows what is missing. Faults of
+/// open gates follow.
 fn readiness(health: &Health) -> Response<Full<Bytes>> {
     let (closed, notes) = (health.closed(), health.notes());
     let lines: String = closed.iter().chain(&notes).map(|(gate, reason)| format!("{gate}: {reason}\n")).collect();
@@ -228,7 +229,7 @@ mod tests {
         assert!(post.starts_with("HTTP/1.1 405"), "{post}");
     }
 
-    /// A port of each kind, of one process.
+    /// Starts a port of each kind, of one process.
     async fn ports() -> (Registry, [std::net::SocketAddr; 2]) {
         let registry = Registry::new();
         let telemetry = Telemetry::new(registry.clone(), Health::default());
@@ -259,7 +260,7 @@ mod tests {
         }
     }
 
-    /// The attack: silent connections, and such as begin a request and never end it, on both ports.
+    /// The attack: silent connections, and connections that begin a request and never end it, on both ports.
     #[tokio::test]
     async fn open_connections_keep_no_probe_waiting() {
         let (registry, addresses) = ports().await;

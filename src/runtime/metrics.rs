@@ -90,14 +90,14 @@ pub fn remove_where(counters: &IntCounterVec, label: &str, remove: impl Fn(&str)
             let labels: HashMap<&str, &str> =
                 counter.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
             if labels.get(label).is_some_and(|value| remove(value)) {
-                // One that is gone meanwhile cannot be removed; that is no fault.
+                // A counter that has gone meanwhile cannot be removed; that is no fault.
                 let _ = counters.remove(&labels);
             }
         }
     }
 }
 
-/// The Prometheus text format, version 0.0.4.
+/// Returns the metrics in the Prometheus text format, version 0.0.4.
 pub fn render(registry: &Registry) -> String {
     let mut text = Vec::new();
     match TextEncoder::new().encode(&registry.collectors.gather(), &mut text) {
@@ -106,7 +106,7 @@ pub fn render(registry: &Registry) -> String {
     }
 }
 
-/// How many accounts have figures of their own, as a user writes it: `All`, `None`, or a number.
+/// Number of accounts with metrics of their own, as a user writes it: `All`, `None`, or a number.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(untagged, expecting = "write All, None, or a number of accounts")]
 pub enum MetricAccounts {
@@ -121,14 +121,14 @@ pub enum Word {
 }
 
 impl Default for MetricAccounts {
-    /// What a Prometheus bears without being asked.
+    /// Returns a number that any Prometheus can bear.
     fn default() -> Self {
         Self::Top(1_000)
     }
 }
 
 impl MetricAccounts {
-    /// `None` = all.
+    /// Returns the number; `None` = all.
     pub fn most(self) -> Option<u32> {
         match self {
             Self::Top(most) => Some(most),

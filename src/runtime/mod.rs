@@ -1,8 +1,8 @@
 //! The process around the rooms: settings, clock, stop, logs, metrics, health.
 //!
-//! It knows nothing of credits, mail or Kubernetes; every other room may use it. Only [`config`] and [`fleet`] look into
-//! [`domain`](crate::domain), for the types that a settings file names: listeners, limits, where the ledger is; and
-//! [`notifier`], for the words that two rooms which do not know each other have in common.
+//! It knows nothing of credits, mail or Kubernetes; every other room may use it. Only [`config`] and [`fleet`] look
+//! into [`domain`](crate::domain), for the types that a settings file names: listeners, limits, the ledger's address;
+//! and [`notifier`], for the types that two rooms share which do not know each other.
 
 pub mod cli;
 pub mod clock;

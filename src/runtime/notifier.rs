@@ -1,7 +1,7 @@
-//! Who carries what the platform is told: a mail through a policy's own upstream, a webhook over HTTPS.
+//! Delivery of the platform's own notices: as a mail through a policy's own upstream, or as a webhook over HTTPS.
 //!
-//! The operator decides what is told to whom and may not speak to the outside; the room `upstream` may, and knows
-//! nothing of thresholds. These are the words between them; `main` hands the one to the other.
+//! The operator decides which notice goes to whom and may not connect to the outside; the room `upstream` may, and
+//! knows nothing of thresholds. These are the types that both use; `main` hands the one to the other.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::domain::id::{AccountId, PolicyId};
 use crate::domain::sender::Address;
 use crate::domain::webhook::{HookUrl, SigningKey};
 
-/// The way out of a policy's mail, with its login opened.
+/// The upstream of a policy's mail, with its login unsealed.
 #[derive(Clone, Debug)]
 pub struct Via {
     pub policy: PolicyId,
@@ -22,18 +22,18 @@ pub struct Via {
     pub secret: Option<UpstreamSecret>,
 }
 
-/// Those for whom a mail goes out: what their addresses provoke at an upstream is held against them alone.
+/// The party for which a mail is sent: upstream faults that its addresses provoke are held against it alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OnBehalfOf {
     Platform,
-    /// An account, whose people choose the addresses.
+    /// An account, whose own people choose the addresses.
     Account {
         account: AccountId,
         namespace: Arc<str>,
     },
 }
 
-/// A mail of plain text.
+/// A plain-text mail.
 #[derive(Clone)]
 pub struct Letter {
     pub from: Address,
@@ -41,46 +41,46 @@ pub struct Letter {
     pub on_behalf_of: OnBehalfOf,
     pub subject: String,
     pub text: String,
-    /// The left part of its Message-ID, the same at every try.
+    /// Left part of the Message-ID, the same at every try.
     pub id: String,
     pub at: Timestamp,
 }
 
-/// Addresses belong in no log.
+/// Prints no address, because addresses belong in no log.
 impl fmt::Debug for Letter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Letter({}, {} recipients)", self.id, self.to.len())
     }
 }
 
-/// Where a webhook goes.
+/// The destination of a webhook.
 #[derive(Clone, Debug)]
 pub struct Hook {
     pub url: HookUrl,
     pub key: SigningKey,
-    /// The authority that the receiver's certificate is from, where it is a private one.
+    /// Certificate authority of the receiver, if it is a private one.
     pub ca_pem: Option<String>,
 }
 
 /// One delivery of a webhook.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// The same at every try.
+    /// Id, the same at every try.
     pub id: String,
-    /// Of this try.
+    /// Time of this try.
     pub at: Timestamp,
-    /// JSON.
+    /// Body, as JSON.
     pub body: Vec<u8>,
 }
 
-/// What became of it.
+/// The outcome of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// Taken; of a mail, for one recipient at least.
+    /// Accepted; for a mail, for one recipient at least.
     Sent,
-    /// Not taken, or nobody knows. To be tried again. The text is for a log and names no address.
+    /// Not accepted, or the outcome is unknown: to be tried again. The text is for a log and names no address.
     Failed(String),
-    /// The receiver said that it wants no more of it (HTTP 410).
+    /// The receiver wants no more of it (HTTP 410).
     Unwanted,
 }
 
@@ -88,6 +88,6 @@ pub enum Delivery {
 pub trait Notifier: Send + Sync + 'static {
     async fn mail(&self, via: Via, letter: &Letter) -> Delivery;
 
-    /// No redirect is followed: whoever the secret is shared with is who answers.
+    /// Calls a webhook. Follows no redirect, so that only the receiver that shares the secret can answer.
     async fn call(&self, hook: &Hook, call: &Call) -> Delivery;
 }

@@ -16,8 +16,8 @@ pub fn register(registry: &Registry) {
     build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
 }
 
-/// Lets the process open as many files as its hard limit says, and returns how many that are; `None` where nothing limits
-/// it. Container runtimes leave the soft limit at 1,024, which is fewer than the relay's connections.
+/// Raises the soft limit of open files to the hard limit and returns the one in force; `None` if there is no limit.
+/// Container runtimes leave the soft limit at 1,024, which is fewer than the relay's connections.
 pub fn raise_file_limit() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
@@ -30,7 +30,7 @@ pub fn raise_file_limit() -> Option<u64> {
     }
 }
 
-/// A metric's name and help are constants of ours.
+/// Unwraps a new metric, whose name and help are constants of ours.
 fn known<T>(made: Result<T, prometheus::Error>) -> T {
     made.expect("a metric's name is a valid constant")
 }

@@ -1,14 +1,14 @@
-//! Reads a file of settings.
+//! Reading of settings files.
 
 use std::fmt;
 use std::path::Path;
 
 use serde::Deserialize;
 
-/// A settings file is a page; 1 MiB is also all that a ConfigMap can hold.
+/// Maximum octets of a settings file: it is a page, and 1 MiB is also all that a ConfigMap can hold.
 pub(super) const FILE_MAX: u64 = 1024 * 1024;
 
-/// Why a start was refused: one sentence that names the setting.
+/// The reason why a start was refused: one sentence that names the setting.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Refused(pub String);
@@ -19,7 +19,7 @@ impl Refused {
     }
 }
 
-/// Reads one YAML file, bounded; unknown keys are refused by the types.
+/// Reads one YAML file of bounded size; its type refuses unknown keys.
 pub(super) fn parse_file<T: for<'de> Deserialize<'de> + Default>(path: &Path) -> Result<T, Refused> {
     let refused = |what: &dyn fmt::Display| Refused::new(format!("settings file {}: {what}", path.display()));
     let length = std::fs::metadata(path).map_err(|error| refused(&error))?.len();

@@ -1,4 +1,4 @@
-//! How a process stops: the first signal asks, the second one insists, and nobody waits for ever.
+//! Shutdown of a process: the first signal requests it, the second one forces it, and every wait has a limit.
 
 use std::future::Future;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// Why a role could not go on. Logged where it is handled, with its sources.
+/// The error that ended a role. Logged where it is handled, with its sources.
 pub type RoleError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Exit code of a process that a second signal ended: 128 + SIGINT, as shells expect.
@@ -43,7 +43,7 @@ pub struct Roles {
 }
 
 impl Roles {
-    /// `stop` is cancelled by the first SIGTERM or SIGINT.
+    /// Makes an empty set of roles. `stop` is cancelled by the first SIGTERM or SIGINT.
     pub fn new(stop: CancellationToken) -> Self {
         Self { set: JoinSet::new(), names: vec![], stop }
     }
@@ -57,8 +57,8 @@ impl Roles {
         self.names.push((handle.id(), name));
     }
 
-    /// Waits until all have stopped. A role that ends unasked stops the others and is the error; so is one that
-    /// is still there `deadline` after the stop was asked for.
+    /// Waits until all roles have stopped. A role that ends without a stop request stops the others and is the error;
+    /// so is one that is still running `deadline` after the request.
     pub async fn run(mut self, deadline: Duration) -> Result<(), Error> {
         let mut first = None;
         while first.is_none() && !self.set.is_empty() && !self.stop.is_cancelled() {
@@ -81,7 +81,7 @@ impl Roles {
         }
     }
 
-    /// What the end of one role means: nothing, when a stop was asked for and it went well.
+    /// Returns the error in the end of one role; `None` if a stop was requested and the role ended well.
     fn judge(&mut self, ended: Result<(Id, Result<(), RoleError>), JoinError>) -> Option<Error> {
         let id = match &ended {
             Ok((id, _)) => *id,
@@ -125,7 +125,7 @@ async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
     }
 }
 
-/// An error with its sources, as one line: `this: because of that: because of that`.
+/// Returns an error with its sources as one line: `this: because of that: because of that`.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();

@@ -1,6 +1,6 @@
-//! Logs: text for people, JSON for machines, always to the standard error, so that what a command prints stays clean.
+//! Logs: text for people, JSON for machines, always to standard error, so that a command's output stays clean.
 //!
-//! Whoever logs takes care that no secret, mail address or body is in it; nothing here could find it.
+//! Every caller keeps secrets, mail addresses and bodies out of its log lines; nothing here could find them.
 
 use std::io::IsTerminal as _;
 
@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use super::config::Telemetry;
 use super::log::{LogFormat, LogLevel};
 
-/// Starts the process's logs. Called once, before anything else runs.
+/// Starts the process's logging. Called once, before anything else runs.
 pub fn start(settings: &Telemetry) {
     let builder = tracing_subscriber::fmt().with_env_filter(filter(settings.level)).with_writer(std::io::stderr);
     match settings.format {
@@ -18,7 +18,8 @@ pub fn start(settings: &Telemetry) {
     }
 }
 
-/// Libraries speak up from `warn` on: kube and hyper describe every request at `debug`, with its headers.
+/// Returns the filter of the log. Libraries only log from `warn` on: kube and hyper describe every request at `debug`,
+/// with its headers.
 fn filter(level: LogLevel) -> EnvFilter {
     let libraries = match level {
         LogLevel::Error => "error",

@@ -1,15 +1,15 @@
-//! Limits as the directory keeps them: caps and pools, prepaid balances, and what happens beyond them.
+//! Limits as the directory holds them: caps and pools, prepaid balances, and the rules for what exceeds them.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::period::{Calendar, Period};
 
-/// The most credits a limit may name: exact in a JSON number, and far from any overflow when summed.
+/// Maximum credits of a limit: exact in a JSON number, and far from any overflow when summed.
 pub const CREDITS_MAX: i64 = 1_000_000_000_000;
-/// Grants of one list: all of them are read for each batch in which their holder sends.
+/// Maximum grants of one list: all of them are read for each batch in which their holder sends.
 pub const GRANTS_MAX: usize = 100;
-/// Characters of a grant's id.
+/// Maximum characters of a grant's id.
 pub const GRANT_ID_MAX: usize = 63;
 
 /// A limit per period. `credits: None` counts and never refuses; 0 refuses everything.
@@ -21,7 +21,7 @@ pub struct Limit {
     pub calendar: Calendar,
 }
 
-/// A balance that is used up. Present = prepaid: where nothing is left nothing is sent, also when both are empty.
+/// A balance that is used up. Present = prepaid: with nothing left nothing is sent, even if both fields are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Prepaid {
@@ -31,8 +31,8 @@ pub struct Prepaid {
     pub recurring: Option<TopUp>,
 }
 
-/// Credits given once. Its id is given once too: deleting it takes back what is left, and writing it again gives that
-/// back and never what was used.
+/// Credits given once. The id is given once too: deleting the grant takes back what is left, and writing it again
+/// restores that but never what was used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Grant {
@@ -48,20 +48,20 @@ pub struct Grant {
 pub struct TopUp {
     pub credits: i64,
     pub every: Period,
-    /// Nothing is added before; then at once.
+    /// Time before which nothing is added; the first credits are added then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Timestamp>,
-    /// Nothing is added from here on; what was added stays.
+    /// Time from which nothing more is added; what was added stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<Timestamp>,
 }
 
-/// Whether a policy's accounts may use more than its pool.
+/// The rule for sending beyond a policy's pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Overage {
     #[default]
     Deny,
-    /// What goes beyond the pool is counted apart.
+    /// Credits used beyond the pool are counted apart.
     Allow,
 }
 
@@ -71,13 +71,13 @@ impl Overage {
     }
 }
 
-/// What senders hear when credits are used up, and rates never.
+/// The reply to senders when credits are used up; it does not apply to rates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WhenExhausted {
-    /// 452: a client that queues survives until the next period or top-up.
+    /// 452: a client with a queue keeps the message until the next period or top-up.
     #[default]
     Defer,
-    /// 550: the client knows at once, and the message is lost to it.
+    /// 550: the client knows at once, and gives the message up.
     Reject,
 }
 

@@ -1,4 +1,4 @@
-//! A lot: one bucket of one source, and what may be done to it.
+//! A lot, one bucket of one source, and the operations on it.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use crate::domain::period::Window;
 #[serde(transparent)]
 pub struct LotId(pub i64);
 
-/// What was charged to a lot: credits, or micro-units of money where the lot is money.
+/// An amount charged to a lot: credits, or micro-units of money if the lot is money.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part(pub LotId, pub i64);
 
@@ -32,7 +32,7 @@ pub enum Source {
 const GRANT: &str = "grant/";
 
 impl Source {
-    /// The word in the ledger's tables.
+    /// Returns the word in the ledger's tables.
     pub fn word(&self) -> String {
         match self {
             Self::Period => "period".to_owned(),
@@ -51,7 +51,7 @@ impl Source {
         }
     }
 
-    /// The meter of this source's lots. `None`: this holder cannot have such a source.
+    /// Returns the meter of this source's lots; `None` if this holder cannot have such a source.
     pub fn meter(&self, holder: Holder) -> Option<Meter> {
         match (self, holder) {
             (Self::Period, _) => Some(Meter::of_period(holder)),
@@ -62,48 +62,48 @@ impl Source {
     }
 }
 
-/// How far top-ups were added.
+/// The progress of recurring top-ups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Topped {
-    /// All that was ever added. What the lot grants is this, or nothing while the rule is taken away.
+    /// All credits that were ever added. The lot grants these, or nothing while the rule is removed.
     pub total: i64,
-    /// The end of the last period that was added; the next begins here.
+    /// End of the last period that was added; the next one begins here.
     pub until: Timestamp,
 }
 
-/// One bucket of one holder: the ledger's only contended row. A period's lot holds credits of that period; the lots of
-/// other sources hold from their making until they expire, if they do.
+/// One bucket of one holder: the ledger's only contended row. A period's lot holds credits of that period; lots of
+/// other sources are valid from their creation until they expire, if they do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lot {
     pub id: LotId,
     pub holder: Holder,
     pub source: Source,
-    /// What it counts: a period of its limit's calendar.
+    /// Time that it counts: a period of its limit's calendar.
     pub window: Window,
-    /// Since when messages are charged to it: later than its window where the limit began within a period.
+    /// Instant from which messages are charged to it: later than the window's start if the limit began within a period.
     pub begun: Timestamp,
-    /// `None`: nothing limits this holder in this period.
+    /// Credits or money granted; `None` if nothing limits this holder in this period.
     pub granted: Option<i64>,
-    /// What was consumed when the limit was lowered under it; else 0.
+    /// Amount consumed when the limit was lowered below it; otherwise 0.
     pub overhang: i64,
-    /// Charged to it and not given back, and what it carries.
+    /// Amount charged and not given back, including `carried`.
     pub consumed: i64,
-    /// What its holder had used in its window before it began, and has not been given back.
+    /// Amount that its holder had used in its window before it began, and that has not been given back.
     pub carried: i64,
-    /// What was used beyond the limit where that is allowed: counted apart, given back first.
+    /// Amount used beyond the limit where that is allowed: counted apart, given back first.
     pub overage: i64,
-    /// Of a top-up's lot only.
+    /// For lots of top-ups only.
     pub topped: Option<Topped>,
 }
 
 impl Lot {
-    /// A new lot of a whole period, not yet written.
+    /// Returns a new lot for a whole period, not yet written.
     pub fn of_period(holder: Holder, window: Window, credits: Option<i64>) -> Self {
         Self { begun: window.from, window, granted: credits, ..Self::blank(holder, Source::Period) }
     }
 
-    /// A new lot of a period whose limit begins within it, not yet written. It carries what its holder has used in the
-    /// period before.
+    /// Returns a new lot for a period whose limit begins within it, not yet written. It carries what its holder had
+    /// used in the period until then.
     pub fn within_period(
         holder: Holder,
         window: Window,
@@ -117,7 +117,7 @@ impl Lot {
         lot
     }
 
-    /// A new lot that holds until it expires, not yet written.
+    /// Returns a new lot that is valid until it expires, not yet written.
     pub fn of_source(holder: Holder, source: Source, granted: Option<i64>, expires_at: Option<Timestamp>) -> Self {
         Self { window: Window::always(expires_at), granted, ..Self::blank(holder, source) }
     }
@@ -142,7 +142,7 @@ impl Lot {
         self.source.meter(self.holder).unwrap_or(Meter::of_period(self.holder))
     }
 
-    /// `None` for one that never expires.
+    /// Returns the expiry; `None` if the lot never expires.
     pub fn expires_at(&self) -> Option<Timestamp> {
         Some(self.window.to).filter(|to| *to != Timestamp::MAX)
     }
@@ -151,12 +151,12 @@ impl Lot {
         self.granted.map(|granted| (granted - self.consumed).max(0))
     }
 
-    /// All that its holder has used in its window.
+    /// Returns all that its holder has used in its window.
     pub fn used(&self) -> i64 {
         self.consumed + self.overage
     }
 
-    /// What was charged to it and not given back.
+    /// Returns what was charged to it and not given back.
     pub fn charged(&self) -> i64 {
         self.used() - self.carried
     }
@@ -165,7 +165,7 @@ impl Lot {
         self.begun <= at && at < self.window.to
     }
 
-    /// Whether `amount` more fit.
+    /// Checks whether `amount` more fits.
     pub fn fits(&self, amount: i64) -> bool {
         self.granted.is_none_or(|granted| self.consumed.saturating_add(amount) <= granted)
     }
@@ -177,8 +177,8 @@ impl Lot {
         self.overage += amount - within;
     }
 
-    /// Counts what was used and is not charged to it: beyond its limit as overage where that is allowed, else as what was
-    /// used when the limit was lower than it is known to have been.
+    /// Counts use that was not charged to this lot. Beyond the limit it becomes overage if that is allowed; otherwise
+    /// it becomes overhang, as if the limit had been lowered afterwards.
     pub fn take_in(&mut self, used: i64, overage: Overage) {
         match overage {
             Overage::Allow => self.charge(used),
@@ -189,16 +189,16 @@ impl Lot {
         }
     }
 
-    /// Gives back what it carries of a message that was charged to an earlier lot.
+    /// Gives back what the lot carries of a message that was charged to an earlier lot.
     pub fn refund_carried(&mut self, amount: i64) {
         let amount = amount.min(self.carried);
         self.carried -= amount;
         self.refund(amount);
     }
 
-    /// Applies a changed limit to the running lot. Lowering it below what is used stops sending and changes no
-    /// history: what was consumed stays, as overhang. Raising it takes in what was counted as overage: what is used is
-    /// used, so no edit refills.
+    /// Applies a changed limit to the running lot. Lowering it below what is used stops sending and changes no history:
+    /// what was consumed stays, as overhang. Raising it takes in what was counted as overage: used credits stay used,
+    /// so no edit refills.
     pub fn regrant(&mut self, granted: Option<i64>) {
         self.granted = granted;
         let taken_in = self.remaining().map_or(self.overage, |room| room.min(self.overage));
@@ -210,7 +210,7 @@ impl Lot {
         };
     }
 
-    /// Gives back what was charged: overage first. The overhang follows consumption down, so a refund never makes room
+    /// Gives back an amount, from overage first. The overhang falls with consumption, so a refund never makes room
     /// above the limit.
     pub fn refund(&mut self, amount: i64) {
         let beyond = amount.min(self.overage);

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::id::Holder;
 
-/// The limits a message is judged by, in the order they are judged and named to the sender.
+/// The limits that a message is judged by, in the order in which they are judged and named to the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Meter {
     /// `cap` of the key.
@@ -46,7 +46,7 @@ impl Meter {
         Self::ALL.into_iter().find(|meter| meter.as_str() == text)
     }
 
-    /// The meter of a holder's period lots.
+    /// Returns the meter of a holder's period lots.
     pub fn of_period(holder: Holder) -> Self {
         match holder {
             Holder::Key(_) => Self::KeyCap,
@@ -55,7 +55,7 @@ impl Meter {
         }
     }
 
-    /// The meter of a holder's grants and top-ups. Keys have none.
+    /// Returns the meter of a holder's grants and top-ups. Keys have none.
     pub fn of_prepaid(holder: Holder) -> Option<Self> {
         match holder {
             Holder::Key(_) => None,

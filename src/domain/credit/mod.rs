@@ -1,9 +1,9 @@
-//! Credits: what a message must pass, and the one decision both engines use.
+//! Credits: the meters that a message must pass, and the one decision that both engines use.
 //!
-//! A credit is the right to have one recipient accepted. A message must pass the meters that exist for its key, its
-//! account and its policy, all or none. Each holder has exactly one period lot at any instant, also where nothing limits
-//! it. A limit that begins within its period begins with what was used in it before. Beside it are the lots of other
-//! sources: money for life, grants, top-ups.
+//! A credit is the right to have one recipient accepted. A message must pass all meters of its key, its account and its
+//! policy; it is charged to all of them or to none. Each holder has exactly one period lot at any instant, even without
+//! a limit. A limit that begins within its period starts with what was used in it before. Besides period lots there are
+//! those of other sources: money for life, grants, top-ups.
 
 mod decide;
 mod limit;

@@ -1,21 +1,21 @@
-//! Prepaid balances: in which order lots are used up, and which top-ups are due.
+//! Prepaid balances: the order in which lots are used up, and the top-ups that are due.
 
 use jiff::Timestamp;
 
 use super::{Lot, TopUp, Topped};
 use crate::domain::period::{Calendar, Window};
 
-/// Periods that are caught up at once: ten years of days. Who slept longer gets the rest with the next message.
+/// Maximum periods that are caught up at once: ten years of days. After a longer pause the next message adds the rest.
 const CATCH_UP_MAX: u64 = 3_660;
 
-/// Earliest expiry first, then the oldest.
+/// Sorts lots into the order of use: earliest expiry first, then the oldest.
 pub fn in_order_of_use(lots: &mut [Lot]) {
     lots.sort_by_key(|lot| (lot.window.to, lot.id));
 }
 
 impl Topped {
-    /// Where a rule begins that comes into force now: with the whole period of this moment (or of its start), unless
-    /// that was added already, and nothing before. A rule that had ended adds nothing.
+    /// Returns the start of a rule that comes into force now: it adds the whole current period (or that of its start),
+    /// unless that was added already, and none before. A rule that has ended adds nothing.
     pub fn begin(rule: &TopUp, calendar: &Calendar, before: Option<Self>, now: Timestamp) -> Self {
         let first = calendar.with_period(rule.every).window(rule.start.map_or(now, |start| start.max(now)));
         let until = if rule.end.is_some_and(|end| end <= now) { first.to } else { first.from };
@@ -26,23 +26,23 @@ impl Topped {
     }
 }
 
-/// When the next top-up is added. `None`: never, under this rule.
+/// Returns the time of the next top-up; `None` if the rule adds no more.
 pub fn next_top_up(rule: &TopUp, topped: Topped) -> Option<Timestamp> {
     let at = rule.start.map_or(topped.until, |start| start.max(topped.until));
     rule.end.is_none_or(|end| at < end).then_some(at)
 }
 
-/// What [`top_up`] added.
+/// The result of [`top_up`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Added {
     pub periods: u64,
     pub credits: i64,
 }
 
-/// Adds what is due by `now`, each period once, missed ones too. `calendar` is that of the holder's limit.
+/// Adds the credits that are due by `now`, each period once, missed ones too. `calendar` is that of the holder's limit.
 ///
-/// A changed calendar begins where the last period that was added ends, and its first part of a period adds in
-/// proportion, so no edit adds twice.
+/// After a change of the calendar, adding continues where the last added period ends, and the first part of a period
+/// adds in proportion, so no edit adds twice.
 pub fn top_up(rule: &TopUp, calendar: &Calendar, lot: &mut Lot, now: Timestamp) -> Added {
     let calendar = calendar.with_period(rule.every);
     let mut added = Added::default();
@@ -60,7 +60,7 @@ pub fn top_up(rule: &TopUp, calendar: &Calendar, lot: &mut Lot, now: Timestamp) 
     added
 }
 
-/// What a period adds of which a part was added until then, rounded down.
+/// Returns the credits of a period whose part before `until` was added already, rounded down.
 fn share(credits: i64, period: &Window, until: Timestamp) -> i64 {
     let whole = period.to.as_second() - period.from.as_second();
     let part = period.to.as_second() - period.from.max(until).as_second();
@@ -97,10 +97,10 @@ mod tests {
     #[test]
     fn each_period_is_added_once_from_the_first_seen_until_the_end() {
         let utc = Calendar::monthly_utc();
-        // every, start, end, when it was written, and what was added in all by each moment
+        // every, start, end, the time it was written, and the total added by each moment
         type Case<'a> = (Period, Option<&'a str>, Option<&'a str>, &'a str, &'a [(&'a str, i64)]);
         let cases: [Case<'_>; 6] = [
-            // The running period counts whole; those before it do not.
+            // The running period counts in full; those before it do not.
             (
                 Period::Monthly,
                 None,

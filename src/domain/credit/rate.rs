@@ -1,12 +1,12 @@
-//! Messages per time: the generic cell rate algorithm (ITU-T I.371), one timestamp for each holder.
+//! Messages per time: the generic cell rate algorithm (ITU-T I.371), with one timestamp for each holder.
 //!
-//! The timestamp is the theoretical arrival: when the next message would come if all came evenly. Everybody who asks
-//! the ledger shares it, so a limit is not multiplied by the number of relays.
+//! The timestamp is the theoretical arrival: the time of the next message if all came evenly. All relays share it
+//! through the ledger, so their number does not multiply a limit.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// So many messages in so many seconds. All of them may come at once; then each waits until its turn.
+/// A number of messages in a number of seconds. All of them may come at once; then each waits for its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rate {
@@ -14,12 +14,12 @@ pub struct Rate {
     pub per_seconds: u32,
 }
 
-/// Whose rate was exceeded.
+/// The rate that was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pace {
     Key,
     Account,
-    /// Of messages of the account that were given back.
+    /// The rate of messages of the account that were given back.
     Refused,
 }
 
@@ -34,21 +34,23 @@ impl Pace {
 }
 
 impl Rate {
-    /// Between two messages that come evenly. Whole microseconds, rounded up: the timestamp is stored as such.
+    /// Returns the time between two messages that come evenly, in whole microseconds, rounded up: the timestamp is
+    /// stored so.
     pub fn interval(self) -> SignedDuration {
-        // A rate of no messages cannot be written; it would mean the slowest that can.
+        // A rate of no messages cannot be configured; it is treated as the slowest that can.
         let messages = i64::from(self.messages.max(1));
         let micros = (i64::from(self.per_seconds) * 1_000_000 + messages - 1) / messages;
         SignedDuration::from_micros(micros)
     }
 
-    /// The timestamp after one more message at `now`, or when to come again. `arrival` is the stored one.
+    /// Returns the timestamp after one more message at `now`, or as the error the time to try again. `arrival` is the
+    /// stored one.
     pub fn pass(self, arrival: Option<Timestamp>, now: Timestamp) -> Result<Timestamp, Timestamp> {
         let interval = self.interval();
         let burst = interval * i32::try_from(self.messages.max(1) - 1).unwrap_or(i32::MAX);
         let after = |at: Timestamp, duration| at.checked_add(duration).unwrap_or(Timestamp::MAX);
         let full = after(now, burst);
-        // Further ahead than this rate ever gets is what a slower one left behind: nobody waits for that.
+        // An arrival further ahead than this rate ever gets was left by a slower rate; no client has to wait for that.
         let arrival = match arrival.unwrap_or(now).max(now) {
             left_behind if left_behind > after(full, interval) => full,
             arrival => arrival,
@@ -58,22 +60,23 @@ impl Rate {
     }
 }
 
-/// Messages that are given back in the time of any rate, so that two which the upstream refuses never stop the third.
+/// Minimum of messages that are given back in the time of any rate, so that two refusals of the upstream never stop a
+/// third.
 const GIVEN_BACK_MIN: u32 = 2;
 
-/// Where a holder with a rate stands.
+/// The theoretical arrivals of a holder with a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrivals {
     /// The theoretical arrival of the next message.
     pub message: Timestamp,
-    /// The theoretical arrival of the next message that is given back. `None`: none was yet.
+    /// The theoretical arrival of the next message that is given back; `None` if none was yet.
     pub given_back: Option<Timestamp>,
 }
 
 impl Rate {
-    /// Where a holder stands after a message of `charged_at` was given back. `None`: it moves nothing, because its turn
-    /// has passed at `now` and holds up no other, or because as many were given back as the rate itself allows: who hears
-    /// nothing but refusals sends at twice the rate.
+    /// Returns the arrivals after a message charged at `charged_at` was given back. `None` if nothing changes, because
+    /// its turn has passed at `now` and holds up no other, or because as many were given back as the rate itself
+    /// allows: a client that gets nothing but refusals sends at twice the rate.
     pub fn give_back(self, arrivals: Arrivals, charged_at: Timestamp, now: Timestamp) -> Option<Arrivals> {
         let window = SignedDuration::from_secs(i64::from(self.per_seconds));
         let holds_up = charged_at.checked_add(window).is_ok_and(|until| now < until);
@@ -95,7 +98,7 @@ mod tests {
         Timestamp::from_second(seconds).expect("a time")
     }
 
-    /// How many of `asked` messages at the same moment pass.
+    /// Returns how many of `asked` messages at the same moment pass.
     fn burst(rate: Rate, arrival: &mut Option<Timestamp>, now: Timestamp, asked: usize) -> usize {
         let mut passed = 0;
         for _ in 0..asked {
@@ -135,7 +138,7 @@ mod tests {
         assert_eq!(rate.pass(arrival, at(30)), Ok(at(90)));
     }
 
-    /// How many of `asked` messages at the same moment pass that are given back at once.
+    /// Returns how many of `asked` messages that are given back at once pass at the same moment.
     fn burst_of_refused(rate: Rate, stands: &mut Option<Arrivals>, now: Timestamp, asked: usize) -> usize {
         for passed in 0..asked {
             let Ok(message) = rate.pass(stands.map(|stands| stands.message), now) else { return passed };
@@ -154,9 +157,9 @@ mod tests {
         let one = rate.give_back(full, at(0), at(1)).expect("given back");
         arrival = Some(one.message);
         assert_eq!(burst(rate, &mut arrival, at(1), 3), 1);
-        // Its turn has passed: nobody waits for it.
+        // Its turn has passed, so it holds up no other message.
         assert_eq!(rate.give_back(full, at(0), at(60)), None);
-        // Not more than may come at once, however many are given back.
+        // No more than may come at once, however many are given back.
         let long_ago = Arrivals { message: at(-600), given_back: None };
         let mut arrival = rate.give_back(long_ago, at(1), at(2)).map(|stands| stands.message);
         assert_eq!(burst(rate, &mut arrival, at(2), 9), 2);

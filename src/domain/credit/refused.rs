@@ -1,30 +1,31 @@
-//! Messages of an account that are given back: they cost it nothing, and each leaves rows.
+//! The limit on messages of an account that are given back: they cost it nothing, but each leaves rows.
 //!
-//! They are counted as a rate is (the generic cell rate algorithm), when they are settled: so many in an hour. While there
-//! were more, nothing of the account is taken, for an hour at the longest.
+//! They are counted when they are settled, with the algorithm of rates (generic cell rate), per hour. An account that
+//! exceeds the limit cannot send, for an hour at the longest.
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::Rate;
 
-/// In an hour, of an account that was charged less than this in credits; else as many as the credits that it was charged
-/// in this hour and the one before, and not given back.
+/// Maximum per hour of an account that was charged fewer credits than this. Other accounts may have as many as the
+/// credits that they were charged in this hour and the one before, and that were not given back.
 pub const REFUSED_PER_HOUR: u32 = 1_000;
 const HOUR_SECONDS: u32 = 3_600;
-/// So long an account waits at most.
+/// Longest time that an account has to wait.
 pub const SHUT_MAX: SignedDuration = SignedDuration::from_hours(1);
 
-/// Where an account stands.
+/// The count of an account's messages that were given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// When the next one would come if all came evenly.
+    /// Theoretical arrival of the next one if all came evenly.
     pub arrival: Timestamp,
-    /// What the account might have refused in an hour, when one was last.
+    /// Maximum per hour at the time of the last one.
     pub per_hour: u32,
 }
 
 impl Refused {
-    /// After so many more at `now`. `used`: the credits of an account that was charged more than most.
+    /// Returns the count after `messages` more at `now`. `used` is the credits of an account that was charged more than
+    /// most.
     pub fn after(before: Option<Timestamp>, messages: u32, used: i64, now: Timestamp) -> Self {
         let per_hour = u32::try_from(used.max(0)).unwrap_or(u32::MAX).max(REFUSED_PER_HOUR);
         let rate = Self::rate(per_hour);
@@ -34,15 +35,15 @@ impl Refused {
         Self { arrival: later(arrival, more).min(latest), per_hour }
     }
 
-    /// Every arrival beyond this, from now, shuts its account.
+    /// Returns how far ahead of now an arrival may lie before it stops its account.
     pub fn open_until() -> SignedDuration {
         SignedDuration::from_secs(i64::from(HOUR_SECONDS))
     }
 
-    /// The rate that is exceeded, and when a message passes. `None`: it is not.
+    /// Returns the rate that is exceeded and the time at which a message passes; `None` if the rate is not exceeded.
     pub fn shuts(&self, now: Timestamp) -> Option<(Rate, Timestamp)> {
         let retry_at = self.arrival.checked_sub(Self::open_until()).unwrap_or(Timestamp::MIN);
-        // Whatever lies further ahead than it is ever written was written by another clock.
+        // A time further ahead than any that is ever written was written by another clock.
         (now < retry_at && retry_at <= later(now, SHUT_MAX)).then(|| (Self::rate(self.per_hour), retry_at))
     }
 
@@ -69,14 +70,14 @@ mod tests {
         assert_eq!((of_hour.arrival, of_hour.shuts(at(0))), (at(3_600), None));
         let mut refused = of_hour;
         for n in 1..=10 {
-            // Each 3.6 s one passes, and if it is refused the next waits its turn.
+            // Every 3.6 s one passes, and if it is refused the next waits for its turn.
             let now = Timestamp::from_millisecond((n - 1) * 3_600).expect("a time");
             assert_eq!(refused.shuts(now), None, "{n}");
             refused = Refused::after(Some(refused.arrival), 1, 0, now);
             let (rate, retry_at) = refused.shuts(now).expect("one too many");
             assert_eq!((rate, retry_at.as_millisecond()), (Rate { messages: 1_000, per_seconds: 3_600 }, n * 3_600));
         }
-        // Whatever is not refused moves nothing, and after an hour all is forgotten.
+        // A message that is not refused changes nothing, and after an hour all is forgotten.
         assert_eq!(Refused::after(Some(of_hour.arrival), REFUSED_PER_HOUR, 0, at(3_600)).shuts(at(3_600)), None);
     }
 
@@ -88,7 +89,7 @@ mod tests {
             assert_eq!(refused.shuts(at(3_600)), None);
             refused = Refused::after(Some(refused.arrival), 500, 0, at(0));
         }
-        // A clock that was set back by more must not hold it either.
+        // A clock that was set back by more must not stop it either.
         assert_eq!(refused.shuts(at(-1)), None);
     }
 

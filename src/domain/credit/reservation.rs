@@ -1,4 +1,4 @@
-//! Reservations: what a message asks for, the answer, and how the message ended.
+//! Reservations: the request of a message for credits, the reply, and the outcome of the message.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,11 +14,11 @@ pub struct Reservation {
     pub message: MessageId,
     pub key: KeyId,
     pub credits: u32,
-    /// For a message that its client may have sent before without hearing what became of it.
+    /// Set if the client may have sent the message before without learning its outcome.
     pub fingerprint: Option<Fingerprint>,
 }
 
-/// Who a reservation is charged to, as the fresh rows say.
+/// The holders that a reservation is charged to, read from fresh rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Chain {
     pub key: KeyId,
@@ -27,13 +27,13 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// In the order of the meters, which is also the order in which lots are locked: pools last.
+    /// Returns the holders in the order of the meters, which is also the order in which lots are locked: pools last.
     pub fn holders(self) -> [Holder; 3] {
         [Holder::Key(self.key), Holder::Account(self.account), Holder::Policy(self.policy)]
     }
 }
 
-/// Why a sender may not send, whatever the credits.
+/// The reason why a sender may not send, whatever its credits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Blocked {
     /// Revoked, or its resource is gone.
@@ -50,53 +50,53 @@ pub enum Blocked {
     PolicyRemoved,
 }
 
-/// The answer to a reservation.
+/// The reply to a reservation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Charged, now or by an earlier call with the same message id.
+    /// Charged, by this call or an earlier one with the same message id.
     Reserved,
-    /// It is an earlier message that was relayed after its client had been told to come again. Nothing is charged, and
-    /// it is not to be sent.
+    /// The message is an earlier one that was relayed after its client had been told to try again. Nothing is charged,
+    /// and it must not be sent.
     Relayed(MessageId),
-    /// It is an earlier message that is still on its way to the upstream. Nothing is charged.
+    /// The message is an earlier one that is still on its way to the upstream. Nothing is charged.
     UnderWay(MessageId),
-    /// It is an earlier message of which nobody will know what became of it. That one is charged; this one is to be
-    /// sent in its place, and settled as its stand-in.
+    /// The message is an earlier one whose outcome will never be known. That one stays charged; this one is sent in its
+    /// place, and settled as its stand-in.
     Resumed(MessageId),
-    /// A limit lacks credits: of all that do, the one that stays closed longest (the first in order, where several
-    /// do). In credits; of money, what the limit and what is left of it buy at today's price.
+    /// A limit lacks credits: if several do, the one that stays closed longest (the first in order among equals).
+    /// Amounts are in credits; for money, what the limit and the rest of it buy at today's price.
     Short {
         meter: Meter,
         granted: i64,
         remaining: i64,
-        /// The end of its period, or its next top-up. `None`: it does not open by itself.
+        /// End of the period, or time of the next top-up; `None` if the limit does not open by itself.
         reopens_at: Option<Timestamp>,
-        /// Messages under way could give back enough for this one, of every limit that lacks credits. Judged where the
-        /// policy refuses for good; else `false`.
+        /// True if messages under way could give back enough for this one, on every limit that lacks credits. Only
+        /// determined if the policy refuses for good; otherwise `false`.
         pending: bool,
     },
-    /// More messages than the rate allows. Judged before credits, so that hammering tells nothing about them; a
-    /// message that is refused, for whatever reason, moves nothing.
+    /// There are more messages than the rate allows. Checked before credits, so that hammering reveals nothing about
+    /// them. A message that is refused, for whatever reason, changes nothing.
     TooFast {
         pace: Pace,
         rate: Rate,
-        /// The first moment at which one message passes.
+        /// First moment at which one message passes.
         retry_at: Timestamp,
     },
     Blocked(Blocked),
 }
 
-/// How a message ended.
+/// The outcome of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The upstream said 250.
+    /// The upstream replied 250.
     Relayed,
-    /// The upstream definitely said no: refunded.
+    /// The upstream definitely refused it: refunded.
     Refused,
-    /// It never got as far as the upstream's final dot: refunded.
+    /// The final dot was never sent to the upstream: refunded.
     NotOffered,
-    /// The final dot was written and no reply came: stays charged. May be replaced once by what turned out.
+    /// The final dot was sent and no reply came: stays charged. May be replaced once by the real outcome.
     Unknown,
 }
 

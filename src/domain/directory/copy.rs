@@ -8,18 +8,18 @@ use crate::domain::credential::Username;
 use crate::domain::id::{AccountId, KeyId, PolicyId};
 use crate::domain::sharded::Sharded;
 
-/// The in-memory copy. A clone shares all that is not changed afterwards.
+/// The in-memory copy. A clone shares everything that is not changed afterwards.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
     policies: Sharded<PolicyId, Arc<PolicyEntry>>,
     accounts: Sharded<AccountId, Arc<AccountEntry>>,
     keys: Sharded<KeyId, Arc<KeyEntry>>,
-    /// Tenants choose a part of these, so they are hashed with more care.
+    /// Tenants choose a part of these, so their hasher must resist chosen collisions.
     usernames: Sharded<Username, KeyId, RandomState>,
 }
 
 impl Directory {
-    /// Takes over one row, replacing what was known of the same holder. No message is judged by its settings.
+    /// Applies one row, replacing what was known of the same holder. Drops its settings, by which no message is judged.
     pub fn apply(&mut self, entry: Entry) {
         match entry {
             Entry::Policy(policy) => {
@@ -33,7 +33,7 @@ impl Directory {
                 if let Some(old) = old.filter(|old| self.usernames.get(old) == Some(&key.id)) {
                     self.usernames.remove(&old);
                 }
-                // A name that was given again belongs to the key that is not removed.
+                // A user name that is used again belongs to the key that is not removed.
                 let taken = self.usernames.get(&key.username).and_then(|holder| self.keys.get(holder));
                 if key.removed_at.is_none() || taken.is_none_or(|holder| holder.removed_at.is_some()) {
                     self.usernames.insert(key.username.clone(), key.id);
@@ -43,7 +43,7 @@ impl Directory {
         }
     }
 
-    /// The same for copies that judge an unknown key like one that was removed: they need not keep it.
+    /// Applies one row, but does not keep removed keys: for copies that judge an unknown key like a removed one.
     pub fn apply_standing(&mut self, entry: Entry) {
         match entry {
             Entry::Key(key) if key.removed_at.is_some() => self.forget_key(key.id),
@@ -58,7 +58,7 @@ impl Directory {
         }
     }
 
-    /// The key of a user name, with its account and policy where they are known.
+    /// Returns the key of a user name, with its account and policy if they are known.
     pub fn by_username(&self, username: &Username) -> Option<Named> {
         self.named(*self.usernames.get(username)?)
     }

@@ -15,11 +15,11 @@ use crate::domain::money::Pricing;
 use crate::domain::sender::{MailDomain, SenderPattern};
 use crate::domain::settings::Settings;
 
-/// Why and by whom something may not send.
+/// The suspension of a policy or an account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Suspension {
-    /// What the user wrote; shown to the sender.
+    /// Reason that the user wrote; shown to the sender.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -33,10 +33,10 @@ pub struct PolicyEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended: Option<Suspension>,
     pub pool: Limit,
-    /// Whether the pool may be exceeded; what goes beyond is counted apart.
+    /// Rule for sending beyond the pool; what goes beyond is counted apart.
     #[serde(default, skip_serializing_if = "Overage::is_deny")]
     pub overage: Overage,
-    /// What its senders hear when credits are used up.
+    /// Reply to its senders when credits are used up.
     #[serde(default, skip_serializing_if = "WhenExhausted::is_defer")]
     pub when_exhausted: WhenExhausted,
     /// A balance that its accounts share, beside the pool.
@@ -44,15 +44,15 @@ pub struct PolicyEntry {
     pub prepaid: Option<Prepaid>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pricing: Option<Pricing>,
-    /// The currency that is, or ever was, in its pricing: what was spent is counted in it.
+    /// Currency that is, or ever was, in its pricing: spending is counted in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub currency: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sender_domains: Vec<MailDomain>,
-    /// `None` while it cannot be used, for example because its credentials are missing: mail waits with 451.
+    /// `None` while it cannot be used, for example because its credentials are missing: mail is deferred with 451.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<UpstreamEntry>,
-    /// What else is set, for the audit trail; none where an older version wrote the entry.
+    /// Other fields that are set, for the audit trail; `None` if an older version wrote the entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Settings>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,28 +65,27 @@ pub struct PolicyEntry {
 pub struct AccountEntry {
     pub id: AccountId,
     pub policy: PolicyId,
-    /// The UID of the namespace when personal data was purged.
+    /// UID of the namespace if personal data was purged.
     pub namespace: String,
-    /// Empty when personal data was purged.
+    /// Empty if personal data was purged.
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended: Option<Suspension>,
     pub cap: Limit,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prepaid: Option<Prepaid>,
-    /// What it may ever spend, in micro-units: all that it was charged under policies with prices counts.
+    /// Maximum that it may ever spend, in micro-units: all that it was charged under policies with prices counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spend_limit_micro: Option<i64>,
-    /// Its own, or the policy's for each account; the smaller of both.
+    /// Its own rate, or the policy's for each account; the slower of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
-    /// Senders that its keys may name, within the policy's domains. `None` = all of them, an empty list = nobody.
+    /// Senders that its keys may name, within the policy's domains. `None` = all of them, an empty list = none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_senders: Option<Vec<SenderPattern>>,
     /// Policies that it left for another in this period, or in the last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub departures: Vec<Departure>,
-    /// What else is set, for the audit trail; none where an older version wrote the entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Settings>,
     /// Deleted, or no longer accepted by its policy: nothing is sent, used credits stay.
@@ -120,20 +119,19 @@ pub struct KeyEntry {
     pub expires_at: Option<Timestamp>,
     #[serde(default)]
     pub revoked: bool,
-    /// What else is set, for the audit trail; none where an older version wrote the entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Settings>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_at: Option<Timestamp>,
 }
 
-/// True if a key that expires at `expires_at` (`None` = never) cannot be used any more at `now`.
+/// True if a key that expires at `expires_at` (`None` = never) has expired at `now`.
 pub fn is_expired(expires_at: Option<Timestamp>, now: Timestamp) -> bool {
     expires_at.is_some_and(|expiry| expiry <= now)
 }
 
 impl KeyEntry {
-    /// Whether the key itself may be used, whatever its account may.
+    /// Checks whether the key itself may be used, regardless of its account.
     pub fn standing(&self, now: Timestamp) -> Result<(), Blocked> {
         if self.revoked || self.removed_at.is_some() {
             return Err(Blocked::KeyRevoked);
@@ -144,7 +142,7 @@ impl KeyEntry {
         Ok(())
     }
 
-    /// The key out of service from `at` on, unless it was before, without what is about people: senders and networks.
+    /// Returns the key out of service from `at` on, unless it was before, without personal data: senders and networks.
     pub fn out_of_service(&self, at: Timestamp) -> Self {
         Self {
             removed_at: self.removed_at.or(Some(at)),
@@ -155,33 +153,33 @@ impl KeyEntry {
         }
     }
 
-    /// The same for good: nothing will ever log in with it again.
+    /// Returns the key out of service for good: no login with it will ever succeed again.
     pub fn removed(&self, at: Timestamp) -> Self {
         Self { credentials: Vec::new(), ..self.out_of_service(at) }
     }
 
-    /// True if it was removed for good before then.
+    /// True if the key was removed for good before `before`.
     pub fn is_gone_before(&self, before: Timestamp) -> bool {
         self.credentials.is_empty() && self.removed_at.is_some_and(|at| at < before)
     }
 }
 
-/// What the ledger reads of an entry.
+/// The part of an entry that the ledger reads.
 #[derive(Clone, Debug)]
 pub struct Terms<'a> {
     pub holder: Holder,
     pub limit: &'a Limit,
     pub prepaid: Option<&'a Prepaid>,
-    /// In micro-units.
+    /// Limit in micro-units.
     pub spend_limit: Option<i64>,
-    /// Of an account: whether its messages cost money at present. Its entry alone does not say so.
+    /// For accounts: true if their messages cost money at present. The account's entry alone does not tell.
     pub priced: bool,
     pub rate: Option<Rate>,
     pub overage: Overage,
 }
 
 impl Terms<'_> {
-    /// Whether the holder has lots beside its period's.
+    /// True if the holder has lots besides its period's.
     pub fn has_more(&self) -> bool {
         self.prepaid.is_some() || self.spend_limit.is_some() || self.priced
     }
@@ -211,15 +209,14 @@ impl PolicyEntry {
         self.currency.as_deref().or(self.pricing.as_ref().map(|pricing| pricing.currency.as_str()))
     }
 
-    /// What a credit costs at present, in micro-units; 0 where nothing is priced.
+    /// Returns the price of a credit at present, in micro-units; 0 without pricing.
     pub fn unit_price(&self) -> i64 {
         self.pricing.as_ref().map_or(0, Pricing::credit_micro)
     }
 }
 
 impl AccountEntry {
-    /// Returns the policies that the account has left when it is one of `policy` from `now` on. One that was out of service
-    /// left when it went.
+    /// Returns the policies left once it belongs to `policy` at `now`. If out of service, it left when it was removed.
     pub fn departures_for(&self, policy: PolicyId, now: Timestamp) -> Vec<Departure> {
         if self.policy == policy {
             return self.departures.clone();
@@ -227,15 +224,14 @@ impl AccountEntry {
         departed(&self.departures, self.policy, self.removed_at.unwrap_or(now))
     }
 
-    /// Returns the account out of service from `at` on, unless it was before; what it used stays with its id. The senders that
-    /// it could name are personal data and serve no purpose any more.
+    /// Returns the account out of service since `at` or before. Its use stays with its id; senders, personal data, go.
     pub fn removed(&self, at: Timestamp) -> Self {
         let settings = Settings::erased(self.settings.as_ref());
         Self { removed_at: self.removed_at.or(Some(at)), allowed_senders: None, settings, ..self.clone() }
     }
 
-    /// Returns the same without its names. The place of its namespace is taken until the period ends, however the account
-    /// went; the namespace's UID says whose place it is and is no personal data.
+    /// Returns the account removed and without its names. Its place in its namespace stays taken until the period ends,
+    /// however it was removed; the namespace's UID tells whose place that is and is not personal data.
     pub fn purged(&self, at: Timestamp, namespace_uid: String) -> Self {
         Self { namespace: namespace_uid, name: String::new(), ..self.removed(at) }
     }
@@ -285,7 +281,7 @@ impl Entry {
         }
     }
 
-    /// Whose limits its holder's messages are charged to as well.
+    /// Returns the holder to whose limits its messages are charged as well.
     pub fn parent(&self) -> Option<Holder> {
         match self {
             Self::Policy(_) => None,
@@ -294,7 +290,7 @@ impl Entry {
         }
     }
 
-    /// What its holder's messages are judged by.
+    /// Returns the limits that its holder's messages are judged by.
     pub fn terms(&self) -> Terms<'_> {
         match self {
             Self::Policy(policy) => policy.terms(),
@@ -303,7 +299,7 @@ impl Entry {
         }
     }
 
-    /// The limit of the holder's period lots.
+    /// Returns the limit of the holder's period lots.
     pub fn limit(&self) -> &Limit {
         self.terms().limit
     }
@@ -333,7 +329,7 @@ impl Entry {
     }
 }
 
-/// A key with its account and policy: what one message is judged by.
+/// A key with its account and policy, by which one message is judged.
 #[derive(Clone, Debug)]
 pub struct Sender {
     pub key: Arc<KeyEntry>,
@@ -346,20 +342,20 @@ impl Sender {
         Chain { key: self.key.id, account: self.account.id, policy: self.policy.id }
     }
 
-    /// What its messages are judged by: key, account, policy.
+    /// Returns the limits that its messages are judged by: those of key, account, policy.
     pub fn terms(&self) -> [Terms<'_>; 3] {
         let priced = self.policy.unit_price() > 0;
         [self.key.terms(), Terms { priced, ..self.account.terms() }, self.policy.terms()]
     }
 
-    /// Whether this sender may send at all. The relay asks at AUTH and MAIL; the ledger asks again, on fresh rows,
-    /// when it charges, and that is the last word.
+    /// Checks whether this sender may send at all. The relay asks at AUTH, MAIL and RCPT and after the final dot; the
+    /// ledger asks again when it charges, on fresh rows, and its answer is final.
     pub fn standing(&self, now: Timestamp) -> Result<(), Blocked> {
         let reason = |suspension: &Suspension| suspension.reason.clone();
         if self.key.revoked {
             return Err(Blocked::KeyRevoked);
         }
-        // A key is taken out of service with its account: the sender hears what its owner did.
+        // A key is taken out of service with its account: the sender is told what happened to the account.
         if self.account.removed_at.is_some() {
             return Err(Blocked::AccountRemoved);
         }
@@ -381,7 +377,7 @@ impl Sender {
 #[derive(Clone, Debug)]
 pub enum Named {
     Sender(Sender),
-    /// Its account is not accepted, so that it, or its policy, is not in the directory. Nothing can be sent with the key yet.
+    /// Its account is not accepted: that or its policy is not in the directory. Nothing can be sent with the key yet.
     Waiting(Arc<KeyEntry>),
 }
 

@@ -1,8 +1,7 @@
-//! The directory: all that the relay must know to judge a message.
+//! The directory: all that the relay needs to judge a message.
 //!
-//! The operator writes entries to the ledger; every relay follows them by epoch and keeps this copy in memory. The
-//! ledger also reads the limits of its lots from them, so there is one truth about what a policy, an account or a
-//! key may do. Secrets in it are hashes, or sealed with a key that the database does not hold.
+//! The operator writes entries to the ledger, every relay follows them by epoch and keeps this copy in memory, and the
+//! ledger reads its lots' limits from them: one source. Secrets are hashed, or sealed with a key that the ledger lacks.
 
 mod copy;
 mod entry;

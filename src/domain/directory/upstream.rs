@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How TLS is done towards an upstream.
+/// The TLS mode towards an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum UpstreamTls {
     Implicit,
@@ -25,19 +25,19 @@ pub struct UpstreamEntry {
     /// Sealed JSON of [`UpstreamSecret`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<Sealed>,
-    /// The most recipients of one message; more are refused at the client's RCPT.
+    /// Maximum recipients of one message; more are refused at the client's RCPT.
     pub max_recipients: u16,
 }
 
 impl UpstreamEntry {
-    /// Where it is: host and port.
+    /// Returns host and port.
     pub fn place(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 }
 
-/// What is sealed in [`UpstreamEntry::secret`]: the login, the private CA of the upstream where it has one, and the
-/// certificate that we show it where it asks for one.
+/// The content of [`UpstreamEntry::secret`]: the login, the upstream's private CA if it has one, and the certificate
+/// that we show if it asks for one.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpstreamSecret {

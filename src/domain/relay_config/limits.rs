@@ -1,73 +1,75 @@
-//! Every bound of the relay, by name, with its default and why.
+//! All limits of the relay, by name, with the reasons for their defaults.
 
 use serde::{Deserialize, Serialize};
 
-/// Every bound of the relay, by name.
+/// All limits of the relay, by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Limits {
-    /// Octets of one message, announced as SIZE (RFC 1870).
+    /// Maximum octets of one message, announced as SIZE (RFC 1870).
     pub message_bytes: usize,
-    /// Recipients of one message; RFC 5321 §4.5.3.1.8 wants at least 100.
+    /// Maximum recipients of one message; RFC 5321 §4.5.3.1.8 requires at least 100.
     pub recipients: u16,
-    /// Octets of all bodies being read or forwarded. A namespace may hold as much of it as it leaves free: alone half,
-    /// two of them a third each, so that there is always room for the others' messages.
+    /// Octets of all bodies being read or forwarded. A namespace may hold as many of them as it leaves free: one alone
+    /// a half, two a third each, so that there is always room for the messages of others.
     pub bytes_in_flight: usize,
-    /// The most of it that one namespace may hold, however much is free. Absent = as much as it leaves free.
+    /// Maximum of these octets that one namespace may hold, however many are free. Absent = as many as it leaves free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_in_flight_per_namespace: Option<usize>,
-    /// The most of it that one account may hold, so that none fills its namespace's share. Absent = two fifths,
-    /// or one message of the largest size.
+    /// Maximum of these octets that one account may hold, so that none fills its namespace's share. Absent = two
+    /// fifths, or one message of the largest size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_in_flight_per_account: Option<usize>,
-    /// Open connections. A namespace may have as many that are logged in as it leaves free: alone half of them.
+    /// Maximum connections. A namespace may have as many logged-in ones as it leaves free: one alone a half of them.
     pub connections: u32,
     /// Open connections of one address (an IPv6 /64).
     pub connections_per_address: u32,
     /// Open connections of one key.
     pub connections_per_key: u32,
-    /// Connections that have not authenticated yet. Where all of them are taken, older ones go for new ones.
+    /// Connections that have not authenticated yet. When all of them are taken, a new one displaces an older one.
     pub unauthenticated: u32,
     /// Failed AUTH commands in one connection before it is closed.
     pub auth_attempts: u32,
-    /// Wrong passwords from one address (an IPv6 /64) after which its passwords are not looked at, except for names that
-    /// logged in from there before.
+    /// Wrong passwords from one address (an IPv6 /64) after which its passwords are no longer checked, except for names
+    /// that logged in from there before.
     pub auth_failures_per_address: u32,
-    /// Wrong passwords of one name, from anywhere, after which each further failure waits 8 s at least. It is never
-    /// locked.
+    /// Wrong passwords of one name, from anywhere, after which each further failure is delayed by at least 8 s. A name
+    /// is never locked.
     pub auth_failures_per_name: u32,
-    /// The longest pause before a failed login is answered; it begins at half a second and doubles with each wrong
-    /// password of the address or the name, in whatever connection.
+    /// Longest delay before the reply to a failed login. The delay begins at half a second and doubles with each wrong
+    /// password of the address or the name, on any connection.
     pub auth_delay_seconds: u32,
-    /// After so many quiet seconds one wrong password is forgotten.
+    /// Seconds without a wrong password after which one is forgotten.
     pub auth_forget_seconds: u32,
-    /// Addresses, and names, whose wrong passwords are remembered: the latest.
+    /// Number of addresses, and of names, whose wrong passwords are remembered: the latest ones.
     pub auth_counters: u32,
-    /// Commands that were refused in one connection before it is closed.
+    /// Refused commands in one connection before it is closed.
     pub errors: u32,
-    /// For the PROXY header, from the accept.
+    /// Seconds from the accept until the PROXY header is complete.
     pub proxy_seconds: u32,
-    /// For the TLS handshake.
+    /// Seconds for the TLS handshake.
     pub tls_seconds: u32,
-    /// From the accept until AUTH succeeded; a quarter of it while more than half of `unauthenticated` is taken.
+    /// Seconds from the accept until AUTH succeeds; a quarter of them while more than half of `unauthenticated` is
+    /// taken.
     pub login_seconds: u32,
-    /// From the accept until a session without an open transaction has to log in again.
+    /// Seconds from the accept until a session without an open transaction has to log in again.
     pub session_seconds: u32,
-    /// Waiting for a command; RFC 5321 §4.5.3.2.7 wants 5 minutes.
+    /// Seconds of waiting for a command; RFC 5321 §4.5.3.2.7 requires 5 minutes.
     pub idle_seconds: u32,
-    /// Waiting for the next bytes of a body (RFC 5321 §4.5.3.2.5), and the window over which its rate is judged.
+    /// Seconds of waiting for the next bytes of a body (RFC 5321 §4.5.3.2.5), and the window over which its rate is
+    /// judged.
     pub data_seconds: u32,
-    /// A body must arrive at this rate over any `data_seconds`. What came faster before is no excuse.
+    /// Minimum rate of a body over any `data_seconds`. A faster start does not make up for a slow rest.
     pub data_bytes_per_second: u32,
-    /// From 354 to the final dot, however fast the body arrives.
+    /// Seconds from 354 to the final dot, however fast the body arrives.
     pub message_seconds: u32,
-    /// For a client to take what it is told, 8 kB at most.
+    /// Seconds for a client to take its replies, 8 kB at most.
     pub reply_seconds: u32,
-    /// How long sessions may finish after the stop was asked for.
+    /// Seconds that sessions have to finish after a stop was requested.
     pub drain_seconds: u32,
-    /// Connections to one upstream.
+    /// Maximum connections to one upstream.
     pub upstream_connections: u32,
-    /// Accounts that have counters of their own in the metrics, the first that sent; those that come later share one, called
+    /// Number of accounts with counters of their own in the metrics: the first that sent. Later ones share one, called
     /// `other`. A removed account makes room.
     pub metric_accounts: u32,
 }
@@ -78,7 +80,7 @@ impl Default for Limits {
             // Scanners send 25–50 MB; SES takes 40 MB, most smarthosts 25–50.
             message_bytes: 50 * 1024 * 1024,
             recipients: 100,
-            // Five of the largest messages at once, or some ten thousand of 50 kB.
+            // Five of the largest messages at once, or about five thousand of 50 kB.
             bytes_in_flight: 256 * 1024 * 1024,
             bytes_in_flight_per_namespace: None,
             bytes_in_flight_per_account: None,
@@ -88,21 +90,21 @@ impl Default for Limits {
             connections_per_key: 50,
             unauthenticated: 1_000,
             auth_attempts: 3,
-            // A device that tries its old password every minute never gets there: one a minute is forgotten.
+            // A device that tries its old password every minute never reaches this: one a minute is forgotten.
             auth_failures_per_address: 50,
             auth_failures_per_name: 20,
-            // Under the 10 s after which some devices give up on a reply.
+            // Below the 10 s after which some devices give up on a reply.
             auth_delay_seconds: 8,
             auth_forget_seconds: 60,
-            // Some ten megabytes at the most.
+            // About ten megabytes at most.
             auth_counters: 50_000,
             errors: 20,
-            // A balancer says it with its first segment.
+            // A load balancer sends it in its first segment.
             proxy_seconds: 5,
             // Old printers take ten seconds for an RSA handshake.
             tls_seconds: 30,
             login_seconds: 60,
-            // Long enough that a busy pool of connections hardly notices, and short of a working day.
+            // Long enough that a busy pool of connections hardly notices, and shorter than a working day.
             session_seconds: 14_400,
             idle_seconds: 300,
             data_seconds: 180,
@@ -110,7 +112,8 @@ impl Default for Limits {
             // The largest message over a line of 256 kbit/s.
             message_seconds: 1_800,
             reply_seconds: 30,
-            // Above the longest budget, so that whoever has sent everything when the stop comes is answered.
+            // Above the longest budget, so that a client that has sent its whole message when the stop comes still gets
+            // a reply.
             drain_seconds: 330,
             upstream_connections: 50,
             metric_accounts: 1_000,
@@ -119,23 +122,23 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Octets of the bodies of one account.
+    /// Returns the maximum octets of one account's bodies.
     pub fn bytes_per_account(&self) -> usize {
         // Less than the half that its namespace may hold alone.
         let most = (self.bytes_in_flight / 5 * 2).max(self.message_bytes);
         self.bytes_in_flight_per_account.unwrap_or(most)
     }
 
-    /// Octets of the bodies of one namespace, where so many are `taken` in all.
+    /// Returns the maximum octets of one namespace's bodies while `taken` are taken in all.
     pub fn bytes_per_namespace(&self, taken: usize) -> usize {
         let free = self.bytes_in_flight.saturating_sub(taken);
         self.bytes_in_flight_per_namespace.map_or(free, |most| most.min(free))
     }
 
-    /// Returns the same with both shares of the memory written out: the most that an account may hold, and that a namespace
-    /// may hold while no other holds any.
+    /// Returns the limits with both shares of the memory as numbers: the most that an account may hold, and the most
+    /// that a namespace may hold while no other holds any.
     pub fn with_shares(&self) -> Self {
-        // What is taken then, it has taken itself, and it leaves as much free.
+        // What is taken then is the namespace's own, and it leaves as much free.
         let namespace = self.bytes_per_namespace(self.bytes_in_flight.div_ceil(2));
         Self {
             bytes_in_flight_per_namespace: Some(namespace),

@@ -1,7 +1,7 @@
-//! `relay.yaml`: what changes by the deploy. One type, written by the operator and read by the relay.
+//! `relay.yaml`: the settings that change with a deployment. One type, written by the operator and read by the relay.
 //!
-//! It is all that a relay is told besides the directory: where to listen, with which certificate, within which
-//! limits, where the ledger is, and the two keys that the ledger does not hold.
+//! Besides the directory, it is all that a relay is told: its listeners, certificates and limits, the ledger's address,
+//! and the two keys that the ledger does not hold.
 
 mod limits;
 
@@ -17,16 +17,17 @@ use uuid::Uuid;
 
 pub use limits::Limits;
 
-/// The file's content.
+/// The content of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RelayConfig {
-    /// Names the ledger that this relay may work with; another one is refused.
+    /// Id of the installation whose ledger this relay may work with; any other ledger is refused.
     pub installation: Uuid,
-    /// The ledger's incarnation; another one is refused until this names it. Absent in a file of the release before.
+    /// Incarnation of the ledger; another one is refused until this field names it. Absent in a file of the previous
+    /// release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incarnation: Option<Uuid>,
-    /// The name in the greeting, in EHLO and in Received: what clients connect to.
+    /// Host name that clients connect to; it is in the greeting, in EHLO and in Received.
     pub hostname: String,
     pub listeners: Vec<Listener>,
     pub tls: Tls,
@@ -37,13 +38,13 @@ pub struct RelayConfig {
 }
 
 impl RelayConfig {
-    /// What no type can say: refused with a sentence before it takes effect.
+    /// Checks the rules that no type can express, before the settings take effect. The error is one sentence.
     pub fn validate(&self) -> Result<(), String> {
         validate(&self.hostname, &self.listeners, &self.tls, &self.limits)
     }
 }
 
-/// The same for the parts that a user writes, before there is an installation to make a whole of them.
+/// Checks the parts that a user writes, before there is an installation to make a whole of them.
 pub fn validate(hostname: &str, listeners: &[Listener], tls: &Tls, limits: &Limits) -> Result<(), String> {
     if hostname.is_empty() || hostname.len() > 255 || hostname.contains(char::is_whitespace) {
         return Err(format!("hostname \"{hostname}\" is not a host name"));
@@ -88,24 +89,24 @@ pub fn validate(hostname: &str, listeners: &[Listener], tls: &Tls, limits: &Limi
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", from = "WrittenListener")]
 pub struct Listener {
-    /// For logs and metrics, and the port's name in the Service.
+    /// Name in logs and metrics, and of the port in the Service.
     pub name: String,
     pub address: SocketAddr,
     pub mode: ListenerMode,
     /// Source networks that may connect; empty = any. A plain listener must name some.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<IpNet>,
-    /// Load balancers that say who the client is by the PROXY protocol (version 1 or 2). Empty = nobody does, and whoever
-    /// tries is refused; else everybody who connects must be one of them and must say it.
+    /// Load balancers that report the client's address by the PROXY protocol (version 1 or 2). Empty = none, and
+    /// clients that send its header are refused; otherwise every connection must come from one of them and send it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub proxy_from: Vec<IpNet>,
-    /// Seconds after the client's final dot until it is answered 451 at the latest.
+    /// Seconds after the client's final dot within which it gets a reply, 451 at the latest.
     pub budget_seconds: u32,
-    /// What becomes of a CR or LF that is not part of CRLF.
+    /// Treatment of a CR or LF that is not part of CRLF.
     pub line_ends: LineEnds,
 }
 
-/// A listener as it is written: what is left out follows from its mode.
+/// A listener as it is written; fields that are left out follow from its mode.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenListener {
@@ -144,13 +145,13 @@ pub enum ListenerMode {
     StartTls,
     /// Port 465 (RFC 8314 §3.3).
     Implicit,
-    /// No TLS: trusted networks and keys with `plainListener` only.
+    /// No TLS: for trusted networks and keys with `plainListener` only.
     Plain,
 }
 
 impl ListenerMode {
-    /// Printers and scanners give up after 30 s, and most of them cannot be told otherwise. Servers and programs wait for
-    /// minutes (RFC 5321 §4.5.3.2.6 says 10), but many libraries for five.
+    /// Returns the default budget. Printers and scanners give up after 30 s, and most of them cannot be configured
+    /// otherwise. Servers and programs wait for minutes (RFC 5321 §4.5.3.2.6 says 10), but many libraries only five.
     pub fn budget_seconds(self) -> u32 {
         match self {
             Self::Plain => 25,
@@ -158,8 +159,8 @@ impl ListenerMode {
         }
     }
 
-    /// Devices that need the plain listener write bare line ends. What speaks TLS knows CRLF, and a bare LF from it is
-    /// smuggled or injected.
+    /// Returns the default treatment of bare line ends. Devices that need the plain listener write them. Clients that
+    /// speak TLS know CRLF, so a bare LF from them is smuggled or injected.
     pub fn line_ends(self) -> LineEnds {
         match self {
             Self::Plain => LineEnds::Normalize,
@@ -168,20 +169,20 @@ impl ListenerMode {
     }
 }
 
-/// What becomes of a CR or LF that is not part of CRLF.
+/// Treatment of a CR or LF that is not part of CRLF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LineEnds {
-    /// In a body it is made CRLF, and a command may end in LF.
+    /// In a body it is changed to CRLF, and a command may end in LF.
     Normalize,
     /// A body is refused after its end (554 5.6.0). A command is refused and the connection closed (500 5.5.2), because
-    /// what follows it may be a command that a program was tricked into passing on.
+    /// the rest may be a command that a program was tricked into passing on.
     Reject,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Tls {
-    /// ECDSA and RSA may stand side by side; the client's signature schemes choose.
+    /// ECDSA and RSA certificates may stand side by side; the client's signature schemes decide between them.
     #[serde(default)]
     pub certificates: Vec<CertificateFiles>,
 }
@@ -195,7 +196,7 @@ pub struct CertificateFiles {
     pub key_file: PathBuf,
 }
 
-/// Where the ledger is.
+/// The address of the ledger.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, tag = "engine")]
 pub enum LedgerAddress {
@@ -205,16 +206,16 @@ pub enum LedgerAddress {
     /// A PostgreSQL server that the processes share.
     #[serde(rename_all = "camelCase")]
     Postgres {
-        /// A connection URI as libpq reads it. It may hold the password, so nobody prints it.
+        /// A connection URI as libpq reads it. It may hold the password, so it is never printed.
         url: String,
-        /// Whether a server without synchronous standbys is good enough: what it acknowledged is lost with its disk.
+        /// True if a server without synchronous standbys is good enough: what it acknowledged is lost with its disk.
         #[serde(default)]
         single_node: bool,
     },
 }
 
 impl LedgerAddress {
-    /// Where it is, for messages: a path, or server and database. Never who logs in, nor with what.
+    /// Returns the place for messages: a path, or server and database, but never user or password.
     pub fn place(&self) -> String {
         match self {
             Self::Sqlite { path } => path.display().to_string(),
@@ -222,7 +223,7 @@ impl LedgerAddress {
                 let (before, after) = url.split_once('@').unwrap_or(("", url));
                 let place = after.trim_start_matches("postgresql://").trim_start_matches("postgres://");
                 let place = place.split('?').next().unwrap_or_default();
-                // An `@` where none belongs may be a part of the password, and so may anything beside it.
+                // A stray `@` may be part of the password, and so may the text beside it.
                 let clear = !before.contains('?') && !after.contains('@') && !place.is_empty();
                 if clear { format!("postgresql://{place}") } else { "postgresql".to_owned() }
             }
@@ -241,8 +242,8 @@ impl fmt::Debug for LedgerAddress {
     }
 }
 
-/// The keys of the installation: 32 random bytes each, base64. Whoever holds them can check passwords against the
-/// directory and open the upstreams' logins, so they never enter the database, a log or a status.
+/// The keys of the installation: 32 random bytes each, base64. They suffice to check passwords against the directory
+/// and to open the upstreams' logins, so they never enter the database, a log or a status.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InstallationKeys {

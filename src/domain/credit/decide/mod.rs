@@ -10,62 +10,64 @@ use crate::domain::id::{AccountId, Holder, IdMap};
 pub struct Stock {
     /// The lots that have not expired, in the order of use.
     pub lots: Vec<LotId>,
-    /// When more comes by itself.
+    /// Time of the next top-up; `None` if there is none.
     pub next_top_up: Option<Timestamp>,
 }
 
-/// How fast a holder may send.
+/// The rate of a holder, and its use so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tempo {
     pub rate: Rate,
     pub arrival: Option<Timestamp>,
-    /// Whether `arrival` is to be written.
+    /// True if `arrival` has changed and must be written.
     pub moved: bool,
 }
 
-/// What one holder's messages are judged by and charged to.
+/// The limits that one holder's messages are judged by and charged to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holding {
     pub period: LotId,
-    /// Of a policy: whether its pool may be exceeded.
+    /// For policies: `Allow` if the pool may be exceeded.
     pub overage: Overage,
-    /// Of an account with a spend limit.
+    /// For accounts with a spend limit: its lot.
     pub spend: Option<LotId>,
-    /// `Some` = prepaid, also where nothing is left.
+    /// `Some` = prepaid, even if nothing is left.
     pub prepaid: Option<Stock>,
     pub tempo: Option<Tempo>,
 }
 
 impl Holding {
-    /// A holder with nothing but its period's lot.
+    /// Returns a holder with nothing but its period's lot.
     pub fn plain(period: LotId) -> Self {
         Self { period, overage: Overage::Deny, spend: None, prepaid: None, tempo: None }
     }
 }
 
-/// The first parts of a charge are those of the period lots: a message's usage is counted there, once for each holder.
+/// Number of parts of period lots, which come first in a charge: a message's usage is counted there, once for each
+/// holder.
 pub const PERIOD_PARTS: usize = 3;
 
-/// The rows that a batch is decided on, as an engine holds them locked.
+/// The rows that a batch is decided on; the engine holds them locked.
 #[derive(Debug, Default)]
 pub struct Books {
     pub lots: IdMap<LotId, Lot>,
     pub holdings: IdMap<Holder, Holding>,
-    /// The accounts of which much was given back lately.
+    /// The accounts that had many messages given back lately.
     pub refused: IdMap<AccountId, Refused>,
 }
 
-/// One message that is to be charged. The books must hold what its chain's holders hold.
+/// One message that is to be charged. [`Books`] must hold the rows of all holders in its chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charge {
     pub credits: i64,
     pub chain: Chain,
-    /// Micro-units of money for a credit, by the policy's pricing of this moment.
+    /// Price of a credit in micro-units of money, by the policy's pricing at this moment.
     pub unit_price: i64,
 }
 
-/// Decides one message, charging the books in place: what it was charged (first the period lots of key, account and
-/// policy, then the parts of other lots), or why not. Rates come first; whatever refuses a message, it moves nothing.
+/// Decides one message and charges `books` in place. Returns the charged parts (first those of the period lots of key,
+/// account and policy, then those of other lots), or the reason of the refusal. Rates come first; a refused message
+/// changes nothing.
 ///
 /// Every engine calls it, through the rulebook, with the rows that it holds locked.
 pub fn decide(books: &mut Books, charge: &Charge, now: Timestamp) -> Result<Vec<Part>, Verdict> {
@@ -98,7 +100,7 @@ impl Shortage {
         Verdict::Short { meter, granted, remaining, reopens_at, pending: false }
     }
 
-    /// The one that stays closed longer; this one where both do as long.
+    /// Returns the shortage that lasts longer; this one if both last as long.
     fn or_longer(self, other: Self) -> Self {
         let end = |shortage: &Self| shortage.reopens_at.unwrap_or(Timestamp::MAX);
         if end(&other) > end(&self) { other } else { self }
@@ -106,7 +108,7 @@ impl Shortage {
 }
 
 impl Books {
-    /// The theoretical arrivals after this message, or why it comes too early.
+    /// Returns the theoretical arrivals after this message, or the verdict that it comes too early.
     fn arrivals(&self, chain: Chain, now: Timestamp) -> Result<[Option<(Holder, Timestamp)>; 2], Verdict> {
         let mut arrivals = [None; 2];
         let shut = self.refused.get(&chain.account).and_then(|refused| refused.shuts(now));
@@ -134,7 +136,7 @@ impl Books {
         }
     }
 
-    /// Of the meters that lack credits, the one that stays closed longest.
+    /// Returns the shortage that lasts longest of all meters that lack credits.
     fn shortage(&self, charge: &Charge) -> Option<Shortage> {
         let [key, account, policy] = charge.chain.holders().map(|holder| &self.holdings[&holder]);
         let period = |holding: &Holding| self.short_period(&self.lots[&holding.period], charge.credits);
@@ -171,7 +173,7 @@ impl Books {
         Some(Shortage { meter, granted, remaining, reopens_at: stock.next_top_up })
     }
 
-    /// Whether a message would pass every limit if its lots got this back.
+    /// Checks whether a message would pass every limit if `returned` were given back to the lots.
     pub fn would_pass(&self, charge: &Charge, returned: &IdMap<LotId, i64>) -> bool {
         let mut books = Self::default();
         for holder in charge.chain.holders() {
@@ -231,13 +233,13 @@ impl Books {
 }
 
 impl Charge {
-    /// What the message costs, in micro-units.
+    /// Returns the cost of the message, in micro-units.
     fn money(&self) -> i64 {
         self.credits.saturating_mul(self.unit_price)
     }
 }
 
-/// What is short is told in credits at this price.
+/// Returns the shortage of a lot of money, in credits at the message's price.
 fn short_money(lot: &Lot, charge: &Charge) -> Option<Shortage> {
     let price = charge.unit_price;
     let granted = lot.granted.filter(|_| price > 0 && !lot.fits(charge.money()))?;

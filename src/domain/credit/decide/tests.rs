@@ -23,7 +23,7 @@ fn window(period: Period) -> Window {
     Calendar::new(period, 1, "UTC").expect("a calendar").window(now())
 }
 
-/// Period lots 1, 2, 3 for key, account and policy; the account's is monthly, the others' as given.
+/// Returns books with monthly period lots 1, 2, 3 for key, account and policy, with these limits.
 fn books(limits: [Option<i64>; 3]) -> Books {
     let mut books = Books::default();
     for ((id, holder), credits) in (1..).map(LotId).zip(chain().holders()).zip(limits) {
@@ -45,7 +45,7 @@ impl Books {
         self
     }
 
-    /// Lots from `first` on, with these credits.
+    /// Adds a prepaid balance of lots from `first` on, with these credits.
     fn with_prepaid(mut self, holder: usize, first: i64, credits: &[i64], next_top_up: Option<&str>) -> Self {
         let ids: Vec<LotId> = (first..).take(credits.len()).map(LotId).collect();
         for (id, credits) in ids.iter().zip(credits) {
@@ -101,7 +101,7 @@ fn all_meters_are_charged_or_none_and_the_first_of_those_closed_longest_is_named
         ),
         (open().with_prepaid(POLICY, 30, &[2], None), Meter::PolicyPrepaid, None),
         (books([None, None, Some(2)]), Meter::PolicyPool, Some(MONTH)),
-        // Several: those of one period in order, one that never opens before all.
+        // Several meters: those of one period in order, but one that never opens before all others.
         (books([Some(2); 3]), Meter::KeyCap, Some(MONTH)),
         (books([Some(2); 3]).with_prepaid(POLICY, 30, &[2], None), Meter::PolicyPrepaid, None),
         (books([Some(2); 3]).with_spend(2 * PRICE).with_prepaid(POLICY, 30, &[2], None), Meter::AccountSpend, None),
@@ -169,7 +169,7 @@ fn what_goes_beyond_a_pool_is_overage_where_that_is_allowed() {
 #[test]
 fn a_rate_is_judged_before_credits_and_a_refused_message_moves_nothing() {
     let mut books = books([None, Some(3), None]).with_rate(KEY, 2, 60).with_rate(ACCOUNT, 3, 60);
-    // Refused for its size: the rate has not moved.
+    // Refused for its size: the rate is unchanged.
     assert!(matches!(books.send(9).0, Verdict::Short { .. }));
     assert!(!books.holding(KEY).tempo.expect("paced").moved);
     assert_eq!((books.send(1).0, books.send(1).0), (Verdict::Reserved, Verdict::Reserved));
