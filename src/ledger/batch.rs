@@ -22,15 +22,15 @@ use super::retry::Retry;
 use super::store::{Error, Result, Role, Session, Settlement, Store};
 use crate::domain::credit::{Reservation, Verdict};
 use crate::runtime::metrics::Registry;
+
 /// Maximum requests that may wait: two seconds' worth at the rate that one ledger is built for.
 const QUEUE: usize = 20_000;
-/// Maximum outcomes that may wait before nothing new is reserved. They are small; their number is bounded because each
-/// belongs to a message that was charged.
+/// Maximum outcomes that may wait before nothing new is reserved. Each belongs to a message that was charged.
 const OUTCOMES: usize = 100_000;
 /// Interval of heartbeats. The operator gives up a session that is silent for several of them.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// The handle. Cheap to clone. Its tasks end after [`drain`](Self::drain), or when the last clone is gone and nothing
-/// waits.
+
+/// Cheap to clone. Its tasks end after [`drain`](Self::drain), or when the last clone is gone and nothing waits.
 #[derive(Clone)]
 pub struct Ledger {
     shared: Arc<Shared>,
@@ -438,7 +438,6 @@ async fn settle_until_abandoned(shared: Arc<Shared>, shutdown: CancellationToken
             continue;
         };
         if due > Instant::now() && !abandoned && !shared.draining.load(Ordering::Relaxed) {
-            // Sooner if one comes that cannot wait. It is checked again either way.
             let _ = timeout_at(due, shared.outcomes.changed()).await;
             continue;
         }

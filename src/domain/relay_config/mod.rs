@@ -125,7 +125,7 @@ struct WrittenListener {
     /// Seconds after the client's final dot until it is answered 451 at the latest: 25 on a plain listener, else 300, where
     /// absent.
     budget_seconds: Option<u32>,
-    /// What becomes of a CR or LF that is not part of CRLF: `Reject` or `Normalize`. `Normalize` on a plain listener, else
+    /// Handling of a CR or LF that is not part of CRLF: `Reject` or `Normalize`. `Normalize` on a plain listener, else
     /// `Reject`, where absent.
     line_ends: Option<LineEnds>,
 }

@@ -11,14 +11,14 @@ use crate::domain::id::MessageId;
 use crate::domain::sender::{Address, Unlisted};
 use crate::relay::smtp::field_name::FieldName;
 
-/// Who has to do something after a reply.
+/// The person who has to act after a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Actor {
     /// All is well.
     Nobody,
     /// No person: the program or device sends the same again by itself.
     Retry,
-    /// Whoever writes the message, or set the program up.
+    /// The person who writes the message, or who set the program up.
     Sender,
     /// The key's or account's owner.
     Tenant,
