@@ -21,6 +21,7 @@ use super::outcomes::{BATCH, Outcomes};
 use super::retry::Retry;
 use super::store::{Error, Result, Role, Session, Settlement, Store};
 use crate::domain::credit::{Reservation, Verdict};
+use crate::runtime::failure_streak::FailureStreak;
 use crate::runtime::metrics::Registry;
 
 /// Maximum requests that may wait: two seconds' worth at the rate that one ledger is built for.
@@ -471,30 +472,26 @@ async fn settle_until_abandoned(shared: Arc<Shared>, shutdown: CancellationToken
 async fn beat(shared: Arc<Shared>) {
     let mut ticks = interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut failing = false;
+    let mut failures = FailureStreak::default();
     loop {
         ticks.tick().await;
         let session = shared.session();
-        let Err(error) = shared.store.heartbeat(&session).await else {
-            failing = false;
-            continue;
+        let beaten = shared.store.heartbeat(&session).await.inspect_err(|error| shared.figures.failed(error));
+        let beaten = match beaten {
+            Err(Error::Fenced) => shared.renew(&session).await.map(drop),
+            beaten @ (Ok(())
+            | Err(
+                Error::Unavailable { .. }
+                | Error::Full
+                | Error::Foreign { .. }
+                | Error::Replaced { .. }
+                | Error::Held(_)
+                | Error::Schema { .. }
+                | Error::Unfit { .. },
+            )) => beaten,
         };
-        shared.figures.failed(&error);
-        let renewed = match error {
-            Error::Fenced => shared.renew(&session).await.map(|_| ()),
-            error @ (Error::Unavailable { .. }
-            | Error::Full
-            | Error::Foreign { .. }
-            | Error::Replaced { .. }
-            | Error::Held(_)
-            | Error::Schema { .. }
-            | Error::Unfit { .. }) => Err(error),
-        };
-        let first = !std::mem::replace(&mut failing, renewed.is_err());
-        if let Err(error) = renewed
-            && first
-        {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the ledger did not take the heartbeat");
+        if let Some(error) = failures.first(&beaten) {
+            tracing::warn!(error = error as &dyn std::error::Error, "the ledger did not take the heartbeat");
         }
     }
 }

@@ -6,6 +6,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::store::Result;
+use crate::runtime::failure_streak::FailureStreak;
 
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -15,12 +16,12 @@ pub struct Telling {
     what: &'static str,
     stop: CancellationToken,
     stopped: bool,
-    failing: bool,
+    failures: FailureStreak,
 }
 
 impl Telling {
     pub fn of(what: &'static str, stop: CancellationToken) -> Self {
-        Self { what, stop, stopped: false, failing: false }
+        Self { what, stop, stopped: false, failures: FailureStreak::default() }
     }
 
     /// Waits for the next turn. False after the last one.
@@ -37,11 +38,8 @@ impl Telling {
 
     /// Logs the first failure in a row.
     pub fn note(&mut self, told: &Result<()>) {
-        if let Err(error) = told
-            && !self.failing
-        {
+        if let Some(error) = self.failures.first(told) {
             tracing::warn!(error = error as &dyn std::error::Error, "telling of {}", self.what);
         }
-        self.failing = told.is_err();
     }
 }

@@ -12,6 +12,7 @@ use super::admit::Admission;
 use crate::domain::trouble::{TROUBLES_MAX, Trouble};
 use crate::ledger::Error;
 use crate::ledger::store::Session;
+use crate::runtime::failure_streak::FailureStreak;
 
 /// Interval of reports. A shorter one has no use: an upstream that comes back is probed after two seconds at the
 /// earliest.
@@ -29,7 +30,7 @@ struct Told {
 /// Reports until `stop`. A session's reports end with it.
 pub async fn tell(admission: Arc<Admission>, stop: CancellationToken) {
     let mut told = Told::default();
-    let mut failing = false;
+    let mut failures = FailureStreak::default();
     loop {
         tokio::select! {
             () = sleep(LOOK_EVERY) => {}
@@ -45,16 +46,16 @@ pub async fn tell(admission: Arc<Admission>, stop: CancellationToken) {
         if told.seen == told.troubles {
             continue;
         }
-        match admission.ledger.store().put_troubles(&session, &told.seen).await {
-            Ok(()) => (told.troubles, failing) = (told.seen.clone(), false),
-            // The heartbeat opens another session, unless the relay is shutting down.
-            Err(Error::Fenced) => {}
-            Err(error) => {
-                if !failing {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "telling of upstreams in trouble");
-                }
-                failing = true;
-            }
+        let put = admission.ledger.store().put_troubles(&session, &told.seen).await;
+        // The heartbeat opens another session, unless the relay is shutting down.
+        if matches!(put, Err(Error::Fenced)) {
+            continue;
+        }
+        if let Some(error) = failures.first(&put) {
+            tracing::warn!(error = error as &dyn std::error::Error, "telling of upstreams in trouble");
+        }
+        if put.is_ok() {
+            told.troubles.clone_from(&told.seen);
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod failure_streak;
 pub mod fleet;
 pub mod health;
 pub mod http;

@@ -13,28 +13,23 @@ use crate::domain::sender::{MailDomain, SenderFault, Unlisted};
 use crate::operator::context::Context;
 use crate::operator::object_ref::{Name, Ref};
 use crate::operator::plan::Notice;
+use crate::runtime::failure_streak::FailureStreak;
 
 /// Interval between queries of the ledger, short enough for a user who looks for the reason.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
 /// Runs until the future is dropped.
 pub async fn run(context: &Context) {
-    let mut failing = false;
+    let mut failures = FailureStreak::default();
     loop {
         // Not while the ledger is held or being rebuilt.
         context.guard.opened().await;
-        match context.ledger.report_denied_senders(TELL_EVERY, DENIED_MAX).await {
-            Ok(reports) => {
-                failing = false;
-                for report in reports {
-                    tell(context, report).await;
-                }
-            }
-            Err(error) => {
-                if !failing {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "asking for refused senders");
-                }
-                failing = true;
-            }
+        let reports = context.ledger.report_denied_senders(TELL_EVERY, DENIED_MAX).await;
+        if let Some(error) = failures.first(&reports) {
+            tracing::warn!(error = error as &dyn std::error::Error, "asking for refused senders");
+        }
+        for report in reports.unwrap_or_default() {
+            tell(context, report).await;
         }
         sleep(LOOK_EVERY).await;
     }

@@ -20,6 +20,7 @@ use crate::operator::fleet::installation::{self, ACCEPT, Installation, NAME};
 use crate::operator::report::{self, EventNote};
 use crate::operator::state::guard::Standing;
 use crate::operator::tasks::rebuild;
+use crate::runtime::failure_streak::FailureStreak;
 
 /// Interval at which the ledger's identity is read: one small read. Relays check by themselves, five times a second.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -43,15 +44,12 @@ struct Watching {
 /// Runs until the future is dropped.
 pub async fn run(context: &Context) {
     let mut watching = Watching::default();
-    let mut failing = false;
+    let mut failures = FailureStreak::default();
     loop {
         let looked = look(context, &mut watching).await;
-        if let Err(error) = &looked
-            && !failing
-        {
+        if let Some(error) = failures.first(&looked) {
             tracing::warn!(error = error as &dyn std::error::Error, "watching who the ledger is");
         }
-        failing = looked.is_err();
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

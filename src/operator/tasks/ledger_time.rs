@@ -9,21 +9,19 @@ use std::time::Duration;
 use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
 use crate::operator::object_ref::{Name, Ref};
+use crate::runtime::failure_streak::FailureStreak;
 
 /// Interval of one small read. A difference of a minute is reported within some seconds.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs until the future is dropped.
 pub async fn run(context: &Context) {
-    let mut failing = false;
+    let mut failures = FailureStreak::default();
     loop {
         let looked = look(context).await;
-        if let Err(error) = &looked
-            && !failing
-        {
+        if let Some(error) = failures.first(&looked) {
             tracing::warn!(error = error as &dyn std::error::Error, "reading the ledger's time");
         }
-        failing = looked.is_err();
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

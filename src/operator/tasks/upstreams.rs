@@ -10,6 +10,7 @@ use crate::domain::id::{Holder, PolicyId};
 use crate::domain::trouble::Sightings;
 use crate::operator::context::Context;
 use crate::operator::object_ref::{Name, Ref};
+use crate::runtime::failure_streak::FailureStreak;
 
 /// Interval of one query to the ledger, shorter than the time in which a status is read.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -21,20 +22,22 @@ const ALONE_FOR: Duration = Duration::from_secs(60);
 
 /// Runs until the future is dropped. Wakes the policies for which the relays' reports changed.
 pub async fn run(context: &Context) {
-    let mut failing = false;
+    let mut failures = FailureStreak::default();
     let mut relay_at = Instant::now();
     loop {
         // Not while the ledger is held or being rebuilt.
         context.guard.opened().await;
-        match context.ledger.sightings().await {
+        let sightings = context.ledger.sightings().await;
+        if let Some(error) = failures.first(&sightings) {
+            tracing::warn!(error = error as &dyn std::error::Error, "asking what the relays say of upstreams");
+        }
+        match sightings {
             Ok(next) if next.relays == 0 && relay_at.elapsed() < ALONE_FOR => {
-                failing = false;
                 // The last report stays in force.
                 sleep(LOOK_SOON).await;
                 continue;
             }
             Ok(next) => {
-                failing = false;
                 if next.relays > 0 {
                     relay_at = Instant::now();
                 }
@@ -46,10 +49,6 @@ pub async fn run(context: &Context) {
                 }
             }
             // The last report stays in force.
-            Err(error) if !failing => {
-                failing = true;
-                tracing::warn!(error = &error as &dyn std::error::Error, "asking what the relays say of upstreams");
-            }
             Err(_) => {}
         }
         sleep(LOOK_EVERY).await;
