@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use franking::domain::relay_config::LedgerAddress;
 use franking::ledger;
+use franking::ledger::bill::Statement;
 use franking::ledger::sqlite::backup::{self, Copied};
-use franking::runtime::cli::{Costs, LedgerCommand};
+use franking::runtime::cli::{Costs, LedgerCommand, Output};
 use franking::runtime::clock::{Clock as _, SystemClock};
 use franking::runtime::config::Settings;
 use franking::runtime::shutdown::{self, RoleError};
@@ -137,7 +138,15 @@ async fn print_costs(settings: &Settings, asked: &Costs) -> Result<ExitCode, Rol
     let clock = Arc::new(SystemClock);
     let store = ledger::open(&settings.ledger, clock.clone())?;
     match ledger::bill::statement(store.as_ref(), &asked.policy, asked.period.as_deref(), clock.now()).await? {
-        Ok(statement) => Ok(say(&statement.print(asked.output))),
+        Ok(statement) => Ok(say(&printed(&statement, asked.output))),
         Err(refused) => Ok(fail(&refused, REFUSED)),
+    }
+}
+
+fn printed(statement: &Statement, output: Output) -> String {
+    match output {
+        Output::Table => statement.table(),
+        Output::Json => statement.json(),
+        Output::Csv => statement.csv(),
     }
 }

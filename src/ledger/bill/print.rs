@@ -2,21 +2,12 @@
 
 use std::fmt::Write as _;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Statement;
 use crate::domain::cost::{Line, Payer};
-use crate::runtime::cli::Output;
 
 impl Statement {
-    pub fn print(&self, format: Output) -> String {
-        match format {
-            Output::Table => self.table(),
-            Output::Json => format!("{:#}\n", self.json()),
-            Output::Csv => self.csv(),
-        }
-    }
-
     /// Returns the namespace and name of a line; an account that was purged has neither.
     fn names(&self, line: &Line) -> (&str, &str) {
         let Payer::Account(id) = line.payer else { return ("", "") };
@@ -31,7 +22,8 @@ impl Statement {
         }
     }
 
-    fn table(&self) -> String {
+    /// Prints a table for people.
+    pub fn table(&self) -> String {
         let terms = &self.terms;
         let mut text = format!(
             "{} {} ({} to {}), amounts in minor units of {}\n\n",
@@ -54,7 +46,8 @@ impl Statement {
         text
     }
 
-    fn json(&self) -> Value {
+    /// Prints one JSON object.
+    pub fn json(&self) -> String {
         let lines = self.bill.lines.iter().map(|line| {
             let (namespace, name) = self.names(line);
             let id = match line.payer {
@@ -67,16 +60,17 @@ impl Statement {
             })
         });
         let terms = &self.terms;
-        json!({
+        let bill = json!({
             "policy": self.policy, "policyId": terms.policy, "period": terms.period,
             "from": terms.from, "to": terms.to, "currency": terms.currency,
             "basePriceMinor": terms.base_price_minor, "pricePerThousandMinor": terms.price_per_thousand_minor,
             "credits": self.bill.credits, "totalMinor": self.bill.total_minor, "lines": lines.collect::<Vec<_>>(),
-        })
+        });
+        format!("{bill:#}\n")
     }
 
     /// Prints CSV. Names are names of Kubernetes objects, so nothing has to be quoted.
-    fn csv(&self) -> String {
+    pub fn csv(&self) -> String {
         let mut text = "policy,period,kind,account_id,namespace,name,credits,amount_minor,currency\r\n".to_owned();
         for line in &self.bill.lines {
             let id = match line.payer {
