@@ -1,6 +1,6 @@
 //! The settings that an edit changed, with the old and the new value, for the audit trail. Pure.
 //!
-//! Limits, rates, prices, grants and suspensions have rows of their own (`trail`). Senders and networks are
+//! Limits, rates, prices, grants and suspensions have rows of their own ([`audit`](super::audit)). Senders and networks are
 //! configuration, and shown; a suspension's reason and a key's name may name people, and are not.
 
 use std::collections::BTreeSet;
@@ -16,13 +16,13 @@ const LIST_SHOWN: usize = 10;
 /// Characters of one text in a row. A mail address has 320 at most.
 const TEXT_SHOWN: usize = 320;
 
-/// Returns the details of the rows, one for each field. There are none for a holder that leaves service or comes back
-/// to it: its settings were erased when it left.
+/// Returns the details of the rows, one for each field. There are none for a holder that leaves service. For one that
+/// comes back there is a row for each field that is set, without an earlier value: it was erased when the holder left.
 pub fn changed_settings(before: &Entry, entry: &Entry) -> Vec<Value> {
-    if before.removed_at().is_some() || entry.removed_at().is_some() {
+    if entry.removed_at().is_some() {
         return Vec::new();
     }
-    let mut changes = Changes::default();
+    let mut changes = Changes { returns: before.removed_at().is_some(), rows: Vec::new() };
     match (before, entry) {
         (Entry::Policy(before), Entry::Policy(after)) => changes.policy(before, after),
         (Entry::Account(before), Entry::Account(after)) => changes.account(before, after),
@@ -33,8 +33,9 @@ pub fn changed_settings(before: &Entry, entry: &Entry) -> Vec<Value> {
     changes.rows
 }
 
-#[derive(Default)]
 struct Changes {
+    /// The holder comes back to service.
+    returns: bool,
     rows: Vec<Value>,
 }
 
@@ -47,7 +48,7 @@ impl Changes {
         self.field("upstream.host", &host(before), &host(after));
         self.field("upstream.port", &port(before), &port(after));
         if let (Some(before), Some(after)) = (&before.upstream, &after.upstream) {
-            self.field("upstream.tls", &before.tls, &after.tls);
+            self.field("upstream.tls", &Some(&before.tls), &Some(&after.tls));
             self.field("upstream.maxRecipients", &before.max_recipients, &after.max_recipients);
             if before.secret != after.secret {
                 // Sealed credentials are never shown; the row says only that they changed.
@@ -58,7 +59,10 @@ impl Changes {
     }
 
     fn account(&mut self, before: &AccountEntry, after: &AccountEntry) {
-        self.field("policyRef", &before.policy, &after.policy);
+        // It has one always.
+        if before.policy != after.policy {
+            self.change("policyRef", true, &json!(before.policy), &json!(after.policy));
+        }
         self.field("allowedSenders", &before.allowed_senders, &after.allowed_senders);
         self.settings(before.settings.as_ref(), after.settings.as_ref());
     }
@@ -75,7 +79,8 @@ impl Changes {
         let empty = Settings::default();
         let (was, is) = (before.unwrap_or(&empty), after.unwrap_or(&empty));
         // A version that kept no settings wrote the entry: the earlier ones are unknown.
-        let known = before.is_some();
+        let known = before.is_some() && !self.returns;
+        let was = if self.returns { &empty } else { was };
         let fields: BTreeSet<&str> = was.fields().chain(is.fields()).collect();
         for field in fields {
             let (from, to) = (was.get(field).unwrap_or(&Value::Null), is.get(field).unwrap_or(&Value::Null));
@@ -83,8 +88,10 @@ impl Changes {
         }
     }
 
-    fn field<T: Serialize + PartialEq>(&mut self, field: &str, before: &T, after: &T) {
-        if before != after {
+    fn field<T: Serialize + PartialEq + Default>(&mut self, field: &str, before: &T, after: &T) {
+        if self.returns && *after != T::default() {
+            self.change(field, false, &Value::Null, &json!(after));
+        } else if !self.returns && before != after {
             self.change(field, true, &json!(before), &json!(after));
         }
     }

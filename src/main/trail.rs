@@ -1,6 +1,6 @@
 //! `franking ledger events`: prints the audit trail.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,10 +60,10 @@ async fn show_page(store: &dyn Store, output: Trail, mut after: i64) -> Result<i
 type Names = HashMap<Holder, (Option<String>, String)>;
 
 async fn names_in(store: &dyn Store, page: &[Event]) -> Result<Names, RoleError> {
-    let mut names = Names::new();
+    let (mut names, mut looked_up) = (Names::new(), HashSet::new());
     let holders = page.iter().flat_map(|event| event.holder.into_iter().chain(policies_of(event)));
     for holder in holders {
-        if names.contains_key(&holder) {
+        if !looked_up.insert(holder) {
             continue;
         }
         let name = match store.find(holder).await? {

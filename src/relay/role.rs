@@ -323,7 +323,8 @@ async fn release_counters(admission: Arc<Admission>, stop: CancellationToken) {
         }
         let Some(directory) = admission.auth.current() else { continue };
         let now = admission.auth.now();
-        let stays = |id| directory.account(id).is_some_and(|account| keeps_counters(account, now));
+        // An account that the copy lacks may be new, or the copy is being read anew.
+        let stays = |id| directory.account(id).is_none_or(|account| keeps_counters(account, now));
         admission.metrics.release_accounts(stays);
     }
 }

@@ -20,7 +20,7 @@ use crate::runtime::clock::Clock;
 /// Time for which one key makes tickets. A ticket lives for one to two of these, and clients are told the shorter time
 /// (RFC 8446 §4.6.1 allows seven days).
 const EPOCH_SECONDS: u32 = 12 * 60 * 60;
-/// Length of the half day's number in shared of a ticket.
+/// Length of the half day's number in front of a ticket.
 const EPOCH_LEN: usize = 8;
 
 pub struct Tickets {

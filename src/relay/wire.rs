@@ -38,7 +38,7 @@ pub enum Stream {
     Gone,
 }
 
-/// The content at the shared of the input.
+/// The content at the front of the input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Cut {
     /// A line of this many octets with its end.

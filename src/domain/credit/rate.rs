@@ -76,7 +76,7 @@ pub struct Arrivals {
 impl Rate {
     /// Returns the arrivals after a message charged at `charged_at` was given back. `None` if nothing changes, because
     /// its turn has passed at `now` and holds up no other, or because as many were given back as the rate itself
-    /// allows: a client that gets nothing but refusals sends at twice the rate.
+    /// allows: a client that gets nothing but refusals sends at twice the rate (at three times a rate of one).
     pub fn give_back(self, arrivals: Arrivals, charged_at: Timestamp, now: Timestamp) -> Option<Arrivals> {
         let window = SignedDuration::from_secs(i64::from(self.per_seconds));
         let holds_up = charged_at.checked_add(window).is_ok_and(|until| now < until);

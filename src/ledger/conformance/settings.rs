@@ -88,10 +88,19 @@ pub async fn an_edited_setting_is_told_from_what_to_what(place: &impl Place) {
     world.put(&[Entry::Key(printer.clone())]).await;
     assert_eq!(world.store.changes(0).await.expect("changes").epoch, epoch);
 
-    // A key that leaves service is not edited, nor is one that comes back.
+    // A key that leaves service is not edited. One that comes back tells all that it has, so that no edit hides behind a
+    // deletion; its earlier values are gone.
     let gone = printer.removed(world.clock_now());
     assert_eq!(gone.settings, Some(Settings::default()));
     assert_eq!(told(&mut world, &[Entry::Key(gone)]).await, Vec::<Value>::new());
-    assert_eq!(told(&mut world, &[Entry::Key(printer)]).await, Vec::<Value>::new());
+    printer.allow_from.clear();
+    assert_eq!(
+        told(&mut world, &[Entry::Key(printer)]).await,
+        [
+            json!({"field": "plainListener", "to": true}),
+            json!({"field": "rotation.every", "to": "1h"}),
+            json!({"field": "secret.adopt", "to": true}),
+        ]
+    );
     world.check().await;
 }

@@ -23,8 +23,10 @@ const SESSION: &str = "SET lock_timeout = '5s'; SET statement_timeout = '20s'; \
      SET default_transaction_isolation = 'read committed'; SET timezone = 'UTC'";
 
 /// The schemas that this release works with: these, and the next one's.
-pub const SCHEMA_OLDEST: i64 = 1;
-pub const SCHEMA_NEWEST: i64 = 1;
+pub const SCHEMA_OLDEST: i64 = FIRST;
+pub const SCHEMA_NEWEST: i64 = FIRST;
+/// The first schema. The numbers below it were those of development versions.
+pub const FIRST: i64 = 20;
 /// The oldest server version that was tested.
 const SERVER_OLDEST: i32 = 150_000;
 

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::durability::{self, SCHEMA_NEWEST, SCHEMA_OLDEST};
+use super::durability::{self, FIRST, SCHEMA_NEWEST, SCHEMA_OLDEST};
 use super::failure::{Failure, Op};
 use super::identity::read_identity;
 use super::pool::Connector;
@@ -21,7 +21,7 @@ pub struct Migration {
 }
 
 pub const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("../migrations/postgres/0001_ledger.sql") }];
+    &[Migration { version: FIRST, sql: include_str!("../migrations/postgres/0020_ledger.sql") }];
 
 /// The advisory lock that is held while the schema changes: "FRNK". Two that prepare at once follow each other.
 const LOCK: i64 = 0x4652_4e4b;
@@ -64,7 +64,7 @@ async fn prepare_in(
         }
     }
     // A neighbour's newer schema stays; this release works with it.
-    if from > newest.max(SCHEMA_NEWEST) + 1 {
+    if from > newest.max(SCHEMA_NEWEST) + 1 || (found.is_some() && from < FIRST) {
         return Ok(Err(Error::Schema { found: from, oldest: SCHEMA_OLDEST, newest: SCHEMA_NEWEST + 1 }));
     }
     if found.is_none() {
@@ -82,16 +82,17 @@ async fn step(wire: &Wire, naming: &Naming, migration: &Migration, now: Timestam
     wire.batch("BEGIN").await?;
     let done = async {
         wire.batch(migration.sql).await?;
-        if migration.version == 1 {
+        if migration.version == FIRST {
             wire.execute(
                 "INSERT INTO meta (schema_version, installation, cluster, incarnation, floor_ms, state) \
-                 VALUES (1, $1, $2, $3, $4, $5)",
+                 VALUES ($6, $1, $2, $3, $4, $5)",
                 &[
                     &naming.installation,
                     &naming.cluster,
                     &naming.incarnation,
                     &now.as_millisecond(),
                     &naming.state.as_str(),
+                    &FIRST,
                 ],
             )
             .await?;

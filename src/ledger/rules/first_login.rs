@@ -61,7 +61,7 @@ pub fn judge(mut known: HashMap<KeyId, Vec<Known>>, logins: &[LoginFrom], now: T
         if news >= NETWORKS_PER_KEY {
             continue;
         }
-        let forgotten = if known.len() >= NETWORKS_PER_KEY { forget(known) } else { None };
+        let forgotten = if known.len() >= NETWORKS_PER_KEY { forget(known, now) } else { None };
         known.push(Known { network: network.clone(), told_at: now, seen_at: now });
         let mut detail = json!({ "network": network, "number": known.len() });
         if let Some(forgotten) = forgotten {
@@ -73,9 +73,46 @@ pub fn judge(mut known: HashMap<KeyId, Vec<Known>>, logins: &[LoginFrom], now: T
     changes
 }
 
-/// Removes the network that a key used longest ago; of several, the one recorded first. While fewer than all are news
-/// of this day, that is none of this batch.
-fn forget(known: &mut Vec<Known>) -> Option<String> {
-    let oldest = (0..known.len()).min_by_key(|index| (known[*index].seen_at, known[*index].told_at))?;
+/// Removes the network that a key used longest ago; of several, the one recorded first. News within [`NEWS_WITHIN`] stay:
+/// without their rows the key could cause as many again.
+fn forget(known: &mut Vec<Known>, now: Timestamp) -> Option<String> {
+    let is_old = |index: &usize| now.duration_since(known[*index].told_at) >= NEWS_WITHIN;
+    let oldest = (0..known.len()).filter(is_old).min_by_key(|index| (known[*index].seen_at, known[*index].told_at))?;
     Some(known.remove(oldest).network)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_comes_from_ever_new_networks_is_news_so_many_times_a_day_and_no_more() {
+        let key = KeyId(Uuid::from_u128(1));
+        let login = |network: u32| LoginFrom::new(key, std::net::IpAddr::V4((network << 8).into()));
+        let start: Timestamp = "2026-11-20T10:00:00Z".parse().expect("a time");
+        let home = login(1).network.to_string();
+        let mut known =
+            vec![Known { network: home.clone(), told_at: start - SignedDuration::from_hours(48), seen_at: start }];
+        let (mut news, mut next) = (0, 2);
+        for hour in 0..24 {
+            let now = start + SignedDuration::from_hours(hour);
+            // The old network is used each hour, so that the new ones are always those that were used longest ago.
+            let logins: Vec<LoginFrom> = std::iter::once(login(1)).chain((0..63).map(|n| login(next + n))).collect();
+            next += 63;
+            let changes = judge(HashMap::from([(key, known.clone())]), &logins, now);
+            for (_, seen) in &changes.seen {
+                known.iter_mut().filter(|row| row.network == *seen).for_each(|row| row.seen_at = now);
+            }
+            known.retain(|row| !changes.forgotten.iter().any(|(_, network)| *network == row.network));
+            let first = changes.first.into_iter();
+            known.extend(first.map(|first| Known { network: first.network, told_at: now, seen_at: now }));
+            news = known.iter().filter(|row| row.told_at >= start).count().max(news);
+            assert!(known.len() <= NETWORKS_PER_KEY);
+        }
+        assert_eq!(news, NETWORKS_PER_KEY, "of a day");
+        assert!(known.iter().all(|row| row.network == home || row.told_at >= start));
+    }
 }

@@ -44,11 +44,14 @@ pub struct Migration {
 }
 
 pub const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("../migrations/sqlite/0001_ledger.sql") }];
+    &[Migration { version: FIRST, sql: include_str!("../migrations/sqlite/0020_ledger.sql") }];
+
+/// The first schema. The numbers below it were those of development versions.
+const FIRST: i64 = 20;
 
 /// The schemas that this release works with.
-const SCHEMA_OLDEST: i64 = 1;
-const SCHEMA_NEWEST: i64 = 1;
+const SCHEMA_OLDEST: i64 = FIRST;
+const SCHEMA_NEWEST: i64 = FIRST;
 
 pub fn unfit(path: &Path, why: impl Into<String>) -> Error {
     Error::Unfit { path: path.display().to_string(), why: why.into() }
@@ -228,7 +231,7 @@ pub fn prepare(path: &Path, naming: &Naming, migrations: &[Migration], now: Time
             return Err(Error::Foreign { found: installation, expected: naming.installation });
         }
     }
-    if from > newest {
+    if from > newest || (found.is_some() && from < FIRST) {
         return Err(Error::Schema { found: from, oldest: SCHEMA_OLDEST, newest });
     }
     if from < newest {
@@ -278,17 +281,18 @@ fn migrate(connection: &mut Connection, naming: &Naming, migrations: &[Migration
     for migration in migrations.iter().filter(|migration| migration.version > current) {
         transaction.execute_batch(migration.sql)?;
         transaction.execute("UPDATE meta SET schema_version = ?1", [migration.version])?;
-        if migration.version == 1 {
+        if empty && migration.version == FIRST {
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
             transaction.execute(
                 "INSERT INTO meta (one, schema_version, installation, cluster, incarnation, last_now, state) \
-                 VALUES (1, 1, ?1, ?2, ?3, ?4, ?5)",
+                 VALUES (1, ?6, ?1, ?2, ?3, ?4, ?5)",
                 params![
                     naming.installation.as_bytes(),
                     naming.cluster,
                     naming.incarnation.as_bytes(),
                     now.as_millisecond(),
-                    naming.state.as_str()
+                    naming.state.as_str(),
+                    FIRST
                 ],
             )?;
         }

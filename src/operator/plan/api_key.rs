@@ -420,7 +420,9 @@ fn shown_refused(
     let expired = matches!(outcome, Outcome::Refused { reason: Reason::Revoked | Reason::Expired, .. });
     let serves = |account: &Account| account.programmed && account.obstacle.is_none();
     let open = observed.entry.as_ref().is_some_and(lives) && !expired && observed.account.as_ref().is_some_and(serves);
+    // No password changes while this lasts.
     let credential = key.status.as_ref().and_then(|standing| standing.credential.clone());
+    let credential = credential.map(|credential| CredentialStatus { rotates_at: None, ..credential });
     let figures = (observed.gauge.clone(), open, credential);
     let mut next = base_status(key, observed, &outcome, (false, false), figures, now);
     if let Some(standing) = &key.status {

@@ -101,7 +101,7 @@ pub fn may_be_used(secret: &Secret) -> bool {
 /// Writes with another cause (time, another object, a Secret) are the operator's own, and so are deletions: a deleted
 /// object does not say who asked for it, the API server's audit log does.
 pub fn actor(meta: &ObjectMeta, last: LastPass, editor: Option<&str>, stamped: bool) -> String {
-    if meta.generation == last.generation || deleting(meta) {
+    if deleting(meta) || (meta.generation == last.generation && last.took_over) {
         return OPERATOR.to_owned();
     }
     let stamp = || meta.annotations.as_ref()?.get(CHANGED_BY).filter(|user| !user.is_empty());
@@ -261,7 +261,9 @@ mod tests {
             (5, after(2), "generations 3 to 5, the last by user:alice"),
             // Another user may have written what was refused then and is valid now.
             (5, refused(4), "generations up to 5, the last by user:alice"),
-            (5, refused(5), "operator"),
+            (5, after(5), "operator"),
+            // What was refused is valid now, for example because another object changed.
+            (5, refused(5), "generations up to 5, the last by user:alice"),
         ] {
             assert_eq!(actor(&at(generation), last, None, true), expected, "{generation} {last:?}");
         }

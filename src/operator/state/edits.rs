@@ -41,7 +41,8 @@ impl Edits {
             Some(edit) if in_turn && edit.generation + 1 == generation => manager.filter(|_| newest > edit.newest),
             // The creator of an object owns all of its first spec.
             None if generation == 1 => {
-                manager.filter(|_| newest == meta.creation_timestamp.as_ref().map(|time| time.0))
+                let created = meta.creation_timestamp.as_ref().map(|time| time.0);
+                manager.filter(|_| newest.is_some() && newest <= created)
             }
             Some(_) | None => None,
         };

@@ -16,7 +16,7 @@ use crate::domain::relay_config::LineEnds;
 /// Maximum length of a line. Devices send lines far over RFC 5321's 1,000 octets; more than this is no text.
 pub const LINE_MAX: usize = 64 * 1024;
 
-/// Room in shared of a body for the fields that the relay adds, so that the body is never copied for them: Received
+/// Room in front of a body for the fields that the relay adds, so that the body is never copied for them: Received
 /// and Message-ID name the host (at most 255 octets) and the message's id, Date is 40 octets.
 pub const HEADROOM: usize = 1024;
 
@@ -93,7 +93,7 @@ impl Body {
         self.start = self.octets.len().min(self.start + octets);
     }
 
-    /// Returns the message with `fields` in shared of it.
+    /// Returns the message with `fields` in front of it.
     pub fn with(mut self, fields: &str) -> Bytes {
         if let Some(start) = self.start.checked_sub(fields.len()) {
             self.octets[start..self.start].copy_from_slice(fields.as_bytes());

@@ -1,6 +1,6 @@
 //! The header section: the senders that it names, how often the message was relayed, and which fields are missing.
 //!
-//! No field is rewritten. A Received field goes in shared (RFC 5321 §4.4), and Date and Message-ID if a device left them
+//! No field is rewritten. A Received field goes in front (RFC 5321 §4.4), and Date and Message-ID if a device left them
 //! out (RFC 6409 §8.2, §8.3).
 
 use std::borrow::Cow;
@@ -126,14 +126,14 @@ fn unfolded(value: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// Returns the length of the line that begins a message in a mailbox file (`From a@b.c Mon Nov 30 10:00:00 2026`), if a
-/// program left it in shared of the header section; else 0. It is no field, and servers drop it. A `From` field with a
+/// program left it in front of the header section; else 0. It is no field, and servers drop it. A `From` field with a
 /// space before its colon is no such line.
 pub fn mailbox_line(body: &[u8]) -> usize {
     let is_line = body.strip_prefix(b"From ").is_some_and(|rest| !rest.trim_ascii_start().starts_with(b":"));
     if is_line { memchr(b'\n', body).map_or(body.len(), |end| end + 1) } else { 0 }
 }
 
-/// The values of the fields that go in shared of a message.
+/// The values of the fields that go in front of a message.
 pub struct Added<'a> {
     pub id: MessageId,
     pub mark: &'a TraceMark,

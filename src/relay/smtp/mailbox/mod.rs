@@ -85,7 +85,7 @@ fn with_overlong_forms_decoded(value: &[u8]) -> Vec<u8> {
 /// Returns the visible character that the overlong form at the beginning of `octets` stands for, and the form's length.
 fn overlong(octets: &[u8]) -> Option<(u8, usize)> {
     let first = *octets.first()?;
-    // RFC 2279 had forms of up to six octets: as many as the first has ones in shared.
+    // RFC 2279 had forms of up to six octets: as many as the first has ones in front.
     let length = usize::try_from(first.leading_ones()).ok().filter(|length| (2..=6).contains(length))?;
     let lead = u32::from(first) & (0x7f >> length);
     let code = octets
