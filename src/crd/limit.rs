@@ -140,7 +140,7 @@ pub struct PeriodStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UsageStatus {
-    /// The period of these figures: that of the cap or pool, from the moment at which it took effect.
+    /// The period of these figures: that of the cap or pool.
     pub period: PeriodStatus,
     /// Recipients that were charged and not given back.
     #[schemars(range(min = 0))]
@@ -194,7 +194,7 @@ pub struct SpendStatus {
     /// Maximum that it may ever cost, in minor units of the policy's currency.
     #[schemars(range(min = 0))]
     pub limit_minor: i64,
-    /// Cost since it has had a spend limit, in minor units, rounded up.
+    /// Cost of all that was ever charged to it at a price, in minor units, rounded up.
     #[schemars(range(min = 0))]
     pub used_minor: i64,
 }

@@ -231,7 +231,7 @@ impl Reason {
             Self::TooManyAccounts => Remedy::on_ready(
                 Of::Account,
                 "`maxAccountsPerNamespace`; accounts that were removed or moved away in this period count",
-                "delete none to make room: ask for a higher ceiling",
+                "ask for a higher ceiling; deleting accounts frees no place in this period",
             ),
             Self::DuplicateExternalId => {
                 Remedy::on_ready(Of::Account, "an older account of the policy has it", "choose another")

@@ -63,7 +63,7 @@ fn tell(folder: &Path, keep: bool) -> Result<(), String> {
     if told.is_ok() {
         println!("\nthe whole story took {:.1} s", began.elapsed().as_secs_f64());
     }
-    let told = told.and_then(|()| if keep { wait_for_the_end(&kube) } else { Ok(()) });
+    let told = told.and_then(|()| if keep { wait_for_the_end(&kube, folder) } else { Ok(()) });
     if current {
         // While the operator runs: its finalizers let go only when the ledger has taken note. After a signal too.
         interrupt::go_on();
@@ -287,12 +287,14 @@ fn show_status(kube: &Kube) -> Result<(), String> {
     Ok(())
 }
 
-fn wait_for_the_end(kube: &Kube) -> Result<(), String> {
+fn wait_for_the_end(kube: &Kube, folder: &Path) -> Result<(), String> {
     println!("\nKEEP=1: everything goes on until you press Enter.");
     match kube.kubeconfig() {
         Some(path) => println!("  export KUBECONFIG={}", path.display()),
         None => println!("  your current kubeconfig is the one to use"),
     }
+    println!("  {}: franking.log, franking.yaml (with the port of /metrics), the mail that arrived", folder.display());
+    println!("  the audit trail: target/debug/franking ledger events --data {}", folder.join("data").display());
     let (say, hear) = mpsc::channel();
     // The line cannot be waited for together with a signal, so a thread of its own does, and ends with the process.
     std::thread::spawn(move || say.send(std::io::stdin().read_line(&mut String::new()).map(drop)));

@@ -126,7 +126,7 @@ impl Cause {
             Self::First => return None,
             Self::Deleted => (true, Reason::CredentialReplaced, "was deleted"),
             Self::Edited => (true, Reason::CredentialReplaced, "holds a password that franking did not write"),
-            Self::Rotation => (false, Reason::CredentialReplaced, "was due for rotation"),
+            Self::Rotation => (false, Reason::CredentialReplaced, "was rotated"),
         };
         let note = format!(
             "the Secret \"{secret}\" {what}: a new password was issued, the old one works until the overlap ends"

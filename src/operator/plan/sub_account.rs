@@ -324,7 +324,7 @@ fn unsuspended(accepted: &Accepted, observed: &Observed) -> Outcome {
         return Outcome::held(Reason::RequiredByPolicy, message);
     }
     if !accepted.sender_domains.is_empty() {
-        return Outcome::ready("mail can be sent");
+        return Outcome::ready("its settings let mail be sent");
     }
     let is_narrowed = accepted.terms.allowed_senders.is_some();
     if is_narrowed {

@@ -241,7 +241,7 @@ fn an_account_that_lacks_what_its_policy_requires_is_strictest_and_says_so() {
     assert!(message.contains("spec.prepaid") && message.contains("spec.spendLimitMinor"), "{message}");
     let (_, _, message) = sentence(json!({"prepaid": {}}));
     assert!(!message.contains("spec.prepaid") && message.contains("spec.spendLimitMinor"), "{message}");
-    assert_eq!(sentence(json!({"prepaid": {}, "spendLimitMinor": 0})).2, "mail can be sent");
+    assert_eq!(sentence(json!({"prepaid": {}, "spendLimitMinor": 0})).2, "its settings let mail be sent");
     // Nor may it send as any sender if the policy requires it to list them.
     let seen = seen_account(Some(policy(json!({"perAccount": {"allowedSenders": "Required"}}))));
     assert_eq!(put_account(&account(json!({})), &seen).allowed_senders, Some(vec![]));

@@ -306,7 +306,7 @@ fn a_password_rotates_by_itself_with_an_overlap_and_says_when() {
     assert_eq!(letters(&plan_at(&mut scene, 719)), "");
     let due = plan_at(&mut scene, 720);
     assert_eq!(letters(&due), "PWRP");
-    assert!(due.notices.iter().any(|notice| notice.note.contains("due for rotation")), "{:?}", due.notices);
+    assert!(due.notices.iter().any(|notice| notice.note.contains("was rotated")), "{:?}", due.notices);
     assert_eq!(rotates_at(&due), Some(at(1440)));
     let Entry::Key(entry) = entries(&due)[1] else { panic!("a key") };
     assert!(crate::domain::credential::opens(&hash_key(), &entry.credentials, &old, at(720)), "for the overlap");

@@ -155,7 +155,7 @@ fn ready_is_told_along_the_chain() {
             &none,
             Login::None,
             &none,
-            ("True: Ready", "mail can be sent"),
+            ("True: Ready", "its settings let mail be sent"),
             ("True: Ready", "the Secret \"printer\" holds a password that works"),
         ),
         (
