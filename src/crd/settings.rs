@@ -64,11 +64,11 @@ impl SubAccountApiKeySpec {
             ("rotation.overlap", json!(rotation.map(|rotation| &rotation.overlap))),
             ("rotation.restartedAt", json!(rotation.map(|rotation| &rotation.restarted_at))),
             ("secret.adopt", switch(secret.is_some_and(|secret| secret.adopt))),
-            ("secret.metadata.annotations", texts(metadata.map(|metadata| &metadata.annotations))),
+            ("secret.metadata.annotations", digests(metadata.map(|metadata| &metadata.annotations))),
             ("secret.metadata.labels", texts(metadata.map(|metadata| &metadata.labels))),
             ("secret.name", json!(secret.map(|secret| &secret.name))),
             ("secret.presets", json!(secret.map(|secret| &secret.presets))),
-            ("secret.template", template(secret)),
+            ("secret.template", digests(secret.map(|secret| &secret.template))),
         ])
     }
 }
@@ -90,13 +90,12 @@ fn texts(texts: Option<&BTreeMap<String, String>>) -> Value {
     texts.filter(|texts| !texts.is_empty()).map_or(Value::Null, |texts| json!(texts))
 }
 
-/// Returns the names of the keys, each with a digest of its text: tenants write what they like into the texts.
-fn template(secret: Option<&SecretSpec>) -> Value {
-    let keys = secret.map(|secret| &secret.template).filter(|keys| !keys.is_empty());
-    let shown = |keys: &BTreeMap<String, String>| -> Vec<String> {
-        keys.iter().map(|(key, text)| format!("{key} {}", digest_of(text))).collect()
+/// Returns the names, each with a digest of its text: tenants write what they like into the texts.
+fn digests(texts: Option<&BTreeMap<String, String>>) -> Value {
+    let shown = |texts: &BTreeMap<String, String>| -> Vec<String> {
+        texts.iter().map(|(name, text)| format!("{name} {}", digest_of(text))).collect()
     };
-    json!(keys.map(shown))
+    json!(texts.filter(|texts| !texts.is_empty()).map(shown))
 }
 
 /// Returns the URL without its path, because the hooks of chat systems carry their secret there.

@@ -56,11 +56,14 @@ impl Settings {
 /// Octets of the SHA-256 that tell two values of a field apart: too many for two values with the same ones to be found.
 const DIGEST_OCTETS: usize = 16;
 
+/// The beginning of a digest.
+pub const DIGEST: &str = "(digest ";
+
 /// Returns a digest that stands for a text that must not be shown. A reader who guesses the text can confirm the guess.
 pub fn digest_of(text: &str) -> String {
     let digest = digest::digest(&digest::SHA256, text.as_bytes());
     let hex: String = digest.as_ref().iter().take(DIGEST_OCTETS).map(|octet| format!("{octet:02x}")).collect();
-    format!("(digest {hex})")
+    format!("{DIGEST}{hex})")
 }
 
 /// Cuts long texts. A long object, such as labels, becomes one text.

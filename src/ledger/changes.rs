@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::domain::directory::{AccountEntry, Entry, KeyEntry, PolicyEntry};
-use crate::domain::settings::Settings;
+use crate::domain::settings::{DIGEST, Settings};
 
 /// Items of a list that a row shows; for a longer list it shows those added and removed, and counts.
 const LIST_SHOWN: usize = 10;
@@ -131,7 +131,9 @@ fn shown(value: &Value) -> Value {
     match value {
         Value::String(text) if text.chars().count() > TEXT_SHOWN => {
             let beginning: String = text.chars().take(TEXT_SHOWN).collect();
-            json!(format!("{beginning}… ({} characters)", text.chars().count()))
+            // The digest at the end of a text that was cut before tells two of them apart.
+            let digest = text.rfind(DIGEST).map(|at| format!(" {}", &text[at..])).unwrap_or_default();
+            json!(format!("{beginning}… ({} characters){digest}", text.chars().count()))
         }
         Value::Array(items) => {
             let mut some: Vec<Value> = items.iter().take(LIST_SHOWN).map(shown).collect();
