@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{CreditPolicySpec, Rotation, SecretSpec, SubAccountApiKeySpec, SubAccountSpec};
+use super::{CreditPolicySpec, Rotation, SubAccountApiKeySpec, SubAccountSpec};
 use crate::domain::settings::{Settings, digest_of};
 
 impl CreditPolicySpec {

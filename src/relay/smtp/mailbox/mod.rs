@@ -4,8 +4,8 @@
 //! allowed. So a value is accepted in one of two ways. If it follows the grammar, its addresses are those of the
 //! grammar, and those in its comments, because some programs know no comments. If it does not, but holds exactly one
 //! angle address (`[JIRA] Bot <a@b.c>`, a name in Latin-1), every address that any program could read anywhere in it
-//! counts as a sender too. The rest is refused, not guessed: routes, spaces inside an address, quoted local parts that
-//! need their quotes, domain literals.
+//! counts as a sender too. The rest is refused, not guessed: routes, spaces inside an address or around its dots, quoted
+//! local parts that need their quotes, domain literals, invisible characters.
 
 use crate::domain::sender::Address;
 
@@ -35,10 +35,12 @@ struct Scanned<'a> {
 }
 
 impl Scanned<'_> {
-    /// Returns the addresses that only some programs read in the asides. `None` if an `@` there is not understood.
+    /// Returns the addresses that only some programs read in the asides. `None` if an `@` there is not understood, or
+    /// if there are more than [`ADDRESSES_MAX`] in all.
     fn aside(&self) -> Option<Vec<Address>> {
-        let found: Option<Vec<_>> = self.asides.iter().map(|text| addresses_in(text)).collect();
-        Some(found?.into_iter().flatten().collect())
+        let mut signs = Signs::default();
+        self.asides.iter().try_for_each(|text| signs.read(text))?;
+        Some(signs.found)
     }
 }
 
@@ -199,7 +201,11 @@ fn scan(value: &str) -> Option<Scanned<'_>> {
             '(' => {
                 apart = true;
                 let after = after_comment(rest)?;
-                asides.push(&rest[1..rest.len() - after.len() - 1]);
+                let comment = &rest[1..rest.len() - after.len() - 1];
+                if comment.contains(is_unseen) {
+                    return None;
+                }
+                asides.push(comment);
                 rest = after;
                 continue;
             }
@@ -207,6 +213,9 @@ fn scan(value: &str) -> Option<Scanned<'_>> {
                 let (quoted, after) = quoted(&rest[1..])?;
                 // A program without backslash escapes sees another end, and one that looks for `<` sees an address.
                 let written = &rest[1..rest.len() - after.len() - 1];
+                if written.contains(is_unseen) {
+                    return None;
+                }
                 if written.contains(['<', '>', '\\']) {
                     asides.push(written);
                 }
@@ -242,7 +251,9 @@ fn around_one_angle(value: &str) -> Option<Vec<Address>> {
     if !is_alone || !is_plain || !is_name(name) {
         return None;
     }
-    let mut found = addresses_in(name)?;
+    let mut signs = Signs::default();
+    signs.read(name)?;
+    let mut found = signs.found;
     let scanned = scan(inside)?;
     found.push(address(&scanned.tokens.iter().collect::<Vec<_>>())?);
     found.extend(scanned.aside()?);
@@ -257,7 +268,7 @@ fn is_name(text: &str) -> bool {
             '\\' => return false,
             '(' => depth = depth.map(|depth| depth + 1),
             ')' => depth = depth.and_then(|depth| depth.checked_sub(1)),
-            c if (c.is_control() && c != '\t') || is_invisible(c) => return false,
+            c if is_unseen(c) => return false,
             _ => {}
         }
     }
@@ -265,38 +276,102 @@ fn is_name(text: &str) -> bool {
     depth == Some(0) && text.matches('"').count().is_multiple_of(2) && !has_both
 }
 
-/// Characters that divide addresses and groups, or begin a quoted name, for a more lenient reader than ours.
-const DIVIDERS: [char; 4] = [',', ';', ':', '"'];
+/// Characters that divide addresses and groups, or begin a quoted name or an address, for a more lenient reader than
+/// ours.
+const DIVIDERS: [char; 6] = [',', ';', ':', '"', '<', '>'];
+/// The dots of a host name (UTS #46).
+const DOTS: [char; 4] = ['.', '\u{3002}', '\u{ff0e}', '\u{ff61}'];
 
-/// Returns every address that can be read in a name or a comment. An `@` between spaces is a word of its own (as in
-/// `R&D @ Acme`), unless a host name with a dot follows, which older grammars take for the address's domain, or it
-/// stands in a list (`ceo @ bank, Bob`). `None` if an `@` belongs to something that is no address.
-fn addresses_in(name: &str) -> Option<Vec<Address>> {
-    let mut found = Vec::new();
-    for (at, _) in name.match_indices('@') {
-        let (before, after) = (&name[..at], &name[at + 1..]);
-        let is_apart = !before.ends_with(|c: char| !c.is_whitespace()) && after.starts_with(char::is_whitespace);
-        let (before, after) = if is_apart { (before.trim_end(), after.trim_start()) } else { (before, after) };
-        let is_outside = |c: char| c != '.' && !is_atom(c);
-        let local = before.rsplit(is_outside).next().unwrap_or_default();
-        let (domain, rest) = after.split_at(after.find(is_outside).unwrap_or(after.len()));
-        let is_divided = before.contains(DIVIDERS) || rest.trim_start().starts_with(DIVIDERS);
-        if is_apart && !is_divided && !starts_host(domain, rest) {
-            continue;
+/// The `@` of names and comments, and the addresses around them.
+#[derive(Default)]
+struct Signs {
+    count: usize,
+    found: Vec<Address>,
+}
+
+impl Signs {
+    /// Reads every address that can be read in a name or a comment. An `@` between spaces is a word of its own (as in
+    /// `R&D @ Acme`), unless a host name with a dot follows, which older grammars take for the address's domain, or it
+    /// stands in a list (`ceo @ bank, Bob`) or beside an angle bracket. `None` if an `@` belongs to something that is
+    /// no address or only part of one.
+    fn read(&mut self, text: &str) -> Option<()> {
+        let mut passed = Passed::default();
+        // The octets of `text` that are passed.
+        let mut end = 0;
+        for (at, _) in text.match_indices('@') {
+            self.count += 1;
+            if self.count > ADDRESSES_MAX {
+                return None;
+            }
+            let (before, after) = (&text[..at], &text[at + 1..]);
+            let is_apart = !before.ends_with(|c: char| !c.is_whitespace()) && after.starts_with(char::is_whitespace);
+            let (before, after) = if is_apart { (before.trim_end(), after.trim_start()) } else { (before, after) };
+            let is_outside = |c: char| c != '.' && !is_atom(c);
+            let local = before.rsplit(is_outside).next().unwrap_or_default();
+            let (domain, rest) = after.split_at(after.find(is_outside).unwrap_or(after.len()));
+            // In `a@b@c`, what stands before the second local part is passed already.
+            if let Some(between) = text.get(end..before.len() - local.len()) {
+                passed.go_over(between)?;
+                end += between.len();
+            }
+            let is_divided = passed.divider || rest.trim_start().starts_with(DIVIDERS);
+            if is_apart && !is_divided && !starts_host(domain, rest) {
+                continue;
+            }
+            let address = format!("{local}@{domain}");
+            if passed.last == Mark::Dot || address.contains("=?") {
+                return None;
+            }
+            self.found.push(Address::parse(&address).ok()?);
+            passed.last = Mark::Address;
+            end = text.len() - rest.len();
         }
-        let text = format!("{local}@{domain}");
-        if text.contains("=?") || found.len() == ADDRESSES_MAX {
-            return None;
-        }
-        found.push(Address::parse(&text).ok()?);
+        passed.go_over(&text[end..])
     }
-    Some(found)
+}
+
+/// The part of a text that lies behind, as far as it matters to the addresses that follow.
+#[derive(Default)]
+struct Passed {
+    /// True if one of [`DIVIDERS`] stood there.
+    divider: bool,
+    /// The last thing in the inmost open comment, or outside if none is open.
+    last: Mark,
+    /// The last thing before each open comment.
+    before_comments: Vec<Mark>,
+}
+
+/// The last thing before a place, not counting white space and comments: older grammars (RFC 5322 §4.4) allow both
+/// around the dots of an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Mark {
+    Dot,
+    Address,
+    #[default]
+    Other,
+}
+
+impl Passed {
+    /// Goes over text without addresses. `None` if it continues the address before it.
+    fn go_over(&mut self, text: &str) -> Option<()> {
+        for c in text.chars() {
+            self.divider |= DIVIDERS.contains(&c);
+            match c {
+                '(' => self.before_comments.push(std::mem::take(&mut self.last)),
+                ')' => self.last = self.before_comments.pop().unwrap_or_default(),
+                c if c.is_whitespace() => {}
+                c if DOTS.contains(&c) && self.last == Mark::Address => return None,
+                '.' => self.last = Mark::Dot,
+                _ => self.last = Mark::Other,
+            }
+        }
+        Some(())
+    }
 }
 
 /// True if some program could take `word` with what follows it for a host name: it has a dot (UTS #46 knows four), a
 /// dot or a comment follows, or it is a domain literal.
 fn starts_host(word: &str, rest: &str) -> bool {
-    const DOTS: [char; 4] = ['.', '\u{3002}', '\u{ff0e}', '\u{ff61}'];
     word.contains(DOTS) || rest.trim_start().starts_with(|c: char| DOTS.contains(&c) || c == '(' || c == '[')
 }
 
@@ -308,6 +383,11 @@ fn is_atom(c: char) -> bool {
     } else {
         !c.is_control() && !c.is_whitespace() && !is_invisible(c)
     }
+}
+
+/// True for control characters except the tab, and for directional and invisible ones.
+fn is_unseen(c: char) -> bool {
+    (c.is_control() && c != '\t') || is_invisible(c)
 }
 
 fn is_invisible(c: char) -> bool {
@@ -327,7 +407,6 @@ fn quoted(text: &str) -> Option<(String, &str)> {
         match c {
             '"' => return Some((content, &text[index + 1..])),
             '\\' => content.push(characters.next()?.1),
-            c if c.is_control() && c != '\t' => return None,
             c => content.push(c),
         }
     }
