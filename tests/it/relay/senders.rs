@@ -52,7 +52,7 @@ async fn a_name_may_be_written_in_every_way_as_long_as_every_address_in_it_is_al
         (b"[x] <alerts@example.com> <x@evil.example>", "550 5.7.1 the addresses"),
         (b"[x] \"open <alerts@example.com>", "550 5.7.1 the addresses"),
         (b"alerts@example.com (Cron Daemon)", "250"),
-        // A bare word before a comma is an address of its own to an MTA that completes it; see the README.
+        // A bare word before a comma is an address of its own to an MTA that completes it; see docs/sending.md.
         (b"ceo, Bob <alerts@example.com>", "250"),
         (
             b"alerts@example.com (<ceo@bank.example>)",
