@@ -79,6 +79,34 @@ async fn a_name_may_be_written_in_every_way_as_long_as_every_address_in_it_is_al
     assert_eq!(relayed, 12);
 }
 
+/// A `From` field of a quarter of a megabyte, folded into lines.
+fn long_field(piece: &str, end: &str) -> Vec<u8> {
+    let line = piece.repeat(32 * 1024 / piece.len());
+    format!("From: {}{end}\r\n\r\nHello\r\n", format!("{line}\r\n ").repeat(7)).into_bytes()
+}
+
+/// Steps that grow with the square of the field's length would keep the relay busy for minutes, longer than a client
+/// waits.
+#[tokio::test]
+async fn a_long_field_is_judged_at_once() {
+    let scene = Scene::with(|config| config.limits.message_bytes = 1024 * 1024, |_| ()).await;
+    let mut client = scene.client().await;
+    for (piece, end) in [
+        ("@ ", "<alerts@example.com>"),
+        ("(@ )", "<alerts@example.com>"),
+        ("(x @ y)", "<alerts@example.com>"),
+        ("(alerts@example.com)", "<alerts@example.com>"),
+        ("y. ", "<ceo@example.org>"),
+        ("(y) ", "[y] ceo@example.org <alerts@example.com>"),
+    ] {
+        for first in ["", "\u{fc}"] {
+            let field = long_field(piece, end);
+            let message = [b"From: ", first.as_bytes(), &field[b"From: ".len()..]].concat();
+            deliver_octets(&mut client, FROM, &message).await.is("550 5.7.1");
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_first_line_of_a_mailbox_is_dropped() {
     let scene = patient().await;
