@@ -1,6 +1,5 @@
 //! Accepts a ledger that was replaced, and restores what it has lost.
 
-use serde_json::json;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
@@ -9,6 +8,7 @@ use super::pool::{Lease, Wires};
 use super::tx::{Clock, Lane, Tx};
 use super::{floors, records, rows};
 use crate::domain::id::Kind;
+use crate::ledger::audit::{Note, OPERATOR};
 use crate::ledger::store::{Acceptance, Because, Session, State};
 
 /// Holds an open ledger: one that is held already keeps its reason, and one that was accepted its acceptance.
@@ -51,12 +51,7 @@ async fn accept_in(tx: &mut Tx, acceptance: &Acceptance) -> Op<()> {
         return Err(Failure::Replaced { found: found.incarnation, expected: acceptance.found });
     }
     tx.execute("UPDATE session SET epoch = epoch + 1, closed_at = coalesce(closed_at, $1)", &[&tx.now_ms()]).await?;
-    let detail = json!({
-        "was": found.state.as_str(),
-        "installation": { "from": found.installation, "to": acceptance.installation },
-        "incarnation": { "from": found.incarnation, "to": acceptance.incarnation },
-    });
-    tx.record(&acceptance.actor, "ledger.accepted", None, detail);
+    tx.note_of_ledger(&acceptance.actor, Note::accepted(&found, acceptance));
     Ok(())
 }
 
@@ -70,12 +65,12 @@ async fn reopen_in(tx: &mut Tx) -> Op<()> {
     if tx.state != State::Rebuilding {
         return Ok(());
     }
-    floors::raise_parents(tx, "operator", &[]).await?;
+    floors::raise_parents(tx, OPERATOR, &[]).await?;
     let opened = tx
         .execute("UPDATE meta SET state = $1 WHERE state = $2", &[&State::Open.as_str(), &State::Rebuilding.as_str()])
         .await?;
     if opened == 1 {
-        tx.record("operator", "ledger.opened", None, json!({}));
+        tx.note_of_ledger(OPERATOR, Note::opened());
     }
     Ok(())
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
@@ -16,7 +15,7 @@ use super::{floors, rows};
 use crate::domain::credit::Outcome;
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, Kind, MessageId};
-use crate::ledger::audit::{LEDGER, SESSION_GIVEN_UP, of_change};
+use crate::ledger::audit::{LEDGER, Note, of_change};
 use crate::ledger::digest;
 use crate::ledger::rules::lots::{Lots, drops_lots_ahead, holding};
 use crate::ledger::store::{Role, Session, Settlement};
@@ -74,8 +73,7 @@ async fn sweep_in(tx: &mut Tx, session: &Session, silence: SignedDuration, limit
         )
         .await?;
     for row in &given_up {
-        let (role, name): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
-        tx.record(LEDGER, SESSION_GIVEN_UP, None, json!({ "role": role, "name": name }));
+        tx.note_of_ledger(LEDGER, Note::given_up(row.try_get(0)?, row.try_get(1)?));
     }
     let orphans = tx
         .query(

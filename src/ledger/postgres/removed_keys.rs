@@ -62,8 +62,7 @@ async fn forget_in(tx: &mut Tx, before: Timestamp, after: Option<KeyId>, limit: 
         tx.execute("DELETE FROM tempo WHERE kind = $1 AND holder = ANY ($2)", &[&key, &deleted]).await?;
         tx.execute("DELETE FROM denied_sender WHERE key = ANY ($1)", &[&deleted]).await?;
         tx.execute("DELETE FROM login_network WHERE key = ANY ($1)", &[&deleted]).await?;
-        let note = Note::forgotten(deleted.len());
-        tx.record(LEDGER, note.kind, None, note.detail);
+        tx.note_of_ledger(LEDGER, Note::forgotten(deleted.len()));
     }
     Ok((last, deleted.len()))
 }

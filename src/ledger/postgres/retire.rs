@@ -1,7 +1,6 @@
 //! Days: their partitions made ahead, old ones sealed and dropped.
 
 use jiff::Timestamp;
-use serde_json::json;
 
 use super::failure::Op;
 use super::pool::{Lease, Wires};
@@ -10,6 +9,7 @@ use super::tx::{Clock, Lane, Tx};
 use super::{floors, history, refusals, rows};
 use crate::domain::credit::Outcome;
 use crate::domain::id::MessageId;
+use crate::ledger::audit::{LEDGER, Note};
 use crate::ledger::store::{Session, Settlement};
 
 /// Maximum days that are made in one go: more than lots are ever made ahead.
@@ -89,7 +89,7 @@ pub async fn seal(wires: &Wires, clock: &Clock, session: &Session, day: i32) -> 
     };
     let sealed = sealed.await;
     if let Ok(Some(messages)) = sealed {
-        tx.record("ledger", "ledger.sealed", None, json!({ "day": day, "messages": messages }));
+        tx.note_of_ledger(LEDGER, Note::sealed(day, messages));
     }
     Ok(tx.end(sealed).await?.and_then(|messages| u64::try_from(messages).ok()))
 }

@@ -135,6 +135,11 @@ impl Tx {
         }
     }
 
+    /// Notes what concerns no single holder.
+    pub fn note_of_ledger(&mut self, actor: &str, note: Note) {
+        self.record(actor, note.kind, None, note.detail);
+    }
+
     /// Marks a holder's figures as changed.
     pub fn mark_moved(&mut self, holder: Holder) {
         self.moved.push(holder);

@@ -14,7 +14,7 @@ use super::{identity, rows, tempo};
 use crate::domain::credit::{Chain, Charge, Outcome, PERIOD_PARTS, Part, Reservation, Verdict};
 use crate::domain::directory::Sender;
 use crate::domain::id::{AccountId, Holder, IdMap, IdSet, KeyId, MessageId, PolicyId};
-use crate::ledger::audit::{LEDGER, SESSION_GIVEN_UP};
+use crate::ledger::audit::{LEDGER, Note};
 use crate::ledger::rules::pending::{self, Open};
 use crate::ledger::rules::reserve::{Charged, Step, decide, fingerprints, screen, senders};
 use crate::ledger::rules::settle::{Settled, carries, charged_at, correction, paced};
@@ -268,7 +268,7 @@ impl Tx<'_> {
             })?
             .collect::<rusqlite::Result<_>>()?;
         for (role, name) in given_up {
-            self.record(LEDGER, SESSION_GIVEN_UP, None, &serde_json::json!({ "role": role, "name": name }))?;
+            self.note_of_ledger(LEDGER, &Note::given_up(&role, &name))?;
         }
         let orphans: Vec<Settlement> = self
             .connection

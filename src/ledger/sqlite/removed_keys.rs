@@ -44,8 +44,7 @@ impl Tx<'_> {
             }
         }
         if !gone.is_empty() {
-            let note = Note::forgotten(gone.len());
-            self.record(LEDGER, note.kind, None, &note.detail)?;
+            self.note_of_ledger(LEDGER, &Note::forgotten(gone.len()))?;
         }
         let last = keys.last().filter(|_| keys.len() == limit).map(|(id, _)| *id);
         Ok((last, gone.len()))

@@ -212,6 +212,11 @@ impl<'a> Tx<'a> {
         self.record(actor, note.kind, Some(holder), &note.detail)
     }
 
+    /// Notes what concerns no single holder.
+    pub fn note_of_ledger(&mut self, actor: &str, note: &Note) -> Op<()> {
+        self.record(actor, note.kind, None, &note.detail)
+    }
+
     /// Marks a holder's figures as changed.
     pub fn moved(&mut self, holder: Holder) -> Op<()> {
         self.state.moved += 1;
