@@ -17,7 +17,7 @@ pub use crate::ledger::incarnation::Acceptance;
 pub use crate::ledger::rules::balance::{Balance, Exhausted, PrepaidBalance, SpendBalance, Usage, short_of};
 pub use crate::ledger::rules::floors::{Bound, Floor};
 use crate::ledger::rules::time;
-pub use crate::ledger::rules::time::AHEAD_MAX;
+pub use crate::ledger::rules::time::{AHEAD_MAX, REMEMBERED_FOR};
 pub use crate::ledger::session::{Role, Session};
 
 /// The ledger's time beside the clock that it is taken from: the server's if the engine has one, otherwise this
@@ -84,10 +84,6 @@ pub const FINGERPRINT_KEPT: SignedDuration = SignedDuration::from_hours(24);
 /// The same for a message with neither Message-ID nor Date. Nothing tells two of them apart: a device that reports the
 /// same fault twice sends the same bytes twice. Clients that send such mail retry within minutes, or never.
 pub const FINGERPRINT_KEPT_UNMARKED: SignedDuration = SignedDuration::from_mins(15);
-
-/// The longest time that a copy of the directory's rows may go without asking for changes. An older copy is read anew:
-/// the row of a removed key may be deleted by then, and no change reports that.
-pub const REMEMBERED_FOR: SignedDuration = SignedDuration::from_hours(24);
 
 impl Settlement {
     pub fn of(message: MessageId, outcome: Outcome) -> Self {

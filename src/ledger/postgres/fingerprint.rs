@@ -12,10 +12,9 @@ use super::failure::{Failure, Op};
 use super::pool::Wires;
 use super::rows;
 use super::tx::{Clock, Lane, Tx};
-use crate::domain::credit::Outcome;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::MessageId;
-use crate::ledger::rules::dedup::{Mark, Trace};
+use crate::ledger::rules::dedup::{Mark, Release, Trace, earlier_outcome, release};
 use crate::ledger::store::{Again, FINGERPRINT_KEPT, Kept, Session, Settlement};
 
 /// Writes which copy was answered, or carries the message.
@@ -125,22 +124,24 @@ async fn keep_one(tx: &Tx, session: &Session, settlement: Settlement, again: &Ag
             Ok(None)
         }
         Again::StoodIn { told, .. } => {
-            let relayed = settlement.outcome == Outcome::Relayed;
-            let sql = if relayed && *told {
-                "DELETE FROM fingerprint WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) \
-                 RETURNING message"
-            } else if settlement.outcome.refunds() {
-                // It was certainly not sent.
-                "UPDATE fingerprint SET stand_ins = stand_ins - CASE WHEN carrier = $2 THEN 1 ELSE 0 END, \
-                     carrier = NULL, answered = NULL \
-                 WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) RETURNING message"
-            } else {
-                "UPDATE fingerprint SET carrier = NULL, answered = NULL \
-                 WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) RETURNING message"
+            let sql = match release(settlement.outcome, *told) {
+                Release::UsedUp => {
+                    "DELETE FROM fingerprint WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) \
+                     RETURNING message"
+                }
+                Release::NotSent => {
+                    "UPDATE fingerprint SET stand_ins = stand_ins - CASE WHEN carrier = $2 THEN 1 ELSE 0 END, \
+                         carrier = NULL, answered = NULL \
+                     WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) RETURNING message"
+                }
+                Release::Open => {
+                    "UPDATE fingerprint SET carrier = NULL, answered = NULL \
+                     WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) RETURNING message"
+                }
             };
             let earlier = tx.query_opt(sql, &[&digest, &message]).await?.map(|row| row.try_get(0)).transpose()?;
-            let earlier = earlier.filter(|_| relayed).map(MessageId);
-            Ok(earlier.map(|earlier| Settlement::of(earlier, Outcome::Relayed)))
+            let earlier = earlier.map(MessageId).zip(earlier_outcome(settlement.outcome));
+            Ok(earlier.map(|(earlier, outcome)| Settlement::of(earlier, outcome)))
         }
     }
 }

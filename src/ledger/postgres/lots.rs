@@ -13,7 +13,7 @@ use super::wire::Wire;
 use crate::domain::credit::{Arrivals, Lot, LotId};
 use crate::domain::directory::Terms;
 use crate::domain::id::{Holder, IdMap};
-use crate::ledger::rules::lots::{Lots, Mark};
+use crate::ledger::rules::lots::{Lots, Mark, counts_from};
 
 /// Selects, for each holder, the latest period lot that has begun and the lots of other sources.
 macro_rules! of_holders {
@@ -35,11 +35,6 @@ macro_rules! of_holders {
 }
 
 pub type LotsByHolder = IdMap<Holder, Lots>;
-
-/// Returns the beginning of a lot's period if it comes before the lot's.
-fn counts_from(lot: &Lot) -> Option<i64> {
-    (lot.window.from != lot.begun).then(|| lot.window.from.as_millisecond())
-}
 
 fn by_holder(holders: &[Holder], found: &[Row]) -> Op<LotsByHolder> {
     let mut lots: LotsByHolder = holders.iter().map(|holder| (*holder, Lots::empty(*holder))).collect();

@@ -10,7 +10,8 @@ use super::tx::{Clock, Lane, Tx};
 use crate::domain::directory::Entry;
 use crate::domain::id::{KeyId, Kind};
 use crate::ledger::audit::{LEDGER, Note};
-use crate::ledger::store::{REMEMBERED_FOR, Session};
+use crate::ledger::rules::time::forgettable_before;
+use crate::ledger::store::Session;
 
 /// Checks up to `limit` keys after `after`, in the order of their ids. Returns the last of them, if there may be more,
 /// and how many were forgotten.
@@ -27,7 +28,7 @@ pub async fn forget(
 }
 
 async fn forget_in(tx: &mut Tx, before: Timestamp, after: Option<KeyId>, limit: usize) -> Op<(Option<KeyId>, usize)> {
-    let before = before.min(tx.now.saturating_sub(REMEMBERED_FOR).unwrap_or(Timestamp::MIN));
+    let before = forgettable_before(before, tx.now);
     let (key, after) = (rows::kind_number(Kind::Key), after.map_or(Uuid::nil(), |id| id.0));
     let keys = tx
         .query(

@@ -37,6 +37,35 @@ pub enum Mark {
 /// reports what it did must not make mail free.
 pub const STAND_INS_MAX: u32 = 2;
 
+/// The change of a trace when the copy that it answered, or that stood in for its message, is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// The client was told that the message is relayed: the trace is used up.
+    UsedUp,
+    /// The copy was certainly not sent: the next copy may take its place, and it does not count as a stand-in.
+    NotSent,
+    /// The next copy may take its place.
+    Open,
+}
+
+/// Returns what the outcome of a copy changes in the trace that it held. `told`: its client was told that the message
+/// is relayed.
+pub fn release(outcome: Outcome, told: bool) -> Release {
+    match outcome {
+        Outcome::Relayed if told => Release::UsedUp,
+        Outcome::Refused | Outcome::NotOffered => Release::NotSent,
+        Outcome::Relayed | Outcome::Unknown => Release::Open,
+    }
+}
+
+/// Returns the outcome of the earlier message that follows from the outcome of the copy that stood in for it.
+pub fn earlier_outcome(outcome: Outcome) -> Option<Outcome> {
+    match outcome {
+        Outcome::Relayed => Some(Outcome::Relayed),
+        Outcome::Refused | Outcome::NotOffered | Outcome::Unknown => None,
+    }
+}
+
 /// The answer to a copy, and the trace to mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recognised {
@@ -146,6 +175,22 @@ mod tests {
             if !matches!(expected, Some(Verdict::UnderWay(_)) | None) {
                 assert_eq!(answer(9, &mut traces), expected, "{shown}");
             }
+        }
+    }
+
+    #[test]
+    fn a_copy_that_was_told_relayed_uses_its_trace_up_and_one_that_was_not_sent_does_not_count() {
+        for (outcome, told, released, earlier) in [
+            (Outcome::Relayed, true, Release::UsedUp, Some(Outcome::Relayed)),
+            (Outcome::Relayed, false, Release::Open, Some(Outcome::Relayed)),
+            (Outcome::Unknown, true, Release::Open, None),
+            (Outcome::Unknown, false, Release::Open, None),
+            (Outcome::Refused, true, Release::NotSent, None),
+            (Outcome::Refused, false, Release::NotSent, None),
+            (Outcome::NotOffered, true, Release::NotSent, None),
+            (Outcome::NotOffered, false, Release::NotSent, None),
+        ] {
+            assert_eq!((release(outcome, told), earlier_outcome(outcome)), (released, earlier), "{outcome:?} {told}");
         }
     }
 

@@ -347,6 +347,12 @@ impl Lots {
     }
 }
 
+/// Returns the beginning of a lot's period (unix milliseconds) if it comes before the lot's: the lot counts the use since
+/// then.
+pub fn counts_from(lot: &Lot) -> Option<i64> {
+    (lot.window.from != lot.begun).then(|| lot.window.from.as_millisecond())
+}
+
 /// Returns the entry whose limit holds at the moment of an edit: for a removal, the one before.
 pub fn holding<'a>(before: Option<&'a Entry>, entry: &'a Entry) -> &'a Entry {
     match entry.removed_at() {

@@ -7,10 +7,9 @@ use uuid::Uuid;
 use super::failure::Op;
 use super::rows;
 use super::write::Tx;
-use crate::domain::credit::Outcome;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::MessageId;
-use crate::ledger::rules::dedup::{Mark, Trace};
+use crate::ledger::rules::dedup::{Mark, Release, Trace, earlier_outcome, release};
 use crate::ledger::rules::settle::Settled;
 use crate::ledger::store::{Again, FINGERPRINT_KEPT, Kept, Session, Settlement};
 
@@ -107,23 +106,26 @@ impl Tx<'_> {
 
     fn stood_in(&mut self, copy: Settlement, fingerprint: &Fingerprint, told: bool) -> Op<Option<Settlement>> {
         let asker = copy.message.0.as_bytes();
-        let relayed = copy.outcome == Outcome::Relayed;
-        let sql = if relayed && told {
-            "DELETE FROM fingerprint WHERE digest = ?1 AND message <> ?2 AND (carrier = ?2 OR answered = ?2) \
-             RETURNING message"
-        } else if copy.outcome.refunds() {
-            // It was certainly not sent.
-            "UPDATE fingerprint SET stand_ins = stand_ins - ifnull(carrier = ?2, 0), carrier = NULL, answered = NULL \
-             WHERE digest = ?1 AND message <> ?2 AND (carrier = ?2 OR answered = ?2) RETURNING message"
-        } else {
-            "UPDATE fingerprint SET carrier = NULL, answered = NULL \
-             WHERE digest = ?1 AND message <> ?2 AND (carrier = ?2 OR answered = ?2) RETURNING message"
+        let sql = match release(copy.outcome, told) {
+            Release::UsedUp => {
+                "DELETE FROM fingerprint WHERE digest = ?1 AND message <> ?2 AND (carrier = ?2 OR answered = ?2) \
+                 RETURNING message"
+            }
+            Release::NotSent => {
+                "UPDATE fingerprint \
+                 SET stand_ins = stand_ins - ifnull(carrier = ?2, 0), carrier = NULL, answered = NULL \
+                 WHERE digest = ?1 AND message <> ?2 AND (carrier = ?2 OR answered = ?2) RETURNING message"
+            }
+            Release::Open => {
+                "UPDATE fingerprint SET carrier = NULL, answered = NULL \
+                 WHERE digest = ?1 AND message <> ?2 AND (carrier = ?2 OR answered = ?2) RETURNING message"
+            }
         };
         let earlier: Option<[u8; 16]> = rusqlite::OptionalExtension::optional(
             self.connection.prepare_cached(sql)?.query_row(params![fingerprint.0, asker], |row| row.get(0)),
         )?;
-        let earlier = earlier.filter(|_| relayed).map(|bytes| MessageId(Uuid::from_bytes(bytes)));
-        Ok(earlier.map(|earlier| Settlement::of(earlier, Outcome::Relayed)))
+        let earlier = earlier.map(|bytes| MessageId(Uuid::from_bytes(bytes)));
+        Ok(earlier.zip(earlier_outcome(copy.outcome)).map(|(earlier, outcome)| Settlement::of(earlier, outcome)))
     }
 
     /// Drops up to `limit` fingerprints that were kept before `before`. Returns how many.

@@ -11,7 +11,7 @@ use crate::domain::credit::{Limit, Lot, LotId, Source};
 use crate::domain::directory::Terms;
 use crate::domain::id::Holder;
 use crate::ledger::audit::LEDGER;
-use crate::ledger::rules::lots::{Lots, Mark, Row};
+use crate::ledger::rules::lots::{Lots, Mark, Row, counts_from};
 use crate::ledger::rules::sources::{Planned, missing_spend};
 
 /// The place of lots of other sources in the index of period lots: some 30,000 years before any, each two milliseconds
@@ -243,11 +243,6 @@ impl Tx<'_> {
         }
         Ok(())
     }
-}
-
-/// Returns the beginning of a lot's period if it comes before the lot's.
-fn counts_from(lot: &Lot) -> Option<i64> {
-    (lot.window.from != lot.begun).then(|| lot.window.from.as_millisecond())
 }
 
 fn gone(lot: &Lot) -> Failure {
