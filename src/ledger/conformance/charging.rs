@@ -6,7 +6,7 @@ use super::world::{Place, World, account, chain, key, key_id, monthly, policy};
 use crate::domain::credit::{Blocked, Meter, Outcome, Reservation, Verdict};
 use crate::domain::directory::{Entry, Named, Suspension};
 use crate::domain::id::MessageId;
-use crate::ledger::store::{Error, Role, Session, Settlement, Store};
+use crate::ledger::store::{Error, Role, LedgerSession, Settlement, Store};
 
 pub async fn a_message_is_charged_to_all_its_meters_or_to_none(place: &impl Place) {
     let mut world = World::with(place, None, Some(5), Some(100)).await;
@@ -236,7 +236,7 @@ pub async fn sixteen_processes_accept_exactly_the_limit(place: &impl Place) {
 }
 
 /// Retries until there is an answer, as a relay does: on a busy machine one of sixteen may not get its turn in time.
-async fn answered(store: &Arc<dyn Store>, session: &Session, batch: &[Reservation]) -> Vec<Verdict> {
+async fn answered(store: &Arc<dyn Store>, session: &LedgerSession, batch: &[Reservation]) -> Vec<Verdict> {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
     loop {
         match store.reserve(session, batch).await {

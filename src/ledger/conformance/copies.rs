@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use super::world::{Place, World, chain, key, monthly};
-use crate::domain::credit::{Blocked, Outcome, Pace, Rate, Verdict};
+use crate::domain::credit::{Blocked, Outcome, RateScope, Rate, Verdict};
 use crate::domain::directory::{Entry, KeyEntry};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::MessageId;
-use crate::ledger::store::{Again, FINGERPRINT_KEPT, FINGERPRINT_KEPT_UNMARKED, Kept, Role, Settlement};
+use crate::ledger::store::{DedupUpdate, FINGERPRINT_KEPT, FINGERPRINT_KEPT_UNMARKED, Kept, Role, Settlement};
 
 const PRINT: Fingerprint = Fingerprint([7; 32]);
 const KEPT: Kept = Kept { fingerprint: PRINT, within: FINGERPRINT_KEPT };
-const OPEN: Again = Again::Open(KEPT);
-const ENDED: Again = Again::Ended(KEPT);
-const TOLD: Again = Again::StoodIn { fingerprint: PRINT, told: true };
-const UNTOLD: Again = Again::StoodIn { fingerprint: PRINT, told: false };
+const OPEN: DedupUpdate = DedupUpdate::Open(KEPT);
+const ENDED: DedupUpdate = DedupUpdate::Ended(KEPT);
+const TOLD: DedupUpdate = DedupUpdate::StoodIn { fingerprint: PRINT, told: true };
+const UNTOLD: DedupUpdate = DedupUpdate::StoodIn { fingerprint: PRINT, told: false };
 
 impl World {
     async fn limited(place: &impl Place) -> Self {
@@ -22,10 +22,10 @@ impl World {
     }
 
     /// Charges a message, and settles it as one whose client was told to try again.
-    async fn open(&mut self, again: Again) -> MessageId {
+    async fn open(&mut self, update: DedupUpdate) -> MessageId {
         let first = self.copy(7);
         assert_eq!(self.ask(&first).await, Verdict::Reserved);
-        self.settle_with(first.message, Outcome::Unknown, again).await;
+        self.settle_with(first.message, Outcome::Unknown, update).await;
         first.message
     }
 
@@ -121,7 +121,7 @@ pub async fn a_copy_of_a_message_whose_carrier_is_gone_stands_in_for_it(place: &
     let (copy, verdict) = world.ask_copy().await;
     assert_eq!(verdict, Verdict::Resumed(first));
     // The end of the first, reported by a session that was given up, does not end the copy's own try.
-    let ended = Settlement { message: first, outcome: Outcome::Unknown, again: Some(ENDED) };
+    let ended = Settlement { message: first, outcome: Outcome::Unknown, dedup: Some(ENDED) };
     world.store.settle(&gone, &[ended]).await.expect("settled");
     assert_eq!(world.ask_copy().await.1, Verdict::UnderWay(first));
     world.store.close_session(&world.session).await.expect("closed");
@@ -237,7 +237,7 @@ pub async fn a_stand_in_is_judged_by_the_rate(place: &impl Place) {
     world.settle_with(copy, Outcome::Unknown, UNTOLD).await;
     for _ in 0..2 {
         let (_, verdict) = world.ask_copy().await;
-        assert!(matches!(verdict, Verdict::TooFast { pace: Pace::Key, .. }), "{verdict:?}");
+        assert!(matches!(verdict, Verdict::TooFast { scope: RateScope::Key, .. }), "{verdict:?}");
     }
     // A refusal uses nothing up.
     world.clock.advance(30);
@@ -253,7 +253,7 @@ pub async fn a_stand_in_is_judged_by_the_rate(place: &impl Place) {
 pub async fn a_message_that_nothing_tells_apart_is_kept_for_minutes(place: &impl Place) {
     let mut world = World::limited(place).await;
     let kept = Kept { within: FINGERPRINT_KEPT_UNMARKED, ..KEPT };
-    let first = world.open(Again::Ended(kept)).await;
+    let first = world.open(DedupUpdate::Ended(kept)).await;
     world.clock.advance(FINGERPRINT_KEPT_UNMARKED.as_secs() - 1);
     let (copy, verdict) = world.ask_copy().await;
     assert_eq!(verdict, Verdict::Resumed(first));
@@ -261,7 +261,7 @@ pub async fn a_message_that_nothing_tells_apart_is_kept_for_minutes(place: &impl
     world.clock.advance(1);
     let (second, verdict) = world.ask_copy().await;
     assert_eq!(verdict, Verdict::Reserved, "the same bytes, and another message");
-    world.settle_with(second, Outcome::Unknown, Again::Open(kept)).await;
+    world.settle_with(second, Outcome::Unknown, DedupUpdate::Open(kept)).await;
     world.clock.advance(FINGERPRINT_KEPT_UNMARKED.as_secs());
     assert_eq!(world.ask_copy().await.1, Verdict::Reserved);
 }

@@ -15,10 +15,10 @@ use crate::domain::directory::{Entry, Named};
 use crate::domain::id::{Holder, Kind, MessageId, PolicyId};
 use crate::domain::login_network::LoginFrom;
 use crate::domain::trouble::{Sightings, Trouble};
-use crate::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Told, UsageRow};
+use crate::ledger::report::{Channel, Ended, ThresholdNotice, Queued, Report, Spender, BillingTerms, Told, UsageRow};
 use crate::ledger::store::{
     Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, LedgerTime, Result, Role,
-    Session, Settlement, Store, Undone,
+    LedgerSession, Settlement, Store, Undone,
 };
 
 /// The fault of the next call that reserves or settles.
@@ -93,14 +93,14 @@ async fn around<T>(fault: Option<Fault>, call: impl Future<Output = Result<T>>) 
 
 #[async_trait]
 impl Store for Faulty {
-    async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>> {
+    async fn reserve(&self, session: &LedgerSession, batch: &[Reservation]) -> Result<Vec<Verdict>> {
         self.batches.lock().expect("no panic").push(batch.len());
         let _permit = self.permits.acquire().await.expect("open");
         self.check_poison(batch.iter().map(|reservation| reservation.message))?;
         around(Self::next(&self.reserve), self.inner.reserve(session, batch)).await
     }
 
-    async fn settle(&self, session: &Session, batch: &[Settlement]) -> Result<()> {
+    async fn settle(&self, session: &LedgerSession, batch: &[Settlement]) -> Result<()> {
         self.check_poison(batch.iter().map(|settlement| settlement.message))?;
         around(Self::next(&self.settle), self.inner.settle(session, batch)).await
     }
@@ -113,27 +113,27 @@ impl Store for Faulty {
         self.inner.time().await
     }
 
-    async fn open_session(&self, role: Role, name: &str) -> Result<Session> {
+    async fn open_session(&self, role: Role, name: &str) -> Result<LedgerSession> {
         self.inner.open_session(role, name).await
     }
 
-    async fn heartbeat(&self, session: &Session) -> Result<()> {
+    async fn heartbeat(&self, session: &LedgerSession) -> Result<()> {
         self.inner.heartbeat(session).await
     }
 
-    async fn close_session(&self, session: &Session) -> Result<()> {
+    async fn close_session(&self, session: &LedgerSession) -> Result<()> {
         self.inner.close_session(session).await
     }
 
-    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<Vec<MessageId>> {
+    async fn sweep_sessions(&self, session: &LedgerSession, silence: SignedDuration) -> Result<Vec<MessageId>> {
         self.inner.sweep_sessions(session, silence).await
     }
 
-    async fn identify(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
+    async fn identify(&self, session: &LedgerSession, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
         self.inner.identify(session, kind, namespace_uid, name).await
     }
 
-    async fn put(&self, session: &Session, actor: &str, entries: &[Entry]) -> Result<()> {
+    async fn put(&self, session: &LedgerSession, actor: &str, entries: &[Entry]) -> Result<()> {
         self.inner.put(session, actor, entries).await
     }
 
@@ -149,7 +149,7 @@ impl Store for Faulty {
         self.inner.find(holder).await
     }
 
-    async fn prepare_lots(&self, session: &Session, until: Timestamp) -> Result<u64> {
+    async fn prepare_lots(&self, session: &LedgerSession, until: Timestamp) -> Result<u64> {
         self.inner.prepare_lots(session, until).await
     }
 
@@ -161,7 +161,7 @@ impl Store for Faulty {
         self.inner.moved(cursor, limit).await
     }
 
-    async fn rollup(&self, session: &Session) -> Result<u64> {
+    async fn rollup(&self, session: &LedgerSession) -> Result<u64> {
         self.inner.rollup(session).await
     }
 
@@ -171,7 +171,7 @@ impl Store for Faulty {
 
     async fn record(
         &self,
-        session: &Session,
+        session: &LedgerSession,
         actor: &str,
         kind: &str,
         holder: Option<Holder>,
@@ -180,15 +180,15 @@ impl Store for Faulty {
         self.inner.record(session, actor, kind, holder, detail).await
     }
 
-    async fn forget_fingerprints(&self, session: &Session, before: Timestamp) -> Result<u64> {
+    async fn forget_fingerprints(&self, session: &LedgerSession, before: Timestamp) -> Result<u64> {
         self.inner.forget_fingerprints(session, before).await
     }
 
-    async fn forget_keys(&self, session: &Session, before: Timestamp) -> Result<u64> {
+    async fn forget_keys(&self, session: &LedgerSession, before: Timestamp) -> Result<u64> {
         self.inner.forget_keys(session, before).await
     }
 
-    async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
+    async fn retire(&self, session: &LedgerSession, before: Timestamp) -> Result<u64> {
         self.inner.retire(session, before).await
     }
 
@@ -204,15 +204,15 @@ impl Store for Faulty {
         self.inner.accept(acceptance).await
     }
 
-    async fn assign(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid> {
+    async fn assign(&self, session: &LedgerSession, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid> {
         self.inner.assign(session, kind, namespace_uid, name, id).await
     }
 
-    async fn raise(&self, session: &Session, actor: &str, floors: &[Floor]) -> Result<u64> {
+    async fn raise(&self, session: &LedgerSession, actor: &str, floors: &[Floor]) -> Result<u64> {
         self.inner.raise(session, actor, floors).await
     }
 
-    async fn reopen(&self, session: &Session) -> Result<()> {
+    async fn reopen(&self, session: &LedgerSession) -> Result<()> {
         self.inner.reopen(session).await
     }
 }
@@ -230,11 +230,11 @@ impl Report for Faulty {
         self.inner.usage(policy, from, to, after, limit).await
     }
 
-    async fn put_terms(&self, session: &Session, terms: &Terms) -> Result<()> {
+    async fn put_terms(&self, session: &LedgerSession, terms: &BillingTerms) -> Result<()> {
         self.inner.put_terms(session, terms).await
     }
 
-    async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<Terms>> {
+    async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<BillingTerms>> {
         self.inner.terms(policy, period).await
     }
 
@@ -242,37 +242,37 @@ impl Report for Faulty {
         self.inner.told(limits).await
     }
 
-    async fn announce(&self, session: &Session, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>> {
+    async fn announce(&self, session: &LedgerSession, notices: &[(ThresholdNotice, Vec<Channel>)]) -> Result<Vec<bool>> {
         self.inner.announce(session, notices).await
     }
 
-    async fn claim_notices(&self, session: &Session, channel: Channel, limit: usize) -> Result<Vec<Queued>> {
+    async fn claim_notices(&self, session: &LedgerSession, channel: Channel, limit: usize) -> Result<Vec<Queued>> {
         self.inner.claim_notices(session, channel, limit).await
     }
 
-    async fn close_notices(&self, session: &Session, ended: &[(i64, Ended)]) -> Result<()> {
+    async fn close_notices(&self, session: &LedgerSession, ended: &[(i64, Ended)]) -> Result<()> {
         self.inner.close_notices(session, ended).await
     }
 
-    async fn forget_notices(&self, session: &Session, before: Timestamp, limit: usize) -> Result<u64> {
+    async fn forget_notices(&self, session: &LedgerSession, before: Timestamp, limit: usize) -> Result<u64> {
         self.inner.forget_notices(session, before, limit).await
     }
 
-    async fn put_troubles(&self, session: &Session, troubles: &[Trouble]) -> Result<()> {
+    async fn put_troubles(&self, session: &LedgerSession, troubles: &[Trouble]) -> Result<()> {
         self.inner.put_troubles(session, troubles).await
     }
 
-    async fn note_logins(&self, session: &Session, logins: &[LoginFrom]) -> Result<()> {
+    async fn note_logins(&self, session: &LedgerSession, logins: &[LoginFrom]) -> Result<()> {
         self.inner.note_logins(session, logins).await
     }
 
-    async fn count_denied_senders(&self, session: &Session, denied: &[DeniedSenders]) -> Result<()> {
+    async fn count_denied_senders(&self, session: &LedgerSession, denied: &[DeniedSenders]) -> Result<()> {
         self.inner.count_denied_senders(session, denied).await
     }
 
     async fn report_denied_senders(
         &self,
-        session: &Session,
+        session: &LedgerSession,
         every: SignedDuration,
         limit: usize,
     ) -> Result<Vec<DeniedReport>> {

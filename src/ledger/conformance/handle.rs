@@ -11,7 +11,7 @@ use super::world::{Place, World, chain};
 use crate::domain::credit::{Outcome, Reservation, Verdict};
 use crate::domain::id::MessageId;
 use crate::ledger::Ledger;
-use crate::ledger::store::{Again, Error, FINGERPRINT_KEPT, Kept, Role, Settlement};
+use crate::ledger::store::{DedupUpdate, Error, FINGERPRINT_KEPT, Kept, Role, Settlement};
 use crate::runtime::metrics::{Registry, render};
 
 /// Timeout longer than any step here takes, shorter than a person waits.
@@ -226,9 +226,9 @@ pub async fn a_kept_fingerprint_is_there_when_its_keeper_says_so(place: &impl Pl
     let first = desk.world.copy(7);
     assert_eq!(desk.ledger.reserve(first.clone(), soon()).await.expect("answered"), Verdict::Reserved);
     let kept = |fingerprint| Kept { fingerprint, within: FINGERPRINT_KEPT };
-    let again = first.fingerprint.map(kept).map(Again::Open);
+    let dedup = first.fingerprint.map(kept).map(DedupUpdate::Open);
     desk.fail(&[], &[Fault::LostRequest, Fault::LostReply]);
-    let kept = Settlement { message: first.message, outcome: Outcome::Unknown, again };
+    let kept = Settlement { message: first.message, outcome: Outcome::Unknown, dedup };
     desk.ledger.settle_written(kept, soon()).await;
     let copy = desk.world.copy(7);
     assert_eq!(desk.world.ask(&copy).await, Verdict::UnderWay(first.message));

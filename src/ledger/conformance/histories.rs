@@ -17,7 +17,7 @@ use crate::domain::directory::{Entry, Suspension};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::Holder;
 use crate::domain::money::Pricing;
-use crate::ledger::store::{Again, Error, Floor, Kept, Role, Session, Settlement, Store};
+use crate::ledger::store::{DedupUpdate, Error, Floor, Kept, Role, LedgerSession, Settlement, Store};
 use crate::runtime::clock::{Clock, ManualClock};
 
 /// Enough that each removed rule is found in a few seconds (`make mutants`); `PROPTEST_CASES` asks for more.
@@ -71,9 +71,9 @@ fn agree<T: PartialEq + std::fmt::Debug>(
 struct Run {
     clock: ManualClock,
     store: Arc<dyn Store>,
-    session: Session,
+    session: LedgerSession,
     /// The previous session.
-    stale: Session,
+    stale: LedgerSession,
     model: Model,
     /// Each message, by its number, with its last answer.
     messages: Vec<(Asked, Option<Verdict>)>,
@@ -167,13 +167,13 @@ impl Run {
             Some(_) | None => return,
         };
         let kept = Kept { fingerprint: fingerprint(print), within: kept_within(print) };
-        let again = match told {
-            Told::ComeAgain { ended: false } => Again::Open(kept),
-            Told::ComeAgain { ended: true } => Again::Ended(kept),
-            Told::StoodIn { heard } => Again::StoodIn { fingerprint: kept.fingerprint, told: heard },
+        let update = match told {
+            Told::ComeAgain { ended: false } => DedupUpdate::Open(kept),
+            Told::ComeAgain { ended: true } => DedupUpdate::Ended(kept),
+            Told::StoodIn { heard } => DedupUpdate::StoodIn { fingerprint: kept.fingerprint, told: heard },
         };
         let session = if late { &self.stale } else { &self.session };
-        let settlement = Settlement { message: id(number), outcome, again: Some(again) };
+        let settlement = Settlement { message: id(number), outcome, dedup: Some(update) };
         self.store.settle(session, &[settlement]).await.expect("settled");
         self.model.tell(number, print, outcome, told, session.epoch);
     }
@@ -336,8 +336,8 @@ impl Run {
             let rules = &self.model.rules;
             let limited = rules.spend_limit.filter(|_| lot.holder == account());
             agree(step, "spent", &spend, &limited.map(|limit| (limit, self.model.spent(), rules.price())))?;
-            let ceiling = lot.granted.unwrap_or(i64::MAX).max(lot.overhang);
-            agree(step, "consumed ≤ max(granted, overhang)", &(lot.consumed <= ceiling), &true)?;
+            let ceiling = lot.granted.unwrap_or(i64::MAX).max(lot.overdraft);
+            agree(step, "consumed ≤ max(granted, overdraft)", &(lot.consumed <= ceiling), &true)?;
         }
         Ok(())
     }

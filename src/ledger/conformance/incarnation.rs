@@ -29,8 +29,8 @@ async fn accept(world: &World) -> Acceptance {
 
 pub async fn accept_as_found(store: &dyn Store) -> Acceptance {
     let found = store.identity().await.expect("read");
-    let Identity { installation, cluster, incarnation, mark, .. } = found.clone();
-    let known = Known { installation, cluster: cluster.clone(), incarnation, mark };
+    let Identity { installation, cluster, incarnation, progress, .. } = found.clone();
+    let known = Known { installation, cluster: cluster.clone(), incarnation, progress };
     let incarnation = successor(name_of(&known, &found));
     let acceptance =
         Acceptance { actor: "kubectl".into(), found: found.incarnation, installation, cluster, incarnation };
@@ -382,17 +382,17 @@ pub async fn an_account_has_used_what_its_keys_have_also_where_they_come_later(p
 
 pub async fn a_mark_grows_with_the_directory_the_trail_and_what_is_sent(place: &impl Place) {
     let mut world = World::with(place, None, None, None).await;
-    let first = identity(&world).await.mark;
+    let first = identity(&world).await.progress;
     let (message, _) = world.send(1).await;
     world.settle(message, Outcome::Relayed).await;
     world.store.rollup(&world.session).await.expect("rolled up");
-    let sent = identity(&world).await.mark;
+    let sent = identity(&world).await.progress;
     assert!(sent.reaches(first) && !first.reaches(sent), "{first:?} {sent:?}");
     world.store.record(&world.session, "test", "test", None, serde_json::json!({})).await.expect("recorded");
-    let told = identity(&world).await.mark;
+    let told = identity(&world).await.progress;
     assert!(told.reaches(sent) && !sent.reaches(told));
-    // Nothing happened: a ledger that stands writes no mark.
+    // Nothing happened: a ledger that stands writes no progress.
     world.store.heartbeat(&world.session).await.expect("alive");
     world.reopen(place).await;
-    assert_eq!(identity(&world).await.mark, told);
+    assert_eq!(identity(&world).await.progress, told);
 }

@@ -27,7 +27,7 @@ pub async fn a_lowered_limit_stops_sending_and_its_refunds_make_no_room(place: &
     let (second, _) = world.send(4).await;
     change_cap(&mut world, Some(5), Period::Monthly).await;
     let lot = world.lot(chain()[ACCOUNT]).await;
-    assert_eq!((lot.granted, lot.overhang, lot.consumed), (Some(5), 8, 8));
+    assert_eq!((lot.granted, lot.overdraft, lot.consumed), (Some(5), 8, 8));
     world.settle(first, Outcome::Refused).await;
     assert_eq!(world.send(1).await.1, Verdict::Reserved);
     assert!(matches!(world.send(1).await.1, Verdict::Short { remaining: 0, .. }));

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::world::{Place, World, account, account_id, at, key, key_id, monthly};
-use crate::domain::credit::{Outcome, Pace, REFUSED_PER_HOUR, Rate, Reservation, Verdict};
+use crate::domain::credit::{Outcome, RateScope, REFUSED_PER_HOUR, Rate, Reservation, Verdict};
 use crate::domain::directory::Entry;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{Holder, MessageId};
-use crate::ledger::store::{Again, FINGERPRINT_KEPT, Kept, Role, Settlement};
+use crate::ledger::store::{DedupUpdate, FINGERPRINT_KEPT, Kept, Role, Settlement};
 
 /// Reserves so many messages, in one call.
 async fn reserved(world: &mut World, messages: u32) -> Vec<MessageId> {
@@ -29,7 +29,7 @@ async fn send_all(world: &mut World, messages: u32, outcome: Outcome) {
 
 fn shut(per_hour: u32, retry_at: &str) -> Verdict {
     let rate = Rate { messages: per_hour, per_seconds: 3_600 };
-    Verdict::TooFast { pace: Pace::Refused, rate, retry_at: at(retry_at) }
+    Verdict::TooFast { scope: RateScope::Refused, rate, retry_at: at(retry_at) }
 }
 
 pub async fn an_account_may_have_so_much_refused_in_an_hour_and_waits_its_turn_then(place: &impl Place) {
@@ -49,7 +49,7 @@ pub async fn an_account_may_have_so_much_refused_in_an_hour_and_waits_its_turn_t
     let lost = Kept { fingerprint: Fingerprint([7; 32]), within: FINGERPRINT_KEPT };
     let (first, verdict) = world.send(1).await;
     assert_eq!(verdict, Verdict::Reserved);
-    world.settle_with(first, Outcome::Unknown, Again::Ended(lost)).await;
+    world.settle_with(first, Outcome::Unknown, DedupUpdate::Ended(lost)).await;
     assert_eq!(world.consumed_total().await, 24);
 
     // One too many, by messages that were under way already.
@@ -120,5 +120,5 @@ pub async fn who_has_much_accepted_may_have_as_much_refused(place: &impl Place) 
     send_all(&mut world, REFUSED_PER_HOUR, Outcome::Refused).await;
     assert_eq!(world.send(1).await.1, Verdict::Reserved);
     send_all(&mut world, 1, Outcome::Refused).await;
-    assert!(matches!(world.send(1).await.1, Verdict::TooFast { pace: Pace::Refused, .. }));
+    assert!(matches!(world.send(1).await.1, Verdict::TooFast { scope: RateScope::Refused, .. }));
 }

@@ -10,7 +10,7 @@ use crate::domain::directory::{AccountEntry, Entry, PolicyEntry};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::money::Pricing;
 use crate::domain::period::Period;
-use crate::ledger::store::{Again, FINGERPRINT_KEPT, Kept, Role};
+use crate::ledger::store::{DedupUpdate, FINGERPRINT_KEPT, Kept, Role};
 
 fn refuses_for_good(pool: Option<i64>) -> PolicyEntry {
     PolicyEntry { when_exhausted: WhenExhausted::Reject, ..policy(1, monthly(pool)) }
@@ -61,14 +61,14 @@ pub async fn what_is_on_its_way_although_its_client_comes_again_may_come_back(pl
     world.put(&[Entry::Policy(refuses_for_good(None))]).await;
     let kept = Kept { fingerprint: Fingerprint([7; 32]), within: FINGERPRINT_KEPT };
     let (message, _) = world.send(1).await;
-    world.settle_with(message, Outcome::Unknown, Again::Open(kept)).await;
+    world.settle_with(message, Outcome::Unknown, DedupUpdate::Open(kept)).await;
     assert!(pending(&mut world, 1).await);
-    world.settle_with(message, Outcome::Unknown, Again::Ended(kept)).await;
+    world.settle_with(message, Outcome::Unknown, DedupUpdate::Ended(kept)).await;
     assert!(!pending(&mut world, 1).await);
     world.settle(message, Outcome::Refused).await;
     let (message, verdict) = world.send(1).await;
     assert_eq!(verdict, Verdict::Reserved);
-    world.settle_with(message, Outcome::Unknown, Again::Open(kept)).await;
+    world.settle_with(message, Outcome::Unknown, DedupUpdate::Open(kept)).await;
     assert!(pending(&mut world, 1).await);
     // The session that carried it is gone.
     world.reopen(place).await;

@@ -10,7 +10,7 @@ use crate::domain::credit::{Meter, Outcome, Reservation};
 use crate::domain::directory::{AccountEntry, Entry, PolicyEntry};
 use crate::domain::id::Holder;
 use crate::domain::money::Pricing;
-use crate::ledger::report::{Channel, Ended, NOTICE_TRIES, Notice, Spender, Terms, Told, Topic, UsageRow, pause_after};
+use crate::ledger::report::{Channel, Ended, NOTICE_TRIES, ThresholdNotice, Spender, BillingTerms, Told, Topic, UsageRow, pause_after};
 use crate::ledger::store::{Error, Role};
 use crate::runtime::clock::Clock as _;
 
@@ -159,7 +159,7 @@ pub async fn a_rollup_that_is_given_up_half_way_moves_nothing_twice(place: &impl
 
 pub async fn terms_stand_until_they_are_written_again(place: &impl Place) {
     let mut world = three(place).await;
-    let terms = Terms {
+    let terms = BillingTerms {
         policy: policy_id(1),
         period: "2026-11".to_owned(),
         from: at("2026-10-31T23:00:00Z"),
@@ -170,8 +170,8 @@ pub async fn terms_stand_until_they_are_written_again(place: &impl Place) {
     };
     assert_eq!(world.store.terms(policy_id(1), "2026-11").await.expect("terms"), None);
     world.store.put_terms(&world.session, &terms).await.expect("written");
-    let raised = Terms { price_per_thousand_minor: 90, ..terms.clone() };
-    let next = Terms { period: "2026-12".to_owned(), ..terms };
+    let raised = BillingTerms { price_per_thousand_minor: 90, ..terms.clone() };
+    let next = BillingTerms { period: "2026-12".to_owned(), ..terms };
     for terms in [&raised, &next] {
         world.store.put_terms(&world.session, terms).await.expect("written");
     }
@@ -185,12 +185,12 @@ fn topic(period: &str) -> Topic {
     Topic { holder: Holder::Account(account_id(1)), meter: Meter::AccountCap, period: period.to_owned() }
 }
 
-fn notice(period: &str, threshold: u8) -> Notice {
-    Notice { topic: topic(period), threshold, policy: policy_id(1), granted: 200, used: i64::from(threshold) * 2 }
+fn notice(period: &str, threshold: u8) -> ThresholdNotice {
+    ThresholdNotice { topic: topic(period), threshold, policy: policy_id(1), granted: 200, used: i64::from(threshold) * 2 }
 }
 
 impl World {
-    async fn announce(&self, notices: &[(Notice, Vec<Channel>)]) -> Vec<bool> {
+    async fn announce(&self, notices: &[(ThresholdNotice, Vec<Channel>)]) -> Vec<bool> {
         self.store.announce(&self.session, notices).await.expect("taken")
     }
 
@@ -266,7 +266,7 @@ pub async fn notices_are_handed_out_in_turn_by_namespace(place: &impl Place) {
     world.put(&[Entry::Account(other)]).await;
     let of = |holder, threshold| {
         let told = notice("2026-11", threshold);
-        (Notice { topic: Topic { holder, ..told.topic }, ..told }, vec![Channel::Event])
+        (ThresholdNotice { topic: Topic { holder, ..told.topic }, ..told }, vec![Channel::Event])
     };
     let account = |n| Holder::Account(account_id(n));
     let flood: Vec<_> = (1..=20).flat_map(|threshold| [of(account(1), threshold), of(account(2), threshold)]).collect();

@@ -10,7 +10,7 @@ use crate::domain::credit::{Reservation, Verdict};
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, MessageId};
 use crate::domain::period::Period;
-use crate::ledger::store::{Role, Session, Store};
+use crate::ledger::store::{Role, LedgerSession, Store};
 use crate::runtime::clock::{Clock as _, ManualClock};
 
 const ACCOUNTS: u128 = 10_000;
@@ -22,7 +22,7 @@ const CAP: usize = 1;
 const TICK_MS: i64 = 5;
 
 /// Asks for one credit of each key. The ids never repeat.
-async fn ask(store: &dyn Store, session: &Session, keys: &[u128], round: u128) -> Vec<bool> {
+async fn ask(store: &dyn Store, session: &LedgerSession, keys: &[u128], round: u128) -> Vec<bool> {
     let message = |key: u128| MessageId(uuid::Uuid::from_u128((round << 64) | key));
     let batch: Vec<Reservation> = keys
         .iter()
@@ -41,7 +41,7 @@ async fn ask(store: &dyn Store, session: &Session, keys: &[u128], round: u128) -
 /// to a call after midnight must not.
 async fn send_over_midnight(
     store: Arc<dyn Store>,
-    session: Session,
+    session: LedgerSession,
     clock: ManualClock,
     keys: Vec<u128>,
     midnight: Timestamp,

@@ -2,7 +2,7 @@
 
 use super::model::{Charged, Model, account};
 use super::stock::Leak;
-use crate::domain::credit::{Meter, Outcome, Pace, REFUSED_PER_HOUR, Rate, Verdict};
+use crate::domain::credit::{Meter, Outcome, RateScope, REFUSED_PER_HOUR, Rate, Verdict};
 use crate::domain::id::Holder;
 
 impl Model {
@@ -11,13 +11,13 @@ impl Model {
         let mut poured = vec![];
         let shut = self.given_back.shut_until(self.judged);
         let rate = Rate { messages: REFUSED_PER_HOUR, per_seconds: 3_600 };
-        let mut refused = shut.map(|retry_at| (retry_at, Verdict::TooFast { pace: Pace::Refused, rate, retry_at }));
-        for (holder, pace) in [(key, Pace::Key), (account(), Pace::Account)] {
+        let mut refused = shut.map(|retry_at| (retry_at, Verdict::TooFast { scope: RateScope::Refused, rate, retry_at }));
+        for (holder, scope) in [(key, RateScope::Key), (account(), RateScope::Account)] {
             let Some(rate) = self.rules.rates.get(&holder).copied() else { continue };
             match Leak::pour(self.leaks.get(&holder).copied(), rate, self.judged) {
                 Ok(leak) => poured.push((holder, leak)),
                 Err(retry_at) if refused.as_ref().is_some_and(|(later, _)| retry_at <= *later) => {}
-                Err(retry_at) => refused = Some((retry_at, Verdict::TooFast { pace, rate, retry_at })),
+                Err(retry_at) => refused = Some((retry_at, Verdict::TooFast { scope, rate, retry_at })),
             }
         }
         refused.map_or(Ok(poured), |(_, verdict)| Err(verdict))

@@ -11,7 +11,7 @@ use crate::domain::directory::{AccountEntry, Entry, KeyEntry, Named, PolicyEntry
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{AccountId, Holder, KeyId, MessageId, PolicyId};
 use crate::domain::period::{Calendar, Period};
-use crate::ledger::store::{Again, Balance, Exhausted, Role, Session, Settlement, Store, short_of};
+use crate::ledger::store::{DedupUpdate, Balance, Exhausted, Role, LedgerSession, Settlement, Store, short_of};
 use crate::runtime::clock::{Clock, ManualClock};
 
 /// The place where an engine keeps one ledger. It can be opened several times, also at once.
@@ -24,7 +24,7 @@ pub const START: &str = "2026-11-20T10:00:00Z";
 pub struct World {
     pub clock: ManualClock,
     pub store: Arc<dyn Store>,
-    pub session: Session,
+    pub session: LedgerSession,
     next_message: u128,
 }
 
@@ -159,8 +159,8 @@ impl World {
         Reservation { fingerprint: Some(Fingerprint([fingerprint; 32])), ..self.reservation(1) }
     }
 
-    pub async fn settle_with(&self, message: MessageId, outcome: Outcome, again: Again) {
-        let settlement = Settlement { message, outcome, again: Some(again) };
+    pub async fn settle_with(&self, message: MessageId, outcome: Outcome, update: DedupUpdate) {
+        let settlement = Settlement { message, outcome, dedup: Some(update) };
         self.store.settle(&self.session, &[settlement]).await.expect("settled");
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::failure::{Failure, Op};
 use super::history;
 use super::lots::LotsByHolder;
-use super::pool::Wires;
+use super::pool::Connections;
 use super::rows::{self, lot_columns};
 use super::tx::{Clock, Lane, Tx};
 use crate::domain::credit::{Meter, Source};
@@ -13,10 +13,10 @@ use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, IdMap, Kind};
 use crate::ledger::audit::Note;
 use crate::ledger::rules::floors::{Bound, CHILDREN, Floor, Raised, by_parent, lacking};
-use crate::ledger::store::Session;
+use crate::ledger::store::LedgerSession;
 
-pub async fn raise(wires: &Wires, clock: &Clock, session: &Session, actor: &str, floors: &[Floor]) -> Op<u64> {
-    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
+pub async fn raise(connections: &Connections, clock: &Clock, session: &LedgerSession, actor: &str, floors: &[Floor]) -> Op<u64> {
+    let mut tx = Tx::begin_fenced(connections, clock, session, Lane::Records).await?;
     let raised = raise_in(&mut tx, actor, floors).await;
     tx.end(raised).await
 }

@@ -4,26 +4,26 @@ use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::identity::tag;
-use super::pool::{Lease, Wires};
+use super::pool::{Lease, Connections};
 use super::tx::{Clock, Lane, Tx};
 use super::{floors, records, rows};
 use crate::domain::id::Kind;
 use crate::ledger::audit::{Note, OPERATOR};
-use crate::ledger::store::{Acceptance, Because, Session, State};
+use crate::ledger::store::{Acceptance, Because, LedgerSession, State};
 
 /// Holds an open ledger: one that is held already keeps its reason, and one that was accepted its acceptance.
-pub async fn hold(wires: &Wires, because: Because) -> Op<()> {
-    let wire = Lease::take(wires).await?;
-    let held = wire
+pub async fn hold(connections: &Connections, because: Because) -> Op<()> {
+    let connection = Lease::take(connections).await?;
+    let held = connection
         .execute("UPDATE meta SET state = $1 WHERE state = 'open'", &[&State::Held(because).as_str()])
         .await
         .map(drop);
-    wire.give_back_answered();
+    connection.give_back_answered();
     held
 }
 
-pub async fn accept(wires: &Wires, clock: &Clock, acceptance: &Acceptance) -> Op<()> {
-    let mut tx = Tx::begin_alone(wires, clock).await?;
+pub async fn accept(connections: &Connections, clock: &Clock, acceptance: &Acceptance) -> Op<()> {
+    let mut tx = Tx::begin_alone(connections, clock).await?;
     let accepted = accept_in(&mut tx, acceptance).await;
     tx.end(accepted).await
 }
@@ -55,8 +55,8 @@ async fn accept_in(tx: &mut Tx, acceptance: &Acceptance) -> Op<()> {
     Ok(())
 }
 
-pub async fn reopen(wires: &Wires, clock: &Clock, session: &Session) -> Op<()> {
-    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
+pub async fn reopen(connections: &Connections, clock: &Clock, session: &LedgerSession) -> Op<()> {
+    let mut tx = Tx::begin_fenced(connections, clock, session, Lane::Records).await?;
     let opened = reopen_in(&mut tx).await;
     tx.end(opened).await
 }
@@ -76,13 +76,13 @@ async fn reopen_in(tx: &mut Tx) -> Op<()> {
 }
 
 pub async fn assign(
-    wires: &Wires,
+    connections: &Connections,
     clock: &Clock,
-    session: &Session,
+    session: &LedgerSession,
     (kind, namespace_uid, name): (Kind, &str, &str),
     id: Uuid,
 ) -> Op<Uuid> {
-    let tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
+    let tx = Tx::begin_fenced(connections, clock, session, Lane::Records).await?;
     let assigned = assign_in(&tx, kind, namespace_uid, name, id).await;
     tx.end(assigned).await
 }

@@ -4,25 +4,25 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::failure::Op;
-use super::pool::Wires;
+use super::pool::Connections;
 use super::rows;
 use super::tx::{Clock, Lane, Tx};
 use crate::domain::directory::Entry;
 use crate::domain::id::{KeyId, Kind};
 use crate::ledger::audit::{LEDGER, Note};
 use crate::ledger::rules::time::forgettable_before;
-use crate::ledger::store::Session;
+use crate::ledger::store::LedgerSession;
 
 /// Checks up to `limit` keys after `after`, in the order of their ids. Returns the last of them, if there may be more,
 /// and how many were forgotten.
 pub async fn forget(
-    wires: &Wires,
+    connections: &Connections,
     clock: &Clock,
-    session: &Session,
+    session: &LedgerSession,
     before: Timestamp,
     (after, limit): (Option<KeyId>, usize),
 ) -> Op<(Option<KeyId>, usize)> {
-    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
+    let mut tx = Tx::begin_fenced(connections, clock, session, Lane::Chores).await?;
     let forgotten = forget_in(&mut tx, before, after, limit).await;
     tx.end(forgotten).await
 }

@@ -15,10 +15,10 @@ use crate::domain::id::{Holder, Kind};
 use crate::ledger::audit::Note;
 use crate::ledger::rules::floors::{Bound, CHILDREN, Floor, Raised, by_parent, lacking};
 use crate::ledger::rules::history::{self, Quarters};
-use crate::ledger::store::Session;
+use crate::ledger::store::LedgerSession;
 
 impl Tx<'_> {
-    pub fn raise(&mut self, session: &Session, actor: &str, floors: &[Floor]) -> Op<u64> {
+    pub fn raise(&mut self, session: &LedgerSession, actor: &str, floors: &[Floor]) -> Op<u64> {
         self.fence(session)?;
         let (mut raised, now) = (0, self.now);
         for floor in floors.iter().filter(|floor| floor.is_running(now)) {

@@ -8,7 +8,7 @@ use super::identity::tag;
 use super::write::Tx;
 use crate::domain::id::Kind;
 use crate::ledger::audit::{Note, OPERATOR};
-use crate::ledger::store::{Acceptance, Session, State};
+use crate::ledger::store::{Acceptance, LedgerSession, State};
 
 impl Tx<'_> {
     pub fn accept(&mut self, acceptance: &Acceptance) -> Op<()> {
@@ -34,7 +34,7 @@ impl Tx<'_> {
         self.note_of_ledger(&acceptance.actor, &Note::accepted(&found, acceptance))
     }
 
-    pub fn reopen(&mut self, session: &Session) -> Op<()> {
+    pub fn reopen(&mut self, session: &LedgerSession) -> Op<()> {
         self.fence(session)?;
         if tag(self.connection)?.state != State::Rebuilding {
             return Ok(());
@@ -44,7 +44,7 @@ impl Tx<'_> {
         self.note_of_ledger(OPERATOR, &Note::opened())
     }
 
-    pub fn assign(&mut self, session: &Session, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Op<Uuid> {
+    pub fn assign(&mut self, session: &LedgerSession, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Op<Uuid> {
         self.fence(session)?;
         let digest = self.digest(kind, namespace_uid, name)?;
         let taken: Option<(Vec<u8>, bool)> = self

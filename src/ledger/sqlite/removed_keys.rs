@@ -11,7 +11,7 @@ use crate::domain::directory::{Entry, KeyEntry};
 use crate::domain::id::{Holder, KeyId};
 use crate::ledger::audit::{LEDGER, Note};
 use crate::ledger::rules::time::forgettable_before;
-use crate::ledger::store::Session;
+use crate::ledger::store::LedgerSession;
 
 /// Deletes the rows of a key other than its lots and its usage.
 const ROWS: [&str; 5] = [
@@ -27,7 +27,7 @@ impl Tx<'_> {
     /// more, and how many were forgotten.
     pub fn forget_keys(
         &mut self,
-        session: &Session,
+        session: &LedgerSession,
         before: Timestamp,
         after: Option<KeyId>,
         limit: usize,

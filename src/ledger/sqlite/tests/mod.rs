@@ -15,7 +15,7 @@ use super::{SqliteStore, failure, writer};
 use crate::domain::credit::{Meter, Verdict};
 use crate::ledger::conformance::{Place, World, random_histories_agree_with_the_model, whole_suite};
 use crate::ledger::incarnation::Naming;
-use crate::ledger::store::{Error, Result, Role, Session, State, Store};
+use crate::ledger::store::{Error, Result, Role, LedgerSession, State, Store};
 use crate::runtime::clock::{Clock, ManualClock};
 
 /// A directory of its own, removed with the test.
@@ -300,7 +300,7 @@ async fn calls_that_fail_or_panic_do_not_fail_the_others_of_their_transaction() 
     let mut world = World::with(&file, None, Some(10), None).await;
     let store = open(&file.path()).expect("opened");
     let session = store.open_session(Role::Relay, "relay-9").await.expect("a session");
-    let stale = Session { id: session.id, epoch: session.epoch - 1 };
+    let stale = LedgerSession { id: session.id, epoch: session.epoch - 1 };
     let (before, after) = (world.reservation(1), world.reservation(2));
     in_one_group(&store, async || {
         let (first, broken, panicked, fenced, last) = tokio::join!(

@@ -1,6 +1,6 @@
 //! The running lots that the writer charged last, so that most messages read none.
 //!
-//! SQLite shows inside a transaction whether another connection has written since, so memory agrees with the rows. Only
+//! SQLite shows inside a transaction whether another connection has written since, so the cache agrees with the rows. Only
 //! reserving and settling keep it up to date; any other write of this process empties it.
 
 use rusqlite::Connection;
@@ -13,13 +13,13 @@ use crate::domain::id::{Holder, IdMap};
 const LOTS_MAX: usize = 250_000;
 
 #[derive(Default)]
-pub struct Memory {
+pub struct LotCache {
     lots: IdMap<Holder, Lot>,
     /// `PRAGMA data_version` when they were read: it changes when another connection commits.
     version: Option<i64>,
 }
 
-impl Memory {
+impl LotCache {
     /// Begins a transaction, which must hold the write lock already.
     pub fn renew(&mut self, connection: &Connection) -> Op<()> {
         let version = connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;

@@ -20,7 +20,7 @@ use super::failure::Op;
 type RustlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
 /// One connection with its prepared statements.
-pub struct Wire {
+pub struct PgConnection {
     pub client: Client,
     /// The schema's version when this was connected; 0 if it was not checked.
     pub schema: i64,
@@ -29,14 +29,14 @@ pub struct Wire {
     task: JoinHandle<()>,
 }
 
-impl Drop for Wire {
+impl Drop for PgConnection {
     fn drop(&mut self) {
         // Statements that are still under way are not awaited.
         self.task.abort();
     }
 }
 
-impl Wire {
+impl PgConnection {
     /// Wraps a client, and carries its messages in a task of its own.
     pub fn new(client: Client, connection: Connection<Socket, RustlsStream>) -> Self {
         let task = tokio::spawn(drive(connection));

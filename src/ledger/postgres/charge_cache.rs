@@ -1,8 +1,8 @@
 //! The rows that a process charged last, remembered so that most batches are charged in one round trip.
 //!
-//! Memory alone never grants a credit: the server compares every assumption (the directory's epoch, each lot's window
+//! The cache alone never grants a credit: the server compares every assumption (the directory's epoch, each lot's window
 //! and room, the keys' expiry) in the transaction that charges, and if one fails the batch is decided again on locked
-//! rows. Wrong memory costs a round trip, never a credit.
+//! rows. A wrong cache costs a round trip, never a credit.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -13,8 +13,8 @@ use super::failure::Op;
 use super::lots::LotsByHolder;
 use super::rows;
 use super::tx::Tx;
-use super::wire::Wire;
-use crate::domain::credit::{Books, Charge, LotId, PERIOD_PARTS, Part, Reservation};
+use super::connection::PgConnection;
+use crate::domain::credit::{BatchRows, Charge, LotId, PERIOD_PARTS, Part, Reservation};
 use crate::domain::directory::{Directory, Entry, Sender, Terms};
 use crate::domain::id::{Holder, IdMap, IdSet, KeyId};
 use crate::ledger::rules::reserve::{Charged, Step, decide, screen};
@@ -23,7 +23,7 @@ use crate::ledger::store::REMEMBERED_FOR;
 /// Maximum holders whose lots are remembered: some 100 MB. Beyond, everything is forgotten and learnt again.
 const HOLDERS_MAX: usize = 250_000;
 
-pub struct Memory {
+pub struct ChargeCache {
     directory: Directory,
     entries: IdMap<Holder, Entry>,
     /// Every row of `directory` is as it was at this epoch, or newer.
@@ -34,7 +34,7 @@ pub struct Memory {
     now: Timestamp,
 }
 
-impl Default for Memory {
+impl Default for ChargeCache {
     fn default() -> Self {
         Self {
             directory: Directory::default(),
@@ -53,13 +53,13 @@ pub struct Plan {
     pub config_epoch: i64,
     /// The ledger's time when it was last read: now or before.
     pub now: Timestamp,
-    /// The time at which the first of the keys expires, or memory is too old.
+    /// The time at which the first of the keys expires, or the cache is too old.
     pub until: i64,
     pub lots: Vec<i64>,
     pub deltas: Vec<i64>,
     pub over: Vec<bool>,
     pub columns: Columns,
-    books: Books,
+    rows: BatchRows,
 }
 
 /// Reservations as columns.
@@ -102,7 +102,7 @@ impl Columns {
     }
 }
 
-impl Memory {
+impl ChargeCache {
     pub fn forget(&mut self) {
         *self = Self::default();
     }
@@ -118,22 +118,22 @@ impl Memory {
                 plan.until = plan.until.min(expires_at.as_millisecond());
             }
             for terms in sender.terms() {
-                self.add(&mut plan.books, &terms)?;
+                self.add(&mut plan.rows, &terms)?;
             }
         }
         // The server checks whether one of them was reserved before or is a copy.
-        let decisions = decide(batch, &steps, &mut HashMap::new(), &mut plan.books, self.now);
+        let decisions = decide(batch, &steps, &mut HashMap::new(), &mut plan.rows, self.now);
         let mut deltas: BTreeMap<(i16, i64), i64> = BTreeMap::new();
         for (reservation, decision) in batch.iter().zip(&decisions) {
             let Charged { charge, parts } = decision.charged.as_ref()?;
             plan.columns.push(reservation, charge, parts);
             for Part(id, amount) in parts {
-                let kind = rows::kind_number(plan.books.lots[id].holder.kind());
+                let kind = rows::kind_number(plan.rows.lots[id].holder.kind());
                 *deltas.entry((kind, id.0)).or_default() += amount;
             }
         }
         let may_exceed: HashSet<LotId> =
-            plan.books.holdings.values().filter(|h| !h.overage.is_deny()).map(|holding| holding.period).collect();
+            plan.rows.holdings.values().filter(|h| !h.overage.is_deny()).map(|holding| holding.period).collect();
         for ((_, lot), delta) in deltas {
             plan.lots.push(lot);
             plan.deltas.push(delta);
@@ -142,9 +142,9 @@ impl Memory {
         Some(plan)
     }
 
-    /// Adds a holder's remembered lots to the books.
-    fn add(&self, books: &mut Books, terms: &Terms<'_>) -> Option<()> {
-        if books.holdings.contains_key(&terms.holder) {
+    /// Adds a holder's remembered lots to the rows.
+    fn add(&self, rows: &mut BatchRows, terms: &Terms<'_>) -> Option<()> {
+        if rows.holdings.contains_key(&terms.holder) {
             return Some(());
         }
         let of_holder = self.lots.get(&terms.holder)?;
@@ -153,17 +153,17 @@ impl Memory {
         if terms.rate.is_some() || opened.topped_up.is_some() {
             return None;
         }
-        books.lots.extend(opened.lots.into_iter().chain(of_holder.running(self.now).cloned()).map(|lot| (lot.id, lot)));
-        books.holdings.insert(terms.holder, opened.holding);
+        rows.lots.extend(opened.lots.into_iter().chain(of_holder.running(self.now).cloned()).map(|lot| (lot.id, lot)));
+        rows.holdings.insert(terms.holder, opened.holding);
         Some(())
     }
 
     /// Takes over the balances of a plan that was charged.
     pub fn charged(&mut self, plan: Plan, now: Timestamp) {
         self.now = now;
-        for holder in plan.books.holdings.keys() {
+        for holder in plan.rows.holdings.keys() {
             if let Some(of_holder) = self.lots.get_mut(holder) {
-                of_holder.take_back(&plan.books.lots);
+                of_holder.take_back(&plan.rows.lots);
                 of_holder.is_written();
             }
         }
@@ -204,22 +204,22 @@ impl Memory {
     }
 
     /// Reads the keys that are not known yet, with their accounts and policies.
-    pub async fn load_senders(&mut self, wire: &Wire, keys: impl Iterator<Item = KeyId>) -> Op<()> {
+    pub async fn load_senders(&mut self, connection: &PgConnection, keys: impl Iterator<Item = KeyId>) -> Op<()> {
         let mut next: Vec<Holder> = keys.map(Holder::Key).collect();
         while !next.is_empty() {
             let unknown: HashSet<Holder> = next.iter().copied().filter(|h| !self.entries.contains_key(h)).collect();
-            self.load(wire, &unknown.into_iter().collect::<Vec<_>>()).await?;
+            self.load(connection, &unknown.into_iter().collect::<Vec<_>>()).await?;
             let above = next.iter().filter_map(|holder| self.entries.get(holder)?.parent());
             next = above.collect::<HashSet<_>>().into_iter().collect();
         }
         Ok(())
     }
 
-    async fn load(&mut self, wire: &Wire, holders: &[Holder]) -> Op<()> {
+    async fn load(&mut self, connection: &PgConnection, holders: &[Holder]) -> Op<()> {
         if holders.is_empty() {
             return Ok(());
         }
-        for (holder, entry) in super::read::entries(wire, holders).await? {
+        for (holder, entry) in super::read::entries(connection, holders).await? {
             self.entries.insert(holder, entry.clone());
             self.directory.apply(entry);
         }
