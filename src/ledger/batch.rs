@@ -19,7 +19,7 @@ use super::incarnation::Admit;
 use super::metrics::{Figures, judged};
 use super::outcomes::{BATCH, Outcomes};
 use super::retry::Retry;
-use super::store::{Error, Result, Role, LedgerSession, Settlement, Store};
+use super::store::{Error, LedgerSession, Result, Role, Settlement, Store};
 use crate::domain::credit::{Reservation, Verdict};
 use crate::runtime::failure_streak::FailureStreak;
 use crate::runtime::metrics::Registry;

@@ -189,7 +189,8 @@ pub trait Report: Send + Sync {
     /// Takes notices to be sent, each on its channels; one without a channel is remembered and sent nowhere. A notice
     /// that was announced on a channel is never announced on it again. Returns for each whether it is new on any
     /// channel. At most [`NOTICES_MAX`].
-    async fn announce(&self, session: &LedgerSession, notices: &[(ThresholdNotice, Vec<Channel>)]) -> Result<Vec<bool>>;
+    async fn announce(&self, session: &LedgerSession, notices: &[(ThresholdNotice, Vec<Channel>)])
+    -> Result<Vec<bool>>;
 
     /// Hands out notices that are due on a channel, taking turns by namespace and in each the longest waiting first:
     /// accounts in one namespace that pass thousands of thresholds delay another's by one turn. (A policy's own have

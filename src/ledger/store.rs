@@ -18,7 +18,7 @@ pub use crate::ledger::rules::balance::{Balance, Exhausted, PrepaidBalance, Spen
 pub use crate::ledger::rules::floors::{Bound, Floor};
 use crate::ledger::rules::time;
 pub use crate::ledger::rules::time::{AHEAD_MAX, REMEMBERED_FOR};
-pub use crate::ledger::session::{Role, LedgerSession};
+pub use crate::ledger::session::{LedgerSession, Role};
 
 /// The ledger's time beside the clock that it is taken from: the server's if the engine has one, otherwise this
 /// process's.
@@ -179,9 +179,9 @@ pub trait Store: Report + Send + Sync + 'static {
     /// ever, also after its credits were given back: the relay that settles a message never uses its id again. Refused
     /// unless the ledger is open.
     ///
-    /// A message in good standing whose fingerprint was kept ([`DedupUpdate`]) is answered with the outcome of the earlier
-    /// one: each kept fingerprint stands for one message, so one copy of it is answered as relayed or stands in for it.
-    /// Two copies of a fingerprint may stand in, within the rates; from the third on it is a new message.
+    /// A message in good standing whose fingerprint was kept ([`DedupUpdate`]) is answered with the outcome of the
+    /// earlier one: each kept fingerprint stands for one message, so one copy of it is answered as relayed or stands in
+    /// for it. Two copies of a fingerprint may stand in, within the rates; from the third on it is a new message.
     async fn reserve(&self, session: &LedgerSession, batch: &[Reservation]) -> Result<Vec<Verdict>>;
 
     /// Writes outcomes, refunding what they refund to the lots it came from. Idempotent: the first outcome stays, only
@@ -244,7 +244,14 @@ pub trait Store: Report + Send + Sync + 'static {
     /// Gives (kind, namespace UID, name) the id that its status shows, in a ledger that is being rebuilt. If another
     /// name was given that id since the acceptance, that name keeps it, and this one's own id is found or minted.
     /// Returns the id that holds.
-    async fn assign(&self, session: &LedgerSession, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid>;
+    async fn assign(
+        &self,
+        session: &LedgerSession,
+        kind: Kind,
+        namespace_uid: &str,
+        name: &str,
+        id: Uuid,
+    ) -> Result<Uuid>;
 
     /// Raises the usage of running lots to what is known, for every meter, where they have used less, by adjustments in
     /// the audit trail that [`check`](Self::check) counts. A floor whose holder has no entry is remembered until its

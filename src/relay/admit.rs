@@ -32,7 +32,7 @@ use super::shortage::Shortages;
 use super::smtp::command::{Mail, Recipient};
 use super::smtp::data::Body;
 use super::smtp::header::{self, Added, Header};
-use super::smtp::reply::{Carries, RateExceeded, Moment, Reply, Shortage};
+use super::smtp::reply::{Carries, Moment, RateExceeded, Reply, Shortage};
 use super::smtp::session::Transaction;
 use super::targets::Targets;
 use crate::domain::credit::{Outcome, Reservation, Verdict, WhenExhausted};

@@ -69,7 +69,8 @@ impl Disposition {
     pub fn of_open(message: MessageId, kept: Kept, claim: Claim) -> Option<Self> {
         match claim {
             Claim::Own => {
-                let settlement = Settlement { message, outcome: Outcome::Unknown, dedup: Some(DedupUpdate::Open(kept)) };
+                let settlement =
+                    Settlement { message, outcome: Outcome::Unknown, dedup: Some(DedupUpdate::Open(kept)) };
                 Some(Self { settlement, is_awaited: true, is_counted: true })
             }
             Claim::StandsIn => None,

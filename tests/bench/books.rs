@@ -12,7 +12,7 @@ use franking::domain::money::Pricing;
 use franking::domain::period::Calendar;
 use franking::ledger::bill::{bill, running_terms};
 use franking::ledger::sqlite::{self, SqliteStore};
-use franking::ledger::store::{Role, LedgerSession, Settlement, Store};
+use franking::ledger::store::{LedgerSession, Role, Settlement, Store};
 use franking::runtime::clock::{Clock as _, ManualClock};
 use uuid::Uuid;
 

@@ -18,7 +18,7 @@ use franking::domain::period::Calendar;
 use franking::domain::relay_config::LedgerAddress;
 use franking::ledger::identity::State;
 use franking::ledger::incarnation::Naming;
-use franking::ledger::store::{Role, LedgerSession, Settlement, Store};
+use franking::ledger::store::{LedgerSession, Role, Settlement, Store};
 use franking::ledger::{self, sqlite};
 use franking::runtime::clock::{Clock as _, SystemClock};
 use rand::rngs::StdRng;

@@ -11,7 +11,7 @@ use franking::domain::id::{KeyId, MessageId};
 use franking::domain::relay_config::LedgerAddress;
 use franking::ledger::identity::State;
 use franking::ledger::incarnation::Naming;
-use franking::ledger::store::{Role, LedgerSession, Settlement};
+use franking::ledger::store::{LedgerSession, Role, Settlement};
 use franking::ledger::{self, Ledger, Store};
 use franking::runtime::clock::{Clock as _, SystemClock};
 use franking::runtime::metrics::Registry;

@@ -292,7 +292,11 @@ mod tests {
         ];
         for (granted, overage, used, expected) in cases {
             let lot = begin(granted, overage, used);
-            assert_eq!((lot.consumed, lot.overdraft, lot.overage, lot.remaining()), expected, "{granted:?} {overage:?}");
+            assert_eq!(
+                (lot.consumed, lot.overdraft, lot.overage, lot.remaining()),
+                expected,
+                "{granted:?} {overage:?}"
+            );
             assert_eq!((lot.used(), lot.charged()), (used, 0));
             assert!(lot.holds_at(begun) && !lot.holds_at(at("2026-11-21T11:59:59Z")));
         }

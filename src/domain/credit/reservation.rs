@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::meter::Meter;
-use super::rate::{RateScope, Rate};
+use super::rate::{Rate, RateScope};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{AccountId, Holder, KeyId, MessageId, PolicyId};
 

@@ -1,19 +1,19 @@
 //! The rows that a process charged last, remembered so that most batches are charged in one round trip.
 //!
-//! The cache alone never grants a credit: the server compares every assumption (the directory's epoch, each lot's window
-//! and room, the keys' expiry) in the transaction that charges, and if one fails the batch is decided again on locked
-//! rows. A wrong cache costs a round trip, never a credit.
+//! The cache alone never grants a credit: the server compares every assumption (the directory's epoch, each lot's
+//! window and room, the keys' expiry) in the transaction that charges, and if one fails the batch is decided again on
+//! locked rows. A wrong cache costs a round trip, never a credit.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::connection::PgConnection;
 use super::failure::Op;
 use super::lots::LotsByHolder;
 use super::rows;
 use super::tx::Tx;
-use super::connection::PgConnection;
 use crate::domain::credit::{BatchRows, Charge, LotId, PERIOD_PARTS, Part, Reservation};
 use crate::domain::directory::{Directory, Entry, Sender, Terms};
 use crate::domain::id::{Holder, IdMap, IdSet, KeyId};

@@ -1,7 +1,7 @@
 //! Checks that a server may be trusted with money, on every new connection: after a failover it is another one.
 
-use super::failure::{Failure, Op};
 use super::connection::PgConnection;
+use super::failure::{Failure, Op};
 use crate::ledger::store::{Error, Result};
 
 /// The demands on a server.

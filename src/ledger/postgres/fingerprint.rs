@@ -14,11 +14,16 @@ use super::rows;
 use super::tx::{Clock, Lane, Tx};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::MessageId;
-use crate::ledger::rules::dedup::{DedupChange, Release, DedupRecord, earlier_outcome, release};
+use crate::ledger::rules::dedup::{DedupChange, DedupRecord, Release, earlier_outcome, release};
 use crate::ledger::store::{DedupUpdate, FINGERPRINT_KEPT, Kept, LedgerSession, Settlement};
 
 /// Writes which copy was answered, or carries the message.
-pub async fn record_copy(tx: &Tx, session: &LedgerSession, (message, change): (MessageId, DedupChange), copy: MessageId) -> Op<()> {
+pub async fn record_copy(
+    tx: &Tx,
+    session: &LedgerSession,
+    (message, change): (MessageId, DedupChange),
+    copy: MessageId,
+) -> Op<()> {
     match change {
         DedupChange::Answered => {
             tx.execute("UPDATE fingerprint SET answered = $2 WHERE message = $1", &[&message.0, &copy.0]).await?;
@@ -97,7 +102,12 @@ pub async fn keep(tx: &Tx, session: &LedgerSession, batch: &[Settlement]) -> Op<
     Ok(earlier)
 }
 
-async fn keep_one(tx: &Tx, session: &LedgerSession, settlement: Settlement, update: &DedupUpdate) -> Op<Option<Settlement>> {
+async fn keep_one(
+    tx: &Tx,
+    session: &LedgerSession,
+    settlement: Settlement,
+    update: &DedupUpdate,
+) -> Op<Option<Settlement>> {
     let (message, day) = (settlement.message.0, rows::day(settlement.message));
     let digest = update.fingerprint().0.as_slice();
     match update {
@@ -147,7 +157,13 @@ async fn keep_one(tx: &Tx, session: &LedgerSession, settlement: Settlement, upda
 }
 
 /// Drops up to `limit` fingerprints that were kept before `before`. Returns how many.
-pub async fn forget(connections: &Connections, clock: &Clock, session: &LedgerSession, before: Timestamp, limit: usize) -> Op<u64> {
+pub async fn forget(
+    connections: &Connections,
+    clock: &Clock,
+    session: &LedgerSession,
+    before: Timestamp,
+    limit: usize,
+) -> Op<u64> {
     let tx = Tx::begin_fenced(connections, clock, session, Lane::Chores).await?;
     let forgotten = async {
         tx.execute(

@@ -15,7 +15,13 @@ use crate::ledger::audit::Note;
 use crate::ledger::rules::floors::{Bound, CHILDREN, Floor, Raised, by_parent, lacking};
 use crate::ledger::store::LedgerSession;
 
-pub async fn raise(connections: &Connections, clock: &Clock, session: &LedgerSession, actor: &str, floors: &[Floor]) -> Op<u64> {
+pub async fn raise(
+    connections: &Connections,
+    clock: &Clock,
+    session: &LedgerSession,
+    actor: &str,
+    floors: &[Floor],
+) -> Op<u64> {
     let mut tx = Tx::begin_fenced(connections, clock, session, Lane::Records).await?;
     let raised = raise_in(&mut tx, actor, floors).await;
     tx.end(raised).await

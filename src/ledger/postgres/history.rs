@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 
+use super::connection::PgConnection;
 use super::failure::Op;
 use super::rows;
 use super::tx::Tx;
-use super::connection::PgConnection;
 use crate::domain::id::Holder;
 use crate::ledger::rules::history;
 

@@ -1,7 +1,7 @@
 //! Reads the ledger's identity, and whether mail may be charged to it.
 
-use super::failure::{Failure, Op};
 use super::connection::PgConnection;
+use super::failure::{Failure, Op};
 use crate::ledger::identity::{Identity, Progress, State, Tag};
 
 pub async fn read_identity(connection: &PgConnection) -> Op<Identity> {

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::identity::tag;
-use super::pool::{Lease, Connections};
+use super::pool::{Connections, Lease};
 use super::tx::{Clock, Lane, Tx};
 use super::{floors, records, rows};
 use crate::domain::id::Kind;

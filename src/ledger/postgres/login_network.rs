@@ -21,7 +21,11 @@ pub async fn note(tx: &mut Tx, logins: &[LoginFrom]) -> Op<()> {
     let mut known: HashMap<KeyId, Vec<KnownNetwork>> = HashMap::new();
     for row in &found {
         let (told_at, seen_at) = (rows::instant(row.try_get(2)?)?, rows::instant(row.try_get(3)?)?);
-        known.entry(KeyId(row.try_get(0)?)).or_default().push(KnownNetwork { network: row.try_get(1)?, told_at, seen_at });
+        known.entry(KeyId(row.try_get(0)?)).or_default().push(KnownNetwork {
+            network: row.try_get(1)?,
+            told_at,
+            seen_at,
+        });
     }
     let changes = judge(known, logins, tx.now);
     if !changes.seen.is_empty() {

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
+use super::connection::PgConnection;
 use super::failure::{Failure, Op};
 use super::history::used_since;
 use super::rows::{self, lot_columns};
 use super::tx::Tx;
-use super::connection::PgConnection;
 use crate::domain::credit::{Arrivals, Lot, LotId};
 use crate::domain::directory::Terms;
 use crate::domain::id::{Holder, IdMap};
@@ -176,7 +176,8 @@ impl Tx {
 
     /// Inserts the lots that are new, giving them their ids. A lot that another process made first is found by a retry.
     pub async fn insert_new(&self, lots: &mut LotsByHolder) -> Op<()> {
-        let mut new: Vec<_> = lots.values_mut().flat_map(Lots::all_mut).filter(|row| row.state == RowState::New).collect();
+        let mut new: Vec<_> =
+            lots.values_mut().flat_map(Lots::all_mut).filter(|row| row.state == RowState::New).collect();
         if new.is_empty() {
             return Ok(());
         }

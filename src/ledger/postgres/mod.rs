@@ -10,6 +10,8 @@
 //! And it never cancels a statement: a call that takes too long loses its connection.
 
 mod address;
+mod charge_cache;
+mod connection;
 mod denied_sender;
 mod durability;
 mod failure;
@@ -20,7 +22,6 @@ mod identity;
 mod incarnation;
 mod login_network;
 mod lots;
-mod charge_cache;
 mod pool;
 mod read;
 mod records;
@@ -34,7 +35,6 @@ mod schema;
 mod settle;
 mod trouble;
 mod tx;
-mod connection;
 
 #[cfg(test)]
 mod tests;
@@ -43,11 +43,11 @@ use std::future::Future;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use charge_cache::ChargeCache;
 use durability::Demands;
 use failure::{Failure, Op};
 use jiff::{SignedDuration, Timestamp};
-use charge_cache::ChargeCache;
-use pool::{Connector, Connections};
+use pool::{Connections, Connector};
 use read::Snapshot;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -60,8 +60,8 @@ use crate::domain::directory::{Entry, Named};
 use crate::domain::id::{Holder, Kind, MessageId};
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{
-    Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, LedgerTime, Result, Role,
-    LedgerSession, Settlement, Store,
+    Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, LedgerSession, LedgerTime,
+    Result, Role, Settlement, Store,
 };
 
 pub use tx::Clock;
@@ -130,7 +130,12 @@ impl PostgresStore {
         Err(Failure::Overtaken.of(doing))
     }
 
-    async fn try_reserve(&self, cache: &mut ChargeCache, session: &LedgerSession, batch: &[Reservation]) -> Op<Vec<Verdict>> {
+    async fn try_reserve(
+        &self,
+        cache: &mut ChargeCache,
+        session: &LedgerSession,
+        batch: &[Reservation],
+    ) -> Op<Vec<Verdict>> {
         if let Some(plan) = cache.plan(batch) {
             match reserve::charge_as_planned(&self.connections, &self.clock, session, &plan, batch).await {
                 Ok(now) => {
@@ -189,7 +194,8 @@ impl Store for PostgresStore {
     }
 
     async fn open_session(&self, role: Role, name: &str) -> Result<LedgerSession> {
-        self.call("opening a ledger session", || records::open_session(&self.connections, &self.clock, role, name)).await
+        self.call("opening a ledger session", || records::open_session(&self.connections, &self.clock, role, name))
+            .await
     }
 
     async fn heartbeat(&self, session: &LedgerSession) -> Result<()> {
@@ -201,7 +207,8 @@ impl Store for PostgresStore {
     }
 
     async fn close_session(&self, session: &LedgerSession) -> Result<()> {
-        self.call("closing the ledger session", || records::close_session(&self.connections, &self.clock, session)).await
+        self.call("closing the ledger session", || records::close_session(&self.connections, &self.clock, session))
+            .await
     }
 
     async fn sweep_sessions(&self, session: &LedgerSession, silence: SignedDuration) -> Result<Vec<MessageId>> {
@@ -377,7 +384,14 @@ impl Store for PostgresStore {
         self.call("accepting the ledger", || incarnation::accept(&self.connections, &self.clock, acceptance)).await
     }
 
-    async fn assign(&self, session: &LedgerSession, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid> {
+    async fn assign(
+        &self,
+        session: &LedgerSession,
+        kind: Kind,
+        namespace_uid: &str,
+        name: &str,
+        id: Uuid,
+    ) -> Result<Uuid> {
         let name = (kind, namespace_uid, name);
         self.call("assigning an id", || incarnation::assign(&self.connections, &self.clock, session, name, id)).await
     }

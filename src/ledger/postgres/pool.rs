@@ -6,9 +6,9 @@ use deadpool::Runtime;
 use deadpool::managed::{self, Metrics, Pool, PoolError, RecycleError, RecycleResult, Timeouts};
 
 use super::address::Address;
+use super::connection::PgConnection;
 use super::durability;
 use super::failure::{Failure, Op};
-use super::connection::PgConnection;
 use crate::ledger::store::{Error, Result};
 
 /// Maximum connections of one process: charges, outcomes and the heartbeat at once, the directory's followers, the

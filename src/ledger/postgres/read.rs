@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::failure::{Failure, Op};
-use super::pool::{Lease, Connections};
-use super::tx::{Clock, clock_ms};
 use super::connection::PgConnection;
+use super::failure::{Failure, Op};
+use super::pool::{Connections, Lease};
+use super::tx::{Clock, clock_ms};
 use super::{identity, lots, rows};
 use crate::domain::credential::Username;
 use crate::domain::credit::{LotId, Source};

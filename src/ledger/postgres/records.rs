@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::failure::{Failure, Op};
 use super::identity::refuse_held;
 use super::lots::{LotsByHolder, used_under};
-use super::pool::{Lease, Connections};
+use super::pool::{Connections, Lease};
 use super::settle::settle_in;
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::{floors, rows};
@@ -18,7 +18,7 @@ use crate::domain::id::{Holder, Kind, MessageId};
 use crate::ledger::audit::{LEDGER, Note, of_change};
 use crate::ledger::digest;
 use crate::ledger::rules::lots::{Lots, drops_lots_ahead, holding};
-use crate::ledger::store::{Role, LedgerSession, Settlement};
+use crate::ledger::store::{LedgerSession, Role, Settlement};
 
 pub async fn open_session(connections: &Connections, clock: &Clock, role: Role, name: &str) -> Op<LedgerSession> {
     let connection = Lease::take(connections).await?;
@@ -123,7 +123,13 @@ pub async fn digest(tx: &Tx, kind: Kind, namespace_uid: &str, name: &str) -> Op<
     Ok(digest::of_name(installation, kind, namespace_uid, name))
 }
 
-pub async fn put(connections: &Connections, clock: &Clock, session: &LedgerSession, actor: &str, entries: &[Entry]) -> Op<()> {
+pub async fn put(
+    connections: &Connections,
+    clock: &Clock,
+    session: &LedgerSession,
+    actor: &str,
+    entries: &[Entry],
+) -> Op<()> {
     let mut tx = Tx::begin_fenced(connections, clock, session, Lane::Records).await?;
     let written = put_in(&mut tx, actor, entries).await;
     tx.end(written).await
@@ -250,7 +256,13 @@ async fn store_entries(tx: &Tx, entries: &[&Entry]) -> Op<()> {
 }
 
 /// Makes the lots that will hold at `until`, for up to `limit` holders that lack one. Returns how many lots.
-pub async fn prepare_lots(connections: &Connections, clock: &Clock, session: &LedgerSession, until: Timestamp, limit: usize) -> Op<u64> {
+pub async fn prepare_lots(
+    connections: &Connections,
+    clock: &Clock,
+    session: &LedgerSession,
+    until: Timestamp,
+    limit: usize,
+) -> Op<u64> {
     let mut tx = Tx::begin_fenced(connections, clock, session, Lane::Chores).await?;
     let made = prepare_in(&mut tx, until, limit).await;
     tx.end(made).await

@@ -7,10 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::connection::PgConnection;
 use super::failure::{Failure, Op};
 use super::read::Snapshot;
 use super::tx::{Lane, Tx};
-use super::connection::PgConnection;
 use super::{LONG_LIMIT, PostgresStore, denied_sender, login_network, rows, trouble};
 use crate::domain::credit::Meter;
 use crate::domain::denied_sender::{DeniedReport, DeniedSenders};
@@ -18,10 +18,10 @@ use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use crate::domain::login_network::LoginFrom;
 use crate::domain::trouble::{Sightings, Trouble};
 use crate::ledger::report::{
-    Channel, Ended, NOTICES_DUE_MAX, NOTICES_MAX, ThresholdNotice, Queued, Report, Spender, BillingTerms, Told, Topic, USAGE_ROWS_MAX,
-    UsageRow, pause_after,
+    BillingTerms, Channel, Ended, NOTICES_DUE_MAX, NOTICES_MAX, Queued, Report, Spender, ThresholdNotice, Told, Topic,
+    USAGE_ROWS_MAX, UsageRow, pause_after,
 };
-use crate::ledger::store::{Result, LedgerSession};
+use crate::ledger::store::{LedgerSession, Result};
 
 /// The account id that stands for the parent's own keys.
 const PARENT: Uuid = Uuid::nil();
@@ -80,7 +80,11 @@ impl Report for PostgresStore {
         .await
     }
 
-    async fn announce(&self, session: &LedgerSession, notices: &[(ThresholdNotice, Vec<Channel>)]) -> Result<Vec<bool>> {
+    async fn announce(
+        &self,
+        session: &LedgerSession,
+        notices: &[(ThresholdNotice, Vec<Channel>)],
+    ) -> Result<Vec<bool>> {
         as_session!(self, "taking notices", session, |tx| announce(&tx, notices))
     }
 

@@ -1,10 +1,10 @@
 //! Charges a batch: in one call if the cache says that it fits, otherwise decided on locked rows.
 
+use super::charge_cache::{ChargeCache, Columns, Plan};
 use super::failure::{Failure, Op};
 use super::identity::refuse_unless_open;
 use super::lots::LotsByHolder;
-use super::charge_cache::{Columns, ChargeCache, Plan};
-use super::pool::{Lease, Connections};
+use super::pool::{Connections, Lease};
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::{fingerprint, refusals, rows};
 use crate::domain::credit::{BatchRows, Chain, Reservation, Verdict};

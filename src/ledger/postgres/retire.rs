@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::failure::Op;
-use super::pool::{Lease, Connections};
+use super::pool::{Connections, Lease};
 use super::settle::settle_in;
 use super::tx::{Clock, Lane, Tx};
 use super::{floors, history, refusals, rows};
@@ -40,7 +40,8 @@ async fn make_in(tx: &Tx, until: Timestamp) -> Op<()> {
 /// Returns the oldest day that has a partition and ended before `before`.
 pub async fn oldest(connections: &Connections, before: Timestamp) -> Op<Option<i32>> {
     let connection = Lease::take(connections).await?;
-    let found = connection.query_opt("SELECT d FROM made_days() d WHERE d < $1 LIMIT 1", &[&rows::day_of(before)]).await;
+    let found =
+        connection.query_opt("SELECT d FROM made_days() d WHERE d < $1 LIMIT 1", &[&rows::day_of(before)]).await;
     connection.give_back_answered();
     Ok(found?.map(|row| row.try_get(0)).transpose()?)
 }
@@ -59,7 +60,13 @@ pub async fn forget_used(connections: &Connections, clock: &Clock, session: &Led
 }
 
 /// Settles a day's open messages as unknown, at most `limit`. Returns how many.
-pub async fn close(connections: &Connections, clock: &Clock, session: &LedgerSession, day: i32, limit: usize) -> Op<usize> {
+pub async fn close(
+    connections: &Connections,
+    clock: &Clock,
+    session: &LedgerSession,
+    day: i32,
+    limit: usize,
+) -> Op<usize> {
     let tx = Tx::begin_fenced(connections, clock, session, Lane::Chores).await?;
     let closed = close_in(&tx, day, limit).await;
     tx.end(closed).await

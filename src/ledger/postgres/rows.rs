@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::failure::{Failure, Op};
 use super::connection::PgConnection;
+use super::failure::{Failure, Op};
 use crate::domain::credit::{Lot, LotId, Outcome, Part, Source, Topped};
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, Kind, MessageId};

@@ -6,11 +6,11 @@
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::connection::PgConnection;
 use super::durability::{self, FIRST, SCHEMA_NEWEST, SCHEMA_OLDEST};
 use super::failure::{Failure, Op};
 use super::identity::read_identity;
 use super::pool::Connector;
-use super::connection::PgConnection;
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{Error, Identity, Result};
 
@@ -83,19 +83,20 @@ async fn step(connection: &PgConnection, naming: &Naming, migration: &Migration,
     let done = async {
         connection.batch(migration.sql).await?;
         if migration.version == FIRST {
-            connection.execute(
-                "INSERT INTO meta (schema_version, installation, cluster, incarnation, floor_ms, state) \
+            connection
+                .execute(
+                    "INSERT INTO meta (schema_version, installation, cluster, incarnation, floor_ms, state) \
                  VALUES ($6, $1, $2, $3, $4, $5)",
-                &[
-                    &naming.installation,
-                    &naming.cluster,
-                    &naming.incarnation,
-                    &now.as_millisecond(),
-                    &naming.state.as_str(),
-                    &FIRST,
-                ],
-            )
-            .await?;
+                    &[
+                        &naming.installation,
+                        &naming.cluster,
+                        &naming.incarnation,
+                        &now.as_millisecond(),
+                        &naming.state.as_str(),
+                        &FIRST,
+                    ],
+                )
+                .await?;
         }
         connection.execute("UPDATE meta SET schema_version = $1", &[&migration.version]).await?;
         Ok::<_, Failure>(())

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::fingerprint::keep;
-use super::pool::{Lease, Connections};
+use super::pool::{Connections, Lease};
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::{read, refusals, rows};
 use crate::domain::credit::{PERIOD_PARTS, Part};
@@ -17,7 +17,12 @@ use crate::ledger::rules::settle::{Settled, carries, charged_at, correction, rat
 use crate::ledger::store::{LedgerSession, Settlement};
 
 /// Settles in one round trip, for outcomes that move no balance. A message that already has an outcome fails the whole.
-pub async fn settle_as_new(connections: &Connections, clock: &Clock, session: &LedgerSession, batch: &[Settlement]) -> Op<()> {
+pub async fn settle_as_new(
+    connections: &Connections,
+    clock: &Clock,
+    session: &LedgerSession,
+    batch: &[Settlement],
+) -> Op<()> {
     let connection = Lease::take(connections).await?;
     let (days, messages, outcomes) = columns(batch.iter().copied());
     let written = connection

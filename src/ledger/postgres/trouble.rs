@@ -2,13 +2,13 @@
 
 use tokio_postgres::Row;
 
+use super::connection::PgConnection;
 use super::failure::{Failure, Op};
 use super::rows;
 use super::tx::Tx;
-use super::connection::PgConnection;
 use crate::domain::id::PolicyId;
 use crate::domain::trouble::{Fault, Sightings, TROUBLES_MAX, Trouble};
-use crate::ledger::store::{Role, LedgerSession};
+use crate::ledger::store::{LedgerSession, Role};
 
 /// Replaces the session's report, and drops the reports of sessions that are over, unless another call is dropping
 /// them.

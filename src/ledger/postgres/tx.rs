@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::failure::{Failure, Op};
-use super::pool::{Lease, Connections};
 use super::connection::PgConnection;
+use super::failure::{Failure, Op};
+use super::pool::{Connections, Lease};
 use super::{identity, rows};
 use crate::domain::id::Holder;
 use crate::ledger::audit::Note;
@@ -108,7 +108,12 @@ impl Tx {
     }
 
     /// Begins like [`begin`](Self::begin), for work that a session may do only while it lives.
-    pub async fn begin_fenced(connections: &Connections, clock: &Clock, session: &LedgerSession, lane: Lane) -> Op<Self> {
+    pub async fn begin_fenced(
+        connections: &Connections,
+        clock: &Clock,
+        session: &LedgerSession,
+        lane: Lane,
+    ) -> Op<Self> {
         let tx = Self::begin(connections, clock, session, lane).await?;
         if tx.fenced {
             return tx.end(Err(Failure::Fenced)).await;

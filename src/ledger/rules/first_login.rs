@@ -94,8 +94,11 @@ mod tests {
         let login = |network: u32| LoginFrom::new(key, std::net::IpAddr::V4((network << 8).into()));
         let start: Timestamp = "2026-11-20T10:00:00Z".parse().expect("a time");
         let home = login(1).network.to_string();
-        let mut known =
-            vec![KnownNetwork { network: home.clone(), told_at: start - SignedDuration::from_hours(48), seen_at: start }];
+        let mut known = vec![KnownNetwork {
+            network: home.clone(),
+            told_at: start - SignedDuration::from_hours(48),
+            seen_at: start,
+        }];
         let (mut news, mut next) = (0, 2);
         for hour in 0..24 {
             let now = start + SignedDuration::from_hours(hour);

@@ -20,8 +20,8 @@ pub fn place(at_ms: i64) -> (i64, usize) {
     (hour, usize::try_from((at_ms - hour) / QUARTER_MS).unwrap_or(0))
 }
 
-/// Returns the hours whose use bounds how much an account may have refused at an instant (unix milliseconds): its own and
-/// the one before, so that the bound does not drop when an hour begins.
+/// Returns the hours whose use bounds how much an account may have refused at an instant (unix milliseconds): its own
+/// and the one before, so that the bound does not drop when an hour begins.
 pub fn hours_of_refusals(at_ms: i64) -> [i64; 2] {
     let (hour, _) = place(at_ms);
     [hour, hour - HOUR_MS]

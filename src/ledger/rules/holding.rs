@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::sources::{Planned, added, find};
-use crate::domain::credit::{Holding, Lot, Source, Stock, RateState, in_order_of_use, next_top_up};
+use crate::domain::credit::{Holding, Lot, RateState, Source, Stock, in_order_of_use, next_top_up};
 use crate::domain::directory::Terms;
 
 /// A holder as a batch is judged by it, with its lots of other sources as they are at this moment.

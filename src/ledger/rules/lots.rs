@@ -347,8 +347,8 @@ impl Lots {
     }
 }
 
-/// Returns the beginning of a lot's period (unix milliseconds) if it comes before the lot's: the lot counts the use since
-/// then.
+/// Returns the beginning of a lot's period (unix milliseconds) if it comes before the lot's: the lot counts the use
+/// since then.
 pub fn counts_from(lot: &Lot) -> Option<i64> {
     (lot.window.from != lot.begun).then(|| lot.window.from.as_millisecond())
 }
@@ -394,7 +394,7 @@ fn regrant(row: &mut Row, limit: &Limit) -> Option<Note> {
 mod tests {
     use super::*;
     use crate::domain::period::{Calendar, Period};
-    use crate::ledger::conformance::{account, at};
+    use crate::ledger::world::{account, at};
 
     /// As when a release knows the rules of a time zone better than the one before.
     #[test]

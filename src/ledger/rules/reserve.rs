@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::dedup::{DedupChange, Recognised, DedupRecord, recognise};
-use crate::domain::credit::{self, Blocked, BatchRows, Charge, Part, Reservation, Verdict};
+use super::dedup::{DedupChange, DedupRecord, Recognised, recognise};
+use crate::domain::credit::{self, BatchRows, Blocked, Charge, Part, Reservation, Verdict};
 use crate::domain::directory::Sender;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{IdMap, IdSet, KeyId, MessageId};
@@ -165,11 +165,11 @@ mod tests {
     use crate::domain::credit::{Holding, Limit, Lot, LotId, Outcome, Rate, RateState};
     use crate::domain::directory::Directory;
     use crate::domain::period::Calendar;
-    use crate::ledger::conformance;
+    use crate::ledger::world;
     use uuid::Uuid;
 
     fn now() -> Timestamp {
-        conformance::at(conformance::START)
+        world::at(world::START)
     }
 
     fn id(n: u128) -> MessageId {
@@ -178,7 +178,7 @@ mod tests {
 
     fn asked(message: u128, fingerprint: Option<u8>) -> Reservation {
         let fingerprint = fingerprint.map(|byte| Fingerprint([byte; 32]));
-        Reservation { message: id(message), key: conformance::key_id(1), credits: 2, fingerprint }
+        Reservation { message: id(message), key: world::key_id(1), credits: 2, fingerprint }
     }
 
     /// Key 1 in good standing, with these credits on each period lot and a rate of one message an hour.
@@ -193,17 +193,17 @@ mod tests {
         fn new(credits: i64) -> Self {
             let limit = Limit { credits: Some(credits), calendar: Calendar::monthly_utc() };
             let mut directory = Directory::default();
-            directory.apply(crate::domain::directory::Entry::Policy(conformance::policy(1, limit.clone())));
-            directory.apply(crate::domain::directory::Entry::Account(conformance::account(1, limit.clone())));
-            directory.apply(crate::domain::directory::Entry::Key(conformance::key(1, 1, limit.clone())));
+            directory.apply(crate::domain::directory::Entry::Policy(world::policy(1, limit.clone())));
+            directory.apply(crate::domain::directory::Entry::Account(world::account(1, limit.clone())));
+            directory.apply(crate::domain::directory::Entry::Key(world::key(1, 1, limit.clone())));
             let mut rows = BatchRows::default();
-            for (id, holder) in (1..).map(LotId).zip(conformance::chain()) {
+            for (id, holder) in (1..).map(LotId).zip(world::chain()) {
                 let lot = Lot::of_period(holder, limit.calendar.window(now()), limit.credits);
                 rows.lots.insert(id, Lot { id, ..lot });
                 rows.holdings.insert(holder, Holding::plain(id));
             }
             let rate = Rate { messages: 1, per_seconds: 3_600 };
-            let key = rows.holdings.get_mut(&conformance::chain()[0]).expect("held");
+            let key = rows.holdings.get_mut(&world::chain()[0]).expect("held");
             key.rate_state = Some(RateState { rate, arrival: None, moved: false });
             Self { directory, reserved: IdSet::default(), records: HashMap::new(), rows }
         }
@@ -255,7 +255,7 @@ mod tests {
             assert!(matches!(too_fast.verdict, Verdict::TooFast { .. }), "{too_fast:?}");
             assert_eq!(too_fast.change, None);
         }
-        let key = case.rows.holdings.get_mut(&conformance::chain()[0]).expect("held");
+        let key = case.rows.holdings.get_mut(&world::chain()[0]).expect("held");
         key.rate_state.as_mut().expect("paced").arrival = None;
         let decided = case.decide(&[asked(1, Some(7)), asked(2, Some(7)), asked(1, Some(7)), asked(4, None)]);
         assert_eq!(decided[0].verdict, Verdict::Resumed(id(90)));

@@ -9,13 +9,18 @@ use super::rows;
 use super::write::Tx;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::MessageId;
-use crate::ledger::rules::dedup::{DedupChange, Release, DedupRecord, earlier_outcome, release};
+use crate::ledger::rules::dedup::{DedupChange, DedupRecord, Release, earlier_outcome, release};
 use crate::ledger::rules::settle::Settled;
 use crate::ledger::store::{DedupUpdate, FINGERPRINT_KEPT, Kept, LedgerSession, Settlement};
 
 impl Tx<'_> {
     /// Writes which copy was answered, or carries the message.
-    pub fn record_copy(&self, session: &LedgerSession, (message, change): (MessageId, DedupChange), copy: MessageId) -> Op<()> {
+    pub fn record_copy(
+        &self,
+        session: &LedgerSession,
+        (message, change): (MessageId, DedupChange),
+        copy: MessageId,
+    ) -> Op<()> {
         let (message, copy) = (message.0.as_bytes(), copy.0.as_bytes());
         match change {
             DedupChange::Answered => self

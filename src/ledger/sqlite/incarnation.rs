@@ -44,7 +44,14 @@ impl Tx<'_> {
         self.note_of_ledger(OPERATOR, &Note::opened())
     }
 
-    pub fn assign(&mut self, session: &LedgerSession, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Op<Uuid> {
+    pub fn assign(
+        &mut self,
+        session: &LedgerSession,
+        kind: Kind,
+        namespace_uid: &str,
+        name: &str,
+        id: Uuid,
+    ) -> Op<Uuid> {
         self.fence(session)?;
         let digest = self.digest(kind, namespace_uid, name)?;
         let taken: Option<(Vec<u8>, bool)> = self

@@ -1,7 +1,7 @@
 //! The running lots that the writer charged last, so that most messages read none.
 //!
-//! SQLite shows inside a transaction whether another connection has written since, so the cache agrees with the rows. Only
-//! reserving and settling keep it up to date; any other write of this process empties it.
+//! SQLite shows inside a transaction whether another connection has written since, so the cache agrees with the rows.
+//! Only reserving and settling keep it up to date; any other write of this process empties it.
 
 use rusqlite::Connection;
 

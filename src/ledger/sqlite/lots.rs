@@ -11,7 +11,7 @@ use crate::domain::credit::{Limit, Lot, LotId, Source};
 use crate::domain::directory::Terms;
 use crate::domain::id::Holder;
 use crate::ledger::audit::LEDGER;
-use crate::ledger::rules::lots::{Lots, RowState, Row, counts_from};
+use crate::ledger::rules::lots::{Lots, Row, RowState, counts_from};
 use crate::ledger::rules::sources::{Planned, missing_spend};
 
 /// The place of lots of other sources in the index of period lots: some 30,000 years before any, each two milliseconds

@@ -21,16 +21,16 @@ mod identity;
 mod incarnation;
 mod ledgered;
 mod login_network;
+mod lot_cache;
 mod lot_row;
 mod lots;
-mod lot_cache;
+mod rate_state;
 mod read;
 mod refusals;
 mod removed_keys;
 mod report;
 mod retire;
 mod rows;
-mod rate_state;
 mod trouble;
 mod usage;
 mod write;
@@ -59,8 +59,8 @@ use crate::domain::directory::{Entry, Named};
 use crate::domain::id::{Holder, Kind, MessageId};
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{
-    Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, LedgerTime, Result, Role, LedgerSession,
-    Settlement, State, Store,
+    Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, LedgerSession, LedgerTime, Result,
+    Role, Settlement, State, Store,
 };
 use crate::runtime::clock::Clock;
 
@@ -301,7 +301,14 @@ impl Store for SqliteStore {
         .unwrap_or_else(|_| Err(Failure::Panicked.of(doing)))
     }
 
-    async fn assign(&self, session: &LedgerSession, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid> {
+    async fn assign(
+        &self,
+        session: &LedgerSession,
+        kind: Kind,
+        namespace_uid: &str,
+        name: &str,
+        id: Uuid,
+    ) -> Result<Uuid> {
         let (session, namespace_uid, name) = (session.clone(), namespace_uid.to_owned(), name.to_owned());
         self.writer.call("assigning an id", 1, move |tx| tx.assign(&session, kind, &namespace_uid, &name, id)).await
     }

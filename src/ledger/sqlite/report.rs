@@ -14,10 +14,10 @@ use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use crate::domain::login_network::LoginFrom;
 use crate::domain::trouble::{Sightings, Trouble};
 use crate::ledger::report::{
-    Channel, Ended, NOTICES_DUE_MAX, NOTICES_MAX, ThresholdNotice, Queued, Report, Spender, BillingTerms, Told, Topic, USAGE_ROWS_MAX,
-    UsageRow, pause_after,
+    BillingTerms, Channel, Ended, NOTICES_DUE_MAX, NOTICES_MAX, Queued, Report, Spender, ThresholdNotice, Told, Topic,
+    USAGE_ROWS_MAX, UsageRow, pause_after,
 };
-use crate::ledger::store::{Result, LedgerSession};
+use crate::ledger::store::{LedgerSession, Result};
 
 /// The account id that stands for the parent's own keys: columns of a primary key are never NULL.
 const PARENT: Uuid = Uuid::nil();
@@ -62,7 +62,11 @@ impl Report for SqliteStore {
         self.reader.call("reading what was told", move |connection, _| told(connection, &limits)).await
     }
 
-    async fn announce(&self, session: &LedgerSession, notices: &[(ThresholdNotice, Vec<Channel>)]) -> Result<Vec<bool>> {
+    async fn announce(
+        &self,
+        session: &LedgerSession,
+        notices: &[(ThresholdNotice, Vec<Channel>)],
+    ) -> Result<Vec<bool>> {
         let (session, notices) = (session.clone(), notices.to_vec());
         self.writer.call("taking notices", notices.len(), move |tx| tx.announce(&session, &notices)).await
     }

@@ -8,7 +8,7 @@ use super::rows;
 use super::write::Tx;
 use crate::domain::id::PolicyId;
 use crate::domain::trouble::{Fault, Sightings, TROUBLES_MAX, Trouble};
-use crate::ledger::store::{Role, LedgerSession};
+use crate::ledger::store::{LedgerSession, Role};
 
 impl Tx<'_> {
     /// Replaces the session's report, and drops the reports of sessions that are over.

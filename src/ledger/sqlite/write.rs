@@ -14,7 +14,7 @@ use crate::domain::id::{Holder, KeyId, Kind};
 use crate::ledger::audit::Note;
 use crate::ledger::digest;
 use crate::ledger::rules::time;
-use crate::ledger::store::{REMEMBERED_FOR, Role, LedgerSession};
+use crate::ledger::store::{LedgerSession, REMEMBERED_FOR, Role};
 
 /// The writer's cache between transactions: directory rows it has used, and the running lots it has charged. Each
 /// transaction first drops or renews what another process changed.

@@ -177,7 +177,12 @@ pub async fn note_ledger(client: &Client, installation: &mut Installation, now: 
 }
 
 /// Records that another ledger was accepted, and drops what was known of the old one.
-pub async fn note_incarnation(client: &Client, namespace: &str, incarnation: Uuid, progress: Progress) -> Result<(), Error> {
+pub async fn note_incarnation(
+    client: &Client,
+    namespace: &str,
+    incarnation: Uuid,
+    progress: Progress,
+) -> Result<(), Error> {
     patch(client, namespace, json!({INCARNATION: incarnation, LEDGER_MARK: format_progress(progress)})).await
 }
 
@@ -327,9 +332,8 @@ fn read(namespace: &str, map: &ConfigMap, secret: &Secret) -> Result<Installatio
     // Absent until the first one was recorded. An unreadable one is an error, not none.
     let progress = match map.data.as_ref().and_then(|data| data.get(LEDGER_MARK)) {
         None => Progress::default(),
-        Some(text) => {
-            read_progress(text).ok_or_else(|| unusable("ConfigMap", namespace, LEDGER_MARK, "it is not three numbers"))?
-        }
+        Some(text) => read_progress(text)
+            .ok_or_else(|| unusable("ConfigMap", namespace, LEDGER_MARK, "it is not three numbers"))?,
     };
     Ok(Installation {
         namespace: namespace.to_owned(),
@@ -369,7 +373,10 @@ mod tests {
         assert!(!installation.ledger_made);
         assert_ne!(installation.keys.hash, installation.keys.seal);
         assert_ne!(installation.id, installation.incarnation);
-        assert_eq!((installation.progress, installation.serving.get()), (Progress::default(), installation.incarnation));
+        assert_eq!(
+            (installation.progress, installation.serving.get()),
+            (Progress::default(), installation.incarnation)
+        );
         let progress = Progress { config_epoch: 1, event: 22, moved: 333 };
         assert_eq!(read_progress(&format_progress(progress)), Some(progress));
         let printed = format!("{installation:?}");

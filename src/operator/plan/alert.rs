@@ -9,7 +9,7 @@ use crate::domain::alert::{Filling, Thresholds};
 use crate::domain::credit::Meter;
 use crate::domain::id::{Holder, PolicyId};
 use crate::domain::money::MICRO;
-use crate::ledger::report::{ThresholdNotice, Queued, Told, Topic};
+use crate::ledger::report::{Queued, ThresholdNotice, Told, Topic};
 use crate::ledger::store::{Balance, PrepaidBalance};
 
 /// Notices that one mail names; further ones are only counted.

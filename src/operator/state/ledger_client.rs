@@ -13,8 +13,8 @@ use crate::domain::departure::Departure;
 use crate::domain::directory::Entry;
 use crate::domain::id::{AccountId, Holder, Kind, MessageId, PolicyId};
 use crate::domain::trouble::Sightings;
-use crate::ledger::report::{Channel, Ended, ThresholdNotice, Queued, BillingTerms};
-use crate::ledger::store::{Balance, Error, Floor, Result, Role, LedgerSession, Store};
+use crate::ledger::report::{BillingTerms, Channel, Ended, Queued, ThresholdNotice};
+use crate::ledger::store::{Balance, Error, Floor, LedgerSession, Result, Role, Store};
 use crate::operator::state::in_service::InService;
 use crate::operator::state::lease::Leader;
 

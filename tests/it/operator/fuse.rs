@@ -16,10 +16,12 @@ use franking::domain::directory::{Entry, Named};
 use franking::domain::id::{Holder, Kind, MessageId, PolicyId};
 use franking::domain::login_network::LoginFrom;
 use franking::domain::trouble::{Sightings, Trouble};
-use franking::ledger::report::{Channel, Ended, ThresholdNotice, Queued, Report, Spender, BillingTerms, Told, UsageRow};
+use franking::ledger::report::{
+    BillingTerms, Channel, Ended, Queued, Report, Spender, ThresholdNotice, Told, UsageRow,
+};
 use franking::ledger::store::{
-    Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, LedgerTime, Result, Role, LedgerSession,
-    Settlement, Store,
+    Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, LedgerSession, LedgerTime, Result,
+    Role, Settlement, Store,
 };
 use http_body_util::{Either, Full};
 use jiff::{SignedDuration, Timestamp};
@@ -364,7 +366,14 @@ impl Store for Fragile {
         self.inner.accept(acceptance).await
     }
 
-    async fn assign(&self, session: &LedgerSession, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid> {
+    async fn assign(
+        &self,
+        session: &LedgerSession,
+        kind: Kind,
+        namespace_uid: &str,
+        name: &str,
+        id: Uuid,
+    ) -> Result<Uuid> {
         self.pass().await?;
         self.inner.assign(session, kind, namespace_uid, name, id).await
     }
@@ -409,7 +418,11 @@ impl Report for Fragile {
         self.inner.told(limits).await
     }
 
-    async fn announce(&self, session: &LedgerSession, notices: &[(ThresholdNotice, Vec<Channel>)]) -> Result<Vec<bool>> {
+    async fn announce(
+        &self,
+        session: &LedgerSession,
+        notices: &[(ThresholdNotice, Vec<Channel>)],
+    ) -> Result<Vec<bool>> {
         self.pass().await?;
         self.inner.announce(session, notices).await
     }

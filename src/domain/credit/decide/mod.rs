@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Chain, Lot, LotId, Meter, Overage, RateScope, Part, Rate, Refused, Verdict};
+use super::{Chain, Lot, LotId, Meter, Overage, Part, Rate, RateScope, Refused, Verdict};
 use crate::domain::id::{AccountId, Holder, IdMap};
 
 /// A prepaid balance.

@@ -9,10 +9,10 @@ use super::TestLedger;
 use super::server::Server;
 use crate::domain::credit::{Reservation, Verdict};
 use crate::domain::id::MessageId;
-use crate::ledger::conformance::{World, key_id};
-use crate::ledger::postgres::schema::MIGRATIONS;
 use crate::ledger::postgres::connection::PgConnection;
+use crate::ledger::postgres::schema::MIGRATIONS;
 use crate::ledger::store::Error;
+use crate::ledger::world::{World, key_id};
 
 /// Room for an empty ledger, whose partitions and indexes each take a page or two, and some thousand messages.
 const ROOM: u32 = 24;

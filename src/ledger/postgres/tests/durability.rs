@@ -5,11 +5,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{TestLedger, aside, naming, server};
-use crate::ledger::conformance::{self, Place as _, World};
+use crate::domain::credit::Verdict;
 use crate::ledger::incarnation::Naming;
 use crate::ledger::postgres::schema::{self, MIGRATIONS, Migration};
 use crate::ledger::postgres::{PostgresStore, connector, durability, rows};
-use crate::ledger::store::{Error, Identity, Result, Store as _};
+use crate::ledger::store::{Error, Identity, Result, Role, Store as _};
+use crate::ledger::world::{Place as _, World, at};
 use crate::runtime::clock::ManualClock;
 
 fn why<T>(refused: Result<T>) -> String {
@@ -62,8 +63,21 @@ const NEXT: Migration = Migration {
           ALTER TABLE reservation ADD COLUMN later bigint; CREATE TABLE later (a integer)",
 };
 
+/// Charges a message, once however often it is asked, also after everything in memory is gone.
 async fn works(ledger: &TestLedger) {
-    conformance::asking_again_with_the_same_id_charges_nothing(ledger).await;
+    let mut world = World::with(ledger, None, Some(1), None).await;
+    let reservation = world.reservation(1);
+    for _ in 0..3 {
+        assert_eq!(world.ask(&reservation).await, Verdict::Reserved);
+    }
+    let twice = [reservation.clone(), reservation.clone()];
+    let verdicts = world.store.reserve(&world.session, &twice).await.expect("answered");
+    assert_eq!(verdicts, [Verdict::Reserved, Verdict::Reserved]);
+    world.store = ledger.open(Arc::new(world.clock.clone()));
+    world.session = world.store.open_session(Role::Relay, "relay-0").await.expect("a session");
+    assert_eq!(world.ask(&reservation).await, Verdict::Reserved);
+    assert_eq!(world.consumed().await, [1, 1, 1]);
+    world.check().await;
 }
 
 /// A process that starts before `prepare` has run waits for it.
@@ -104,7 +118,8 @@ async fn the_schema_of_the_release_after_is_worked_with_and_no_later_one() {
 async fn two_that_prepare_at_once_make_one_ledger() {
     let ledger = TestLedger::new();
     ledger.look(|connection| async move {
-        connection.batch("DO $$ BEGIN EXECUTE format('DROP SCHEMA %I CASCADE', current_schema()); END $$")
+        connection
+            .batch("DO $$ BEGIN EXECUTE format('DROP SCHEMA %I CASCADE', current_schema()); END $$")
             .await
             .expect("gone");
     });
@@ -153,13 +168,13 @@ async fn a_day_that_is_sealed_is_dropped() {
             days.iter().map(|row| row.get(0)).collect()
         })
     };
-    let day = |date: &str| rows::day_of(conformance::at(&format!("{date}T00:00:00Z")));
+    let day = |date: &str| rows::day_of(at(&format!("{date}T00:00:00Z")));
     let mut world = World::with(&ledger, None, None, None).await;
-    world.store.prepare_lots(&world.session, conformance::at("2026-11-21T00:00:00Z")).await.expect("made");
+    world.store.prepare_lots(&world.session, at("2026-11-21T00:00:00Z")).await.expect("made");
     assert!(days(&ledger).contains(&day("2026-11-20")), "{:?}", days(&ledger));
-    world.clock.set(conformance::at("2026-11-30T00:00:00Z"));
+    world.clock.set(at("2026-11-30T00:00:00Z"));
     world.send(1).await;
-    world.store.retire(&world.session, conformance::at("2026-11-22T00:00:00Z")).await.expect("retired");
+    world.store.retire(&world.session, at("2026-11-22T00:00:00Z")).await.expect("retired");
     assert!(days(&ledger).iter().all(|made| *made > day("2026-11-21")), "{:?}", days(&ledger));
     world.check().await;
 }

@@ -13,9 +13,9 @@ use super::server::{Folder, Pair, Server};
 use crate::domain::credit::{Outcome, Reservation, Verdict};
 use crate::domain::directory::Entry;
 use crate::domain::id::MessageId;
-use crate::ledger::conformance::{Place as _, World, account, chain, key, key_id, monthly};
 use crate::ledger::postgres::schema::MIGRATIONS;
-use crate::ledger::store::{Error, Role, LedgerSession, Settlement, Store};
+use crate::ledger::store::{Error, LedgerSession, Role, Settlement, Store};
+use crate::ledger::world::{Place as _, World, account, chain, key, key_id, monthly};
 
 /// Timeout longer than any step here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,4 +1,5 @@
-//! The suite on this engine, and the faults that only this engine can have, on a real server.
+//! The faults that only this engine can have, on a real server. The suite that every engine passes is
+//! `tests/it/ledger`.
 
 mod disk;
 mod durability;
@@ -12,13 +13,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::connection::PgConnection;
 use super::pool::Connector;
 use super::schema::{self, MIGRATIONS, Migration};
-use super::connection::PgConnection;
 use super::{PostgresStore, connector};
-use crate::ledger::conformance::{Place, random_histories_agree_with_the_model, whole_suite};
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{State, Store};
+use crate::ledger::world::Place;
 use crate::runtime::clock::Clock;
 
 fn naming() -> Naming {
@@ -93,27 +94,4 @@ impl Place for TestLedger {
     fn open(&self, clock: Arc<dyn Clock>) -> Arc<dyn Store> {
         Arc::new(self.store(clock))
     }
-}
-
-whole_suite!(TestLedger::new());
-
-#[test]
-fn random_histories_agree() {
-    random_histories_agree_with_the_model(TestLedger::new, no_lots_overlap);
-}
-
-/// Checks that every holder has at most one lot of its period at any instant.
-fn no_lots_overlap(ledger: &TestLedger) {
-    let overlaps: i64 = ledger.look(|connection| async move {
-        let counted = connection
-            .query_one(
-                "SELECT count(*) FROM lot a JOIN lot b ON a.holder = b.holder AND a.kind = b.kind AND a.id <> b.id \
-                 WHERE a.source = 'period' AND b.source = 'period' \
-                     AND a.valid_from <= b.valid_from AND b.valid_from < a.valid_to",
-                &[],
-            )
-            .await;
-        counted.expect("counted").get(0)
-    });
-    assert_eq!(overlaps, 0);
 }

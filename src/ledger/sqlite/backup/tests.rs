@@ -7,9 +7,9 @@ use super::*;
 use crate::domain::credit::{Reservation, Verdict};
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, MessageId};
-use crate::ledger::conformance::{account, key, key_id, monthly, policy, policy_id};
 use crate::ledger::sqlite::SqliteStore;
-use crate::ledger::store::{Error, Role, LedgerSession, Store};
+use crate::ledger::store::{Error, LedgerSession, Role, Store};
+use crate::ledger::world::{account, key, key_id, monthly, policy, policy_id};
 use crate::runtime::clock::{Clock, SystemClock};
 
 struct Place {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 
-use crate::domain::credit::{Meter, RateScope, Rate, WhenExhausted};
+use crate::domain::credit::{Meter, Rate, RateScope, WhenExhausted};
 
 type Parts = (u16, &'static str, Cow<'static, str>);
 
@@ -93,8 +93,10 @@ mod tests {
         let short = |meter, granted, reopens_at| Shortage { meter, granted, remaining: 2, reopens_at };
         let (ten, of_hour) = (Rate { messages: 10, per_seconds: 60 }, Rate { messages: 1_000, per_seconds: 3_600 });
         let fast = [(RateScope::Key, ten), (RateScope::Account, ten), (RateScope::Refused, of_hour)];
-        let fast = fast.map(|(scope, rate)| (scope, RateExceeded::new(scope, rate, opens, at("2026-11-30T23:59:55.2Z"))));
-        let mut rows: Vec<(String, Parts)> = fast.map(|(scope, exceeded)| (scope.as_str().to_owned(), exceeded.parts())).into();
+        let fast =
+            fast.map(|(scope, rate)| (scope, RateExceeded::new(scope, rate, opens, at("2026-11-30T23:59:55.2Z"))));
+        let mut rows: Vec<(String, Parts)> =
+            fast.map(|(scope, exceeded)| (scope.as_str().to_owned(), exceeded.parts())).into();
         for meter in Meter::ALL {
             let shortages = match meter {
                 Meter::KeyCap | Meter::AccountCap => vec![short(meter, 100, Some(opens))],

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{BodyFault, Carries, DeniedSender, RateExceeded, HeaderFault, Moment, Offer, Reply, SenderPlace, Shortage};
-use crate::domain::credit::{Blocked, Meter, RateScope, Rate, WhenExhausted};
+use super::{BodyFault, Carries, DeniedSender, HeaderFault, Moment, Offer, RateExceeded, Reply, SenderPlace, Shortage};
+use crate::domain::credit::{Blocked, Meter, Rate, RateScope, WhenExhausted};
 use crate::domain::id::MessageId;
 use crate::domain::sender::{Address, Unlisted};
 use crate::relay::smtp::field_name::FieldName;

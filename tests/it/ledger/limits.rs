@@ -1,10 +1,10 @@
 //! Limits, periods and time.
 
 use super::world::{Place, World, account, account_id, at, calendar, chain, key, key_id, limit, monthly, policy};
-use crate::domain::credit::{Blocked, Meter, Outcome, Verdict};
-use crate::domain::directory::Entry;
-use crate::domain::id::Holder;
-use crate::domain::period::Period;
+use franking::domain::credit::{Blocked, Meter, Outcome, Verdict};
+use franking::domain::directory::Entry;
+use franking::domain::id::Holder;
+use franking::domain::period::Period;
 
 const ACCOUNT: usize = 1;
 

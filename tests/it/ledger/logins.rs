@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use jiff::SignedDuration;
 
 use super::world::{Place, World, chain, key, key_id, monthly};
-use crate::domain::directory::Entry;
-use crate::domain::id::Holder;
-use crate::domain::login_network::{LOGINS_MAX, LoginFrom, NETWORKS_PER_KEY};
-use crate::ledger::store::{Error, Role};
+use franking::domain::directory::Entry;
+use franking::domain::id::Holder;
+use franking::domain::login_network::{LOGINS_MAX, LoginFrom, NETWORKS_PER_KEY};
+use franking::ledger::store::{Error, Role};
 
 fn login(key: u128, network: u16) -> LoginFrom {
     let [high, low] = network.to_be_bytes();

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::world::{Place, World, account, key, monthly, policy, policy_id};
-use crate::domain::directory::{Entry, UpstreamEntry, UpstreamTls};
-use crate::domain::sender::{MailDomain, SenderPattern};
-use crate::domain::settings::Settings;
+use franking::domain::directory::{Entry, UpstreamEntry, UpstreamTls};
+use franking::domain::sender::{MailDomain, SenderPattern};
+use franking::domain::settings::Settings;
 
 /// Returns the details of `setting.changed` that these entries add.
 async fn told(world: &mut World, entries: &[Entry]) -> Vec<Value> {
@@ -27,7 +27,7 @@ pub async fn an_edited_setting_is_told_from_what_to_what(place: &impl Place) {
         host: "smtp.example.com".to_owned(),
         port: 465,
         tls: UpstreamTls::Implicit,
-        secret: Some(crate::domain::directory::Sealed("sealed-1".to_owned())),
+        secret: Some(franking::domain::directory::Sealed("sealed-1".to_owned())),
         max_recipients: 100,
     });
     let rows = told(&mut world, &[Entry::Policy(plan.clone())]).await;
@@ -39,7 +39,7 @@ pub async fn an_edited_setting_is_told_from_what_to_what(place: &impl Place) {
             json!({"field": "upstream.port", "from": null, "to": 465}),
         ]
     );
-    plan.upstream.as_mut().expect("one").secret = Some(crate::domain::directory::Sealed("sealed-2".to_owned()));
+    plan.upstream.as_mut().expect("one").secret = Some(franking::domain::directory::Sealed("sealed-2".to_owned()));
     assert_eq!(told(&mut world, &[Entry::Policy(plan)]).await, [json!({"field": "upstream.credentials"})]);
 
     let mut narrowed = account(1, monthly(None));

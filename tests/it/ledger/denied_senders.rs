@@ -1,10 +1,10 @@
 //! Messages that were refused because of their sender, from count to report.
 
 use super::world::{Place, World, key_id};
-use crate::domain::denied_sender::{DeniedReport, DeniedSenders, TELL_EVERY};
-use crate::domain::sender::{MailDomain, SenderFault, Unlisted};
-use crate::ledger::store::{Error, Role};
-use crate::runtime::clock::Clock as _;
+use franking::domain::denied_sender::{DeniedReport, DeniedSenders, TELL_EVERY};
+use franking::domain::sender::{MailDomain, SenderFault, Unlisted};
+use franking::ledger::store::{Error, Role};
+use franking::runtime::clock::Clock as _;
 
 pub async fn refused_senders_are_reported_once_an_hour_for_a_key_and_reason(place: &impl Place) {
     let world = World::with(place, None, None, None).await;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::world::{Place, World, account, account_id, at, key, key_id, monthly};
-use crate::domain::credit::{Outcome, RateScope, REFUSED_PER_HOUR, Rate, Reservation, Verdict};
-use crate::domain::directory::Entry;
-use crate::domain::fingerprint::Fingerprint;
-use crate::domain::id::{Holder, MessageId};
-use crate::ledger::store::{DedupUpdate, FINGERPRINT_KEPT, Kept, Role, Settlement};
+use franking::domain::credit::{Outcome, REFUSED_PER_HOUR, Rate, RateScope, Reservation, Verdict};
+use franking::domain::directory::Entry;
+use franking::domain::fingerprint::Fingerprint;
+use franking::domain::id::{Holder, MessageId};
+use franking::ledger::store::{DedupUpdate, FINGERPRINT_KEPT, Kept, Role, Settlement};
 
 /// Reserves so many messages, in one call.
 async fn reserved(world: &mut World, messages: u32) -> Vec<MessageId> {

@@ -6,13 +6,15 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::world::{Place, World, account, account_id, at, key, key_id, monthly, policy, policy_id};
-use crate::domain::credit::{Meter, Outcome, Reservation};
-use crate::domain::directory::{AccountEntry, Entry, PolicyEntry};
-use crate::domain::id::Holder;
-use crate::domain::money::Pricing;
-use crate::ledger::report::{Channel, Ended, NOTICE_TRIES, ThresholdNotice, Spender, BillingTerms, Told, Topic, UsageRow, pause_after};
-use crate::ledger::store::{Error, Role};
-use crate::runtime::clock::Clock as _;
+use franking::domain::credit::{Meter, Outcome, Reservation};
+use franking::domain::directory::{AccountEntry, Entry, PolicyEntry};
+use franking::domain::id::Holder;
+use franking::domain::money::Pricing;
+use franking::ledger::report::{
+    BillingTerms, Channel, Ended, NOTICE_TRIES, Spender, ThresholdNotice, Told, Topic, UsageRow, pause_after,
+};
+use franking::ledger::store::{Error, Role};
+use franking::runtime::clock::Clock as _;
 
 const DAY: [&str; 2] = ["2026-11-20T00:00:00Z", "2026-11-21T00:00:00Z"];
 
@@ -186,7 +188,13 @@ fn topic(period: &str) -> Topic {
 }
 
 fn notice(period: &str, threshold: u8) -> ThresholdNotice {
-    ThresholdNotice { topic: topic(period), threshold, policy: policy_id(1), granted: 200, used: i64::from(threshold) * 2 }
+    ThresholdNotice {
+        topic: topic(period),
+        threshold,
+        policy: policy_id(1),
+        granted: 200,
+        used: i64::from(threshold) * 2,
+    }
 }
 
 impl World {

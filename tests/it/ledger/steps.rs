@@ -7,8 +7,8 @@ use proptest::prop_oneof;
 use super::model::{Asked, POLICIES};
 use super::raises::FLOORS;
 use super::world::{START, at};
-use crate::domain::credit::{Grant, Outcome, Prepaid, Rate, TopUp};
-use crate::domain::period::{Calendar, Period};
+use franking::domain::credit::{Grant, Outcome, Prepaid, Rate, TopUp};
+use franking::domain::period::{Calendar, Period};
 
 #[derive(Clone, Debug)]
 pub enum Step {

@@ -3,12 +3,12 @@
 use super::prepaid::{grant, grants};
 use super::rates::rate;
 use super::world::{Place, World, account, at, chain, key, limit, monthly, policy};
-use crate::domain::credential::{Credential, HashKey, Password, Stage};
-use crate::domain::credit::{Meter, Outcome, Overage, Verdict};
-use crate::domain::directory::{Entry, Suspension};
-use crate::domain::money::Pricing;
-use crate::domain::period::{Calendar, Period};
-use crate::ledger::store::SpendBalance;
+use franking::domain::credential::{Credential, HashKey, Password, Stage};
+use franking::domain::credit::{Meter, Outcome, Overage, Verdict};
+use franking::domain::directory::{Entry, Suspension};
+use franking::domain::money::Pricing;
+use franking::domain::period::{Calendar, Period};
+use franking::ledger::store::SpendBalance;
 
 const KEY: usize = 0;
 const ACCOUNT: usize = 1;
@@ -303,9 +303,9 @@ pub async fn the_trail_tells_what_was_given_taken_limited_held_and_rotated(place
     assert!(events.iter().all(|event| !event.detail.to_string().contains("Ada")), "reasons may name people");
     // A top-up that no edit asked for at that moment has the ledger as its actor.
     let mut recurring = base();
-    recurring.prepaid = Some(crate::domain::credit::Prepaid {
+    recurring.prepaid = Some(franking::domain::credit::Prepaid {
         grants: vec![],
-        recurring: Some(crate::domain::credit::TopUp { credits: 3, every: Period::Daily, start: None, end: None }),
+        recurring: Some(franking::domain::credit::TopUp { credits: 3, every: Period::Daily, start: None, end: None }),
     });
     world.put(&[Entry::Account(recurring)]).await;
     world.clock.advance(2 * 86_400);

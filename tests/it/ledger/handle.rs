@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::faulty::{Fault, Faulty};
 use super::world::{Place, World, chain};
-use crate::domain::credit::{Outcome, Reservation, Verdict};
-use crate::domain::id::MessageId;
-use crate::ledger::Ledger;
-use crate::ledger::store::{DedupUpdate, Error, FINGERPRINT_KEPT, Kept, Role, Settlement};
-use crate::runtime::metrics::{Registry, render};
+use franking::domain::credit::{Outcome, Reservation, Verdict};
+use franking::domain::id::MessageId;
+use franking::ledger::Ledger;
+use franking::ledger::store::{DedupUpdate, Error, FINGERPRINT_KEPT, Kept, Role, Settlement};
+use franking::runtime::metrics::{Registry, render};
 
 /// Timeout longer than any step here takes, shorter than a person waits.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -3,8 +3,8 @@
 use jiff::SignedDuration;
 
 use super::world::{Place, World, at, policy_id};
-use crate::domain::trouble::{Fault, Sightings, Trouble};
-use crate::ledger::store::{Error, Role};
+use franking::domain::trouble::{Fault, Sightings, Trouble};
+use franking::ledger::store::{Error, Role};
 
 fn trouble(policy: u128, fault: Fault, since: &str) -> Trouble {
     let (upstream, why) = ("smtp.example.com:465".to_owned(), "it refuses our login (535)".to_owned());

@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 
 use super::model::{Model, POLICIES, Raise, account, key, policy};
-use crate::domain::credit::Meter;
-use crate::domain::id::Holder;
-use crate::ledger::store::{Bound, Floor};
+use franking::domain::credit::Meter;
+use franking::domain::id::Holder;
+use franking::ledger::store::{Bound, Floor};
 
 /// Returns a floor that a status may state, of any meter of the histories: the use of keys 1 and 2, the account and the
 /// policies, the account's money, and what was left to the account and the policies at some moment.

@@ -2,11 +2,11 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::domain::credit::Outcome;
+use franking::domain::credit::Outcome;
 
 /// The part of a settlement that has to do with copies, as the relay writes it.
 #[derive(Clone, Copy, Debug)]
-pub enum Told {
+pub enum CopyEvent {
     /// Its client was told to try again, and an answer may still come; or none will.
     ComeAgain { ended: bool },
     /// It stood in for another message, or was answered as one; its client was told so, or was not.
@@ -15,7 +15,7 @@ pub enum Told {
 
 /// A kept message. Messages are numbers here, fingerprints too.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct KeptMessage {
     pub print: u8,
     pub message: usize,
     at: Timestamp,
@@ -29,7 +29,7 @@ pub struct Kept {
 
 /// The answer to a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Copy {
+pub enum CopyAnswer {
     Relayed(usize),
     Resumed(usize),
     /// It would stand in for this one, if the rate allows.
@@ -38,9 +38,9 @@ pub enum Copy {
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct Traces(Vec<Kept>);
+pub struct DedupModel(Vec<KeptMessage>);
 
-impl Traces {
+impl DedupModel {
     /// Returns the answer to `asker` from its fingerprint's messages; `outcome` returns the outcome of each, `epoch` is
     /// the session that lives.
     pub fn look(
@@ -49,25 +49,26 @@ impl Traces {
         print: u8,
         (now, epoch): (Timestamp, i64),
         outcome: impl Fn(usize) -> Option<Outcome>,
-    ) -> Option<Copy> {
-        let mut known: Vec<&Kept> = self.0.iter().filter(|kept| kept.print == print && now < kept.until).collect();
+    ) -> Option<CopyAnswer> {
+        let mut known: Vec<&KeptMessage> =
+            self.0.iter().filter(|kept| kept.print == print && now < kept.until).collect();
         known.sort_by_key(|kept| (kept.at, kept.message));
         if let Some(kept) = known.iter().find(|kept| kept.answered == Some(asker)) {
-            return Some(Copy::Relayed(kept.message));
+            return Some(CopyAnswer::Relayed(kept.message));
         }
         if let Some(kept) = known.iter().find(|kept| kept.carrier == Some(asker)) {
-            return Some(Copy::Resumed(kept.message));
+            return Some(CopyAnswer::Resumed(kept.message));
         }
         let unknown = known.iter().filter(|kept| outcome(kept.message) == Some(Outcome::Unknown));
         let exhausted = unknown.map(|kept| kept.stand_ins).sum::<u32>() >= 2;
         let open = known.iter().filter(|kept| kept.answered.is_none());
-        let carried = |kept: &Kept| kept.carrier.is_some() && kept.epoch == epoch;
+        let carried = |kept: &KeptMessage| kept.carrier.is_some() && kept.epoch == epoch;
         let (mut relayed, mut idle, mut busy) = (None, None, None);
         for kept in open {
             match outcome(kept.message) {
-                Some(Outcome::Relayed) => relayed = relayed.or(Some(Copy::Relayed(kept.message))),
-                Some(Outcome::Unknown) if carried(kept) => busy = busy.or(Some(Copy::UnderWay(kept.message))),
-                Some(Outcome::Unknown) if !exhausted => idle = idle.or(Some(Copy::WouldResume(kept.message))),
+                Some(Outcome::Relayed) => relayed = relayed.or(Some(CopyAnswer::Relayed(kept.message))),
+                Some(Outcome::Unknown) if carried(kept) => busy = busy.or(Some(CopyAnswer::UnderWay(kept.message))),
+                Some(Outcome::Unknown) if !exhausted => idle = idle.or(Some(CopyAnswer::WouldResume(kept.message))),
                 Some(_) | None => {}
             }
         }
@@ -79,7 +80,7 @@ impl Traces {
         self.0.iter().any(|kept| kept.message == message && kept.carrier == Some(message) && kept.epoch == epoch)
     }
 
-    fn of(&mut self, message: usize) -> Option<&mut Kept> {
+    fn of(&mut self, message: usize) -> Option<&mut KeptMessage> {
         self.0.iter_mut().find(|kept| kept.message == message)
     }
 
@@ -109,14 +110,14 @@ impl Traces {
             None => {
                 let carrier = (!ended).then_some(message);
                 let (until, answered, stand_ins) = (at + within, None, 0);
-                self.0.push(Kept { print, message, at, until, carrier, epoch, answered, stand_ins });
+                self.0.push(KeptMessage { print, message, at, until, carrier, epoch, answered, stand_ins });
             }
         }
     }
 
     /// Ends a copy's turn. Returns the earlier message that is relayed too.
     pub fn stood_in(&mut self, asker: usize, print: u8, outcome: Outcome, heard: bool) -> Option<usize> {
-        let stands = |kept: &Kept| kept.carrier == Some(asker) || kept.answered == Some(asker);
+        let stands = |kept: &KeptMessage| kept.carrier == Some(asker) || kept.answered == Some(asker);
         let index = self.0.iter().position(|kept| kept.print == print && kept.message != asker && stands(kept))?;
         let message = self.0[index].message;
         if outcome == Outcome::Relayed && heard {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::world::{Place, World, chain, key, monthly};
-use crate::domain::credit::{Blocked, Outcome, RateScope, Rate, Verdict};
-use crate::domain::directory::{Entry, KeyEntry};
-use crate::domain::fingerprint::Fingerprint;
-use crate::domain::id::MessageId;
-use crate::ledger::store::{DedupUpdate, FINGERPRINT_KEPT, FINGERPRINT_KEPT_UNMARKED, Kept, Role, Settlement};
+use franking::domain::credit::{Blocked, Outcome, Rate, RateScope, Verdict};
+use franking::domain::directory::{Entry, KeyEntry};
+use franking::domain::fingerprint::Fingerprint;
+use franking::domain::id::MessageId;
+use franking::ledger::store::{DedupUpdate, FINGERPRINT_KEPT, FINGERPRINT_KEPT_UNMARKED, Kept, Role, Settlement};
 
 const PRINT: Fingerprint = Fingerprint([7; 32]);
 const KEPT: Kept = Kept { fingerprint: PRINT, within: FINGERPRINT_KEPT };

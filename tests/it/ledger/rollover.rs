@@ -6,12 +6,12 @@ use futures::future::try_join_all;
 use jiff::Timestamp;
 
 use super::world::{Place, World, account, at, key, key_id, limit, monthly, policy};
-use crate::domain::credit::{Reservation, Verdict};
-use crate::domain::directory::Entry;
-use crate::domain::id::{Holder, MessageId};
-use crate::domain::period::Period;
-use crate::ledger::store::{Role, LedgerSession, Store};
-use crate::runtime::clock::{Clock as _, ManualClock};
+use franking::domain::credit::{Reservation, Verdict};
+use franking::domain::directory::Entry;
+use franking::domain::id::{Holder, MessageId};
+use franking::domain::period::Period;
+use franking::ledger::store::{LedgerSession, Role, Store};
+use franking::runtime::clock::{Clock as _, ManualClock};
 
 const ACCOUNTS: u128 = 10_000;
 const SENDERS: u128 = 4;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::limits::change_cap;
 use super::prepaid::{grant, grants};
 use super::world::{Place, World, account, chain, monthly, policy};
-use crate::domain::credit::{Outcome, Verdict, WhenExhausted};
-use crate::domain::directory::{AccountEntry, Entry, PolicyEntry};
-use crate::domain::fingerprint::Fingerprint;
-use crate::domain::money::Pricing;
-use crate::domain::period::Period;
-use crate::ledger::store::{DedupUpdate, FINGERPRINT_KEPT, Kept, Role};
+use franking::domain::credit::{Outcome, Verdict, WhenExhausted};
+use franking::domain::directory::{AccountEntry, Entry, PolicyEntry};
+use franking::domain::fingerprint::Fingerprint;
+use franking::domain::money::Pricing;
+use franking::domain::period::Period;
+use franking::ledger::store::{DedupUpdate, FINGERPRINT_KEPT, Kept, Role};
 
 fn refuses_for_good(pool: Option<i64>) -> PolicyEntry {
     PolicyEntry { when_exhausted: WhenExhausted::Reject, ..policy(1, monthly(pool)) }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::world::{Place, World, account, chain, key, key_id, monthly, policy};
-use crate::domain::credit::{Blocked, Meter, Outcome, Reservation, Verdict};
-use crate::domain::directory::{Entry, Named, Suspension};
-use crate::domain::id::MessageId;
-use crate::ledger::store::{Error, Role, LedgerSession, Settlement, Store};
+use franking::domain::credit::{Blocked, Meter, Outcome, Reservation, Verdict};
+use franking::domain::directory::{Entry, Named, Suspension};
+use franking::domain::id::MessageId;
+use franking::ledger::store::{Error, LedgerSession, Role, Settlement, Store};
 
 pub async fn a_message_is_charged_to_all_its_meters_or_to_none(place: &impl Place) {
     let mut world = World::with(place, None, Some(5), Some(100)).await;
@@ -112,9 +112,9 @@ pub async fn one_bad_message_does_not_spoil_the_batch(place: &impl Place) {
 
 pub async fn standing_is_judged_on_fresh_rows(place: &impl Place) {
     type Edit = fn(
-        &mut crate::domain::directory::PolicyEntry,
-        &mut crate::domain::directory::AccountEntry,
-        &mut crate::domain::directory::KeyEntry,
+        &mut franking::domain::directory::PolicyEntry,
+        &mut franking::domain::directory::AccountEntry,
+        &mut franking::domain::directory::KeyEntry,
     );
     let now = super::world::at(super::world::START);
     let cases: [(Edit, Blocked); 7] = [
@@ -167,7 +167,7 @@ pub async fn an_account_that_moves_is_charged_to_its_new_policy(place: &impl Pla
     assert_eq!(world.send(2).await.1, Verdict::Reserved);
     world.settle(message, Outcome::Refused).await;
     assert_eq!(world.lot(chain()[2]).await.consumed, 0, "the refund goes where it came from");
-    let second = crate::domain::id::Holder::Policy(super::world::policy_id(2));
+    let second = franking::domain::id::Holder::Policy(super::world::policy_id(2));
     assert_eq!(world.lot(second).await.consumed, 2);
     world.check().await;
 }

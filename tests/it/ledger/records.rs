@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::world::{Place, World, account, account_id, at, chain, key, key_id, monthly, policy, policy_id};
-use crate::domain::credential::Username;
-use crate::domain::credit::{Outcome, Reservation, Verdict};
-use crate::domain::departure::Departure;
-use crate::domain::directory::{Entry, Named};
-use crate::domain::id::{Holder, Kind, MessageId};
-use crate::ledger::store::{Role, Usage};
+use franking::domain::credential::Username;
+use franking::domain::credit::{Outcome, Reservation, Verdict};
+use franking::domain::departure::Departure;
+use franking::domain::directory::{Entry, Named};
+use franking::domain::id::{Holder, Kind, MessageId};
+use franking::ledger::store::{Role, Usage};
 
 pub async fn an_id_is_minted_once_for_its_kind_namespace_and_name(place: &impl Place) {
     let mut world = World::empty(place).await;

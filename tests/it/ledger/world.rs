@@ -1,18 +1,20 @@
 //! The fixture: a ledger with one policy, and accounts and keys as a test wants them.
+//!
+//! The engines' own tests in `src/ledger/` compile this file too, so it names the crate `franking` and has only what
+//! both need.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::domain::credential::Username;
-use crate::domain::credit::{Limit, Lot, Outcome, Overage, Reservation, Verdict};
-use crate::domain::directory::{AccountEntry, Entry, KeyEntry, Named, PolicyEntry};
-use crate::domain::fingerprint::Fingerprint;
-use crate::domain::id::{AccountId, Holder, KeyId, MessageId, PolicyId};
-use crate::domain::period::{Calendar, Period};
-use crate::ledger::store::{DedupUpdate, Balance, Exhausted, Role, LedgerSession, Settlement, Store, short_of};
-use crate::runtime::clock::{Clock, ManualClock};
+use franking::domain::credential::Username;
+use franking::domain::credit::{Limit, Lot, Outcome, Overage, Reservation, Verdict};
+use franking::domain::directory::{AccountEntry, Entry, KeyEntry, Named, PolicyEntry};
+use franking::domain::id::{AccountId, Holder, KeyId, MessageId, PolicyId};
+use franking::domain::period::{Calendar, Period};
+use franking::ledger::store::{Balance, Exhausted, LedgerSession, Role, Settlement, Store, short_of};
+use franking::runtime::clock::{Clock, ManualClock};
 
 /// The place where an engine keeps one ledger. It can be opened several times, also at once.
 pub trait Place: Sync {
@@ -134,12 +136,6 @@ impl World {
         Self { clock, store, session, next_message: 1 }
     }
 
-    /// Reopens the ledger as after a crash: everything in memory is gone.
-    pub async fn reopen(&mut self, place: &impl Place) {
-        self.store = place.open(Arc::new(self.clock.clone()));
-        self.session = self.store.open_session(Role::Relay, "relay-0").await.expect("a session");
-    }
-
     pub async fn put(&mut self, entries: &[Entry]) {
         self.store.put(&self.session, "test", entries).await.expect("written");
     }
@@ -152,16 +148,6 @@ impl World {
     /// Returns a new message of key 1.
     pub fn reservation(&mut self, credits: u32) -> Reservation {
         Reservation { message: self.message(), key: key_id(1), credits, fingerprint: None }
-    }
-
-    /// Returns a message of key 1 that may be sent again.
-    pub fn copy(&mut self, fingerprint: u8) -> Reservation {
-        Reservation { fingerprint: Some(Fingerprint([fingerprint; 32])), ..self.reservation(1) }
-    }
-
-    pub async fn settle_with(&self, message: MessageId, outcome: Outcome, update: DedupUpdate) {
-        let settlement = Settlement { message, outcome, dedup: Some(update) };
-        self.store.settle(&self.session, &[settlement]).await.expect("settled");
     }
 
     pub async fn ask(&self, reservation: &Reservation) -> Verdict {
@@ -224,10 +210,6 @@ pub fn chain() -> [Holder; 3] {
 }
 
 impl World {
-    pub fn clock_now(&self) -> Timestamp {
-        self.clock.now()
-    }
-
     /// Returns the policy's consumption: every charge of the world goes through it.
     pub async fn consumed_total(&self) -> i64 {
         self.lot(chain()[2]).await.consumed

@@ -2,9 +2,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::domain::credit::{Prepaid, REFUSED_PER_HOUR, Rate, TopUp};
-use crate::domain::period::Calendar;
-use crate::ledger::store::PrepaidBalance;
+use franking::domain::credit::{Prepaid, REFUSED_PER_HOUR, Rate, TopUp};
+use franking::domain::period::Calendar;
+use franking::ledger::store::PrepaidBalance;
 
 /// The bucket of a grant, by its id, or of top-ups. Their order is their age.
 #[derive(Clone, Debug)]

@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+use super::dedup_model::{CopyAnswer, CopyEvent, DedupModel};
 use super::stock::{GivenBack, Leak, Stock};
-use super::traces::{Copy, Told, Traces};
 use super::world::{account_id, key_id, policy_id};
-use crate::domain::credit::{Blocked, Limit, Outcome, Prepaid, Rate, TopUp, Verdict};
-use crate::domain::id::{Holder, MessageId};
-use crate::domain::period::{Calendar, Window};
-use crate::ledger::store::{FINGERPRINT_KEPT, FINGERPRINT_KEPT_UNMARKED, PrepaidBalance, Usage};
+use franking::domain::credit::{Blocked, Limit, Outcome, Prepaid, Rate, TopUp, Verdict};
+use franking::domain::id::{Holder, MessageId};
+use franking::domain::period::{Calendar, Window};
+use franking::ledger::store::{FINGERPRINT_KEPT, FINGERPRINT_KEPT_UNMARKED, PrepaidBalance, Usage};
 
 /// A holder's running limit, as a status shows it.
 #[derive(Clone, Debug)]
@@ -106,7 +106,7 @@ pub struct Model {
     pub given_back: GivenBack,
     /// Charged messages by their number.
     pub charged: BTreeMap<usize, Charged>,
-    pub traces: Traces,
+    pub dedup: DedupModel,
     /// Known usage that no message here accounts for.
     pub raises: Vec<Raise>,
     pub spent_elsewhere: i64,
@@ -330,18 +330,18 @@ impl Model {
 
     fn copy(&mut self, message: usize, print: u8, key_number: u128, epoch: i64) -> Option<Verdict> {
         let outcome = |message| self.charged.get(&message).and_then(|charged| charged.outcome);
-        Some(match self.traces.look(message, print, (self.now, epoch), outcome)? {
-            Copy::Relayed(earlier) => {
-                self.traces.answer(earlier, message);
+        Some(match self.dedup.look(message, print, (self.now, epoch), outcome)? {
+            CopyAnswer::Relayed(earlier) => {
+                self.dedup.answer(earlier, message);
                 Verdict::Relayed(id(earlier))
             }
-            Copy::Resumed(earlier) => Verdict::Resumed(id(earlier)),
-            Copy::UnderWay(earlier) => Verdict::UnderWay(id(earlier)),
-            Copy::WouldResume(earlier) => match self.pour(key(key_number)) {
+            CopyAnswer::Resumed(earlier) => Verdict::Resumed(id(earlier)),
+            CopyAnswer::UnderWay(earlier) => Verdict::UnderWay(id(earlier)),
+            CopyAnswer::WouldResume(earlier) => match self.pour(key(key_number)) {
                 Err(too_fast) => too_fast,
                 Ok(leaks) => {
                     self.leaks.extend(leaks);
-                    self.traces.carry(earlier, message, epoch);
+                    self.dedup.carry(earlier, message, epoch);
                     Verdict::Resumed(id(earlier))
                 }
             },
@@ -370,14 +370,14 @@ impl Model {
     }
 
     /// Settles a message that has to do with copies, by a session of this epoch.
-    pub fn tell(&mut self, message: usize, print: u8, outcome: Outcome, told: Told, epoch: i64) {
+    pub fn tell(&mut self, message: usize, print: u8, outcome: Outcome, told: CopyEvent, epoch: i64) {
         self.settle(message, outcome);
         match told {
-            Told::ComeAgain { ended } => {
-                self.traces.keep((message, print), ended, (self.now, kept_within(print)), epoch);
+            CopyEvent::ComeAgain { ended } => {
+                self.dedup.keep((message, print), ended, (self.now, kept_within(print)), epoch);
             }
-            Told::StoodIn { heard } => {
-                if let Some(earlier) = self.traces.stood_in(message, print, outcome, heard) {
+            CopyEvent::StoodIn { heard } => {
+                if let Some(earlier) = self.dedup.stood_in(message, print, outcome, heard) {
                     self.settle(earlier, Outcome::Relayed);
                 }
             }

@@ -8,17 +8,19 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::domain::credential::Username;
-use crate::domain::credit::{Meter, Reservation, Verdict};
-use crate::domain::denied_sender::{DeniedReport, DeniedSenders};
-use crate::domain::directory::{Entry, Named};
-use crate::domain::id::{Holder, Kind, MessageId, PolicyId};
-use crate::domain::login_network::LoginFrom;
-use crate::domain::trouble::{Sightings, Trouble};
-use crate::ledger::report::{Channel, Ended, ThresholdNotice, Queued, Report, Spender, BillingTerms, Told, UsageRow};
-use crate::ledger::store::{
-    Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, LedgerTime, Result, Role,
-    LedgerSession, Settlement, Store, Undone,
+use franking::domain::credential::Username;
+use franking::domain::credit::{Meter, Reservation, Verdict};
+use franking::domain::denied_sender::{DeniedReport, DeniedSenders};
+use franking::domain::directory::{Entry, Named};
+use franking::domain::id::{Holder, Kind, MessageId, PolicyId};
+use franking::domain::login_network::LoginFrom;
+use franking::domain::trouble::{Sightings, Trouble};
+use franking::ledger::report::{
+    BillingTerms, Channel, Ended, Queued, Report, Spender, ThresholdNotice, Told, UsageRow,
+};
+use franking::ledger::store::{
+    Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, LedgerSession, LedgerTime,
+    Result, Role, Settlement, Store, Undone,
 };
 
 /// The fault of the next call that reserves or settles.
@@ -204,7 +206,14 @@ impl Store for Faulty {
         self.inner.accept(acceptance).await
     }
 
-    async fn assign(&self, session: &LedgerSession, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid> {
+    async fn assign(
+        &self,
+        session: &LedgerSession,
+        kind: Kind,
+        namespace_uid: &str,
+        name: &str,
+        id: Uuid,
+    ) -> Result<Uuid> {
         self.inner.assign(session, kind, namespace_uid, name, id).await
     }
 
@@ -242,7 +251,11 @@ impl Report for Faulty {
         self.inner.told(limits).await
     }
 
-    async fn announce(&self, session: &LedgerSession, notices: &[(ThresholdNotice, Vec<Channel>)]) -> Result<Vec<bool>> {
+    async fn announce(
+        &self,
+        session: &LedgerSession,
+        notices: &[(ThresholdNotice, Vec<Channel>)],
+    ) -> Result<Vec<bool>> {
         self.inner.announce(session, notices).await
     }
 

@@ -6,19 +6,19 @@ use jiff::SignedDuration;
 use proptest::prelude::{ProptestConfig, prop};
 use proptest::test_runner::{TestCaseError, TestRunner};
 
+use super::dedup_model::CopyEvent;
 use super::incarnation::accept_as_found;
 use super::model::{Asked, Model, POLICIES, account, id, kept_within, key, policy};
 use super::raises::floor;
 use super::steps::{Step, starts, steps};
-use super::traces::Told;
 use super::world::{self, Place, at, key_id, policy_id};
-use crate::domain::credit::{Limit, Outcome, Overage, Reservation, Verdict, WhenExhausted};
-use crate::domain::directory::{Entry, Suspension};
-use crate::domain::fingerprint::Fingerprint;
-use crate::domain::id::Holder;
-use crate::domain::money::Pricing;
-use crate::ledger::store::{DedupUpdate, Error, Floor, Kept, Role, LedgerSession, Settlement, Store};
-use crate::runtime::clock::{Clock, ManualClock};
+use franking::domain::credit::{Limit, Outcome, Overage, Reservation, Verdict, WhenExhausted};
+use franking::domain::directory::{Entry, Suspension};
+use franking::domain::fingerprint::Fingerprint;
+use franking::domain::id::Holder;
+use franking::domain::money::Pricing;
+use franking::ledger::store::{DedupUpdate, Error, Floor, Kept, LedgerSession, Role, Settlement, Store};
+use franking::runtime::clock::{Clock, ManualClock};
 
 /// Enough that each removed rule is found in a few seconds (`make mutants`); `PROPTEST_CASES` asks for more.
 const HISTORIES: u32 = 48;
@@ -160,17 +160,17 @@ impl Run {
         let (Asked { print: Some(print), .. }, answered) = &self.messages[number] else { return };
         let (print, [ended, heard]) = (*print, told);
         let (outcome, told) = match answered {
-            Some(Verdict::Reserved) => (Outcome::Unknown, Told::ComeAgain { ended }),
-            Some(Verdict::Resumed(_)) => (outcome, Told::StoodIn { heard }),
+            Some(Verdict::Reserved) => (Outcome::Unknown, CopyEvent::ComeAgain { ended }),
+            Some(Verdict::Resumed(_)) => (outcome, CopyEvent::StoodIn { heard }),
             // Its client was not told: the answer is left for the next copy.
-            Some(Verdict::Relayed(_)) => (Outcome::NotOffered, Told::StoodIn { heard: false }),
+            Some(Verdict::Relayed(_)) => (Outcome::NotOffered, CopyEvent::StoodIn { heard: false }),
             Some(_) | None => return,
         };
         let kept = Kept { fingerprint: fingerprint(print), within: kept_within(print) };
         let update = match told {
-            Told::ComeAgain { ended: false } => DedupUpdate::Open(kept),
-            Told::ComeAgain { ended: true } => DedupUpdate::Ended(kept),
-            Told::StoodIn { heard } => DedupUpdate::StoodIn { fingerprint: kept.fingerprint, told: heard },
+            CopyEvent::ComeAgain { ended: false } => DedupUpdate::Open(kept),
+            CopyEvent::ComeAgain { ended: true } => DedupUpdate::Ended(kept),
+            CopyEvent::StoodIn { heard } => DedupUpdate::StoodIn { fingerprint: kept.fingerprint, told: heard },
         };
         let session = if late { &self.stale } else { &self.session };
         let settlement = Settlement { message: id(number), outcome, dedup: Some(update) };

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::limits::change_cap;
 use super::world::{Place, World, account, account_id, at, chain, key, key_id, limit, monthly, policy, policy_id};
-use crate::domain::credit::{Limit, Outcome, Reservation, Verdict};
-use crate::domain::directory::Entry;
-use crate::domain::id::{Holder, MessageId};
-use crate::domain::period::{Calendar, Period};
-use crate::ledger::store::{Error, Role, Settlement};
+use franking::domain::credit::{Limit, Outcome, Reservation, Verdict};
+use franking::domain::directory::Entry;
+use franking::domain::id::{Holder, MessageId};
+use franking::domain::period::{Calendar, Period};
+use franking::ledger::store::{Error, Role, Settlement};
 
 const KEY: usize = 0;
 const ACCOUNT: usize = 1;

@@ -1,11 +1,11 @@
 //! Grants and top-ups.
 
 use super::world::{Place, World, account, account_id, at, chain, key, key_id, limit, monthly, policy};
-use crate::domain::credit::{Grant, Meter, Outcome, Prepaid, Reservation, TopUp, Verdict};
-use crate::domain::directory::Entry;
-use crate::domain::id::{Holder, MessageId};
-use crate::domain::period::{Calendar, Period};
-use crate::ledger::store::{PrepaidBalance, Role};
+use franking::domain::credit::{Grant, Meter, Outcome, Prepaid, Reservation, TopUp, Verdict};
+use franking::domain::directory::Entry;
+use franking::domain::id::{Holder, MessageId};
+use franking::domain::period::{Calendar, Period};
+use franking::ledger::store::{PrepaidBalance, Role};
 
 const ACCOUNT: usize = 1;
 const POLICY: usize = 2;

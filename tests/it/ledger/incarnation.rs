@@ -6,15 +6,15 @@ use uuid::Uuid;
 
 use super::prepaid::{grant, grants};
 use super::world::{Place, START, World, account, account_id, at, chain, key, key_id, limit, monthly, policy};
-use crate::domain::credential::Username;
-use crate::domain::credit::{Meter, Outcome, Overage, Prepaid, Reservation, TopUp, Verdict};
-use crate::domain::directory::{AccountEntry, Entry};
-use crate::domain::id::{Holder, Kind};
-use crate::domain::money::Pricing;
-use crate::domain::period::Period;
-use crate::ledger::identity::{Because, State};
-use crate::ledger::incarnation::{Acceptance, Known, name_of, successor};
-use crate::ledger::store::{Bound, Error, Floor, Identity, Role, Store};
+use franking::domain::credential::Username;
+use franking::domain::credit::{Meter, Outcome, Overage, Prepaid, Reservation, TopUp, Verdict};
+use franking::domain::directory::{AccountEntry, Entry};
+use franking::domain::id::{Holder, Kind};
+use franking::domain::money::Pricing;
+use franking::domain::period::Period;
+use franking::ledger::identity::{Because, State};
+use franking::ledger::incarnation::{Acceptance, Known, name_of, successor};
+use franking::ledger::store::{Bound, Error, Floor, Identity, Role, Store};
 
 /// The end of the month of the world's clock.
 const UNTIL: &str = "2026-12-01T00:00:00Z";

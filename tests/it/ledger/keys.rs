@@ -3,13 +3,13 @@
 use jiff::Timestamp;
 
 use super::world::{Place, World, account, at, chain, key, key_id, monthly, policy};
-use crate::domain::credential::{Credential, Password, SecretHash, Stage, stage};
-use crate::domain::credit::Verdict;
-use crate::domain::directory::{Entry, KeyEntry};
-use crate::domain::id::{Holder, Kind};
+use franking::domain::credential::{Credential, Password, SecretHash, Stage, stage};
+use franking::domain::credit::Verdict;
+use franking::domain::directory::{Entry, KeyEntry};
+use franking::domain::id::{Holder, Kind};
 
 fn hash(password: &str) -> SecretHash {
-    crate::domain::credential::HashKey::new(&[1; 32]).hash(&Password::given(password))
+    franking::domain::credential::HashKey::new(&[1; 32]).hash(&Password::given(password))
 }
 
 async fn kinds(world: &World) -> Vec<String> {

@@ -2,8 +2,8 @@
 
 use super::model::{Charged, Model, account};
 use super::stock::Leak;
-use crate::domain::credit::{Meter, Outcome, RateScope, REFUSED_PER_HOUR, Rate, Verdict};
-use crate::domain::id::Holder;
+use franking::domain::credit::{Meter, Outcome, REFUSED_PER_HOUR, Rate, RateScope, Verdict};
+use franking::domain::id::Holder;
 
 impl Model {
     /// Returns what the message pours into the buckets of its rates, or why it comes too early.
@@ -11,7 +11,8 @@ impl Model {
         let mut poured = vec![];
         let shut = self.given_back.shut_until(self.judged);
         let rate = Rate { messages: REFUSED_PER_HOUR, per_seconds: 3_600 };
-        let mut refused = shut.map(|retry_at| (retry_at, Verdict::TooFast { scope: RateScope::Refused, rate, retry_at }));
+        let mut refused =
+            shut.map(|retry_at| (retry_at, Verdict::TooFast { scope: RateScope::Refused, rate, retry_at }));
         for (holder, scope) in [(key, RateScope::Key), (account(), RateScope::Account)] {
             let Some(rate) = self.rules.rates.get(&holder).copied() else { continue };
             match Leak::pour(self.leaks.get(&holder).copied(), rate, self.judged) {
@@ -58,7 +59,7 @@ impl Model {
     fn would_pass(&self, [key, account, policy]: [Holder; 3], credits: i64, epoch: i64) -> bool {
         let open = |number: usize, charged: &Charged| match charged.outcome {
             None => true,
-            Some(Outcome::Unknown) => !charged.corrected && self.traces.carries_itself(number, epoch),
+            Some(Outcome::Unknown) => !charged.corrected && self.dedup.carries_itself(number, epoch),
             Some(_) => false,
         };
         let open: Vec<&Charged> =

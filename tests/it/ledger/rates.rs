@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::world::{Place, World, account, at, key, key_id, monthly};
-use crate::domain::credit::{Blocked, Meter, Outcome, RateScope, Rate, Reservation, Verdict};
-use crate::domain::directory::Entry;
-use crate::domain::id::MessageId;
-use crate::ledger::store::{LedgerTime, Role};
+use franking::domain::credit::{Blocked, Meter, Outcome, Rate, RateScope, Reservation, Verdict};
+use franking::domain::directory::Entry;
+use franking::domain::id::MessageId;
+use franking::ledger::store::{LedgerTime, Role};
 
 pub(super) fn rate(messages: u32, per_seconds: u32) -> Rate {
     Rate { messages, per_seconds }
@@ -231,7 +231,11 @@ pub async fn rates_and_expiries_are_judged_by_the_clock_where_the_ledger_is_ahea
     of_other.key = key_id(2);
     assert_eq!(world.ask(&of_other).await, Verdict::Reserved);
     world.reopen(place).await;
-    assert_eq!(world.send(1).await.1, too_fast(RateScope::Key, slow, "2026-11-20T10:01:00Z"), "a restart changes nothing");
+    assert_eq!(
+        world.send(1).await.1,
+        too_fast(RateScope::Key, slow, "2026-11-20T10:01:00Z"),
+        "a restart changes nothing"
+    );
     world.clock.advance(60);
     assert_eq!(world.send(1).await.1, Verdict::Reserved);
     world.clock.set(at("2026-11-21T00:00:00Z"));
