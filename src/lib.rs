@@ -15,6 +15,10 @@
 //! Two invariants, checked by `tests/it/boundaries.rs`: *domain never learns what day it is; the relay never talks to
 //! Kubernetes.* There is no console yet; one will do nothing that a curl cannot.
 
+// Fixtures that unit tests share with `tests/it` name the crate as `tests/it` does.
+#[cfg(test)]
+extern crate self as franking;
+
 pub mod crd;
 pub mod domain;
 pub mod ledger;

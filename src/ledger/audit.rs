@@ -1,9 +1,8 @@
 //! The words of the audit trail: what a change of the directory did to credits, and which senders it stopped.
 //!
 //! A note never repeats a name, a login or a hash of a password: the trail outlives them. (A network is a /24 or a
-//! /64.) The addresses in it are those in `allowedSenders` and `alerts`, which are configuration. Beside these words,
-//! `session.given_up` is written by the sweep, and callers of [`Store::record`](super::store::Store::record) bring
-//! their own.
+//! /64.) The addresses in it are those in `allowedSenders` and `alerts`, which are configuration. Callers of
+//! [`Store::record`](super::store::Store::record) bring words of their own beside these.
 //!
 //! | kind | when | detail |
 //! | --- | --- | --- |
@@ -26,6 +25,8 @@
 //! | ledger.restored | a backup was put in place (by the command) | from, to: incarnations |
 //! | ledger.accepted, ledger.opened | an administrator accepted a replaced ledger; it was rebuilt | was, installation, incarnation |
 //! | lot.raised | a replaced ledger was raised to what is known to be used | lot, source, period, from, to, granted |
+//! | ledger.sealed | the messages of an old day became sums (by `ledger`, PostgreSQL) | day, messages |
+//! | session.given_up | a session was silent for too long (by `ledger`) | role, name |
 //! | key.network | a key logged in from a network that is not known for it (by `relay`); at most 64 a day per key | network, number, forgotten: the network whose place it takes |
 //! | key.issued, key.rotated | a first, another credential became the current one | staged, previous |
 
@@ -36,6 +37,8 @@ use crate::domain::credential::{Credential, Stage};
 use crate::domain::credit::{Added, Lot, TopUp};
 use crate::domain::directory::{Entry, KeyEntry};
 use crate::ledger::changes::changed_settings;
+use crate::ledger::identity::Tag;
+use crate::ledger::incarnation::Acceptance;
 
 /// One row of the trail, without actor and time.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,9 +78,12 @@ pub const LOT_RAISED: &str = "lot.raised";
 pub const LEDGER_RESTORED: &str = "ledger.restored";
 pub const LEDGER_ACCEPTED: &str = "ledger.accepted";
 pub const LEDGER_OPENED: &str = "ledger.opened";
+pub const LEDGER_SEALED: &str = "ledger.sealed";
 
 /// The actor for top-ups and for sessions that are given up: no user asked for it at that moment.
 pub const LEDGER: &str = "ledger";
+/// The actor for changes that no user asked for at that moment, or whose author no object names.
+pub const OPERATOR: &str = "operator";
 /// The actor for logins.
 pub const RELAY: &str = "relay";
 
@@ -92,6 +98,27 @@ impl Note {
 
     pub fn forgotten(keys: usize) -> Self {
         Self::new(DIRECTORY_FORGOTTEN, json!({ "keys": keys }))
+    }
+
+    pub fn given_up(role: &str, name: &str) -> Self {
+        Self::new(SESSION_GIVEN_UP, json!({ "role": role, "name": name }))
+    }
+
+    pub fn sealed(day: i32, messages: i64) -> Self {
+        Self::new(LEDGER_SEALED, json!({ "day": day, "messages": messages }))
+    }
+
+    pub fn accepted(found: &Tag, acceptance: &Acceptance) -> Self {
+        let detail = json!({
+            "was": found.state.as_str(),
+            "installation": { "from": found.installation, "to": acceptance.installation },
+            "incarnation": { "from": found.incarnation, "to": acceptance.incarnation },
+        });
+        Self::new(LEDGER_ACCEPTED, detail)
+    }
+
+    pub fn opened() -> Self {
+        Self::new(LEDGER_OPENED, json!({}))
     }
 
     pub fn granted(id: &str, lot: &Lot) -> Self {

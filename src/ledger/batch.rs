@@ -19,7 +19,7 @@ use super::incarnation::Admit;
 use super::metrics::{Figures, judged};
 use super::outcomes::{BATCH, Outcomes};
 use super::retry::Retry;
-use super::store::{Error, Result, Role, Session, Settlement, Store};
+use super::store::{Error, LedgerSession, Result, Role, Settlement, Store};
 use crate::domain::credit::{Reservation, Verdict};
 use crate::runtime::failure_streak::FailureStreak;
 use crate::runtime::metrics::Registry;
@@ -42,7 +42,7 @@ struct Shared {
     store: Arc<dyn Store>,
     role: Role,
     name: String,
-    session: RwLock<Session>,
+    session: RwLock<LedgerSession>,
     admit: Admit,
     reopening: tokio::sync::Mutex<()>,
     outcomes: Outcomes,
@@ -162,12 +162,12 @@ impl Ledger {
     }
 
     /// Returns the session to write with now. After [`Error::Fenced`] ask [`renew`](Self::renew) for the next.
-    pub async fn session(&self) -> Session {
+    pub async fn session(&self) -> LedgerSession {
         self.shared.session()
     }
 
     /// Returns a session that replaces `stale`, which the ledger gave up.
-    pub async fn renew(&self, stale: &Session) -> Result<Session> {
+    pub async fn renew(&self, stale: &LedgerSession) -> Result<LedgerSession> {
         self.shared.renew(stale).await
     }
 
@@ -248,10 +248,10 @@ impl Ledger {
 }
 
 /// A session that no ledger gave out: every write under it is refused as fenced.
-const NO_SESSION: Session = Session { id: 0, epoch: 0 };
+const NO_SESSION: LedgerSession = LedgerSession { id: 0, epoch: 0 };
 
 /// Opens a session, if the ledger is the right one.
-async fn open(store: &dyn Store, admit: &Admit, role: Role, name: &str) -> Result<Session> {
+async fn open(store: &dyn Store, admit: &Admit, role: Role, name: &str) -> Result<LedgerSession> {
     admit(&store.identity().await?.tag())?;
     store.open_session(role, name).await
 }
@@ -262,12 +262,12 @@ async fn stoppable(shared: Arc<Shared>, task: impl Future<Output = ()>) {
 }
 
 impl Shared {
-    fn session(&self) -> Session {
+    fn session(&self) -> LedgerSession {
         self.session.read().clone()
     }
 
     /// Opens a new session in one task; the others find it.
-    async fn renew(&self, stale: &Session) -> Result<Session> {
+    async fn renew(&self, stale: &LedgerSession) -> Result<LedgerSession> {
         let _one_at_a_time = self.reopening.lock().await;
         let current = self.session();
         if current != *stale {
@@ -298,7 +298,7 @@ impl Shared {
 
     /// Waits after a failure, or renews the session if that was the failure. Logs the first of several failures in a
     /// row.
-    async fn recover(&self, doing: &'static str, error: &Error, session: &Session, retry: &mut Retry) {
+    async fn recover(&self, doing: &'static str, error: &Error, session: &LedgerSession, retry: &mut Retry) {
         self.figures.failed(error);
         match error {
             Error::Fenced => {

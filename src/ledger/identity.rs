@@ -14,7 +14,7 @@ pub struct Identity {
     pub incarnation: Uuid,
     pub schema_version: i64,
     pub state: State,
-    pub mark: Mark,
+    pub progress: Progress,
 }
 
 impl Identity {
@@ -90,7 +90,7 @@ impl std::fmt::Display for State {
 /// The progress of a ledger: three of its numbers that only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Mark {
+pub struct Progress {
     /// Epoch of the directory.
     pub config_epoch: i64,
     /// Number of the last event in the audit trail.
@@ -99,8 +99,8 @@ pub struct Mark {
     pub moved: i64,
 }
 
-impl Mark {
-    /// Returns true if a ledger with this mark may once have been at `earlier`.
+impl Progress {
+    /// Returns true if a ledger with this progress may once have been at `earlier`.
     pub fn reaches(self, earlier: Self) -> bool {
         self.config_epoch >= earlier.config_epoch && self.event >= earlier.event && self.moved >= earlier.moved
     }

@@ -10,7 +10,7 @@ use ring::digest;
 use uuid::Uuid;
 
 use super::error::{Error, Result};
-use super::identity::{Because, Identity, Mark, State, Tag};
+use super::identity::{Because, Identity, Progress, State, Tag};
 
 /// The ledger that a relay may work with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct Known {
     pub cluster: String,
     pub incarnation: Uuid,
     /// Its progress when that was last noted.
-    pub mark: Mark,
+    pub progress: Progress,
 }
 
 /// The identity that a ledger gets where there is none yet.
@@ -134,7 +134,7 @@ pub fn judge(known: &Known, found: &Identity) -> Finding {
     if found.incarnation != known.incarnation {
         return Finding::Replaced(Replaced::Incarnation { found: found.incarnation });
     }
-    if !found.mark.reaches(known.mark) {
+    if !found.progress.reaches(known.progress) {
         return Finding::Replaced(Replaced::WentBack);
     }
     match found.state {
@@ -192,7 +192,7 @@ mod tests {
             installation: Uuid::from_u128(1),
             cluster: "cluster".to_owned(),
             incarnation: Uuid::from_u128(2),
-            mark: Mark { config_epoch: 10, event: 20, moved: 30 },
+            progress: Progress { config_epoch: 10, event: 20, moved: 30 },
         }
     }
 
@@ -203,7 +203,7 @@ mod tests {
             incarnation: Uuid::from_u128(2),
             schema_version: 3,
             state: State::Open,
-            mark: Mark { config_epoch: 10, event: 21, moved: 30 },
+            progress: Progress { config_epoch: 10, event: 21, moved: 30 },
         }
     }
 
@@ -222,9 +222,9 @@ mod tests {
             (|f| f.cluster = "other".into(), Replaced::Cluster { found: "other".into() }),
             (|f| f.incarnation = Uuid::nil(), Replaced::Incarnation { found: Uuid::nil() }),
             (|f| f.state = State::Held(Because::Empty), Replaced::Held(Because::Empty)),
-            (|f| f.mark.config_epoch = 9, Replaced::WentBack),
-            (|f| f.mark.event = 19, Replaced::WentBack),
-            (|f| f.mark.moved = 29, Replaced::WentBack),
+            (|f| f.progress.config_epoch = 9, Replaced::WentBack),
+            (|f| f.progress.event = 19, Replaced::WentBack),
+            (|f| f.progress.moved = 29, Replaced::WentBack),
         ];
         for (change, expected) in cases {
             assert_eq!(replaced(change), Finding::Replaced(expected));

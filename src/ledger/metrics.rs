@@ -103,7 +103,7 @@ fn label(verdict: &Verdict) -> &'static str {
         Verdict::UnderWay(_) => "under_way",
         Verdict::Resumed(_) => "resumed",
         Verdict::Short { meter, .. } => meter.as_str(),
-        Verdict::TooFast { pace, .. } => pace.as_str(),
+        Verdict::TooFast { scope, .. } => scope.as_str(),
         Verdict::Blocked(Blocked::KeyRevoked) => "key_revoked",
         Verdict::Blocked(Blocked::KeyExpired) => "key_expired",
         Verdict::Blocked(Blocked::AccountSuspended { .. }) => "account_suspended",

@@ -1,8 +1,9 @@
 //! The ledger: the durable record of the directory, of credits and of what was charged.
 //!
-//! One model, engines behind [`Store`], one conformance suite that every engine passes, one pure rulebook (`rules`)
-//! that every engine calls. Mail is charged before it is sent, and no credit is spent twice: a reservation charges at
-//! once, a settlement gives back what was definitely not accepted, and nothing expires by itself.
+//! One model, engines behind [`Store`], one conformance suite that every engine passes (`tests/it/ledger`), one pure
+//! rulebook (`rules`) that every engine calls. Mail is charged before it is sent, and no credit is spent twice: a
+//! reservation charges at once, a settlement gives back what was definitely not accepted, and nothing expires by
+//! itself.
 //!
 //! It must never give credits from a cache, answer "charged" without a durable write, or refuse for good while it
 //! cannot be reached.
@@ -11,8 +12,6 @@ pub mod audit;
 mod batch;
 pub mod bill;
 mod changes;
-#[cfg(test)]
-mod conformance;
 mod digest;
 pub mod error;
 pub mod identity;
@@ -27,6 +26,10 @@ pub mod seal;
 pub mod session;
 pub mod sqlite;
 pub mod store;
+/// The fixture of the suite in `tests/it/ledger`, for the engines' and the rules' own tests.
+#[cfg(test)]
+#[path = "../../tests/it/ledger/world.rs"]
+mod world;
 
 use std::sync::Arc;
 

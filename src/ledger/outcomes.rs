@@ -47,7 +47,7 @@ impl Outcomes {
     }
 
     pub fn push(&self, settlement: Settlement) {
-        let urgent = settlement.outcome.refunds() || settlement.again.is_some();
+        let urgent = settlement.outcome.refunds() || settlement.dedup.is_some();
         self.add(Waiting { settlement, since: Instant::now(), urgent, written: None });
     }
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 
 use super::error::Result;
-use super::session::Session;
+use super::session::LedgerSession;
 use crate::domain::credit::Meter;
 use crate::domain::denied_sender::{DeniedReport, DeniedSenders};
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
@@ -44,7 +44,7 @@ pub struct UsageRow {
 /// The terms by which a billing period is charged. They are written while the period runs and stay when it is over, so
 /// that a later price or calendar changes no closed bill.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Terms {
+pub struct BillingTerms {
     pub policy: PolicyId,
     /// Name of the month, such as `2026-11`.
     pub period: String,
@@ -67,7 +67,7 @@ pub struct Topic {
 
 /// A threshold that was crossed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
+pub struct ThresholdNotice {
     pub topic: Topic,
     /// In percent; 0 marks the beginning of a count.
     pub threshold: u8,
@@ -90,7 +90,7 @@ pub struct Told {
 }
 
 /// The notice's name: the same at every try, so that a recipient who gets it twice can tell.
-impl fmt::Display for Notice {
+impl fmt::Display for ThresholdNotice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Topic { holder, meter, period } = &self.topic;
         let (kind, id) = (holder.kind().as_str(), holder.uuid());
@@ -129,7 +129,7 @@ impl Channel {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queued {
     pub id: i64,
-    pub notice: Notice,
+    pub notice: ThresholdNotice,
     /// When the crossing of the threshold was seen.
     pub at: Timestamp,
     /// Tries so far, this one included.
@@ -178,10 +178,10 @@ pub trait Report: Send + Sync {
     ) -> Result<Vec<UsageRow>>;
 
     /// Writes the terms of a policy's period, replacing earlier ones.
-    async fn put_terms(&self, session: &Session, terms: &Terms) -> Result<()>;
+    async fn put_terms(&self, session: &LedgerSession, terms: &BillingTerms) -> Result<()>;
 
     /// Returns the terms of a policy's period, if any were ever written.
-    async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<Terms>>;
+    async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<BillingTerms>>;
 
     /// Returns each limit's notices in the newest period that had any.
     async fn told(&self, limits: &[(Holder, Meter)]) -> Result<Vec<Option<Told>>>;
@@ -189,24 +189,25 @@ pub trait Report: Send + Sync {
     /// Takes notices to be sent, each on its channels; one without a channel is remembered and sent nowhere. A notice
     /// that was announced on a channel is never announced on it again. Returns for each whether it is new on any
     /// channel. At most [`NOTICES_MAX`].
-    async fn announce(&self, session: &Session, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>>;
+    async fn announce(&self, session: &LedgerSession, notices: &[(ThresholdNotice, Vec<Channel>)])
+    -> Result<Vec<bool>>;
 
     /// Hands out notices that are due on a channel, taking turns by namespace and in each the longest waiting first:
     /// accounts in one namespace that pass thousands of thresholds delay another's by one turn. (A policy's own have
     /// turns of their own.) Each counts as tried and is due again after [`pause_after`], unless
     /// [`close_notices`](Self::close_notices) ends it: a process that dies in between may or may not have sent it, so
     /// it is sent again under the same name.
-    async fn claim_notices(&self, session: &Session, channel: Channel, limit: usize) -> Result<Vec<Queued>>;
+    async fn claim_notices(&self, session: &LedgerSession, channel: Channel, limit: usize) -> Result<Vec<Queued>>;
 
     /// Ends notices.
-    async fn close_notices(&self, session: &Session, ended: &[(i64, Ended)]) -> Result<()>;
+    async fn close_notices(&self, session: &LedgerSession, ended: &[(i64, Ended)]) -> Result<()>;
 
     /// Forgets up to `limit` ended notices whose threshold was crossed before `before`, oldest first. Returns how many.
-    async fn forget_notices(&self, session: &Session, before: Timestamp, limit: usize) -> Result<u64>;
+    async fn forget_notices(&self, session: &LedgerSession, before: Timestamp, limit: usize) -> Result<u64>;
 
     /// Replaces all that this session reports of upstreams, at most
     /// [`TROUBLES_MAX`](crate::domain::trouble::TROUBLES_MAX). The report counts for as long as the session lives.
-    async fn put_troubles(&self, session: &Session, troubles: &[Trouble]) -> Result<()>;
+    async fn put_troubles(&self, session: &LedgerSession, troubles: &[Trouble]) -> Result<()>;
 
     /// Returns the reports of the relays whose sessions are neither closed nor given up.
     async fn sightings(&self) -> Result<Sightings>;
@@ -214,18 +215,18 @@ pub trait Report: Send + Sync {
     /// Takes logins, at most [`LOGINS_MAX`](crate::domain::login_network::LOGINS_MAX), and notes in the audit trail
     /// those from a network that is not known for their key, at most
     /// [`NETWORKS_PER_KEY`](crate::domain::login_network::NETWORKS_PER_KEY) a day for each key.
-    async fn note_logins(&self, session: &Session, logins: &[LoginFrom]) -> Result<()>;
+    async fn note_logins(&self, session: &LedgerSession, logins: &[LoginFrom]) -> Result<()>;
 
     /// Adds the messages that a relay refused because of their sender, at most
     /// [`DENIED_MAX`](crate::domain::denied_sender::DENIED_MAX) rows.
-    async fn count_denied_senders(&self, session: &Session, denied: &[DeniedSenders]) -> Result<()>;
+    async fn count_denied_senders(&self, session: &LedgerSession, denied: &[DeniedSenders]) -> Result<()>;
 
     /// Hands out what was counted since the last report, for up to `limit` keys and reasons, the longest due first;
     /// each again after `every` at the earliest. If a process dies in between, that report is lost, and the next one
     /// continues after it.
     async fn report_denied_senders(
         &self,
-        session: &Session,
+        session: &LedgerSession,
         every: SignedDuration,
         limit: usize,
     ) -> Result<Vec<DeniedReport>>;

@@ -3,7 +3,7 @@
 /// A running process as the ledger knows it. Every write carries it, and a stale epoch is refused: a paused process
 /// that wakes after its session was given up changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
+pub struct LedgerSession {
     pub id: i64,
     pub epoch: i64,
 }

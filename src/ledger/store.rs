@@ -12,13 +12,13 @@ use crate::domain::directory::{Entry, Named};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{Holder, Kind, MessageId};
 pub use crate::ledger::error::{Error, Result, Undone};
-pub use crate::ledger::identity::{Because, Identity, Mark, State, Tag};
+pub use crate::ledger::identity::{Because, Identity, Progress, State, Tag};
 pub use crate::ledger::incarnation::Acceptance;
 pub use crate::ledger::rules::balance::{Balance, Exhausted, PrepaidBalance, SpendBalance, Usage, short_of};
 pub use crate::ledger::rules::floors::{Bound, Floor};
 use crate::ledger::rules::time;
-pub use crate::ledger::rules::time::AHEAD_MAX;
-pub use crate::ledger::session::{Role, Session};
+pub use crate::ledger::rules::time::{AHEAD_MAX, REMEMBERED_FOR};
+pub use crate::ledger::session::{LedgerSession, Role};
 
 /// The ledger's time beside the clock that it is taken from: the server's if the engine has one, otherwise this
 /// process's.
@@ -42,12 +42,12 @@ pub struct Settlement {
     pub message: MessageId,
     pub outcome: Outcome,
     /// Set for a message that its client may send again: what the ledger must remember for that copy.
-    pub again: Option<Again>,
+    pub dedup: Option<DedupUpdate>,
 }
 
 /// The record of a message that is kept, or given up, for the copy of it that may come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Again {
+pub enum DedupUpdate {
     /// The client was told to try again, and an answer may still come.
     Open(Kept),
     /// The same, but no answer will come any more.
@@ -61,7 +61,7 @@ pub enum Again {
     },
 }
 
-impl Again {
+impl DedupUpdate {
     pub fn fingerprint(&self) -> &Fingerprint {
         match self {
             Self::Open(Kept { fingerprint, .. })
@@ -85,21 +85,17 @@ pub const FINGERPRINT_KEPT: SignedDuration = SignedDuration::from_hours(24);
 /// same fault twice sends the same bytes twice. Clients that send such mail retry within minutes, or never.
 pub const FINGERPRINT_KEPT_UNMARKED: SignedDuration = SignedDuration::from_mins(15);
 
-/// The longest time that a copy of the directory's rows may go without asking for changes. An older copy is read anew:
-/// the row of a removed key may be deleted by then, and no change reports that.
-pub const REMEMBERED_FOR: SignedDuration = SignedDuration::from_hours(24);
-
 impl Settlement {
     pub fn of(message: MessageId, outcome: Outcome) -> Self {
-        Self { message, outcome, again: None }
+        Self { message, outcome, dedup: None }
     }
 
     /// Builds the settlement that gives back what a reservation was answered with: credits, or the place of an earlier
     /// message.
     pub fn given_back(reservation: &Reservation) -> Self {
-        let stood_in = |fingerprint| Again::StoodIn { fingerprint, told: false };
-        let again = reservation.fingerprint.map(stood_in);
-        Self { message: reservation.message, outcome: Outcome::NotOffered, again }
+        let stood_in = |fingerprint| DedupUpdate::StoodIn { fingerprint, told: false };
+        let dedup = reservation.fingerprint.map(stood_in);
+        Self { message: reservation.message, outcome: Outcome::NotOffered, dedup }
     }
 }
 
@@ -145,27 +141,27 @@ pub trait Store: Report + Send + Sync + 'static {
     async fn time(&self) -> Result<LedgerTime>;
 
     /// Opens a session: a new epoch for (role, name); an older one of the same name is fenced from here on.
-    async fn open_session(&self, role: Role, name: &str) -> Result<Session>;
+    async fn open_session(&self, role: Role, name: &str) -> Result<LedgerSession>;
 
     /// Reports that the session is alive. Batches do so too.
-    async fn heartbeat(&self, session: &Session) -> Result<()>;
+    async fn heartbeat(&self, session: &LedgerSession) -> Result<()>;
 
     /// Ends a session in good order.
-    async fn close_session(&self, session: &Session) -> Result<()>;
+    async fn close_session(&self, session: &LedgerSession) -> Result<()>;
 
     /// Gives up every other session that was silent for `silence` by the ledger's own time, and settles as unknown the
     /// open reservations of sessions that are given up or closed. Returns those messages.
-    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<Vec<MessageId>>;
+    async fn sweep_sessions(&self, session: &LedgerSession, silence: SignedDuration) -> Result<Vec<MessageId>>;
 
     /// Returns the id of (kind, namespace UID, name): found, or minted once and for ever. A cluster-scoped object's
     /// namespace UID is "". Only a digest of the two is kept, so that purging personal data keeps the id.
-    async fn identify(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid>;
+    async fn identify(&self, session: &LedgerSession, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid>;
 
     /// Writes directory entries and the limits that follow from them, in one transaction. A changed limit holds at
     /// once, and so does a changed calendar: a limit counts what its holder has used since the beginning of its own
     /// period, whenever it was set and whatever held in between. An entry equal to the stored one is not written and
     /// moves no epoch. `actor` goes to the audit trail.
-    async fn put(&self, session: &Session, actor: &str, entries: &[Entry]) -> Result<()>;
+    async fn put(&self, session: &LedgerSession, actor: &str, entries: &[Entry]) -> Result<()>;
 
     /// Returns all that changed in the directory after epoch `after` (0 = everything). Cheap when nothing did: the
     /// relays ask every 200 ms.
@@ -183,20 +179,20 @@ pub trait Store: Report + Send + Sync + 'static {
     /// ever, also after its credits were given back: the relay that settles a message never uses its id again. Refused
     /// unless the ledger is open.
     ///
-    /// A message in good standing whose fingerprint was kept ([`Again`]) is answered with the outcome of the earlier
-    /// one: each kept fingerprint stands for one message, so one copy of it is answered as relayed or stands in for it.
-    /// Two copies of a fingerprint may stand in, within the rates; from the third on it is a new message.
-    async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>>;
+    /// A message in good standing whose fingerprint was kept ([`DedupUpdate`]) is answered with the outcome of the
+    /// earlier one: each kept fingerprint stands for one message, so one copy of it is answered as relayed or stands in
+    /// for it. Two copies of a fingerprint may stand in, within the rates; from the third on it is a new message.
+    async fn reserve(&self, session: &LedgerSession, batch: &[Reservation]) -> Result<Vec<Verdict>>;
 
     /// Writes outcomes, refunding what they refund to the lots it came from. Idempotent: the first outcome stays, only
     /// `unknown` may be replaced, once. A late outcome is taken even from a fenced session: it corrects.
-    async fn settle(&self, session: &Session, batch: &[Settlement]) -> Result<()>;
+    async fn settle(&self, session: &LedgerSession, batch: &[Settlement]) -> Result<()>;
 
     /// Drops the fingerprints that were kept before `before`, however long they are valid. Returns how many.
-    async fn forget_fingerprints(&self, session: &Session, before: Timestamp) -> Result<u64>;
+    async fn forget_fingerprints(&self, session: &LedgerSession, before: Timestamp) -> Result<u64>;
 
     /// Makes the lots that will hold at `until`, ahead of their time. Idempotent. Returns how many were new.
-    async fn prepare_lots(&self, session: &Session, until: Timestamp) -> Result<u64>;
+    async fn prepare_lots(&self, session: &LedgerSession, until: Timestamp) -> Result<u64>;
 
     /// The running lots of holders with the usage of their periods, as of the last commit. A holder without an entry is
     /// left out; an unused lot may be returned before it is made (its id is 0 then).
@@ -208,7 +204,7 @@ pub trait Store: Report + Send + Sync + 'static {
     async fn moved(&self, cursor: i64, limit: usize) -> Result<(Vec<Holder>, i64)>;
 
     /// Moves new reservations and settlements into the hourly rollup, exactly once. Returns how many rows it took.
-    async fn rollup(&self, session: &Session) -> Result<u64>;
+    async fn rollup(&self, session: &LedgerSession) -> Result<u64>;
 
     /// Returns the audit trail after `seq`, oldest first.
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>>;
@@ -216,7 +212,7 @@ pub trait Store: Report + Send + Sync + 'static {
     /// Adds to the audit trail. `detail` must name no person: the trail outlives what is purged.
     async fn record(
         &self,
-        session: &Session,
+        session: &LedgerSession,
         actor: &str,
         kind: &str,
         holder: Option<Holder>,
@@ -226,12 +222,12 @@ pub trait Store: Report + Send + Sync + 'static {
     /// Seals the sums of messages that were reserved on days that ended before `before`, and drops their rows: from
     /// then on they can neither be given back nor be recognised. Those still open stay charged, as unknown. Returns how
     /// many messages those were.
-    async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64>;
+    async fn retire(&self, session: &LedgerSession, before: Timestamp) -> Result<u64>;
 
     /// Deletes the directory's rows of keys that were removed for good before `before`, and at least [`REMEMBERED_FOR`]
     /// ago. What they used, and their ids, stay: a key of the same name that is applied again in its namespace finds
     /// both. Returns how many rows.
-    async fn forget_keys(&self, session: &Session, before: Timestamp) -> Result<u64>;
+    async fn forget_keys(&self, session: &LedgerSession, before: Timestamp) -> Result<u64>;
 
     /// Recomputes every balance from its rows and returns those that differ. Must be empty.
     async fn check(&self) -> Result<Vec<Discrepancy>>;
@@ -248,14 +244,21 @@ pub trait Store: Report + Send + Sync + 'static {
     /// Gives (kind, namespace UID, name) the id that its status shows, in a ledger that is being rebuilt. If another
     /// name was given that id since the acceptance, that name keeps it, and this one's own id is found or minted.
     /// Returns the id that holds.
-    async fn assign(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid>;
+    async fn assign(
+        &self,
+        session: &LedgerSession,
+        kind: Kind,
+        namespace_uid: &str,
+        name: &str,
+        id: Uuid,
+    ) -> Result<Uuid>;
 
     /// Raises the usage of running lots to what is known, for every meter, where they have used less, by adjustments in
     /// the audit trail that [`check`](Self::check) counts. A floor whose holder has no entry is remembered until its
     /// entry is written, one whose period has ended is left out. Returns how many lots were raised.
-    async fn raise(&self, session: &Session, actor: &str, floors: &[Floor]) -> Result<u64>;
+    async fn raise(&self, session: &LedgerSession, actor: &str, floors: &[Floor]) -> Result<u64>;
 
     /// Ends the rebuilding: mail is charged to the ledger from here on. First every account is raised by what its keys
     /// were, and every policy by what its accounts were, where they were raised by less.
-    async fn reopen(&self, session: &Session) -> Result<()>;
+    async fn reopen(&self, session: &LedgerSession) -> Result<()>;
 }

@@ -69,13 +69,13 @@ fn file_of(settings: &Settings) -> Result<&Path, RoleError> {
 }
 
 fn copied_sentence(copied: &Copied) -> String {
-    let mark = copied.identity.mark;
+    let progress = copied.identity.progress;
     format!(
         "{} is a whole ledger of {} octets, at directory epoch {} and event {}\n",
         copied.path.display(),
         copied.bytes,
-        mark.config_epoch,
-        mark.event
+        progress.config_epoch,
+        progress.event
     )
 }
 

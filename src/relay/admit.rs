@@ -32,7 +32,7 @@ use super::shortage::Shortages;
 use super::smtp::command::{Mail, Recipient};
 use super::smtp::data::Body;
 use super::smtp::header::{self, Added, Header};
-use super::smtp::reply::{Carries, Haste, Moment, Reply, Shortage};
+use super::smtp::reply::{Carries, Moment, RateExceeded, Reply, Shortage};
 use super::smtp::session::Transaction;
 use super::targets::Targets;
 use crate::domain::credit::{Outcome, Reservation, Verdict, WhenExhausted};
@@ -365,8 +365,8 @@ impl Admission {
                 let when = if pending { WhenExhausted::Defer } else { in_flight.sender.policy.when_exhausted };
                 (Reply::Short(shortage, when), MessageResult::Short)
             }
-            Ok(Verdict::TooFast { pace, rate, retry_at }) => {
-                (Reply::TooFast(Haste::new(pace, rate, retry_at, self.auth.now())), MessageResult::TooFast)
+            Ok(Verdict::TooFast { scope, rate, retry_at }) => {
+                (Reply::TooFast(RateExceeded::new(scope, rate, retry_at, self.auth.now())), MessageResult::TooFast)
             }
             Ok(Verdict::Blocked(blocked)) => (Reply::Blocked(blocked, Moment::Transaction), MessageResult::Blocked),
             Err(error) => {

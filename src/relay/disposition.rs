@@ -6,7 +6,7 @@ use super::metrics::MessageResult;
 use super::smtp::reply::Reply;
 use crate::domain::credit::Outcome;
 use crate::domain::id::MessageId;
-use crate::ledger::store::{Again, Kept, Settlement};
+use crate::ledger::store::{DedupUpdate, Kept, Settlement};
 use crate::upstream::{Cause, Forwarded, Stage};
 
 /// The credits that a message was forwarded on.
@@ -50,17 +50,17 @@ impl Disposition {
     pub fn of_end(message: MessageId, kept: Kept, claim: Claim, outcome: Outcome, client: ClientState) -> Self {
         let fingerprint = kept.fingerprint;
         let (is_certain, waits) = (outcome != Outcome::Unknown, client == ClientState::Waits);
-        let again = match claim {
+        let dedup = match claim {
             Claim::Own if is_certain => None,
-            Claim::Own => Some(Again::Ended(kept)),
-            Claim::StandsIn => Some(Again::StoodIn { fingerprint, told: is_certain && waits }),
+            Claim::Own => Some(DedupUpdate::Ended(kept)),
+            Claim::StandsIn => Some(DedupUpdate::StoodIn { fingerprint, told: is_certain && waits }),
         };
         let is_counted = match claim {
             // An unknown outcome was counted already when its client was told.
             Claim::Own => is_certain || waits,
             Claim::StandsIn => outcome == Outcome::Relayed,
         };
-        let settlement = Settlement { message, outcome, again };
+        let settlement = Settlement { message, outcome, dedup };
         Self { settlement, is_awaited: !is_certain && waits, is_counted }
     }
 
@@ -69,7 +69,8 @@ impl Disposition {
     pub fn of_open(message: MessageId, kept: Kept, claim: Claim) -> Option<Self> {
         match claim {
             Claim::Own => {
-                let settlement = Settlement { message, outcome: Outcome::Unknown, again: Some(Again::Open(kept)) };
+                let settlement =
+                    Settlement { message, outcome: Outcome::Unknown, dedup: Some(DedupUpdate::Open(kept)) };
                 Some(Self { settlement, is_awaited: true, is_counted: true })
             }
             Claim::StandsIn => None,
@@ -199,8 +200,8 @@ mod tests {
         use Outcome::{NotOffered, Refused, Relayed, Unknown};
         let fingerprint = Fingerprint::of(KeyId(Uuid::from_u128(1)), None, &[], b"a message");
         let kept = Kept { fingerprint, within: SignedDuration::from_mins(15) };
-        let ended = Some(Again::Ended(kept));
-        let stood_in = |told| Some(Again::StoodIn { fingerprint, told });
+        let ended = Some(DedupUpdate::Ended(kept));
+        let stood_in = |told| Some(DedupUpdate::StoodIn { fingerprint, told });
         let (awaited, counted) = (true, true);
         let table = [
             (Own, Relayed, Waits, None, !awaited, counted),
@@ -220,13 +221,13 @@ mod tests {
             (StandsIn, NotOffered, WasTold, stood_in(false), !awaited, !counted),
             (StandsIn, Unknown, WasTold, stood_in(false), !awaited, !counted),
         ];
-        for (claim, outcome, client, again, is_awaited, is_counted) in table {
-            let settlement = Settlement { message: MESSAGE, outcome, again };
+        for (claim, outcome, client, dedup, is_awaited, is_counted) in table {
+            let settlement = Settlement { message: MESSAGE, outcome, dedup };
             let expected = Disposition { settlement, is_awaited, is_counted };
             let found = Disposition::of_end(MESSAGE, kept, claim, outcome, client);
             assert_eq!(found, expected, "{claim:?} {outcome:?} {client:?}");
         }
-        let open = Settlement { message: MESSAGE, outcome: Unknown, again: Some(Again::Open(kept)) };
+        let open = Settlement { message: MESSAGE, outcome: Unknown, dedup: Some(DedupUpdate::Open(kept)) };
         let open = Disposition { settlement: open, is_awaited: true, is_counted: true };
         assert_eq!(Disposition::of_open(MESSAGE, kept, Own), Some(open));
         assert_eq!(Disposition::of_open(MESSAGE, kept, StandsIn), None);

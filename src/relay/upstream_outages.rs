@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::admit::Admission;
 use crate::domain::trouble::{TROUBLES_MAX, Trouble};
 use crate::ledger::Error;
-use crate::ledger::store::Session;
+use crate::ledger::store::LedgerSession;
 use crate::runtime::failure_streak::FailureStreak;
 
 /// Interval of reports. A shorter one has no use: an upstream that comes back is probed after two seconds at the
@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The latest report, and the session that made it.
 #[derive(Default)]
 struct Told {
-    session: Option<Session>,
+    session: Option<LedgerSession>,
     troubles: Vec<Trouble>,
     /// The outages seen last, reported or not.
     seen: Vec<Trouble>,

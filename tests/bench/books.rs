@@ -12,7 +12,7 @@ use franking::domain::money::Pricing;
 use franking::domain::period::Calendar;
 use franking::ledger::bill::{bill, running_terms};
 use franking::ledger::sqlite::{self, SqliteStore};
-use franking::ledger::store::{Role, Session, Settlement, Store};
+use franking::ledger::store::{LedgerSession, Role, Settlement, Store};
 use franking::runtime::clock::{Clock as _, ManualClock};
 use uuid::Uuid;
 
@@ -99,7 +99,7 @@ fn key_id(n: u128) -> KeyId {
     KeyId(Uuid::from_u128(0x2_0000_0000 + n))
 }
 
-async fn fill_directory(store: &SqliteStore, session: &Session, pricing: &Pricing) {
+async fn fill_directory(store: &SqliteStore, session: &LedgerSession, pricing: &Pricing) {
     let policy = PolicyEntry {
         id: PolicyId(Uuid::from_u128(1)),
         name: "plan".to_owned(),
@@ -154,7 +154,7 @@ async fn fill_directory(store: &SqliteStore, session: &Session, pricing: &Pricin
     }
 }
 
-async fn fill(store: &SqliteStore, session: &Session, clock: &ManualClock) {
+async fn fill(store: &SqliteStore, session: &LedgerSession, clock: &ManualClock) {
     let seconds_apart = i64::try_from(HOURS * 3600 * BATCH as u128 / MESSAGES).expect("a step");
     let mut next = 0_u128;
     while next < MESSAGES {
@@ -172,7 +172,7 @@ async fn fill(store: &SqliteStore, session: &Session, clock: &ManualClock) {
             .map(|reservation| Settlement {
                 message: reservation.message,
                 outcome: if reservation.message.0.as_u128() % 20 == 0 { Outcome::Refused } else { Outcome::Relayed },
-                again: None,
+                dedup: None,
             })
             .collect();
         store.reserve(session, &batch).await.expect("reserved");

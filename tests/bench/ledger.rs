@@ -18,7 +18,7 @@ use franking::domain::period::Calendar;
 use franking::domain::relay_config::LedgerAddress;
 use franking::ledger::identity::State;
 use franking::ledger::incarnation::Naming;
-use franking::ledger::store::{Role, Session, Settlement, Store};
+use franking::ledger::store::{LedgerSession, Role, Settlement, Store};
 use franking::ledger::{self, sqlite};
 use franking::runtime::clock::{Clock as _, SystemClock};
 use rand::rngs::StdRng;
@@ -136,7 +136,7 @@ pub enum Meters {
 
 struct Load {
     store: Arc<dyn Store>,
-    session: Session,
+    session: LedgerSession,
     rng: StdRng,
     sent: u128,
 }

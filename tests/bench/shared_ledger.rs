@@ -11,7 +11,7 @@ use franking::domain::id::{KeyId, MessageId};
 use franking::domain::relay_config::LedgerAddress;
 use franking::ledger::identity::State;
 use franking::ledger::incarnation::Naming;
-use franking::ledger::store::{Role, Session, Settlement};
+use franking::ledger::store::{LedgerSession, Role, Settlement};
 use franking::ledger::{self, Ledger, Store};
 use franking::runtime::clock::{Clock as _, SystemClock};
 use franking::runtime::metrics::Registry;
@@ -73,7 +73,7 @@ impl Bench {
         bench
     }
 
-    async fn open(&self, name: &str) -> (Arc<dyn Store>, Session) {
+    async fn open(&self, name: &str) -> (Arc<dyn Store>, LedgerSession) {
         let store = ledger::open(&self.address, Arc::new(SystemClock)).expect("opened");
         let session = store.open_session(Role::Relay, name).await.expect("a session");
         (store, session)
@@ -118,7 +118,7 @@ impl Bench {
     }
 
     /// Each account sends once: what a process learns of its senders it has learnt.
-    async fn everybody(&self, store: &dyn Store, session: &Session) {
+    async fn everybody(&self, store: &dyn Store, session: &LedgerSession) {
         let mut rng = StdRng::seed_from_u64(7);
         for first in (0..ACCOUNTS).step_by(BATCH) {
             let mut some: Vec<Reservation> = (0..BATCH).map(|_| self.reservation(&mut rng)).collect();
@@ -129,7 +129,7 @@ impl Bench {
         }
     }
 
-    async fn send(&self, store: &dyn Store, session: &Session, some: &[Reservation]) {
+    async fn send(&self, store: &dyn Store, session: &LedgerSession, some: &[Reservation]) {
         let verdicts = store.reserve(session, some).await.expect("answered");
         assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Reserved));
         let settled = some.iter().map(|one| Settlement::of(one.message, Outcome::Relayed));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use franking::domain::relay_config::{InstallationKeys, KeyBytes, LedgerAddress};
-use franking::ledger::identity::Mark;
+use franking::ledger::identity::Progress;
 use franking::operator::fleet::certificate::Authority;
 use franking::operator::fleet::installation::{Installation, Serving};
 use franking::operator::fleet::relays::Fleet;
@@ -67,7 +67,7 @@ impl Scene {
             id: Uuid::from_u128(1),
             incarnation: Uuid::from_u128(2),
             serving: Serving::new(Uuid::from_u128(2)),
-            mark: Mark::default(),
+            progress: Progress::default(),
             cluster: "c".to_owned(),
             ledger_made: true,
             keys: InstallationKeys { hash: KeyBytes([1; 32]), seal: KeyBytes([2; 32]) },

@@ -18,6 +18,7 @@ mod generated;
 mod image;
 mod kills;
 mod leader;
+mod ledger;
 mod meters;
 mod operator;
 mod pod;

@@ -240,7 +240,7 @@ pub async fn with_databases(statements: &[String]) -> &'static str {
 }
 
 /// A database of our own on the tests' server.
-async fn made(name: &str) -> String {
+pub async fn made(name: &str) -> String {
     let made = [format!("DROP DATABASE IF EXISTS {name}"), format!("CREATE DATABASE {name}")];
     let url = with_databases(&made).await;
     let (server, rest) = url.rsplit_once('/').expect("a database");

@@ -85,7 +85,7 @@ pub struct Lot {
     /// Credits or money granted; `None` if nothing limits this holder in this period.
     pub granted: Option<i64>,
     /// Amount consumed when the limit was lowered below it; otherwise 0.
-    pub overhang: i64,
+    pub overdraft: i64,
     /// Amount charged and not given back, including `carried`.
     pub consumed: i64,
     /// Amount that its holder had used in its window before it began, and that has not been given back.
@@ -130,7 +130,7 @@ impl Lot {
             window: Window::always(None),
             begun: Timestamp::MIN,
             granted: None,
-            overhang: 0,
+            overdraft: 0,
             consumed: 0,
             carried: 0,
             overage: 0,
@@ -178,7 +178,7 @@ impl Lot {
     }
 
     /// Counts use that was not charged to this lot. Beyond the limit it becomes overage if that is allowed; otherwise
-    /// it becomes overhang, as if the limit had been lowered afterwards.
+    /// it becomes overdraft, as if the limit had been lowered afterwards.
     pub fn take_in(&mut self, used: i64, overage: Overage) {
         match overage {
             Overage::Allow => self.charge(used),
@@ -197,28 +197,28 @@ impl Lot {
     }
 
     /// Applies a changed limit to the running lot. Lowering it below what is used stops sending and changes no history:
-    /// what was consumed stays, as overhang. Raising it takes in what was counted as overage: used credits stay used,
+    /// what was consumed stays, as overdraft. Raising it takes in what was counted as overage: used credits stay used,
     /// so no edit refills.
     pub fn regrant(&mut self, granted: Option<i64>) {
         self.granted = granted;
         let taken_in = self.remaining().map_or(self.overage, |room| room.min(self.overage));
         self.consumed += taken_in;
         self.overage -= taken_in;
-        self.overhang = match granted {
+        self.overdraft = match granted {
             Some(granted) if self.consumed > granted => self.consumed,
             Some(_) | None => 0,
         };
     }
 
-    /// Gives back an amount, from overage first. The overhang falls with consumption, so a refund never makes room
+    /// Gives back an amount, from overage first. The overdraft falls with consumption, so a refund never makes room
     /// above the limit.
     pub fn refund(&mut self, amount: i64) {
         let beyond = amount.min(self.overage);
         self.overage -= beyond;
         self.consumed -= amount - beyond;
-        self.overhang = self.overhang.min(self.consumed);
+        self.overdraft = self.overdraft.min(self.consumed);
         if self.granted.is_some_and(|granted| self.consumed <= granted) {
-            self.overhang = 0;
+            self.overdraft = 0;
         }
     }
 }
@@ -247,11 +247,11 @@ mod tests {
         let mut lot = lot(Some(10));
         lot.charge(8);
         lot.regrant(Some(5));
-        assert_eq!((lot.overhang, lot.remaining()), (8, Some(0)));
+        assert_eq!((lot.overdraft, lot.remaining()), (8, Some(0)));
         lot.refund(2);
-        assert_eq!((lot.consumed, lot.overhang, lot.remaining()), (6, 6, Some(0)));
+        assert_eq!((lot.consumed, lot.overdraft, lot.remaining()), (6, 6, Some(0)));
         lot.refund(2);
-        assert_eq!((lot.consumed, lot.overhang, lot.remaining()), (4, 0, Some(1)));
+        assert_eq!((lot.consumed, lot.overdraft, lot.remaining()), (4, 0, Some(1)));
     }
 
     #[test]
@@ -268,11 +268,11 @@ mod tests {
         lot.regrant(Some(12));
         assert_eq!((lot.consumed, lot.overage), (12, 1));
         lot.regrant(Some(6));
-        assert_eq!((lot.consumed, lot.overhang, lot.overage), (12, 12, 1));
+        assert_eq!((lot.consumed, lot.overdraft, lot.overage), (12, 12, 1));
         lot.charge(2);
         assert_eq!((lot.consumed, lot.overage), (12, 3));
         lot.refund(10);
-        assert_eq!((lot.consumed, lot.overhang, lot.overage), (5, 0, 0));
+        assert_eq!((lot.consumed, lot.overdraft, lot.overage), (5, 0, 0));
         lot.regrant(None);
         lot.charge(100);
         assert_eq!((lot.consumed, lot.overage), (105, 0));
@@ -283,7 +283,7 @@ mod tests {
         let holder = Holder::Key(KeyId(Uuid::nil()));
         let begun = at("2026-11-21T12:00:00Z");
         let begin = |granted, overage, used| Lot::within_period(holder, month(), begun, granted, overage, used);
-        // granted, overage, used; consumed, overhang, overage, remaining
+        // granted, overage, used; consumed, overdraft, overage, remaining
         let cases = [
             (Some(10), Overage::Deny, 7, (7, 0, 0, Some(3))),
             (Some(10), Overage::Deny, 12, (12, 12, 0, Some(0))),
@@ -292,7 +292,11 @@ mod tests {
         ];
         for (granted, overage, used, expected) in cases {
             let lot = begin(granted, overage, used);
-            assert_eq!((lot.consumed, lot.overhang, lot.overage, lot.remaining()), expected, "{granted:?} {overage:?}");
+            assert_eq!(
+                (lot.consumed, lot.overdraft, lot.overage, lot.remaining()),
+                expected,
+                "{granted:?} {overage:?}"
+            );
             assert_eq!((lot.used(), lot.charged()), (used, 0));
             assert!(lot.holds_at(begun) && !lot.holds_at(at("2026-11-21T11:59:59Z")));
         }

@@ -14,11 +14,11 @@ mod rate;
 mod refused;
 mod reservation;
 
-pub use decide::{Books, Charge, Holding, PERIOD_PARTS, Stock, Tempo, decide, pace};
+pub use decide::{BatchRows, Charge, Holding, PERIOD_PARTS, RateState, Stock, decide, take_rate};
 pub use limit::{CREDITS_MAX, GRANT_ID_MAX, GRANTS_MAX, Grant, Limit, Overage, Prepaid, TopUp, WhenExhausted};
 pub use lot::{Lot, LotId, Part, Source, Topped};
 pub use meter::Meter;
 pub use prepaid::{Added, in_order_of_use, next_top_up, top_up};
-pub use rate::{Arrivals, Pace, Rate};
+pub use rate::{Arrivals, Rate, RateScope};
 pub use refused::{REFUSED_PER_HOUR, Refused};
 pub use reservation::{Blocked, Chain, Outcome, Reservation, Verdict};

@@ -16,14 +16,14 @@ pub struct Rate {
 
 /// The rate that was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Pace {
+pub enum RateScope {
     Key,
     Account,
     /// The rate of messages of the account that were given back.
     Refused,
 }
 
-impl Pace {
+impl RateScope {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Key => "key.rate",

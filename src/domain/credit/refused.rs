@@ -40,6 +40,11 @@ impl Refused {
         SignedDuration::from_secs(i64::from(HOUR_SECONDS))
     }
 
+    /// Returns the arrival beyond which an account may be shut at `now`.
+    pub fn shut_beyond(now: Timestamp) -> Timestamp {
+        later(now, Self::open_until())
+    }
+
     /// Returns the rate that is exceeded and the time at which a message passes; `None` if the rate is not exceeded.
     pub fn shuts(&self, now: Timestamp) -> Option<(Rate, Timestamp)> {
         let retry_at = self.arrival.checked_sub(Self::open_until()).unwrap_or(Timestamp::MIN);

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::meter::Meter;
-use super::rate::{Pace, Rate};
+use super::rate::{Rate, RateScope};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{AccountId, Holder, KeyId, MessageId, PolicyId};
 
@@ -78,7 +78,7 @@ pub enum Verdict {
     /// There are more messages than the rate allows. Checked before credits, so that hammering reveals nothing about
     /// them. A message that is refused, for whatever reason, changes nothing.
     TooFast {
-        pace: Pace,
+        scope: RateScope,
         rate: Rate,
         /// First moment at which one message passes.
         retry_at: Timestamp,

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::report::{Terms, USAGE_ROWS_MAX};
+use super::report::{BillingTerms, USAGE_ROWS_MAX};
 use super::store::{Result, Store};
 use crate::domain::cost::{Bill, Payer, Used, allocate};
 use crate::domain::directory::{AccountEntry, Entry};
@@ -19,7 +19,7 @@ use crate::domain::money::Pricing;
 use crate::domain::period::{Calendar, Window};
 
 /// Splits the cost of a policy's period among its accounts, as far as the rollup has counted it.
-pub async fn bill(store: &dyn Store, terms: &Terms) -> Result<Bill> {
+pub async fn bill(store: &dyn Store, terms: &BillingTerms) -> Result<Bill> {
     let mut used: HashMap<Payer, Used> = HashMap::new();
     let mut after = None;
     loop {
@@ -38,12 +38,12 @@ pub async fn bill(store: &dyn Store, terms: &Terms) -> Result<Bill> {
 }
 
 /// Returns the terms of the billing period that is running at `now`.
-pub fn running_terms(policy: PolicyId, calendar: &Calendar, pricing: &Pricing, now: Timestamp) -> Terms {
+pub fn running_terms(policy: PolicyId, calendar: &Calendar, pricing: &Pricing, now: Timestamp) -> BillingTerms {
     terms_of(policy, calendar.billing().window(now), pricing)
 }
 
-fn terms_of(policy: PolicyId, window: Window, pricing: &Pricing) -> Terms {
-    Terms {
+fn terms_of(policy: PolicyId, window: Window, pricing: &Pricing) -> BillingTerms {
+    BillingTerms {
         policy,
         period: window.key.to_string(),
         from: window.from,
@@ -58,7 +58,7 @@ fn terms_of(policy: PolicyId, window: Window, pricing: &Pricing) -> Terms {
 #[derive(Clone, Debug)]
 pub struct Statement {
     pub policy: String,
-    pub terms: Terms,
+    pub terms: BillingTerms,
     pub bill: Bill,
     /// The known accounts in it. Purged ones have no name.
     accounts: HashMap<AccountId, AccountEntry>,

@@ -1,7 +1,7 @@
 //! Checks that a server may be trusted with money, on every new connection: after a failover it is another one.
 
+use super::connection::PgConnection;
 use super::failure::{Failure, Op};
-use super::wire::Wire;
 use crate::ledger::store::{Error, Result};
 
 /// The demands on a server.
@@ -30,7 +30,7 @@ pub const FIRST: i64 = 20;
 /// The oldest server version that was tested.
 const SERVER_OLDEST: i32 = 150_000;
 
-struct Settings {
+struct ServerSettings {
     version: i32,
     synchronous_commit: String,
     fsync: String,
@@ -39,17 +39,17 @@ struct Settings {
 }
 
 /// Refuses a server that can lose an acknowledged commit, with a sentence that says which setting to change.
-pub async fn judge(wire: &Wire, demands: &Demands) -> Result<()> {
+pub async fn judge(connection: &PgConnection, demands: &Demands) -> Result<()> {
     let doing = "reading the database's settings";
-    let settings = read(wire, &demands.schema).await.map_err(|failure| failure.of(doing))?;
+    let settings = read(connection, &demands.schema).await.map_err(|failure| failure.of(doing))?;
     match refusal(&settings, demands.single_node) {
         Some(why) => Err(Error::Unfit { path: demands.place.clone(), why }),
         None => Ok(()),
     }
 }
 
-async fn read(wire: &Wire, schema: &str) -> Op<Settings> {
-    let row = wire
+async fn read(connection: &PgConnection, schema: &str) -> Op<ServerSettings> {
+    let row = connection
         .query_one(
             "SELECT current_setting('server_version_num')::integer, current_setting('synchronous_commit'), \
              current_setting('fsync'), current_setting('full_page_writes'), \
@@ -57,25 +57,25 @@ async fn read(wire: &Wire, schema: &str) -> Op<Settings> {
             &[],
         )
         .await?;
-    let settings = Settings {
+    let settings = ServerSettings {
         version: row.try_get(0)?,
         synchronous_commit: row.try_get(1)?,
         fsync: row.try_get(2)?,
         full_page_writes: row.try_get(3)?,
         standbys: row.try_get(4)?,
     };
-    wire.batch(SESSION).await?;
+    connection.batch(SESSION).await?;
     // After this line no other schema's tables can come first.
-    wire.execute("SELECT set_config('search_path', $1, false)", &[&schema]).await?;
+    connection.execute("SELECT set_config('search_path', $1, false)", &[&schema]).await?;
     if settings.synchronous_commit == "remote_write" {
         // A standby that has only received a commit loses it with its own power.
-        wire.batch("SET synchronous_commit = on").await?;
+        connection.batch("SET synchronous_commit = on").await?;
     }
     Ok(settings)
 }
 
-fn refusal(settings: &Settings, single_node: bool) -> Option<String> {
-    let Settings { version, synchronous_commit, fsync, full_page_writes, standbys } = settings;
+fn refusal(settings: &ServerSettings, single_node: bool) -> Option<String> {
+    let ServerSettings { version, synchronous_commit, fsync, full_page_writes, standbys } = settings;
     if *version < SERVER_OLDEST {
         return Some(format!("it is PostgreSQL {}; use 15 or newer", version / 10_000));
     }
@@ -103,19 +103,19 @@ fn refusal(settings: &Settings, single_node: bool) -> Option<String> {
 }
 
 /// Returns the version of the schema; `None` if there is none.
-pub async fn schema_version(wire: &Wire) -> Op<Option<i64>> {
-    let made: bool = wire.query_one("SELECT to_regclass('meta') IS NOT NULL", &[]).await?.try_get(0)?;
+pub async fn schema_version(connection: &PgConnection) -> Op<Option<i64>> {
+    let made: bool = connection.query_one("SELECT to_regclass('meta') IS NOT NULL", &[]).await?.try_get(0)?;
     if !made {
         return Ok(None);
     }
-    let row = wire.query_opt("SELECT schema_version FROM meta", &[]).await?;
+    let row = connection.query_opt("SELECT schema_version FROM meta", &[]).await?;
     row.map(|row| row.try_get(0)).transpose().map_err(Failure::from)
 }
 
 /// Returns the schema's version. Refuses that of a release that this one does not know.
-pub async fn check_schema(wire: &Wire) -> Result<i64> {
+pub async fn check_schema(connection: &PgConnection) -> Result<i64> {
     let doing = "reading the ledger's schema version";
-    match schema_version(wire).await.map_err(|failure| failure.of(doing))? {
+    match schema_version(connection).await.map_err(|failure| failure.of(doing))? {
         Some(version) if (SCHEMA_OLDEST..=SCHEMA_NEWEST + 1).contains(&version) => Ok(version),
         found => {
             let found = found.unwrap_or(0);
@@ -128,8 +128,8 @@ pub async fn check_schema(wire: &Wire) -> Result<i64> {
 mod tests {
     use super::*;
 
-    fn safe() -> Settings {
-        Settings {
+    fn safe() -> ServerSettings {
+        ServerSettings {
             version: 160_003,
             synchronous_commit: "on".to_owned(),
             fsync: "on".to_owned(),
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn each_setting_that_can_lose_a_commit_is_refused_by_name() {
-        type Edit = fn(&mut Settings);
+        type Edit = fn(&mut ServerSettings);
         let cases: [(Edit, &str); 6] = [
             (|s| s.version = 140_011, "PostgreSQL 14"),
             (|s| s.synchronous_commit = "off".into(), "synchronous_commit is off"),
@@ -156,6 +156,6 @@ mod tests {
             let refused = refusal(&settings, false).expect(named);
             assert!(refused.contains(named), "{refused}");
         }
-        assert_eq!(refusal(&Settings { standbys: String::new(), ..safe() }, true), None);
+        assert_eq!(refusal(&ServerSettings { standbys: String::new(), ..safe() }, true), None);
     }
 }

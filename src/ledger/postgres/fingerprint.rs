@@ -9,22 +9,26 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
-use super::pool::Wires;
+use super::pool::Connections;
 use super::rows;
 use super::tx::{Clock, Lane, Tx};
-use crate::domain::credit::Outcome;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::MessageId;
-use crate::ledger::rules::dedup::{Mark, Trace};
-use crate::ledger::store::{Again, FINGERPRINT_KEPT, Kept, Session, Settlement};
+use crate::ledger::rules::dedup::{DedupChange, DedupRecord, Release, earlier_outcome, release};
+use crate::ledger::store::{DedupUpdate, FINGERPRINT_KEPT, Kept, LedgerSession, Settlement};
 
 /// Writes which copy was answered, or carries the message.
-pub async fn mark(tx: &Tx, session: &Session, (message, mark): (MessageId, Mark), copy: MessageId) -> Op<()> {
-    match mark {
-        Mark::Answered => {
+pub async fn record_copy(
+    tx: &Tx,
+    session: &LedgerSession,
+    (message, change): (MessageId, DedupChange),
+    copy: MessageId,
+) -> Op<()> {
+    match change {
+        DedupChange::Answered => {
             tx.execute("UPDATE fingerprint SET answered = $2 WHERE message = $1", &[&message.0, &copy.0]).await?;
         }
-        Mark::Carried => {
+        DedupChange::Carried => {
             tx.execute(
                 "UPDATE fingerprint SET carrier = $2, session = $3, epoch = $4, stand_ins = stand_ins + 1 \
                  WHERE message = $1",
@@ -37,20 +41,20 @@ pub async fn mark(tx: &Tx, session: &Session, (message, mark): (MessageId, Mark)
 }
 
 /// Returns what is kept under these messages' fingerprints, locked, oldest first.
-pub async fn traces(
+pub async fn records(
     tx: &Tx,
     asked: impl Iterator<Item = (MessageId, Fingerprint)>,
-) -> Op<HashMap<Fingerprint, Vec<Trace>>> {
-    let mut traces: HashMap<Fingerprint, Vec<Trace>> = HashMap::new();
+) -> Op<HashMap<Fingerprint, Vec<DedupRecord>>> {
+    let mut records: HashMap<Fingerprint, Vec<DedupRecord>> = HashMap::new();
     let asked: Vec<Fingerprint> = asked.map(|(_, fingerprint)| fingerprint).collect();
     if asked.is_empty() {
-        return Ok(traces);
+        return Ok(records);
     }
     let digests: Vec<&[u8]> = asked.iter().map(|fingerprint| fingerprint.0.as_slice()).collect();
     let locked =
         tx.query("SELECT FROM fingerprint WHERE digest = ANY ($1) ORDER BY message FOR UPDATE", &[&digests]).await?;
     if locked.is_empty() {
-        return Ok(traces);
+        return Ok(records);
     }
     let day = FINGERPRINT_KEPT.as_millis() as i64;
     let found = tx
@@ -66,7 +70,7 @@ pub async fn traces(
         .await?;
     for row in &found {
         let outcome: Option<i16> = row.try_get(4)?;
-        let trace = Trace {
+        let record = DedupRecord {
             message: MessageId(row.try_get(1)?),
             outcome: outcome.map(rows::outcome).transpose()?,
             carrier: row.try_get::<_, Option<Uuid>>(2)?.map(MessageId),
@@ -76,33 +80,38 @@ pub async fn traces(
         };
         let digest: &[u8] = row.try_get(0)?;
         let digest = digest.try_into().map_err(|_| Failure::Row("a fingerprint of another length".to_owned()))?;
-        traces.entry(Fingerprint(digest)).or_default().push(trace);
+        records.entry(Fingerprint(digest)).or_default().push(record);
     }
-    Ok(traces)
+    Ok(records)
 }
 
 /// Takes over what settlements say about copies. Returns the earlier messages that they settle too.
-pub async fn keep(tx: &Tx, session: &Session, batch: &[Settlement]) -> Op<Vec<Settlement>> {
-    let mut said: Vec<(Settlement, Again)> = batch.iter().filter_map(|one| Some((*one, one.again?))).collect();
+pub async fn keep(tx: &Tx, session: &LedgerSession, batch: &[Settlement]) -> Op<Vec<Settlement>> {
+    let mut said: Vec<(Settlement, DedupUpdate)> = batch.iter().filter_map(|one| Some((*one, one.dedup?))).collect();
     if said.is_empty() {
         return Ok(Vec::new());
     }
     // Two that settle at once lock in one order; a stable sort keeps the settlements of one message in their order.
     said.sort_by_key(|(settlement, _)| settlement.message.0);
-    let digests: Vec<&[u8]> = said.iter().map(|(_, again)| again.fingerprint().0.as_slice()).collect();
+    let digests: Vec<&[u8]> = said.iter().map(|(_, update)| update.fingerprint().0.as_slice()).collect();
     tx.query("SELECT FROM fingerprint WHERE digest = ANY ($1) ORDER BY message FOR UPDATE", &[&digests]).await?;
     let mut earlier = Vec::new();
-    for (settlement, again) in &said {
-        earlier.extend(keep_one(tx, session, *settlement, again).await?);
+    for (settlement, update) in &said {
+        earlier.extend(keep_one(tx, session, *settlement, update).await?);
     }
     Ok(earlier)
 }
 
-async fn keep_one(tx: &Tx, session: &Session, settlement: Settlement, again: &Again) -> Op<Option<Settlement>> {
+async fn keep_one(
+    tx: &Tx,
+    session: &LedgerSession,
+    settlement: Settlement,
+    update: &DedupUpdate,
+) -> Op<Option<Settlement>> {
     let (message, day) = (settlement.message.0, rows::day(settlement.message));
-    let digest = again.fingerprint().0.as_slice();
-    match again {
-        Again::Open(Kept { within, .. }) => {
+    let digest = update.fingerprint().0.as_slice();
+    match update {
+        DedupUpdate::Open(Kept { within, .. }) => {
             let until = tx.now_ms() + within.as_millis() as i64;
             tx.execute(
                 "INSERT INTO fingerprint (message, day, digest, at, until, carrier, session, epoch) \
@@ -112,7 +121,7 @@ async fn keep_one(tx: &Tx, session: &Session, settlement: Settlement, again: &Ag
             .await?;
             Ok(None)
         }
-        Again::Ended(Kept { within, .. }) => {
+        DedupUpdate::Ended(Kept { within, .. }) => {
             let until = tx.now_ms() + within.as_millis() as i64;
             // If a copy carries it by now, the end of that copy is awaited.
             tx.execute(
@@ -124,30 +133,38 @@ async fn keep_one(tx: &Tx, session: &Session, settlement: Settlement, again: &Ag
             .await?;
             Ok(None)
         }
-        Again::StoodIn { told, .. } => {
-            let relayed = settlement.outcome == Outcome::Relayed;
-            let sql = if relayed && *told {
-                "DELETE FROM fingerprint WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) \
-                 RETURNING message"
-            } else if settlement.outcome.refunds() {
-                // It was certainly not sent.
-                "UPDATE fingerprint SET stand_ins = stand_ins - CASE WHEN carrier = $2 THEN 1 ELSE 0 END, \
-                     carrier = NULL, answered = NULL \
-                 WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) RETURNING message"
-            } else {
-                "UPDATE fingerprint SET carrier = NULL, answered = NULL \
-                 WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) RETURNING message"
+        DedupUpdate::StoodIn { told, .. } => {
+            let sql = match release(settlement.outcome, *told) {
+                Release::UsedUp => {
+                    "DELETE FROM fingerprint WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) \
+                     RETURNING message"
+                }
+                Release::NotSent => {
+                    "UPDATE fingerprint SET stand_ins = stand_ins - CASE WHEN carrier = $2 THEN 1 ELSE 0 END, \
+                         carrier = NULL, answered = NULL \
+                     WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) RETURNING message"
+                }
+                Release::Open => {
+                    "UPDATE fingerprint SET carrier = NULL, answered = NULL \
+                     WHERE digest = $1 AND message <> $2 AND (carrier = $2 OR answered = $2) RETURNING message"
+                }
             };
             let earlier = tx.query_opt(sql, &[&digest, &message]).await?.map(|row| row.try_get(0)).transpose()?;
-            let earlier = earlier.filter(|_| relayed).map(MessageId);
-            Ok(earlier.map(|earlier| Settlement::of(earlier, Outcome::Relayed)))
+            let earlier = earlier.map(MessageId).zip(earlier_outcome(settlement.outcome));
+            Ok(earlier.map(|(earlier, outcome)| Settlement::of(earlier, outcome)))
         }
     }
 }
 
 /// Drops up to `limit` fingerprints that were kept before `before`. Returns how many.
-pub async fn forget(wires: &Wires, clock: &Clock, session: &Session, before: Timestamp, limit: usize) -> Op<u64> {
-    let tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
+pub async fn forget(
+    connections: &Connections,
+    clock: &Clock,
+    session: &LedgerSession,
+    before: Timestamp,
+    limit: usize,
+) -> Op<u64> {
+    let tx = Tx::begin_fenced(connections, clock, session, Lane::Chores).await?;
     let forgotten = async {
         tx.execute(
             "DELETE FROM fingerprint WHERE message IN \

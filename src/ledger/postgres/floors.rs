@@ -5,25 +5,31 @@ use std::collections::HashMap;
 use super::failure::{Failure, Op};
 use super::history;
 use super::lots::LotsByHolder;
-use super::pool::Wires;
+use super::pool::Connections;
 use super::rows::{self, lot_columns};
 use super::tx::{Clock, Lane, Tx};
 use crate::domain::credit::{Meter, Source};
-use crate::domain::directory::{Entry, Terms};
+use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, IdMap, Kind};
 use crate::ledger::audit::Note;
-use crate::ledger::rules::floors::{Bound, Floor, Raised, lacking};
-use crate::ledger::store::Session;
+use crate::ledger::rules::floors::{Bound, CHILDREN, Floor, Raised, by_parent, lacking};
+use crate::ledger::store::LedgerSession;
 
-pub async fn raise(wires: &Wires, clock: &Clock, session: &Session, actor: &str, floors: &[Floor]) -> Op<u64> {
-    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
+pub async fn raise(
+    connections: &Connections,
+    clock: &Clock,
+    session: &LedgerSession,
+    actor: &str,
+    floors: &[Floor],
+) -> Op<u64> {
+    let mut tx = Tx::begin_fenced(connections, clock, session, Lane::Records).await?;
     let raised = raise_in(&mut tx, actor, floors).await;
     tx.end(raised).await
 }
 
 async fn raise_in(tx: &mut Tx, actor: &str, floors: &[Floor]) -> Op<u64> {
     let now = tx.now;
-    let running: Vec<&Floor> = floors.iter().filter(|floor| now < floor.until).collect();
+    let running: Vec<&Floor> = floors.iter().filter(|floor| floor.is_running(now)).collect();
     let holders: Vec<Holder> = running.iter().map(|floor| floor.holder).collect();
     let entries = super::read::entries(tx, &holders).await?;
     let (known, unknown): (Vec<&Floor>, Vec<&Floor>) =
@@ -39,17 +45,15 @@ async fn raise_known(tx: &mut Tx, actor: &str, floors: &[(&Floor, &Entry)]) -> O
     holders.dedup();
     let mut lots = tx.lock_lots_of(&holders).await?;
     for (floor, entry) in floors {
-        // The amount spent is known, whether or not it is limited at present.
-        let terms = Terms { priced: floor.meter == Meter::AccountSpend, ..entry.terms() };
         if let Some(of_holder) = lots.get_mut(&floor.holder) {
-            tx.run(of_holder, &terms).await?;
+            tx.run(of_holder, &floor.terms(entry)).await?;
         }
     }
     tx.insert_new(&mut lots).await?;
     let mut raised = Vec::new();
     for (floor, entry) in floors {
         if let Some(of_holder) = lots.get_mut(&floor.holder) {
-            let (more, topped_up) = of_holder.raise(floor, &entry.terms(), tx.now);
+            let (more, topped_up) = of_holder.raise(floor, &floor.terms(entry), tx.now);
             tx.record_notes(actor, floor.holder, topped_up);
             raised.extend(more);
         }
@@ -127,7 +131,7 @@ pub async fn raise_remembered(tx: &mut Tx, actor: &str, entries: &[&Entry]) -> O
         };
         floors.push(Floor { holder: rows::holder(row, 0)?, meter, bound, until: rows::edge(row.try_get(6)?)? });
     }
-    let running = floors.iter().filter(|floor| tx.now < floor.until).filter_map(|floor| {
+    let running = floors.iter().filter(|floor| floor.is_running(tx.now)).filter_map(|floor| {
         let entry = entries.iter().find(|entry| entry.holder() == floor.holder)?;
         Some((floor, *entry))
     });
@@ -141,16 +145,11 @@ pub async fn raise_remembered(tx: &mut Tx, actor: &str, entries: &[&Entry]) -> O
 /// Raises accounts by what their keys were raised since the acceptance, then policies by what their accounts were.
 /// `new` entries are not stored yet.
 pub async fn raise_parents(tx: &mut Tx, actor: &str, new: &[&Entry]) -> Op<()> {
-    for kind in [Kind::Key, Kind::Account] {
+    for kind in CHILDREN {
         let raised = raised_since_acceptance(tx, kind).await?;
         let holders: Vec<Holder> = raised.iter().map(|raised| raised.lot.holder).collect();
         let entries = entries(tx, &holders, new).await?;
-        let mut children: IdMap<Holder, Vec<Raised>> = IdMap::default();
-        for raised in raised {
-            if let Some(parent) = entries.get(&raised.lot.holder).and_then(Entry::parent) {
-                children.entry(parent).or_default().push(raised);
-            }
-        }
+        let children = by_parent(raised, &entries);
         if !children.is_empty() {
             raise_those(tx, actor, &children, new).await?;
         }

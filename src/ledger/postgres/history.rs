@@ -2,19 +2,19 @@
 
 use jiff::Timestamp;
 
+use super::connection::PgConnection;
 use super::failure::Op;
 use super::rows;
 use super::tx::Tx;
-use super::wire::Wire;
 use crate::domain::id::Holder;
 use crate::ledger::rules::history;
 
 /// Returns what a holder has used since the beginning of a period: what the rollup has counted, and the rows that it
 /// has not taken, in one statement. A caller that has locked the holder's running lot sees all that was charged to it.
-pub async fn used_since(wire: &Wire, holder: Holder, from: Timestamp) -> Op<i64> {
+pub async fn used_since(connection: &PgConnection, holder: Holder, from: Timestamp) -> Op<i64> {
     let first = history::first(from);
     let kind = rows::kind_number(holder.kind());
-    let row = wire
+    let row = connection
         .query_one(
             "SELECT ( \
                  SELECT coalesce(sum(CASE WHEN u.hour >= $3 THEN q1 ELSE 0 END \

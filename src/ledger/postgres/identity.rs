@@ -1,11 +1,11 @@
 //! Reads the ledger's identity, and whether mail may be charged to it.
 
+use super::connection::PgConnection;
 use super::failure::{Failure, Op};
-use super::wire::Wire;
-use crate::ledger::identity::{Identity, Mark, State, Tag};
+use crate::ledger::identity::{Identity, Progress, State, Tag};
 
-pub async fn read_identity(wire: &Wire) -> Op<Identity> {
-    let row = wire
+pub async fn read_identity(connection: &PgConnection) -> Op<Identity> {
+    let row = connection
         .query_one(
             "SELECT installation, cluster, incarnation, schema_version, config_epoch, moved, events, state FROM meta",
             &[],
@@ -16,13 +16,13 @@ pub async fn read_identity(wire: &Wire) -> Op<Identity> {
         cluster: row.try_get(1)?,
         incarnation: row.try_get(2)?,
         schema_version: row.try_get(3)?,
-        mark: Mark { config_epoch: row.try_get(4)?, moved: row.try_get(5)?, event: row.try_get(6)? },
+        progress: Progress { config_epoch: row.try_get(4)?, moved: row.try_get(5)?, event: row.try_get(6)? },
         state: state(row.try_get(7)?)?,
     })
 }
 
-pub async fn tag(wire: &Wire) -> Op<Tag> {
-    let row = wire.query_one("SELECT installation, incarnation, state FROM meta", &[]).await?;
+pub async fn tag(connection: &PgConnection) -> Op<Tag> {
+    let row = connection.query_one("SELECT installation, incarnation, state FROM meta", &[]).await?;
     Ok(Tag { installation: row.try_get(0)?, incarnation: row.try_get(1)?, state: state(row.try_get(2)?)? })
 }
 

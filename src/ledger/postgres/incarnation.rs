@@ -1,29 +1,29 @@
 //! Accepts a ledger that was replaced, and restores what it has lost.
 
-use serde_json::json;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::identity::tag;
-use super::pool::{Lease, Wires};
+use super::pool::{Connections, Lease};
 use super::tx::{Clock, Lane, Tx};
 use super::{floors, records, rows};
 use crate::domain::id::Kind;
-use crate::ledger::store::{Acceptance, Because, Session, State};
+use crate::ledger::audit::{Note, OPERATOR};
+use crate::ledger::store::{Acceptance, Because, LedgerSession, State};
 
 /// Holds an open ledger: one that is held already keeps its reason, and one that was accepted its acceptance.
-pub async fn hold(wires: &Wires, because: Because) -> Op<()> {
-    let wire = Lease::take(wires).await?;
-    let held = wire
+pub async fn hold(connections: &Connections, because: Because) -> Op<()> {
+    let connection = Lease::take(connections).await?;
+    let held = connection
         .execute("UPDATE meta SET state = $1 WHERE state = 'open'", &[&State::Held(because).as_str()])
         .await
         .map(drop);
-    wire.give_back_answered();
+    connection.give_back_answered();
     held
 }
 
-pub async fn accept(wires: &Wires, clock: &Clock, acceptance: &Acceptance) -> Op<()> {
-    let mut tx = Tx::begin_alone(wires, clock).await?;
+pub async fn accept(connections: &Connections, clock: &Clock, acceptance: &Acceptance) -> Op<()> {
+    let mut tx = Tx::begin_alone(connections, clock).await?;
     let accepted = accept_in(&mut tx, acceptance).await;
     tx.end(accepted).await
 }
@@ -51,17 +51,12 @@ async fn accept_in(tx: &mut Tx, acceptance: &Acceptance) -> Op<()> {
         return Err(Failure::Replaced { found: found.incarnation, expected: acceptance.found });
     }
     tx.execute("UPDATE session SET epoch = epoch + 1, closed_at = coalesce(closed_at, $1)", &[&tx.now_ms()]).await?;
-    let detail = json!({
-        "was": found.state.as_str(),
-        "installation": { "from": found.installation, "to": acceptance.installation },
-        "incarnation": { "from": found.incarnation, "to": acceptance.incarnation },
-    });
-    tx.record(&acceptance.actor, "ledger.accepted", None, detail);
+    tx.note_of_ledger(&acceptance.actor, Note::accepted(&found, acceptance));
     Ok(())
 }
 
-pub async fn reopen(wires: &Wires, clock: &Clock, session: &Session) -> Op<()> {
-    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
+pub async fn reopen(connections: &Connections, clock: &Clock, session: &LedgerSession) -> Op<()> {
+    let mut tx = Tx::begin_fenced(connections, clock, session, Lane::Records).await?;
     let opened = reopen_in(&mut tx).await;
     tx.end(opened).await
 }
@@ -70,24 +65,24 @@ async fn reopen_in(tx: &mut Tx) -> Op<()> {
     if tx.state != State::Rebuilding {
         return Ok(());
     }
-    floors::raise_parents(tx, "operator", &[]).await?;
+    floors::raise_parents(tx, OPERATOR, &[]).await?;
     let opened = tx
         .execute("UPDATE meta SET state = $1 WHERE state = $2", &[&State::Open.as_str(), &State::Rebuilding.as_str()])
         .await?;
     if opened == 1 {
-        tx.record("operator", "ledger.opened", None, json!({}));
+        tx.note_of_ledger(OPERATOR, Note::opened());
     }
     Ok(())
 }
 
 pub async fn assign(
-    wires: &Wires,
+    connections: &Connections,
     clock: &Clock,
-    session: &Session,
+    session: &LedgerSession,
     (kind, namespace_uid, name): (Kind, &str, &str),
     id: Uuid,
 ) -> Op<Uuid> {
-    let tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
+    let tx = Tx::begin_fenced(connections, clock, session, Lane::Records).await?;
     let assigned = assign_in(&tx, kind, namespace_uid, name, id).await;
     tx.end(assigned).await
 }

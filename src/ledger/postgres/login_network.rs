@@ -10,7 +10,7 @@ use super::tx::Tx;
 use crate::domain::id::{Holder, KeyId};
 use crate::domain::login_network::LoginFrom;
 use crate::ledger::audit::RELAY;
-use crate::ledger::rules::first_login::{FirstLogin, Known, judge, keys_of};
+use crate::ledger::rules::first_login::{FirstLogin, KnownNetwork, judge, keys_of};
 
 /// Notes logins, one relay at a time, so that no network is recorded twice and the bound is exact. This is rare: a
 /// relay does not report the same login again within the hour.
@@ -18,10 +18,14 @@ pub async fn note(tx: &mut Tx, logins: &[LoginFrom]) -> Op<()> {
     tx.batch("LOCK TABLE login_network IN SHARE ROW EXCLUSIVE MODE").await?;
     let asked: Vec<Uuid> = keys_of(logins).into_iter().map(|key| key.0).collect();
     let found = tx.query("SELECT key, network, at, seen_at FROM login_network WHERE key = ANY ($1)", &[&asked]).await?;
-    let mut known: HashMap<KeyId, Vec<Known>> = HashMap::new();
+    let mut known: HashMap<KeyId, Vec<KnownNetwork>> = HashMap::new();
     for row in &found {
         let (told_at, seen_at) = (rows::instant(row.try_get(2)?)?, rows::instant(row.try_get(3)?)?);
-        known.entry(KeyId(row.try_get(0)?)).or_default().push(Known { network: row.try_get(1)?, told_at, seen_at });
+        known.entry(KeyId(row.try_get(0)?)).or_default().push(KnownNetwork {
+            network: row.try_get(1)?,
+            told_at,
+            seen_at,
+        });
     }
     let changes = judge(known, logins, tx.now);
     if !changes.seen.is_empty() {

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
+use super::connection::PgConnection;
 use super::failure::{Failure, Op};
 use super::history::used_since;
 use super::rows::{self, lot_columns};
 use super::tx::Tx;
-use super::wire::Wire;
 use crate::domain::credit::{Arrivals, Lot, LotId};
 use crate::domain::directory::Terms;
 use crate::domain::id::{Holder, IdMap};
-use crate::ledger::rules::lots::{Lots, Mark};
+use crate::ledger::rules::lots::{Lots, RowState, counts_from};
 
 /// Selects, for each holder, the latest period lot that has begun and the lots of other sources.
 macro_rules! of_holders {
@@ -36,11 +36,6 @@ macro_rules! of_holders {
 
 pub type LotsByHolder = IdMap<Holder, Lots>;
 
-/// Returns the beginning of a lot's period if it comes before the lot's.
-fn counts_from(lot: &Lot) -> Option<i64> {
-    (lot.window.from != lot.begun).then(|| lot.window.from.as_millisecond())
-}
-
 fn by_holder(holders: &[Holder], found: &[Row]) -> Op<LotsByHolder> {
     let mut lots: LotsByHolder = holders.iter().map(|holder| (*holder, Lots::empty(*holder))).collect();
     for row in found {
@@ -53,16 +48,16 @@ fn by_holder(holders: &[Holder], found: &[Row]) -> Op<LotsByHolder> {
 }
 
 /// Returns the lots of holders at `at`, without locking them.
-pub async fn read(wire: &Wire, holders: &[Holder], at: Timestamp) -> Op<LotsByHolder> {
+pub async fn read(connection: &PgConnection, holders: &[Holder], at: Timestamp) -> Op<LotsByHolder> {
     let (kinds, ids) = rows::columns(holders.iter().copied());
-    let found = wire.query(of_holders!(""), &[&kinds, &ids, &at.as_millisecond()]).await?;
+    let found = connection.query(of_holders!(""), &[&kinds, &ids, &at.as_millisecond()]).await?;
     by_holder(holders, &found)
 }
 
 /// Returns the use that a lot that begins now for these terms has to count.
-pub async fn used_under(wire: &Wire, lots: &Lots, terms: &Terms<'_>, now: Timestamp) -> Op<i64> {
+pub async fn used_under(connection: &PgConnection, lots: &Lots, terms: &Terms<'_>, now: Timestamp) -> Op<i64> {
     match lots.counts_from(terms.limit, now) {
-        Some(from) => used_since(wire, terms.holder, from).await,
+        Some(from) => used_since(connection, terms.holder, from).await,
         None => Ok(0),
     }
 }
@@ -181,7 +176,8 @@ impl Tx {
 
     /// Inserts the lots that are new, giving them their ids. A lot that another process made first is found by a retry.
     pub async fn insert_new(&self, lots: &mut LotsByHolder) -> Op<()> {
-        let mut new: Vec<_> = lots.values_mut().flat_map(Lots::all_mut).filter(|row| row.mark == Mark::New).collect();
+        let mut new: Vec<_> =
+            lots.values_mut().flat_map(Lots::all_mut).filter(|row| row.state == RowState::New).collect();
         if new.is_empty() {
             return Ok(());
         }
@@ -210,7 +206,7 @@ impl Tx {
                     &column(|lot| Some(lot.window.to.as_millisecond())),
                     &column(counts_from),
                     &column(|lot| lot.granted),
-                    &column(|lot| Some(lot.overhang)),
+                    &column(|lot| Some(lot.overdraft)),
                     &column(|lot| Some(lot.consumed)),
                     &column(|lot| Some(lot.carried)),
                     &column(|lot| Some(lot.overage)),
@@ -230,14 +226,14 @@ impl Tx {
             let lot = &mut row.lot;
             let id = ids.get(&(lot.holder, lot.source.word(), lot.begun.as_millisecond()));
             lot.id = LotId(*id.ok_or_else(|| Failure::Row("a lot that was made did not come back".to_owned()))?);
-            row.mark = Mark::Clean;
+            row.state = RowState::Clean;
         }
         Ok(())
     }
 
     /// Writes the lots that changed.
     pub async fn write_changed(&self, lots: &LotsByHolder) -> Op<()> {
-        let changed: Vec<_> = lots.values().flat_map(Lots::all).filter(|row| row.mark == Mark::Changed).collect();
+        let changed: Vec<_> = lots.values().flat_map(Lots::all).filter(|row| row.state == RowState::Changed).collect();
         if changed.is_empty() {
             return Ok(());
         }
@@ -265,7 +261,7 @@ impl Tx {
                     &column(|lot| Some(lot.window.to.as_millisecond())),
                     &column(counts_from),
                     &column(|lot| lot.granted),
-                    &column(|lot| Some(lot.overhang)),
+                    &column(|lot| Some(lot.overdraft)),
                     &column(|lot| Some(lot.consumed)),
                     &column(|lot| Some(lot.carried)),
                     &column(|lot| Some(lot.overage)),
@@ -294,7 +290,7 @@ impl Tx {
                     &ids,
                     &column(|lot| lot.consumed),
                     &column(|lot| lot.overage),
-                    &column(|lot| lot.overhang),
+                    &column(|lot| lot.overdraft),
                     &column(|lot| lot.carried),
                 ],
             )

@@ -10,6 +10,8 @@
 //! And it never cancels a statement: a call that takes too long loses its connection.
 
 mod address;
+mod charge_cache;
+mod connection;
 mod denied_sender;
 mod durability;
 mod failure;
@@ -20,7 +22,6 @@ mod identity;
 mod incarnation;
 mod login_network;
 mod lots;
-mod memory;
 mod pool;
 mod read;
 mod records;
@@ -34,7 +35,6 @@ mod schema;
 mod settle;
 mod trouble;
 mod tx;
-mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -43,11 +43,11 @@ use std::future::Future;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use charge_cache::ChargeCache;
 use durability::Demands;
 use failure::{Failure, Op};
 use jiff::{SignedDuration, Timestamp};
-use memory::Memory;
-use pool::{Connector, Wires};
+use pool::{Connections, Connector};
 use read::Snapshot;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -60,8 +60,8 @@ use crate::domain::directory::{Entry, Named};
 use crate::domain::id::{Holder, Kind, MessageId};
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{
-    Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, LedgerTime, Result, Role,
-    Session, Settlement, Store,
+    Acceptance, Balance, Because, Changes, Discrepancy, Error, Event, Floor, Identity, LedgerSession, LedgerTime,
+    Result, Role, Settlement, Store,
 };
 
 pub use tx::Clock;
@@ -79,9 +79,9 @@ const PIECE: usize = 2_000;
 
 /// The engine. Connections are made when they are needed, and each is checked before it is used.
 pub struct PostgresStore {
-    wires: Wires,
+    connections: Connections,
     clock: Clock,
-    memory: Mutex<Memory>,
+    cache: Mutex<ChargeCache>,
 }
 
 fn connector(url: &str, place: String, single_node: bool, schema: &str) -> Result<Connector> {
@@ -102,7 +102,7 @@ impl PostgresStore {
     }
 
     fn over(connector: Connector, clock: Clock) -> Result<Self> {
-        Ok(Self { wires: pool::pool(connector)?, clock, memory: Mutex::default() })
+        Ok(Self { connections: pool::pool(connector)?, clock, cache: Mutex::default() })
     }
 
     /// Makes a call within the time limit, and retries it if others were faster.
@@ -130,11 +130,16 @@ impl PostgresStore {
         Err(Failure::Overtaken.of(doing))
     }
 
-    async fn try_reserve(&self, memory: &mut Memory, session: &Session, batch: &[Reservation]) -> Op<Vec<Verdict>> {
-        if let Some(plan) = memory.plan(batch) {
-            match reserve::charge_as_planned(&self.wires, &self.clock, session, &plan, batch).await {
+    async fn try_reserve(
+        &self,
+        cache: &mut ChargeCache,
+        session: &LedgerSession,
+        batch: &[Reservation],
+    ) -> Op<Vec<Verdict>> {
+        if let Some(plan) = cache.plan(batch) {
+            match reserve::charge_as_planned(&self.connections, &self.clock, session, &plan, batch).await {
                 Ok(now) => {
-                    memory.charged(plan, now);
+                    cache.charged(plan, now);
                     return Ok(vec![Verdict::Reserved; batch.len()]);
                 }
                 Err(failure) if failure.is_fence() => return Err(Failure::Fenced),
@@ -142,18 +147,18 @@ impl PostgresStore {
                 Err(failure) => return Err(failure),
             }
         }
-        reserve::decide_locked(&self.wires, &self.clock, session, memory, batch).await
+        reserve::decide_locked(&self.connections, &self.clock, session, cache, batch).await
     }
 
-    async fn try_settle(&self, session: &Session, batch: &[Settlement]) -> Op<()> {
-        let plain = |settlement: &Settlement| settlement.again.is_none() && !settlement.outcome.refunds();
+    async fn try_settle(&self, session: &LedgerSession, batch: &[Settlement]) -> Op<()> {
+        let plain = |settlement: &Settlement| settlement.dedup.is_none() && !settlement.outcome.refunds();
         if batch.iter().all(plain) {
-            match settle::settle_as_new(&self.wires, &self.clock, session, batch).await {
+            match settle::settle_as_new(&self.connections, &self.clock, session, batch).await {
                 Err(failure) if failure.wants_care() => {}
                 answered => return answered,
             }
         }
-        settle::settle_locked(&self.wires, &self.clock, session, Lane::Settle, batch).await
+        settle::settle_locked(&self.connections, &self.clock, session, Lane::Settle, batch).await
     }
 
     /// Reads in one snapshot of the database.
@@ -170,7 +175,7 @@ macro_rules! on_snapshot {
     ($store:expr, $doing:literal, |$snapshot:ident| $work:expr) => {
         $store
             .look($doing, |store| async move {
-                let $snapshot = Snapshot::take(&store.wires).await?;
+                let $snapshot = Snapshot::take(&store.connections).await?;
                 let found = $work.await;
                 $snapshot.end(found).await
             })
@@ -188,28 +193,30 @@ impl Store for PostgresStore {
         on_snapshot!(self, "reading the ledger's time", |snapshot| snapshot.time(&self.clock))
     }
 
-    async fn open_session(&self, role: Role, name: &str) -> Result<Session> {
-        self.call("opening a ledger session", || records::open_session(&self.wires, &self.clock, role, name)).await
+    async fn open_session(&self, role: Role, name: &str) -> Result<LedgerSession> {
+        self.call("opening a ledger session", || records::open_session(&self.connections, &self.clock, role, name))
+            .await
     }
 
-    async fn heartbeat(&self, session: &Session) -> Result<()> {
+    async fn heartbeat(&self, session: &LedgerSession) -> Result<()> {
         let beat = || async {
-            let tx = Tx::begin_fenced(&self.wires, &self.clock, session, Lane::Records).await?;
+            let tx = Tx::begin_fenced(&self.connections, &self.clock, session, Lane::Records).await?;
             tx.end(Ok(())).await
         };
         self.call("renewing the ledger session", beat).await
     }
 
-    async fn close_session(&self, session: &Session) -> Result<()> {
-        self.call("closing the ledger session", || records::close_session(&self.wires, &self.clock, session)).await
+    async fn close_session(&self, session: &LedgerSession) -> Result<()> {
+        self.call("closing the ledger session", || records::close_session(&self.connections, &self.clock, session))
+            .await
     }
 
-    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<Vec<MessageId>> {
+    async fn sweep_sessions(&self, session: &LedgerSession, silence: SignedDuration) -> Result<Vec<MessageId>> {
         let mut all = Vec::new();
         loop {
             // Open messages are known as far as the rollup has come.
             self.rollup(session).await?;
-            let sweep = || records::sweep(&self.wires, &self.clock, session, silence, PIECE);
+            let sweep = || records::sweep(&self.connections, &self.clock, session, silence, PIECE);
             let swept = self.call("giving up silent sessions", sweep).await?;
             let is_last = swept.len() < PIECE;
             all.extend(swept);
@@ -219,13 +226,13 @@ impl Store for PostgresStore {
         }
     }
 
-    async fn identify(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
-        let identify = || records::identify(&self.wires, &self.clock, session, kind, namespace_uid, name);
+    async fn identify(&self, session: &LedgerSession, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
+        let identify = || records::identify(&self.connections, &self.clock, session, kind, namespace_uid, name);
         self.call("looking an id up", identify).await
     }
 
-    async fn put(&self, session: &Session, actor: &str, entries: &[Entry]) -> Result<()> {
-        let put = || records::put(&self.wires, &self.clock, session, actor, entries);
+    async fn put(&self, session: &LedgerSession, actor: &str, entries: &[Entry]) -> Result<()> {
+        let put = || records::put(&self.connections, &self.clock, session, actor, entries);
         self.call("writing the directory", put).await
     }
 
@@ -241,25 +248,25 @@ impl Store for PostgresStore {
         on_snapshot!(self, "looking an entry up", |snapshot| rows::entry(&snapshot, holder))
     }
 
-    async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>> {
+    async fn reserve(&self, session: &LedgerSession, batch: &[Reservation]) -> Result<Vec<Verdict>> {
         // One batch in flight: more would only wait for each other's locks.
-        let memory = &self.memory;
-        let reserve = || async { self.try_reserve(&mut *memory.lock().await, session, batch).await };
+        let cache = &self.cache;
+        let reserve = || async { self.try_reserve(&mut *cache.lock().await, session, batch).await };
         let answer = self.call("reserving credits", reserve).await;
         if answer.is_err() {
-            memory.lock().await.forget();
+            cache.lock().await.forget();
         }
         answer
     }
 
-    async fn settle(&self, session: &Session, batch: &[Settlement]) -> Result<()> {
+    async fn settle(&self, session: &LedgerSession, batch: &[Settlement]) -> Result<()> {
         self.call("settling messages", || self.try_settle(session, batch)).await
     }
 
-    async fn forget_fingerprints(&self, session: &Session, before: Timestamp) -> Result<u64> {
+    async fn forget_fingerprints(&self, session: &LedgerSession, before: Timestamp) -> Result<u64> {
         let mut total = 0;
         loop {
-            let forget = || fingerprint::forget(&self.wires, &self.clock, session, before, PIECE);
+            let forget = || fingerprint::forget(&self.connections, &self.clock, session, before, PIECE);
             let forgotten = self.call("forgetting fingerprints", forget).await?;
             total += forgotten;
             if forgotten < PIECE as u64 {
@@ -268,17 +275,17 @@ impl Store for PostgresStore {
         }
     }
 
-    async fn prepare_lots(&self, session: &Session, until: Timestamp) -> Result<u64> {
+    async fn prepare_lots(&self, session: &LedgerSession, until: Timestamp) -> Result<u64> {
         let mut total = 0;
         loop {
-            let prepare = || records::prepare_lots(&self.wires, &self.clock, session, until, PIECE);
+            let prepare = || records::prepare_lots(&self.connections, &self.clock, session, until, PIECE);
             let made = self.call("making the next lots", prepare).await?;
             total += made;
             if made == 0 {
                 break;
             }
         }
-        self.call("making the next days", || retire::make_days(&self.wires, &self.clock, session, until)).await?;
+        self.call("making the next days", || retire::make_days(&self.connections, &self.clock, session, until)).await?;
         Ok(total)
     }
 
@@ -293,9 +300,9 @@ impl Store for PostgresStore {
         on_snapshot!(self, "reading what moved", |snapshot| read::moved(&snapshot, cursor, limit))
     }
 
-    async fn rollup(&self, session: &Session) -> Result<u64> {
+    async fn rollup(&self, session: &LedgerSession) -> Result<u64> {
         let rollup = || async {
-            let tx = Tx::begin_fenced(&self.wires, &self.clock, session, Lane::Chores).await?;
+            let tx = Tx::begin_fenced(&self.connections, &self.clock, session, Lane::Chores).await?;
             let taken = async {
                 // A backlog from while no operator counted is taken at once; no charge waits for it.
                 tx.batch("SET LOCAL statement_timeout = 0").await?;
@@ -314,24 +321,24 @@ impl Store for PostgresStore {
 
     async fn record(
         &self,
-        session: &Session,
+        session: &LedgerSession,
         actor: &str,
         kind: &str,
         holder: Option<Holder>,
         detail: serde_json::Value,
     ) -> Result<()> {
         let record = || async {
-            let mut tx = Tx::begin_fenced(&self.wires, &self.clock, session, Lane::Records).await?;
+            let mut tx = Tx::begin_fenced(&self.connections, &self.clock, session, Lane::Records).await?;
             tx.record(actor, kind, holder, detail.clone());
             tx.end(Ok(())).await
         };
         self.call("writing the audit trail", record).await
     }
 
-    async fn forget_keys(&self, session: &Session, before: Timestamp) -> Result<u64> {
+    async fn forget_keys(&self, session: &LedgerSession, before: Timestamp) -> Result<u64> {
         let (mut after, mut total) = (None, 0);
         loop {
-            let forget = || removed_keys::forget(&self.wires, &self.clock, session, before, (after, PIECE));
+            let forget = || removed_keys::forget(&self.connections, &self.clock, session, before, (after, PIECE));
             let (last, forgotten) = self.call("forgetting removed keys", forget).await?;
             total += forgotten as u64;
             if last.is_none() {
@@ -343,23 +350,23 @@ impl Store for PostgresStore {
 
     async fn check(&self) -> Result<Vec<Discrepancy>> {
         let check = || async {
-            let snapshot = Snapshot::take(&self.wires).await?;
+            let snapshot = Snapshot::take(&self.connections).await?;
             let found = read::check(&snapshot).await;
             snapshot.end(found).await
         };
         self.call_within(LONG_LIMIT, "checking the ledger", check).await
     }
 
-    async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
+    async fn retire(&self, session: &LedgerSession, before: Timestamp) -> Result<u64> {
         let mut total = 0;
-        self.call("forgetting old usage", || retire::forget_used(&self.wires, &self.clock, session)).await?;
-        while let Some(day) = self.call("looking for old days", || retire::oldest(&self.wires, before)).await? {
+        self.call("forgetting old usage", || retire::forget_used(&self.connections, &self.clock, session)).await?;
+        while let Some(day) = self.call("looking for old days", || retire::oldest(&self.connections, before)).await? {
             // A day's messages are settled before it is sealed: what is open by now stays unknown.
             self.rollup(session).await?;
-            let close = || retire::close(&self.wires, &self.clock, session, day, PIECE);
+            let close = || retire::close(&self.connections, &self.clock, session, day, PIECE);
             while self.call("closing an old day", close).await? == PIECE {}
             self.rollup(session).await?;
-            let seal = || retire::seal(&self.wires, &self.clock, session, day);
+            let seal = || retire::seal(&self.connections, &self.clock, session, day);
             match self.call_within(LONG_LIMIT, "sealing an old day", seal).await? {
                 Some(messages) => total += messages,
                 // Another process wrote to it meanwhile: it is sealed the next time.
@@ -370,24 +377,31 @@ impl Store for PostgresStore {
     }
 
     async fn hold(&self, because: Because) -> Result<()> {
-        self.call("holding the ledger", || incarnation::hold(&self.wires, because)).await
+        self.call("holding the ledger", || incarnation::hold(&self.connections, because)).await
     }
 
     async fn accept(&self, acceptance: &Acceptance) -> Result<()> {
-        self.call("accepting the ledger", || incarnation::accept(&self.wires, &self.clock, acceptance)).await
+        self.call("accepting the ledger", || incarnation::accept(&self.connections, &self.clock, acceptance)).await
     }
 
-    async fn assign(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid> {
+    async fn assign(
+        &self,
+        session: &LedgerSession,
+        kind: Kind,
+        namespace_uid: &str,
+        name: &str,
+        id: Uuid,
+    ) -> Result<Uuid> {
         let name = (kind, namespace_uid, name);
-        self.call("assigning an id", || incarnation::assign(&self.wires, &self.clock, session, name, id)).await
+        self.call("assigning an id", || incarnation::assign(&self.connections, &self.clock, session, name, id)).await
     }
 
-    async fn raise(&self, session: &Session, actor: &str, floors: &[Floor]) -> Result<u64> {
-        let raise = || floors::raise(&self.wires, &self.clock, session, actor, floors);
+    async fn raise(&self, session: &LedgerSession, actor: &str, floors: &[Floor]) -> Result<u64> {
+        let raise = || floors::raise(&self.connections, &self.clock, session, actor, floors);
         self.call("raising what is used", raise).await
     }
 
-    async fn reopen(&self, session: &Session) -> Result<()> {
-        self.call("opening the rebuilt ledger", || incarnation::reopen(&self.wires, &self.clock, session)).await
+    async fn reopen(&self, session: &LedgerSession) -> Result<()> {
+        self.call("opening the rebuilt ledger", || incarnation::reopen(&self.connections, &self.clock, session)).await
     }
 }

@@ -6,9 +6,9 @@ use deadpool::Runtime;
 use deadpool::managed::{self, Metrics, Pool, PoolError, RecycleError, RecycleResult, Timeouts};
 
 use super::address::Address;
+use super::connection::PgConnection;
 use super::durability;
 use super::failure::{Failure, Op};
-use super::wire::Wire;
 use crate::ledger::store::{Error, Result};
 
 /// Maximum connections of one process: charges, outcomes and the heartbeat at once, the directory's followers, the
@@ -29,41 +29,41 @@ pub struct Connector {
 
 impl Connector {
     /// Opens a connection whose server was checked, whatever its schema.
-    pub async fn connect(&self) -> Result<Wire> {
+    pub async fn connect(&self) -> Result<PgConnection> {
         let doing = "connecting to the ledger's database";
         let Address { config, tls } = &self.address;
         let (client, connection) = config.connect(tls.clone()).await.map_err(|error| Failure::from(error).of(doing))?;
-        let wire = Wire::new(client, connection);
-        durability::judge(&wire, &self.demands).await?;
-        Ok(wire)
+        let connection = PgConnection::new(client, connection);
+        durability::judge(&connection, &self.demands).await?;
+        Ok(connection)
     }
 }
 
 impl managed::Manager for Connector {
-    type Type = Wire;
+    type Type = PgConnection;
     type Error = Error;
 
-    async fn create(&self) -> Result<Wire> {
+    async fn create(&self) -> Result<PgConnection> {
         // On the heap: ten layers of callers would each hold it on the stack.
-        let mut wire = Box::pin(self.connect()).await?;
-        wire.schema = durability::check_schema(&wire).await?;
-        Ok(wire)
+        let mut connection = Box::pin(self.connect()).await?;
+        connection.schema = durability::check_schema(&connection).await?;
+        Ok(connection)
     }
 
-    async fn recycle(&self, wire: &mut Wire, _: &Metrics) -> RecycleResult<Error> {
-        if wire.client.is_closed() {
+    async fn recycle(&self, connection: &mut PgConnection, _: &Metrics) -> RecycleResult<Error> {
+        if connection.client.is_closed() {
             return Err(RecycleError::message("closed"));
         }
-        if wire.schema < durability::SCHEMA_NEWEST && wire.since.elapsed() > OLDER_SCHEMA_LIFE {
+        if connection.schema < durability::SCHEMA_NEWEST && connection.since.elapsed() > OLDER_SCHEMA_LIFE {
             return Err(RecycleError::message("it may know an older schema than there is"));
         }
         Ok(())
     }
 }
 
-pub type Wires = Pool<Connector>;
+pub type Connections = Pool<Connector>;
 
-pub fn pool(connector: Connector) -> Result<Wires> {
+pub fn pool(connector: Connector) -> Result<Connections> {
     let place = connector.demands.place.clone();
     Pool::builder(connector)
         .max_size(CONNECTIONS)
@@ -78,8 +78,8 @@ pub fn pool(connector: Connector) -> Result<Wires> {
 pub struct Lease(Option<managed::Object<Connector>>);
 
 impl Lease {
-    pub async fn take(wires: &Wires) -> Op<Self> {
-        match wires.get().await {
+    pub async fn take(connections: &Connections) -> Op<Self> {
+        match connections.get().await {
             Ok(object) => Ok(Self(Some(object))),
             Err(PoolError::Backend(error)) => Err(Failure::Connect(Box::new(error))),
             Err(
@@ -105,9 +105,9 @@ impl Lease {
 }
 
 impl std::ops::Deref for Lease {
-    type Target = Wire;
+    type Target = PgConnection;
 
-    fn deref(&self) -> &Wire {
+    fn deref(&self) -> &PgConnection {
         self.0.as_ref().expect("a lease has its connection until it is given back, by value")
     }
 }

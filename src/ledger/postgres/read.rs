@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
+use super::connection::PgConnection;
 use super::failure::{Failure, Op};
-use super::pool::{Lease, Wires};
+use super::pool::{Connections, Lease};
 use super::tx::{Clock, clock_ms};
-use super::wire::Wire;
 use super::{identity, lots, rows};
 use crate::domain::credential::Username;
 use crate::domain::credit::{LotId, Source};
@@ -23,18 +23,18 @@ const EVENTS_MAX: usize = 1_000;
 pub struct Snapshot(Lease);
 
 impl std::ops::Deref for Snapshot {
-    type Target = Wire;
+    type Target = PgConnection;
 
-    fn deref(&self) -> &Wire {
+    fn deref(&self) -> &PgConnection {
         &self.0
     }
 }
 
 impl Snapshot {
-    pub async fn take(wires: &Wires) -> Op<Self> {
-        let wire = Lease::take(wires).await?;
-        wire.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        Ok(Self(wire))
+    pub async fn take(connections: &Connections) -> Op<Self> {
+        let connection = Lease::take(connections).await?;
+        connection.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        Ok(Self(connection))
     }
 
     pub async fn end<T>(self, result: Op<T>) -> Op<T> {
@@ -62,23 +62,23 @@ impl Snapshot {
 
 /// Reads the changes of the directory. A transaction that writes entries holds the row of the epoch until it has
 /// committed, so an epoch that is read here comes with every entry up to it.
-pub async fn changes(wire: &Wire, after: i64) -> Op<Changes> {
-    let epoch = wire.query_one("SELECT config_epoch FROM meta", &[]).await?.try_get(0)?;
-    let tag = identity::tag(wire).await?;
+pub async fn changes(connection: &PgConnection, after: i64) -> Op<Changes> {
+    let epoch = connection.query_one("SELECT config_epoch FROM meta", &[]).await?.try_get(0)?;
+    let tag = identity::tag(connection).await?;
     if epoch <= after {
         return Ok(Changes { entries: vec![], epoch, tag });
     }
-    let found = wire
+    let found = connection
         .query("SELECT body FROM directory WHERE epoch > $1 AND epoch <= $2 ORDER BY epoch", &[&after, &epoch])
         .await?;
     let entries = found.iter().map(|row| rows::parse_entry(row.try_get(0)?)).collect::<Op<_>>()?;
     Ok(Changes { entries, epoch, tag })
 }
 
-pub async fn find_sender(wire: &Wire, username: &Username) -> Op<Option<Named>> {
-    identity::refuse_unless_open(identity::tag(wire).await?.state)?;
+pub async fn find_sender(connection: &PgConnection, username: &Username) -> Op<Option<Named>> {
+    identity::refuse_unless_open(identity::tag(connection).await?.state)?;
     // A username that was given again belongs to the key that is not removed.
-    let row = wire
+    let row = connection
         .query_opt(
             "SELECT id FROM directory WHERE username = $1 ORDER BY removed, epoch DESC LIMIT 1",
             &[&username.as_str()],
@@ -89,27 +89,27 @@ pub async fn find_sender(wire: &Wire, username: &Username) -> Op<Option<Named>> 
     let mut directory = Directory::default();
     let mut next = Some(Holder::Key(id));
     while let Some(holder) = next {
-        let Some(entry) = rows::entry(wire, holder).await? else { break };
+        let Some(entry) = rows::entry(connection, holder).await? else { break };
         next = entry.parent();
         directory.apply(entry);
     }
     Ok(directory.named(id))
 }
 
-pub async fn balances(wire: &Wire, holders: &[Holder], now: Timestamp) -> Op<Vec<Balance>> {
-    identity::refuse_held(identity::tag(wire).await?.state)?;
-    let entries = entries(wire, holders).await?;
+pub async fn balances(connection: &PgConnection, holders: &[Holder], now: Timestamp) -> Op<Vec<Balance>> {
+    identity::refuse_held(identity::tag(connection).await?.state)?;
+    let entries = entries(connection, holders).await?;
     let known: Vec<Holder> = holders.iter().copied().filter(|holder| entries.contains_key(holder)).collect();
-    let mut lots_of = lots::read(wire, &known, now).await?;
+    let mut lots_of = lots::read(connection, &known, now).await?;
     for (holder, of_holder) in &mut lots_of {
         // If no message was sent in this period yet: the lots that the first one would find.
         let terms = entries[holder].terms();
-        let used = lots::used_under(wire, of_holder, &terms, now).await?;
+        let used = lots::used_under(connection, of_holder, &terms, now).await?;
         of_holder.run(&terms, used, now);
     }
     let running: Vec<i64> = lots_of.values().filter_map(|of_holder| Some(of_holder.running(now)?.id.0)).collect();
-    let usage = usage_of(wire, &running).await?;
-    let prices = prices(wire, &entries).await?;
+    let usage = usage_of(connection, &running).await?;
+    let prices = prices(connection, &entries).await?;
     let mut balances = Vec::with_capacity(known.len());
     for holder in known {
         let (terms, of_holder) = (entries[&holder].terms(), &lots_of[&holder]);
@@ -122,9 +122,9 @@ pub async fn balances(wire: &Wire, holders: &[Holder], now: Timestamp) -> Op<Vec
     Ok(balances)
 }
 
-pub async fn entries(wire: &Wire, holders: &[Holder]) -> Op<HashMap<Holder, Entry>> {
+pub async fn entries(connection: &PgConnection, holders: &[Holder]) -> Op<HashMap<Holder, Entry>> {
     let (kinds, ids) = rows::columns(holders.iter().copied());
-    let found = wire
+    let found = connection
         .query(
             "SELECT d.body FROM directory d JOIN unnest($1::smallint[], $2::uuid[]) h(kind, id) \
              ON d.kind = h.kind AND d.id = h.id",
@@ -141,7 +141,7 @@ pub async fn entries(wire: &Wire, holders: &[Holder]) -> Op<HashMap<Holder, Entr
 }
 
 /// Returns the price of a credit for each account that has a spend limit.
-async fn prices(wire: &Wire, entries: &HashMap<Holder, Entry>) -> Op<HashMap<Holder, i64>> {
+async fn prices(connection: &PgConnection, entries: &HashMap<Holder, Entry>) -> Op<HashMap<Holder, i64>> {
     let policy_of = |entry: &Entry| match entry {
         Entry::Account(account) if account.spend_limit_micro.is_some() => Some(Holder::Policy(account.policy)),
         Entry::Account(_) | Entry::Policy(_) | Entry::Key(_) => None,
@@ -150,7 +150,7 @@ async fn prices(wire: &Wire, entries: &HashMap<Holder, Entry>) -> Op<HashMap<Hol
     if policies.is_empty() {
         return Ok(HashMap::new());
     }
-    let policies = self::entries(wire, &policies).await?;
+    let policies = self::entries(connection, &policies).await?;
     let price = |entry: &Entry| match policies.get(&policy_of(entry)?)? {
         Entry::Policy(policy) => Some(policy.unit_price()),
         Entry::Account(_) | Entry::Key(_) => None,
@@ -159,8 +159,8 @@ async fn prices(wire: &Wire, entries: &HashMap<Holder, Entry>) -> Op<HashMap<Hol
 }
 
 /// Returns the usage of lots: what the rollup has counted, and what it has not taken yet.
-async fn usage_of(wire: &Wire, lots: &[i64]) -> Op<HashMap<LotId, Usage>> {
-    let found = wire
+async fn usage_of(connection: &PgConnection, lots: &[i64]) -> Op<HashMap<LotId, Usage>> {
+    let found = connection
         .query(
             "SELECT x.lot, sum(messages)::bigint, sum(relayed)::bigint, sum(refused)::bigint, \
                  sum(not_offered)::bigint, sum(unknown)::bigint, max(sent_at)::bigint \
@@ -202,16 +202,16 @@ async fn usage_of(wire: &Wire, lots: &[i64]) -> Op<HashMap<LotId, Usage>> {
     Ok(usage)
 }
 
-pub async fn moved(wire: &Wire, cursor: i64, limit: usize) -> Op<(Vec<Holder>, i64)> {
-    let found = wire
+pub async fn moved(connection: &PgConnection, cursor: i64, limit: usize) -> Op<(Vec<Holder>, i64)> {
+    let found = connection
         .query("SELECT kind, id, seq FROM moved WHERE seq > $1 ORDER BY seq LIMIT $2", &[&cursor, &rows::limit(limit)])
         .await?;
     let next = found.last().map_or(Ok(cursor), |row| row.try_get(2))?;
     Ok((found.iter().map(|row| rows::holder(row, 0)).collect::<Op<_>>()?, next))
 }
 
-pub async fn events(wire: &Wire, after: i64, limit: usize) -> Op<Vec<Event>> {
-    let found = wire
+pub async fn events(connection: &PgConnection, after: i64, limit: usize) -> Op<Vec<Event>> {
+    let found = connection
         .query(
             "SELECT seq, at, actor, kind, detail, holder_kind, holder FROM event WHERE seq > $1 ORDER BY seq LIMIT $2",
             &[&after, &rows::limit(limit.min(EVENTS_MAX))],
@@ -256,9 +256,9 @@ const RECOMPUTED: &str = "
     FROM lot l FULL JOIN charged c ON c.lot = l.id
     WHERE coalesce(l.consumed + l.overage - l.carried, 0) <> coalesce(c.amount, 0)";
 
-pub async fn check(wire: &Wire) -> Op<Vec<Discrepancy>> {
-    wire.batch("SET LOCAL statement_timeout = 0").await?;
-    let found = wire.query(RECOMPUTED, &[]).await?;
+pub async fn check(connection: &PgConnection) -> Op<Vec<Discrepancy>> {
+    connection.batch("SET LOCAL statement_timeout = 0").await?;
+    let found = connection.query(RECOMPUTED, &[]).await?;
     let discrepancy = |row: &tokio_postgres::Row| {
         let holder = rows::holder(row, 0)?;
         let source: String = row.try_get(5)?;

@@ -3,27 +3,26 @@
 use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::identity::refuse_held;
 use super::lots::{LotsByHolder, used_under};
-use super::pool::{Lease, Wires};
+use super::pool::{Connections, Lease};
 use super::settle::settle_in;
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::{floors, rows};
 use crate::domain::credit::Outcome;
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, Kind, MessageId};
-use crate::ledger::audit::{LEDGER, SESSION_GIVEN_UP, of_change};
+use crate::ledger::audit::{LEDGER, Note, of_change};
 use crate::ledger::digest;
 use crate::ledger::rules::lots::{Lots, drops_lots_ahead, holding};
-use crate::ledger::store::{Role, Session, Settlement};
+use crate::ledger::store::{LedgerSession, Role, Settlement};
 
-pub async fn open_session(wires: &Wires, clock: &Clock, role: Role, name: &str) -> Op<Session> {
-    let wire = Lease::take(wires).await?;
-    let row = wire
+pub async fn open_session(connections: &Connections, clock: &Clock, role: Role, name: &str) -> Op<LedgerSession> {
+    let connection = Lease::take(connections).await?;
+    let row = connection
         .query_one(
             "WITH opened AS ( \
                  INSERT INTO session AS s (role, name, epoch, opened_at) VALUES ($1, $2, 1, ledger_now($3)) \
@@ -38,13 +37,13 @@ pub async fn open_session(wires: &Wires, clock: &Clock, role: Role, name: &str) 
             &[&role.as_str(), &name, &clock_ms(clock), &Lane::Records.number()],
         )
         .await;
-    wire.give_back_answered();
+    connection.give_back_answered();
     let row = row?;
-    Ok(Session { id: row.try_get(0)?, epoch: row.try_get(1)? })
+    Ok(LedgerSession { id: row.try_get(0)?, epoch: row.try_get(1)? })
 }
 
-pub async fn close_session(wires: &Wires, clock: &Clock, session: &Session) -> Op<()> {
-    let tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
+pub async fn close_session(connections: &Connections, clock: &Clock, session: &LedgerSession) -> Op<()> {
+    let tx = Tx::begin_fenced(connections, clock, session, Lane::Records).await?;
     let closed =
         tx.execute("UPDATE session SET closed_at = $2 WHERE id = $1", &[&session.id, &tx.now_ms()]).await.map(drop);
     tx.end(closed).await
@@ -52,18 +51,18 @@ pub async fn close_session(wires: &Wires, clock: &Clock, session: &Session) -> O
 
 /// Gives up sessions that were silent. Returns those of their messages that are taken as unknown, at most `limit`.
 pub async fn sweep(
-    wires: &Wires,
+    connections: &Connections,
     clock: &Clock,
-    session: &Session,
+    session: &LedgerSession,
     silence: SignedDuration,
     limit: usize,
 ) -> Op<Vec<MessageId>> {
-    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
+    let mut tx = Tx::begin_fenced(connections, clock, session, Lane::Chores).await?;
     let swept = sweep_in(&mut tx, session, silence, limit).await;
     tx.end(swept).await
 }
 
-async fn sweep_in(tx: &mut Tx, session: &Session, silence: SignedDuration, limit: usize) -> Op<Vec<MessageId>> {
+async fn sweep_in(tx: &mut Tx, session: &LedgerSession, silence: SignedDuration, limit: usize) -> Op<Vec<MessageId>> {
     let since = tx.now.saturating_sub(silence).unwrap_or(Timestamp::MIN);
     let given_up = tx
         .query(
@@ -74,8 +73,7 @@ async fn sweep_in(tx: &mut Tx, session: &Session, silence: SignedDuration, limit
         )
         .await?;
     for row in &given_up {
-        let (role, name): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
-        tx.record(LEDGER, SESSION_GIVEN_UP, None, json!({ "role": role, "name": name }));
+        tx.note_of_ledger(LEDGER, Note::given_up(row.try_get(0)?, row.try_get(1)?));
     }
     let orphans = tx
         .query(
@@ -94,14 +92,14 @@ async fn sweep_in(tx: &mut Tx, session: &Session, silence: SignedDuration, limit
 }
 
 pub async fn identify(
-    wires: &Wires,
+    connections: &Connections,
     clock: &Clock,
-    session: &Session,
+    session: &LedgerSession,
     kind: Kind,
     namespace_uid: &str,
     name: &str,
 ) -> Op<Uuid> {
-    let tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
+    let tx = Tx::begin_fenced(connections, clock, session, Lane::Records).await?;
     let id = match refuse_held(tx.state) {
         Ok(()) => identify_in(&tx, kind, namespace_uid, name).await,
         Err(held) => Err(held),
@@ -125,8 +123,14 @@ pub async fn digest(tx: &Tx, kind: Kind, namespace_uid: &str, name: &str) -> Op<
     Ok(digest::of_name(installation, kind, namespace_uid, name))
 }
 
-pub async fn put(wires: &Wires, clock: &Clock, session: &Session, actor: &str, entries: &[Entry]) -> Op<()> {
-    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Records).await?;
+pub async fn put(
+    connections: &Connections,
+    clock: &Clock,
+    session: &LedgerSession,
+    actor: &str,
+    entries: &[Entry],
+) -> Op<()> {
+    let mut tx = Tx::begin_fenced(connections, clock, session, Lane::Records).await?;
     let written = put_in(&mut tx, actor, entries).await;
     tx.end(written).await
 }
@@ -252,8 +256,14 @@ async fn store_entries(tx: &Tx, entries: &[&Entry]) -> Op<()> {
 }
 
 /// Makes the lots that will hold at `until`, for up to `limit` holders that lack one. Returns how many lots.
-pub async fn prepare_lots(wires: &Wires, clock: &Clock, session: &Session, until: Timestamp, limit: usize) -> Op<u64> {
-    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
+pub async fn prepare_lots(
+    connections: &Connections,
+    clock: &Clock,
+    session: &LedgerSession,
+    until: Timestamp,
+    limit: usize,
+) -> Op<u64> {
+    let mut tx = Tx::begin_fenced(connections, clock, session, Lane::Chores).await?;
     let made = prepare_in(&mut tx, until, limit).await;
     tx.end(made).await
 }

@@ -13,11 +13,9 @@ use crate::domain::credit::Refused;
 use crate::domain::id::{AccountId, IdMap, Kind};
 use crate::ledger::rules::history;
 
-const HOUR_MS: i64 = 3_600_000;
-
 /// Returns the arrival, in microseconds, beyond which an account may be shut.
 pub fn open_until(now: Timestamp) -> i64 {
-    now.saturating_add(Refused::open_until()).unwrap_or(Timestamp::MAX).as_microsecond()
+    Refused::shut_beyond(now).as_microsecond()
 }
 
 /// Returns the accounts that may be shut.
@@ -38,7 +36,7 @@ pub async fn count(tx: &Tx, messages: &BTreeMap<AccountId, u32>) -> Op<()> {
         return Ok(());
     }
     let accounts: Vec<Uuid> = messages.keys().map(|account| account.0).collect();
-    let (hour, _) = history::place(tx.now_ms());
+    let [hour, hour_before] = history::hours_of_refusals(tx.now_ms());
     // Locked in the order of their ids, also those without a row.
     let locked = tx
         .query(
@@ -47,7 +45,7 @@ pub async fn count(tx: &Tx, messages: &BTreeMap<AccountId, u32>) -> Op<()> {
              ON CONFLICT (account) DO UPDATE SET arrival = r.arrival \
              RETURNING r.account, r.arrival, (SELECT coalesce(sum(q1 + q2 + q3 + q4), 0)::bigint FROM used_hour u \
                  WHERE u.hour IN ($2, $3) AND u.kind = $4 AND u.holder = r.account)",
-            &[&accounts, &hour, &(hour - HOUR_MS), &rows::kind_number(Kind::Account)],
+            &[&accounts, &hour, &hour_before, &rows::kind_number(Kind::Account)],
         )
         .await?;
     let (mut ids, mut arrivals, mut per_hours) = (vec![], vec![], vec![]);

@@ -4,30 +4,31 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::failure::Op;
-use super::pool::Wires;
+use super::pool::Connections;
 use super::rows;
 use super::tx::{Clock, Lane, Tx};
 use crate::domain::directory::Entry;
 use crate::domain::id::{KeyId, Kind};
 use crate::ledger::audit::{LEDGER, Note};
-use crate::ledger::store::{REMEMBERED_FOR, Session};
+use crate::ledger::rules::time::forgettable_before;
+use crate::ledger::store::LedgerSession;
 
 /// Checks up to `limit` keys after `after`, in the order of their ids. Returns the last of them, if there may be more,
 /// and how many were forgotten.
 pub async fn forget(
-    wires: &Wires,
+    connections: &Connections,
     clock: &Clock,
-    session: &Session,
+    session: &LedgerSession,
     before: Timestamp,
     (after, limit): (Option<KeyId>, usize),
 ) -> Op<(Option<KeyId>, usize)> {
-    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
+    let mut tx = Tx::begin_fenced(connections, clock, session, Lane::Chores).await?;
     let forgotten = forget_in(&mut tx, before, after, limit).await;
     tx.end(forgotten).await
 }
 
 async fn forget_in(tx: &mut Tx, before: Timestamp, after: Option<KeyId>, limit: usize) -> Op<(Option<KeyId>, usize)> {
-    let before = before.min(tx.now.saturating_sub(REMEMBERED_FOR).unwrap_or(Timestamp::MIN));
+    let before = forgettable_before(before, tx.now);
     let (key, after) = (rows::kind_number(Kind::Key), after.map_or(Uuid::nil(), |id| id.0));
     let keys = tx
         .query(
@@ -62,8 +63,7 @@ async fn forget_in(tx: &mut Tx, before: Timestamp, after: Option<KeyId>, limit: 
         tx.execute("DELETE FROM tempo WHERE kind = $1 AND holder = ANY ($2)", &[&key, &deleted]).await?;
         tx.execute("DELETE FROM denied_sender WHERE key = ANY ($1)", &[&deleted]).await?;
         tx.execute("DELETE FROM login_network WHERE key = ANY ($1)", &[&deleted]).await?;
-        let note = Note::forgotten(deleted.len());
-        tx.record(LEDGER, note.kind, None, note.detail);
+        tx.note_of_ledger(LEDGER, Note::forgotten(deleted.len()));
     }
     Ok((last, deleted.len()))
 }

@@ -7,10 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::connection::PgConnection;
 use super::failure::{Failure, Op};
 use super::read::Snapshot;
 use super::tx::{Lane, Tx};
-use super::wire::Wire;
 use super::{LONG_LIMIT, PostgresStore, denied_sender, login_network, rows, trouble};
 use crate::domain::credit::Meter;
 use crate::domain::denied_sender::{DeniedReport, DeniedSenders};
@@ -18,10 +18,10 @@ use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use crate::domain::login_network::LoginFrom;
 use crate::domain::trouble::{Sightings, Trouble};
 use crate::ledger::report::{
-    Channel, Ended, NOTICES_DUE_MAX, NOTICES_MAX, Notice, Queued, Report, Spender, Terms, Told, Topic, USAGE_ROWS_MAX,
-    UsageRow, pause_after,
+    BillingTerms, Channel, Ended, NOTICES_DUE_MAX, NOTICES_MAX, Queued, Report, Spender, ThresholdNotice, Told, Topic,
+    USAGE_ROWS_MAX, UsageRow, pause_after,
 };
-use crate::ledger::store::{Result, Session};
+use crate::ledger::store::{LedgerSession, Result};
 
 /// The account id that stands for the parent's own keys.
 const PARENT: Uuid = Uuid::nil();
@@ -32,7 +32,7 @@ const NOWHERE: &str = "none";
 macro_rules! as_session {
     ($store:expr, $doing:literal, $session:expr, |$tx:ident| $work:expr) => {{
         let work = || async {
-            let $tx = Tx::begin_fenced(&$store.wires, &$store.clock, $session, Lane::Records).await?;
+            let $tx = Tx::begin_fenced(&$store.connections, &$store.clock, $session, Lane::Records).await?;
             let done = $work.await;
             $tx.end(done).await
         };
@@ -51,20 +51,20 @@ impl Report for PostgresStore {
         limit: usize,
     ) -> Result<Vec<UsageRow>> {
         let read = || async {
-            let snapshot = Snapshot::take(&self.wires).await?;
+            let snapshot = Snapshot::take(&self.connections).await?;
             let found = usage(&snapshot, policy, [from, to], after, limit.min(USAGE_ROWS_MAX)).await;
             snapshot.end(found).await
         };
         self.call_within(LONG_LIMIT, "reading usage", read).await
     }
 
-    async fn put_terms(&self, session: &Session, terms: &Terms) -> Result<()> {
+    async fn put_terms(&self, session: &LedgerSession, terms: &BillingTerms) -> Result<()> {
         as_session!(self, "writing the terms of a bill", session, |tx| put_terms(&tx, terms))
     }
 
-    async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<Terms>> {
+    async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<BillingTerms>> {
         self.call("reading the terms of a bill", || async {
-            let snapshot = Snapshot::take(&self.wires).await?;
+            let snapshot = Snapshot::take(&self.connections).await?;
             let found = terms(&snapshot, policy, period).await;
             snapshot.end(found).await
         })
@@ -73,49 +73,53 @@ impl Report for PostgresStore {
 
     async fn told(&self, limits: &[(Holder, Meter)]) -> Result<Vec<Option<Told>>> {
         self.call("reading what was told", || async {
-            let snapshot = Snapshot::take(&self.wires).await?;
+            let snapshot = Snapshot::take(&self.connections).await?;
             let found = told(&snapshot, limits).await;
             snapshot.end(found).await
         })
         .await
     }
 
-    async fn announce(&self, session: &Session, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>> {
+    async fn announce(
+        &self,
+        session: &LedgerSession,
+        notices: &[(ThresholdNotice, Vec<Channel>)],
+    ) -> Result<Vec<bool>> {
         as_session!(self, "taking notices", session, |tx| announce(&tx, notices))
     }
 
-    async fn claim_notices(&self, session: &Session, channel: Channel, limit: usize) -> Result<Vec<Queued>> {
+    async fn claim_notices(&self, session: &LedgerSession, channel: Channel, limit: usize) -> Result<Vec<Queued>> {
         as_session!(self, "handing notices out", session, |tx| claim(&tx, channel, limit.min(NOTICES_MAX)))
     }
 
-    async fn close_notices(&self, session: &Session, ended: &[(i64, Ended)]) -> Result<()> {
+    async fn close_notices(&self, session: &LedgerSession, ended: &[(i64, Ended)]) -> Result<()> {
         as_session!(self, "ending notices", session, |tx| close(&tx, ended))
     }
 
-    async fn forget_notices(&self, session: &Session, before: Timestamp, limit: usize) -> Result<u64> {
+    async fn forget_notices(&self, session: &LedgerSession, before: Timestamp, limit: usize) -> Result<u64> {
         as_session!(self, "forgetting notices", session, |tx| forget(&tx, before, limit))
     }
 
-    async fn put_troubles(&self, session: &Session, troubles: &[Trouble]) -> Result<()> {
+    async fn put_troubles(&self, session: &LedgerSession, troubles: &[Trouble]) -> Result<()> {
         as_session!(self, "telling of upstreams", session, |tx| trouble::put(&tx, session, troubles))
     }
 
-    async fn note_logins(&self, session: &Session, logins: &[LoginFrom]) -> Result<()> {
+    async fn note_logins(&self, session: &LedgerSession, logins: &[LoginFrom]) -> Result<()> {
         let work = || async {
-            let mut tx = Tx::begin_fenced(&self.wires, &self.clock, session, Lane::Records).await?;
+            let mut tx = Tx::begin_fenced(&self.connections, &self.clock, session, Lane::Records).await?;
             let noted = login_network::note(&mut tx, logins).await;
             tx.end(noted).await
         };
         self.call("noting logins", work).await
     }
 
-    async fn count_denied_senders(&self, session: &Session, denied: &[DeniedSenders]) -> Result<()> {
+    async fn count_denied_senders(&self, session: &LedgerSession, denied: &[DeniedSenders]) -> Result<()> {
         as_session!(self, "counting refused senders", session, |tx| denied_sender::count(&tx, denied))
     }
 
     async fn report_denied_senders(
         &self,
-        session: &Session,
+        session: &LedgerSession,
         every: SignedDuration,
         limit: usize,
     ) -> Result<Vec<DeniedReport>> {
@@ -124,7 +128,7 @@ impl Report for PostgresStore {
 
     async fn sightings(&self) -> Result<Sightings> {
         self.call("reading what relays say", || async {
-            let snapshot = Snapshot::take(&self.wires).await?;
+            let snapshot = Snapshot::take(&self.connections).await?;
             let found = trouble::sightings(&snapshot).await;
             snapshot.end(found).await
         })
@@ -133,16 +137,16 @@ impl Report for PostgresStore {
 }
 
 async fn usage(
-    wire: &Wire,
+    connection: &PgConnection,
     policy: PolicyId,
     [from, to]: [Timestamp; 2],
     after: Option<Spender>,
     limit: usize,
 ) -> Op<Vec<UsageRow>> {
-    wire.batch("SET LOCAL statement_timeout = 0").await?;
+    connection.batch("SET LOCAL statement_timeout = 0").await?;
     let (account, key) =
         after.map_or((None, None), |(account, key)| (Some(account.map_or(PARENT, |account| account.0)), Some(key.0)));
-    let found = wire
+    let found = connection
         .query(
             "SELECT account, key, sum(messages)::bigint, \
                  (sum(charged) - sum(refused) - sum(not_offered))::bigint, sum(priced)::bigint, \
@@ -170,7 +174,7 @@ fn usage_row(row: &Row) -> Op<UsageRow> {
     })
 }
 
-async fn put_terms(tx: &Tx, terms: &Terms) -> Op<()> {
+async fn put_terms(tx: &Tx, terms: &BillingTerms) -> Op<()> {
     tx.execute(
         "INSERT INTO terms (policy, period, valid_from, valid_to, currency, base_price_minor, \
              price_per_thousand_minor) VALUES ($1, $2, $3, $4, $5, $6, $7) \
@@ -190,8 +194,8 @@ async fn put_terms(tx: &Tx, terms: &Terms) -> Op<()> {
     Ok(())
 }
 
-async fn terms(wire: &Wire, policy: PolicyId, period: &str) -> Op<Option<Terms>> {
-    let row = wire
+async fn terms(connection: &PgConnection, policy: PolicyId, period: &str) -> Op<Option<BillingTerms>> {
+    let row = connection
         .query_opt(
             "SELECT valid_from, valid_to, currency, base_price_minor, price_per_thousand_minor \
              FROM terms WHERE policy = $1 AND period = $2",
@@ -199,7 +203,7 @@ async fn terms(wire: &Wire, policy: PolicyId, period: &str) -> Op<Option<Terms>>
         )
         .await?;
     let Some(row) = row else { return Ok(None) };
-    Ok(Some(Terms {
+    Ok(Some(BillingTerms {
         policy,
         period: period.to_owned(),
         from: rows::instant(row.try_get(0)?)?,
@@ -210,10 +214,10 @@ async fn terms(wire: &Wire, policy: PolicyId, period: &str) -> Op<Option<Terms>>
     }))
 }
 
-async fn told(wire: &Wire, limits: &[(Holder, Meter)]) -> Op<Vec<Option<Told>>> {
+async fn told(connection: &PgConnection, limits: &[(Holder, Meter)]) -> Op<Vec<Option<Told>>> {
     let (kinds, ids) = rows::columns(limits.iter().map(|(holder, _)| *holder));
     let meters: Vec<&str> = limits.iter().map(|(_, meter)| meter.as_str()).collect();
-    let found = wire
+    let found = connection
         .query(
             "SELECT x.n, t.period, t.threshold, t.granted, t.used \
              FROM unnest($1::smallint[], $2::uuid[], $3::text[]) WITH ORDINALITY x(kind, holder, meter, n) \
@@ -245,7 +249,7 @@ fn threshold(percent: i16) -> Op<u8> {
     u8::try_from(percent).map_err(|error| Failure::Row(error.to_string()))
 }
 
-async fn announce(tx: &Tx, notices: &[(Notice, Vec<Channel>)]) -> Op<Vec<bool>> {
+async fn announce(tx: &Tx, notices: &[(ThresholdNotice, Vec<Channel>)]) -> Op<Vec<bool>> {
     let mut fresh = Vec::with_capacity(notices.len());
     for (notice, channels) in notices.iter().take(NOTICES_MAX) {
         let Topic { holder, meter, period } = &notice.topic;
@@ -316,7 +320,7 @@ fn queued_row(row: &Row) -> Op<Queued> {
         meter: Meter::parse(meter).ok_or_else(|| Failure::Row(format!("unknown meter {meter}")))?,
         period: row.try_get(4)?,
     };
-    let notice = Notice {
+    let notice = ThresholdNotice {
         topic,
         threshold: threshold(row.try_get(5)?)?,
         policy: PolicyId(row.try_get(6)?),

@@ -1,13 +1,13 @@
-//! Charges a batch: in one call if memory says that it fits, otherwise decided on locked rows.
+//! Charges a batch: in one call if the cache says that it fits, otherwise decided on locked rows.
 
+use super::charge_cache::{ChargeCache, Columns, Plan};
 use super::failure::{Failure, Op};
 use super::identity::refuse_unless_open;
 use super::lots::LotsByHolder;
-use super::memory::{Columns, Memory, Plan};
-use super::pool::{Lease, Wires};
+use super::pool::{Connections, Lease};
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::{fingerprint, refusals, rows};
-use crate::domain::credit::{Books, Chain, Reservation, Verdict};
+use crate::domain::credit::{BatchRows, Chain, Reservation, Verdict};
 use crate::domain::directory::{Sender, Terms};
 use crate::domain::id::{AccountId, Holder, IdMap, IdSet, KeyId, MessageId, PolicyId};
 use crate::ledger::audit::LEDGER;
@@ -15,17 +15,17 @@ use crate::ledger::rules::lots::Lots;
 use crate::ledger::rules::pending::{self, Open};
 use crate::ledger::rules::reserve::{Charged, Decision, Step, decide, fingerprints, screen, senders};
 use crate::ledger::rules::sources::Planned;
-use crate::ledger::store::Session;
+use crate::ledger::store::LedgerSession;
 
 /// Charges in one round trip. Any assumption that does not hold fails the whole.
 pub async fn charge_as_planned(
-    wires: &Wires,
+    connections: &Connections,
     clock: &Clock,
-    session: &Session,
+    session: &LedgerSession,
     plan: &Plan,
     batch: &[Reservation],
 ) -> Op<jiff::Timestamp> {
-    let wire = Lease::take(wires).await?;
+    let connection = Lease::take(connections).await?;
     let columns = &plan.columns;
     let digests: Vec<&[u8]> = batch.iter().filter_map(|asked| Some(asked.fingerprint.as_ref()?.0.as_slice())).collect();
     // Nothing is charged if one of them came before, or if much was refused lately. A branch that is not taken is not
@@ -37,7 +37,7 @@ pub async fn charge_as_planned(
                      1000 * coalesce($5, (extract(epoch FROM clock_timestamp()) * 1000)::bigint))) THEN NULL ELSE \
              (SELECT now_ms FROM reserve($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
              $19, $20, $21, $22, $23)) END";
-    let charged = wire
+    let charged = connection
         .query_one(
             sql,
             &[
@@ -69,68 +69,68 @@ pub async fn charge_as_planned(
             ],
         )
         .await;
-    wire.give_back_answered();
+    connection.give_back_answered();
     charged?.try_get::<_, Option<i64>>(0)?.map_or(Err(Failure::Overtaken), rows::instant)
 }
 
 /// Decides on locked rows.
 pub async fn decide_locked(
-    wires: &Wires,
+    connections: &Connections,
     clock: &Clock,
-    session: &Session,
-    memory: &mut Memory,
+    session: &LedgerSession,
+    cache: &mut ChargeCache,
     batch: &[Reservation],
 ) -> Op<Vec<Verdict>> {
-    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Reserve).await?;
-    let result = decide_in(&mut tx, session, memory, batch).await;
+    let mut tx = Tx::begin_fenced(connections, clock, session, Lane::Reserve).await?;
+    let result = decide_in(&mut tx, session, cache, batch).await;
     let now = tx.now;
     let (verdicts, lots) = tx.end(result).await?;
-    memory.learn(lots, now);
+    cache.learn(lots, now);
     Ok(verdicts)
 }
 
 async fn decide_in(
     tx: &mut Tx,
-    session: &Session,
-    memory: &mut Memory,
+    session: &LedgerSession,
+    cache: &mut ChargeCache,
     batch: &[Reservation],
 ) -> Op<(Vec<Verdict>, LotsByHolder)> {
     refuse_unless_open(tx.state)?;
-    memory.renew(tx).await?;
-    memory.load_senders(tx, batch.iter().map(|reservation| reservation.key)).await?;
+    cache.renew(tx).await?;
+    cache.load_senders(tx, batch.iter().map(|reservation| reservation.key)).await?;
     let reserved = reserved(tx, batch).await?;
-    let steps = screen(batch, &reserved, |key| memory.sender(key), tx.judged_at());
-    let mut traces = fingerprint::traces(tx, fingerprints(batch, &steps)).await?;
-    let (mut lots, mut books) = open(tx, &steps).await?;
-    let before = books.lots.clone();
-    books.refused = refusals::read(tx).await?;
-    let mut decisions = decide(batch, &steps, &mut traces, &mut books, tx.judged_at());
+    let steps = screen(batch, &reserved, |key| cache.sender(key), tx.judged_at());
+    let mut records = fingerprint::records(tx, fingerprints(batch, &steps)).await?;
+    let (mut lots, mut rows) = open(tx, &steps).await?;
+    let before = rows.lots.clone();
+    rows.refused = refusals::read(tx).await?;
+    let mut decisions = decide(batch, &steps, &mut records, &mut rows, tx.judged_at());
     write(tx, session, batch, &decisions).await?;
     let lacking = pending::lacking(&steps, &decisions);
     if !lacking.is_empty() {
         let open = open_messages(tx, &lacking).await?;
-        pending::judge(batch, &steps, &mut decisions, &books, &open);
+        pending::judge(batch, &steps, &mut decisions, &rows, &open);
     }
     for (asked, decision) in batch.iter().zip(&decisions) {
-        if let Some(mark) = decision.mark {
-            fingerprint::mark(tx, session, mark, asked.message).await?;
+        if let Some(change) = decision.change {
+            fingerprint::record_copy(tx, session, change, asked.message).await?;
         }
     }
-    tx.write_balances(books.lots.values().filter(|lot| before.get(&lot.id) != Some(lot))).await?;
-    write_tempos(tx, &books).await?;
+    tx.write_balances(rows.lots.values().filter(|lot| before.get(&lot.id) != Some(lot))).await?;
+    write_rate_states(tx, &rows).await?;
     for of_holder in lots.values_mut() {
-        of_holder.take_back(&books.lots);
+        of_holder.take_back(&rows.lots);
     }
     Ok((decisions.into_iter().map(|decision| decision.verdict).collect(), lots))
 }
 
 /// Locks the lots that the messages are charged to, and makes the missing ones, before any denial.
-async fn open(tx: &mut Tx, steps: &[Step]) -> Op<(LotsByHolder, Books)> {
+async fn open(tx: &mut Tx, steps: &[Step]) -> Op<(LotsByHolder, BatchRows)> {
     let terms: IdMap<Holder, Terms<'_>> =
         senders(steps).flat_map(Sender::terms).map(|terms| (terms.holder, terms)).collect();
-    let mut books = Books::default();
+    let mut rows = BatchRows::default();
     if terms.is_empty() {
-        return Ok((LotsByHolder::default(), books));
+        return Ok((LotsByHolder::default(), rows));
     }
     let mut lots = tx.lock_lots_of(&terms.keys().copied().collect::<Vec<_>>()).await?;
     for (holder, of_holder) in &mut lots {
@@ -144,12 +144,12 @@ async fn open(tx: &mut Tx, steps: &[Step]) -> Op<(LotsByHolder, Books)> {
             tx.record_notes(LEDGER, *holder, notes);
             tx.mark_moved(*holder);
         }
-        books.lots.extend(opened.lots.into_iter().chain(of_holder.running(tx.now).cloned()).map(|lot| (lot.id, lot)));
-        books.holdings.insert(*holder, opened.holding);
+        rows.lots.extend(opened.lots.into_iter().chain(of_holder.running(tx.now).cloned()).map(|lot| (lot.id, lot)));
+        rows.holdings.insert(*holder, opened.holding);
     }
     tx.write_changed(&lots).await?;
     lots.values_mut().for_each(Lots::is_written);
-    Ok((lots, books))
+    Ok((lots, rows))
 }
 
 /// Returns the messages of holders that may still be given back: without an outcome, or with an unknown one while their
@@ -204,7 +204,7 @@ async fn reserved(tx: &Tx, batch: &[Reservation]) -> Op<IdSet<MessageId>> {
     found.iter().map(|row| Ok(MessageId(row.try_get(0)?))).collect()
 }
 
-async fn write(tx: &Tx, session: &Session, batch: &[Reservation], decisions: &[Decision]) -> Op<()> {
+async fn write(tx: &Tx, session: &LedgerSession, batch: &[Reservation], decisions: &[Decision]) -> Op<()> {
     let mut columns = Columns::default();
     for (reservation, decision) in batch.iter().zip(decisions) {
         if let Some(Charged { charge, parts }) = &decision.charged {
@@ -246,10 +246,10 @@ async fn write(tx: &Tx, session: &Session, batch: &[Reservation], decisions: &[D
     Ok(())
 }
 
-async fn write_tempos(tx: &Tx, books: &Books) -> Op<()> {
-    let moved = books.holdings.iter().filter_map(|(holder, holding)| {
-        let tempo = holding.tempo.filter(|tempo| tempo.moved)?;
-        Some((*holder, tempo.arrival?))
+async fn write_rate_states(tx: &Tx, rows: &BatchRows) -> Op<()> {
+    let moved = rows.holdings.iter().filter_map(|(holder, holding)| {
+        let state = holding.rate_state.filter(|state| state.moved)?;
+        Some((*holder, state.arrival?))
     });
     tx.write_arrivals(moved).await
 }

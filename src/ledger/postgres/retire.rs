@@ -1,16 +1,16 @@
 //! Days: their partitions made ahead, old ones sealed and dropped.
 
 use jiff::Timestamp;
-use serde_json::json;
 
 use super::failure::Op;
-use super::pool::{Lease, Wires};
+use super::pool::{Connections, Lease};
 use super::settle::settle_in;
 use super::tx::{Clock, Lane, Tx};
 use super::{floors, history, refusals, rows};
 use crate::domain::credit::Outcome;
 use crate::domain::id::MessageId;
-use crate::ledger::store::{Session, Settlement};
+use crate::ledger::audit::{LEDGER, Note};
+use crate::ledger::store::{LedgerSession, Settlement};
 
 /// Maximum days that are made in one go: more than lots are ever made ahead.
 const DAYS_MAX: i32 = 31;
@@ -19,8 +19,8 @@ const DAYS_MAX: i32 = 31;
 const BRIEFLY: &str = "SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = 0";
 
 /// Makes the days from today until `until`.
-pub async fn make_days(wires: &Wires, clock: &Clock, session: &Session, until: Timestamp) -> Op<()> {
-    let tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
+pub async fn make_days(connections: &Connections, clock: &Clock, session: &LedgerSession, until: Timestamp) -> Op<()> {
+    let tx = Tx::begin_fenced(connections, clock, session, Lane::Chores).await?;
     let made = make_in(&tx, until).await;
     tx.end(made).await
 }
@@ -38,17 +38,18 @@ async fn make_in(tx: &Tx, until: Timestamp) -> Op<()> {
 }
 
 /// Returns the oldest day that has a partition and ended before `before`.
-pub async fn oldest(wires: &Wires, before: Timestamp) -> Op<Option<i32>> {
-    let wire = Lease::take(wires).await?;
-    let found = wire.query_opt("SELECT d FROM made_days() d WHERE d < $1 LIMIT 1", &[&rows::day_of(before)]).await;
-    wire.give_back_answered();
+pub async fn oldest(connections: &Connections, before: Timestamp) -> Op<Option<i32>> {
+    let connection = Lease::take(connections).await?;
+    let found =
+        connection.query_opt("SELECT d FROM made_days() d WHERE d < $1 LIMIT 1", &[&rows::day_of(before)]).await;
+    connection.give_back_answered();
     Ok(found?.map(|row| row.try_get(0)).transpose()?)
 }
 
 /// Deletes what holders used in hours that no running period reaches, and floors and refusals that have no effect any
 /// more.
-pub async fn forget_used(wires: &Wires, clock: &Clock, session: &Session) -> Op<()> {
-    let tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
+pub async fn forget_used(connections: &Connections, clock: &Clock, session: &LedgerSession) -> Op<()> {
+    let tx = Tx::begin_fenced(connections, clock, session, Lane::Chores).await?;
     let forgotten = async {
         history::forget(&tx).await?;
         floors::forget(&tx).await?;
@@ -59,8 +60,14 @@ pub async fn forget_used(wires: &Wires, clock: &Clock, session: &Session) -> Op<
 }
 
 /// Settles a day's open messages as unknown, at most `limit`. Returns how many.
-pub async fn close(wires: &Wires, clock: &Clock, session: &Session, day: i32, limit: usize) -> Op<usize> {
-    let tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
+pub async fn close(
+    connections: &Connections,
+    clock: &Clock,
+    session: &LedgerSession,
+    day: i32,
+    limit: usize,
+) -> Op<usize> {
+    let tx = Tx::begin_fenced(connections, clock, session, Lane::Chores).await?;
     let closed = close_in(&tx, day, limit).await;
     tx.end(closed).await
 }
@@ -80,8 +87,8 @@ async fn close_in(tx: &Tx, day: i32, limit: usize) -> Op<usize> {
 }
 
 /// Writes the sums of a day and drops its rows. `None` if it is still written to.
-pub async fn seal(wires: &Wires, clock: &Clock, session: &Session, day: i32) -> Op<Option<u64>> {
-    let mut tx = Tx::begin_fenced(wires, clock, session, Lane::Chores).await?;
+pub async fn seal(connections: &Connections, clock: &Clock, session: &LedgerSession, day: i32) -> Op<Option<u64>> {
+    let mut tx = Tx::begin_fenced(connections, clock, session, Lane::Chores).await?;
     let sealed = async {
         tx.batch(BRIEFLY).await?;
         let sealed: Option<i64> = tx.query_one("SELECT retire_day($1)", &[&day]).await?.try_get(0)?;
@@ -89,7 +96,7 @@ pub async fn seal(wires: &Wires, clock: &Clock, session: &Session, day: i32) -> 
     };
     let sealed = sealed.await;
     if let Ok(Some(messages)) = sealed {
-        tx.record("ledger", "ledger.sealed", None, json!({ "day": day, "messages": messages }));
+        tx.note_of_ledger(LEDGER, Note::sealed(day, messages));
     }
     Ok(tx.end(sealed).await?.and_then(|messages| u64::try_from(messages).ok()))
 }

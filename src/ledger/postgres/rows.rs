@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::connection::PgConnection;
 use super::failure::{Failure, Op};
-use super::wire::Wire;
 use crate::domain::credit::{Lot, LotId, Outcome, Part, Source, Topped};
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, Kind, MessageId};
@@ -104,7 +104,7 @@ pub fn lot(row: &Row) -> Op<Lot> {
         },
         begun,
         granted: row.try_get(8)?,
-        overhang: row.try_get(9)?,
+        overdraft: row.try_get(9)?,
         consumed: row.try_get(10)?,
         carried: row.try_get(11)?,
         overage: row.try_get(12)?,
@@ -143,8 +143,8 @@ pub fn parse_entry(body: &str) -> Op<Entry> {
     serde_json::from_str(body).map_err(|error| Failure::Row(error.to_string()))
 }
 
-pub async fn entry(wire: &Wire, holder: Holder) -> Op<Option<Entry>> {
-    let row = wire
+pub async fn entry(connection: &PgConnection, holder: Holder) -> Op<Option<Entry>> {
+    let row = connection
         .query_opt(
             "SELECT body FROM directory WHERE kind = $1 AND id = $2",
             &[&kind_number(holder.kind()), &holder.uuid()],

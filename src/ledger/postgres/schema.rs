@@ -6,11 +6,11 @@
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::connection::PgConnection;
 use super::durability::{self, FIRST, SCHEMA_NEWEST, SCHEMA_OLDEST};
 use super::failure::{Failure, Op};
 use super::identity::read_identity;
 use super::pool::Connector;
-use super::wire::Wire;
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{Error, Identity, Result};
 
@@ -35,30 +35,30 @@ pub async fn prepare(
     now: Timestamp,
 ) -> Result<Identity> {
     let doing = "preparing the ledger";
-    let wire = connector.connect().await?;
+    let connection = connector.connect().await?;
     let schema = &connector.demands.schema;
-    let prepared = prepare_in(&wire, schema, naming, migrations, now).await;
+    let prepared = prepare_in(&connection, schema, naming, migrations, now).await;
     // The lock would end with the connection too, but others wait for it now.
-    let unlocked = wire.query_one("SELECT pg_advisory_unlock($1)", &[&LOCK]).await;
+    let unlocked = connection.query_one("SELECT pg_advisory_unlock($1)", &[&LOCK]).await;
     let prepared = prepared.map_err(|failure| failure.of(doing))?;
     unlocked.map_err(|failure| failure.of(doing))?;
     prepared
 }
 
 async fn prepare_in(
-    wire: &Wire,
+    connection: &PgConnection,
     schema: &str,
     naming: &Naming,
     migrations: &[Migration],
     now: Timestamp,
 ) -> Op<Result<Identity>> {
-    wire.batch("SET lock_timeout = 0; SET statement_timeout = 0").await?;
-    wire.query_one("SELECT pg_advisory_lock($1)::text", &[&LOCK]).await?;
-    let found = durability::schema_version(wire).await?;
+    connection.batch("SET lock_timeout = 0; SET statement_timeout = 0").await?;
+    connection.query_one("SELECT pg_advisory_lock($1)::text", &[&LOCK]).await?;
+    let found = durability::schema_version(connection).await?;
     let newest = migrations.last().map_or(0, |migration| migration.version);
     let from = found.unwrap_or(0);
     if found.is_some() && from < newest {
-        let installation: Uuid = wire.query_one("SELECT installation FROM meta", &[]).await?.try_get(0)?;
+        let installation: Uuid = connection.query_one("SELECT installation FROM meta", &[]).await?.try_get(0)?;
         if installation != naming.installation {
             return Ok(Err(Error::Foreign { found: installation, expected: naming.installation }));
         }
@@ -69,41 +69,42 @@ async fn prepare_in(
     }
     if found.is_none() {
         // The name is not user input: it is a constant, or a test's.
-        wire.batch(&format!("CREATE SCHEMA IF NOT EXISTS \"{}\"", schema.replace('"', ""))).await?;
+        connection.batch(&format!("CREATE SCHEMA IF NOT EXISTS \"{}\"", schema.replace('"', ""))).await?;
     }
     for migration in migrations.iter().filter(|migration| migration.version > from) {
-        step(wire, naming, migration, now).await?;
+        step(connection, naming, migration, now).await?;
     }
-    Ok(Ok(read_identity(wire).await?))
+    Ok(Ok(read_identity(connection).await?))
 }
 
 /// Applies a migration, whole or not at all.
-async fn step(wire: &Wire, naming: &Naming, migration: &Migration, now: Timestamp) -> Op<()> {
-    wire.batch("BEGIN").await?;
+async fn step(connection: &PgConnection, naming: &Naming, migration: &Migration, now: Timestamp) -> Op<()> {
+    connection.batch("BEGIN").await?;
     let done = async {
-        wire.batch(migration.sql).await?;
+        connection.batch(migration.sql).await?;
         if migration.version == FIRST {
-            wire.execute(
-                "INSERT INTO meta (schema_version, installation, cluster, incarnation, floor_ms, state) \
+            connection
+                .execute(
+                    "INSERT INTO meta (schema_version, installation, cluster, incarnation, floor_ms, state) \
                  VALUES ($6, $1, $2, $3, $4, $5)",
-                &[
-                    &naming.installation,
-                    &naming.cluster,
-                    &naming.incarnation,
-                    &now.as_millisecond(),
-                    &naming.state.as_str(),
-                    &FIRST,
-                ],
-            )
-            .await?;
+                    &[
+                        &naming.installation,
+                        &naming.cluster,
+                        &naming.incarnation,
+                        &now.as_millisecond(),
+                        &naming.state.as_str(),
+                        &FIRST,
+                    ],
+                )
+                .await?;
         }
-        wire.execute("UPDATE meta SET schema_version = $1", &[&migration.version]).await?;
+        connection.execute("UPDATE meta SET schema_version = $1", &[&migration.version]).await?;
         Ok::<_, Failure>(())
     };
     match done.await {
-        Ok(()) => wire.batch("COMMIT").await,
+        Ok(()) => connection.batch("COMMIT").await,
         Err(failure) => {
-            wire.batch("ROLLBACK").await?;
+            connection.batch("ROLLBACK").await?;
             Err(failure)
         }
     }

@@ -7,32 +7,37 @@ use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::fingerprint::keep;
-use super::pool::{Lease, Wires};
+use super::pool::{Connections, Lease};
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::{read, refusals, rows};
 use crate::domain::credit::{PERIOD_PARTS, Part};
 use crate::domain::directory::Entry;
 use crate::domain::id::{AccountId, Holder, KeyId};
-use crate::ledger::rules::settle::{Settled, carries, charged_at, correction, paced};
-use crate::ledger::store::{Session, Settlement};
+use crate::ledger::rules::settle::{Settled, carries, charged_at, correction, rate_holders};
+use crate::ledger::store::{LedgerSession, Settlement};
 
 /// Settles in one round trip, for outcomes that move no balance. A message that already has an outcome fails the whole.
-pub async fn settle_as_new(wires: &Wires, clock: &Clock, session: &Session, batch: &[Settlement]) -> Op<()> {
-    let wire = Lease::take(wires).await?;
+pub async fn settle_as_new(
+    connections: &Connections,
+    clock: &Clock,
+    session: &LedgerSession,
+    batch: &[Settlement],
+) -> Op<()> {
+    let connection = Lease::take(connections).await?;
     let (days, messages, outcomes) = columns(batch.iter().copied());
-    let written = wire
+    let written = connection
         .execute(
             "SELECT settle($1, $2, $3, $4, $5, $6, $7)",
             &[&session.id, &session.epoch, &Lane::Settle.number(), &clock_ms(clock), &days, &messages, &outcomes],
         )
         .await;
-    wire.give_back_answered();
+    connection.give_back_answered();
     written.map(drop)
 }
 
 fn columns(batch: impl Iterator<Item = Settlement>) -> (Vec<i32>, Vec<Uuid>, Vec<i16>) {
     let (mut days, mut messages, mut outcomes) = (vec![], vec![], vec![]);
-    for Settlement { message, outcome, again: _ } in batch {
+    for Settlement { message, outcome, dedup: _ } in batch {
         days.push(rows::day(message));
         messages.push(message.0);
         outcomes.push(rows::outcome_number(outcome));
@@ -41,7 +46,7 @@ fn columns(batch: impl Iterator<Item = Settlement>) -> (Vec<i32>, Vec<Uuid>, Vec
 }
 
 /// A message as the rows show it.
-struct Known {
+struct MessageRow {
     key: KeyId,
     account: AccountId,
     parts: Vec<Part>,
@@ -52,13 +57,13 @@ struct Known {
 
 /// Decides each outcome on the written rows. A late one is taken even from a session that was given up: it corrects.
 pub async fn settle_locked(
-    wires: &Wires,
+    connections: &Connections,
     clock: &Clock,
-    session: &Session,
+    session: &LedgerSession,
     lane: Lane,
     batch: &[Settlement],
 ) -> Op<()> {
-    let tx = Tx::begin(wires, clock, session, lane).await?;
+    let tx = Tx::begin(connections, clock, session, lane).await?;
     let result = async {
         let earlier = keep(&tx, session, batch).await?;
         settle_in(&tx, &[batch, &earlier].concat()).await
@@ -70,7 +75,7 @@ pub async fn settle_locked(
 pub async fn settle_in(tx: &Tx, batch: &[Settlement]) -> Op<()> {
     let mut known = known(tx, batch).await?;
     let mut accepted = Vec::with_capacity(batch.len());
-    let (mut refunds, mut paces) = (Vec::new(), Vec::new());
+    let (mut refunds, mut rates) = (Vec::new(), Vec::new());
     let mut refused = BTreeMap::new();
     for settlement in batch {
         // Never reserved: nothing to settle.
@@ -82,12 +87,12 @@ pub async fn settle_in(tx: &Tx, batch: &[Settlement]) -> Op<()> {
         if settlement.outcome.refunds() {
             refunds.push((message.parts.clone(), message.at));
             let charged_at = charged_at(settlement.message, message.at, tx.judged_at());
-            paces.extend(charged_at.map(|at| (paced(message.key, message.account), at)));
+            rates.extend(charged_at.map(|at| (rate_holders(message.key, message.account), at)));
             *refused.entry(message.account).or_default() += 1;
         }
     }
     give_back(tx, &refunds).await?;
-    give_rates_back(tx, &paces).await?;
+    give_rates_back(tx, &rates).await?;
     refusals::count(tx, &refused).await?;
     if accepted.is_empty() {
         return Ok(());
@@ -149,7 +154,7 @@ async fn give_rates_back(tx: &Tx, messages: &[([Holder; 2], Timestamp)]) -> Op<(
     tx.write_given_back(arrivals).await
 }
 
-async fn known(tx: &Tx, batch: &[Settlement]) -> Op<HashMap<Uuid, Known>> {
+async fn known(tx: &Tx, batch: &[Settlement]) -> Op<HashMap<Uuid, MessageRow>> {
     let (days, messages, _) = columns(batch.iter().copied());
     let found = tx
         .query(
@@ -172,7 +177,7 @@ async fn known(tx: &Tx, batch: &[Settlement]) -> Op<HashMap<Uuid, Known>> {
         };
         let (key, account) = (KeyId(row.try_get(10)?), AccountId(row.try_get(9)?));
         let at = rows::instant(row.try_get(8)?)?;
-        known.insert(row.try_get(0)?, Known { key, account, parts, at, settled });
+        known.insert(row.try_get(0)?, MessageRow { key, account, parts, at, settled });
     }
     Ok(known)
 }

@@ -2,17 +2,17 @@
 
 use tokio_postgres::Row;
 
+use super::connection::PgConnection;
 use super::failure::{Failure, Op};
 use super::rows;
 use super::tx::Tx;
-use super::wire::Wire;
 use crate::domain::id::PolicyId;
 use crate::domain::trouble::{Fault, Sightings, TROUBLES_MAX, Trouble};
-use crate::ledger::store::{Role, Session};
+use crate::ledger::store::{LedgerSession, Role};
 
 /// Replaces the session's report, and drops the reports of sessions that are over, unless another call is dropping
 /// them.
-pub async fn put(tx: &Tx, session: &Session, troubles: &[Trouble]) -> Op<()> {
+pub async fn put(tx: &Tx, session: &LedgerSession, troubles: &[Trouble]) -> Op<()> {
     tx.execute(
         "DELETE FROM trouble WHERE (session, policy) IN \
              (SELECT t.session, t.policy FROM trouble t WHERE t.session = $1 OR NOT EXISTS \
@@ -36,10 +36,10 @@ pub async fn put(tx: &Tx, session: &Session, troubles: &[Trouble]) -> Op<()> {
     Ok(())
 }
 
-pub async fn sightings(wire: &Wire) -> Op<Sightings> {
+pub async fn sightings(connection: &PgConnection) -> Op<Sightings> {
     let living = "SELECT count(*) FROM session WHERE role = $1 AND closed_at IS NULL";
-    let relays: i64 = wire.query_one(living, &[&Role::Relay.as_str()]).await?.try_get(0)?;
-    let found = wire
+    let relays: i64 = connection.query_one(living, &[&Role::Relay.as_str()]).await?.try_get(0)?;
+    let found = connection
         .query(
             "SELECT t.policy, t.upstream, t.fault, t.why, t.since FROM trouble t \
              JOIN session s ON s.id = t.session AND s.epoch = t.epoch AND s.closed_at IS NULL \

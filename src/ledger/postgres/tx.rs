@@ -4,14 +4,14 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::connection::PgConnection;
 use super::failure::{Failure, Op};
-use super::pool::{Lease, Wires};
-use super::wire::Wire;
+use super::pool::{Connections, Lease};
 use super::{identity, rows};
 use crate::domain::id::Holder;
 use crate::ledger::audit::Note;
 use crate::ledger::rules::time;
-use crate::ledger::store::{Session, State};
+use crate::ledger::store::{LedgerSession, State};
 
 /// The writers of one process that need not wait for each other: each lane has its own row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub fn clock_ms(clock: &Clock) -> Option<i64> {
 }
 
 pub struct Tx {
-    wire: Lease,
+    connection: Lease,
     /// The ledger's time.
     pub now: Timestamp,
     /// The clock that it was taken from: the given one, or the server's.
@@ -67,19 +67,19 @@ struct Line {
 }
 
 impl std::ops::Deref for Tx {
-    type Target = Wire;
+    type Target = PgConnection;
 
-    fn deref(&self) -> &Wire {
-        &self.wire
+    fn deref(&self) -> &PgConnection {
+        &self.connection
     }
 }
 
 impl Tx {
     /// Begins, and reports that the session is alive.
-    pub async fn begin(wires: &Wires, clock: &Clock, session: &Session, lane: Lane) -> Op<Self> {
-        let wire = Lease::take(wires).await?;
-        wire.batch("BEGIN").await?;
-        let entered = wire
+    pub async fn begin(connections: &Connections, clock: &Clock, session: &LedgerSession, lane: Lane) -> Op<Self> {
+        let connection = Lease::take(connections).await?;
+        connection.batch("BEGIN").await?;
+        let entered = connection
             .query_one(
                 "SELECT now_ms, fenced, config_epoch, state, \
                      coalesce($4, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) \
@@ -91,25 +91,30 @@ impl Tx {
         let (fenced, config_epoch) = (entered.try_get(1)?, entered.try_get(2)?);
         let state = identity::state(entered.try_get(3)?)?;
         let clock = rows::instant(entered.try_get(4)?)?;
-        Ok(Self { wire, now, clock, fenced, config_epoch, state, notes: vec![], moved: vec![] })
+        Ok(Self { connection, now, clock, fenced, config_epoch, state, notes: vec![], moved: vec![] })
     }
 
     /// Begins without a session: for an administrator's actions, also when every session has ended.
-    pub async fn begin_alone(wires: &Wires, clock: &Clock) -> Op<Self> {
-        let wire = Lease::take(wires).await?;
-        wire.batch("BEGIN").await?;
-        let found = wire
+    pub async fn begin_alone(connections: &Connections, clock: &Clock) -> Op<Self> {
+        let connection = Lease::take(connections).await?;
+        connection.batch("BEGIN").await?;
+        let found = connection
             .query_one("SELECT ledger_now($1), config_epoch, state FROM meta FOR UPDATE", &[&clock_ms(clock)])
             .await?;
         let now = rows::instant(found.try_get(0)?)?;
         let state = identity::state(found.try_get(2)?)?;
         let config_epoch = found.try_get(1)?;
-        Ok(Self { wire, now, clock: now, fenced: false, config_epoch, state, notes: vec![], moved: vec![] })
+        Ok(Self { connection, now, clock: now, fenced: false, config_epoch, state, notes: vec![], moved: vec![] })
     }
 
     /// Begins like [`begin`](Self::begin), for work that a session may do only while it lives.
-    pub async fn begin_fenced(wires: &Wires, clock: &Clock, session: &Session, lane: Lane) -> Op<Self> {
-        let tx = Self::begin(wires, clock, session, lane).await?;
+    pub async fn begin_fenced(
+        connections: &Connections,
+        clock: &Clock,
+        session: &LedgerSession,
+        lane: Lane,
+    ) -> Op<Self> {
+        let tx = Self::begin(connections, clock, session, lane).await?;
         if tx.fenced {
             return tx.end(Err(Failure::Fenced)).await;
         }
@@ -135,6 +140,11 @@ impl Tx {
         }
     }
 
+    /// Notes what concerns no single holder.
+    pub fn note_of_ledger(&mut self, actor: &str, note: Note) {
+        self.record(actor, note.kind, None, note.detail);
+    }
+
     /// Marks a holder's figures as changed.
     pub fn mark_moved(&mut self, holder: Holder) {
         self.moved.push(holder);
@@ -148,13 +158,13 @@ impl Tx {
         };
         match result {
             Ok(value) => {
-                self.wire.batch("COMMIT").await?;
-                self.wire.give_back();
+                self.connection.batch("COMMIT").await?;
+                self.connection.give_back();
                 Ok(value)
             }
             Err(failure) => {
-                if self.wire.batch("ROLLBACK").await.is_ok() {
-                    self.wire.give_back();
+                if self.connection.batch("ROLLBACK").await.is_ok() {
+                    self.connection.give_back();
                 }
                 Err(failure)
             }

@@ -11,7 +11,7 @@ use crate::ledger::audit::{KEY_NETWORK, Note};
 
 /// A network that a key logged in from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownNetwork {
     pub network: String,
     /// When the trail recorded it.
     pub told_at: Timestamp,
@@ -46,7 +46,7 @@ pub fn keys_of(logins: &[LoginFrom]) -> BTreeSet<KeyId> {
 /// Judges a batch of logins. A login from a network that is not known for its key is news, unless the key caused
 /// [`NETWORKS_PER_KEY`] of them within [`NEWS_WITHIN`]; if the key already has as many networks, the one that it used
 /// longest ago is forgotten in exchange.
-pub fn judge(mut known: HashMap<KeyId, Vec<Known>>, logins: &[LoginFrom], now: Timestamp) -> Changes {
+pub fn judge(mut known: HashMap<KeyId, Vec<KnownNetwork>>, logins: &[LoginFrom], now: Timestamp) -> Changes {
     let mut changes = Changes::default();
     for LoginFrom { key, network } in logins.iter().take(LOGINS_MAX) {
         let (known, network) = (known.entry(*key).or_default(), network.to_string());
@@ -62,7 +62,7 @@ pub fn judge(mut known: HashMap<KeyId, Vec<Known>>, logins: &[LoginFrom], now: T
             continue;
         }
         let forgotten = if known.len() >= NETWORKS_PER_KEY { forget(known, now) } else { None };
-        known.push(Known { network: network.clone(), told_at: now, seen_at: now });
+        known.push(KnownNetwork { network: network.clone(), told_at: now, seen_at: now });
         let mut detail = json!({ "network": network, "number": known.len() });
         if let Some(forgotten) = forgotten {
             detail["forgotten"] = json!(forgotten);
@@ -75,7 +75,7 @@ pub fn judge(mut known: HashMap<KeyId, Vec<Known>>, logins: &[LoginFrom], now: T
 
 /// Removes the network that a key used longest ago; of several, the one recorded first. News within [`NEWS_WITHIN`] stay:
 /// without their rows the key could cause as many again.
-fn forget(known: &mut Vec<Known>, now: Timestamp) -> Option<String> {
+fn forget(known: &mut Vec<KnownNetwork>, now: Timestamp) -> Option<String> {
     let is_old = |index: &usize| now.duration_since(known[*index].told_at) >= NEWS_WITHIN;
     let oldest = (0..known.len()).filter(is_old).min_by_key(|index| (known[*index].seen_at, known[*index].told_at))?;
     Some(known.remove(oldest).network)
@@ -94,8 +94,11 @@ mod tests {
         let login = |network: u32| LoginFrom::new(key, std::net::IpAddr::V4((network << 8).into()));
         let start: Timestamp = "2026-11-20T10:00:00Z".parse().expect("a time");
         let home = login(1).network.to_string();
-        let mut known =
-            vec![Known { network: home.clone(), told_at: start - SignedDuration::from_hours(48), seen_at: start }];
+        let mut known = vec![KnownNetwork {
+            network: home.clone(),
+            told_at: start - SignedDuration::from_hours(48),
+            seen_at: start,
+        }];
         let (mut news, mut next) = (0, 2);
         for hour in 0..24 {
             let now = start + SignedDuration::from_hours(hour);
@@ -108,7 +111,7 @@ mod tests {
             }
             known.retain(|row| !changes.forgotten.iter().any(|(_, network)| *network == row.network));
             let first = changes.first.into_iter();
-            known.extend(first.map(|first| Known { network: first.network, told_at: now, seen_at: now }));
+            known.extend(first.map(|first| KnownNetwork { network: first.network, told_at: now, seen_at: now }));
             news = known.iter().filter(|row| row.told_at >= start).count().max(news);
             assert!(known.len() <= NETWORKS_PER_KEY);
         }

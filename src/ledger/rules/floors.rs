@@ -1,9 +1,12 @@
 //! Floors: usage known from elsewhere, put into a ledger that was accepted.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 
 use crate::domain::credit::{Lot, Meter, Overage, in_order_of_use};
-use crate::domain::id::Holder;
+use crate::domain::directory::{Entry, Terms};
+use crate::domain::id::{Holder, IdMap, Kind};
 
 /// The known usage of one of a holder's meters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +16,19 @@ pub struct Floor {
     pub bound: Bound,
     /// End of the period in which it was used: afterwards the floor means nothing.
     pub until: Timestamp,
+}
+
+impl Floor {
+    /// Returns true if the period in which it was used is not over.
+    pub fn is_running(&self, now: Timestamp) -> bool {
+        now < self.until
+    }
+
+    /// Returns the terms under which its holder's lots are made: the amount of money spent is known, whether or not it
+    /// is limited at present.
+    pub fn terms<'a>(&self, entry: &'a Entry) -> Terms<'a> {
+        Terms { priced: self.meter == Meter::AccountSpend, ..entry.terms() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +67,21 @@ pub fn raise(bound: Bound, overage: Overage, mut lots: Vec<Lot>) -> Vec<Raised> 
         raised.push(Raised { lot, by });
     }
     raised
+}
+
+/// The kinds whose parents are raised by what they were raised, in this order: an account that was raised by its keys
+/// raises its policy.
+pub const CHILDREN: [Kind; 2] = [Kind::Key, Kind::Account];
+
+/// Sorts raised lots by the parent of their holder. A holder without an entry has none.
+pub fn by_parent(raised: Vec<Raised>, entries: &HashMap<Holder, Entry>) -> IdMap<Holder, Vec<Raised>> {
+    let mut children: IdMap<Holder, Vec<Raised>> = IdMap::default();
+    for raised in raised {
+        if let Some(parent) = entries.get(&raised.lot.holder).and_then(Entry::parent) {
+            children.entry(parent).or_default().push(raised);
+        }
+    }
+    children
 }
 
 /// Returns by how much a parent's running lot was raised less than its children: every message of a key is one of its

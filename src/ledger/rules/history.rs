@@ -20,6 +20,13 @@ pub fn place(at_ms: i64) -> (i64, usize) {
     (hour, usize::try_from((at_ms - hour) / QUARTER_MS).unwrap_or(0))
 }
 
+/// Returns the hours whose use bounds how much an account may have refused at an instant (unix milliseconds): its own
+/// and the one before, so that the bound does not drop when an hour begins.
+pub fn hours_of_refusals(at_ms: i64) -> [i64; 2] {
+    let (hour, _) = place(at_ms);
+    [hour, hour - HOUR_MS]
+}
+
 /// Returns the first instant (unix milliseconds) that counts for a period that begins at `from`.
 pub fn first(from: Timestamp) -> i64 {
     from.as_millisecond().div_euclid(QUARTER_MS) * QUARTER_MS
@@ -56,6 +63,7 @@ mod tests {
             assert_eq!(place(ms), expected, "{ms}");
         }
         assert_eq!(place(-1), (-HOUR_MS, 3));
+        assert_eq!(hours_of_refusals(HOUR_MS + 1), [HOUR_MS, 0]);
         let from = Timestamp::from_millisecond(1_000_000).expect("a time");
         assert_eq!(first(from), 900_000, "the quarter in which it begins counts whole");
     }

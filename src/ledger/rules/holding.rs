@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::sources::{Planned, added, find};
-use crate::domain::credit::{Holding, Lot, Source, Stock, Tempo, in_order_of_use, next_top_up};
+use crate::domain::credit::{Holding, Lot, RateState, Source, Stock, in_order_of_use, next_top_up};
 use crate::domain::directory::Terms;
 
 /// A holder as a batch is judged by it, with its lots of other sources as they are at this moment.
@@ -40,7 +40,7 @@ pub fn open(terms: &Terms<'_>, period: &Lot, lots: Vec<Lot>, arrival: Option<Tim
     }
     let counts = terms.priced || terms.spend_limit.is_some();
     let spend = find(&lots, &Source::Spend).filter(|_| counts).map(|lot| lot.id);
-    let tempo = terms.rate.map(|rate| Tempo { rate, arrival, moved: false });
-    let holding = Holding { overage: terms.overage, spend, prepaid: stock, tempo, ..Holding::plain(period.id) };
+    let rate_state = terms.rate.map(|rate| RateState { rate, arrival, moved: false });
+    let holding = Holding { overage: terms.overage, spend, prepaid: stock, rate_state, ..Holding::plain(period.id) };
     Opened { holding, lots, topped_up }
 }

@@ -16,7 +16,7 @@ pub const LOTS_AHEAD_MAX: usize = 40;
 
 /// The write that an engine owes a lot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
+pub enum RowState {
     /// Unchanged since it was read.
     Clean,
     /// To be updated.
@@ -33,7 +33,7 @@ pub struct Row {
     pub calendar: String,
     /// An edit ended it: nothing is charged to it any more, whatever the caller's time.
     pub ended: bool,
-    pub mark: Mark,
+    pub state: RowState,
 }
 
 impl Row {
@@ -42,8 +42,8 @@ impl Row {
     }
 
     fn change(&mut self) {
-        if self.mark == Mark::Clean {
-            self.mark = Mark::Changed;
+        if self.state == RowState::Clean {
+            self.state = RowState::Changed;
         }
     }
 }
@@ -89,7 +89,7 @@ impl Lots {
     /// Adds a lot that was read. A holder's lots must come oldest first.
     pub fn push(&mut self, lot: Lot, calendar: String, ended: bool) {
         let rows = if lot.source == Source::Period { &mut self.periods } else { &mut self.others };
-        rows.push(Row { lot, calendar, ended, mark: Mark::Clean });
+        rows.push(Row { lot, calendar, ended, state: RowState::Clean });
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Row> {
@@ -100,9 +100,9 @@ impl Lots {
         self.periods.iter_mut().chain(&mut self.others)
     }
 
-    /// Clears the marks after everything was written.
+    /// Marks the rows as unchanged after everything was written.
     pub fn is_written(&mut self) {
-        self.all_mut().for_each(|row| row.mark = Mark::Clean);
+        self.all_mut().for_each(|row| row.state = RowState::Clean);
     }
 
     /// Returns the latest lot that has begun by `at`.
@@ -129,12 +129,12 @@ impl Lots {
     }
 
     fn add(&mut self, lot: Lot, calendar: &Calendar) {
-        self.periods.push(Row { lot, calendar: json(calendar), ended: false, mark: Mark::New });
+        self.periods.push(Row { lot, calendar: json(calendar), ended: false, state: RowState::New });
     }
 
     /// Returns true if anything is to be written.
-    pub fn is_marked(&self) -> bool {
-        self.all().any(|row| row.mark != Mark::Clean)
+    pub fn has_changes(&self) -> bool {
+        self.all().any(|row| row.state != RowState::Clean)
     }
 
     /// Returns the moment from which its holder's use has to be known before a lot of this limit is made: the beginning
@@ -215,7 +215,7 @@ impl Lots {
                 known.lot = lot;
                 known.change();
             }
-            None => self.others.push(Row { lot, calendar: String::new(), ended: false, mark: Mark::New }),
+            None => self.others.push(Row { lot, calendar: String::new(), ended: false, state: RowState::New }),
         }
     }
 
@@ -347,6 +347,12 @@ impl Lots {
     }
 }
 
+/// Returns the beginning of a lot's period (unix milliseconds) if it comes before the lot's: the lot counts the use
+/// since then.
+pub fn counts_from(lot: &Lot) -> Option<i64> {
+    (lot.window.from != lot.begun).then(|| lot.window.from.as_millisecond())
+}
+
 /// Returns the entry whose limit holds at the moment of an edit: for a removal, the one before.
 pub fn holding<'a>(before: Option<&'a Entry>, entry: &'a Entry) -> &'a Entry {
     match entry.removed_at() {
@@ -388,7 +394,7 @@ fn regrant(row: &mut Row, limit: &Limit) -> Option<Note> {
 mod tests {
     use super::*;
     use crate::domain::period::{Calendar, Period};
-    use crate::ledger::conformance::{account, at};
+    use crate::ledger::world::{account, at};
 
     /// As when a release knows the rules of a time zone better than the one before.
     #[test]

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::dedup::{Mark, Recognised, Trace, recognise};
-use crate::domain::credit::{self, Blocked, Books, Charge, Part, Reservation, Verdict};
+use super::dedup::{DedupChange, DedupRecord, Recognised, recognise};
+use crate::domain::credit::{self, BatchRows, Blocked, Charge, Part, Reservation, Verdict};
 use crate::domain::directory::Sender;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{IdMap, IdSet, KeyId, MessageId};
@@ -74,10 +74,10 @@ pub fn fingerprints<'a>(
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
     pub verdict: Verdict,
-    /// The reservation that is to be inserted. Its lots are charged in the books.
+    /// The reservation that is to be inserted. Its lots are charged in the rows.
     pub charged: Option<Charged>,
-    /// The mark to write on an earlier message's kept fingerprint.
-    pub mark: Option<(MessageId, Mark)>,
+    /// The change to write to an earlier message's kept fingerprint.
+    pub change: Option<(MessageId, DedupChange)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -89,17 +89,17 @@ pub struct Charged {
 
 impl Decision {
     fn answered(verdict: Verdict) -> Self {
-        Self { verdict, charged: None, mark: None }
+        Self { verdict, charged: None, change: None }
     }
 }
 
-/// Decides a batch in order, charging the books and marking the traces in place. The books must hold the lots of every
-/// open message's key, account and policy; `traces` the kept fingerprints of all of them, oldest first.
+/// Decides a batch in order, charging the rows and changing the records in place. The rows must hold the lots of every
+/// open message's key, account and policy; `records` the kept fingerprints of all of them, oldest first.
 pub fn decide(
     batch: &[Reservation],
     steps: &[Step],
-    traces: &mut HashMap<Fingerprint, Vec<Trace>>,
-    books: &mut Books,
+    records: &mut HashMap<Fingerprint, Vec<DedupRecord>>,
+    rows: &mut BatchRows,
     now: Timestamp,
 ) -> Vec<Decision> {
     let mut decisions: Vec<Decision> = Vec::with_capacity(batch.len());
@@ -107,7 +107,7 @@ pub fn decide(
         let decision = match step {
             Step::Answered(verdict) => Decision::answered(verdict.clone()),
             Step::Repeats(earlier) => Decision::answered(decisions[*earlier].verdict.clone()),
-            Step::Open(sender) => decide_open(asked, sender, traces, books, now),
+            Step::Open(sender) => decide_open(asked, sender, records, rows, now),
         };
         decisions.push(decision);
     }
@@ -117,16 +117,16 @@ pub fn decide(
 fn decide_open(
     asked: &Reservation,
     sender: &Sender,
-    traces: &mut HashMap<Fingerprint, Vec<Trace>>,
-    books: &mut Books,
+    records: &mut HashMap<Fingerprint, Vec<DedupRecord>>,
+    rows: &mut BatchRows,
     now: Timestamp,
 ) -> Decision {
-    let kept = asked.fingerprint.and_then(|fingerprint| traces.get_mut(&fingerprint));
-    if let Some(decision) = kept.and_then(|traces| decide_copy(asked, sender, traces, books, now)) {
+    let kept = asked.fingerprint.and_then(|fingerprint| records.get_mut(&fingerprint));
+    if let Some(decision) = kept.and_then(|records| decide_copy(asked, sender, records, rows, now)) {
         return decision;
     }
     let charge = charge_of(asked, sender);
-    match credit::decide(books, &charge, now) {
+    match credit::decide(rows, &charge, now) {
         Ok(parts) => Decision { charged: Some(Charged { charge, parts }), ..Decision::answered(Verdict::Reserved) },
         Err(refused) => Decision::answered(refused),
     }
@@ -141,35 +141,35 @@ pub fn charge_of(asked: &Reservation, sender: &Sender) -> Charge {
 fn decide_copy(
     asked: &Reservation,
     sender: &Sender,
-    traces: &mut [Trace],
-    books: &mut Books,
+    records: &mut [DedupRecord],
+    rows: &mut BatchRows,
     now: Timestamp,
 ) -> Option<Decision> {
-    let Recognised { verdict, mark } = recognise(asked.message, traces)?;
-    let Some((index, mark)) = mark else { return Some(Decision::answered(verdict)) };
-    let paced = match mark {
-        Mark::Carried => credit::pace(books, sender.chain(), now),
-        Mark::Answered => Ok(()),
+    let Recognised { verdict, change } = recognise(asked.message, records)?;
+    let Some((index, change)) = change else { return Some(Decision::answered(verdict)) };
+    let paced = match change {
+        DedupChange::Carried => credit::take_rate(rows, sender.chain(), now),
+        DedupChange::Answered => Ok(()),
     };
     if let Err(too_fast) = paced {
         return Some(Decision::answered(too_fast));
     }
-    let trace = &mut traces[index];
-    trace.mark(asked.message, mark);
-    Some(Decision { verdict, charged: None, mark: Some((trace.message, mark)) })
+    let record = &mut records[index];
+    record.apply(asked.message, change);
+    Some(Decision { verdict, charged: None, change: Some((record.message, change)) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::credit::{Holding, Limit, Lot, LotId, Outcome, Rate, Tempo};
+    use crate::domain::credit::{Holding, Limit, Lot, LotId, Outcome, Rate, RateState};
     use crate::domain::directory::Directory;
     use crate::domain::period::Calendar;
-    use crate::ledger::conformance;
+    use crate::ledger::world;
     use uuid::Uuid;
 
     fn now() -> Timestamp {
-        conformance::at(conformance::START)
+        world::at(world::START)
     }
 
     fn id(n: u128) -> MessageId {
@@ -178,45 +178,45 @@ mod tests {
 
     fn asked(message: u128, fingerprint: Option<u8>) -> Reservation {
         let fingerprint = fingerprint.map(|byte| Fingerprint([byte; 32]));
-        Reservation { message: id(message), key: conformance::key_id(1), credits: 2, fingerprint }
+        Reservation { message: id(message), key: world::key_id(1), credits: 2, fingerprint }
     }
 
     /// Key 1 in good standing, with these credits on each period lot and a rate of one message an hour.
     struct Case {
         directory: Directory,
         reserved: IdSet<MessageId>,
-        traces: HashMap<Fingerprint, Vec<Trace>>,
-        books: Books,
+        records: HashMap<Fingerprint, Vec<DedupRecord>>,
+        rows: BatchRows,
     }
 
     impl Case {
         fn new(credits: i64) -> Self {
             let limit = Limit { credits: Some(credits), calendar: Calendar::monthly_utc() };
             let mut directory = Directory::default();
-            directory.apply(crate::domain::directory::Entry::Policy(conformance::policy(1, limit.clone())));
-            directory.apply(crate::domain::directory::Entry::Account(conformance::account(1, limit.clone())));
-            directory.apply(crate::domain::directory::Entry::Key(conformance::key(1, 1, limit.clone())));
-            let mut books = Books::default();
-            for (id, holder) in (1..).map(LotId).zip(conformance::chain()) {
+            directory.apply(crate::domain::directory::Entry::Policy(world::policy(1, limit.clone())));
+            directory.apply(crate::domain::directory::Entry::Account(world::account(1, limit.clone())));
+            directory.apply(crate::domain::directory::Entry::Key(world::key(1, 1, limit.clone())));
+            let mut rows = BatchRows::default();
+            for (id, holder) in (1..).map(LotId).zip(world::chain()) {
                 let lot = Lot::of_period(holder, limit.calendar.window(now()), limit.credits);
-                books.lots.insert(id, Lot { id, ..lot });
-                books.holdings.insert(holder, Holding::plain(id));
+                rows.lots.insert(id, Lot { id, ..lot });
+                rows.holdings.insert(holder, Holding::plain(id));
             }
             let rate = Rate { messages: 1, per_seconds: 3_600 };
-            let key = books.holdings.get_mut(&conformance::chain()[0]).expect("held");
-            key.tempo = Some(Tempo { rate, arrival: None, moved: false });
-            Self { directory, reserved: IdSet::default(), traces: HashMap::new(), books }
+            let key = rows.holdings.get_mut(&world::chain()[0]).expect("held");
+            key.rate_state = Some(RateState { rate, arrival: None, moved: false });
+            Self { directory, reserved: IdSet::default(), records: HashMap::new(), rows }
         }
 
         fn decide(&mut self, batch: &[Reservation]) -> Vec<Decision> {
             let steps = screen(batch, &self.reserved, |key| self.directory.sender(key), now());
-            decide(batch, &steps, &mut self.traces, &mut self.books, now())
+            decide(batch, &steps, &mut self.records, &mut self.rows, now())
         }
     }
 
     #[test]
     fn each_step_answers_before_the_next_is_asked() {
-        let relayed = Trace {
+        let relayed = DedupRecord {
             message: id(90),
             outcome: Some(Outcome::Relayed),
             carrier: None,
@@ -229,34 +229,34 @@ mod tests {
         case.reserved.insert(id(1));
         case.directory = Directory::default();
         let kept = HashMap::from([(Fingerprint([7; 32]), vec![relayed.clone()])]);
-        case.traces = kept.clone();
+        case.records = kept.clone();
         let decided = case.decide(&[asked(1, Some(7)), asked(2, Some(7))]);
         let revoked = Verdict::Blocked(Blocked::KeyRevoked);
         assert_eq!(decided[0], Decision::answered(Verdict::Reserved));
         assert_eq!(decided[1], Decision::answered(revoked), "standing comes before copies");
-        assert_eq!(case.traces, kept, "whoever may not send uses no trace up");
+        assert_eq!(case.records, kept, "whoever may not send uses no record up");
 
         // A copy, though nothing is left.
         let mut case = Case::new(0);
-        case.traces = kept;
+        case.records = kept;
         let decided = case.decide(&[asked(1, Some(7)), asked(2, Some(7)), asked(1, Some(7))]);
         assert_eq!(decided[0].verdict, Verdict::Relayed(id(90)));
-        assert_eq!(decided[0].mark, Some((id(90), Mark::Answered)));
-        assert!(matches!(decided[1].verdict, Verdict::Short { .. }), "a trace answers one copy");
+        assert_eq!(decided[0].change, Some((id(90), DedupChange::Answered)));
+        assert!(matches!(decided[1].verdict, Verdict::Short { .. }), "a record answers one copy");
         assert_eq!(decided[2], Decision::answered(Verdict::Relayed(id(90))), "the same message, marked once");
 
         // A copy that is sent in its place is judged by the rate, and uses nothing up if the rate refuses it.
         let mut case = Case::new(2);
-        let unknown = Trace { outcome: Some(Outcome::Unknown), ..relayed };
-        case.traces = HashMap::from([(Fingerprint([7; 32]), vec![unknown])]);
+        let unknown = DedupRecord { outcome: Some(Outcome::Unknown), ..relayed };
+        case.records = HashMap::from([(Fingerprint([7; 32]), vec![unknown])]);
         let decided = case.decide(&[asked(3, None), asked(1, Some(7)), asked(2, Some(7))]);
         assert!(decided[0].charged.is_some());
         for too_fast in &decided[1..] {
             assert!(matches!(too_fast.verdict, Verdict::TooFast { .. }), "{too_fast:?}");
-            assert_eq!(too_fast.mark, None);
+            assert_eq!(too_fast.change, None);
         }
-        let key = case.books.holdings.get_mut(&conformance::chain()[0]).expect("held");
-        key.tempo.as_mut().expect("paced").arrival = None;
+        let key = case.rows.holdings.get_mut(&world::chain()[0]).expect("held");
+        key.rate_state.as_mut().expect("paced").arrival = None;
         let decided = case.decide(&[asked(1, Some(7)), asked(2, Some(7)), asked(1, Some(7)), asked(4, None)]);
         assert_eq!(decided[0].verdict, Verdict::Resumed(id(90)));
         assert_eq!(decided[1].verdict, Verdict::UnderWay(id(90)));
@@ -270,6 +270,6 @@ mod tests {
         assert_eq!((charged.charge.credits, charged.parts.len()), (2, 3));
         assert_eq!(decided[1], Decision::answered(Verdict::Reserved));
         assert!(matches!(decided[2].verdict, Verdict::TooFast { .. }), "{decided:?}");
-        assert!(case.books.lots.values().all(|lot| lot.consumed == 2));
+        assert!(case.rows.lots.values().all(|lot| lot.consumed == 2));
     }
 }

@@ -56,7 +56,7 @@ pub fn charged_at(message: MessageId, reserved_at: Timestamp, now: Timestamp) ->
 }
 
 /// Returns the holders whose rate a message took: its key and its account. A refund is given back to their rates, too.
-pub fn paced(key: KeyId, account: AccountId) -> [Holder; 2] {
+pub fn rate_holders(key: KeyId, account: AccountId) -> [Holder; 2] {
     [Holder::Key(key), Holder::Account(account)]
 }
 

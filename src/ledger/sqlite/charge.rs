@@ -10,15 +10,15 @@ use super::failure::{Failure, Op};
 use super::ledgered::Ledgered;
 use super::lots::latest;
 use super::write::Tx;
-use super::{identity, rows, tempo};
+use super::{identity, rate_state, rows};
 use crate::domain::credit::{Chain, Charge, Outcome, PERIOD_PARTS, Part, Reservation, Verdict};
 use crate::domain::directory::Sender;
 use crate::domain::id::{AccountId, Holder, IdMap, IdSet, KeyId, MessageId, PolicyId};
-use crate::ledger::audit::{LEDGER, SESSION_GIVEN_UP};
+use crate::ledger::audit::{LEDGER, Note};
 use crate::ledger::rules::pending::{self, Open};
 use crate::ledger::rules::reserve::{Charged, Step, decide, fingerprints, screen, senders};
-use crate::ledger::rules::settle::{Settled, carries, charged_at, correction, paced};
-use crate::ledger::store::{Session, Settlement};
+use crate::ledger::rules::settle::{Settled, carries, charged_at, correction, rate_holders};
+use crate::ledger::store::{LedgerSession, Settlement};
 
 /// A reserved message: its sender, its charge, and when.
 struct Reserved {
@@ -29,14 +29,14 @@ struct Reserved {
 }
 
 impl Tx<'_> {
-    pub fn reserve(&mut self, session: &Session, batch: &[Reservation]) -> Op<Vec<Verdict>> {
+    pub fn reserve(&mut self, session: &LedgerSession, batch: &[Reservation]) -> Op<Vec<Verdict>> {
         self.fence(session)?;
         identity::refuse_unless_open(self.connection)?;
         let steps = self.screen(batch)?;
-        let mut traces = HashMap::new();
+        let mut records = HashMap::new();
         for (_, fingerprint) in fingerprints(batch, &steps) {
-            if let Entry::Vacant(unread) = traces.entry(fingerprint) {
-                unread.insert(self.traces(&fingerprint)?);
+            if let Entry::Vacant(unread) = records.entry(fingerprint) {
+                unread.insert(self.records(&fingerprint)?);
             }
         }
         // Missing lots are made here, before any denial.
@@ -44,21 +44,21 @@ impl Tx<'_> {
         for terms in senders(&steps).flat_map(Sender::terms) {
             lots.open(self, &terms)?;
         }
-        lots.books.refused = self.refused()?;
-        let mut decisions = decide(batch, &steps, &mut traces, &mut lots.books, self.judged_at());
+        lots.rows.refused = self.refused()?;
+        let mut decisions = decide(batch, &steps, &mut records, &mut lots.rows, self.judged_at());
         for (reservation, decision) in batch.iter().zip(&decisions) {
             if let Some(Charged { charge, parts }) = &decision.charged {
                 self.insert_reservation(session, reservation, charge, parts)?;
                 parts.iter().for_each(|part| lots.touch(part.0));
             }
-            if let Some(mark) = decision.mark {
-                self.mark_copy(session, mark, reservation.message)?;
+            if let Some(change) = decision.change {
+                self.record_copy(session, change, reservation.message)?;
             }
         }
         let lacking = pending::lacking(&steps, &decisions);
         if !lacking.is_empty() {
             let open = self.open_messages(&lacking)?;
-            pending::judge(batch, &steps, &mut decisions, &lots.books, &open);
+            pending::judge(batch, &steps, &mut decisions, &lots.rows, &open);
         }
         lots.save(self)?;
         Ok(decisions.into_iter().map(|decision| decision.verdict).collect())
@@ -117,7 +117,7 @@ impl Tx<'_> {
 
     fn insert_reservation(
         &self,
-        session: &Session,
+        session: &LedgerSession,
         reservation: &Reservation,
         charge: &Charge,
         parts: &[Part],
@@ -147,7 +147,7 @@ impl Tx<'_> {
     }
 
     /// Writes outcomes. A fenced session's are taken too: they correct.
-    pub fn settle(&mut self, session: &Session, batch: &[Settlement]) -> Op<()> {
+    pub fn settle(&mut self, session: &LedgerSession, batch: &[Settlement]) -> Op<()> {
         self.touch(session)?;
         let mut lots = Ledgered::default();
         let mut refused = BTreeMap::new();
@@ -215,12 +215,12 @@ impl Tx<'_> {
 
     /// Gives back to the rates of its key and its account what a message took of them.
     fn give_rates_back(&self, key: KeyId, account: AccountId, charged_at: Timestamp) -> Op<()> {
-        for holder in paced(key, account) {
-            let Some(arrivals) = tempo::arrivals(self.connection, holder)? else { continue };
+        for holder in rate_holders(key, account) {
+            let Some(arrivals) = rate_state::arrivals(self.connection, holder)? else { continue };
             let rate = rows::entry(self.connection, holder)?.and_then(|entry| entry.rate());
             let given_back = rate.and_then(|rate| rate.give_back(arrivals, charged_at, self.judged_at()));
             if let Some(arrivals) = given_back {
-                tempo::set_arrivals(self.connection, holder, arrivals)?;
+                rate_state::set_arrivals(self.connection, holder, arrivals)?;
             }
         }
         Ok(())
@@ -254,7 +254,7 @@ impl Tx<'_> {
     }
 
     /// Settles up to `limit` open messages of sessions that are gone as unknown. Returns those messages.
-    pub fn sweep(&mut self, session: &Session, silence: SignedDuration, limit: usize) -> Op<Vec<MessageId>> {
+    pub fn sweep(&mut self, session: &LedgerSession, silence: SignedDuration, limit: usize) -> Op<Vec<MessageId>> {
         let since = self.now.saturating_sub(silence).unwrap_or(Timestamp::MIN);
         self.fence(session)?;
         let given_up: Vec<(String, String)> = self
@@ -268,7 +268,7 @@ impl Tx<'_> {
             })?
             .collect::<rusqlite::Result<_>>()?;
         for (role, name) in given_up {
-            self.record(LEDGER, SESSION_GIVEN_UP, None, &serde_json::json!({ "role": role, "name": name }))?;
+            self.note_of_ledger(LEDGER, &Note::given_up(&role, &name))?;
         }
         let orphans: Vec<Settlement> = self
             .connection

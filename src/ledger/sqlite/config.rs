@@ -12,10 +12,10 @@ use crate::domain::directory::Entry;
 use crate::domain::id::Holder;
 use crate::ledger::audit::of_change;
 use crate::ledger::rules::lots::{drops_lots_ahead, holding, touches_lots};
-use crate::ledger::store::Session;
+use crate::ledger::store::LedgerSession;
 
 impl Tx<'_> {
-    pub fn put(&mut self, session: &Session, actor: &str, entries: &[Entry]) -> Op<()> {
+    pub fn put(&mut self, session: &LedgerSession, actor: &str, entries: &[Entry]) -> Op<()> {
         self.fence(session)?;
         identity::refuse_held(self.connection)?;
         let mut epoch = None;
@@ -63,7 +63,7 @@ impl Tx<'_> {
     }
 
     /// Makes the lots that will hold at `until`, for up to `limit` holders that lack one. Returns how many lots.
-    pub fn prepare_lots(&mut self, session: &Session, until: Timestamp, limit: usize) -> Op<u64> {
+    pub fn prepare_lots(&mut self, session: &LedgerSession, until: Timestamp, limit: usize) -> Op<u64> {
         self.fence(session)?;
         let lacking: Vec<Holder> = self
             .connection

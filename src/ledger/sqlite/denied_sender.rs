@@ -10,10 +10,10 @@ use super::write::Tx;
 use crate::domain::denied_sender::{DENIED_MAX, DeniedReport, DeniedSenders};
 use crate::domain::id::KeyId;
 use crate::domain::sender::{MailDomain, SenderFault};
-use crate::ledger::store::Session;
+use crate::ledger::store::LedgerSession;
 
 impl Tx<'_> {
-    pub fn count_denied_senders(&mut self, session: &Session, denied: &[DeniedSenders]) -> Op<()> {
+    pub fn count_denied_senders(&mut self, session: &LedgerSession, denied: &[DeniedSenders]) -> Op<()> {
         self.fence(session)?;
         let mut count = self.connection.prepare_cached(
             "INSERT INTO denied_sender (key, reason, messages, reported, domain, last_at, due_at) \
@@ -31,7 +31,7 @@ impl Tx<'_> {
 
     pub fn report_denied_senders(
         &mut self,
-        session: &Session,
+        session: &LedgerSession,
         every: SignedDuration,
         limit: usize,
     ) -> Op<Vec<DeniedReport>> {

@@ -7,23 +7,27 @@ use uuid::Uuid;
 use super::failure::Op;
 use super::rows;
 use super::write::Tx;
-use crate::domain::credit::Outcome;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::MessageId;
-use crate::ledger::rules::dedup::{Mark, Trace};
+use crate::ledger::rules::dedup::{DedupChange, DedupRecord, Release, earlier_outcome, release};
 use crate::ledger::rules::settle::Settled;
-use crate::ledger::store::{Again, FINGERPRINT_KEPT, Kept, Session, Settlement};
+use crate::ledger::store::{DedupUpdate, FINGERPRINT_KEPT, Kept, LedgerSession, Settlement};
 
 impl Tx<'_> {
     /// Writes which copy was answered, or carries the message.
-    pub fn mark_copy(&self, session: &Session, (message, mark): (MessageId, Mark), copy: MessageId) -> Op<()> {
+    pub fn record_copy(
+        &self,
+        session: &LedgerSession,
+        (message, change): (MessageId, DedupChange),
+        copy: MessageId,
+    ) -> Op<()> {
         let (message, copy) = (message.0.as_bytes(), copy.0.as_bytes());
-        match mark {
-            Mark::Answered => self
+        match change {
+            DedupChange::Answered => self
                 .connection
                 .prepare_cached("UPDATE fingerprint SET answered = ?2 WHERE message = ?1")?
                 .execute(params![message, copy])?,
-            Mark::Carried => self
+            DedupChange::Carried => self
                 .connection
                 .prepare_cached(
                     "UPDATE fingerprint SET carrier = ?2, session = ?3, epoch = ?4, stand_ins = stand_ins + 1 \
@@ -35,7 +39,7 @@ impl Tx<'_> {
     }
 
     /// Returns what is kept under a fingerprint, oldest first.
-    pub fn traces(&self, fingerprint: &Fingerprint) -> Op<Vec<Trace>> {
+    pub fn records(&self, fingerprint: &Fingerprint) -> Op<Vec<DedupRecord>> {
         let mut statement = self.connection.prepare_cached(
             "SELECT f.message, f.carrier, f.answered, EXISTS \
                  (SELECT 1 FROM session s WHERE s.id = f.session AND s.epoch = f.epoch AND s.closed_at IS NULL), \
@@ -44,10 +48,10 @@ impl Tx<'_> {
         )?;
         let day = FINGERPRINT_KEPT.as_millis() as i64;
         let mut found = statement.query(params![fingerprint.0, self.now_ms(), day])?;
-        let mut traces = Vec::new();
+        let mut records = Vec::new();
         while let Some(row) = found.next()? {
             let id = |bytes| MessageId(Uuid::from_bytes(bytes));
-            traces.push(Trace {
+            records.push(DedupRecord {
                 message: id(row.get(0)?),
                 outcome: None,
                 carrier: row.get::<_, Option<[u8; 16]>>(1)?.map(id),
@@ -56,18 +60,18 @@ impl Tx<'_> {
                 stand_ins: row.get(4)?,
             });
         }
-        for trace in &mut traces {
-            trace.outcome = self.latest_outcome(trace.message)?.and_then(Settled::outcome);
+        for record in &mut records {
+            record.outcome = self.latest_outcome(record.message)?.and_then(Settled::outcome);
         }
-        Ok(traces)
+        Ok(records)
     }
 
     /// Takes over what a settlement says about copies. Returns the earlier message that it settles too.
-    pub fn keep(&mut self, session: &Session, settlement: Settlement) -> Op<Option<Settlement>> {
+    pub fn keep(&mut self, session: &LedgerSession, settlement: Settlement) -> Op<Option<Settlement>> {
         let message = settlement.message.0.as_bytes();
-        match settlement.again {
+        match settlement.dedup {
             None => Ok(None),
-            Some(Again::Open(Kept { fingerprint, within })) => {
+            Some(DedupUpdate::Open(Kept { fingerprint, within })) => {
                 self.connection
                     .prepare_cached(
                         "INSERT INTO fingerprint (message, digest, at, until, carrier, session, epoch) \
@@ -83,7 +87,7 @@ impl Tx<'_> {
                     ])?;
                 Ok(None)
             }
-            Some(Again::Ended(Kept { fingerprint, within })) => {
+            Some(DedupUpdate::Ended(Kept { fingerprint, within })) => {
                 // If a copy carries it by now, the end of that copy is awaited.
                 self.connection
                     .prepare_cached(
@@ -101,33 +105,36 @@ impl Tx<'_> {
                     ])?;
                 Ok(None)
             }
-            Some(Again::StoodIn { fingerprint, told }) => self.stood_in(settlement, &fingerprint, told),
+            Some(DedupUpdate::StoodIn { fingerprint, told }) => self.stood_in(settlement, &fingerprint, told),
         }
     }
 
     fn stood_in(&mut self, copy: Settlement, fingerprint: &Fingerprint, told: bool) -> Op<Option<Settlement>> {
         let asker = copy.message.0.as_bytes();
-        let relayed = copy.outcome == Outcome::Relayed;
-        let sql = if relayed && told {
-            "DELETE FROM fingerprint WHERE digest = ?1 AND message <> ?2 AND (carrier = ?2 OR answered = ?2) \
-             RETURNING message"
-        } else if copy.outcome.refunds() {
-            // It was certainly not sent.
-            "UPDATE fingerprint SET stand_ins = stand_ins - ifnull(carrier = ?2, 0), carrier = NULL, answered = NULL \
-             WHERE digest = ?1 AND message <> ?2 AND (carrier = ?2 OR answered = ?2) RETURNING message"
-        } else {
-            "UPDATE fingerprint SET carrier = NULL, answered = NULL \
-             WHERE digest = ?1 AND message <> ?2 AND (carrier = ?2 OR answered = ?2) RETURNING message"
+        let sql = match release(copy.outcome, told) {
+            Release::UsedUp => {
+                "DELETE FROM fingerprint WHERE digest = ?1 AND message <> ?2 AND (carrier = ?2 OR answered = ?2) \
+                 RETURNING message"
+            }
+            Release::NotSent => {
+                "UPDATE fingerprint \
+                 SET stand_ins = stand_ins - ifnull(carrier = ?2, 0), carrier = NULL, answered = NULL \
+                 WHERE digest = ?1 AND message <> ?2 AND (carrier = ?2 OR answered = ?2) RETURNING message"
+            }
+            Release::Open => {
+                "UPDATE fingerprint SET carrier = NULL, answered = NULL \
+                 WHERE digest = ?1 AND message <> ?2 AND (carrier = ?2 OR answered = ?2) RETURNING message"
+            }
         };
         let earlier: Option<[u8; 16]> = rusqlite::OptionalExtension::optional(
             self.connection.prepare_cached(sql)?.query_row(params![fingerprint.0, asker], |row| row.get(0)),
         )?;
-        let earlier = earlier.filter(|_| relayed).map(|bytes| MessageId(Uuid::from_bytes(bytes)));
-        Ok(earlier.map(|earlier| Settlement::of(earlier, Outcome::Relayed)))
+        let earlier = earlier.map(|bytes| MessageId(Uuid::from_bytes(bytes)));
+        Ok(earlier.zip(earlier_outcome(copy.outcome)).map(|(earlier, outcome)| Settlement::of(earlier, outcome)))
     }
 
     /// Drops up to `limit` fingerprints that were kept before `before`. Returns how many.
-    pub fn forget_fingerprints(&mut self, session: &Session, before: Timestamp, limit: usize) -> Op<u64> {
+    pub fn forget_fingerprints(&mut self, session: &LedgerSession, before: Timestamp, limit: usize) -> Op<u64> {
         self.fence(session)?;
         let forgotten = self
             .connection

@@ -1,5 +1,7 @@
 //! Floors: usage known from elsewhere, put into an accepted ledger, or remembered for entries that are still to come.
 
+use std::collections::HashMap;
+
 use rusqlite::params;
 
 use super::failure::{Failure, Op};
@@ -8,18 +10,18 @@ use super::lots;
 use super::rows;
 use super::write::Tx;
 use crate::domain::credit::{Meter, Source};
-use crate::domain::directory::{Entry, Terms};
-use crate::domain::id::{Holder, IdMap, Kind};
+use crate::domain::directory::Entry;
+use crate::domain::id::{Holder, Kind};
 use crate::ledger::audit::Note;
-use crate::ledger::rules::floors::{Bound, Floor, Raised, lacking};
+use crate::ledger::rules::floors::{Bound, CHILDREN, Floor, Raised, by_parent, lacking};
 use crate::ledger::rules::history::{self, Quarters};
-use crate::ledger::store::Session;
+use crate::ledger::store::LedgerSession;
 
 impl Tx<'_> {
-    pub fn raise(&mut self, session: &Session, actor: &str, floors: &[Floor]) -> Op<u64> {
+    pub fn raise(&mut self, session: &LedgerSession, actor: &str, floors: &[Floor]) -> Op<u64> {
         self.fence(session)?;
         let (mut raised, now) = (0, self.now);
-        for floor in floors.iter().filter(|floor| now < floor.until) {
+        for floor in floors.iter().filter(|floor| floor.is_running(now)) {
             match rows::entry(self.connection, floor.holder)? {
                 Some(entry) => raised += self.raise_one(actor, &entry, floor)?,
                 None => self.remember(floor)?,
@@ -29,8 +31,7 @@ impl Tx<'_> {
     }
 
     fn raise_one(&mut self, actor: &str, entry: &Entry, floor: &Floor) -> Op<u64> {
-        // The amount spent is known, whether or not it is limited at present.
-        let terms = Terms { priced: floor.meter == Meter::AccountSpend, ..entry.terms() };
+        let terms = floor.terms(entry);
         let mut lots = lots::read(self.connection, floor.holder, self.now)?;
         let used = self.used_under(&lots, &terms)?;
         lots.run(&terms, used, self.now);
@@ -103,7 +104,7 @@ impl Tx<'_> {
             floors.push(Floor { holder, meter, bound, until: rows::end(row.get(4)?)? });
         }
         let (mut raised, now) = (0, self.now);
-        for floor in floors.iter().filter(|floor| now < floor.until) {
+        for floor in floors.iter().filter(|floor| floor.is_running(now)) {
             raised += self.raise_one(actor, entry, floor)?;
         }
         if raised > 0 { self.raise_parents(actor) } else { Ok(()) }
@@ -111,15 +112,13 @@ impl Tx<'_> {
 
     /// Raises accounts by what their keys were raised since the acceptance, then policies by what their accounts were.
     pub fn raise_parents(&mut self, actor: &str) -> Op<()> {
-        for kind in [Kind::Key, Kind::Account] {
-            let mut children: IdMap<Holder, Vec<Raised>> = IdMap::default();
-            for raised in self.raised_since_acceptance(kind)? {
-                let entry = rows::entry(self.connection, raised.lot.holder)?;
-                if let Some(parent) = entry.as_ref().and_then(Entry::parent) {
-                    children.entry(parent).or_default().push(raised);
-                }
+        for kind in CHILDREN {
+            let raised = self.raised_since_acceptance(kind)?;
+            let mut entries = HashMap::new();
+            for Raised { lot, .. } in &raised {
+                entries.extend(rows::entry(self.connection, lot.holder)?.map(|entry| (lot.holder, entry)));
             }
-            for (parent, children) in children {
+            for (parent, children) in by_parent(raised, &entries) {
                 self.raise_parent(actor, parent, &children)?;
             }
         }

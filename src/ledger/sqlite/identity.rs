@@ -4,25 +4,25 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
-use crate::ledger::identity::{Because, Identity, Mark, State, Tag};
+use crate::ledger::identity::{Because, Identity, Progress, State, Tag};
 
 pub fn read_identity(connection: &Connection) -> Op<Identity> {
     let (identity, state) = connection
         .prepare_cached(
-            // Reservations count as movements here, so that messages sent since the last rollup are in the mark.
+            // Reservations count as movements here, so that messages sent since the last rollup are in the progress.
             "SELECT installation, cluster, incarnation, schema_version, config_epoch, \
              moved + (SELECT ifnull(max(seq), 0) FROM reservation), (SELECT ifnull(max(seq), 0) FROM event), state \
              FROM meta",
         )?
         .query_row([], |row| {
-            let mark = Mark { config_epoch: row.get(4)?, moved: row.get(5)?, event: row.get(6)? };
+            let progress = Progress { config_epoch: row.get(4)?, moved: row.get(5)?, event: row.get(6)? };
             let identity = Identity {
                 installation: Uuid::from_bytes(row.get(0)?),
                 cluster: row.get(1)?,
                 incarnation: Uuid::from_bytes(row.get(2)?),
                 schema_version: row.get(3)?,
                 state: State::Open,
-                mark,
+                progress,
             };
             Ok((identity, row.get::<_, String>(7)?))
         })?;

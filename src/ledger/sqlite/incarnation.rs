@@ -7,8 +7,8 @@ use super::failure::{Failure, Op};
 use super::identity::tag;
 use super::write::Tx;
 use crate::domain::id::Kind;
-use crate::ledger::audit::{LEDGER_ACCEPTED, LEDGER_OPENED};
-use crate::ledger::store::{Acceptance, Session, State};
+use crate::ledger::audit::{Note, OPERATOR};
+use crate::ledger::store::{Acceptance, LedgerSession, State};
 
 impl Tx<'_> {
     pub fn accept(&mut self, acceptance: &Acceptance) -> Op<()> {
@@ -31,25 +31,27 @@ impl Tx<'_> {
         )?;
         self.connection
             .execute("UPDATE session SET epoch = epoch + 1, closed_at = ifnull(closed_at, ?1)", [self.now_ms()])?;
-        let detail = serde_json::json!({
-            "was": found.state.as_str(),
-            "installation": { "from": found.installation, "to": acceptance.installation },
-            "incarnation": { "from": found.incarnation, "to": acceptance.incarnation },
-        });
-        self.record(&acceptance.actor, LEDGER_ACCEPTED, None, &detail)
+        self.note_of_ledger(&acceptance.actor, &Note::accepted(&found, acceptance))
     }
 
-    pub fn reopen(&mut self, session: &Session) -> Op<()> {
+    pub fn reopen(&mut self, session: &LedgerSession) -> Op<()> {
         self.fence(session)?;
         if tag(self.connection)?.state != State::Rebuilding {
             return Ok(());
         }
-        self.raise_parents("operator")?;
+        self.raise_parents(OPERATOR)?;
         self.connection.execute("UPDATE meta SET state = ?1", [State::Open.as_str()])?;
-        self.record("operator", LEDGER_OPENED, None, &serde_json::json!({}))
+        self.note_of_ledger(OPERATOR, &Note::opened())
     }
 
-    pub fn assign(&mut self, session: &Session, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Op<Uuid> {
+    pub fn assign(
+        &mut self,
+        session: &LedgerSession,
+        kind: Kind,
+        namespace_uid: &str,
+        name: &str,
+        id: Uuid,
+    ) -> Op<Uuid> {
         self.fence(session)?;
         let digest = self.digest(kind, namespace_uid, name)?;
         let taken: Option<(Vec<u8>, bool)> = self

@@ -10,11 +10,11 @@ use super::write::Tx;
 use crate::domain::id::{Holder, KeyId};
 use crate::domain::login_network::LoginFrom;
 use crate::ledger::audit::RELAY;
-use crate::ledger::rules::first_login::{Known, judge, keys_of};
-use crate::ledger::store::Session;
+use crate::ledger::rules::first_login::{KnownNetwork, judge, keys_of};
+use crate::ledger::store::LedgerSession;
 
 impl Tx<'_> {
-    pub fn note_logins(&mut self, session: &Session, logins: &[LoginFrom]) -> Op<()> {
+    pub fn note_logins(&mut self, session: &LedgerSession, logins: &[LoginFrom]) -> Op<()> {
         self.fence(session)?;
         let mut known = HashMap::new();
         for key in keys_of(logins) {
@@ -40,14 +40,14 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn networks_of(&self, key: KeyId) -> Op<Vec<Known>> {
+    fn networks_of(&self, key: KeyId) -> Op<Vec<KnownNetwork>> {
         let mut statement =
             self.connection.prepare_cached("SELECT network, at, seen_at FROM login_network WHERE key = ?1")?;
         let mut found = statement.query([key.0.as_bytes()])?;
         let mut known = Vec::new();
         while let Some(row) = found.next()? {
             let (told_at, seen_at) = (rows::instant(row.get(1)?)?, rows::instant(row.get(2)?)?);
-            known.push(Known { network: row.get(0)?, told_at, seen_at });
+            known.push(KnownNetwork { network: row.get(0)?, told_at, seen_at });
         }
         Ok(known)
     }

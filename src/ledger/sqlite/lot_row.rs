@@ -85,7 +85,7 @@ pub fn read(row: &Row<'_>) -> rusqlite::Result<LotRow> {
             window,
             begun,
             granted: row.get(6)?,
-            overhang: row.get(7)?,
+            overdraft: row.get(7)?,
             consumed: row.get(8)?,
             carried: row.get(9)?,
             overage: row.get(10)?,

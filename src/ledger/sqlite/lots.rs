@@ -11,7 +11,7 @@ use crate::domain::credit::{Limit, Lot, LotId, Source};
 use crate::domain::directory::Terms;
 use crate::domain::id::Holder;
 use crate::ledger::audit::LEDGER;
-use crate::ledger::rules::lots::{Lots, Mark, Row};
+use crate::ledger::rules::lots::{Lots, Row, RowState, counts_from};
 use crate::ledger::rules::sources::{Planned, missing_spend};
 
 /// The place of lots of other sources in the index of period lots: some 30,000 years before any, each two milliseconds
@@ -114,14 +114,14 @@ impl Tx<'_> {
 
     /// Writes the lots that are marked; new ones get their ids.
     pub fn write_lots(&mut self, holder: Holder, lots: &mut Lots) -> Op<()> {
-        if !lots.is_marked() {
+        if !lots.has_changes() {
             return Ok(());
         }
         // Ended lots first: if one is cut, the next begins at the same instant.
-        for row in lots.all().filter(|row| row.mark == Mark::Changed) {
+        for row in lots.all().filter(|row| row.state == RowState::Changed) {
             self.update_lot(row)?;
         }
-        for row in lots.all_mut().filter(|row| row.mark == Mark::New) {
+        for row in lots.all_mut().filter(|row| row.state == RowState::New) {
             row.lot.id = self.insert_lot(row)?;
         }
         lots.is_written();
@@ -153,7 +153,7 @@ impl Tx<'_> {
                 counts_from(lot),
                 calendar,
                 lot.granted,
-                lot.overhang,
+                lot.overdraft,
                 lot.consumed,
                 lot.carried,
                 lot.overage
@@ -205,7 +205,7 @@ impl Tx<'_> {
                 counts_from(lot),
                 calendar,
                 lot.granted,
-                lot.overhang,
+                lot.overdraft,
                 lot.consumed,
                 lot.carried,
                 lot.overage
@@ -223,7 +223,7 @@ impl Tx<'_> {
             .execute(params![
                 lot.id.0,
                 lot.granted,
-                lot.overhang,
+                lot.overdraft,
                 lot.consumed,
                 lot.overage,
                 lot.expires_at().map(Timestamp::as_millisecond),
@@ -243,11 +243,6 @@ impl Tx<'_> {
         }
         Ok(())
     }
-}
-
-/// Returns the beginning of a lot's period if it comes before the lot's.
-fn counts_from(lot: &Lot) -> Option<i64> {
-    (lot.window.from != lot.begun).then(|| lot.window.from.as_millisecond())
 }
 
 fn gone(lot: &Lot) -> Failure {

@@ -21,16 +21,16 @@ mod identity;
 mod incarnation;
 mod ledgered;
 mod login_network;
+mod lot_cache;
 mod lot_row;
 mod lots;
-mod memory;
+mod rate_state;
 mod read;
 mod refusals;
 mod removed_keys;
 mod report;
 mod retire;
 mod rows;
-mod tempo;
 mod trouble;
 mod usage;
 mod write;
@@ -59,8 +59,8 @@ use crate::domain::directory::{Entry, Named};
 use crate::domain::id::{Holder, Kind, MessageId};
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{
-    Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, LedgerTime, Result, Role, Session,
-    Settlement, State, Store,
+    Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, LedgerSession, LedgerTime, Result,
+    Role, Settlement, State, Store,
 };
 use crate::runtime::clock::Clock;
 
@@ -133,22 +133,22 @@ impl Store for SqliteStore {
         Ok(LedgerTime { ledger, clock })
     }
 
-    async fn open_session(&self, role: Role, name: &str) -> Result<Session> {
+    async fn open_session(&self, role: Role, name: &str) -> Result<LedgerSession> {
         let name = name.to_owned();
         self.writer.call("opening a ledger session", 1, move |tx| tx.open_session(role, &name)).await
     }
 
-    async fn heartbeat(&self, session: &Session) -> Result<()> {
+    async fn heartbeat(&self, session: &LedgerSession) -> Result<()> {
         let session = session.clone();
         self.writer.call("renewing the ledger session", 1, move |tx| tx.fence(&session)).await
     }
 
-    async fn close_session(&self, session: &Session) -> Result<()> {
+    async fn close_session(&self, session: &LedgerSession) -> Result<()> {
         let session = session.clone();
         self.writer.call("closing the ledger session", 1, move |tx| tx.close_session(&session)).await
     }
 
-    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<Vec<MessageId>> {
+    async fn sweep_sessions(&self, session: &LedgerSession, silence: SignedDuration) -> Result<Vec<MessageId>> {
         let mut swept = Vec::new();
         loop {
             let session = session.clone();
@@ -163,12 +163,12 @@ impl Store for SqliteStore {
         }
     }
 
-    async fn identify(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
+    async fn identify(&self, session: &LedgerSession, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
         let (session, namespace_uid, name) = (session.clone(), namespace_uid.to_owned(), name.to_owned());
         self.writer.call("looking an id up", 1, move |tx| tx.identify(&session, kind, &namespace_uid, &name)).await
     }
 
-    async fn put(&self, session: &Session, actor: &str, entries: &[Entry]) -> Result<()> {
+    async fn put(&self, session: &LedgerSession, actor: &str, entries: &[Entry]) -> Result<()> {
         let (session, actor, entries) = (session.clone(), actor.to_owned(), entries.to_vec());
         self.writer.call("writing the directory", entries.len(), move |tx| tx.put(&session, &actor, &entries)).await
     }
@@ -186,23 +186,23 @@ impl Store for SqliteStore {
         self.reader.call("looking an entry up", move |connection, _| rows::entry(connection, holder)).await
     }
 
-    async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>> {
+    async fn reserve(&self, session: &LedgerSession, batch: &[Reservation]) -> Result<Vec<Verdict>> {
         let (session, batch) = (session.clone(), batch.to_vec());
         self.writer.charge("reserving credits", batch.len(), move |tx| tx.reserve(&session, &batch)).await
     }
 
-    async fn settle(&self, session: &Session, batch: &[Settlement]) -> Result<()> {
+    async fn settle(&self, session: &LedgerSession, batch: &[Settlement]) -> Result<()> {
         let (session, batch) = (session.clone(), batch.to_vec());
         self.writer.charge("settling messages", batch.len(), move |tx| tx.settle(&session, &batch)).await
     }
 
-    async fn forget_fingerprints(&self, session: &Session, before: Timestamp) -> Result<u64> {
+    async fn forget_fingerprints(&self, session: &LedgerSession, before: Timestamp) -> Result<u64> {
         let session = session.clone();
         self.in_pieces("forgetting fingerprints", PIECE, move |tx| tx.forget_fingerprints(&session, before, PIECE))
             .await
     }
 
-    async fn prepare_lots(&self, session: &Session, until: Timestamp) -> Result<u64> {
+    async fn prepare_lots(&self, session: &LedgerSession, until: Timestamp) -> Result<u64> {
         let session = session.clone();
         self.in_pieces("making the next lots", 1, move |tx| tx.prepare_lots(&session, until, PIECE)).await
     }
@@ -216,7 +216,7 @@ impl Store for SqliteStore {
         self.reader.call("reading what moved", move |connection, _| read::moved(connection, cursor, limit)).await
     }
 
-    async fn rollup(&self, session: &Session) -> Result<u64> {
+    async fn rollup(&self, session: &LedgerSession) -> Result<u64> {
         let session = session.clone();
         self.in_pieces("rolling usage up", PIECE, move |tx| tx.rollup(&session, PIECE)).await
     }
@@ -227,7 +227,7 @@ impl Store for SqliteStore {
 
     async fn record(
         &self,
-        session: &Session,
+        session: &LedgerSession,
         actor: &str,
         kind: &str,
         holder: Option<Holder>,
@@ -242,7 +242,7 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
+    async fn retire(&self, session: &LedgerSession, before: Timestamp) -> Result<u64> {
         let mut total = 0;
         loop {
             // Messages that are not counted are not deleted.
@@ -258,7 +258,7 @@ impl Store for SqliteStore {
         }
     }
 
-    async fn forget_keys(&self, session: &Session, before: Timestamp) -> Result<u64> {
+    async fn forget_keys(&self, session: &LedgerSession, before: Timestamp) -> Result<u64> {
         let (mut after, mut total) = (None, 0);
         loop {
             let session = session.clone();
@@ -301,17 +301,24 @@ impl Store for SqliteStore {
         .unwrap_or_else(|_| Err(Failure::Panicked.of(doing)))
     }
 
-    async fn assign(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid> {
+    async fn assign(
+        &self,
+        session: &LedgerSession,
+        kind: Kind,
+        namespace_uid: &str,
+        name: &str,
+        id: Uuid,
+    ) -> Result<Uuid> {
         let (session, namespace_uid, name) = (session.clone(), namespace_uid.to_owned(), name.to_owned());
         self.writer.call("assigning an id", 1, move |tx| tx.assign(&session, kind, &namespace_uid, &name, id)).await
     }
 
-    async fn raise(&self, session: &Session, actor: &str, floors: &[Floor]) -> Result<u64> {
+    async fn raise(&self, session: &LedgerSession, actor: &str, floors: &[Floor]) -> Result<u64> {
         let (session, actor, floors) = (session.clone(), actor.to_owned(), floors.to_vec());
         self.writer.call("raising what is used", floors.len(), move |tx| tx.raise(&session, &actor, &floors)).await
     }
 
-    async fn reopen(&self, session: &Session) -> Result<()> {
+    async fn reopen(&self, session: &LedgerSession) -> Result<()> {
         let session = session.clone();
         self.writer.call("opening the rebuilt ledger", 1, move |tx| tx.reopen(&session)).await
     }

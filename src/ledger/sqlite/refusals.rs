@@ -15,10 +15,9 @@ use crate::ledger::rules::history;
 impl Tx<'_> {
     /// Returns the accounts that may be shut.
     pub fn refused(&self) -> Op<IdMap<AccountId, Refused>> {
-        let open_until = self.judged_at().saturating_add(Refused::open_until()).unwrap_or(Timestamp::MAX);
         let mut statement =
             self.connection.prepare_cached("SELECT account, arrival, per_hour FROM refusal WHERE arrival > ?1")?;
-        let mut found = statement.query([open_until.as_microsecond()])?;
+        let mut found = statement.query([Refused::shut_beyond(self.judged_at()).as_microsecond()])?;
         let mut refused = IdMap::default();
         while let Some(row) = found.next()? {
             let account = AccountId(Uuid::from_bytes(row.get(0)?));
@@ -29,7 +28,7 @@ impl Tx<'_> {
 
     /// Counts messages that were given back.
     pub fn count_refused(&self, messages: &BTreeMap<AccountId, u32>) -> Op<()> {
-        let (hour, _) = history::place(self.now_ms());
+        let [hour, hour_before] = history::hours_of_refusals(self.now_ms());
         for (account, messages) in messages {
             let id = account.0.as_bytes();
             let before: Option<i64> = self
@@ -41,9 +40,9 @@ impl Tx<'_> {
                 .connection
                 .prepare_cached(
                     "SELECT ifnull(sum(q1 + q2 + q3 + q4), 0) FROM used_hour \
-                     WHERE hour IN (?1, ?1 - 3600000) AND kind = ?2 AND holder = ?3",
+                     WHERE hour IN (?1, ?2) AND kind = ?3 AND holder = ?4",
                 )?
-                .query_row(params![hour, Kind::Account.as_str(), id], |row| row.get(0))?;
+                .query_row(params![hour, hour_before, Kind::Account.as_str(), id], |row| row.get(0))?;
             let refused = Refused::after(before.map(instant).transpose()?, *messages, used, self.judged_at());
             self.connection
                 .prepare_cached(

@@ -10,7 +10,8 @@ use super::write::Tx;
 use crate::domain::directory::{Entry, KeyEntry};
 use crate::domain::id::{Holder, KeyId};
 use crate::ledger::audit::{LEDGER, Note};
-use crate::ledger::store::{REMEMBERED_FOR, Session};
+use crate::ledger::rules::time::forgettable_before;
+use crate::ledger::store::LedgerSession;
 
 /// Deletes the rows of a key other than its lots and its usage.
 const ROWS: [&str; 5] = [
@@ -26,13 +27,13 @@ impl Tx<'_> {
     /// more, and how many were forgotten.
     pub fn forget_keys(
         &mut self,
-        session: &Session,
+        session: &LedgerSession,
         before: Timestamp,
         after: Option<KeyId>,
         limit: usize,
     ) -> Op<(Option<KeyId>, usize)> {
         self.fence(session)?;
-        let before = before.min(self.now.saturating_sub(REMEMBERED_FOR).unwrap_or(Timestamp::MIN));
+        let before = forgettable_before(before, self.now);
         let keys = self.keys_after(after, limit)?;
         let removed = keys.iter().filter_map(|(_, removed)| removed.as_ref());
         let gone: Vec<Holder> =
@@ -44,8 +45,7 @@ impl Tx<'_> {
             }
         }
         if !gone.is_empty() {
-            let note = Note::forgotten(gone.len());
-            self.record(LEDGER, note.kind, None, &note.detail)?;
+            self.note_of_ledger(LEDGER, &Note::forgotten(gone.len()))?;
         }
         let last = keys.last().filter(|_| keys.len() == limit).map(|(id, _)| *id);
         Ok((last, gone.len()))

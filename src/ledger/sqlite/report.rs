@@ -14,10 +14,10 @@ use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use crate::domain::login_network::LoginFrom;
 use crate::domain::trouble::{Sightings, Trouble};
 use crate::ledger::report::{
-    Channel, Ended, NOTICES_DUE_MAX, NOTICES_MAX, Notice, Queued, Report, Spender, Terms, Told, Topic, USAGE_ROWS_MAX,
-    UsageRow, pause_after,
+    BillingTerms, Channel, Ended, NOTICES_DUE_MAX, NOTICES_MAX, Queued, Report, Spender, ThresholdNotice, Told, Topic,
+    USAGE_ROWS_MAX, UsageRow, pause_after,
 };
-use crate::ledger::store::{Result, Session};
+use crate::ledger::store::{LedgerSession, Result};
 
 /// The account id that stands for the parent's own keys: columns of a primary key are never NULL.
 const PARENT: Uuid = Uuid::nil();
@@ -47,12 +47,12 @@ impl Report for SqliteStore {
         .unwrap_or_else(|_| Err(Failure::Panicked.of(doing)))
     }
 
-    async fn put_terms(&self, session: &Session, terms: &Terms) -> Result<()> {
+    async fn put_terms(&self, session: &LedgerSession, terms: &BillingTerms) -> Result<()> {
         let (session, terms) = (session.clone(), terms.clone());
         self.writer.call("writing the terms of a bill", 1, move |tx| tx.put_terms(&session, &terms)).await
     }
 
-    async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<Terms>> {
+    async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<BillingTerms>> {
         let period = period.to_owned();
         self.reader.call("reading the terms of a bill", move |connection, _| terms(connection, policy, period)).await
     }
@@ -62,39 +62,43 @@ impl Report for SqliteStore {
         self.reader.call("reading what was told", move |connection, _| told(connection, &limits)).await
     }
 
-    async fn announce(&self, session: &Session, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>> {
+    async fn announce(
+        &self,
+        session: &LedgerSession,
+        notices: &[(ThresholdNotice, Vec<Channel>)],
+    ) -> Result<Vec<bool>> {
         let (session, notices) = (session.clone(), notices.to_vec());
         self.writer.call("taking notices", notices.len(), move |tx| tx.announce(&session, &notices)).await
     }
 
-    async fn claim_notices(&self, session: &Session, channel: Channel, limit: usize) -> Result<Vec<Queued>> {
+    async fn claim_notices(&self, session: &LedgerSession, channel: Channel, limit: usize) -> Result<Vec<Queued>> {
         let (session, limit) = (session.clone(), limit.min(NOTICES_MAX));
         self.writer.call("handing notices out", limit, move |tx| tx.claim_notices(&session, channel, limit)).await
     }
 
-    async fn close_notices(&self, session: &Session, ended: &[(i64, Ended)]) -> Result<()> {
+    async fn close_notices(&self, session: &LedgerSession, ended: &[(i64, Ended)]) -> Result<()> {
         let (session, ended) = (session.clone(), ended.to_vec());
         self.writer.call("ending notices", ended.len(), move |tx| tx.close_notices(&session, &ended)).await
     }
 
-    async fn forget_notices(&self, session: &Session, before: Timestamp, limit: usize) -> Result<u64> {
+    async fn forget_notices(&self, session: &LedgerSession, before: Timestamp, limit: usize) -> Result<u64> {
         let session = session.clone();
         self.writer.call("forgetting notices", limit, move |tx| tx.forget_notices(&session, before, limit)).await
     }
 
-    async fn put_troubles(&self, session: &Session, troubles: &[Trouble]) -> Result<()> {
+    async fn put_troubles(&self, session: &LedgerSession, troubles: &[Trouble]) -> Result<()> {
         let (session, troubles) = (session.clone(), troubles.to_vec());
         let work = move |tx: &mut Tx<'_>| tx.put_troubles(&session, &troubles);
         self.writer.call("telling of upstreams", 1, work).await
     }
 
-    async fn note_logins(&self, session: &Session, logins: &[LoginFrom]) -> Result<()> {
+    async fn note_logins(&self, session: &LedgerSession, logins: &[LoginFrom]) -> Result<()> {
         let (session, logins) = (session.clone(), logins.to_vec());
         let work = move |tx: &mut Tx<'_>| tx.note_logins(&session, &logins);
         self.writer.call("noting logins", 1, work).await
     }
 
-    async fn count_denied_senders(&self, session: &Session, denied: &[DeniedSenders]) -> Result<()> {
+    async fn count_denied_senders(&self, session: &LedgerSession, denied: &[DeniedSenders]) -> Result<()> {
         let (session, denied) = (session.clone(), denied.to_vec());
         let work = move |tx: &mut Tx<'_>| tx.count_denied_senders(&session, &denied);
         self.writer.call("counting refused senders", 1, work).await
@@ -102,7 +106,7 @@ impl Report for SqliteStore {
 
     async fn report_denied_senders(
         &self,
-        session: &Session,
+        session: &LedgerSession,
         every: SignedDuration,
         limit: usize,
     ) -> Result<Vec<DeniedReport>> {
@@ -157,7 +161,7 @@ fn usage_row(row: &Row<'_>) -> rusqlite::Result<UsageRow> {
     })
 }
 
-fn terms(connection: &Connection, policy: PolicyId, period: String) -> Op<Option<Terms>> {
+fn terms(connection: &Connection, policy: PolicyId, period: String) -> Op<Option<BillingTerms>> {
     let found = connection
         .prepare_cached(
             "SELECT valid_from, valid_to, currency, base_price_minor, price_per_thousand_minor \
@@ -169,7 +173,7 @@ fn terms(connection: &Connection, policy: PolicyId, period: String) -> Op<Option
         .optional()?;
     let Some((from, to, currency, base_price_minor, price_per_thousand_minor)) = found else { return Ok(None) };
     let (from, to) = (rows::instant(from)?, rows::instant(to)?);
-    Ok(Some(Terms { policy, period, from, to, currency, base_price_minor, price_per_thousand_minor }))
+    Ok(Some(BillingTerms { policy, period, from, to, currency, base_price_minor, price_per_thousand_minor }))
 }
 
 fn told(connection: &Connection, limits: &[(Holder, Meter)]) -> Op<Vec<Option<Told>>> {
@@ -196,7 +200,7 @@ fn told(connection: &Connection, limits: &[(Holder, Meter)]) -> Op<Vec<Option<To
 }
 
 impl Tx<'_> {
-    fn put_terms(&mut self, session: &Session, terms: &Terms) -> Op<()> {
+    fn put_terms(&mut self, session: &LedgerSession, terms: &BillingTerms) -> Op<()> {
         self.fence(session)?;
         self.connection
             .prepare_cached(
@@ -216,7 +220,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn announce(&mut self, session: &Session, notices: &[(Notice, Vec<Channel>)]) -> Op<Vec<bool>> {
+    fn announce(&mut self, session: &LedgerSession, notices: &[(ThresholdNotice, Vec<Channel>)]) -> Op<Vec<bool>> {
         self.fence(session)?;
         let mut statement = self.connection.prepare_cached(
             "INSERT INTO notice (kind, holder, meter, period, threshold, channel, policy, granted, used, at, next_at, \
@@ -250,7 +254,7 @@ impl Tx<'_> {
         Ok(fresh)
     }
 
-    fn claim_notices(&mut self, session: &Session, channel: Channel, limit: usize) -> Op<Vec<Queued>> {
+    fn claim_notices(&mut self, session: &LedgerSession, channel: Channel, limit: usize) -> Op<Vec<Queued>> {
         self.fence(session)?;
         let mut statement = self.connection.prepare_cached(
             "WITH due AS ( \
@@ -275,7 +279,7 @@ impl Tx<'_> {
         Ok(queued)
     }
 
-    fn close_notices(&mut self, session: &Session, ended: &[(i64, Ended)]) -> Op<()> {
+    fn close_notices(&mut self, session: &LedgerSession, ended: &[(i64, Ended)]) -> Op<()> {
         self.fence(session)?;
         let mut statement = self
             .connection
@@ -286,7 +290,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn forget_notices(&mut self, session: &Session, before: Timestamp, limit: usize) -> Op<u64> {
+    fn forget_notices(&mut self, session: &LedgerSession, before: Timestamp, limit: usize) -> Op<u64> {
         self.fence(session)?;
         let forgotten = self
             .connection
@@ -308,6 +312,6 @@ fn queued_row(row: &Row<'_>) -> Op<Queued> {
         period: row.get(4)?,
     };
     let policy = PolicyId(Uuid::from_bytes(row.get(6)?));
-    let notice = Notice { topic, threshold: row.get(5)?, policy, granted: row.get(7)?, used: row.get(8)? };
+    let notice = ThresholdNotice { topic, threshold: row.get(5)?, policy, granted: row.get(7)?, used: row.get(8)? };
     Ok(Queued { id: row.get(2)?, notice, at: rows::instant(row.get(9)?)?, tries: tries.saturating_add(1) })
 }

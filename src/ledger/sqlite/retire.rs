@@ -13,7 +13,7 @@ use super::write::Tx;
 use crate::domain::credit::{LotId, Outcome, Part};
 use crate::domain::id::MessageId;
 use crate::ledger::rules::settle::Settled;
-use crate::ledger::store::{Session, Settlement};
+use crate::ledger::store::{LedgerSession, Settlement};
 
 /// A reservation that is old enough to retire.
 struct Old {
@@ -25,7 +25,7 @@ struct Old {
 impl Tx<'_> {
     /// Retires up to `limit` messages that were reserved before `before`, oldest first, and that the rollup has taken.
     /// Returns how many were deleted.
-    pub fn retire(&mut self, session: &Session, before: Timestamp, limit: usize) -> Op<usize> {
+    pub fn retire(&mut self, session: &LedgerSession, before: Timestamp, limit: usize) -> Op<usize> {
         self.fence(session)?;
         self.forget_used(limit)?;
         self.forget_floors()?;

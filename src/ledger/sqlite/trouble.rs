@@ -8,11 +8,11 @@ use super::rows;
 use super::write::Tx;
 use crate::domain::id::PolicyId;
 use crate::domain::trouble::{Fault, Sightings, TROUBLES_MAX, Trouble};
-use crate::ledger::store::{Role, Session};
+use crate::ledger::store::{LedgerSession, Role};
 
 impl Tx<'_> {
     /// Replaces the session's report, and drops the reports of sessions that are over.
-    pub fn put_troubles(&mut self, session: &Session, troubles: &[Trouble]) -> Op<()> {
+    pub fn put_troubles(&mut self, session: &LedgerSession, troubles: &[Trouble]) -> Op<()> {
         self.fence(session)?;
         self.connection
             .prepare_cached(

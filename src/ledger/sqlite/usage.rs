@@ -15,7 +15,7 @@ use super::write::Tx;
 use crate::domain::credit::{Chain, LotId, Outcome, PERIOD_PARTS, Part};
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use crate::ledger::rules::history::{self, HOUR_MS, Quarters};
-use crate::ledger::store::{Session, Usage};
+use crate::ledger::store::{LedgerSession, Usage};
 
 pub const RESERVATIONS: &str = "reservation";
 pub const SETTLEMENTS: &str = "settlement";
@@ -194,7 +194,7 @@ pub fn cursor(connection: &Connection, name: &str) -> Op<i64> {
 
 impl Tx<'_> {
     /// Takes up to `limit` new reservations and as many settlements. Returns how many rows that were.
-    pub fn rollup(&mut self, session: &Session, limit: usize) -> Op<u64> {
+    pub fn rollup(&mut self, session: &LedgerSession, limit: usize) -> Op<u64> {
         self.fence(session)?;
         let mut hours: HashMap<Bucket, More> = HashMap::new();
         let mut lots: HashMap<LotId, Usage> = HashMap::new();

@@ -1,4 +1,4 @@
-//! A write transaction: its time, the sessions that it has written, and its memory.
+//! A write transaction: its time, the sessions that it has written, and its cache.
 
 use std::collections::HashSet;
 
@@ -7,16 +7,16 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
 
 use super::failure::{Failure, Op};
-use super::memory::Memory;
+use super::lot_cache::LotCache;
 use super::{identity, rows};
 use crate::domain::directory::{Directory, Entry, Sender};
 use crate::domain::id::{Holder, KeyId, Kind};
 use crate::ledger::audit::Note;
 use crate::ledger::digest;
 use crate::ledger::rules::time;
-use crate::ledger::store::{REMEMBERED_FOR, Role, Session};
+use crate::ledger::store::{LedgerSession, REMEMBERED_FOR, Role};
 
-/// The writer's memory between transactions: directory rows it has used, and the running lots it has charged. Each
+/// The writer's cache between transactions: directory rows it has used, and the running lots it has charged. Each
 /// transaction first drops or renews what another process changed.
 #[derive(Default)]
 pub struct Cache {
@@ -24,7 +24,7 @@ pub struct Cache {
     config_epoch: i64,
     /// When it was last compared with the file.
     compared_at: Timestamp,
-    pub lots: Memory,
+    pub lots: LotCache,
     /// The warning that the clock is behind was logged.
     said_behind: bool,
 }
@@ -73,7 +73,7 @@ struct State {
 }
 
 /// The state that a failed operation returns to.
-pub struct Mark(State);
+pub struct Savepoint(State);
 
 impl<'a> Tx<'a> {
     pub fn begin(connection: &'a Connection, cache: &'a mut Cache, clock: Timestamp) -> Op<Self> {
@@ -94,13 +94,13 @@ impl<'a> Tx<'a> {
         Ok(tx)
     }
 
-    pub fn mark(&self) -> Mark {
-        Mark(self.state)
+    pub fn savepoint(&self) -> Savepoint {
+        Savepoint(self.state)
     }
 
     /// Restores the state after an operation was undone: what it may have left in memory goes too.
-    pub fn reset(&mut self, mark: Mark) {
-        self.state = mark.0;
+    pub fn reset(&mut self, savepoint: Savepoint) {
+        self.state = savepoint.0;
         self.written.clear();
         self.cache.forget();
         self.cache.config_epoch = self.state.config_epoch;
@@ -123,7 +123,7 @@ impl<'a> Tx<'a> {
     }
 
     /// Refuses a session that was given up or replaced, and reports that this one is alive.
-    pub fn fence(&mut self, session: &Session) -> Op<()> {
+    pub fn fence(&mut self, session: &LedgerSession) -> Op<()> {
         if !self.written.insert((session.id, session.epoch)) {
             return Ok(());
         }
@@ -131,7 +131,7 @@ impl<'a> Tx<'a> {
     }
 
     /// Reports that the session is alive. False if it was given up.
-    pub fn touch(&mut self, session: &Session) -> Op<bool> {
+    pub fn touch(&mut self, session: &LedgerSession) -> Op<bool> {
         let written = self
             .connection
             .prepare_cached("UPDATE session SET seen_at = ?3 WHERE id = ?1 AND epoch = ?2 AND closed_at IS NULL")?
@@ -141,7 +141,7 @@ impl<'a> Tx<'a> {
 
     // ---- sessions, ids, the audit trail
 
-    pub fn open_session(&mut self, role: Role, name: &str) -> Op<Session> {
+    pub fn open_session(&mut self, role: Role, name: &str) -> Op<LedgerSession> {
         let session = self
             .connection
             .prepare_cached(
@@ -151,12 +151,12 @@ impl<'a> Tx<'a> {
                  RETURNING id, epoch",
             )?
             .query_row(params![role.as_str(), name, self.now_ms()], |row| {
-                Ok(Session { id: row.get(0)?, epoch: row.get(1)? })
+                Ok(LedgerSession { id: row.get(0)?, epoch: row.get(1)? })
             })?;
         Ok(session)
     }
 
-    pub fn close_session(&mut self, session: &Session) -> Op<()> {
+    pub fn close_session(&mut self, session: &LedgerSession) -> Op<()> {
         self.fence(session)?;
         self.written.clear();
         self.connection
@@ -165,7 +165,7 @@ impl<'a> Tx<'a> {
         Ok(())
     }
 
-    pub fn identify(&mut self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Op<Uuid> {
+    pub fn identify(&mut self, session: &LedgerSession, kind: Kind, namespace_uid: &str, name: &str) -> Op<Uuid> {
         self.fence(session)?;
         identity::refuse_held(self.connection)?;
         let digest = self.digest(kind, namespace_uid, name)?;
@@ -210,6 +210,11 @@ impl<'a> Tx<'a> {
 
     pub fn note(&mut self, actor: &str, holder: Holder, note: &Note) -> Op<()> {
         self.record(actor, note.kind, Some(holder), &note.detail)
+    }
+
+    /// Notes what concerns no single holder.
+    pub fn note_of_ledger(&mut self, actor: &str, note: &Note) -> Op<()> {
+        self.record(actor, note.kind, None, &note.detail)
     }
 
     /// Marks a holder's figures as changed.

@@ -175,7 +175,7 @@ fn run_group(
         if !alone {
             connection.prepare_cached("SAVEPOINT job")?.execute([])?;
         }
-        let before = tx.mark();
+        let before = tx.savepoint();
         if !job.keeps_lots() {
             tx.cache.lots.forget();
         }

@@ -23,7 +23,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::domain::relay_config::{InstallationKeys, KeyBytes};
-use crate::ledger::identity::{Because, Mark, State};
+use crate::ledger::identity::{Because, Progress, State};
 use crate::ledger::incarnation::{Known, Naming};
 use crate::operator::fleet::certificate::{self, Authority};
 
@@ -81,7 +81,7 @@ pub struct Installation {
     /// belongs to another installation, and a new one after an acceptance.
     pub serving: Serving,
     /// The ledger's progress when it was last noted.
-    pub mark: Mark,
+    pub progress: Progress,
     /// UID of `kube-system`.
     pub cluster: String,
     /// True if a ledger was ever made for this incarnation: from then on an empty one is a lost one.
@@ -111,7 +111,7 @@ impl Serving {
 impl Installation {
     pub fn known(&self) -> Known {
         let (installation, cluster) = (self.id, self.cluster.clone());
-        Known { installation, cluster, incarnation: self.incarnation, mark: self.mark }
+        Known { installation, cluster, incarnation: self.incarnation, progress: self.progress }
     }
 
     /// Returns the identity for a new ledger. A ledger made where there was one before is held: the used credits are
@@ -177,24 +177,29 @@ pub async fn note_ledger(client: &Client, installation: &mut Installation, now: 
 }
 
 /// Records that another ledger was accepted, and drops what was known of the old one.
-pub async fn note_incarnation(client: &Client, namespace: &str, incarnation: Uuid, mark: Mark) -> Result<(), Error> {
-    patch(client, namespace, json!({INCARNATION: incarnation, LEDGER_MARK: marked(mark)})).await
+pub async fn note_incarnation(
+    client: &Client,
+    namespace: &str,
+    incarnation: Uuid,
+    progress: Progress,
+) -> Result<(), Error> {
+    patch(client, namespace, json!({INCARNATION: incarnation, LEDGER_MARK: format_progress(progress)})).await
 }
 
 /// Records the ledger's progress.
-pub async fn note_mark(client: &Client, namespace: &str, mark: Mark) -> Result<(), Error> {
-    patch(client, namespace, json!({LEDGER_MARK: marked(mark)})).await
+pub async fn note_progress(client: &Client, namespace: &str, progress: Progress) -> Result<(), Error> {
+    patch(client, namespace, json!({LEDGER_MARK: format_progress(progress)})).await
 }
 
-/// Formats a mark as three numbers that people can read and correct in a ConfigMap.
-fn marked(mark: Mark) -> String {
-    format!("{} {} {}", mark.config_epoch, mark.event, mark.moved)
+/// Formats a progress as three numbers that people can read and correct in a ConfigMap.
+fn format_progress(progress: Progress) -> String {
+    format!("{} {} {}", progress.config_epoch, progress.event, progress.moved)
 }
 
-fn read_mark(text: &str) -> Option<Mark> {
+fn read_progress(text: &str) -> Option<Progress> {
     let mut numbers = text.split(' ').map(str::parse);
     let mut next = || numbers.next()?.ok();
-    Some(Mark { config_epoch: next()?, event: next()?, moved: next()? })
+    Some(Progress { config_epoch: next()?, event: next()?, moved: next()? })
 }
 
 /// Reads an administrator's acceptance on the ConfigMap, if there is one, and who gave it.
@@ -325,18 +330,17 @@ fn read(namespace: &str, map: &ConfigMap, secret: &Secret) -> Result<Installatio
     };
     let incarnation = id(INCARNATION)?;
     // Absent until the first one was recorded. An unreadable one is an error, not none.
-    let mark = match map.data.as_ref().and_then(|data| data.get(LEDGER_MARK)) {
-        None => Mark::default(),
-        Some(text) => {
-            read_mark(text).ok_or_else(|| unusable("ConfigMap", namespace, LEDGER_MARK, "it is not three numbers"))?
-        }
+    let progress = match map.data.as_ref().and_then(|data| data.get(LEDGER_MARK)) {
+        None => Progress::default(),
+        Some(text) => read_progress(text)
+            .ok_or_else(|| unusable("ConfigMap", namespace, LEDGER_MARK, "it is not three numbers"))?,
     };
     Ok(Installation {
         namespace: namespace.to_owned(),
         id: id(INSTALLATION)?,
         incarnation,
         serving: Serving::new(incarnation),
-        mark,
+        progress,
         cluster: entry(CLUSTER)?.clone(),
         ledger_made: map.data.as_ref().is_some_and(|data| data.contains_key(LEDGER_MADE_AT)),
         keys: InstallationKeys { hash: key_bytes(HASH_KEY)?, seal: key_bytes(SEAL_KEY)? },
@@ -369,9 +373,12 @@ mod tests {
         assert!(!installation.ledger_made);
         assert_ne!(installation.keys.hash, installation.keys.seal);
         assert_ne!(installation.id, installation.incarnation);
-        assert_eq!((installation.mark, installation.serving.get()), (Mark::default(), installation.incarnation));
-        let mark = Mark { config_epoch: 1, event: 22, moved: 333 };
-        assert_eq!(read_mark(&marked(mark)), Some(mark));
+        assert_eq!(
+            (installation.progress, installation.serving.get()),
+            (Progress::default(), installation.incarnation)
+        );
+        let progress = Progress { config_epoch: 1, event: 22, moved: 333 };
+        assert_eq!(read_progress(&format_progress(progress)), Some(progress));
         let printed = format!("{installation:?}");
         assert!(!printed.contains("PRIVATE") && printed.contains("InstallationKeys(…)"), "{printed}");
     }

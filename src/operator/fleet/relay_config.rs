@@ -273,7 +273,7 @@ mod tests {
 
     use super::*;
     use crate::domain::relay_config::{InstallationKeys, KeyBytes};
-    use crate::ledger::identity::Mark;
+    use crate::ledger::identity::Progress;
     use crate::operator::fleet::certificate::Authority;
     use crate::operator::fleet::installation::Serving;
     use crate::runtime::cli::Flags;
@@ -320,7 +320,7 @@ mod tests {
             id: Uuid::from_u128(1),
             incarnation: Uuid::from_u128(2),
             serving: Serving::new(Uuid::from_u128(2)),
-            mark: Mark::default(),
+            progress: Progress::default(),
             cluster: "c".into(),
             ledger_made: true,
             keys: InstallationKeys { hash: KeyBytes([1; 32]), seal: KeyBytes([2; 32]) },

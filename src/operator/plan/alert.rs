@@ -9,7 +9,7 @@ use crate::domain::alert::{Filling, Thresholds};
 use crate::domain::credit::Meter;
 use crate::domain::id::{Holder, PolicyId};
 use crate::domain::money::MICRO;
-use crate::ledger::report::{Notice, Queued, Told, Topic};
+use crate::ledger::report::{Queued, ThresholdNotice, Told, Topic};
 use crate::ledger::store::{Balance, PrepaidBalance};
 
 /// Notices that one mail names; further ones are only counted.
@@ -29,7 +29,7 @@ impl Known {
     }
 
     /// Records a notice that was accepted for sending.
-    pub fn take(&mut self, notice: &Notice) {
+    pub fn take(&mut self, notice: &ThresholdNotice) {
         match &mut self.told {
             Some(told) if told.period == notice.topic.period => told.threshold = told.threshold.max(notice.threshold),
             Some(_) | None => {
@@ -101,7 +101,7 @@ pub fn look(
     heard: Heard<'_>,
     known: &mut HashMap<Meter, Known>,
     now: Timestamp,
-) -> Vec<(Notice, Vec<Audience>)> {
+) -> Vec<(ThresholdNotice, Vec<Audience>)> {
     let (lot, mut notices) = (&balance.lot, Vec::new());
     let holder = lot.holder;
     if meters(holder).is_empty() {
@@ -110,7 +110,7 @@ pub fn look(
     let topic = |meter: Meter, period: String| Topic { holder, meter, period };
     let mut judge = |topic: &Topic, [used, granted]: [i64; 2], reached: i64, told: Option<u8>| {
         for (threshold, audiences) in heard.crossed(reached, granted, told) {
-            notices.push((Notice { topic: topic.clone(), threshold, policy, granted, used }, audiences));
+            notices.push((ThresholdNotice { topic: topic.clone(), threshold, policy, granted, used }, audiences));
         }
     };
     if let Some(granted) = lot.granted {
@@ -140,12 +140,12 @@ pub fn look(
         for (threshold, audiences) in heard.crossed(used, full, told) {
             // If everything has expired, the filling is empty and so is the used part.
             let (granted, used) = (filling.full, used.min(filling.full));
-            notices.push((Notice { topic: topic.clone(), threshold, policy, granted, used }, audiences));
+            notices.push((ThresholdNotice { topic: topic.clone(), threshold, policy, granted, used }, audiences));
         }
         if told.is_none() {
             // First, so that the filling can be read back from it.
             let Filling { granted, full } = filling;
-            let mark = Notice { topic, threshold: 0, policy, granted, used: full };
+            let mark = ThresholdNotice { topic, threshold: 0, policy, granted, used: full };
             notices.insert(0, (mark, Vec::new()));
         }
     }
@@ -199,7 +199,7 @@ impl Words<'_> {
     }
 
     /// Returns used and granted in the units that people count in: credits, or minor units of money.
-    fn figures(notice: &Notice) -> (i64, i64) {
+    fn figures(notice: &ThresholdNotice) -> (i64, i64) {
         match notice.topic.meter {
             Meter::AccountSpend => (notice.used / MICRO, notice.granted / MICRO),
             Meter::KeyCap | Meter::AccountCap | Meter::AccountPrepaid | Meter::PolicyPrepaid | Meter::PolicyPool => {
@@ -208,7 +208,7 @@ impl Words<'_> {
         }
     }
 
-    pub fn sentence(&self, notice: &Notice) -> String {
+    pub fn sentence(&self, notice: &ThresholdNotice) -> String {
         let (used, granted) = Self::figures(notice);
         let unit = match (notice.topic.meter, self.currency) {
             (Meter::AccountSpend, Some(currency)) => format!("minor units of {currency}"),
@@ -435,18 +435,18 @@ mod tests {
             meter: Meter::AccountCap,
             period: "2026-11".to_owned(),
         };
-        let notice = Notice { topic, threshold: 90, policy: policy(), granted: 200, used: 181 };
+        let notice = ThresholdNotice { topic, threshold: 90, policy: policy(), granted: 200, used: 181 };
         let whose = Whose::Account { namespace: "team".to_owned(), name: "billing".to_owned() };
         let words = Words { policy: "acme", whose, currency: Some("EUR") };
         let sentence = "account team/billing: cap used up to 90 % (181 of 200 credits)";
         assert_eq!(words.sentence(&notice), sentence);
         let expired = Topic { meter: Meter::AccountPrepaid, ..notice.topic.clone() };
-        let expired = Notice { topic: expired, threshold: 100, granted: 0, used: 0, ..notice.clone() };
+        let expired = ThresholdNotice { topic: expired, threshold: 100, granted: 0, used: 0, ..notice.clone() };
         assert_eq!(words.sentence(&expired), "account team/billing: no prepaid credits are left");
         let money = Topic { meter: Meter::AccountSpend, ..notice.topic.clone() };
-        let money = Notice { topic: money, granted: 2500 * MICRO, used: 2300 * MICRO, ..notice.clone() };
+        let money = ThresholdNotice { topic: money, granted: 2500 * MICRO, used: 2300 * MICRO, ..notice.clone() };
         assert!(words.sentence(&money).ends_with("spend limit used up to 90 % (2300 of 2500 minor units of EUR)"));
-        let dear = Notice { threshold: 100, ..money.clone() };
+        let dear = ThresholdNotice { threshold: 100, ..money.clone() };
         let dear = words.sentence(&dear);
         assert!(dear.ends_with("spend limit used up (2300 of 2500 minor units of EUR; what is left buys no credit)"));
         let (subject, text) = letter("policy acme", &[sentence.to_owned()]);

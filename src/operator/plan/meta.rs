@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEnt
 use kube::{Resource, ResourceExt as _};
 
 use crate::crd::{ConditionType, Reason, find_condition, printable};
+use crate::ledger::audit::OPERATOR;
 
 /// Our name as a writer in server-side apply and `metadata.managedFields`.
 pub const MANAGER: &str = "franking";
@@ -145,8 +146,6 @@ fn named(kind: &str, name: &str) -> String {
     format!("{kind}:{}", printable(&cut))
 }
 
-/// The actor in the audit trail for changes that no user asked for at that moment.
-const OPERATOR: &str = "operator";
 /// The actor in the audit trail for an edit whose author is not known.
 pub const UNKNOWN: &str = "unknown";
 /// Characters of a name in the audit trail. Kubernetes bounds a field manager at 128 and a user's name not at all.

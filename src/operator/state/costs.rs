@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::crd::{CostStatus, CreditPolicy, PolicyCostStatus, Pricing, SubAccount};
 use crate::domain::cost::{Bill, Payer};
 use crate::domain::id::{AccountId, Holder, PolicyId};
-use crate::ledger::report::Terms;
+use crate::ledger::report::BillingTerms;
 use crate::operator::plan::cost::Cost;
 /// Minimum change of a policy's total, as a fraction, and minimum interval for a status write.
 const TOTAL_PART: i64 = 100;
@@ -27,7 +27,7 @@ pub struct Costs {
 }
 
 pub struct Reckoned {
-    pub terms: Terms,
+    pub terms: BillingTerms,
     pub bill: Bill,
     pub again_from: Instant,
     pub compared: Option<Instant>,
@@ -101,7 +101,7 @@ impl Costs {
     }
 
     /// True if the bill must be computed, for the first time or again.
-    pub fn due(&self, terms: &Terms) -> bool {
+    pub fn due(&self, terms: &BillingTerms) -> bool {
         match lock(&self.known).get(&terms.policy) {
             None => true,
             Some(known) if known.terms != *terms => true,

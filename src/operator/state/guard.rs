@@ -101,8 +101,8 @@ impl Guard {
 
     /// Returns the known ledger. An operator without an installation takes the first one that it finds.
     pub fn known_or(&self, identity: &Identity) -> Known {
-        let Identity { installation, incarnation, mark, .. } = *identity;
-        let first = || Known { installation, cluster: identity.cluster.clone(), incarnation, mark };
+        let Identity { installation, incarnation, progress, .. } = *identity;
+        let first = || Known { installation, cluster: identity.cluster.clone(), incarnation, progress };
         self.known().get_or_insert_with(first).clone()
     }
 

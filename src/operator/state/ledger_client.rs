@@ -13,8 +13,8 @@ use crate::domain::departure::Departure;
 use crate::domain::directory::Entry;
 use crate::domain::id::{AccountId, Holder, Kind, MessageId, PolicyId};
 use crate::domain::trouble::Sightings;
-use crate::ledger::report::{Channel, Ended, Notice, Queued, Terms};
-use crate::ledger::store::{Balance, Error, Floor, Result, Role, Session, Store};
+use crate::ledger::report::{BillingTerms, Channel, Ended, Queued, ThresholdNotice};
+use crate::ledger::store::{Balance, Error, Floor, LedgerSession, Result, Role, Store};
 use crate::operator::state::in_service::InService;
 use crate::operator::state::lease::Leader;
 
@@ -30,7 +30,7 @@ pub struct LedgerClient {
     name: String,
     /// Set if several operators share the ledger: only the leader opens a session, and never a second one.
     leader: Option<Leader>,
-    session: Mutex<Option<Session>>,
+    session: Mutex<Option<LedgerSession>>,
     tally: Mutex<Tally>,
 }
 
@@ -78,7 +78,7 @@ impl LedgerClient {
         self.store.as_ref()
     }
 
-    async fn session(&self) -> Result<Session> {
+    async fn session(&self) -> Result<LedgerSession> {
         let mut open = self.session.lock().await;
         if let Some(session) = &*open {
             return Ok(session.clone());
@@ -113,7 +113,7 @@ impl LedgerClient {
     }
 
     /// Drops a session that the ledger ended, unless another task has opened a new one meanwhile.
-    async fn lost(&self, session: &Session) {
+    async fn lost(&self, session: &LedgerSession) {
         tracing::warn!(session.id, session.epoch, "the ledger gave the operator's session up; opening another");
         let mut open = self.session.lock().await;
         if open.as_ref() == Some(session) {
@@ -151,11 +151,11 @@ impl LedgerClient {
         *self.session.lock().await = None;
     }
 
-    pub async fn put_terms(&self, terms: &Terms) -> Result<()> {
+    pub async fn put_terms(&self, terms: &BillingTerms) -> Result<()> {
         under_session!(self, session, self.store.put_terms(session, terms))
     }
 
-    pub async fn announce(&self, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>> {
+    pub async fn announce(&self, notices: &[(ThresholdNotice, Vec<Channel>)]) -> Result<Vec<bool>> {
         under_session!(self, session, self.store.announce(session, notices))
     }
 

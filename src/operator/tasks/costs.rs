@@ -13,7 +13,7 @@ use crate::crd::CreditPolicy;
 use crate::domain::cost::Payer;
 use crate::domain::id::{Holder, PolicyId};
 use crate::ledger::bill::{bill, running_terms};
-use crate::ledger::report::Terms;
+use crate::ledger::report::BillingTerms;
 use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
 use crate::operator::object_ref::{Name, Ref};
@@ -87,7 +87,7 @@ fn compare(context: &Context, policy: PolicyId, name: &str, now: Timestamp) {
     }
 }
 
-async fn reckon(context: &Context, terms: Terms) -> Result<()> {
+async fn reckon(context: &Context, terms: BillingTerms) -> Result<()> {
     let (store, started) = (context.ledger.store(), Instant::now());
     let standing = store.terms(terms.policy, &terms.period).await.map_err(Error::ledger("reading a bill's terms"))?;
     if standing.as_ref() != Some(&terms) {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::crd::Reason;
 use crate::domain::relay_config::LedgerAddress;
-use crate::ledger::identity::Mark;
+use crate::ledger::identity::Progress;
 use crate::ledger::incarnation::{self, Acceptance, Finding, Known, Replaced};
 use crate::ledger::store::{self, Identity};
 use crate::operator::context::Context;
@@ -26,7 +26,7 @@ use crate::runtime::failure_streak::FailureStreak;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Interval at which acceptance is looked for while the ledger is held.
 const ASK_EVERY: Duration = Duration::from_secs(2);
-/// Minimum interval at which the mark is noted, and only if it moved.
+/// Minimum interval at which the progress is noted, and only if it moved.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
 /// Reads that find no ledger at all before an empty one is made for acceptance: swapping a file takes less.
 const GONE_LOOKS: u32 = 5;
@@ -37,7 +37,7 @@ const LAST_NOTE: Duration = Duration::from_secs(5);
 #[derive(Default)]
 struct Watching {
     gone: u32,
-    noted: Option<(Mark, Instant)>,
+    noted: Option<(Progress, Instant)>,
     asked: Option<Instant>,
 }
 
@@ -54,7 +54,7 @@ pub async fn run(context: &Context) {
     }
 }
 
-/// Notes the mark a last time, so that a backup restored while we are down is recognised.
+/// Notes the progress a last time, so that a backup restored while we are down is recognised.
 pub async fn end(context: &Context) {
     let guard = &context.guard;
     let (Some((installation, _)), Standing::Open) = (&guard.place, guard.standing()) else { return };
@@ -62,10 +62,10 @@ pub async fn end(context: &Context) {
         // Messages sent since the last rollup count too.
         context.ledger.rollup().await.map_err(Error::ledger("rolling usage up"))?;
         let identity = context.ledger.store().identity().await.map_err(Error::ledger("asking who the ledger is"))?;
-        if identity.mark == installation.mark {
+        if identity.progress == installation.progress {
             return Ok(());
         }
-        note(context, installation, identity.mark).await
+        note(context, installation, identity.progress).await
     };
     match tokio::time::timeout(LAST_NOTE, noting).await {
         Ok(Ok(())) => {}
@@ -76,8 +76,8 @@ pub async fn end(context: &Context) {
     }
 }
 
-async fn note(context: &Context, installation: &Installation, mark: Mark) -> Result<()> {
-    installation::note_mark(&context.client, &installation.namespace, mark).await.map_err(Error::installation)
+async fn note(context: &Context, installation: &Installation, progress: Progress) -> Result<()> {
+    installation::note_progress(&context.client, &installation.namespace, progress).await.map_err(Error::installation)
 }
 
 async fn look(context: &Context, watching: &mut Watching) -> Result<()> {
@@ -133,19 +133,19 @@ fn is_gone(address: &LedgerAddress) -> bool {
     }
 }
 
-/// Handles the right ledger: work goes on, and its mark is noted from time to time.
+/// Handles the right ledger: work goes on, and its progress is noted from time to time.
 async fn ours(context: &Context, watching: &mut Watching, known: Known, identity: &Identity) -> Result<()> {
     let guard = &context.guard;
     if let Some(known) = guard.known().as_mut() {
-        known.mark = identity.mark;
+        known.progress = identity.progress;
     }
     open(context).await;
     let Some((installation, _)) = &guard.place else { return Ok(()) };
     guard.serve(known.incarnation);
-    let (noted, at) = *watching.noted.get_or_insert((installation.mark, Instant::now()));
-    if noted != identity.mark && at.elapsed() >= NOTE_EVERY {
-        note(context, installation, identity.mark).await?;
-        watching.noted = Some((identity.mark, Instant::now()));
+    let (noted, at) = *watching.noted.get_or_insert((installation.progress, Instant::now()));
+    if noted != identity.progress && at.elapsed() >= NOTE_EVERY {
+        note(context, installation, identity.progress).await?;
+        watching.noted = Some((identity.progress, Instant::now()));
     }
     Ok(())
 }
@@ -214,7 +214,7 @@ async fn held(
         Some((word, actor)) if word == name => accept(context, installation, identity, word, actor).await,
         // It was accepted, and the process ended before that was noted.
         Some((word, _)) if identity.incarnation == incarnation::successor(word) => {
-            adopt(context, installation, identity.incarnation, identity.mark).await
+            adopt(context, installation, identity.incarnation, identity.progress).await
         }
         Some(_) | None => Ok(()),
     }
@@ -239,16 +239,16 @@ async fn accept(
     context.ledger.store().accept(&acceptance).await.map_err(Error::ledger("accepting the ledger"))?;
     let note = format!("{actor} accepted the ledger {name}; it is rebuilt from the resources and their Secrets");
     tell(context, false, Reason::LedgerAccepted, &note).await;
-    adopt(context, installation, incarnation, Mark::default()).await
+    adopt(context, installation, incarnation, Progress::default()).await
 }
 
 /// Takes over an incarnation, in the ConfigMap first, so that later steps are final.
-async fn adopt(context: &Context, installation: &Installation, incarnation: Uuid, mark: Mark) -> Result<()> {
-    let noting = installation::note_incarnation(&context.client, &installation.namespace, incarnation, mark);
+async fn adopt(context: &Context, installation: &Installation, incarnation: Uuid, progress: Progress) -> Result<()> {
+    let noting = installation::note_incarnation(&context.client, &installation.namespace, incarnation, progress);
     noting.await.map_err(Error::installation)?;
     if let Some(known) = context.guard.known().as_mut() {
         known.incarnation = incarnation;
-        known.mark = mark;
+        known.progress = progress;
     }
     context.guard.serve(incarnation);
     Ok(())

@@ -13,6 +13,7 @@ use kube::{Api, ResourceExt as _};
 use crate::crd::{CreditPolicy, SubAccount, SubAccountApiKey};
 use crate::domain::directory::Entry;
 use crate::domain::id::Holder;
+use crate::ledger::audit;
 use crate::operator::context::Context;
 use crate::operator::error::{Error, Result, status_code};
 use crate::operator::kinds::Kind;
@@ -26,8 +27,6 @@ use crate::operator::state::deletions::Pending;
 const RETRY: Duration = Duration::from_secs(2);
 /// Tries to release a Secret that another writer keeps changing.
 const LOOKS: usize = 5;
-/// Actor in the audit trail: no object says who deleted another.
-const ACTOR: &str = "operator";
 
 /// Writes off the resources that the watches saw deleted, until the future is dropped.
 pub async fn run(context: &Context) {
@@ -107,7 +106,7 @@ pub async fn write_off(context: &Context, what: &Ref, holder: Holder, purge: boo
         Entry::Key(key) => Entry::Key(key.removed(now)),
     };
     tracing::warn!(kind = holder.kind().as_str(), id = %holder.uuid(), "an entry without a resource is written off");
-    context.ledger.put(ACTOR, &[removed]).await.map_err(Error::ledger("writing off an entry"))?;
+    context.ledger.put(audit::OPERATOR, &[removed]).await.map_err(Error::ledger("writing off an entry"))?;
     context.report.written_off(holder.kind());
     if let Ref::Key(name) = what {
         let_go_of_secrets(context, name).await?;

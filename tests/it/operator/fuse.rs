@@ -16,10 +16,12 @@ use franking::domain::directory::{Entry, Named};
 use franking::domain::id::{Holder, Kind, MessageId, PolicyId};
 use franking::domain::login_network::LoginFrom;
 use franking::domain::trouble::{Sightings, Trouble};
-use franking::ledger::report::{Channel, Ended, Notice, Queued, Report, Spender, Terms, Told, UsageRow};
+use franking::ledger::report::{
+    BillingTerms, Channel, Ended, Queued, Report, Spender, ThresholdNotice, Told, UsageRow,
+};
 use franking::ledger::store::{
-    Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, LedgerTime, Result, Role, Session,
-    Settlement, Store,
+    Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, LedgerSession, LedgerTime, Result,
+    Role, Settlement, Store,
 };
 use http_body_util::{Either, Full};
 use jiff::{SignedDuration, Timestamp};
@@ -231,32 +233,32 @@ impl Store for Fragile {
         self.inner.time().await
     }
 
-    async fn open_session(&self, role: Role, name: &str) -> Result<Session> {
+    async fn open_session(&self, role: Role, name: &str) -> Result<LedgerSession> {
         self.pass().await?;
         self.inner.open_session(role, name).await
     }
 
-    async fn heartbeat(&self, session: &Session) -> Result<()> {
+    async fn heartbeat(&self, session: &LedgerSession) -> Result<()> {
         self.pass().await?;
         self.inner.heartbeat(session).await
     }
 
-    async fn close_session(&self, session: &Session) -> Result<()> {
+    async fn close_session(&self, session: &LedgerSession) -> Result<()> {
         self.pass().await?;
         self.inner.close_session(session).await
     }
 
-    async fn sweep_sessions(&self, session: &Session, silence: SignedDuration) -> Result<Vec<MessageId>> {
+    async fn sweep_sessions(&self, session: &LedgerSession, silence: SignedDuration) -> Result<Vec<MessageId>> {
         self.pass().await?;
         self.inner.sweep_sessions(session, silence).await
     }
 
-    async fn identify(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
+    async fn identify(&self, session: &LedgerSession, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
         self.pass().await?;
         self.inner.identify(session, kind, namespace_uid, name).await
     }
 
-    async fn put(&self, session: &Session, actor: &str, entries: &[Entry]) -> Result<()> {
+    async fn put(&self, session: &LedgerSession, actor: &str, entries: &[Entry]) -> Result<()> {
         self.pass().await?;
         for entry in entries {
             match entry {
@@ -287,17 +289,17 @@ impl Store for Fragile {
         self.inner.find(holder).await
     }
 
-    async fn reserve(&self, session: &Session, batch: &[Reservation]) -> Result<Vec<Verdict>> {
+    async fn reserve(&self, session: &LedgerSession, batch: &[Reservation]) -> Result<Vec<Verdict>> {
         self.pass().await?;
         self.inner.reserve(session, batch).await
     }
 
-    async fn settle(&self, session: &Session, batch: &[Settlement]) -> Result<()> {
+    async fn settle(&self, session: &LedgerSession, batch: &[Settlement]) -> Result<()> {
         self.pass().await?;
         self.inner.settle(session, batch).await
     }
 
-    async fn prepare_lots(&self, session: &Session, until: Timestamp) -> Result<u64> {
+    async fn prepare_lots(&self, session: &LedgerSession, until: Timestamp) -> Result<u64> {
         self.pass().await?;
         self.inner.prepare_lots(session, until).await
     }
@@ -312,7 +314,7 @@ impl Store for Fragile {
         self.inner.moved(cursor, limit).await
     }
 
-    async fn rollup(&self, session: &Session) -> Result<u64> {
+    async fn rollup(&self, session: &LedgerSession) -> Result<u64> {
         self.pass().await?;
         self.inner.rollup(session).await
     }
@@ -324,7 +326,7 @@ impl Store for Fragile {
 
     async fn record(
         &self,
-        session: &Session,
+        session: &LedgerSession,
         actor: &str,
         kind: &str,
         holder: Option<Holder>,
@@ -334,17 +336,17 @@ impl Store for Fragile {
         self.inner.record(session, actor, kind, holder, detail).await
     }
 
-    async fn forget_fingerprints(&self, session: &Session, before: Timestamp) -> Result<u64> {
+    async fn forget_fingerprints(&self, session: &LedgerSession, before: Timestamp) -> Result<u64> {
         self.pass().await?;
         self.inner.forget_fingerprints(session, before).await
     }
 
-    async fn forget_keys(&self, session: &Session, before: Timestamp) -> Result<u64> {
+    async fn forget_keys(&self, session: &LedgerSession, before: Timestamp) -> Result<u64> {
         self.pass().await?;
         self.inner.forget_keys(session, before).await
     }
 
-    async fn retire(&self, session: &Session, before: Timestamp) -> Result<u64> {
+    async fn retire(&self, session: &LedgerSession, before: Timestamp) -> Result<u64> {
         self.pass().await?;
         self.inner.retire(session, before).await
     }
@@ -364,17 +366,24 @@ impl Store for Fragile {
         self.inner.accept(acceptance).await
     }
 
-    async fn assign(&self, session: &Session, kind: Kind, namespace_uid: &str, name: &str, id: Uuid) -> Result<Uuid> {
+    async fn assign(
+        &self,
+        session: &LedgerSession,
+        kind: Kind,
+        namespace_uid: &str,
+        name: &str,
+        id: Uuid,
+    ) -> Result<Uuid> {
         self.pass().await?;
         self.inner.assign(session, kind, namespace_uid, name, id).await
     }
 
-    async fn raise(&self, session: &Session, actor: &str, floors: &[Floor]) -> Result<u64> {
+    async fn raise(&self, session: &LedgerSession, actor: &str, floors: &[Floor]) -> Result<u64> {
         self.pass().await?;
         self.inner.raise(session, actor, floors).await
     }
 
-    async fn reopen(&self, session: &Session) -> Result<()> {
+    async fn reopen(&self, session: &LedgerSession) -> Result<()> {
         self.pass().await?;
         self.inner.reopen(session).await
     }
@@ -394,12 +403,12 @@ impl Report for Fragile {
         self.inner.usage(policy, from, to, after, limit).await
     }
 
-    async fn put_terms(&self, session: &Session, terms: &Terms) -> Result<()> {
+    async fn put_terms(&self, session: &LedgerSession, terms: &BillingTerms) -> Result<()> {
         self.pass().await?;
         self.inner.put_terms(session, terms).await
     }
 
-    async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<Terms>> {
+    async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<BillingTerms>> {
         self.pass().await?;
         self.inner.terms(policy, period).await
     }
@@ -409,44 +418,48 @@ impl Report for Fragile {
         self.inner.told(limits).await
     }
 
-    async fn announce(&self, session: &Session, notices: &[(Notice, Vec<Channel>)]) -> Result<Vec<bool>> {
+    async fn announce(
+        &self,
+        session: &LedgerSession,
+        notices: &[(ThresholdNotice, Vec<Channel>)],
+    ) -> Result<Vec<bool>> {
         self.pass().await?;
         self.inner.announce(session, notices).await
     }
 
-    async fn claim_notices(&self, session: &Session, channel: Channel, limit: usize) -> Result<Vec<Queued>> {
+    async fn claim_notices(&self, session: &LedgerSession, channel: Channel, limit: usize) -> Result<Vec<Queued>> {
         self.pass().await?;
         self.inner.claim_notices(session, channel, limit).await
     }
 
-    async fn close_notices(&self, session: &Session, ended: &[(i64, Ended)]) -> Result<()> {
+    async fn close_notices(&self, session: &LedgerSession, ended: &[(i64, Ended)]) -> Result<()> {
         self.pass().await?;
         self.inner.close_notices(session, ended).await
     }
 
-    async fn forget_notices(&self, session: &Session, before: Timestamp, limit: usize) -> Result<u64> {
+    async fn forget_notices(&self, session: &LedgerSession, before: Timestamp, limit: usize) -> Result<u64> {
         self.pass().await?;
         self.inner.forget_notices(session, before, limit).await
     }
 
-    async fn put_troubles(&self, session: &Session, troubles: &[Trouble]) -> Result<()> {
+    async fn put_troubles(&self, session: &LedgerSession, troubles: &[Trouble]) -> Result<()> {
         self.pass().await?;
         self.inner.put_troubles(session, troubles).await
     }
 
-    async fn note_logins(&self, session: &Session, logins: &[LoginFrom]) -> Result<()> {
+    async fn note_logins(&self, session: &LedgerSession, logins: &[LoginFrom]) -> Result<()> {
         self.pass().await?;
         self.inner.note_logins(session, logins).await
     }
 
-    async fn count_denied_senders(&self, session: &Session, denied: &[DeniedSenders]) -> Result<()> {
+    async fn count_denied_senders(&self, session: &LedgerSession, denied: &[DeniedSenders]) -> Result<()> {
         self.pass().await?;
         self.inner.count_denied_senders(session, denied).await
     }
 
     async fn report_denied_senders(
         &self,
-        session: &Session,
+        session: &LedgerSession,
         every: SignedDuration,
         limit: usize,
     ) -> Result<Vec<DeniedReport>> {

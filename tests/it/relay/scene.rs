@@ -15,7 +15,7 @@ use franking::domain::relay_config::{
 };
 use franking::domain::sender::MailDomain;
 use franking::ledger::sqlite;
-use franking::ledger::store::{Balance, Role, Session, Store};
+use franking::ledger::store::{Balance, LedgerSession, Role, Store};
 use franking::relay::{Dependencies, Relay};
 use franking::runtime::clock::{Clock as _, ManualClock};
 use franking::runtime::health::Health;
@@ -48,7 +48,7 @@ pub struct Scene {
     pub sink: Sink,
     pub clock: ManualClock,
     pub store: Arc<dyn Store>,
-    pub session: Session,
+    pub session: LedgerSession,
     pub config: RelayConfig,
     pub ca_pem: String,
     pub registry: Registry,

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Chain, Lot, LotId, Meter, Overage, Pace, Part, Rate, Refused, Verdict};
+use super::{Chain, Lot, LotId, Meter, Overage, Part, Rate, RateScope, Refused, Verdict};
 use crate::domain::id::{AccountId, Holder, IdMap};
 
 /// A prepaid balance.
@@ -16,7 +16,7 @@ pub struct Stock {
 
 /// The rate of a holder, and its use so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tempo {
+pub struct RateState {
     pub rate: Rate,
     pub arrival: Option<Timestamp>,
     /// True if `arrival` has changed and must be written.
@@ -33,13 +33,13 @@ pub struct Holding {
     pub spend: Option<LotId>,
     /// `Some` = prepaid, even if nothing is left.
     pub prepaid: Option<Stock>,
-    pub tempo: Option<Tempo>,
+    pub rate_state: Option<RateState>,
 }
 
 impl Holding {
     /// Returns a holder with nothing but its period's lot.
     pub fn plain(period: LotId) -> Self {
-        Self { period, overage: Overage::Deny, spend: None, prepaid: None, tempo: None }
+        Self { period, overage: Overage::Deny, spend: None, prepaid: None, rate_state: None }
     }
 }
 
@@ -49,14 +49,14 @@ pub const PERIOD_PARTS: usize = 3;
 
 /// The rows that a batch is decided on; the engine holds them locked.
 #[derive(Debug, Default)]
-pub struct Books {
+pub struct BatchRows {
     pub lots: IdMap<LotId, Lot>,
     pub holdings: IdMap<Holder, Holding>,
     /// The accounts that had many messages given back lately.
     pub refused: IdMap<AccountId, Refused>,
 }
 
-/// One message that is to be charged. [`Books`] must hold the rows of all holders in its chain.
+/// One message that is to be charged. [`BatchRows`] must hold the rows of all holders in its chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charge {
     pub credits: i64,
@@ -65,24 +65,24 @@ pub struct Charge {
     pub unit_price: i64,
 }
 
-/// Decides one message and charges `books` in place. Returns the charged parts (first those of the period lots of key,
+/// Decides one message and charges `rows` in place. Returns the charged parts (first those of the period lots of key,
 /// account and policy, then those of other lots), or the reason of the refusal. Rates come first; a refused message
 /// changes nothing.
 ///
 /// Every engine calls it, through the rulebook, with the rows that it holds locked.
-pub fn decide(books: &mut Books, charge: &Charge, now: Timestamp) -> Result<Vec<Part>, Verdict> {
-    let arrivals = books.arrivals(charge.chain, now)?;
-    if let Some(shortage) = books.shortage(charge) {
+pub fn decide(rows: &mut BatchRows, charge: &Charge, now: Timestamp) -> Result<Vec<Part>, Verdict> {
+    let arrivals = rows.arrivals(charge.chain, now)?;
+    if let Some(shortage) = rows.shortage(charge) {
         return Err(shortage.into_verdict());
     }
-    books.arrive(arrivals);
-    Ok(books.take(charge))
+    rows.arrive(arrivals);
+    Ok(rows.take(charge))
 }
 
 /// Judges a message that costs nothing by the rates of its key and account, and counts it there.
-pub fn pace(books: &mut Books, chain: Chain, now: Timestamp) -> Result<(), Verdict> {
-    let arrivals = books.arrivals(chain, now)?;
-    books.arrive(arrivals);
+pub fn take_rate(rows: &mut BatchRows, chain: Chain, now: Timestamp) -> Result<(), Verdict> {
+    let arrivals = rows.arrivals(chain, now)?;
+    rows.arrive(arrivals);
     Ok(())
 }
 
@@ -107,20 +107,20 @@ impl Shortage {
     }
 }
 
-impl Books {
+impl BatchRows {
     /// Returns the theoretical arrivals after this message, or the verdict that it comes too early.
     fn arrivals(&self, chain: Chain, now: Timestamp) -> Result<[Option<(Holder, Timestamp)>; 2], Verdict> {
         let mut arrivals = [None; 2];
         let shut = self.refused.get(&chain.account).and_then(|refused| refused.shuts(now));
         let mut refused =
-            shut.map(|(rate, retry_at)| (retry_at, Verdict::TooFast { pace: Pace::Refused, rate, retry_at }));
-        let paced = [(Holder::Key(chain.key), Pace::Key), (Holder::Account(chain.account), Pace::Account)];
-        for (slot, (holder, pace)) in arrivals.iter_mut().zip(paced) {
-            let Some(Tempo { rate, arrival, .. }) = self.holdings[&holder].tempo else { continue };
+            shut.map(|(rate, retry_at)| (retry_at, Verdict::TooFast { scope: RateScope::Refused, rate, retry_at }));
+        let paced = [(Holder::Key(chain.key), RateScope::Key), (Holder::Account(chain.account), RateScope::Account)];
+        for (slot, (holder, scope)) in arrivals.iter_mut().zip(paced) {
+            let Some(RateState { rate, arrival, .. }) = self.holdings[&holder].rate_state else { continue };
             match rate.pass(arrival, now) {
                 Ok(arrival) => *slot = Some((holder, arrival)),
                 Err(retry_at) if refused.as_ref().is_none_or(|(latest, _)| retry_at > *latest) => {
-                    refused = Some((retry_at, Verdict::TooFast { pace, rate, retry_at }));
+                    refused = Some((retry_at, Verdict::TooFast { scope, rate, retry_at }));
                 }
                 Err(_) => {}
             }
@@ -130,8 +130,8 @@ impl Books {
 
     fn arrive(&mut self, arrivals: [Option<(Holder, Timestamp)>; 2]) {
         for (holder, arrival) in arrivals.into_iter().flatten() {
-            if let Some(tempo) = self.holdings.get_mut(&holder).and_then(|holding| holding.tempo.as_mut()) {
-                *tempo = Tempo { arrival: Some(arrival), moved: true, ..*tempo };
+            if let Some(state) = self.holdings.get_mut(&holder).and_then(|holding| holding.rate_state.as_mut()) {
+                *state = RateState { arrival: Some(arrival), moved: true, ..*state };
             }
         }
     }
@@ -175,18 +175,18 @@ impl Books {
 
     /// Checks whether a message would pass every limit if `returned` were given back to the lots.
     pub fn would_pass(&self, charge: &Charge, returned: &IdMap<LotId, i64>) -> bool {
-        let mut books = Self::default();
+        let mut rows = Self::default();
         for holder in charge.chain.holders() {
             let Some(holding) = self.holdings.get(&holder) else { return false };
             let stocked = holding.prepaid.iter().flat_map(|stock| &stock.lots);
             for id in stocked.chain(&holding.spend).chain([&holding.period]) {
                 let Some(mut lot) = self.lots.get(id).cloned() else { return false };
                 lot.refund(returned.get(id).map_or(0, |amount| lot.used().min(*amount)));
-                books.lots.insert(*id, lot);
+                rows.lots.insert(*id, lot);
             }
-            books.holdings.insert(holder, holding.clone());
+            rows.holdings.insert(holder, holding.clone());
         }
-        books.shortage(charge).is_none()
+        rows.shortage(charge).is_none()
     }
 
     /// Charges every meter of a message that passed them all.

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Books;
+use super::TestLedger;
 use super::server::Server;
 use crate::domain::credit::{Reservation, Verdict};
 use crate::domain::id::MessageId;
-use crate::ledger::conformance::{World, key_id};
+use crate::ledger::postgres::connection::PgConnection;
 use crate::ledger::postgres::schema::MIGRATIONS;
-use crate::ledger::postgres::wire::Wire;
 use crate::ledger::store::Error;
+use crate::ledger::world::{World, key_id};
 
 /// Room for an empty ledger, whose partitions and indexes each take a page or two, and some thousand messages.
 const ROOM: u32 = 24;
@@ -23,11 +23,11 @@ const CALLS_MAX: u64 = 500;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fills all the room that is left.
-async fn fill(wire: Wire) {
-    wire.batch("CREATE TABLE filler (text text)").await.expect("a table");
+async fn fill(connection: PgConnection) {
+    connection.batch("CREATE TABLE filler (text text)").await.expect("a table");
     for rows in [1_000, 100, 1] {
         let more = format!("INSERT INTO filler SELECT repeat(md5(n::text), 50) FROM generate_series(1, {rows}) n");
-        while wire.batch(&more).await.is_ok() {}
+        while connection.batch(&more).await.is_ok() {}
     }
 }
 
@@ -35,14 +35,14 @@ async fn fill(wire: Wire) {
 async fn a_full_disk_refuses_loses_nothing_and_heals() {
     let server = Server::start_with_room(ROOM);
     let place = server.folder.join("small");
-    let aside = Books::on(&server.url(), MIGRATIONS);
-    aside.look(move |wire| async move {
+    let aside = TestLedger::on(&server.url(), MIGRATIONS);
+    aside.look(move |connection| async move {
         let make = format!("CREATE TABLESPACE small LOCATION '{}'", place.display());
-        wire.batch(&make).await.expect("a tablespace");
+        connection.batch(&make).await.expect("a tablespace");
     });
-    let books = Books::on(&format!("{}&options=-cdefault_tablespace%3Dsmall", server.url()), MIGRATIONS);
-    let world = World::with(&books, None, Some(1_000_000), None).await;
-    books.look(fill);
+    let ledger = TestLedger::on(&format!("{}&options=-cdefault_tablespace%3Dsmall", server.url()), MIGRATIONS);
+    let world = World::with(&ledger, None, Some(1_000_000), None).await;
+    ledger.look(fill);
 
     let (mut kept, mut next) = (HashSet::new(), 0);
     let mut ask = async || {
@@ -68,7 +68,7 @@ async fn a_full_disk_refuses_loses_nothing_and_heals() {
     // It stays so, and every further call reports the full disk.
     assert!(matches!(ask().await, Err(Error::Full)));
 
-    books.look(|wire| async move { wire.batch("DROP TABLE filler").await.expect("dropped") });
+    ledger.look(|connection| async move { connection.batch("DROP TABLE filler").await.expect("dropped") });
     let deadline = Instant::now() + PATIENCE;
     while let Err(error) = ask().await {
         assert!(Instant::now() < deadline, "it does not heal: {error:?}");

@@ -8,14 +8,14 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Books;
+use super::TestLedger;
 use super::server::{Folder, Pair, Server};
 use crate::domain::credit::{Outcome, Reservation, Verdict};
 use crate::domain::directory::Entry;
 use crate::domain::id::MessageId;
-use crate::ledger::conformance::{Place as _, World, account, chain, key, key_id, monthly};
 use crate::ledger::postgres::schema::MIGRATIONS;
-use crate::ledger::store::{Error, Role, Session, Settlement, Store};
+use crate::ledger::store::{Error, LedgerSession, Role, Settlement, Store};
+use crate::ledger::world::{Place as _, World, account, chain, key, key_id, monthly};
 
 /// Timeout longer than any step here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,14 +32,14 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// A relay that sends batches until it is stopped, and retries each until it is answered.
-struct Sender {
+struct SendingRelay {
     stop: Arc<AtomicBool>,
     /// Credits that were acknowledged and stay charged.
     task: JoinHandle<HashSet<MessageId>>,
 }
 
-impl Sender {
-    fn start(store: Arc<dyn Store>, session: Session, number: u64) -> Self {
+impl SendingRelay {
+    fn start(store: Arc<dyn Store>, session: LedgerSession, number: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
@@ -70,7 +70,7 @@ fn id(worker: u64, n: u64) -> MessageId {
     MessageId(uuid::Uuid::from_u64_pair(worker, n))
 }
 
-async fn reserve(store: &dyn Store, session: &Session, ids: &[MessageId]) {
+async fn reserve(store: &dyn Store, session: &LedgerSession, ids: &[MessageId]) {
     let batch: Vec<Reservation> = ids
         .iter()
         .map(|message| Reservation { message: *message, key: key_id(1), credits: 1, fingerprint: None })
@@ -78,7 +78,7 @@ async fn reserve(store: &dyn Store, session: &Session, ids: &[MessageId]) {
     reserve_all(store, session, &batch).await;
 }
 
-async fn reserve_all(store: &dyn Store, session: &Session, batch: &[Reservation]) {
+async fn reserve_all(store: &dyn Store, session: &LedgerSession, batch: &[Reservation]) {
     loop {
         match store.reserve(session, batch).await {
             Ok(verdicts) => {
@@ -91,7 +91,7 @@ async fn reserve_all(store: &dyn Store, session: &Session, batch: &[Reservation]
     }
 }
 
-async fn settle(store: &dyn Store, session: &Session, batch: &[Settlement]) {
+async fn settle(store: &dyn Store, session: &LedgerSession, batch: &[Settlement]) {
     loop {
         match store.settle(session, batch).await {
             Ok(()) => return,
@@ -101,15 +101,15 @@ async fn settle(store: &dyn Store, session: &Session, batch: &[Settlement]) {
     }
 }
 
-/// Three relays' worth of senders, each with its own handle.
-async fn senders(books: &Books, world: &World) -> Vec<Sender> {
-    let mut senders = vec![];
+/// Starts three relays, each with its own handle.
+async fn relays(ledger: &TestLedger, world: &World) -> Vec<SendingRelay> {
+    let mut relays = vec![];
     for number in 1..=3 {
-        let store = books.open(Arc::new(world.clock.clone()));
+        let store = ledger.open(Arc::new(world.clock.clone()));
         let session = store.open_session(Role::Relay, &format!("sender-{number}")).await.expect("a session");
-        senders.push(Sender::start(store, session, number));
+        relays.push(SendingRelay::start(store, session, number));
     }
-    senders
+    relays
 }
 
 /// Returns what the policy has consumed, retried until it is answered.
@@ -123,10 +123,10 @@ async fn consumed(world: &World) -> i64 {
     }
 }
 
-async fn all_kept(senders: Vec<Sender>) -> usize {
+async fn all_kept(relays: Vec<SendingRelay>) -> usize {
     let mut kept = HashSet::new();
-    for sender in senders {
-        kept.extend(sender.end().await);
+    for relay in relays {
+        kept.extend(relay.end().await);
     }
     kept.len()
 }
@@ -138,15 +138,15 @@ async fn lots_are_locked_in_one_order_whoever_charges_or_gives_back() {
     const KEYS: u64 = 8;
     const ROUNDS: u64 = 60;
     let server = Server::start(Folder::new(), &["deadlock_timeout = '5ms'"]);
-    let books = Books::on(&server.url(), MIGRATIONS);
-    let mut world = World::with(&books, None, Some(1_000_000), None).await;
+    let ledger = TestLedger::on(&server.url(), MIGRATIONS);
+    let mut world = World::with(&ledger, None, Some(1_000_000), None).await;
     // Spread over two accounts: one may not have so many refused in an hour.
     let mut entries = vec![Entry::Account(account(2, monthly(None)))];
     entries.extend((1..=KEYS).map(|n| Entry::Key(key(n.into(), u128::from(1 + n % 2), monthly(Some(10_000))))));
     world.put(&entries).await;
     let mut relays = tokio::task::JoinSet::new();
     for number in 1..=4_u64 {
-        let store = books.open(Arc::new(world.clock.clone()));
+        let store = ledger.open(Arc::new(world.clock.clone()));
         let session = store.open_session(Role::Relay, &format!("relay-{number}")).await.expect("a session");
         relays.spawn(async move {
             for round in 0..ROUNDS {
@@ -174,9 +174,9 @@ async fn lots_are_locked_in_one_order_whoever_charges_or_gives_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_killed_under_load_forgets_nothing_that_was_acknowledged() {
     let mut server = Server::start(Folder::new(), &[]);
-    let books = Books::on(&server.url(), MIGRATIONS);
-    let world = World::with(&books, None, Some(1_000_000), None).await;
-    let senders = senders(&books, &world).await;
+    let ledger = TestLedger::on(&server.url(), MIGRATIONS);
+    let world = World::with(&ledger, None, Some(1_000_000), None).await;
+    let relays = relays(&ledger, &world).await;
     for _ in 0..2 {
         let before = consumed(&world).await;
         until("mail is sent", async || consumed(&world).await > before + 100).await;
@@ -186,7 +186,7 @@ async fn a_server_that_is_killed_under_load_forgets_nothing_that_was_acknowledge
     }
     let before = consumed(&world).await;
     until("mail is sent", async || consumed(&world).await > before + 100).await;
-    let kept = all_kept(senders).await;
+    let kept = all_kept(relays).await;
     assert_eq!(world.consumed().await, [kept as i64; 3]);
     world.check().await;
 }
@@ -199,9 +199,9 @@ fn decided_again(server: &Server) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_others_disturbs_nobody_and_one_of_ours_is_seen() {
     let server = Server::start(Folder::new(), &[]);
-    let books = Books::on(&server.url(), MIGRATIONS);
-    let mut world = World::with(&books, None, Some(100), None).await;
-    let other = books.open(Arc::new(world.clock.clone()));
+    let ledger = TestLedger::on(&server.url(), MIGRATIONS);
+    let mut world = World::with(&ledger, None, Some(100), None).await;
+    let other = ledger.open(Arc::new(world.clock.clone()));
     let operator = other.open_session(Role::Operator, "operator").await.expect("a session");
     world.send(1).await;
     let before = decided_again(&server);
@@ -218,9 +218,9 @@ async fn a_change_of_others_disturbs_nobody_and_one_of_ours_is_seen() {
 }
 
 /// Counts the connections that wait for the standby.
-fn waiting(books: &Books) -> Vec<i32> {
-    books.look(|wire| async move {
-        let found = wire
+fn waiting(ledger: &TestLedger) -> Vec<i32> {
+    ledger.look(|connection| async move {
+        let found = connection
             .query("SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' ORDER BY pid", &[])
             .await
             .expect("read");
@@ -231,16 +231,16 @@ fn waiting(books: &Books) -> Vec<i32> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_under_load_forgets_nothing_that_was_acknowledged() {
     let pair = Pair::start();
-    let books = Books::on(&pair.url(), MIGRATIONS);
-    let world = World::with(&books, None, Some(1_000_000), None).await;
-    let senders = senders(&books, &world).await;
+    let ledger = TestLedger::on(&pair.url(), MIGRATIONS);
+    let world = World::with(&ledger, None, Some(1_000_000), None).await;
+    let relays = relays(&ledger, &world).await;
     until("mail is sent", async || consumed(&world).await > 200).await;
     let Pair { primary, standby } = pair;
     let lost = primary.kill();
     standby.promote();
     let before = consumed(&world).await;
     until("mail is sent after the failover", async || consumed(&world).await > before + 100).await;
-    let kept = all_kept(senders).await;
+    let kept = all_kept(relays).await;
     assert_eq!(world.consumed().await, [kept as i64; 3]);
     world.check().await;
     std::fs::remove_dir_all(lost).expect("the lost server's folder");
@@ -251,26 +251,26 @@ async fn a_failover_under_load_forgets_nothing_that_was_acknowledged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_charge_whose_wait_was_cancelled_is_unknown_and_its_retry_waits_for_the_standby() {
     let Pair { primary, standby } = Pair::start();
-    let books = Books::on(&primary.url(), MIGRATIONS);
-    let mut world = World::with(&books, None, Some(100), None).await;
+    let ledger = TestLedger::on(&primary.url(), MIGRATIONS);
+    let mut world = World::with(&ledger, None, Some(100), None).await;
     let port = standby.port;
     let asked = world.reservation(1);
     let folder = standby.kill();
     for round in ["charged", "found again"] {
         let asking = ask(&world, &asked);
-        until("the charge waits for the standby", async || waiting(&books).len() == 1).await;
-        books.look(|wire| async move {
+        until("the charge waits for the standby", async || waiting(&ledger).len() == 1).await;
+        ledger.look(|connection| async move {
             let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-            wire.query(cancel, &[]).await.expect("cancelled");
+            connection.query(cancel, &[]).await.expect("cancelled");
         });
         // The server answers "committed" with a warning; the caller learns that nothing is known.
         let answer = timeout(PATIENCE, asking).await.expect("an answer").expect("no panic");
         assert!(matches!(answer, Err(Error::Unavailable { .. })), "{round}: {answer:?}");
     }
     let asking = ask(&world, &asked);
-    until("the retry waits for the standby", async || waiting(&books).len() == 1).await;
+    until("the retry waits for the standby", async || waiting(&ledger).len() == 1).await;
     // Without the beat the reply would be "charged" at once, based on rows that only this server has.
-    assert_eq!(told_without_a_beat(&books, &asked), 1);
+    assert_eq!(told_without_a_beat(&ledger, &asked), 1);
     assert!(!asking.is_finished());
     let _standby = Server::resume(folder, port, &[&primary.leads(Pair::STANDBY)]);
     let answer = timeout(PATIENCE, asking).await.expect("an answer").expect("no panic");
@@ -288,22 +288,22 @@ fn ask(world: &World, asked: &Reservation) -> JoinHandle<Answer> {
 }
 
 /// Counts the rows that a transaction finds that writes nothing and commits: the naive retry.
-fn told_without_a_beat(books: &Books, asked: &Reservation) -> i64 {
+fn told_without_a_beat(ledger: &TestLedger, asked: &Reservation) -> i64 {
     let message = asked.message.0;
-    books.look(move |wire| async move {
-        wire.batch("BEGIN").await.expect("begun");
-        let found = wire.query_one("SELECT count(*) FROM reservation WHERE message = $1", &[&message]).await;
-        timeout(PATIENCE, wire.batch("COMMIT")).await.expect("at once").expect("committed");
+    ledger.look(move |connection| async move {
+        connection.batch("BEGIN").await.expect("begun");
+        let found = connection.query_one("SELECT count(*) FROM reservation WHERE message = $1", &[&message]).await;
+        timeout(PATIENCE, connection.batch("COMMIT")).await.expect("at once").expect("committed");
         found.expect("read").get(0)
     })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_stops_inside_a_transaction_loses_it_and_holds_nobody_up_for_long() {
-    let books = Books::new();
-    let mut world = World::with(&books, None, Some(100), None).await;
+    let ledger = TestLedger::new();
+    let mut world = World::with(&ledger, None, Some(100), None).await;
     world.send(1).await;
-    let paused = books.connector().connect().await.expect("connected");
+    let paused = ledger.connector().connect().await.expect("connected");
     paused.batch("BEGIN").await.expect("begun");
     paused.query("SELECT id FROM lot ORDER BY kind, id FOR UPDATE", &[]).await.expect("locked");
     let (_, verdict) = timeout(PATIENCE, world.send(1)).await.expect("an answer");
@@ -316,11 +316,11 @@ async fn a_process_that_stops_inside_a_transaction_loses_it_and_holds_nobody_up_
 async fn whoever_follows_the_directory_misses_nothing_that_commits_late() {
     const WRITERS: u128 = 4;
     const EACH: u128 = 25;
-    let books = Books::new();
-    let world = World::with(&books, None, None, None).await;
+    let ledger = TestLedger::new();
+    let world = World::with(&ledger, None, None, None).await;
     let mut writers = tokio::task::JoinSet::new();
     for writer in 0..WRITERS {
-        let store = books.open(Arc::new(world.clock.clone()));
+        let store = ledger.open(Arc::new(world.clock.clone()));
         let session = store.open_session(Role::Operator, &format!("operator-{writer}")).await.expect("a session");
         writers.spawn(async move {
             for n in 0..EACH {
@@ -350,21 +350,21 @@ async fn whoever_follows_the_directory_misses_nothing_that_commits_late() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rollups_that_run_while_mail_is_charged_count_each_row_once() {
-    let books = Books::new();
-    let world = World::with(&books, None, Some(1_000_000), None).await;
-    let senders = senders(&books, &world).await;
+    let ledger = TestLedger::new();
+    let world = World::with(&ledger, None, Some(1_000_000), None).await;
+    let relays = relays(&ledger, &world).await;
     let mut taken = 0;
     until("enough is sent", async || {
         taken += world.store.rollup(&world.session).await.expect("rolled");
         taken > 2_000
     })
     .await;
-    let kept = all_kept(senders).await as i64;
+    let kept = all_kept(relays).await as i64;
     world.store.rollup(&world.session).await.expect("rolled");
     let usage = world.balance(chain()[1]).await.usage;
     assert_eq!((usage.accepted, usage.relayed, usage.messages, usage.unknown), (kept, kept, kept, 0));
-    let hours: i64 = books.look(|wire| async move {
-        wire.query_one("SELECT sum(relayed)::bigint FROM usage_hour", &[]).await.expect("summed").get(0)
+    let hours: i64 = ledger.look(|connection| async move {
+        connection.query_one("SELECT sum(relayed)::bigint FROM usage_hour", &[]).await.expect("summed").get(0)
     });
     assert_eq!(hours, kept);
 }

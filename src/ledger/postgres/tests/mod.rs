@@ -1,4 +1,5 @@
-//! The suite on this engine, and the faults that only this engine can have, on a real server.
+//! The faults that only this engine can have, on a real server. The suite that every engine passes is
+//! `tests/it/ledger`.
 
 mod disk;
 mod durability;
@@ -12,13 +13,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::connection::PgConnection;
 use super::pool::Connector;
 use super::schema::{self, MIGRATIONS, Migration};
-use super::wire::Wire;
 use super::{PostgresStore, connector};
-use crate::ledger::conformance::{Place, random_histories_agree_with_the_model, whole_suite};
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{State, Store};
+use crate::ledger::world::Place;
 use crate::runtime::clock::Clock;
 
 fn naming() -> Naming {
@@ -27,12 +28,12 @@ fn naming() -> Naming {
 }
 
 /// A ledger in a schema of its own, dropped with the test.
-pub struct Books {
+pub struct TestLedger {
     url: String,
     schema: String,
 }
 
-impl Books {
+impl TestLedger {
     fn new() -> Self {
         Self::on(server::url(), MIGRATIONS)
     }
@@ -40,12 +41,12 @@ impl Books {
     fn on(url: &str, migrations: &'static [Migration]) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let schema = format!("franking_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let books = Self { url: url.to_owned(), schema };
-        let connector = books.connector();
+        let ledger = Self { url: url.to_owned(), schema };
+        let connector = ledger.connector();
         aside(async move {
             schema::prepare(&connector, &naming(), migrations, Timestamp::UNIX_EPOCH).await.expect("a ledger");
         });
-        books
+        ledger
     }
 
     fn connector(&self) -> Connector {
@@ -57,7 +58,7 @@ impl Books {
     }
 
     /// Reads the rows from outside.
-    fn look<T: Send + 'static, F>(&self, work: impl FnOnce(Wire) -> F + Send + 'static) -> T
+    fn look<T: Send + 'static, F>(&self, work: impl FnOnce(PgConnection) -> F + Send + 'static) -> T
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -66,16 +67,16 @@ impl Books {
     }
 }
 
-impl Drop for Books {
+impl Drop for TestLedger {
     fn drop(&mut self) {
         if self.url != server::url() {
             // A test's own server goes with everything in it, and may be gone already.
             return;
         }
         let schema = self.schema.clone();
-        self.look(move |wire| async move {
+        self.look(move |connection| async move {
             // A test that failed may still hold rows of it; the server goes anyway.
-            let _ = wire.batch(&format!("SET lock_timeout = '1s'; DROP SCHEMA {schema} CASCADE")).await;
+            let _ = connection.batch(&format!("SET lock_timeout = '1s'; DROP SCHEMA {schema} CASCADE")).await;
         });
     }
 }
@@ -89,31 +90,8 @@ fn aside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T
     std::thread::spawn(run).join().expect("no panic")
 }
 
-impl Place for Books {
+impl Place for TestLedger {
     fn open(&self, clock: Arc<dyn Clock>) -> Arc<dyn Store> {
         Arc::new(self.store(clock))
     }
-}
-
-whole_suite!(Books::new());
-
-#[test]
-fn random_histories_agree() {
-    random_histories_agree_with_the_model(Books::new, no_lots_overlap);
-}
-
-/// Checks that every holder has at most one lot of its period at any instant.
-fn no_lots_overlap(books: &Books) {
-    let overlaps: i64 = books.look(|wire| async move {
-        let counted = wire
-            .query_one(
-                "SELECT count(*) FROM lot a JOIN lot b ON a.holder = b.holder AND a.kind = b.kind AND a.id <> b.id \
-                 WHERE a.source = 'period' AND b.source = 'period' \
-                     AND a.valid_from <= b.valid_from AND b.valid_from < a.valid_to",
-                &[],
-            )
-            .await;
-        counted.expect("counted").get(0)
-    });
-    assert_eq!(overlaps, 0);
 }

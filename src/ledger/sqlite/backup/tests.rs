@@ -7,9 +7,9 @@ use super::*;
 use crate::domain::credit::{Reservation, Verdict};
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, MessageId};
-use crate::ledger::conformance::{account, key, key_id, monthly, policy, policy_id};
 use crate::ledger::sqlite::SqliteStore;
-use crate::ledger::store::{Error, Role, Session, Store};
+use crate::ledger::store::{Error, LedgerSession, Role, Store};
+use crate::ledger::world::{account, key, key_id, monthly, policy, policy_id};
 use crate::runtime::clock::{Clock, SystemClock};
 
 struct Place {
@@ -33,7 +33,7 @@ impl Place {
         self.file("ledger.db")
     }
 
-    async fn open(&self) -> (Arc<SqliteStore>, Session) {
+    async fn open(&self) -> (Arc<SqliteStore>, LedgerSession) {
         let store = Arc::new(SqliteStore::open(&self.ledger(), Arc::new(SystemClock)).expect("opened"));
         let session = store.open_session(Role::Relay, "relay").await.expect("a session");
         let entries = [
@@ -46,7 +46,7 @@ impl Place {
     }
 }
 
-async fn send(store: &SqliteStore, session: &Session, from: u128, count: u128) {
+async fn send(store: &SqliteStore, session: &LedgerSession, from: u128, count: u128) {
     let batch: Vec<Reservation> = (from..from + count)
         .map(|n| Reservation { message: MessageId(Uuid::from_u128(n)), key: key_id(1), credits: 1, fingerprint: None })
         .collect();

@@ -5,9 +5,9 @@ use rusqlite::Connection;
 
 use super::{File, naming, newest, open};
 use crate::domain::credit::{Outcome, Verdict};
-use crate::ledger::conformance::World;
 use crate::ledger::sqlite::file::{self, MIGRATIONS, Migration};
 use crate::ledger::store::Error;
+use crate::ledger::world::World;
 
 /// A step that expands: what the release before writes still fits.
 fn expanded() -> Vec<Migration> {

@@ -1,4 +1,4 @@
-//! The suite on this engine, and the faults that only this engine can have.
+//! The faults that only this engine can have. The suite that every engine passes is `tests/it/ledger`.
 
 mod migrations;
 
@@ -13,9 +13,9 @@ use uuid::Uuid;
 use super::file::{self, Migration};
 use super::{SqliteStore, failure, writer};
 use crate::domain::credit::{Meter, Verdict};
-use crate::ledger::conformance::{Place, World, random_histories_agree_with_the_model, whole_suite};
 use crate::ledger::incarnation::Naming;
-use crate::ledger::store::{Error, Result, Role, Session, State, Store};
+use crate::ledger::store::{Error, LedgerSession, Result, Role, State, Store};
+use crate::ledger::world::{Place, World};
 use crate::runtime::clock::{Clock, ManualClock};
 
 /// A directory of its own, removed with the test.
@@ -38,27 +38,6 @@ impl Place for File {
     fn open(&self, clock: Arc<dyn Clock>) -> Arc<dyn Store> {
         Arc::new(SqliteStore::open(&self.path(), clock).expect("the ledger"))
     }
-}
-
-whole_suite!(File::new());
-
-#[test]
-fn random_histories_agree() {
-    random_histories_agree_with_the_model(File::new, no_lots_overlap);
-}
-
-/// Checks that every holder has at most one lot at any instant.
-fn no_lots_overlap(file: &File) {
-    let connection = Connection::open(file.path()).expect("a database");
-    let overlaps: i64 = connection
-        .query_row(
-            "SELECT count(*) FROM lot a JOIN lot b ON a.holder = b.holder AND a.kind = b.kind AND a.id <> b.id \
-             WHERE a.valid_from <= b.valid_from AND b.valid_from < a.valid_to",
-            [],
-            |row| row.get(0),
-        )
-        .expect("counted");
-    assert_eq!(overlaps, 0);
 }
 
 fn open(path: &Path) -> Result<SqliteStore> {
@@ -300,7 +279,7 @@ async fn calls_that_fail_or_panic_do_not_fail_the_others_of_their_transaction() 
     let mut world = World::with(&file, None, Some(10), None).await;
     let store = open(&file.path()).expect("opened");
     let session = store.open_session(Role::Relay, "relay-9").await.expect("a session");
-    let stale = Session { id: session.id, epoch: session.epoch - 1 };
+    let stale = LedgerSession { id: session.id, epoch: session.epoch - 1 };
     let (before, after) = (world.reservation(1), world.reservation(2));
     in_one_group(&store, async || {
         let (first, broken, panicked, fenced, last) = tokio::join!(

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{House, Settings, Wanted, check, is_ours, plan, stands};
 use crate::crd::{ConditionType, Reason, find_condition};
 use crate::domain::relay_config::{InstallationKeys, KeyBytes, LedgerAddress, RelayConfig};
-use crate::ledger::identity::Mark;
+use crate::ledger::identity::Progress;
 use crate::operator::fleet::certificate::{Authority, Leaf};
 use crate::operator::fleet::installation::{Installation, Serving};
 use crate::operator::plan::relay_state::{RelayState, Replicas};
@@ -65,7 +65,7 @@ fn planned(relay: &str, pods: &str) -> Wanted {
         id: Uuid::from_u128(1),
         incarnation: Uuid::from_u128(2),
         serving: Serving::new(Uuid::from_u128(2)),
-        mark: Mark::default(),
+        progress: Progress::default(),
         cluster: "c".into(),
         ledger_made: true,
         keys: InstallationKeys { hash: KeyBytes([1; 32]), seal: KeyBytes([2; 32]) },

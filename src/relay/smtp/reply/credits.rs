@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 
-use crate::domain::credit::{Meter, Pace, Rate, WhenExhausted};
+use crate::domain::credit::{Meter, Rate, RateScope, WhenExhausted};
 
 type Parts = (u16, &'static str, Cow<'static, str>);
 
@@ -19,27 +19,27 @@ pub struct Shortage {
 
 /// The rate that was exceeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Haste {
-    pub pace: Pace,
+pub struct RateExceeded {
+    pub scope: RateScope,
     pub rate: Rate,
     /// Time until one message passes.
     pub seconds: i64,
 }
 
-impl Haste {
+impl RateExceeded {
     /// Converts `retry_at` to whole seconds from `now`, at least one: a client that retries then is not refused again.
-    pub fn new(pace: Pace, rate: Rate, retry_at: Timestamp, now: Timestamp) -> Self {
+    pub fn new(scope: RateScope, rate: Rate, retry_at: Timestamp, now: Timestamp) -> Self {
         let wait = retry_at.duration_since(now);
         let seconds = wait.as_secs() + i64::from(wait.subsec_nanos() > 0);
-        Self { pace, rate, seconds: seconds.max(1) }
+        Self { scope, rate, seconds: seconds.max(1) }
     }
 
     pub fn parts(&self) -> Parts {
         let Self { rate: Rate { messages, per_seconds }, seconds, .. } = self;
-        let limit = match self.pace {
-            Pace::Key => format!("too fast: the key may send {messages} messages"),
-            Pace::Account => format!("too fast: the account may send {messages} messages"),
-            Pace::Refused => format!("too many were refused: the account may have {messages} messages refused"),
+        let limit = match self.scope {
+            RateScope::Key => format!("too fast: the key may send {messages} messages"),
+            RateScope::Account => format!("too fast: the account may send {messages} messages"),
+            RateScope::Refused => format!("too many were refused: the account may have {messages} messages refused"),
         };
         let text = format!("{limit} in {per_seconds} s; try again in {seconds} s");
         (452, "4.4.5", Cow::Owned(text))
@@ -92,9 +92,11 @@ mod tests {
         let opens = at("2026-12-01T00:00:00.5Z");
         let short = |meter, granted, reopens_at| Shortage { meter, granted, remaining: 2, reopens_at };
         let (ten, of_hour) = (Rate { messages: 10, per_seconds: 60 }, Rate { messages: 1_000, per_seconds: 3_600 });
-        let fast = [(Pace::Key, ten), (Pace::Account, ten), (Pace::Refused, of_hour)];
-        let fast = fast.map(|(pace, rate)| (pace, Haste::new(pace, rate, opens, at("2026-11-30T23:59:55.2Z"))));
-        let mut rows: Vec<(String, Parts)> = fast.map(|(pace, haste)| (pace.as_str().to_owned(), haste.parts())).into();
+        let fast = [(RateScope::Key, ten), (RateScope::Account, ten), (RateScope::Refused, of_hour)];
+        let fast =
+            fast.map(|(scope, rate)| (scope, RateExceeded::new(scope, rate, opens, at("2026-11-30T23:59:55.2Z"))));
+        let mut rows: Vec<(String, Parts)> =
+            fast.map(|(scope, exceeded)| (scope.as_str().to_owned(), exceeded.parts())).into();
         for meter in Meter::ALL {
             let shortages = match meter {
                 Meter::KeyCap | Meter::AccountCap => vec![short(meter, 100, Some(opens))],
@@ -141,7 +143,7 @@ mod tests {
             // The relay's clock may be ahead of the ledger's.
             ("2026-11-20T09:59:00Z", 1),
         ] {
-            assert_eq!(Haste::new(Pace::Key, rate, at(retry_at), now).seconds, seconds, "{retry_at}");
+            assert_eq!(RateExceeded::new(RateScope::Key, rate, at(retry_at), now).seconds, seconds, "{retry_at}");
         }
     }
 }

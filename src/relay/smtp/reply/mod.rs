@@ -18,7 +18,7 @@ use crate::domain::credit::{Blocked, WhenExhausted};
 use crate::domain::id::MessageId;
 use crate::domain::sender::{MailDomain, SenderFault};
 
-pub use credits::{Haste, Shortage};
+pub use credits::{RateExceeded, Shortage};
 pub use sender::{DeniedSender, SenderPlace};
 
 use text::printable;
@@ -139,7 +139,7 @@ pub enum Reply {
     Loop,
 
     Short(Shortage, WhenExhausted),
-    TooFast(Haste),
+    TooFast(RateExceeded),
     LedgerUnavailable,
     DirectoryStale,
     Crowded,
@@ -190,7 +190,7 @@ impl Reply {
                 written(452, "4.5.3", format!("a message may have {limit} recipients; send the others in another"))
             }
             Self::Short(shortage, when) => shortage.parts(*when),
-            Self::TooFast(haste) => haste.parts(),
+            Self::TooFast(exceeded) => exceeded.parts(),
             Self::Upstream { code, enhanced, text } => written(*code, "", passed(*code, enhanced, text)),
             Self::Ok => fixed(250, "2.0.0", "ok"),
             Self::SenderOk => fixed(250, "2.1.0", "sender ok"),

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{BodyFault, Carries, DeniedSender, Haste, HeaderFault, Moment, Offer, Reply, SenderPlace, Shortage};
-use crate::domain::credit::{Blocked, Meter, Pace, Rate, WhenExhausted};
+use super::{BodyFault, Carries, DeniedSender, HeaderFault, Moment, Offer, RateExceeded, Reply, SenderPlace, Shortage};
+use crate::domain::credit::{Blocked, Meter, Rate, RateScope, WhenExhausted};
 use crate::domain::id::MessageId;
 use crate::domain::sender::{Address, Unlisted};
 use crate::relay::smtp::field_name::FieldName;
@@ -267,8 +267,8 @@ const REOPENS_AT: Timestamp = Timestamp::constant(1_796_083_200, 0);
 /// One for each meter and rate. Their other endings are on the page of replies and conditions.
 fn credits() -> Vec<Reply> {
     let rate = Rate { messages: 10, per_seconds: 60 };
-    let paces = [Pace::Key, Pace::Account, Pace::Refused];
-    let fast = paces.map(|pace| Reply::TooFast(Haste { pace, rate, seconds: 6 }));
+    let scopes = [RateScope::Key, RateScope::Account, RateScope::Refused];
+    let fast = scopes.map(|scope| Reply::TooFast(RateExceeded { scope, rate, seconds: 6 }));
     let short = Meter::ALL.into_iter().flat_map(|meter| {
         let reopens_at = match meter {
             Meter::KeyCap | Meter::AccountCap | Meter::PolicyPool => Some(REOPENS_AT),
