@@ -8,14 +8,14 @@
 //! | --- | --- |
 //! | reserve | the order in which a message is judged: known, standing, copy, rate, charge |
 //! | pending | whether messages under way could give back what a message lacks |
-//! | dedup | the answer to a message that its client sends again |
+//! | dedup | the answer to a message that its client sends again, and what the outcome of that copy changes |
 //! | lots | the lots of one holder: made, changed by an edit, left behind by a removal |
 //! | sources | the lots of other sources than the period: spend limit, grants, top-ups |
 //! | holding | the state of a holder that a batch is judged by |
 //! | balance | the balance that a status shows |
 //! | settle | which outcome of a message holds, and which lots get credits back |
-//! | history | the earlier use that counts for a limit that begins within its period |
-//! | time | which clock rates, expiries and periods are judged by |
+//! | history | the earlier use that counts for a limit that begins within its period, and for the bound on refusals |
+//! | time | which clock rates, expiries and periods are judged by, and how early a removed key is forgotten |
 //! | first_login | which logins are news for the audit trail, and which networks of a key are kept |
 //! | floors | usage known from elsewhere, put into an accepted ledger |
 
