@@ -301,7 +301,7 @@ impl Process {
             notifier,
             client,
             store: ledger::open(&self.settings.ledger, self.clock.clone())?,
-            settings: operator::Settings {
+            settings: operator::OperatorSettings {
                 namespace: self.settings.operator.namespace.clone(),
                 concurrency: self.settings.operator.concurrency,
                 status_writes_per_second: self.settings.operator.status_writes_per_second,

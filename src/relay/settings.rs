@@ -41,7 +41,7 @@ pub enum Error {
 }
 
 /// A valid config, with the objects that are made from it.
-pub struct Settings {
+pub struct RelaySettings {
     pub config: RelayConfig,
     pub hash_key: HashKey,
     pub sealer: Sealer,
@@ -49,7 +49,7 @@ pub struct Settings {
     pub certificates: Option<Arc<Certificates>>,
 }
 
-impl Settings {
+impl RelaySettings {
     /// Parses the settings in a file's text. `path` is for the error message.
     pub fn parse(path: &Path, text: &str, clock: Arc<dyn Clock>) -> Result<Self, Error> {
         let path = || path.to_owned();

@@ -9,7 +9,7 @@ use super::pool::Wires;
 use super::rows::{self, lot_columns};
 use super::tx::{Clock, Lane, Tx};
 use crate::domain::credit::{Meter, Source};
-use crate::domain::directory::{Entry, Terms};
+use crate::domain::directory::{Entry, HolderTerms};
 use crate::domain::id::{Holder, IdMap, Kind};
 use crate::ledger::audit::Note;
 use crate::ledger::rules::floors::{Bound, Floor, Raised, lacking};
@@ -40,7 +40,7 @@ async fn raise_known(tx: &mut Tx, actor: &str, floors: &[(&Floor, &Entry)]) -> O
     let mut lots = tx.lock_lots_of(&holders).await?;
     for (floor, entry) in floors {
         // The amount spent is known, whether or not it is limited at present.
-        let terms = Terms { priced: floor.meter == Meter::AccountSpend, ..entry.terms() };
+        let terms = HolderTerms { priced: floor.meter == Meter::AccountSpend, ..entry.terms() };
         if let Some(of_holder) = lots.get_mut(&floor.holder) {
             tx.run(of_holder, &terms).await?;
         }

@@ -15,7 +15,7 @@ use super::rows;
 use super::tx::Tx;
 use super::wire::Wire;
 use crate::domain::credit::{Books, Charge, LotId, PERIOD_PARTS, Part, Reservation};
-use crate::domain::directory::{Directory, Entry, Sender, Terms};
+use crate::domain::directory::{Directory, Entry, HolderTerms, ResolvedKey};
 use crate::domain::id::{Holder, IdMap, IdSet, KeyId};
 use crate::ledger::rules::reserve::{Charged, Step, decide, screen};
 use crate::ledger::store::REMEMBERED_FOR;
@@ -143,7 +143,7 @@ impl Memory {
     }
 
     /// Adds a holder's remembered lots to the books.
-    fn add(&self, books: &mut Books, terms: &Terms<'_>) -> Option<()> {
+    fn add(&self, books: &mut Books, terms: &HolderTerms<'_>) -> Option<()> {
         if books.holdings.contains_key(&terms.holder) {
             return Some(());
         }
@@ -181,7 +181,7 @@ impl Memory {
         }
     }
 
-    pub fn sender(&self, key: KeyId) -> Option<Sender> {
+    pub fn sender(&self, key: KeyId) -> Option<ResolvedKey> {
         self.directory.sender(key)
     }
 

@@ -8,7 +8,7 @@ use super::lots;
 use super::rows;
 use super::write::Tx;
 use crate::domain::credit::{Meter, Source};
-use crate::domain::directory::{Entry, Terms};
+use crate::domain::directory::{Entry, HolderTerms};
 use crate::domain::id::{Holder, IdMap, Kind};
 use crate::ledger::audit::Note;
 use crate::ledger::rules::floors::{Bound, Floor, Raised, lacking};
@@ -30,7 +30,7 @@ impl Tx<'_> {
 
     fn raise_one(&mut self, actor: &str, entry: &Entry, floor: &Floor) -> Op<u64> {
         // The amount spent is known, whether or not it is limited at present.
-        let terms = Terms { priced: floor.meter == Meter::AccountSpend, ..entry.terms() };
+        let terms = HolderTerms { priced: floor.meter == Meter::AccountSpend, ..entry.terms() };
         let mut lots = lots::read(self.connection, floor.holder, self.now)?;
         let used = self.used_under(&lots, &terms)?;
         lots.run(&terms, used, self.now);

@@ -52,7 +52,7 @@ pub enum Error {
         #[source]
         source: Box<kube::Error>,
     },
-    #[error("{object} has no usable \"{key}\": {why}; put back what was there")]
+    #[error("{object} has no usable \"{key}\": {why}; restore the old value")]
     Unusable { object: String, key: &'static str, why: String },
     #[error("ConfigMap {namespace}/{NAME} is missing: run `franking prepare` first")]
     NotPrepared { namespace: String },
