@@ -6,7 +6,6 @@ use rand::rngs::StdRng;
 
 use super::plan::endpoint::Endpoint;
 use super::plan::relay_state::RelayState;
-use crate::domain::relay_config::{InstallationKeys, LedgerAddress};
 use crate::ledger::Store;
 use crate::operator::fleet::installation::Installation;
 use crate::operator::report::account_metrics::AccountMetrics;
@@ -15,6 +14,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Registry;
 use crate::runtime::notifier::Notifier;
+use crate::runtime::relay_config::{InstallationKeys, LedgerAddress};
 
 /// Settings of the operator that are fixed per deployment.
 #[derive(Clone, Debug)]

@@ -22,9 +22,9 @@ use crate::domain::credit::Blocked;
 use crate::domain::directory::{Directory, KeyEntry, Named, ResolvedKey};
 use crate::domain::id::KeyId;
 use crate::domain::network;
-use crate::domain::relay_config::ListenerMode;
 use crate::domain::sender::{Address, Unlisted, may_send_as};
 use crate::runtime::clock::Clock;
+use crate::runtime::relay_config::ListenerMode;
 
 /// A client that logged in, and the credential that it used.
 #[derive(Clone, Debug)]

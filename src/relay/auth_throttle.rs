@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::connection_limits::party;
 use super::recent::Recent;
-use crate::domain::relay_config::Limits;
+use crate::runtime::relay_config::Limits;
 
 /// The pause after a failed login; it doubles with each wrong password remembered for the address or the name, up to
 /// `authDelaySeconds`. A typing mistake costs half a second.

@@ -20,7 +20,7 @@ use super::metrics::{Arrival, ProxyRefusal};
 use super::smtp::proxy::{self, Header};
 use super::smtp::reply::Reply;
 use crate::domain::network;
-use crate::domain::relay_config::{Listener, ListenerMode};
+use crate::runtime::relay_config::{Listener, ListenerMode};
 
 /// Pause after a failed accept: the process is out of file descriptors, and retrying at once would only take the
 /// processor as well.

@@ -30,13 +30,13 @@ use super::shortage::Shortages;
 use super::targets::Targets;
 use super::unauthenticated::Unauthenticated;
 use super::{denied_senders, login_networks, upstream_outages};
-use crate::domain::relay_config::Listener;
 use crate::ledger::incarnation::{Admit, Expected};
 use crate::ledger::store::Role;
 use crate::ledger::{self, Ledger, Store};
 use crate::runtime::clock::Clock;
 use crate::runtime::health::{Gate, Health};
 use crate::runtime::metrics::Registry;
+use crate::runtime::relay_config::Listener;
 use crate::upstream::{UpstreamSettings, Upstreams};
 
 /// Interval at which `relay.yaml` and the certificates are read: a few kilobytes, and no change waits longer.

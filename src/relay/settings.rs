@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::domain::credential::HashKey;
-use crate::domain::relay_config::RelayConfig;
 use crate::ledger::seal::Sealer;
 use crate::runtime::clock::Clock;
+use crate::runtime::relay_config::RelayConfig;
 
 use super::tickets::Tickets;
 use super::tls::{self, Certificates};

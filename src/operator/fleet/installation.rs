@@ -22,10 +22,10 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::domain::relay_config::{InstallationKeys, KeyBytes};
 use crate::ledger::identity::{Because, Mark, State};
 use crate::ledger::incarnation::{Known, Naming};
 use crate::operator::fleet::certificate::{self, Authority};
+use crate::runtime::relay_config::{InstallationKeys, KeyBytes};
 
 /// Name of the ConfigMap and of the Secret.
 pub const NAME: &str = "franking-installation";

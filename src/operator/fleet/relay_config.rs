@@ -14,7 +14,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::relay_config::{LedgerAddress, Listener, ListenerMode, RelayConfig};
 use crate::operator::fleet::certificate::{self, Leaf};
 use crate::operator::fleet::installation::Installation;
 use crate::operator::plan::endpoint::Endpoint;
@@ -22,6 +21,7 @@ use crate::operator::plan::relay_state::{RelayInForce, RelayState};
 use crate::runtime::clock::Clock;
 use crate::runtime::fleet::{Certificates, Fleet, Relay};
 use crate::runtime::metrics::{IntGauge, Registry, register};
+use crate::runtime::relay_config::{LedgerAddress, Listener, ListenerMode, RelayConfig};
 use crate::runtime::settings_file::Refused;
 use crate::runtime::shutdown::chain;
 
@@ -272,13 +272,13 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::relay_config::{InstallationKeys, KeyBytes};
     use crate::ledger::identity::Mark;
     use crate::operator::fleet::certificate::Authority;
     use crate::operator::fleet::installation::Serving;
     use crate::runtime::cli::Flags;
     use crate::runtime::clock::ManualClock;
     use crate::runtime::config;
+    use crate::runtime::relay_config::{InstallationKeys, KeyBytes};
 
     const NOW: i64 = 1_800_000_000;
     const DAY: i64 = 24 * 60 * 60;

@@ -27,7 +27,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::crd::Reason;
-use crate::domain::relay_config::LedgerAddress;
 use crate::operator::fleet::certificate::{self, Leaf};
 use crate::operator::fleet::installation::Installation;
 use crate::operator::fleet::relay_config::{self, endpoint, read_authority};
@@ -41,6 +40,7 @@ use crate::operator::report;
 use crate::runtime::clock::Clock;
 use crate::runtime::fleet::{Certificates, Relay};
 use crate::runtime::metrics::{IntGauge, Registry, register};
+use crate::runtime::relay_config::LedgerAddress;
 
 /// Time in which several changes are gathered into one pass.
 const TOGETHER: Duration = Duration::from_millis(300);

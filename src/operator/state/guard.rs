@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::domain::relay_config::LedgerAddress;
 use crate::ledger::identity::Identity;
 use crate::ledger::incarnation::Known;
 use crate::operator::fleet::installation::Installation;
 use crate::operator::object_ref::Ref;
 use crate::runtime::metrics::{IntGauge, Registry, register};
+use crate::runtime::relay_config::LedgerAddress;
 /// Time for which a pass waits for the first identification: an available ledger replies at once.
 const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 

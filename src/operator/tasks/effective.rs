@@ -297,8 +297,8 @@ mod tests {
     use crate::domain::credit::Limit;
     use crate::domain::directory::{Sealed, Suspension, UpstreamEntry};
     use crate::domain::period::Calendar;
-    use crate::domain::relay_config::Limits;
     use crate::domain::sender::MailDomain;
+    use crate::runtime::relay_config::Limits;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 

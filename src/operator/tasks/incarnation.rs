@@ -10,7 +10,6 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use uuid::Uuid;
 
 use crate::crd::Reason;
-use crate::domain::relay_config::LedgerAddress;
 use crate::ledger::identity::Mark;
 use crate::ledger::incarnation::{self, Acceptance, Finding, Known, Replaced};
 use crate::ledger::store::{self, Identity};
@@ -22,6 +21,7 @@ use crate::operator::report;
 use crate::operator::state::guard::LedgerState;
 use crate::operator::tasks::rebuild;
 use crate::runtime::failure_streak::FailureStreak;
+use crate::runtime::relay_config::LedgerAddress;
 
 /// Interval at which the ledger's identity is read: one small read. Relays check by themselves, five times a second.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

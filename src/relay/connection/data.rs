@@ -13,13 +13,13 @@ use tokio::time::{Instant, timeout};
 
 use super::{Connection, seconds};
 use crate::domain::directory::AccountEntry;
-use crate::domain::relay_config::Limits;
 use crate::relay::admit::Received;
 use crate::relay::body_memory::HeldMemory;
 use crate::relay::metrics::{Late, MessageResult, SessionEnd};
 use crate::relay::smtp::data::{Body, BodyReader, Progress, Refusal};
 use crate::relay::smtp::reply::Reply;
 use crate::relay::smtp::session::Answer;
+use crate::runtime::relay_config::Limits;
 
 /// Multiple of the largest message after which a client without a final dot is cut off: it is not going to read a
 /// reply.

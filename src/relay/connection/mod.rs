@@ -29,8 +29,8 @@ use super::smtp::session::{Answer, Next, SessionParameters, SmtpSession};
 use super::unauthenticated::{Place, Unauthenticated};
 use crate::domain::credential::Username;
 use crate::domain::id::KeyId;
-use crate::domain::relay_config::{LineEnds, Listener, ListenerMode};
 use crate::domain::sender::Address;
+use crate::runtime::relay_config::{LineEnds, Listener, ListenerMode};
 
 /// The state that all connections share.
 pub struct SharedState {

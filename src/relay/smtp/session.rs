@@ -6,8 +6,8 @@
 use super::command::{Command, Mail, Recipient};
 use super::reply::{Carries, Offer, Reply};
 use super::sasl::{self, Exchange, Login, Step};
-use crate::domain::relay_config::ListenerMode;
 use crate::domain::sender::Address;
+use crate::runtime::relay_config::ListenerMode;
 
 /// Settings that stay the same for a session.
 #[derive(Clone, Debug)]

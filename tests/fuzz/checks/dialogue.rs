@@ -2,13 +2,13 @@
 
 use bytes::BytesMut;
 use franking::domain::id::MessageId;
-use franking::domain::relay_config::{LineEnds, ListenerMode};
 use franking::domain::sender::Address;
 use franking::relay::smtp::command::{LINE_MAX, Recipient, parse, text_of};
 use franking::relay::smtp::data::{BodyReader, Progress, Refusal};
 use franking::relay::smtp::reply::{Carries, Reply};
 use franking::relay::smtp::sasl::Login;
 use franking::relay::smtp::session::{Answer, Next, SessionParameters, SmtpSession, Transaction};
+use franking::runtime::relay_config::{LineEnds, ListenerMode};
 use memchr::memchr;
 use uuid::Uuid;
 

@@ -3,7 +3,7 @@
 //! Proptest makes conversations; the expected replies follow from what was said, without asking the code under test.
 //! They are played against the pure session, in pieces of any length, and on the wire against the real relay.
 
-use franking::domain::relay_config::{LineEnds, ListenerMode};
+use franking::runtime::relay_config::{LineEnds, ListenerMode};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -182,7 +182,7 @@ fn in_the_pure_session_replies_count_commands_and_bodies_arrive_or_are_refused()
 #[test]
 fn on_the_wire_replies_count_commands_and_bodies_arrive_or_are_refused() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let patient = |config: &mut franking::domain::relay_config::RelayConfig| {
+    let patient = |config: &mut franking::runtime::relay_config::RelayConfig| {
         config.limits.errors = 1000;
         // Bare line ends too are to come through to the body's reader.
         config.listeners[1].line_ends = LineEnds::Normalize;

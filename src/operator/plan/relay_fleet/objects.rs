@@ -12,11 +12,11 @@ use serde_json::{Map, Value, json};
 
 use super::names::{PODS, PRE_STOP_SECONDS, RELAY_SETTINGS, TLS_FOLDER};
 use super::settings::{FleetSettings, Pods};
-use crate::domain::relay_config::{LedgerAddress, ListenerMode};
 use crate::operator::fleet::certificate::Leaf;
 use crate::operator::fleet::installation::Installation;
 use crate::operator::fleet::relay_config;
 use crate::operator::plan::meta;
+use crate::runtime::relay_config::{LedgerAddress, ListenerMode};
 
 /// Folder of `relay.yaml` in a relay's pod: the relay's default.
 const RUN_FOLDER: &str = "/run/franking";

@@ -7,7 +7,6 @@ use uuid::Uuid;
 
 use super::{FleetIdentity, FleetSettings, Wanted, check, is_ours, plan, stands};
 use crate::crd::{ConditionType, Reason, find_condition};
-use crate::domain::relay_config::{InstallationKeys, KeyBytes, LedgerAddress, RelayConfig};
 use crate::ledger::identity::Mark;
 use crate::operator::fleet::certificate::{Authority, Leaf};
 use crate::operator::fleet::installation::{Installation, Serving};
@@ -15,6 +14,7 @@ use crate::operator::plan::relay_state::{RelayState, Replicas};
 use crate::operator::plan::{Readiness, credit_policy::lacks, is_true};
 use crate::runtime::cli::Flags;
 use crate::runtime::config;
+use crate::runtime::relay_config::{InstallationKeys, KeyBytes, LedgerAddress, RelayConfig};
 
 const RELAY: &str = "\
 hostname: smtp.example.com
