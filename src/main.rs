@@ -11,7 +11,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use franking::domain::relay_config::LedgerAddress;
 use franking::operator::fleet::installation::Installation;
 use franking::operator::fleet::prepare;
 use franking::operator::fleet::relay_config::{self, Keeper};
@@ -24,6 +23,7 @@ use franking::runtime::clock::SystemClock;
 use franking::runtime::config::{self, Settings};
 use franking::runtime::health::Health;
 use franking::runtime::metrics::Registry;
+use franking::runtime::relay_config::LedgerAddress;
 use franking::runtime::settings_file::Refused;
 use franking::runtime::shutdown::{self, RoleError, Roles};
 use franking::runtime::{http, process, telemetry};
@@ -301,7 +301,7 @@ impl Process {
             notifier,
             client,
             store: ledger::open(&self.settings.ledger, self.clock.clone())?,
-            settings: operator::Settings {
+            settings: operator::OperatorSettings {
                 namespace: self.settings.operator.namespace.clone(),
                 concurrency: self.settings.operator.concurrency,
                 status_writes_per_second: self.settings.operator.status_writes_per_second,

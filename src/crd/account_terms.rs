@@ -37,7 +37,7 @@ impl MissingField {
         match self {
             Self::Prepaid => "spec.prepaid (absent, it counts as prepaid with nothing in it)",
             Self::SpendLimit => "spec.spendLimitMinor (absent, it counts as 0)",
-            Self::AllowedSenders => "spec.allowedSenders (absent, it counts as nobody)",
+            Self::AllowedSenders => "spec.allowedSenders (absent, no sender is allowed)",
         }
     }
 }

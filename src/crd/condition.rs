@@ -121,7 +121,7 @@ pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
             "required": ["lastTransitionTime", "message", "reason", "status", "type"],
             "properties": {
                 "type": {
-                    "description": "What it is about: Ready, Accepted, Programmed, Reconciling or Stalled; of a policy also UpstreamAvailable, SelfServiceUnbounded, SweepStopped and LedgerAhead.",
+                    "description": "The aspect: Ready, Accepted, Programmed, Reconciling or Stalled; on a policy also UpstreamAvailable, SelfServiceUnbounded, SweepStopped and LedgerAhead.",
                     "type": "string", "maxLength": 316
                 },
                 "status": {
@@ -129,19 +129,19 @@ pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
                     "type": "string", "enum": ["True", "False", "Unknown"]
                 },
                 "reason": {
-                    "description": "One word that says why, for programs.",
+                    "description": "The reason in one word, for programs.",
                     "type": "string", "minLength": 1, "maxLength": 1024
                 },
                 "message": {
-                    "description": "A sentence that says why, and what to do about it, for people.",
+                    "description": "The reason and the remedy in a sentence, for people.",
                     "type": "string", "maxLength": MESSAGE_MAX
                 },
                 "observedGeneration": {
-                    "description": "The metadata.generation that this is about.",
+                    "description": "The metadata.generation that this condition was set for.",
                     "type": "integer", "format": "int64", "minimum": 0
                 },
                 "lastTransitionTime": {
-                    "description": "When status changed last.",
+                    "description": "Time of the last change of status.",
                     "type": "string", "format": "date-time"
                 }
             }

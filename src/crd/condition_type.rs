@@ -62,7 +62,7 @@ impl ConditionType {
                 "a login works, and neither a setting nor a suspension, here or up the chain, keeps mail from being sent. \
                  Used-up credits and an upstream that is away do not change it",
             ),
-            Self::Accepted => ("all", "the spec is valid, and what it refers to exists and permits it"),
+            Self::Accepted => ("all", "the spec is valid, and everything that it refers to exists and permits it"),
             Self::Programmed => {
                 ("all", "the relays know it as the spec says; of a policy also that they run with the present settings")
             }

@@ -54,7 +54,7 @@ use crate::domain::sender::MailDomain;
 #[x_kube(validation = Rule::new(
     "!has(self.perAccount) || !has(self.perAccount.spendLimit) || self.perAccount.spendLimit != 'Required' || \
      has(self.pricing)"
-).message("perAccount.spendLimit: Required needs pricing, which says what a message costs"))]
+).message("perAccount.spendLimit: Required needs pricing, which sets the price of a message"))]
 pub struct CreditPolicySpec {
     /// Name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -371,7 +371,7 @@ impl CreditPolicySpec {
                 Problem::new("spec.perAccount.maxAccountsPerNamespace", "write how many accounts, 0 or more")
             })?;
         if per_account.spend_limit == Some(Requirement::Required) && self.pricing.is_none() {
-            let fix = "Required needs spec.pricing, which says what a message costs; write it, or Optional here";
+            let fix = "Required needs spec.pricing, which sets the price of a message; write it, or Optional here";
             return Err(Problem::new("spec.perAccount.spendLimit", fix));
         }
         let domains = self.senders.iter().flat_map(|senders| &senders.domains);

@@ -21,7 +21,7 @@ pub struct Pricing {
     #[x_kube(validation = Rule::new(r"self.matches('^[A-Z]{3}$')")
         .message("write the code of a currency in three capital letters, such as EUR"))]
     #[x_kube(validation = Rule::new("self == oldSelf")
-        .message("currency cannot be changed, because what was spent is counted in it: make a new policy"))]
+        .message("currency cannot be changed, because past spending is counted in it: make a new policy"))]
     pub currency: String,
     /// Price of the plan in each calendar month, however much is sent, in minor units. 0 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

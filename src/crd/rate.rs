@@ -45,7 +45,7 @@ impl RateLimit {
         let messages = u32::try_from(self.messages).ok().filter(|_| (1..=MESSAGES_MAX).contains(&self.messages));
         let wrong = || {
             let fix = format!(
-                "write a number from 1 to {MESSAGES_MAX}; to stop somebody, use suspended, revoked or a cap of 0"
+                "write a number from 1 to {MESSAGES_MAX}; to stop a sender, use suspended, revoked or a cap of 0"
             );
             Problem::new(format!("{field}.messages"), fix)
         };

@@ -175,38 +175,36 @@ impl Reason {
     /// Returns the row of the documentation.
     fn remedy(self) -> Remedy {
         match self {
-            Self::Ready => Remedy::on_ready(Of::All, "all is as the spec says", "nothing"),
+            Self::Ready => Remedy::on_ready(Of::All, "the spec is in force", "nothing"),
             Self::Accepted => Remedy::new(
                 Shown::On(ConditionType::Accepted),
                 Of::All,
-                "the spec is valid, and what it refers to exists and permits it",
+                "the spec is valid, and everything that it refers to exists and permits it",
                 "nothing",
             ),
             Self::Programmed => Remedy::new(
                 Shown::On(ConditionType::Programmed),
                 Of::All,
-                "the relays know it as the spec says; of a policy also that they run with the present settings",
+                "the relays know its current spec; for a policy, they also run with the current settings",
                 "nothing",
             ),
             Self::Progressing => Remedy::on_ready(
                 Of::Key,
                 "the Secret of an earlier key of this name is still being deleted",
-                "wait; where it stays, look at its finalizers",
+                "wait; if it stays, look at its finalizers",
             ),
-            Self::Invalid => {
-                Remedy::on_ready(Of::All, "a field has an impossible value; the message names it", "edit it")
-            }
+            Self::Invalid => Remedy::on_ready(Of::All, "a field has an invalid value; the message names it", "edit it"),
             Self::PolicyNotFound | Self::AccountNotFound => Remedy::on_ready(
                 Of::AccountAndKey,
-                "what the reference names is not there",
+                "the referenced policy or account does not exist",
                 "apply it, or correct the name",
             ),
             Self::PolicyNotReady | Self::AccountNotReady => Remedy::on_ready(
                 Of::AccountAndKey,
                 "the policy or account that it refers to exists and is not ready itself: it is refused (then this one is \
-                 Stalled with it), is being deleted, its upstream's login or its sender domains are missing, or the relays do not \
-                 know it yet. The message repeats its sentence",
-                "look at its own condition; the last of these passes in a moment",
+                 Stalled with it), it is being deleted, its upstream's login or its sender domains are missing, or the relays do \
+                 not know it yet. The message repeats that object's message",
+                "look at that object's conditions; if the relays do not know it yet, wait a moment",
             ),
             Self::NotAllowedByPolicy => Remedy::on_ready(
                 Of::Account,
@@ -215,53 +213,56 @@ impl Reason {
             ),
             Self::CapAboveCeiling | Self::CapPeriodMismatch => Remedy::on_ready(
                 Of::Account,
-                "the cap is above the policy's `maxCap`, or of another period",
+                "the cap is above the policy's `maxCap`, or has another period",
                 "lower it; use the same period",
             ),
             Self::PricingMissing => Remedy::on_ready(
                 Of::Account,
-                "`spendLimitMinor` without the policy's `pricing`: nobody knows what a message costs",
-                "have the policy priced, or remove the limit",
+                "`spendLimitMinor` needs the policy's `pricing`, because a message has no price without it",
+                "ask the platform team for a price, or remove the limit",
             ),
             Self::CurrencyChanged => Remedy::on_ready(
                 Of::Policy,
-                "`pricing` is in another currency than it was before it was removed; what was spent is counted in that one",
+                "`pricing` was removed and written again in another currency; earlier spending is counted in the old one",
                 "write the old currency, or make a new policy",
             ),
             Self::TooManyAccounts => Remedy::on_ready(
                 Of::Account,
-                "`maxAccountsPerNamespace`; accounts that were removed or moved away in this period count",
-                "ask for a higher ceiling; deleting accounts frees no place in this period",
+                "the namespace has `maxAccountsPerNamespace` accounts of the policy; accounts that were removed or moved away in this \
+                 period count",
+                "ask for a higher limit; deleting accounts frees no place before the next period",
             ),
-            Self::DuplicateExternalId => {
-                Remedy::on_ready(Of::Account, "an older account of the policy has it", "choose another")
-            }
+            Self::DuplicateExternalId => Remedy::on_ready(
+                Of::Account,
+                "an older account of the policy has the same `externalId`",
+                "choose another",
+            ),
             Self::RequiredByPolicy => Remedy::on_ready(
                 Of::Account,
-                "the policy requires `prepaid`, `spendLimitMinor` or `allowedSenders` of each account, and this one does not \
-                 mention it: nothing is sent",
-                "have it written by somebody with `grant` on the policy",
+                "the policy requires `prepaid`, `spendLimitMinor` or `allowedSenders` of each account, and this one lacks it: \
+                 no mail is sent",
+                "ask a user with `grant` on the policy to set it",
             ),
             Self::SelfServiceUnbounded => Remedy::new(
                 Shown::Warning,
                 Of::Policy,
-                "accounts of the policy are prepaid, have a spend limit or say whom they send as, and whoever may attach \
-                 another can do without",
-                "`perAccount.prepaid`, `perAccount.spendLimit`, `perAccount.allowedSenders`: `Required`, or `Optional` where \
-                 only the platform team attaches accounts",
+                "accounts of the policy are prepaid, have a spend limit or list their senders, and a tenant that may attach \
+                 accounts can attach one without these limits",
+                "set `perAccount.prepaid`, `perAccount.spendLimit` and `perAccount.allowedSenders` to `Required`, or to \
+                 `Optional` if only the platform team attaches accounts",
             ),
             Self::SweepStopped => Remedy::new(
                 Shown::Warning,
                 Of::Policy,
                 "accounts or keys in the ledger have no resource any more, more than 5 % of a namespace or in too many \
-                 namespaces at once; they go on working, because that may be a mistake",
+                 namespaces at once; they keep working, because their loss may be a mistake",
                 "apply the resources again, or revoke them with the command in the message; `charts/franking/RUNBOOK.md`",
             ),
             Self::LedgerAhead => Remedy::new(
                 Shown::Warning,
                 Of::Policy,
-                "a clock ran ahead and was put right: the ledger's time is ahead of the clock, and periods stand until that \
-                 has caught up; rates and expiries go by the clock",
+                "a clock ran ahead and was corrected: the ledger's time is ahead of the clock, and periods do not advance \
+                 until the clock has caught up; rates and expiries follow the clock",
                 "correct the clocks; `charts/franking/RUNBOOK.md`",
             ),
             Self::NoSenderDomains => Remedy::on_ready(
@@ -271,79 +272,80 @@ impl Reason {
             ),
             Self::SendersNotPermitted => Remedy::on_ready(
                 Of::AccountAndKey,
-                "none of its `allowedSenders` is in a domain of the policy's `senders.domains` or, of a key, permitted by \
+                "none of its `allowedSenders` is in a domain of the policy's `senders.domains` or, for a key, permitted by \
                  the account's `allowedSenders`: the relays refuse every message",
-                "name senders that they permit; the policy's domains are the platform team's to change",
+                "list senders that they permit; only the platform team can change the policy's domains",
             ),
             Self::SecretNotFound | Self::SecretNotLabelled | Self::SecretInvalid => Remedy::on_ready(
                 Of::Policy,
-                "the upstream's credentials, or the client certificate for it: missing, without the label \
-                 `franking.io/use: \"true\"`, or incomplete",
-                "make it right in the operator's namespace",
+                "the Secret with the upstream's credentials or the client certificate is missing, lacks the label \
+                 `franking.io/use: \"true\"`, or is incomplete",
+                "correct the Secret in the operator's namespace",
             ),
             Self::SecretConflict => Remedy::on_ready(
                 Of::Key,
-                "a Secret of that name is somebody else's, or has a key of ours already, which is never overwritten. (One \
-                 that merely lost its `ownerReferences`, and has the labels and the password of this very key, is taken back \
-                 as it is)",
-                "rename `secret.name`; `secret.adopt: true` shares a Secret that has none of our keys",
+                "a Secret of that name belongs to another owner, or already holds one of Franking's entries, and is never \
+                 overwritten. (A Secret that only lost its `ownerReferences` and still has the labels and the password of \
+                 this key is taken back unchanged.)",
+                "change `secret.name`, or share a Secret without Franking's entries by `secret.adopt: true`",
             ),
             Self::SecretImmutable => Remedy::new(
                 Shown::Event,
                 Of::Key,
-                "a Secret that the key shared (`secret.adopt`) was made immutable, so it keeps what the key had added; the note \
+                "a Secret that the key shared (`secret.adopt`) was made immutable, so the key's entries stay in it; the note \
                  names it",
-                "make that Secret anew; the password in it is the key's, and ends with it",
+                "recreate that Secret; the password in it ends with the key",
             ),
-            Self::RotationWaiting => {
-                Remedy::on_ready(Of::Key, "the last rotation's overlap still runs", "wait, or `rotation.force: true`")
-            }
+            Self::RotationWaiting => Remedy::on_ready(
+                Of::Key,
+                "the overlap of the last rotation has not ended",
+                "wait, or `rotation.force: true`",
+            ),
             Self::CredentialReplaced => Remedy::new(
                 Shown::Event,
                 Of::Key,
                 "a new password was issued, because the Secret was edited or deleted or a rotation was due; the old one works \
                  until the overlap ends",
-                "restart what read the old one; edit the key's `secret`, not the Secret",
+                "restart the programs that read the old one; edit the key's `secret`, not the Secret",
             ),
             Self::SenderDenied => Remedy::new(
                 Shown::Event,
                 Of::Key,
-                "the relay refused messages for their sender; the note counts them and names the list that lacks it",
+                "the relay refused messages because of their sender; the note counts them and names the list that lacks it",
                 "let the program send as an address that is permitted, or have the list extended",
             ),
             Self::CreditsExhausted => Remedy::new(
                 Shown::Event,
                 Of::All,
-                "credits are used up; the column `SENDING` says until when",
+                "credits are used up; the column `SENDING` shows until when",
                 "wait for the next period, or have the limit raised",
             ),
             Self::CreditsAvailable => {
-                Remedy::new(Shown::Event, Of::All, "credits that were used up are there again", "nothing")
+                Remedy::new(Shown::Event, Of::All, "credits are available again after they were used up", "nothing")
             }
             Self::ThresholdReached => Remedy::new(
                 Shown::Event,
                 Of::All,
-                "a limit is used up to one of the policy's `alerts.thresholdsPercent`",
+                "the use of a limit has reached one of the policy's `alerts.thresholdsPercent`",
                 "have the limit raised before it is used up",
             ),
             Self::Suspended | Self::ParentSuspended | Self::Revoked | Self::Expired => Remedy::on_ready(
                 Of::All,
-                "a spec says so: its own, or that of the account or policy that the message names; an Event says since when",
-                "undo it there",
+                "its own spec says so, or that of the account or policy that the message names; an Event shows since when",
+                "change that spec",
             ),
             Self::LedgerUnavailable | Self::ApplyFailed => Remedy::on_ready(
                 Of::All,
                 "the ledger or the API server did not answer, or the API server refused a write (a quota, an admission \
-                 policy, an immutable Secret: the message has its words and names the object), also where all was well \
-                 before: an Event tells of it, and of its end. An object that had converged shows a refusal at once, and a \
-                 fault that may pass by itself from the third failure in a row on. It is tried again within the time that the message \
-                 names",
-                "raise the quota; look at the operator's log. An edit of the object is a try at once",
+                 policy, an immutable Secret: the message quotes it and names the object). An Event reports the beginning and \
+                 the end. An object that was ready before shows a refusal at once, and a fault that may be temporary after \
+                 the third failure in a row. The message tells when it is tried again",
+                "raise the quota; look at the operator's log. An edit of the object causes a new try at once",
             ),
             Self::LedgerReplaced => Remedy::on_ready(
                 Of::All,
                 "the ledger is lost, older than it was, or another installation's; nothing is sent",
-                "the message says what was found and how it is accepted; `charts/franking/RUNBOOK.md`",
+                "follow the message, which names the finding and the command to accept it; `charts/franking/RUNBOOK.md`",
             ),
             Self::LedgerAccepted => Remedy::new(
                 Shown::Event,
@@ -366,16 +368,17 @@ impl Reason {
             Self::UpstreamRefusesUs | Self::UpstreamUnreachable => Remedy::new(
                 Shown::On(ConditionType::UpstreamAvailable),
                 Of::Policy,
-                "relays have given up on the upstream and only try it now and then; mail waits with 451, nobody is charged, \
-                 and `Ready` stays true: the plan is as it should be. The message says since when, why, and how many relays see it",
-                "correct its credentials, quota or address; the condition clears with the next message that passes",
+                "the upstream keeps failing, and the relays try it only now and then. Clients are told 451, no credits are \
+                 charged, and `Ready` stays true, because the settings are in force. The message tells since when, why, and how \
+                 many relays report it",
+                "correct its credentials, quota or address; the condition clears with the next message that is accepted",
             ),
             Self::InUse => Remedy::on_ready(
                 Of::Policy,
                 "deletion waits for accounts of the policy",
                 "delete the accounts it names; as a last resort the platform team annotates `franking.io/force-delete: \
-                 \"true\"` (it takes the verb `force-delete` on CreditPolicies, and does nothing while the ledger is held: \
-                 accept it)",
+                 \"true\"` (it takes the verb `force-delete` on CreditPolicies, and has no effect while the ledger is held: \
+                 accept the ledger first)",
             ),
         }
     }

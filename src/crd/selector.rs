@@ -65,27 +65,27 @@ pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
         "x-kubernetes-map-type": "atomic",
         "properties": {
             "matchLabels": {
-                "description": "Labels that must all be there with these values.",
+                "description": "Labels that a namespace must have, with these values.",
                 "type": "object", "maxProperties": 16,
                 "additionalProperties": { "type": "string", "maxLength": 63 }
             },
             "matchExpressions": {
-                "description": "Conditions on labels that must all hold.",
+                "description": "Conditions on labels; all must hold.",
                 "type": "array", "maxItems": 16, "x-kubernetes-list-type": "atomic",
                 "items": {
                     "description": "A condition on one label.",
                     "type": "object", "required": ["key", "operator"],
                     "properties": {
                         "key": {
-                            "description": "The label.",
+                            "description": "Name of the label.",
                             "type": "string", "minLength": 1, "maxLength": 317
                         },
                         "operator": {
-                            "description": "In, NotIn (with values), Exists or DoesNotExist (without).",
+                            "description": "In or NotIn, with values; Exists or DoesNotExist, without.",
                             "type": "string", "enum": ["In", "NotIn", "Exists", "DoesNotExist"]
                         },
                         "values": {
-                            "description": "Values to compare with.",
+                            "description": "Values that the label is compared with.",
                             "type": "array", "maxItems": 64, "x-kubernetes-list-type": "atomic",
                             "items": { "type": "string", "maxLength": 63 }
                         }

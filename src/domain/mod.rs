@@ -21,7 +21,6 @@ pub mod login_network;
 pub mod money;
 pub mod network;
 pub mod period;
-pub mod relay_config;
 pub mod sender;
 pub mod settings;
 pub mod sharded;

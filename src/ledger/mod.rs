@@ -37,8 +37,8 @@ use incarnation::Naming;
 use jiff::Timestamp;
 use store::Identity;
 
-use crate::domain::relay_config::LedgerAddress;
 use crate::runtime::clock::Clock;
+use crate::runtime::relay_config::LedgerAddress;
 
 pub use batch::Ledger;
 pub use metrics::Figures;

@@ -9,7 +9,7 @@ use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundK
 
 use crate::domain::directory::Sealed;
 use crate::domain::id::PolicyId;
-use crate::domain::relay_config::KeyBytes;
+use crate::runtime::relay_config::KeyBytes;
 
 /// Seals and opens with one installation's key.
 #[derive(Clone)]

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use franking::domain::relay_config::LedgerAddress;
 use franking::ledger;
 use franking::ledger::bill::Statement;
 use franking::ledger::sqlite::backup::{self, Copied};
 use franking::runtime::cli::{Costs, LedgerCommand, Output};
 use franking::runtime::clock::{Clock as _, SystemClock};
 use franking::runtime::config::Settings;
+use franking::runtime::relay_config::LedgerAddress;
 use franking::runtime::shutdown::{self, RoleError};
 use franking::runtime::telemetry;
 use jiff::SignedDuration;

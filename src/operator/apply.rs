@@ -23,9 +23,9 @@ use crate::operator::watch::marks::own_mark;
 pub enum Applied {
     Done,
     /// Another writer was faster: the object that was planned for has changed.
-    LookAgain,
+    Conflict,
     /// The object or its namespace is being deleted, and nothing more can be written.
-    Leaving,
+    Terminating,
 }
 
 /// Executes the steps in order. If a finalizer was added, `object` carries it afterwards, with the new resource
@@ -34,7 +34,7 @@ pub async fn apply<K: Kind>(context: &Context, object: &mut K, steps: Vec<Step>)
     for step in steps {
         match one(context, object, step).await? {
             Applied::Done => {}
-            stop @ (Applied::LookAgain | Applied::Leaving) => return Ok(stop),
+            stop @ (Applied::Conflict | Applied::Terminating) => return Ok(stop),
         }
     }
     Ok(Applied::Done)
@@ -108,7 +108,7 @@ async fn one<K: Kind>(context: &Context, object: &mut K, step: Step) -> Result<A
             match live {
                 Some(live) if secret::carries(&live, &password) => Ok(Applied::Done),
                 Some(_) => Err(Error::ReadBack),
-                None => Ok(Applied::LookAgain),
+                None => Ok(Applied::Conflict),
             }
         }
         Step::DeleteSecret { name, uid, resource_version } => {
@@ -136,7 +136,7 @@ fn actor<K: Kind>(context: &Context, object: &K) -> String {
 fn count_departures(context: &Context, entry: &Entry) {
     let Entry::Account(account) = entry else { return };
     for departure in &account.departures {
-        if let Some(Ref::Policy(policy)) = context.object_of(Holder::Policy(departure.policy)) {
+        if let Some(Ref::Policy(policy)) = context.ids.object_of(Holder::Policy(departure.policy)) {
             context.references.account_left(&policy);
         }
     }
@@ -178,10 +178,10 @@ fn written<T>(answer: kube::Result<T>, doing: impl Into<Cow<'static, str>>) -> R
     };
     match status_code(&error) {
         // 409: a concurrent create, or another resource version. 422 on a JSON patch: its test failed.
-        Some(409) => Ok(Applied::LookAgain),
-        Some(422) if doing.contains("finalizer") => Ok(Applied::LookAgain),
-        Some(404) => Ok(Applied::Leaving),
-        Some(403) if is_terminating(&error) => Ok(Applied::Leaving),
+        Some(409) => Ok(Applied::Conflict),
+        Some(422) if doing.contains("finalizer") => Ok(Applied::Conflict),
+        Some(404) => Ok(Applied::Terminating),
+        Some(403) if is_terminating(&error) => Ok(Applied::Terminating),
         Some(_) | None => Err(Error::cluster(doing)(error)),
     }
 }

@@ -6,7 +6,6 @@ use rand::rngs::StdRng;
 
 use super::plan::endpoint::Endpoint;
 use super::plan::relay_state::RelayState;
-use crate::domain::relay_config::{InstallationKeys, LedgerAddress};
 use crate::ledger::Store;
 use crate::operator::fleet::installation::Installation;
 use crate::operator::report::account_metrics::AccountMetrics;
@@ -15,10 +14,11 @@ use crate::runtime::clock::Clock;
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Registry;
 use crate::runtime::notifier::Notifier;
+use crate::runtime::relay_config::{InstallationKeys, LedgerAddress};
 
 /// Settings of the operator that are fixed per deployment.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct OperatorSettings {
     /// The operator's own namespace, which holds the upstream Secrets.
     pub namespace: String,
     /// Concurrent reconciles, for each kind. An eighth of them is reserved for changes that stop a sender, and one
@@ -36,7 +36,7 @@ pub struct Settings {
     pub status_writes_per_second: u32,
 }
 
-impl Default for Settings {
+impl Default for OperatorSettings {
     fn default() -> Self {
         Self {
             namespace: "franking".to_owned(),
@@ -53,7 +53,7 @@ impl Default for Settings {
 pub struct Dependencies {
     pub client: kube::Client,
     pub store: Arc<dyn Store>,
-    pub settings: Settings,
+    pub settings: OperatorSettings,
     pub endpoint: tokio::sync::watch::Receiver<Endpoint>,
     pub relay: tokio::sync::watch::Receiver<RelayState>,
     pub keys: InstallationKeys,

@@ -43,7 +43,7 @@ pub enum Error {
     Seal { problem: String },
     #[error("reconciling took longer than {} seconds", limit.as_secs())]
     Timeout { limit: Duration },
-    #[error("somebody else kept changing the object while we did")]
+    #[error("another writer kept changing the object")]
     Contended,
     #[error("the secret that was written is not the one that was read back")]
     ReadBack,

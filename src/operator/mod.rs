@@ -47,7 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::crd::{CreditPolicy, SubAccount, SubAccountApiKey};
 
-pub use dependencies::{Dependencies, Settings};
+pub use dependencies::{Dependencies, OperatorSettings};
 pub use error::Error;
 pub use plan::endpoint::Endpoint;
 pub use plan::relay_state::{RelayInForce, RelayState, Replicas};
@@ -56,10 +56,13 @@ pub use report::account_metrics::AccountMetrics;
 use context::Context;
 use error::Deposed;
 use state::lease::Leader;
-use tasks::{
-    changes, costs, denied_senders, effective, housekeeping, incarnation, ledger_time, notices, sweep, upstreams,
-    usage, write_off,
-};
+use tasks::costs::RunningBills;
+use tasks::denied_senders::SenderDenials;
+use tasks::effective::EffectiveConfig;
+use tasks::housekeeping::Housekeeping;
+use tasks::notices::NoticeDelivery;
+use tasks::upstreams::UpstreamReports;
+use tasks::{changes, incarnation, ledger_time, sweep, usage, write_off};
 use watch::references::References;
 use watch::work_queue::WorkQueues;
 
@@ -101,22 +104,7 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
         context.references.ready().await?;
         gate.open();
         tracing::info!("the operator has seen all resources");
-        // Boxed: together they would fill half of a thread's stack where they are created.
-        tokio::join!(
-            Box::pin(incarnation::run(&context)),
-            Box::pin(ledger_time::run(&context)),
-            Box::pin(housekeeping::run(&context)),
-            Box::pin(usage::run(&context)),
-            Box::pin(costs::run(&context)),
-            Box::pin(effective::run(&context)),
-            Box::pin(notices::run(&context)),
-            Box::pin(write_off::run(&context)),
-            Box::pin(sweep::run(&context)),
-            Box::pin(upstreams::run(&context)),
-            Box::pin(denied_senders::run(&context)),
-            Box::pin(changes::of_endpoint(&context)),
-            Box::pin(changes::of_relay(&context))
-        );
+        run_tasks(&context).await;
         Ok(())
     };
     let ended = tokio::select! {
@@ -138,6 +126,54 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
         tracing::warn!(error = &error as &dyn std::error::Error, "closing the ledger's session");
     }
     ended
+}
+
+/// Runs the tasks beside the passes. Each gets what it uses; those that judge or replace everything get the context.
+async fn run_tasks(context: &Context) {
+    let Context { client, ledger, ledger_guard, references, queues, report, ids, .. } = context;
+    let (settings, clock) = (&context.settings, context.clock.as_ref());
+    let housekeeping = Housekeeping { ledger_guard, ledger, report, clock };
+    let running_bills = RunningBills { ledger, costs: &context.costs, ids, references, clock };
+    let effective_config = EffectiveConfig {
+        client,
+        config_map: (&settings.namespace, &settings.effective_config_map),
+        ledger_guard,
+        ledger,
+        relay: &context.relay,
+        config_hash: &context.config_hash,
+        references,
+        clock,
+    };
+    let notice_delivery = NoticeDelivery {
+        ledger,
+        notices: &context.notices,
+        references,
+        report,
+        endpoint: &context.endpoint,
+        sealer: &context.sealer,
+        namespace: &settings.namespace,
+        clock,
+    };
+    let upstream_reports =
+        UpstreamReports { ledger_guard, ledger, upstreams: &context.upstreams, ids, references, queues };
+    let sender_denials =
+        SenderDenials { ledger_guard, ledger, denied: &context.denied, references, report, queues, clock };
+    // Boxed: together they would fill half of a thread's stack where they are created.
+    tokio::join!(
+        Box::pin(incarnation::run(context)),
+        Box::pin(ledger_time::run(ledger, &context.ledger_clock, references, queues)),
+        Box::pin(housekeeping.run()),
+        Box::pin(usage::run(context)),
+        Box::pin(running_bills.run()),
+        Box::pin(effective_config.run()),
+        Box::pin(notice_delivery.run()),
+        Box::pin(write_off::run(context)),
+        Box::pin(sweep::run(context)),
+        Box::pin(upstream_reports.run()),
+        Box::pin(sender_denials.run()),
+        Box::pin(changes::of_endpoint(context.endpoint.clone(), references, queues)),
+        Box::pin(changes::of_relay(context.relay.clone(), references, queues))
+    );
 }
 
 #[cfg(test)]

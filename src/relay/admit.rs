@@ -1,11 +1,14 @@
 //! Joins mail to money, as the only file that does: reserve → forward → settle.
 //!
-//! From the reservation on, a message has its own task. A client that hangs up does not stop it, so what is settled is
-//! what happened. The order is the promise: a message is charged before it is offered to the upstream, its client gets
-//! 250 only after the upstream's 250, and credits are refunded only if the upstream cannot have the message.
+//! A credit pays for one recipient. The ledger counts the credits; the upstream is the smarthost that takes the mail.
+//! The order is the promise: a message's credits are reserved before it is offered to the upstream, its client gets 250
+//! only after the upstream's 250, and the credits are refunded only if the upstream cannot have the message. From the
+//! reservation on, a message has its own task. A client that hangs up does not stop it, so the settlement that the
+//! ledger records is what happened.
 //!
-//! A client that must be told 451 while the outcome is open, or that hangs up before its reply, will retry. The
-//! message's fingerprint is in the ledger before the 451 is sent, so any relay recognises the retry.
+//! A client that must be told 451 while the outcome is open, or that hangs up before its reply, will retry. The ledger
+//! knows the message's fingerprint, a hash of key, envelope and content, before the 451 is sent, so any relay
+//! recognises the retry. It is then sent on the credits of the first, or not at all if the first was relayed.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,11 +26,11 @@ use tracing::Instrument as _;
 use super::auth::{self, Authorizer, Identity};
 use super::body_memory::HeldMemory;
 use super::denied_senders::DeniedCounts;
-use super::disposition::{Answer, Claim, ClientState, Disposition, concluded, denied_as};
+use super::disposition::{Answer, Claim, ClientState, Disposition, conclude, denied_as};
 use super::labels::Labels;
 use super::login_networks::LoginNetworks;
 use super::metrics::{MessageResult, Metrics};
-use super::settings::Settings;
+use super::settings::RelaySettings;
 use super::shortage::Shortages;
 use super::smtp::command::{Mail, Recipient};
 use super::smtp::data::Body;
@@ -36,7 +39,7 @@ use super::smtp::reply::{Carries, Moment, RateExceeded, Reply, Shortage};
 use super::smtp::session::Transaction;
 use super::targets::Targets;
 use crate::domain::credit::{Outcome, Reservation, Verdict, WhenExhausted};
-use crate::domain::directory::Sender;
+use crate::domain::directory::ResolvedKey;
 use crate::domain::fingerprint::{Fingerprint, TraceMark};
 use crate::domain::id::{KeyId, MessageId};
 use crate::domain::sender::{Address, MailDomain};
@@ -57,18 +60,24 @@ pub struct Received {
     pub encrypted: bool,
     /// The latest time to answer the client.
     pub deadline: Instant,
-    /// The memory that the body holds; released when the message is finished.
+    /// The memory reserved for the body; released when the message is finished.
     pub memory: HeldMemory,
 }
 
+/// Decides on each step of a transaction, and carries out the last.
 pub struct Admission {
+    /// Knows the key of a login, with its account and policy, and what each may do.
     pub auth: Authorizer,
-    pub settings: Arc<ArcSwap<Settings>>,
+    pub settings: Arc<ArcSwap<RelaySettings>>,
     pub ledger: Ledger,
     pub upstreams: Upstreams,
+    /// The upstream of each policy, with its login opened.
     pub targets: Targets,
+    /// The senders that lacked credits a moment ago.
     pub shortages: Shortages,
+    /// Messages refused for their sender address, counted for their key's owner.
     pub denied: Arc<DeniedCounts>,
+    /// The networks that each key logged in from.
     pub logins: Arc<LoginNetworks>,
     pub metrics: Metrics,
     /// The tasks of messages in progress. A drain waits for them.
@@ -76,9 +85,9 @@ pub struct Admission {
     pub rng: Mutex<StdRng>,
 }
 
-/// Maximum time that a 451 waits until the ledger knows the message. A commit takes milliseconds, and a device that
-/// gives up at 30 s was to be answered at 25 s; after this the 451 is sent all the same.
-const KEEP_LIMIT: Duration = Duration::from_secs(2);
+/// Maximum time that a 451 waits until the ledger has recorded the message. A commit takes milliseconds, and a device
+/// that gives up at 30 s was to be answered at 25 s; after this the 451 is sent all the same.
+const RECORD_LIMIT: Duration = Duration::from_secs(2);
 /// A client that hangs up sooner did not wait for a reply, and may mean the same bytes as a new message if nothing
 /// marks them as the same one: a device that sends a fixed text and closes. Retries come from programs that have
 /// waited.
@@ -89,22 +98,23 @@ const HASHED_AT_ONCE: usize = 1024 * 1024;
 /// A message that is ready to reserve credits.
 struct InFlight {
     id: MessageId,
+    /// The fingerprint, and how long the ledger keeps it.
     kept: Kept,
-    sender: Sender,
+    sender: ResolvedKey,
     target: Arc<Target>,
     credits: u32,
     octets: usize,
     deadline: Instant,
     /// It has a Message-ID or a Date, so that no other message has the same bytes.
-    is_marked: bool,
+    has_own_bytes: bool,
     _memory: HeldMemory,
 }
 
 impl Admission {
     /// Checks whether a transaction may begin, by judging the login once more. A message announced as too large for the
     /// policy's upstream is refused here, before its upload.
-    pub async fn begin(&self, who: &Identity, mail: &Mail) -> Result<(), Reply> {
-        let sender = self.auth.sender(who, |sender| self.auth.still_logged_in(who, sender)).await?;
+    pub async fn begin(&self, identity: &Identity, mail: &Mail) -> Result<(), Reply> {
+        let sender = self.auth.sender(identity, |sender| self.auth.still_logged_in(identity, sender)).await?;
         let settings = self.settings.load();
         let announced = self.targets.of(&sender.policy, &settings.sealer).and_then(|to| self.upstreams.announced(&to));
         match announced.and_then(|upstream| upstream.size) {
@@ -115,9 +125,14 @@ impl Admission {
 
     /// Checks that one more recipient may be named, and returns its address. The sender is judged here and not at MAIL,
     /// because more clients show this reply.
-    pub async fn recipient(&self, who: &Identity, transaction: &Transaction, to: Recipient) -> Result<Address, Reply> {
+    pub async fn recipient(
+        &self,
+        identity: &Identity,
+        transaction: &Transaction,
+        to: Recipient,
+    ) -> Result<Address, Reply> {
         let from = transaction.mail.from.as_ref();
-        let sender = self.auth.sender(who, |sender| auth::envelope(sender, from)).await?;
+        let sender = self.auth.sender(identity, |sender| auth::envelope(sender, from)).await?;
         let to = match to {
             Recipient::Mailbox(address) => address,
             Recipient::Postmaster => {
@@ -136,78 +151,82 @@ impl Admission {
             return Err(Reply::TooManyRecipients { limit });
         }
         let when = sender.policy.when_exhausted;
-        // Only the reserve call refuses permanently.
-        let foreseen = match when {
+        // A refusal here is temporary. Only the reserve call may refuse for good, as `Reject` wants.
+        let shortage = match when {
             WhenExhausted::Defer => {
                 self.shortages.foresee(self.ledger.store().as_ref(), sender.chain(), named + 1).await
             }
             WhenExhausted::Reject => None,
         };
-        foreseen.map_or(Ok(to), |shortage| Err(Reply::Short(shortage, when)))
+        shortage.map_or(Ok(to), |shortage| Err(Reply::Short(shortage, when)))
     }
 
-    /// Admits a complete message and returns its reply. `gone` reports a client that hangs up, and how long after its
-    /// final dot. Every log line about the message, of any layer, is in a span with its id and its key.
-    pub async fn take(
+    /// Admits a complete message and returns its reply. `hung_up` reports a client that hangs up, and how long after
+    /// its final dot. Every log line about the message, of any layer, is in a span with its id and its key.
+    pub async fn admit(
         self: &Arc<Self>,
-        who: &Identity,
+        identity: &Identity,
         received: Received,
-        gone: oneshot::Receiver<Duration>,
+        hung_up: oneshot::Receiver<Duration>,
     ) -> Reply {
         let id = self.next_id();
         // The span has the level of an error, so that every line that is logged at all carries it.
-        let span = tracing::error_span!("message", message.id = %id, key = self.auth.labels(who).key);
-        self.take_as(id, who, received, gone).instrument(span).await
+        let span = tracing::error_span!("message", message.id = %id, key = self.auth.labels(identity).key);
+        self.admit_as(id, identity, received, hung_up).instrument(span).await
     }
 
-    async fn take_as(
+    async fn admit_as(
         self: &Arc<Self>,
         id: MessageId,
-        who: &Identity,
+        identity: &Identity,
         mut received: Received,
-        gone: oneshot::Receiver<Duration>,
+        hung_up: oneshot::Receiver<Duration>,
     ) -> Reply {
+        // Some programs send the first line of an mbox file, `From …`, before the header.
         received.body.skip(header::mailbox_line(received.body.content()));
         tracing::debug!(octets = received.body.content().len(), "read to its final dot");
-        let mark = TraceMark::of(self.settings.load().config.installation, who.key);
+        // The relay's own Received fields carry a mark of the key, by which a message that comes back is recognised.
+        let mark = TraceMark::of(self.settings.load().config.installation, identity.key);
         let header = match header::read(received.body.content(), &mark) {
             Ok(header) => header,
-            Err(fault) => return self.refused(who, MessageResult::Malformed, Reply::Header(fault)),
+            Err(fault) => return self.refused(identity, MessageResult::Malformed, Reply::Header(fault)),
         };
         if header.received > RECEIVED_MAX || header.own > 0 {
-            return self.refused(who, MessageResult::Loop, Reply::Loop);
+            return self.refused(identity, MessageResult::Loop, Reply::Loop);
         }
         if header.from_fields != 1 {
-            return self.refused(who, MessageResult::Malformed, Reply::FromCount);
+            return self.refused(identity, MessageResult::Malformed, Reply::FromCount);
         }
         let from = received.transaction.mail.from.clone();
-        let allowed = |sender: &Sender| {
+        let allowed = |sender: &ResolvedKey| {
             auth::envelope(sender, from.as_ref())?;
             auth::header(sender, &header)
         };
-        let sender = match self.auth.sender(who, allowed).await {
+        let sender = match self.auth.sender(identity, allowed).await {
             Ok(sender) => sender,
-            Err(reply) => return self.refused(who, denied_as(&reply), reply),
+            Err(reply) => return self.refused(identity, denied_as(&reply), reply),
         };
         let Some(target) = self.targets.of(&sender.policy, &self.settings.load().sealer) else {
-            return self.refused(who, MessageResult::NoUpstream, Reply::NoUpstream);
+            return self.refused(identity, MessageResult::NoUpstream, Reply::NoUpstream);
         };
         let (in_flight, message) = self.in_flight(id, sender, target, (&header, &mark), received).await;
-        if let Some(foreseen) = self.upstreams.foresee(&in_flight.target, &message) {
-            let (_, Answer { reply, result }) = concluded(id, &foreseen);
-            return self.refused(who, result, reply);
+        // A message that the upstream is known to refuse, for its size for example, is not charged at all.
+        if let Some(refusal) = self.upstreams.foresee(&in_flight.target, &message) {
+            let (_, Answer { reply, result }) = conclude(id, &refusal);
+            return self.refused(identity, result, reply);
         }
-        let (say, hear) = oneshot::channel();
-        self.tasks.spawn(self.clone().carry(in_flight, message, say, gone).in_current_span());
+        let (reply_sender, reply) = oneshot::channel();
+        let task = self.clone().reserve_forward_settle(in_flight, message, reply_sender, hung_up);
+        self.tasks.spawn(task.in_current_span());
         // The task ends without an answer only if it panics, and then the outcome is unknown.
-        hear.await.unwrap_or(Reply::OutcomeUnknown)
+        reply.await.unwrap_or(Reply::OutcomeUnknown)
     }
 
     /// Counts and logs a message that was refused before it reserved credits.
-    pub fn refused(&self, who: &Identity, result: MessageResult, reply: Reply) -> Reply {
-        let labels = self.auth.labels(who);
+    pub fn refused(&self, identity: &Identity, result: MessageResult, reply: Reply) -> Reply {
+        let labels = self.auth.labels(identity);
         self.metrics.message(&labels, result, self.metric_accounts());
-        let reason = self.sender_refused(who, &labels, &reply);
+        let reason = self.sender_refused(identity, &labels, &reply);
         let domain = reply.denied_domain().map(MailDomain::as_str);
         let Labels { policy, account, key, account_id: _ } = labels;
         tracing::info!(policy, account, key, outcome = result.as_str(), code = reply.code(), reason, domain, "message");
@@ -215,24 +234,24 @@ impl Admission {
     }
 
     /// Counts and logs a refused recipient. The caller reports a refusal for the sender once per transaction.
-    pub fn recipient_refused(&self, who: &Identity, reply: &Reply) {
-        let labels = self.auth.labels(who);
-        let reason = self.sender_refused(who, &labels, reply);
+    pub fn recipient_refused(&self, identity: &Identity, reply: &Reply) {
+        let labels = self.auth.labels(identity);
+        let reason = self.sender_refused(identity, &labels, reply);
         let (code, domain) = (reply.code(), reply.denied_domain().map(MailDomain::as_str));
         let Labels { policy, account, key, account_id: _ } = labels;
         tracing::info!(policy, account, key, code, reason, domain, "recipient refused");
     }
 
     /// Counts a refusal for the sender and returns its reason; `None` if the sender is not the reason.
-    fn sender_refused(&self, who: &Identity, labels: &Labels, reply: &Reply) -> Option<&'static str> {
+    fn sender_refused(&self, identity: &Identity, labels: &Labels, reply: &Reply) -> Option<&'static str> {
         let fault = reply.sender_fault()?;
-        self.denied.add(who.key, fault, 1, reply.denied_domain().cloned());
+        self.denied.add(identity.key, fault, 1, reply.denied_domain().cloned());
         self.metrics.sender_refused(&labels.policy, fault);
         Some(fault.as_str())
     }
 
-    /// Returns what may be promised before a login: what every upstream takes, as far as they were connected to, and no
-    /// message larger than `message_bytes`. An upstream not yet connected to may still refuse single messages.
+    /// Returns the extensions that EHLO may announce before a login: those of every upstream that was connected to, and
+    /// no message larger than `message_bytes`. An upstream not yet connected to may still refuse single messages.
     pub fn carries(&self, message_bytes: usize) -> Carries {
         let Common { eight_bit_mime, smtputf8, size } = self.upstreams.common();
         // The relay adds fields to a message before it sends it.
@@ -257,15 +276,15 @@ impl Admission {
     async fn in_flight(
         &self,
         id: MessageId,
-        sender: Sender,
+        sender: ResolvedKey,
         target: Arc<Target>,
         (header, mark): (&Header, &TraceMark),
         received: Received,
     ) -> (InFlight, Message) {
         let Received { transaction, body, encrypted, deadline, memory } = received;
-        let (transaction, body, fingerprint) = recognisable(sender.key.id, transaction, body).await;
-        let is_marked = header.has_message_id || header.has_date;
-        let within = if is_marked { FINGERPRINT_KEPT } else { FINGERPRINT_KEPT_UNMARKED };
+        let (transaction, body, fingerprint) = with_fingerprint(sender.key.id, transaction, body).await;
+        let has_own_bytes = header.has_message_id || header.has_date;
+        let within = if has_own_bytes { FINGERPRINT_KEPT } else { FINGERPRINT_KEPT_UNMARKED };
         let kept = Kept { fingerprint, within };
         let settings = self.settings.load();
         let added = Added {
@@ -287,7 +306,7 @@ impl Admission {
             tenant: Tenant { account: sender.account.id.0, namespace: Arc::from(sender.account.namespace.as_str()) },
         };
         let octets = message.body.len();
-        (InFlight { id, kept, sender, target, credits, octets, deadline, is_marked, _memory: memory }, message)
+        (InFlight { id, kept, sender, target, credits, octets, deadline, has_own_bytes, _memory: memory }, message)
     }
 
     /// Returns a UUIDv7, so that the ledger's newest rows lie together.
@@ -298,50 +317,51 @@ impl Admission {
         MessageId(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }
 
-    async fn carry(
+    async fn reserve_forward_settle(
         self: Arc<Self>,
         in_flight: InFlight,
         message: Message,
-        say: oneshot::Sender<Reply>,
-        gone: oneshot::Receiver<Duration>,
+        reply: oneshot::Sender<Reply>,
+        hung_up: oneshot::Receiver<Duration>,
     ) {
         let started = Instant::now();
         let claim = match self.reserve(&in_flight, started).await {
             Ok(claim) => claim,
-            Err(answer) => return self.answer(&in_flight, started, answer, say),
+            Err(answer) => return self.answer(&in_flight, started, answer, reply),
         };
         let mut forwarding = pin!(self.upstreams.forward(&in_flight.target, message, in_flight.deadline));
-        let (forwarded, was_told) = tokio::select! {
+        let (forwarded, is_recorded_open) = tokio::select! {
             biased;
             forwarded = &mut forwarding => (forwarded, false),
             // The client hung up without a reply: from now on it may retry.
-            waited = gone => {
+            waited = hung_up => {
                 // Without a value the connection was given up, which counts as having waited.
-                let comes_again = in_flight.is_marked || waited.unwrap_or(WAITED_MIN) >= WAITED_MIN;
-                if comes_again {
+                let may_retry = in_flight.has_own_bytes || waited.unwrap_or(WAITED_MIN) >= WAITED_MIN;
+                if may_retry {
                     self.settle_open(&in_flight, claim).await;
                 }
-                (forwarding.await, comes_again)
+                (forwarding.await, may_retry)
             }
         };
         let id = in_flight.id;
+        // The time to answer the client is over, and the upstream has not replied to the final dot yet.
         if let Forwarded::Open { cause, outcome } = forwarded {
-            if !was_told {
+            if !is_recorded_open {
                 self.settle_open(&in_flight, claim).await;
             }
-            let (_, answer) = concluded(id, &Forwarded::Unknown { cause });
-            self.answer(&in_flight, started, answer, say);
-            let (outcome, answer) = concluded(id, &outcome.await.unwrap_or(Forwarded::Unknown { cause }));
+            let (_, answer) = conclude(id, &Forwarded::Unknown { cause });
+            self.answer(&in_flight, started, answer, reply);
+            let (outcome, answer) = conclude(id, &outcome.await.unwrap_or(Forwarded::Unknown { cause }));
             self.settle_late(&in_flight, claim, outcome, &answer).await;
             return;
         }
-        let (outcome, answer) = concluded(id, &forwarded);
-        if was_told {
+        let (outcome, answer) = conclude(id, &forwarded);
+        if is_recorded_open {
             self.settle_late(&in_flight, claim, outcome, &answer).await;
         } else {
             self.settle(&in_flight, Disposition::of_end(id, in_flight.kept, claim, outcome, ClientState::Waits)).await;
         }
-        self.answer(&in_flight, started, answer, say);
+        self.answer(&in_flight, started, answer, reply);
     }
 
     /// Reserves the credits. `Err` is the answer to a message that is not to be forwarded.
@@ -377,14 +397,15 @@ impl Admission {
         Err(Answer { reply, result })
     }
 
-    /// Records in the ledger a message whose client leaves before the outcome is known, so that a retry is recognised.
+    /// Records in the ledger a message whose client hung up, or is told 451, before the outcome is known, so that a
+    /// retry is recognised.
     async fn settle_open(&self, in_flight: &InFlight, claim: Claim) {
         if let Some(disposition) = Disposition::of_open(in_flight.id, in_flight.kept, claim) {
             self.settle(in_flight, disposition).await;
         }
     }
 
-    /// Settles an outcome that became known after the client was told to retry, or left.
+    /// Settles an outcome that became known after the client hung up, or was told 451.
     async fn settle_late(&self, in_flight: &InFlight, claim: Claim, outcome: Outcome, answer: &Answer) {
         self.settle(in_flight, Disposition::of_end(in_flight.id, in_flight.kept, claim, outcome, ClientState::WasTold))
             .await;
@@ -397,7 +418,7 @@ impl Admission {
             self.shortages.forget(in_flight.sender.chain());
         }
         if is_awaited {
-            self.ledger.settle_written(settlement, Instant::now() + KEEP_LIMIT).await;
+            self.ledger.settle_written(settlement, Instant::now() + RECORD_LIMIT).await;
         } else {
             self.ledger.settle(settlement);
         }
@@ -412,7 +433,7 @@ impl Admission {
     }
 
     /// Logs the one line per message, counts it, and sends the client's reply.
-    fn answer(&self, in_flight: &InFlight, started: Instant, answer: Answer, say: oneshot::Sender<Reply>) {
+    fn answer(&self, in_flight: &InFlight, started: Instant, answer: Answer, to: oneshot::Sender<Reply>) {
         let InFlight { id, sender, credits, octets, .. } = in_flight;
         let took = started.elapsed();
         let labels = Labels::of(sender);
@@ -436,13 +457,13 @@ impl Admission {
             "message"
         );
         // The client may be gone; the ledger is right all the same.
-        let _ = say.send(reply);
+        let _ = to.send(reply);
     }
 }
 
 /// Computes the message's fingerprint. A large message is hashed on a blocking thread, so that others need not wait for
 /// it.
-async fn recognisable(key: KeyId, transaction: Transaction, body: Body) -> (Transaction, Body, Fingerprint) {
+async fn with_fingerprint(key: KeyId, transaction: Transaction, body: Body) -> (Transaction, Body, Fingerprint) {
     let is_large = body.content().len() > HASHED_AT_ONCE;
     let work = move || {
         let Transaction { mail, recipients } = &transaction;

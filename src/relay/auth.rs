@@ -10,21 +10,21 @@ use arc_swap::{ArcSwap, Guard};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-use super::directory::{DirectoryCache, Look};
+use super::directory::{DirectoryCache, Lookup};
 use super::labels::Labels;
 use super::metrics::LoginResult;
-use super::settings::Settings;
+use super::settings::RelaySettings;
 use super::smtp::header::Header;
 use super::smtp::reply::{DeniedSender, Moment, Reply, SenderPlace};
 use super::smtp::sasl::Login;
 use crate::domain::credential::{Credential, HashKey, Password, SecretHash, Stage, Username, is_usable, opened_by};
 use crate::domain::credit::Blocked;
-use crate::domain::directory::{Directory, KeyEntry, Named, Sender};
+use crate::domain::directory::{Directory, KeyEntry, Named, ResolvedKey};
 use crate::domain::id::KeyId;
 use crate::domain::network;
-use crate::domain::relay_config::ListenerMode;
 use crate::domain::sender::{Address, Unlisted, may_send_as};
 use crate::runtime::clock::Clock;
+use crate::runtime::relay_config::ListenerMode;
 
 /// A client that logged in, and the credential that it used.
 #[derive(Clone, Debug)]
@@ -82,7 +82,7 @@ pub struct Origin {
 }
 
 pub struct Authorizer {
-    settings: Arc<ArcSwap<Settings>>,
+    settings: Arc<ArcSwap<RelaySettings>>,
     directory: Arc<DirectoryCache>,
     clock: Arc<dyn Clock>,
     /// The copy of the directory that `changed` returned last.
@@ -92,7 +92,7 @@ pub struct Authorizer {
 }
 
 impl Authorizer {
-    pub fn new(settings: Arc<ArcSwap<Settings>>, directory: Arc<DirectoryCache>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(settings: Arc<ArcSwap<RelaySettings>>, directory: Arc<DirectoryCache>, clock: Arc<dyn Clock>) -> Self {
         let hash = settings.load().hash_key.hash(&Password::given("nobody's password"));
         Self { settings, directory, clock, seen: Mutex::default(), decoy: [decoy(hash)] }
     }
@@ -109,10 +109,10 @@ impl Authorizer {
         };
         // A name that no key can have needs no lookup.
         let Ok(username) = username else { return Err(denied) };
-        match self.directory.look(&username).await {
-            Look::Found(named) => self.check(Some(&named), login, origin),
-            Look::Nobody => Err(Denied::BadLogin),
-            Look::Unavailable => Err(Denied::Unavailable),
+        match self.directory.lookup(&username).await {
+            Lookup::Found(named) => self.check(Some(&named), login, origin),
+            Lookup::NotFound => Err(Denied::BadLogin),
+            Lookup::Unavailable => Err(Denied::Unavailable),
         }
     }
 
@@ -141,7 +141,7 @@ impl Authorizer {
 
     /// Checks whether the same login would be accepted again: its network, its listener, and the very password. A
     /// session must not outlive the credential that it logged in with.
-    pub fn still_logged_in(&self, who: &Identity, sender: &Sender) -> Result<(), Reply> {
+    pub fn still_logged_in(&self, who: &Identity, sender: &ResolvedKey) -> Result<(), Reply> {
         let now = self.clock.now();
         may_come(&sender.key, who.origin).map_err(|denied| Reply::LoginOver(denied.sentence()))?;
         if is_usable(&sender.key.credentials, &who.credential, now) {
@@ -154,8 +154,8 @@ impl Authorizer {
     pub async fn sender(
         &self,
         who: &Identity,
-        allowed: impl Fn(&Sender) -> Result<(), Reply>,
-    ) -> Result<Sender, Reply> {
+        allowed: impl Fn(&ResolvedKey) -> Result<(), Reply>,
+    ) -> Result<ResolvedKey, Reply> {
         let now = self.clock.now();
         let known = self.directory.current().ok_or(Reply::DirectoryStale)?.sender(who.key);
         if let Some(sender) = known
@@ -164,15 +164,15 @@ impl Authorizer {
         {
             return Ok(sender);
         }
-        match self.directory.look(&who.username).await {
-            Look::Found(named) if named.key().id == who.key => {
+        match self.directory.lookup(&who.username).await {
+            Lookup::Found(named) if named.key().id == who.key => {
                 let sender = named.sender().ok_or(Reply::KeyNotInUse)?;
                 sender.standing(now).map_err(|blocked| Reply::Blocked(blocked, Moment::Transaction))?;
                 allowed(&sender)?;
                 Ok(sender)
             }
-            Look::Found(_) | Look::Nobody => Err(Reply::Blocked(Blocked::KeyRevoked, Moment::Transaction)),
-            Look::Unavailable => Err(Reply::DirectoryStale),
+            Lookup::Found(_) | Lookup::NotFound => Err(Reply::Blocked(Blocked::KeyRevoked, Moment::Transaction)),
+            Lookup::Unavailable => Err(Reply::DirectoryStale),
         }
     }
 
@@ -244,16 +244,16 @@ impl From<Elsewhere> for Denied {
 }
 
 /// Checks the envelope's sender. The empty path passes here: the From header is checked in any case.
-pub fn envelope(sender: &Sender, from: Option<&Address>) -> Result<(), Reply> {
+pub fn envelope(sender: &ResolvedKey, from: Option<&Address>) -> Result<(), Reply> {
     from.map_or(Ok(()), |address| may_send(sender, SenderPlace::Envelope, address))
 }
 
 /// Checks every address that the message claims to be from.
-pub fn header(sender: &Sender, header: &Header) -> Result<(), Reply> {
+pub fn header(sender: &ResolvedKey, header: &Header) -> Result<(), Reply> {
     header.senders.iter().try_for_each(|(field, address)| may_send(sender, SenderPlace::Header(*field), address))
 }
 
-fn may_send(sender: &Sender, place: SenderPlace, address: &Address) -> Result<(), Reply> {
+fn may_send(sender: &ResolvedKey, place: SenderPlace, address: &Address) -> Result<(), Reply> {
     let (policy, account, key) = (&sender.policy, &sender.account, &sender.key);
     let allowed =
         may_send_as(&policy.sender_domains, account.allowed_senders.as_deref(), &key.allowed_senders, address);

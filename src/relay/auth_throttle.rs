@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::connection_limits::party;
 use super::recent::Recent;
-use crate::domain::relay_config::Limits;
+use crate::runtime::relay_config::Limits;
 
 /// The pause after a failed login; it doubles with each wrong password remembered for the address or the name, up to
 /// `authDelaySeconds`. A typing mistake costs half a second.
@@ -27,12 +27,13 @@ const DOUBLINGS: u32 = 4;
 /// The logins that are remembered to slow down guessing.
 #[derive(Default)]
 pub struct AuthThrottle {
-    memory: Mutex<Memory>,
+    attempts: Mutex<Attempts>,
     hasher: RandomState,
 }
 
+/// The remembered attempts to log in.
 #[derive(Default)]
-struct Memory {
+struct Attempts {
     addresses: Recent<IpAddr, Failures>,
     names: Recent<u64, Failures>,
     /// The names that logged in from each address.
@@ -54,37 +55,37 @@ impl AuthThrottle {
 
     /// True if the password is to be checked at all.
     pub fn admits(&self, attempt: Attempt, limits: &Limits, now: Instant) -> bool {
-        let memory = self.memory();
-        let failed = memory.addresses.seen(attempt.address).map_or(0, |failures| failures.at(now, limits));
-        failed < limits.auth_failures_per_address || memory.good.seen((attempt.address, attempt.name)).is_some()
+        let attempts = self.attempts();
+        let failed = attempts.addresses.seen(attempt.address).map_or(0, |failures| failures.at(now, limits));
+        failed < limits.auth_failures_per_address || attempts.good.seen((attempt.address, attempt.name)).is_some()
     }
 
     /// Counts a wrong password, and returns how long after the start of the login to answer.
     pub fn failed(&self, attempt: Attempt, limits: &Limits, now: Instant) -> Duration {
-        let mut memory = self.memory();
-        let pause = memory.pause(attempt, limits, now);
+        let mut attempts = self.attempts();
+        let pause = attempts.pause(attempt, limits, now);
         let room = limits.auth_counters as usize;
-        memory.addresses.touch(attempt.address, room).add(now, limits);
-        memory.names.touch(attempt.name, room).add(now, limits);
+        attempts.addresses.touch(attempt.address, room).add(now, limits);
+        attempts.names.touch(attempt.name, room).add(now, limits);
         pause
     }
 
     /// Returns the same for a correct password that may not be used: it waits as long as a wrong one would, and is not
     /// counted.
     pub fn refused(&self, attempt: Attempt, limits: &Limits, now: Instant) -> Duration {
-        self.memory().pause(attempt, limits, now)
+        self.attempts().pause(attempt, limits, now)
     }
 
     pub fn succeeded(&self, attempt: Attempt, limits: &Limits) {
-        self.memory().good.touch((attempt.address, attempt.name), limits.auth_counters as usize);
+        self.attempts().good.touch((attempt.address, attempt.name), limits.auth_counters as usize);
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock()
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock()
     }
 }
 
-impl Memory {
+impl Attempts {
     fn pause(&self, attempt: Attempt, limits: &Limits, now: Instant) -> Duration {
         let earlier = |failures: Option<Failures>| failures.map_or(0, |failures| failures.at(now, limits));
         let name = earlier(self.names.seen(attempt.name));
@@ -194,8 +195,8 @@ mod tests {
             let attempt = throttle.attempt(IpAddr::from(n.to_be_bytes()), &n.to_string());
             throttle.failed(attempt, &limits, now);
             throttle.succeeded(attempt, &limits);
-            let memory = throttle.memory();
-            let sizes = [memory.addresses.len(), memory.names.len(), memory.good.len()];
+            let attempts = throttle.attempts();
+            let sizes = [attempts.addresses.len(), attempts.names.len(), attempts.good.len()];
             assert!(sizes.iter().all(|size| *size <= 6), "{sizes:?}");
         }
     }

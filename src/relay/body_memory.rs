@@ -16,7 +16,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::metrics::{MemoryLimit, Metrics};
 use crate::domain::directory::AccountEntry;
 use crate::domain::id::AccountId;
-use crate::domain::relay_config::Limits;
+use crate::runtime::relay_config::Limits;
 
 /// The memory of all bodies of a relay. Cheap to clone.
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! The relay's copy of the directory: pulled by epoch, and stale after two seconds.
 //!
 //! No permanent refusal is based on the copy. What the copy would refuse is looked up in the ledger first
-//! ([`DirectoryCache::look`]), and the number of lookups at a time is bounded, because strangers can cause them.
+//! ([`DirectoryCache::lookup`]), and the number of lookups at a time is bounded, because strangers can cause them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::settings::Settings;
+use super::settings::RelaySettings;
 use crate::domain::credential::Username;
 use crate::domain::directory::{Directory, Entry, Named};
 use crate::domain::id::KeyId;
@@ -38,12 +38,12 @@ const REMOVED_KEPT: Duration = Duration::from_secs(600);
 /// Maximum number of removed keys in the copy. Beyond it, those that were removed first leave at once.
 const REMOVED_MAX: usize = 10_000;
 /// Maximum number of lookups at a time. A password guesser gets these, and no more of the ledger.
-const LOOKS_MAX: usize = 16;
+const LOOKUPS_MAX: usize = 16;
 
 /// The result of a fresh lookup.
-pub enum Look {
+pub enum Lookup {
     Found(Box<Named>),
-    Nobody,
+    NotFound,
     /// The ledger did not answer, or too many lookups are in progress.
     Unavailable,
 }
@@ -100,16 +100,16 @@ enum Missed {
 /// The cache that follows the ledger's directory.
 pub struct DirectoryCache {
     store: Arc<dyn Store>,
-    settings: Arc<ArcSwap<Settings>>,
+    settings: Arc<ArcSwap<RelaySettings>>,
     copy: ArcSwap<Directory>,
     started: Instant,
     /// Start of the latest pull that succeeded, in milliseconds after `started`; 0 = none.
     asked_at: AtomicU64,
-    looks: Semaphore,
+    lookups: Semaphore,
 }
 
 impl DirectoryCache {
-    pub fn new(store: Arc<dyn Store>, settings: Arc<ArcSwap<Settings>>) -> Arc<Self> {
+    pub fn new(store: Arc<dyn Store>, settings: Arc<ArcSwap<RelaySettings>>) -> Arc<Self> {
         Arc::new(Self {
             store,
             settings,
@@ -117,7 +117,7 @@ impl DirectoryCache {
             // A moment earlier, so that the first pull is not at 0.
             started: Instant::now() - Duration::from_millis(1),
             asked_at: AtomicU64::new(0),
-            looks: Semaphore::new(LOOKS_MAX),
+            lookups: Semaphore::new(LOOKUPS_MAX),
         })
     }
 
@@ -239,9 +239,9 @@ impl DirectoryCache {
     }
 
     /// Looks a name up in the ledger, bypassing the copy.
-    pub async fn look(&self, username: &Username) -> Look {
-        let look = async {
-            let _place = self.looks.acquire().await.ok()?;
+    pub async fn lookup(&self, username: &Username) -> Lookup {
+        let lookup = async {
+            let _place = self.lookups.acquire().await.ok()?;
             let found = self.store.find_sender(username).await.ok()?;
             if found.is_none() {
                 // An unknown name is refused permanently, so the right ledger must say so.
@@ -249,10 +249,10 @@ impl DirectoryCache {
             }
             Some(found)
         };
-        match timeout(ASK_LIMIT, look).await {
-            Ok(Some(Some(named))) => Look::Found(Box::new(named)),
-            Ok(Some(None)) => Look::Nobody,
-            Ok(None) | Err(_) => Look::Unavailable,
+        match timeout(ASK_LIMIT, lookup).await {
+            Ok(Some(Some(named))) => Lookup::Found(Box::new(named)),
+            Ok(Some(None)) => Lookup::NotFound,
+            Ok(None) | Err(_) => Lookup::Unavailable,
         }
     }
 }

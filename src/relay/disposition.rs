@@ -80,7 +80,7 @@ impl Disposition {
 
 /// Returns the outcome of a message that was forwarded, and the answer to its client. A message is relayed only by the
 /// upstream's 2yz, and refunded only if the upstream cannot have it.
-pub fn concluded(message: MessageId, forwarded: &Forwarded) -> (Outcome, Answer) {
+pub fn conclude(message: MessageId, forwarded: &Forwarded) -> (Outcome, Answer) {
     let (outcome, reply, result) = match forwarded {
         Forwarded::Relayed { .. } => (Outcome::Relayed, Reply::Accepted(message), MessageResult::Relayed),
         Forwarded::Refused { code, enhanced, text, recipient, stage } => {
@@ -189,7 +189,7 @@ mod tests {
             (open(), Outcome::Unknown, Reply::OutcomeUnknown, OutcomeUnknown),
         ];
         for (forwarded, outcome, reply, result) in cases {
-            assert_eq!(concluded(MESSAGE, &forwarded), (outcome, Answer { reply, result }), "{forwarded:?}");
+            assert_eq!(conclude(MESSAGE, &forwarded), (outcome, Answer { reply, result }), "{forwarded:?}");
         }
     }
 

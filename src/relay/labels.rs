@@ -1,7 +1,7 @@
 //! The names of a sender for logs and metrics.
 
 use super::account_counters::Whose;
-use crate::domain::directory::Sender;
+use crate::domain::directory::ResolvedKey;
 use crate::domain::id::AccountId;
 
 /// The names of a sender for logs and metrics; empty if the directory has no such sender.
@@ -15,7 +15,7 @@ pub struct Labels {
 }
 
 impl Labels {
-    pub fn of(sender: &Sender) -> Self {
+    pub fn of(sender: &ResolvedKey) -> Self {
         Self {
             policy: sender.policy.name.clone(),
             account: format!("{}/{}", sender.account.namespace, sender.account.name),

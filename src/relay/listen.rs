@@ -14,13 +14,13 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::client_stream::ClientStream;
 use super::connection::{AcceptedConnection, Connection, SharedState};
 use super::metrics::{Arrival, ProxyRefusal};
 use super::smtp::proxy::{self, Header};
 use super::smtp::reply::Reply;
-use super::wire::Wire;
 use crate::domain::network;
-use crate::domain::relay_config::{Listener, ListenerMode};
+use crate::runtime::relay_config::{Listener, ListenerMode};
 
 /// Pause after a failed accept: the process is out of file descriptors, and retrying at once would only take the
 /// processor as well.
@@ -145,9 +145,9 @@ async fn meet(mut stream: TcpStream, peer: SocketAddr, listener: Arc<Listener>, 
     }
     let open = metrics.open(&listener.name);
     open.inc();
-    let wire = Wire::new(stream, Duration::from_secs(u64::from(limits.reply_seconds)));
+    let stream = ClientStream::new(stream, Duration::from_secs(u64::from(limits.reply_seconds)));
     let accepted = AcceptedConnection { address, listener, place };
-    Connection::new(shared.clone(), settings, wire, accepted).serve().await;
+    Connection::new(shared.clone(), settings, stream, accepted).serve().await;
     drop(connection);
     open.dec();
 }

@@ -323,7 +323,7 @@ impl Metrics {
             tls_failures: counters("tls_failures_total", "TLS handshakes that failed.", &["reason"]),
             handshakes: counters(
                 "tls_handshakes_total",
-                "TLS handshakes, by what was agreed; resumed: with a ticket of this relay or another.",
+                "TLS handshakes, by the agreed parameters; resumed: with a ticket of this relay or another.",
                 &["version", "cipher", "resumed"],
             ),
             timeouts: counters(

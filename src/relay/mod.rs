@@ -12,6 +12,7 @@ mod admit;
 mod auth;
 mod auth_throttle;
 mod body_memory;
+mod client_stream;
 mod connection;
 mod connection_limits;
 mod denied_senders;
@@ -31,7 +32,6 @@ mod tickets;
 mod tls;
 mod unauthenticated;
 mod upstream_outages;
-mod wire;
 
 mod role;
 

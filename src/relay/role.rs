@@ -25,18 +25,18 @@ use super::connection_limits::ConnectionLimits;
 use super::directory::DirectoryCache;
 use super::listen::ListenerTask;
 use super::metrics::Metrics;
-use super::settings::{self, Settings};
+use super::settings::{self, RelaySettings};
 use super::shortage::Shortages;
 use super::targets::Targets;
 use super::unauthenticated::Unauthenticated;
 use super::{denied_senders, login_networks, upstream_outages};
-use crate::domain::relay_config::Listener;
 use crate::ledger::incarnation::{Admit, Expected};
 use crate::ledger::store::Role;
 use crate::ledger::{self, Ledger, Store};
 use crate::runtime::clock::Clock;
 use crate::runtime::health::{Gate, Health};
 use crate::runtime::metrics::Registry;
+use crate::runtime::relay_config::Listener;
 use crate::upstream::{UpstreamSettings, Upstreams};
 
 /// Interval at which `relay.yaml` and the certificates are read: a few kilobytes, and no change waits longer.
@@ -226,7 +226,7 @@ impl Relay {
 }
 
 /// Returns the check of a ledger's identity, by the settings as they are at the time.
-fn admit(settings: Arc<ArcSwap<Settings>>) -> Admit {
+fn admit(settings: Arc<ArcSwap<RelaySettings>>) -> Admit {
     Arc::new(move |tag| {
         let settings = settings.load();
         let config = &settings.config;
@@ -238,7 +238,7 @@ fn admit(settings: Arc<ArcSwap<Settings>>) -> Admit {
 /// than that ends the process.
 async fn answering(
     store: &Arc<dyn Store>,
-    settings: &Arc<ArcSwap<Settings>>,
+    settings: &Arc<ArcSwap<RelaySettings>>,
     (name, registry): (&str, &Registry),
     stop: &CancellationToken,
     gate: &Gate,
@@ -262,11 +262,11 @@ async fn answering(
 }
 
 /// Waits until the file exists and is valid. Each problem is logged once, and shown by the gate.
-async fn first_settings(config_file: &std::path::Path, clock: &Arc<dyn Clock>, gate: &Gate) -> (String, Settings) {
+async fn first_settings(config_file: &std::path::Path, clock: &Arc<dyn Clock>, gate: &Gate) -> (String, RelaySettings) {
     let mut said = String::new();
     loop {
         let trouble = match settings::read(config_file) {
-            Ok(Some(text)) => match Settings::parse(config_file, &text, clock.clone()) {
+            Ok(Some(text)) => match RelaySettings::parse(config_file, &text, clock.clone()) {
                 Ok(settings) => return (text, settings),
                 Err(error) => sentence(&error),
             },
@@ -348,11 +348,11 @@ impl RunningRelay {
         let read = settings::read(&self.config_file).map_err(|error| sentence(&error))?;
         if let Some(new) = read.filter(|new| new != text) {
             let parsed =
-                Settings::parse(&self.config_file, &new, self.clock.clone()).map_err(|error| sentence(&error))?;
+                RelaySettings::parse(&self.config_file, &new, self.clock.clone()).map_err(|error| sentence(&error))?;
             self.take_over(parsed)?;
             *text = new;
         }
-        self.arrange_doors().await?;
+        self.match_listeners().await?;
         let running = settings.load_full();
         if let Some(certificates) = &running.certificates
             && certificates.reload(&running.config.tls).map_err(|error| sentence(&error))?
@@ -362,7 +362,7 @@ impl RunningRelay {
         Ok(())
     }
 
-    fn take_over(&self, new: Settings) -> Result<(), String> {
+    fn take_over(&self, new: RelaySettings) -> Result<(), String> {
         let admission = &self.shared.admission;
         let running = admission.settings.load_full();
         if new.config.installation != running.config.installation || new.config.ledger != running.config.ledger {
@@ -383,12 +383,12 @@ impl RunningRelay {
 
     /// Opens, changes and closes listeners until they match the settings. Repeated at every check, because an address
     /// that is taken now may be free in a moment.
-    async fn arrange_doors(&self) -> Result<(), String> {
+    async fn match_listeners(&self) -> Result<(), String> {
         let wanted = self.shared.admission.settings.load().config.listeners.clone();
         let superfluous: Vec<ListenerTask> = {
             let mut listeners = self.listeners();
             let keeps = |listener_task: &ListenerTask| {
-                wanted.iter().any(|listener| same_door(&listener_task.listener(), listener))
+                wanted.iter().any(|listener| is_same_socket(&listener_task.listener(), listener))
             };
             let names: Vec<String> = listeners
                 .iter()
@@ -421,6 +421,6 @@ impl RunningRelay {
 }
 
 /// True if the socket can stay as it is.
-fn same_door(open: &Listener, wanted: &Listener) -> bool {
+fn is_same_socket(open: &Listener, wanted: &Listener) -> bool {
     open.name == wanted.name && open.address == wanted.address
 }

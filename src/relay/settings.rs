@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::domain::credential::HashKey;
-use crate::domain::relay_config::RelayConfig;
 use crate::ledger::seal::Sealer;
 use crate::runtime::clock::Clock;
+use crate::runtime::relay_config::RelayConfig;
 
 use super::tickets::Tickets;
 use super::tls::{self, Certificates};
@@ -41,7 +41,7 @@ pub enum Error {
 }
 
 /// A valid config, with the objects that are made from it.
-pub struct Settings {
+pub struct RelaySettings {
     pub config: RelayConfig,
     pub hash_key: HashKey,
     pub sealer: Sealer,
@@ -49,7 +49,7 @@ pub struct Settings {
     pub certificates: Option<Arc<Certificates>>,
 }
 
-impl Settings {
+impl RelaySettings {
     /// Parses the settings in a file's text. `path` is for the error message.
     pub fn parse(path: &Path, text: &str, clock: Arc<dyn Clock>) -> Result<Self, Error> {
         let path = || path.to_owned();

@@ -14,8 +14,8 @@ use ring::hkdf::{HKDF_SHA256, Prk, Salt};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::server::ProducesTickets;
 
-use crate::domain::relay_config::KeyBytes;
 use crate::runtime::clock::Clock;
+use crate::runtime::relay_config::KeyBytes;
 
 /// Time for which one key makes tickets. A ticket lives for one to two of these, and clients are told the shorter time
 /// (RFC 8446 §4.6.1 allows seven days).

@@ -15,7 +15,7 @@ use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, ServerCon
 use rustls::sign::CertifiedKey;
 use rustls::{HandshakeKind, ProtocolVersion, SignatureAlgorithm, version};
 
-use crate::domain::relay_config::{CertificateFiles, Tls};
+use crate::runtime::relay_config::{CertificateFiles, Tls};
 
 /// Maximum size of a certificate or key file: a chain of ten RSA-4096 certificates has 20 kB.
 const FILE_MAX: u64 = 256 * 1024;
@@ -177,9 +177,9 @@ fn certified(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::relay_config::KeyBytes;
     use crate::relay::tickets::Tickets;
     use crate::runtime::clock::ManualClock;
+    use crate::runtime::relay_config::KeyBytes;
     use rcgen::{CertificateParams, CertifiedKey as Generated, KeyPair, PKCS_ED25519, generate_simple_self_signed};
     use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection, SignatureScheme};
 

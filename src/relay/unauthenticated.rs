@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use super::connection_limits::party;
 use super::recent::Recent;
-use crate::domain::relay_config::Limits;
+use crate::runtime::relay_config::Limits;
 
 /// Time that an address is known after a login from it.
 const LATELY: Duration = Duration::from_secs(3600);

@@ -14,7 +14,7 @@ use super::fleet::{RawRelay, Relay};
 use super::log::{LogFormat, LogLevel};
 use super::metrics::MetricAccounts;
 use super::settings_file::{Refused, parse_file};
-use crate::domain::relay_config::LedgerAddress;
+use crate::runtime::relay_config::LedgerAddress;
 
 /// Default folder of the state, as the FHS defines it.
 const DATA_FOLDER: &str = "/var/lib/franking";

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::settings_file::{Refused, parse_file};
-use crate::domain::relay_config::{self, CertificateFiles, Limits, Listener, ListenerMode, Tls};
+use crate::runtime::relay_config::{self, CertificateFiles, Limits, Listener, ListenerMode, Tls};
 
 /// The relay's settings. Those that clients see may also be in a file of their own, which is followed while we run.
 #[derive(Clone, Debug, PartialEq, Eq)]

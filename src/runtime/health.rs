@@ -9,10 +9,11 @@ use parking_lot::{Mutex, MutexGuard};
 /// All gates of a process. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Health {
-    gates: Arc<Mutex<BTreeMap<&'static str, Standing>>>,
+    gates: Arc<Mutex<BTreeMap<&'static str, GateState>>>,
 }
 
-enum Standing {
+/// The state of one gate.
+enum GateState {
     Open,
     /// Open, but with a fault that an administrator should know of.
     Noted(String),
@@ -35,45 +36,45 @@ impl Health {
 
     /// Returns each closed gate with its reason; empty = ready.
     pub fn closed(&self) -> Vec<(&'static str, String)> {
-        self.said(|standing| match standing {
-            Standing::Closed(reason) => Some(reason),
-            Standing::Noted(_) | Standing::Open => None,
+        self.said(|state| match state {
+            GateState::Closed(reason) => Some(reason),
+            GateState::Noted(_) | GateState::Open => None,
         })
     }
 
     /// Returns each open gate with a fault, and the fault.
     pub fn notes(&self) -> Vec<(&'static str, String)> {
-        self.said(|standing| match standing {
-            Standing::Noted(note) => Some(note),
-            Standing::Closed(_) | Standing::Open => None,
+        self.said(|state| match state {
+            GateState::Noted(note) => Some(note),
+            GateState::Closed(_) | GateState::Open => None,
         })
     }
 
-    fn said(&self, word: fn(&Standing) -> Option<&String>) -> Vec<(&'static str, String)> {
-        self.gates().iter().filter_map(|(name, standing)| Some((*name, word(standing)?.clone()))).collect()
+    fn said(&self, word: fn(&GateState) -> Option<&String>) -> Vec<(&'static str, String)> {
+        self.gates().iter().filter_map(|(name, state)| Some((*name, word(state)?.clone()))).collect()
     }
 
-    fn gates(&self) -> MutexGuard<'_, BTreeMap<&'static str, Standing>> {
+    fn gates(&self) -> MutexGuard<'_, BTreeMap<&'static str, GateState>> {
         self.gates.lock()
     }
 }
 
 impl Gate {
     pub fn open(&self) {
-        self.stand(Standing::Open);
+        self.set(GateState::Open);
     }
 
     /// Opens the gate with a note on a fault: not being ready would make nothing better.
     pub fn note(&self, note: impl Into<String>) {
-        self.stand(Standing::Noted(note.into()));
+        self.set(GateState::Noted(note.into()));
     }
 
     pub fn close(&self, reason: impl Into<String>) {
-        self.stand(Standing::Closed(reason.into()));
+        self.set(GateState::Closed(reason.into()));
     }
 
-    fn stand(&self, standing: Standing) {
-        self.health.gates().insert(self.name, standing);
+    fn set(&self, state: GateState) {
+        self.health.gates().insert(self.name, state);
     }
 }
 
@@ -87,8 +88,11 @@ mod tests {
         let (relay, operator) = (health.gate("relay"), health.gate("operator"));
         relay.open();
         assert_eq!(health.closed(), [("operator", "starting".to_owned())]);
-        operator.note("somebody should know");
-        assert_eq!((health.closed(), health.notes()), (vec![], vec![("operator", "somebody should know".to_owned())]));
+        operator.note("an administrator should know");
+        assert_eq!(
+            (health.closed(), health.notes()),
+            (vec![], vec![("operator", "an administrator should know".to_owned())])
+        );
         operator.open();
         assert_eq!((health.closed(), health.notes()), (vec![], vec![]));
         relay.close("draining");

@@ -1,8 +1,9 @@
 //! The process around the rooms: settings, clock, stop, logs, metrics, health.
 //!
-//! It knows nothing of credits, mail or Kubernetes; every other room may use it. Only [`config`] and [`fleet`] look
-//! into [`domain`](crate::domain), for the types that a settings file names: listeners, limits, the ledger's address;
-//! and [`notifier`], for the types that two rooms share which do not know each other.
+//! It knows nothing of credits, mail or Kubernetes; every other room may use it. The settings of a deployment are here:
+//! [`config`] and [`fleet`] read what an administrator wrote, and [`relay_config`] is the file that the operator writes
+//! and the relay reads. Only [`notifier`] looks into [`domain`](crate::domain), for the types that two rooms share which
+//! do not know each other.
 
 pub mod cli;
 pub mod clock;
@@ -15,6 +16,7 @@ pub mod log;
 pub mod metrics;
 pub mod notifier;
 pub mod process;
+pub mod relay_config;
 pub mod settings_file;
 pub mod shutdown;
 pub mod telemetry;

@@ -35,7 +35,7 @@ pub enum OnBehalfOf {
 
 /// A plain-text mail.
 #[derive(Clone)]
-pub struct Letter {
+pub struct AlertMail {
     pub from: Address,
     pub to: Vec<Address>,
     pub on_behalf_of: OnBehalfOf,
@@ -47,9 +47,9 @@ pub struct Letter {
 }
 
 /// Prints no address, because addresses belong in no log.
-impl fmt::Debug for Letter {
+impl fmt::Debug for AlertMail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Letter({}, {} recipients)", self.id, self.to.len())
+        write!(f, "AlertMail({}, {} recipients)", self.id, self.to.len())
     }
 }
 
@@ -86,7 +86,7 @@ pub enum Delivery {
 
 #[async_trait]
 pub trait Notifier: Send + Sync + 'static {
-    async fn mail(&self, via: Via, letter: &Letter) -> Delivery;
+    async fn mail(&self, via: Via, mail: &AlertMail) -> Delivery;
 
     /// Calls a webhook. Follows no redirect, so that only the receiver that shares the secret can answer.
     async fn call(&self, hook: &Hook, call: &Call) -> Delivery;

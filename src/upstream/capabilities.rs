@@ -105,36 +105,32 @@ mod tests {
 
     #[test]
     fn only_what_all_have_is_common_and_an_upstream_that_was_not_asked_limits_nothing() {
-        let offers = SeenCapabilities::default();
-        assert_eq!(offers.common(), Common::EVERYTHING);
-        offers.announced(&target(1, 465), Capabilities { size: Some(2_000_000), ..ALL });
-        assert_eq!(offers.common(), Common { size: Some(2_000_000), ..Common::EVERYTHING });
-        offers.announced(&target(2, 465), Capabilities { smtputf8: false, size: Some(1_000_000), ..ALL });
+        let seen = SeenCapabilities::default();
+        assert_eq!(seen.common(), Common::EVERYTHING);
+        seen.announced(&target(1, 465), Capabilities { size: Some(2_000_000), ..ALL });
+        assert_eq!(seen.common(), Common { size: Some(2_000_000), ..Common::EVERYTHING });
+        seen.announced(&target(2, 465), Capabilities { smtputf8: false, size: Some(1_000_000), ..ALL });
         let both = Common { smtputf8: false, size: Some(1_000_000), eight_bit_mime: true };
-        assert_eq!(offers.common(), both);
-        offers.announced(&target(3, 465), Capabilities { size: Some(0), ..ALL });
-        assert_eq!(offers.common(), both, "an upstream that names no limit, or 0, has none");
-        offers.announced(&target(3, 465), Capabilities { size: Some(10), eight_bit_mime: false, ..ALL });
-        assert_eq!(
-            offers.common().size,
-            Some(SIZE_MIN),
-            "less than every server must take limits its own policy alone"
-        );
-        offers.announced(&target(3, 465), ALL);
-        assert_eq!(offers.common(), both, "the latest word of an upstream counts");
+        assert_eq!(seen.common(), both);
+        seen.announced(&target(3, 465), Capabilities { size: Some(0), ..ALL });
+        assert_eq!(seen.common(), both, "an upstream that names no limit, or 0, has none");
+        seen.announced(&target(3, 465), Capabilities { size: Some(10), eight_bit_mime: false, ..ALL });
+        assert_eq!(seen.common().size, Some(SIZE_MIN), "less than every server must take limits its own policy alone");
+        seen.announced(&target(3, 465), ALL);
+        assert_eq!(seen.common(), both, "the latest word of an upstream counts");
     }
 
     #[test]
     fn an_upstream_that_is_not_ours_any_more_limits_nothing() {
-        let offers = SeenCapabilities::default();
-        offers.announced(&target(1, 465), Capabilities { smtputf8: false, ..ALL });
-        offers.announced(&target(2, 465), Capabilities { eight_bit_mime: false, ..ALL });
-        offers.retain(|_, entry| entry.port == 465);
-        assert_eq!(offers.common(), Common { smtputf8: false, eight_bit_mime: false, size: None });
-        offers.retain(|policy, _| policy == target(2, 0).policy);
-        assert_eq!(offers.common(), Common { eight_bit_mime: false, ..Common::EVERYTHING });
-        assert_eq!(offers.known().get(&target(1, 0).policy), None);
-        offers.announced(&target(2, 587), ALL);
-        assert_eq!(offers.common(), Common::EVERYTHING, "another host or port is another upstream");
+        let seen = SeenCapabilities::default();
+        seen.announced(&target(1, 465), Capabilities { smtputf8: false, ..ALL });
+        seen.announced(&target(2, 465), Capabilities { eight_bit_mime: false, ..ALL });
+        seen.retain(|_, entry| entry.port == 465);
+        assert_eq!(seen.common(), Common { smtputf8: false, eight_bit_mime: false, size: None });
+        seen.retain(|policy, _| policy == target(2, 0).policy);
+        assert_eq!(seen.common(), Common { eight_bit_mime: false, ..Common::EVERYTHING });
+        assert_eq!(seen.known().get(&target(1, 0).policy), None);
+        seen.announced(&target(2, 587), ALL);
+        assert_eq!(seen.common(), Common::EVERYTHING, "another host or port is another upstream");
     }
 }

@@ -19,7 +19,7 @@ use super::line::{Ended, Line};
 use super::message::{Cause, Target};
 use super::reply::{Class, Reply};
 use super::tls::{self, Upgrade};
-use super::wire::{Socket, Wire};
+use super::upstream_stream::{Socket, UpstreamStream};
 
 /// Maximum time for a RSET or QUIT: no mail waits for it, only a connection's slot.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
@@ -113,9 +113,9 @@ impl Connection {
             Err(_) => return Err(NoConnection::Failed(Cause::Timeout)),
         };
         let line = Line::new(greeting, settings.reply_limit, deadline);
-        let wire = Wire::new(socket, peer, line.clone());
+        let stream = UpstreamStream::new(socket, peer, line.clone());
         let hello = ClientId::Domain(settings.hostname.clone());
-        let smtp = AsyncSmtpConnection::connect_with_transport(Box::new(wire), &hello).await;
+        let smtp = AsyncSmtpConnection::connect_with_transport(Box::new(stream), &hello).await;
         let smtp = smtp.map_err(|error| no_connection(&error, &line))?;
         let capabilities = Capabilities::parse(&line.tapped());
         let (opened, reply_limit) = (Instant::now(), settings.reply_limit);

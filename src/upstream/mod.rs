@@ -23,9 +23,9 @@ mod settings;
 mod slots;
 mod tls;
 mod transaction;
+mod upstream_stream;
 mod upstreams;
 mod webhook;
-mod wire;
 
 pub use capabilities::Common;
 pub use connection::Capabilities;

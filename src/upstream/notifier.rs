@@ -15,7 +15,7 @@ use super::upstreams::Upstreams;
 use super::webhook;
 use crate::domain::sender::Address;
 use crate::runtime::metrics::Registry;
-use crate::runtime::notifier::{Call, Delivery, Hook, Letter, Notifier, OnBehalfOf, Via};
+use crate::runtime::notifier::{AlertMail, Call, Delivery, Hook, Notifier, OnBehalfOf, Via};
 
 /// Number of connections to one upstream: notices are few and wait for each other.
 const CONNECTIONS: usize = 1;
@@ -44,23 +44,23 @@ impl SmtpNotifier {
 #[async_trait]
 impl Notifier for SmtpNotifier {
     /// Sends the mail in one transaction per recipient, so that a refused address does not keep it from the others.
-    async fn mail(&self, via: Via, letter: &Letter) -> Delivery {
+    async fn mail(&self, via: Via, mail: &AlertMail) -> Delivery {
         let target = Target { policy: via.policy, entry: via.entry, secret: via.secret };
-        let text = match render(letter, &self.hostname) {
+        let text = match render(mail, &self.hostname) {
             Ok(text) => Bytes::from(text),
             Err(problem) => return Delivery::Failed(problem),
         };
-        let tenant = match &letter.on_behalf_of {
+        let tenant = match &mail.on_behalf_of {
             OnBehalfOf::Platform => Tenant::platform(),
             OnBehalfOf::Account { account, namespace } => Tenant { account: account.0, namespace: namespace.clone() },
         };
         let (mut taken, mut problem) = (0, None);
-        for recipient in &letter.to {
+        for recipient in &mail.to {
             let message = Message {
-                sender: Some(letter.from.clone()),
+                sender: Some(mail.from.clone()),
                 recipients: vec![recipient.clone()],
                 eight_bit: !text.is_ascii(),
-                smtputf8: !(letter.from.is_ascii() && recipient.is_ascii()),
+                smtputf8: !(mail.from.is_ascii() && recipient.is_ascii()),
                 body: text.clone(),
                 tenant: tenant.clone(),
             };
@@ -100,26 +100,26 @@ fn refusal(forwarded: Forwarded) -> Option<String> {
 
 /// Renders the mail as it goes over the wire: RFC 5322, and marked by RFC 3834 so that no robot answers it. The library
 /// encodes whatever a header cannot hold, such as line ends.
-fn render(letter: &Letter, hostname: &str) -> Result<Vec<u8>, String> {
+fn render(mail: &AlertMail, hostname: &str) -> Result<Vec<u8>, String> {
     let mailbox = |name: Option<&str>, address: &Address| {
         let address = address.to_string().parse::<lettre::Address>();
         let address = address.map_err(|_| "an address of it cannot be written into a header".to_owned())?;
         Ok::<_, String>(Mailbox::new(name.map(str::to_owned), address))
     };
-    let mut message = lettre::Message::builder().from(mailbox(Some(NAME), &letter.from)?);
-    for to in &letter.to {
+    let mut message = lettre::Message::builder().from(mailbox(Some(NAME), &mail.from)?);
+    for to in &mail.to {
         message = message.to(mailbox(None, to)?);
     }
     let auto_submitted = HeaderName::new_from_ascii_str("Auto-Submitted");
     let message = message
-        .subject(&letter.subject)
+        .subject(&mail.subject)
         // The library panics on times before 1970.
-        .date(letter.at.max(Timestamp::UNIX_EPOCH).into())
-        .message_id(Some(format!("<{}@{hostname}>", letter.id)))
+        .date(mail.at.max(Timestamp::UNIX_EPOCH).into())
+        .message_id(Some(format!("<{}@{hostname}>", mail.id)))
         .raw_header(HeaderValue::new(auto_submitted, "auto-generated".to_owned()))
         .header(MIME_VERSION_1_0)
         .header(ContentType::TEXT_PLAIN)
-        .body(letter.text.clone())
+        .body(mail.text.clone())
         .map_err(|error| format!("it cannot be written as a mail: {error}"))?;
     let mut octets = message.formatted();
     if !octets.ends_with(b"\r\n") {
@@ -134,9 +134,9 @@ mod tests {
 
     const HOST: &str = "relay.example.com";
 
-    fn letter(to: &[&str]) -> Letter {
+    fn mail(to: &[&str]) -> AlertMail {
         let address = |text: &str| Address::parse(text).expect("an address");
-        Letter {
+        AlertMail {
             from: address("franking@example.com"),
             to: to.iter().map(|text| address(text)).collect(),
             on_behalf_of: OnBehalfOf::Platform,
@@ -147,12 +147,12 @@ mod tests {
         }
     }
 
-    fn rendered(letter: &Letter) -> String {
-        String::from_utf8(render(letter, HOST).expect("a mail")).expect("text")
+    fn rendered(mail: &AlertMail) -> String {
+        String::from_utf8(render(mail, HOST).expect("a mail")).expect("text")
     }
 
     #[test]
-    fn a_letter_is_a_mail_with_crlf_line_ends() {
+    fn a_mail_has_crlf_line_ends() {
         let expected = "From: Franking <franking@example.com>\r\n\
             To: a@example.com, b@example.com\r\n\
             Subject: Credits of acme at 90 %\r\n\
@@ -164,12 +164,12 @@ mod tests {
             Content-Transfer-Encoding: 7bit\r\n\
             \r\n\
             One line.\r\nAnother.\r\n";
-        assert_eq!(rendered(&letter(&["a@example.com", "b@example.com"])), expected);
+        assert_eq!(rendered(&mail(&["a@example.com", "b@example.com"])), expected);
     }
 
     #[test]
     fn nothing_in_a_letter_adds_a_header_or_ends_the_head() {
-        let mut hostile = letter(&["a@example.com"]);
+        let mut hostile = mail(&["a@example.com"]);
         hostile.subject = "90 %\r\nBcc: c@example.org\r\n\r\nbody\u{0}\u{85}\u{2028}ü".to_owned();
         hostile.id = "notice-1>\r\nReply-To: <c@example.org".to_owned();
         hostile.text = "no end".to_owned();
@@ -200,13 +200,13 @@ mod tests {
     fn addresses_that_settings_may_hold_can_be_written() {
         let long = format!("{}@{}.example", "l".repeat(64), "d".repeat(63));
         let to = ["o'hara+x=y@example.com", "bücher@bücher.example", "a@localhost", &long];
-        let mail = rendered(&letter(&to));
+        let text = rendered(&mail(&to));
         for address in to {
-            assert!(mail.contains(address), "{address} is not in {mail}");
+            assert!(text.contains(address), "{address} is not in {text}");
         }
-        assert!(mail.split("\r\n").all(|line| line.len() <= 998));
+        assert!(text.split("\r\n").all(|line| line.len() <= 998));
         // The longest words that names of Kubernetes make.
-        let mut longest = letter(&["a@example.com"]);
+        let mut longest = mail(&["a@example.com"]);
         longest.subject = format!("[franking] account {}/{}: cap used up", "n".repeat(63), "a".repeat(253));
         assert!(rendered(&longest).split("\r\n").all(|line| line.len() <= 998), "RFC 5322 §2.1.1");
     }

@@ -39,14 +39,15 @@ pub(super) struct Pool {
     closing: AtomicBool,
     tls: OnceLock<Option<Arc<ClientConfig>>>,
     seen: Mutex<Option<(Capabilities, Instant)>>,
-    standing: Mutex<Standing>,
+    breakers: Mutex<Breakers>,
     used: Mutex<Instant>,
 }
 
+/// The breaker of the upstream and those of its senders.
 #[derive(Default)]
-struct Standing {
+struct Breakers {
     /// Counts failures that no sender can influence: connections, TLS, the login.
-    breaker: Breaker,
+    upstream: Breaker,
     senders: Senders,
     /// The last failure.
     failed: Option<(Fault, String)>,
@@ -59,21 +60,21 @@ struct Admitted {
     sender: Pass,
 }
 
-impl Standing {
+impl Breakers {
     /// Checks whether a message of `tenant` may be tried now. `Err` is the reason why not.
     fn admits(&mut self, tenant: &Tenant, now: Instant) -> Result<Admitted, Cause> {
-        let Some(upstream) = self.breaker.admits(now) else {
-            return Err(if self.breaker.is_refused() { Cause::RefusedBefore } else { Cause::BreakerOpen });
+        let Some(upstream) = self.upstream.admits(now) else {
+            return Err(if self.upstream.is_refused() { Cause::RefusedBefore } else { Cause::BreakerOpen });
         };
         let Some(sender) = self.senders.admits(tenant, now) else {
-            self.breaker.note(upstream, Health::Silent, now);
+            self.upstream.note(upstream, Health::Silent, now);
             return Err(if self.senders.is_refused(tenant) { Cause::RefusedBefore } else { Cause::SenderPaused });
         };
         Ok(Admitted { upstream, sender })
     }
 
     fn state(&self, now: Instant) -> State {
-        match self.breaker.state() {
+        match self.upstream.state() {
             State::Closed if self.senders.say_that_it_fails(now) => State::Open,
             state => state,
         }
@@ -110,7 +111,7 @@ impl Pool {
             closing: AtomicBool::new(false),
             tls: OnceLock::new(),
             seen: Mutex::default(),
-            standing: Mutex::default(),
+            breakers: Mutex::default(),
             used: Mutex::new(Instant::now()),
         })
     }
@@ -132,7 +133,7 @@ impl Pool {
     ) {
         let started = Instant::now();
         *lock(&self.used) = started;
-        let admitted = lock(&self.standing).admits(&message.tenant, started);
+        let admitted = lock(&self.breakers).admits(&message.tenant, started);
         let (forwarded, rest) = match admitted {
             Ok(admitted) => {
                 self.show_breaker();
@@ -264,26 +265,26 @@ impl Pool {
     /// transaction began; from then on the sender can influence how it ends.
     fn learn(&self, forwarded: Forwarded, admitted: Admitted, begun: bool, tenant: &Tenant) -> Forwarded {
         let now = Instant::now();
-        let mut standing = lock(&self.standing);
-        let before = standing.state(now);
+        let mut breakers = lock(&self.breakers);
+        let before = breakers.state(now);
         let forwarded = if begun {
-            let Judged { forwarded, health } = standing.senders.note(tenant, admitted.sender, forwarded, now);
+            let Judged { forwarded, health } = breakers.senders.note(tenant, admitted.sender, forwarded, now);
             if matches!(health, Health::Bad { .. }) {
-                standing.failed = failing(&forwarded);
+                breakers.failed = failing(&forwarded);
             }
-            standing.breaker.note(admitted.upstream, Health::Good, now);
+            breakers.upstream.note(admitted.upstream, Health::Good, now);
             forwarded
         } else {
             let health = self.health_of_connecting(&forwarded);
             if matches!(health, Health::Bad { .. }) {
-                standing.failed = failing(&forwarded);
+                breakers.failed = failing(&forwarded);
             }
-            standing.breaker.note(admitted.upstream, health, now);
-            standing.senders.not_tried(tenant, admitted.sender, now);
+            breakers.upstream.note(admitted.upstream, health, now);
+            breakers.senders.not_tried(tenant, admitted.sender, now);
             forwarded
         };
-        let after = standing.state(now);
-        drop(standing);
+        let after = breakers.state(now);
+        drop(breakers);
         self.log_breaker(before, after, &forwarded);
         self.show_breaker();
         forwarded
@@ -326,7 +327,7 @@ impl Pool {
                 Forwarded::Relayed { .. } | Forwarded::Refused { .. } => {}
             },
             (State::HalfOpen | State::Open, State::Closed) => {
-                tracing::info!(policy = %self.target.policy, "the upstream takes mail again");
+                tracing::info!(policy = %self.target.policy, "the upstream accepts mail again");
             }
             (State::Closed, State::Closed | State::HalfOpen)
             | (State::HalfOpen | State::Open, State::HalfOpen | State::Open) => {}
@@ -335,15 +336,15 @@ impl Pool {
 
     /// Returns the fault that keeps the upstream from being tried, while there is one.
     pub fn trouble(&self, now: Instant) -> Option<(Fault, String)> {
-        let standing = lock(&self.standing);
-        match standing.state(now) {
+        let breakers = lock(&self.breakers);
+        match breakers.state(now) {
             State::Closed => None,
-            State::HalfOpen | State::Open => standing.failed.clone(),
+            State::HalfOpen | State::Open => breakers.failed.clone(),
         }
     }
 
     fn show_breaker(&self) {
-        self.figures.breaker(lock(&self.standing).state(Instant::now()));
+        self.figures.breaker(lock(&self.breakers).state(Instant::now()));
     }
 
     /// Closes connections that were parked too long. True if the pool has been unused for so long that it can be

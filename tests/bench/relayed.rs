@@ -8,10 +8,6 @@ use franking::domain::credit::{Limit, Overage};
 use franking::domain::directory::{AccountEntry, Entry, KeyEntry, PolicyEntry, UpstreamEntry, UpstreamTls};
 use franking::domain::id::{AccountId, KeyId, PolicyId};
 use franking::domain::period::Calendar;
-use franking::domain::relay_config::{
-    CertificateFiles, InstallationKeys, KeyBytes, LedgerAddress, Limits, LineEnds, Listener, ListenerMode, RelayConfig,
-    Tls,
-};
 use franking::domain::sender::MailDomain;
 use franking::ledger::sqlite;
 use franking::ledger::store::{Role, Store as _};
@@ -19,6 +15,10 @@ use franking::relay::{Dependencies, Relay};
 use franking::runtime::clock::{Clock as _, SystemClock};
 use franking::runtime::health::Health;
 use franking::runtime::metrics::Registry;
+use franking::runtime::relay_config::{
+    CertificateFiles, InstallationKeys, KeyBytes, LedgerAddress, Limits, LineEnds, Listener, ListenerMode, RelayConfig,
+    Tls,
+};
 use jiff::Timestamp;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use franking::domain::relay_config::ListenerMode;
 use franking::runtime::cli::Flags;
 use franking::runtime::config;
 use franking::runtime::fleet::Certificates;
+use franking::runtime::relay_config::ListenerMode;
 use serde_json::Value;
 
 use crate::support::chart::{CHART, file, object, objects, render, utf8};

@@ -1,9 +1,9 @@
 //! The chart with a database as the ledger: operators and relays run apart, and the relays are the operator's to make.
 
-use franking::domain::relay_config::LedgerAddress;
 use franking::operator::plan::relay_fleet;
 use franking::runtime::cli::Flags;
 use franking::runtime::config;
+use franking::runtime::relay_config::LedgerAddress;
 use serde_json::Value;
 
 use crate::chart::{accepted_without_a_warning, restricted, values};

@@ -5,7 +5,6 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use franking::domain::relay_config::{InstallationKeys, KeyBytes, LedgerAddress};
 use franking::ledger::identity::Progress;
 use franking::operator::fleet::certificate::Authority;
 use franking::operator::fleet::installation::{Installation, Serving};
@@ -16,6 +15,7 @@ use franking::runtime::cli::Flags;
 use franking::runtime::clock::{Clock, SystemClock};
 use franking::runtime::config;
 use franking::runtime::metrics::Registry;
+use franking::runtime::relay_config::{InstallationKeys, KeyBytes, LedgerAddress};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use k8s_openapi::api::events::v1::Event;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use crate::spread::{House, plan};
+use crate::spread::{SpreadSetup, plan};
 use crate::story::subject;
 use crate::support::franking::{DEADLINE, eventually, free_port};
 use crate::support::mail::{Credentials, Session};
@@ -93,28 +93,28 @@ fn send(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_relay_and_a_failover_under_load_lose_nothing_that_was_acknowledged() {
     let pair = tokio::task::spawn_blocking(Pair::start).await.expect("two servers");
-    let house = House::over(pair.url() + "&target_session_attrs=read-write").await;
+    let setup = SpreadSetup::over(pair.url() + "&target_session_attrs=read-write").await;
     let sink = Sink::start(SinkOptions::default()).await;
-    let mut operator = house.operate();
-    eventually("the Secrets of the relays", DEADLINE, || house.has_relay_secrets().then_some(()));
-    let ((mut first, first_port), (mut second, second_port)) = (house.relay("relay-0"), house.relay("relay-1"));
+    let mut operator = setup.operate();
+    eventually("the Secrets of the relays", DEADLINE, || setup.has_relay_secrets().then_some(()));
+    let ((mut first, first_port), (mut second, second_port)) = (setup.relay("relay-0"), setup.relay("relay-1"));
     first.wait_ready();
     second.wait_ready();
-    house.apply(&plan(&sink, 1_000_000));
-    house.key("orders");
-    let credentials = house.credentials("orders", DEADLINE);
+    setup.apply(&plan(&sink, 1_000_000));
+    setup.key("orders");
+    let credentials = setup.credentials("orders", DEADLINE);
     let through_first = Senders::start("first", &credentials, first_port);
     let through_second = Senders::start("second", &credentials, second_port);
     let flow = |when: &str| {
-        through_first.flow(when, || house.logs());
-        through_second.flow(when, || house.logs());
+        through_first.flow(when, || setup.logs());
+        through_second.flow(when, || setup.logs());
     };
 
     flow("at first");
     drop(second);
-    through_first.flow("beside a relay that was killed", || house.logs());
+    through_first.flow("beside a relay that was killed", || setup.logs());
     let port = free_port();
-    let mut second = house.relay_on("relay-1", port);
+    let mut second = setup.relay_on("relay-1", port);
     through_second.port.store(port, Ordering::SeqCst);
     flow("after a relay was killed");
     let Pair { primary, standby } = pair;
@@ -130,10 +130,10 @@ async fn a_killed_relay_and_a_failover_under_load_lose_nothing_that_was_acknowle
     let arrived: Vec<String> = sink.messages().iter().map(|message| subject(&message.body)).collect();
     let distinct: HashSet<String> = arrived.iter().cloned().collect();
     assert!(said_250.is_subset(&distinct), "acknowledged and not arrived: {:?}", said_250.difference(&distinct));
-    let used = house.charged().await;
-    assert!(used >= arrived.len(), "{} arrived and only {used} were charged\n{}", arrived.len(), house.logs());
+    let used = setup.charged().await;
+    assert!(used >= arrived.len(), "{} arrived and only {used} were charged\n{}", arrived.len(), setup.logs());
     // Of the relay that was killed nobody knows what became of the message that each of its senders had under way.
     assert!(used <= arrived.len() + SENDERS, "{used} were charged for {} that arrived", arrived.len());
-    house.balances();
+    setup.balances();
     std::fs::remove_dir_all(lost).expect("the lost server's folder");
 }

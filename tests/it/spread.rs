@@ -21,7 +21,7 @@ const TAKEN_OVER: Duration = Duration::from_secs(45);
 /// Exit code of an operator that does not lead any more, as `docs/operating.md` says.
 const DEPOSED: i32 = 3;
 
-pub struct House {
+pub struct SpreadSetup {
     plane: ControlPlane,
     folder: tempfile::TempDir,
     kubeconfig: PathBuf,
@@ -35,7 +35,7 @@ pub struct Process {
     telemetry: SocketAddr,
 }
 
-impl House {
+impl SpreadSetup {
     /// `database` is the test's own, on the server that all share.
     pub async fn new(database: &str) -> Self {
         Self::over(made(database).await).await
@@ -45,19 +45,19 @@ impl House {
         let plane = ControlPlane::start(Options::default()).unwrap_or_else(|error| panic!("{error}"));
         definitions::install(&plane.admin_client().await).await;
         let (kubeconfig, _) = identity::operator_apart(&plane, NAMESPACE).await;
-        let house = Self { plane, folder: tempfile::tempdir().expect("a folder"), kubeconfig, database };
+        let setup = Self { plane, folder: tempfile::tempdir().expect("a folder"), kubeconfig, database };
         let settings = format!(
             "name: {NAMESPACE}\nstopSeconds: 45\nledger: {{engine: postgres, url: '{}', singleNode: true}}\n\
              operator: {{namespace: {NAMESPACE}, leaderElection: true}}\nrelay: {{configMap: {NAMESPACE}-relay}}\n",
-            house.database
+            setup.database
         );
-        std::fs::write(house.folder.path().join("franking.yaml"), settings).expect("ours");
+        std::fs::write(setup.folder.path().join("franking.yaml"), settings).expect("ours");
         let name = format!("fullnameOverride={NAMESPACE}");
         let values = ["--set", name.as_str(), "--set", "bindAddress=127.0.0.1,relay.hostname=localhost"];
         let show = ["--show-only", "templates/configmaps.yaml"];
         let map = render(NAMESPACE, &[values.as_slice(), &show, &identity::APART].concat());
-        house.apply(&map);
-        house
+        setup.apply(&map);
+        setup
     }
 
     pub fn plane(&self) -> &ControlPlane {
@@ -320,8 +320,8 @@ pub fn plan(sink: &Sink, cap: u32) -> String {
 }
 
 /// The one that leads and the one that stands by.
-fn by_role(house: &House, a: Process, b: Process) -> (Process, Process) {
-    let leader = eventually("a leader", DEADLINE, || Some(house.leader()).filter(|leader| !leader.is_empty()));
+fn by_role(setup: &SpreadSetup, a: Process, b: Process) -> (Process, Process) {
+    let leader = eventually("a leader", DEADLINE, || Some(setup.leader()).filter(|leader| !leader.is_empty()));
     match leader.as_str() {
         "a" => (a, b),
         "b" => (b, a),
@@ -331,26 +331,26 @@ fn by_role(house: &House, a: Process, b: Process) -> (Process, Process) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_operators_and_two_relays_on_one_database_share_a_cap_exactly_and_survive_their_leader() {
-    let house = House::new("spread_shared").await;
+    let setup = SpreadSetup::new("spread_shared").await;
     let sink = Sink::start(SinkOptions::default()).await;
     // Two init containers at once.
-    let mut preparing = [house.operators("prepare", "a"), house.operators("prepare", "b")];
+    let mut preparing = [setup.operators("prepare", "a"), setup.operators("prepare", "b")];
     for prepare in &mut preparing {
         assert_eq!(prepare.code(), Some(0), "{}", prepare.said());
     }
-    let (mut a, mut b) = (house.operators("operator", "a"), house.operators("operator", "b"));
+    let (mut a, mut b) = (setup.operators("operator", "a"), setup.operators("operator", "b"));
     a.wait_ready();
     b.wait_ready();
-    let (leader, mut standby) = by_role(&house, a, b);
+    let (leader, mut standby) = by_role(&setup, a, b);
 
-    eventually("the Secret with relay.yaml", DEADLINE, || house.has_relay_secrets().then_some(()));
-    let ((mut first, first_port), (mut second, second_port)) = (house.relay("relay-0"), house.relay("relay-1"));
+    eventually("the Secret with relay.yaml", DEADLINE, || setup.has_relay_secrets().then_some(()));
+    let ((mut first, first_port), (mut second, second_port)) = (setup.relay("relay-0"), setup.relay("relay-1"));
     first.wait_ready();
     second.wait_ready();
 
-    house.apply(&plan(&sink, 60));
-    house.key("orders");
-    let credentials = house.credentials("orders", DEADLINE);
+    setup.apply(&plan(&sink, 60));
+    setup.key("orders");
+    let credentials = setup.credentials("orders", DEADLINE);
     let sending = [first_port, second_port].map(|port| {
         let credentials = credentials.clone();
         tokio::task::spawn_blocking(move || send_until_refused(credentials, port))
@@ -361,52 +361,52 @@ async fn two_operators_and_two_relays_on_one_database_share_a_cap_exactly_and_su
     }
     assert_eq!(accepted, 60, "the cap, to the credit");
     assert_eq!(sink.messages().len(), 60);
-    let programmed = house.read(&["creditpolicy", "plan"], "{.status.conditions[?(@.type=='Programmed')].reason}");
+    let programmed = setup.read(&["creditpolicy", "plan"], "{.status.conditions[?(@.type=='Programmed')].reason}");
     assert_eq!(programmed, "RelayNotReady", "no node runs here, so no pod of the fleet does");
 
     // Killed, it says nothing to anybody: the other one takes over when the lease has run out, and finishes the work.
     let killed = Instant::now();
     drop(leader);
-    house.key("returns");
-    house.credentials("returns", TAKEN_OVER);
+    setup.key("returns");
+    setup.credentials("returns", TAKEN_OVER);
     println!("the work was done {:.1} s after the leader was killed", killed.elapsed().as_secs_f64());
     assert!(standby.is_running());
     standby.stop();
-    assert_eq!(house.leader(), "", "who stops in good order gives the lease back");
+    assert_eq!(setup.leader(), "", "who stops in good order gives the lease back");
     first.stop();
     second.stop();
-    house.balances();
+    setup.balances();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_was_paused_writes_nothing_when_it_wakes_and_ends() {
-    let house = House::new("spread_paused").await;
+    let setup = SpreadSetup::new("spread_paused").await;
     let sink = Sink::start(SinkOptions::default()).await;
-    let mut prepare = house.operators("prepare", "a");
+    let mut prepare = setup.operators("prepare", "a");
     assert_eq!(prepare.code(), Some(0), "{}", prepare.said());
-    let (mut a, mut b) = (house.operators("operator", "a"), house.operators("operator", "b"));
+    let (mut a, mut b) = (setup.operators("operator", "a"), setup.operators("operator", "b"));
     a.wait_ready();
     b.wait_ready();
-    house.apply(&plan(&sink, 60));
-    house.key("orders");
-    house.credentials("orders", DEADLINE);
-    let (mut paused, mut next) = by_role(&house, a, b);
-    let before = house.epoch().await;
+    setup.apply(&plan(&sink, 60));
+    setup.key("orders");
+    setup.credentials("orders", DEADLINE);
+    let (mut paused, mut next) = by_role(&setup, a, b);
+    let before = setup.epoch().await;
 
     paused.signal("-STOP");
-    house.key("returns");
-    house.credentials("returns", TAKEN_OVER);
-    let epoch = house.epoch().await;
+    setup.key("returns");
+    setup.credentials("returns", TAKEN_OVER);
+    let epoch = setup.epoch().await;
     assert_eq!(epoch, before + 1, "the next leader has a session of its own");
     // What happened meanwhile waits in its watches; its heartbeat and its rollup are due at once.
-    house.key("refunds");
-    house.credentials("refunds", DEADLINE);
+    setup.key("refunds");
+    setup.credentials("refunds", DEADLINE);
     paused.signal("-CONT");
     assert_eq!(paused.code(), Some(DEPOSED), "{}", paused.said());
-    assert_eq!(house.epoch().await, epoch, "the one that woke took the session back");
-    house.key("rebates");
-    house.credentials("rebates", DEADLINE);
+    assert_eq!(setup.epoch().await, epoch, "the one that woke took the session back");
+    setup.key("rebates");
+    setup.credentials("rebates", DEADLINE);
     assert!(next.is_running(), "{}", next.said());
-    assert_eq!(house.epoch().await, epoch);
+    assert_eq!(setup.epoch().await, epoch);
     next.stop();
 }

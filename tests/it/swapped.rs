@@ -1,7 +1,7 @@
 //! The database below a fleet is another than it was: nothing is sent, everything says why, and what an administrator
 //! accepts by name has everybody's password and used credits.
 
-use crate::spread::{House, Process, plan, with_databases};
+use crate::spread::{Process, SpreadSetup, plan, with_databases};
 use crate::support::franking::{DEADLINE, eventually};
 use crate::support::mail::{Credentials, Session};
 use crate::support::sink::{Sink, SinkOptions};
@@ -16,12 +16,12 @@ struct Running {
 }
 
 impl Running {
-    fn start(house: &House) -> Self {
-        let operator = house.operate();
-        eventually("the Secrets of the relays", DEADLINE, || house.has_relay_secrets().then_some(()));
-        let (mut relay, port) = house.relay("relay-0");
+    fn start(setup: &SpreadSetup) -> Self {
+        let operator = setup.operate();
+        eventually("the Secrets of the relays", DEADLINE, || setup.has_relay_secrets().then_some(()));
+        let (mut relay, port) = setup.relay("relay-0");
         relay.wait_ready();
-        let mut credentials = house.credentials_now("orders");
+        let mut credentials = setup.credentials_now("orders");
         credentials.port = port;
         Self { operator, relay, credentials }
     }
@@ -47,42 +47,42 @@ impl Running {
     }
 }
 
-fn account(house: &House, path: &str) -> String {
-    house.read_in("team", &["subaccount", "shop"], path)
+fn account(setup: &SpreadSetup, path: &str) -> String {
+    setup.read_in("team", &["subaccount", "shop"], path)
 }
 
-fn shows_used(house: &House, used: &str) {
-    let field = || (account(house, "{.status.credits.used}") == used).then_some(());
+fn shows_used(setup: &SpreadSetup, used: &str) {
+    let field = || (account(setup, "{.status.credits.used}") == used).then_some(());
     eventually(&format!("{used} used credits on status"), DEADLINE, field);
 }
 
 /// Nothing is sent, and everything says that the ledger is `what`; the name by which it would be accepted.
-fn held(house: &House, running: &Running, what: &str) -> String {
+fn held(setup: &SpreadSetup, running: &Running, what: &str) -> String {
     for kind in ["subaccount/shop", "subaccountapikey/orders"] {
         eventually(kind, DEADLINE, || {
-            let shown = house.read_in("team", &[kind], "{.status.conditions[?(@.type==\"Stalled\")]}");
+            let shown = setup.read_in("team", &[kind], "{.status.conditions[?(@.type==\"Stalled\")]}");
             (shown.contains("LedgerReplaced") && shown.contains(what)).then_some(())
         });
     }
     let reply = running.log_in();
     assert!(reply.starts_with("454"), "{reply}");
-    let message = account(house, "{.status.conditions[?(@.type==\"Stalled\")].message}");
+    let message = account(setup, "{.status.conditions[?(@.type==\"Stalled\")].message}");
     let (_, name) = message.split_once("franking.io/accept-ledger=").unwrap_or_else(|| panic!("{message}"));
     name.to_owned()
 }
 
 /// Accepted, and rebuilt: everything is Ready again, and the relays are rolled with what they are told of it.
-fn accepted(house: &House, running: Running, finding: &str) -> Running {
+fn accepted(setup: &SpreadSetup, running: Running, finding: &str) -> Running {
     let password = running.credentials.password.clone();
-    house.accept(finding);
+    setup.accept(finding);
     for (namespace, object) in [("team", "subaccount/shop"), ("team", "subaccountapikey/orders")] {
         eventually(object, DEADLINE, || {
-            let ready = house.read_in(namespace, &[object], "{.status.conditions[?(@.type==\"Ready\")].status}");
+            let ready = setup.read_in(namespace, &[object], "{.status.conditions[?(@.type==\"Ready\")].status}");
             (ready == "True").then_some(())
         });
     }
     running.stop();
-    let running = Running::start(house);
+    let running = Running::start(setup);
     assert_eq!(running.credentials.password, password);
     eventually("the same password to work", DEADLINE, || {
         let reply = running.log_in();
@@ -94,62 +94,62 @@ fn accepted(house: &House, running: Running, finding: &str) -> Running {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_empty_or_restored_is_held_until_it_is_accepted() {
-    let house = House::new(DATABASE).await;
+    let setup = SpreadSetup::new(DATABASE).await;
     let sink = Sink::start(SinkOptions::default()).await;
-    let mut operator = house.operate();
-    house.apply(&plan(&sink, 4));
-    house.key("orders");
-    house.credentials("orders", DEADLINE);
+    let mut operator = setup.operate();
+    setup.apply(&plan(&sink, 4));
+    setup.key("orders");
+    setup.credentials("orders", DEADLINE);
     operator.stop();
-    let running = Running::start(&house);
+    let running = Running::start(&setup);
     assert_eq!(running.send_all(), 4);
-    shows_used(&house, "4");
+    shows_used(&setup, "4");
     running.stop();
 
     let (old, saved) = (format!("{DATABASE}_old"), format!("{DATABASE}_saved"));
     let drop = |name: &str| format!("DROP DATABASE IF EXISTS {name}");
     let rename = |from: &str, to: &str| format!("ALTER DATABASE {from} RENAME TO {to}");
     with_databases(&[drop(&old), rename(DATABASE, &old), format!("CREATE DATABASE {DATABASE}")]).await;
-    let running = Running::start(&house);
-    let finding = held(&house, &running, "is empty");
-    let running = accepted(&house, running, &finding);
+    let running = Running::start(&setup);
+    let finding = held(&setup, &running, "is empty");
+    let running = accepted(&setup, running, &finding);
     assert_eq!(running.send_all(), 0, "no credit is given twice");
     running.stop();
 
     // A copy of this moment, put in its place when it is not the truth any more.
     with_databases(&[drop(&saved), format!("CREATE DATABASE {saved} TEMPLATE {DATABASE}")]).await;
-    let running = Running::start(&house);
-    house.apply(&plan(&sink, 6));
-    eventually("the raised cap", DEADLINE, || (account(&house, "{.status.credits.remaining}") == "2").then_some(()));
+    let running = Running::start(&setup);
+    setup.apply(&plan(&sink, 6));
+    eventually("the raised cap", DEADLINE, || (account(&setup, "{.status.credits.remaining}") == "2").then_some(()));
     assert_eq!(running.send_all(), 2);
-    shows_used(&house, "6");
+    shows_used(&setup, "6");
     running.stop();
     with_databases(&[drop(DATABASE), rename(&saved, DATABASE)]).await;
-    let running = Running::start(&house);
-    let finding = held(&house, &running, "is older than");
-    let running = accepted(&house, running, &finding);
+    let running = Running::start(&setup);
+    let finding = held(&setup, &running, "is older than");
+    let running = accepted(&setup, running, &finding);
     assert_eq!(running.send_all(), 0, "no credit is given twice");
     running.stop();
 
     // Empty once more, and everything is deleted and made again before it is accepted.
     with_databases(&[drop(&old), rename(DATABASE, &old), format!("CREATE DATABASE {DATABASE}")]).await;
-    let running = Running::start(&house);
-    let finding = held(&house, &running, "is empty");
+    let running = Running::start(&setup);
+    let finding = held(&setup, &running, "is empty");
     let objects = ["subaccountapikey/orders", "subaccount/shop"];
-    objects.iter().for_each(|object| house.delete(object));
-    house.accept(&finding);
+    objects.iter().for_each(|object| setup.delete(object));
+    setup.accept(&finding);
     for object in objects {
-        eventually("the deletion to be done", DEADLINE, || house.is_gone(object).then_some(()));
+        eventually("the deletion to be done", DEADLINE, || setup.is_gone(object).then_some(()));
     }
-    house.apply(&plan(&sink, 6));
-    house.key("orders");
-    house.credentials("orders", DEADLINE);
+    setup.apply(&plan(&sink, 6));
+    setup.key("orders");
+    setup.credentials("orders", DEADLINE);
     running.stop();
-    let running = Running::start(&house);
+    let running = Running::start(&setup);
     assert_eq!(running.send_all(), 0, "nothing is refilled by deleting");
-    shows_used(&house, "6");
+    shows_used(&setup, "6");
     running.stop();
-    house.balances();
+    setup.balances();
     with_databases(&[drop(&old), drop(DATABASE)]).await;
     assert_eq!(sink.messages().len(), 6);
 }

@@ -17,14 +17,14 @@ use crate::support::{definitions, identity};
 const SAID: Duration = Duration::from_secs(60);
 
 /// An operator's namespace, whose name is the policy's too, with `franking all` to be started in it.
-struct House {
+struct UpstreamSetup {
     /// Of its own: two operators on one would work against each other.
     plane: ControlPlane,
     home: Home,
     name: &'static str,
 }
 
-impl House {
+impl UpstreamSetup {
     async fn new(name: &'static str) -> Self {
         let plane = ControlPlane::start(Options::default()).unwrap_or_else(|error| panic!("{error}"));
         definitions::install(&plane.admin_client().await).await;
@@ -94,60 +94,60 @@ fn send(credentials: &Credentials) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_refuses_us_is_said_on_its_policy_until_it_takes_mail_again() {
-    let house = House::new("upstreams-refusing").await;
+    let setup = UpstreamSetup::new("upstreams-refusing").await;
     let sink = Sink::start(SinkOptions::default()).await;
     let place = sink.address();
-    let franking = house.home.start();
-    house.plan(json!({"host": "127.0.0.1", "port": place.port(), "tls": "None"}));
-    let credentials = house.credentials();
+    let franking = setup.home.start();
+    setup.plan(json!({"host": "127.0.0.1", "port": place.port(), "tls": "None"}));
+    let credentials = setup.credentials();
     tokio::task::block_in_place(|| {
         assert!(send(&credentials).starts_with("250"));
-        house.said("UpstreamAvailable", "True", "UpstreamAvailable");
+        setup.said("UpstreamAvailable", "True", "UpstreamAvailable");
 
         sink.always(At::Mail, Act::Reply("530 5.7.0 authentication required for relay@secret.example"));
         for _ in 0..6 {
             let reply = send(&credentials);
             assert!(reply.starts_with("451 4.3.5"), "{reply}");
         }
-        let message = house.said("UpstreamAvailable", "False", "UpstreamRefusesUs");
+        let message = setup.said("UpstreamAvailable", "False", "UpstreamRefusesUs");
         let begins = format!("{place} refuses us since 20");
         assert!(
             message.starts_with(&begins) && message.contains("it refuses our login (530); 1 of 1 relays"),
             "{message}"
         );
         assert!(!message.contains("secret.example"), "an upstream's own words are nobody's business: {message}");
-        house.said("Ready", "True", "Ready");
-        let described = succeeded(house.plane.kubectl(&["describe", "creditpolicy", house.name]));
+        setup.said("Ready", "True", "Ready");
+        let described = succeeded(setup.plane.kubectl(&["describe", "creditpolicy", setup.name]));
         assert!(described.contains("UpstreamRefusesUs") && described.contains(&begins), "{described}");
         eventually("the Event", DEADLINE, || {
-            house.events().into_iter().find(|event| event.starts_with("Warning UpstreamRefusesUs: ")).map(drop)
+            setup.events().into_iter().find(|event| event.starts_with("Warning UpstreamRefusesUs: ")).map(drop)
         });
 
         sink.behave();
         eventually("mail flows again", SAID, || send(&credentials).starts_with("250").then_some(()));
-        house.said("UpstreamAvailable", "True", "UpstreamAvailable");
+        setup.said("UpstreamAvailable", "True", "UpstreamAvailable");
         eventually("the Event", DEADLINE, || {
-            let told = "Normal UpstreamAvailable: the upstream takes mail again";
-            house.events().into_iter().find(|event| event == told).map(drop)
+            let told = "Normal UpstreamAvailable: the upstream accepts mail again";
+            setup.events().into_iter().find(|event| event == told).map(drop)
         });
 
         // Nobody who answers, and then nobody who could tell.
-        house.plan(json!({"host": "127.0.0.1", "port": 9, "tls": "None"}));
+        setup.plan(json!({"host": "127.0.0.1", "port": 9, "tls": "None"}));
         eventually("the upstream is gone", SAID, || send(&credentials).starts_with("451 4.4.1").then_some(()));
         for _ in 0..5 {
             send(&credentials);
         }
-        let message = house.said("UpstreamAvailable", "False", "UpstreamUnreachable");
+        let message = setup.said("UpstreamAvailable", "False", "UpstreamUnreachable");
         assert!(message.starts_with("127.0.0.1:9 cannot be used since 20"), "{message}");
-        house.plan(json!({"host": "127.0.0.1", "port": place.port(), "tls": "None"}));
-        house.said("UpstreamAvailable", "True", "UpstreamAvailable");
+        setup.plan(json!({"host": "127.0.0.1", "port": place.port(), "tls": "None"}));
+        setup.said("UpstreamAvailable", "True", "UpstreamAvailable");
     });
-    assert_eq!(franking.stop(), 0, "{}", house.home.log());
+    assert_eq!(franking.stop(), 0, "{}", setup.home.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_certificate_and_a_login_from_secrets_are_shown_to_the_upstream() {
-    let house = House::new("upstreams-strict").await;
+    let setup = UpstreamSetup::new("upstreams-strict").await;
     let ours = rcgen::generate_simple_self_signed(["franking.example".to_owned()]).expect("a certificate");
     let options = SinkOptions {
         tls: SinkTls::Implicit,
@@ -156,11 +156,11 @@ async fn a_client_certificate_and_a_login_from_secrets_are_shown_to_the_upstream
         ..SinkOptions::default()
     };
     let strict = Sink::start(options).await;
-    let franking = house.home.start();
+    let franking = setup.home.start();
     let secret = |name: &str, data: serde_json::Value| {
-        house.apply(json!({
+        setup.apply(json!({
             "apiVersion": "v1", "kind": "Secret", "stringData": data,
-            "metadata": {"name": name, "namespace": house.name, "labels": {"franking.io/use": "true"}}
+            "metadata": {"name": name, "namespace": setup.name, "labels": {"franking.io/use": "true"}}
         }));
     };
     secret(
@@ -173,9 +173,9 @@ async fn a_client_certificate_and_a_login_from_secrets_are_shown_to_the_upstream
         "host": "localhost", "port": strict.address().port(), "tls": "Implicit",
         "credentialsSecretRef": {"name": "login"}, "clientCertificateSecretRef": {"name": "certificate"}
     });
-    house.plan(upstream);
+    setup.plan(upstream);
     tokio::task::block_in_place(|| {
-        let message = house.said("Ready", "False", "SecretNotFound");
+        let message = setup.said("Ready", "False", "SecretNotFound");
         assert!(message.contains("clientCertificateSecretRef"), "{message}");
         let stranger = rcgen::generate_simple_self_signed(["stranger.example".to_owned()]).expect("a certificate");
         secret(
@@ -184,8 +184,8 @@ async fn a_client_certificate_and_a_login_from_secrets_are_shown_to_the_upstream
                 "tls.crt": stranger.cert.pem(), "tls.key": stranger.signing_key.serialize_pem()
             }),
         );
-        house.said("Ready", "True", "Ready");
-        let credentials = house.credentials();
+        setup.said("Ready", "True", "Ready");
+        let credentials = setup.credentials();
         eventually("the stranger's certificate is refused", SAID, || {
             send(&credentials).starts_with("451 4.4.").then_some(())
         });
@@ -195,18 +195,18 @@ async fn a_client_certificate_and_a_login_from_secrets_are_shown_to_the_upstream
         let received = strict.messages();
         assert_eq!((received.len(), received[0].auth.as_deref(), received[0].tls), (1, Some("plan"), true));
     });
-    assert_eq!(franking.stop(), 0, "{}", house.home.log());
+    assert_eq!(franking.stop(), 0, "{}", setup.home.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sender_that_is_not_allowed_is_told_on_its_key_once_and_its_domains_on_the_account() {
-    let house = House::new("senders-denied").await;
+    let setup = UpstreamSetup::new("senders-denied").await;
     let sink = Sink::start(SinkOptions::default()).await;
-    let franking = house.home.start();
-    house.plan(json!({"host": "127.0.0.1", "port": sink.address().port(), "tls": "None"}));
-    let credentials = house.credentials();
+    let franking = setup.home.start();
+    setup.plan(json!({"host": "127.0.0.1", "port": sink.address().port(), "tls": "None"}));
+    let credentials = setup.credentials();
     tokio::task::block_in_place(|| {
-        let account = house.get("subaccount/shop", "jsonpath={.status.senderDomains}");
+        let account = setup.get("subaccount/shop", "jsonpath={.status.senderDomains}");
         assert_eq!(account, "[\"example.com\"]");
         let forged = || {
             let (mut session, _) = Session::open_quietly(&credentials).expect("a connection");
@@ -217,22 +217,22 @@ async fn a_sender_that_is_not_allowed_is_told_on_its_key_once_and_its_domains_on
         assert!(reply.starts_with("550 5.7.1") && reply.contains(look), "{reply}");
         let events = || {
             let path = "jsonpath={range .items[?(@.reason==\"SenderDenied\")]}{.regarding.name}: {.note}{\"\\n\"}{end}";
-            let get = ["get", "events.events.k8s.io", "--namespace", house.name, "--output", path];
-            succeeded(house.plane.kubectl(&get)).lines().map(str::to_owned).collect::<Vec<_>>()
+            let get = ["get", "events.events.k8s.io", "--namespace", setup.name, "--output", path];
+            succeeded(setup.plane.kubectl(&get)).lines().map(str::to_owned).collect::<Vec<_>>()
         };
         let told = eventually("the Event", SAID, || events().pop());
         let words =
             "orders: 1 message was refused: the sender's domain, last of bank.example, is not in status.senderDomains";
         assert!(told.starts_with(words) && !told.contains("secret-name"), "{told}");
-        let count = || house.get("subaccountapikey/orders", "jsonpath={.status.deniedSenders.messages}");
+        let count = || setup.get("subaccountapikey/orders", "jsonpath={.status.deniedSenders.messages}");
         eventually("the count", SAID, || (count() == "1").then_some(()));
         // More of the same within the hour is no news, and another reason is.
         for _ in 0..3 {
             forged();
         }
         let key = json!({"subAccountRef": {"name": "shop"}, "allowedSenders": ["orders@example.com"]});
-        let metadata = json!({"name": "orders", "namespace": house.name});
-        house.apply(json!({
+        let metadata = json!({"name": "orders", "namespace": setup.name});
+        setup.apply(json!({
             "apiVersion": "franking.io/v1alpha1", "kind": "SubAccountApiKey", "metadata": metadata, "spec": key
         }));
         eventually("the other reason", SAID, || {
@@ -244,8 +244,8 @@ async fn a_sender_that_is_not_allowed_is_told_on_its_key_once_and_its_domains_on
         let of_the_first = events().iter().filter(|event| event.contains("bank.example")).count();
         assert_eq!(of_the_first, 1, "{:?}", events());
         eventually("all of them", SAID, || (count() == "5").then_some(()));
-        let of_the_account = || house.get("subaccount/shop", "jsonpath={.status.keys.deniedMessages}");
+        let of_the_account = || setup.get("subaccount/shop", "jsonpath={.status.keys.deniedMessages}");
         eventually("all of them on the account", SAID, || (of_the_account() == "5").then_some(()));
     });
-    assert_eq!(franking.stop(), 0, "{}", house.home.log());
+    assert_eq!(franking.stop(), 0, "{}", setup.home.log());
 }

@@ -3,7 +3,7 @@
 use std::hash::RandomState;
 use std::sync::Arc;
 
-use super::entry::{AccountEntry, Entry, KeyEntry, Named, PolicyEntry, Sender};
+use super::entry::{AccountEntry, Entry, KeyEntry, Named, PolicyEntry, ResolvedKey};
 use crate::domain::credential::Username;
 use crate::domain::id::{AccountId, KeyId, PolicyId};
 use crate::domain::sharded::Sharded;
@@ -70,11 +70,11 @@ impl Directory {
         }
     }
 
-    pub fn sender(&self, key: KeyId) -> Option<Sender> {
+    pub fn sender(&self, key: KeyId) -> Option<ResolvedKey> {
         let key = self.keys.get(&key)?;
         let account = self.accounts.get(&key.account)?;
         let policy = self.policies.get(&account.policy)?;
-        Some(Sender { key: key.clone(), account: account.clone(), policy: policy.clone() })
+        Some(ResolvedKey { key: key.clone(), account: account.clone(), policy: policy.clone() })
     }
 
     pub fn policy(&self, id: PolicyId) -> Option<&Arc<PolicyEntry>> {

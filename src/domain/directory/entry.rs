@@ -166,7 +166,7 @@ impl KeyEntry {
 
 /// The part of an entry that the ledger reads.
 #[derive(Clone, Debug)]
-pub struct Terms<'a> {
+pub struct HolderTerms<'a> {
     pub holder: Holder,
     pub limit: &'a Limit,
     pub prepaid: Option<&'a Prepaid>,
@@ -178,7 +178,7 @@ pub struct Terms<'a> {
     pub overage: Overage,
 }
 
-impl Terms<'_> {
+impl HolderTerms<'_> {
     /// True if the holder has lots besides its period's.
     pub fn has_more(&self) -> bool {
         self.prepaid.is_some() || self.spend_limit.is_some() || self.priced
@@ -192,8 +192,8 @@ impl PolicyEntry {
         Self { removed_at: self.removed_at.or(Some(at)), upstream: None, settings, ..self.clone() }
     }
 
-    pub fn terms(&self) -> Terms<'_> {
-        Terms {
+    pub fn terms(&self) -> HolderTerms<'_> {
+        HolderTerms {
             holder: Holder::Policy(self.id),
             limit: &self.pool,
             prepaid: self.prepaid.as_ref(),
@@ -236,8 +236,8 @@ impl AccountEntry {
         Self { namespace: namespace_uid, name: String::new(), ..self.removed(at) }
     }
 
-    pub fn terms(&self) -> Terms<'_> {
-        Terms {
+    pub fn terms(&self) -> HolderTerms<'_> {
+        HolderTerms {
             holder: Holder::Account(self.id),
             limit: &self.cap,
             prepaid: self.prepaid.as_ref(),
@@ -250,8 +250,8 @@ impl AccountEntry {
 }
 
 impl KeyEntry {
-    pub fn terms(&self) -> Terms<'_> {
-        Terms {
+    pub fn terms(&self) -> HolderTerms<'_> {
+        HolderTerms {
             holder: Holder::Key(self.id),
             limit: &self.cap,
             prepaid: None,
@@ -291,7 +291,7 @@ impl Entry {
     }
 
     /// Returns the limits that its holder's messages are judged by.
-    pub fn terms(&self) -> Terms<'_> {
+    pub fn terms(&self) -> HolderTerms<'_> {
         match self {
             Self::Policy(policy) => policy.terms(),
             Self::Account(account) => account.terms(),
@@ -331,21 +331,21 @@ impl Entry {
 
 /// A key with its account and policy, by which one message is judged.
 #[derive(Clone, Debug)]
-pub struct Sender {
+pub struct ResolvedKey {
     pub key: Arc<KeyEntry>,
     pub account: Arc<AccountEntry>,
     pub policy: Arc<PolicyEntry>,
 }
 
-impl Sender {
+impl ResolvedKey {
     pub fn chain(&self) -> Chain {
         Chain { key: self.key.id, account: self.account.id, policy: self.policy.id }
     }
 
     /// Returns the limits that its messages are judged by: those of key, account, policy.
-    pub fn terms(&self) -> [Terms<'_>; 3] {
+    pub fn terms(&self) -> [HolderTerms<'_>; 3] {
         let priced = self.policy.unit_price() > 0;
-        [self.key.terms(), Terms { priced, ..self.account.terms() }, self.policy.terms()]
+        [self.key.terms(), HolderTerms { priced, ..self.account.terms() }, self.policy.terms()]
     }
 
     /// Checks whether this sender may send at all. The relay asks at AUTH, MAIL and RCPT and after the final dot; the
@@ -376,7 +376,7 @@ impl Sender {
 /// A key that was found by its user name.
 #[derive(Clone, Debug)]
 pub enum Named {
-    Sender(Sender),
+    Sender(ResolvedKey),
     /// Its account is not accepted: that or its policy is not in the directory. Nothing can be sent with the key yet.
     Waiting(Arc<KeyEntry>),
 }
@@ -389,7 +389,7 @@ impl Named {
         }
     }
 
-    pub fn sender(self) -> Option<Sender> {
+    pub fn sender(self) -> Option<ResolvedKey> {
         match self {
             Self::Sender(sender) => Some(sender),
             Self::Waiting(_) => None,

@@ -8,5 +8,5 @@ mod entry;
 mod upstream;
 
 pub use copy::Directory;
-pub use entry::{AccountEntry, Entry, KeyEntry, Named, PolicyEntry, Sender, Suspension, Terms, is_expired};
+pub use entry::{AccountEntry, Entry, HolderTerms, KeyEntry, Named, PolicyEntry, ResolvedKey, Suspension, is_expired};
 pub use upstream::{ClientCertificate, Sealed, UpstreamEntry, UpstreamSecret, UpstreamTls};

@@ -15,7 +15,7 @@ use super::lots::LotsByHolder;
 use super::rows;
 use super::tx::Tx;
 use crate::domain::credit::{BatchRows, Charge, LotId, PERIOD_PARTS, Part, Reservation};
-use crate::domain::directory::{Directory, Entry, Sender, Terms};
+use crate::domain::directory::{Directory, Entry, HolderTerms, ResolvedKey};
 use crate::domain::id::{Holder, IdMap, IdSet, KeyId};
 use crate::ledger::rules::reserve::{Charged, Step, decide, screen};
 use crate::ledger::store::REMEMBERED_FOR;
@@ -143,7 +143,7 @@ impl ChargeCache {
     }
 
     /// Adds a holder's remembered lots to the rows.
-    fn add(&self, rows: &mut BatchRows, terms: &Terms<'_>) -> Option<()> {
+    fn add(&self, rows: &mut BatchRows, terms: &HolderTerms<'_>) -> Option<()> {
         if rows.holdings.contains_key(&terms.holder) {
             return Some(());
         }
@@ -181,7 +181,7 @@ impl ChargeCache {
         }
     }
 
-    pub fn sender(&self, key: KeyId) -> Option<Sender> {
+    pub fn sender(&self, key: KeyId) -> Option<ResolvedKey> {
         self.directory.sender(key)
     }
 

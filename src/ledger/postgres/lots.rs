@@ -11,7 +11,7 @@ use super::history::used_since;
 use super::rows::{self, lot_columns};
 use super::tx::Tx;
 use crate::domain::credit::{Arrivals, Lot, LotId};
-use crate::domain::directory::Terms;
+use crate::domain::directory::HolderTerms;
 use crate::domain::id::{Holder, IdMap};
 use crate::ledger::rules::lots::{Lots, RowState, counts_from};
 
@@ -55,7 +55,7 @@ pub async fn read(connection: &PgConnection, holders: &[Holder], at: Timestamp) 
 }
 
 /// Returns the use that a lot that begins now for these terms has to count.
-pub async fn used_under(connection: &PgConnection, lots: &Lots, terms: &Terms<'_>, now: Timestamp) -> Op<i64> {
+pub async fn used_under(connection: &PgConnection, lots: &Lots, terms: &HolderTerms<'_>, now: Timestamp) -> Op<i64> {
     match lots.counts_from(terms.limit, now) {
         Some(from) => used_since(connection, terms.holder, from).await,
         None => Ok(0),
@@ -134,7 +134,7 @@ impl Tx {
     }
 
     /// Makes the missing lots that messages of these terms are charged to; they get their ids when they are inserted.
-    pub async fn run(&self, lots: &mut Lots, terms: &Terms<'_>) -> Op<()> {
+    pub async fn run(&self, lots: &mut Lots, terms: &HolderTerms<'_>) -> Op<()> {
         let used = used_under(self, lots, terms, self.now).await?;
         lots.run(terms, used, self.now);
         Ok(())

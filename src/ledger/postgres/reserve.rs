@@ -8,7 +8,7 @@ use super::pool::{Connections, Lease};
 use super::tx::{Clock, Lane, Tx, clock_ms};
 use super::{fingerprint, refusals, rows};
 use crate::domain::credit::{BatchRows, Chain, Reservation, Verdict};
-use crate::domain::directory::{Sender, Terms};
+use crate::domain::directory::{HolderTerms, ResolvedKey};
 use crate::domain::id::{AccountId, Holder, IdMap, IdSet, KeyId, MessageId, PolicyId};
 use crate::ledger::audit::LEDGER;
 use crate::ledger::rules::lots::Lots;
@@ -126,8 +126,8 @@ async fn decide_in(
 
 /// Locks the lots that the messages are charged to, and makes the missing ones, before any denial.
 async fn open(tx: &mut Tx, steps: &[Step]) -> Op<(LotsByHolder, BatchRows)> {
-    let terms: IdMap<Holder, Terms<'_>> =
-        senders(steps).flat_map(Sender::terms).map(|terms| (terms.holder, terms)).collect();
+    let terms: IdMap<Holder, HolderTerms<'_>> =
+        senders(steps).flat_map(ResolvedKey::terms).map(|terms| (terms.holder, terms)).collect();
     let mut rows = BatchRows::default();
     if terms.is_empty() {
         return Ok((LotsByHolder::default(), rows));

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::holding::open;
 use super::sources::find;
 use crate::domain::credit::{Lot, Meter, Overage, Source};
-use crate::domain::directory::Terms;
+use crate::domain::directory::HolderTerms;
 use crate::domain::id::Holder;
 
 /// All that a holder has at a moment, and its counted usage.
@@ -155,7 +155,7 @@ pub struct Usage {
 
 /// Returns the balance of a holder, as the next message would find it. `unit_price` is that of its account's policy.
 pub fn balance(
-    terms: &Terms<'_>,
+    terms: &HolderTerms<'_>,
     period: Lot,
     usage: Usage,
     lots: Vec<Lot>,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use crate::domain::credit::{Lot, Meter, Overage, in_order_of_use};
-use crate::domain::directory::{Entry, Terms};
+use crate::domain::directory::{Entry, HolderTerms};
 use crate::domain::id::{Holder, IdMap, Kind};
 
 /// The known usage of one of a holder's meters.
@@ -26,8 +26,8 @@ impl Floor {
 
     /// Returns the terms under which its holder's lots are made: the amount of money spent is known, whether or not it
     /// is limited at present.
-    pub fn terms<'a>(&self, entry: &'a Entry) -> Terms<'a> {
-        Terms { priced: self.meter == Meter::AccountSpend, ..entry.terms() }
+    pub fn terms<'a>(&self, entry: &'a Entry) -> HolderTerms<'a> {
+        HolderTerms { priced: self.meter == Meter::AccountSpend, ..entry.terms() }
     }
 }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::sources::{Planned, added, find};
 use crate::domain::credit::{Holding, Lot, RateState, Source, Stock, in_order_of_use, next_top_up};
-use crate::domain::directory::Terms;
+use crate::domain::directory::HolderTerms;
 
 /// A holder as a batch is judged by it, with its lots of other sources as they are at this moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,9 +16,15 @@ pub struct Opened {
 }
 
 /// Puts a holder together: `period` is its running lot, `lots` those of other sources that are not taken back, and
-/// `arrival` its theoretical arrival. A holder that has none of these ([`Terms::has_more`], [`Terms::rate`]) needs no
+/// `arrival` its theoretical arrival. A holder that has none of these ([`HolderTerms::has_more`], [`HolderTerms::rate`]) needs no
 /// rows.
-pub fn open(terms: &Terms<'_>, period: &Lot, lots: Vec<Lot>, arrival: Option<Timestamp>, now: Timestamp) -> Opened {
+pub fn open(
+    terms: &HolderTerms<'_>,
+    period: &Lot,
+    lots: Vec<Lot>,
+    arrival: Option<Timestamp>,
+    now: Timestamp,
+) -> Opened {
     let mut lots = lots;
     let mut topped_up = None;
     let recurring = terms.prepaid.and_then(|prepaid| prepaid.recurring.as_ref());

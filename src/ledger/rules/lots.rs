@@ -6,7 +6,7 @@ use super::floors::{Bound, Floor, Raised, raise};
 use super::holding::{Opened, open};
 use super::sources::{self, Planned};
 use crate::domain::credit::{Limit, Lot, LotId, Meter, Overage, Source};
-use crate::domain::directory::{Entry, Terms};
+use crate::domain::directory::{Entry, HolderTerms};
 use crate::domain::id::{Holder, IdMap};
 use crate::domain::period::Calendar;
 use crate::ledger::audit::Note;
@@ -150,7 +150,7 @@ impl Lots {
 
     /// Makes the missing lots that messages are charged to. `used` is what the holder has used since
     /// [`counts_from`](Self::counts_from).
-    pub fn run(&mut self, terms: &Terms<'_>, used: i64, now: Timestamp) {
+    pub fn run(&mut self, terms: &HolderTerms<'_>, used: i64, now: Timestamp) {
         if self.running(now).is_none() {
             self.make(terms.limit, terms.overage, used, now);
         }
@@ -190,7 +190,7 @@ impl Lots {
 
     /// Returns the state that its messages are judged by, once every lot has its id. `None`: a lot is missing that
     /// [`run`](Self::run) makes.
-    pub fn open(&self, terms: &Terms<'_>, now: Timestamp) -> Option<Opened> {
+    pub fn open(&self, terms: &HolderTerms<'_>, now: Timestamp) -> Option<Opened> {
         let others = if terms.has_more() { self.others() } else { vec![] };
         if sources::missing_spend(terms, others.iter()).is_some() {
             return None;
@@ -307,7 +307,7 @@ impl Lots {
 
     /// Raises the usage to what is known. Its lots must be made. Returns the amount added to each lot, and the trail's
     /// note of a top-up that was due.
-    pub fn raise(&mut self, floor: &Floor, terms: &Terms<'_>, now: Timestamp) -> (Vec<Raised>, Option<Note>) {
+    pub fn raise(&mut self, floor: &Floor, terms: &HolderTerms<'_>, now: Timestamp) -> (Vec<Raised>, Option<Note>) {
         let (bound, note) = match floor.bound {
             Bound::UsedAtLeast(_) => (floor.bound, None),
             Bound::LeftAtMost { left, at } => {
@@ -323,7 +323,7 @@ impl Lots {
     }
 
     /// Adds the top-ups that are due.
-    fn top_up(&mut self, terms: &Terms<'_>, now: Timestamp) -> Option<Note> {
+    fn top_up(&mut self, terms: &HolderTerms<'_>, now: Timestamp) -> Option<Note> {
         let rule = terms.prepaid?.recurring.as_ref()?;
         let row = self.others.iter_mut().find(|row| row.lot.source == Source::TopUp)?;
         let note = sources::added(rule, terms, &mut row.lot, now)?;

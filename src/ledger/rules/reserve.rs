@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::dedup::{DedupChange, DedupRecord, Recognised, recognise};
 use crate::domain::credit::{self, BatchRows, Blocked, Charge, Part, Reservation, Verdict};
-use crate::domain::directory::Sender;
+use crate::domain::directory::ResolvedKey;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{IdMap, IdSet, KeyId, MessageId};
 
@@ -21,7 +21,7 @@ pub enum Step {
     /// The same message stands earlier in the batch, at this index: it gets the same answer.
     Repeats(usize),
     /// In good standing: its kept fingerprints and its lots decide.
-    Open(Sender),
+    Open(ResolvedKey),
 }
 
 /// Judges what needs no lots: an existing reservation of each message, and its sender's standing. `sender` finds a key
@@ -29,7 +29,7 @@ pub enum Step {
 pub fn screen(
     batch: &[Reservation],
     reserved: &IdSet<MessageId>,
-    sender: impl Fn(KeyId) -> Option<Sender>,
+    sender: impl Fn(KeyId) -> Option<ResolvedKey>,
     now: Timestamp,
 ) -> Vec<Step> {
     let mut first: IdMap<MessageId, usize> = IdMap::with_capacity_and_hasher(batch.len(), Default::default());
@@ -52,7 +52,7 @@ pub fn screen(
 }
 
 /// Returns the senders whose lots a batch is decided on.
-pub fn senders(steps: &[Step]) -> impl Iterator<Item = &Sender> {
+pub fn senders(steps: &[Step]) -> impl Iterator<Item = &ResolvedKey> {
     steps.iter().filter_map(|step| match step {
         Step::Open(sender) => Some(sender),
         Step::Answered(_) | Step::Repeats(_) => None,
@@ -116,7 +116,7 @@ pub fn decide(
 
 fn decide_open(
     asked: &Reservation,
-    sender: &Sender,
+    sender: &ResolvedKey,
     records: &mut HashMap<Fingerprint, Vec<DedupRecord>>,
     rows: &mut BatchRows,
     now: Timestamp,
@@ -133,14 +133,14 @@ fn decide_open(
 }
 
 /// Returns what a message costs its sender at this moment.
-pub fn charge_of(asked: &Reservation, sender: &Sender) -> Charge {
+pub fn charge_of(asked: &Reservation, sender: &ResolvedKey) -> Charge {
     Charge { credits: i64::from(asked.credits), chain: sender.chain(), unit_price: sender.policy.unit_price() }
 }
 
 /// Answers a copy. One that is to be sent counts for the rate, though it is not charged.
 fn decide_copy(
     asked: &Reservation,
-    sender: &Sender,
+    sender: &ResolvedKey,
     records: &mut [DedupRecord],
     rows: &mut BatchRows,
     now: Timestamp,

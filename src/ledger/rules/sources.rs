@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use crate::domain::credit::{Added, Grant, Lot, Prepaid, Source, TopUp, Topped, top_up};
-use crate::domain::directory::{Entry, Terms};
+use crate::domain::directory::{Entry, HolderTerms};
 use crate::ledger::audit::{self, Note};
 
 /// A lot to write, made if its id is 0, and its notes for the trail.
@@ -47,7 +47,7 @@ pub fn find<'a>(lots: &'a [Lot], source: &Source) -> Option<&'a Lot> {
     lots.iter().find(|lot| lot.source == *source)
 }
 
-fn plan_spend(standing: Option<&Terms<'_>>, terms: &Terms<'_>, lots: &[Lot]) -> Option<Planned> {
+fn plan_spend(standing: Option<&HolderTerms<'_>>, terms: &HolderTerms<'_>, lots: &[Lot]) -> Option<Planned> {
     let known = find(lots, &Source::Spend);
     let from = standing.and_then(|standing| standing.spend_limit);
     let lot = match (known, terms.spend_limit) {
@@ -64,18 +64,18 @@ fn plan_spend(standing: Option<&Terms<'_>>, terms: &Terms<'_>, lots: &[Lot]) -> 
     changed.then(|| Planned { lot, notes: vec![note] })
 }
 
-fn spend(terms: &Terms<'_>, limit: Option<i64>) -> Lot {
+fn spend(terms: &HolderTerms<'_>, limit: Option<i64>) -> Lot {
     Lot::of_source(terms.holder, Source::Spend, limit, None)
 }
 
 /// Returns the lot that counts an account's money if its messages cost some: limited or not, so that a later limit
 /// finds what was spent. `None`: it exists, or there is nothing to count.
-pub fn missing_spend<'a>(terms: &Terms<'_>, mut lots: impl Iterator<Item = &'a Lot>) -> Option<Lot> {
+pub fn missing_spend<'a>(terms: &HolderTerms<'_>, mut lots: impl Iterator<Item = &'a Lot>) -> Option<Lot> {
     let counted = !terms.priced || lots.any(|lot| lot.source == Source::Spend);
     (!counted).then(|| spend(terms, terms.spend_limit))
 }
 
-fn plan_grants(terms: &Terms<'_>, wanted: &Prepaid, lots: &[Lot], planned: &mut Vec<Planned>) {
+fn plan_grants(terms: &HolderTerms<'_>, wanted: &Prepaid, lots: &[Lot], planned: &mut Vec<Planned>) {
     let mut listed = BTreeSet::new();
     for grant in &wanted.grants {
         if listed.insert(grant.id.as_str()) {
@@ -95,7 +95,7 @@ fn plan_grants(terms: &Terms<'_>, wanted: &Prepaid, lots: &[Lot], planned: &mut 
     }
 }
 
-fn plan_grant(terms: &Terms<'_>, grant: &Grant, lots: &[Lot]) -> Option<Planned> {
+fn plan_grant(terms: &HolderTerms<'_>, grant: &Grant, lots: &[Lot]) -> Option<Planned> {
     let source = Source::Grant(grant.id.clone());
     let new = || Lot::of_source(terms.holder, source.clone(), Some(grant.credits), grant.expires_at);
     let Some(known) = find(lots, &source) else {
@@ -110,8 +110,8 @@ fn plan_grant(terms: &Terms<'_>, grant: &Grant, lots: &[Lot]) -> Option<Planned>
 }
 
 fn plan_top_up(
-    standing: Option<&Terms<'_>>,
-    terms: &Terms<'_>,
+    standing: Option<&HolderTerms<'_>>,
+    terms: &HolderTerms<'_>,
     rule: Option<&TopUp>,
     lots: &[Lot],
     now: Timestamp,
@@ -154,7 +154,7 @@ fn plan_top_up(
 }
 
 /// Returns the credits that top-ups brought after a moment and until now.
-pub fn came_between(terms: &Terms<'_>, then: Timestamp, now: Timestamp) -> i64 {
+pub fn came_between(terms: &HolderTerms<'_>, then: Timestamp, now: Timestamp) -> i64 {
     let Some(rule) = terms.prepaid.and_then(|prepaid| prepaid.recurring.as_ref()) else { return 0 };
     let calendar = &terms.limit.calendar;
     let topped = Some(Topped::begin(rule, calendar, None, then));
@@ -163,7 +163,7 @@ pub fn came_between(terms: &Terms<'_>, then: Timestamp, now: Timestamp) -> i64 {
     top_up(rule, calendar, &mut lot, now).credits
 }
 
-pub fn added(rule: &TopUp, terms: &Terms<'_>, lot: &mut Lot, now: Timestamp) -> Option<Note> {
+pub fn added(rule: &TopUp, terms: &HolderTerms<'_>, lot: &mut Lot, now: Timestamp) -> Option<Note> {
     let added = top_up(rule, &terms.limit.calendar, lot, now);
     (added != Added::default()).then(|| Note::topped_up(added, lot))
 }

@@ -12,7 +12,7 @@ use super::lots::latest;
 use super::write::Tx;
 use super::{identity, rate_state, rows};
 use crate::domain::credit::{Chain, Charge, Outcome, PERIOD_PARTS, Part, Reservation, Verdict};
-use crate::domain::directory::Sender;
+use crate::domain::directory::ResolvedKey;
 use crate::domain::id::{AccountId, Holder, IdMap, IdSet, KeyId, MessageId, PolicyId};
 use crate::ledger::audit::{LEDGER, Note};
 use crate::ledger::rules::pending::{self, Open};
@@ -41,7 +41,7 @@ impl Tx<'_> {
         }
         // Missing lots are made here, before any denial.
         let mut lots = Ledgered::default();
-        for terms in senders(&steps).flat_map(Sender::terms) {
+        for terms in senders(&steps).flat_map(ResolvedKey::terms) {
             lots.open(self, &terms)?;
         }
         lots.rows.refused = self.refused()?;

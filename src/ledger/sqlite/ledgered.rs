@@ -8,7 +8,7 @@ use super::failure::{Failure, Op};
 use super::write::Tx;
 use super::{lot_row, lots, rate_state};
 use crate::domain::credit::{BatchRows, Lot, LotId, RateState};
-use crate::domain::directory::Terms;
+use crate::domain::directory::HolderTerms;
 use crate::domain::id::IdSet;
 use crate::ledger::rules::holding::open;
 
@@ -21,7 +21,7 @@ pub struct Ledgered {
 
 impl Ledgered {
     /// Reads a holder's rows, once. Its missing lot is made and its top-ups are added here, before any denial.
-    pub fn open(&mut self, tx: &mut Tx<'_>, terms: &Terms<'_>) -> Op<()> {
+    pub fn open(&mut self, tx: &mut Tx<'_>, terms: &HolderTerms<'_>) -> Op<()> {
         if self.rows.holdings.contains_key(&terms.holder) {
             return Ok(());
         }

@@ -8,7 +8,7 @@ use super::lot_row::{self, LotRow, select_lot};
 use super::usage::used_since;
 use super::write::Tx;
 use crate::domain::credit::{Limit, Lot, LotId, Source};
-use crate::domain::directory::Terms;
+use crate::domain::directory::HolderTerms;
 use crate::domain::id::Holder;
 use crate::ledger::audit::LEDGER;
 use crate::ledger::rules::lots::{Lots, Row, RowState, counts_from};
@@ -69,25 +69,25 @@ pub fn read(connection: &Connection, holder: Holder, at: Timestamp) -> Op<Lots> 
 
 impl Tx<'_> {
     /// Returns the running lot of a holder: found, or made.
-    pub fn running_lot(&mut self, terms: &Terms<'_>) -> Op<Lot> {
+    pub fn running_lot(&mut self, terms: &HolderTerms<'_>) -> Op<Lot> {
         let holder = terms.holder;
         let mut lots = latest_of(self.connection, holder, self.now)?;
         let used = self.used_under(&lots, terms)?;
         // The lots of other sources are not read here.
-        lots.run(&Terms { priced: false, ..terms.clone() }, used, self.now);
+        lots.run(&HolderTerms { priced: false, ..terms.clone() }, used, self.now);
         self.write_lots(holder, &mut lots)?;
         let running = lots.running(self.now).cloned();
         running.ok_or_else(|| Failure::Row(format!("the lot that was made for {holder:?} is gone")))
     }
 
     /// Returns the use that a lot that begins now for these terms has to count.
-    pub fn used_under(&self, lots: &Lots, terms: &Terms<'_>) -> Op<i64> {
+    pub fn used_under(&self, lots: &Lots, terms: &HolderTerms<'_>) -> Op<i64> {
         let from = lots.counts_from(terms.limit, self.now);
         from.map_or(Ok(0), |from| used_since(self.connection, terms.holder, from))
     }
 
     /// Makes the lot that counts an account's money if it is missing.
-    pub fn count_money(&mut self, terms: &Terms<'_>, others: &mut Vec<Lot>) -> Op<()> {
+    pub fn count_money(&mut self, terms: &HolderTerms<'_>, others: &mut Vec<Lot>) -> Op<()> {
         if let Some(mut spend) = missing_spend(terms, others.iter()) {
             spend.id = self.insert_source(&spend)?;
             self.moved(terms.holder)?;

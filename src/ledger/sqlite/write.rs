@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::failure::{Failure, Op};
 use super::lot_cache::LotCache;
 use super::{identity, rows};
-use crate::domain::directory::{Directory, Entry, Sender};
+use crate::domain::directory::{Directory, Entry, ResolvedKey};
 use crate::domain::id::{Holder, KeyId, Kind};
 use crate::ledger::audit::Note;
 use crate::ledger::digest;
@@ -229,7 +229,7 @@ impl<'a> Tx<'a> {
     // ---- the directory
 
     /// Returns the key with its account and policy, on rows that are fresh in this transaction.
-    pub fn sender(&mut self, key: KeyId) -> Op<Option<Sender>> {
+    pub fn sender(&mut self, key: KeyId) -> Op<Option<ResolvedKey>> {
         if let Some(sender) = self.cache.directory.sender(key) {
             return Ok(Some(sender));
         }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use x509_parser::extensions::GeneralName;
 use x509_parser::pem::parse_x509_pem;
 
-use crate::domain::relay_config::Listener;
+use crate::runtime::relay_config::Listener;
 
 /// Lifetime of the CA, which programs trust as long as their Secret exists; ten years is longer than any installation
 /// goes without a release that can replace it.
@@ -177,11 +177,11 @@ mod tests {
         let listener = |address: &str| Listener {
             name: "a".into(),
             address: address.parse().expect("an address"),
-            mode: crate::domain::relay_config::ListenerMode::Implicit,
+            mode: crate::runtime::relay_config::ListenerMode::Implicit,
             networks: vec![],
             proxy_from: vec![],
             budget_seconds: 300,
-            line_ends: crate::domain::relay_config::LineEnds::Reject,
+            line_ends: crate::runtime::relay_config::LineEnds::Reject,
         };
         assert_eq!(names("R.example.com", "mail.example.com", &[listener("[::]:465")]).len(), 2);
         let local = names("localhost", "localhost", &[listener("127.0.0.1:465")]);

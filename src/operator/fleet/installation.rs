@@ -22,10 +22,10 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::domain::relay_config::{InstallationKeys, KeyBytes};
 use crate::ledger::identity::{Because, Progress, State};
 use crate::ledger::incarnation::{Known, Naming};
 use crate::operator::fleet::certificate::{self, Authority};
+use crate::runtime::relay_config::{InstallationKeys, KeyBytes};
 
 /// Name of the ConfigMap and of the Secret.
 pub const NAME: &str = "franking-installation";
@@ -52,7 +52,7 @@ pub enum Error {
         #[source]
         source: Box<kube::Error>,
     },
-    #[error("{object} has no usable \"{key}\": {why}; put back what was there")]
+    #[error("{object} has no usable \"{key}\": {why}; restore the old value")]
     Unusable { object: String, key: &'static str, why: String },
     #[error("ConfigMap {namespace}/{NAME} is missing: run `franking prepare` first")]
     NotPrepared { namespace: String },

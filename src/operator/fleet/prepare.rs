@@ -11,7 +11,6 @@ use kube::Client;
 use rand::Rng;
 use uuid::Uuid;
 
-use crate::domain::relay_config::LedgerAddress;
 use crate::ledger;
 use crate::ledger::incarnation::{self, Finding};
 use crate::operator::fleet::installation::{self, Installation};
@@ -19,6 +18,7 @@ use crate::operator::fleet::relay_config::{self, Keeper};
 use crate::operator::plan::endpoint::Endpoint;
 use crate::runtime::clock::Clock;
 use crate::runtime::config::Settings;
+use crate::runtime::relay_config::LedgerAddress;
 
 /// Limit for all calls to the API server together, of which there are five. An init container that ends is restarted
 /// with a visible back-off, which is better than one that hangs.

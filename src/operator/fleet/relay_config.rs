@@ -14,7 +14,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::relay_config::{LedgerAddress, Listener, ListenerMode, RelayConfig};
 use crate::operator::fleet::certificate::{self, Leaf};
 use crate::operator::fleet::installation::Installation;
 use crate::operator::plan::endpoint::Endpoint;
@@ -22,6 +21,7 @@ use crate::operator::plan::relay_state::{RelayInForce, RelayState};
 use crate::runtime::clock::Clock;
 use crate::runtime::fleet::{Certificates, Fleet, Relay};
 use crate::runtime::metrics::{IntGauge, Registry, register};
+use crate::runtime::relay_config::{LedgerAddress, Listener, ListenerMode, RelayConfig};
 use crate::runtime::settings_file::Refused;
 use crate::runtime::shutdown::chain;
 
@@ -272,24 +272,24 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::relay_config::{InstallationKeys, KeyBytes};
     use crate::ledger::identity::Progress;
     use crate::operator::fleet::certificate::Authority;
     use crate::operator::fleet::installation::Serving;
     use crate::runtime::cli::Flags;
     use crate::runtime::clock::ManualClock;
     use crate::runtime::config;
+    use crate::runtime::relay_config::{InstallationKeys, KeyBytes};
 
     const NOW: i64 = 1_800_000_000;
     const DAY: i64 = 24 * 60 * 60;
 
-    struct House {
+    struct KeeperFixture {
         folder: tempfile::TempDir,
         clock: ManualClock,
         keeper: Keeper,
     }
 
-    impl House {
+    impl KeeperFixture {
         fn file(&self, name: &str) -> PathBuf {
             self.folder.path().join(name)
         }
@@ -304,7 +304,7 @@ mod tests {
     }
 
     /// Builds a keeper whose relay's settings are in a file that a test changes.
-    fn house(relay_settings: &str) -> House {
+    fn fixture(relay_settings: &str) -> KeeperFixture {
         let folder = tempfile::tempdir().expect("a folder");
         let file = |name: &str| folder.path().join(name);
         fs::write(file("settings.yaml"), relay_settings).expect("writes");
@@ -328,7 +328,7 @@ mod tests {
         };
         let clock_of_keeper: Arc<dyn Clock> = Arc::new(clock.clone());
         let keeper = Keeper { relay: settings.relay, ledger: settings.ledger, installation, clock: clock_of_keeper };
-        House { folder, clock, keeper }
+        KeeperFixture { folder, clock, keeper }
     }
 
     const LOCAL: &str = "{hostname: localhost, listeners: [{name: a, address: '127.0.0.1:2465', mode: Implicit}, \
@@ -336,107 +336,107 @@ mod tests {
 
     #[test]
     fn what_is_written_is_what_the_relay_reads_and_nobody_else() {
-        let house = house(LOCAL);
-        let endpoint = house.keeper.refresh().expect("refreshed");
-        let config: RelayConfig = serde_yaml::from_str(&house.read("run/relay.yaml")).expect("a relay config");
+        let fixture = fixture(LOCAL);
+        let endpoint = fixture.keeper.refresh().expect("refreshed");
+        let config: RelayConfig = serde_yaml::from_str(&fixture.read("run/relay.yaml")).expect("a relay config");
         config.validate().expect("valid");
         assert_eq!(config.installation, Uuid::from_u128(1));
-        assert_eq!(config.tls.certificates[0].certificate_file, house.file("run/tls.crt"));
+        assert_eq!(config.tls.certificates[0].certificate_file, fixture.file("run/tls.crt"));
         for name in ["run/relay.yaml", "run/tls.key"] {
-            let mode = fs::metadata(house.file(name)).expect(name).permissions().mode();
+            let mode = fs::metadata(fixture.file(name)).expect(name).permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
         assert_eq!(endpoint.preferred(), ("smtps", 2465));
         assert_eq!(endpoint.ports, [("a".to_owned(), 2465), ("b".to_owned(), 2587)]);
-        assert_eq!(endpoint.ca_pem.as_ref(), Some(&house.keeper.installation.authority.certificate));
-        let left: Vec<_> = fs::read_dir(house.file("run")).expect("a folder").collect();
+        assert_eq!(endpoint.ca_pem.as_ref(), Some(&fixture.keeper.installation.authority.certificate));
+        let left: Vec<_> = fs::read_dir(fixture.file("run")).expect("a folder").collect();
         assert_eq!(left.len(), 3, "a partial file was left: {left:?}");
     }
 
     #[test]
     fn nothing_changed_is_nothing_written() {
-        let house = house(LOCAL);
-        house.keeper.refresh().expect("refreshed");
-        let written = |name| fs::metadata(house.file(name)).expect(name).modified().expect("a time");
+        let fixture = fixture(LOCAL);
+        fixture.keeper.refresh().expect("refreshed");
+        let written = |name| fs::metadata(fixture.file(name)).expect(name).modified().expect("a time");
         let files = ["run/relay.yaml", "run/tls.crt", "run/tls.key"];
         let before = files.map(written);
-        house.clock.advance(50 * DAY);
-        house.keeper.refresh().expect("refreshed");
+        fixture.clock.advance(50 * DAY);
+        fixture.keeper.refresh().expect("refreshed");
         assert_eq!(files.map(written), before);
     }
 
     #[test]
     fn a_certificate_is_issued_anew_when_it_gets_old_or_its_names_change_or_its_key_is_gone() {
-        let house = house(LOCAL);
-        house.keeper.refresh().expect("refreshed");
-        let mut last = house.read("run/tls.crt");
+        let fixture = fixture(LOCAL);
+        fixture.keeper.refresh().expect("refreshed");
+        let mut last = fixture.read("run/tls.crt");
         let mut issued_anew = |why: &str| {
-            house.keeper.refresh().expect(why);
-            let now = house.read("run/tls.crt");
+            fixture.keeper.refresh().expect(why);
+            let now = fixture.read("run/tls.crt");
             assert_ne!(now, last, "{why}");
             last = now;
         };
-        house.clock.advance(61 * DAY);
+        fixture.clock.advance(61 * DAY);
         issued_anew("old");
-        house.say(&LOCAL.replace("hostname: localhost", "hostname: relay.example.com"));
+        fixture.say(&LOCAL.replace("hostname: localhost", "hostname: relay.example.com"));
         issued_anew("other names");
-        fs::remove_file(house.file("run/tls.key")).expect("removed");
+        fs::remove_file(fixture.file("run/tls.key")).expect("removed");
         issued_anew("no key");
     }
 
     #[test]
     fn a_mapped_port_is_all_that_is_said_of_a_service() {
-        let house = house("advertise: {host: mail.example.com, port: 465}");
-        let endpoint = house.keeper.refresh().expect("refreshed");
+        let fixture = fixture("advertise: {host: mail.example.com, port: 465}");
+        let endpoint = fixture.keeper.refresh().expect("refreshed");
         assert_eq!((endpoint.host.as_str(), endpoint.preferred()), ("mail.example.com", ("smtps", 465)));
         assert_eq!(endpoint.ports, [("submissions".to_owned(), 465)]);
-        house.say("advertise: {host: mail.example.com, port: 2587}");
-        assert_eq!(house.keeper.refresh().expect("refreshed").preferred(), ("smtp", 2587));
+        fixture.say("advertise: {host: mail.example.com, port: 2587}");
+        assert_eq!(fixture.keeper.refresh().expect("refreshed").preferred(), ("smtp", 2587));
     }
 
     #[test]
     fn certificates_of_the_users_own_are_named_and_their_ca_is_published() {
-        let house = house("{}");
-        let ca = house.keeper.installation.authority.certificate.clone();
-        fs::write(house.file("ca.crt"), &ca).expect("writes");
+        let fixture = fixture("{}");
+        let ca = fixture.keeper.installation.authority.certificate.clone();
+        fs::write(fixture.file("ca.crt"), &ca).expect("writes");
         let files = "certificates: [{certificateFile: a.crt, keyFile: a.key}]";
-        house.say(&format!("tls: {{{files}, caFile: {}}}", house.file("ca.crt").display()));
-        assert_eq!(house.keeper.refresh().expect("refreshed").ca_pem, Some(ca));
-        assert!(!house.file("run/tls.crt").exists());
-        house.say(&format!("tls: {{{files}}}"));
-        assert_eq!(house.keeper.refresh().expect("refreshed").ca_pem, None);
-        fs::write(house.file("ca.crt"), "not a certificate").expect("writes");
-        house.say(&format!("tls: {{{files}, caFile: {}}}", house.file("ca.crt").display()));
-        assert!(house.keeper.refresh().expect_err("no CA").to_string().contains("caFile"));
+        fixture.say(&format!("tls: {{{files}, caFile: {}}}", fixture.file("ca.crt").display()));
+        assert_eq!(fixture.keeper.refresh().expect("refreshed").ca_pem, Some(ca));
+        assert!(!fixture.file("run/tls.crt").exists());
+        fixture.say(&format!("tls: {{{files}}}"));
+        assert_eq!(fixture.keeper.refresh().expect("refreshed").ca_pem, None);
+        fs::write(fixture.file("ca.crt"), "not a certificate").expect("writes");
+        fixture.say(&format!("tls: {{{files}, caFile: {}}}", fixture.file("ca.crt").display()));
+        assert!(fixture.keeper.refresh().expect_err("no CA").to_string().contains("caFile"));
     }
 
     #[tokio::test]
     async fn a_change_of_the_settings_file_is_followed_and_a_mistake_changes_nothing() {
-        let house = house(LOCAL);
-        let first = house.keeper.refresh().expect("refreshed");
+        let fixture = fixture(LOCAL);
+        let first = fixture.keeper.refresh().expect("refreshed");
         let (publish, mut endpoint) = watch::channel(first);
         let (tell, relay) = watch::channel(RelayState::default());
         let (registry, stop) = (Registry::new(), CancellationToken::new());
-        let task = tokio::spawn(keep(house.keeper.clone(), registry.clone(), publish, tell, stop.clone()));
+        let task = tokio::spawn(keep(fixture.keeper.clone(), registry.clone(), publish, tell, stop.clone()));
         let text = |registry: &Registry| crate::runtime::metrics::render(registry);
 
-        let good = house.read("run/relay.yaml");
-        house.say("limits: {recipients: 0}");
+        let good = fixture.read("run/relay.yaml");
+        fixture.say("limits: {recipients: 0}");
         let refused = async {
             while !text(&registry).contains("franking_relay_settings_valid 0") {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(30), refused).await.expect("the mistake is seen");
-        assert_eq!(house.read("run/relay.yaml"), good);
+        assert_eq!(fixture.read("run/relay.yaml"), good);
         let refused = relay.borrow().refused.clone().expect("it is said");
         assert!(refused.contains("relay.limits.recipients"), "{refused}");
 
-        house.say(&LOCAL.replace("hostname: localhost", "hostname: relay.example.com"));
+        fixture.say(&LOCAL.replace("hostname: localhost", "hostname: relay.example.com"));
         let changed = endpoint.changed();
         tokio::time::timeout(Duration::from_secs(30), changed).await.expect("in time").expect("published");
         assert_eq!(endpoint.borrow().host, "relay.example.com");
-        assert!(house.read("run/relay.yaml").contains("hostname: relay.example.com"));
+        assert!(fixture.read("run/relay.yaml").contains("hostname: relay.example.com"));
         assert!(text(&registry).contains("franking_relay_settings_valid 1"));
         let state = relay.borrow().clone();
         assert_eq!((state.refused, state.replicas), (None, None));

@@ -27,18 +27,20 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::crd::Reason;
-use crate::domain::relay_config::LedgerAddress;
 use crate::operator::fleet::certificate::{self, Leaf};
 use crate::operator::fleet::installation::Installation;
 use crate::operator::fleet::relay_config::{self, endpoint, read_authority};
 use crate::operator::plan::endpoint::Endpoint;
-use crate::operator::plan::meta;
-use crate::operator::plan::relay_fleet::{self, House, Names, PODS, RELAY_SETTINGS, Settings, Wanted, is_ours, stands};
+use crate::operator::plan::relay_fleet::{
+    self, FleetIdentity, FleetSettings, Names, PODS, RELAY_SETTINGS, Wanted, is_ours, stands,
+};
 use crate::operator::plan::relay_state::{RelayState, Replicas};
-use crate::operator::report::{self, EventNote};
+use crate::operator::plan::{EventNote, meta};
+use crate::operator::report;
 use crate::runtime::clock::Clock;
 use crate::runtime::fleet::{Certificates, Relay};
 use crate::runtime::metrics::{IntGauge, Registry, register};
+use crate::runtime::relay_config::LedgerAddress;
 
 /// Time in which several changes are gathered into one pass.
 const TOGETHER: Duration = Duration::from_millis(300);
@@ -236,7 +238,7 @@ impl Fleet {
         self.seen(Some(&last), Some(refused)).await
     }
 
-    fn read(&self, data: Option<&BTreeMap<String, String>>) -> Result<Settings, Refused> {
+    fn read(&self, data: Option<&BTreeMap<String, String>>) -> Result<FleetSettings, Refused> {
         let text = |key: &str| data.and_then(|data| data.get(key)).map(String::as_str);
         let map = format!("ConfigMap {}/{}", self.namespace, self.config_map);
         let texts = match (text(RELAY_SETTINGS), text(PODS)) {
@@ -248,7 +250,7 @@ impl Fleet {
     }
 
     /// Returns the settings that were last applied, as kept in the fleet's Secret.
-    async fn last_good(&self, owner: Option<&OwnerReference>) -> Result<Option<Settings>, Error> {
+    async fn last_good(&self, owner: Option<&OwnerReference>) -> Result<Option<FleetSettings>, Error> {
         let api = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
         let secret = api.get_opt(&self.config_map).await.map_err(cluster("reading the relays' Secret"))?;
         let ours = secret.filter(|secret| owner.is_none_or(|owner| is_ours(&secret.metadata, owner)));
@@ -260,13 +262,14 @@ impl Fleet {
     }
 
     /// Applies the settings to the objects; the inner `Err` says why the objects stay unchanged.
-    async fn apply(&self, settings: &Settings, owner: &OwnerReference) -> Result<Result<(), Refused>, Error> {
+    async fn apply(&self, settings: &FleetSettings, owner: &OwnerReference) -> Result<Result<(), Refused>, Error> {
         let leaf = match settings.fleet.certificates {
             Certificates::SelfSigned => Some(self.leaf(settings).await?),
             Certificates::Files { .. } => None,
         };
-        let house = House { namespace: &self.namespace, owner, installation: &self.installation, ledger: &self.ledger };
-        let wanted = relay_fleet::plan(settings, &house, leaf.as_ref()).map_err(Error::Plan)?;
+        let identity =
+            FleetIdentity { namespace: &self.namespace, owner, installation: &self.installation, ledger: &self.ledger };
+        let wanted = relay_fleet::plan(settings, &identity, leaf.as_ref()).map_err(Error::Plan)?;
         // All are checked before one is written, so that a fleet never mixes two settings.
         match self.write(&wanted, owner, true).await? {
             Ok(Stands::Yes) => Ok(Ok(())),
@@ -300,7 +303,7 @@ impl Fleet {
         if let Some(live) = &live {
             if !is_ours(live.meta(), owner) {
                 return Ok(Err(format!(
-                    "{object} is somebody else's and is not touched; rename or delete it to let the fleet have the name"
+                    "{object} belongs to another owner and is not touched; rename or delete it to free the name for the fleet"
                 )));
             }
             if meta::deleting(live.meta()) {
@@ -335,7 +338,7 @@ impl Fleet {
     }
 
     /// Returns our own certificate: the existing one while it is good, or a new one.
-    async fn leaf(&self, settings: &Settings) -> Result<Leaf, Error> {
+    async fn leaf(&self, settings: &FleetSettings) -> Result<Leaf, Error> {
         let fleet = &settings.fleet;
         let names = certificate::names(&fleet.hostname, &fleet.advertise.host, &fleet.listeners);
         let api = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
@@ -353,7 +356,7 @@ impl Fleet {
     }
 
     /// Builds the result of a pass, with the settings in force.
-    async fn seen(&self, settings: Option<&Settings>, refused: Option<Refused>) -> Result<Seen, Error> {
+    async fn seen(&self, settings: Option<&FleetSettings>, refused: Option<Refused>) -> Result<Seen, Error> {
         let api = Api::<Deployment>::namespaced(self.client.clone(), &self.namespace);
         let deployment = api.get_opt(&self.config_map).await.map_err(cluster("reading the relays' Deployment"))?;
         let wanted = deployment.as_ref().and_then(|deployment| deployment.spec.as_ref()?.replicas);
@@ -369,7 +372,7 @@ impl Fleet {
         Ok(Seen { endpoint, state })
     }
 
-    async fn endpoint(&self, settings: &Settings) -> Result<Endpoint, Error> {
+    async fn endpoint(&self, settings: &FleetSettings) -> Result<Endpoint, Error> {
         let ca_pem = match &settings.fleet.certificates {
             Certificates::SelfSigned => Some(self.installation.authority.certificate.clone()),
             Certificates::Files { ca_file: None, .. } => None,
@@ -401,8 +404,8 @@ impl Fleet {
             ..ObjectReference::default()
         };
         let reason = if refused.is_some() { Reason::RelayInvalid } else { Reason::Programmed };
-        let said = EventNote { warning: refused.is_some(), reason, note };
-        report::publish(&self.client, regarding, &self.namespace, said, self.clock.now()).await;
+        let event_note = EventNote { warning: refused.is_some(), reason, note: note.to_owned() };
+        report::publish(&self.client, regarding, &self.namespace, &event_note, self.clock.now()).await;
     }
 }
 

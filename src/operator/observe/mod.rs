@@ -1,12 +1,12 @@
 //! Observes the state: reads the stores, the ledger and, where a stale reply could do damage, the API server.
 
-mod above;
-mod secrets;
+pub mod above;
+pub mod secrets;
 pub mod upstream_secret;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::core::PartialObjectMeta;
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _};
 
 use super::error::{Error, Result};
 use super::plan::cost::Cost;
@@ -20,45 +20,20 @@ use crate::domain::id::{AccountId, Holder, Kind, PolicyId};
 use crate::operator::context::Context;
 use crate::operator::object_ref::{Name, Ref};
 use crate::operator::plan::key_observed;
-use crate::operator::state::guard::Standing;
-use crate::operator::state::ledger_client::Removed;
+use crate::operator::state::guard::LedgerState;
+use crate::operator::state::ledger_client::{LedgerClient, Removed};
+use crate::operator::watch::references::References;
 
 impl Context {
-    /// Returns the figures of a holder under its own limits and under those of `above`.
-    async fn gauge(&self, holder: Holder, above: &[Holder]) -> Result<Option<Gauge>> {
-        let holders: Vec<Holder> = [&[holder], above].concat();
-        let balances = self.ledger.balances(&holders).await.map_err(Error::ledger("reading a balance"))?;
-        let Some((own, above)) = balances.split_first().filter(|(own, _)| own.lot.holder == holder) else {
-            return Ok(None);
-        };
-        Ok(Some(Gauge::of(own).under(above.iter())))
-    }
-
-    /// Returns the namespace from its watch, or live if the watch has not shown it yet.
-    async fn namespace(&self, name: &str) -> Result<sub_account::Namespace> {
-        let found = match self.references.namespace(name) {
-            Some(namespace) => Some(namespace.metadata.clone()),
-            None => {
-                let api: Api<Namespace> = Api::all(self.client.clone());
-                let live = api.get_metadata_opt(name).await.map_err(Error::cluster("reading a namespace"))?;
-                live.map(|namespace: PartialObjectMeta<Namespace>| namespace.metadata)
-            }
-        };
-        Ok(found.map_or_else(
-            || sub_account::Namespace { terminating: true, ..sub_account::Namespace::default() },
-            |metadata| sub_account::Namespace {
-                terminating: meta::deleting(&metadata),
-                uid: metadata.uid.unwrap_or_default(),
-                labels: metadata.labels.unwrap_or_default(),
-            },
-        ))
+    async fn entry(&self, holder: Holder) -> Result<Option<Entry>> {
+        self.ledger.entry(holder).await.map_err(Error::ledger("reading the directory"))
     }
 
     pub async fn observe_policy(&self, policy: &CreditPolicy) -> Result<credit_policy::Observed> {
         let endpoint = self.endpoint.borrow().clone();
         let (name, what) = (policy.name_any(), Ref::Policy(Name::of(policy)));
-        let figures_permitted = self.status_permitted(&what);
-        let holder = self.holder(what, "").await?;
+        let figures_permitted = self.may_write_figures(&what);
+        let holder = self.ids.holder(&self.ledger, &self.references, what, "").await?;
         let entry = match self.entry(holder).await? {
             Some(Entry::Policy(entry)) => Some(entry),
             Some(Entry::Account(_) | Entry::Key(_)) | None => None,
@@ -77,7 +52,7 @@ impl Context {
             login: self.login(policy, id, entry.as_ref()).await?,
             entry,
             namespace: self.settings.namespace.clone(),
-            gauge: self.gauge(holder, &[]).await?,
+            gauge: gauge(&self.ledger, holder, &[]).await?,
             cost: self.costs.of_policy(id, credit_policy::valid_pricing(policy), self.clock.now()),
             accounts: AccountCounts {
                 total: count.total,
@@ -93,9 +68,9 @@ impl Context {
             },
             endpoint,
             relay: self.relay.borrow().clone(),
-            config_hash: self.config_hash(),
+            config_hash: self.config_hash.get(),
             sightings: self.upstreams.latest(),
-            orphans: self.orphans_of(id),
+            orphans: self.orphans.of(id),
             ledger_ahead: self.ledger_clock.sentence(),
             figures_permitted,
         })
@@ -109,9 +84,9 @@ impl Context {
 
     pub async fn observe_account(&self, account: &SubAccount) -> Result<sub_account::Observed> {
         let (name, what) = (Name::of(account), Ref::Account(Name::of(account)));
-        let figures_permitted = self.status_permitted(&what);
-        let namespace = self.namespace(&name.namespace).await?;
-        let holder = self.holder(what, &namespace.uid).await?;
+        let figures_permitted = self.may_write_figures(&what);
+        let namespace = namespace(&self.client, &self.references, &name.namespace).await?;
+        let holder = self.ids.holder(&self.ledger, &self.references, what, &namespace.uid).await?;
         let entry = match self.entry(holder).await? {
             Some(Entry::Account(entry)) => Some(entry),
             Some(Entry::Policy(_) | Entry::Key(_)) | None => None,
@@ -119,11 +94,11 @@ impl Context {
         let policy_name = &account.spec.policy_ref.name;
         let policy = match self.references.policy(policy_name) {
             Some(object) => {
-                let id = PolicyId(self.id(&Ref::Policy(Name::new("", policy_name)), "").await?);
+                let id = PolicyId(self.ids.id(&self.ledger, &Ref::Policy(Name::new("", policy_name)), "").await?);
                 // A rebuild has its own order, and must not wait for objects that cannot be put back. A policy without
                 // a status may have no upstream; its first status wakes this account.
-                let stands = self.guard.standing() == Standing::Rebuilding
-                    || (self.awaiting_policy.stands(&self.ledger, policy_name, id, &name).await?
+                let stands = self.ledger_guard.state() == LedgerState::Rebuilding
+                    || (self.awaiting_policy.is_policy_present(&self.ledger, policy_name, id, &name).await?
                         && object.status.is_some());
                 let currency = self.currency_of(id, &object).await?;
                 Some(sub_account::Policy { id, object, stands, currency })
@@ -152,7 +127,7 @@ impl Context {
             policy,
             claimant,
             places,
-            gauge: self.gauge(holder, &[]).await?,
+            gauge: gauge(&self.ledger, holder, &[]).await?,
             keys,
             figures_permitted,
         })
@@ -163,7 +138,7 @@ impl Context {
         if policy.spec.pricing.is_none() {
             return Ok(None);
         }
-        if let Some(known) = self.known_currency(id) {
+        if let Some(known) = self.currencies.of(id) {
             return Ok(Some(known));
         }
         let entry = match self.entry(Holder::Policy(id)).await? {
@@ -172,7 +147,7 @@ impl Context {
         };
         let known = credit_policy::known_currency(policy, entry.as_ref());
         if let Some(known) = &known {
-            self.remember_currency(id, known.clone());
+            self.currencies.remember(id, known.clone());
         }
         Ok(known)
     }
@@ -193,10 +168,10 @@ impl Context {
     pub async fn observe_key(&self, key: &SubAccountApiKey) -> Result<key_observed::Observed> {
         let endpoint = self.endpoint.borrow().clone();
         let (name, what) = (Name::of(key), Ref::Key(Name::of(key)));
-        let figures_permitted = self.status_permitted(&what);
-        let namespace = self.namespace(&name.namespace).await?;
-        let above = self.holders_above(&what);
-        let holder = self.holder(what, &namespace.uid).await?;
+        let figures_permitted = self.may_write_figures(&what);
+        let namespace = namespace(&self.client, &self.references, &name.namespace).await?;
+        let above = above::holders_above(&self.references, &self.ids, &what);
+        let holder = self.ids.holder(&self.ledger, &self.references, what, &namespace.uid).await?;
         let entry = match self.entry(holder).await? {
             Some(Entry::Key(entry)) => Some(entry),
             Some(Entry::Policy(_) | Entry::Account(_)) | None => None,
@@ -206,9 +181,9 @@ impl Context {
         let (secret, others) = if namespace.terminating || (revoked && !leaving) {
             (None, Vec::new())
         } else if leaving {
-            (None, self.adopted_secrets(&name, shared_name(key).as_deref()).await?)
+            (None, secrets::adopted_secrets(&self.client, &self.references, &name, shared_name(key).as_deref()).await?)
         } else {
-            self.secrets(key, &name).await?
+            secrets::secrets(&self.client, &self.references, key, &name).await?
         };
         Ok(key_observed::Observed {
             id: holder.uuid().into(),
@@ -219,8 +194,8 @@ impl Context {
             others,
             endpoint,
             hash_key: self.hash_key.clone(),
-            rebuilding: self.guard.standing() == Standing::Rebuilding,
-            gauge: self.gauge(holder, &above).await?,
+            rebuilding: self.ledger_guard.state() == LedgerState::Rebuilding,
+            gauge: gauge(&self.ledger, holder, &above).await?,
             denied: self.denied.of(holder.uuid().into()),
             figures_permitted,
         })
@@ -235,7 +210,7 @@ impl Context {
         let account_name = Name::new(&name.namespace, &key.spec.sub_account_ref.name);
         let found = self.references.account(&account_name);
         let Some(account) = found.filter(|account| !meta::deleting(&account.metadata)) else { return Ok(None) };
-        let id = self.id(&Ref::Account(account_name), uid).await?;
+        let id = self.ids.id(&self.ledger, &Ref::Account(account_name), uid).await?;
         let programmed = match self.entry(Holder::new(Kind::Account, id)).await? {
             // An account without a status may be suspended; its first status wakes this key.
             Some(Entry::Account(entry)) => entry.removed_at.is_none() && account.status.is_some(),
@@ -260,6 +235,36 @@ impl Context {
             senders: domains.zip(terms.map(|terms| terms.allowed_senders)),
         }))
     }
+}
+
+/// Returns the figures of a holder under its own limits and under those of `above`.
+async fn gauge(ledger: &LedgerClient, holder: Holder, above: &[Holder]) -> Result<Option<Gauge>> {
+    let holders: Vec<Holder> = [&[holder], above].concat();
+    let balances = ledger.balances(&holders).await.map_err(Error::ledger("reading a balance"))?;
+    let Some((own, above)) = balances.split_first().filter(|(own, _)| own.lot.holder == holder) else {
+        return Ok(None);
+    };
+    Ok(Some(Gauge::of(own).under(above.iter())))
+}
+
+/// Returns the namespace from its watch, or live if the watch has not shown it yet.
+async fn namespace(client: &Client, references: &References, name: &str) -> Result<sub_account::Namespace> {
+    let found = match references.namespace(name) {
+        Some(namespace) => Some(namespace.metadata.clone()),
+        None => {
+            let api: Api<Namespace> = Api::all(client.clone());
+            let live = api.get_metadata_opt(name).await.map_err(Error::cluster("reading a namespace"))?;
+            live.map(|namespace: PartialObjectMeta<Namespace>| namespace.metadata)
+        }
+    };
+    Ok(found.map_or_else(
+        || sub_account::Namespace { terminating: true, ..sub_account::Namespace::default() },
+        |metadata| sub_account::Namespace {
+            terminating: meta::deleting(&metadata),
+            uid: metadata.uid.unwrap_or_default(),
+            labels: metadata.labels.unwrap_or_default(),
+        },
+    ))
 }
 
 /// Returns the name of the Secret that a key wants to share.

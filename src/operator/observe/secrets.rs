@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
+use kube::{Api, Client};
 use rand::Rng as _;
 
 use crate::crd::{CreditPolicy, SubAccountApiKey};
 use crate::domain::directory::{PolicyEntry, Sealed, UpstreamSecret};
 use crate::domain::id::PolicyId;
+use crate::ledger::Sealer;
 use crate::ledger::seal::upstream_context;
 use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
@@ -17,6 +18,7 @@ use crate::operator::observe::upstream_secret;
 use crate::operator::plan::adoption::Adoption;
 use crate::operator::plan::credit_policy::{Login, Wanted};
 use crate::operator::plan::meta;
+use crate::operator::watch::references::References;
 
 /// Secrets under earlier names that one pass reads. Each one that it clears wakes the next pass, and a tenant that
 /// marks a thousand Secrets of a namespace as one key's must not make that key's passes exceed their deadline.
@@ -69,52 +71,62 @@ impl Context {
         }
         let text = serde_json::to_vec(wanted).map_err(|error| Error::Seal { problem: error.to_string() })?;
         let mut nonce = [0; 12];
-        self.rng().fill_bytes(&mut nonce);
+        self.seeds.rng().fill_bytes(&mut nonce);
         Ok(self.sealer.seal(&context, &text, nonce))
     }
+}
 
-    /// Opens an upstream's login as sealed in its policy's entry.
-    pub fn opened(&self, policy: PolicyId, sealed: &Sealed) -> Option<UpstreamSecret> {
-        let text = self.sealer.open(&upstream_context(policy), sealed)?;
-        serde_json::from_slice(&text).ok()
-    }
+/// Opens an upstream's login as sealed in its policy's entry.
+pub fn opened(sealer: &Sealer, policy: PolicyId, sealed: &Sealed) -> Option<UpstreamSecret> {
+    let text = sealer.open(&upstream_context(policy), sealed)?;
+    serde_json::from_slice(&text).ok()
+}
 
-    /// Reads the key's Secret and those under its earlier names, all live: a Secret missing from a cache proves
-    /// nothing.
-    pub(super) async fn secrets(&self, key: &SubAccountApiKey, name: &Name) -> Result<(Option<Secret>, Vec<Secret>)> {
-        let Ok(spec) = key.spec.check(&name.name) else { return Ok((None, Vec::new())) };
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &name.namespace);
-        let reading = |secret: &str| Error::cluster(format!("reading the Secret \"{secret}\""));
-        let secret = api.get_opt(&spec.secret.name).await.map_err(reading(&spec.secret.name))?;
-        let owner = meta::controller_of(key);
-        let mut others = Vec::new();
-        let names = self.references.index(|index| index.secrets_of_key(name));
-        for old in names.into_iter().filter(|old| *old != spec.secret.name).take(EARLIER_MAX) {
-            let live = api.get_opt(&old).await.map_err(reading(&old))?;
-            others.extend(live.filter(|secret| {
-                let controller = meta::controlling_key(&secret.metadata, &owner.kind);
-                // An earlier key of this name did not release the Secret that it shared.
-                let adopted = controller.is_none() && is_adopted_by(secret, &name.name);
-                (adopted || controller.is_some_and(|controller| controller.uid == owner.uid))
-                    && !meta::deleting(&secret.metadata)
-            }));
-        }
-        Ok((secret, others))
+/// Reads the key's Secret and those under its earlier names, all live: a Secret missing from a cache proves
+/// nothing.
+pub(super) async fn secrets(
+    client: &Client,
+    references: &References,
+    key: &SubAccountApiKey,
+    name: &Name,
+) -> Result<(Option<Secret>, Vec<Secret>)> {
+    let Ok(spec) = key.spec.check(&name.name) else { return Ok((None, Vec::new())) };
+    let api: Api<Secret> = Api::namespaced(client.clone(), &name.namespace);
+    let reading = |secret: &str| Error::cluster(format!("reading the Secret \"{secret}\""));
+    let secret = api.get_opt(&spec.secret.name).await.map_err(reading(&spec.secret.name))?;
+    let owner = meta::controller_of(key);
+    let mut others = Vec::new();
+    let names = references.index(|index| index.secrets_of_key(name));
+    for old in names.into_iter().filter(|old| *old != spec.secret.name).take(EARLIER_MAX) {
+        let live = api.get_opt(&old).await.map_err(reading(&old))?;
+        others.extend(live.filter(|secret| {
+            let controller = meta::controlling_key(&secret.metadata, &owner.kind);
+            // An earlier key of this name did not release the Secret that it shared.
+            let adopted = controller.is_none() && is_adopted_by(secret, &name.name);
+            (adopted || controller.is_some_and(|controller| controller.uid == owner.uid))
+                && !meta::deleting(&secret.metadata)
+        }));
     }
+    Ok((secret, others))
+}
 
-    /// Reads the foreign Secrets that a key of this name shares, live; the one named `wanted` in any case.
-    pub async fn adopted_secrets(&self, name: &Name, wanted: Option<&str>) -> Result<Vec<Secret>> {
-        let known = self.references.index(|index| index.adopted_by(name));
-        let names: BTreeSet<String> = known.into_iter().chain(wanted.map(str::to_owned)).collect();
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &name.namespace);
-        let mut found = Vec::new();
-        for secret in names.into_iter().take(EARLIER_MAX) {
-            let doing = format!("reading the Secret \"{secret}\"");
-            let live = api.get_opt(&secret).await.map_err(Error::cluster(doing))?;
-            found.extend(live.filter(|secret| is_adopted_by(secret, &name.name)));
-        }
-        Ok(found)
+/// Reads the foreign Secrets that a key of this name shares, live; the one named `wanted` in any case.
+pub async fn adopted_secrets(
+    client: &Client,
+    references: &References,
+    name: &Name,
+    wanted: Option<&str>,
+) -> Result<Vec<Secret>> {
+    let known = references.index(|index| index.adopted_by(name));
+    let names: BTreeSet<String> = known.into_iter().chain(wanted.map(str::to_owned)).collect();
+    let api: Api<Secret> = Api::namespaced(client.clone(), &name.namespace);
+    let mut found = Vec::new();
+    for secret in names.into_iter().take(EARLIER_MAX) {
+        let doing = format!("reading the Secret \"{secret}\"");
+        let live = api.get_opt(&secret).await.map_err(Error::cluster(doing))?;
+        found.extend(live.filter(|secret| is_adopted_by(secret, &name.name)));
     }
+    Ok(found)
 }
 
 fn is_adopted_by(secret: &Secret, key: &str) -> bool {

@@ -24,10 +24,10 @@ pub fn client_certificate(secret: &Secret, into: &mut UpstreamSecret) -> Result<
     let key_pem = text(secret, "tls.key")?.ok_or_else(|| lacks("tls.key"))?;
     let parsed = x509_parser::pem::parse_x509_pem(certificate_pem.as_bytes());
     if !parsed.is_ok_and(|(_, block)| block.parse_x509().is_ok()) {
-        return Err("has something under tls.crt that is no certificate; write PEM".to_owned());
+        return Err("has something under tls.crt that is not a certificate; write PEM".to_owned());
     }
     if !(key_pem.contains("-----BEGIN ") && key_pem.contains("PRIVATE KEY-----")) {
-        return Err("has something under tls.key that is no private key; write PEM".to_owned());
+        return Err("has something under tls.key that is not a private key; write PEM".to_owned());
     }
     into.client = Some(ClientCertificate { certificate_pem, key_pem });
     Ok(())
@@ -60,8 +60,11 @@ mod tests {
             (secret(&[("tls.crt", &certificate), ("tls.key", &key), ("ca.crt", &certificate)]), None),
             (secret(&[("tls.key", &key)]), Some("lacks tls.crt")),
             (secret(&[("tls.crt", &certificate), ("tls.key", "")]), Some("lacks tls.key")),
-            (secret(&[("tls.crt", "s3cret"), ("tls.key", &key)]), Some("under tls.crt that is no certificate")),
-            (secret(&[("tls.crt", &certificate), ("tls.key", "s3cret")]), Some("under tls.key that is no private key")),
+            (secret(&[("tls.crt", "s3cret"), ("tls.key", &key)]), Some("under tls.crt that is not a certificate")),
+            (
+                secret(&[("tls.crt", &certificate), ("tls.key", "s3cret")]),
+                Some("under tls.key that is not a private key"),
+            ),
         ];
         for (secret, refusal) in cases {
             let mut into = UpstreamSecret::default();

@@ -221,7 +221,9 @@ impl Words<'_> {
             return format!("{whose}: no {limit} are left");
         }
         if notice.threshold == 100 && used < granted {
-            return format!("{whose}: {limit} used up ({used} of {granted} {unit}; what is left buys no credit)");
+            return format!(
+                "{whose}: {limit} used up ({used} of {granted} {unit}; the rest does not pay for another credit)"
+            );
         }
         format!("{whose}: {limit} used up to {} % ({used} of {granted} {unit})", notice.threshold)
     }
@@ -249,7 +251,7 @@ impl Words<'_> {
 }
 
 /// Returns the subject and text of a mail about one policy or account, such as `policy acme` or `account team/billing`.
-pub fn letter(place: &str, sentences: &[String]) -> (String, String) {
+pub fn alert_mail(place: &str, sentences: &[String]) -> (String, String) {
     let subject = match sentences {
         [one] => format!("[franking] {one}"),
         many => format!("[franking] {place}: {} limits run short", many.len()),
@@ -258,7 +260,9 @@ pub fn letter(place: &str, sentences: &[String]) -> (String, String) {
     if sentences.len() > NAMED_MAX {
         text.push_str(&format!("- and {} more\n", sentences.len() - NAMED_MAX));
     }
-    text.push_str("\nEach is told once in its period. Figures are those of when it was seen.\n");
+    text.push_str(
+        "\nEach threshold is reported once in its period. The figures are from the time when it was crossed.\n",
+    );
     (subject, text)
 }
 
@@ -448,11 +452,13 @@ mod tests {
         assert!(words.sentence(&money).ends_with("spend limit used up to 90 % (2300 of 2500 minor units of EUR)"));
         let dear = ThresholdNotice { threshold: 100, ..money.clone() };
         let dear = words.sentence(&dear);
-        assert!(dear.ends_with("spend limit used up (2300 of 2500 minor units of EUR; what is left buys no credit)"));
-        let (subject, text) = letter("policy acme", &[sentence.to_owned()]);
+        assert!(dear.ends_with(
+            "spend limit used up (2300 of 2500 minor units of EUR; the rest does not pay for another credit)"
+        ));
+        let (subject, text) = alert_mail("policy acme", &[sentence.to_owned()]);
         assert_eq!(subject, format!("[franking] {sentence}"));
         assert!(text.starts_with(&format!("- {sentence}\n")));
-        let (subject, text) = letter("policy acme", &vec![sentence.to_owned(); NAMED_MAX + 5]);
+        let (subject, text) = alert_mail("policy acme", &vec![sentence.to_owned(); NAMED_MAX + 5]);
         assert!(subject.contains("105 limits") && text.contains("and 5 more"));
         let queued = Queued { id: 1, notice, at: at(NOVEMBER), tries: 1 };
         let body: serde_json::Value = serde_json::from_slice(&words.body(&queued)).expect("json");

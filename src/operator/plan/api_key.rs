@@ -15,10 +15,10 @@ use super::gauge::Gauge;
 use super::key_removal::{leaving, release, removal};
 use super::key_status::base_status;
 use super::present::{Present, present};
-use super::secret::{self, Access, Judgement, Known, Standing};
+use super::secret::{self, Access, Judgement, Known, SecretOwnership};
 use super::secret_patch::Content;
 use super::usage::{self, Metered};
-use super::{Outcome, Plan, Step, meta, sending};
+use super::{Plan, Readiness, Step, meta, sending};
 use crate::crd::{
     CheckedCap, CheckedKey, CredentialStatus, LocalRef, Reason, SubAccountApiKey, SubAccountApiKeyStatus,
 };
@@ -53,7 +53,7 @@ pub fn plan(key: &SubAccountApiKey, observed: &Observed, now: Timestamp, rng: &m
     let mut plan = Plan::nothing();
     if let Some(entry) = observed.entry.as_ref().filter(|entry| is_to_be_revoked(key, entry)) {
         plan.steps.push(Step::Put(Box::new(Entry::Key(KeyEntry { revoked: true, ..entry.clone() }))));
-        plan.look_again = true;
+        plan.repeat_pass = true;
         return plan;
     }
     if !meta::holds(&key.metadata) {
@@ -62,8 +62,8 @@ pub fn plan(key: &SubAccountApiKey, observed: &Observed, now: Timestamp, rng: &m
     let spec = match key.spec.check(&key.name_any()) {
         Ok(spec) => spec,
         Err(problem) => {
-            let outcome = Outcome::refused(Reason::Invalid, problem.to_string());
-            return refuse(plan, key, observed, outcome, now);
+            let readiness = Readiness::refused(Reason::Invalid, problem.to_string());
+            return refuse(plan, key, observed, readiness, now);
         }
     };
     let Some(account) = &observed.account else {
@@ -71,15 +71,15 @@ pub fn plan(key: &SubAccountApiKey, observed: &Observed, now: Timestamp, rng: &m
             "spec.subAccountRef.name: there is no SubAccount \"{}\" in this namespace; create it, or make a key for another",
             spec.account
         );
-        return refuse(plan, key, observed, Outcome::refused(Reason::AccountNotFound, fix), now);
+        return refuse(plan, key, observed, Readiness::refused(Reason::AccountNotFound, fix), now);
     };
     let owner = meta::controller_of(key);
     let work = Work { key, observed, spec: &spec, account, owner, now };
     match work.present() {
         Ok(present) => work.plan(plan, present, rng),
-        Err(outcome) => {
+        Err(readiness) => {
             plan.awaited_secret = Some(spec.secret.name.clone());
-            work.hold(plan, outcome)
+            work.hold(plan, readiness)
         }
     }
 }
@@ -102,7 +102,7 @@ struct Work<'a> {
 
 impl<'a> Work<'a> {
     /// Returns the existing Secret to write to, if there is one, or the refusal.
-    fn present(&self) -> Result<Option<Present<'a>>, Outcome> {
+    fn present(&self) -> Result<Option<Present<'a>>, Readiness> {
         // Only the names matter here.
         let named = || self.shared(self.content(&Password::given(""), None));
         let username = self.username();
@@ -145,37 +145,37 @@ impl<'a> Work<'a> {
                 (entry, None)
             }
             Judgement::Issue(cause) => {
-                plan.notices.extend(cause.notice(&self.spec.secret.name));
+                plan.events.extend(cause.event(&self.spec.secret.name));
                 (self.issue(&mut plan, entry, present, &Password::mint(rng)), None)
             }
         };
         self.clear_old_names(&mut plan);
-        let outcome = dead.unwrap_or_else(|| self.outcome(waits_until));
-        plan.look_by(secret::previous_until(&entry.credentials, now));
-        plan.look_by(self.rotates_at(&entry, waits_until).map(|at| at.max(now)));
-        plan.look_by(entry.credentials.iter().filter_map(Credential::given_up_at).filter(|at| now < *at).min());
-        plan.look_by(entry.expires_at.filter(|expiry| now < *expiry));
+        let readiness = dead.unwrap_or_else(|| self.readiness(waits_until));
+        plan.requeue_by(secret::previous_until(&entry.credentials, now));
+        plan.requeue_by(self.rotates_at(&entry, waits_until).map(|at| at.max(now)));
+        plan.requeue_by(entry.credentials.iter().filter_map(Credential::given_up_at).filter(|at| now < *at).min());
+        plan.requeue_by(entry.expires_at.filter(|expiry| now < *expiry));
         // An account without a status yet is about to be reconciled and wakes this key: report nothing until then.
         let too_early = !self.account.programmed && self.account.refusal.is_none() && self.key.status.is_none();
         if too_early {
             return plan;
         }
-        let next = self.status(&entry, &outcome, waits_until);
-        plan.notices.extend(usage::news(self.key.status.as_ref(), &next, observed.gauge.as_ref()));
+        let next = self.status(&entry, &readiness, waits_until);
+        plan.events.extend(usage::news(self.key.status.as_ref(), &next, observed.gauge.as_ref()));
         plan.status = Some(next);
         // A new password is reported now; the figures of a cap that changes with it follow in the next pass.
         let recapped = observed.entry.as_ref().is_some_and(|old| old.cap != entry.cap);
-        plan.look_again = recapped && plan.notices.is_empty() && meta::holds(&self.key.metadata);
+        plan.repeat_pass = recapped && plan.events.is_empty() && meta::holds(&self.key.metadata);
         plan
     }
 
     /// Checks whether the Secret is this key's, made or adopted, even if its owner reference or adoption mark was
     /// removed.
     fn holds(&self, secret: &Secret) -> bool {
-        match secret::standing(Some(secret), &self.owner) {
-            Standing::Ours(_) | Standing::Adopted(_) => true,
-            Standing::Foreign(secret) => self.known(&self.username()).is_in(secret),
-            Standing::Absent | Standing::Leaving => false,
+        match secret::ownership(Some(secret), &self.owner) {
+            SecretOwnership::Ours(_) | SecretOwnership::Adopted(_) => true,
+            SecretOwnership::Foreign(secret) => self.known(&self.username()).is_in(secret),
+            SecretOwnership::Absent | SecretOwnership::Leaving => false,
         }
     }
 
@@ -187,13 +187,13 @@ impl<'a> Work<'a> {
 
     /// Handles a Secret that is not ours to write. The spec still applies to the existing credentials: revoking or
     /// narrowing a key does not wait for a Secret.
-    fn hold(&self, mut plan: KeyPlan, outcome: Outcome) -> KeyPlan {
+    fn hold(&self, mut plan: KeyPlan, readiness: Readiness) -> KeyPlan {
         if self.observed.entry.is_some() {
             self.put(&mut plan, &self.entry());
         }
-        plan.look_by(self.spec.expires_at.filter(|expiry| self.now < *expiry));
-        let outcome = self.dead().unwrap_or(outcome);
-        shown_refused(plan, self.key, self.observed, outcome, self.now)
+        plan.requeue_by(self.spec.expires_at.filter(|expiry| self.now < *expiry));
+        let readiness = self.dead().unwrap_or(readiness);
+        shown_refused(plan, self.key, self.observed, readiness, self.now)
     }
 
     /// Issues a new credential: stage → write → read back → promote.
@@ -301,34 +301,35 @@ impl<'a> Work<'a> {
     }
 
     /// Returns the refusal of a revoked or expired key.
-    fn dead(&self) -> Option<Outcome> {
+    fn dead(&self) -> Option<Readiness> {
         if self.spec.revoked {
-            let message = "spec.revoked: nothing can log in with this key; remove it to let the same password in again";
-            return Some(Outcome::refused(Reason::Revoked, message));
+            let message =
+                "spec.revoked: no login with this key succeeds; remove the field to accept the same password again";
+            return Some(Readiness::refused(Reason::Revoked, message));
         }
         let expired = self.spec.expires_at.filter(|expiry| *expiry <= self.now)?;
         let message = format!("spec.expiresAt: this key ended at {expired}; write a later time, or remove the field");
-        Some(Outcome::refused(Reason::Expired, message))
+        Some(Readiness::refused(Reason::Expired, message))
     }
 
-    fn outcome(&self, waits_until: Option<Timestamp>) -> Outcome {
+    fn readiness(&self, waits_until: Option<Timestamp>) -> Readiness {
         if !self.account.programmed {
-            let why = self.account.refusal.as_deref().unwrap_or("it has not been looked at yet");
+            let why = self.account.refusal.as_deref().unwrap_or("it has not been reconciled yet");
             if self.account.stalled {
                 let message = format!("the SubAccount \"{}\" is refused: {why}", self.spec.account);
-                return Outcome::refused(Reason::AccountNotReady, message);
+                return Readiness::refused(Reason::AccountNotReady, message);
             }
             let message = format!("waiting for the SubAccount \"{}\": {why}", self.spec.account);
-            return Outcome::waiting(Reason::AccountNotReady, message);
+            return Readiness::waiting(Reason::AccountNotReady, message);
         }
-        if let Some(outcome) = self.mute() {
-            return outcome;
+        if let Some(readiness) = self.mute() {
+            return readiness;
         }
         if let Some((reason, message)) = &self.account.obstacle {
-            return Outcome::held(*reason, message.as_str());
+            return Readiness::held(*reason, message.as_str());
         }
         match waits_until {
-            Some(until) => Outcome::Ready {
+            Some(until) => Readiness::Ready {
                 reason: Reason::RotationWaiting,
                 message: format!(
                     "spec.rotation: the password changes at {}, when the one before it ends; set \
@@ -336,13 +337,13 @@ impl<'a> Work<'a> {
                     figures::second(until)
                 ),
             },
-            None => Outcome::ready(format!("the Secret \"{}\" holds a password that works", self.spec.secret.name)),
+            None => Readiness::ready(format!("the Secret \"{}\" holds a password that works", self.spec.secret.name)),
         }
     }
 
     /// Returns the refusal of a key none of whose senders is permitted: it can log in, but every message is refused. If
     /// its account may not send as any sender, whatever the key names, the account reports that.
-    fn mute(&self) -> Option<Outcome> {
+    fn mute(&self) -> Option<Readiness> {
         let (domains, account) = self.account.senders.as_ref()?;
         let may = |senders: &[SenderPattern]| may_ever_send(domains, account.as_deref(), senders);
         if may(&self.spec.allowed_senders) || !may(&[]) {
@@ -353,7 +354,7 @@ impl<'a> Work<'a> {
              senders; name senders in a domain that the policy's senders.domains lists, within the account's allowedSenders",
             self.spec.account
         );
-        Some(Outcome::refused(Reason::SendersNotPermitted, message))
+        Some(Readiness::refused(Reason::SendersNotPermitted, message))
     }
 
     /// Returns when the password changes next, including a requested rotation that waits until `waits_until`. `None`:
@@ -364,12 +365,17 @@ impl<'a> Work<'a> {
         waits_until.or_else(by_itself).filter(|at| self.dead().is_none() && outlives(at))
     }
 
-    fn status(&self, entry: &KeyEntry, outcome: &Outcome, waits_until: Option<Timestamp>) -> SubAccountApiKeyStatus {
+    fn status(
+        &self,
+        entry: &KeyEntry,
+        readiness: &Readiness,
+        waits_until: Option<Timestamp>,
+    ) -> SubAccountApiKeyStatus {
         let issued = entry.credentials.iter().find_map(|c: &Credential| match c.stage {
             Stage::Current { since } => Some(since),
             Stage::Staged { .. } | Stage::Previous { .. } => None,
         });
-        let waiting = matches!(outcome, Outcome::Ready { reason: Reason::RotationWaiting, .. });
+        let waiting = matches!(readiness, Readiness::Ready { reason: Reason::RotationWaiting, .. });
         let restarted_at = if waiting {
             let credential = self.key.status.as_ref().and_then(|status| status.credential.as_ref());
             credential.and_then(|credential| credential.restarted_at.clone())
@@ -384,12 +390,12 @@ impl<'a> Work<'a> {
             restarted_at,
         });
         let gauge = self.observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&entry.cap, self.now));
-        let accepted = !matches!(outcome, Outcome::Refused { .. });
-        let open = matches!(outcome, Outcome::Ready { .. });
+        let accepted = !matches!(readiness, Readiness::Refused { .. });
+        let open = matches!(readiness, Readiness::Ready { .. });
         let aside = sending::aside(Some(&gauge), "its account", self.account.sending.as_deref());
-        let outcome = outcome.clone().beside(aside);
+        let readiness = readiness.clone().beside(aside);
         let figures = (Some(gauge), open, credential);
-        let mut next = base_status(self.key, self.observed, &outcome, (accepted, true), figures, self.now);
+        let mut next = base_status(self.key, self.observed, &readiness, (accepted, true), figures, self.now);
         next.username = Some(entry.username.to_string());
         next.binding = issued.map(|_| LocalRef { name: self.spec.secret.name.clone() });
         usage::settle(next, self.key.status.as_ref(), self.observed.figures_permitted)
@@ -398,33 +404,39 @@ impl<'a> Work<'a> {
 
 /// Leaves the directory entry unchanged: a mistake in an edit stops no mail. (A revocation has been written by now.)
 /// But a key without its account is taken out of service: a force-deleted account may still be in the directory.
-fn refuse(mut plan: KeyPlan, key: &SubAccountApiKey, observed: &Observed, outcome: Outcome, now: Timestamp) -> KeyPlan {
+fn refuse(
+    mut plan: KeyPlan,
+    key: &SubAccountApiKey,
+    observed: &Observed,
+    readiness: Readiness,
+    now: Timestamp,
+) -> KeyPlan {
     if let Some(entry) = &observed.entry {
         let next = if observed.account.is_none() { entry.out_of_service(now) } else { entry.clone() };
         if next != *entry {
             plan.steps.push(Step::Put(Box::new(Entry::Key(next))));
         }
     }
-    shown_refused(plan, key, observed, outcome, now)
+    shown_refused(plan, key, observed, readiness, now)
 }
 
 fn shown_refused(
     mut plan: KeyPlan,
     key: &SubAccountApiKey,
     observed: &Observed,
-    outcome: Outcome,
+    readiness: Readiness,
     now: Timestamp,
 ) -> KeyPlan {
     // A mistake in an edit stops no mail: the directory entry stays in force.
     let lives = |entry: &KeyEntry| !entry.revoked && entry.removed_at.is_none();
-    let expired = matches!(outcome, Outcome::Refused { reason: Reason::Revoked | Reason::Expired, .. });
+    let expired = matches!(readiness, Readiness::Refused { reason: Reason::Revoked | Reason::Expired, .. });
     let serves = |account: &Account| account.programmed && account.obstacle.is_none();
     let open = observed.entry.as_ref().is_some_and(lives) && !expired && observed.account.as_ref().is_some_and(serves);
     // No password changes while this lasts.
     let credential = key.status.as_ref().and_then(|standing| standing.credential.clone());
     let credential = credential.map(|credential| CredentialStatus { rotates_at: None, ..credential });
     let figures = (observed.gauge.clone(), open, credential);
-    let mut next = base_status(key, observed, &outcome, (false, false), figures, now);
+    let mut next = base_status(key, observed, &readiness, (false, false), figures, now);
     if let Some(standing) = &key.status {
         next.username.clone_from(&standing.username);
         next.binding.clone_from(&standing.binding);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::Notice;
+use super::EventNote;
 use crate::crd::{ConditionType, Conditions, Reason, find_condition};
 use crate::domain::directory::UpstreamEntry;
 use crate::domain::id::PolicyId;
@@ -46,7 +46,11 @@ impl Availability {
         match self {
             Self::NotAsked => conditions.keep(KIND),
             Self::NoUpstream => conditions,
-            Self::NoRelay => conditions.unknown(KIND, Reason::RelayNotReady, "no relay runs that could tell"),
+            Self::NoRelay => conditions.unknown(
+                KIND,
+                Reason::RelayNotReady,
+                "no relay is running, so the upstream's state is unknown",
+            ),
             Self::Available => {
                 conditions.set(KIND, true, Reason::UpstreamAvailable, "no relay finds the upstream unavailable")
             }
@@ -76,17 +80,17 @@ fn sentence(fault: Fault, place: &str, seen: &[&Trouble], relays: u32) -> String
     let relays = (relays as usize).max(seen.len());
     let fix = match fault {
         Fault::RefusesUs => "correct the credentials or the quota there, or name another upstream",
-        Fault::Unreachable => "see that it runs, and that spec.upstream names it right",
+        Fault::Unreachable => "check that it runs and that spec.upstream names it correctly",
     };
     format!(
-        "{place} {what} since {since}: {why}; {} of {relays} relays ask it only now and then, and mail waits with 451; \
+        "{place} {what} since {since}: {why}; {} of {relays} relays try it only now and then, and mail is deferred with 451; \
          {fix}",
         seen.len()
     )
 }
 
-/// Returns a notice if the change is worth an Event: mail waits, waits for another reason, or flows again.
-pub fn news(before: &[Condition], after: &[Condition]) -> Option<Notice> {
+/// Returns an Event note if the change is worth an Event: mail waits, waits for another reason, or flows again.
+pub fn news(before: &[Condition], after: &[Condition]) -> Option<EventNote> {
     let (was, is) = (find_condition(before, KIND), find_condition(after, KIND)?);
     let failed = |condition: &Condition| condition.status == "False";
     let note = is.message.clone();
@@ -94,10 +98,10 @@ pub fn news(before: &[Condition], after: &[Condition]) -> Option<Notice> {
     let worse = worse.filter(|_| failed(is)).find(|reason| reason.as_str() == is.reason);
     match worse {
         Some(_) if was.is_some_and(|was| failed(was) && was.reason == is.reason) => None,
-        Some(reason) => Some(Notice { warning: true, reason, note }),
+        Some(reason) => Some(EventNote { warning: true, reason, note }),
         None if is.status == "True" && was.is_some_and(failed) => {
-            let note = "the upstream takes mail again".to_owned();
-            Some(Notice { warning: false, reason: Reason::UpstreamAvailable, note })
+            let note = "the upstream accepts mail again".to_owned();
+            Some(EventNote { warning: false, reason: Reason::UpstreamAvailable, note })
         }
         None => None,
     }
@@ -162,7 +166,7 @@ mod tests {
         assert_eq!(
             sentence,
             "smtp.example.com:465 refuses us since 2026-11-20T10:00:02Z: it refuses our login (535), no connection can \
-             be made to it; 2 of 3 relays ask it only now and then, and mail waits with 451; correct the credentials or \
+             be made to it; 2 of 3 relays try it only now and then, and mail is deferred with 451; correct the credentials or \
              the quota there, or name another upstream"
         );
     }
@@ -173,9 +177,8 @@ mod tests {
         let gone = conditions(&none, &seen(1, &[trouble(Fault::Unreachable, "", "2026-11-20T10:00:05Z")]));
         let refused = conditions(&gone, &seen(1, &[trouble(Fault::RefusesUs, "", "2026-11-20T10:00:05Z")]));
         let unknown = conditions(&gone, &seen(0, &[]));
-        let told = |before: &[Condition], after: &[Condition]| {
-            news(before, after).map(|notice| (notice.warning, notice.reason))
-        };
+        let told =
+            |before: &[Condition], after: &[Condition]| news(before, after).map(|event| (event.warning, event.reason));
         for (before, after, expected) in [
             (&[][..], &none[..], None),
             (&none, &none, None),

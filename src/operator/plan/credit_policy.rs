@@ -11,7 +11,7 @@ use super::cost::{Cost, carry_cost};
 use super::figures;
 use super::gauge::Gauge;
 use super::usage::{self, Metered};
-use super::{Outcome, Plan, Step, meta, sending};
+use super::{Plan, Readiness, Step, meta, sending};
 use crate::crd::{
     AccountCounts, CheckedPolicy, CheckedUpstream, ConditionType, Conditions, CreditPolicy, CreditPolicyStatus,
     PerAccount, PolicyCostStatus, Pricing, Reason, RelayPort, RelayStatus, find_condition,
@@ -139,7 +139,7 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
     if deleting && !(in_use && meta::holds(&policy.metadata)) {
         return removal(policy, observed, now);
     }
-    let waiting = in_use.then(|| Outcome::waiting(Reason::InUse, sentence_of_users(&observed.users)));
+    let waiting = in_use.then(|| Readiness::waiting(Reason::InUse, sentence_of_users(&observed.users)));
     let mut plan = Plan::nothing();
     if !meta::holds(&policy.metadata) {
         plan.steps.push(Step::AddFinalizer);
@@ -149,16 +149,16 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
         Ok(spec) => spec,
         Err((reason, sentence)) => {
             suspend(&mut plan, policy, observed);
-            let outcome = waiting.unwrap_or_else(|| Outcome::refused(reason, sentence));
+            let readiness = waiting.unwrap_or_else(|| Readiness::refused(reason, sentence));
             let gauge = observed.gauge.clone();
             let upstream = observed.entry.as_ref().and_then(|entry| entry.upstream.as_ref());
             let serves = |entry: &PolicyEntry| entry.suspended.is_none() && !entry.sender_domains.is_empty();
             let open = upstream.is_some() && observed.entry.as_ref().is_some_and(serves) && !policy.spec.suspended;
-            plan.status = Some(status(policy, observed, (outcome, upstream, open), (false, false), gauge, now));
+            plan.status = Some(status(policy, observed, (readiness, upstream, open), (false, false), gauge, now));
             return plan;
         }
     };
-    let (upstream, outcome) = upstream(&spec, observed);
+    let (upstream, readiness) = upstream(&spec, observed);
     let entry = PolicyEntry {
         id: observed.id,
         name: policy.name_any(),
@@ -178,16 +178,16 @@ pub fn plan(policy: &CreditPolicy, observed: &Observed, now: Timestamp) -> Polic
     let gauge = observed.gauge.clone().unwrap_or_else(untouched);
     let stands = observed.entry.as_ref().is_some_and(|entry| entry.removed_at.is_none());
     if observed.entry.as_ref() != Some(&entry) && (stands || !deleting) {
-        plan.look_again = meta::holds(&policy.metadata) && !same_limits(observed.entry.as_ref(), &entry);
+        plan.repeat_pass = meta::holds(&policy.metadata) && !same_limits(observed.entry.as_ref(), &entry);
         plan.steps.push(Step::Put(Box::new(Entry::Policy(entry))));
     }
-    let accepted = matches!(outcome, Outcome::Ready { .. } | Outcome::Held { .. });
-    let open = matches!(outcome, Outcome::Ready { .. });
-    let said = (waiting.unwrap_or(outcome), upstream.as_ref(), open);
+    let accepted = matches!(readiness, Readiness::Ready { .. } | Readiness::Held { .. });
+    let open = matches!(readiness, Readiness::Ready { .. });
+    let said = (waiting.unwrap_or(readiness), upstream.as_ref(), open);
     let next = status(policy, observed, said, (accepted, true), Some(gauge.clone()), now);
-    plan.notices.extend(usage::news(policy.status.as_ref(), &next, Some(&gauge)));
+    plan.events.extend(usage::news(policy.status.as_ref(), &next, Some(&gauge)));
     let standing = policy.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    plan.notices.extend(availability::news(standing, &next.conditions));
+    plan.events.extend(availability::news(standing, &next.conditions));
     plan.status = Some(next);
     plan
 }
@@ -219,7 +219,7 @@ pub fn changed_currency(policy: &CreditPolicy, known: Option<&str>) -> Option<St
     let currency = &policy.spec.pricing.as_ref()?.currency;
     let known = known.filter(|known| known != currency)?;
     Some(format!(
-        "spec.pricing.currency: what was spent under this policy is counted in {known}, and it cannot become {currency}; \
+        "spec.pricing.currency: spending under this policy is counted in {known}, and it cannot become {currency}; \
          remove pricing and write it again in {known}, or make a new policy"
     ))
 }
@@ -235,7 +235,7 @@ fn suspend(plan: &mut PolicyPlan, policy: &CreditPolicy, observed: &Observed) {
 }
 
 /// Returns the upstream for the relay. `None` makes mail wait with 451, as it must without credentials.
-fn upstream(spec: &CheckedPolicy, observed: &Observed) -> (Option<UpstreamEntry>, Outcome) {
+fn upstream(spec: &CheckedPolicy, observed: &Observed) -> (Option<UpstreamEntry>, Readiness) {
     let upstream = &spec.upstream;
     let namespace = &observed.namespace;
     let about = |wanted: Wanted| (wanted.field(), wanted.name(upstream));
@@ -250,7 +250,7 @@ fn upstream(spec: &CheckedPolicy, observed: &Observed) -> (Option<UpstreamEntry>
                 meta::USE_LABEL,
                 wanted.keys()
             );
-            return (None, Outcome::refused(Reason::SecretNotFound, fix));
+            return (None, Readiness::refused(Reason::SecretNotFound, fix));
         }
         Login::Unlabelled(wanted) => {
             let (field, name) = about(*wanted);
@@ -258,12 +258,12 @@ fn upstream(spec: &CheckedPolicy, observed: &Observed) -> (Option<UpstreamEntry>
                 "{field}: the Secret \"{name}\" in the namespace {namespace} may not be used; give it the label {}: \"true\"",
                 meta::USE_LABEL
             );
-            return (None, Outcome::refused(Reason::SecretNotLabelled, fix));
+            return (None, Readiness::refused(Reason::SecretNotLabelled, fix));
         }
         Login::Unusable(wanted, what) => {
             let (field, name) = about(*wanted);
             let fix = format!("{field}: the Secret \"{name}\" in the namespace {namespace} {what}");
-            return (None, Outcome::refused(Reason::SecretInvalid, fix));
+            return (None, Readiness::refused(Reason::SecretInvalid, fix));
         }
     };
     let entry = UpstreamEntry {
@@ -273,15 +273,15 @@ fn upstream(spec: &CheckedPolicy, observed: &Observed) -> (Option<UpstreamEntry>
         secret,
         max_recipients: upstream.max_recipients,
     };
-    let outcome = if spec.sender_domains.is_empty() {
-        Outcome::refused(Reason::NoSenderDomains, NO_SENDER_DOMAINS)
+    let readiness = if spec.sender_domains.is_empty() {
+        Readiness::refused(Reason::NoSenderDomains, NO_SENDER_DOMAINS)
     } else if spec.suspended.is_some() {
         let message = "suspended by spec.suspended: no account sends until it is removed";
-        Outcome::held(Reason::Suspended, message)
+        Readiness::held(Reason::Suspended, message)
     } else {
-        Outcome::ready("accounts can send")
+        Readiness::ready("accounts can send")
     };
-    (Some(entry), outcome)
+    (Some(entry), readiness)
 }
 
 /// Checks whether the figures that were read stay valid when `next` is written. For new policies with nothing but a
@@ -309,7 +309,7 @@ pub fn obstacle(policy: &CreditPolicy) -> Option<String> {
 fn status(
     policy: &CreditPolicy,
     observed: &Observed,
-    (outcome, upstream, open): (Outcome, Option<&UpstreamEntry>, bool),
+    (readiness, upstream, open): (Readiness, Option<&UpstreamEntry>, bool),
     said: (bool, bool),
     gauge: Option<Gauge>,
     now: Timestamp,
@@ -319,8 +319,8 @@ fn status(
     let ports = observed.endpoint.ports.iter();
     let available = Availability::of(observed.id, upstream, observed.sightings.as_deref());
     let above = obstruction(conditions, &available, &observed.relay);
-    let outcome = outcome.beside(sending::aside(gauge.as_ref(), "the policy", above));
-    let stated = outcome.stated(conditions, policy.metadata.generation, now, said, lacks(&observed.relay));
+    let readiness = readiness.beside(sending::aside(gauge.as_ref(), "the policy", above));
+    let stated = readiness.stated(conditions, policy.metadata.generation, now, said, lacks(&observed.relay));
     let next = CreditPolicyStatus {
         policy_id: Some(observed.id.to_string()),
         sending: Some(sending::column(open, gauge.as_ref(), above)),
@@ -394,9 +394,9 @@ pub fn unbounded(policy: &CreditPolicy, limited: LimitedAccounts) -> Option<Stri
     }
     let undecided = undecided.join(", ");
     Some(format!(
-        "accounts of this policy are limited by {}, and another account need not be: every user with the verb use on the policy \
-         can make one that is not; set {undecided} to Required, or to Optional where only the platform team attaches \
-         accounts",
+        "accounts of this policy are limited by {}, but the policy does not require these limits: every user with the verb use \
+         on it can attach an account without them; set {undecided} to Required, or to Optional if only the platform \
+         team attaches accounts",
         written.join(", ")
     ))
 }

@@ -137,7 +137,7 @@ impl Gauge {
             Some(Meter::KeyCap | Meter::AccountCap) => ("the cap", "raise spec.cap"),
             Some(Meter::AccountSpend) => ("the spend limit", "raise spec.spendLimitMinor"),
             Some(Meter::AccountPrepaid | Meter::PolicyPrepaid) => {
-                ("what was prepaid", "add a grant to spec.prepaid.grants")
+                ("the prepaid balance", "add a grant to spec.prepaid.grants")
             }
             Some(Meter::PolicyPool) => ("the pool", "raise spec.pool.credits"),
             None => ("a limit", "raise it"),

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 
 use super::adoption::{self, Adoption};
-use super::{Notice, Plan, Step, meta};
+use super::{EventNote, Plan, Step, meta};
 use crate::crd::{Reason, SubAccountApiKey};
 use crate::domain::directory::Entry;
 use crate::operator::plan::key_observed::{KeyPlan, Observed};
@@ -30,11 +30,11 @@ pub fn release(plan: &mut KeyPlan, secret: &Secret, adoption: &Adoption) {
     if secret.immutable == Some(true) {
         let keys: Vec<&str> = adoption.data.iter().map(String::as_str).collect();
         let note = format!(
-            "the Secret \"{name}\" was made immutable, so it keeps {}, which this key had added; the password in it is this \
+            "the Secret \"{name}\" was made immutable, so {}, which this key had added, stay in it; the password in it is this \
              key's, and does not outlive it. Make the Secret anew without them",
             keys.join(", ")
         );
-        plan.notices.push(Notice { warning: true, reason: Reason::SecretImmutable, note });
+        plan.events.push(EventNote { warning: true, reason: Reason::SecretImmutable, note });
     }
     plan.steps.push(Step::PatchSecret { name, patch });
 }

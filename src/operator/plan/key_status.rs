@@ -5,14 +5,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::figures;
 use super::gauge::Gauge;
-use super::{Outcome, sending};
+use super::{Readiness, sending};
 use crate::crd::{CredentialStatus, DeniedSendersStatus, SubAccountApiKey, SubAccountApiKeyStatus};
 use crate::operator::plan::key_observed::Observed;
 
 pub fn base_status(
     key: &SubAccountApiKey,
     observed: &Observed,
-    outcome: &Outcome,
+    readiness: &Readiness,
     said: (bool, bool),
     (gauge, open, credential): (Option<Gauge>, bool, Option<CredentialStatus>),
     now: Timestamp,
@@ -28,7 +28,7 @@ pub fn base_status(
         username: None,
         sending: Some(sending::column(open, gauge.as_ref(), above)),
         observed_generation: key.metadata.generation,
-        conditions: outcome.conditions(standing, key.metadata.generation, now, said),
+        conditions: readiness.conditions(standing, key.metadata.generation, now, said),
         binding: None,
         credential,
         usage: gauge.as_ref().map(Gauge::usage),

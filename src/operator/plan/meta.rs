@@ -27,7 +27,7 @@ pub const CONTENT_HASH: &str = "franking.io/content-hash";
 /// On a foreign Secret that a key shares: names the key and lists its additions, so that they can be removed.
 pub const ADOPTED: &str = "franking.io/adopted";
 /// The user who made the last write of the spec. The chart's MutatingAdmissionPolicy overwrites any value sent by a
-/// client, so it can be trusted if [`Settings::changed_by_stamped`](crate::operator::dependencies::Settings) is set.
+/// client, so it can be trusted if `OperatorSettings::changed_by_stamped` is set.
 pub const CHANGED_BY: &str = "franking.io/changed-by";
 /// The `rotation.restartedAt` that the Secret's password was made for; empty for none. It is written with the password,
 /// so a crash can never rotate twice or not at all.

@@ -46,15 +46,15 @@ pub struct Plan<S> {
     /// The status to show; `None` leaves it unchanged.
     pub status: Option<S>,
     /// Events to publish besides the conditions.
-    pub notices: Vec<Notice>,
+    pub events: Vec<EventNote>,
     /// When to reconcile again although nothing changed.
-    pub look_at: Option<Timestamp>,
+    pub requeue_at: Option<Timestamp>,
     /// A foreign Secret that this object waits for.
     pub awaited_secret: Option<String>,
     /// True if the steps change the figures that the status would show: reconcile again after them. Not set for an
     /// object that is just getting its finalizer: that changes its version, and its figures are read in a moment
     /// anyway.
-    pub look_again: bool,
+    pub repeat_pass: bool,
     /// The policy in which this account takes a counted place by these steps, if it had none before.
     pub arrives_at: Option<String>,
 }
@@ -65,17 +65,17 @@ impl<S> Plan<S> {
         Self {
             steps: Vec::new(),
             status: None,
-            notices: Vec::new(),
-            look_at: None,
+            events: Vec::new(),
+            requeue_at: None,
             awaited_secret: None,
-            look_again: false,
+            repeat_pass: false,
             arrives_at: None,
         }
     }
 
     /// Schedules the next pass for `at`, or earlier if it was going to be.
-    pub fn look_by(&mut self, at: Option<Timestamp>) {
-        self.look_at = [self.look_at, at].into_iter().flatten().min();
+    pub fn requeue_by(&mut self, at: Option<Timestamp>) {
+        self.requeue_at = [self.requeue_at, at].into_iter().flatten().min();
     }
 }
 
@@ -98,17 +98,17 @@ pub enum Step {
     RemoveFinalizer,
 }
 
-/// Something to publish as an Event.
+/// The content of an Event to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
+pub struct EventNote {
     pub warning: bool,
     pub reason: Reason,
     pub note: String,
 }
 
-/// The outcome for an object. Expected outcomes are values.
+/// Says whether an object is ready, and if not, what it needs. Expected results are values, not errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Readiness {
     /// The spec is in force; the reason is `Ready` or a state that the spec asked for (`RotationWaiting`).
     Ready { reason: Reason, message: String },
     /// The spec is in force, but settings or a suspension, here or up the chain, block mail.
@@ -119,7 +119,7 @@ pub enum Outcome {
     Refused { reason: Reason, message: String },
 }
 
-impl Outcome {
+impl Readiness {
     pub fn ready(message: impl Into<String>) -> Self {
         Self::Ready { reason: Reason::Ready, message: message.into() }
     }
@@ -135,7 +135,7 @@ impl Outcome {
             (Self::Ready { reason, message }, Some(aside)) => {
                 Self::Ready { reason, message: format!("{message}; {aside}") }
             }
-            (outcome, _) => outcome,
+            (readiness, _) => readiness,
         }
     }
 
@@ -147,8 +147,8 @@ impl Outcome {
         Self::Refused { reason, message: message.into() }
     }
 
-    /// Returns the conditions for this outcome. `accepted` is about the spec and what it refers to, `programmed` about
-    /// the directory.
+    /// Returns the conditions for this readiness. `accepted` concerns the spec and the objects that it refers to,
+    /// `programmed` the directory.
     pub fn conditions(
         &self,
         standing: &[Condition],
@@ -198,20 +198,20 @@ pub fn is_true(conditions: &[Condition], kind: ConditionType) -> bool {
 
 /// Returns the Event for a change of conditions: an object has stalled, or goes on after that. A first success or a
 /// wait is not worth one.
-pub fn transition(before: &[Condition], after: &[Condition]) -> Option<Notice> {
+pub fn transition(before: &[Condition], after: &[Condition]) -> Option<EventNote> {
     let stalled = find_condition(after, ConditionType::Stalled);
     let was_stalled = find_condition(before, ConditionType::Stalled);
     match (was_stalled, stalled) {
         (was, Some(is)) if was.is_none_or(|was| was.reason != is.reason) => {
-            Some(Notice { warning: true, reason: reason_of(is)?, note: is.message.clone() })
+            Some(EventNote { warning: true, reason: reason_of(is)?, note: is.message.clone() })
         }
         (Some(_), None) if is_true(after, ConditionType::Ready) => {
             let note = find_condition(after, ConditionType::Ready)?.message.clone();
-            Some(Notice { warning: false, reason: Reason::Ready, note })
+            Some(EventNote { warning: false, reason: Reason::Ready, note })
         }
         (None, None) if was_interrupted(before) && is_true(after, ConditionType::Ready) => {
             let note = find_condition(after, ConditionType::Ready)?.message.clone();
-            Some(Notice { warning: false, reason: Reason::Ready, note })
+            Some(EventNote { warning: false, reason: Reason::Ready, note })
         }
         (Some(_), Some(_) | None) | (None, None) | (None, Some(_)) => held(before, after),
     }
@@ -222,14 +222,16 @@ const HOLDS: [Reason; 5] =
     [Reason::Suspended, Reason::ParentSuspended, Reason::InUse, Reason::RequiredByPolicy, Reason::SendersNotPermitted];
 
 /// Returns the Event for an object that begins to be held, or is no longer held.
-fn held(before: &[Condition], after: &[Condition]) -> Option<Notice> {
+fn held(before: &[Condition], after: &[Condition]) -> Option<EventNote> {
     let hold = |condition: &Condition| HOLDS.into_iter().find(|reason| reason.as_str() == condition.reason);
     let is = find_condition(after, ConditionType::Ready)?;
     let was = find_condition(before, ConditionType::Ready);
     match (was.and_then(hold), hold(is)) {
-        (was, Some(reason)) if was != Some(reason) => Some(Notice { warning: true, reason, note: is.message.clone() }),
+        (was, Some(reason)) if was != Some(reason) => {
+            Some(EventNote { warning: true, reason, note: is.message.clone() })
+        }
         (Some(_), None) if is.status == "True" => {
-            Some(Notice { warning: false, reason: Reason::Ready, note: is.message.clone() })
+            Some(EventNote { warning: false, reason: Reason::Ready, note: is.message.clone() })
         }
         (Some(_) | None, Some(_) | None) => None,
     }
@@ -310,10 +312,10 @@ impl Interruption {
     }
 
     /// Returns the Event, unless `standing` already shows the failure.
-    pub fn notice(&self, standing: &[Condition]) -> Option<Notice> {
+    pub fn event(&self, standing: &[Condition]) -> Option<EventNote> {
         let ready = find_condition(standing, ConditionType::Ready).filter(|ready| ready.status == "False");
         let news = ready.is_none_or(|ready| ready.reason != self.reason.as_str());
-        news.then(|| Notice { warning: true, reason: self.reason, note: self.message.clone() })
+        news.then(|| EventNote { warning: true, reason: self.reason, note: self.message.clone() })
     }
 }
 
@@ -326,8 +328,8 @@ pub fn interrupted(
 ) -> Vec<Condition> {
     let accepted = is_true(standing, ConditionType::Accepted);
     let programmed = !interruption.outstanding && is_true(standing, ConditionType::Programmed);
-    let outcome = Outcome::waiting(interruption.reason, interruption.message.as_str());
-    let stated = outcome.stated(standing, generation, now, (accepted, programmed), None);
+    let readiness = Readiness::waiting(interruption.reason, interruption.message.as_str());
+    let stated = readiness.stated(standing, generation, now, (accepted, programmed), None);
     let kept = [
         ConditionType::UpstreamAvailable,
         ConditionType::SelfServiceUnbounded,

@@ -3,9 +3,9 @@
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-use super::Outcome;
+use super::Readiness;
 use super::adoption;
-use super::secret::{self, Known, Standing};
+use super::secret::{self, Known, SecretOwnership};
 use super::secret_patch::Content;
 use crate::crd::{CheckedSecret, Reason};
 
@@ -34,41 +34,43 @@ pub fn present<'a>(
     shape: &CheckedSecret,
     known: Known<'_>,
     named: impl FnOnce() -> Content,
-) -> Result<Option<Present<'a>>, Outcome> {
+) -> Result<Option<Present<'a>>, Readiness> {
     let name = &shape.name;
-    let found = match secret::standing(secret, owner) {
-        Standing::Absent => return Ok(None),
-        Standing::Ours(secret) => Present::Ours(secret),
-        Standing::Adopted(secret) => Present::Shared(secret),
-        Standing::Leaving => {
+    let found = match secret::ownership(secret, owner) {
+        SecretOwnership::Absent => return Ok(None),
+        SecretOwnership::Ours(secret) => Present::Ours(secret),
+        SecretOwnership::Adopted(secret) => Present::Shared(secret),
+        SecretOwnership::Leaving => {
             let message = format!("waiting until the Secret \"{name}\" of an earlier key is gone");
-            return Err(Outcome::waiting(Reason::Progressing, message));
+            return Err(Readiness::waiting(Reason::Progressing, message));
         }
         // It lost its owner reference: taking it back keeps the password that pods use.
-        Standing::Foreign(secret) if secret::is_made_here(secret) && known.is_in(secret) => Present::Ours(secret),
-        Standing::Foreign(secret) if shape.adopt => match secret::obstacle(secret, &owner.name) {
+        SecretOwnership::Foreign(secret) if secret::is_made_here(secret) && known.is_in(secret) => {
+            Present::Ours(secret)
+        }
+        SecretOwnership::Foreign(secret) if shape.adopt => match secret::obstacle(secret, &owner.name) {
             None => Present::Shared(secret),
             Some(obstacle) => {
                 let fix =
                     format!("spec.secret.name: the Secret \"{name}\" {obstacle} and cannot be adopted; name another");
-                return Err(Outcome::refused(Reason::SecretConflict, fix));
+                return Err(Readiness::refused(Reason::SecretConflict, fix));
             }
         },
-        Standing::Foreign(_) => {
+        SecretOwnership::Foreign(_) => {
             let fix = format!(
                 "spec.secret.name: a Secret \"{name}\" exists that is not this key's; remove it, name another, or set \
                  spec.secret.adopt to share it"
             );
-            return Err(Outcome::refused(Reason::SecretConflict, fix));
+            return Err(Readiness::refused(Reason::SecretConflict, fix));
         }
     };
     if found.secret().type_.as_deref() != Some(shape.type_.as_str()) {
         let fix = format!(
-            "spec.secret.type: the Secret \"{name}\" has the type {}, which Kubernetes does not change; name another \
+            "spec.secret.type: the Secret \"{name}\" has the type {}, which Kubernetes does not allow to change; name another \
              Secret, or remove this one",
             found.secret().type_.as_deref().unwrap_or("Opaque")
         );
-        return Err(Outcome::refused(Reason::SecretConflict, fix));
+        return Err(Readiness::refused(Reason::SecretConflict, fix));
     }
     match found {
         Present::Ours(_) => {}
@@ -78,15 +80,15 @@ pub fn present<'a>(
 }
 
 /// Refuses if the key would overwrite what another writer put into a shared Secret.
-fn without_clash(secret: &Secret, owner: &OwnerReference, name: &str, wanted: &Content) -> Result<(), Outcome> {
+fn without_clash(secret: &Secret, owner: &OwnerReference, name: &str, wanted: &Content) -> Result<(), Readiness> {
     let clashes = adoption::clashes(secret, wanted, owner);
     if clashes.is_empty() {
         return Ok(());
     }
     let fix = format!(
-        "spec.secret.adopt: the Secret \"{name}\" has {} already, and what another writer put there is never overwritten; name another \
-         Secret in spec.secret.name, and give it the keys that your program reads with spec.secret.template",
+        "spec.secret.adopt: the Secret \"{name}\" has {} already, and franking never overwrites them; name another Secret \
+         in spec.secret.name, and give it the keys that your program reads with spec.secret.template",
         clashes.join(", ")
     );
-    Err(Outcome::refused(Reason::SecretConflict, fix))
+    Err(Readiness::refused(Reason::SecretConflict, fix))
 }

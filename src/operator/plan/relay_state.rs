@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::domain::relay_config::{Limits, Listener};
+use crate::runtime::relay_config::{Limits, Listener};
 
 /// The known state of the relays, for the policies' status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

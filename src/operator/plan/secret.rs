@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::adoption::Adoption;
 use super::secret_patch::{Content, finished, managed, set};
-use super::{Notice, meta};
+use super::{EventNote, meta};
 use crate::crd::{CheckedRotation, CheckedSecret, CredentialStatus, Field, Preset, Reason};
 use crate::domain::credential::{self, Credential, HashKey, Password, SecretHash, Stage, Username};
 use crate::domain::id::AccountId;
@@ -27,7 +27,7 @@ const RESTORED_MIN: usize = 16;
 
 /// The relation of a Secret to a key.
 #[derive(Clone, Copy, Debug)]
-pub enum Standing<'a> {
+pub enum SecretOwnership<'a> {
     Absent,
     /// We made it, and it is deleted with its key.
     Ours(&'a Secret),
@@ -39,16 +39,16 @@ pub enum Standing<'a> {
 }
 
 /// Judges a live Secret by its controller, or by its adoption mark.
-pub fn standing<'a>(secret: Option<&'a Secret>, owner: &OwnerReference) -> Standing<'a> {
-    let Some(secret) = secret else { return Standing::Absent };
+pub fn ownership<'a>(secret: Option<&'a Secret>, owner: &OwnerReference) -> SecretOwnership<'a> {
+    let Some(secret) = secret else { return SecretOwnership::Absent };
     match meta::controlling_key(&secret.metadata, &owner.kind) {
-        Some(_) | None if meta::deleting(&secret.metadata) => Standing::Leaving,
-        Some(found) if found.uid == owner.uid => Standing::Ours(secret),
-        Some(found) if found.name == owner.name => Standing::Leaving,
+        Some(_) | None if meta::deleting(&secret.metadata) => SecretOwnership::Leaving,
+        Some(found) if found.uid == owner.uid => SecretOwnership::Ours(secret),
+        Some(found) if found.name == owner.name => SecretOwnership::Leaving,
         None if Adoption::of(&secret.metadata).is_some_and(|adoption| adoption.is_by(owner)) => {
-            Standing::Adopted(secret)
+            SecretOwnership::Adopted(secret)
         }
-        Some(_) | None => Standing::Foreign(secret),
+        Some(_) | None => SecretOwnership::Foreign(secret),
     }
 }
 
@@ -121,7 +121,7 @@ pub enum Cause {
 
 impl Cause {
     /// Returns the Event for a new password, requested or not.
-    pub fn notice(self, secret: &str) -> Option<Notice> {
+    pub fn event(self, secret: &str) -> Option<EventNote> {
         let (warning, reason, what) = match self {
             Self::First => return None,
             Self::Deleted => (true, Reason::CredentialReplaced, "was deleted"),
@@ -131,7 +131,7 @@ impl Cause {
         let note = format!(
             "the Secret \"{secret}\" {what}: a new password was issued, the old one works until the overlap ends"
         );
-        Some(Notice { warning, reason, note })
+        Some(EventNote { warning, reason, note })
     }
 }
 

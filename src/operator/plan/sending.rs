@@ -46,7 +46,7 @@ pub fn aside(gauge: Option<&Gauge>, whose: &str, above: Option<&str>) -> Option<
     }
     match inherited(above) {
         YES => None,
-        UPSTREAM_AWAY => Some("at the moment its upstream is away, and mail waits with 451".to_owned()),
+        UPSTREAM_AWAY => Some("at the moment its upstream is unavailable, and mail is deferred with 451".to_owned()),
         NO_RELAY => Some("at the moment no relay is ready".to_owned()),
         credits => Some(format!("at the moment {whose} has {credits}")),
     }

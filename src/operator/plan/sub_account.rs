@@ -12,7 +12,7 @@ use super::figures;
 use super::gauge::Gauge;
 use super::places::Places;
 use super::usage::{self, Metered};
-use super::{Outcome, Plan, Step, is_true, meta, sending};
+use super::{Plan, Readiness, Step, is_true, meta, sending};
 use crate::crd::{
     AccountState, AccountTerms, CheckedAccount, CheckedPolicy, ConditionType, CostStatus, CreditPolicy, DeletionPolicy,
     KeyCounts, Reason, SubAccount, SubAccountStatus, SuspensionSource, SuspensionStatus, account_terms, find_condition,
@@ -95,12 +95,12 @@ pub fn plan(account: &SubAccount, observed: &Observed, now: Timestamp) -> Plan<S
         Ok(_) if account.status.is_none() => plan,
         Ok(accepted) => {
             let message = format!("waiting until the relays know the CreditPolicy \"{}\"", accepted.spec.policy);
-            refuse(plan, account, observed, (&Outcome::waiting(Reason::PolicyNotReady, message), true), now)
+            refuse(plan, account, observed, (&Readiness::waiting(Reason::PolicyNotReady, message), true), now)
         }
-        Err(outcome) => {
-            plan.look_at = next_period(observed, now).filter(|_| observed.places.had > 0);
-            let serves = matches!(outcome, Outcome::Waiting { .. }) && is_of_named_policy(observed);
-            refuse(plan, account, observed, (&outcome, serves), now)
+        Err(readiness) => {
+            plan.requeue_at = next_period(observed, now).filter(|_| observed.places.had > 0);
+            let serves = matches!(readiness, Readiness::Waiting { .. }) && is_of_named_policy(observed);
+            refuse(plan, account, observed, (&readiness, serves), now)
         }
     }
 }
@@ -128,12 +128,12 @@ struct Accepted {
 }
 
 /// Checks the account, in the order in which a user can fix the problems.
-fn judge(account: &SubAccount, observed: &Observed) -> Result<Accepted, Outcome> {
-    let spec = account.spec.check().map_err(|problem| Outcome::refused(Reason::Invalid, problem.to_string()))?;
+fn judge(account: &SubAccount, observed: &Observed) -> Result<Accepted, Readiness> {
+    let spec = account.spec.check().map_err(|problem| Readiness::refused(Reason::Invalid, problem.to_string()))?;
     let Some(policy) = &observed.policy else {
         let fix =
             format!("spec.policyRef.name: there is no CreditPolicy \"{}\"; create it, or name another", spec.policy);
-        return Err(Outcome::refused(Reason::PolicyNotFound, fix));
+        return Err(Readiness::refused(Reason::PolicyNotFound, fix));
     };
     let serves = observed.entry.as_ref().is_some_and(|entry| entry.removed_at.is_none());
     if meta::deleting(&policy.object.metadata) && !serves {
@@ -142,15 +142,15 @@ fn judge(account: &SubAccount, observed: &Observed) -> Result<Accepted, Outcome>
              create it anew when it is gone",
             spec.policy
         );
-        return Err(Outcome::refused(Reason::PolicyNotReady, fix));
+        return Err(Readiness::refused(Reason::PolicyNotReady, fix));
     }
     let plan = policy.object.spec.check().map_err(|problem| {
         let message = format!("the CreditPolicy \"{}\" is not valid: {problem}", spec.policy);
-        Outcome::waiting(Reason::PolicyNotReady, message)
+        Readiness::waiting(Reason::PolicyNotReady, message)
     })?;
     if let Some(sentence) = changed_currency(&policy.object, policy.currency.as_deref()) {
         let message = format!("the CreditPolicy \"{}\" is not valid: {sentence}", spec.policy);
-        return Err(Outcome::waiting(Reason::PolicyNotReady, message));
+        return Err(Readiness::waiting(Reason::PolicyNotReady, message));
     }
     if !plan.namespaces.allows(&observed.namespace.labels) {
         let fix = format!(
@@ -158,10 +158,10 @@ fn judge(account: &SubAccount, observed: &Observed) -> Result<Accepted, Outcome>
              that its spec.allowedNamespaces selects, or name another policy",
             spec.policy
         );
-        return Err(Outcome::refused(Reason::NotAllowedByPolicy, fix));
+        return Err(Readiness::refused(Reason::NotAllowedByPolicy, fix));
     }
     let terms =
-        account_terms(&plan, &spec).map_err(|refusal| Outcome::refused(refusal.reason(), refusal.to_string()))?;
+        account_terms(&plan, &spec).map_err(|refusal| Readiness::refused(refusal.reason(), refusal.to_string()))?;
     priced(&plan, &spec)?;
     not_too_many(&plan, observed)?;
     unique(account, &spec, observed)?;
@@ -174,19 +174,19 @@ fn judge(account: &SubAccount, observed: &Observed) -> Result<Accepted, Outcome>
     Ok(Accepted { policy: policy.id, stands: policy.stands, policy_suspended, terms, spec, sender_domains })
 }
 
-fn priced(plan: &CheckedPolicy, spec: &CheckedAccount) -> Result<(), Outcome> {
+fn priced(plan: &CheckedPolicy, spec: &CheckedAccount) -> Result<(), Readiness> {
     if spec.spend_limit_micro.is_none() || plan.pricing.is_some() {
         return Ok(());
     }
     let fix = format!(
-        "spec.spendLimitMinor: the CreditPolicy \"{}\" has no spec.pricing, so nobody knows what a message costs; have it \
-         priced, or remove the limit",
+        "spec.spendLimitMinor: the CreditPolicy \"{}\" has no spec.pricing, so a message has no price; ask the platform \
+         team for a price, or remove the limit",
         spec.policy
     );
-    Err(Outcome::refused(Reason::PricingMissing, fix))
+    Err(Readiness::refused(Reason::PricingMissing, fix))
 }
 
-fn not_too_many(plan: &CheckedPolicy, observed: &Observed) -> Result<(), Outcome> {
+fn not_too_many(plan: &CheckedPolicy, observed: &Observed) -> Result<(), Readiness> {
     let Some(most) = plan.max_accounts_per_namespace else { return Ok(()) };
     let Places { older, had } = observed.places;
     if older + had < most as usize {
@@ -195,12 +195,12 @@ fn not_too_many(plan: &CheckedPolicy, observed: &Observed) -> Result<(), Outcome
     let fix = format!(
         "spec.policyRef.name: the policy allows {most} accounts per namespace, and this one has {older} older ones and \
          {had} more that had a place in this period (removed and moved ones count); remove an account and wait for the \
-         next period, or have perAccount.maxAccountsPerNamespace raised"
+         next period, or ask the platform team to raise perAccount.maxAccountsPerNamespace"
     );
-    Err(Outcome::refused(Reason::TooManyAccounts, fix))
+    Err(Readiness::refused(Reason::TooManyAccounts, fix))
 }
 
-fn unique(account: &SubAccount, spec: &CheckedAccount, observed: &Observed) -> Result<(), Outcome> {
+fn unique(account: &SubAccount, spec: &CheckedAccount, observed: &Observed) -> Result<(), Readiness> {
     let (Some(id), Some(claimant)) = (&spec.external_id, &observed.claimant) else { return Ok(()) };
     if *claimant == Name::of(account) {
         return Ok(());
@@ -212,7 +212,7 @@ fn unique(account: &SubAccount, spec: &CheckedAccount, observed: &Observed) -> R
         "an older SubAccount of the policy in another namespace".to_owned()
     };
     let fix = format!("spec.externalId: \"{id}\" is used by {who}; choose another");
-    Err(Outcome::refused(Reason::DuplicateExternalId, fix))
+    Err(Readiness::refused(Reason::DuplicateExternalId, fix))
 }
 
 fn accept(
@@ -238,30 +238,30 @@ fn accept(
         removed_at: None,
     };
     if observed.entry.as_ref() != Some(&entry) {
-        plan.look_again = meta::holds(&account.metadata) && !same_limits(observed.entry.as_ref(), &entry);
+        plan.repeat_pass = meta::holds(&account.metadata) && !same_limits(observed.entry.as_ref(), &entry);
         plan.arrives_at = takes_a_place(observed, &entry).then(|| accepted.spec.policy.clone());
         plan.steps.push(Step::Put(Box::new(Entry::Account(entry))));
     }
     let suspensions = suspensions(account, accepted, now);
-    let (state, outcome) = match suspensions.first().map(|suspension| suspension.source) {
+    let (state, readiness) = match suspensions.first().map(|suspension| suspension.source) {
         Some(SuspensionSource::Spec) => {
             let message = "suspended by spec.suspended: nothing is sent until it is removed";
-            (AccountState::Suspended, Outcome::held(Reason::Suspended, message))
+            (AccountState::Suspended, Readiness::held(Reason::Suspended, message))
         }
         Some(SuspensionSource::Policy) => {
             let why = because(&suspensions[0]);
             let message = format!("its policy \"{}\" is suspended{why}", accepted.spec.policy);
-            (AccountState::ParentSuspended, Outcome::held(Reason::ParentSuspended, message))
+            (AccountState::ParentSuspended, Readiness::held(Reason::ParentSuspended, message))
         }
         None => (AccountState::Active, unsuspended(accepted, observed)),
     };
     let gauge = observed.gauge.clone().unwrap_or_else(|| Gauge::untouched(&accepted.terms.limit, now));
-    let open = matches!(outcome, Outcome::Ready { .. });
-    let outcome = outcome.beside(sending::aside(Some(&gauge), "its policy", above(observed)));
+    let open = matches!(readiness, Readiness::Ready { .. });
+    let readiness = readiness.beside(sending::aside(Some(&gauge), "its policy", above(observed)));
     let sender_domains = accepted.sender_domains.clone();
     let shown = Shown { state, suspensions, sender_domains, gauge: Some(gauge.clone()), open };
-    let next = status(account, observed, &outcome, (true, true), now, shown);
-    plan.notices.extend(usage::news(account.status.as_ref(), &next, Some(&gauge)));
+    let next = status(account, observed, &readiness, (true, true), now, shown);
+    plan.events.extend(usage::news(account.status.as_ref(), &next, Some(&gauge)));
     plan.status = Some(next);
     plan
 }
@@ -308,38 +308,38 @@ fn above(observed: &Observed) -> Option<&str> {
     observed.policy.as_ref()?.object.status.as_ref()?.sending.as_deref()
 }
 
-/// Returns the outcome of an account that is not suspended.
-fn unsuspended(accepted: &Accepted, observed: &Observed) -> Outcome {
+/// Returns the readiness of an account that is not suspended.
+fn unsuspended(accepted: &Accepted, observed: &Observed) -> Readiness {
     if let Some(message) = observed.policy.as_ref().and_then(|policy| credit_policy::obstacle(&policy.object)) {
-        return Outcome::held(Reason::PolicyNotReady, message);
+        return Readiness::held(Reason::PolicyNotReady, message);
     }
     let missing: Vec<&str> = accepted.terms.missing.iter().map(|field| field.sentence()).collect();
     if !missing.is_empty() {
         let message = format!(
-            "nothing can be sent: the CreditPolicy \"{}\" requires of each account {}; an administrator with the verb grant \
-             on the policy writes it",
+            "nothing can be sent: the CreditPolicy \"{}\" requires {} of each account; ask an administrator with the verb \
+             grant on the policy to set it",
             accepted.spec.policy,
             missing.join(" and ")
         );
-        return Outcome::held(Reason::RequiredByPolicy, message);
+        return Readiness::held(Reason::RequiredByPolicy, message);
     }
     if !accepted.sender_domains.is_empty() {
-        return Outcome::ready("its settings let mail be sent");
+        return Readiness::ready("its settings permit sending");
     }
     let is_narrowed = accepted.terms.allowed_senders.is_some();
     if is_narrowed {
         let message = format!(
             "spec.allowedSenders: nothing can be sent, because none of these senders is in a domain that the CreditPolicy \
-             \"{}\" lists in its spec.senders.domains; have an administrator with the verb grant on the policy name \
-             senders in its domains, or the platform team add a domain to it",
+             \"{}\" lists in its spec.senders.domains; ask an administrator with the verb grant on the policy to name \
+             senders in its domains, or the platform team to add a domain to it",
             accepted.spec.policy
         );
-        return Outcome::held(Reason::SendersNotPermitted, message);
+        return Readiness::held(Reason::SendersNotPermitted, message);
     }
     // Judged by the spec: the policy's status may not report it yet, or may report its deletion instead.
     let sentence = credit_policy::NO_SENDER_DOMAINS;
     let message = format!("its policy \"{}\" is not ready: {sentence}", accepted.spec.policy);
-    Outcome::held(Reason::PolicyNotReady, message)
+    Readiness::held(Reason::PolicyNotReady, message)
 }
 
 /// Checks whether the figures that were read stay valid when `next` is written. For new accounts with nothing but a cap
@@ -360,7 +360,7 @@ fn refuse(
     mut plan: Plan<SubAccountStatus>,
     account: &SubAccount,
     observed: &Observed,
-    (outcome, serves): (&Outcome, bool),
+    (readiness, serves): (&Readiness, bool),
     now: Timestamp,
 ) -> Plan<SubAccountStatus> {
     if let Some(entry) = observed.entry.as_ref().filter(|entry| entry.removed_at.is_none()) {
@@ -377,10 +377,10 @@ fn refuse(
         }
     }
     let serves = serves && observed.entry.as_ref().is_some_and(|entry| entry.removed_at.is_none());
-    let state = match outcome {
-        Outcome::Waiting { .. } if serves && account.spec.suspended => AccountState::Suspended,
-        Outcome::Waiting { .. } if serves => AccountState::Active,
-        Outcome::Waiting { .. } | Outcome::Refused { .. } | Outcome::Held { .. } | Outcome::Ready { .. } => {
+    let state = match readiness {
+        Readiness::Waiting { .. } if serves && account.spec.suspended => AccountState::Suspended,
+        Readiness::Waiting { .. } if serves => AccountState::Active,
+        Readiness::Waiting { .. } | Readiness::Refused { .. } | Readiness::Held { .. } | Readiness::Ready { .. } => {
             AccountState::Refused
         }
     };
@@ -392,7 +392,7 @@ fn refuse(
     };
     let open = state == AccountState::Active;
     let shown = Shown { state, suspensions: Vec::new(), sender_domains, gauge: observed.gauge.clone(), open };
-    plan.status = Some(status(account, observed, outcome, (false, false), now, shown));
+    plan.status = Some(status(account, observed, readiness, (false, false), now, shown));
     plan
 }
 
@@ -423,7 +423,7 @@ struct Shown {
 fn status(
     account: &SubAccount,
     observed: &Observed,
-    outcome: &Outcome,
+    readiness: &Readiness,
     (accepted, programmed): (bool, bool),
     now: Timestamp,
     Shown { state, suspensions, sender_domains, gauge, open }: Shown,
@@ -437,7 +437,7 @@ fn status(
         sender_domains,
         sending: Some(sending::column(open, gauge.as_ref(), above(observed))),
         observed_generation: account.metadata.generation,
-        conditions: outcome.conditions(conditions, account.metadata.generation, now, (accepted, programmed)),
+        conditions: readiness.conditions(conditions, account.metadata.generation, now, (accepted, programmed)),
         usage: gauge.as_ref().map(Gauge::usage),
         credits: gauge.as_ref().map(Gauge::credits),
         spend: gauge.as_ref().and_then(|gauge| gauge.figures.spend),

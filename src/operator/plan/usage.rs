@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use jiff::Timestamp;
 
-use super::Notice;
+use super::EventNote;
 use super::figures::{Figures, Phase};
 use super::gauge::Gauge;
 use crate::crd::Reason;
@@ -91,7 +91,7 @@ pub fn settle<S: Metered>(next: S, standing: Option<&S>, granted: bool) -> S {
 
 /// Returns the Event when credits are exhausted, and when they are available again. An object that starts exhausted
 /// gets none: it was written so.
-pub fn news<S: Metered>(standing: Option<&S>, next: &S, gauge: Option<&Gauge>) -> Option<Notice> {
+pub fn news<S: Metered>(standing: Option<&S>, next: &S, gauge: Option<&Gauge>) -> Option<EventNote> {
     let (before, _) = standing?.shown()?;
     let (after, _) = next.shown()?;
     let open = |phase| match phase {
@@ -101,18 +101,19 @@ pub fn news<S: Metered>(standing: Option<&S>, next: &S, gauge: Option<&Gauge>) -
     match (before.phase(), after.phase()) {
         (was, is) if was == is || (open(was) && open(is)) => None,
         (_, Phase::Exhausted) => {
-            Some(Notice { warning: true, reason: Reason::CreditsExhausted, note: gauge?.sentence_of_end() })
+            Some(EventNote { warning: true, reason: Reason::CreditsExhausted, note: gauge?.sentence_of_end() })
         }
         (_, Phase::Beyond) => {
-            let note = "the pool is used up; messages go on, because spec.overage says Allow, and are counted apart";
-            Some(Notice { warning: true, reason: Reason::CreditsExhausted, note: note.to_owned() })
+            let note =
+                "the pool is used up; mail is still sent, because spec.overage is Allow, and is counted separately";
+            Some(EventNote { warning: true, reason: Reason::CreditsExhausted, note: note.to_owned() })
         }
         (_, Phase::Untouched | Phase::InUse) => {
             let note = match after.remaining {
-                Some(remaining) => format!("credits are there again: {remaining}"),
-                None => "credits are there again, without a limit".to_owned(),
+                Some(remaining) => format!("credits are available again: {remaining}"),
+                None => "credits are available again, without a limit".to_owned(),
             };
-            Some(Notice { warning: false, reason: Reason::CreditsAvailable, note })
+            Some(EventNote { warning: false, reason: Reason::CreditsAvailable, note })
         }
     }
 }

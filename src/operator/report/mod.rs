@@ -11,13 +11,13 @@ use kube::{Api, Client, ResourceExt as _};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::crd::{Reason, printable};
+use crate::crd::printable;
 use crate::domain::id;
 use crate::operator::error::{Error, Result, status_code};
 use crate::operator::kinds::Kind;
 use crate::operator::object_ref::Ref;
 use crate::operator::plan::figures::Figures;
-use crate::operator::plan::{Notice, meta};
+use crate::operator::plan::{EventNote, meta};
 use crate::operator::report::account_metrics::{AccountMetrics, Measured};
 use crate::runtime::metrics::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register,
@@ -89,20 +89,20 @@ impl Report {
                 registry,
                 metric(IntGauge::new(
                     "franking_operator_status_lag_seconds",
-                    "How long the status that has waited longest has been due. Figures in a status are this much older than the minute that they may be.",
+                    "How long the status that has waited longest has been due. Figures in a status may be older than a minute by this much.",
                 )),
             ),
             credits: gauge(
                 "franking_policy_credits",
-                "Credits of a policy: granted, used and overage of its pool in the running period, prepaid those that are \
-                 left of what was prepaid, remaining the less of both. What does not limit is absent.",
+                "Credits of a policy. granted, used, overage: of its pool in the running period. prepaid: those left of the \
+                 prepaid balance. remaining: the lesser of both. Absent if nothing limits.",
                 &["policy", "what"],
             ),
             account_credits: gauge(
                 "franking_account_credits",
-                "Credits of an account: granted and used of its cap in the running period, prepaid those that are left of \
-                 what was prepaid, remaining the least of all its limits. Of as many accounts as operator.metricAccounts says, \
-                 those that used most; franking_accounts_left_out says how many others there are.",
+                "Credits of an account. granted, used: of its cap in the running period. prepaid: those left of the prepaid \
+                 balance. remaining: the least of all its limits. Exported for the accounts that used most, as many as \
+                 operator.metricAccounts says; franking_accounts_left_out counts the others.",
                 &["namespace", "account", "what"],
             ),
             measured: Mutex::new(Measured::new(accounts)),
@@ -117,7 +117,7 @@ impl Report {
                 registry,
                 metric(IntCounter::new(
                     "franking_operator_unknown_messages_total",
-                    "Messages whose session ended without saying what became of them; they stay charged.",
+                    "Messages whose session ended without settling them; they stay charged.",
                 )),
             ),
             sweep_stopped: register(
@@ -265,16 +265,20 @@ impl Report {
     }
 
     /// Publishes an Event about an object of one of our kinds.
-    pub async fn notice<K: Kind>(&self, object: &K, notice: &Notice, now: Timestamp) {
+    pub async fn publish<K: Kind>(&self, object: &K, event_note: &EventNote, now: Timestamp) {
         let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
-        let event_note = EventNote { warning: notice.warning, reason: notice.reason, note: &notice.note };
         publish(&self.client, regarding(object), &namespace, event_note, now).await;
     }
 
     /// Publishes an Event that exists once, however often it is written. Returns false if its namespace is gone.
-    pub async fn notice_once<K: Kind>(&self, object: &K, name: &str, notice: &Notice, now: Timestamp) -> Result<bool> {
+    pub async fn publish_once<K: Kind>(
+        &self,
+        object: &K,
+        name: &str,
+        event_note: &EventNote,
+        now: Timestamp,
+    ) -> Result<bool> {
         let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
-        let event_note = EventNote { warning: notice.warning, reason: notice.reason, note: &notice.note };
         let named = ObjectMeta { name: Some(name.to_owned()), namespace: Some(namespace), ..ObjectMeta::default() };
         match create(&self.client, regarding(object), named, event_note, now).await {
             Ok(()) => Ok(true),
@@ -300,19 +304,12 @@ fn regarding<K: Kind>(object: &K) -> ObjectReference {
     }
 }
 
-/// The content of an Event.
-pub struct EventNote<'a> {
-    pub warning: bool,
-    pub reason: Reason,
-    pub note: &'a str,
-}
-
 /// Publishes an Event. A failure is only logged, and nothing depends on it.
 pub async fn publish(
     client: &Client,
     regarding: ObjectReference,
     namespace: &str,
-    event_note: EventNote<'_>,
+    event_note: &EventNote,
     now: Timestamp,
 ) {
     let name = regarding.name.clone().unwrap_or_default();
@@ -330,11 +327,11 @@ async fn create(
     client: &Client,
     regarding: ObjectReference,
     named: ObjectMeta,
-    event_note: EventNote<'_>,
+    event_note: &EventNote,
     now: Timestamp,
 ) -> std::result::Result<(), kube::Error> {
     let namespace = named.namespace.clone().unwrap_or_default();
-    let note = printable(event_note.note);
+    let note = printable(&event_note.note);
     let event = Event {
         metadata: named,
         action: Some("Reconcile".to_owned()),

@@ -21,7 +21,7 @@ pub struct AwaitingPolicy(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     /// Policies that were found in the directory; they stay there until they are deleted.
-    standing: HashSet<String>,
+    present: HashSet<String>,
     waiting: HashMap<String, BTreeSet<Name>>,
 }
 
@@ -32,21 +32,27 @@ impl AwaitingPolicy {
 
     /// True if the policy is in the directory. If not, the account waits, and is registered before the read, so that a
     /// policy written meanwhile wakes it.
-    pub async fn stands(&self, books: &LedgerClient, policy: &str, id: PolicyId, account: &Name) -> Result<bool> {
+    pub async fn is_policy_present(
+        &self,
+        ledger: &LedgerClient,
+        policy: &str,
+        id: PolicyId,
+        account: &Name,
+    ) -> Result<bool> {
         {
             let mut inner = self.inner();
-            if inner.standing.contains(policy) {
+            if inner.present.contains(policy) {
                 return Ok(true);
             }
             inner.waiting.entry(policy.to_owned()).or_default().insert(account.clone());
         }
-        let entry = books.entry(Holder::Policy(id)).await.map_err(Error::ledger("looking for an account's policy"))?;
-        let stands = matches!(entry, Some(Entry::Policy(entry)) if entry.removed_at.is_none());
-        if stands {
-            self.inner().standing.insert(policy.to_owned());
+        let entry = ledger.entry(Holder::Policy(id)).await.map_err(Error::ledger("looking for an account's policy"))?;
+        let is_present = matches!(entry, Some(Entry::Policy(entry)) if entry.removed_at.is_none());
+        if is_present {
+            self.inner().present.insert(policy.to_owned());
             self.woken(policy, account);
         }
-        Ok(stands)
+        Ok(is_present)
     }
 
     /// Returns an account that waits for the policy. It stays registered until [`Self::woken`]: an interruption between
@@ -74,9 +80,9 @@ impl AwaitingPolicy {
     }
 
     /// Forgets a deleted policy.
-    pub fn left(&self, policy: &str) {
+    pub fn forget_policy(&self, policy: &str) {
         let mut inner = self.inner();
-        inner.standing.remove(policy);
+        inner.present.remove(policy);
         inner.waiting.remove(policy);
     }
 

@@ -8,18 +8,18 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::domain::relay_config::LedgerAddress;
 use crate::ledger::identity::Identity;
 use crate::ledger::incarnation::Known;
 use crate::operator::fleet::installation::Installation;
 use crate::operator::object_ref::Ref;
 use crate::runtime::metrics::{IntGauge, Registry, register};
+use crate::runtime::relay_config::LedgerAddress;
 /// Time for which a pass waits for the first identification: an available ledger replies at once.
-const JUDGED_WITHIN: Duration = Duration::from_secs(5);
+const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 
-/// The known standing of the ledger.
+/// The known state of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum LedgerState {
     /// It has not identified itself yet.
     Unknown,
     Open,
@@ -34,9 +34,9 @@ pub struct Guard {
     /// in tests: then only the ledger's own identity counts.
     pub place: Option<(Installation, LedgerAddress)>,
     known: Mutex<Option<Known>>,
-    pub standing: watch::Sender<Standing>,
+    pub state: watch::Sender<LedgerState>,
     /// Objects that were put back since the rebuild began.
-    passed: Mutex<HashSet<Ref>>,
+    restored: Mutex<HashSet<Ref>>,
     pub replaced: IntGauge,
 }
 
@@ -44,34 +44,34 @@ impl Guard {
     pub fn new(place: Option<(Installation, LedgerAddress)>, registry: &Registry) -> Self {
         let gauge = IntGauge::new(
             "franking_ledger_replaced",
-            "1 while the ledger is not the one that this installation knows: nothing is sent until somebody accepts it.",
+            "1 while the ledger is not the one that this installation knows: no mail is sent until an administrator accepts it.",
         );
         let known = place.as_ref().map(|(installation, _)| installation.known());
         Self {
             place,
             known: Mutex::new(known),
-            standing: watch::Sender::new(Standing::Unknown),
-            passed: Mutex::default(),
+            state: watch::Sender::new(LedgerState::Unknown),
+            restored: Mutex::default(),
             replaced: register(registry, gauge.expect("a metric's name is a valid constant")),
         }
     }
 
-    pub fn standing(&self) -> Standing {
-        self.standing.borrow().clone()
+    pub fn state(&self) -> LedgerState {
+        self.state.borrow().clone()
     }
 
-    /// Returns the standing once it is known, or `Unknown` if the ledger does not reply in time.
-    pub async fn judged(&self) -> Standing {
-        let mut standing = self.standing.subscribe();
+    /// Returns the state once it is known, or `Unknown` if the ledger does not reply in time.
+    pub async fn wait_until_known(&self) -> LedgerState {
+        let mut state = self.state.subscribe();
         // The sender is our own, so only the timeout can end it.
-        let _ = tokio::time::timeout(JUDGED_WITHIN, standing.wait_for(|standing| *standing != Standing::Unknown)).await;
-        self.standing()
+        let _ = tokio::time::timeout(KNOWN_WITHIN, state.wait_for(|state| *state != LedgerState::Unknown)).await;
+        self.state()
     }
 
     /// Waits until the ledger is open: periodic tasks must not run earlier.
     pub async fn opened(&self) {
         // The sender is our own, so it exists as long as we do.
-        let _ = self.standing.subscribe().wait_for(|standing| *standing == Standing::Open).await;
+        let _ = self.state.subscribe().wait_for(|state| *state == LedgerState::Open).await;
     }
 
     /// Returns the ledger incarnation in use.
@@ -79,20 +79,20 @@ impl Guard {
         self.known().as_ref().map(|known| known.incarnation)
     }
 
-    pub fn passed(&self, what: Ref) {
-        if *self.standing.borrow() == Standing::Rebuilding {
-            self.passed.lock().insert(what);
+    pub fn restored(&self, what: Ref) {
+        if *self.state.borrow() == LedgerState::Rebuilding {
+            self.restored.lock().insert(what);
         }
     }
 
-    pub fn has_passed(&self, what: &Ref) -> bool {
-        self.passed.lock().contains(what)
+    pub fn is_restored(&self, what: &Ref) -> bool {
+        self.restored.lock().contains(what)
     }
 
     /// Starts the rebuild: from now on passes put objects back.
     pub fn begin_rebuilding(&self) {
-        self.passed.lock().clear();
-        self.standing.send_replace(Standing::Rebuilding);
+        self.restored.lock().clear();
+        self.state.send_replace(LedgerState::Rebuilding);
     }
 
     pub fn known(&self) -> parking_lot::MutexGuard<'_, Option<Known>> {

@@ -10,40 +10,59 @@ use crate::domain::denied_sender::{DENIED_MAX, DeniedReport, TELL_EVERY};
 use crate::domain::directory::Entry;
 use crate::domain::id::Holder;
 use crate::domain::sender::{MailDomain, SenderFault, Unlisted};
-use crate::operator::context::Context;
 use crate::operator::object_ref::{Name, Ref};
-use crate::operator::plan::Notice;
+use crate::operator::plan::EventNote;
+use crate::operator::report::Report;
+use crate::operator::state::denied_senders::Denied;
+use crate::operator::state::guard::Guard;
+use crate::operator::state::ledger_client::LedgerClient;
+use crate::operator::watch::references::References;
+use crate::operator::watch::work_queue::WorkQueues;
+use crate::runtime::clock::Clock;
 use crate::runtime::failure_streak::FailureStreak;
 
 /// Interval between queries of the ledger, short enough for a user who looks for the reason.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Runs until the future is dropped.
-pub async fn run(context: &Context) {
-    let mut failures = FailureStreak::default();
-    loop {
-        // Not while the ledger is held or being rebuilt.
-        context.guard.opened().await;
-        let reports = context.ledger.report_denied_senders(TELL_EVERY, DENIED_MAX).await;
-        if let Some(error) = failures.first(&reports) {
-            tracing::warn!(error = error as &dyn std::error::Error, "asking for refused senders");
-        }
-        for report in reports.unwrap_or_default() {
-            tell(context, report).await;
-        }
-        sleep(LOOK_EVERY).await;
-    }
+/// The task, with what it uses of the operator.
+pub struct SenderDenials<'a> {
+    pub ledger_guard: &'a Guard,
+    pub ledger: &'a LedgerClient,
+    pub denied: &'a Denied,
+    pub references: &'a References,
+    pub report: &'a Report,
+    pub queues: &'a WorkQueues,
+    pub clock: &'a dyn Clock,
 }
 
-async fn tell(context: &Context, report: DeniedReport) {
-    // Names come from the ledger, which knows them before the first reconcile of a new process does.
-    let Ok(Some(Entry::Key(entry))) = context.ledger.entry(Holder::Key(report.key)).await else { return };
-    let name = Name::new(entry.namespace.as_str(), entry.name.as_str());
-    let Some(key) = context.references.key(&name) else { return };
-    let notice = Notice { warning: true, reason: Reason::SenderDenied, note: sentence(&report) };
-    context.report.notice(key.as_ref(), &notice, context.clock.now()).await;
-    context.denied.remember(report);
-    context.queues.wake(&Ref::Key(name));
+impl SenderDenials<'_> {
+    /// Runs until the future is dropped.
+    pub async fn run(&self) {
+        let mut failures = FailureStreak::default();
+        loop {
+            // Not while the ledger is held or being rebuilt.
+            self.ledger_guard.opened().await;
+            let reports = self.ledger.report_denied_senders(TELL_EVERY, DENIED_MAX).await;
+            if let Some(error) = failures.first(&reports) {
+                tracing::warn!(error = error as &dyn std::error::Error, "asking for refused senders");
+            }
+            for report in reports.unwrap_or_default() {
+                self.tell(report).await;
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn tell(&self, report: DeniedReport) {
+        // Names come from the ledger, which knows them before the first reconcile of a new process does.
+        let Ok(Some(Entry::Key(entry))) = self.ledger.entry(Holder::Key(report.key)).await else { return };
+        let name = Name::new(entry.namespace.as_str(), entry.name.as_str());
+        let Some(key) = self.references.key(&name) else { return };
+        let event_note = EventNote { warning: true, reason: Reason::SenderDenied, note: sentence(&report) };
+        self.report.publish(key.as_ref(), &event_note, self.clock.now()).await;
+        self.denied.remember(report);
+        self.queues.wake(&Ref::Key(name));
+    }
 }
 
 /// Builds the message for the key's owner. It names the domain and no address.

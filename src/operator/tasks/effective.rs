@@ -10,20 +10,24 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::Api;
 use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
 use ring::digest;
 use serde::Serialize;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::domain::directory::{Entry, PolicyEntry, UpstreamTls, is_expired};
 use crate::domain::id::{AccountId, Holder, KeyId, PolicyId};
-use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
-use crate::operator::object_ref::{Name, Ref};
 use crate::operator::plan::meta;
-use crate::operator::plan::relay_state::RelayInForce;
+use crate::operator::plan::relay_state::{RelayInForce, RelayState};
+use crate::operator::state::config_hash::ConfigHash;
+use crate::operator::state::guard::Guard;
+use crate::operator::state::ledger_client::LedgerClient;
+use crate::operator::watch::references::References;
+use crate::runtime::clock::Clock;
 
 /// Interval at which the directory is read for changes: an edit should show within a second.
 const EVERY: Duration = Duration::from_millis(500);
@@ -113,41 +117,82 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// Runs until the future is dropped.
-pub async fn run(context: &Context) {
-    let mut incarnation = context.guard.incarnation();
-    let (mut followed, mut written, mut due) = (Followed::default(), None, Instant::now());
-    loop {
-        context.guard.opened().await;
-        if incarnation != context.guard.incarnation() {
-            (followed, incarnation) = (Followed::default(), context.guard.incarnation());
-        }
-        match followed.follow(context).await {
-            Ok(()) => {
-                // Not before the settings are known: a partial text would put another hash into every status at each
-                // start.
-                let now = context.clock.now();
-                let rendered =
-                    context.relay.borrow().in_force.as_deref().map(|relay| followed.render(Some(relay), now));
-                if let Some(rendered) = rendered
-                    && (written.as_ref() != Some(&rendered) || Instant::now() >= due)
-                {
-                    match write(context, &rendered).await {
-                        Ok(()) => {
-                            due = Instant::now() + AGAIN;
-                            tell(context, &rendered.hash);
-                            written = Some(rendered);
-                        }
-                        Err(error) => {
-                            tracing::warn!(error = &error as &dyn std::error::Error, "writing what is in force");
-                            tokio::time::sleep(AGAIN / 12).await;
+/// The task, with what it uses of the operator.
+pub struct EffectiveConfig<'a> {
+    pub client: &'a Client,
+    /// The namespace and the name of the ConfigMap.
+    pub config_map: (&'a str, &'a str),
+    pub ledger_guard: &'a Guard,
+    pub ledger: &'a LedgerClient,
+    pub relay: &'a watch::Receiver<RelayState>,
+    pub config_hash: &'a ConfigHash,
+    pub references: &'a References,
+    pub clock: &'a dyn Clock,
+}
+
+impl EffectiveConfig<'_> {
+    /// Runs until the future is dropped.
+    pub async fn run(&self) {
+        let mut incarnation = self.ledger_guard.incarnation();
+        let (mut followed, mut written, mut due) = (Followed::default(), None, Instant::now());
+        loop {
+            self.ledger_guard.opened().await;
+            if incarnation != self.ledger_guard.incarnation() {
+                (followed, incarnation) = (Followed::default(), self.ledger_guard.incarnation());
+            }
+            match followed.follow(self.ledger).await {
+                Ok(()) => {
+                    // Not before the settings are known: a partial text would put another hash into every status at each
+                    // start.
+                    let now = self.clock.now();
+                    let rendered =
+                        self.relay.borrow().in_force.as_deref().map(|relay| followed.render(Some(relay), now));
+                    if let Some(rendered) = rendered
+                        && (written.as_ref() != Some(&rendered) || Instant::now() >= due)
+                    {
+                        match self.write(&rendered).await {
+                            Ok(()) => {
+                                due = Instant::now() + AGAIN;
+                                self.tell(&rendered.hash);
+                                written = Some(rendered);
+                            }
+                            Err(error) => {
+                                tracing::warn!(
+                                    error = &error as &dyn std::error::Error,
+                                    "writing the effective settings"
+                                );
+                                tokio::time::sleep(AGAIN / 12).await;
+                            }
                         }
                     }
                 }
+                Err(error) => tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "following the directory for the effective settings"
+                ),
             }
-            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "following what is in force"),
+            tokio::time::sleep(EVERY).await;
         }
-        tokio::time::sleep(EVERY).await;
+    }
+
+    async fn write(&self, rendered: &Rendered) -> Result<()> {
+        let (namespace, name) = self.config_map;
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let object = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": name, "annotations": {HASH: rendered.hash}},
+            "data": {FILE: rendered.text},
+        });
+        let parameters = PatchParams::apply(meta::MANAGER).force();
+        let written = api.patch(name, &parameters, &Patch::Apply(&object)).await;
+        written.map(drop).map_err(Error::cluster("writing the relays' effective settings"))
+    }
+
+    /// Passes a changed hash on to every policy's status, within the write budget of figures.
+    fn tell(&self, hash: &str) {
+        if self.config_hash.replace(hash) {
+            self.references.recount_policies();
+        }
     }
 }
 
@@ -159,8 +204,8 @@ struct Rendered {
 }
 
 impl Followed {
-    async fn follow(&mut self, context: &Context) -> Result<()> {
-        let changes = context.ledger.store().changes(self.epoch).await;
+    async fn follow(&mut self, ledger: &LedgerClient) -> Result<()> {
+        let changes = ledger.store().changes(self.epoch).await;
         let changes = changes.map_err(Error::ledger("reading the directory"))?;
         self.epoch = changes.epoch;
         changes.entries.into_iter().for_each(|entry| self.take(entry));
@@ -244,29 +289,6 @@ fn settings_of(policy: &PolicyEntry) -> Policy<'_> {
     Policy { upstream, senders, senders_left_out, suspended, accounts: None, keys: None }
 }
 
-async fn write(context: &Context, rendered: &Rendered) -> Result<()> {
-    let settings = &context.settings;
-    let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), &settings.namespace);
-    let name = &settings.effective_config_map;
-    let object = json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": name, "annotations": {HASH: rendered.hash}},
-        "data": {FILE: rendered.text},
-    });
-    let parameters = PatchParams::apply(meta::MANAGER).force();
-    let written = api.patch(name, &parameters, &Patch::Apply(&object)).await;
-    written.map(drop).map_err(Error::cluster("writing what is in force for the relays"))
-}
-
-/// Passes a changed hash on to every policy's status, within the write budget of figures.
-fn tell(context: &Context, hash: &str) {
-    if context.replace_config_hash(hash) {
-        for policy in context.references.policies.state() {
-            context.references.recount(Ref::Policy(Name::of(policy.as_ref())));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;
@@ -275,8 +297,8 @@ mod tests {
     use crate::domain::credit::Limit;
     use crate::domain::directory::{Sealed, Suspension, UpstreamEntry};
     use crate::domain::period::Calendar;
-    use crate::domain::relay_config::Limits;
     use crate::domain::sender::MailDomain;
+    use crate::runtime::relay_config::Limits;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 

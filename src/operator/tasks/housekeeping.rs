@@ -7,7 +7,10 @@ use parking_lot::Mutex;
 use tracing::Instrument as _;
 
 use crate::ledger::store::{FINGERPRINT_KEPT, Result};
-use crate::operator::context::Context;
+use crate::operator::report::Report;
+use crate::operator::state::guard::Guard;
+use crate::operator::state::ledger_client::LedgerClient;
+use crate::runtime::clock::Clock;
 
 /// Lost messages of one sweep that are logged one by one; the others are only counted.
 const LOST_LOGGED: usize = 1_000;
@@ -66,18 +69,28 @@ impl Liveness {
     }
 }
 
-/// Runs until the future is dropped.
-pub async fn run(context: &Context) {
-    let liveness = &Liveness::default();
-    tokio::join!(
-        PeriodicTask::Heartbeat.keep(context, liveness),
-        PeriodicTask::Rollup.keep(context, liveness),
-        PeriodicTask::Lots.keep(context, liveness),
-        PeriodicTask::Sweep.keep(context, liveness),
-        PeriodicTask::Retire.keep(context, liveness),
-        PeriodicTask::Forget.keep(context, liveness),
-        PeriodicTask::ForgetKeys.keep(context, liveness)
-    );
+/// The tasks, with what they use of the operator.
+pub struct Housekeeping<'a> {
+    pub ledger_guard: &'a Guard,
+    pub ledger: &'a LedgerClient,
+    pub report: &'a Report,
+    pub clock: &'a dyn Clock,
+}
+
+impl Housekeeping<'_> {
+    /// Runs until the future is dropped.
+    pub async fn run(&self) {
+        let liveness = &Liveness::default();
+        tokio::join!(
+            PeriodicTask::Heartbeat.keep(self, liveness),
+            PeriodicTask::Rollup.keep(self, liveness),
+            PeriodicTask::Lots.keep(self, liveness),
+            PeriodicTask::Sweep.keep(self, liveness),
+            PeriodicTask::Retire.keep(self, liveness),
+            PeriodicTask::Forget.keep(self, liveness),
+            PeriodicTask::ForgetKeys.keep(self, liveness)
+        );
+    }
 }
 
 impl PeriodicTask {
@@ -105,11 +118,11 @@ impl PeriodicTask {
         }
     }
 
-    async fn keep(self, context: &Context, liveness: &Liveness) {
+    async fn keep(self, housekeeping: &Housekeeping<'_>, liveness: &Liveness) {
         loop {
             // Not while the ledger is held or being rebuilt.
-            context.guard.opened().await;
-            let pause = match self.once(context, liveness).await {
+            housekeeping.ledger_guard.opened().await;
+            let pause = match self.once(housekeeping, liveness).await {
                 Ok(()) => self.interval(),
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "{}", self.doing());
@@ -121,23 +134,23 @@ impl PeriodicTask {
     }
 
     /// Runs one round, in a span, so that log lines of lower layers name the task.
-    async fn once(self, context: &Context, liveness: &Liveness) -> Result<()> {
+    async fn once(self, housekeeping: &Housekeeping<'_>, liveness: &Liveness) -> Result<()> {
         let span = tracing::error_span!("housekeeping", task = self.doing());
-        self.round(context, liveness).instrument(span).await
+        self.round(housekeeping, liveness).instrument(span).await
     }
 
-    async fn round(self, context: &Context, liveness: &Liveness) -> Result<()> {
-        let (books, now) = (&context.ledger, context.clock.now());
+    async fn round(self, housekeeping: &Housekeeping<'_>, liveness: &Liveness) -> Result<()> {
+        let (ledger, now) = (housekeeping.ledger, housekeeping.clock.now());
         match self {
             Self::Heartbeat => {
-                let beat = books.heartbeat().await;
+                let beat = ledger.heartbeat().await;
                 liveness.felt(beat.is_ok());
                 beat
             }
-            Self::Rollup => books.rollup().await.map(drop),
-            Self::Lots => books.prepare_lots(now.saturating_add(LOTS_AHEAD).unwrap_or(Timestamp::MAX)).await.map(drop),
+            Self::Rollup => ledger.rollup().await.map(drop),
+            Self::Lots => ledger.prepare_lots(now.saturating_add(LOTS_AHEAD).unwrap_or(Timestamp::MAX)).await.map(drop),
             Self::Retire => {
-                let retired = books.retire(now.saturating_sub(RETENTION).unwrap_or(Timestamp::MIN)).await?;
+                let retired = ledger.retire(now.saturating_sub(RETENTION).unwrap_or(Timestamp::MIN)).await?;
                 if retired > 0 {
                     tracing::info!(messages = retired, "old messages are sealed");
                 }
@@ -145,17 +158,17 @@ impl PeriodicTask {
             }
             Self::Forget => {
                 let before = now.saturating_sub(FINGERPRINT_KEPT).unwrap_or(Timestamp::MIN);
-                books.forget_fingerprints(before).await.map(drop)
+                ledger.forget_fingerprints(before).await.map(drop)
             }
             Self::ForgetKeys => {
                 let before = now.saturating_sub(REMOVED_KEY_KEPT).unwrap_or(Timestamp::MIN);
-                books.forget_keys(before).await.map(drop)
+                ledger.forget_keys(before).await.map(drop)
             }
             Self::Sweep => {
                 // Messages of a closed or replaced session are known to be abandoned at any time.
                 let silence = if liveness.is_steady() { SILENCE } else { SignedDuration::MAX };
-                let lost = books.sweep_sessions(silence).await?;
-                context.report.unknown(lost.len() as u64);
+                let lost = ledger.sweep_sessions(silence).await?;
+                housekeeping.report.unknown(lost.len() as u64);
                 for message in lost.iter().take(LOST_LOGGED) {
                     tracing::warn!(message.id = %message, "its relay ended without settling it; it counts as unknown");
                 }

@@ -10,17 +10,18 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use uuid::Uuid;
 
 use crate::crd::Reason;
-use crate::domain::relay_config::LedgerAddress;
 use crate::ledger::identity::Progress;
 use crate::ledger::incarnation::{self, Acceptance, Finding, Known, Replaced};
 use crate::ledger::store::{self, Identity};
 use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
 use crate::operator::fleet::installation::{self, ACCEPT, Installation, NAME};
-use crate::operator::report::{self, EventNote};
-use crate::operator::state::guard::Standing;
+use crate::operator::plan::EventNote;
+use crate::operator::report;
+use crate::operator::state::guard::LedgerState;
 use crate::operator::tasks::rebuild;
 use crate::runtime::failure_streak::FailureStreak;
+use crate::runtime::relay_config::LedgerAddress;
 
 /// Interval at which the ledger's identity is read: one small read. Relays check by themselves, five times a second.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -48,7 +49,7 @@ pub async fn run(context: &Context) {
     loop {
         let looked = look(context, &mut watching).await;
         if let Some(error) = failures.first(&looked) {
-            tracing::warn!(error = error as &dyn std::error::Error, "watching who the ledger is");
+            tracing::warn!(error = error as &dyn std::error::Error, "watching the ledger's identity");
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -56,12 +57,13 @@ pub async fn run(context: &Context) {
 
 /// Notes the progress a last time, so that a backup restored while we are down is recognised.
 pub async fn end(context: &Context) {
-    let guard = &context.guard;
-    let (Some((installation, _)), Standing::Open) = (&guard.place, guard.standing()) else { return };
+    let guard = &context.ledger_guard;
+    let (Some((installation, _)), LedgerState::Open) = (&guard.place, guard.state()) else { return };
     let noting = async {
         // Messages sent since the last rollup count too.
         context.ledger.rollup().await.map_err(Error::ledger("rolling usage up"))?;
-        let identity = context.ledger.store().identity().await.map_err(Error::ledger("asking who the ledger is"))?;
+        let identity =
+            context.ledger.store().identity().await.map_err(Error::ledger("asking for the ledger's identity"))?;
         if identity.progress == installation.progress {
             return Ok(());
         }
@@ -85,7 +87,7 @@ async fn look(context: &Context, watching: &mut Watching) -> Result<()> {
         Some(identity) => identity,
         None => return Ok(()),
     };
-    let known = context.guard.known_or(&identity);
+    let known = context.ledger_guard.known_or(&identity);
     match incarnation::judge(&known, &identity) {
         Finding::Ours => ours(context, watching, known, &identity).await,
         Finding::Rebuilding => rebuild(context).await,
@@ -96,7 +98,7 @@ async fn look(context: &Context, watching: &mut Watching) -> Result<()> {
 /// Returns the ledger's identity, from a new connection if the open one reports that another file was put in its place.
 /// If there is no ledger at all any more, it makes one, held from the start, so that there is something to accept.
 async fn identify(context: &Context, watching: &mut Watching) -> Result<Option<Identity>> {
-    let failed = Error::ledger("asking who the ledger is");
+    let failed = Error::ledger("asking for the ledger's identity");
     let error = match context.ledger.store().identity().await {
         Ok(identity) => {
             watching.gone = 0;
@@ -104,7 +106,7 @@ async fn identify(context: &Context, watching: &mut Watching) -> Result<Option<I
         }
         Err(error) => error,
     };
-    let Some((installation, address)) = &context.guard.place else { return Err(failed(error)) };
+    let Some((installation, address)) = &context.ledger_guard.place else { return Err(failed(error)) };
     match &error {
         store::Error::Foreign { .. } => {
             let other =
@@ -115,7 +117,8 @@ async fn identify(context: &Context, watching: &mut Watching) -> Result<Option<I
             watching.gone += 1;
             if watching.gone == GONE_LOOKS {
                 tracing::error!(ledger = address.place(), "the ledger is gone; an empty one is made, to be accepted");
-                let naming = Installation { ledger_made: true, ..installation.clone() }.naming(&mut context.rng());
+                let naming =
+                    Installation { ledger_made: true, ..installation.clone() }.naming(&mut context.seeds.rng());
                 crate::ledger::prepare(address, &naming, context.clock.now())
                     .await
                     .map_err(Error::ledger("making a ledger"))?;
@@ -135,7 +138,7 @@ fn is_gone(address: &LedgerAddress) -> bool {
 
 /// Handles the right ledger: work goes on, and its progress is noted from time to time.
 async fn ours(context: &Context, watching: &mut Watching, known: Known, identity: &Identity) -> Result<()> {
-    let guard = &context.guard;
+    let guard = &context.ledger_guard;
     if let Some(known) = guard.known().as_mut() {
         known.progress = identity.progress;
     }
@@ -151,19 +154,19 @@ async fn ours(context: &Context, watching: &mut Watching, known: Known, identity
 }
 
 async fn open(context: &Context) {
-    let guard = &context.guard;
-    let before = guard.standing.send_replace(Standing::Open);
+    let guard = &context.ledger_guard;
+    let before = guard.state.send_replace(LedgerState::Open);
     guard.replaced.set(0);
     match before {
-        Standing::Open | Standing::Unknown => {}
-        Standing::Rebuilding => tracing::info!("the accepted ledger is rebuilt; mail is charged to it"),
-        Standing::Held(_) => {
+        LedgerState::Open | LedgerState::Unknown => {}
+        LedgerState::Rebuilding => tracing::info!("the accepted ledger is rebuilt; mail is charged to it"),
+        LedgerState::Held(_) => {
             tracing::info!("the right ledger is back");
             context.forget_ledger().await;
         }
     }
-    if matches!(before, Standing::Rebuilding | Standing::Held(_)) {
-        context.wake_everything();
+    if matches!(before, LedgerState::Rebuilding | LedgerState::Held(_)) {
+        context.references.wake_all(&context.queues);
     }
 }
 
@@ -181,7 +184,7 @@ async fn held(
     identity: &Identity,
     replaced: &Replaced,
 ) -> Result<()> {
-    let guard = &context.guard;
+    let guard = &context.ledger_guard;
     let name = incarnation::name_of(known, identity);
     match replaced.because() {
         Some(because) => {
@@ -195,14 +198,14 @@ async fn held(
          kubectl annotate configmap {NAME} -n {namespace} --overwrite {ACCEPT}={name}",
         replaced.sentence()
     );
-    let standing = Standing::Held(sentence.as_str().into());
-    if guard.standing() != standing {
-        guard.standing.send_replace(standing);
+    let held = LedgerState::Held(sentence.as_str().into());
+    if guard.state() != held {
+        guard.state.send_replace(held);
         guard.replaced.set(1);
         tracing::error!(finding = %name, "{sentence}");
         context.forget_ledger().await;
         tell(context, true, Reason::LedgerReplaced, &sentence).await;
-        context.wake_everything();
+        context.references.wake_all(&context.queues);
     }
     let Some((installation, _)) = &guard.place else { return Ok(()) };
     if watching.asked.is_some_and(|asked| asked.elapsed() < ASK_EVERY) {
@@ -246,16 +249,16 @@ async fn accept(
 async fn adopt(context: &Context, installation: &Installation, incarnation: Uuid, progress: Progress) -> Result<()> {
     let noting = installation::note_incarnation(&context.client, &installation.namespace, incarnation, progress);
     noting.await.map_err(Error::installation)?;
-    if let Some(known) = context.guard.known().as_mut() {
+    if let Some(known) = context.ledger_guard.known().as_mut() {
         known.incarnation = incarnation;
         known.progress = progress;
     }
-    context.guard.serve(incarnation);
+    context.ledger_guard.serve(incarnation);
     Ok(())
 }
 
 async fn tell(context: &Context, warning: bool, reason: Reason, note: &str) {
-    let Some((installation, _)) = &context.guard.place else { return };
+    let Some((installation, _)) = &context.ledger_guard.place else { return };
     let about = ObjectReference {
         api_version: Some("v1".to_owned()),
         kind: Some("ConfigMap".to_owned()),
@@ -263,6 +266,6 @@ async fn tell(context: &Context, warning: bool, reason: Reason, note: &str) {
         namespace: Some(installation.namespace.clone()),
         ..ObjectReference::default()
     };
-    let said = EventNote { warning, reason, note };
-    report::publish(&context.client, about, &installation.namespace, said, context.clock.now()).await;
+    let event_note = EventNote { warning, reason, note: note.to_owned() };
+    report::publish(&context.client, about, &installation.namespace, &event_note, context.clock.now()).await;
 }

@@ -54,9 +54,9 @@ pub async fn run(context: &Context) -> Result<()> {
         floors.extend(assign(context, key.as_ref(), id::Kind::Key, id).await?);
     }
     for page in floors.chunks(PAGE) {
-        context.ledger.raise(ACTOR, page).await.map_err(Error::ledger("raising what is used"))?;
+        context.ledger.raise(ACTOR, page).await.map_err(Error::ledger("restoring the usage"))?;
     }
-    context.guard.begin_rebuilding();
+    context.ledger_guard.begin_rebuilding();
     let policies = references.policies.state();
     round(context, "policies", policies.iter().filter(|object| is_live(object.as_ref())).map(|o| o.reference())).await;
     let accounts = references.accounts.state();
@@ -103,7 +103,7 @@ async fn round(context: &Context, what: &'static str, objects: impl Iterator<Ite
     while !left.is_empty() && progress.elapsed() < ROUND_SILENCE && begun.elapsed() < ROUND_MAX {
         tokio::time::sleep(POLL).await;
         let before = left.len();
-        left.retain(|one| !context.guard.has_passed(one) && exists(context, one));
+        left.retain(|one| !context.ledger_guard.is_restored(one) && exists(context, one));
         if left.len() < before {
             progress = Instant::now();
         }
@@ -144,7 +144,9 @@ async fn remove_orphans(context: &Context) -> Result<()> {
     let now = context.clock.now();
     let mut gone = Vec::new();
     for entry in changes.entries {
-        let stands = |what: Ref, holder: Holder| exists(context, &what) && context.holder_of(&what) == Some(holder);
+        let stands = |what: Ref, holder: Holder| {
+            exists(context, &what) && context.ids.holder_of(&context.references, &what) == Some(holder)
+        };
         match entry {
             Entry::Account(account) if account.removed_at.is_none() => {
                 let what = Ref::Account(Name::new(&account.namespace, &account.name));
@@ -165,7 +167,7 @@ async fn remove_orphans(context: &Context) -> Result<()> {
         tracing::warn!(entries = gone.len(), "entries of the accepted ledger have no resource and are removed");
     }
     for entry in gone {
-        context.ledger.put(ACTOR, &[entry]).await.map_err(Error::ledger("removing what has no resource"))?;
+        context.ledger.put(ACTOR, &[entry]).await.map_err(Error::ledger("removing an entry without a resource"))?;
     }
     Ok(())
 }

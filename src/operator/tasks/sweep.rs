@@ -22,12 +22,12 @@ const RETRY: Duration = Duration::from_secs(60);
 /// Runs until the future is dropped.
 pub async fn run(context: &Context) {
     loop {
-        context.guard.opened().await;
+        context.ledger_guard.opened().await;
         let pause = match sweep(context).await {
             Ok(0) => EVERY,
             Ok(_) => RETRY,
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "sweeping what has no resource");
+                tracing::warn!(error = &error as &dyn std::error::Error, "sweeping for entries without a resource");
                 RETRY
             }
         };
@@ -66,8 +66,8 @@ async fn sweep(context: &Context) -> Result<usize> {
         tracing::error!(kept = verdict.kept, "too many entries have no resource; they wait for an administrator");
     }
     context.report.sweep(verdict.kept > 0);
-    for policy in context.replace_orphans(verdict.sentences) {
-        if let Some(what) = context.object_of(Holder::Policy(policy)) {
+    for policy in context.orphans.replace(verdict.sentences) {
+        if let Some(what) = context.ids.object_of(Holder::Policy(policy)) {
             context.queues.wake(&what);
         }
     }
@@ -101,7 +101,7 @@ fn is_theirs(context: &Context, what: &Ref, holder: Holder) -> bool {
         Ref::Account(name) => context.references.account(name).is_some(),
         Ref::Key(name) => context.references.key(name).is_some(),
     };
-    exists && context.holder_of(what).is_none_or(|known| known == holder)
+    exists && context.ids.holder_of(&context.references, what).is_none_or(|known| known == holder)
 }
 
 fn reference(orphan: &Orphan) -> Ref {

@@ -17,6 +17,7 @@ use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
 use crate::operator::kinds::Kind as _;
 use crate::operator::object_ref::{Name, Ref};
+use crate::operator::observe::above::{above, holders_above};
 use crate::operator::plan::credit_policy::{LimitedAccounts, unbounded};
 use crate::operator::plan::figures::Figures;
 use crate::operator::plan::gauge::Gauge;
@@ -90,14 +91,14 @@ struct Lag {
 /// Runs until the future is dropped.
 pub async fn run(context: &Context) {
     let mut desk = Desk::default();
-    let mut incarnation = context.guard.incarnation();
+    let mut incarnation = context.ledger_guard.incarnation();
     loop {
         tokio::time::sleep(TICK).await;
-        context.guard.opened().await;
-        if incarnation != context.guard.incarnation() {
+        context.ledger_guard.opened().await;
+        if incarnation != context.ledger_guard.incarnation() {
             // Another ledger starts its cursor of movements anew.
             desk = Desk::default();
-            incarnation = context.guard.incarnation();
+            incarnation = context.ledger_guard.incarnation();
         }
         if let Err(error) = desk.tick(context).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "following usage");
@@ -114,13 +115,13 @@ impl Desk {
         self.moved(context, now).await?;
         self.judge(context, now).await?;
         let counted = self.counted();
-        let written = self.turns(context.settings.status_writes_per_second, |what| context.above(what));
+        let written = self.turns(context.settings.status_writes_per_second, |what| above(&context.references, what));
         for what in &written {
             // The credits left to these keys depend on it.
             below(context, what).into_iter().for_each(|key| self.judge_by(key, now));
         }
         for what in counted.into_iter().chain(written) {
-            context.permit_status(what.clone());
+            context.status_permits.grant(what.clone());
             context.queues.wake_for(&what, Cause::Figures);
         }
         let (statuses, behind) = self.waiting(now);
@@ -160,7 +161,7 @@ impl Desk {
             let full = holders.len() >= PAGE && cursor != self.cursor;
             self.cursor = cursor;
             holders.iter().for_each(|holder| context.costs.moved(*holder));
-            for what in holders.into_iter().filter_map(|holder| context.object_of(holder)) {
+            for what in holders.into_iter().filter_map(|holder| context.ids.object_of(holder)) {
                 self.judge.insert(what, now);
             }
             if !full {
@@ -174,9 +175,11 @@ impl Desk {
             self.judge.iter().filter(|(_, from)| **from <= now).map(|(what, _)| what.clone()).collect();
         let mut judged = BTreeMap::new();
         for page in ripe.chunks(PAGE) {
-            let holders: HashMap<Holder, &Ref> =
-                page.iter().filter_map(|what| Some((context.holder_of(what)?, what))).collect();
-            let above = page.iter().flat_map(|what| context.holders_above(what));
+            let holders: HashMap<Holder, &Ref> = page
+                .iter()
+                .filter_map(|what| Some((context.ids.holder_of(&context.references, what)?, what)))
+                .collect();
+            let above = page.iter().flat_map(|what| holders_above(&context.references, &context.ids, what));
             let asked: HashSet<Holder> = holders.keys().copied().chain(above).collect();
             let asked: Vec<Holder> = asked.into_iter().collect();
             let mut balances = Vec::with_capacity(asked.len());
@@ -191,7 +194,7 @@ impl Desk {
                 balances.iter().map(|balance| (balance.lot.holder, balance)).collect();
             for (holder, what) in &holders {
                 let Some(balance) = by_holder.get(holder) else { continue };
-                let above = context.holders_above(what);
+                let above = holders_above(&context.references, &context.ids, what);
                 let gauge = Gauge::of(balance).under(above.iter().filter_map(|above| by_holder.get(above).copied()));
                 let gauge = if context.references.may_serve(what) { gauge } else { gauge.with_nothing_left() };
                 if let Some(one) = self.judge_one(context, what, &gauge, now) {
@@ -218,7 +221,9 @@ impl Desk {
         let (shown, lag) = shown(context, what)?;
         let policy = match what {
             Ref::Policy(policy) => policy.name.clone(),
-            Ref::Account(_) | Ref::Key(_) => context.above(what).pop().map(|last| last.name().name.clone())?,
+            Ref::Account(_) | Ref::Key(_) => {
+                above(&context.references, what).pop().map(|last| last.name().name.clone())?
+            }
         };
         // The next period changes the figures although nothing moves: it opens limits that were exhausted. So do a
         // top-up and a grant that expires.
@@ -237,7 +242,7 @@ impl Desk {
         };
         let leading = judged.iter().filter(|(_, one)| matches!(one.due, Due::AtOnce | Due::Now));
         let along: BTreeSet<Ref> = leading
-            .flat_map(|(what, _)| context.above(what))
+            .flat_map(|(what, _)| above(&context.references, what))
             .filter(|above| judged.get(above).is_some_and(waits))
             .take(budget.saturating_sub(self.write.len()))
             .collect();
@@ -292,12 +297,12 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
             let warning = find_condition(&status.conditions, ConditionType::SelfServiceUnbounded);
             let counts = counts || context.references.has_departures(&name.name);
             let counts = counts || warning.map(|warning| &warning.message) != unbounded(&policy, limited).as_ref();
-            let behind = match context.holder_of(what) {
+            let behind = match context.ids.holder_of(&context.references, what) {
                 Some(Holder::Policy(id)) => context.costs.is_behind(id, &policy, context.clock.now()),
                 Some(Holder::Account(_) | Holder::Key(_)) | None => false,
             };
             let relay = status.relay.as_ref();
-            let hash = context.config_hash();
+            let hash = context.config_hash.get();
             let others = behind
                 || relay.and_then(|relay| relay.ready_replicas) != relays
                 || (hash.is_some() && relay.and_then(|relay| relay.config_hash.as_ref()) != hash.as_ref());
@@ -309,7 +314,10 @@ fn shown(context: &Context, what: &Ref) -> Option<(Option<(Figures, Timestamp)>,
             let count = context.references.index(|index| index.count_keys(name));
             let counts = status.keys.is_none_or(|shown| shown != count);
             let policy = Ref::Policy(Name::new("", &account.spec.policy_ref.name));
-            let others = match (context.holder_of(&policy), context.holder_of(what)) {
+            let others = match (
+                context.ids.holder_of(&context.references, &policy),
+                context.ids.holder_of(&context.references, what),
+            ) {
                 (Some(Holder::Policy(policy)), Some(Holder::Account(id))) => {
                     context.costs.is_amount_behind(policy, id, &account, context.clock.now())
                 }

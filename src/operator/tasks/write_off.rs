@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::{Api, ResourceExt as _};
+use uuid::Uuid;
 
 use crate::crd::{CreditPolicy, SubAccount, SubAccountApiKey};
 use crate::domain::directory::Entry;
@@ -18,23 +19,24 @@ use crate::operator::context::Context;
 use crate::operator::error::{Error, Result, status_code};
 use crate::operator::kinds::Kind;
 use crate::operator::object_ref::{Name, Ref};
+use crate::operator::observe::secrets::adopted_secrets;
 use crate::operator::plan::adoption::{self, Adoption};
 use crate::operator::plan::meta;
-use crate::operator::reconcile::forget;
 use crate::operator::state::deletions::Pending;
+use crate::operator::state::registered_ids::identify;
 
 /// Delay after a failure before the next try: a credential works until then.
 const RETRY: Duration = Duration::from_secs(2);
 /// Tries to release a Secret that another writer keeps changing.
-const LOOKS: usize = 5;
+const CONFLICT_TRIES: usize = 5;
 
 /// Writes off the resources that the watches saw deleted, until the future is dropped.
 pub async fn run(context: &Context) {
     loop {
         let mut pending = context.references.deletions.next().await;
-        context.guard.opened().await;
+        context.ledger_guard.opened().await;
         if let Err(error) = write_off_all(context, &mut pending).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "writing off what is gone");
+            tracing::warn!(error = &error as &dyn std::error::Error, "writing off entries whose resource is gone");
             context.references.deletions.put_back(pending);
             tokio::time::sleep(RETRY).await;
         }
@@ -76,10 +78,26 @@ pub async fn loss(context: &Context, what: &Ref, holder: Holder) -> Result<Optio
         Ref::Account(name) => exists::<SubAccount>(context, name).await?,
         Ref::Key(name) => exists::<SubAccountApiKey>(context, name).await?,
     };
-    match context.live_id(what).await? {
+    match live_id(context, what).await? {
         Some(id) if id == holder.uuid() => Ok((!exists).then_some(Loss::Object)),
         Some(_) | None => Ok(Some(Loss::Namespace)),
     }
+}
+
+/// Returns the ID of the object with this name in the namespace as it is now. Reads the namespace live, because a watch
+/// may still show its predecessor. `None`: there is no such namespace. Does not remember the ID, because the object may
+/// not exist.
+async fn live_id(context: &Context, what: &Ref) -> Result<Option<Uuid>> {
+    let name = what.name();
+    if name.namespace.is_empty() {
+        return identify(&context.ledger, what, "").await.map(Some);
+    }
+    let api: Api<Namespace> = Api::all(context.client.clone());
+    let live = api.get_metadata_opt(&name.namespace).await.map_err(Error::cluster("reading a namespace"))?;
+    let Some(uid) = live.and_then(|namespace: PartialObjectMeta<Namespace>| namespace.metadata.uid) else {
+        return Ok(None);
+    };
+    identify(&context.ledger, what, &uid).await.map(Some)
 }
 
 async fn exists<K: Kind>(context: &Context, name: &Name) -> Result<bool> {
@@ -111,7 +129,7 @@ pub async fn write_off(context: &Context, what: &Ref, holder: Holder, purge: boo
     if let Ref::Key(name) = what {
         let_go_of_secrets(context, name).await?;
     }
-    forget(context, what);
+    context.forget(what);
     // A resource that was made between the lookup and the write gets its credential back at once.
     context.queues.wake(what);
     Ok(true)
@@ -122,9 +140,9 @@ async fn let_go_of_secrets(context: &Context, name: &Name) -> Result<()> {
     let api: Api<Secret> = Api::namespaced(context.client.clone(), &name.namespace);
     let parameters = PatchParams { field_manager: Some(meta::MANAGER.to_owned()), ..PatchParams::default() };
     let doing = "letting an adopted secret go";
-    for secret in context.adopted_secrets(name, None).await? {
+    for secret in adopted_secrets(&context.client, &context.references, name, None).await? {
         let mut live = Some(secret);
-        for _ in 0..LOOKS {
+        for _ in 0..CONFLICT_TRIES {
             let Some(secret) = live.take() else { break };
             let adoption = Adoption::of(&secret.metadata);
             let Some(patch) = adoption.and_then(|adoption| adoption::release(&secret, &adoption)) else { break };

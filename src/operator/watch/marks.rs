@@ -11,7 +11,7 @@ use kube::core::PartialObjectMeta;
 use crate::crd::{ConditionType, CreditPolicy, SubAccount, SubAccountApiKey, find_condition};
 use crate::operator::plan::{credit_policy, is_true, meta, sub_account};
 use crate::operator::state::index::{AccountFacts, KeyFacts};
-use crate::operator::state::shown::status_mark;
+use crate::operator::state::own_statuses::status_mark;
 use crate::operator::watch::follow::Marks;
 
 pub fn account_facts(account: &SubAccount) -> AccountFacts {

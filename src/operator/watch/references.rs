@@ -29,7 +29,7 @@ use crate::operator::state::deletions::Deletions;
 use crate::operator::state::edits::Edits;
 use crate::operator::state::expectations::Expectations;
 use crate::operator::state::index::Index;
-use crate::operator::state::shown::{Shown, status_mark};
+use crate::operator::state::own_statuses::{OwnStatuses, status_mark};
 use crate::operator::watch::follow::{Change, Listed, Told, follow};
 use crate::operator::watch::marks::{
     account_facts, account_marks, key_facts, key_marks, login_marks, namespace_marks, own_mark, policy_marks,
@@ -51,7 +51,7 @@ pub struct References {
     logins: Store<Secret>,
     index: RwLock<Index>,
     pub expectations: Expectations,
-    pub shown: Shown<Ref>,
+    pub own_statuses: OwnStatuses<Ref>,
     pub deletions: Deletions,
     pub edits: Edits,
     /// Objects whose figures or counts must be judged again.
@@ -99,7 +99,7 @@ impl References {
                 logins,
                 index,
                 expectations,
-                shown: Shown::default(),
+                own_statuses: OwnStatuses::default(),
                 deletions,
                 edits: Edits::default(),
                 recount,
@@ -161,6 +161,31 @@ impl References {
 
     fn change_index<T>(&self, change: impl FnOnce(&mut Index) -> T) -> T {
         change(&mut self.index.write())
+    }
+
+    /// Gives every object a pass.
+    pub fn wake_all(&self, queues: &WorkQueues) {
+        self.wake_policies(queues);
+        for account in self.accounts.state() {
+            queues.wake(&Ref::Account(Name::of(account.as_ref())));
+        }
+        for key in self.keys.state() {
+            queues.wake(&Ref::Key(Name::of(key.as_ref())));
+        }
+    }
+
+    /// Gives every policy a pass.
+    pub fn wake_policies(&self, queues: &WorkQueues) {
+        for policy in self.policies.state() {
+            queues.wake(&Ref::Policy(Name::of(policy.as_ref())));
+        }
+    }
+
+    /// Queues a recount of every policy.
+    pub fn recount_policies(&self) {
+        for policy in self.policies.state() {
+            self.recount(Ref::Policy(Name::of(policy.as_ref())));
+        }
     }
 
     /// Takes the objects whose figures or counts changed since the last call.
@@ -228,7 +253,7 @@ impl Feed<'_> {
 
     /// Returns the same for a status that another writer changed.
     fn tampered<K: Resource, S: Serialize>(&self, what: &Ref, object: &K, status: Option<&S>) -> Option<Cause> {
-        self.references.shown.is_foreign(what, object.meta(), status_mark(status)).then_some(Cause::Change)
+        self.references.own_statuses.is_foreign(what, object.meta(), status_mark(status)).then_some(Cause::Change)
     }
 }
 

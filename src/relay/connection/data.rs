@@ -13,13 +13,13 @@ use tokio::time::{Instant, timeout};
 
 use super::{Connection, seconds};
 use crate::domain::directory::AccountEntry;
-use crate::domain::relay_config::Limits;
 use crate::relay::admit::Received;
 use crate::relay::body_memory::HeldMemory;
 use crate::relay::metrics::{Late, MessageResult, SessionEnd};
 use crate::relay::smtp::data::{Body, BodyReader, Progress, Refusal};
 use crate::relay::smtp::reply::Reply;
 use crate::relay::smtp::session::Answer;
+use crate::runtime::relay_config::Limits;
 
 /// Multiple of the largest message after which a client without a final dot is cut off: it is not going to read a
 /// reply.
@@ -71,15 +71,15 @@ impl Connection {
         let reply = match read {
             Read::Whole(body, memory) => {
                 let encrypted = self.session.is_encrypted();
-                let (left, gone) = oneshot::channel();
+                let (report_hung_up, hung_up) = oneshot::channel();
                 let received = Received { transaction, body, encrypted, deadline, memory };
-                let mut answered = pin!(admission.take(who, received, gone));
+                let mut answered = pin!(admission.admit(who, received, hung_up));
                 tokio::select! {
                     biased;
                     reply = &mut answered => reply,
-                    () = self.wire.hung_up() => {
+                    () = self.stream.hung_up() => {
                         // The message may be finished already.
-                        let _ = left.send(dot.elapsed());
+                        let _ = report_hung_up.send(dot.elapsed());
                         // A client that closed only its own side still reads.
                         let listens = timeout(LISTENS_MAX, answered).await;
                         listens.map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?
@@ -121,9 +121,9 @@ impl Connection {
         let settings = self.settings.clone();
         let limits = &settings.config.limits;
         let mut reader = BodyReader::new(limits.message_bytes, announced, self.listener.line_ends);
-        let mut pace = Pace::new(limits, Instant::now());
+        let mut deadline = BodyDeadline::new(limits, Instant::now());
         loop {
-            let progress = reader.feed(&self.wire.input);
+            let progress = reader.feed(&self.stream.input);
             if !memory.grow_to(reader.held(), &self.shared.admission.settings.load().config.limits) {
                 reader.discard();
             }
@@ -132,40 +132,40 @@ impl Connection {
             }
             match progress {
                 Progress::End(length) => {
-                    self.wire.consume(length);
+                    self.stream.consume(length);
                     return Ok(match reader.finish() {
                         Ok(body) => Read::Whole(body, memory),
                         Err(refusal) => Read::Refused(refusal),
                     });
                 }
-                Progress::More => self.wire.consume(self.wire.input.len()),
+                Progress::More => self.stream.consume(self.stream.input.len()),
             }
             if reader.size() > limits.message_bytes.saturating_mul(DISCARD_FACTOR) {
                 return Ok(Read::Endless);
             }
-            self.wire.flush().await?;
-            let read = self.wire.fill(pace.due()).await;
+            self.stream.flush().await?;
+            let read = self.stream.fill(deadline.due()).await;
             let now = Instant::now();
-            if pace.is_over(now) {
+            if deadline.is_over(now) {
                 self.waiting_for = Late::Message;
             }
             match read? {
                 0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
-                read => pace.moved(read, now),
+                read => deadline.moved(read, now),
             }
         }
     }
 }
 
 /// The time that a client has for a body: each octet buys it time, up to one window, and never beyond the end.
-struct Pace {
+struct BodyDeadline {
     window: Duration,
     octets_per_second: u32,
     due: Instant,
     end: Instant,
 }
 
-impl Pace {
+impl BodyDeadline {
     fn new(limits: &Limits, now: Instant) -> Self {
         let window = seconds(limits.data_seconds);
         Self {
@@ -198,35 +198,35 @@ mod tests {
 
     const RATE: u32 = 100;
 
-    fn pace(now: Instant) -> Pace {
+    fn deadline(now: Instant) -> BodyDeadline {
         let limits = Limits { data_seconds: 10, data_bytes_per_second: RATE, message_seconds: 60, ..Limits::default() };
-        Pace::new(&limits, now)
+        BodyDeadline::new(&limits, now)
     }
 
     #[test]
     fn a_fast_start_is_no_excuse_for_a_slow_end() {
         let start = Instant::now();
-        let mut pace = pace(start);
-        pace.moved(1_000_000, start);
-        assert_eq!(pace.due(), start + seconds(10), "a window, and no more");
+        let mut deadline = deadline(start);
+        deadline.moved(1_000_000, start);
+        assert_eq!(deadline.due(), start + seconds(10), "a window, and no more");
         // One octet now and then buys next to nothing.
         for second in 1..10 {
-            pace.moved(1, start + seconds(second));
+            deadline.moved(1, start + seconds(second));
         }
-        assert!(pace.due() < start + seconds(11));
+        assert!(deadline.due() < start + seconds(11));
     }
 
     #[test]
     fn who_keeps_up_the_rate_has_time_until_the_end() {
         let start = Instant::now();
-        let mut pace = pace(start);
+        let mut deadline = deadline(start);
         for second in 1..60 {
             let now = start + seconds(second);
-            assert!(now < pace.due(), "cut off after {second} s");
-            assert!(!pace.is_over(now));
-            pace.moved(RATE as usize, now);
+            assert!(now < deadline.due(), "cut off after {second} s");
+            assert!(!deadline.is_over(now));
+            deadline.moved(RATE as usize, now);
         }
-        assert_eq!(pace.due(), start + seconds(60));
-        assert!(pace.is_over(start + seconds(60)));
+        assert_eq!(deadline.due(), start + seconds(60));
+        assert!(deadline.is_over(start + seconds(60)));
     }
 }

@@ -17,20 +17,20 @@ use super::admit::Admission;
 use super::auth::{Denied, Identity, Origin};
 use super::auth_throttle::{self, AuthThrottle};
 use super::body_memory::BodyMemory;
+use super::client_stream::{ClientStream, Cut, NoTls};
 use super::connection_limits::{ConnectionLimits, Permit};
 use super::metrics::{Late, LoginResult, ProxyRefusal, SessionEnd, TlsFailure};
-use super::settings::Settings;
+use super::settings::RelaySettings;
 use super::smtp::command::{self, Mail, Recipient, text_of};
 use super::smtp::proxy;
 use super::smtp::reply::Reply;
 use super::smtp::sasl::Login;
-use super::smtp::session::{Answer, Next, Session, Terms};
+use super::smtp::session::{Answer, Next, SessionParameters, SmtpSession};
 use super::unauthenticated::{Place, Unauthenticated};
-use super::wire::{Cut, NoTls, Wire};
 use crate::domain::credential::Username;
 use crate::domain::id::KeyId;
-use crate::domain::relay_config::{LineEnds, Listener, ListenerMode};
 use crate::domain::sender::Address;
+use crate::runtime::relay_config::{LineEnds, Listener, ListenerMode};
 
 /// The state that all connections share.
 pub struct SharedState {
@@ -53,11 +53,11 @@ pub struct AcceptedConnection {
 
 pub struct Connection {
     shared: Arc<SharedState>,
-    settings: Arc<Settings>,
+    settings: Arc<RelaySettings>,
     listener: Arc<Listener>,
     address: IpAddr,
-    wire: Wire,
-    session: Session,
+    stream: ClientStream,
+    session: SmtpSession,
     accepted: Instant,
     /// `None` after the login.
     place: Option<Place>,
@@ -77,9 +77,14 @@ enum Flow {
 }
 
 impl Connection {
-    pub fn new(shared: Arc<SharedState>, settings: Arc<Settings>, wire: Wire, accepted: AcceptedConnection) -> Self {
+    pub fn new(
+        shared: Arc<SharedState>,
+        settings: Arc<RelaySettings>,
+        stream: ClientStream,
+        accepted: AcceptedConnection,
+    ) -> Self {
         let limits = &settings.config.limits;
-        let terms = Terms {
+        let parameters = SessionParameters {
             hostname: settings.config.hostname.clone(),
             mode: accepted.listener.mode,
             message_bytes: limits.message_bytes,
@@ -93,8 +98,8 @@ impl Connection {
             settings,
             listener: accepted.listener,
             address: accepted.address,
-            wire,
-            session: Session::new(terms),
+            stream,
+            session: SmtpSession::new(parameters),
             place: Some(accepted.place),
             identity: None,
             sender_refused: false,
@@ -107,7 +112,7 @@ impl Connection {
     pub async fn serve(mut self) {
         if let Err(error) = self.converse().await {
             if error.kind() == io::ErrorKind::TimedOut {
-                if self.is_over() && !self.wire.is_stuck() {
+                if self.is_over() && !self.stream.is_stuck() {
                     self.shared.admission.metrics.session_ended(SessionEnd::Age);
                     self.say(&Reply::SessionOver);
                 } else {
@@ -117,7 +122,7 @@ impl Connection {
             }
             tracing::debug!(listener = self.listener.name, %error, "connection ended");
         }
-        self.wire.close().await;
+        self.stream.close().await;
     }
 
     async fn converse(&mut self) -> io::Result<()> {
@@ -130,14 +135,14 @@ impl Connection {
         if self.wait(deadline).await? == Flow::End {
             return Ok(());
         }
-        if self.listener.proxy_from.is_empty() && proxy::is_attempt(&self.wire.input) {
+        if self.listener.proxy_from.is_empty() && proxy::is_attempt(&self.stream.input) {
             self.shared.admission.metrics.proxy_refused(&self.listener.name, ProxyRefusal::Unexpected);
             tracing::debug!(listener = self.listener.name, peer = %self.address, "no PROXY header is taken here");
             self.say(&Reply::NoService);
             return Ok(());
         }
         loop {
-            let flow = match self.wire.cut() {
+            let flow = match self.stream.cut() {
                 Cut::Wait => match self.wait(deadline).await? {
                     Flow::On => continue,
                     Flow::End => return Ok(()),
@@ -151,7 +156,7 @@ impl Connection {
             if flow == Flow::End {
                 return Ok(());
             }
-            self.wire.relieve().await?;
+            self.stream.relieve().await?;
             deadline = self.command_deadline();
         }
     }
@@ -159,7 +164,7 @@ impl Connection {
     /// Returns the step that the client took too long for.
     fn late(&self) -> Late {
         match self.waiting_for {
-            _ if self.wire.is_stuck() => Late::Reply,
+            _ if self.stream.is_stuck() => Late::Reply,
             Late::Command if !self.session.is_logged_in() => Late::Login,
             waiting_for => waiting_for,
         }
@@ -196,7 +201,7 @@ impl Connection {
     /// Sends the replies and waits for more input, or for the shutdown. No whole command is buffered here, so none goes
     /// unanswered.
     async fn wait(&mut self, deadline: Instant) -> io::Result<Flow> {
-        self.wire.flush().await?;
+        self.stream.flush().await?;
         tokio::select! {
             biased;
             () = self.shared.draining.cancelled() => {
@@ -208,12 +213,12 @@ impl Connection {
                 self.say(&Reply::Crowded);
                 Ok(Flow::End)
             }
-            read = self.wire.fill(deadline) => Ok(if read? == 0 { Flow::End } else { Flow::On }),
+            read = self.stream.fill(deadline) => Ok(if read? == 0 { Flow::End } else { Flow::On }),
         }
     }
 
     async fn line(&mut self, length: usize) -> io::Result<Flow> {
-        let line = &self.wire.input[..length];
+        let line = &self.stream.input[..length];
         let bare = self.listener.line_ends == LineEnds::Reject && !line.ends_with(b"\r\n");
         let next = if bare {
             Next::Answer(Answer::close(Reply::BareLineEnd))
@@ -222,7 +227,7 @@ impl Connection {
         } else {
             self.session.command(command::parse(line))
         };
-        self.wire.consume(length);
+        self.stream.consume(length);
         self.follow(next).await
     }
 
@@ -270,12 +275,12 @@ impl Connection {
 
     fn say(&mut self, reply: &Reply) {
         self.shared.admission.metrics.reply(reply);
-        self.wire.say(reply);
+        self.stream.say(reply);
     }
 
     async fn upgrade(&mut self) -> io::Result<()> {
         self.say(&Reply::ReadyForTls);
-        self.wire.flush().await?;
+        self.stream.flush().await?;
         self.start_tls().await?;
         self.session.encrypted();
         Ok(())
@@ -290,7 +295,7 @@ impl Connection {
         let limit = limit.min(self.login_deadline());
         let started = tokio::select! {
             biased;
-            started = self.wire.start_tls(server, limit) => started,
+            started = self.stream.start_tls(server, limit) => started,
             () = dismissed(&self.place) => {
                 self.shared.admission.metrics.dismissed();
                 return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
@@ -365,7 +370,7 @@ impl Connection {
     /// Delays an answer, so that it does not reveal how long it took to find. A connection that is closed meanwhile
     /// never gets it: otherwise a guesser could skip the pause by crowding out its own connections.
     async fn hold_back(&mut self, answer: Answer, until: Instant) -> io::Result<Answer> {
-        self.wire.flush().await?;
+        self.stream.flush().await?;
         tokio::select! {
             () = sleep_until(until) => Ok(answer),
             () = self.shared.draining.cancelled() => Ok(answer),

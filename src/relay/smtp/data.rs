@@ -11,7 +11,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use memchr::memchr3;
 
 use super::reply::BodyFault;
-use crate::domain::relay_config::LineEnds;
+use crate::runtime::relay_config::LineEnds;
 
 /// Maximum length of a line. Devices send lines far over RFC 5321's 1,000 octets; more than this is no text.
 pub const LINE_MAX: usize = 64 * 1024;

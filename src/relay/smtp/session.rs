@@ -6,12 +6,12 @@
 use super::command::{Command, Mail, Recipient};
 use super::reply::{Carries, Offer, Reply};
 use super::sasl::{self, Exchange, Login, Step};
-use crate::domain::relay_config::ListenerMode;
 use crate::domain::sender::Address;
+use crate::runtime::relay_config::ListenerMode;
 
 /// Settings that stay the same for a session.
 #[derive(Clone, Debug)]
-pub struct Terms {
+pub struct SessionParameters {
     pub hostname: String,
     pub mode: ListenerMode,
     /// Maximum size of a message here. The limit of its upstream may be lower, and is known only later.
@@ -44,17 +44,17 @@ impl Answer {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     Answer(Answer),
-    /// Say 220, then start TLS and call [`Session::encrypted`].
+    /// Say 220, then start TLS and call [`SmtpSession::encrypted`].
     StartTls,
-    /// Send the prompt; the next line goes to [`Session::auth_line`].
+    /// Send the prompt; the next line goes to [`SmtpSession::auth_line`].
     Prompt(&'static str),
-    /// Authorizer it, then call [`Session::logged_in`] or [`Session::login_failed`].
+    /// Authorize it, then call [`SmtpSession::logged_in`] or [`SmtpSession::login_failed`].
     Login(Login),
-    /// Authorizer it, then call [`Session::begin`].
+    /// Authorize it, then call [`SmtpSession::begin`].
     Mail(Mail),
-    /// Authorizer it, then call [`Session::add`].
+    /// Authorize it, then call [`SmtpSession::add`].
     Recipient(Recipient),
-    /// Authorizer it once more, say 354, read the body, then call [`Session::reset`].
+    /// Authorize it once more, say 354, read the body, then call [`SmtpSession::reset`].
     Data,
 }
 
@@ -66,8 +66,8 @@ pub struct Transaction {
 }
 
 #[derive(Debug)]
-pub struct Session {
-    terms: Terms,
+pub struct SmtpSession {
+    parameters: SessionParameters,
     encrypted: bool,
     greeted: bool,
     logged_in: bool,
@@ -77,14 +77,14 @@ pub struct Session {
     failed_logins: u32,
 }
 
-impl Session {
-    pub fn new(terms: Terms) -> Self {
-        let encrypted = match terms.mode {
+impl SmtpSession {
+    pub fn new(parameters: SessionParameters) -> Self {
+        let encrypted = match parameters.mode {
             ListenerMode::Implicit => true,
             ListenerMode::StartTls | ListenerMode::Plain => false,
         };
         Self {
-            terms,
+            parameters,
             encrypted,
             greeted: false,
             logged_in: false,
@@ -96,7 +96,7 @@ impl Session {
     }
 
     pub fn greeting(&self) -> Reply {
-        Reply::Greeting { hostname: self.terms.hostname.clone() }
+        Reply::Greeting { hostname: self.parameters.hostname.clone() }
     }
 
     pub fn is_encrypted(&self) -> bool {
@@ -143,7 +143,7 @@ impl Session {
             return Answer::say(reply);
         }
         self.errors += 1;
-        if self.errors > self.terms.errors { Answer::close(Reply::TooManyErrors) } else { Answer::say(reply) }
+        if self.errors > self.parameters.errors { Answer::close(Reply::TooManyErrors) } else { Answer::say(reply) }
     }
 
     fn next(&mut self, command: Command) -> Next {
@@ -169,27 +169,27 @@ impl Session {
     fn greet(&mut self, extended: bool) -> Next {
         self.greeted = true;
         self.reset();
-        let hostname = self.terms.hostname.clone();
+        let hostname = self.parameters.hostname.clone();
         if !extended {
             return say(Reply::Helo { hostname });
         }
         let offer = Offer {
-            start_tls: !self.encrypted && self.terms.mode == ListenerMode::StartTls,
+            start_tls: !self.encrypted && self.parameters.mode == ListenerMode::StartTls,
             auth: self.may_auth(),
-            carries: self.terms.carries,
+            carries: self.parameters.carries,
         };
         say(Reply::Ehlo { hostname, offer })
     }
 
     fn may_auth(&self) -> bool {
-        match self.terms.mode {
+        match self.parameters.mode {
             ListenerMode::Implicit | ListenerMode::StartTls => self.encrypted,
             ListenerMode::Plain => true,
         }
     }
 
     fn start_tls(&self) -> Next {
-        match self.terms.mode {
+        match self.parameters.mode {
             ListenerMode::StartTls if !self.encrypted => Next::StartTls,
             ListenerMode::StartTls | ListenerMode::Implicit => {
                 say(Reply::OutOfOrder("the connection is encrypted already"))
@@ -255,7 +255,7 @@ impl Session {
     /// Counts a failed login and returns the answer to it: `refusal`, or after too many the end of the connection.
     pub fn login_failed(&mut self, refusal: Reply) -> Answer {
         self.failed_logins += 1;
-        if self.failed_logins >= self.terms.auth_attempts {
+        if self.failed_logins >= self.parameters.auth_attempts {
             Answer::close(Reply::TooManyLogins)
         } else {
             Answer::say(refusal)
@@ -281,8 +281,8 @@ impl Session {
         if self.transaction.is_some() {
             return say(Reply::OutOfOrder("a transaction is open; RSET ends it"));
         }
-        if mail.size > self.terms.message_bytes {
-            return say(Reply::TooBig { limit: self.terms.message_bytes });
+        if mail.size > self.parameters.message_bytes {
+            return say(Reply::TooBig { limit: self.parameters.message_bytes });
         }
         Next::Mail(mail)
     }
@@ -338,13 +338,13 @@ mod tests {
     use super::*;
     use crate::relay::smtp::command::parse;
 
-    fn session(mode: ListenerMode) -> Session {
+    fn session(mode: ListenerMode) -> SmtpSession {
         let carries = Carries { eight_bit: true, utf8: true, size: 100 };
         let hostname = "relay.example".to_owned();
-        Session::new(Terms { hostname, mode, message_bytes: 100, errors: 3, auth_attempts: 3, carries })
+        SmtpSession::new(SessionParameters { hostname, mode, message_bytes: 100, errors: 3, auth_attempts: 3, carries })
     }
 
-    fn hear(session: &mut Session, line: &str) -> Next {
+    fn hear(session: &mut SmtpSession, line: &str) -> Next {
         session.command(parse(line.as_bytes()))
     }
 
@@ -356,7 +356,7 @@ mod tests {
     }
 
     /// A session that may send.
-    fn ready() -> Session {
+    fn ready() -> SmtpSession {
         let mut session = session(ListenerMode::Implicit);
         hear(&mut session, "EHLO x");
         session.logged_in();

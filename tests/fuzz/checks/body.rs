@@ -1,8 +1,8 @@
 //! Bodies: whatever the pieces, what comes out is what the plain rules make of the octets.
 
-use franking::domain::relay_config::LineEnds;
 use franking::relay::smtp::data::{BodyReader, LINE_MAX, Progress, Refusal};
 use franking::relay::smtp::reply::BodyFault;
+use franking::runtime::relay_config::LineEnds;
 
 /// A body as far as it was read.
 #[derive(Debug, PartialEq, Eq)]

@@ -2,13 +2,13 @@
 
 use bytes::BytesMut;
 use franking::domain::id::MessageId;
-use franking::domain::relay_config::{LineEnds, ListenerMode};
 use franking::domain::sender::Address;
 use franking::relay::smtp::command::{LINE_MAX, Recipient, parse, text_of};
 use franking::relay::smtp::data::{BodyReader, Progress, Refusal};
 use franking::relay::smtp::reply::{Carries, Reply};
 use franking::relay::smtp::sasl::Login;
-use franking::relay::smtp::session::{Answer, Next, Session, Terms, Transaction};
+use franking::relay::smtp::session::{Answer, Next, SessionParameters, SmtpSession, Transaction};
+use franking::runtime::relay_config::{LineEnds, ListenerMode};
 use memchr::memchr;
 use uuid::Uuid;
 
@@ -63,7 +63,7 @@ pub fn holds(mode: ListenerMode, played: &Played) {
 }
 
 struct Player {
-    session: Session,
+    session: SmtpSession,
     input: BytesMut,
     scanned: usize,
     skipping: bool,
@@ -73,7 +73,7 @@ struct Player {
 /// Plays a wire in pieces against the pure session, with a stand-in for everything it asks about: the password is
 /// [`PASSWORD`], recipients called `gone` are refused, and the upstream takes all.
 pub fn play(mode: ListenerMode, wire: &[u8], piece: usize) -> Played {
-    let terms = Terms {
+    let parameters = SessionParameters {
         hostname: "relay.example".to_owned(),
         mode,
         message_bytes: MESSAGE_MAX,
@@ -81,7 +81,7 @@ pub fn play(mode: ListenerMode, wire: &[u8], piece: usize) -> Played {
         auth_attempts: 3,
         carries: Carries { eight_bit: true, utf8: true, size: MESSAGE_MAX },
     };
-    let session = Session::new(terms);
+    let session = SmtpSession::new(parameters);
     let greeting = written(&session.greeting());
     let mut player = Player { session, input: BytesMut::new(), scanned: 0, skipping: false, played: Played::default() };
     player.played.replies.push(greeting);

@@ -3,16 +3,16 @@
 
 use clap::{Arg, Command, CommandFactory as _};
 use franking::crd::File;
-use franking::domain::relay_config::Limits;
 use franking::runtime::cli::Cli;
+use franking::runtime::relay_config::Limits;
 use serde_json::Value;
 
 use super::markdown::{code, page, table};
 
 const CONFIG: &str = include_str!("../../../src/runtime/config.rs");
 const FLEET: &str = include_str!("../../../src/runtime/fleet.rs");
-const RELAY_CONFIG: &str = include_str!("../../../src/domain/relay_config/mod.rs");
-const LIMITS: &str = include_str!("../../../src/domain/relay_config/limits.rs");
+const RELAY_CONFIG: &str = include_str!("../../../src/runtime/relay_config/mod.rs");
+const LIMITS: &str = include_str!("../../../src/runtime/relay_config/limits.rs");
 
 /// Sections of the settings file: path, source, the type that it is read into.
 const SECTIONS: [(&str, &str, &str); 10] = [

@@ -110,9 +110,9 @@ impl Fuse {
 
 /// The fuse in a Kubernetes client.
 #[derive(Clone)]
-pub struct Wire(pub Arc<Fuse>);
+pub struct FuseLayer(pub Arc<Fuse>);
 
-impl<S> Layer<S> for Wire {
+impl<S> Layer<S> for FuseLayer {
     type Service = Fused<S>;
 
     fn layer(&self, inner: S) -> Fused<S> {

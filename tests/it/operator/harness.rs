@@ -8,17 +8,17 @@ use std::time::Duration;
 use franking::crd::{self, CreditPolicy, SubAccount, SubAccountApiKey};
 use franking::domain::credential::{HashKey, Password, Username, opens};
 use franking::domain::directory::Named;
-use franking::domain::relay_config::{InstallationKeys, KeyBytes};
 use franking::ledger::Store;
 use franking::ledger::sqlite::{self, SqliteStore};
 use franking::operator;
-use franking::operator::dependencies::{Dependencies, Settings};
+use franking::operator::dependencies::{Dependencies, OperatorSettings};
 use franking::operator::plan::endpoint::Endpoint;
 use franking::operator::plan::relay_state::RelayState;
 use franking::operator::state::lease::Leadership;
 use franking::runtime::clock::{Clock, ManualClock, SystemClock};
 use franking::runtime::health::Health;
 use franking::runtime::metrics::{Registry, render};
+use franking::runtime::relay_config::{InstallationKeys, KeyBytes};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::client::ClientBuilder;
@@ -33,7 +33,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::fuse::{Fragile, Fuse, Wire};
+use super::fuse::{Fragile, Fuse, FuseLayer};
 use super::waits::{delete, gone, poll, ready};
 use crate::support::control_plane::{ControlPlane, Options};
 
@@ -176,7 +176,7 @@ impl Running {
         let options = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a config");
         let builder = ClientBuilder::try_from(config).expect("a client");
-        let client = builder.with_layer(&Wire(fuse.clone())).build();
+        let client = builder.with_layer(&FuseLayer(fuse.clone())).build();
         let ledger = Fragile::new(store, fuse.clone());
         let (sender, receiver) = tokio::sync::watch::channel(endpoint());
         let (relay_sender, relay) = tokio::sync::watch::channel(RelayState::default());
@@ -184,7 +184,7 @@ impl Running {
         let dependencies = Dependencies {
             client,
             store: ledger.clone(),
-            settings: Settings { namespace: SYSTEM.to_owned(), ..Settings::default() },
+            settings: OperatorSettings { namespace: SYSTEM.to_owned(), ..OperatorSettings::default() },
             endpoint: receiver,
             relay,
             keys: keys(),

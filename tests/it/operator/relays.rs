@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use franking::crd::CreditPolicy;
-use franking::domain::relay_config::{Limits, LineEnds, Listener, ListenerMode};
 use franking::operator::plan::relay_state::{RelayInForce, RelayState, Replicas};
 use franking::runtime::clock::ManualClock;
+use franking::runtime::relay_config::{Limits, LineEnds, Listener, ListenerMode};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use serde_json::json;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use franking::domain::directory::{AccountEntry, Entry};
 use franking::domain::id::AccountId;
-use franking::domain::relay_config::{Limits, RelayConfig};
 use franking::runtime::process;
+use franking::runtime::relay_config::{Limits, RelayConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, MutexGuard};

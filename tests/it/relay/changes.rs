@@ -1,7 +1,7 @@
 //! What changes while the relay runs: certificates, settings, and the stop.
 
-use franking::domain::relay_config::{ListenerMode, RelayConfig};
 use franking::relay::{Relay, run};
+use franking::runtime::relay_config::{ListenerMode, RelayConfig};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;

@@ -3,7 +3,7 @@
 
 use franking::domain::credit::Limit;
 use franking::domain::directory::{AccountEntry, Entry};
-use franking::domain::relay_config::RelayConfig;
+use franking::runtime::relay_config::RelayConfig;
 
 use super::scene::{FROM, MAIL, SOON, Scene, TO, account, monthly};
 use crate::support::client::Client;

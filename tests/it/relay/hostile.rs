@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use franking::domain::relay_config::{LineEnds, RelayConfig};
+use franking::runtime::relay_config::{LineEnds, RelayConfig};
 
 use super::scene::{FROM, MAIL, PASSWORD, SOON, Scene, TO, username};
 use crate::support::client::{Client, plain};

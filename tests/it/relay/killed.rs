@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use franking::domain::relay_config::ListenerMode;
 use franking::ledger::sqlite::SqliteStore;
 use franking::ledger::store::{Role, Store};
 use franking::runtime::clock::{Clock as _, SystemClock};
+use franking::runtime::relay_config::ListenerMode;
 use jiff::SignedDuration;
 use tokio::time::{Instant, sleep};
 

@@ -140,7 +140,7 @@ async fn each_meter_says_in_its_own_words_that_it_is_used_up() {
                     Some(Pricing { currency: "EUR".to_owned(), base_price_minor: 0, price_per_thousand_minor: 2 });
                 rows.account.spend_limit_micro = Some(3_000);
             },
-            "452 4.7.1 credits: the account's spend limit pays for 0 more; somebody must raise it",
+            "452 4.7.1 credits: the account's spend limit pays for 0 more; an administrator must raise it",
         ),
         (
             |rows| rows.account.cap = monthly(Some(1)),
@@ -152,11 +152,11 @@ async fn each_meter_says_in_its_own_words_that_it_is_used_up() {
         ),
         (
             |rows| rows.account.prepaid = Some(granted()),
-            "452 4.7.1 credits: the account's prepaid balance has 0 left; somebody must add credits",
+            "452 4.7.1 credits: the account's prepaid balance has 0 left; an administrator must add credits",
         ),
         (
             |rows| rows.policy.prepaid = Some(granted()),
-            "452 4.7.1 credits: the policy's prepaid balance has 0 left; somebody must add credits",
+            "452 4.7.1 credits: the policy's prepaid balance has 0 left; an administrator must add credits",
         ),
         (
             |rows| rows.policy.pool = monthly(Some(1)),

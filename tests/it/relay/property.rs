@@ -3,7 +3,7 @@
 //! Proptest makes conversations; the expected replies follow from what was said, without asking the code under test.
 //! They are played against the pure session, in pieces of any length, and on the wire against the real relay.
 
-use franking::domain::relay_config::{LineEnds, ListenerMode};
+use franking::runtime::relay_config::{LineEnds, ListenerMode};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -23,18 +23,18 @@ const CASES_ON_THE_WIRE: u32 = 40;
 enum Part {
     /// A line outside of a transaction, and the code that answers it.
     Line(Vec<u8>, u16),
-    Message(Letter),
+    Message(SentMessage),
 }
 
 /// MAIL, RCPTs, DATA, and where DATA was accepted a body.
 #[derive(Clone, Debug)]
-struct Letter {
+struct SentMessage {
     /// Whether each recipient is an address.
     recipients: Vec<bool>,
     content: Vec<u8>,
 }
 
-impl Letter {
+impl SentMessage {
     fn has_body(&self) -> bool {
         self.recipients.contains(&true)
     }
@@ -107,7 +107,7 @@ fn line() -> impl Strategy<Value = Part> {
     prop_oneof![6 => known, 3 => rubbish, 1 => overlong]
 }
 
-fn letter() -> impl Strategy<Value = Part> {
+fn message() -> impl Strategy<Value = Part> {
     // What has a meaning in a body, more often than all else.
     let octet = prop_oneof![
         4 => prop::sample::select(b"\r\n.\r\n..ab ".to_vec()),
@@ -121,12 +121,12 @@ fn letter() -> impl Strategy<Value = Part> {
             let place = place.index(content.len());
             content[place] = 0;
         }
-        Part::Message(Letter { recipients, content })
+        Part::Message(SentMessage { recipients, content })
     })
 }
 
 fn conversation() -> impl Strategy<Value = Vec<Part>> {
-    prop::collection::vec(prop_oneof![line(), letter()], 0..12)
+    prop::collection::vec(prop_oneof![line(), message()], 0..12)
 }
 
 /// A conversation as octets, with the codes that answer it and what must arrive.
@@ -149,10 +149,10 @@ fn said(parts: &[Part], password: &str) -> Said {
                 said.wire.extend(line);
                 said.codes.push(*code);
             }
-            Part::Message(letter) => {
-                letter.said(&mut said.wire, &mut said.codes);
-                let recipients = letter.recipients.iter().filter(|good| **good).count();
-                said.bodies.extend(letter.arrives().filter(|_| letter.has_body()).map(|body| (recipients, body)));
+            Part::Message(message) => {
+                message.said(&mut said.wire, &mut said.codes);
+                let recipients = message.recipients.iter().filter(|good| **good).count();
+                said.bodies.extend(message.arrives().filter(|_| message.has_body()).map(|body| (recipients, body)));
             }
         }
     }
@@ -182,7 +182,7 @@ fn in_the_pure_session_replies_count_commands_and_bodies_arrive_or_are_refused()
 #[test]
 fn on_the_wire_replies_count_commands_and_bodies_arrive_or_are_refused() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let patient = |config: &mut franking::domain::relay_config::RelayConfig| {
+    let patient = |config: &mut franking::runtime::relay_config::RelayConfig| {
         config.limits.errors = 1000;
         // Bare line ends too are to come through to the body's reader.
         config.listeners[1].line_ends = LineEnds::Normalize;

@@ -1,6 +1,6 @@
 //! Behind a load balancer: who the client is, and who may say so.
 
-use franking::domain::relay_config::RelayConfig;
+use franking::runtime::relay_config::RelayConfig;
 
 use super::scene::{FROM, MAIL, PASSWORD, Rows, Scene, TO, username};
 use crate::support::client::Client;

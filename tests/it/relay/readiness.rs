@@ -1,11 +1,11 @@
 //! `/readyz`: each reason for which a relay is not ready is in its body, in words; and so is what is wrong with one that
 //! is ready all the same.
 
-use franking::domain::relay_config::LedgerAddress;
 use franking::relay::run;
 use franking::runtime::health::Health;
 use franking::runtime::http::{Port, Telemetry};
 use franking::runtime::metrics::Registry;
+use franking::runtime::relay_config::LedgerAddress;
 use rusqlite::Connection;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;

@@ -2,8 +2,8 @@
 
 use franking::domain::credit::Limit;
 use franking::domain::directory::{Entry, Suspension};
-use franking::domain::relay_config::{Limits, RelayConfig};
 use franking::domain::sender::SenderPattern;
+use franking::runtime::relay_config::{Limits, RelayConfig};
 
 use super::scene::{FROM, MAIL, PASSWORD, Rows, SOON, Scene, TO, account, key, listener, monthly, policy, username};
 use crate::support::client::{Client, plain};
@@ -379,7 +379,7 @@ async fn a_policy_without_an_upstream_makes_mail_wait() {
 #[tokio::test]
 async fn connections_over_a_limit_are_turned_away() {
     let limited = |config: &mut RelayConfig| {
-        config.listeners.push(listener("other", franking::domain::relay_config::ListenerMode::StartTls));
+        config.listeners.push(listener("other", franking::runtime::relay_config::ListenerMode::StartTls));
         config.limits = Limits { connections_per_address: 2, connections_per_key: 1, ..config.limits.clone() };
     };
     let scene = Scene::with(limited, |_| {}).await;

@@ -10,9 +10,6 @@ use franking::domain::credit::{Limit, Overage};
 use franking::domain::directory::{AccountEntry, Entry, KeyEntry, PolicyEntry, UpstreamEntry, UpstreamTls};
 use franking::domain::id::{AccountId, Holder, KeyId, PolicyId};
 use franking::domain::period::Calendar;
-use franking::domain::relay_config::{
-    CertificateFiles, InstallationKeys, KeyBytes, LedgerAddress, Limits, Listener, ListenerMode, RelayConfig, Tls,
-};
 use franking::domain::sender::MailDomain;
 use franking::ledger::sqlite;
 use franking::ledger::store::{Balance, LedgerSession, Role, Store};
@@ -21,6 +18,9 @@ use franking::runtime::clock::{Clock as _, ManualClock};
 use franking::runtime::health::Health;
 use franking::runtime::http::{Port, Telemetry};
 use franking::runtime::metrics::{Registry, render};
+use franking::runtime::relay_config::{
+    CertificateFiles, InstallationKeys, KeyBytes, LedgerAddress, Limits, Listener, ListenerMode, RelayConfig, Tls,
+};
 use jiff::Timestamp;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;

@@ -1,8 +1,8 @@
 //! Addresses, domains and header fields as real programs write them: taken as they are, or refused with a reply that says
 //! which address it is about and where to look.
 
-use franking::domain::relay_config::LineEnds;
 use franking::domain::sender::{MailDomain, SenderPattern};
+use franking::runtime::relay_config::LineEnds;
 
 use super::scene::{FROM, MAIL, PASSWORD, SOON, Scene, TO, username};
 use crate::support::client::{Client, Reply};

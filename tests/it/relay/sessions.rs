@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use franking::domain::credential::{Credential, HashKey, Password, Stage};
 use franking::domain::directory::{Entry, KeyEntry};
-use franking::domain::relay_config::RelayConfig;
 use franking::runtime::clock::Clock as _;
+use franking::runtime::relay_config::RelayConfig;
 use jiff::SignedDuration;
 use tokio::time::{Instant, sleep, sleep_until};
 

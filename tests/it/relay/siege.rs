@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use franking::domain::directory::{AccountEntry, Entry};
 use franking::domain::id::AccountId;
-use franking::domain::relay_config::{Limits, RelayConfig};
+use franking::runtime::relay_config::{Limits, RelayConfig};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use franking::domain::relay_config::{CertificateFiles, RelayConfig};
+use franking::runtime::relay_config::{CertificateFiles, RelayConfig};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;

@@ -6,9 +6,9 @@ use franking::domain::directory::{
     AccountEntry, ClientCertificate, Entry, KeyEntry, PolicyEntry, UpstreamEntry, UpstreamSecret, UpstreamTls,
 };
 use franking::domain::id::{AccountId, PolicyId};
-use franking::domain::relay_config::KeyBytes;
 use franking::ledger::seal::Sealer;
 use franking::runtime::clock::Clock as _;
+use franking::runtime::relay_config::KeyBytes;
 use uuid::Uuid;
 
 use super::scene::{FROM, MAIL, POLICY, Scene, TO};

@@ -2,7 +2,7 @@
 
 use franking::domain::id::AccountId;
 use franking::domain::webhook::{HookUrl, SigningKey};
-use franking::runtime::notifier::{Call, Delivery, Hook, Letter, Notifier as _, OnBehalfOf, Via};
+use franking::runtime::notifier::{AlertMail, Call, Delivery, Hook, Notifier as _, OnBehalfOf, Via};
 use franking::upstream::SmtpNotifier;
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -13,8 +13,8 @@ use crate::support::sink::{Act, At, SinkOptions, SinkTls};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-fn letter(to: &[&str]) -> Letter {
-    Letter {
+fn mail(to: &[&str]) -> AlertMail {
+    AlertMail {
         from: address("franking@example.com"),
         to: to.iter().map(|text| address(text)).collect(),
         on_behalf_of: OnBehalfOf::Platform,
@@ -34,7 +34,7 @@ async fn a_notice_goes_through_the_policys_own_upstream_to_each_recipient() {
     let login = Some(("user".to_owned(), "password".to_owned()));
     let scene = Scene::new(SinkOptions { tls: SinkTls::Implicit, login, ..SinkOptions::default() }).await;
     let post = SmtpNotifier::new("relay.example.com");
-    let sent = post.mail(via(&scene), &letter(&["one@example.net", "two@example.net"])).await;
+    let sent = post.mail(via(&scene), &mail(&["one@example.net", "two@example.net"])).await;
     assert_eq!(sent, Delivery::Sent);
     let received = scene.sink.messages();
     let to: Vec<_> = received.iter().map(|mail| (mail.from.as_str(), mail.to.join(" "))).collect();
@@ -50,10 +50,10 @@ async fn a_notice_is_sent_when_one_recipient_takes_it_and_failed_when_none_does(
     let scene = Scene::new(SinkOptions::default()).await;
     let post = SmtpNotifier::new("relay.example.com");
     scene.sink.once(At::Recipient(0), Act::Reply("550 5.1.1 nobody of this name"));
-    let sent = post.mail(via(&scene), &letter(&["gone@example.net", "there@example.net"])).await;
+    let sent = post.mail(via(&scene), &mail(&["gone@example.net", "there@example.net"])).await;
     assert_eq!((sent, scene.sink.count()), (Delivery::Sent, 1));
     scene.sink.once(At::Recipient(0), Act::Reply("550 5.1.1 gone@example.net is nobody"));
-    let Delivery::Failed(problem) = post.mail(via(&scene), &letter(&["gone@example.net"])).await else {
+    let Delivery::Failed(problem) = post.mail(via(&scene), &mail(&["gone@example.net"])).await else {
         panic!("it was taken")
     };
     assert!(problem.contains("550") && !problem.contains("gone"), "{problem}");
@@ -63,9 +63,9 @@ async fn a_notice_is_sent_when_one_recipient_takes_it_and_failed_when_none_does(
 async fn addresses_of_an_account_that_are_refused_hold_up_no_notice_to_others() {
     let scene = Scene::new(SinkOptions::default()).await;
     let post = SmtpNotifier::new("relay.example.com");
-    let of = |account: u128| Letter {
+    let of = |account: u128| AlertMail {
         on_behalf_of: OnBehalfOf::Account { account: AccountId(Uuid::from_u128(account)), namespace: "shop".into() },
-        ..letter(&["gone@example.net"])
+        ..mail(&["gone@example.net"])
     };
     scene.sink.always(At::Recipient(0), Act::Reply("550 5.1.1 nobody of this name"));
     for _ in 0..20 {
@@ -74,12 +74,12 @@ async fn addresses_of_an_account_that_are_refused_hold_up_no_notice_to_others() 
     }
     scene.sink.behave();
     assert_eq!(post.mail(via(&scene), &of(2)).await, Delivery::Sent);
-    assert_eq!(post.mail(via(&scene), &letter(&["ops@example.net"])).await, Delivery::Sent);
+    assert_eq!(post.mail(via(&scene), &mail(&["ops@example.net"])).await, Delivery::Sent);
 }
 
 #[test]
 fn a_notice_in_a_log_names_no_address() {
-    assert_eq!(format!("{:?}", letter(&["gone@example.net"])), "Letter(notice-1, 1 recipients)");
+    assert_eq!(format!("{:?}", mail(&["gone@example.net"])), "AlertMail(notice-1, 1 recipients)");
 }
 
 fn hook(receiver: &Receiver, ca_pem: Option<String>) -> Hook {

@@ -14,8 +14,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use serde_json::Value;
 
 pub use names::{PODS, RELAY_SETTINGS};
-pub use objects::{House, Names, Wanted, plan};
-pub use settings::{Pods, Settings, check};
+pub use objects::{FleetIdentity, Names, Wanted, plan};
+pub use settings::{FleetSettings, Pods, check};
 
 /// True if `live` matches `wanted`, ignoring what the API server and others have added. Fields that we no longer want
 /// show in the content's hash, which is one of the annotations.

@@ -11,12 +11,12 @@ use ring::digest;
 use serde_json::{Map, Value, json};
 
 use super::names::{PODS, PRE_STOP_SECONDS, RELAY_SETTINGS, TLS_FOLDER};
-use super::settings::{Pods, Settings};
-use crate::domain::relay_config::{LedgerAddress, ListenerMode};
+use super::settings::{FleetSettings, Pods};
 use crate::operator::fleet::certificate::Leaf;
 use crate::operator::fleet::installation::Installation;
 use crate::operator::fleet::relay_config;
 use crate::operator::plan::meta;
+use crate::runtime::relay_config::{LedgerAddress, ListenerMode};
 
 /// Folder of `relay.yaml` in a relay's pod: the relay's default.
 const RUN_FOLDER: &str = "/run/franking";
@@ -54,7 +54,7 @@ pub struct Wanted {
 }
 
 /// The fleet's namespace, owner, installation and ledger.
-pub struct House<'a> {
+pub struct FleetIdentity<'a> {
     pub namespace: &'a str,
     pub owner: &'a OwnerReference,
     pub installation: &'a Installation,
@@ -62,17 +62,17 @@ pub struct House<'a> {
 }
 
 /// Builds the objects for these settings. `leaf` is our own certificate, if there is no other.
-pub fn plan(settings: &Settings, house: &House<'_>, leaf: Option<&Leaf>) -> Result<Wanted, String> {
-    let names = Names::of(&house.owner.name);
+pub fn plan(settings: &FleetSettings, identity: &FleetIdentity<'_>, leaf: Option<&Leaf>) -> Result<Wanted, String> {
+    let names = Names::of(&identity.owner.name);
     // Our own certificate lies next to that file, as in the single pod.
     let beside = Path::new(TLS_FOLDER).join("relay.yaml");
-    let mut config = relay_config::render(&settings.fleet, &beside, house.ledger, house.installation);
+    let mut config = relay_config::render(&settings.fleet, &beside, identity.ledger, identity.installation);
     // Accepting a ledger must not roll the fleet. A replaced ledger is detected by itself, which stops the relay as
     // well.
     config.incarnation = None;
     config.validate()?;
     let text = serde_yaml::to_string(&config).map_err(|error| error.to_string())?;
-    let maker = Maker { settings, house };
+    let maker = Maker { settings, identity };
     let secret = |name: &str, kind: &str, entries: [(&str, &str); 3]| {
         let entries = entries.into_iter().filter(|(key, _)| !key.is_empty());
         let data: Map<String, Value> =
@@ -97,8 +97,8 @@ pub fn plan(settings: &Settings, house: &House<'_>, leaf: Option<&Leaf>) -> Resu
 }
 
 struct Maker<'a> {
-    settings: &'a Settings,
-    house: &'a House<'a>,
+    settings: &'a FleetSettings,
+    identity: &'a FleetIdentity<'a>,
 }
 
 impl Maker<'_> {
@@ -124,14 +124,14 @@ impl Maker<'_> {
         body: Value,
     ) -> Value {
         let owner = json!([{
-            "apiVersion": self.house.owner.api_version, "kind": self.house.owner.kind, "name": self.house.owner.name,
-            "uid": self.house.owner.uid, "controller": true,
+            "apiVersion": self.identity.owner.api_version, "kind": self.identity.owner.kind, "name": self.identity.owner.name,
+            "uid": self.identity.owner.uid, "controller": true,
         }]);
         let labels = self.labels();
         annotations.insert(meta::CONTENT_HASH.to_owned(), hash(&json!([labels, annotations, body]).to_string()));
         let mut object = json!({
             "apiVersion": version, "kind": kind,
-            "metadata": {"name": name, "namespace": self.house.namespace, "labels": labels, "annotations": annotations,
+            "metadata": {"name": name, "namespace": self.identity.namespace, "labels": labels, "annotations": annotations,
                          "ownerReferences": owner},
         });
         if let (Value::Object(object), Value::Object(body)) = (&mut object, body) {

@@ -22,7 +22,7 @@ const TEXT_MAX: usize = 256 * 1024;
 
 /// The settings that a fleet is made from.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
+pub struct FleetSettings {
     pub fleet: Fleet,
     pub pods: Pods,
     /// The original texts, so that the last good ones can be kept.
@@ -123,7 +123,7 @@ fn if_not_present() -> String {
 }
 
 /// Parses and checks the two texts. `fleet_of` reads the first as the relay does.
-pub fn check(texts: [&str; 2], fleet_of: impl FnOnce(&str) -> Result<Fleet, Refused>) -> Result<Settings, String> {
+pub fn check(texts: [&str; 2], fleet_of: impl FnOnce(&str) -> Result<Fleet, Refused>) -> Result<FleetSettings, String> {
     if let Some(long) = texts.iter().map(|text| text.len()).find(|length| *length > TEXT_MAX) {
         return Err(format!("{long} octets are more than the {TEXT_MAX} that are read"));
     }
@@ -131,7 +131,7 @@ pub fn check(texts: [&str; 2], fleet_of: impl FnOnce(&str) -> Result<Fleet, Refu
     let pods: Pods = serde_yaml::from_str(texts[1])
         .map_err(|error| format!("{}: {}", PODS, error.to_string().replace('\n', " ")))?;
     judge(&fleet, &pods).map_err(|sentence| format!("{}: {sentence}", PODS))?;
-    Ok(Settings { fleet, pods, texts: texts.map(str::to_owned) })
+    Ok(FleetSettings { fleet, pods, texts: texts.map(str::to_owned) })
 }
 
 /// Checks what types cannot express, for the pods and for both entries together.

@@ -5,16 +5,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{House, Settings, Wanted, check, is_ours, plan, stands};
+use super::{FleetIdentity, FleetSettings, Wanted, check, is_ours, plan, stands};
 use crate::crd::{ConditionType, Reason, find_condition};
-use crate::domain::relay_config::{InstallationKeys, KeyBytes, LedgerAddress, RelayConfig};
 use crate::ledger::identity::Progress;
 use crate::operator::fleet::certificate::{Authority, Leaf};
 use crate::operator::fleet::installation::{Installation, Serving};
 use crate::operator::plan::relay_state::{RelayState, Replicas};
-use crate::operator::plan::{Outcome, credit_policy::lacks, is_true};
+use crate::operator::plan::{Readiness, credit_policy::lacks, is_true};
 use crate::runtime::cli::Flags;
 use crate::runtime::config;
+use crate::runtime::relay_config::{InstallationKeys, KeyBytes, LedgerAddress, RelayConfig};
 
 const RELAY: &str = "\
 hostname: smtp.example.com
@@ -43,7 +43,7 @@ service: {type: LoadBalancer, ports: {submissions: 465, submission: 587}, loadBa
 disruptionBudget: {maxUnavailable: 1}
 ";
 
-fn settings(relay: &str, pods: &str) -> Result<Settings, String> {
+fn settings(relay: &str, pods: &str) -> Result<FleetSettings, String> {
     let relay_settings = config::load(&Flags::default()).expect("defaults").relay;
     check([relay, pods], |text| relay_settings.fleet_of(text))
 }
@@ -73,11 +73,11 @@ fn planned(relay: &str, pods: &str) -> Wanted {
     };
     let ledger = LedgerAddress::Postgres { url: "postgres://franking:s3cret@db/franking".into(), single_node: false };
     let owner = owner("uid-1");
-    let house = House { namespace: "mail", owner: &owner, installation: &installation, ledger: &ledger };
+    let identity = FleetIdentity { namespace: "mail", owner: &owner, installation: &installation, ledger: &ledger };
     let leaf = Leaf { certificate: "a certificate".into(), key: "its key".into() };
     let settings = settings(relay, pods).expect("valid settings");
     let leaf = settings.pods.certificate_secret.is_none().then_some(&leaf);
-    plan(&settings, &house, leaf).expect("a plan")
+    plan(&settings, &identity, leaf).expect("a plan")
 }
 
 fn decoded(secret: &Value, key: &str) -> String {
@@ -292,7 +292,7 @@ fn a_policy_is_programmed_when_the_relays_run_as_they_are_set() {
         (RelayState { refused, replicas: None, in_force: None }, Some(Reason::RelayInvalid)),
     ] {
         let conditions =
-            Outcome::ready("").stated(&[], Some(1), Timestamp::UNIX_EPOCH, (true, true), lacks(&state)).build();
+            Readiness::ready("").stated(&[], Some(1), Timestamp::UNIX_EPOCH, (true, true), lacks(&state)).build();
         let programmed = find_condition(&conditions, ConditionType::Programmed).expect("it is always said");
         let expected = ("False", reason.unwrap_or(Reason::Programmed).as_str());
         let expected = if reason.is_none() { ("True", expected.1) } else { expected };

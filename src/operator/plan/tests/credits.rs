@@ -44,9 +44,9 @@ fn shown(
     seen.entry = Some(put_account(account, &seen));
     seen.gauge = Some(Gauge::of(balance));
     let plan = sub_account::plan(account, &seen, now());
-    assert!(!plan.look_again && plan.steps.is_empty(), "{:?}", plan.steps);
+    assert!(!plan.repeat_pass && plan.steps.is_empty(), "{:?}", plan.steps);
     account.status = plan.status.clone();
-    let notices = plan.notices.into_iter().map(|notice| (notice.reason, notice.note)).collect();
+    let notices = plan.events.into_iter().map(|notice| (notice.reason, notice.note)).collect();
     (plan.status.expect("a status"), notices)
 }
 
@@ -146,10 +146,10 @@ fn a_changed_limit_is_looked_at_again_when_it_is_written_and_nothing_else_is() {
         let mut seen = seen_account(Some(policy(json!({}))));
         seen.entry = Some(put_account(&account(before), &seen));
         seen.gauge = Some(Gauge::of(&of_account(None, 0)));
-        assert_eq!(sub_account::plan(&account(after.clone()), &seen, now()).look_again, again, "{after}");
+        assert_eq!(sub_account::plan(&account(after.clone()), &seen, now()).repeat_pass, again, "{after}");
     }
     // For new accounts with nothing but a cap the figures are known; those of prepaid credits come from the ledger.
-    let first = |spec| sub_account::plan(&account(spec), &seen_account(Some(policy(json!({})))), now()).look_again;
+    let first = |spec| sub_account::plan(&account(spec), &seen_account(Some(policy(json!({})))), now()).repeat_pass;
     assert!(!first(json!({"cap": {"credits": 5}})) && first(json!({"prepaid": {}})));
 }
 
@@ -213,7 +213,7 @@ fn a_pool_that_is_exceeded_is_told_and_shown_as_overage() {
         (seen.lot.overage, seen.overage) = (over, Overage::Allow);
         let plan = credit_policy::plan(&object, &seen_policy(Some(entry.clone()), Some(&seen)), now());
         object.status = plan.status.clone();
-        (plan.status.expect("a status"), plan.notices.iter().map(|notice| notice.reason).collect())
+        (plan.status.expect("a status"), plan.events.iter().map(|notice| notice.reason).collect())
     };
     assert_eq!(look(9, 0).1, []);
     let (status, told) = look(10, 3);
@@ -241,7 +241,7 @@ fn an_account_that_lacks_what_its_policy_requires_is_strictest_and_says_so() {
     assert!(message.contains("spec.prepaid") && message.contains("spec.spendLimitMinor"), "{message}");
     let (_, _, message) = sentence(json!({"prepaid": {}}));
     assert!(!message.contains("spec.prepaid") && message.contains("spec.spendLimitMinor"), "{message}");
-    assert_eq!(sentence(json!({"prepaid": {}, "spendLimitMinor": 0})).2, "its settings let mail be sent");
+    assert_eq!(sentence(json!({"prepaid": {}, "spendLimitMinor": 0})).2, "its settings permit sending");
     // Nor may it send as any sender if the policy requires it to list them.
     let seen = seen_account(Some(policy(json!({"perAccount": {"allowedSenders": "Required"}}))));
     assert_eq!(put_account(&account(json!({})), &seen).allowed_senders, Some(vec![]));

@@ -176,7 +176,7 @@ fn what_nobody_writes_any_more_is_given_up() {
     crate::domain::credential::stage(&mut entry.credentials, lost, now());
     let waiting = scene.settle();
     let given_up = now().checked_add(crate::domain::credential::STAGED_FOR).expect("a time");
-    assert_eq!((letters(&waiting), waiting.look_at), (String::new(), Some(given_up)));
+    assert_eq!((letters(&waiting), waiting.requeue_at), (String::new(), Some(given_up)));
     let plan = api_key::plan(&scene.key, &scene.seen, given_up, &mut scene.rng);
     let Entry::Key(entry) = entries(&plan)[0] else { panic!("a key") };
     assert_eq!(entry.credentials.len(), 1);

@@ -297,7 +297,7 @@ fn a_password_rotates_by_itself_with_an_overlap_and_says_when() {
     let rotates_at = |plan: &Plan<SubAccountApiKeyStatus>| {
         plan.status.as_ref().and_then(|status| status.credential.clone()?.rotates_at).map(|at| at.0)
     };
-    assert_eq!((rotates_at(&first), first.look_at), (Some(at(720)), Some(at(720))));
+    assert_eq!((rotates_at(&first), first.requeue_at), (Some(at(720)), Some(at(720))));
     let old = scene.password();
     let plan_at = |scene: &mut Scene, hours| {
         let Scene { key, seen, rng } = scene;
@@ -306,7 +306,7 @@ fn a_password_rotates_by_itself_with_an_overlap_and_says_when() {
     assert_eq!(letters(&plan_at(&mut scene, 719)), "");
     let due = plan_at(&mut scene, 720);
     assert_eq!(letters(&due), "PWRP");
-    assert!(due.notices.iter().any(|notice| notice.note.contains("was rotated")), "{:?}", due.notices);
+    assert!(due.events.iter().any(|notice| notice.note.contains("was rotated")), "{:?}", due.events);
     assert_eq!(rotates_at(&due), Some(at(1440)));
     let Entry::Key(entry) = entries(&due)[1] else { panic!("a key") };
     assert!(crate::domain::credential::opens(&hash_key(), &entry.credentials, &old, at(720)), "for the overlap");
@@ -314,7 +314,7 @@ fn a_password_rotates_by_itself_with_an_overlap_and_says_when() {
     // A revoked or expired key gets no new password, and is not reconciled again and again.
     scene.set(json!({"expiresAt": "2026-11-01T00:00:00Z", "rotation": {"every": "720h"}}));
     let dead = plan_at(&mut scene, 721);
-    assert!(!letters(&dead).contains(['C', 'W']) && rotates_at(&dead).is_none() && dead.look_at.is_none());
+    assert!(!letters(&dead).contains(['C', 'W']) && rotates_at(&dead).is_none() && dead.requeue_at.is_none());
 }
 
 #[test]

@@ -63,9 +63,9 @@ fn a_key_is_revoked_whatever_else_is_wrong_with_it() {
         // Alone and at once: everything else is judged in a second pass.
         let plan = scene.settle();
         assert!(put_key(&plan).is_some_and(|entry| entry.revoked), "{what}");
-        assert_eq!((letters(&plan).as_str(), plan.look_again), ("P", true), "{what}");
+        assert_eq!((letters(&plan).as_str(), plan.repeat_pass), ("P", true), "{what}");
         let rest = scene.settle();
-        assert!(!rest.look_again, "{what}");
+        assert!(!rest.repeat_pass, "{what}");
         assert_eq!(letters(&scene.settle()), "", "{what}");
     }
 }
@@ -196,7 +196,7 @@ fn a_shared_secret_that_became_immutable_is_let_go_with_what_was_added_to_it() {
             "{released}"
         );
         assert_eq!(letters(&plan).ends_with('G'), !renamed);
-        let [notice] = plan.notices.as_slice() else { panic!("{:?}", plan.notices) };
+        let [notice] = plan.events.as_slice() else { panic!("{:?}", plan.events) };
         assert_eq!((notice.warning, notice.reason.as_str()), (true, "SecretImmutable"));
         assert!(
             data.is_some_and(|data| data.contains_key("password")) && notice.note.contains("password"),

@@ -58,8 +58,8 @@ fn a_failed_pass_turns_ready_leaves_what_is_in_the_directory_and_is_told_once_ea
     assert!(was_interrupted(&after) && !was_interrupted(&ready));
     let unjudged = interrupted(&ready, Some(2), now(), &Interruption { outstanding: true, ..interruption.clone() });
     assert!(!is_true(&unjudged, ConditionType::Programmed), "the new spec is not in the directory");
-    assert!(interruption.notice(&ready).is_some_and(|notice| notice.warning && notice.note.contains("the words")));
-    assert_eq!(interruption.notice(&after), None);
+    assert!(interruption.event(&ready).is_some_and(|event| event.warning && event.note.contains("the words")));
+    assert_eq!(interruption.event(&after), None);
     assert!(transition(&after, &ready).is_some_and(|notice| !notice.warning && notice.reason == Reason::Ready));
 }
 
@@ -155,7 +155,7 @@ fn ready_is_told_along_the_chain() {
             &none,
             Login::None,
             &none,
-            ("True: Ready", "its settings let mail be sent"),
+            ("True: Ready", "its settings permit sending"),
             ("True: Ready", "the Secret \"printer\" holds a password that works"),
         ),
         (
@@ -225,7 +225,14 @@ fn used_up_credits_and_an_upstream_that_is_away_do_not_turn_ready_and_are_told_a
     let cases = [
         (10, 0, false, used_up, used_up, "at the moment its account has no credits until 2026-12-01T00:00:00Z"),
         (0, 10, false, "yes", used_up, "at the moment its account has no credits until 2026-12-01T00:00:00Z"),
-        (0, 0, true, "upstream away", "upstream away", "at the moment its upstream is away, and mail waits with 451"),
+        (
+            0,
+            0,
+            true,
+            "upstream away",
+            "upstream away",
+            "at the moment its upstream is unavailable, and mail is deferred with 451",
+        ),
     ];
     for (pool, cap, away, of_policy, of_account, of_key) in cases {
         let (mut policy, mut account) =
@@ -324,7 +331,10 @@ fn rotates_at_is_when_the_password_really_changes() {
             let due = expected == Some(48) && hours == 50;
             let rotates_at = if due { at(98) } else { at(expected.unwrap_or_default()) };
             assert_eq!(credential.rotates_at.map(|at| at.0), expected.map(|_| rotates_at), "{rotation} {previous:?}");
-            assert!(plan.look_at.is_none_or(|look_at| look_at > at(hours)), "{rotation}: it is looked at in a circle");
+            assert!(
+                plan.requeue_at.is_none_or(|requeue_at| requeue_at > at(hours)),
+                "{rotation}: it is looked at in a circle"
+            );
         }
         scene.key.spec.expires_at = Some(at(40).to_string());
         let credential = scene.plan().status.expect("a status").credential.expect("its dates");

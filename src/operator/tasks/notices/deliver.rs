@@ -1,19 +1,27 @@
 //! Delivers the notices of one policy over one channel.
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use crate::crd::{CheckedPolicy, CheckedWebhook, Reason, SubAccount};
 use crate::domain::directory::{Entry, PolicyEntry};
 use crate::domain::id::{Holder, PolicyId};
 use crate::domain::sender::Address;
 use crate::domain::webhook::SigningKey;
+use crate::ledger::Sealer;
 use crate::ledger::report::Queued;
-use crate::operator::context::Context;
 use crate::operator::object_ref::Name;
-use crate::operator::plan::alert::{Whose, Words, letter};
-use crate::operator::plan::{Notice, meta};
+use crate::operator::observe::secrets::opened;
+use crate::operator::plan::alert::{Whose, Words, alert_mail};
+use crate::operator::plan::endpoint::Endpoint;
+use crate::operator::plan::{EventNote, meta};
+use crate::operator::report::Report;
+use crate::operator::state::ledger_client::LedgerClient;
+use crate::operator::state::notices::Notices;
 use crate::operator::tasks::notices::detect::spec_of;
-use crate::runtime::notifier::{Call, Delivery, Hook, Letter, OnBehalfOf, Via};
+use crate::operator::watch::references::References;
+use crate::runtime::clock::Clock;
+use crate::runtime::notifier::{AlertMail, Call, Delivery, Hook, OnBehalfOf, Via};
 
 /// Local part of the sender if the policy names none.
 const SENDER: &str = "franking";
@@ -38,9 +46,23 @@ impl From<Delivery> for Went {
     }
 }
 
+/// The task, with what it uses of the operator.
+pub struct NoticeDelivery<'a> {
+    pub ledger: &'a LedgerClient,
+    pub notices: &'a Notices,
+    pub references: &'a References,
+    pub report: &'a Report,
+    pub endpoint: &'a watch::Receiver<Endpoint>,
+    /// Opens the upstreams' logins.
+    pub sealer: &'a Sealer,
+    /// The operator's own namespace, which holds the webhooks' Secrets.
+    pub namespace: &'a str,
+    pub clock: &'a dyn Clock,
+}
+
 /// Notices of one policy.
 pub struct Group<'a> {
-    pub context: &'a Context,
+    pub with: &'a NoticeDelivery<'a>,
     pub policy: PolicyId,
     pub queued: &'a [Queued],
 }
@@ -60,15 +82,15 @@ impl Group<'_> {
     /// Returns the policy; `Err` is the outcome for its notices if there is no valid one. Names come from the ledger,
     /// which knows them before the first reconcile of a new process does.
     async fn plan(&self) -> Result<Plan, Went> {
-        let entry = match self.context.ledger.entry(Holder::Policy(self.policy)).await {
+        let entry = match self.with.ledger.entry(Holder::Policy(self.policy)).await {
             Ok(Some(Entry::Policy(entry))) => entry,
             Ok(Some(Entry::Account(_) | Entry::Key(_)) | None) => return Err(Went::Unwanted),
             Err(error) => return Err(Went::Failed(error.to_string())),
         };
-        if self.context.references.policy(&entry.name).is_none() {
+        if self.with.references.policy(&entry.name).is_none() {
             return Err(Went::Unwanted);
         }
-        match spec_of(self.context, &entry.name) {
+        match spec_of(self.with.references, &entry.name) {
             Some(spec) => Ok(Plan { entry, spec }),
             None => Err(Went::Failed("its policy is not valid".to_owned())),
         }
@@ -79,7 +101,7 @@ impl Group<'_> {
         let holder = queued.notice.topic.holder;
         let account = match holder {
             Holder::Policy(_) => return Ok(Whose::Policy),
-            Holder::Account(_) => self.context.ledger.entry(holder).await,
+            Holder::Account(_) => self.with.ledger.entry(holder).await,
             Holder::Key(_) => return Err(Went::Unwanted),
         };
         match account {
@@ -112,19 +134,19 @@ impl Group<'_> {
     }
 
     async fn event(&self, words: &Words<'_>, queued: &Queued) -> Went {
-        let Context { references, report, .. } = self.context;
+        let NoticeDelivery { references, report, .. } = self.with;
         let note = words.sentence(&queued.notice);
-        let notice = Notice { warning: true, reason: Reason::ThresholdReached, note };
+        let event_note = EventNote { warning: true, reason: Reason::ThresholdReached, note };
         let (name, at) = (queued.notice.to_string(), queued.at);
         let written = match &words.whose {
             Whose::Policy => match references.policy(words.policy) {
-                Some(policy) => report.notice_once(policy.as_ref(), &name, &notice, at).await,
+                Some(policy) => report.publish_once(policy.as_ref(), &name, &event_note, at).await,
                 None => return Went::Unwanted,
             },
             Whose::Account { namespace, name: account } => {
                 match references.account(&Name::new(namespace.as_str(), account.as_str())) {
                     Some(account) if is_anothers(&account, queued.notice.topic.holder) => return Went::Unwanted,
-                    Some(account) => report.notice_once(account.as_ref(), &name, &notice, at).await,
+                    Some(account) => report.publish_once(account.as_ref(), &name, &event_note, at).await,
                     None => return Went::Unwanted,
                 }
             }
@@ -176,7 +198,7 @@ impl Group<'_> {
 
     /// Returns the addresses that the account names now.
     fn people_of(&self, holder: Holder, name: &Name) -> Result<Vec<Address>, Went> {
-        let account = self.context.references.account(name).ok_or(Went::Unwanted)?;
+        let account = self.with.references.account(name).ok_or(Went::Unwanted)?;
         if account.status.is_none() {
             return Err(Went::Failed("its account has no status yet".to_owned()));
         }
@@ -201,7 +223,7 @@ impl Group<'_> {
         if sentences.is_empty() {
             return said.into_iter().flatten().collect();
         }
-        let (subject, text) = letter(place, &sentences);
+        let (subject, text) = alert_mail(place, &sentences);
         let went = self.post(plan, to, on_behalf_of, subject, text).await.unwrap_or_else(Went::Failed);
         said.into_iter().map(|unsaid| unsaid.unwrap_or_else(|| went.clone())).collect()
     }
@@ -220,15 +242,15 @@ impl Group<'_> {
             OnBehalfOf::Platform => first.notice.to_string(),
             OnBehalfOf::Account { .. } => format!("{}-own", first.notice),
         };
-        let letter = Letter { from: self.sender(plan)?, to, on_behalf_of, subject, text, id, at: first.at };
-        Ok(self.context.notices.notifier.mail(self.via(&plan.entry)?, &letter).await.into())
+        let mail = AlertMail { from: self.sender(plan)?, to, on_behalf_of, subject, text, id, at: first.at };
+        Ok(self.with.notices.notifier.mail(self.via(&plan.entry)?, &mail).await.into())
     }
 
     fn sender(&self, plan: &Plan) -> Result<Address, String> {
         if let Some(from) = plan.spec.alerts.mail.as_ref().and_then(|mail| mail.from.as_ref()) {
             return Ok(from.clone());
         }
-        let host = || self.context.endpoint.borrow().host.clone();
+        let host = || self.with.endpoint.borrow().host.clone();
         let domain = plan.spec.sender_domains.first().map_or_else(host, ToString::to_string);
         Address::parse(&format!("{SENDER}@{domain}")).map_err(|_| {
             "no sender follows from senders.domains or the relay's host name; write alerts.email.from".to_owned()
@@ -239,7 +261,9 @@ impl Group<'_> {
         let entry = policy.upstream.clone().ok_or("its upstream cannot be used at present")?;
         let secret = match &entry.secret {
             None => None,
-            Some(sealed) => Some(self.context.opened(policy.id, sealed).ok_or("its upstream's login does not open")?),
+            Some(sealed) => {
+                Some(opened(self.with.sealer, policy.id, sealed).ok_or("its upstream's login does not open")?)
+            }
         };
         Ok(Via { policy: policy.id, entry, secret })
     }
@@ -275,14 +299,14 @@ impl Group<'_> {
     }
 
     async fn call(&self, hook: &Hook, words: &Words<'_>, queued: &Queued) -> Went {
-        let at: Timestamp = self.context.clock.now();
+        let at: Timestamp = self.with.clock.now();
         let call = Call { id: queued.notice.to_string(), at, body: words.body(queued) };
-        self.context.notices.notifier.call(hook, &call).await.into()
+        self.with.notices.notifier.call(hook, &call).await.into()
     }
 
     fn hook(&self, webhook: &CheckedWebhook) -> Result<Hook, String> {
-        let (namespace, name) = (&self.context.settings.namespace, &webhook.secret);
-        let secret = self.context.references.login(namespace, name);
+        let (namespace, name) = (self.with.namespace, &webhook.secret);
+        let secret = self.with.references.login(namespace, name);
         let secret = secret.ok_or_else(|| {
             format!("there is no Secret \"{name}\" with the label {}: \"true\" in {namespace}", meta::USE_LABEL)
         })?;

@@ -14,6 +14,7 @@ use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
 use crate::operator::object_ref::{Name, Ref};
 use crate::operator::plan::alert::{self, Audience, Heard, Known};
+use crate::operator::watch::references::References;
 
 /// Holders whose notices are cached without asking the ledger.
 const KNOWN_MAX: usize = 200_000;
@@ -33,7 +34,7 @@ impl Watch {
         for balance in balances {
             let holder = balance.lot.holder;
             let Some(Watched { policy, name, names_people }) = watched(context, holder) else { continue };
-            let alerts = plans.entry(policy).or_insert_with(|| alerts_of(context, &name));
+            let alerts = plans.entry(policy).or_insert_with(|| alerts_of(&context.references, &name));
             let mut known = self.known.get(&holder).cloned().unwrap_or_default();
             let heard = Heard { platform: &alerts.thresholds, account: names_people.then_some(&of_accounts) };
             let notices = alert::look(balance, policy, heard, &mut known, now);
@@ -86,7 +87,7 @@ struct Watched {
 }
 
 fn watched(context: &Context, holder: Holder) -> Option<Watched> {
-    let (name, names_people) = match context.object_of(holder)? {
+    let (name, names_people) = match context.ids.object_of(holder)? {
         Ref::Policy(name) => (name.name, false),
         Ref::Account(name) => {
             let account = context.references.account(&name)?;
@@ -95,19 +96,19 @@ fn watched(context: &Context, holder: Holder) -> Option<Watched> {
         }
         Ref::Key(_) => return None,
     };
-    match context.holder_of(&Ref::Policy(Name::new("", &name)))? {
+    match context.ids.holder_of(&context.references, &Ref::Policy(Name::new("", &name)))? {
         Holder::Policy(policy) => Some(Watched { policy, name, names_people }),
         Holder::Account(_) | Holder::Key(_) => None,
     }
 }
 
-pub(super) fn spec_of(context: &Context, name: &str) -> Option<CheckedPolicy> {
-    context.references.policy(name)?.spec.check().ok()
+pub(super) fn spec_of(references: &References, name: &str) -> Option<CheckedPolicy> {
+    references.policy(name)?.spec.check().ok()
 }
 
 /// Returns the policy's alerts, or the defaults while it is invalid: a typing error must not suppress an Event.
-fn alerts_of(context: &Context, name: &str) -> CheckedAlerts {
-    spec_of(context, name).map(|spec| spec.alerts).unwrap_or_default()
+fn alerts_of(references: &References, name: &str) -> CheckedAlerts {
+    spec_of(references, name).map(|spec| spec.alerts).unwrap_or_default()
 }
 
 /// Returns the channels for these audiences; none for a mark.

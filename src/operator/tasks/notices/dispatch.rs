@@ -8,9 +8,8 @@ use tokio::time::Instant;
 
 use crate::domain::id::PolicyId;
 use crate::ledger::report::{Channel, Ended, NOTICE_TRIES, NOTICES_MAX, Queued};
-use crate::operator::context::Context;
 use crate::operator::error::{Error, Result};
-use crate::operator::tasks::notices::deliver::{Group, Went};
+use crate::operator::tasks::notices::deliver::{Group, NoticeDelivery, Went};
 
 /// Pause after a round that took its maximum.
 const BUSY_PAUSE: Duration = Duration::from_secs(5);
@@ -31,23 +30,25 @@ const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(24 * 800);
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
 const FORGET_AT_ONCE: usize = 500;
 
-/// Sends the announced notices, until the future is dropped.
-pub async fn run(context: &Context) {
-    tokio::join!(
-        keep(context, Channel::Event),
-        keep(context, Channel::Mail),
-        keep(context, Channel::AccountMail),
-        keep(context, Channel::Webhook),
-        forget(context)
-    );
+impl NoticeDelivery<'_> {
+    /// Sends the announced notices, until the future is dropped.
+    pub async fn run(&self) {
+        tokio::join!(
+            keep(self, Channel::Event),
+            keep(self, Channel::Mail),
+            keep(self, Channel::AccountMail),
+            keep(self, Channel::Webhook),
+            forget(self)
+        );
+    }
 }
 
-async fn keep(context: &Context, channel: Channel) {
-    let mut announced = context.notices.announced.subscribe();
+async fn keep(delivery: &NoticeDelivery<'_>, channel: Channel) {
+    let mut announced = delivery.notices.announced.subscribe();
     loop {
         announced.mark_unchanged();
         let most = most(channel);
-        match round(context, channel, most).await {
+        match round(delivery, channel, most).await {
             Ok(taken) if taken == most => tokio::time::sleep(BUSY_PAUSE).await,
             Ok(_) => {
                 // A round follows whether or not there was an announcement.
@@ -72,10 +73,10 @@ fn most(channel: Channel) -> usize {
     }
 }
 
-async fn forget(context: &Context) {
+async fn forget(delivery: &NoticeDelivery<'_>) {
     loop {
-        let before = context.clock.now().saturating_sub(FORGOTTEN_AFTER).unwrap_or(Timestamp::MIN);
-        match context.ledger.forget_notices(before, FORGET_AT_ONCE).await {
+        let before = delivery.clock.now().saturating_sub(FORGOTTEN_AFTER).unwrap_or(Timestamp::MIN);
+        match delivery.ledger.forget_notices(before, FORGET_AT_ONCE).await {
             Ok(count) if count == FORGET_AT_ONCE as u64 => tokio::time::sleep(BUSY_PAUSE).await,
             Ok(_) => tokio::time::sleep(FORGET_EVERY).await,
             Err(error) => {
@@ -87,8 +88,8 @@ async fn forget(context: &Context) {
 }
 
 /// Runs one round. Returns how many notices it took.
-async fn round(context: &Context, channel: Channel, most: usize) -> Result<usize> {
-    let claimed = context.ledger.claim_notices(channel, most).await.map_err(Error::ledger("claiming notices"))?;
+async fn round(delivery: &NoticeDelivery<'_>, channel: Channel, most: usize) -> Result<usize> {
+    let claimed = delivery.ledger.claim_notices(channel, most).await.map_err(Error::ledger("claiming notices"))?;
     let taken = claimed.len();
     let mut by_policy: BTreeMap<PolicyId, Vec<Vec<Queued>>> = BTreeMap::new();
     let mut dead = Vec::new();
@@ -106,11 +107,11 @@ async fn round(context: &Context, channel: Channel, most: usize) -> Result<usize
             }
         }
     }
-    note(context, channel, dead).await?;
+    note(delivery, channel, dead).await?;
     for (policy, groups) in by_policy {
         let begun = Instant::now();
         for queued in groups {
-            let group = Group { context, policy, queued: &queued };
+            let group = Group { with: delivery, policy, queued: &queued };
             let went = match channel {
                 Channel::Event => group.events().await,
                 Channel::Mail => group.mail().await,
@@ -118,7 +119,7 @@ async fn round(context: &Context, channel: Channel, most: usize) -> Result<usize
                 Channel::AccountMail => group.account_mail().await,
                 Channel::Webhook => group.webhooks().await,
             };
-            note(context, channel, queued.into_iter().zip(went).collect()).await?;
+            note(delivery, channel, queued.into_iter().zip(went).collect()).await?;
         }
     }
     Ok(taken)
@@ -137,7 +138,7 @@ fn is_told_apart(channel: Channel) -> bool {
 }
 
 /// Records the outcomes at once, so that a process that dies sends few notices again.
-async fn note(context: &Context, channel: Channel, all: Vec<(Queued, Went)>) -> Result<()> {
+async fn note(delivery: &NoticeDelivery<'_>, channel: Channel, all: Vec<(Queued, Went)>) -> Result<()> {
     let end = |(queued, went): &(Queued, Went)| match went {
         Went::Sent => Some((queued.id, Ended::Sent)),
         Went::Unwanted => Some((queued.id, Ended::GivenUp)),
@@ -145,23 +146,23 @@ async fn note(context: &Context, channel: Channel, all: Vec<(Queued, Went)>) -> 
     };
     let ended: Vec<(i64, Ended)> = all.iter().filter_map(end).collect();
     if !ended.is_empty() {
-        context.ledger.close_notices(&ended).await.map_err(Error::ledger("noting that notices were sent"))?;
+        delivery.ledger.close_notices(&ended).await.map_err(Error::ledger("noting that notices were sent"))?;
     }
     for (queued, went) in &all {
         if let Went::Failed(problem) = went {
             let (channel, notice, tries) = (channel.as_str(), queued.notice.to_string(), queued.tries);
             tracing::warn!(channel, notice, tries, most = NOTICE_TRIES, problem, "telling of a threshold");
         }
-        count(context, channel, went);
+        count(delivery, channel, went);
     }
     Ok(())
 }
 
-fn count(context: &Context, channel: Channel, went: &Went) {
+fn count(delivery: &NoticeDelivery<'_>, channel: Channel, went: &Went) {
     let result = match went {
         Went::Sent => "sent",
         Went::Failed(_) => "failed",
         Went::Unwanted => "unwanted",
     };
-    context.notices.deliveries.with_label_values(&[channel.as_str(), result]).inc();
+    delivery.notices.deliveries.with_label_values(&[channel.as_str(), result]).inc();
 }

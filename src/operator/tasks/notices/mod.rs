@@ -11,5 +11,5 @@ mod deliver;
 mod detect;
 mod dispatch;
 
+pub use deliver::NoticeDelivery;
 pub use detect::Watch;
-pub use dispatch::run;

@@ -56,7 +56,7 @@ impl WorkQueue {
     /// Ends a pass that succeeded. The object is reconciled again `after` this time, although nothing changed.
     pub fn succeed(&self, name: Name, after: Option<Duration>) {
         let now = Instant::now().into_std();
-        self.end(name, after.map_or(Ended::Settled, |after| Ended::LookAgain(now + after)));
+        self.end(name, after.map_or(Ended::Settled, |after| Ended::RequeueAt(now + after)));
     }
 
     /// Returns the failures in a row before the pass under way.

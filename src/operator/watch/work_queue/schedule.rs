@@ -47,7 +47,7 @@ pub enum Ended {
     /// Nothing to do until a change.
     Settled,
     /// The object is reconciled again at this instant, although nothing changed.
-    LookAgain(Instant),
+    RequeueAt(Instant),
     /// The pass is retried at this instant, or earlier if something changes.
     Failed(Instant),
     /// The object is gone.
@@ -216,8 +216,8 @@ impl Schedule {
                 self.rest_until(name, at.min(now + FLOOR), class.min(Class::of(cause)), failures);
             }
             (Ended::Failed(at), Some(Cause::Figures) | None) => self.rest_until(name, at, class, failures),
-            (Ended::Settled | Ended::LookAgain(_) | Ended::Gone, Some(cause)) => self.wait(name, Class::of(cause), 0),
-            (Ended::LookAgain(at), None) => self.rest_until(name, at, Class::Rest, 0),
+            (Ended::Settled | Ended::RequeueAt(_) | Ended::Gone, Some(cause)) => self.wait(name, Class::of(cause), 0),
+            (Ended::RequeueAt(at), None) => self.rest_until(name, at, Class::Rest, 0),
             (Ended::Settled | Ended::Gone, None) => {}
         }
     }

@@ -158,7 +158,7 @@ fn an_instant_is_kept_and_a_change_before_it_replaces_it() {
     let (mut schedule, start) = (one_at_a_time(), Instant::now());
     schedule.wake(name("a", 0), Cause::Change);
     let taken = schedule.take(start).expect("its turn");
-    schedule.end(taken, Ended::LookAgain(after(start, 60)), start);
+    schedule.end(taken, Ended::RequeueAt(after(start, 60)), start);
     assert_eq!((schedule.waiting(), schedule.take(after(start, 59))), (0, None));
     schedule.wake(name("a", 0), Cause::Figures);
     assert_eq!(drain(&mut schedule, after(start, 59)), ["a/0"]);

@@ -319,11 +319,11 @@ impl Signs {
                 continue;
             }
             let address = format!("{local}@{domain}");
-            if passed.last == Mark::Dot || address.contains("=?") {
+            if passed.last == LastToken::Dot || address.contains("=?") {
                 return None;
             }
             self.found.push(Address::parse(&address).ok()?);
-            passed.last = Mark::Address;
+            passed.last = LastToken::Address;
             end = text.len() - rest.len();
         }
         passed.go_over(&text[end..])
@@ -335,16 +335,16 @@ impl Signs {
 struct Passed {
     /// True if one of [`DIVIDERS`] stood there.
     divider: bool,
-    /// The last thing in the inmost open comment, or outside if none is open.
-    last: Mark,
-    /// The last thing before each open comment.
-    before_comments: Vec<Mark>,
+    /// The last token in the inmost open comment, or outside if none is open.
+    last: LastToken,
+    /// The last token before each open comment.
+    before_comments: Vec<LastToken>,
 }
 
-/// The last thing before a place, not counting white space and comments: older grammars (RFC 5322 §4.4) allow both
+/// The last token before a place, not counting white space and comments: older grammars (RFC 5322 §4.4) allow both
 /// around the dots of an address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Mark {
+enum LastToken {
     Dot,
     Address,
     #[default]
@@ -360,9 +360,9 @@ impl Passed {
                 '(' => self.before_comments.push(std::mem::take(&mut self.last)),
                 ')' => self.last = self.before_comments.pop().unwrap_or_default(),
                 c if c.is_whitespace() => {}
-                c if DOTS.contains(&c) && self.last == Mark::Address => return None,
-                '.' => self.last = Mark::Dot,
-                _ => self.last = Mark::Other,
+                c if DOTS.contains(&c) && self.last == LastToken::Address => return None,
+                '.' => self.last = LastToken::Dot,
+                _ => self.last = LastToken::Other,
             }
         }
         Some(())

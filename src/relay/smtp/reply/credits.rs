@@ -62,9 +62,9 @@ impl Shortage {
             (Meter::AccountPrepaid | Meter::PolicyPrepaid | Meter::AccountSpend, Some(at)) => {
                 format!("the next top-up comes at {at}")
             }
-            (Meter::AccountSpend, None) => "somebody must raise it".to_owned(),
+            (Meter::AccountSpend, None) => "an administrator must raise it".to_owned(),
             (Meter::KeyCap | Meter::AccountCap | Meter::PolicyPool, None)
-            | (Meter::AccountPrepaid | Meter::PolicyPrepaid, None) => "somebody must add credits".to_owned(),
+            | (Meter::AccountPrepaid | Meter::PolicyPrepaid, None) => "an administrator must add credits".to_owned(),
         };
         let (code, enhanced) = match when {
             WhenExhausted::Defer => (452, "4.7.1"),

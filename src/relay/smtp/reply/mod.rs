@@ -216,7 +216,7 @@ impl Reply {
             Self::BadUtf8Address => fixed(
                 553,
                 "5.6.7",
-                "the non-ASCII address is none; write its domain in letters of one script, or as xn--",
+                "the non-ASCII address is not valid; write its domain in letters of one script, or as xn--",
             ),
             Self::Utf8NotCarried => fixed(553, "5.6.7", "the upstream does not take non-ASCII addresses"),
             Self::NoRecipients => fixed(554, "5.5.1", "no valid recipients"),
@@ -244,9 +244,9 @@ impl Reply {
             Self::UpstreamDown => fixed(451, "4.4.1", "the upstream cannot be reached, try again later"),
             Self::UpstreamSlow => fixed(451, "4.4.2", "the upstream did not answer in time, try again later"),
             Self::OutcomeUnknown => {
-                fixed(451, "4.4.2", "the upstream took the message and did not say what became of it")
+                fixed(451, "4.4.2", "the upstream received the message but did not confirm that it accepted it")
             }
-            Self::UnderWay => fixed(451, "4.4.2", "this message is still on its way to the upstream, ask again later"),
+            Self::UnderWay => fixed(451, "4.4.2", "this message is still being sent to the upstream; try again later"),
             Self::UpstreamRefusesUs => fixed(451, "4.3.5", "the upstream does not accept mail from here at present"),
             Self::SenderPaused => {
                 fixed(451, "4.4.2", "the last messages of this account failed at the upstream, try again in a minute")
@@ -350,7 +350,9 @@ fn blocked_parts(blocked: &Blocked, moment: Moment) -> (u16, &'static str, Cow<'
 
 fn header_parts(fault: HeaderFault) -> (u16, &'static str, Cow<'static, str>) {
     match fault {
-        HeaderFault::Malformed => (554, "5.6.0", Cow::Borrowed("the header section holds a line that is no header")),
+        HeaderFault::Malformed => {
+            (554, "5.6.0", Cow::Borrowed("the header section has a line that is not a header field"))
+        }
         HeaderFault::TooLarge => (554, "5.6.0", Cow::Borrowed("the header section is too large")),
         HeaderFault::Sender(field) => {
             (550, "5.7.1", Cow::Owned(format!("the addresses in the {field} header cannot be understood")))

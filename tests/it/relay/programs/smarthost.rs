@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use franking::domain::directory::{Entry, Sealed, UpstreamSecret, UpstreamTls};
-use franking::domain::relay_config::KeyBytes;
 use franking::ledger::seal::Sealer;
+use franking::runtime::relay_config::KeyBytes;
 
 use super::MESSAGE;
 use crate::relay::scene::{FROM, MAIL, POLICY, SOON, Scene, TO, certificate, policy};

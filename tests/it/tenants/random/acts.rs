@@ -6,8 +6,8 @@ use rand::seq::IndexedRandom as _;
 use serde_json::{Value, json};
 
 use super::api::{Answer, Found, Objects, named};
+use super::mail::{TenantMessage, deliver, log_in};
 use super::model::Id;
-use super::post::{Letter, deliver, log_in};
 use super::town::Town;
 use super::verbs::{DROPPED, Kind, Step, Verb, Who};
 
@@ -59,8 +59,8 @@ impl Town<'_> {
                 Ok(self.said(&answer))
             }
             Verb::Send { key, from, header_from, recipients, at_most } => {
-                let letter = |token| Letter { token, from, header_from, recipients: *recipients };
-                self.send(&(at, key.clone()), letter, *at_most, rng).await
+                let message = |token| TenantMessage { token, from, header_from, recipients: *recipients };
+                self.send(&(at, key.clone()), message, *at_most, rng).await
             }
             Verb::SendCopies { key, times } => self.send_copies(&(at, key.clone()), *times).await,
             Verb::ChangeCurrency { plan } => self.change_currency(*plan).await.map(|()| "refused".to_owned()),
@@ -173,7 +173,7 @@ impl Town<'_> {
     async fn send(
         &mut self,
         key: &Id,
-        letter: impl Fn(String) -> Letter,
+        message: impl Fn(String) -> TenantMessage,
         at_most: usize,
         rng: &mut StdRng,
     ) -> Found<String> {
@@ -186,16 +186,16 @@ impl Town<'_> {
             return Err(format!("a password of {:?} lets in after its object is gone", issued.key));
         }
         for number in 0..at_most {
-            let letter = letter(self.token(&issued.key));
-            let Some(reply) = deliver(&mut session, &letter).await else { return Ok(format!("{number}, hung up")) };
+            let message = message(self.token(&issued.key));
+            let Some(reply) = deliver(&mut session, &message).await else { return Ok(format!("{number}, hung up")) };
             self.collect()?;
             if reply.code != 250 {
                 self.tally.short += u32::from(reply.text.contains("credits"));
                 self.tally.sender_refused += u32::from(reply.text.contains("may not send"));
                 return Ok(format!("{number}, then {} {}", reply.code, reply.text));
             }
-            if !self.arrived.contains_key(&letter.token) {
-                return Err(format!("{} was accepted and did not arrive", letter.token));
+            if !self.arrived.contains_key(&message.token) {
+                return Err(format!("{} was accepted and did not arrive", message.token));
             }
         }
         Ok(format!("{at_most} and no refusal"))
@@ -209,13 +209,17 @@ impl Town<'_> {
             Ok(session) => session,
             Err(reply) => return Ok(format!("{} {}", reply.code, reply.text)),
         };
-        let copy = Letter { token: self.token(key), from: DROPPED, header_from: DROPPED, recipients: 1 };
+        let copy = TenantMessage { token: self.token(key), from: DROPPED, header_from: DROPPED, recipients: 1 };
         let mut last = String::new();
         for _ in 0..times {
-            let other =
-                Letter { token: self.token(key), from: "a@example.com", header_from: "a@example.com", recipients: 1 };
-            for letter in [&copy, &other] {
-                let Some(reply) = deliver(&mut session, letter).await else { return Ok("hung up".to_owned()) };
+            let other = TenantMessage {
+                token: self.token(key),
+                from: "a@example.com",
+                header_from: "a@example.com",
+                recipients: 1,
+            };
+            for message in [&copy, &other] {
+                let Some(reply) = deliver(&mut session, message).await else { return Ok("hung up".to_owned()) };
                 self.collect()?;
                 last = format!("{} {}", reply.code, reply.text);
             }

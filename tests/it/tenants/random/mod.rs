@@ -30,10 +30,10 @@
 mod acts;
 mod api;
 mod founding;
+mod mail;
 mod model;
 mod plans;
 mod plays;
-mod post;
 mod town;
 mod verbs;
 
@@ -46,7 +46,7 @@ use k8s_openapi::api::authorization::v1::ResourceAttributes;
 use serde_json::json;
 
 use super::{Cluster, User, admit, binding};
-use crate::spread::House;
+use crate::spread::SpreadSetup;
 use crate::support::control_plane::ControlPlane;
 use crate::support::franking::{DEADLINE, eventually};
 use plays::Draw;
@@ -103,13 +103,13 @@ impl Asked {
 async fn a_random_tenant_never_gets_more_than_the_platform_team_allows() {
     let asked = Asked::read();
     if asked.is_postgres {
-        let house = House::new("tenants").await;
-        admit(house.plane(), crate::spread::NAMESPACE);
-        let mut operator = house.operate();
-        eventually("the Secrets of the relays", DEADLINE, || house.has_relay_secrets().then_some(()));
-        let (mut relay, port) = house.relay("relay-0");
+        let setup = SpreadSetup::new("tenants").await;
+        admit(setup.plane(), crate::spread::NAMESPACE);
+        let mut operator = setup.operate();
+        eventually("the Secrets of the relays", DEADLINE, || setup.has_relay_secrets().then_some(()));
+        let (mut relay, port) = setup.relay("relay-0");
         relay.wait_ready();
-        run(house.plane(), SocketAddr::from(([127, 0, 0, 1], port)), &asked).await;
+        run(setup.plane(), SocketAddr::from(([127, 0, 0, 1], port)), &asked).await;
         relay.stop();
         operator.stop();
     } else {

@@ -8,9 +8,9 @@ use kube::Client;
 use serde_json::{Value, json};
 
 use super::api::{Answer, Found, Objects, ready, reason, until};
+use super::mail::{Password, TenantMessage, log_in};
 use super::model::{Arrival, Id, Model};
 use super::plans::{CURRENCY, Plan, Terms, pricing};
-use super::post::{Letter, Password, log_in};
 use super::verbs::{FOREIGN, GRANTED, Kind, Who, account_of};
 use crate::support::sink::Sink;
 
@@ -272,7 +272,7 @@ impl Town<'_> {
         for plan in [0, 1] {
             let messages = self.sinks[plan].messages();
             for message in &messages[self.seen[plan]..] {
-                let (token, header_from) = Letter::read(&message.body);
+                let (token, header_from) = TenantMessage::read(&message.body);
                 let key = self.sent.get(&token).ok_or_else(|| format!("{token} is none of ours"))?.clone();
                 *self.arrived.entry(token.clone()).or_default() += 1;
                 let account = (key.0, account_of(&key.1).to_owned());

@@ -69,7 +69,7 @@ impl Socket {
 }
 
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct UpstreamStream {
     socket: Socket,
     peer: SocketAddr,
     line: Arc<Line>,
@@ -83,7 +83,7 @@ pub(super) struct Wire {
     waiting: Option<u64>,
 }
 
-impl Wire {
+impl UpstreamStream {
     pub fn new(socket: Socket, peer: SocketAddr, line: Arc<Line>) -> Self {
         Self { socket, peer, line, held: Vec::new(), sent: 0, lines: Vec::new(), timer: None, waiting: None }
     }
@@ -209,7 +209,7 @@ impl Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for UpstreamStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.line.ended() {
             None => ready!(self.poll_send(cx))?,
@@ -229,7 +229,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for UpstreamStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.line.ended().is_some() {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
@@ -266,7 +266,7 @@ impl AsyncWrite for Wire {
     }
 }
 
-impl AsyncTokioStream for Wire {
+impl AsyncTokioStream for UpstreamStream {
     fn peer_addr(&self) -> io::Result<SocketAddr> {
         Ok(self.peer)
     }
@@ -282,19 +282,19 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    /// A wire in the middle of a body, whose other end takes `room` octets before it is read.
-    fn wire(room: usize) -> (Wire, Arc<Line>, Arc<Point>, DuplexStream) {
+    /// A stream in the middle of a body, whose other end takes `room` octets before it is read.
+    fn stream(room: usize) -> (UpstreamStream, Arc<Line>, Arc<Point>, DuplexStream) {
         let (ours, theirs) = tokio::io::duplex(room);
         let line = Line::new(Vec::new(), LONG, Instant::now() + LONG);
         let point = Arc::new(Point::default());
         line.body(point.clone(), LONG);
         let peer = SocketAddr::from(([127, 0, 0, 1], 25));
-        (Wire::new(Socket::Memory(ours), peer, line.clone()), line, point, theirs)
+        (UpstreamStream::new(Socket::Memory(ours), peer, line.clone()), line, point, theirs)
     }
 
-    /// Returns all that the other end receives, after the wire is gone.
-    async fn heard(wire: Wire, mut theirs: DuplexStream) -> Vec<u8> {
-        drop(wire);
+    /// Returns all that the other end receives, after the stream is gone.
+    async fn heard(stream: UpstreamStream, mut theirs: DuplexStream) -> Vec<u8> {
+        drop(stream);
         let mut bytes = Vec::new();
         theirs.read_to_end(&mut bytes).await.expect("reading what was written");
         bytes
@@ -302,52 +302,52 @@ mod tests {
 
     #[tokio::test]
     async fn once_abandoned_the_final_dot_is_never_taken() {
-        let (mut wire, line, point, theirs) = wire(1024);
-        wire.write_all(b"body").await.expect("a body");
+        let (mut stream, line, point, theirs) = stream(1024);
+        stream.write_all(b"body").await.expect("a body");
         line.dot_is_next();
         assert!(point.abandon());
-        assert!(wire.write_all(b"\r\n.\r\n").await.is_err());
+        assert!(stream.write_all(b"\r\n.\r\n").await.is_err());
         assert_eq!(line.ended(), Some(Ended::Abandoned));
-        assert!(!heard(wire, theirs).await.ends_with(b".\r\n"));
+        assert!(!heard(stream, theirs).await.ends_with(b".\r\n"));
     }
 
     #[tokio::test]
     async fn once_abandoned_no_more_of_the_body_is_taken() {
-        let (mut wire, line, point, _theirs) = wire(1024);
-        wire.write_all(b"body").await.expect("a body");
+        let (mut stream, line, point, _theirs) = stream(1024);
+        stream.write_all(b"body").await.expect("a body");
         assert!(point.abandon());
-        assert!(wire.write_all(b"more").await.is_err());
+        assert!(stream.write_all(b"more").await.is_err());
         assert_eq!(line.ended(), Some(Ended::Abandoned));
     }
 
     #[tokio::test]
     async fn the_dot_leaves_with_the_body_and_only_then_counts_as_written() {
-        let (mut wire, line, point, mut theirs) = wire(1024);
-        wire.write_all(b"body").await.expect("a body");
+        let (mut stream, line, point, mut theirs) = stream(1024);
+        stream.write_all(b"body").await.expect("a body");
         line.dot_is_next();
         assert!(!point.is_written());
-        wire.write_all(b"\r\n.\r\n").await.expect("a dot");
+        stream.write_all(b"\r\n.\r\n").await.expect("a dot");
         assert!(point.is_written() && !point.abandon());
         theirs.write_all(b"250 ok\r\n").await.expect("a reply");
         let mut reply = [0; 64];
-        let read = wire.read(&mut reply).await.expect("the reply");
+        let read = stream.read(&mut reply).await.expect("the reply");
         assert_eq!(&reply[..read], b"250 ok\r\n");
-        assert_eq!(heard(wire, theirs).await, b"body\r\n.\r\n");
+        assert_eq!(heard(stream, theirs).await, b"body\r\n.\r\n");
     }
 
     #[tokio::test]
     async fn the_dot_is_held_back_when_the_upstream_spoke_or_went() {
-        let (mut wire, line, point, mut theirs) = wire(1024);
-        wire.write_all(b"body").await.expect("a body");
+        let (mut stream, line, point, mut theirs) = stream(1024);
+        stream.write_all(b"body").await.expect("a body");
         theirs.write_all(b"452 4.3.1 disk full\r\n").await.expect("an early reply");
         line.dot_is_next();
-        assert!(wire.write_all(b"\r\n.\r\n").await.is_err());
+        assert!(stream.write_all(b"\r\n.\r\n").await.is_err());
         assert_eq!((line.ended(), point.is_written()), (Some(Ended::Early), false));
         let mut reply = [0; 64];
-        let read = wire.read(&mut reply).await.expect("the early reply");
+        let read = stream.read(&mut reply).await.expect("the early reply");
         assert_eq!(&reply[..read], b"452 4.3.1 disk full\r\n");
 
-        let (mut gone, line, point, theirs) = self::wire(1024);
+        let (mut gone, line, point, theirs) = self::stream(1024);
         drop(theirs);
         line.dot_is_next();
         assert!(gone.write_all(b".\r\n").await.is_err());
@@ -356,11 +356,11 @@ mod tests {
 
     #[tokio::test]
     async fn an_upstream_that_speaks_and_reads_no_more_is_heard() {
-        let (mut wire, line, _point, mut theirs) = wire(64);
+        let (mut stream, line, _point, mut theirs) = stream(64);
         theirs.write_all(b"552 5.3.4 too big\r\n").await.expect("an early reply");
         let body = vec![b'x'; 2 * HELD_MAX];
-        wire.write_all(&body).await.expect("held");
-        assert!(wire.write_all(&body).await.is_err(), "the held octets cannot leave");
+        stream.write_all(&body).await.expect("held");
+        assert!(stream.write_all(&body).await.is_err(), "the held octets cannot leave");
         assert_eq!(line.ended(), Some(Ended::Early));
     }
 
@@ -368,9 +368,9 @@ mod tests {
     async fn every_wait_ends() {
         let short = Duration::from_millis(20);
         for (stall, deadline) in [(short, LONG), (LONG, short)] {
-            let (mut wire, line, _point, _theirs) = wire(64);
+            let (mut stream, line, _point, _theirs) = stream(64);
             line.limit(stall, Instant::now() + deadline);
-            assert!(wire.read(&mut [0; 64]).await.is_err());
+            assert!(stream.read(&mut [0; 64]).await.is_err());
             assert_eq!(line.ended(), Some(Ended::Timeout));
         }
     }

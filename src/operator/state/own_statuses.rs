@@ -14,9 +14,9 @@ use serde::Serialize;
 use crate::operator::state::expectations::version;
 
 /// Entries by object; `R` is a reference to one.
-pub struct Shown<R>(Mutex<HashMap<R, Entry>>);
+pub struct OwnStatuses<R>(Mutex<HashMap<R, Entry>>);
 
-impl<R> Default for Shown<R> {
+impl<R> Default for OwnStatuses<R> {
     fn default() -> Self {
         Self(Mutex::default())
     }
@@ -24,9 +24,9 @@ impl<R> Default for Shown<R> {
 
 struct Entry {
     uid: Option<String>,
-    /// The version in which the status `stands`; an older one that the watch still delivers proves nothing.
+    /// The version in which the status `written`; an older one that the watch still delivers proves nothing.
     version: u64,
-    stands: Option<u64>,
+    written: Option<u64>,
     /// The status of a write under way: the watch may be faster than the reply.
     intended: Option<u64>,
     /// True if another writer changed it, and no pass has reverted that yet.
@@ -40,28 +40,33 @@ pub fn status_mark<S: Serialize>(status: Option<&S>) -> u64 {
     hasher.finish()
 }
 
-impl<R: Clone + Eq + Hash> Shown<R> {
+impl<R: Clone + Eq + Hash> OwnStatuses<R> {
     fn entries(&self) -> MutexGuard<'_, HashMap<R, Entry>> {
         self.0.lock()
     }
 
     /// Records that a status with this mark is about to be written.
-    pub fn intend(&self, what: &R, meta: &ObjectMeta, mark: u64) {
+    pub fn will_write(&self, what: &R, meta: &ObjectMeta, mark: u64) {
         let mut entries = self.entries();
         match entries.get_mut(what).filter(|entry| entry.uid == meta.uid) {
             Some(entry) => entry.intended = Some(mark),
             None => {
                 let entry =
-                    Entry { uid: meta.uid.clone(), version: 0, stands: None, intended: Some(mark), foreign: false };
+                    Entry { uid: meta.uid.clone(), version: 0, written: None, intended: Some(mark), foreign: false };
                 entries.insert(what.clone(), entry);
             }
         }
     }
 
     /// Records that the version of `meta` has the status with this mark.
-    pub fn stands(&self, what: &R, meta: &ObjectMeta, mark: u64) {
-        let entry =
-            Entry { uid: meta.uid.clone(), version: version(meta), stands: Some(mark), intended: None, foreign: false };
+    pub fn wrote(&self, what: &R, meta: &ObjectMeta, mark: u64) {
+        let entry = Entry {
+            uid: meta.uid.clone(),
+            version: version(meta),
+            written: Some(mark),
+            intended: None,
+            foreign: false,
+        };
         self.entries().insert(what.clone(), entry);
     }
 
@@ -69,14 +74,14 @@ impl<R: Clone + Eq + Hash> Shown<R> {
     pub fn is_foreign(&self, what: &R, meta: &ObjectMeta, mark: u64) -> bool {
         let mut entries = self.entries();
         let Some(entry) = entries.get_mut(what).filter(|entry| entry.uid == meta.uid) else { return false };
-        let ours = entry.stands.is_none() || entry.stands == Some(mark) || entry.intended == Some(mark);
+        let ours = entry.written.is_none() || entry.written == Some(mark) || entry.intended == Some(mark);
         let foreign = !ours && version(meta) >= entry.version;
         entry.foreign |= foreign;
         foreign
     }
 
     /// True if another writer's status has not been reverted yet, its figures included.
-    pub fn is_to_be_put_right(&self, what: &R) -> bool {
+    pub fn must_be_reverted(&self, what: &R) -> bool {
         self.entries().get(what).is_some_and(|entry| entry.foreign)
     }
 
@@ -95,22 +100,22 @@ mod tests {
 
     #[test]
     fn only_a_later_status_that_was_never_written_here_is_foreign() {
-        let (shown, what) = (Shown::default(), "printer");
-        assert!(!shown.is_foreign(&what, &meta("u", "1"), 9), "nothing was written yet");
-        shown.intend(&what, &meta("u", "1"), 10);
-        assert!(!shown.is_foreign(&what, &meta("u", "2"), 10), "the watch was faster than the answer");
-        shown.stands(&what, &meta("u", "2"), 10);
-        assert!(!shown.is_foreign(&what, &meta("u", "1"), 9), "an older version comes late");
-        shown.intend(&what, &meta("u", "2"), 11);
-        assert!(!shown.is_foreign(&what, &meta("u", "3"), 10) && !shown.is_foreign(&what, &meta("u", "3"), 11));
-        assert!(!shown.is_to_be_put_right(&what));
-        assert!(shown.is_foreign(&what, &meta("u", "4"), 66));
-        assert!(!shown.is_foreign(&what, &meta("another", "5"), 66), "an object that is judged anyway");
-        assert!(shown.is_to_be_put_right(&what));
-        shown.stands(&what, &meta("u", "5"), 11);
-        assert!(!shown.is_to_be_put_right(&what));
-        assert!(shown.is_foreign(&what, &meta("u", "6"), 66));
-        shown.forget(&what);
-        assert!(!shown.is_to_be_put_right(&what));
+        let (own, what) = (OwnStatuses::default(), "printer");
+        assert!(!own.is_foreign(&what, &meta("u", "1"), 9), "nothing was written yet");
+        own.will_write(&what, &meta("u", "1"), 10);
+        assert!(!own.is_foreign(&what, &meta("u", "2"), 10), "the watch was faster than the answer");
+        own.wrote(&what, &meta("u", "2"), 10);
+        assert!(!own.is_foreign(&what, &meta("u", "1"), 9), "an older version comes late");
+        own.will_write(&what, &meta("u", "2"), 11);
+        assert!(!own.is_foreign(&what, &meta("u", "3"), 10) && !own.is_foreign(&what, &meta("u", "3"), 11));
+        assert!(!own.must_be_reverted(&what));
+        assert!(own.is_foreign(&what, &meta("u", "4"), 66));
+        assert!(!own.is_foreign(&what, &meta("another", "5"), 66), "an object that is judged anyway");
+        assert!(own.must_be_reverted(&what));
+        own.wrote(&what, &meta("u", "5"), 11);
+        assert!(!own.must_be_reverted(&what));
+        assert!(own.is_foreign(&what, &meta("u", "6"), 66));
+        own.forget(&what);
+        assert!(!own.must_be_reverted(&what));
     }
 }

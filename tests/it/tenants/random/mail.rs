@@ -15,14 +15,14 @@ pub struct Password {
 
 /// What is sent, and to how many.
 #[derive(Clone, Debug)]
-pub struct Letter {
+pub struct TenantMessage {
     pub token: String,
     pub from: &'static str,
     pub header_from: &'static str,
     pub recipients: u32,
 }
 
-impl Letter {
+impl TenantMessage {
     fn text(&self) -> String {
         let Self { token, header_from, .. } = self;
         format!(
@@ -62,14 +62,14 @@ pub async fn log_in(relay: SocketAddr, password: &Password) -> Result<Client, Re
 }
 
 /// The reply to the first command that was refused, or to the final dot. `None`: the relay hung up.
-pub async fn deliver(client: &mut Client, letter: &Letter) -> Option<Reply> {
-    let recipients = (0..letter.recipients).map(|number| format!("RCPT TO:<r{number}@example.net>"));
-    for line in [format!("MAIL FROM:<{}>", letter.from)].into_iter().chain(recipients).chain(["DATA".to_owned()]) {
+pub async fn deliver(client: &mut Client, message: &TenantMessage) -> Option<Reply> {
+    let recipients = (0..message.recipients).map(|number| format!("RCPT TO:<r{number}@example.net>"));
+    for line in [format!("MAIL FROM:<{}>", message.from)].into_iter().chain(recipients).chain(["DATA".to_owned()]) {
         let reply = client.try_ask(&line).await?;
         if !matches!(reply.code, 250 | 354) {
             client.try_ask("RSET").await;
             return Some(reply);
         }
     }
-    client.try_ask(&format!("{}\r\n.", letter.text())).await
+    client.try_ask(&format!("{}\r\n.", message.text())).await
 }

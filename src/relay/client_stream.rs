@@ -30,8 +30,8 @@ const IDLE_AFTER: Duration = Duration::from_secs(1);
 /// long replies (EHLO), so without it one read makes a megabyte of them.
 const BATCH_MAX: usize = 8 * 1024;
 
-/// A connection before and after STARTTLS.
-pub enum Stream {
+/// The transport of a connection, before and after STARTTLS.
+pub enum Transport {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     /// Only during a handshake, or after it failed.
@@ -49,8 +49,9 @@ pub enum Cut {
     Wait,
 }
 
-pub struct Wire {
-    stream: Stream,
+/// A client's connection.
+pub struct ClientStream {
+    transport: Transport,
     pub input: BytesMut,
     output: BytesMut,
     /// Octets of the input that are known to hold no line end.
@@ -63,10 +64,10 @@ pub struct Wire {
     stuck: bool,
 }
 
-impl Wire {
+impl ClientStream {
     pub fn new(stream: TcpStream, reply_limit: Duration) -> Self {
         Self {
-            stream: Stream::Plain(stream),
+            transport: Transport::Plain(stream),
             input: BytesMut::new(),
             output: BytesMut::new(),
             scanned: 0,
@@ -92,8 +93,8 @@ impl Wire {
             return Ok(());
         }
         let write = async {
-            self.stream.write_all(&self.output).await?;
-            self.stream.flush().await
+            self.transport.write_all(&self.output).await?;
+            self.transport.flush().await
         };
         let Ok(written) = timeout(self.reply_limit, write).await else {
             self.stuck = true;
@@ -119,12 +120,12 @@ impl Wire {
         self.input.reserve(READ_CHUNK);
         let talking = deadline.min(now + IDLE_AFTER);
         // Giving up a read loses nothing: either it has read, or it has not.
-        if let Ok(read) = timeout_at(talking, self.stream.read_buf(&mut self.input)).await {
+        if let Ok(read) = timeout_at(talking, self.transport.read_buf(&mut self.input)).await {
             return read;
         }
         if talking < deadline {
             self.shrink();
-            if let Ok(read) = timeout_at(deadline, self.stream.read_buf(&mut self.input)).await {
+            if let Ok(read) = timeout_at(deadline, self.transport.read_buf(&mut self.input)).await {
                 return read;
             }
         }
@@ -147,14 +148,14 @@ impl Wire {
     pub async fn hung_up(&mut self) {
         if self.input.is_empty() {
             self.input.reserve(1);
-            if matches!(self.stream.read_buf(&mut self.input).await, Ok(0) | Err(_)) {
+            if matches!(self.transport.read_buf(&mut self.input).await, Ok(0) | Err(_)) {
                 return;
             }
         }
         std::future::pending().await
     }
 
-    /// Looks for a whole line. Call [`Wire::consume`] with its length after reading it.
+    /// Looks for a whole line. Call [`ClientStream::consume`] with its length after reading it.
     pub fn cut(&mut self) -> Cut {
         let Some(found) = memchr(b'\n', &self.input[self.scanned..]) else {
             if self.skipping || self.input.len() > LINE_MAX {
@@ -184,14 +185,14 @@ impl Wire {
             let error = io::Error::new(io::ErrorKind::InvalidData, "octets before the TLS handshake");
             return Err(NoTls { why: TlsFailure::Injected, error });
         }
-        let Stream::Plain(stream) = std::mem::replace(&mut self.stream, Stream::Gone) else {
+        let Transport::Plain(stream) = std::mem::replace(&mut self.transport, Transport::Gone) else {
             return Err(NoTls::from(io::Error::from(io::ErrorKind::NotConnected)));
         };
         // Boxed, so that the session does not keep the room of a handshake.
         let accept = Box::pin(timeout_at(deadline, TlsAcceptor::from(config).accept(stream)));
         let stream = accept.await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))?;
         let agreed = Agreed::of(stream.get_ref().1);
-        self.stream = Stream::Tls(Box::new(stream));
+        self.transport = Transport::Tls(Box::new(stream));
         // The dialogue in the clear needed room that a silent client does not.
         self.shrink();
         Ok(agreed)
@@ -201,7 +202,7 @@ impl Wire {
     pub async fn close(&mut self) {
         if !self.stuck && self.flush().await.is_ok() {
             // It makes no difference if the client is gone already.
-            let _ = timeout(self.reply_limit, self.stream.shutdown()).await;
+            let _ = timeout(self.reply_limit, self.transport.shutdown()).await;
         }
     }
 }
@@ -229,7 +230,7 @@ impl From<io::Error> for NoTls {
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -239,7 +240,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
@@ -273,49 +274,49 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    async fn pair() -> (Wire, TcpStream) {
+    async fn pair() -> (ClientStream, TcpStream) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let client = TcpStream::connect(listener.local_addr().expect("its address")).await.expect("a connection");
         let (server, _) = listener.accept().await.expect("the other end");
-        (Wire::new(server, PATIENCE), client)
+        (ClientStream::new(server, PATIENCE), client)
     }
 
     #[tokio::test]
     async fn a_deadline_that_passed_is_over_even_where_octets_wait() {
-        let (mut wire, mut client) = pair().await;
+        let (mut stream, mut client) = pair().await;
         client.write_all(b"NOOP\r\nNOOP\r\n").await.expect("written");
         let later = Instant::now() + PATIENCE;
-        assert!(wire.fill(later).await.expect("octets") > 0);
+        assert!(stream.fill(later).await.expect("octets") > 0);
         client.write_all(b"NOOP\r\n").await.expect("written");
-        let Stream::Plain(stream) = &wire.stream else { panic!("no socket") };
-        stream.readable().await.expect("octets wait");
-        let late = wire.fill(Instant::now()).await.expect_err("the deadline");
+        let Transport::Plain(socket) = &stream.transport else { panic!("no socket") };
+        socket.readable().await.expect("octets wait");
+        let late = stream.fill(Instant::now()).await.expect_err("the deadline");
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]
     async fn a_silent_client_takes_little_memory_and_loses_nothing_that_it_said() {
-        let (mut wire, mut client) = pair().await;
+        let (mut stream, mut client) = pair().await;
         client.write_all(b"EHLO client.exam").await.expect("written");
         let later = Instant::now() + PATIENCE;
-        while wire.input.len() < 16 {
-            wire.fill(later).await.expect("octets");
+        while stream.input.len() < 16 {
+            stream.fill(later).await.expect("octets");
         }
-        assert_eq!(wire.cut(), Cut::Wait);
-        let late = wire.fill(Instant::now() + 2 * IDLE_AFTER).await.expect_err("silence");
+        assert_eq!(stream.cut(), Cut::Wait);
+        let late = stream.fill(Instant::now() + 2 * IDLE_AFTER).await.expect_err("silence");
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);
-        assert!(wire.input.capacity() <= 2 * IDLE_CHUNK, "{} octets are kept", wire.input.capacity());
+        assert!(stream.input.capacity() <= 2 * IDLE_CHUNK, "{} octets are kept", stream.input.capacity());
         client.write_all(b"ple\r\n").await.expect("written");
-        while wire.input.len() < 21 {
-            wire.fill(Instant::now() + PATIENCE).await.expect("octets");
+        while stream.input.len() < 21 {
+            stream.fill(Instant::now() + PATIENCE).await.expect("octets");
         }
-        assert_eq!(wire.cut(), Cut::Line(21));
-        assert_eq!(&wire.input[..21], b"EHLO client.example\r\n");
+        assert_eq!(stream.cut(), Cut::Line(21));
+        assert_eq!(&stream.input[..21], b"EHLO client.example\r\n");
     }
 
     #[tokio::test]
     async fn replies_to_many_short_commands_take_little_memory() {
-        let (mut wire, mut client) = pair().await;
+        let (mut stream, mut client) = pair().await;
         let carries = Carries { eight_bit: true, utf8: true, size: 1 };
         let offer = Offer { start_tls: true, auth: true, carries };
         let reply = Reply::Ehlo { hostname: "relay.example".to_owned(), offer };
@@ -327,12 +328,12 @@ mod tests {
             heard.len()
         });
         for _ in 0..5_000 {
-            wire.say(&reply);
-            wire.relieve().await.expect("sent");
-            assert!(wire.output.capacity() <= 4 * BATCH_MAX, "{} octets are kept", wire.output.capacity());
+            stream.say(&reply);
+            stream.relieve().await.expect("sent");
+            assert!(stream.output.capacity() <= 4 * BATCH_MAX, "{} octets are kept", stream.output.capacity());
         }
-        wire.close().await;
-        drop(wire);
+        stream.close().await;
+        drop(stream);
         assert_eq!(reading.await.expect("heard"), 5_000 * one.len());
     }
 }
