@@ -21,6 +21,7 @@ mod leader;
 mod meters;
 mod operator;
 mod pod;
+mod prerequisites;
 mod process;
 mod refusals;
 mod relay;
