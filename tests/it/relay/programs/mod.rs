@@ -11,6 +11,7 @@ mod nodemailer;
 mod python;
 mod satellite;
 mod smarthost;
+mod snippets;
 mod swaks;
 mod uris;
 
