@@ -26,6 +26,7 @@ mod process;
 mod refusals;
 mod relay;
 mod replaced;
+mod runbook;
 mod rust_tokens;
 mod sources;
 mod spans;
