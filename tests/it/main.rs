@@ -28,6 +28,7 @@ mod relay;
 mod replaced;
 mod runbook;
 mod rust_tokens;
+mod secret_namespaces;
 mod sources;
 mod spans;
 mod spread;

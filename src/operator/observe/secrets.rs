@@ -83,6 +83,11 @@ impl Context {
     /// nothing.
     pub(super) async fn secrets(&self, key: &SubAccountApiKey, name: &Name) -> Result<(Option<Secret>, Vec<Secret>)> {
         let Ok(spec) = key.spec.check(&name.name) else { return Ok((None, Vec::new())) };
+        // Its Secrets, if any, are left to the garbage collector, because a key must not be held by what cannot be read.
+        // Of a key that stays, the API server's refusal is the answer that its condition shows.
+        if meta::deleting(&key.metadata) && !self.settings.serves_secrets_in(&name.namespace) {
+            return Ok((None, Vec::new()));
+        }
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &name.namespace);
         let reading = |secret: &str| Error::cluster(format!("reading the Secret \"{secret}\""));
         let secret = api.get_opt(&spec.secret.name).await.map_err(reading(&spec.secret.name))?;
@@ -104,6 +109,9 @@ impl Context {
 
     /// Reads the foreign Secrets that a key of this name shares, live; the one named `wanted` in any case.
     pub async fn adopted_secrets(&self, name: &Name, wanted: Option<&str>) -> Result<Vec<Secret>> {
+        if !self.settings.serves_secrets_in(&name.namespace) {
+            return Ok(Vec::new());
+        }
         let known = self.references.index(|index| index.adopted_by(name));
         let names: BTreeSet<String> = known.into_iter().chain(wanted.map(str::to_owned)).collect();
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &name.namespace);
