@@ -1,6 +1,7 @@
 //! One test binary for all that crosses a room's border: the real API server, the real wire, the whole story.
 
 mod admission;
+mod alerts;
 mod boundaries;
 mod chart;
 mod chart_apart;
@@ -20,6 +21,7 @@ mod kills;
 mod leader;
 mod meters;
 mod operator;
+mod page_commands;
 mod pod;
 mod prerequisites;
 mod process;

@@ -10,6 +10,7 @@ mod msmtp;
 mod nodemailer;
 mod python;
 mod satellite;
+mod sink_example;
 mod smarthost;
 mod snippets;
 mod swaks;
