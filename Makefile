@@ -12,6 +12,10 @@ CLUSTER = target/cluster/current
 help:
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 22
 
+.PHONY: prerequisites
+prerequisites:
+	@tests/prerequisites.sh
+
 .PHONY: cluster
 cluster: ## build the real Kubernetes programs for tests and demo (once, 6 minutes)
 	@tests/cluster/build.sh
@@ -29,7 +33,7 @@ build:
 	@$(CARGO) build --locked --bins --examples
 
 .PHONY: test
-test: cluster clients build ## run all tests: unit, property, wire, real API server
+test: prerequisites cluster clients build ## run all tests: unit, property, wire, real API server; installs what they need
 	@$(CARGO) test --locked
 
 .PHONY: demo
@@ -39,6 +43,10 @@ demo: cluster build ## the main job on real parts; KEEP=1 leaves it running, CLU
 .PHONY: bench
 bench: cluster ## benchmarks, each figure beside its floor from the same run
 	@$(CARGO) bench --locked --bench bench
+
+.PHONY: bench-small
+bench-small: cluster ## each benchmark once and small, of a debug build: whether it runs, not how fast anything is
+	@$(CARGO) bench --locked --profile dev --bench bench -- small
 
 .PHONY: bench-statuses
 bench-statuses: cluster ## how far statuses are behind after COUNT (10000) accounts and keys were made at once
@@ -51,6 +59,23 @@ fuzz: ## fuzz what strangers' bytes reach, SECONDS=600 for each target (needs ca
 .PHONY: mutants
 mutants: ## take the rules of credits and of tenants away one by one: each must be missed by a test
 	@tests/mutants.sh
+
+.PHONY: tenants-long
+tenants-long: cluster
+	@TENANT_MINUTES=$(or $(MINUTES),60) TENANT_SEED=$(or $(SEED),1000) $(CARGO) test --locked --test it tenants::random -- --nocapture
+	@TENANT_MINUTES=$(or $(MINUTES),60) TENANT_SEED=$(or $(SEED),1000) TENANT_LEDGER=postgres \
+		$(CARGO) test --locked --test it tenants::random -- --nocapture
+
+.PHONY: properties-long
+properties-long: cluster
+	@PROPTEST_CASES=$(or $(CASES),5000) $(CARGO) test --locked --lib
+	@PROPTEST_CASES=$(or $(CASES),5000) $(CARGO) test --locked --test it -- relay::property upstream::bodies
+
+# What is too long for every push. A part that fails does not keep the others from running.
+.PHONY: nightly
+nightly: prerequisites ## fuzz, an hour of random tenants on each ledger, long properties, mutants, 50,000 objects: a night
+	@$(MAKE) --no-print-directory --keep-going fuzz tenants-long properties-long mutants bench-statuses \
+		SEED=$$(date +%s) COUNT=25000
 
 .PHONY: generate
 generate: ## write the files that are made from the code

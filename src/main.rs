@@ -303,6 +303,7 @@ impl Process {
             store: ledger::open(&self.settings.ledger, self.clock.clone())?,
             settings: operator::OperatorSettings {
                 namespace: self.settings.operator.namespace.clone(),
+                secret_namespaces: self.settings.operator.secret_namespaces.clone(),
                 concurrency: self.settings.operator.concurrency,
                 status_writes_per_second: self.settings.operator.status_writes_per_second,
                 effective_config_map: self.settings.operator.effective_config_map.clone(),

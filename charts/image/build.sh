@@ -60,9 +60,11 @@ if ldd "$binary" >"$work/libraries" 2>/dev/null; then
     find "$files" -type d ! -name tmp -exec chmod 0755 {} +
 fi
 
-# Packs a folder's contents with nothing in it that depends on who packs, where or when.
+# Packs these names of a folder with nothing in it that depends on who packs, where or when.
 pack() {
-    tar --create --file "$2" --directory "$1" --format=ustar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner .
+    from=$1 to=$2
+    shift 2
+    tar --create --file "$to" --directory "$from" --format=ustar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner "$@"
 }
 digest() {
     sha256sum "$1" | cut -d ' ' -f 1
@@ -74,7 +76,7 @@ blob() {
     mv "$1" "$layout/blobs/sha256/$digest"
 }
 
-pack "$files" "$work/layer.tar"
+pack "$files" "$work/layer.tar" .
 contents=$(digest "$work/layer.tar")
 gzip -n -9 <"$work/layer.tar" >"$work/layer"
 blob "$work/layer"
@@ -102,6 +104,7 @@ cat >"$layout/manifest.json" <<JSON
 JSON
 
 mkdir -p "$(dirname "$output")"
-pack "$layout" "$work/image.tar"
+# By their names and not as `./name`, which crane does not find.
+pack "$layout" "$work/image.tar" blobs index.json manifest.json oci-layout
 mv "$work/image.tar" "$output"
 echo "image: $name is $output ($(du -m "$output" | cut -f 1) MB), sha256:$manifest"

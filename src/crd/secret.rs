@@ -32,14 +32,15 @@ pub const SECRET_KEYS: [&str; 11] = [
 ];
 
 /// Keys that the preset `env` adds.
-pub const ENV_KEYS: [&str; 6] = ["SMTP_HOST", "SMTP_PORT", "SMTP_USERNAME", "SMTP_PASSWORD", "SMTP_URL", "SMTP_FROM"];
+pub const ENV_KEYS: [&str; 7] =
+    ["SMTP_HOST", "SMTP_PORT", "SMTP_USERNAME", "SMTP_PASSWORD", "SMTP_URL", "SMTP_CA", "SMTP_FROM"];
 
 /// Layout of the Secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
     "!has(self.presets) || !('env' in self.presets) || !has(self.template) || !self.template.exists(key, \
-     key in ['SMTP_HOST', 'SMTP_PORT', 'SMTP_USERNAME', 'SMTP_PASSWORD', 'SMTP_URL', 'SMTP_FROM'])"
+     key in ['SMTP_HOST', 'SMTP_PORT', 'SMTP_USERNAME', 'SMTP_PASSWORD', 'SMTP_URL', 'SMTP_CA', 'SMTP_FROM'])"
 ).message("the preset env writes the SMTP_ keys: leave them out of template, or leave out the preset"))]
 pub struct SecretSpec {
     /// Name of the Secret. The name of this object if absent.
@@ -68,7 +69,8 @@ pub struct SecretSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<SecretMetadata>,
     /// Presets of further keys: env adds SMTP_HOST, SMTP_PORT, SMTP_USERNAME, SMTP_PASSWORD and SMTP_URL, for envFrom,
-    /// and SMTP_FROM if allowedSenders is one address.
+    /// SMTP_CA (what `certificates` holds) if the relay's certificate is signed by a private CA, and SMTP_FROM if
+    /// allowedSenders is one address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
     #[x_kube(merge_strategy = ListMerge::Set)]

@@ -35,9 +35,63 @@ pub fn micro(minor: i64) -> i64 {
     minor.saturating_mul(MICRO)
 }
 
+/// Currencies whose unit is not divided into hundredths (ISO 4217), with the digits that it has.
+const OTHER_DIGITS: [(&str, u32); 23] = [
+    ("BIF", 0),
+    ("CLP", 0),
+    ("DJF", 0),
+    ("GNF", 0),
+    ("ISK", 0),
+    ("JPY", 0),
+    ("KMF", 0),
+    ("KRW", 0),
+    ("PYG", 0),
+    ("RWF", 0),
+    ("UGX", 0),
+    ("VND", 0),
+    ("VUV", 0),
+    ("XAF", 0),
+    ("XOF", 0),
+    ("XPF", 0),
+    ("BHD", 3),
+    ("IQD", 3),
+    ("JOD", 3),
+    ("KWD", 3),
+    ("LYD", 3),
+    ("OMR", 3),
+    ("TND", 3),
+];
+
+/// Writes an amount as people read it, without its currency: 4900 minor units of EUR are 49.00.
+pub fn amount(minor: i64, currency: &str) -> String {
+    let digits = OTHER_DIGITS.iter().find(|(other, _)| *other == currency).map_or(2, |(_, digits)| *digits);
+    if digits == 0 {
+        return minor.to_string();
+    }
+    let (unit, sign) = (10_u64.pow(digits), if minor < 0 { "-" } else { "" });
+    let minor = minor.unsigned_abs();
+    format!("{sign}{}.{:0width$}", minor / unit, minor % unit, width = digits as usize)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn amounts_have_the_digits_of_their_currency() {
+        let cases = [
+            (4900, "EUR", "49.00"),
+            (5, "EUR", "0.05"),
+            (0, "USD", "0.00"),
+            (-105, "EUR", "-1.05"),
+            (4900, "JPY", "4900"),
+            (4900, "KWD", "4.900"),
+            (i64::MIN, "EUR", "-92233720368547758.08"),
+        ];
+        for (minor, currency, expected) in cases {
+            assert_eq!(amount(minor, currency), expected, "{minor} {currency}");
+        }
+    }
 
     #[test]
     fn a_thousand_credits_cost_their_price_exactly() {

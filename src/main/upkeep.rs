@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use franking::ledger;
 use franking::ledger::bill::Statement;
-use franking::ledger::sqlite::backup::{self, Copied};
+use franking::ledger::sqlite::backup::{self, Copied, Standing};
 use franking::runtime::cli::{Costs, LedgerCommand, Output};
 use franking::runtime::clock::{Clock as _, SystemClock};
 use franking::runtime::config::Settings;
@@ -32,7 +32,11 @@ pub async fn run(settings: &Settings, command: LedgerCommand) -> Result<ExitCode
             let copied = tokio::task::spawn_blocking(move || backup::backup(&path, &file, overwrite)).await??;
             Ok(say(&copied_sentence(&copied)))
         }
-        LedgerCommand::Backups { folder, keep, every } => match every {
+        LedgerCommand::Backups { folder, list: true, .. } => {
+            let found = tokio::task::spawn_blocking(move || backup::standing(&folder)).await??;
+            Ok(say(&listed(&found)))
+        }
+        LedgerCommand::Backups { folder, keep, every, list: false } => match every {
             None => {
                 let copied = into(file_of(settings)?, &folder, keep).await?;
                 Ok(say(&copied_sentence(&copied)))
@@ -77,6 +81,14 @@ fn copied_sentence(copied: &Copied) -> String {
         progress.config_epoch,
         progress.event
     )
+}
+
+fn listed(found: &[Standing]) -> String {
+    let mut table = format!("{:<20} {:>14} BACKUP\n", "TAKEN", "OCTETS");
+    for one in found {
+        table.push_str(&format!("{:<20} {:>14} {}\n", one.taken_at.to_string(), one.bytes, one.path.display()));
+    }
+    table
 }
 
 async fn into(path: &Path, folder: &Path, keep: usize) -> Result<Copied, RoleError> {

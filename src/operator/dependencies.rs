@@ -21,6 +21,8 @@ use crate::runtime::relay_config::{InstallationKeys, LedgerAddress};
 pub struct OperatorSettings {
     /// The operator's own namespace, which holds the upstream Secrets.
     pub namespace: String,
+    /// Namespaces whose Secrets RBAC lets the operator watch and write. Empty: all.
+    pub secret_namespaces: Vec<String>,
     /// Concurrent reconciles, for each kind. An eighth of them is reserved for changes that stop a sender, and one
     /// namespace gets three quarters at most. Each has at most one request under way, and kube opens a connection for
     /// each, so this bounds the sockets too.
@@ -36,10 +38,18 @@ pub struct OperatorSettings {
     pub status_writes_per_second: u32,
 }
 
+impl OperatorSettings {
+    /// True if the operator may read and write Secrets in this namespace.
+    pub fn serves_secrets_in(&self, namespace: &str) -> bool {
+        self.secret_namespaces.is_empty() || self.secret_namespaces.iter().any(|served| served == namespace)
+    }
+}
+
 impl Default for OperatorSettings {
     fn default() -> Self {
         Self {
             namespace: "franking".to_owned(),
+            secret_namespaces: Vec::new(),
             concurrency: 16,
             effective_config_map: "franking-relay-effective".to_owned(),
             account_metrics: AccountMetrics::Top(1_000),

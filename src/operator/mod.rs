@@ -14,7 +14,7 @@
 //! | franking.io | creditpolicies, subaccounts, subaccountapikeys | get, list, watch, patch | everywhere |
 //! | franking.io | the three, `/status` | patch | everywhere |
 //! | – | namespaces | get, list, watch | everywhere |
-//! | – | secrets | get, list, watch, create, patch, delete | everywhere |
+//! | – | secrets | get, list, watch, create, patch, delete | everywhere, or in `secret_namespaces` and its own namespace |
 //! | events.k8s.io | events | create | everywhere |
 //! | – | the ConfigMap `<release>-relay-effective` | patch; create, if the chart did not make it | its own namespace |
 //!
@@ -90,7 +90,7 @@ pub async fn run(mut dependencies: Dependencies, shutdown: CancellationToken) ->
 async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: CancellationToken) -> Result<(), Error> {
     let settings = dependencies.settings.clone();
     let gate = dependencies.health.gate("operator");
-    let (references, writers) = References::new();
+    let (references, writers) = References::new(&settings);
     let queues = WorkQueues::new(settings.concurrency);
     let client = dependencies.client.clone();
     let context = Arc::new(Context::new(dependencies, leader, references, queues));
@@ -99,7 +99,7 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
     reconcilers.spawn(reconcile::run::<SubAccount>(context.clone(), shutdown.clone()));
     reconcilers.spawn(reconcile::run::<SubAccountApiKey>(context.clone(), shutdown.clone()));
 
-    let watching = Box::pin(context.references.watch(&client, &settings.namespace, writers, &context.queues));
+    let watching = Box::pin(context.references.watch(&client, &settings, writers, &context.queues));
     let background = async {
         context.references.ready().await?;
         gate.open();

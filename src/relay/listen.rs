@@ -128,6 +128,7 @@ async fn meet(mut stream: TcpStream, peer: SocketAddr, listener: Arc<Listener>, 
     };
     if !listener.networks.is_empty() && !network::contains(&listener.networks, address) {
         metrics.arrived(&listener.name, Arrival::Foreign);
+        tracing::debug!(listener = listener.name, peer = %address, "not from a network of this listener");
         return turn_away(stream, &listener, &shared, Reply::NoService).await;
     }
     let Some(_address) = shared.limits.address(address, limits.connections_per_address) else {

@@ -168,7 +168,7 @@ pub enum LoginResult {
 }
 
 impl LoginResult {
-    fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::BadLogin => "bad_login",

@@ -108,6 +108,9 @@ pub enum LedgerCommand {
         /// Keep running and make a copy at this interval, such as 6h
         #[arg(long, value_name = "TIME", value_parser = time)]
         every: Option<SignedDuration>,
+        /// Make no copy: print the copies in the folder, newest first
+        #[arg(long, conflicts_with_all = ["keep", "every"])]
+        list: bool,
     },
     /// Replace a SQLite ledger that no process has open by a backup; mail waits until the ledger is accepted
     Restore {

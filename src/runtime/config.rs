@@ -46,6 +46,8 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operator {
     pub namespace: String,
+    /// Empty = all.
+    pub secret_namespaces: Vec<String>,
     pub concurrency: u16,
     pub status_writes_per_second: u32,
     pub effective_config_map: String,
@@ -107,6 +109,8 @@ impl fmt::Debug for RawLedger {
 struct RawOperator {
     /// The operator's own namespace, where the Secrets of upstreams are: `franking-system` where absent.
     namespace: Option<String>,
+    /// The namespaces whose Secrets the operator may watch and write, where RBAC gives it those alone; all where absent.
+    secret_namespaces: Vec<String>,
     /// Reconciles at once, for each kind: 1 to 64, 16 where absent.
     concurrency: Option<u16>,
     /// Statuses that are written in a second for figures alone: 1 to 100, 25 where absent.
@@ -230,16 +234,17 @@ fn read_url(path: &Path) -> Result<String, Refused> {
 
 fn check_operator(raw: RawOperator, flags: &Flags) -> Result<Operator, Refused> {
     let namespace = flags.namespace.clone().or(raw.namespace).unwrap_or_else(|| "franking-system".to_owned());
-    // An RFC 1123 label, as the API server requires.
-    let label = (1..=63).contains(&namespace.len())
-        && namespace.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && !namespace.starts_with('-')
-        && !namespace.ends_with('-');
-    if !label {
-        return Err(Refused::new(format!("operator.namespace \"{namespace}\" is not the name of a namespace")));
+    check_namespace("operator.namespace", &namespace)?;
+    let mut secret_namespaces = raw.secret_namespaces;
+    for namespace in &secret_namespaces {
+        check_namespace("operator.secretNamespaces", namespace)?;
     }
+    // A Secret that two watches showed would be reported twice.
+    secret_namespaces.sort();
+    secret_namespaces.dedup();
     Ok(Operator {
         namespace,
+        secret_namespaces,
         concurrency: within("operator.concurrency", raw.concurrency.unwrap_or(16), 1, CONCURRENCY_MAX)?,
         status_writes_per_second: within(
             "operator.statusWritesPerSecond",
@@ -252,6 +257,15 @@ fn check_operator(raw: RawOperator, flags: &Flags) -> Result<Operator, Refused> 
         changed_by_stamped: raw.changed_by_stamped,
         leader_election: raw.leader_election,
     })
+}
+
+/// Checks for an RFC 1123 label, as the API server requires.
+fn check_namespace(field: &str, namespace: &str) -> Result<(), Refused> {
+    let label = (1..=63).contains(&namespace.len())
+        && namespace.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !namespace.starts_with('-')
+        && !namespace.ends_with('-');
+    if label { Ok(()) } else { Err(Refused::new(format!("{field} \"{namespace}\" is not the name of a namespace"))) }
 }
 
 fn check_config_map(name: Option<String>) -> Result<String, Refused> {
@@ -297,6 +311,7 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464', probesAddress
         assert_eq!(settings.ledger, LedgerAddress::Sqlite { path: "/data/ledger.db".into() });
         let operator = Operator {
             namespace: "mail".into(),
+            secret_namespaces: vec![],
             concurrency: 8,
             status_writes_per_second: 2,
             effective_config_map: "franking-relay-effective".into(),
@@ -338,6 +353,7 @@ telemetry: {format: json, level: debug, address: '127.0.0.1:9464', probesAddress
             ("path: /data", "file: /data", "file"),
             ("path: /data/ledger.db", "path: ''", "ledger.path"),
             ("concurrency: 8", "concurrency: 0", "operator.concurrency"),
+            ("concurrency: 8", "secretNamespaces: [team, The Team]", "operator.secretNamespaces \"The Team\""),
             ("concurrency: 8", "concurrency: 65", "operator.concurrency"),
             ("concurrency: 8", "concurrency: many", "operator.concurrency"),
             ("concurrency: 8", "concurency: 8", "concurency"),

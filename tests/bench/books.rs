@@ -16,6 +16,8 @@ use franking::ledger::store::{LedgerSession, Role, Settlement, Store};
 use franking::runtime::clock::{Clock as _, ManualClock};
 use uuid::Uuid;
 
+use super::size::sized;
+
 /// Accounts, each with one key.
 const ACCOUNTS: u128 = 10_000;
 const MESSAGES: u128 = 1_000_000;
@@ -24,7 +26,16 @@ const BATCH: usize = 500;
 /// Hours over which they are spread.
 const HOURS: u128 = 400;
 
+fn accounts() -> u128 {
+    sized(ACCOUNTS, 100)
+}
+
+fn messages() -> u128 {
+    sized(MESSAGES, 2_000)
+}
+
 pub async fn run() {
+    let (accounts, messages) = (accounts(), messages());
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("ledger.db");
     let clock = ManualClock::new("2026-11-02T00:00:00Z".parse().expect("a time"));
@@ -33,7 +44,7 @@ pub async fn run() {
     let session = store.open_session(Role::Relay, "bench").await.expect("a session");
     let pricing = Pricing { currency: "EUR".to_owned(), base_price_minor: 49_900, price_per_thousand_minor: 83 };
     fill_directory(&store, &session, &pricing).await;
-    println!("books: {MESSAGES} reservations of {ACCOUNTS} accounts over {HOURS} hours");
+    println!("books: {messages} reservations of {accounts} accounts over {HOURS} hours");
 
     let started = Instant::now();
     fill(&store, &session, &clock).await;
@@ -43,13 +54,13 @@ pub async fn run() {
     let (rows, seconds, memory) = measured(store.rollup(&session)).await;
     let rows = rows.expect("rolled up");
     println!("  rollup                  {seconds:>8.1} s   {memory:>6} MB   {rows} rows");
-    assert_eq!(u128::from(rows), 2 * MESSAGES);
+    assert_eq!(u128::from(rows), 2 * messages);
 
     let terms = running_terms(PolicyId(Uuid::from_u128(1)), &Calendar::monthly_utc(), &pricing, clock.now());
     let (bill, seconds, memory) = measured(bill(&store, &terms)).await;
     let bill = bill.expect("a bill");
     println!("  the month's bill        {seconds:>8.1} s   {memory:>6} MB   {} lines", bill.lines.len());
-    assert_eq!(bill.lines.len() as u128, ACCOUNTS);
+    assert_eq!(bill.lines.len() as u128, accounts);
     assert_eq!(bill.lines.iter().map(|line| line.amount_minor).sum::<i64>(), bill.total_minor);
     let floor = Instant::now();
     let again = franking::domain::cost::allocate(0, bill.lines.iter().map(|line| (line.payer, Default::default())));
@@ -148,21 +159,22 @@ async fn fill_directory(store: &SqliteStore, session: &LedgerSession, pricing: &
         removed_at: None,
     };
     let mut entries = vec![Entry::Policy(policy.clone())];
-    entries.extend((0..ACCOUNTS).flat_map(|n| [Entry::Account(account(n)), Entry::Key(key(n))]));
+    entries.extend((0..accounts()).flat_map(|n| [Entry::Account(account(n)), Entry::Key(key(n))]));
     for some in entries.chunks(1_000) {
         store.put(session, "bench", some).await.expect("written");
     }
 }
 
 async fn fill(store: &SqliteStore, session: &LedgerSession, clock: &ManualClock) {
-    let seconds_apart = i64::try_from(HOURS * 3600 * BATCH as u128 / MESSAGES).expect("a step");
+    let (accounts, messages) = (accounts(), messages());
+    let seconds_apart = i64::try_from(HOURS * 3600 * BATCH as u128 / messages).expect("a step");
     let mut next = 0_u128;
-    while next < MESSAGES {
-        let batch: Vec<Reservation> = (next..MESSAGES.min(next + BATCH as u128))
+    while next < messages {
+        let batch: Vec<Reservation> = (next..messages.min(next + BATCH as u128))
             // A step that shares no factor with the number of accounts, so that all of them send all the time.
             .map(|n| Reservation {
                 message: MessageId(Uuid::from_u128(n)),
-                key: key_id(n * 7_919 % ACCOUNTS),
+                key: key_id(n * 7_919 % accounts),
                 credits: 1,
                 fingerprint: None,
             })

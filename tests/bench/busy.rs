@@ -8,6 +8,7 @@ use tokio::time::interval;
 use super::generator::{self, ClientTls, Load};
 use super::part::{BUSY, Part, SINK, roomy};
 use super::relayed;
+use super::size::sized;
 
 pub const SESSIONS: usize = 1_000;
 /// Sessions before the first reading, so that code and tables are not counted.
@@ -30,7 +31,8 @@ pub async fn run(sessions: usize) {
 
 /// The relay's most memory while clients in a process of their own are busy, and their word at the end.
 async fn peak(relay: &Part, sessions: usize) -> (u64, String) {
-    let mut command = roomy(&[BUSY, &relay.address.to_string(), &sessions.to_string()]);
+    let [address, sessions] = [relay.address.to_string(), sessions.to_string()];
+    let mut command = roomy(&[BUSY, &address, &sessions, &sized(SECONDS, 1).to_string()]);
     let clients = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("starting the clients");
     let mut clients = Box::pin(clients.wait_with_output());
     let mut look = interval(Duration::from_millis(100));
@@ -48,11 +50,11 @@ async fn peak(relay: &Part, sessions: usize) -> (u64, String) {
 }
 
 /// The clients.
-pub async fn clients(address: &str, sessions: &str) {
+pub async fn clients(address: &str, sessions: &str, seconds: &str) {
     let load = Load {
         address: address.parse().expect("the relay's address"),
         sessions: sessions.parse().expect("a number of sessions"),
-        seconds: SECONDS,
+        seconds: seconds.parse().expect("a number of seconds"),
         reuse: true,
         tls: Some(ClientTls::new(false)),
         password: Some(relayed::PASSWORD.to_owned()),

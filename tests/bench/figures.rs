@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::generator::{self, Load, Report};
 use super::part::Part;
 use super::peer::Peer;
+use super::size::sized;
 
 /// Of which the median is taken.
 pub const ROUNDS: usize = 3;
@@ -46,8 +47,8 @@ impl<'a> Contender<'a> {
         let before = self.meter.cpu_seconds();
         let report = generator::run(&self.load).await;
         if let (Some(before), Some(after)) = (before, self.meter.cpu_seconds()) {
-            // The warm-up second burns CPU too, at the same rate.
-            let share = report.seconds / (report.seconds + 1.0);
+            // The warm-up burns CPU too, at the same rate.
+            let share = report.seconds / (report.seconds + generator::warm_up().as_secs_f64());
             self.cpu.push((after - before) * share * 1000.0 / report.messages.max(1) as f64);
         }
         self.reports.push(report);
@@ -65,7 +66,7 @@ impl<'a> Contender<'a> {
 
 /// Lets them run in turns, and prints each beside the first.
 pub async fn compare(contenders: &mut [Contender<'_>], beside: &str) {
-    for _ in 0..ROUNDS {
+    for _ in 0..sized(ROUNDS, 1) {
         for contender in &mut *contenders {
             contender.run().await;
         }

@@ -18,6 +18,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::relayed;
+use super::size::sized;
+
+/// Before anything counts.
+const WARM_UP: Duration = Duration::from_secs(1);
 
 /// What is sent, and how.
 #[derive(Clone)]
@@ -137,13 +141,17 @@ pub fn message_of(octets: usize, from: &str) -> Arc<Vec<u8>> {
     Arc::new(message)
 }
 
-/// Runs a load: a second to warm up, then `seconds` that count.
+pub fn warm_up() -> Duration {
+    sized(WARM_UP, Duration::from_millis(100))
+}
+
+/// Runs a load: some time to warm up, then `seconds` that count.
 pub async fn run(load: &Load) -> Report {
     let counting = Arc::new(AtomicBool::new(false));
     let over = Arc::new(AtomicBool::new(false));
     let sessions: Vec<_> =
         (0..load.sessions).map(|n| tokio::spawn(session(load.clone(), n, counting.clone(), over.clone()))).collect();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(warm_up()).await;
     counting.store(true, Ordering::Relaxed);
     let started = Instant::now();
     tokio::time::sleep(Duration::from_secs(load.seconds)).await;

@@ -25,6 +25,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use uuid::Uuid;
 
+use crate::size::sized;
 use crate::support::postgres::{Folder, Server};
 
 /// How many accounts there are when a figure is taken.
@@ -79,32 +80,34 @@ async fn sqlite() -> Fresh {
 pub async fn figures(engine: &str, fresh: Fresh) {
     let Fresh { store, keep } = fresh;
     let mut load = Load::start(store).await;
+    let (sizes, messages) = (sized(ACCOUNTS, [10, 20, 50]), sized(MESSAGES, 1_000));
     let mut known = 0;
-    for accounts in ACCOUNTS {
+    for accounts in sizes {
         let began = Instant::now();
         load.add(known, accounts, Meters::Limits).await;
         let each = began.elapsed() / u32::try_from(accounts - known).expect("few");
         known = accounts;
         // What a process learns of its senders it has learnt.
         load.everybody(known).await;
-        let batched = load.batches(MESSAGES, known).await;
+        let batched = load.batches(messages, known).await;
         println!(
             "{engine}, {accounts} accounts: {batched:.0} messages/s reserved and settled in batches of {BATCH}; \
              {:.3} ms to add an account",
             milliseconds(each)
         );
     }
-    let batched = load.batches(MESSAGES, known).await;
-    let single = load.singles(SINGLES, known).await;
+    let batched = load.batches(messages, known).await;
+    let single = load.singles(sized(SINGLES, 20), known).await;
     println!(
         "{engine}, {known} accounts: {single:.0} messages/s at one message for each transaction; batches are {:.0} times \
          that",
         batched / single
     );
     // Every meter there is, for the same accounts.
-    load.add(0, ACCOUNTS[1], Meters::All).await;
-    let all = load.batches(MESSAGES, ACCOUNTS[1]).await;
-    println!("{engine}, {} accounts with every meter: {all:.0} messages/s in batches of {BATCH}", ACCOUNTS[1]);
+    let [_, some, _] = sizes;
+    load.add(0, some, Meters::All).await;
+    let all = load.batches(messages, some).await;
+    println!("{engine}, {some} accounts with every meter: {all:.0} messages/s in batches of {BATCH}");
     drop(keep);
 }
 

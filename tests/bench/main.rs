@@ -1,5 +1,6 @@
 //! Benchmarks: `cargo bench --bench bench -- NAME`, all of them without a name. Each prints its figure beside its floor
-//! from the same run, because a figure alone says more about the machine than about us.
+//! from the same run, because a figure alone says more about the machine than about us. `small` before the name makes them
+//! small enough for every push, so that none stops working unseen.
 
 mod books;
 mod busy;
@@ -15,14 +16,17 @@ mod relay;
 mod relayed;
 mod sessions;
 mod shared_ledger;
+mod size;
 mod statuses;
 #[expect(dead_code, unused_imports, reason = "the tests need more of what they share")]
 #[path = "../it/support/mod.rs"]
 mod support;
 
+use size::sized;
 use support::mail;
 
-const USAGE: &str = "usage: bench [NAME]
+const USAGE: &str = "usage: bench [small] [NAME]
+  small             only to see that they still run: a minute or two for all, figures that say nothing
   books             1,000,000 reservations in the books: rollup, a month's bill, check, seconds and memory
   relay [SECONDS [WAY]]
                     messages per second: straight to a sink (the floor), through a byte copier, Postfix's
@@ -41,21 +45,33 @@ fn main() {
     // cargo adds `--bench` for harnesses.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let words = match words.as_slice() {
+        ["small", rest @ ..] => {
+            size::shrink();
+            rest
+        }
+        words => words,
+    };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    match words.as_slice() {
+    let seconds = sized(relay::SECONDS, 1);
+    match words {
         [] => runtime.block_on(async {
-            relay::run(relay::SECONDS, "").await;
-            many::policies(relay::SECONDS).await;
-            many::accounts(relay::SECONDS).await;
-            busy::run(busy::SESSIONS).await;
+            relay::run(seconds, "").await;
+            many::policies(seconds).await;
+            many::accounts(seconds).await;
+            busy::run(sized(busy::SESSIONS, 20)).await;
             directory::run();
             ledger::run().await;
-            shared_ledger::run(shared_ledger::SECONDS).await;
-            sessions::run(sessions::SESSIONS).await;
+            shared_ledger::run(sized(shared_ledger::SECONDS, 1)).await;
+            sessions::run(sized(sessions::SESSIONS, 20)).await;
             operator::run().await;
             books::run().await;
+            // Of full size it takes ten minutes, and runs only by its name.
+            if sized(false, true) {
+                statuses::run(sized(statuses::OBJECTS, 20)).await;
+            }
         }),
-        ["relay"] => runtime.block_on(relay::run(relay::SECONDS, "")),
+        ["relay"] => runtime.block_on(relay::run(seconds, "")),
         ["relay", seconds] => match seconds.parse() {
             Ok(seconds) => runtime.block_on(relay::run(seconds, "")),
             Err(_) => stop(USAGE),
@@ -64,27 +80,27 @@ fn main() {
             Ok(seconds) => runtime.block_on(relay::run(seconds, way)),
             Err(_) => stop(USAGE),
         },
-        ["policies"] => runtime.block_on(many::policies(relay::SECONDS)),
-        ["accounts"] => runtime.block_on(many::accounts(relay::SECONDS)),
-        ["busy"] => runtime.block_on(busy::run(busy::SESSIONS)),
+        ["policies"] => runtime.block_on(many::policies(seconds)),
+        ["accounts"] => runtime.block_on(many::accounts(seconds)),
+        ["busy"] => runtime.block_on(busy::run(sized(busy::SESSIONS, 20))),
         ["busy", count] => match count.parse() {
             Ok(count) => runtime.block_on(busy::run(count)),
             Err(_) => stop(USAGE),
         },
         ["directory"] => directory::run(),
         ["ledger"] => runtime.block_on(ledger::run()),
-        ["relays"] => runtime.block_on(shared_ledger::run(shared_ledger::SECONDS)),
+        ["relays"] => runtime.block_on(shared_ledger::run(sized(shared_ledger::SECONDS, 1))),
         ["relays", seconds] => match seconds.parse() {
             Ok(seconds) => runtime.block_on(shared_ledger::run(seconds)),
             Err(_) => stop(USAGE),
         },
-        ["sessions"] => runtime.block_on(sessions::run(sessions::SESSIONS)),
+        ["sessions"] => runtime.block_on(sessions::run(sized(sessions::SESSIONS, 20))),
         ["sessions", count] => match count.parse() {
             Ok(count) => runtime.block_on(sessions::run(count)),
             Err(_) => stop(USAGE),
         },
         ["operator"] => runtime.block_on(operator::run()),
-        ["statuses"] => runtime.block_on(statuses::run(statuses::OBJECTS)),
+        ["statuses"] => runtime.block_on(statuses::run(sized(statuses::OBJECTS, 20))),
         ["statuses", count] => match count.parse() {
             Ok(count) => runtime.block_on(statuses::run(count)),
             Err(_) => stop(USAGE),
@@ -94,7 +110,7 @@ fn main() {
         [part::TLS_SINK] => runtime.block_on(part::sink(support::sink::SinkTls::Implicit)),
         [part::IDLE, address, sessions] => runtime.block_on(sessions::idle(address, sessions)),
         [part::MANY_SINKS] => runtime.block_on(part::sinks()),
-        [part::BUSY, address, sessions] => runtime.block_on(busy::clients(address, sessions)),
+        [part::BUSY, address, sessions, seconds] => runtime.block_on(busy::clients(address, sessions, seconds)),
         [part::COPIER, to] => runtime.block_on(part::copier(to)),
         [part::RELAY, mode, folder, to, policies, accounts] => {
             let counts = (policies.parse().expect("a number"), accounts.parse().expect("a number"));

@@ -4,6 +4,7 @@ use super::figures::{Contender, Meter, compare};
 use super::generator::{self, Load};
 use super::part::{MANY_SINKS, Part};
 use super::relayed;
+use super::size::sized;
 
 const OCTETS: usize = 5 * 1024;
 const SESSIONS: usize = 100;
@@ -29,12 +30,13 @@ fn load(sink: &Part, seconds: u64, sessions: usize, reuse: bool, keys: usize) ->
 /// A hundred policies, each with its own upstream, beside one with as many accounts.
 pub async fn policies(seconds: u64) {
     let sink = Part::start(&[MANY_SINKS]).await;
-    println!("{SESSIONS} sessions, reused, each with another key:");
+    let (sessions, policies) = (sized(SESSIONS, 5), sized(POLICIES, 5));
+    println!("{sessions} sessions, reused, each with another key:");
     let folders = [tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder")];
-    let one = Part::relay(relayed::PLAIN, folders[0].path(), sink.address, 1, SESSIONS).await;
-    let many = Part::relay(relayed::PLAIN, folders[1].path(), sink.address, POLICIES, SESSIONS).await;
-    let load = load(&sink, seconds, SESSIONS, true, SESSIONS);
-    let name = format!("{POLICIES} policies, {POLICIES} upstreams");
+    let one = Part::relay(relayed::PLAIN, folders[0].path(), sink.address, 1, sessions).await;
+    let many = Part::relay(relayed::PLAIN, folders[1].path(), sink.address, policies, sessions).await;
+    let load = load(&sink, seconds, sessions, true, sessions);
+    let name = format!("{policies} policies, {policies} upstreams");
     let mut contenders = [
         Contender::new("1 policy, 1 upstream", one.address, &load, Meter::Part(&one)),
         Contender::new(name, many.address, &load, Meter::Part(&many)),
@@ -46,7 +48,7 @@ pub async fn policies(seconds: u64) {
 pub async fn accounts(seconds: u64) {
     let sink = Part::start(&[MANY_SINKS]).await;
     let mut relays = Vec::new();
-    for accounts in ACCOUNTS {
+    for accounts in sized(ACCOUNTS, [20, 30, 50]) {
         let folder = tempfile::tempdir().expect("a folder for the ledger");
         let relay = Part::relay(relayed::PLAIN, folder.path(), sink.address, 1, accounts).await;
         relays.push((accounts, relay, folder));

@@ -18,6 +18,7 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
 use crate::mail::Credentials;
+use crate::size::sized;
 use crate::support::control_plane::{ControlPlane, Options, succeeded};
 use crate::support::franking::{Franking, Home};
 use crate::support::{client as smtp, identity};
@@ -34,7 +35,20 @@ const QUIET: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(600);
 pub const SYSTEM: &str = "franking-system";
 
+fn objects() -> usize {
+    sized(OBJECTS, 100)
+}
+
+fn revocations_wanted() -> usize {
+    sized(REVOCATIONS, 5)
+}
+
+fn flood_size() -> usize {
+    sized(FLOOD, 20)
+}
+
 pub async fn run() {
+    let objects = objects();
     let plane = ControlPlane::start(Options::default()).expect("a control plane");
     let admin = plane.admin_client().await;
     succeeded(plane.kubectl(&["apply", "--server-side", "-f", "crds"]));
@@ -49,7 +63,7 @@ pub async fn run() {
     assert_eq!(franking.stop(), 0);
     let floor = bare_loop(&admin).await;
     println!("floor: the same writes by a bare loop            {:7.1} s", floor.as_secs_f64());
-    println!("{OBJECTS} accounts + {OBJECTS} keys, empty to Ready     {:7.1} s", took.as_secs_f64());
+    println!("{objects} accounts + {objects} keys, empty to Ready     {:7.1} s", took.as_secs_f64());
     println!("  ratio to the floor (goal 1.5)                  {:7.2}", took.as_secs_f64() / floor.as_secs_f64());
     println!("  sockets at most (goal under 100)               {sockets:7}");
     println!("  memory at most, MiB (goal under 150)           {memory:7}");
@@ -67,7 +81,7 @@ pub async fn run() {
     println!("restart with all standing: looked through in at most {took:.1} s, objects written (goal 0)  {changed}");
 
     report("edit of a key → Secret changed", edits(&admin).await);
-    let mut standing = 0..OBJECTS;
+    let mut standing = 0..objects;
     report("revoke → refused by the relay, quiet", revocations(&admin, &mut standing).await);
     let flooded = revocations_under_flood(&admin, &mut standing).await;
     report("revoke → refused by the relay, another namespace makes 1,000 keys", flooded);
@@ -142,7 +156,7 @@ pub async fn make_policy(admin: &Client) {
 async fn load(admin: &Client) {
     make_policy(admin).await;
     make_namespaces(admin, "bench").await;
-    create_all(admin, "bench", OBJECTS).await;
+    create_all(admin, "bench", objects()).await;
 }
 
 /// The writes of one account and its key, as the operator left them: what the bare loop has to write too.
@@ -156,8 +170,8 @@ struct Model {
 /// did: API server and etcd have the same work with them.
 async fn bare_loop(admin: &Client) -> Duration {
     make_namespaces(admin, "floor").await;
-    create_all(admin, "floor", OBJECTS).await;
-    let models: Vec<Model> = futures::stream::iter(0..OBJECTS)
+    create_all(admin, "floor", objects()).await;
+    let models: Vec<Model> = futures::stream::iter(0..objects())
         .map(|index| model(admin.clone(), index))
         .buffered(CONCURRENCY)
         .collect()
@@ -166,7 +180,7 @@ async fn bare_loop(admin: &Client) -> Duration {
     let began = Instant::now();
     let finalizer = json!({"metadata": {"finalizers": ["bench.franking.io/floor"]}});
     let (finalizer, params) = (Patch::Merge(&finalizer), PatchParams::default());
-    each(0..OBJECTS, |index| {
+    each(0..objects(), |index| {
         let (admin, params, finalizer) = (admin.clone(), &params, &finalizer);
         async move {
             let (namespace, model) = (namespace(index, "floor"), &models[index]);
@@ -213,7 +227,7 @@ async fn model(admin: Client, index: usize) -> Model {
 async fn clear(admin: &Client) {
     let release = json!({"metadata": {"finalizers": null}});
     let release = Patch::Merge(&release);
-    each(0..OBJECTS, |index| {
+    each(0..objects(), |index| {
         let (admin, params, release) = (admin.clone(), PatchParams::default(), &release);
         async move {
             let namespace = namespace(index, "floor");
@@ -233,9 +247,9 @@ async fn clear(admin: &Client) {
 /// Waits until every key is Ready; the most sockets and MiB that were seen on the way.
 async fn wait_ready(admin: &Client, franking: &Franking<'_>) -> (usize, u64) {
     let (mut sockets, mut memory, mut ready) = (0, 0, 0_usize);
-    all_ready(Api::all(admin.clone()), OBJECTS, || {
+    all_ready(Api::all(admin.clone()), objects(), || {
         ready += 1;
-        if ready.is_multiple_of(OBJECTS / 100) {
+        if ready.is_multiple_of(objects() / 100) {
             sockets = sockets.max(open_sockets(franking.id()));
             memory = memory.max(resident_mib(franking.id()));
         }
@@ -287,7 +301,7 @@ async fn settle(admin: &Client, home: &Home) -> BTreeMap<String, String> {
     loop {
         tokio::time::sleep(QUIET).await;
         let now = versions(admin).await;
-        if now == before && reconciles(home) >= (2 * OBJECTS) as f64 {
+        if now == before && reconciles(home) >= (2 * objects()) as f64 {
             return now;
         }
         assert!(Instant::now() < until, "the operator goes on writing");
@@ -323,7 +337,7 @@ async fn versions(admin: &Client) -> BTreeMap<String, String> {
 /// From the patch of a key's spec to the changed Secret, one after the other.
 async fn edits(admin: &Client) -> Vec<Duration> {
     let mut times = Vec::with_capacity(EDITS);
-    for index in 0..EDITS {
+    for index in 0..sized(EDITS, 5) {
         let namespace = namespace(index, "bench");
         let keys = Api::<SubAccountApiKey>::namespaced(admin.clone(), &namespace);
         let secrets = Api::<Secret>::namespaced(admin.clone(), &namespace);
@@ -350,7 +364,7 @@ const ASK_EVERY: Duration = Duration::from_millis(5);
 /// Times revocations one after the other, of keys that no earlier call has revoked.
 async fn revocations(admin: &Client, keys: &mut std::ops::Range<usize>) -> Vec<Duration> {
     let mut times = Vec::with_capacity(REVOCATIONS);
-    for index in keys.take(REVOCATIONS) {
+    for index in keys.take(revocations_wanted()) {
         times.push(revocation(admin, index).await);
     }
     times
@@ -360,7 +374,7 @@ async fn revocations(admin: &Client, keys: &mut std::ops::Range<usize>) -> Vec<D
 async fn revocations_under_flood(admin: &Client, keys: &mut std::ops::Range<usize>) -> Vec<Duration> {
     let mut times = Vec::with_capacity(REVOCATIONS);
     for flood in 0..FLOODS {
-        if times.len() >= REVOCATIONS {
+        if times.len() >= revocations_wanted() {
             break;
         }
         let began = Instant::now();
@@ -370,7 +384,11 @@ async fn revocations_under_flood(admin: &Client, keys: &mut std::ops::Range<usiz
             times.push(revocation(admin, index).await);
         }
         made.await.expect("no panic");
-        println!("  {FLOOD} keys of one namespace, empty to Ready under it  {:7.1} s", began.elapsed().as_secs_f64());
+        println!(
+            "  {} keys of one namespace, empty to Ready under it  {:7.1} s",
+            flood_size(),
+            began.elapsed().as_secs_f64()
+        );
     }
     times
 }
@@ -381,7 +399,7 @@ async fn make_keys(admin: Client, namespace: String) {
     Api::all(admin.clone()).create(&PostParams::default(), &name).await.expect("it is new");
     Api::namespaced(admin.clone(), &namespace).create(&PostParams::default(), &account(0)).await.expect("it is new");
     let keys = Api::<SubAccountApiKey>::namespaced(admin, &namespace);
-    each(0..FLOOD, |index| {
+    each(0..flood_size(), |index| {
         let keys = keys.clone();
         async move {
             let mut key = key(index);
@@ -390,7 +408,7 @@ async fn make_keys(admin: Client, namespace: String) {
         }
     })
     .await;
-    all_ready(keys, FLOOD, || {}).await;
+    all_ready(keys, flood_size(), || {}).await;
 }
 
 /// From `revoked: true` to the first MAIL that the relay refuses, in a session that logged in before.
@@ -419,8 +437,9 @@ fn report(what: &str, mut times: Vec<Duration>) {
     times.sort();
     let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize].as_secs_f64() * 1000.0;
     println!(
-        "{what}, {} times with {OBJECTS} standing: p50 {:.0} ms, p99 {:.0} ms (goal 1000), most {:.0} ms",
+        "{what}, {} times with {} standing: p50 {:.0} ms, p99 {:.0} ms (goal 1000), most {:.0} ms",
         times.len(),
+        objects(),
         at(0.5),
         at(0.99),
         at(1.0)

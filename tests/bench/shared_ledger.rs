@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::ledger::{Meters, SYNCS, account, key, key_id, milliseconds, policy, sync_time};
+use crate::size::sized;
 use crate::support::postgres::{Folder, Server};
 
 pub const SECONDS: u64 = 10;
@@ -36,6 +37,14 @@ const RELAYS: u64 = 3;
 const RUNNING: &str = "running";
 /// What three relays are offered together.
 const OFFERED_PER_SECOND: u64 = 5_000;
+
+fn accounts() -> u64 {
+    sized(ACCOUNTS, ENTRIES / 2)
+}
+
+fn offered_per_second() -> u64 {
+    sized(OFFERED_PER_SECOND, 200 * RELAYS)
+}
 
 fn entries(n: u64) -> [Entry; 2] {
     let n = u128::from(n);
@@ -63,13 +72,14 @@ impl Bench {
         let (store, session) = bench.open("operator").await;
         let since = Instant::now();
         store.put(&session, "bench", &[Entry::Policy(policy(Meters::Limits))]).await.expect("written");
-        for first in (0..ACCOUNTS).step_by(ENTRIES as usize / 2) {
+        let accounts = accounts();
+        for first in (0..accounts).step_by(ENTRIES as usize / 2) {
             let some: Vec<Entry> = (first..first + ENTRIES / 2).flat_map(entries).collect();
             store.put(&session, "bench", &some).await.expect("written");
         }
         store.prepare_lots(&session, SystemClock.now()).await.expect("made");
-        let each = since.elapsed().as_secs_f64() * 1e6 / (2 * ACCOUNTS) as f64;
-        println!("{name}: {ACCOUNTS} accounts and keys written, {each:.0} us each");
+        let each = since.elapsed().as_secs_f64() * 1e6 / (2 * accounts) as f64;
+        println!("{name}: {accounts} accounts and keys written, {each:.0} us each");
         bench
     }
 
@@ -84,7 +94,7 @@ impl Bench {
         let now = u64::try_from(SystemClock.now().as_millisecond()).expect("after 1970");
         let message =
             uuid::Builder::from_unix_timestamp_millis(now, &n.to_be_bytes().repeat(2)[..10].try_into().expect("ten"));
-        let key = KeyId(key_id(rng.random_range(0..ACCOUNTS).into()));
+        let key = KeyId(key_id(rng.random_range(0..accounts()).into()));
         Reservation { message: MessageId(message.into_uuid()), key, credits: 1, fingerprint: None }
     }
 
@@ -120,10 +130,10 @@ impl Bench {
     /// Each account sends once: what a process learns of its senders it has learnt.
     async fn everybody(&self, store: &dyn Store, session: &LedgerSession) {
         let mut rng = StdRng::seed_from_u64(7);
-        for first in (0..ACCOUNTS).step_by(BATCH) {
+        for first in (0..accounts()).step_by(BATCH) {
             let mut some: Vec<Reservation> = (0..BATCH).map(|_| self.reservation(&mut rng)).collect();
             for (one, n) in some.iter_mut().zip(first..) {
-                one.key = KeyId(key_id(u128::from(n % ACCOUNTS)));
+                one.key = KeyId(key_id(u128::from(n % accounts())));
             }
             self.send(store, session, &some).await;
         }
@@ -173,9 +183,10 @@ impl Bench {
         took.sort_by(f64::total_cmp);
         let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize];
         println!(
-            "{}: {RELAYS} {relays_are} relays, {OFFERED_PER_SECOND} messages/s offered, {} answered: p50 {:.1} ms, \
+            "{}: {RELAYS} {relays_are} relays, {} messages/s offered, {} answered: p50 {:.1} ms, \
              p95 {:.1}, p99 {:.1}",
             self.name,
+            offered_per_second(),
             took.len(),
             at(0.5),
             at(0.95),
@@ -187,9 +198,9 @@ impl Bench {
         let mut rng = StdRng::seed_from_u64(number);
         let ledger = Arc::new(ledger);
         let mut ticks = tokio::time::interval(Duration::from_millis(5));
-        let each_tick = OFFERED_PER_SECOND / RELAYS / 200;
+        let each_tick = offered_per_second() / RELAYS / 200;
         let mut answers = tokio::task::JoinSet::new();
-        let end = Instant::now() + Duration::from_secs(OFFERED_SECONDS);
+        let end = Instant::now() + Duration::from_secs(sized(OFFERED_SECONDS, 1));
         while Instant::now() < end {
             ticks.tick().await;
             for _ in 0..=each_tick {

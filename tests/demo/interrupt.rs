@@ -1,4 +1,5 @@
-//! SIGTERM, SIGINT and SIGHUP end the demo as its last step does: what it started is stopped, and its folder goes.
+//! SIGTERM, SIGINT and SIGHUP end the demo as its last step does: what it started is stopped, and its folder goes. Under
+//! nohup SIGHUP ends nothing.
 //!
 //! A signal ends the program that is waited for, and no other one is started. So the step under way fails, and everything
 //! is stopped in turn, by process id, where it goes out of scope. Children have process groups of their own, so that a
@@ -51,6 +52,8 @@ impl Drop for Awaited {
 /// Listens for signals from now on.
 pub fn listen() -> Result<(), String> {
     let failed = |error: std::io::Error| format!("listening for signals: {error}");
+    // Before it is listened to, which would end that.
+    let hangup_ignored = ignores_hangup();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
     // From here on, and not when the thread comes to it, no signal ends this process at once.
     let [mut terminate, mut interrupt, mut hangup] = {
@@ -65,13 +68,20 @@ pub fn listen() -> Result<(), String> {
                 let (name, number) = tokio::select! {
                     _ = terminate.recv() => ("SIGTERM", 15),
                     _ = interrupt.recv() => ("SIGINT", 2),
-                    _ = hangup.recv() => ("SIGHUP", 1),
+                    _ = hangup.recv(), if !hangup_ignored => ("SIGHUP", 1),
                 };
                 stop(Received { name, number });
             }
         });
     });
     Ok(())
+}
+
+/// Whether this process was started with SIGHUP ignored, as nohup starts one.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 /// The signal that ends the demo, if there was one.

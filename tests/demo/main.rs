@@ -3,8 +3,9 @@
 //! A real etcd and kube-apiserver, Franking under the identity that the chart gives it, a sink for the upstream, the
 //! quickstart example, and mail sent with the credential of a generated Secret until the account's cap refuses.
 //!
-//! `KEEP=1` leaves it all running until Enter is pressed and prints the KUBECONFIG; `CLUSTER=current` uses the current
-//! kubeconfig instead of starting a cluster. SIGTERM and SIGINT stop all that was started.
+//! `KEEP=1` leaves it all running until Enter is pressed, or without a terminal until a signal comes, and prints the
+//! KUBECONFIG; `CLUSTER=current` uses the current kubeconfig instead of starting a cluster. SIGTERM and SIGINT stop all
+//! that was started.
 
 mod cluster;
 mod interrupt;

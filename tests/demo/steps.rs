@@ -1,5 +1,6 @@
 //! The story, one function a step. Each says what it does and how long it took.
 
+use std::io::IsTerminal as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,8 +22,9 @@ const ACCOUNT: &str = "franking";
 const TEAM: &str = "newsroom";
 const SECRET: &str = "website-smtp";
 const SENDER: &str = "news@example.com";
-/// The upstream of the example, whose port is replaced by the sink's.
-const EXAMPLE_UPSTREAM_PORT: &str = "port: 2500";
+/// The port of the example's upstream, where the sink listens if it is free: then the example can be applied again as it
+/// stands. Otherwise it is replaced by the sink's.
+const EXAMPLE_UPSTREAM: u16 = 2500;
 /// More than the cap of the example, so that it refuses.
 const MESSAGES_MOST: usize = 50;
 /// Long enough for a cold API server on a busy laptop.
@@ -63,7 +65,7 @@ fn tell(folder: &Path, keep: bool) -> Result<(), String> {
     if told.is_ok() {
         println!("\nthe whole story took {:.1} s", began.elapsed().as_secs_f64());
     }
-    let told = told.and_then(|()| if keep { wait_for_the_end(&kube, folder) } else { Ok(()) });
+    let told = told.and_then(|()| if keep { wait_for_the_end(&kube, folder, upstream_port) } else { Ok(()) });
     if current {
         // While the operator runs: its finalizers let go only when the ledger has taken note. After a signal too.
         interrupt::go_on();
@@ -159,8 +161,18 @@ fn operator_identity(root: &Path, folder: &Path, kube: &Kube) -> Result<PathBuf,
 fn start_sink(folder: &Path) -> Result<(Program, u16), String> {
     let mail = folder.join("mail");
     std::fs::create_dir(&mail).map_err(|error| format!("making {}: {error}", mail.display()))?;
-    let mut command = Command::new(beside_us("sink")?);
-    let (program, line) = Program::start_and_read("the sink", command.arg(&mail))?;
+    let sink = beside_us("sink")?;
+    let start = |port: u16| {
+        let address = format!("127.0.0.1:{port}");
+        Program::start_and_read("the sink", Command::new(&sink).arg(&mail).arg(address))
+    };
+    // Another process may take the port in between.
+    let wanted = TcpListener::bind(("127.0.0.1", EXAMPLE_UPSTREAM)).map(drop).ok();
+    let (program, line) = match wanted.map(|()| start(EXAMPLE_UPSTREAM)) {
+        Some(Ok(started)) => started,
+        Some(Err(_)) | None => start(0)?,
+    };
+    println!("    {line}");
     let port = line.rsplit(':').next().and_then(|port| port.trim().parse().ok());
     Ok((program, port.ok_or_else(|| format!("the sink said {line}"))?))
 }
@@ -219,10 +231,11 @@ fn http_ok(url: &str) -> bool {
 fn apply_quickstart(root: &Path, kube: &Kube, upstream_port: u16) -> Result<(), String> {
     let path = root.join("examples/quickstart.yaml");
     let yaml = std::fs::read_to_string(&path).map_err(|error| format!("reading {}: {error}", path.display()))?;
-    if !yaml.contains(EXAMPLE_UPSTREAM_PORT) {
-        return Err(format!("{} does not name \"{EXAMPLE_UPSTREAM_PORT}\"", path.display()));
+    let named = format!("port: {EXAMPLE_UPSTREAM}\n");
+    if !yaml.contains(&named) {
+        return Err(format!("{} does not name {EXAMPLE_UPSTREAM} as its upstream's port", path.display()));
     }
-    kube.apply(&yaml.replace(EXAMPLE_UPSTREAM_PORT, &format!("port: {upstream_port}"))).map(quiet)
+    kube.apply(&yaml.replace(&named, &format!("port: {upstream_port}\n"))).map(quiet)
 }
 
 fn wait_ready(kube: &Kube) -> Result<(), String> {
@@ -287,17 +300,34 @@ fn show_status(kube: &Kube) -> Result<(), String> {
     Ok(())
 }
 
-fn wait_for_the_end(kube: &Kube, folder: &Path) -> Result<(), String> {
-    println!("\nKEEP=1: everything goes on until you press Enter.");
+fn wait_for_the_end(kube: &Kube, folder: &Path, upstream_port: u16) -> Result<(), String> {
+    let terminal = std::io::stdin().is_terminal();
+    if terminal {
+        println!("\nKEEP=1: everything goes on until you press Enter.");
+    } else {
+        // As in CI, under nohup, and in an IDE.
+        println!("\nKEEP=1: everything goes on until a signal comes: kill {}", std::process::id());
+    }
     match kube.kubeconfig() {
         Some(path) => println!("  export KUBECONFIG={}", path.display()),
         None => println!("  your current kubeconfig is the one to use"),
+    }
+    if upstream_port != EXAMPLE_UPSTREAM {
+        println!(
+            "  port {EXAMPLE_UPSTREAM} was taken: before you apply examples/quickstart.yaml, write {upstream_port} for it"
+        );
     }
     println!("  {}: franking.log, franking.yaml (with the port of /metrics), the mail that arrived", folder.display());
     println!("  the audit trail: target/debug/franking ledger events --data {}", folder.join("data").display());
     let (say, hear) = mpsc::channel();
     // The line cannot be waited for together with a signal, so a thread of its own does, and ends with the process.
-    std::thread::spawn(move || say.send(std::io::stdin().read_line(&mut String::new()).map(drop)));
+    // Without a terminal the input may be at its end from the start, which is no Enter.
+    std::thread::spawn(move || match std::io::stdin().read_line(&mut String::new()) {
+        Ok(0) if !terminal => loop {
+            std::thread::park();
+        },
+        read => drop(say.send(read.map(drop))),
+    });
     loop {
         interrupt::check()?;
         match hear.recv_timeout(LISTEN_FOR) {

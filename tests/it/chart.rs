@@ -23,6 +23,7 @@ const EVERYTHING: &str = "
     commonLabels: {team: platform}
     podLabels: {tier: mail}
     podAnnotations: {example.com/note: hello}
+    rbac: {namespaces: [default]}
     nodeSelector: {kubernetes.io/os: linux}
     tolerations: [{key: dedicated, operator: Exists, effect: NoSchedule}]
     affinity: {podAntiAffinity: {preferredDuringSchedulingIgnoredDuringExecution: []}}
@@ -36,9 +37,8 @@ const EVERYTHING: &str = "
       tls: {secretName: relay-tls, rsaSecretName: relay-rsa, privateCa: true}
       proxyFrom: [10.0.0.0/24, 'fd00:1::/64']
       limits: {messageBytes: 1048576, drainSeconds: 60, bytesInFlightPerNamespace: 120000000,
-        bytesInFlightPerAccount: 60000000, messageSeconds: 900, sessionSeconds: 60, authFailuresPerAddress: 9,
-        authFailuresPerName: 8, authDelaySeconds: 4, authForgetSeconds: 30, authCounters: 1000, proxySeconds: 3,
-        tlsSeconds: 10, replySeconds: 20, metricAccounts: 10}
+        bytesInFlightPerAccount: 60000000, messageSeconds: 900, sessionSeconds: 60, authFailuresPerAddress: 9, tlsSeconds: 10,
+        authFailuresPerName: 8, authDelaySeconds: 4, authForgetSeconds: 30, authCounters: 1000, proxySeconds: 3, replySeconds: 20, metricAccounts: 10}
       service: {type: LoadBalancer, loadBalancerSourceRanges: [10.0.0.0/8]}
     ledger: {volume: {storageClassName: fast, accessMode: ReadWriteOnce, retain: false}, backup: {enabled: true, mode: CronJob}}
     networkPolicy: {egress: true, relayFrom: [{ipBlock: {cidr: 10.0.0.0/8}}]}

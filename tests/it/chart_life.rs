@@ -27,6 +27,9 @@ fn accounts_outlive_every_upgrade_and_the_chart_itself() {
 
     let notes = helm(&plane, "install", &[]);
     assert!(notes.contains("ServiceUnavailable") && notes.contains("Apply again."), "{notes}");
+    for words in ["is installed into namespace", "kubectl apply --filename examples/sink/", "no default StorageClass"] {
+        assert!(notes.contains(words), "{notes}");
+    }
     for kind in KINDS {
         succeeded(plane.kubectl(&["wait", "--for=condition=Established", "crd", kind, "--timeout=60s"]));
     }
@@ -42,7 +45,8 @@ fn accounts_outlive_every_upgrade_and_the_chart_itself() {
     // Settings make a new pod; what the relay follows live does not.
     let template = || read(&plane, &["statefulset", "franking"], "{.spec.template.metadata.annotations}");
     let first = template();
-    helm(&plane, "upgrade", &["--set", "relay.limits.recipients=50"]);
+    let notes = helm(&plane, "upgrade", &["--set", "relay.limits.recipients=50"]);
+    assert!(notes.contains("is upgraded in namespace") && !notes.contains("examples/sink/"), "{notes}");
     assert_eq!(template(), first);
     helm(&plane, "upgrade", &["--set", "log.level=debug"]);
     assert_ne!(template(), first);

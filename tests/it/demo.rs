@@ -2,7 +2,8 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use crate::support::franking::{DEADLINE, eventually};
 
@@ -11,21 +12,20 @@ struct Demo {
     folder: tempfile::TempDir,
     child: Child,
     output: BufReader<ChildStdout>,
-    /// Open, so that nobody presses Enter.
-    _input: ChildStdin,
 }
 
 impl Demo {
+    /// Without a terminal, and with an input that is at its end, as CI and nohup start it.
     fn start(keep: bool) -> Self {
         let program = Path::new(env!("CARGO_BIN_EXE_franking")).with_file_name("examples").join("demo");
         assert!(program.exists(), "{} is not built: run `make build`", program.display());
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut command = Command::new(program);
-        command.env("TMPDIR", folder.path()).env_remove("CLUSTER").env("KEEP", if keep { "1" } else { "0" });
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the demo starts");
-        let input = child.stdin.take().expect("it is piped");
+        let mut command = Command::new("nohup");
+        command.arg(program).env("TMPDIR", folder.path());
+        command.env_remove("CLUSTER").env("KEEP", if keep { "1" } else { "0" });
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the demo starts");
         let output = BufReader::new(child.stdout.take().expect("it is piped"));
-        Self { folder, child, output, _input: input }
+        Self { folder, child, output }
     }
 
     /// Waits until it has printed `words`. Returns all of the line that has them.
@@ -41,10 +41,14 @@ impl Demo {
         }
     }
 
-    /// Sends it a signal. Returns its exit code when it has ended.
-    fn stop(&mut self, signal: &str) -> Option<i32> {
+    fn signal(&self, signal: &str) {
         let asked = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
         assert!(asked.expect("kill is there").success());
+    }
+
+    /// Sends it a signal. Returns its exit code when it has ended.
+    fn stop(&mut self, signal: &str) -> Option<i32> {
+        self.signal(signal);
         self.output.read_to_string(&mut String::new()).expect("its output is text");
         eventually("the demo to stop", DEADLINE, || self.child.try_wait().expect("our own child")).code()
     }
@@ -80,8 +84,12 @@ impl Drop for Demo {
     }
 }
 
+/// One demo has the example's port, and another would have to do without.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 #[test]
 fn a_demo_that_is_terminated_leaves_no_process_and_no_file() {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut demo = Demo::start(false);
     // kubectl waits for the resources; sink, cluster and franking run.
     demo.until("▶ everything is Ready");
@@ -92,9 +100,19 @@ fn a_demo_that_is_terminated_leaves_no_process_and_no_file() {
 
 #[test]
 fn beside_a_demo_that_goes_on_a_mail_is_sent_from_a_shell_and_an_interrupt_leaves_its_logs_and_no_process() {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut demo = Demo::start(true);
+    let upstream = demo.until("listening on 127.0.0.1:");
     let line = demo.until("export KUBECONFIG=");
+    // As when the terminal of a demo under nohup is closed.
+    demo.signal("-HUP");
     let (_, kubeconfig) = line.split_once('=').expect("as it was waited for");
+    send_as_the_page_says(Path::new(kubeconfig));
+    // An edited example is applied again by whoever tries it. Where another program has its port, the demo says so.
+    if upstream.ends_with(":2500") {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/quickstart.yaml");
+        kubectl(kubeconfig, &["apply", "--filename", example]);
+    }
     send_as_the_page_says(Path::new(kubeconfig));
     let code = demo.stop("-INT");
     assert_eq!(demo.processes(), vec![]);
@@ -104,8 +122,15 @@ fn beside_a_demo_that_goes_on_a_mail_is_sent_from_a_shell_and_an_interrupt_leave
     let mails = std::fs::read_dir(kept.join("mail")).expect("the mail stays").flatten();
     let sent =
         mails.filter(|mail| std::fs::read_to_string(mail.path()).is_ok_and(|mail| mail.contains("A first mail")));
-    assert_eq!(sent.count(), 1);
+    assert_eq!(sent.count(), 2);
     assert_eq!(code, Some(128 + 2));
+}
+
+fn kubectl(kubeconfig: &str, arguments: &[&str]) {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cluster/current/kubectl");
+    let output = Command::new(program).args(arguments).env("KUBECONFIG", kubeconfig).output();
+    let output = output.expect("kubectl is there: run `make cluster`");
+    assert!(output.status.success(), "{output:?}");
 }
 
 /// Runs the lines of `docs/sending.md` for one mail from a shell, as they stand there.

@@ -13,8 +13,9 @@ use crate::support::franking::Home;
 use crate::support::identity;
 
 /// What is applied, in the order of the READMEs: the argument for kubectl, and the path under `examples/`.
-const APPLIED: [(&str, &str); 8] = [
+const APPLIED: [(&str, &str); 9] = [
     ("--filename", "quickstart.yaml"),
+    ("--filename", "sink"),
     ("--filename", "company"),
     ("--filename", "prepaid"),
     ("--filename", "printers/devices.yaml"),
@@ -25,7 +26,8 @@ const APPLIED: [(&str, &str); 8] = [
 ];
 
 /// What is tested in another way, and where.
-const ELSEWHERE: [(&str, &str); 5] = [
+const ELSEWHERE: [(&str, &str); 6] = [
+    ("alerts/rules.yaml", "a kind of the Prometheus operator: tests/it/alerts.rs"),
     ("printers/relay-values.yaml", "values of the chart: tests/it/chart.rs"),
     ("gitops/flux/kustomization.yaml", "a kind of Flux, whose expressions are judged below"),
     ("postgres/cloudnative-pg/cluster.yaml", "a kind of CloudNativePG: tests/it/examples_postgres.rs"),
@@ -37,7 +39,8 @@ const ELSEWHERE: [(&str, &str); 5] = [
 pub const SYSTEM: &str = "franking-system";
 
 /// Secrets that the examples speak of: namespace, name, and some of the keys that a program finds in it.
-const SECRETS: [(&str, &str, &[&str]); 7] = [
+const SECRETS: [(&str, &str, &[&str]); 8] = [
+    ("franking-try", "first-mail", &["SMTP_HOST", "SMTP_PORT", "SMTP_USERNAME", "SMTP_PASSWORD", "SMTP_CA"]),
     ("newsroom", "website-smtp", &["host", "port", "username", "password", "uri"]),
     ("newsroom", "alerts-smtp", &["username", "password"]),
     ("shop", "orders-smtp", &["SMTP_HOST", "SMTP_PORT", "SMTP_USERNAME", "SMTP_PASSWORD", "SMTP_URL"]),
@@ -114,7 +117,7 @@ async fn every_example_becomes_ready_and_every_key_a_secret_as_its_comments_say(
     let state = "jsonpath={.status.state}";
     let events = succeeded(plane().kubectl(&["get", "subaccount", "events", "--namespace", "events", "-o", state]));
     assert_eq!(events, "Suspended");
-    // As prepaid/customers.yaml says: two grants and the running month's top-up.
+    // As prepaid/2-customers.yaml says: two grants and the running month's top-up.
     for (account, path, expected) in
         [("bakery", ".status.credits.prepaid", "2300"), ("theatre", ".status.credits.remaining", "5000")]
     {
@@ -160,6 +163,39 @@ fn collect(folder: &Path, into: &mut BTreeSet<PathBuf>) {
             collect(&path, into);
         } else if path.extension().is_some_and(|extension| extension == "yaml") {
             into.insert(path.strip_prefix(self::folder()).expect("it is under examples/").to_owned());
+        }
+    }
+}
+
+/// As `kubectl apply` goes through a file or a folder: the files by name, and the objects of each from top to bottom.
+/// What comes too late costs a Warning, which a newcomer reads as a mistake.
+#[test]
+fn what_an_example_names_is_applied_before_it() {
+    let mut applied = BTreeSet::from([format!("Namespace/{SYSTEM}"), "Namespace/argocd".to_owned()]);
+    for (_, what) in APPLIED {
+        let mut files = BTreeSet::new();
+        let path = folder().join(what);
+        if path.is_dir() {
+            collect(&path, &mut files);
+        } else {
+            files.insert(PathBuf::from(what));
+        }
+        for file in files {
+            let text = std::fs::read_to_string(folder().join(&file)).expect("an example can be read");
+            for object in objects(&text) {
+                let (meta, spec) = (&object["metadata"], &object["spec"]);
+                let namespace = meta["namespace"].as_str();
+                let named = [
+                    namespace.map(|namespace| format!("Namespace/{namespace}")),
+                    spec["policyRef"]["name"].as_str().map(|name| format!("CreditPolicy/{name}")),
+                    spec["subAccountRef"]["name"].as_str().map(|name| format!("SubAccount/{name}")),
+                ];
+                for name in named.into_iter().flatten() {
+                    assert!(applied.contains(&name), "examples/{} names {name}, which comes later", file.display());
+                }
+                let name = meta["name"].as_str().unwrap_or_default();
+                applied.insert(format!("{}/{name}", object["kind"].as_str().unwrap_or_default()));
+            }
         }
     }
 }

@@ -68,6 +68,9 @@ fn the_image_is_an_oci_layout_with_one_program_that_is_not_root() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = folder.path().join("image.tar");
     build(&output);
+    let listed = Command::new("tar").args(["-tf", &utf8(&output)]).output().expect("tar is there").stdout;
+    let listed = String::from_utf8(listed).expect("text");
+    assert!(listed.lines().any(|name| name == "manifest.json"), "crane asks for it by this name: {listed}");
     let layout = unpack(&std::fs::read(&output).expect("it was written"), folder.path());
     assert_eq!(layout["oci-layout"], b"{\"imageLayoutVersion\":\"1.0.0\"}\n");
     let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).expect("JSON");

@@ -1,6 +1,7 @@
 //! One test binary for all that crosses a room's border: the real API server, the real wire, the whole story.
 
 mod admission;
+mod alerts;
 mod boundaries;
 mod chart;
 mod chart_apart;
@@ -21,12 +22,16 @@ mod leader;
 mod ledger;
 mod meters;
 mod operator;
+mod page_commands;
 mod pod;
+mod prerequisites;
 mod process;
 mod refusals;
 mod relay;
 mod replaced;
+mod runbook;
 mod rust_tokens;
+mod secret_namespaces;
 mod sources;
 mod spans;
 mod spread;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::story::{Stage, send};
 use crate::support::franking::{DEADLINE, eventually};
-use crate::support::mail::Session;
+use crate::support::mail::{Credentials, Session};
 use crate::support::sink::{Act, At};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -65,6 +65,16 @@ async fn a_message_is_followed_by_its_id_through_relay_ledger_and_operator() {
     for words in ["read to its final dot", "judged and charged", "its outcome is handed in"] {
         assert!(log.lines().any(|line| line.contains(id) && line.contains(words)), "{words} of {id}");
     }
+
+    // A device that shows nothing but "Error" is found by its address, and neither its name nor its password is written down.
+    let wrong =
+        Credentials { username: "people-type-it-here".to_owned(), password: "mistyped".to_owned(), ..credentials };
+    let (_, reply) = Session::open_quietly(&wrong).expect("a connection");
+    assert!(reply.starts_with("535"), "{reply}");
+    let log = stage.home.log();
+    let line = log.lines().find(|line| line.contains("login refused")).expect("a line of the refused login");
+    assert_eq!((field(line, "peer"), field(line, "result")), (Some("127.0.0.1"), Some("bad_login")), "{line}");
+    assert!(!log.contains("people-type-it-here") && !log.contains("mistyped"));
     assert_eq!(franking.stop(), 0);
 }
 

@@ -22,6 +22,15 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* The namespaces whose Secrets the operator may write, as a YAML list; empty = all. */ -}}
+{{- define "franking.secretNamespaces" -}}
+{{- if .Values.rbac.namespaces -}}
+{{- toYaml (concat .Values.rbac.namespaces (list .Release.Namespace) | uniq | sortAlpha) -}}
+{{- else -}}
+[]
+{{- end -}}
+{{- end -}}
+
 {{- /* What a Service selects by. It can never change: a StatefulSet's selector is immutable. */ -}}
 {{- define "franking.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "franking.name" . }}

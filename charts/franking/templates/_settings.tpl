@@ -17,6 +17,9 @@ ledger:
 {{- end }}
 operator:
   namespace: {{ .Release.Namespace }}
+  {{- if .Values.rbac.namespaces }}
+  secretNamespaces: {{- include "franking.secretNamespaces" . | nindent 4 }}
+  {{- end }}
   concurrency: {{ int .Values.operator.concurrency }}
   statusWritesPerSecond: {{ int .Values.operator.statusWritesPerSecond }}
   effectiveConfigMap: {{ include "franking.fullname" . }}-relay-effective

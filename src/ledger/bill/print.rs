@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::Statement;
 use crate::domain::cost::{Line, Payer};
+use crate::domain::money::amount;
 
 impl Statement {
     /// Returns the namespace and name of a line; an account that was purged has neither.
@@ -26,7 +27,7 @@ impl Statement {
     pub fn table(&self) -> String {
         let terms = &self.terms;
         let mut text = format!(
-            "{} {} ({} to {}), amounts in minor units of {}\n\n",
+            "{} {} ({} to {}), amounts in {}\n\n",
             self.policy, terms.period, terms.from, terms.to, terms.currency
         );
         let mut row = |kind: &str, who: &str, credits: &dyn std::fmt::Display, amount: &dyn std::fmt::Display| {
@@ -40,9 +41,9 @@ impl Statement {
                 (Payer::Account(id), (_, "")) => id.to_string(),
                 (Payer::Account(_), (namespace, name)) => format!("{namespace}/{name}"),
             };
-            row(self.kind(line), &who, &line.credits, &line.amount_minor);
+            row(self.kind(line), &who, &line.credits, &amount(line.amount_minor, &terms.currency));
         }
-        row("total", "", &self.bill.credits, &self.bill.total_minor);
+        row("total", "", &self.bill.credits, &amount(self.bill.total_minor, &terms.currency));
         text
     }
 

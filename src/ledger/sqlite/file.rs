@@ -134,7 +134,9 @@ fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
     if !path.is_file() {
-        return Err(unfit(path, "there is no such file; `franking prepare` makes it"));
+        let why =
+            "there is no such file; --config or --data name the right one, and `franking prepare` makes a new one";
+        return Err(unfit(path, why));
     }
     refuse_network(path)?;
     Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(|error| opening(path, error))

@@ -181,7 +181,9 @@ impl Context {
         let (secret, others) = if namespace.terminating || (revoked && !leaving) {
             (None, Vec::new())
         } else if leaving {
-            (None, secrets::adopted_secrets(&self.client, &self.references, &name, shared_name(key).as_deref()).await?)
+            let wanted = shared_name(key);
+            let (client, settings) = (&self.client, &self.settings);
+            (None, secrets::adopted_secrets(client, settings, &self.references, &name, wanted.as_deref()).await?)
         } else {
             secrets::secrets(&self.client, &self.references, key, &name).await?
         };

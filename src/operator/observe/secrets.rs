@@ -12,6 +12,7 @@ use crate::domain::id::PolicyId;
 use crate::ledger::Sealer;
 use crate::ledger::seal::upstream_context;
 use crate::operator::context::Context;
+use crate::operator::dependencies::OperatorSettings;
 use crate::operator::error::{Error, Result};
 use crate::operator::object_ref::Name;
 use crate::operator::observe::upstream_secret;
@@ -110,13 +111,18 @@ pub(super) async fn secrets(
     Ok((secret, others))
 }
 
-/// Reads the foreign Secrets that a key of this name shares, live; the one named `wanted` in any case.
+/// Reads the foreign Secrets that a key of this name shares, live; the one named `wanted` in any case. None where the
+/// operator may read no Secrets: it has added nothing to them.
 pub async fn adopted_secrets(
     client: &Client,
+    settings: &OperatorSettings,
     references: &References,
     name: &Name,
     wanted: Option<&str>,
 ) -> Result<Vec<Secret>> {
+    if !settings.serves_secrets_in(&name.namespace) {
+        return Ok(Vec::new());
+    }
     let known = references.index(|index| index.adopted_by(name));
     let names: BTreeSet<String> = known.into_iter().chain(wanted.map(str::to_owned)).collect();
     let api: Api<Secret> = Api::namespaced(client.clone(), &name.namespace);

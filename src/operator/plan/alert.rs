@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::domain::alert::{Filling, Thresholds};
 use crate::domain::credit::Meter;
 use crate::domain::id::{Holder, PolicyId};
-use crate::domain::money::MICRO;
+use crate::domain::money::{MICRO, amount};
 use crate::ledger::report::{Queued, ThresholdNotice, Told, Topic};
 use crate::ledger::store::{Balance, PrepaidBalance};
 
@@ -210,10 +210,12 @@ impl Words<'_> {
 
     pub fn sentence(&self, notice: &ThresholdNotice) -> String {
         let (used, granted) = Self::figures(notice);
-        let unit = match (notice.topic.meter, self.currency) {
-            (Meter::AccountSpend, Some(currency)) => format!("minor units of {currency}"),
-            (Meter::AccountSpend, None) => "minor units".to_owned(),
-            (_, _) => "credits".to_owned(),
+        let figures = match (notice.topic.meter, self.currency) {
+            (Meter::AccountSpend, Some(currency)) => {
+                format!("{} of {} {currency}", amount(used, currency), amount(granted, currency))
+            }
+            (Meter::AccountSpend, None) => format!("{used} of {granted} minor units"),
+            (_, _) => format!("{used} of {granted} credits"),
         };
         let whose = self.whose.named(self.policy);
         let limit = Self::limit(notice.topic.meter);
@@ -221,11 +223,9 @@ impl Words<'_> {
             return format!("{whose}: no {limit} are left");
         }
         if notice.threshold == 100 && used < granted {
-            return format!(
-                "{whose}: {limit} used up ({used} of {granted} {unit}; the rest does not pay for another credit)"
-            );
+            return format!("{whose}: {limit} used up ({figures}; the rest does not pay for another credit)");
         }
-        format!("{whose}: {limit} used up to {} % ({used} of {granted} {unit})", notice.threshold)
+        format!("{whose}: {limit} used up to {} % ({figures})", notice.threshold)
     }
 
     /// Returns the body of a webhook.
@@ -449,12 +449,10 @@ mod tests {
         assert_eq!(words.sentence(&expired), "account team/billing: no prepaid credits are left");
         let money = Topic { meter: Meter::AccountSpend, ..notice.topic.clone() };
         let money = ThresholdNotice { topic: money, granted: 2500 * MICRO, used: 2300 * MICRO, ..notice.clone() };
-        assert!(words.sentence(&money).ends_with("spend limit used up to 90 % (2300 of 2500 minor units of EUR)"));
+        assert!(words.sentence(&money).ends_with("spend limit used up to 90 % (23.00 of 25.00 EUR)"));
         let dear = ThresholdNotice { threshold: 100, ..money.clone() };
         let dear = words.sentence(&dear);
-        assert!(dear.ends_with(
-            "spend limit used up (2300 of 2500 minor units of EUR; the rest does not pay for another credit)"
-        ));
+        assert!(dear.ends_with("spend limit used up (23.00 of 25.00 EUR; the rest does not pay for another credit)"));
         let (subject, text) = alert_mail("policy acme", &[sentence.to_owned()]);
         assert_eq!(subject, format!("[franking] {sentence}"));
         assert!(text.starts_with(&format!("- {sentence}\n")));

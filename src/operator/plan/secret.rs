@@ -323,6 +323,8 @@ pub fn content(
             Preset::Env => {
                 text.extend(ENV_PRESET.map(|(name, field)| (name.to_owned(), value(field).to_owned())));
                 text.extend(from.map(|from| ("SMTP_FROM".to_owned(), from.to_owned())));
+                // An empty variable would be an empty list of roots to some programs, and trust nothing.
+                text.extend((!ca.is_empty()).then(|| ("SMTP_CA".to_owned(), ca.to_owned())));
             }
         }
     }

@@ -20,6 +20,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::crd::{CreditPolicy, DeletionPolicy, SubAccount, SubAccountApiKey};
+use crate::operator::dependencies::OperatorSettings;
 use crate::operator::error::{Error, Result};
 use crate::operator::object_ref::Name;
 use crate::operator::object_ref::Ref;
@@ -38,8 +39,8 @@ use crate::operator::watch::marks::{
 use crate::operator::watch::work_queue::Cause;
 use crate::operator::watch::work_queue::WorkQueues;
 
-/// Number of watches: the three kinds, namespaces, our Secrets, and the upstreams' logins.
-const KINDS: usize = 6;
+/// Number of watches beside those of our Secrets: the three kinds, namespaces, and the upstreams' logins.
+const OTHERS: usize = 5;
 
 /// The state known from the watches.
 pub struct References {
@@ -62,6 +63,8 @@ pub struct References {
     /// for all that wait for a store, so of several (each reconcile, and kube's own scheduler) all but the last would
     /// sleep for ever.
     listed: watch::Sender<usize>,
+    /// Number of watches that show our Secrets: one, or one for each namespace that may be watched.
+    secret_watches: usize,
 }
 
 /// The write handles of the stores.
@@ -74,7 +77,7 @@ pub struct Writers {
 }
 
 impl References {
-    pub fn new() -> (Self, Writers) {
+    pub fn new(settings: &OperatorSettings) -> (Self, Writers) {
         let (policies, policy_writer) = reflector::store();
         let (accounts, account_writer) = reflector::store();
         let (keys, key_writer) = reflector::store();
@@ -105,6 +108,7 @@ impl References {
                 recount,
                 departures,
                 listed,
+                secret_watches: settings.secret_namespaces.len().max(1),
             },
             writers,
         )
@@ -112,7 +116,12 @@ impl References {
 
     /// Waits until every store, and the index, has its first list: no decision is made from partial state.
     pub async fn ready(&self) -> Result<()> {
-        self.listed.subscribe().wait_for(|listed| *listed == KINDS).await.map(drop).map_err(|_| Error::Watch)
+        self.listed
+            .subscribe()
+            .wait_for(|listed| *listed == OTHERS + self.secret_watches)
+            .await
+            .map(drop)
+            .map_err(|_| Error::Watch)
     }
 
     pub fn policy(&self, name: &str) -> Option<Arc<CreditPolicy>> {
@@ -219,7 +228,7 @@ impl References {
     }
 
     /// Follows all six kinds until the future is dropped.
-    pub async fn watch(&self, client: &Client, namespace: &str, writers: Writers, queues: &WorkQueues) {
+    pub async fn watch(&self, client: &Client, settings: &OperatorSettings, writers: Writers, queues: &WorkQueues) {
         let all = watcher::Config::default;
         let ours = all().labels(&format!("{}={}", meta::MANAGED_BY, meta::MANAGER));
         let usable = all().labels(&format!("{}=true", meta::USE_LABEL));
@@ -230,9 +239,31 @@ impl References {
             follow("SubAccount", Api::all(api.clone()), all(), Some(writers.accounts), account_marks, feed),
             follow("SubAccountApiKey", Api::all(api.clone()), all(), Some(writers.keys), key_marks, feed),
             follow("Namespace", Api::all(api.clone()), all(), Some(writers.namespaces), namespace_marks, feed),
-            follow("Secret", Api::all(api.clone()), ours, None, secret_marks, feed),
-            follow("login", Api::namespaced(api, namespace), usable, Some(writers.logins), login_marks, feed),
+            self.watch_secrets(client, settings, ours, queues),
+            follow("login", Api::namespaced(api, &settings.namespace), usable, Some(writers.logins), login_marks, feed),
         );
+    }
+
+    /// Follows our Secrets everywhere, or in each namespace that may be watched.
+    async fn watch_secrets(
+        &self,
+        client: &Client,
+        settings: &OperatorSettings,
+        ours: watcher::Config,
+        queues: &WorkQueues,
+    ) {
+        let namespaces = settings.secret_namespaces.iter().map(|namespace| Some(namespace.as_str()));
+        let everywhere = settings.secret_namespaces.is_empty().then_some(None);
+        let watches = everywhere.into_iter().chain(namespaces).map(|namespace| {
+            let api = match namespace {
+                None => Api::all(client.clone()),
+                Some(namespace) => Api::namespaced(client.clone(), namespace),
+            };
+            let feed = SecretFeed { feed: Feed { references: self, queues }, namespace };
+            let ours = ours.clone();
+            async move { follow("Secret", api, ours, None, secret_marks, &feed).await }
+        });
+        futures::future::join_all(watches).await;
     }
 }
 
@@ -406,9 +437,26 @@ impl Told<PartialObjectMeta<Namespace>> for Feed<'_> {
     }
 }
 
-impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
+/// Our Secrets, as far as one watch shows them.
+struct SecretFeed<'a> {
+    feed: Feed<'a>,
+    /// The namespace that is watched. `None`: all.
+    namespace: Option<&'a str>,
+}
+
+impl Listed for SecretFeed<'_> {
+    fn listed(&self) {
+        self.feed.listed();
+    }
+
+    fn stored(&self, meta: &ObjectMeta, in_turn: bool) {
+        self.feed.stored(meta, in_turn);
+    }
+}
+
+impl Told<PartialObjectMeta<Secret>> for SecretFeed<'_> {
     async fn changed(&self, change: Change<'_, PartialObjectMeta<Secret>>) {
-        let Self { references, queues } = self;
+        let Feed { references, queues } = self.feed;
         let kind = SubAccountApiKey::kind(&());
         let (name, key, echo) = match change {
             Change::Seen { object, .. } => {
@@ -434,7 +482,9 @@ impl Told<PartialObjectMeta<Secret>> for Feed<'_> {
     }
 
     fn unseen(&self) -> Vec<Name> {
-        self.references.expectations.unseen_secrets()
+        let unseen = self.feed.references.expectations.unseen_secrets().into_iter();
+        // The list of one namespace proves nothing about another.
+        unseen.filter(|name| self.namespace.is_none_or(|namespace| name.namespace == namespace)).collect()
     }
 }
 

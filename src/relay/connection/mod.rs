@@ -332,6 +332,7 @@ impl Connection {
         let attempt = throttle.attempt(self.address, &login.username);
         if !throttle.admits(attempt, limits, started) {
             admission.metrics.login(LoginResult::Guessing);
+            self.log_refused(LoginResult::Guessing);
             return self.hold_back(Answer::say(Reply::Guessing), started + auth_throttle::longest(limits)).await;
         }
         let denied = match admission.auth.login(&login, origin).await {
@@ -355,6 +356,7 @@ impl Connection {
             Err(denied) => denied,
         };
         admission.metrics.login(denied.result());
+        self.log_refused(denied.result());
         let pause = match denied {
             // Not the client's fault: it costs no try.
             Denied::Unavailable => return Ok(Answer::say(denied.reply())),
@@ -365,6 +367,12 @@ impl Connection {
         };
         let answer = self.session.login_failed(denied.reply());
         self.hold_back(answer, started + pause).await
+    }
+
+    /// Logs what a device that shows nothing but "Error" was refused for. Not the name: people type passwords there.
+    fn log_refused(&self, result: LoginResult) {
+        let (listener, peer) = (&self.listener.name, self.address);
+        tracing::debug!(listener, %peer, result = result.as_str(), "login refused");
     }
 
     /// Delays an answer, so that it does not reveal how long it took to find. A connection that is closed meanwhile

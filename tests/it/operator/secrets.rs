@@ -39,6 +39,7 @@ async fn a_secret_has_what_programs_read_and_nothing_of_the_resource() {
     assert_eq!((data["type"].as_str(), data["provider"].as_str(), data["port"].as_str()), ("smtp", "franking", "465"));
     assert_eq!(data["SMTP_PASSWORD"], *password);
     assert_eq!(data["SMTP_FROM"], "alerts@example.com");
+    assert_eq!(data["SMTP_CA"], data["certificates"]);
     assert_eq!(data["dsn"], format!("{username}@relay.franking.svc"));
     assert!(data.contains_key("certificates"));
     assert_eq!(secret.type_.as_deref(), Some("servicebinding.io/smtp"));

@@ -33,6 +33,12 @@ pub async fn operator(plane: &ControlPlane, namespace: &str) -> (PathBuf, Client
     made(plane, namespace, &operator_rbac(namespace)).await
 }
 
+/// The same for an operator that may write Secrets in these namespaces and its own.
+pub async fn operator_in(plane: &ControlPlane, namespace: &str, served: &[&str]) -> (PathBuf, Client) {
+    let value = format!("rbac.namespaces={{{}}}", served.join(","));
+    made(plane, namespace, &rbac_with(namespace, &["--set", &value])).await
+}
+
 /// The same for an operator beside others, with a fleet of relays.
 pub async fn operator_apart(plane: &ControlPlane, namespace: &str) -> (PathBuf, Client) {
     made(plane, namespace, &rbac_with(namespace, &APART)).await

@@ -20,7 +20,37 @@ use super::identity::read_identity;
 use crate::ledger::audit::LEDGER_RESTORED;
 use crate::ledger::identity::{Because, State};
 use crate::ledger::incarnation::Naming;
-use crate::ledger::store::{Identity, Result};
+use crate::ledger::store::{self, Identity};
+
+/// Why there is no copy, or none in the ledger's place. It names the file that is at fault, which may be either one.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Ledger(#[from] store::Error),
+    #[error("{what} {} cannot be used: {why}", .path.display())]
+    File { what: &'static str, path: PathBuf, why: String },
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+const COPY: &str = "the copy";
+const BACKUP: &str = "the backup";
+const FOLDER: &str = "the folder of backups";
+
+fn at_fault(what: &'static str, path: &Path, why: impl Into<String>) -> Error {
+    Error::File { what, path: path.to_owned(), why: why.into() }
+}
+
+/// Says of `path` what was found wrong with a file that was opened as a ledger, under whatever name.
+fn of(what: &'static str, path: &Path, error: store::Error) -> Error {
+    match error {
+        store::Error::Unfit { why, .. } => at_fault(what, path, why),
+        store::Error::Schema { found, oldest, newest } => {
+            at_fault(what, path, format!("it has schema version {found}, and this release reads {oldest} to {newest}"))
+        }
+        error => error.into(),
+    }
+}
 
 /// A copy that is on the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,15 +71,15 @@ pub struct Restored {
 /// Copies the ledger at `path`, in use or not, to `to`.
 pub fn backup(path: &Path, to: &Path, overwrite: bool) -> Result<Copied> {
     if !overwrite && to.exists() {
-        return Err(unfit(to, "it exists; name another file, or overwrite it with --overwrite"));
+        return Err(at_fault(COPY, to, "it exists; name another file, or overwrite it with --overwrite"));
     }
     if same_file(path, to) {
-        return Err(unfit(to, "it is the ledger itself"));
+        return Err(at_fault(COPY, to, "it is the ledger itself"));
     }
     let source = file::connect_reader(path)?;
     file::check_schema(&source, path)?;
     let partial = beside(to, "partial");
-    let copied = copy(&source, &partial).and_then(|()| verify(&partial));
+    let copied = copy(&source, &partial, to).and_then(|()| verify(&partial).map_err(|error| of(COPY, to, error)));
     let identity = match copied {
         Ok(identity) => identity,
         Err(error) => {
@@ -58,30 +88,30 @@ pub fn backup(path: &Path, to: &Path, overwrite: bool) -> Result<Copied> {
             return Err(error);
         }
     };
-    put_in_place(&partial, to)?;
-    let bytes = fs::metadata(to).map_err(|error| unfit(to, error.to_string()))?.len();
+    put_in_place(&partial, to).map_err(|error| at_fault(COPY, to, not_placed(&error)))?;
+    let bytes = fs::metadata(to).map_err(|error| at_fault(COPY, to, error.to_string()))?.len();
     Ok(Copied { path: to.to_owned(), bytes, identity })
 }
 
 /// Copies all pages in one step, and so in one snapshot. In several steps a writer in another process would make it
 /// start over after each of its commits, for ever.
-fn copy(source: &Connection, to: &Path) -> Result<()> {
-    private_file(to)?;
+fn copy(source: &Connection, partial: &Path, to: &Path) -> Result<()> {
+    private_file(partial).map_err(|error| at_fault(COPY, to, format!("it cannot be written ({error})")))?;
     let failed = |error| Failure::from(error).of("copying the ledger");
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut target = Connection::open_with_flags(to, flags).map_err(failed)?;
+    let mut target = Connection::open_with_flags(partial, flags).map_err(failed)?;
     let copy = Backup::new(source, &mut target).map_err(failed)?;
     match copy.step(-1).map_err(failed)? {
         StepResult::Done => {}
-        stopped => return Err(unfit(to, format!("the copy stopped before its end ({stopped:?})"))),
+        stopped => return Err(at_fault(COPY, to, format!("it stopped before its end ({stopped:?})"))),
     }
     drop(copy);
     // One file that needs no journal beside it.
-    target.pragma_update(None, "journal_mode", "DELETE").map_err(failed)
+    Ok(target.pragma_update(None, "journal_mode", "DELETE").map_err(failed)?)
 }
 
 /// Reads the whole copy on a connection of its own.
-fn verify(path: &Path) -> Result<Identity> {
+fn verify(path: &Path) -> store::Result<Identity> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let doing = "verifying a copy of the ledger";
     let copy = Connection::open_with_flags(path, flags).map_err(|error| Failure::from(error).of(doing))?;
@@ -98,17 +128,17 @@ fn verify(path: &Path) -> Result<Identity> {
 /// Puts a backup in the ledger's place, which no process may have open, and marks it as restored.
 pub fn restore(path: &Path, from: &Path, now: Timestamp) -> Result<Restored> {
     if same_file(path, from) {
-        return Err(unfit(from, "it is the ledger itself"));
+        return Err(at_fault(BACKUP, from, "it is the ledger itself"));
     }
     if !from.is_file() {
-        return Err(unfit(from, "there is no such file"));
+        return Err(at_fault(BACKUP, from, format!("there is no such file; {}", beside_it(from))));
     }
     file::refuse_network(path)?;
     let fresh = beside(path, "restoring");
     let marked = prepare(&fresh, from, now);
     let placed = marked.and_then(|identity| {
         let aside = set_aside(path, now)?;
-        put_in_place(&fresh, path)?;
+        put_in_place(&fresh, path).map_err(|error| unfit(path, not_placed(&error)))?;
         Ok(Restored { identity, aside })
     });
     if placed.is_err() {
@@ -120,13 +150,15 @@ pub fn restore(path: &Path, from: &Path, now: Timestamp) -> Result<Restored> {
 /// Copies the backup beside the ledger, brings the copy to this release's schema and marks it as restored.
 fn prepare(fresh: &Path, from: &Path, now: Timestamp) -> Result<Identity> {
     let doing = "copying the backup";
-    fs::copy(from, fresh).map_err(|error| unfit(from, format!("it cannot be copied beside the ledger ({error})")))?;
-    let failed = |error| file::opening(fresh, error);
+    fs::copy(from, fresh)
+        .map_err(|error| at_fault(BACKUP, from, format!("it cannot be copied beside the ledger ({error})")))?;
+    let of_backup = |error| of(BACKUP, from, error);
+    let failed = |error| of_backup(file::opening(fresh, error));
     let connection = Connection::open_with_flags(fresh, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
-    let installation = file::installation_of(&connection, from)?;
+    let installation = file::installation_of(&connection, from).map_err(of_backup)?;
     drop(connection);
     let naming = Naming { installation, cluster: String::new(), incarnation: installation, state: State::Open };
-    let before = file::prepare(fresh, &naming, file::MIGRATIONS, now)?;
+    let before = file::prepare(fresh, &naming, file::MIGRATIONS, now).map_err(of_backup)?;
     let connection = Connection::open_with_flags(fresh, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
     let mark = || {
         let bytes: [u8; 16] = connection.query_row("SELECT randomblob(16)", [], |row| row.get(0))?;
@@ -144,11 +176,11 @@ fn prepare(fresh: &Path, from: &Path, now: Timestamp) -> Result<Identity> {
     };
     mark().map_err(|error| Failure::from(error).of(doing))?;
     drop(connection);
-    verify(fresh)
+    verify(fresh).map_err(of_backup)
 }
 
 /// Keeps the existing file under another name. A process that has it open holds a lock that prevents leaving WAL mode.
-fn set_aside(path: &Path, now: Timestamp) -> Result<Option<PathBuf>> {
+fn set_aside(path: &Path, now: Timestamp) -> store::Result<Option<PathBuf>> {
     match fs::metadata(path) {
         Ok(standing) if standing.len() > 0 => {}
         // It is empty: nothing is lost.
@@ -188,18 +220,23 @@ fn set_aside(path: &Path, now: Timestamp) -> Result<Option<PathBuf>> {
 }
 
 /// Renames a file into place: first its content is on the disk, then it gets its name, then the name is on the disk.
-fn put_in_place(from: &Path, to: &Path) -> Result<()> {
-    let failed = |error: io::Error| unfit(to, format!("it cannot be put in place ({error})"));
-    File::open(from).and_then(|file| file.sync_all()).map_err(failed)?;
-    fs::rename(from, to).map_err(failed)?;
-    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+fn put_in_place(from: &Path, to: &Path) -> io::Result<()> {
+    File::open(from)?.sync_all()?;
+    fs::rename(from, to)?;
+    File::open(folder_of(to))?.sync_all()
+}
+
+fn not_placed(error: &io::Error) -> String {
+    format!("it cannot be put in place ({error})")
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes a private file: the rest of an interrupted copy is overwritten.
-fn private_file(path: &Path) -> Result<()> {
-    let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-    file.map(drop).map_err(|error| unfit(path, format!("it cannot be written ({error})")))
+fn private_file(path: &Path) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).map(drop)
 }
 
 fn beside(path: &Path, what: &str) -> PathBuf {
@@ -230,7 +267,7 @@ pub fn backup_into(path: &Path, folder: &Path, keep: usize, now: Timestamp) -> R
     let mut standing = copies(folder)?;
     let superfluous = standing.len().saturating_sub(keep.max(1));
     for old in standing.drain(..superfluous) {
-        fs::remove_file(&old).map_err(|error| unfit(&old, format!("the old backup cannot be removed ({error})")))?;
+        fs::remove_file(&old).map_err(|error| at_fault(BACKUP, &old, format!("it cannot be removed ({error})")))?;
         tracing::info!(backup = %old.display(), "removed an old backup");
     }
     Ok(copied)
@@ -238,7 +275,7 @@ pub fn backup_into(path: &Path, folder: &Path, keep: usize, now: Timestamp) -> R
 
 /// Returns the copies in a folder that [`backup_into`] made, oldest first. Other files are ignored.
 fn copies(folder: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |error: io::Error| unfit(folder, format!("the folder of backups cannot be read ({error})"));
+    let failed = |error: io::Error| at_fault(FOLDER, folder, format!("it cannot be read ({error})"));
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
@@ -249,6 +286,45 @@ fn copies(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// A backup in a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub path: PathBuf,
+    pub taken_at: Timestamp,
+    pub bytes: u64,
+}
+
+/// Returns the backups in a folder that [`backup_into`] made, newest first.
+pub fn standing(folder: &Path) -> Result<Vec<Standing>> {
+    let mut found = Vec::new();
+    for path in copies(folder)?.into_iter().rev() {
+        let bytes = fs::metadata(&path).map_err(|error| at_fault(BACKUP, &path, error.to_string()))?.len();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        found.extend(taken_at(&name).map(|taken_at| Standing { path: path.clone(), taken_at, bytes }));
+    }
+    Ok(found)
+}
+
+/// Names that a sentence has room for.
+const NAMES_MAX: usize = 5;
+
+/// Says which backups there are in the folder of one that is not there.
+fn beside_it(from: &Path) -> String {
+    let folder = folder_of(from);
+    let Ok(found) = standing(folder) else { return format!("{} cannot be read as a folder", folder.display()) };
+    let names: Vec<_> = found
+        .iter()
+        .take(NAMES_MAX)
+        .filter_map(|one| one.path.file_name())
+        .map(|name| name.to_string_lossy())
+        .collect();
+    match found.len().saturating_sub(NAMES_MAX) {
+        _ if names.is_empty() => format!("there are no backups in {}", folder.display()),
+        0 => format!("{} has {}", folder.display(), names.join(", ")),
+        older => format!("{} has {} and {older} older", folder.display(), names.join(", ")),
+    }
 }
 
 fn taken_at(name: &str) -> Option<Timestamp> {

@@ -8,7 +8,7 @@ use crate::domain::credit::{Reservation, Verdict};
 use crate::domain::directory::Entry;
 use crate::domain::id::{Holder, MessageId};
 use crate::ledger::sqlite::SqliteStore;
-use crate::ledger::store::{Error, LedgerSession, Role, Store};
+use crate::ledger::store::{LedgerSession, Role, Store};
 use crate::ledger::world::{account, key, key_id, monthly, policy, policy_id};
 use crate::runtime::clock::{Clock, SystemClock};
 
@@ -167,6 +167,8 @@ async fn what_is_damaged_or_no_ledger_is_not_put_in_place() {
     for (from, why) in [(saved, ""), (other, "another program"), (place.file("nothing.db"), "no such file")] {
         let refused = restore(&place.ledger(), &from, SystemClock.now()).expect_err("it is no backup");
         assert!(shown(&refused).contains(why), "{refused}");
+        let at_fault = format!("the backup {} cannot be used: ", from.display());
+        assert!(why.is_empty() || refused.to_string().starts_with(&at_fault), "{refused}");
         assert_eq!(used(&place.ledger()).await, 200);
     }
 }
@@ -195,4 +197,28 @@ async fn the_oldest_backups_of_a_folder_give_way_and_other_files_stay() {
     assert_eq!(names.len(), 2, "{names:?}");
     assert!(names[0].ends_with(&name_at(at(120))), "{names:?}");
     assert!(folder.join("notes.txt").exists() && folder.join("ledger-mine.db").exists());
+}
+
+#[tokio::test]
+async fn who_names_a_backup_that_is_not_there_hears_which_ones_are() {
+    let place = Place::new();
+    let folder = place.file("backups");
+    let missing = folder.join("ledger-20200101T000000Z.db");
+    let hears = || restore(&place.ledger(), &missing, SystemClock.now()).expect_err("it is not there").to_string();
+    assert!(
+        hears().ends_with(&format!("no such file; {} cannot be read as a folder", folder.display())),
+        "{}",
+        hears()
+    );
+    fs::create_dir(&folder).expect("made");
+    assert!(hears().ends_with(&format!("there are no backups in {}", folder.display())), "{}", hears());
+    let at = |second: i64| Timestamp::from_second(1_795_000_000 + second).expect("a time");
+    for second in 0..7 {
+        backup_into(&place.ledger(), &folder, 10, at(second)).expect("copied");
+    }
+    let newest: Vec<String> = (2..7).rev().map(|second| name_at(at(second))).collect();
+    assert!(hears().ends_with(&format!(" has {} and 2 older", newest.join(", "))), "{}", hears());
+    let found = standing(&folder).expect("read");
+    assert_eq!(found.iter().map(|one| one.taken_at).collect::<Vec<_>>(), (0..7).rev().map(at).collect::<Vec<_>>());
+    assert!(found.iter().all(|one| one.bytes > 0));
 }

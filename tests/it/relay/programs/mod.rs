@@ -10,7 +10,9 @@ mod msmtp;
 mod nodemailer;
 mod python;
 mod satellite;
+mod sink_example;
 mod smarthost;
+mod snippets;
 mod swaks;
 mod uris;
 
