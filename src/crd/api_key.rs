@@ -48,6 +48,9 @@ use crate::domain::sender::SenderPattern;
         priority = 1
     ),
     printcolumn(name = "Secret", type_ = "string", json_path = ".status.binding.name", priority = 1),
+    printcolumn(name = "Policy", type_ = "string", json_path = ".status.policy", priority = 1),
+    printcolumn(name = "Networks", type_ = "integer", json_path = ".status.networks", priority = 1),
+    printcolumn(name = "Expires", type_ = "string", json_path = ".spec.expiresAt", priority = 1),
     printcolumn(name = "Last used", type_ = "date", json_path = ".status.lastUsedAt", priority = 1)
 )]
 #[cfg_attr(test, kube(cel))]
@@ -159,6 +162,14 @@ pub struct SubAccountApiKeyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 31))]
     pub username: Option<String>,
+    /// Policy of the account, whose plan this key sends by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub policy: Option<String>,
+    /// Number of networks in allowFrom. 0 means that the key may be used from anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub networks: Option<i64>,
     /// Current state of sending, for people: yes; no (the condition Ready gives the reason); no credits, and until
     /// when; no relay; upstream away. It is updated with a delay.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -251,6 +251,7 @@ impl Context {
         let (calendar, domains) = policy.map(|spec| (spec.pool.calendar, spec.sender_domains)).unzip();
         Ok(Some(key_observed::Account {
             id: id.into(),
+            policy: account.spec.policy_ref.name.clone(),
             programmed,
             refusal,
             stalled: is_true(conditions, ConditionType::Stalled),

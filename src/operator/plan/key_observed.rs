@@ -39,6 +39,8 @@ pub struct Observed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     pub id: AccountId,
+    /// Name of its policy.
+    pub policy: String,
     /// True if the directory allows it to send.
     pub programmed: bool,
     /// Message from its own conditions if it may not send.

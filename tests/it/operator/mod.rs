@@ -4,6 +4,7 @@
 //! away or count its writes have a control plane of their own, one after the other.
 
 mod crash;
+mod columns;
 mod credits;
 mod deposed;
 mod fairness;

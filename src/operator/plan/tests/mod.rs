@@ -190,6 +190,7 @@ impl Scene {
     fn new(more: Value) -> Self {
         let account = key_observed::Account {
             id: AccountId(Uuid::from_u128(2)),
+            policy: "plan".to_owned(),
             programmed: true,
             refusal: None,
             stalled: false,
