@@ -25,6 +25,7 @@
 //! | key.revoked, key.reinstated | as the names say | |
 //! | ledger.restored | a backup was put in place (by the command) | from, to: incarnations |
 //! | ledger.accepted, ledger.opened | an administrator accepted a replaced ledger; it was rebuilt | was, installation, incarnation |
+//! | ledger.moved | it came from another engine (by the command) | from, move |
 //! | lot.raised | a replaced ledger was raised to what is known to be used | lot, source, period, from, to, granted |
 //! | key.network | a key logged in from a network that is not known for it (by `relay`); at most 64 a day per key | network, number, forgotten: the network whose place it takes |
 //! | key.issued, key.rotated | a first, another credential became the current one | staged, previous |
@@ -75,6 +76,7 @@ pub const LOT_RAISED: &str = "lot.raised";
 pub const LEDGER_RESTORED: &str = "ledger.restored";
 pub const LEDGER_ACCEPTED: &str = "ledger.accepted";
 pub const LEDGER_OPENED: &str = "ledger.opened";
+pub const LEDGER_MOVED: &str = "ledger.moved";
 
 /// The actor for top-ups and for sessions that are given up: no user asked for it at that moment.
 pub const LEDGER: &str = "ledger";

@@ -27,6 +27,7 @@ pub mod seal;
 pub mod session;
 pub mod sqlite;
 pub mod store;
+pub mod transfer;
 
 use std::sync::Arc;
 

@@ -325,7 +325,9 @@ async fn what_somebody_edits_or_deletes_is_put_right_and_what_stands_is_not_writ
     scene.until(&name, "the config again", |found: Option<&Secret>| (found?.data == secret).then_some(())).await;
 
     // What others add is theirs.
-    scene.patch::<PodDisruptionBudget>(&name, json!({"metadata": {"annotations": {"example.com/theirs": "kept"}}})).await;
+    scene
+        .patch::<PodDisruptionBudget>(&name, json!({"metadata": {"annotations": {"example.com/theirs": "kept"}}}))
+        .await;
     scene.leave().await;
     let before = scene.written().await;
     let seen = scene.fleet().pass().await.expect("a pass");

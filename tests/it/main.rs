@@ -19,6 +19,7 @@ mod image;
 mod kills;
 mod leader;
 mod meters;
+mod moves;
 mod operator;
 mod pod;
 mod process;

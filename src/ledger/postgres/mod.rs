@@ -10,6 +10,7 @@
 //! And it never cancels a statement: a call that takes too long loses its connection.
 
 mod address;
+pub mod copy;
 mod denied_sender;
 mod durability;
 mod failure;
@@ -32,6 +33,7 @@ mod retire;
 mod rows;
 mod schema;
 mod settle;
+pub mod target;
 mod trouble;
 mod tx;
 mod wire;
