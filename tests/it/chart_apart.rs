@@ -210,3 +210,72 @@ fn the_service_is_the_same_with_either_engine() {
         }
     }
 }
+
+/// The Job that moves a SQLite ledger into the database: beside the fleet, as narrow as every pod, and a new one where
+/// what it runs has changed, because a Job cannot be.
+#[test]
+fn a_ledger_is_moved_by_a_job_that_has_the_claim_the_database_and_no_token() {
+    let plane = ControlPlane::shared();
+    let namespace = "chart-move";
+    restricted(plane, namespace);
+    let manifests = |more: &str| {
+        let yaml = format!(
+            "{{ledger: {{engine: postgres, moveFrom: ledger-franking-0, postgres: {{secretName: db}}}}, \
+             networkPolicy: {{egress: true}}, {more}}}"
+        );
+        render(namespace, &["--values", &values("apart-move", "values", &yaml)])
+    };
+    let job = |more: &str| {
+        let objects = objects(&manifests(more));
+        objects.into_iter().find(|object| object["kind"] == "Job").expect("a Job")
+    };
+    let text = manifests("");
+    accepted_without_a_warning(plane, "move", &text);
+    let standing = job("");
+    let mut pod = standing["spec"]["template"].clone();
+    (pod["apiVersion"], pod["kind"]) = ("v1".into(), "Pod".into());
+    (pod["metadata"]["name"], pod["metadata"]["namespace"]) = ("franking-move-0".into(), namespace.into());
+    accepted_without_a_warning(plane, "move", &pod.to_string());
+
+    let spec = &standing["spec"]["template"]["spec"];
+    assert_eq!(spec["automountServiceAccountToken"], false);
+    let volumes = spec["volumes"].as_array().expect("volumes");
+    let names: Vec<&str> = volumes.iter().map(|volume| volume["name"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["settings", "database", "ledger", "tmp"]);
+    assert_eq!(volumes[2]["persistentVolumeClaim"]["claimName"], "ledger-franking-0");
+    let arguments = spec["containers"][0]["args"].as_array().expect("arguments");
+    assert_eq!(arguments[..4], ["ledger", "move", "--from", "/var/lib/franking/ledger.db"]);
+    // Mail must not be sent to it, and nothing reaches it.
+    let objects = objects(&text);
+    let labels = &standing["spec"]["template"]["metadata"]["labels"];
+    for service in objects.iter().filter(|object| object["kind"] == "Service") {
+        let selector = service["spec"]["selector"].as_object().expect("a selector");
+        assert!(selector.iter().any(|(key, value)| labels[key] != *value), "{selector:?}");
+    }
+    let policy = &object(&objects, "NetworkPolicy", "franking-move")["spec"];
+    let selected = policy["podSelector"]["matchLabels"].as_object().expect("labels");
+    assert!(selected.iter().all(|(key, value)| labels[key] == *value), "{selected:?}");
+    assert!(policy.get("ingress").is_none(), "{policy}");
+
+    assert_eq!(job(""), standing);
+    let another = job("image: {tag: '2'}");
+    assert_ne!(another["metadata"]["name"], standing["metadata"]["name"]);
+    assert!(rendered("apart-move", "none", GOOD[0].1, "mail").iter().all(|object| object["kind"] != "Job"));
+}
+
+#[test]
+fn a_move_that_cannot_be_is_refused_with_what_to_do() {
+    for (wrong, named) in [
+        ("ledger.moveFrom=ledger-franking-0", "there is no way back"),
+        (
+            "ledger.engine=postgres,ledger.postgres.secretName=db,ledger.moveFrom=ledger-franking-0,\
+             ledger.volume.retain=false",
+            "the claim would be deleted",
+        ),
+        ("ledger.engine=postgres,ledger.postgres.secretName=db,ledger.moveFrom=Ledger_0", "/ledger/moveFrom"),
+    ] {
+        let output = ControlPlane::shared().helm(&["template", "franking", CHART, "--set", wrong]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(named), "{wrong}: {said}");
+    }
+}
