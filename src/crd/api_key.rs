@@ -59,6 +59,10 @@ use crate::domain::sender::SenderPattern;
     "!has(self.plainListener) || !self.plainListener || (has(self.allowFrom) && self.allowFrom.size() > 0)"
 ).message("plainListener sends the password in clear text: name the networks that may use it in allowFrom"))]
 #[x_kube(validation = Rule::new(
+    "!has(self.secret) || !has(self.secret.existing) || !has(self.rotation) \
+     || (!has(self.rotation.every) && !has(self.rotation.restartedAt))"
+).message("secret.existing brings the password: leave rotation.every and rotation.restartedAt out, and change that Secret"))]
+#[x_kube(validation = Rule::new(
     "(has(self.secret) && has(self.secret.type) ? self.secret.type : 'servicebinding.io/smtp') == \
      (has(oldSelf.secret) && has(oldSelf.secret.type) ? oldSelf.secret.type : 'servicebinding.io/smtp')"
 ).message("secret.type cannot be changed, because Kubernetes does not change the type of a Secret: make a new key"))]
@@ -297,6 +301,13 @@ impl SubAccountApiKeySpec {
                 "plainListener sends the password in clear text; name the networks that may use it",
             ));
         }
+        let secret = self.secret.clone().unwrap_or_default().check(name)?;
+        let rotation = self.rotation.clone().unwrap_or_default().check()?;
+        if secret.existing.is_some() && (rotation.every.is_some() || rotation.restarted_at.is_some()) {
+            let fix =
+                "leave every and restartedAt out; the password is that of spec.secret.existing, so change that Secret";
+            return Err(Problem::new("spec.rotation", fix));
+        }
         Ok(CheckedKey {
             account: self.sub_account_ref.check("spec.subAccountRef")?,
             allow_from,
@@ -306,8 +317,8 @@ impl SubAccountApiKeySpec {
             rate: self.rate_limit.map(|rate| rate.check("spec.rateLimit")).transpose()?,
             expires_at: self.expires_at.as_deref().map(|text| check_time(text, "spec.expiresAt")).transpose()?,
             revoked: self.revoked,
-            rotation: self.rotation.clone().unwrap_or_default().check()?,
-            secret: self.secret.clone().unwrap_or_default().check(name)?,
+            rotation,
+            secret,
         })
     }
 }

@@ -146,6 +146,7 @@ enum Of {
     Account,
     Key,
     AccountAndKey,
+    PolicyAndKey,
     /// The ConfigMap in which an administrator accepts a replaced ledger.
     Installation,
 }
@@ -276,10 +277,11 @@ impl Reason {
                 "name senders that they permit; the policy's domains are the platform team's to change",
             ),
             Self::SecretNotFound | Self::SecretNotLabelled | Self::SecretInvalid => Remedy::on_ready(
-                Of::Policy,
-                "the upstream's credentials, or the client certificate for it: missing, without the label \
-                 `franking.io/use: \"true\"`, or incomplete",
-                "make it right in the operator's namespace",
+                Of::PolicyAndKey,
+                "of a policy, the upstream's credentials or the client certificate for it; of a key, the Secret that \
+                 `secret.existing` names: missing, without the label `franking.io/use: \"true\"`, or incomplete, such as a \
+                 password of fewer than 16 characters",
+                "make it right in the operator's namespace, or in the key's",
             ),
             Self::SecretConflict => Remedy::on_ready(
                 Of::Key,
@@ -418,6 +420,7 @@ impl Of {
             Self::Account => "account",
             Self::Key => "key",
             Self::AccountAndKey => "account, key",
+            Self::PolicyAndKey => "policy, key",
             Self::Installation => "ConfigMap of the installation",
         }
     }

@@ -215,6 +215,7 @@ impl Context {
             entry,
             account: if leaving || revoked { None } else { self.account_of(key, &name, &namespace.uid).await? },
             namespace,
+            existing: if leaving || revoked { None } else { self.existing_secret(key, &name).await? },
             secret,
             others,
             endpoint,

@@ -35,11 +35,12 @@ use crate::operator::watch::marks::{
     account_facts, account_marks, key_facts, key_marks, login_marks, namespace_marks, own_mark, policy_marks,
     secret_marks,
 };
+use crate::operator::watch::passwords::{Keys, Passwords};
 use crate::operator::watch::work_queue::Cause;
 use crate::operator::watch::work_queue::WorkQueues;
 
-/// Number of watches: the three kinds, namespaces, our Secrets, and the upstreams' logins.
-const KINDS: usize = 6;
+/// Number of watches: the three kinds, namespaces, our Secrets, the upstreams' logins, and users' own passwords.
+const KINDS: usize = 7;
 
 /// The state known from the watches.
 pub struct References {
@@ -193,21 +194,34 @@ impl References {
         self.departures().remove(policy);
     }
 
-    /// Follows all six kinds until the future is dropped.
+    /// Follows all of them until the future is dropped.
     pub async fn watch(&self, client: &Client, namespace: &str, writers: Writers, queues: &WorkQueues) {
         let all = watcher::Config::default;
         let ours = all().labels(&format!("{}={}", meta::MANAGED_BY, meta::MANAGER));
         let usable = all().labels(&format!("{}=true", meta::USE_LABEL));
         let api = client.clone();
         let feed = &Feed { references: self, queues };
+        let passwords = &Passwords { keys: self, queues };
         tokio::join!(
             follow("CreditPolicy", Api::all(api.clone()), all(), Some(writers.policies), policy_marks, feed),
             follow("SubAccount", Api::all(api.clone()), all(), Some(writers.accounts), account_marks, feed),
             follow("SubAccountApiKey", Api::all(api.clone()), all(), Some(writers.keys), key_marks, feed),
             follow("Namespace", Api::all(api.clone()), all(), Some(writers.namespaces), namespace_marks, feed),
             follow("Secret", Api::all(api.clone()), ours, None, secret_marks, feed),
+            follow("password", Api::all(api.clone()), usable.clone(), None, secret_marks, passwords),
             follow("login", Api::namespaced(api, namespace), usable, Some(writers.logins), login_marks, feed),
         );
+    }
+}
+
+impl Keys for References {
+    fn keys_that(&self, namespace: &str, wanted: impl Fn(&SubAccountApiKey) -> bool) -> Vec<Name> {
+        let names = self.index(|index| index.keys_in_namespace(namespace));
+        names.into_iter().filter(|name| self.key(name).is_some_and(|key| wanted(&key))).collect()
+    }
+
+    fn listed(&self) {
+        self.listed.send_modify(|listed| *listed += 1);
     }
 }
 

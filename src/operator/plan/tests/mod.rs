@@ -206,6 +206,7 @@ impl Scene {
             account: Some(account),
             secret: None,
             others: Vec::new(),
+            existing: None,
             endpoint: endpoint(),
             hash_key: hash_key(),
             rebuilding: false,
