@@ -1,6 +1,8 @@
 //! `franking`: one binary, with a subcommand for each role. This file builds the roles' dependencies and hands them
 //! over; the work of a role is in its room.
 
+#[path = "main/moving.rs"]
+mod moving;
 #[path = "main/trail.rs"]
 mod trail;
 #[path = "main/upkeep.rs"]

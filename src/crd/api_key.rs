@@ -48,6 +48,9 @@ use crate::domain::sender::SenderPattern;
         priority = 1
     ),
     printcolumn(name = "Secret", type_ = "string", json_path = ".status.binding.name", priority = 1),
+    printcolumn(name = "Policy", type_ = "string", json_path = ".status.policy", priority = 1),
+    printcolumn(name = "Networks", type_ = "integer", json_path = ".status.networks", priority = 1),
+    printcolumn(name = "Expires", type_ = "string", json_path = ".spec.expiresAt", priority = 1),
     printcolumn(name = "Last used", type_ = "date", json_path = ".status.lastUsedAt", priority = 1)
 )]
 #[cfg_attr(test, kube(cel))]
@@ -55,6 +58,10 @@ use crate::domain::sender::SenderPattern;
 #[x_kube(validation = Rule::new(
     "!has(self.plainListener) || !self.plainListener || (has(self.allowFrom) && self.allowFrom.size() > 0)"
 ).message("plainListener sends the password in clear text: name the networks that may use it in allowFrom"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.secret) || !has(self.secret.existing) || !has(self.rotation) \
+     || (!has(self.rotation.every) && !has(self.rotation.restartedAt))"
+).message("secret.existing brings the password: leave rotation.every and rotation.restartedAt out, and change that Secret"))]
 #[x_kube(validation = Rule::new(
     "(has(self.secret) && has(self.secret.type) ? self.secret.type : 'servicebinding.io/smtp') == \
      (has(oldSelf.secret) && has(oldSelf.secret.type) ? oldSelf.secret.type : 'servicebinding.io/smtp')"
@@ -159,6 +166,14 @@ pub struct SubAccountApiKeyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 31))]
     pub username: Option<String>,
+    /// Policy of the account, whose plan this key sends by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub policy: Option<String>,
+    /// Number of networks in allowFrom. 0 means that the key may be used from anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub networks: Option<i64>,
     /// Current state of sending, for people: yes; no (the condition Ready gives the reason); no credits, and until
     /// when; no relay; upstream away. It is updated with a delay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -286,6 +301,13 @@ impl SubAccountApiKeySpec {
                 "plainListener sends the password in clear text; name the networks that may use it",
             ));
         }
+        let secret = self.secret.clone().unwrap_or_default().check(name)?;
+        let rotation = self.rotation.clone().unwrap_or_default().check()?;
+        if secret.existing.is_some() && (rotation.every.is_some() || rotation.restarted_at.is_some()) {
+            let fix =
+                "leave every and restartedAt out; the password is that of spec.secret.existing, so change that Secret";
+            return Err(Problem::new("spec.rotation", fix));
+        }
         Ok(CheckedKey {
             account: self.sub_account_ref.check("spec.subAccountRef")?,
             allow_from,
@@ -295,8 +317,8 @@ impl SubAccountApiKeySpec {
             rate: self.rate_limit.map(|rate| rate.check("spec.rateLimit")).transpose()?,
             expires_at: self.expires_at.as_deref().map(|text| check_time(text, "spec.expiresAt")).transpose()?,
             revoked: self.revoked,
-            rotation: self.rotation.clone().unwrap_or_default().check()?,
-            secret: self.secret.clone().unwrap_or_default().check(name)?,
+            rotation,
+            secret,
         })
     }
 }

@@ -60,7 +60,10 @@ pub use problem::Problem;
 pub use rate::{Per, RateLimit, slower};
 pub use reason::Reason;
 pub use reference::{LocalRef, is_dns_label, is_dns_subdomain, is_object_name};
-pub use secret::{CheckedSecret, ENV_KEYS, Preset, SECRET_KEYS, SECRET_TYPE, SecretMetadata, SecretSpec};
+pub use secret::{
+    CheckedExisting, CheckedSecret, ENV_KEYS, ExistingSecret, Preset, SECRET_KEYS, SECRET_TYPE, SecretMetadata,
+    SecretSpec,
+};
 pub use selector::NamespaceRule;
 pub use sub_account::{
     AccountState, CheckedAccount, DeletionPolicy, KeyCounts, SubAccount, SubAccountSpec, SubAccountStatus,

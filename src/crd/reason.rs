@@ -146,6 +146,7 @@ enum Of {
     Account,
     Key,
     AccountAndKey,
+    PolicyAndKey,
     /// The ConfigMap in which an administrator accepts a replaced ledger.
     Installation,
 }
@@ -277,10 +278,11 @@ impl Reason {
                 "list senders that they permit; only the platform team can change the policy's domains",
             ),
             Self::SecretNotFound | Self::SecretNotLabelled | Self::SecretInvalid => Remedy::on_ready(
-                Of::Policy,
-                "the Secret with the upstream's credentials or the client certificate is missing, lacks the label \
-                 `franking.io/use: \"true\"`, or is incomplete",
-                "correct the Secret in the operator's namespace",
+                Of::PolicyAndKey,
+                "the Secret with the upstream's credentials or the client certificate of a policy, or the Secret that \
+                 `secret.existing` of a key names, is missing, lacks the label `franking.io/use: \"true\"`, or is \
+                 incomplete, such as a password of fewer than 16 characters",
+                "correct the Secret, which is in the operator's namespace for a policy, and in the key's for a key",
             ),
             Self::SecretConflict => Remedy::on_ready(
                 Of::Key,
@@ -421,6 +423,7 @@ impl Of {
             Self::Account => "account",
             Self::Key => "key",
             Self::AccountAndKey => "account, key",
+            Self::PolicyAndKey => "policy, key",
             Self::Installation => "ConfigMap of the installation",
         }
     }

@@ -38,6 +38,8 @@ pub const ENV_KEYS: [&str; 7] =
 /// Layout of the Secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.existing) || !has(self.name) || self.existing.name != self.name")
+    .message("existing names a Secret of your own, which this key reads: name another one than the one that it writes"))]
 #[x_kube(validation = Rule::new(
     "!has(self.presets) || !('env' in self.presets) || !has(self.template) || !self.template.exists(key, \
      key in ['SMTP_HOST', 'SMTP_PORT', 'SMTP_USERNAME', 'SMTP_PASSWORD', 'SMTP_URL', 'SMTP_CA', 'SMTP_FROM'])"
@@ -96,6 +98,30 @@ pub struct SecretSpec {
          franking's own: choose other names for the keys of template"
     ))]
     pub template: BTreeMap<String, String>,
+    /// A Secret of your own that brings the password, for a device whose password cannot be changed, or for a secrets
+    /// manager. It is never written to; its changes are followed, and the password before works for
+    /// rotation.overlap. Setting this requires the verb get on that Secret. If it is removed, the password stays until
+    /// the next rotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub existing: Option<ExistingSecret>,
+}
+
+/// A Secret that brings a password. It is in the namespace of the key and has the label franking.io/use: "true".
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExistingSecret {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
+        .message("write the name of your Secret: lower-case letters, digits, - and ."))]
+    pub name: String,
+    /// Key of the password in it; password if absent. The password has 16 to 128 printable ASCII characters, without
+    /// spaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')")
+        .message("write the key of a Secret: letters, digits, -, _ and ."))]
+    pub key: Option<String>,
 }
 
 /// Labels and annotations of the Secret.
@@ -132,6 +158,34 @@ pub struct CheckedSecret {
     pub annotations: BTreeMap<String, String>,
     pub presets: Vec<Preset>,
     pub template: BTreeMap<String, Template>,
+    pub existing: Option<CheckedExisting>,
+}
+
+/// The place of a password of the user's own, in the key's namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedExisting {
+    pub name: String,
+    pub key: String,
+}
+
+impl ExistingSecret {
+    /// Checks the place. `own` is the name of the Secret that the key writes.
+    fn check(&self, own: &str) -> Result<CheckedExisting, Problem> {
+        let wrong = |fix| Problem::new("spec.secret.existing.name", fix);
+        if !is_object_name(&self.name) {
+            return Err(wrong("write the name of a Secret: lower-case letters, digits, - and ."));
+        }
+        if self.name == own {
+            return Err(wrong("name another Secret; the key writes this one itself"));
+        }
+        let key = self.key.as_deref().unwrap_or("password");
+        let is_key = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if key.is_empty() || key.len() > 253 || !key.bytes().all(is_key) {
+            let fix = "write the key of a Secret: letters, digits, -, _ and .";
+            return Err(Problem::new("spec.secret.existing.key", fix));
+        }
+        Ok(CheckedExisting { name: self.name.clone(), key: key.to_owned() })
+    }
 }
 
 impl SecretSpec {
@@ -165,6 +219,7 @@ impl SecretSpec {
             annotations: metadata.annotations,
             presets,
             template: self.check_template()?,
+            existing: self.existing.as_ref().map(|existing| existing.check(name)).transpose()?,
         })
     }
 

@@ -58,12 +58,15 @@ impl SubAccountApiKeySpec {
         let force = rotation.is_some_and(|rotation: &Rotation| rotation.force);
         let secret = self.secret.as_ref();
         let metadata = secret.and_then(|secret| secret.metadata.as_ref());
+        let existing = secret.and_then(|secret| secret.existing.as_ref());
         Settings::of([
             ("rotation.every", json!(rotation.map(|rotation| &rotation.every))),
             ("rotation.force", switch(force)),
             ("rotation.overlap", json!(rotation.map(|rotation| &rotation.overlap))),
             ("rotation.restartedAt", json!(rotation.map(|rotation| &rotation.restarted_at))),
             ("secret.adopt", switch(secret.is_some_and(|secret| secret.adopt))),
+            ("secret.existing.key", json!(existing.map(|existing| &existing.key))),
+            ("secret.existing.name", json!(existing.map(|existing| &existing.name))),
             ("secret.metadata.annotations", digests(metadata.map(|metadata| &metadata.annotations))),
             ("secret.metadata.labels", texts(metadata.map(|metadata| &metadata.labels))),
             ("secret.name", json!(secret.map(|secret| &secret.name))),

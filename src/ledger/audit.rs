@@ -24,6 +24,7 @@
 //! | key.revoked, key.reinstated | as the names say | |
 //! | ledger.restored | a backup was put in place (by the command) | from, to: incarnations |
 //! | ledger.accepted, ledger.opened | an administrator accepted a replaced ledger; it was rebuilt | was, installation, incarnation |
+//! | ledger.moved | it came from another engine (by the command) | from, move |
 //! | lot.raised | a replaced ledger was raised to what is known to be used | lot, source, period, from, to, granted |
 //! | ledger.sealed | the messages of an old day became sums (by `ledger`, PostgreSQL) | day, messages |
 //! | session.given_up | a session was silent for too long (by `ledger`) | role, name |
@@ -79,6 +80,7 @@ pub const LEDGER_RESTORED: &str = "ledger.restored";
 pub const LEDGER_ACCEPTED: &str = "ledger.accepted";
 pub const LEDGER_OPENED: &str = "ledger.opened";
 pub const LEDGER_SEALED: &str = "ledger.sealed";
+pub const LEDGER_MOVED: &str = "ledger.moved";
 
 /// The actor for top-ups and for sessions that are given up: no user asked for it at that moment.
 pub const LEDGER: &str = "ledger";

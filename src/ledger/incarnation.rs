@@ -102,6 +102,15 @@ impl Replaced {
         }
     }
 
+    /// Returns true if the ledger is held already. It is not held again: what was judged may be an empty ledger that
+    /// another one was moved into since.
+    pub fn is_held(&self) -> bool {
+        match self {
+            Self::Held(_) => true,
+            Self::Installation { .. } | Self::Cluster { .. } | Self::Incarnation { .. } | Self::WentBack => false,
+        }
+    }
+
     /// Describes it, as the end of "the ledger …".
     pub fn sentence(&self) -> String {
         match self {

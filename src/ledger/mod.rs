@@ -26,6 +26,7 @@ pub mod seal;
 pub mod session;
 pub mod sqlite;
 pub mod store;
+pub mod transfer;
 /// The fixture of the suite in `tests/it/ledger`, for the engines' and the rules' own tests.
 #[cfg(test)]
 #[path = "../../tests/it/ledger/world.rs"]

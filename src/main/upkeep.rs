@@ -17,7 +17,7 @@ use franking::runtime::telemetry;
 use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 
-use super::{FAILED, REFUSED, fail, say, trail};
+use super::{FAILED, REFUSED, fail, moving, say, trail};
 
 /// Delay before the next try after a failed backup.
 const RETRY: SignedDuration = SignedDuration::from_mins(1);
@@ -43,6 +43,7 @@ pub async fn run(settings: &Settings, command: LedgerCommand) -> Result<ExitCode
             }
             Some(every) => keep_backing_up(settings, &folder, keep, every).await,
         },
+        LedgerCommand::Move { from, abandon } => moving::run(settings, &from, abandon).await,
         LedgerCommand::Restore { file } => {
             let path = file_of(settings)?.to_owned();
             let now = SystemClock.now();

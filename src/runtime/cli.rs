@@ -75,7 +75,7 @@ pub enum Command {
     Prepare,
     /// Print the CustomResourceDefinitions
     Crds,
-    /// Check, bill, audit, back up or restore the ledger
+    /// Check, bill, audit, back up, move or restore the ledger
     #[command(subcommand)]
     Ledger(LedgerCommand),
 }
@@ -111,6 +111,15 @@ pub enum LedgerCommand {
         /// Make no copy: print the copies in the folder, newest first
         #[arg(long, conflicts_with_all = ["keep", "every"])]
         list: bool,
+    },
+    /// Move a SQLite ledger into the PostgreSQL database of the settings; no mail is charged until that is done
+    Move {
+        /// File of the SQLite ledger
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// Take back a ledger whose move did not come to its end
+        #[arg(long)]
+        abandon: bool,
     },
     /// Replace a SQLite ledger that no process has open by a backup; mail waits until the ledger is accepted
     Restore {
@@ -222,6 +231,7 @@ mod tests {
             ("franking prepare --accept-empty-ledger", "--accept-empty-ledger"),
             ("franking ledger", "subcommand"),
             ("franking ledger backup", "<FILE>"),
+            ("franking ledger move", "--from"),
             ("franking ledger backups /b --keep 0", "--keep"),
             ("franking ledger backups /b --every often", "6h"),
             ("franking ledger backups /b --every 5s", "the least is 1m"),

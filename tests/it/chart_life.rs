@@ -52,6 +52,17 @@ fn accounts_outlive_every_upgrade_and_the_chart_itself() {
     assert_ne!(template(), first);
     kept(&plane);
 
+    // Another engine, and back: clients find the relay where it was.
+    let address = || read(&plane, &["service", "franking-relay"], "{.metadata.uid} {.spec.clusterIP}");
+    let before = address();
+    assert!(before.contains(' ') && !before.ends_with(' '), "{before}");
+    helm(&plane, "upgrade", &["--set", "ledger.engine=postgres,ledger.postgres.secretName=ledger-app"]);
+    assert!(read(&plane, &["statefulset"], "{.items}").trim() == "[]", "the one pod stays beside the others");
+    assert_eq!(address(), before);
+    helm(&plane, "upgrade", &[]);
+    assert_eq!(address(), before);
+    kept(&plane);
+
     // Neither a change of mind about the definitions nor the end of the release takes accounts away.
     helm(&plane, "upgrade", &["--set", "crds.install=false"]);
     kept(&plane);

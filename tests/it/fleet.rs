@@ -17,7 +17,7 @@ use franking::runtime::config;
 use franking::runtime::metrics::Registry;
 use franking::runtime::relay_config::{InstallationKeys, KeyBytes, LedgerAddress};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -191,7 +191,6 @@ impl Scene {
             budget.metadata.generation,
             budget.metadata.annotations,
             budget.uid(),
-            self.api::<Service>().get(&name).await.expect("a Service").resource_version(),
             self.api::<Secret>().get(&name).await.expect("a Secret").resource_version(),
             self.api::<Secret>().get(&format!("{name}-tls")).await.expect("a Secret").resource_version(),
         ])
@@ -251,7 +250,6 @@ async fn a_fleet_is_made_from_the_config_map_and_rolls_when_it_changes() {
     // All of it goes with the ConfigMap.
     let owners = [
         scene.api::<Deployment>().get(&name).await.expect("a Deployment").owner_references().to_vec(),
-        scene.api::<Service>().get(&name).await.expect("a Service").owner_references().to_vec(),
         scene.api::<PodDisruptionBudget>().get(&name).await.expect("a budget").owner_references().to_vec(),
         scene.api::<Secret>().get(&name).await.expect("a Secret").owner_references().to_vec(),
         scene.api::<Secret>().get(&format!("{name}-tls")).await.expect("a Secret").owner_references().to_vec(),
@@ -314,13 +312,6 @@ async fn what_somebody_edits_or_deletes_is_put_right_and_what_stands_is_not_writ
             (found.metadata.generation? >= 3 && found.spec.as_ref()?.replicas? == 2).then_some(())
         })
         .await;
-    scene.patch::<Service>(&name, json!({"spec": {"selector": {"app.kubernetes.io/component": "else"}}})).await;
-    scene
-        .until(&name, "the selector again", |found: Option<&Service>| {
-            let selector = found?.spec.as_ref()?.selector.as_ref()?;
-            (selector["app.kubernetes.io/component"] == "relay").then_some(())
-        })
-        .await;
     let budget = scene.api::<PodDisruptionBudget>().get(&name).await.expect("a budget").uid();
     scene.delete::<PodDisruptionBudget>(&name).await;
     scene
@@ -334,14 +325,16 @@ async fn what_somebody_edits_or_deletes_is_put_right_and_what_stands_is_not_writ
     scene.until(&name, "the config again", |found: Option<&Secret>| (found?.data == secret).then_some(())).await;
 
     // What others add is theirs.
-    scene.patch::<Service>(&name, json!({"metadata": {"annotations": {"example.com/theirs": "kept"}}})).await;
+    scene
+        .patch::<PodDisruptionBudget>(&name, json!({"metadata": {"annotations": {"example.com/theirs": "kept"}}}))
+        .await;
     scene.leave().await;
     let before = scene.written().await;
     let seen = scene.fleet().pass().await.expect("a pass");
     assert_eq!(seen.state.refused, None);
     assert_eq!(scene.written().await, before, "a new leader wrote what stood");
-    let service = scene.api::<Service>().get(&name).await.expect("a Service");
-    assert_eq!(service.annotations()["example.com/theirs"], "kept");
+    let budget = scene.api::<PodDisruptionBudget>().get(&name).await.expect("a budget");
+    assert_eq!(budget.annotations()["example.com/theirs"], "kept");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -398,7 +391,6 @@ async fn the_fleet_goes_with_its_config_map_and_nobody_makes_it_again() {
     scene.said("no ConfigMap", |state| state.refused.as_ref()?.contains("there is no ConfigMap").then_some(())).await;
     let gone = |what: &str| format!("{what} gone");
     scene.until(&name, &gone("Deployment"), |found: Option<&Deployment>| found.is_none().then_some(())).await;
-    scene.until(&name, &gone("Service"), |found: Option<&Service>| found.is_none().then_some(())).await;
     scene.until(&name, &gone("budget"), |found: Option<&PodDisruptionBudget>| found.is_none().then_some(())).await;
     scene.until(&name, &gone("Secret"), |found: Option<&Secret>| found.is_none().then_some(())).await;
     let certificate = format!("{name}-tls");
@@ -414,20 +406,24 @@ async fn the_fleet_goes_with_its_config_map_and_nobody_makes_it_again() {
 async fn an_object_of_somebody_elses_is_not_touched_and_its_name_is_taken_when_it_goes() {
     let mut scene = Scene::new("fleet-foreign").await;
     let name = scene.name();
-    // As an upgrade from one pod finds it: helm takes the old Service away after it has made everything new.
-    let theirs = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": scene.namespace},
-                        "spec": {"ports": [{"port": 25}]}});
+    let theirs = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+                        "metadata": {"name": name, "namespace": scene.namespace}, "spec": {"maxUnavailable": 1}});
     succeeded(ControlPlane::shared().kubectl_stdin(&["create", "-f", "-"], &theirs.to_string()));
-    let before = scene.api::<Service>().get(&name).await.expect("their Service").resource_version();
+    let budgets = scene.api::<PodDisruptionBudget>();
+    // Without what its controller says of it.
+    let spec = |budget: PodDisruptionBudget| (budget.metadata.generation, budget.metadata.annotations, budget.spec);
+    let before = spec(budgets.get(&name).await.expect("their budget"));
     let seen = scene.fleet().pass().await.expect("a pass");
     let refused = seen.state.refused.expect("it is said");
-    assert!(refused.contains(&format!("Service fleet-foreign/{name} is somebody else's")), "{refused}");
-    assert_eq!(scene.api::<Service>().get(&name).await.expect("their Service").resource_version(), before);
+    assert!(refused.contains(&format!("PodDisruptionBudget fleet-foreign/{name} is somebody else's")), "{refused}");
+    assert_eq!(spec(budgets.get(&name).await.expect("their budget")), before);
     assert!(scene.api::<Deployment>().get_opt(&name).await.expect("an answer").is_none(), "half a fleet was made");
-    scene.delete::<Service>(&name).await;
+    scene.delete::<PodDisruptionBudget>(&name).await;
     scene.keep().await;
     scene
-        .until(&name, "our Service", |found: Option<&Service>| (found?.owner_references().len() == 1).then_some(()))
+        .until(&name, "our budget", |found: Option<&PodDisruptionBudget>| {
+            (found?.owner_references().len() == 1).then_some(())
+        })
         .await;
     scene.leave().await;
 }

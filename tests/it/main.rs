@@ -21,6 +21,7 @@ mod kills;
 mod leader;
 mod ledger;
 mod meters;
+mod moves;
 mod operator;
 mod page_commands;
 mod pod;

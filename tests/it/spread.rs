@@ -60,6 +60,16 @@ impl SpreadSetup {
         setup
     }
 
+    /// Of the operator's service account.
+    pub fn kubeconfig(&self) -> &std::path::Path {
+        &self.kubeconfig
+    }
+
+    /// The file with the operators' settings.
+    pub fn settings(&self) -> PathBuf {
+        self.folder.path().join("franking.yaml")
+    }
+
     pub fn plane(&self) -> &ControlPlane {
         &self.plane
     }
@@ -190,11 +200,9 @@ impl SpreadSetup {
 
     /// Whether the fleet's objects are there, so that relays can be what their pods would be.
     pub fn has_relay_secrets(&self) -> bool {
-        let get = ["get", "deployment,service,pdb,secret", "--namespace", NAMESPACE, "--output=name"];
+        let get = ["get", "deployment,pdb,secret", "--namespace", NAMESPACE, "--output=name"];
         let found = succeeded(self.plane.kubectl(&get));
-        ["deployment.apps/spread-relay", "service/spread-relay", "secret/spread-relay-tls"]
-            .iter()
-            .all(|object| found.contains(object))
+        ["deployment.apps/spread-relay", "secret/spread-relay-tls"].iter().all(|object| found.contains(object))
     }
 
     /// A figure of the books, as an auditor would read it.

@@ -21,6 +21,12 @@ What no schema can say with a reason. Each refusal is one sentence that names th
 {{- if and (eq $engine "postgres") (not .Values.ledger.postgres.secretName) -}}
 {{- fail "ledger.postgres.secretName is empty, and ledger.engine is postgres: name the Secret that holds the database's URI, such as CloudNativePG's <cluster>-app" -}}
 {{- end -}}
+{{- if and .Values.ledger.moveFrom (ne $engine "postgres") -}}
+{{- fail "ledger.moveFrom is set, and ledger.engine is sqlite: a ledger is moved from SQLite into PostgreSQL, and there is no way back, so set ledger.engine to postgres, or leave the claim out" -}}
+{{- end -}}
+{{- if and .Values.ledger.moveFrom (not .Values.ledger.volume.retain) -}}
+{{- fail "ledger.moveFrom is set with ledger.volume.retain false: the claim would be deleted with the StatefulSet before it is read, so upgrade with ledger.volume.retain true, and with engine sqlite, first" -}}
+{{- end -}}
 {{- if and .Values.relay.plain.enabled (not .Values.relay.plain.networks) -}}
 {{- fail "relay.plain.networks is empty: a listener without TLS serves only source networks that are trusted by name, so list them or set relay.plain.enabled to false" -}}
 {{- end -}}

@@ -117,7 +117,7 @@ securityContext:
 {{- end -}}
 
 {{- define "franking.telemetryPort" -}}
-{{- get (dict "prepare" "9090" "operator" "9091" "relay" "9092" "backup" "9093") . -}}
+{{- get (dict "prepare" "9090" "operator" "9091" "relay" "9092" "backup" "9093" "move" "9094") . -}}
 {{- end -}}
 
 {{- /* Of the containers that are probed. */ -}}

@@ -87,15 +87,14 @@ limits:
 {{- end }}
 {{- end -}}
 
-{{- /* What the fleet of relays selects its pods by. It can never change. */ -}}
+{{- /* What the Service and the fleet of relays select their pods by. It can never change. */ -}}
 {{- define "franking.relaySelector" -}}
 {{ include "franking.selectorLabels" . }}
 app.kubernetes.io/component: relay
 {{- end -}}
 
-{{- /* pods.yaml: what the operator makes the relays' pods, Service and disruption budget of, with postgres. */ -}}
+{{- /* pods.yaml: what the operator makes the relays' pods and disruption budget of, with postgres. */ -}}
 {{- define "franking.pods" -}}
-{{- $service := .Values.relay.service -}}
 replicas: {{ include "franking.replicas" (list . "relay") }}
 image: {{ include "franking.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
@@ -155,21 +154,6 @@ log:
 telemetry:
   address: {{ include "franking.address" (list . (include "franking.telemetryPort" "relay")) | quote }}
   probesAddress: {{ include "franking.address" (list . (include "franking.probesPort" "relay")) | quote }}
-service:
-  type: {{ $service.type }}
-  {{- with $service.annotations }}
-  annotations: {{- toYaml . | nindent 4 }}
-  {{- end }}
-  ports: {{- include "franking.ports" . | nindent 4 }}
-  {{- with $service.externalTrafficPolicy }}
-  externalTrafficPolicy: {{ . }}
-  {{- end }}
-  {{- with $service.loadBalancerClass }}
-  loadBalancerClass: {{ . }}
-  {{- end }}
-  {{- with $service.loadBalancerSourceRanges }}
-  loadBalancerSourceRanges: {{- toYaml . | nindent 4 }}
-  {{- end }}
 disruptionBudget:
   maxUnavailable: {{ .Values.relay.podDisruptionBudget.maxUnavailable }}
 {{- end -}}

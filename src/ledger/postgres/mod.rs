@@ -12,6 +12,7 @@
 mod address;
 mod charge_cache;
 mod connection;
+pub mod copy;
 mod denied_sender;
 mod durability;
 mod failure;
@@ -33,6 +34,7 @@ mod retire;
 mod rows;
 mod schema;
 mod settle;
+pub mod target;
 mod trouble;
 mod tx;
 

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::failure::{Failure, Op};
 use super::identity::read_identity;
+use super::moved;
 use crate::ledger::incarnation::Naming;
 use crate::ledger::store::{Error, Identity, Result};
 
@@ -110,6 +111,7 @@ pub fn connect_writer(path: &Path) -> Result<Connection> {
 pub fn connect_ledger(path: &Path) -> Result<Connection> {
     let connection = connect_writer(path)?;
     check_schema(&connection, path)?;
+    moved::refuse(&connection, path)?;
     Ok(connection)
 }
 
@@ -227,6 +229,7 @@ pub fn prepare(path: &Path, naming: &Naming, migrations: &[Migration], now: Time
     let found = schema_version(&connection, path)?;
     let newest = migrations.last().map_or(0, |migration| migration.version);
     let from = found.unwrap_or(0);
+    moved::refuse(&connection, path)?;
     if found.is_some() && from < newest {
         let installation = installation_of(&connection, path)?;
         if installation != naming.installation {

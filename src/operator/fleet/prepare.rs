@@ -97,6 +97,7 @@ async fn prepare_ledger(
     let Finding::Replaced(replaced) = incarnation::judge(&installation.known(), &identity) else { return Ok(()) };
     tracing::error!(ledger = address.place(), "the ledger {}; mail waits until it is accepted", replaced.sentence());
     match replaced.because() {
+        Some(_) if replaced.is_held() => Ok(()),
         Some(because) => {
             let store = ledger::open(address, clock.clone()).map_err(failed)?;
             store.hold(because).await.map_err(failed)

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::{self, SelectAll};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
-use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Patch, PatchParams, ValidationDirective};
@@ -48,7 +48,7 @@ const TOGETHER: Duration = Duration::from_millis(300);
 const AGAIN: Duration = Duration::from_secs(60);
 /// Delay after a pass that failed, or that waits for a foreign object to be deleted.
 const RETRY: Duration = Duration::from_secs(5);
-/// Limit for one pass, which makes six reads and, for a change, ten writes.
+/// Limit for one pass, which makes five reads and, for a change, eight writes.
 const PASS_LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
@@ -180,7 +180,6 @@ impl Fleet {
             self.watch::<Secret>(&names.fleet),
             self.watch::<Secret>(&names.certificate),
             self.watch::<Deployment>(&names.fleet),
-            self.watch::<Service>(&names.fleet),
             self.watch::<PodDisruptionBudget>(&names.fleet),
         ])
     }
@@ -282,7 +281,6 @@ impl Fleet {
         let written = [
             self.write_one::<Secret>(Some(&wanted.config), owner, dry_run).await?,
             self.write_one::<Secret>(wanted.certificate.as_ref(), owner, dry_run).await?,
-            self.write_one::<Service>(Some(&wanted.service), owner, dry_run).await?,
             self.write_one::<PodDisruptionBudget>(Some(&wanted.disruption_budget), owner, dry_run).await?,
             self.write_one::<Deployment>(Some(&wanted.deployment), owner, dry_run).await?,
         ];

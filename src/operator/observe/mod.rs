@@ -192,6 +192,11 @@ impl Context {
             entry,
             account: if leaving || revoked { None } else { self.account_of(key, &name, &namespace.uid).await? },
             namespace,
+            existing: if leaving || revoked {
+                None
+            } else {
+                secrets::existing_secret(&self.client, key, &name).await?
+            },
             secret,
             others,
             endpoint,
@@ -228,6 +233,7 @@ impl Context {
         let (calendar, domains) = policy.map(|spec| (spec.pool.calendar, spec.sender_domains)).unzip();
         Ok(Some(key_observed::Account {
             id: id.into(),
+            policy: account.spec.policy_ref.name.clone(),
             programmed,
             refusal,
             stalled: is_true(conditions, ConditionType::Stalled),

@@ -111,6 +111,15 @@ pub(super) async fn secrets(
     Ok((secret, others))
 }
 
+/// Reads the Secret of the user's own that brings the key's password, live.
+pub(super) async fn existing_secret(client: &Client, key: &SubAccountApiKey, name: &Name) -> Result<Option<Secret>> {
+    let existing = key.spec.check(&name.name).ok().and_then(|spec| spec.secret.existing);
+    let Some(existing) = existing else { return Ok(None) };
+    let api: Api<Secret> = Api::namespaced(client.clone(), &name.namespace);
+    let doing = format!("reading the Secret \"{}\"", existing.name);
+    api.get_opt(&existing.name).await.map_err(Error::cluster(doing))
+}
+
 /// Reads the foreign Secrets that a key of this name shares, live; the one named `wanted` in any case. None where the
 /// operator may read no Secrets: it has added nothing to them.
 pub async fn adopted_secrets(

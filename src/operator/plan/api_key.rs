@@ -10,6 +10,7 @@ use kube::ResourceExt as _;
 use rand::Rng;
 
 use super::adoption::{self, Adoption};
+use super::existing;
 use super::figures;
 use super::gauge::Gauge;
 use super::key_removal::{leaving, release, removal};
@@ -75,8 +76,12 @@ pub fn plan(key: &SubAccountApiKey, observed: &Observed, now: Timestamp, rng: &m
     };
     let owner = meta::controller_of(key);
     let work = Work { key, observed, spec: &spec, account, owner, now };
+    let given = match work.given() {
+        Ok(given) => given,
+        Err(readiness) => return work.hold(plan, readiness),
+    };
     match work.present() {
-        Ok(present) => work.plan(plan, present, rng),
+        Ok(present) => work.plan(plan, present, given.as_ref(), rng),
         Err(readiness) => {
             plan.awaited_secret = Some(spec.secret.name.clone());
             work.hold(plan, readiness)
@@ -109,7 +114,20 @@ impl<'a> Work<'a> {
         present(self.observed.secret.as_ref(), &self.owner, &self.spec.secret, self.known(&username), named)
     }
 
-    fn plan(&self, mut plan: KeyPlan, present: Option<Present<'_>>, rng: &mut impl Rng) -> KeyPlan {
+    /// Returns the password of the user's own, if the spec names its Secret, or the refusal.
+    fn given(&self) -> Result<Option<Password>, Readiness> {
+        let place = self.spec.secret.existing.as_ref();
+        let found = self.observed.existing.as_ref();
+        place.map(|place| existing::password(place, found, &self.owner.kind)).transpose()
+    }
+
+    fn plan(
+        &self,
+        mut plan: KeyPlan,
+        present: Option<Present<'_>>,
+        given: Option<&Password>,
+        rng: &mut impl Rng,
+    ) -> KeyPlan {
         let (observed, now) = (self.observed, self.now);
         let mut entry = self.entry();
         let dead = self.dead();
@@ -120,7 +138,10 @@ impl<'a> Work<'a> {
             secret::restore(&mut entry.credentials, named, &observed.others, shown, &observed.hash_key, now);
         }
         let rotation = &self.spec.rotation;
-        let judgement = secret::judge(&entry.credentials, named, &observed.others, rotation, &observed.hash_key, now);
+        let judgement = match given {
+            Some(given) => existing::judge(&entry.credentials, given, &observed.hash_key),
+            None => secret::judge(&entry.credentials, named, &observed.others, rotation, &observed.hash_key, now),
+        };
         let (entry, waits_until) = match judgement {
             Judgement::Keep { password, promote, rotation_waits_until } => {
                 let mut kept = entry.clone();
@@ -145,8 +166,12 @@ impl<'a> Work<'a> {
                 (entry, None)
             }
             Judgement::Issue(cause) => {
-                plan.events.extend(cause.event(&self.spec.secret.name));
-                (self.issue(&mut plan, entry, present, &Password::mint(rng)), None)
+                plan.events.extend(match &self.spec.secret.existing {
+                    Some(place) => existing::event(cause, place),
+                    None => cause.event(&self.spec.secret.name),
+                });
+                let password = given.cloned().unwrap_or_else(|| Password::mint(rng));
+                (self.issue(&mut plan, entry, present, &password), None)
             }
         };
         self.clear_old_names(&mut plan);

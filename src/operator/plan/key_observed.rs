@@ -25,6 +25,8 @@ pub struct Observed {
     pub secret: Option<Secret>,
     /// Other Secrets of this key, read live, left from an earlier name. For keys being deleted: those that it shares.
     pub others: Vec<Secret>,
+    /// The Secret of the user's own that brings the password, read live.
+    pub existing: Option<Secret>,
     pub endpoint: Endpoint,
     pub hash_key: HashKey,
     /// The ledger was replaced, and only the Secret holds the password.
@@ -39,6 +41,8 @@ pub struct Observed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     pub id: AccountId,
+    /// Name of its policy.
+    pub policy: String,
     /// True if the directory allows it to send.
     pub programmed: bool,
     /// Message from its own conditions if it may not send.

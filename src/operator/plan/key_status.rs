@@ -26,6 +26,8 @@ pub fn base_status(
     SubAccountApiKeyStatus {
         key_id: Some(observed.id.to_string()),
         username: None,
+        policy: account.map(|account| account.policy.clone()),
+        networks: Some(key.spec.allow_from.len() as i64),
         sending: Some(sending::column(open, gauge.as_ref(), above)),
         observed_generation: key.metadata.generation,
         conditions: readiness.conditions(standing, key.metadata.generation, now, said),

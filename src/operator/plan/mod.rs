@@ -10,6 +10,7 @@ pub mod availability;
 pub mod cost;
 pub mod credit_policy;
 pub mod endpoint;
+pub mod existing;
 pub mod figures;
 pub mod gauge;
 pub mod key_observed;

@@ -187,6 +187,7 @@ async fn held(
     let guard = &context.ledger_guard;
     let name = incarnation::name_of(known, identity);
     match replaced.because() {
+        Some(_) if replaced.is_held() => {}
         Some(because) => {
             context.ledger.store().hold(because).await.map_err(Error::ledger("holding the ledger"))?;
         }

@@ -2,6 +2,7 @@
 
 pub mod follow;
 pub mod marks;
+mod passwords;
 pub mod references;
 pub mod secret_watches;
 pub mod work_queue;

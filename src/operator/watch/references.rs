@@ -36,11 +36,14 @@ use crate::operator::watch::marks::{
     account_facts, account_marks, key_facts, key_marks, login_marks, namespace_marks, own_mark, policy_marks,
     secret_marks,
 };
+use crate::operator::watch::passwords::{Keys, Passwords};
 use crate::operator::watch::work_queue::Cause;
 use crate::operator::watch::work_queue::WorkQueues;
 
-/// Number of watches beside those of our Secrets: the three kinds, namespaces, and the upstreams' logins.
+/// Number of watches beside those of Secrets in all namespaces: the three kinds, namespaces, and the upstreams' logins.
 const OTHERS: usize = 5;
+/// Number of watches of Secrets for each namespace that may be watched: ours, and the users' own passwords.
+const OF_SECRETS: usize = 2;
 
 /// The state known from the watches.
 pub struct References {
@@ -63,7 +66,7 @@ pub struct References {
     /// for all that wait for a store, so of several (each reconcile, and kube's own scheduler) all but the last would
     /// sleep for ever.
     listed: watch::Sender<usize>,
-    /// Number of watches that show our Secrets: one, or one for each namespace that may be watched.
+    /// Number of watches of Secrets: two, or two for each namespace that may be watched.
     secret_watches: usize,
 }
 
@@ -108,7 +111,7 @@ impl References {
                 recount,
                 departures,
                 listed,
-                secret_watches: settings.secret_namespaces.len().max(1),
+                secret_watches: OF_SECRETS * settings.secret_namespaces.len().max(1),
             },
             writers,
         )
@@ -227,7 +230,7 @@ impl References {
         self.departures().remove(policy);
     }
 
-    /// Follows all six kinds until the future is dropped.
+    /// Follows all of them until the future is dropped.
     pub async fn watch(&self, client: &Client, settings: &OperatorSettings, writers: Writers, queues: &WorkQueues) {
         let all = watcher::Config::default;
         let ours = all().labels(&format!("{}={}", meta::MANAGED_BY, meta::MANAGER));
@@ -240,6 +243,7 @@ impl References {
             follow("SubAccountApiKey", Api::all(api.clone()), all(), Some(writers.keys), key_marks, feed),
             follow("Namespace", Api::all(api.clone()), all(), Some(writers.namespaces), namespace_marks, feed),
             self.watch_secrets(client, settings, ours, queues),
+            self.watch_passwords(client, settings, usable.clone(), queues),
             follow("login", Api::namespaced(api, &settings.namespace), usable, Some(writers.logins), login_marks, feed),
         );
     }
@@ -252,18 +256,55 @@ impl References {
         ours: watcher::Config,
         queues: &WorkQueues,
     ) {
-        let namespaces = settings.secret_namespaces.iter().map(|namespace| Some(namespace.as_str()));
-        let everywhere = settings.secret_namespaces.is_empty().then_some(None);
-        let watches = everywhere.into_iter().chain(namespaces).map(|namespace| {
-            let api = match namespace {
-                None => Api::all(client.clone()),
-                Some(namespace) => Api::namespaced(client.clone(), namespace),
-            };
+        let watches = secret_apis(client, settings).map(|(namespace, api)| {
             let feed = SecretFeed { feed: Feed { references: self, queues }, namespace };
             let ours = ours.clone();
             async move { follow("Secret", api, ours, None, secret_marks, &feed).await }
         });
         futures::future::join_all(watches).await;
+    }
+
+    /// Follows the Secrets that users labelled for use, everywhere or in each namespace that may be watched.
+    async fn watch_passwords(
+        &self,
+        client: &Client,
+        settings: &OperatorSettings,
+        usable: watcher::Config,
+        queues: &WorkQueues,
+    ) {
+        let watches = secret_apis(client, settings).map(|(_, api)| {
+            let feed = Passwords { keys: self, queues };
+            let usable = usable.clone();
+            async move { follow("password", api, usable, None, secret_marks, &feed).await }
+        });
+        futures::future::join_all(watches).await;
+    }
+}
+
+/// Returns the API of all Secrets, or of those of each namespace that may be watched, with its name.
+fn secret_apis<'a>(
+    client: &'a Client,
+    settings: &'a OperatorSettings,
+) -> impl Iterator<Item = (Option<&'a str>, Api<PartialObjectMeta<Secret>>)> {
+    let namespaces = settings.secret_namespaces.iter().map(|namespace| Some(namespace.as_str()));
+    let everywhere = settings.secret_namespaces.is_empty().then_some(None);
+    everywhere.into_iter().chain(namespaces).map(|namespace| {
+        let api = match namespace {
+            None => Api::all(client.clone()),
+            Some(namespace) => Api::namespaced(client.clone(), namespace),
+        };
+        (namespace, api)
+    })
+}
+
+impl Keys for References {
+    fn keys_that(&self, namespace: &str, wanted: impl Fn(&SubAccountApiKey) -> bool) -> Vec<Name> {
+        let names = self.index(|index| index.keys_in_namespace(namespace));
+        names.into_iter().filter(|name| self.key(name).is_some_and(|key| wanted(&key))).collect()
+    }
+
+    fn listed(&self) {
+        self.listed.send_modify(|listed| *listed += 1);
     }
 }
 

@@ -3,9 +3,11 @@
 //! Most tests share one running operator and take their own namespace and policy. Those that stop it, take its ledger
 //! away or count its writes have a control plane of their own, one after the other.
 
+mod columns;
 mod crash;
 mod credits;
 mod deposed;
+mod existing;
 mod fairness;
 mod fuse;
 mod handover;

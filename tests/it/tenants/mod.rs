@@ -2,6 +2,7 @@
 //! chart's admission policies, the real operator and relay, and a sink for an upstream.
 
 mod adoption;
+mod existing;
 mod prepaid;
 mod random;
 mod reading;

@@ -16,7 +16,7 @@ use crate::operator::fleet::certificate::Leaf;
 use crate::operator::fleet::installation::Installation;
 use crate::operator::fleet::relay_config;
 use crate::operator::plan::meta;
-use crate::runtime::relay_config::{LedgerAddress, ListenerMode};
+use crate::runtime::relay_config::LedgerAddress;
 
 /// Folder of `relay.yaml` in a relay's pod: the relay's default.
 const RUN_FOLDER: &str = "/run/franking";
@@ -30,7 +30,8 @@ const CONFIG_HASH: &str = "franking.io/relay-config";
 /// The names of the fleet's objects, derived from the ConfigMap's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
-    /// The ConfigMap, the Secret with `relay.yaml`, the Deployment, the Service and the PodDisruptionBudget.
+    /// The ConfigMap, the Secret with `relay.yaml`, the Deployment and the PodDisruptionBudget. The chart's Service,
+    /// which selects the pods, has this name too.
     pub fleet: String,
     /// The Secret with our own certificate.
     pub certificate: String,
@@ -49,7 +50,6 @@ pub struct Wanted {
     /// `None` if the user provides a certificate.
     pub certificate: Option<Value>,
     pub deployment: Value,
-    pub service: Value,
     pub disruption_budget: Value,
 }
 
@@ -91,7 +91,6 @@ pub fn plan(settings: &FleetSettings, identity: &FleetIdentity<'_>, leaf: Option
         config: secret(&names.fleet, "Opaque", entries),
         certificate,
         deployment: maker.deployment(&names, certificate_secret, &hash(&text)),
-        service: maker.service(&names),
         disruption_budget: maker.disruption_budget(&names),
     })
 }
@@ -244,41 +243,6 @@ impl Maker<'_> {
             container["resources"] = json!(pods.resources);
         }
         container
-    }
-
-    fn service(&self, names: &Names) -> Value {
-        let service = &self.pods().service;
-        let ports: Vec<Value> = self
-            .settings
-            .fleet
-            .listeners
-            .iter()
-            .filter_map(|listener| Some((listener, service.ports.get(&listener.name)?)))
-            .map(|(listener, port)| {
-                let name = &listener.name;
-                let protocol = match listener.mode {
-                    ListenerMode::Implicit => "submissions",
-                    ListenerMode::StartTls | ListenerMode::Plain => "smtp",
-                };
-                json!({"name": name, "port": port, "protocol": "TCP", "targetPort": name, "appProtocol": protocol})
-            })
-            .collect();
-        let mut spec = json!({"type": service.kind, "selector": self.pods().selector, "ports": ports});
-        if service.kind != "ClusterIP" {
-            // Local keeps the client's address, which allowFrom and the limits per address need.
-            let policy =
-                if service.external_traffic_policy.is_empty() { "Local" } else { &service.external_traffic_policy };
-            spec["externalTrafficPolicy"] = policy.into();
-        }
-        if service.kind == "LoadBalancer" {
-            if !service.load_balancer_class.is_empty() {
-                spec["loadBalancerClass"] = json!(service.load_balancer_class);
-            }
-            if !service.load_balancer_source_ranges.is_empty() {
-                spec["loadBalancerSourceRanges"] = json!(service.load_balancer_source_ranges);
-            }
-        }
-        self.object("v1", "Service", &names.fleet, service.annotations.clone(), json!({"spec": spec}))
     }
 
     fn disruption_budget(&self, names: &Names) -> Value {

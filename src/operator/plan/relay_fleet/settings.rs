@@ -29,7 +29,7 @@ pub struct FleetSettings {
     pub texts: [String; 2],
 }
 
-/// The settings of the pods, the Service and the disruption budget besides `relay.yaml`.
+/// The settings of the pods and the disruption budget besides `relay.yaml`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Pods {
@@ -39,7 +39,7 @@ pub struct Pods {
     pub image_pull_policy: String,
     #[serde(default)]
     pub image_pull_secrets: Vec<Value>,
-    /// The selector of the Deployment and the Service. It can never change.
+    /// The selector of the Deployment, and of the chart's Service. It can never change.
     pub selector: BTreeMap<String, String>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -69,7 +69,6 @@ pub struct Pods {
     pub rsa_certificate_secret: Option<String>,
     pub log: Log,
     pub telemetry: Telemetry,
-    pub service: Service,
     pub disruption_budget: DisruptionBudget,
 }
 
@@ -92,23 +91,6 @@ impl Telemetry {
     fn addresses(&self) -> [(&'static str, std::net::SocketAddr); 2] {
         [("telemetry.address", self.address), ("telemetry.probesAddress", self.probes_address)]
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Service {
-    #[serde(rename = "type")]
-    pub kind: String,
-    #[serde(default)]
-    pub annotations: BTreeMap<String, String>,
-    /// Ports that clients see, by listener.
-    pub ports: BTreeMap<String, u16>,
-    #[serde(default)]
-    pub external_traffic_policy: String,
-    #[serde(default)]
-    pub load_balancer_class: String,
-    #[serde(default)]
-    pub load_balancer_source_ranges: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -163,13 +145,6 @@ fn judge(fleet: &Fleet, pods: &Pods) -> Result<(), String> {
             "telemetry.probesAddress {} has the port of telemetry.address; probes need one of their own",
             pods.telemetry.probes_address
         ));
-    }
-    let known = |name: &String| fleet.listeners.iter().any(|listener| listener.name == *name);
-    if let Some(stranger) = pods.service.ports.keys().find(|name| !known(name)) {
-        return Err(format!("service.ports names \"{stranger}\", which is no listener"));
-    }
-    if pods.service.ports.is_empty() {
-        return Err("service.ports is empty; no mail could come in".to_owned());
     }
     certificate(fleet, pods)
 }

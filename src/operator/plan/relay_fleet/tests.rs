@@ -39,7 +39,6 @@ runAsUser: 65532
 terminationGracePeriodSeconds: 90
 log: {level: info, format: json}
 telemetry: {address: '[::]:9092', probesAddress: '[::]:9082'}
-service: {type: LoadBalancer, ports: {submissions: 465, submission: 587}, loadBalancerSourceRanges: [10.0.0.0/8]}
 disruptionBudget: {maxUnavailable: 1}
 ";
 
@@ -115,8 +114,6 @@ fn each_setting_that_cannot_be_is_refused_by_name() {
         ("'[::]:9092'", "'[::]:4465'", "telemetry.address [::]:4465 has the port of a listener"),
         ("'[::]:9082'", "'[::]:4465'", "telemetry.probesAddress [::]:4465 has the port of a listener"),
         ("'[::]:9082'", "'[::]:9092'", "telemetry.probesAddress [::]:9092 has the port of telemetry.address"),
-        ("{submissions: 465,", "{smtps: 465,", "service.ports names \"smtps\""),
-        ("ports: {submissions: 465, submission: 587}", "ports: {}", "service.ports is empty"),
         ("runAsUser", "rsaCertificateSecret: old\nrunAsUser", "rsaCertificateSecret \"old\" is set without"),
         ("runAsUser", "certificateSecret: relay-tls\nrunAsUser", "certificateSecret \"relay-tls\" is set without"),
         (
@@ -168,7 +165,7 @@ fn the_config_is_what_a_relay_reads_and_only_the_secret_holds_it() {
     assert!(url.contains("s3cret"));
     assert_eq!(decoded(&wanted.config, "relay-settings.yaml"), RELAY);
     assert_eq!(decoded(&wanted.config, "pods.yaml"), PODS);
-    for object in [&wanted.deployment, &wanted.service, &wanted.disruption_budget] {
+    for object in [&wanted.deployment, &wanted.disruption_budget] {
         assert!(!object.to_string().contains("s3cret") && !object.to_string().contains("AQEB"), "{object}");
     }
 }
@@ -205,28 +202,6 @@ fn a_pod_has_no_token_and_mounts_its_config_and_its_certificate_alone() {
 }
 
 #[test]
-fn the_service_leads_to_the_listeners_and_keeps_the_clients_address() {
-    let service = &planned(RELAY, PODS).service["spec"];
-    let ports: Vec<(&str, u64, &str)> = service["ports"]
-        .as_array()
-        .expect("ports")
-        .iter()
-        .map(|port| {
-            (
-                port["targetPort"].as_str().expect("a name"),
-                port["port"].as_u64().expect("a port"),
-                port["appProtocol"].as_str().expect("a protocol"),
-            )
-        })
-        .collect();
-    assert_eq!(ports, [("submissions", 465, "submissions"), ("submission", 587, "smtp")]);
-    assert_eq!(service["externalTrafficPolicy"], "Local");
-    let inside = planned(RELAY, &PODS.replace("LoadBalancer", "ClusterIP"));
-    assert!(inside.service["spec"].get("externalTrafficPolicy").is_none());
-    assert!(inside.service["spec"].get("loadBalancerSourceRanges").is_none());
-}
-
-#[test]
 fn what_changes_relay_yaml_rolls_the_fleet_and_nothing_else_does() {
     let template = |relay: &str, pods: &str| planned(relay, pods).deployment["spec"]["template"].clone();
     let standing = template(RELAY, PODS);
@@ -242,18 +217,20 @@ fn what_changes_relay_yaml_rolls_the_fleet_and_nothing_else_does() {
 
 #[test]
 fn an_object_stands_when_the_server_only_added_to_it_and_not_when_somebody_changed_it() {
-    let wanted = planned(RELAY, PODS).service;
+    let wanted = planned(RELAY, PODS).deployment;
+    const PORTS: &str = "/spec/template/spec/containers/0/ports";
     let mut live = wanted.clone();
-    live["spec"]["clusterIP"] = "10.0.0.1".into();
-    live["spec"]["ports"][0]["nodePort"] = 30_000.into();
-    live["spec"]["ports"].as_array_mut().expect("ports").reverse();
+    live["spec"]["revisionHistoryLimit"] = 10.into();
+    let ports = live.pointer_mut(PORTS).and_then(Value::as_array_mut).expect("ports");
+    ports[0]["hostIP"] = "10.0.0.1".into();
+    ports.reverse();
     live["metadata"]["annotations"]["example.com/theirs"] = "kept".into();
     assert!(stands(&wanted, &live));
     type Edit = fn(&mut Value);
     let edits: [(Edit, &str); 5] = [
-        (|live| live["spec"]["type"] = "NodePort".into(), "a field"),
-        (|live| live["spec"]["ports"][0]["port"] = 25.into(), "an element"),
-        (|live| live["spec"]["ports"] = json!([]), "a list"),
+        (|live| live["spec"]["replicas"] = 7.into(), "a field"),
+        (|live| live.pointer_mut(PORTS).expect("ports")[0]["containerPort"] = 25.into(), "an element"),
+        (|live| *live.pointer_mut(PORTS).expect("ports") = json!([]), "a list"),
         (|live| live["metadata"]["ownerReferences"] = Value::Null, "the owner"),
         (|live| live["metadata"]["annotations"] = json!({}), "the hash, and so what we want no longer"),
     ];

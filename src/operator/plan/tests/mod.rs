@@ -190,6 +190,7 @@ impl Scene {
     fn new(more: Value) -> Self {
         let account = key_observed::Account {
             id: AccountId(Uuid::from_u128(2)),
+            policy: "plan".to_owned(),
             programmed: true,
             refusal: None,
             stalled: false,
@@ -205,6 +206,7 @@ impl Scene {
             account: Some(account),
             secret: None,
             others: Vec::new(),
+            existing: None,
             endpoint: endpoint(),
             hash_key: hash_key(),
             rebuilding: false,
