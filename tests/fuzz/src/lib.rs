@@ -8,3 +8,4 @@ pub mod checks;
 #[path = "../../../src/domain/mod.rs"]
 pub mod domain;
 pub mod relay;
+pub mod runtime;
