@@ -2,7 +2,8 @@
 //!
 //! Only the Secret holds a plaintext. The directory holds an HMAC-SHA-256 of it under a key that the database does not
 //! hold, so a stolen database opens nothing. A keyed hash is enough (and 100,000 times cheaper than Argon2) because
-//! passwords are machine-made with ≥ 130 bits.
+//! passwords are machine-made with ≥ 130 bits. One that a user brings is as strong as its maker made it: short ones and patterns
+//! are refused, and its keyed hash is of no use without the key.
 
 use std::fmt;
 

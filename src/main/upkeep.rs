@@ -44,10 +44,11 @@ pub async fn run(settings: &Settings, command: LedgerCommand) -> Result<ExitCode
             Some(every) => keep_backing_up(settings, &folder, keep, every).await,
         },
         LedgerCommand::Move { from, abandon } => moving::run(settings, &from, abandon).await,
-        LedgerCommand::Restore { file } => {
+        LedgerCommand::Restore { file, although_moved } => {
             let path = file_of(settings)?.to_owned();
             let now = SystemClock.now();
-            let restored = tokio::task::spawn_blocking(move || backup::restore(&path, &file, now)).await??;
+            let restored =
+                tokio::task::spawn_blocking(move || backup::restore(&path, &file, although_moved, now)).await??;
             let mut said = format!(
                 "the backup is in place; mail waits until it is accepted, and every resource says how (reason \
                  LedgerReplaced)\nincarnation {}\n",

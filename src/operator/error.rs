@@ -103,6 +103,11 @@ impl Error {
         }
     }
 
+    /// True if the API server refused the request for want of a right.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Cluster { source, .. } if status_code(source) == Some(403))
+    }
+
     /// Returns the API server's own message, if it refused the request.
     pub fn refusal(&self) -> Option<&str> {
         match self {

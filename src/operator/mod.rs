@@ -99,7 +99,7 @@ async fn work(dependencies: Dependencies, leader: Option<Leader>, shutdown: Canc
     reconcilers.spawn(reconcile::run::<SubAccount>(context.clone(), shutdown.clone()));
     reconcilers.spawn(reconcile::run::<SubAccountApiKey>(context.clone(), shutdown.clone()));
 
-    let watching = Box::pin(context.references.watch(&client, &settings, writers, &context.queues));
+    let watching = Box::pin(watch::feed::watch(&context.references, &client, &settings, writers, &context.queues));
     let background = async {
         context.references.ready().await?;
         gate.open();

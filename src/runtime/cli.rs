@@ -126,6 +126,9 @@ pub enum LedgerCommand {
         /// File of the backup
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        /// Restore over a ledger that was moved, or is being moved, to a database that is lost for good
+        #[arg(long)]
+        although_moved: bool,
     },
 }
 

@@ -88,3 +88,29 @@ async fn an_operator_with_some_namespaces_serves_those_and_says_of_the_others_wh
     succeeded(plane.kubectl(&["delete", "namespace", "shop", "newsroom", "--timeout=60s"]));
     assert_eq!(franking.stop(), 0, "{}", home.log());
 }
+
+/// A namespace's administrators may delete the RoleBinding in it, and the namespace may go.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_without_rights_or_that_is_gone_holds_up_no_other() {
+    let plane = ControlPlane::start(Options::default()).unwrap_or_else(|error| panic!("{error}"));
+    let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/crds");
+    succeeded(plane.kubectl(&["apply", "--server-side", "--filename", crds]));
+    succeeded(plane.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]));
+    let apply = |text: &str| succeeded(plane.kubectl_stdin(&["apply", "--server-side", "-f", "-"], text));
+    for namespace in ["newsroom", "shop"] {
+        succeeded(plane.kubectl(&["create", "namespace", namespace]));
+    }
+    let (kubeconfig, _) = identity::operator_in(&plane, SYSTEM, &["newsroom"]).await;
+    let home = Home::new(&kubeconfig, SYSTEM);
+    home.tune("secretNamespaces: [franking-system, gone, newsroom, shop]");
+    let franking = home.start();
+    apply(PLAN);
+    apply(&[team("newsroom"), team("shop")].concat());
+    let wait = |namespace: &str, condition: &str| {
+        let wanted = format!("--for=condition={condition}");
+        plane.kubectl(&["wait", &wanted, "subaccountapikey/key", "--namespace", namespace, "--timeout=60s"])
+    };
+    succeeded(wait("newsroom", "Ready"));
+    succeeded(wait("shop", "Ready=False"));
+    assert_eq!(franking.stop(), 0, "{}", home.log());
+}

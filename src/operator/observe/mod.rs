@@ -19,6 +19,7 @@ use crate::domain::directory::Entry;
 use crate::domain::id::{AccountId, Holder, Kind, PolicyId};
 use crate::operator::context::Context;
 use crate::operator::object_ref::{Name, Ref};
+use crate::operator::observe::secrets::KeySecrets;
 use crate::operator::plan::key_observed;
 use crate::operator::state::guard::LedgerState;
 use crate::operator::state::ledger_client::{LedgerClient, Removed};
@@ -178,27 +179,26 @@ impl Context {
         };
         let leaving = meta::deleting(&key.metadata) || namespace.terminating;
         let revoked = entry.as_ref().is_some_and(|entry| api_key::is_to_be_revoked(key, entry));
-        let (secret, others) = if namespace.terminating || (revoked && !leaving) {
-            (None, Vec::new())
-        } else if leaving {
-            let wanted = shared_name(key);
-            let (client, settings) = (&self.client, &self.settings);
-            (None, secrets::adopted_secrets(client, settings, &self.references, &name, wanted.as_deref()).await?)
+        let secrets = if namespace.terminating || (revoked && !leaving) {
+            KeySecrets::default()
         } else {
-            secrets::secrets(&self.client, &self.references, key, &name).await?
+            let (client, settings) = (&self.client, &self.settings);
+            let read = KeySecrets::read(client, settings, &self.references, key, &name, leaving).await;
+            match read {
+                // Narrowing a key, or removing it, does not wait for the right to read its Secrets.
+                Err(error) if error.is_forbidden() && (leaving || entry.is_some()) => KeySecrets::forbidden(&error),
+                read => read?,
+            }
         };
         Ok(key_observed::Observed {
             id: holder.uuid().into(),
             entry,
             account: if leaving || revoked { None } else { self.account_of(key, &name, &namespace.uid).await? },
             namespace,
-            existing: if leaving || revoked {
-                None
-            } else {
-                secrets::existing_secret(&self.client, key, &name).await?
-            },
-            secret,
-            others,
+            existing: secrets.existing,
+            forbidden: secrets.forbidden,
+            secret: secrets.secret,
+            others: secrets.others,
             endpoint,
             hash_key: self.hash_key.clone(),
             rebuilding: self.ledger_guard.state() == LedgerState::Rebuilding,
@@ -273,10 +273,4 @@ async fn namespace(client: &Client, references: &References, name: &str) -> Resu
             labels: metadata.labels.unwrap_or_default(),
         },
     ))
-}
-
-/// Returns the name of the Secret that a key wants to share.
-fn shared_name(key: &SubAccountApiKey) -> Option<String> {
-    let secret = key.spec.secret.as_ref().filter(|secret| secret.adopt)?;
-    Some(secret.name.clone().unwrap_or_else(|| key.name_any()))
 }

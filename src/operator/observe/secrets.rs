@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt as _};
 use rand::Rng as _;
 
 use crate::crd::{CreditPolicy, SubAccountApiKey};
@@ -83,9 +83,46 @@ pub fn opened(sealer: &Sealer, policy: PolicyId, sealed: &Sealed) -> Option<Upst
     serde_json::from_slice(&text).ok()
 }
 
+/// The Secrets of a key, read live.
+#[derive(Default)]
+pub(super) struct KeySecrets {
+    pub secret: Option<Secret>,
+    pub others: Vec<Secret>,
+    pub existing: Option<Secret>,
+    pub forbidden: Option<String>,
+}
+
+impl KeySecrets {
+    /// Reads them; of a key that is `leaving`, those that it shares.
+    pub async fn read(
+        client: &Client,
+        settings: &OperatorSettings,
+        references: &References,
+        key: &SubAccountApiKey,
+        name: &Name,
+        leaving: bool,
+    ) -> Result<Self> {
+        if leaving {
+            let others = adopted_secrets(client, settings, references, name, shared_name(key).as_deref()).await?;
+            return Ok(Self { others, ..Self::default() });
+        }
+        let (secret, others) = secrets(client, references, key, name).await?;
+        let existing = existing_secret(client, key, name).await?;
+        Ok(Self { secret, others, existing, forbidden: None })
+    }
+
+    /// The API server refuses to show them.
+    pub fn forbidden(error: &Error) -> Self {
+        let words = error.refusal().unwrap_or_default();
+        let forbidden =
+            format!("{error}: the Kubernetes API refused it: {words}; until it is allowed, the password stays");
+        Self { forbidden: Some(forbidden), ..Self::default() }
+    }
+}
+
 /// Reads the key's Secret and those under its earlier names, all live: a Secret missing from a cache proves
 /// nothing.
-pub(super) async fn secrets(
+async fn secrets(
     client: &Client,
     references: &References,
     key: &SubAccountApiKey,
@@ -112,7 +149,7 @@ pub(super) async fn secrets(
 }
 
 /// Reads the Secret of the user's own that brings the key's password, live.
-pub(super) async fn existing_secret(client: &Client, key: &SubAccountApiKey, name: &Name) -> Result<Option<Secret>> {
+async fn existing_secret(client: &Client, key: &SubAccountApiKey, name: &Name) -> Result<Option<Secret>> {
     let existing = key.spec.check(&name.name).ok().and_then(|spec| spec.secret.existing);
     let Some(existing) = existing else { return Ok(None) };
     let api: Api<Secret> = Api::namespaced(client.clone(), &name.namespace);
@@ -146,4 +183,10 @@ pub async fn adopted_secrets(
 
 fn is_adopted_by(secret: &Secret, key: &str) -> bool {
     Adoption::of(&secret.metadata).is_some_and(|adoption| adoption.key == key)
+}
+
+/// Returns the name of the Secret that a key wants to share.
+fn shared_name(key: &SubAccountApiKey) -> Option<String> {
+    let secret = key.spec.secret.as_ref().filter(|secret| secret.adopt)?;
+    Some(secret.name.clone().unwrap_or_else(|| key.name_any()))
 }

@@ -3,7 +3,7 @@
 //! A new credential is made in this order: stage its hash → write the Secret → read it back → promote, which starts the
 //! overlap of the old one. Wherever this is interrupted, the password in the Secret works.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::ResourceExt as _;
@@ -76,6 +76,10 @@ pub fn plan(key: &SubAccountApiKey, observed: &Observed, now: Timestamp, rng: &m
     };
     let owner = meta::controller_of(key);
     let work = Work { key, observed, spec: &spec, account, owner, now };
+    if let Some(problem) = &observed.forbidden {
+        plan.requeue_by(Some(now + FORBIDDEN_RETRY));
+        return work.hold(plan, Readiness::waiting(Reason::ApplyFailed, problem.clone()));
+    }
     let given = match work.given() {
         Ok(given) => given,
         Err(readiness) => return work.hold(plan, readiness),
@@ -88,6 +92,9 @@ pub fn plan(key: &SubAccountApiKey, observed: &Observed, now: Timestamp, rng: &m
         }
     }
 }
+
+/// Delay until Secrets are asked for again that the API server forbids to read: no event tells that a right was granted.
+const FORBIDDEN_RETRY: SignedDuration = SignedDuration::from_secs(60);
 
 /// True if the directory still admits a key that its spec revokes. The revocation is written before anything else is
 /// read or judged, so that it does not wait for a busy API server.

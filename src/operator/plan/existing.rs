@@ -3,6 +3,8 @@
 //! It is read and never written. The label is its owner's word that it may be used: to name a Secret is no way to read
 //! it. No message repeats anything of the password.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::Secret;
 
 use super::adoption::Adoption;
@@ -11,9 +13,11 @@ use super::{EventNote, Readiness, meta};
 use crate::crd::{CheckedExisting, Reason};
 use crate::domain::credential::{Credential, HashKey, Password, Stage};
 
-/// Limits of a password's characters. The lower one is what cannot be guessed at the rate at which logins are judged,
-/// the upper one what devices store.
+/// Limits of a password's characters. At random, the shortest one cannot be guessed at the rate at which logins are
+/// judged; the longest is what devices store.
 const CHARACTERS: std::ops::RangeInclusive<usize> = 16..=128;
+/// Different characters that a password must have: fewer are a word repeated.
+const DISTINCT_MIN: usize = 8;
 
 /// Returns the password of the Secret found under that name, or the refusal.
 pub fn password(place: &CheckedExisting, found: Option<&Secret>, kind: &str) -> Result<Password, Readiness> {
@@ -60,9 +64,19 @@ fn judged(value: &[u8]) -> Result<Password, String> {
         return Err("has a space or a character that is not printable ASCII; use letters, digits and signs".into());
     }
     match std::str::from_utf8(value) {
+        Ok(text) if CHARACTERS.contains(&text.len()) && is_pattern(value) => {
+            Err(format!("is easy to guess; use a random password of at least {DISTINCT_MIN} different characters"))
+        }
         Ok(text) if CHARACTERS.contains(&text.len()) => Ok(Password::given(text)),
         Ok(_) | Err(_) => Err(format!("has not {least} to {most} characters; use a password of that length")),
     }
+}
+
+/// True for few different characters, and for runs such as `1234567890…` or `aaaabbbb…`.
+fn is_pattern(value: &[u8]) -> bool {
+    let distinct: BTreeSet<u8> = value.iter().copied().collect();
+    let steps = value.windows(2).filter(|pair| matches!(pair, [a, b] if a.abs_diff(*b) <= 1)).count();
+    distinct.len() < DISTINCT_MIN || steps * 2 > value.len()
 }
 
 /// Decides which password holds: the user's, whatever the key's own Secret has.
@@ -130,7 +144,7 @@ mod tests {
                 ..OwnerReference::default()
             }]);
         };
-        let cases: [(&[u8], Edit, Reason, &str); 10] = [
+        let cases: [(&[u8], Edit, Reason, &str); 13] = [
             (GOOD.as_bytes(), |secret| secret.metadata.labels = None, Reason::SecretNotLabelled, "franking.io/use"),
             (
                 GOOD.as_bytes(),
@@ -159,6 +173,9 @@ mod tests {
             (GOOD.as_bytes(), |secret| secret.data = None, Reason::SecretInvalid, "lacks password"),
             (b"hunter2-hunter2", nothing, Reason::SecretInvalid, "16 to 128 characters"),
             (&[b'x'; 129], nothing, Reason::SecretInvalid, "16 to 128 characters"),
+            (b"passwordpassword", nothing, Reason::SecretInvalid, "easy to guess"),
+            (b"1234567890123456", nothing, Reason::SecretInvalid, "easy to guess"),
+            (b"aaabbbcccdddeeefffggghhh", nothing, Reason::SecretInvalid, "easy to guess"),
             (b"hunter2-hunter2-hunter2\n", nothing, Reason::SecretInvalid, "line break"),
             (b"hunter2 hunter2 hunter2", nothing, Reason::SecretInvalid, "a space"),
             ("hünter2-hunter2-hunter2".as_bytes(), nothing, Reason::SecretInvalid, "printable ASCII"),

@@ -27,6 +27,8 @@ pub struct Observed {
     pub others: Vec<Secret>,
     /// The Secret of the user's own that brings the password, read live.
     pub existing: Option<Secret>,
+    /// Why none of them could be read, if the API server forbids it.
+    pub forbidden: Option<String>,
     pub endpoint: Endpoint,
     pub hash_key: HashKey,
     /// The ledger was replaced, and only the Secret holds the password.

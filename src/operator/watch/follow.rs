@@ -17,6 +17,7 @@ use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
+use crate::operator::error::status_code;
 use crate::operator::object_ref::Name;
 use crate::operator::plan::meta::trim;
 
@@ -43,6 +44,12 @@ pub trait Listed: Sync {
     /// Records that the store has this version: the one after the last (`in_turn`), or one from a list, which skips
     /// versions.
     fn stored(&self, meta: &ObjectMeta, in_turn: bool);
+
+    /// True if a first list that the API server refuses counts as an empty one: the right to read one namespace is its
+    /// administrators' to take away, and must not hold up all others.
+    fn may_be_refused(&self) -> bool {
+        false
+    }
 }
 
 /// Receiver of the changes of a kind.
@@ -92,6 +99,9 @@ pub async fn follow<K>(
             Ok(event) => event,
             Err(error) => {
                 tracing::warn!(kind, error = &error as &dyn std::error::Error, "watching");
+                if told.may_be_refused() && is_forbidden(&error) && std::mem::take(&mut first) {
+                    told.listed();
+                }
                 continue;
             }
         };
@@ -139,6 +149,16 @@ pub async fn follow<K>(
                 told.changed(Change::Gone(name)).await;
             }
         }
+    }
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => {
+            status_code(error) == Some(403)
+        }
+        watcher::Error::WatchError(status) => status.code == 403,
+        watcher::Error::WatchFailed(_) | watcher::Error::NoResourceVersion => false,
     }
 }
 
@@ -211,6 +231,61 @@ mod tests {
             "items": [item("a"), item("b")]
         });
         Ok(Response::new(Body::from(list.to_string().into_bytes())))
+    }
+
+    /// Whose right to list comes back after a while.
+    struct Refused(Heard);
+
+    impl Listed for Refused {
+        fn listed(&self) {
+            self.0.listed();
+        }
+
+        fn stored(&self, _: &ObjectMeta, _: bool) {}
+
+        fn may_be_refused(&self) -> bool {
+            true
+        }
+    }
+
+    impl Told<Namespace> for Refused {
+        async fn changed(&self, change: Change<'_, Namespace>) {
+            self.0.changed(change).await;
+            self.0.listed.notify_one();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_first_list_that_may_be_refused_counts_as_empty_and_is_told_when_it_comes() {
+        let lists = std::sync::atomic::AtomicUsize::new(0);
+        let lists = std::sync::Arc::new(lists);
+        let refuse_once = move |request: Request<Body>| {
+            let is_first = lists.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+            async move {
+                if !is_first {
+                    return answer(request).await;
+                }
+                let status = json!({
+                    "apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403,
+                    "message": "not allowed"
+                });
+                let reply = Response::builder().status(403).body(Body::from(status.to_string().into_bytes()));
+                Ok(reply.expect("a reply"))
+            }
+        };
+        let client = kube::Client::new(tower::service_fn(refuse_once), "default");
+        let refused = Refused(Heard::default());
+        let marks = |_: &Namespace| Marks { own: 0, outward: 0, shown: 0 };
+        let all_told = async {
+            while refused.0.words.lock().expect("unpoisoned").len() < 3 {
+                refused.0.listed.notified().await;
+            }
+        };
+        tokio::select! {
+            () = follow("Namespace", Api::all(client), watcher::Config::default(), None, marks, &refused) => {}
+            () = all_told => {}
+        }
+        assert_eq!(*refused.0.words.lock().expect("unpoisoned"), ["listed", "a", "b"]);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! Watches of the API server, and the work queues that they fill.
 
+pub mod feed;
 pub mod follow;
 pub mod marks;
 mod passwords;

@@ -1,6 +1,6 @@
 //! Wakes the keys whose password a Secret of the user's own brings, when that Secret changes.
 //!
-//! One watch for all namespaces, of what its owners labelled for use, without its data.
+//! One watch for all namespaces, or for each that may be watched, of what its owners labelled for use, without its data.
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -24,6 +24,8 @@ pub trait Keys: Sync {
 pub struct Passwords<'a, K> {
     pub keys: &'a K,
     pub queues: &'a WorkQueues,
+    /// True for the watch of one namespace.
+    pub may_be_refused: bool,
 }
 
 impl<K: Keys> Listed for Passwords<'_, K> {
@@ -32,6 +34,10 @@ impl<K: Keys> Listed for Passwords<'_, K> {
     }
 
     fn stored(&self, _: &ObjectMeta, _: bool) {}
+
+    fn may_be_refused(&self) -> bool {
+        self.may_be_refused
+    }
 }
 
 impl<K: Keys> Told<PartialObjectMeta<Secret>> for Passwords<'_, K> {

@@ -17,6 +17,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 use super::failure::Failure;
 use super::file::{self, unfit};
 use super::identity::read_identity;
+use super::moved;
 use crate::ledger::audit::LEDGER_RESTORED;
 use crate::ledger::identity::{Because, State};
 use crate::ledger::incarnation::Naming;
@@ -126,7 +127,7 @@ fn verify(path: &Path) -> store::Result<Identity> {
 }
 
 /// Puts a backup in the ledger's place, which no process may have open, and marks it as restored.
-pub fn restore(path: &Path, from: &Path, now: Timestamp) -> Result<Restored> {
+pub fn restore(path: &Path, from: &Path, although_moved: bool, now: Timestamp) -> Result<Restored> {
     if same_file(path, from) {
         return Err(at_fault(BACKUP, from, "it is the ledger itself"));
     }
@@ -134,6 +135,9 @@ pub fn restore(path: &Path, from: &Path, now: Timestamp) -> Result<Restored> {
         return Err(at_fault(BACKUP, from, format!("there is no such file; {}", beside_it(from))));
     }
     file::refuse_network(path)?;
+    if !although_moved {
+        refuse_moved(path)?;
+    }
     let fresh = beside(path, "restoring");
     let marked = prepare(&fresh, from, now);
     let placed = marked.and_then(|identity| {
@@ -145,6 +149,28 @@ pub fn restore(path: &Path, from: &Path, now: Timestamp) -> Result<Restored> {
         drop(fs::remove_file(&fresh));
     }
     placed
+}
+
+/// Refuses to replace a ledger that is moving to another engine, or has moved: with an older one in its place, two could
+/// be in force.
+fn refuse_moved(path: &Path) -> Result<()> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    match Connection::open_with_flags(path, flags).and_then(|connection| moved::read(&connection)) {
+        Ok(Some(mark)) => {
+            let is = if mark.is_done { "was moved" } else { "is being moved" };
+            Err(unfit(
+                path,
+                format!(
+                    "it {is} to {}, and a restored one could be in force beside that; where that database is lost for \
+                     good, run this again with --although-moved",
+                    mark.place
+                ),
+            )
+            .into())
+        }
+        // There is no ledger, or one that cannot be read: it is lost.
+        Ok(None) | Err(_) => Ok(()),
+    }
 }
 
 /// Copies the backup beside the ledger, brings the copy to this release's schema and marks it as restored.

@@ -127,13 +127,13 @@ async fn a_restored_ledger_is_marked_and_the_old_one_kept() {
     backup(&place.ledger(), &saved, false).expect("copied");
     send(&store, &session, 100, 4).await;
 
-    let refused = restore(&place.ledger(), &saved, SystemClock.now()).expect_err("it is in use");
+    let refused = restore(&place.ledger(), &saved, false, SystemClock.now()).expect_err("it is in use");
     assert!(refused.to_string().contains("a process has it open"), "{refused}");
     send(&store, &session, 200, 1).await;
     drop(store);
     // The threads let go of the file a moment after the store is dropped.
     let restored = loop {
-        match restore(&place.ledger(), &saved, SystemClock.now()) {
+        match restore(&place.ledger(), &saved, false, SystemClock.now()) {
             Ok(restored) => break restored,
             Err(error) => assert!(error.to_string().contains("a process has it open"), "{error}"),
         }
@@ -165,7 +165,7 @@ async fn what_is_damaged_or_no_ledger_is_not_put_in_place() {
     let other = place.file("recipes.db");
     Connection::open(&other).expect("made").execute_batch("CREATE TABLE recipes (name TEXT)").expect("a table");
     for (from, why) in [(saved, ""), (other, "another program"), (place.file("nothing.db"), "no such file")] {
-        let refused = restore(&place.ledger(), &from, SystemClock.now()).expect_err("it is no backup");
+        let refused = restore(&place.ledger(), &from, false, SystemClock.now()).expect_err("it is no backup");
         assert!(shown(&refused).contains(why), "{refused}");
         let at_fault = format!("the backup {} cannot be used: ", from.display());
         assert!(why.is_empty() || refused.to_string().starts_with(&at_fault), "{refused}");
@@ -204,7 +204,8 @@ async fn who_names_a_backup_that_is_not_there_hears_which_ones_are() {
     let place = Place::new();
     let folder = place.file("backups");
     let missing = folder.join("ledger-20200101T000000Z.db");
-    let hears = || restore(&place.ledger(), &missing, SystemClock.now()).expect_err("it is not there").to_string();
+    let hears =
+        || restore(&place.ledger(), &missing, false, SystemClock.now()).expect_err("it is not there").to_string();
     assert!(
         hears().ends_with(&format!("no such file; {} cannot be read as a folder", folder.display())),
         "{}",
@@ -221,4 +222,21 @@ async fn who_names_a_backup_that_is_not_there_hears_which_ones_are() {
     let found = standing(&folder).expect("read");
     assert_eq!(found.iter().map(|one| one.taken_at).collect::<Vec<_>>(), (0..7).rev().map(at).collect::<Vec<_>>());
     assert!(found.iter().all(|one| one.bytes > 0));
+}
+
+#[tokio::test]
+async fn a_ledger_that_moves_is_replaced_only_by_who_says_that_its_database_is_lost() {
+    let place = Place::new();
+    let saved = place.file("saved.db");
+    drop(place.open().await);
+    backup(&place.ledger(), &saved, false).expect("copied");
+    let connection = Connection::open(place.ledger()).expect("the ledger");
+    moved::set(&connection, "target", "db.example/franking", SystemClock.now()).unwrap_or_else(|_| panic!("marked"));
+    drop(connection);
+    let refused = restore(&place.ledger(), &saved, false, SystemClock.now()).expect_err("it moves").to_string();
+    assert!(
+        refused.contains("is being moved to db.example/franking") && refused.contains("--although-moved"),
+        "{refused}"
+    );
+    restore(&place.ledger(), &saved, true, SystemClock.now()).expect("restored");
 }

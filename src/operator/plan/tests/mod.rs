@@ -207,6 +207,7 @@ impl Scene {
             secret: None,
             others: Vec::new(),
             existing: None,
+            forbidden: None,
             endpoint: endpoint(),
             hash_key: hash_key(),
             rebuilding: false,

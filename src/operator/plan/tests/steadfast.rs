@@ -84,6 +84,23 @@ fn a_key_is_narrowed_while_its_secret_is_another_s() {
 }
 
 #[test]
+fn a_key_is_narrowed_and_keeps_its_password_while_its_secret_must_not_be_read() {
+    let mut scene = Scene::new(json!({}));
+    scene.settle();
+    let before = scene.seen.entry.clone().expect("an entry");
+    scene.seen.secret = None;
+    scene.seen.forbidden = Some("reading the Secret \"key\": it is forbidden".into());
+    scene.set(json!({"allowFrom": ["10.0.0.0/8"]}));
+    let plan = scene.settle();
+    let status = plan.status.as_ref().expect("a status");
+    assert_eq!(verdict(&status.conditions), "ApplyFailed");
+    let entry = put_key(&plan).expect("an entry");
+    assert!(!entry.allow_from.is_empty());
+    assert_eq!(entry.credentials, before.credentials);
+    assert!(plan.requeue_at.is_some(), "no event tells that the right was granted");
+}
+
+#[test]
 fn neither_a_login_nor_the_installation_s_keys_are_adopted() {
     let secret = |name: &str, label: &str| -> Secret {
         let metadata = json!({"name": name, "labels": {label: "true"}});

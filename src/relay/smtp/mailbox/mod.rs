@@ -390,13 +390,25 @@ fn is_unseen(c: char) -> bool {
     (c.is_control() && c != '\t') || is_invisible(c)
 }
 
+/// True for directional characters, line separators and those without a glyph (Default_Ignorable_Code_Point), but for the
+/// two selectors that choose between text and emoji.
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
         || matches!(
             c,
-            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{3164}' | '\u{ffa0}'
+            '\u{ad}'
+                | '\u{34f}'
+                | '\u{61c}'
+                | '\u{115f}'
+                | '\u{1160}'
+                | '\u{3164}'
+                | '\u{ffa0}'
+                | '\u{2028}'
+                | '\u{2029}'
         )
-        || matches!(c, '\u{e0000}'..='\u{e007f}')
+        || matches!(c, '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{fe00}'..='\u{fe0d}')
+        || matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}')
+        || matches!(c, '\u{e0000}'..='\u{e0fff}')
 }
 
 /// Returns the content of a quoted string, and the text after it. `text` starts after its first quote.

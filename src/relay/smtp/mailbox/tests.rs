@@ -267,6 +267,9 @@ fn an_invisible_or_control_character_is_refused_in_comments_and_quotes_too() {
     for value in [
         "a@b.c (<a@b.c\u{200b}.evil.com>)",
         "a@b.c (y (\u{202e}z))",
+        "a@b.c (y\u{2028}z)",
+        "\"y\u{fffa}z\" <a@b.c>",
+        "\"y\u{e0100}z\" <a@b.c>",
         "a@b.c (y\u{1}z)",
         "a@b.c (y\\\u{1}z)",
         "Team (\u{feff}y): a@b.c;",
@@ -278,6 +281,7 @@ fn an_invisible_or_control_character_is_refused_in_comments_and_quotes_too() {
     ] {
         assert_eq!(read(value), None, "{}", value.escape_unicode());
     }
+    assert_eq!(read("\"\u{2764}\u{fe0f} \u{260e}\u{fe0e}\" <a@b.c>").unwrap_or_default(), ["a@b.c"]);
     assert_eq!(read("\"y\tz\" <a@b.c> (y\tz)").unwrap_or_default(), ["a@b.c"]);
 }
 
