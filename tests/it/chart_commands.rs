@@ -37,7 +37,7 @@ fn the_command_that_prints_the_trail_finds_the_ledger_in_the_pods_of_either_engi
     assert_eq!(inside(object(&apart, "Deployment", "franking-operator"), "ledger events"), command);
     assert!(PAGE.contains("`deployment/franking-operator` instead of `franking-0`"));
 
-    let command = inside(pod, "ledger costs --policy starter --period 2026-11");
+    let command = inside(pod, "ledger costs --policy company --period 2026-11");
     for pod in ["franking-0", "deployment/franking-operator"] {
         let exec =
             format!("kubectl exec --namespace franking-system {pod} --container operator -- \\\n      {command}\n");

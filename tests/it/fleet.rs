@@ -415,7 +415,10 @@ async fn an_object_of_somebody_elses_is_not_touched_and_its_name_is_taken_when_i
     let before = spec(budgets.get(&name).await.expect("their budget"));
     let seen = scene.fleet().pass().await.expect("a pass");
     let refused = seen.state.refused.expect("it is said");
-    assert!(refused.contains(&format!("PodDisruptionBudget fleet-foreign/{name} is somebody else's")), "{refused}");
+    assert!(
+        refused.contains(&format!("PodDisruptionBudget fleet-foreign/{name} belongs to another owner")),
+        "{refused}"
+    );
     assert_eq!(spec(budgets.get(&name).await.expect("their budget")), before);
     assert!(scene.api::<Deployment>().get_opt(&name).await.expect("an answer").is_none(), "half a fleet was made");
     scene.delete::<PodDisruptionBudget>(&name).await;

@@ -241,7 +241,7 @@ async fn stopped_with(count: u64, act: Act) -> (Scene, Relay, JoinHandle<()>, Ve
     let other = another(&scene).await;
     let drain = tokio::spawn(scene.relay.take().expect("a relay").drain());
     for sender in &mut senders {
-        sender.reply().await.is("451 4.4.2 the upstream took the message");
+        sender.reply().await.is("451 4.4.2 the upstream received the message");
         sender.reply().await.is("421 4.3.2");
         sender.closed().await;
     }

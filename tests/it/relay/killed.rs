@@ -100,7 +100,7 @@ async fn what_a_killed_relay_had_at_the_upstream_stays_charged_and_what_was_told
 
     scene.sink.always(At::Final, Act::Stall);
     let told = format!("{MAIL}, and its client was told to come again");
-    deliver(doomed.hasty, &scene, &told).await.is("451 4.4.2 the upstream took the message");
+    deliver(doomed.hasty, &scene, &told).await.is("451 4.4.2 the upstream received the message");
     let untold = |n: u32| format!("{MAIL} {n}, and its client waits for the answer");
     let mut waiting = Vec::new();
     for n in 0..3 {
@@ -119,7 +119,7 @@ async fn what_a_killed_relay_had_at_the_upstream_stays_charged_and_what_was_told
     }
     scene.sink.behave();
     // Nobody knows yet that it died.
-    deliver(other.patient, &scene, &told).await.is("451 4.4.2 this message is still on its way");
+    deliver(other.patient, &scene, &told).await.is("451 4.4.2 this message is still being sent");
 
     let session = leader.open_session(Role::Operator, "leader").await.expect("a session");
     let (mut lost, deadline) = (0, Instant::now() + 2 * SOON);

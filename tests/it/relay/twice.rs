@@ -28,11 +28,11 @@ async fn an_upstream_that_answers_after_the_client_gave_up_gets_one_mail_for_one
     assert_eq!(fingerprints(&scene), 0, "an outcome that is known costs no write");
 
     scene.sink.once(At::Final, Act::Stall);
-    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 the upstream took the message");
+    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 the upstream received the message");
     // At once, and at whichever relay.
-    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 this message is still on its way");
+    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 this message is still being sent");
     let mut elsewhere = client_of(&other, &scene, 1).await;
-    elsewhere.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 this message is still on its way");
+    elsewhere.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 this message is still being sent");
     // Whatever is not the same to the byte is another message.
     elsewhere.deliver(FROM, &[TO], &format!("{MAIL} ")).await.is("250 2.0.0");
     elsewhere.deliver(FROM, &["other@elsewhere.example"], MAIL).await.is("250 2.0.0");
@@ -109,8 +109,8 @@ async fn a_copy_that_is_late_too_is_one_charge_and_is_answered_in_the_end() {
     let mut client = scene.client().await;
     client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2");
     scene.sink.once(At::Final, Act::Stall);
-    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 the upstream took the message");
-    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 this message is still on its way");
+    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 the upstream received the message");
+    client.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 this message is still being sent");
     scene.sink.release();
     scene.until_usage([1, 1, 0, 0, 0]).await;
     client.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0 relayed, id ");
@@ -153,7 +153,7 @@ async fn a_client_that_hangs_up_after_its_dot_comes_again_to_the_same_message_on
         drop(client);
         scene.until_usage([1, 0, 0, 0, 1]).await;
         let mut elsewhere = client_of(&other, &scene, 1).await;
-        elsewhere.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 this message is still on its way");
+        elsewhere.deliver(FROM, &[TO], MAIL).await.is("451 4.4.2 this message is still being sent");
         scene.sink.release();
         scene.until_usage([1, 1, 0, 0, 0]).await;
         elsewhere.deliver(FROM, &[TO], MAIL).await.is("250 2.0.0 relayed, id ");
@@ -174,7 +174,7 @@ async fn a_message_with_an_id_is_known_again_from_its_dot_on() {
     drop(client);
     scene.until_usage([1, 0, 0, 0, 1]).await;
     let mut client = scene.client().await;
-    client.deliver(FROM, &[TO], &marked).await.is("451 4.4.2 this message is still on its way");
+    client.deliver(FROM, &[TO], &marked).await.is("451 4.4.2 this message is still being sent");
     scene.sink.release();
     scene.until_usage([1, 1, 0, 0, 0]).await;
     client.deliver(FROM, &[TO], &marked).await.is("250 2.0.0 relayed, id ");
