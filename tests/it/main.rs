@@ -13,6 +13,8 @@ mod demo;
 mod disk;
 mod documents;
 mod examples;
+mod examples_apps;
+mod examples_pod;
 mod examples_postgres;
 mod fleet;
 mod generated;
