@@ -16,6 +16,7 @@ mod examples;
 mod examples_apps;
 mod examples_pod;
 mod examples_postgres;
+mod examples_printers;
 mod fleet;
 mod generated;
 mod image;
