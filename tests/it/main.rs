@@ -8,6 +8,7 @@ mod chart_apart;
 mod chart_commands;
 mod chart_doors;
 mod chart_life;
+mod choosing;
 mod circles;
 mod demo;
 mod disk;
