@@ -51,7 +51,7 @@ const PROGRAMS: [(&str, bool, &[&str]); 9] = [
             "GITEA__mailer__FROM",
         ],
     ),
-    ("gitlab", false, &["GITLAB_OMNIBUS_CONFIG"]),
+    ("gitlab", false, &["GITLAB_OMNIBUS_CONFIG", "relay-ca.crt"]),
     (
         "grafana",
         false,
@@ -216,8 +216,11 @@ async fn each_secret_has_the_names_that_its_program_reads_and_the_libraries_send
     assert_eq!(franking.stop(), 0, "{}", stage.home.log());
 }
 
-/// What stands for the program here, with variables besides its container's own.
-fn mailing(program: &str, container: &Container, go: &str) -> Option<(Vec<String>, Vec<(&'static str, String)>)> {
+/// A command, and variables besides its container's own.
+type Mailing = (Vec<String>, Vec<(&'static str, String)>);
+
+/// What stands for the program here.
+fn mailing(program: &str, container: &Container, go: &str) -> Option<Mailing> {
     let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients");
     let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
     let of = |name: &str| container.variables[name].as_str();
