@@ -9,7 +9,7 @@ use crate::support::franking::{DEADLINE, eventually};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const SYSTEM: &str = "franking-system";
-/// A team's namespace with two accounts, and somebody with each of the namespace roles.
+/// A team's namespace with two accounts.
 const TEAM: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: marketing}}
 ---

@@ -16,10 +16,10 @@ use crate::support::franking::DEADLINE;
 use crate::support::sink::Received;
 
 const NAMESPACE: &str = "apps";
-/// What every key's Secret has.
+/// Names in every key's Secret.
 const BASE: [&str; 9] =
     ["account-id", "certificates", "host", "password", "port", "provider", "type", "uri", "username"];
-/// What the preset `env` adds for a key with one sender.
+/// Names that the preset `env` adds for a key with one sender.
 const ENV: [&str; 7] = ["SMTP_CA", "SMTP_FROM", "SMTP_HOST", "SMTP_PASSWORD", "SMTP_PORT", "SMTP_URL", "SMTP_USERNAME"];
 /// Each program, whether its key has the preset, and the names of its template.
 const PROGRAMS: [(&str, bool, &[&str]); 9] = [
@@ -65,7 +65,7 @@ const PROGRAMS: [(&str, bool, &[&str]); 9] = [
 /// Django's own mail, with the settings module of the example.
 const DJANGO: &str = "import django\ndjango.setup()\nfrom django.core.mail import send_mail\n\
     assert send_mail('A mail', 'Hello!', None, ['reader@example.net']) == 1";
-/// What WordPress does around its PHPMailer: it asks the filters for the sender, then lets the plugins set it up.
+/// WordPress around its PHPMailer: it asks the filters for the sender, then lets the plugins set it up.
 const WORDPRESS: &str = r#"
 function add_filter($name, $call) { global $hooks; $hooks[$name] = $call; }
 function add_action($name, $call) { add_filter($name, $call); }
@@ -108,7 +108,7 @@ server.start(helo: "client.example", **login) do |session|
   session.send_message("From: #{from}\r\nSubject: A mail\r\n\r\nHello!\r\n", from, "reader@example.net")
 end
 "#;
-/// How a program of Go's standard library trusts and logs in: address, user, password, sender.
+/// A program of Go's standard library that trusts and logs in as Grafana does: address, user, password, sender.
 const GO: &str = r#"package main
 import ("crypto/tls"; "net"; "net/smtp"; "os")
 func check(err error) { if err != nil { panic(err) } }
@@ -219,7 +219,7 @@ async fn each_secret_has_the_names_that_its_program_reads_and_the_libraries_send
 /// A command, and variables besides its container's own.
 type Mailing = (Vec<String>, Vec<(&'static str, String)>);
 
-/// What stands for the program here.
+/// The command that stands for the program here.
 fn mailing(program: &str, container: &Container, go: &str) -> Option<Mailing> {
     let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients");
     let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();

@@ -41,7 +41,7 @@ pub fn apply_example(stage: &Stage, path: &str) {
 pub struct Container {
     pub command: Vec<String>,
     pub variables: BTreeMap<String, String>,
-    /// What stands for `/`.
+    /// The folder that stands for `/`.
     root: PathBuf,
     /// Mount paths, the longest first.
     mounts: Vec<String>,

@@ -16,7 +16,7 @@ const LIST: &str = "\u{feff}name,networks,sender\r\n\
     \r\n\
     scanner-there, 10.20.8.12/32 fd00:20::9:12 ,*@scan.example.com\r\n\
     123,10.20.0.0/16,123@scan.example.com\r\n";
-/// What a device without TLS does: login and one mail, in the clear.
+/// A device without TLS: login and one mail, in the clear.
 const DEVICE: &str = "import smtplib, sys\nhost, port, user, password, sender = sys.argv[1:]\n\
     with smtplib.SMTP(host, int(port)) as relay:\n    relay.login(user, password)\n    \
     relay.sendmail(sender, ['reader@example.net'], f'From: {sender}\\nSubject: A scan\\n\\nHello!')\n";
