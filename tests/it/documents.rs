@@ -12,7 +12,7 @@ const FOLDERS: [&str; 6] = ["src/", "tests/", "charts/", "docs/", "examples/", "
 const INDEX: &str = "docs/README.md";
 
 /// What newcomers ask, as the index has it, and words of the answer in the section that it leads to.
-const QUESTIONS: [(&str, &str); 20] = [
+const QUESTIONS: [(&str, &str); 21] = [
     ("Why is a suspended key refused in the middle", "So a session that logged in a minute ago hears `550 5.7.13`"),
     ("Where is the text of a reply?", "in one file, `src/relay/smtp/reply/mod.rs`"),
     ("When is a Secret overwritten?", "A Secret that another owner made is never overwritten"),
@@ -34,6 +34,7 @@ const QUESTIONS: [(&str, &str); 20] = [
     ("SQLite or PostgreSQL?", "needs | a volume on a local file system"),
     ("What should wake me at night?", "franking_ledger_replaced == 1"),
     ("What became of this message?", "--prefix --tail=-1 | grep MESSAGE-ID"),
+    ("How do I keep tenants from making keys?", "--set rbac.aggregateToNamespaceRoles=false"),
     ("What may a tenant do", "write `SubAccountApiKey`, read `SubAccount`"),
     ("Who changed this limit?", "`franking ledger events` prints which limit"),
 ];

@@ -13,9 +13,11 @@ use crate::support::franking::Home;
 use crate::support::identity;
 
 /// What is applied, in the order of the READMEs: the argument for kubectl, and the path under `examples/`.
-const APPLIED: [(&str, &str); 9] = [
+const APPLIED: [(&str, &str); 11] = [
     ("--filename", "quickstart.yaml"),
     ("--filename", "sink"),
+    ("--filename", "pod"),
+    ("--filename", "apps"),
     ("--filename", "company"),
     ("--filename", "prepaid"),
     ("--filename", "printers/devices.yaml"),
@@ -39,8 +41,9 @@ const ELSEWHERE: [(&str, &str); 6] = [
 pub const SYSTEM: &str = "franking-system";
 
 /// Secrets that the examples speak of: namespace, name, and some of the keys that a program finds in it.
-const SECRETS: [(&str, &str, &[&str]); 8] = [
+const SECRETS: [(&str, &str, &[&str]); 9] = [
     ("franking-try", "first-mail", &["SMTP_HOST", "SMTP_PORT", "SMTP_USERNAME", "SMTP_PASSWORD", "SMTP_CA"]),
+    ("mailer", "mailer-smtp", &["SMTP_HOST", "SMTP_CA", "SMTP_FROM", "host", "certificates"]),
     ("newsroom", "website-smtp", &["host", "port", "username", "password", "uri"]),
     ("newsroom", "alerts-smtp", &["username", "password"]),
     ("shop", "orders-smtp", &["SMTP_HOST", "SMTP_PORT", "SMTP_USERNAME", "SMTP_PASSWORD", "SMTP_URL"]),
