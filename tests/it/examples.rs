@@ -13,9 +13,10 @@ use crate::support::franking::Home;
 use crate::support::identity;
 
 /// What is applied, in the order of the READMEs: the argument for kubectl, and the path under `examples/`.
-const APPLIED: [(&str, &str); 9] = [
+const APPLIED: [(&str, &str); 10] = [
     ("--filename", "quickstart.yaml"),
     ("--filename", "sink"),
+    ("--filename", "brands"),
     ("--filename", "company"),
     ("--filename", "prepaid"),
     ("--filename", "printers/devices.yaml"),

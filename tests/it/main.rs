@@ -13,6 +13,8 @@ mod demo;
 mod disk;
 mod documents;
 mod examples;
+mod examples_brands;
+mod examples_people;
 mod examples_postgres;
 mod fleet;
 mod generated;
