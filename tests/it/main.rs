@@ -14,6 +14,7 @@ mod disk;
 mod documents;
 mod examples;
 mod examples_brands;
+mod examples_msp;
 mod examples_people;
 mod examples_postgres;
 mod fleet;
