@@ -13,12 +13,15 @@ use crate::support::franking::Home;
 use crate::support::identity;
 
 /// What is applied, in the order of the READMEs: the argument for kubectl, and the path under `examples/`.
-const APPLIED: [(&str, &str); 11] = [
+const APPLIED: [(&str, &str); 14] = [
     ("--filename", "quickstart.yaml"),
     ("--filename", "sink"),
     ("--filename", "pod"),
     ("--filename", "apps"),
+    ("--filename", "brands"),
     ("--filename", "company"),
+    ("--filename", "msp/plan.yaml"),
+    ("--filename", "msp/bill"),
     ("--filename", "prepaid"),
     ("--filename", "printers/devices.yaml"),
     ("--filename", "gitops/platform.yaml"),
@@ -28,7 +31,12 @@ const APPLIED: [(&str, &str); 11] = [
 ];
 
 /// What is tested in another way, and where.
-const ELSEWHERE: [(&str, &str); 6] = [
+const ELSEWHERE: [(&str, &str); 11] = [
+    ("msp/base/kustomization.yaml", "the base of the clients: tests/it/examples_msp.rs"),
+    ("msp/base/client.yaml", "the base of the clients: tests/it/examples_msp.rs"),
+    ("msp/clients/harbour/kustomization.yaml", "an overlay: tests/it/examples_msp.rs"),
+    ("msp/clients/orchard/kustomization.yaml", "an overlay: tests/it/examples_msp.rs"),
+    ("msp/clients/orchard/suspend.yaml", "a patch: tests/it/examples_msp.rs"),
     ("alerts/rules.yaml", "a kind of the Prometheus operator: tests/it/alerts.rs"),
     ("printers/relay-values.yaml", "values of the chart: tests/it/chart.rs"),
     ("gitops/flux/kustomization.yaml", "a kind of Flux, whose expressions are judged below"),
