@@ -18,7 +18,7 @@ const SHELL: &str = r#"kubectl() { if [ "$1" = patch ]; then command kubectl "$@
 const HELM_PAGES: [(&str, usize); 6] = [
     ("README.md", 1),
     ("charts/franking/README.md", 1),
-    ("docs/operating.md", 4),
+    ("docs/operating.md", 5),
     ("docs/security.md", 1),
     ("examples/postgres/README.md", 2),
     ("examples/printers/README.md", 1),
