@@ -24,6 +24,7 @@ mod examples_printers;
 mod fleet;
 mod generated;
 mod image;
+mod intercepted;
 mod kills;
 mod leader;
 mod ledger;

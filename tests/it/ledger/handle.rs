@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::faulty::{Fault, Faulty};
 use super::world::{Place, World, chain};
+use crate::intercepted::Intercepted;
 use franking::domain::credit::{Outcome, Reservation, Verdict};
 use franking::domain::id::MessageId;
 use franking::ledger::Ledger;
@@ -21,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(1);
 
 struct Desk {
     world: World,
-    faulty: Arc<Faulty>,
+    faulty: Arc<Intercepted<Faulty>>,
     ledger: Ledger,
     registry: Registry,
 }
@@ -32,7 +33,7 @@ fn soon() -> Instant {
 
 async fn desk(place: &impl Place, cap: Option<i64>) -> Desk {
     let world = World::with(place, None, cap, None).await;
-    let faulty = Faulty::new(world.store.clone());
+    let faulty = Faulty::in_front_of(world.store.clone());
     let registry = Registry::new();
     let name = "relay-1".to_owned();
     let ledger =

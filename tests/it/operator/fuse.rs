@@ -9,27 +9,14 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use franking::domain::credential::Username;
-use franking::domain::credit::{Meter, Reservation, Verdict};
-use franking::domain::denied_sender::{DeniedReport, DeniedSenders};
-use franking::domain::directory::{Entry, Named};
-use franking::domain::id::{Holder, Kind, MessageId, PolicyId};
-use franking::domain::login_network::LoginFrom;
-use franking::domain::trouble::{Sightings, Trouble};
-use franking::ledger::report::{
-    BillingTerms, Channel, Ended, Queued, Report, Spender, ThresholdNotice, Told, UsageRow,
-};
-use franking::ledger::store::{
-    Acceptance, Balance, Because, Changes, Discrepancy, Event, Floor, Identity, LedgerSession, LedgerTime, Result,
-    Role, Settlement, Store,
-};
+use franking::domain::directory::Entry;
+use franking::ledger::store::{LedgerSession, Result, Store};
 use http_body_util::{Either, Full};
-use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use tower::{Layer, Service};
-use uuid::Uuid;
 
 use super::valve::Valve;
+use crate::intercepted::{Intercepted, Interceptor};
 
 /// Counts writes and blows after so many. Nothing gets through a blown one.
 #[derive(Default)]
@@ -194,10 +181,9 @@ where
     }
 }
 
-/// A ledger that can be down, behind a fuse.
+/// Takes a ledger down, behind a fuse.
 pub struct Fragile {
-    pub inner: Arc<dyn Store>,
-    pub fuse: Arc<Fuse>,
+    fuse: Arc<Fuse>,
     pub down: AtomicBool,
     /// In front of every policy that is written.
     pub policies: Valve,
@@ -206,12 +192,15 @@ pub struct Fragile {
 }
 
 impl Fragile {
-    pub fn new(inner: Arc<dyn Store>, fuse: Arc<Fuse>) -> Arc<Self> {
+    pub fn in_front_of(inner: Arc<dyn Store>, fuse: Arc<Fuse>) -> Arc<Intercepted<Self>> {
         let (policies, accounts) = (Valve::default(), Valve::default());
-        Arc::new(Self { inner, fuse, down: AtomicBool::new(false), policies, accounts })
+        Intercepted::new(inner, Self { fuse, down: AtomicBool::new(false), policies, accounts })
     }
+}
 
-    async fn pass(&self) -> Result<()> {
+#[async_trait]
+impl Interceptor for Fragile {
+    async fn before(&self) -> Result<()> {
         self.fuse.pass().await;
         if self.down.load(Ordering::SeqCst) {
             let source = std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into();
@@ -219,47 +208,8 @@ impl Fragile {
         }
         Ok(())
     }
-}
 
-#[async_trait]
-impl Store for Fragile {
-    async fn identity(&self) -> Result<Identity> {
-        self.pass().await?;
-        self.inner.identity().await
-    }
-
-    async fn time(&self) -> Result<LedgerTime> {
-        self.pass().await?;
-        self.inner.time().await
-    }
-
-    async fn open_session(&self, role: Role, name: &str) -> Result<LedgerSession> {
-        self.pass().await?;
-        self.inner.open_session(role, name).await
-    }
-
-    async fn heartbeat(&self, session: &LedgerSession) -> Result<()> {
-        self.pass().await?;
-        self.inner.heartbeat(session).await
-    }
-
-    async fn close_session(&self, session: &LedgerSession) -> Result<()> {
-        self.pass().await?;
-        self.inner.close_session(session).await
-    }
-
-    async fn sweep_sessions(&self, session: &LedgerSession, silence: SignedDuration) -> Result<Vec<MessageId>> {
-        self.pass().await?;
-        self.inner.sweep_sessions(session, silence).await
-    }
-
-    async fn identify(&self, session: &LedgerSession, kind: Kind, namespace_uid: &str, name: &str) -> Result<Uuid> {
-        self.pass().await?;
-        self.inner.identify(session, kind, namespace_uid, name).await
-    }
-
-    async fn put(&self, session: &LedgerSession, actor: &str, entries: &[Entry]) -> Result<()> {
-        self.pass().await?;
+    async fn put(&self, inner: &dyn Store, session: &LedgerSession, actor: &str, entries: &[Entry]) -> Result<()> {
         for entry in entries {
             match entry {
                 Entry::Policy(_) => self.policies.pass().await,
@@ -268,207 +218,9 @@ impl Store for Fragile {
             }
         }
         // It may have gone down meanwhile.
-        self.pass().await?;
-        self.inner.put(session, actor, entries).await?;
+        self.before().await?;
+        inner.put(session, actor, entries).await?;
         self.fuse.wrote().await;
         Ok(())
-    }
-
-    async fn changes(&self, after: i64) -> Result<Changes> {
-        self.pass().await?;
-        self.inner.changes(after).await
-    }
-
-    async fn find_sender(&self, username: &Username) -> Result<Option<Named>> {
-        self.pass().await?;
-        self.inner.find_sender(username).await
-    }
-
-    async fn find(&self, holder: Holder) -> Result<Option<Entry>> {
-        self.pass().await?;
-        self.inner.find(holder).await
-    }
-
-    async fn reserve(&self, session: &LedgerSession, batch: &[Reservation]) -> Result<Vec<Verdict>> {
-        self.pass().await?;
-        self.inner.reserve(session, batch).await
-    }
-
-    async fn settle(&self, session: &LedgerSession, batch: &[Settlement]) -> Result<()> {
-        self.pass().await?;
-        self.inner.settle(session, batch).await
-    }
-
-    async fn prepare_lots(&self, session: &LedgerSession, until: Timestamp) -> Result<u64> {
-        self.pass().await?;
-        self.inner.prepare_lots(session, until).await
-    }
-
-    async fn balances(&self, holders: &[Holder]) -> Result<Vec<Balance>> {
-        self.pass().await?;
-        self.inner.balances(holders).await
-    }
-
-    async fn moved(&self, cursor: i64, limit: usize) -> Result<(Vec<Holder>, i64)> {
-        self.pass().await?;
-        self.inner.moved(cursor, limit).await
-    }
-
-    async fn rollup(&self, session: &LedgerSession) -> Result<u64> {
-        self.pass().await?;
-        self.inner.rollup(session).await
-    }
-
-    async fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>> {
-        self.pass().await?;
-        self.inner.events(after, limit).await
-    }
-
-    async fn record(
-        &self,
-        session: &LedgerSession,
-        actor: &str,
-        kind: &str,
-        holder: Option<Holder>,
-        detail: serde_json::Value,
-    ) -> Result<()> {
-        self.pass().await?;
-        self.inner.record(session, actor, kind, holder, detail).await
-    }
-
-    async fn forget_fingerprints(&self, session: &LedgerSession, before: Timestamp) -> Result<u64> {
-        self.pass().await?;
-        self.inner.forget_fingerprints(session, before).await
-    }
-
-    async fn forget_keys(&self, session: &LedgerSession, before: Timestamp) -> Result<u64> {
-        self.pass().await?;
-        self.inner.forget_keys(session, before).await
-    }
-
-    async fn retire(&self, session: &LedgerSession, before: Timestamp) -> Result<u64> {
-        self.pass().await?;
-        self.inner.retire(session, before).await
-    }
-
-    async fn check(&self) -> Result<Vec<Discrepancy>> {
-        self.pass().await?;
-        self.inner.check().await
-    }
-
-    async fn hold(&self, because: Because) -> Result<()> {
-        self.pass().await?;
-        self.inner.hold(because).await
-    }
-
-    async fn accept(&self, acceptance: &Acceptance) -> Result<()> {
-        self.pass().await?;
-        self.inner.accept(acceptance).await
-    }
-
-    async fn assign(
-        &self,
-        session: &LedgerSession,
-        kind: Kind,
-        namespace_uid: &str,
-        name: &str,
-        id: Uuid,
-    ) -> Result<Uuid> {
-        self.pass().await?;
-        self.inner.assign(session, kind, namespace_uid, name, id).await
-    }
-
-    async fn raise(&self, session: &LedgerSession, actor: &str, floors: &[Floor]) -> Result<u64> {
-        self.pass().await?;
-        self.inner.raise(session, actor, floors).await
-    }
-
-    async fn reopen(&self, session: &LedgerSession) -> Result<()> {
-        self.pass().await?;
-        self.inner.reopen(session).await
-    }
-}
-
-#[async_trait]
-impl Report for Fragile {
-    async fn usage(
-        &self,
-        policy: PolicyId,
-        from: Timestamp,
-        to: Timestamp,
-        after: Option<Spender>,
-        limit: usize,
-    ) -> Result<Vec<UsageRow>> {
-        self.pass().await?;
-        self.inner.usage(policy, from, to, after, limit).await
-    }
-
-    async fn put_terms(&self, session: &LedgerSession, terms: &BillingTerms) -> Result<()> {
-        self.pass().await?;
-        self.inner.put_terms(session, terms).await
-    }
-
-    async fn terms(&self, policy: PolicyId, period: &str) -> Result<Option<BillingTerms>> {
-        self.pass().await?;
-        self.inner.terms(policy, period).await
-    }
-
-    async fn told(&self, limits: &[(Holder, Meter)]) -> Result<Vec<Option<Told>>> {
-        self.pass().await?;
-        self.inner.told(limits).await
-    }
-
-    async fn announce(
-        &self,
-        session: &LedgerSession,
-        notices: &[(ThresholdNotice, Vec<Channel>)],
-    ) -> Result<Vec<bool>> {
-        self.pass().await?;
-        self.inner.announce(session, notices).await
-    }
-
-    async fn claim_notices(&self, session: &LedgerSession, channel: Channel, limit: usize) -> Result<Vec<Queued>> {
-        self.pass().await?;
-        self.inner.claim_notices(session, channel, limit).await
-    }
-
-    async fn close_notices(&self, session: &LedgerSession, ended: &[(i64, Ended)]) -> Result<()> {
-        self.pass().await?;
-        self.inner.close_notices(session, ended).await
-    }
-
-    async fn forget_notices(&self, session: &LedgerSession, before: Timestamp, limit: usize) -> Result<u64> {
-        self.pass().await?;
-        self.inner.forget_notices(session, before, limit).await
-    }
-
-    async fn put_troubles(&self, session: &LedgerSession, troubles: &[Trouble]) -> Result<()> {
-        self.pass().await?;
-        self.inner.put_troubles(session, troubles).await
-    }
-
-    async fn note_logins(&self, session: &LedgerSession, logins: &[LoginFrom]) -> Result<()> {
-        self.pass().await?;
-        self.inner.note_logins(session, logins).await
-    }
-
-    async fn count_denied_senders(&self, session: &LedgerSession, denied: &[DeniedSenders]) -> Result<()> {
-        self.pass().await?;
-        self.inner.count_denied_senders(session, denied).await
-    }
-
-    async fn report_denied_senders(
-        &self,
-        session: &LedgerSession,
-        every: SignedDuration,
-        limit: usize,
-    ) -> Result<Vec<DeniedReport>> {
-        self.pass().await?;
-        self.inner.report_denied_senders(session, every, limit).await
-    }
-
-    async fn sightings(&self) -> Result<Sightings> {
-        self.pass().await?;
-        self.inner.sightings().await
     }
 }

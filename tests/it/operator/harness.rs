@@ -35,6 +35,7 @@ use uuid::Uuid;
 
 use super::fuse::{Fragile, Fuse, FuseLayer};
 use super::waits::{delete, gone, poll, ready};
+use crate::intercepted::Intercepted;
 use crate::support::control_plane::{ControlPlane, Options};
 
 /// Where the operator lives in the tests.
@@ -125,7 +126,7 @@ static SEED: AtomicU64 = AtomicU64::new(1);
 /// One operator that is up; it stops when this is dropped.
 pub struct Running {
     pub fuse: Arc<Fuse>,
-    pub ledger: Arc<Fragile>,
+    pub ledger: Arc<Intercepted<Fragile>>,
     pub registry: Registry,
     pub endpoint: tokio::sync::watch::Sender<Endpoint>,
     pub relay: tokio::sync::watch::Sender<RelayState>,
@@ -177,7 +178,7 @@ impl Running {
         let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a config");
         let builder = ClientBuilder::try_from(config).expect("a client");
         let client = builder.with_layer(&FuseLayer(fuse.clone())).build();
-        let ledger = Fragile::new(store, fuse.clone());
+        let ledger = Fragile::in_front_of(store, fuse.clone());
         let (sender, receiver) = tokio::sync::watch::channel(endpoint());
         let (relay_sender, relay) = tokio::sync::watch::channel(RelayState::default());
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
