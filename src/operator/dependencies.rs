@@ -38,13 +38,6 @@ pub struct OperatorSettings {
     pub status_writes_per_second: u32,
 }
 
-impl OperatorSettings {
-    /// True if the operator may read and write Secrets in this namespace.
-    pub fn serves_secrets_in(&self, namespace: &str) -> bool {
-        self.secret_namespaces.is_empty() || self.secret_namespaces.iter().any(|served| served == namespace)
-    }
-}
-
 impl Default for OperatorSettings {
     fn default() -> Self {
         Self {

@@ -108,6 +108,11 @@ impl Error {
         matches!(self, Self::Cluster { source, .. } if status_code(source) == Some(403))
     }
 
+    /// Returns the action with the API server's own message, if it refused the request. For a condition.
+    pub fn refused(&self) -> Option<String> {
+        self.refusal().map(|words| format!("{self}: the Kubernetes API refused it: {words}"))
+    }
+
     /// Returns the API server's own message, if it refused the request.
     pub fn refusal(&self) -> Option<&str> {
         match self {

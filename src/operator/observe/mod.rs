@@ -182,9 +182,7 @@ impl Context {
         let secrets = if namespace.terminating || (revoked && !leaving) {
             KeySecrets::default()
         } else {
-            let (client, settings) = (&self.client, &self.settings);
-            let read = KeySecrets::read(client, settings, &self.references, key, &name, leaving).await;
-            match read {
+            match KeySecrets::read(&self.client, &self.references, key, &name, leaving).await {
                 // Narrowing a key, or removing it, does not wait for the right to read its Secrets.
                 Err(error) if error.is_forbidden() && (leaving || entry.is_some()) => KeySecrets::forbidden(&error),
                 read => read?,

@@ -12,7 +12,6 @@ use crate::domain::id::PolicyId;
 use crate::ledger::Sealer;
 use crate::ledger::seal::upstream_context;
 use crate::operator::context::Context;
-use crate::operator::dependencies::OperatorSettings;
 use crate::operator::error::{Error, Result};
 use crate::operator::object_ref::Name;
 use crate::operator::observe::upstream_secret;
@@ -96,48 +95,51 @@ impl KeySecrets {
     /// Reads them; of a key that is `leaving`, those that it shares.
     pub async fn read(
         client: &Client,
-        settings: &OperatorSettings,
         references: &References,
         key: &SubAccountApiKey,
         name: &Name,
         leaving: bool,
     ) -> Result<Self> {
         if leaving {
-            let others = adopted_secrets(client, settings, references, name, shared_name(key).as_deref()).await?;
+            let others = adopted_secrets(client, references, name, shared_name(key).as_deref()).await?;
             return Ok(Self { others, ..Self::default() });
         }
-        let (secret, others) = secrets(client, references, key, name).await?;
-        let existing = existing_secret(client, key, name).await?;
+        let Ok(spec) = key.spec.check(&name.name) else { return Ok(Self::default()) };
+        let (secret, others) = secrets(client, references, key, name, &spec.secret.name).await?;
+        let existing = match &spec.secret.existing {
+            Some(existing) => read(client, name, &existing.name).await?,
+            None => None,
+        };
         Ok(Self { secret, others, existing, forbidden: None })
     }
 
     /// The API server refuses to show them.
     pub fn forbidden(error: &Error) -> Self {
-        let words = error.refusal().unwrap_or_default();
-        let forbidden =
-            format!("{error}: the Kubernetes API refused it: {words}; until it is allowed, the password stays");
-        Self { forbidden: Some(forbidden), ..Self::default() }
+        let refused = error.refused().unwrap_or_else(|| error.to_string());
+        Self { forbidden: Some(format!("{refused}; until it is allowed, the password stays")), ..Self::default() }
     }
 }
 
-/// Reads the key's Secret and those under its earlier names, all live: a Secret missing from a cache proves
-/// nothing.
+/// Reads a Secret of the key's namespace.
+async fn read(client: &Client, key: &Name, secret: &str) -> Result<Option<Secret>> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), &key.namespace);
+    api.get_opt(secret).await.map_err(Error::cluster(format!("reading the Secret \"{secret}\"")))
+}
+
+/// Reads the key's Secret and those under its earlier names: a Secret missing from a cache proves nothing.
 async fn secrets(
     client: &Client,
     references: &References,
     key: &SubAccountApiKey,
     name: &Name,
+    current: &str,
 ) -> Result<(Option<Secret>, Vec<Secret>)> {
-    let Ok(spec) = key.spec.check(&name.name) else { return Ok((None, Vec::new())) };
-    let api: Api<Secret> = Api::namespaced(client.clone(), &name.namespace);
-    let reading = |secret: &str| Error::cluster(format!("reading the Secret \"{secret}\""));
-    let secret = api.get_opt(&spec.secret.name).await.map_err(reading(&spec.secret.name))?;
+    let secret = read(client, name, current).await?;
     let owner = meta::controller_of(key);
     let mut others = Vec::new();
     let names = references.index(|index| index.secrets_of_key(name));
-    for old in names.into_iter().filter(|old| *old != spec.secret.name).take(EARLIER_MAX) {
-        let live = api.get_opt(&old).await.map_err(reading(&old))?;
-        others.extend(live.filter(|secret| {
+    for old in names.into_iter().filter(|old| old != current).take(EARLIER_MAX) {
+        others.extend(read(client, name, &old).await?.filter(|secret| {
             let controller = meta::controlling_key(&secret.metadata, &owner.kind);
             // An earlier key of this name did not release the Secret that it shared.
             let adopted = controller.is_none() && is_adopted_by(secret, &name.name);
@@ -148,35 +150,18 @@ async fn secrets(
     Ok((secret, others))
 }
 
-/// Reads the Secret of the user's own that brings the key's password, live.
-async fn existing_secret(client: &Client, key: &SubAccountApiKey, name: &Name) -> Result<Option<Secret>> {
-    let existing = key.spec.check(&name.name).ok().and_then(|spec| spec.secret.existing);
-    let Some(existing) = existing else { return Ok(None) };
-    let api: Api<Secret> = Api::namespaced(client.clone(), &name.namespace);
-    let doing = format!("reading the Secret \"{}\"", existing.name);
-    api.get_opt(&existing.name).await.map_err(Error::cluster(doing))
-}
-
-/// Reads the foreign Secrets that a key of this name shares, live; the one named `wanted` in any case. None where the
-/// operator may read no Secrets: it has added nothing to them.
+/// Reads the foreign Secrets that a key of this name shares, live; the one named `wanted` in any case.
 pub async fn adopted_secrets(
     client: &Client,
-    settings: &OperatorSettings,
     references: &References,
     name: &Name,
     wanted: Option<&str>,
 ) -> Result<Vec<Secret>> {
-    if !settings.serves_secrets_in(&name.namespace) {
-        return Ok(Vec::new());
-    }
     let known = references.index(|index| index.adopted_by(name));
     let names: BTreeSet<String> = known.into_iter().chain(wanted.map(str::to_owned)).collect();
-    let api: Api<Secret> = Api::namespaced(client.clone(), &name.namespace);
     let mut found = Vec::new();
     for secret in names.into_iter().take(EARLIER_MAX) {
-        let doing = format!("reading the Secret \"{secret}\"");
-        let live = api.get_opt(&secret).await.map_err(Error::cluster(doing))?;
-        found.extend(live.filter(|secret| is_adopted_by(secret, &name.name)));
+        found.extend(read(client, name, &secret).await?.filter(|secret| is_adopted_by(secret, &name.name)));
     }
     Ok(found)
 }

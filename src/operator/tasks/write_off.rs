@@ -140,7 +140,7 @@ async fn let_go_of_secrets(context: &Context, name: &Name) -> Result<()> {
     let api: Api<Secret> = Api::namespaced(context.client.clone(), &name.namespace);
     let parameters = PatchParams { field_manager: Some(meta::MANAGER.to_owned()), ..PatchParams::default() };
     let doing = "letting an adopted secret go";
-    let found = adopted_secrets(&context.client, &context.settings, &context.references, name, None).await;
+    let found = adopted_secrets(&context.client, &context.references, name, None).await;
     let shared = match found {
         // The namespace's administrators took the right away; the password in it has ended.
         Err(error) if error.is_forbidden() => return Ok(()),

@@ -25,7 +25,6 @@ use crate::operator::watch::marks::{
     account_facts, account_marks, key_facts, key_marks, login_marks, namespace_marks, own_mark, policy_marks,
     secret_marks,
 };
-use crate::operator::watch::passwords::{Keys, Passwords};
 use crate::operator::watch::references::{References, Writers, is_adopted};
 use crate::operator::watch::work_queue::{Cause, WorkQueues};
 
@@ -47,40 +46,29 @@ pub async fn watch(
         follow("SubAccount", Api::all(api.clone()), all(), Some(writers.accounts), account_marks, feed),
         follow("SubAccountApiKey", Api::all(api.clone()), all(), Some(writers.keys), key_marks, feed),
         follow("Namespace", Api::all(api.clone()), all(), Some(writers.namespaces), namespace_marks, feed),
-        watch_secrets(references, client, settings, ours, queues),
-        watch_passwords(references, client, settings, usable.clone(), queues),
+        watch_secrets("Secret", client, settings, ours, |namespace| SecretFeed {
+            feed: Feed { references, queues },
+            namespace
+        }),
+        watch_secrets("password", client, settings, usable.clone(), |namespace| PasswordFeed {
+            feed: Feed { references, queues },
+            namespace
+        }),
         follow("login", Api::namespaced(api, &settings.namespace), usable, Some(writers.logins), login_marks, feed),
     );
 }
 
-/// Follows our Secrets everywhere, or in each namespace that may be watched.
-async fn watch_secrets(
-    references: &References,
-    client: &Client,
-    settings: &OperatorSettings,
-    ours: watcher::Config,
-    queues: &WorkQueues,
+/// Follows Secrets everywhere, or in each namespace that may be watched. `feed` gets that namespace.
+async fn watch_secrets<'a, F: Told<PartialObjectMeta<Secret>>>(
+    kind: &'static str,
+    client: &'a Client,
+    settings: &'a OperatorSettings,
+    config: watcher::Config,
+    feed: impl Fn(Option<&'a str>) -> F,
 ) {
     let watches = secret_apis(client, settings).map(|(namespace, api)| {
-        let feed = SecretFeed { feed: Feed { references, queues }, namespace };
-        let ours = ours.clone();
-        async move { follow("Secret", api, ours, None, secret_marks, &feed).await }
-    });
-    futures::future::join_all(watches).await;
-}
-
-/// Follows the Secrets that users labelled for use, everywhere or in each namespace that may be watched.
-async fn watch_passwords(
-    references: &References,
-    client: &Client,
-    settings: &OperatorSettings,
-    usable: watcher::Config,
-    queues: &WorkQueues,
-) {
-    let watches = secret_apis(client, settings).map(|(namespace, api)| {
-        let feed = Passwords { keys: references, queues, may_be_refused: namespace.is_some() };
-        let usable = usable.clone();
-        async move { follow("password", api, usable, None, secret_marks, &feed).await }
+        let (config, feed) = (config.clone(), feed(namespace));
+        async move { follow(kind, api, config, None, secret_marks, &feed).await }
     });
     futures::future::join_all(watches).await;
 }
@@ -99,17 +87,6 @@ fn secret_apis<'a>(
         };
         (namespace, api)
     })
-}
-
-impl Keys for References {
-    fn keys_that(&self, namespace: &str, wanted: impl Fn(&SubAccountApiKey) -> bool) -> Vec<Name> {
-        let names = self.index(|index| index.keys_in_namespace(namespace));
-        names.into_iter().filter(|name| self.key(name).is_some_and(|key| wanted(&key))).collect()
-    }
-
-    fn listed(&self) {
-        References::listed(self);
-    }
 }
 
 /// The relations by which a change wakes other objects.
@@ -334,6 +311,42 @@ impl Told<PartialObjectMeta<Secret>> for SecretFeed<'_> {
         let unseen = self.feed.references.expectations.unseen_secrets().into_iter();
         // The list of one namespace proves nothing about another.
         unseen.filter(|name| self.namespace.is_none_or(|namespace| name.namespace == namespace)).collect()
+    }
+}
+
+/// The Secrets that users labelled for use, as far as one watch shows them: those that bring a key's password wake it.
+struct PasswordFeed<'a> {
+    feed: Feed<'a>,
+    /// The namespace that is watched. `None`: all.
+    namespace: Option<&'a str>,
+}
+
+impl Listed for PasswordFeed<'_> {
+    fn listed(&self) {
+        self.feed.listed();
+    }
+
+    fn stored(&self, _: &ObjectMeta, _: bool) {}
+
+    fn may_be_refused(&self) -> bool {
+        self.namespace.is_some()
+    }
+}
+
+impl Told<PartialObjectMeta<Secret>> for PasswordFeed<'_> {
+    async fn changed(&self, change: Change<'_, PartialObjectMeta<Secret>>) {
+        let Feed { references, queues } = self.feed;
+        let secret = match change {
+            Change::Seen { object, .. } => Name::of(object),
+            Change::Gone(name) => name,
+        };
+        let names = references.index(|index| index.keys_in_namespace(&secret.namespace));
+        let users = names.into_iter().filter(|name| {
+            let key = references.key(name);
+            let existing = key.as_ref().and_then(|key| key.spec.secret.as_ref()?.existing.as_ref());
+            existing.is_some_and(|existing| existing.name == secret.name)
+        });
+        queues.wake_all(users.map(Ref::Key));
     }
 }
 

@@ -175,6 +175,7 @@ async fn tell_seen<K>(object: &K, before: Option<Marks>, now: Marks, told: &impl
 mod tests {
     use std::convert::Infallible;
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use http::{Request, Response};
     use k8s_openapi::api::core::v1::Namespace;
@@ -233,7 +234,7 @@ mod tests {
         Ok(Response::new(Body::from(list.to_string().into_bytes())))
     }
 
-    /// Whose right to list comes back after a while.
+    /// A receiver whose right to list comes back after a while.
     struct Refused(Heard);
 
     impl Listed for Refused {
@@ -257,10 +258,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_first_list_that_may_be_refused_counts_as_empty_and_is_told_when_it_comes() {
-        let lists = std::sync::atomic::AtomicUsize::new(0);
-        let lists = std::sync::Arc::new(lists);
+        let lists = AtomicUsize::new(0);
         let refuse_once = move |request: Request<Body>| {
-            let is_first = lists.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+            let is_first = lists.fetch_add(1, Ordering::SeqCst) == 0;
             async move {
                 if !is_first {
                     return answer(request).await;

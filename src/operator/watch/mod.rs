@@ -3,7 +3,6 @@
 pub mod feed;
 pub mod follow;
 pub mod marks;
-mod passwords;
 pub mod references;
 pub mod secret_watches;
 pub mod work_queue;
