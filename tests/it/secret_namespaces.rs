@@ -47,23 +47,33 @@ fn no_rule_on_secrets_of_the_whole_cluster_is_left() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_operator_with_some_namespaces_serves_those_and_says_of_the_others_why_not() {
+/// A cluster with the namespaces newsroom, where the operator has rights on Secrets, and shop, where it has none; and
+/// the home of an operator that is told to serve `namespaces`.
+async fn served(namespaces: &str) -> (ControlPlane, Home) {
     let plane = ControlPlane::start(Options::default()).unwrap_or_else(|error| panic!("{error}"));
     let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/crds");
     succeeded(plane.kubectl(&["apply", "--server-side", "--filename", crds]));
     succeeded(plane.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]));
-    let apply = |text: &str| succeeded(plane.kubectl_stdin(&["apply", "--server-side", "-f", "-"], text));
     // Helm makes a Role where it is told to, so the namespace is there first.
     for namespace in ["newsroom", "shop"] {
         succeeded(plane.kubectl(&["create", "namespace", namespace]));
     }
     let (kubeconfig, _) = identity::operator_in(&plane, SYSTEM, &["newsroom"]).await;
     let home = Home::new(&kubeconfig, SYSTEM);
-    home.tune("secretNamespaces: [newsroom, franking-system]");
+    home.tune(&format!("secretNamespaces: {namespaces}"));
+    (plane, home)
+}
+
+fn apply(plane: &ControlPlane, text: &str) {
+    succeeded(plane.kubectl_stdin(&["apply", "--server-side", "-f", "-"], text));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_with_some_namespaces_serves_those_and_says_of_the_others_why_not() {
+    let (plane, home) = served("[newsroom, franking-system]").await;
     let franking = home.start();
-    apply(PLAN);
-    apply(&[team("newsroom"), team("shop")].concat());
+    apply(&plane, PLAN);
+    apply(&plane, &[team("newsroom"), team("shop")].concat());
 
     let ready = ["wait", "--for=condition=Ready", "subaccountapikey/key", "--namespace", "newsroom", "--timeout=60s"];
     succeeded(plane.kubectl(&ready));
@@ -92,20 +102,10 @@ async fn an_operator_with_some_namespaces_serves_those_and_says_of_the_others_wh
 /// A namespace's administrators may delete the RoleBinding in it, and the namespace may go.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_without_rights_or_that_is_gone_holds_up_no_other() {
-    let plane = ControlPlane::start(Options::default()).unwrap_or_else(|error| panic!("{error}"));
-    let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/crds");
-    succeeded(plane.kubectl(&["apply", "--server-side", "--filename", crds]));
-    succeeded(plane.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]));
-    let apply = |text: &str| succeeded(plane.kubectl_stdin(&["apply", "--server-side", "-f", "-"], text));
-    for namespace in ["newsroom", "shop"] {
-        succeeded(plane.kubectl(&["create", "namespace", namespace]));
-    }
-    let (kubeconfig, _) = identity::operator_in(&plane, SYSTEM, &["newsroom"]).await;
-    let home = Home::new(&kubeconfig, SYSTEM);
-    home.tune("secretNamespaces: [franking-system, gone, newsroom, shop]");
+    let (plane, home) = served("[franking-system, gone, newsroom, shop]").await;
     let franking = home.start();
-    apply(PLAN);
-    apply(&[team("newsroom"), team("shop")].concat());
+    apply(&plane, PLAN);
+    apply(&plane, &[team("newsroom"), team("shop")].concat());
     let wait = |namespace: &str, condition: &str| {
         let wanted = format!("--for=condition={condition}");
         plane.kubectl(&["wait", &wanted, "subaccountapikey/key", "--namespace", namespace, "--timeout=60s"])

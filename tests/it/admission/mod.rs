@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::chart::render;
 use crate::support::control_plane::{ControlPlane, Options, kind_is_unknown, succeeded};
+use crate::support::franking::eventually;
 use crate::support::{definitions, identity};
 
 const SYSTEM: &str = "admission-system";
@@ -81,16 +82,14 @@ impl Gate {
     }
 
     fn wait_until_it_guards(&self) {
-        let deadline = Instant::now() + TAKEN_UP;
         let mut forced = account("probe", &spec(&json!({})));
         forced["metadata"]["annotations"] = json!({"franking.io/force-delete": "true"});
-        for (who, probe) in [("tenant", account("probe", &spec(&json!({})))), ("manager", forced)] {
-            let guarded = |answer: Result<String, String>| answer.is_err_and(|complaint| !kind_is_unknown(&complaint));
-            while !guarded(self.run(who, &["create", "--dry-run=server", "-f", "-"], &probe.to_string())) {
-                assert!(Instant::now() < deadline, "a policy guards nothing");
-                std::thread::sleep(POLL);
-            }
-        }
+        let probes = [("tenant", account("probe", &spec(&json!({})))), ("manager", forced)];
+        let guarded = |answer: Result<String, String>| answer.is_err_and(|complaint| !kind_is_unknown(&complaint));
+        let create = ["create", "--dry-run=server", "-f", "-"];
+        eventually("the policies to guard", TAKEN_UP, || {
+            probes.iter().all(|(who, probe)| guarded(self.run(who, &create, &probe.to_string()))).then_some(())
+        });
         changed_by::wait_until_it_stamps(self);
     }
 
@@ -266,14 +265,10 @@ async fn the_platform_its_robots_and_the_operator_do_their_work_and_a_namespace_
     refused(gate.change("operator", "held", json!({"suspended": false})), &["spec.suspended", "verb grant"]);
     // A namespace that goes takes its guarded accounts along, as nobody in particular.
     gate.run("admin", &["delete", "namespace", TEAM, "--wait=false"], "").expect("the administrator may");
-    let deadline = Instant::now() + TAKEN_UP;
-    while !gate
-        .run("admin", &["get", "subaccount", "held", "-o", "jsonpath={.metadata.deletionTimestamp}"], "")
-        .is_ok_and(|at| !at.is_empty())
-    {
-        assert!(Instant::now() < deadline, "the account does not go with its namespace");
-        std::thread::sleep(POLL);
-    }
+    eventually("the account to go with its namespace", TAKEN_UP, || {
+        let deleted_at = ["get", "subaccount", "held", "-o", "jsonpath={.metadata.deletionTimestamp}"];
+        gate.run("admin", &deleted_at, "").is_ok_and(|at| !at.is_empty()).then_some(())
+    });
     gate.run("operator", &["patch", "subaccount", "held", "--type=merge", "-p", &free], "").expect("the operator may");
     succeeded(gate.plane.kubectl(&["wait", "--for=delete", &format!("namespace/{TEAM}"), "--timeout=60s"]));
 }
@@ -324,14 +319,11 @@ async fn only_the_operator_takes_its_finalizer_off_and_only_the_platform_team_ha
         merge(writers[0], kind, &json!({"metadata": {"labels": {"other": "edit"}}})).expect("nothing is forced");
         // The garbage collector waits for dependents, deletes, and leaves our finalizer alone.
         gate.run("platform", &["delete", kind, "held", "--cascade=foreground", "--wait=false"], "").expect("it may");
-        let deadline = Instant::now() + TAKEN_UP;
         let only_ours = r#"["franking.io/ledger","c.com/d"]"#;
-        while gate.run("admin", &["get", kind, "held", "-o", "jsonpath={.metadata.finalizers}"], "")
-            != Ok(only_ours.to_owned())
-        {
-            assert!(Instant::now() < deadline, "the garbage collector does not get through");
-            std::thread::sleep(POLL);
-        }
+        eventually("the garbage collector to get through", TAKEN_UP, || {
+            let finalizers = gate.run("admin", &["get", kind, "held", "-o", "jsonpath={.metadata.finalizers}"], "");
+            (finalizers.as_deref() == Ok(only_ours)).then_some(())
+        });
         refused(merge("platform", kind, &json!({"metadata": {"finalizers": []}})), &["only the operator"]);
         merge("operator", kind, &json!({"metadata": {"finalizers": []}})).expect("the operator may");
         gate.run("admin", &["wait", "--for=delete", kind, "held", "--timeout=60s"], "").expect("it is gone");
