@@ -4,12 +4,12 @@
 //! a few: another follows if the first changed what it had observed, or if another writer was faster. A failed object
 //! backs off on its own, with a delay that doubles each time; an object that only a user can fix waits for that user.
 //!
-//! To wake an object is to queue it. To recount it is to have its figures (credits, counts, money) compared with its
-//! status, which is written for them alone only with a permit from the budget of status writes.
+//! To wake an object is to queue it. To recount it is to compare its figures (credits, counts, money) with its status. If
+//! only figures differ, the status is written only with a permit from the budget of status writes.
 //!
-//! The ledger counts the credits, and its directory tells the relays who may send. A ledger that is not the one that
-//! this installation knows is held: nothing is written until an administrator accepts it, and then it is rebuilt from
-//! the objects, whose statuses show what they had used.
+//! The ledger counts the credits, and its directory tells the relays who may send. If the ledger is not the one that this
+//! installation knows, it is held: objects only get a status that says so, until an administrator accepts the ledger. It
+//! is then rebuilt from the objects, whose statuses show what they had used.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,7 @@ use crate::operator::object_ref::{Name, Ref};
 use crate::operator::state::guard::LedgerState;
 use crate::operator::state::own_statuses::status_mark;
 
-/// Limit for one reconcile: kube-client waits for a reply without end; a healthy reconcile takes milliseconds.
+/// Limit for one reconcile: kube-client waits for a reply indefinitely; a healthy reconcile takes milliseconds.
 const RECONCILE_DEADLINE: Duration = Duration::from_secs(30);
 /// Passes over an object that other writers keep changing, before it is left to the back-off.
 const PASSES_MAX: usize = 5;
@@ -92,7 +92,7 @@ async fn reconcile_queued<K: Reconcile>(context: Arc<Context>, name: Name) {
         Err(error) => queue.fail(name.clone(), |failures| {
             let delay = error.delay(failures, &mut context.seeds.rng());
             let (kind, error) = (K::kind(&()), &error as &dyn std::error::Error);
-            tracing::warn!(%kind, object = %name, failures, ?delay, error, "reconciling");
+            tracing::warn!(%kind, object = %name, failures, ?delay, error, "reconciling failed");
             delay
         }),
     }
@@ -119,7 +119,7 @@ async fn reconcile<K: Reconcile>(object: Arc<K>, context: &Context, failures: u3
 }
 
 /// The outcome of one pass.
-enum Passed {
+enum PassOutcome {
     Done(RequeueAfter),
     /// The pass changed what it had observed: another one follows at once.
     Repeat,
@@ -131,15 +131,15 @@ enum Passed {
 async fn repeat_passes<K: Reconcile>(object: &mut K, context: &Context) -> Result<RequeueAfter> {
     for _ in 0..PASSES_MAX {
         match pass(object, context).await {
-            Ok(Passed::Done(after)) => return Ok(after),
-            Ok(Passed::Repeat) => {}
-            Ok(Passed::Conflict) => match read_live(object, context).await? {
+            Ok(PassOutcome::Done(after)) => return Ok(after),
+            Ok(PassOutcome::Repeat) => {}
+            Ok(PassOutcome::Conflict) => match read_live(object, context).await? {
                 Some(fresh) => *object = fresh,
                 // The watch reports the deletion.
                 None => return Ok(None),
             },
-            // The ledger is lost, and an administrator has allowed this object to go without it. If the ledger answers
-            // but is held or being rebuilt, the object still waits, because its usage must not be forgotten.
+            // The ledger failed, and an administrator has forced this deletion. If the ledger is held or being rebuilt, the
+            // object still waits, because its usage must not be forgotten.
             Err(Error::Ledger { .. })
                 if meta::deleting(object.meta())
                     && meta::forced(object.meta())
@@ -156,9 +156,9 @@ async fn repeat_passes<K: Reconcile>(object: &mut K, context: &Context) -> Resul
     Err(Error::Contended)
 }
 
-/// True if a deleted object whose deletion was forced may go although the ledger answered with an error. False if the
-/// ledger exists and does not yet contain the usage that statuses show: for a pass that failed while the ledger was
-/// being rebuilt, or that began before the ledger was held.
+/// True if an object whose deletion was forced may go although the ledger failed, or has not answered at all. False while
+/// the ledger is held or being rebuilt, because it does not contain the usage that statuses show. Asked after the failure,
+/// because that may have begun during the pass.
 fn may_go_without_ledger(ledger: &LedgerState) -> bool {
     match ledger {
         LedgerState::Unknown | LedgerState::Open => true,
@@ -178,9 +178,9 @@ async fn read_live<K: Kind>(object: &K, context: &Context) -> Result<Option<K>> 
 }
 
 /// One pass: observes the object, plans, applies the plan's steps, and reports.
-async fn pass<K: Reconcile>(object: &mut K, context: &Context) -> Result<Passed> {
-    if let Some(ended) = end_if_ledger_is_held(object, context).await? {
-        return Ok(ended);
+async fn pass<K: Reconcile>(object: &mut K, context: &Context) -> Result<PassOutcome> {
+    if let Some(outcome) = end_if_ledger_is_held(object, context).await? {
+        return Ok(outcome);
     }
     let what = object.reference();
     let had_permit = context.may_write_figures(&what);
@@ -188,40 +188,41 @@ async fn pass<K: Reconcile>(object: &mut K, context: &Context) -> Result<Passed>
     let now = context.clock.now();
     let mut plan = object.plan(&observed, now, &mut context.seeds.rng());
     let effects = Effects::of(&plan.steps);
-    if let Some(ended) = apply_steps(object, context, std::mem::take(&mut plan.steps)).await? {
-        return Ok(ended);
+    if let Some(outcome) = apply_steps(object, context, std::mem::take(&mut plan.steps)).await? {
+        return Ok(outcome);
     }
     wake_dependents(context, &what, plan.arrives_at.as_deref());
     if effects.removes_finalizer {
         finish_removal(object, context, &plan.events, now).await;
-        return Ok(Passed::Done(None));
+        return Ok(PassOutcome::Done(None));
     }
-    // A new entry takes over the known usage, so the figures observed before it are wrong.
+    // Into a ledger that is being rebuilt, the entry brings the usage that its status shows, so the figures observed before
+    // it are out of date.
     if effects.writes_entry && context.ledger_guard.state() == LedgerState::Rebuilding {
-        return Ok(Passed::Repeat);
+        return Ok(PassOutcome::Repeat);
     }
     if plan.repeat_pass {
         recount_accounts(context, &what);
-        return Ok(Passed::Repeat);
+        return Ok(PassOutcome::Repeat);
     }
     report_plan(object, context, &plan, now).await?;
     context.ledger_guard.restored(what.clone());
-    // Spent only now: a permit that was not used is still there at the next try.
+    // Taken back only now: a pass that fails or is repeated keeps it for the next one.
     if had_permit {
         context.status_permits.withdraw(&what);
     }
     let after = plan.requeue_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default() + CLOCK_MARGIN);
-    Ok(Passed::Done(watch_awaited_secret::<K>(context, &what, plan.awaited_secret, &observed, after)))
+    Ok(PassOutcome::Done(watch_awaited_secret::<K>(context, &what, plan.awaited_secret, &observed, after)))
 }
 
 /// Waits until it is known whether the ledger is the right one. If it is not, writes only the reason into the object's
-/// status, and returns the end of the pass.
-async fn end_if_ledger_is_held<K: Reconcile>(object: &K, context: &Context) -> Result<Option<Passed>> {
+/// status, and returns the outcome of the pass.
+async fn end_if_ledger_is_held<K: Reconcile>(object: &K, context: &Context) -> Result<Option<PassOutcome>> {
     match context.ledger_guard.wait_until_known().await {
         LedgerState::Unknown => Err(ledger_silent()),
-        LedgerState::Held(sentence) => {
-            report_ledger_held(object, context, &sentence).await?;
-            Ok(Some(Passed::Done(None)))
+        LedgerState::Held(message) => {
+            report_ledger_held(object, context, &message).await?;
+            Ok(Some(PassOutcome::Done(None)))
         }
         LedgerState::Open | LedgerState::Rebuilding => Ok(None),
     }
@@ -244,24 +245,24 @@ impl Effects {
     }
 }
 
-/// Applies a plan's steps. Returns the end of the pass if they could not all be applied to the object as it was
+/// Applies a plan's steps. Returns the outcome of the pass if they could not all be applied to the object as it was
 /// observed.
-async fn apply_steps<K: Reconcile>(object: &mut K, context: &Context, steps: Vec<Step>) -> Result<Option<Passed>> {
+async fn apply_steps<K: Reconcile>(object: &mut K, context: &Context, steps: Vec<Step>) -> Result<Option<PassOutcome>> {
     Ok(match apply(context, object, steps).await? {
         Applied::Done => None,
-        Applied::Conflict => Some(Passed::Conflict),
+        Applied::Conflict => Some(PassOutcome::Conflict),
         Applied::Terminating => {
             let (kind, name) = (K::kind(&()), object.name_any());
             tracing::debug!(%kind, name, "the object or its namespace is being deleted");
-            Some(Passed::Done(Some(TERMINATING_DELAY)))
+            Some(PassOutcome::Done(Some(TERMINATING_DELAY)))
         }
     })
 }
 
-/// Queues the objects that waited for this one's entry in the directory. `arrives_at`: the policy in which an account
-/// has just taken one of the places that its namespace has there.
-fn wake_dependents(context: &Context, what: &Ref, arrives_at: Option<&str>) {
-    match (what, arrives_at) {
+/// Queues the objects that waited for this one's entry in the directory. `joined_policy`: the policy in which an account
+/// has just taken one of its namespace's places.
+fn wake_dependents(context: &Context, what: &Ref, joined_policy: Option<&str>) {
+    match (what, joined_policy) {
         (Ref::Policy(policy), _) => wake_awaiting_accounts(context, policy),
         (Ref::Account(account), Some(policy)) => wake_younger_accounts(context, account, policy),
         (Ref::Account(_), None) | (Ref::Key(_), _) => {}
@@ -354,13 +355,15 @@ fn ledger_silent() -> Error {
 
 /// Reports that the ledger is not the one that this installation knows, and writes nothing else. A deletion waits too:
 /// the status that would go with the object may be the only record of its usage.
-async fn report_ledger_held<K: Kind>(object: &K, context: &Context, sentence: &str) -> Result<()> {
+async fn report_ledger_held<K: Kind>(object: &K, context: &Context, message: &str) -> Result<()> {
     let (generation, now) = (object.meta().generation, context.clock.now());
     let mut status = object.status().cloned().unwrap_or_default();
     let current = K::conditions(&status);
     let accepted = plan::is_true(current, ConditionType::Accepted);
-    let readiness = plan::Readiness::refused(Reason::LedgerReplaced, sentence);
-    let conditions = readiness.conditions(current, generation, now, (accepted, false));
+    let readiness = plan::Readiness::refused(Reason::LedgerReplaced, message);
+    // The spec is as acceptable as before; only the ledger is wrong.
+    let programmed = false;
+    let conditions = readiness.conditions(current, generation, now, (accepted, programmed));
     K::set_conditions(&mut status, conditions);
     K::set_sending(&mut status, sending::NO);
     write_status(context, object, &status).await
@@ -388,9 +391,10 @@ async fn write_status<K: Kind>(context: &Context, object: &K, status: &K::Status
 async fn report_failure<K: Kind>(object: &K, context: &Context, error: &Error, failures: u32) {
     let deleting = meta::deleting(object.meta());
     let outstanding = deleting || object.status().and_then(K::observed_generation) != object.meta().generation;
-    // No pass begins before the ledger has identified itself: nothing is known to be wrong with a converged object.
-    let began_nothing = !outstanding && context.ledger_guard.state() == LedgerState::Unknown;
-    if error.is_fenced() || !context.ledger.leads() || began_nothing {
+    // Until the ledger's identity is known, every pass fails at its first step, which says nothing about an object that had
+    // converged.
+    let only_awaits_ledger = !outstanding && context.ledger_guard.state() == LedgerState::Unknown;
+    if error.is_fenced() || !context.ledger.leads() || only_awaits_ledger {
         return;
     }
     let interruption = interruption(error, deleting, outstanding, failures);
@@ -424,11 +428,9 @@ fn interruption(error: &Error, deleting: bool, outstanding: bool, failures: u32)
         }
         Fault::Ledger => (Reason::LedgerUnavailable, format!("the ledger does not answer; {retry}")),
         Fault::Cluster => {
-            let message = match error.refusal() {
+            let message = match error.refused() {
                 // No event tells us when a quota is raised or an admission policy is changed.
-                Some(words) => format!(
-                    "{error}: the Kubernetes API refused it: {words}; {retry}, and at once when this object is edited"
-                ),
+                Some(refused) => format!("{refused}; {retry}, and at once when this object is edited"),
                 None => format!("{error}: the Kubernetes API did not take the request; {retry}"),
             };
             (Reason::ApplyFailed, message)
@@ -445,7 +447,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_object_leaves_a_ledger_that_does_not_know_yet_what_it_used() {
+    fn a_forced_deletion_waits_while_the_ledger_is_held_or_being_rebuilt() {
         let states =
             [LedgerState::Unknown, LedgerState::Open, LedgerState::Held("it is empty".into()), LedgerState::Rebuilding];
         assert_eq!(states.map(|state| may_go_without_ledger(&state)), [true, true, false, false]);

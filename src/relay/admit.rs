@@ -1,8 +1,8 @@
-//! Joins mail to money, as the only file that does: reserve → forward → settle.
+//! The only file in which mail meets money: reserve → forward → settle.
 //!
 //! A credit pays for one recipient. The ledger counts the credits; the upstream is the smarthost that takes the mail.
-//! The order is the promise: a message's credits are reserved before it is offered to the upstream, its client gets 250
-//! only after the upstream's 250, and the credits are refunded only if the upstream cannot have the message. From the
+//! The order is the guarantee: a message's credits are reserved before it is offered to the upstream, its client gets 250
+//! only after the upstream's 250, and the credits are refunded only if the upstream certainly did not accept it. From the
 //! reservation on, a message has its own task. A client that hangs up does not stop it, so the settlement that the
 //! ledger records is what happened.
 //!
@@ -71,7 +71,7 @@ pub struct Admission {
     pub settings: Arc<ArcSwap<RelaySettings>>,
     pub ledger: Ledger,
     pub upstreams: Upstreams,
-    /// The upstream of each policy, with its login opened.
+    /// The upstream of each policy, with its login unsealed.
     pub targets: Targets,
     /// The senders that lacked credits a moment ago.
     pub shortages: Shortages,
@@ -85,14 +85,13 @@ pub struct Admission {
     pub rng: Mutex<StdRng>,
 }
 
-/// Maximum time that a 451 waits until the ledger has recorded the message. A commit takes milliseconds, and a device
-/// that gives up at 30 s was to be answered at 25 s; after this the 451 is sent all the same.
+/// Maximum time that a 451 waits until the ledger has recorded the message; after that it is sent all the same. A commit
+/// takes milliseconds. Devices give up at 30 s and are to be answered at 25 s, so this fits in between.
 const RECORD_LIMIT: Duration = Duration::from_secs(2);
-/// A client that hangs up sooner did not wait for a reply, and may mean the same bytes as a new message if nothing
-/// marks them as the same one: a device that sends a fixed text and closes. Retries come from programs that have
-/// waited.
+/// A client that hangs up sooner did not wait for a reply, so the same bytes without a Message-ID or a Date are probably
+/// a new message: some devices send a fixed text and close at once. A client that retries has waited for a reply first.
 const WAITED_MIN: Duration = Duration::from_millis(250);
-/// Largest body that is hashed between two other tasks: half a millisecond.
+/// Largest body that is hashed on the async thread, which takes half a millisecond; larger ones go to a blocking thread.
 const HASHED_AT_ONCE: usize = 1024 * 1024;
 
 /// A message that is ready to reserve credits.
@@ -105,8 +104,8 @@ struct InFlight {
     credits: u32,
     octets: usize,
     deadline: Instant,
-    /// It has a Message-ID or a Date, so that no other message has the same bytes.
-    has_own_bytes: bool,
+    /// It has a Message-ID or a Date, so the same bytes again are a retry and no new message.
+    is_distinguishable: bool,
     _memory: HeldMemory,
 }
 
@@ -283,8 +282,8 @@ impl Admission {
     ) -> (InFlight, Message) {
         let Received { transaction, body, encrypted, deadline, memory } = received;
         let (transaction, body, fingerprint) = with_fingerprint(sender.key.id, transaction, body).await;
-        let has_own_bytes = header.has_message_id || header.has_date;
-        let within = if has_own_bytes { FINGERPRINT_KEPT } else { FINGERPRINT_KEPT_UNMARKED };
+        let is_distinguishable = header.has_message_id || header.has_date;
+        let within = if is_distinguishable { FINGERPRINT_KEPT } else { FINGERPRINT_KEPT_UNMARKED };
         let kept = Kept { fingerprint, within };
         let settings = self.settings.load();
         let added = Added {
@@ -306,7 +305,7 @@ impl Admission {
             tenant: Tenant { account: sender.account.id.0, namespace: Arc::from(sender.account.namespace.as_str()) },
         };
         let octets = message.body.len();
-        (InFlight { id, kept, sender, target, credits, octets, deadline, has_own_bytes, _memory: memory }, message)
+        (InFlight { id, kept, sender, target, credits, octets, deadline, is_distinguishable, _memory: memory }, message)
     }
 
     /// Returns a UUIDv7, so that the ledger's newest rows lie together.
@@ -335,8 +334,8 @@ impl Admission {
             forwarded = &mut forwarding => (forwarded, false),
             // The client hung up without a reply: from now on it may retry.
             waited = hung_up => {
-                // Without a value the connection was given up, which counts as having waited.
-                let may_retry = in_flight.has_own_bytes || waited.unwrap_or(WAITED_MIN) >= WAITED_MIN;
+                // A session that ended without reporting a time counts as one that waited.
+                let may_retry = in_flight.is_distinguishable || waited.unwrap_or(WAITED_MIN) >= WAITED_MIN;
                 if may_retry {
                     self.settle_open(&in_flight, claim).await;
                 }

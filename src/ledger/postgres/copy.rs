@@ -19,7 +19,7 @@ pub const PIECE: usize = 256 * 1024;
 /// Modulus of the sums, so that no sum of a table overflows: a prime below 2^20, with room for 10^12 rows.
 const MODULUS: i64 = 1_000_003;
 
-/// What a table has: its rows, and the sum of each of its columns.
+/// A table's number of rows, and the sum of each of its columns, to compare both sides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub rows: i64,

@@ -34,7 +34,7 @@ const LOCK: i64 = 0x4652_4e4d;
 const PATIENT: &str =
     "SET lock_timeout = '60s'; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0";
 
-/// What is in the database.
+/// The content of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// No ledger, or an empty one that is held.
@@ -45,7 +45,7 @@ pub enum Found {
 
 /// An open connection that has the database for itself as far as moves go.
 pub struct Target {
-    wire: PgConnection,
+    connection: PgConnection,
     connector: Connector,
     pub place: String,
     /// Identifies the database: it stays the same when its address or its password changes.
@@ -62,19 +62,19 @@ impl Target {
         };
         let place = address.place();
         let connector = connector(url, place.clone(), *single_node, SCHEMA)?;
-        let wire = connector.connect().await?;
+        let connection = connector.connect().await?;
         let begun = async {
-            wire.batch(PATIENT).await?;
-            wire.batch("SET lock_timeout = 0").await?;
-            wire.query_one("SELECT pg_advisory_lock($1)::text", &[&LOCK]).await?;
-            wire.batch(PATIENT).await?;
-            let row = wire
+            connection.batch(PATIENT).await?;
+            connection.batch("SET lock_timeout = 0").await?;
+            connection.query_one("SELECT pg_advisory_lock($1)::text", &[&LOCK]).await?;
+            connection.batch(PATIENT).await?;
+            let row = connection
                 .query_one("SELECT system_identifier::text, current_database()::text FROM pg_control_system()", &[])
                 .await?;
             Ok::<_, Failure>((row.try_get::<_, String>(0)?, row.try_get::<_, String>(1)?))
         };
         let (system, database) = begun.await.map_err(|failure| failure.of("connecting to the database"))?;
-        Ok(Self { wire, connector, place, fingerprint: fingerprint(&system, &database) })
+        Ok(Self { connection, connector, place, fingerprint: fingerprint(&system, &database) })
     }
 
     fn unfit(&self, why: impl Into<String>) -> Error {
@@ -84,12 +84,12 @@ impl Target {
     /// Looks for what a move has to find: nothing, or all that it brought before it was interrupted.
     pub async fn look(&self, installation: Uuid, id: Option<Uuid>) -> Result<Found> {
         let doing = "looking into the database";
-        let found = super::durability::schema_version(&self.wire).await.map_err(|failure| failure.of(doing))?;
+        let found = super::durability::schema_version(&self.connection).await.map_err(|failure| failure.of(doing))?;
         if found.is_none() {
             return Ok(Found::Nothing);
         }
-        super::durability::check_schema(&self.wire).await?;
-        let identity = identity::read_identity(&self.wire).await.map_err(|failure| failure.of(doing))?;
+        super::durability::check_schema(&self.connection).await?;
+        let identity = identity::read_identity(&self.connection).await.map_err(|failure| failure.of(doing))?;
         if identity.installation != installation {
             return Err(Error::Foreign { found: identity.installation, expected: installation });
         }
@@ -106,8 +106,12 @@ impl Target {
         }
         for table in &TABLES {
             let sql = format!("SELECT EXISTS (SELECT FROM {})", table.into);
-            let row =
-                self.wire.client.query_one(sql.as_str(), &[]).await.map_err(|error| Failure::from(error).of(doing))?;
+            let row = self
+                .connection
+                .client
+                .query_one(sql.as_str(), &[])
+                .await
+                .map_err(|error| Failure::from(error).of(doing))?;
             if row.get::<_, bool>(0) {
                 let why = format!("its table {} has rows; a ledger is moved into an empty database only", table.into);
                 return Err(self.unfit(why));
@@ -118,7 +122,7 @@ impl Target {
 
     async fn has_moved(&self, id: Uuid) -> Op<bool> {
         let row = self
-            .wire
+            .connection
             .query_one(
                 "SELECT EXISTS (SELECT FROM event WHERE kind = $1 AND detail::json ->> 'move' = $2)",
                 &[&LEDGER_MOVED, &id.to_string()],
@@ -134,7 +138,7 @@ impl Target {
         schema::prepare(&self.connector, &naming, MIGRATIONS, now).await?;
         let made = async {
             for day in days {
-                self.wire.query_one("SELECT make_days($1, $1)", &[day]).await?;
+                self.connection.query_one("SELECT make_days($1, $1)", &[day]).await?;
             }
             Ok::<_, Failure>(())
         };
@@ -144,8 +148,10 @@ impl Target {
     /// Begins the one transaction. Returns its number.
     pub async fn begin(&self) -> Result<i64> {
         let begun = async {
-            self.wire.batch("BEGIN").await?;
-            Ok::<_, Failure>(self.wire.query_one("SELECT pg_current_xact_id()::text::bigint", &[]).await?.try_get(0)?)
+            self.connection.batch("BEGIN").await?;
+            Ok::<_, Failure>(
+                self.connection.query_one("SELECT pg_current_xact_id()::text::bigint", &[]).await?.try_get(0)?,
+            )
         };
         begun.await.map_err(|failure| failure.of("beginning the copy"))
     }
@@ -155,7 +161,7 @@ impl Target {
         let names: Vec<&str> = table.columns.iter().map(|(name, _)| *name).collect();
         let sql = format!("COPY {} ({}) FROM STDIN (FORMAT binary)", table.into, names.join(", "));
         let copied = async {
-            let sink: CopyInSink<Bytes> = self.wire.client.copy_in(sql.as_str()).await?;
+            let sink: CopyInSink<Bytes> = self.connection.client.copy_in(sql.as_str()).await?;
             let mut sink = std::pin::pin!(sink);
             while let Some(piece) = pieces.recv().await {
                 sink.send(piece).await?;
@@ -168,7 +174,7 @@ impl Target {
 
     /// Compares what the server has of a table with what was sent.
     pub async fn compare(&self, table: &Table, sent: &Tally) -> Result<()> {
-        let row = self.wire.client.query_one(tally_query(table).as_str(), &[]).await;
+        let row = self.connection.client.query_one(tally_query(table).as_str(), &[]).await;
         let row = row.map_err(|error| Failure::from(error).of("adding a table up"))?;
         let sums = (1..=sent.sums.len()).map(|column| row.get::<_, Option<i64>>(column).unwrap_or(0)).collect();
         let stored = Tally { rows: row.get(0), sums };
@@ -186,11 +192,13 @@ impl Target {
         let doing = "taking the database over";
         let taken = async {
             let names: Vec<&str> = SESSIONS.iter().map(|table| table.into).collect();
-            self.wire.batch(&format!("LOCK TABLE {}, rolled, meta IN ACCESS EXCLUSIVE MODE", names.join(", "))).await?;
+            self.connection
+                .batch(&format!("LOCK TABLE {}, rolled, meta IN ACCESS EXCLUSIVE MODE", names.join(", ")))
+                .await?;
             for name in names {
-                self.wire.batch(&format!("DELETE FROM {name}")).await?;
+                self.connection.batch(&format!("DELETE FROM {name}")).await?;
             }
-            identity::read_identity(&self.wire).await
+            identity::read_identity(&self.connection).await
         };
         let found = taken.await.map_err(|failure| failure.of(doing))?;
         if found.state == State::Held(Because::Empty) {
@@ -202,7 +210,7 @@ impl Target {
     /// Checks the balances, writes whose ledger this is, and commits: from then on it is in force.
     pub async fn commit(&self, meta: &Meta, id: Uuid, sequences: &[(&str, &str, i64)], now: Timestamp) -> Result<()> {
         let doing = "ending the copy";
-        let unbalanced = read::check(&self.wire).await.map_err(|failure| failure.of("checking the copy"))?;
+        let unbalanced = read::check(&self.connection).await.map_err(|failure| failure.of("checking the copy"))?;
         if !unbalanced.is_empty() {
             let why = format!("{} lots of the copy are not in balance; nothing was kept of it", unbalanced.len());
             return Err(self.unfit(why));
@@ -213,9 +221,9 @@ impl Target {
     async fn commit_in(&self, meta: &Meta, id: Uuid, sequences: &[(&str, &str, i64)], now: Timestamp) -> Op<()> {
         for (table, column, last) in sequences {
             let restart = format!("ALTER TABLE {table} ALTER COLUMN {column} RESTART WITH {}", last + 1);
-            self.wire.batch(&restart).await?;
+            self.connection.batch(&restart).await?;
         }
-        self.wire
+        self.connection
             .execute(
                 "UPDATE rolled SET low = pg_current_xact_id()::text::bigint, high = pg_current_xact_id()::text::bigint, \
                  running = '{}'",
@@ -223,13 +231,13 @@ impl Target {
             )
             .await?;
         let detail = json!({ "move": id, "from": "sqlite" });
-        self.wire
+        self.connection
             .execute(
                 "INSERT INTO event (seq, at, actor, kind, detail) VALUES ($1, $2, 'franking ledger move', $3, $4)",
                 &[&(meta.event + 1), &now.as_millisecond().max(meta.last_now), &LEDGER_MOVED, &detail.to_string()],
             )
             .await?;
-        self.wire
+        self.connection
             .execute(
                 "UPDATE meta SET installation = $1, cluster = $2, incarnation = $3, floor_ms = $4, config_epoch = $5, \
                  moved = $6, events = $7, state = $8, accepted_at = $9",
@@ -246,18 +254,18 @@ impl Target {
                 ],
             )
             .await?;
-        self.wire.batch("COMMIT").await
+        self.connection.batch("COMMIT").await
     }
 
     /// Writes something, so that a commit that was never answered is on the standby too before it is built upon.
     pub async fn settle(&self) -> Result<()> {
-        let written = self.wire.execute("UPDATE meta SET floor_ms = floor_ms", &[]).await;
+        let written = self.connection.execute("UPDATE meta SET floor_ms = floor_ms", &[]).await;
         written.map(drop).map_err(|failure| failure.of("writing to the moved ledger"))
     }
 
     /// Has the server look at the new rows, so that its first plans are good. A failure costs only time.
     pub async fn analyse(&self) {
-        if let Err(error) = self.wire.batch("ANALYZE lot, reservation, settlement, directory").await {
+        if let Err(error) = self.connection.batch("ANALYZE lot, reservation, settlement, directory").await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "the database's statistics are not up to date yet"

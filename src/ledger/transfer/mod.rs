@@ -44,7 +44,7 @@ use tables::{SEQUENCES, SESSIONS, TABLES, Table};
 /// Pieces that are read ahead of the server.
 const AHEAD: usize = 4;
 
-/// What was moved.
+/// The result of a move.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moved {
     /// The target's place, without user and password.
