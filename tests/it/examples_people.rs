@@ -125,20 +125,22 @@ async fn the_shop_system_sells_to_a_new_customer_and_customers_give_themselves_n
     let other = resource("SubAccount", "florist", "other", &json!({"policyRef": {"name": "other"}}));
     refused(create(&cluster, &shop, &other), &["creditpolicies/other"]);
 
-    let baker = User::in_groups("baker", &["bakery", "customers"]);
-    let bakery = ["subaccount", "bakery", "bakery"];
-    patch(&cluster, &baker, bakery, &json!({"displayName": "Bread"})).expect("its own name");
-    let key = resource("SubAccountApiKey", "bakery", "till", &json!({"subAccountRef": {"name": "bakery"}}));
-    create(&cluster, &baker, &key).expect("its own keys");
-    refused(ordered(&baker, "bakery"), &["spec.prepaid"]);
-    refused(ordered(&baker, "theatre"), &["subaccounts"]);
-    for (field, value) in [
-        ("spendLimitMinor", json!(9_000_000)),
-        ("allowedSenders", json!(["theatre@hosted.example.com"])),
-        ("rateLimit", json!({"messages": 9, "per": "Minute"})),
-    ] {
-        refused(patch(&cluster, &baker, bakery, &json!({field: value})), &[&format!("spec.{field}"), "grant"]);
+    for (customer, other) in [("bakery", "theatre"), ("theatre", "bakery")] {
+        let user = User::in_groups(&format!("people-of-the-{customer}"), &[customer, "customers"]);
+        let account = ["subaccount", customer, customer];
+        patch(&cluster, &user, account, &json!({"displayName": "Another"})).expect("its own name");
+        let key = resource("SubAccountApiKey", customer, "till", &json!({"subAccountRef": {"name": customer}}));
+        create(&cluster, &user, &key).expect("its own keys");
+        refused(ordered(&user, other), &["subaccounts"]);
+        for (field, value) in [
+            ("prepaid", json!({"recurring": {"credits": 90_000, "every": "Month"}})),
+            ("spendLimitMinor", json!(9_000_000)),
+            ("allowedSenders", json!(["another@hosted.example.com"])),
+            ("rateLimit", json!({"messages": 9, "per": "Minute"})),
+        ] {
+            refused(patch(&cluster, &user, account, &json!({field: value})), &[&format!("spec.{field}"), "grant"]);
+        }
+        let delete = ["delete", "subaccount", customer, "-n", customer, "--dry-run=server"];
+        refused(cluster.run(&user, &delete, ""), &["you may not delete"]);
     }
-    let delete = ["delete", "subaccount", "bakery", "-n", "bakery", "--dry-run=server"];
-    refused(cluster.run(&baker, &delete, ""), &["you may not delete"]);
 }
