@@ -47,7 +47,7 @@ fn the_command_that_prints_the_trail_finds_the_ledger_in_the_pods_of_either_engi
 
 /// `kubectl exec` commands of a page: the container, and what is run in it.
 fn commands(page: &str) -> Vec<(&str, Vec<&str>)> {
-    let lines = page.lines().filter_map(|line| line.strip_prefix("    kubectl exec -n N franking-0 -c "));
+    let lines = page.lines().filter_map(|line| line.strip_prefix("    kubectl exec -n franking-system franking-0 -c "));
     lines
         .filter_map(|line| line.split_once(" -- "))
         .map(|(container, run)| (container, run.split_whitespace().collect()))
