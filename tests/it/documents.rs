@@ -33,7 +33,7 @@ const QUESTIONS: [(&str, &str); 21] = [
     ("Does deleting an account give its credits back?", "Deleting an account and applying it again changes none"),
     ("SQLite or PostgreSQL?", "needs | a volume on a local file system"),
     ("What should wake me at night?", "franking_ledger_replaced == 1"),
-    ("What became of this message?", "--prefix --tail=-1 | grep MESSAGE-ID"),
+    ("What became of this message?", "--prefix --tail=-1 | grep \"$MESSAGE\""),
     ("How do I keep tenants from making keys?", "--set rbac.aggregateToNamespaceRoles=false"),
     ("What may a tenant do", "write `SubAccountApiKey`, read `SubAccount`"),
     ("Who changed this limit?", "`franking ledger events` prints which limit"),

@@ -8,7 +8,7 @@ use crate::support::control_plane::succeeded;
 
 /// The parts of CloudNativePG's definition (1.25 and newer) that the example uses, and no others: with strict validation a
 /// misspelt field or an unknown word is an error. The real definition is 7,000 lines of a project that is not ours.
-const CLUSTERS: &str = "
+pub const CLUSTERS: &str = "
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
 metadata: {name: clusters.postgresql.cnpg.io}
