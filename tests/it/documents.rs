@@ -210,6 +210,22 @@ fn the_readme_is_short() {
     assert!(length <= README_MAX, "README.md has {length} octets; {README_MAX} is the most: move text to docs/");
 }
 
+#[test]
+fn a_newcomer_is_told_the_versions_that_the_manifests_ask_for() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).expect("a manifest");
+    let after = |text: &str, key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_else(|| panic!("no {key}"));
+        let parts: Vec<&str> = line.trim_matches(['"', ' ']).split('.').collect();
+        parts[..2].join(".")
+    };
+    let rust = after(&read("Cargo.toml"), "rust-version = ");
+    let go = after(&read("tests/cluster/go.mod"), "go ");
+    for page in ["README.md", "docs/CONTRIBUTING.md"] {
+        assert!(read(page).contains(&format!("Rust {rust}, Go {go}")), "{page} does not name Rust {rust}, Go {go}");
+    }
+    assert!(read("tests/prerequisites.sh").contains(&format!("Go {go} or newer")), "prerequisites.sh names another Go");
+}
+
 /// Each check, proven to bite.
 mod bites {
     use super::*;
