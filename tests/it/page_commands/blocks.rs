@@ -4,27 +4,40 @@ use std::path::{Path, PathBuf};
 
 pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
+/// What holds a text to the truth.
+pub enum Truth {
+    /// Lines of this file, where `…` stands for others.
+    Quotes(&'static str),
+    /// A part of a pod, which the API server takes.
+    Pod,
+    /// A test that reads it from the page.
+    Test(&'static str),
+    /// Nothing, and why.
+    Nothing(&'static str),
+}
+
+const SNIPPETS: Truth = Truth::Test("tests/it/relay/programs/snippets.rs");
 /// Blocks that are no commands: the page, how they begin, and what holds them to the truth.
-const TEXTS: [(&str, &str, &str); 19] = [
-    ("README.md", "platform team", "a drawing"),
-    ("README.md", "apiVersion: franking.io", "applied as plan.yaml"),
-    ("README.md", "NAMESPACE ", "what `make demo` prints"),
-    ("README.md", "volumes: ", "tests/it/examples_pod.rs"),
-    ("README.md", "envFrom: ", "tests/it/examples_pod.rs"),
-    ("docs/architecture.md", "kubectl apply ─▶", "a drawing"),
-    ("docs/sending.md", "volumes: ", "tests/it/examples_pod.rs"),
-    ("docs/sending.md", "envFrom: ", "tests/it/examples_pod.rs"),
-    ("docs/sending.md", "env: [{name: SERVICE_BINDING_ROOT", "tests/it/examples_pod.rs"),
-    ("docs/sending.md", "import os, pathlib", "tests/it/relay/programs/snippets.rs"),
-    ("docs/sending.md", "import os, smtplib", "tests/it/relay/programs/snippets.rs"),
-    ("docs/sending.md", "const { existsSync", "tests/it/relay/programs/snippets.rs"),
-    ("docs/sending.md", "file := func", "tests/it/relay/programs/snippets.rs"),
-    ("docs/sending.md", "$file = fn", "tests/it/relay/programs/snippets.rs"),
-    ("docs/sending.md", "Path smtp", "tests/it/relay/programs/snippets.rs"),
-    ("docs/CONTRIBUTING.md", "let (reply, result)", "quoted"),
-    ("docs/CONTRIBUTING.md", "/// A changed key", "quoted"),
-    ("docs/CONTRIBUTING.md", "return Err(Problem", "quoted"),
-    ("examples/apps/README.md", "global:", "values of GitLab's own chart"),
+pub const TEXTS: [(&str, &str, Truth); 19] = [
+    ("README.md", "platform team", Truth::Nothing("a drawing")),
+    ("README.md", "apiVersion: franking.io", Truth::Test("tests/it/page_commands/mod.rs")),
+    ("README.md", "NAMESPACE ", Truth::Nothing("what `make demo` prints is new each time")),
+    ("README.md", "volumes: ", Truth::Pod),
+    ("README.md", "envFrom: ", Truth::Pod),
+    ("docs/architecture.md", "kubectl apply ─▶", Truth::Nothing("a drawing")),
+    ("docs/sending.md", "volumes: ", Truth::Pod),
+    ("docs/sending.md", "envFrom: ", Truth::Pod),
+    ("docs/sending.md", "env: [{name: SERVICE_BINDING_ROOT", Truth::Pod),
+    ("docs/sending.md", "import os, pathlib", SNIPPETS),
+    ("docs/sending.md", "import os, smtplib", SNIPPETS),
+    ("docs/sending.md", "const { existsSync", SNIPPETS),
+    ("docs/sending.md", "file := func", SNIPPETS),
+    ("docs/sending.md", "$file = fn", SNIPPETS),
+    ("docs/sending.md", "Path smtp", SNIPPETS),
+    ("docs/CONTRIBUTING.md", "let (reply, result)", Truth::Quotes("src/relay/admit.rs")),
+    ("docs/CONTRIBUTING.md", "/// Interval of pulls", Truth::Quotes("src/relay/directory.rs")),
+    ("docs/CONTRIBUTING.md", "return Err(Problem", Truth::Quotes("src/crd/secret.rs")),
+    ("examples/apps/README.md", "global:", Truth::Nothing("values of GitLab's own chart")),
 ];
 
 /// Consecutive lines of a page, without the indentation that they share.
@@ -87,11 +100,25 @@ fn found_in(page: &str, text: &str) -> Vec<Block> {
 }
 
 #[test]
-fn each_text_that_is_no_command_is_there_once() {
-    for (page, beginning, by) in TEXTS {
-        let found = blocks_of(page).iter().filter(|block| block.text.starts_with(beginning)).count();
-        assert_eq!(found, 1, "{page}: {beginning}");
-        assert!(!by.starts_with("tests/") || Path::new(ROOT).join(by).exists(), "there is no {by}");
+fn each_text_that_is_no_command_is_there_once_and_quotes_what_is_written() {
+    let read = |path: &str| std::fs::read_to_string(Path::new(ROOT).join(path)).expect("a file that the list names");
+    for (page, beginning, truth) in TEXTS {
+        let found: Vec<Block> = blocks_of(page).into_iter().filter(|block| block.text.starts_with(beginning)).collect();
+        assert_eq!(found.len(), 1, "{page}: {beginning}");
+        match truth {
+            Truth::Quotes(path) => {
+                let source = read(path);
+                for line in found[0].text.lines().map(str::trim).filter(|line| *line != "…") {
+                    assert!(source.contains(line), "{path} has no line {line}");
+                }
+            }
+            Truth::Test(path) => {
+                let name = page.rsplit('/').next().expect("a name");
+                assert!(read(path).contains(name), "{path} does not read {page}");
+            }
+            Truth::Nothing(why) => assert!(!why.is_empty(), "{page}: {beginning}"),
+            Truth::Pod => {}
+        }
     }
 }
 

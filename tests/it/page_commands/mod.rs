@@ -7,16 +7,19 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use serde_json::{Value, json};
+
 use crate::examples::folder;
 use crate::examples_postgres;
 use crate::moves::New;
 use crate::story::{SYSTEM, Stage};
 use crate::support::chart::{render, utf8};
+use crate::support::control_plane::succeeded;
 use crate::support::franking::{DEADLINE, eventually};
 use crate::support::mail::Session;
 use crate::tenants::Cluster;
 
-use blocks::{Block, ROOT, blocks_of, pages};
+use blocks::{Block, ROOT, TEXTS, Truth, blocks_of, pages};
 
 /// Pages in the order in which they are pasted: each finds what the ones before it made. The two lists are pasted beside each other,
 /// because namespaces take seconds to go.
@@ -111,6 +114,7 @@ async fn every_command_of_the_pages_works_as_it_stands() {
         let block = Block { page: "a page".to_owned(), line: 1, text: format!("{wrong}\n") };
         assert!(shell.paste(&block).is_err(), "{wrong} works");
     }
+    pods_are_taken(&cluster.stage);
     let mut failed: Vec<String> = std::thread::scope(|scope| {
         let lists = PAGES.map(|list| {
             let blocks = list.iter().flat_map(|page| to_paste(page));
@@ -131,6 +135,24 @@ async fn every_command_of_the_pages_works_as_it_stands() {
     let used = std::fs::read_to_string(shell.work.path().join("used")).expect("some are used");
     let used: BTreeSet<&str> = used.lines().collect();
     assert_eq!(used, BTreeSet::from(STAND_INS));
+}
+
+/// What the pages say of a pod is taken by the API server, with a name and an image besides.
+fn pods_are_taken(stage: &Stage) {
+    // A controller makes it a moment after the namespace.
+    stage.kubectl(&["wait", "--for=create", "serviceaccount/default", "--namespace", "newsroom", "--timeout=60s"]);
+    for (page, beginning, truth) in TEXTS {
+        let Truth::Pod = truth else { continue };
+        let block = blocks_of(page).into_iter().find(|block| block.text.starts_with(beginning)).expect("the text");
+        let mut spec: Value = serde_yaml::from_str(&block.text).expect("YAML");
+        if spec["containers"].is_null() {
+            spec = json!({"containers": [spec]});
+        }
+        (spec["containers"][0]["name"], spec["containers"][0]["image"]) = (json!("program"), json!("program"));
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "program", "namespace": "newsroom"}, "spec": spec});
+        let create = ["create", "--dry-run=server", "--validate=strict", "--filename", "-"];
+        succeeded(stage.plane.kubectl_stdin(&create, &pod.to_string()));
+    }
 }
 
 /// The blocks of commands of a page that no other test pastes.
