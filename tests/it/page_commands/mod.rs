@@ -193,12 +193,12 @@ fn apply_chart(stage: &Stage) {
     let address = r#"{"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.10"}]}}}"#;
     let service = ["patch", "service", "franking-relay", "--namespace", SYSTEM, "--subresource=status", "--type=merge"];
     stage.kubectl(&[service.as_slice(), &["--patch", address]].concat());
-    for pod in ["app.kubernetes.io/name=franking", "app.kubernetes.io/name=franking-move"] {
-        eventually(pod, DEADLINE, || {
-            let get = ["get", "pods", "--namespace", SYSTEM, "--selector", pod, "--output", "name"];
-            (!stage.kubectl(&get).is_empty()).then_some(())
-        });
-    }
+    stage.kubectl(&["wait", "--for=create", "pod/franking-0", "--namespace", SYSTEM, "--timeout=60s"]);
+    let moves = "app.kubernetes.io/name=franking-move";
+    eventually("the pod of the move", DEADLINE, || {
+        let get = ["get", "pods", "--namespace", SYSTEM, "--selector", moves, "--output", "name"];
+        (!stage.kubectl(&get).is_empty()).then_some(())
+    });
 }
 
 /// Sends a message, and gives its id as the client hears it.

@@ -105,7 +105,7 @@ helm() {
     install | upgrade) ;;
     uninstall)
         used uninstall
-        command kubectl delete statefulset "$@"
+        command kubectl delete statefulset "$@" --cascade=foreground
         return
         ;;
     *) fail "what does helm $verb do?" ;;
