@@ -257,7 +257,12 @@ impl<'a> Work<'a> {
 
     fn content(&self, password: &Password, mark: Option<Timestamp>) -> Content {
         let username = self.username();
-        let access = Access { endpoint: &self.observed.endpoint, username: &username, account: self.account.id };
+        let access = Access {
+            endpoint: &self.observed.endpoint,
+            username: &username,
+            account: self.account.id,
+            is_plain: self.spec.plain_listener,
+        };
         let from = self.key.spec.allowed_senders.iter().find(|sender| !sender.starts_with(['*', '@']));
         secret::content(&self.spec.secret, access, from.map(String::as_str), password, mark)
     }
