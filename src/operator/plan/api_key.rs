@@ -123,9 +123,9 @@ impl<'a> Work<'a> {
 
     /// Returns the password of the user's own, if the spec names its Secret, or the refusal.
     fn given(&self) -> Result<Option<Password>, Readiness> {
-        let place = self.spec.secret.existing.as_ref();
-        let found = self.observed.existing.as_ref();
-        place.map(|place| existing::password(place, found, &self.owner.kind)).transpose()
+        let Some(place) = &self.spec.secret.existing else { return Ok(None) };
+        existing::refuse_our_own(place, self.observed.is_existing_a_login)?;
+        existing::password(place, self.observed.existing.as_ref(), &self.owner.kind).map(Some)
     }
 
     fn plan(

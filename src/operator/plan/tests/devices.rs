@@ -1,10 +1,10 @@
-//! The Secret of a device without TLS.
+//! The Secret of a device without TLS, and passwords that devices bring.
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::Scene;
+use super::{Scene, verdict};
 use crate::runtime::fleet::PlainAddress;
 
 fn data(scene: &Scene) -> BTreeMap<String, String> {
@@ -38,4 +38,23 @@ fn only_a_key_for_the_plain_listener_learns_where_it_is() {
     let mut with_tls = Scene::new(spec(false));
     with_tls.seen.endpoint.plain.clone_from(&scene.seen.endpoint.plain);
     assert_eq!(place(&mut with_tls), none);
+}
+
+#[test]
+fn no_secret_of_frankings_own_brings_a_password() {
+    let bring = |name: &str, is_login: bool| -> String {
+        let mut scene = Scene::new(json!({"secret": {"existing": {"name": name}}}));
+        let found: Value = json!({"metadata": {"name": name, "namespace": "team", "labels": {"franking.io/use": "true"}},
+                                  "data": {"password": "Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5"}});
+        scene.seen.existing = Some(serde_json::from_value(found).expect("a secret"));
+        scene.seen.is_existing_a_login = is_login;
+        let status = scene.settle().status.expect("a status");
+        let works = scene.seen.entry.as_ref().is_some_and(|entry| !entry.credentials.is_empty());
+        let (verdict, message) = (verdict(&status.conditions), status.conditions[0].message.clone());
+        assert_eq!(works, verdict == "Ready", "{message}");
+        verdict
+    };
+    assert_eq!(bring("pin", false), "Ready");
+    assert_eq!(bring("franking-installation", false), "SecretInvalid!");
+    assert_eq!(bring("provider-login", true), "SecretInvalid!");
 }

@@ -215,6 +215,7 @@ impl Scene {
             secret: None,
             others: Vec::new(),
             existing: None,
+            is_existing_a_login: false,
             forbidden: None,
             endpoint: endpoint(),
             hash_key: hash_key(),
