@@ -6,13 +6,12 @@
 #
 # DEVICES.csv has a line for each device: name,networks,sender. Several networks are separated by spaces. A first line with these
 # words, empty lines and lines that begin with # are left out. NAMESPACE, ACCOUNT and CAP (a day's mails) are variables; so are
-# HOST and PORT of the sheet, which else are those of the plain listener on the relay's Service.
+# HOST and PORT of the sheet, which else are the plain listener's, as each Secret has them (plain-host, plain-port).
 set -eu
 
 NAMESPACE=${NAMESPACE:-facilities}
 ACCOUNT=${ACCOUNT:-devices}
 CAP=${CAP:-60}
-RELAY_NAMESPACE=${RELAY_NAMESPACE:-franking-system}
 
 complain() {
     echo "$1" >&2
@@ -103,21 +102,25 @@ KEY
     done
 }
 
-# What the relay's Service says, by a jsonpath of it.
-service() {
-    kubectl get service franking-relay --namespace "$RELAY_NAMESPACE" --output "jsonpath=$1"
-}
+# What the sheet takes from a Secret: plain-host,plain-port,username,password. The first two may be empty.
+FIELDS='{{with index .data "plain-host"}}{{base64decode .}}{{end}},{{with index .data "plain-port"}}{{base64decode .}}{{end}}'
+FIELDS="$FIELDS,{{base64decode .data.username}},{{base64decode .data.password}}"
 
 sheet() {
-    HOST=${HOST:-$(service '{.status.loadBalancer.ingress[0].ip}{.status.loadBalancer.ingress[0].hostname}')}
-    [ -n "$HOST" ] || complain "the Service franking-relay has no EXTERNAL-IP yet: wait for it, or set HOST"
-    PORT=${PORT:-$(service '{.spec.ports[?(@.name=="plain")].port}')}
-    [ -n "$PORT" ] || complain "the Service franking-relay has no plain listener: relay.plain.enabled of the chart, or set PORT"
     rows=$(echo "$list" | while IFS='	' read -r name networks sender; do
-        login=$(kubectl get secret "$name" --namespace "$NAMESPACE" --ignore-not-found \
-            --output 'go-template={{base64decode .data.username}},{{base64decode .data.password}}')
-        [ -n "$login" ] || complain "$name has no Secret yet: apply the keys, and wait until they are Ready"
-        echo "$name,$HOST,$PORT,$login,$sender"
+        secret=$(kubectl get secret "$name" --namespace "$NAMESPACE" --ignore-not-found --output "go-template=$FIELDS")
+        [ -n "$secret" ] || complain "$name has no Secret yet: apply the keys, and wait until they are Ready"
+        host=${HOST:-${secret%%,*}}
+        secret=${secret#*,}
+        port=${PORT:-${secret%%,*}}
+        login=${secret#*,}
+        if [ -z "$host" ] || [ -z "$port" ]; then
+            complain "the Secret of $name has no plain-host and plain-port: enable relay.plain of the chart, or set HOST and PORT"
+        fi
+        case $host in
+        *.svc) complain "$host is a name inside the cluster: set relay.hostname or relay.plain.hostname of the chart, or HOST" ;;
+        esac
+        echo "$name,$host,$port,$login,$sender"
     done)
     echo "name,host,port,username,password,sender"
     echo "$rows"

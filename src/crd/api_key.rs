@@ -93,7 +93,8 @@ pub struct SubAccountApiKeySpec {
         validation = Rule::new(SENDERS_RULE).message(SENDERS_FIX)
     )]
     pub allowed_senders: Vec<String>,
-    /// True allows this key to log in without TLS on the relay's plain listener, for old devices. Requires allowFrom.
+    /// True allows this key to log in without TLS on the relay's plain listener, for old devices. Requires allowFrom. The
+    /// Secret then has the listener's plain-host and plain-port.
     #[serde(default, skip_serializing_if = "is_false")]
     pub plain_listener: bool,
     /// Limit on what this key may send in a period, within the limits of its account.

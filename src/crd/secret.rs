@@ -17,7 +17,7 @@ pub const SECRET_TYPE: &str = "servicebinding.io/smtp";
 
 /// Keys of the Secret that belong to Franking, written today or in the next releases. A template may not redefine them,
 /// because the operator reads them back.
-pub const SECRET_KEYS: [&str; 11] = [
+pub const SECRET_KEYS: [&str; 13] = [
     "type",
     "provider",
     "host",
@@ -29,6 +29,8 @@ pub const SECRET_KEYS: [&str; 11] = [
     "account-id",
     "api-key",
     "api-url",
+    "plain-host",
+    "plain-port",
 ];
 
 /// Keys that the preset `env` adds.
@@ -78,24 +80,24 @@ pub struct SecretSpec {
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub presets: Vec<Preset>,
     /// Keys of your own, at most 32: the name of each key, and a text in which {{ .host }}, {{ .port }}, {{ .username
-    /// }}, {{ .password }}, {{ .uri }}, {{ .certificates }} and {{ .accountId }} are replaced. Setting this requires
-    /// the verbs create and update on the Secret.
+    /// }}, {{ .password }}, {{ .uri }}, {{ .certificates }}, {{ .accountId }}, {{ .plainHost }} and {{ .plainPort }} are
+    /// replaced. Setting this requires the verbs create and update on the Secret.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = json!({"type": "string", "maxLength": 4096})))]
     #[x_kube(validation = Rule::new("self.all(key, key.matches('^[-._a-zA-Z0-9]{1,253}$'))")
         .message("name the keys of template with letters, digits, -, _ and ."))]
     #[x_kube(validation = Rule::new(
-        r"self.all(key, self[key].matches('^(\\{?[^{]|\\{\\{\\s*\\.(host|port|username|password|uri|certificates|accountId)\\s*\\}\\})*\\{?$'))"
+        r"self.all(key, self[key].matches('^(\\{?[^{]|\\{\\{\\s*\\.(host|port|username|password|uri|certificates|accountId|plainHost|plainPort)\\s*\\}\\})*\\{?$'))"
     ).message(
         "write only these fields into the texts of template: {{ .host }}, {{ .port }}, {{ .username }}, {{ .password }}, \
-         {{ .uri }}, {{ .certificates }}, {{ .accountId }}"
+         {{ .uri }}, {{ .certificates }}, {{ .accountId }}, {{ .plainHost }}, {{ .plainPort }}"
     ))]
     #[x_kube(validation = Rule::new(
         "!self.exists(key, key in ['type', 'provider', 'host', 'port', 'username', 'password', 'uri', 'certificates', \
-         'account-id', 'api-key', 'api-url'])"
+         'account-id', 'api-key', 'api-url', 'plain-host', 'plain-port'])"
     ).message(
-        "type, provider, host, port, username, password, uri, certificates, account-id, api-key and api-url are \
-         franking's own: choose other names for the keys of template"
+        "type, provider, host, port, username, password, uri, certificates, account-id, api-key, api-url, plain-host \
+         and plain-port are franking's own: choose other names for the keys of template"
     ))]
     pub template: BTreeMap<String, String>,
     /// A Secret of your own that brings the password, for a device whose password cannot be changed, or for a secrets

@@ -19,11 +19,23 @@ pub enum Field {
     Uri,
     Certificates,
     AccountId,
+    /// Empty for a key that may not use the plain listener, as the port is.
+    PlainHost,
+    PlainPort,
 }
 
 impl Field {
-    pub const ALL: [Self; 7] =
-        [Self::Host, Self::Port, Self::Username, Self::Password, Self::Uri, Self::Certificates, Self::AccountId];
+    pub const ALL: [Self; 9] = [
+        Self::Host,
+        Self::Port,
+        Self::Username,
+        Self::Password,
+        Self::Uri,
+        Self::Certificates,
+        Self::AccountId,
+        Self::PlainHost,
+        Self::PlainPort,
+    ];
 
     /// Returns the name in a template, without the dot.
     pub fn as_str(self) -> &'static str {
@@ -35,6 +47,8 @@ impl Field {
             Self::Uri => "uri",
             Self::Certificates => "certificates",
             Self::AccountId => "accountId",
+            Self::PlainHost => "plainHost",
+            Self::PlainPort => "plainPort",
         }
     }
 

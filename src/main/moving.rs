@@ -9,10 +9,16 @@ use franking::runtime::config::Settings;
 use franking::runtime::settings_file::Refused;
 use franking::runtime::shutdown::RoleError;
 use franking::runtime::telemetry;
+use uuid::Uuid;
 
 use super::{REFUSED, fail, say};
 
-pub async fn run(settings: &Settings, from: &Path, abandon: bool) -> Result<ExitCode, RoleError> {
+pub async fn run(
+    settings: &Settings,
+    from: &Path,
+    abandon: bool,
+    installation: Option<Uuid>,
+) -> Result<ExitCode, RoleError> {
     let is_database = from.to_str().is_some_and(|text| text.starts_with("postgres"));
     if is_database && !from.exists() {
         let refused = "--from names a database, and there is no way back from PostgreSQL to SQLite, which has one \
@@ -24,7 +30,7 @@ pub async fn run(settings: &Settings, from: &Path, abandon: bool) -> Result<Exit
         transfer::abandon(from, &settings.ledger).await?;
         return Ok(say(&format!("{} is in force again; nothing of it was moved\n", from.display())));
     }
-    let moved = transfer::run(from, &settings.ledger, SystemClock.now()).await?;
+    let moved = transfer::run(from, &settings.ledger, installation, SystemClock.now()).await?;
     Ok(say(&sentence(from, &moved)))
 }
 

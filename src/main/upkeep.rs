@@ -43,7 +43,9 @@ pub async fn run(settings: &Settings, command: LedgerCommand) -> Result<ExitCode
             }
             Some(every) => keep_backing_up(settings, &folder, keep, every).await,
         },
-        LedgerCommand::Move { from, abandon } => moving::run(settings, &from, abandon).await,
+        LedgerCommand::Move { from, abandon, installation } => {
+            moving::run(settings, &from, abandon, installation).await
+        }
         LedgerCommand::Restore { file, although_moved } => {
             let path = file_of(settings)?.to_owned();
             let now = SystemClock.now();

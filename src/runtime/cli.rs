@@ -8,6 +8,7 @@ use clap::builder::TypedValueParser as _;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
+use uuid::Uuid;
 
 use super::log::{LogFormat, LogLevel};
 use super::settings_file::Refused;
@@ -120,6 +121,10 @@ pub enum LedgerCommand {
         /// Take back a ledger whose move did not come to its end
         #[arg(long)]
         abandon: bool,
+        /// Id of the installation that the ledger must belong to, as ConfigMap franking-installation has it; another's
+        /// ledger is refused before anything is written
+        #[arg(long, env = "FRANKING_INSTALLATION", value_name = "ID")]
+        installation: Option<Uuid>,
     },
     /// Replace a SQLite ledger that no process has open by a backup; mail waits until the ledger is accepted
     Restore {

@@ -41,6 +41,16 @@ pub struct Advertise {
     pub host: String,
     pub port: u16,
     pub mode: ListenerMode,
+    /// The address for devices without TLS. `None`: there is no plain listener, or its port as clients see it is not
+    /// known.
+    pub plain: Option<PlainAddress>,
+}
+
+/// The address of the plain listener that Secrets tell devices without TLS to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlainAddress {
+    pub host: String,
+    pub port: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +98,11 @@ struct RawAdvertise {
     host: Option<String>,
     /// The port that Secrets tell programs to connect to: that of the best listener where absent.
     port: Option<u16>,
+    /// The host of the plain listener, in the Secrets of keys with `plainListener`: `host` where absent.
+    plain_host: Option<String>,
+    /// The port of the plain listener, in the Secrets of keys with `plainListener`. Where absent, the listener's own,
+    /// unless a Service maps ports.
+    plain_port: Option<u16>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -211,31 +226,63 @@ impl Certificates {
 }
 
 fn advertise(raw: RawAdvertise, hostname: &str, listeners: &[Listener]) -> Result<Advertise, Refused> {
-    let host = raw.host.unwrap_or_else(|| hostname.to_owned());
-    if host.is_empty() || host.len() > 255 || host.contains(char::is_whitespace) {
-        return Err(Refused::new(format!("relay.advertise.host \"{host}\" is not a host name")));
-    }
-    if raw.port == Some(0) {
-        return Err(Refused::new("relay.advertise.port is 0; name the port that programs connect to"));
+    let host = host(raw.host.as_deref().unwrap_or(hostname), "host")?;
+    for (port, name) in [(raw.port, "port"), (raw.plain_port, "plainPort")] {
+        if port == Some(0) {
+            return Err(Refused::new(format!("relay.advertise.{name} is 0; name the port that programs connect to")));
+        }
     }
     // Implicit TLS is best for programs (RFC 8314 §3), then STARTTLS.
     let best = [ListenerMode::Implicit, ListenerMode::StartTls, ListenerMode::Plain]
         .into_iter()
         .find_map(|mode| listeners.iter().find(|listener| listener.mode == mode));
-    match (raw.port, best) {
+    let (port, mode) = match (raw.port, best) {
         (Some(port), best) => {
             let same = listeners.iter().find(|listener| listener.address.port() == port);
             // A Service may map ports: a port that no listener has is taken to lead to the best listener.
-            let mode = same.or(best).map_or(ListenerMode::Implicit, |listener| listener.mode);
-            Ok(Advertise { host, port, mode })
+            (port, same.or(best).map_or(ListenerMode::Implicit, |listener| listener.mode))
         }
-        (None, Some(listener)) if listener.address.port() != 0 => {
-            Ok(Advertise { host, port: listener.address.port(), mode: listener.mode })
-        }
+        (None, Some(listener)) if listener.address.port() != 0 => (listener.address.port(), listener.mode),
         (None, _) => {
-            Err(Refused::new("relay.advertise.port is not set and the listener's port is 0; name one of them"))
+            return Err(Refused::new("relay.advertise.port is not set and the listener's port is 0; name one of them"));
         }
+    };
+    let mut advertise = Advertise { host, port, mode, plain: None };
+    advertise.plain = plain_address(raw.plain_host.as_deref(), raw.plain_port, &advertise, listeners)?;
+    Ok(advertise)
+}
+
+fn host(host: &str, name: &str) -> Result<String, Refused> {
+    if host.is_empty() || host.len() > 255 || host.contains(char::is_whitespace) {
+        return Err(Refused::new(format!("relay.advertise.{name} \"{host}\" is not a host name")));
     }
+    Ok(host.to_owned())
+}
+
+fn plain_address(
+    plain_host: Option<&str>,
+    plain_port: Option<u16>,
+    best: &Advertise,
+    listeners: &[Listener],
+) -> Result<Option<PlainAddress>, Refused> {
+    let Some(listener) = listeners.iter().find(|listener| listener.mode == ListenerMode::Plain) else {
+        if plain_host.is_some() || plain_port.is_some() {
+            let sentence = "relay.advertise.plainHost or plainPort is set and no listener has the mode Plain; leave them \
+                            out, or add one";
+            return Err(Refused::new(sentence));
+        }
+        return Ok(None);
+    };
+    let host = host(plain_host.unwrap_or(&best.host), "plainHost")?;
+    // Clients see the listeners' own ports, unless the advertised one is none of them: a Service maps it then.
+    let is_mapped = !listeners.iter().any(|listener| listener.address.port() == best.port);
+    let own = match best.mode {
+        ListenerMode::Plain => Some(best.port),
+        ListenerMode::Implicit | ListenerMode::StartTls => {
+            Some(listener.address.port()).filter(|port| !is_mapped && *port != 0)
+        }
+    };
+    Ok(plain_port.or(own).map(|port| PlainAddress { host, port }))
 }
 
 /// Returns listeners on ports above 1024, because a container drops the capability for lower ones; the Service maps 587
@@ -270,7 +317,10 @@ mod tests {
         let fleet = relay.fleet().expect("defaults");
         assert_eq!(relay.config_file, Path::new("/run/franking/relay.yaml"));
         assert_eq!(fleet.hostname, "franking-relay.mail.svc");
-        assert_eq!(fleet.advertise, Advertise { host: fleet.hostname, port: 2465, mode: ListenerMode::Implicit });
+        assert_eq!(
+            fleet.advertise,
+            Advertise { host: fleet.hostname, port: 2465, mode: ListenerMode::Implicit, plain: None }
+        );
         assert_eq!(fleet.certificates, Certificates::SelfSigned);
         let tls = fleet.certificates.tls(&relay.config_file);
         assert_eq!(tls.certificates[0].key_file, Path::new("/run/franking/tls.key"));
@@ -290,6 +340,9 @@ mod tests {
             ("listeners: [{name: a, address: '[::]:0', mode: Implicit}]", "relay.advertise.port"),
             ("advertise: {port: 0}", "relay.advertise.port"),
             ("advertise: {host: ''}", "relay.advertise.host"),
+            ("advertise: {plainPort: 25}", "relay.advertise.plainHost or plainPort is set and no listener"),
+            ("advertise: {plainHost: a}", "relay.advertise.plainHost or plainPort is set and no listener"),
+            ("advertise: {plainPort: 0}", "relay.advertise.plainPort is 0"),
             ("tls: {caFile: ca.crt}", "relay.tls.caFile"),
             ("limits: {recipients: 0}", "relay.limits.recipients"),
             ("limits: {bytesInFlight: 5}", "relay.limits.bytesInFlight"),
@@ -308,8 +361,34 @@ mod tests {
         let start_tls = mode("listeners: [{name: a, address: '[::]:587', mode: StartTls}]");
         assert_eq!((start_tls.port, start_tls.mode), (587, ListenerMode::StartTls));
         let mapped = mode(&format!("{{listeners: {LISTENERS}, advertise: {{host: mail.example.com, port: 465}}}}"));
-        assert_eq!(mapped, Advertise { host: "mail.example.com".to_owned(), port: 465, mode: ListenerMode::Implicit });
+        assert_eq!((mapped.host.as_str(), mapped.port, mapped.mode), ("mail.example.com", 465, ListenerMode::Implicit));
         assert_eq!(mode("advertise: {port: 2587}").mode, ListenerMode::StartTls);
+    }
+
+    #[test]
+    fn devices_are_told_the_plain_listener_as_clients_see_it() {
+        let tls = "{name: a, address: '[::]:4465', mode: Implicit}";
+        let open = "{name: b, address: '[::]:4025', mode: Plain, networks: [10.0.0.0/8]}";
+        let plain = |listeners: &str, advertise: &str| {
+            let yaml = format!("{{hostname: mail.example.com, listeners: [{listeners}], advertise: {{{advertise}}}}}");
+            let plain = relay(&yaml).expect(&yaml).fleet().expect(&yaml).advertise.plain;
+            plain.map(|plain| format!("{}:{}", plain.host, plain.port))
+        };
+        let both = format!("{tls}, {open}");
+        for (listeners, advertise, expected) in [
+            (tls, "", None),
+            (&both, "", Some("mail.example.com:4025")),
+            (&both, "plainHost: 192.0.2.10", Some("192.0.2.10:4025")),
+            // A Service maps the ports.
+            (&both, "port: 465", None),
+            (&both, "port: 465, plainPort: 25", Some("mail.example.com:25")),
+            (&both, "host: smtp.example.com, port: 465, plainPort: 25", Some("smtp.example.com:25")),
+            (open, "port: 25", Some("mail.example.com:25")),
+        ] {
+            assert_eq!(plain(listeners, advertise).as_deref(), expected, "{listeners} {advertise}");
+        }
+        let yaml = format!("{{listeners: [{both}], advertise: {{plainHost: a b}}}}");
+        assert!(relay(&yaml).expect_err("no host").0.contains("relay.advertise.plainHost"));
     }
 
     #[test]

@@ -245,6 +245,10 @@ fn a_ledger_is_moved_by_a_job_that_has_the_claim_the_database_and_no_token() {
     assert_eq!(volumes[2]["persistentVolumeClaim"]["claimName"], "ledger-franking-0");
     let arguments = spec["containers"][0]["args"].as_array().expect("arguments");
     assert_eq!(arguments[..4], ["ledger", "move", "--from", "/var/lib/franking/ledger.db"]);
+    let variables = spec["containers"][0]["env"].as_array().expect("variables");
+    let whose = variables.iter().find(|variable| variable["name"] == "FRANKING_INSTALLATION").expect("whose it is");
+    let known = serde_json::json!({"name": "franking-installation", "key": "installation", "optional": true});
+    assert_eq!(whose["valueFrom"]["configMapKeyRef"], known);
     // Mail must not be sent to it, and nothing reaches it.
     let objects = objects(&text);
     let labels = &standing["spec"]["template"]["metadata"]["labels"];

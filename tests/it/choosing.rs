@@ -84,16 +84,35 @@ fn its_commands_give_and_take_the_rights_that_it_says() {
     }
 
     paste(&plane, "kubectl create role newsletter-usage");
-    let ada = |arguments: &[&str]| {
-        let all = [arguments, &["--namespace", "marketing", "--as", "ada@example.com"]].concat();
-        plane.kubectl(&all)
+    let run = |user: &str, arguments: &[&str], input: &str| {
+        let all = [arguments, &["--namespace", "marketing", "--as", user]].concat();
+        plane.kubectl_stdin(&all, input)
     };
+    let otto = |arguments: &[&str]| run("otto@example.com", arguments, "");
     eventually("the role to hold", DEADLINE, || {
-        ada(&["get", "subaccount", "newsletter"]).status.success().then_some(())
+        otto(&["get", "subaccount", "newsletter"]).status.success().then_some(())
     });
     for other in [["get", "subaccount", "fairs"].as_slice(), &["get", "subaccounts"], &["get", "subaccountapikeys"]] {
-        let output = ada(other);
+        let output = otto(other);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains("Forbidden"), "{other:?}: {said}");
     }
+
+    paste(&plane, "franking-account-admin");
+    let ada = |arguments: &[&str], input: &str| run("ada@example.com", arguments, input);
+    let key = |account: &str| {
+        format!(
+            "{{apiVersion: franking.io/v1alpha1, kind: SubAccountApiKey, metadata: {{name: of-{account}}},
+               spec: {{subAccountRef: {{name: {account}}}}}}}"
+        )
+    };
+    eventually("Ada to make a key of her account", DEADLINE, || {
+        ada(&["create", "--filename", "-"], &key("newsletter")).status.success().then_some(())
+    });
+    let refused = ada(&["create", "--filename", "-"], &key("fairs"));
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("subaccounts/keys (franking.io) named \"fairs\""), "{said}");
+    assert!(ada(&["get", "subaccounts,subaccountapikeys"], "").status.success());
+    assert!(!ada(&["get", "secrets"], "").status.success());
+    assert!(ada(&["delete", "subaccountapikey", "of-newsletter"], "").status.success());
 }

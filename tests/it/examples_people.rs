@@ -57,6 +57,23 @@ async fn each_role_of_the_company_does_what_the_page_says_and_no_more() {
     refused(patch(&cluster, &ada, ["subaccount", "sales", "sales"], &json!({"displayName": "X"})), &["subaccounts"]);
     may_not_read_secrets(&ada);
 
+    let lin = User::new("lin@agency.example");
+    let of =
+        |account: &str| resource("SubAccountApiKey", "sales", "campaign", &json!({"subAccountRef": {"name": account}}));
+    create(&cluster, &lin, &of("newsletter")).expect("the keys of its account");
+    refused(create(&cluster, &lin, &of("sales")), &["create on subaccounts/keys (franking.io) named \"sales\""]);
+    let agency = ["subaccountapikey", "sales", "agency"];
+    refused(patch(&cluster, &lin, agency, &json!({"revoked": true})), &["update on subaccounts/keys", "\"sales\""]);
+    let delete = ["delete", "subaccountapikey", "agency", "-n", "sales", "--dry-run=server"];
+    refused(cluster.run(&lin, &delete, ""), &["delete on subaccounts/keys", "\"sales\""]);
+    cluster.run(&lin, &["get", "subaccounts,subaccountapikeys", "-n", "sales"], "").expect("to look");
+    for account in ["newsletter", "sales"] {
+        let spec = json!({"displayName": "X"});
+        refused(patch(&cluster, &lin, ["subaccount", "sales", account], &spec), &["subaccounts"]);
+    }
+    refused(create(&cluster, &lin, &key("support")), &["subaccountapikeys"]);
+    may_not_read_secrets(&lin);
+
     let grace = User::new("grace@example.com");
     let support = ["subaccount", "support", "support"];
     create(&cluster, &grace, &key("support")).expect("the administrator's keys");

@@ -6,9 +6,9 @@ use std::process::{Command, Output};
 
 use crate::examples::folder;
 use crate::story::{SYSTEM, Stage};
-use crate::support::chart::{CHART, objects, utf8};
+use crate::support::chart::{objects, render, utf8};
 use crate::support::control_plane::succeeded;
-use crate::support::franking::DEADLINE;
+use crate::support::franking::{DEADLINE, eventually};
 
 const LIST: &str = "\u{feff}name,networks,sender\r\n\
     # The one that stands here.\r\n\
@@ -54,7 +54,7 @@ async fn a_list_becomes_keys_and_a_sheet_with_which_a_device_sends() {
     let kubeconfig = Some(stage.plane.admin_kubeconfig());
 
     // A sheet before there are keys names the first that is missing.
-    let early = script("sheet", &list, kubeconfig, &[("HOST", "127.0.0.1"), ("PORT", "25")]);
+    let early = script("sheet", &list, kubeconfig, &[]);
     assert!(!early.status.success() && early.stdout.is_empty(), "{}", String::from_utf8_lossy(&early.stdout));
     assert!(String::from_utf8_lossy(&early.stderr).contains("scanner-here has no Secret yet"));
 
@@ -65,17 +65,7 @@ async fn a_list_becomes_keys_and_a_sheet_with_which_a_device_sends() {
     let there = stage.kubectl(&[networks.as_slice(), &["jsonpath={.spec.allowFrom}"]].concat());
     assert_eq!(there, r#"["10.20.8.12/32","fd00:20::9:12"]"#);
 
-    // Host and port are the plain listener's on the Service, as the chart makes it and a load balancer completes it.
-    let values = utf8(&folder().join("printers/relay-values.yaml"));
-    let only = ["--values", &values, "--show-only", "templates/services.yaml"];
-    let template = [&["template", "franking", CHART, "--namespace", SYSTEM], only.as_slice()].concat();
-    let services = succeeded(stage.plane.helm(&template));
-    stage.apply(&services);
-    let status = r#"{"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.10"}]}}}"#;
-    let patch = ["patch", "service", "franking-relay", "--namespace", SYSTEM, "--subresource=status", "--type=merge"];
-    let without = script("sheet", &list, kubeconfig, &[]);
-    assert!(String::from_utf8_lossy(&without.stderr).contains("no EXTERNAL-IP yet"));
-    stage.kubectl(&[patch.as_slice(), &["--patch", status]].concat());
+    // Host and port are the plain listener's, as the Secrets have them.
     let sheet = succeeded(script("sheet", &list, kubeconfig, &[]));
     let rows: Vec<Vec<&str>> = sheet.lines().map(|line| line.split(',').collect()).collect();
     assert_eq!(rows[0], ["name", "host", "port", "username", "password", "sender"]);
@@ -90,19 +80,31 @@ async fn a_list_becomes_keys_and_a_sheet_with_which_a_device_sends() {
             "--output",
             "go-template={{base64decode .data.username}} {{base64decode .data.password}}",
         ]);
-        assert_eq!([row[1], row[2], &secret], ["192.0.2.10", "25", &format!("{} {}", row[3], row[4])]);
+        let port = stage.home.plain.port().to_string();
+        assert_eq!([row[1], row[2], &secret], ["localhost", &port, &format!("{} {}", row[3], row[4])]);
     }
+    let elsewhere = succeeded(script("sheet", &list, kubeconfig, &[("HOST", "192.0.2.10"), ("PORT", "25")]));
+    assert!(elsewhere.contains("\nscanner-here,192.0.2.10,25,"), "the variables say nothing");
+    let inside = script("sheet", &list, kubeconfig, &[("HOST", "franking-relay.franking-system.svc")]);
+    assert!(!inside.status.success() && String::from_utf8_lossy(&inside.stderr).contains("a name inside the cluster"));
 
-    // There is no load balancer here: the same user name and password, at the listener itself.
-    let [user, password, sender] = [rows[1][3], rows[1][4], rows[1][5]];
-    let (host, port) = (stage.home.plain.ip().to_string(), stage.home.plain.port().to_string());
+    // What is typed from the sheet sends.
+    let [host, port, user, password, sender] = [rows[1][1], rows[1][2], rows[1][3], rows[1][4], rows[1][5]];
     let device = |sender: &str| {
-        Command::new("python3").args(["-c", DEVICE, &host, &port, user, password, sender]).output().expect("python3")
+        Command::new("python3").args(["-c", DEVICE, host, port, user, password, sender]).output().expect("python3")
     };
     succeeded(device(sender));
     assert_eq!(stage.sink.wait_for(1, DEADLINE).await[0].from, "here@scan.example.com");
     let other = device("there@scan.example.com");
     assert!(!other.status.success() && String::from_utf8_lossy(&other.stderr).contains("550"), "{other:?}");
+
+    // A key that may not use the plain listener any more has no place on the sheet.
+    let with_tls = r#"{"spec": {"plainListener": false}}"#;
+    stage.kubectl(&["patch", "subaccountapikey", "123", "-n", "facilities", "--type=merge", "-p", with_tls]);
+    let sheet = || script("sheet", &list, kubeconfig, &[]);
+    eventually("the Secret to lose the plain listener's place", DEADLINE, || {
+        String::from_utf8_lossy(&sheet().stderr).contains("the Secret of 123 has no plain-host").then_some(())
+    });
 
     // As many as the page speaks of.
     let many: String = (0..200).map(|n| format!("device-{n},10.20.{n}.1,device-{n}@scan.example.com\n")).collect();
@@ -168,4 +170,28 @@ fn the_list_of_the_example_has_no_mistake() {
     assert!(
         keys.iter().all(|key| key["spec"]["plainListener"] == true && key["metadata"]["namespace"] == "facilities")
     );
+}
+
+/// With the example's values, the Secrets of devices have the Service's port and the name or address for devices.
+#[test]
+fn the_chart_tells_the_operator_where_devices_connect_to() {
+    let values = utf8(&folder().join("printers/relay-values.yaml"));
+    let advertised = |more: &[&str]| {
+        let only = ["--show-only", "templates/configmaps.yaml"];
+        let rendered = render(SYSTEM, &[only.as_slice(), &["--values", &values], more].concat());
+        let settings = objects(&rendered).into_iter().find_map(|map| {
+            let text = map["data"]["relay-settings.yaml"].as_str()?.to_owned();
+            Some(serde_yaml::from_str::<serde_json::Value>(&text).expect("YAML"))
+        });
+        settings.expect("the relay's settings")["advertise"].clone()
+    };
+    let expected = |more: serde_json::Value| {
+        let mut all = serde_json::json!({"host": "smtp.example.com", "port": 465});
+        all.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
+        all
+    };
+    assert_eq!(advertised(&[]), expected(serde_json::json!({"plainPort": 25})));
+    let address = ["--set", "relay.plain.hostname=192.0.2.10,relay.plain.port=2500"];
+    assert_eq!(advertised(&address), expected(serde_json::json!({"plainPort": 2500, "plainHost": "192.0.2.10"})));
+    assert_eq!(advertised(&["--set", "relay.plain.enabled=false"]), expected(serde_json::json!({})));
 }

@@ -23,6 +23,12 @@ env:
     valueFrom:
       fieldRef: {apiVersion: v1, fieldPath: metadata.name}
   {{- end }}
+  {{- if eq $role "move" }}
+  # Whose ledger it has to be: that of another installation is refused before it is touched.
+  - name: FRANKING_INSTALLATION
+    valueFrom:
+      configMapKeyRef: {name: franking-installation, key: installation, optional: true}
+  {{- end }}
 securityContext:
   allowPrivilegeEscalation: false
   privileged: false

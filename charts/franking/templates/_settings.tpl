@@ -51,6 +51,12 @@ hostname: {{ include "franking.hostname" . }}
 advertise:
   host: {{ include "franking.hostname" . }}
   port: {{ coalesce $ports.submissions $ports.submission $ports.alternative $ports.plain }}
+  {{- with $ports.plain }}
+  plainPort: {{ . }}
+  {{- with $.Values.relay.plain.hostname }}
+  plainHost: {{ . | quote }}
+  {{- end }}
+  {{- end }}
 listeners:
   {{- range $listener, $port := $ports }}
   - name: {{ $listener }}

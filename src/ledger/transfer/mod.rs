@@ -2,8 +2,8 @@
 //!
 //! The order, and why `kill -9` at any point leaves exactly one ledger in force:
 //!
-//! 1. The source is checked, and the target is found empty (no ledger, or an empty one that is held). Nothing is
-//!    written before that.
+//! 1. The source is checked, is of the expected installation if one is expected, and the target is found empty (no
+//!    ledger, or an empty one that is held). Nothing is written before that.
 //! 2. The source is marked as *moving*, with the target's fingerprint, in one transaction. From its commit on no
 //!    process writes to the source, whatever release it is of (triggers refuse it), and none opens it. So what is
 //!    copied is all that there ever will be.
@@ -54,13 +54,20 @@ pub struct Moved {
 }
 
 /// Moves the ledger at `from` into the database. Run again after an interruption, it goes on; run again after its end,
-/// it changes nothing.
-pub async fn run(from: &Path, to: &LedgerAddress, now: Timestamp) -> Result<Moved> {
+/// it changes nothing. `expected`: the installation that both must belong to. An empty database cannot tell whose it will
+/// be, so without it the ledger of a wrong volume is only found out when it has moved.
+pub async fn run(from: &Path, to: &LedgerAddress, expected: Option<Uuid>, now: Timestamp) -> Result<Moved> {
     let target = Target::open(to).await?;
     let source = Shared::open(from).await?;
     let mark = source.with(Source::mark).await?;
     refuse_another(mark.as_ref(), &target, from)?;
     let installation = source.with(Source::meta).await?.installation;
+    if let Some(expected) = expected.filter(|expected| *expected != installation) {
+        return Err(unfit(
+            from,
+            format!("it belongs to installation {installation}, expected {expected}; name its own volume"),
+        ));
+    }
     let found = target.look(installation, mark.as_ref().map(|mark| mark.id)).await?;
     let nothing_more = Moved { place: target.place.clone(), rows: vec![] };
     match (&mark, found) {

@@ -103,6 +103,7 @@ pub fn endpoint(fleet: &Fleet, ca_pem: Option<String>) -> Endpoint {
         ports,
         tls_port: preferred(ListenerMode::Implicit),
         starttls_port: preferred(ListenerMode::StartTls),
+        plain: advertise.plain.clone(),
         ca_pem,
     }
 }

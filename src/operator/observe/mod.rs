@@ -194,6 +194,7 @@ impl Context {
             account: if leaving || revoked { None } else { self.account_of(key, &name, &namespace.uid).await? },
             namespace,
             existing: secrets.existing,
+            is_existing_a_login: secrets.is_existing_a_login,
             forbidden: secrets.forbidden,
             secret: secrets.secret,
             others: secrets.others,

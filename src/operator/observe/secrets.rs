@@ -88,6 +88,7 @@ pub(super) struct KeySecrets {
     pub secret: Option<Secret>,
     pub others: Vec<Secret>,
     pub existing: Option<Secret>,
+    pub is_existing_a_login: bool,
     pub forbidden: Option<String>,
 }
 
@@ -110,7 +111,12 @@ impl KeySecrets {
             Some(existing) => read(client, name, &existing.name).await?,
             None => None,
         };
-        Ok(Self { secret, others, existing, forbidden: None })
+        let is_login = |existing: &Secret| {
+            let (place, secret) = (Name::of(existing), existing.name_any());
+            references.login(&place.namespace, &secret).is_some() && !references.policies_with_login(&secret).is_empty()
+        };
+        let is_existing_a_login = existing.as_ref().is_some_and(is_login);
+        Ok(Self { secret, others, existing, is_existing_a_login, forbidden: None })
     }
 
     /// The API server refuses to show them.

@@ -123,9 +123,9 @@ impl<'a> Work<'a> {
 
     /// Returns the password of the user's own, if the spec names its Secret, or the refusal.
     fn given(&self) -> Result<Option<Password>, Readiness> {
-        let place = self.spec.secret.existing.as_ref();
-        let found = self.observed.existing.as_ref();
-        place.map(|place| existing::password(place, found, &self.owner.kind)).transpose()
+        let Some(place) = &self.spec.secret.existing else { return Ok(None) };
+        existing::refuse_our_own(place, self.observed.is_existing_a_login)?;
+        existing::password(place, self.observed.existing.as_ref(), &self.owner.kind).map(Some)
     }
 
     fn plan(
@@ -257,7 +257,12 @@ impl<'a> Work<'a> {
 
     fn content(&self, password: &Password, mark: Option<Timestamp>) -> Content {
         let username = self.username();
-        let access = Access { endpoint: &self.observed.endpoint, username: &username, account: self.account.id };
+        let access = Access {
+            endpoint: &self.observed.endpoint,
+            username: &username,
+            account: self.account.id,
+            is_plain: self.spec.plain_listener,
+        };
         let from = self.key.spec.allowed_senders.iter().find(|sender| !sender.starts_with(['*', '@']));
         secret::content(&self.spec.secret, access, from.map(String::as_str), password, mark)
     }

@@ -1,5 +1,7 @@
 //! The endpoint that programs send to.
 
+use crate::runtime::fleet::PlainAddress;
+
 /// The relay's endpoint, as shown in Secrets and status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
@@ -10,6 +12,8 @@ pub struct Endpoint {
     pub tls_port: Option<u16>,
     /// The port with STARTTLS, for `smtp://` where there is no other.
     pub starttls_port: Option<u16>,
+    /// The address for devices without TLS, if there is one.
+    pub plain: Option<PlainAddress>,
     /// The certificate authority, if it is a private one.
     pub ca_pem: Option<String>,
 }

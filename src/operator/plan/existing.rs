@@ -12,12 +12,26 @@ use super::secret::{Cause, Judgement};
 use super::{EventNote, Readiness, meta};
 use crate::crd::{CheckedExisting, Reason};
 use crate::domain::credential::{Credential, HashKey, Password, Stage};
+use crate::operator::fleet::installation;
 
 /// Limits of a password's characters. At random, the shortest one cannot be guessed at the rate at which logins are
 /// judged; the longest is what devices store.
 const CHARACTERS: std::ops::RangeInclusive<usize> = 16..=128;
 /// Different characters that a password must have: fewer are a word repeated.
 const DISTINCT_MIN: usize = 8;
+
+/// Refuses a Secret that holds what Franking itself works with, whatever label it has: a key in the operator's namespace
+/// could name it.
+pub fn refuse_our_own(place: &CheckedExisting, is_upstream_login: bool) -> Result<(), Readiness> {
+    let holds = match place.name.as_str() {
+        installation::NAME => "the keys of franking itself",
+        _ if is_upstream_login => "the login of an upstream, which a CreditPolicy names",
+        _ => return Ok(()),
+    };
+    let fix =
+        format!("spec.secret.existing.name: the Secret \"{}\" holds {holds}; name a Secret of your own", place.name);
+    Err(Readiness::refused(Reason::SecretInvalid, fix))
+}
 
 /// Returns the password of the Secret found under that name, or the refusal.
 pub fn password(place: &CheckedExisting, found: Option<&Secret>, kind: &str) -> Result<Password, Readiness> {

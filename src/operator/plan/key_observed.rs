@@ -27,6 +27,8 @@ pub struct Observed {
     pub others: Vec<Secret>,
     /// The Secret of the user's own that brings the password, read live.
     pub existing: Option<Secret>,
+    /// True if that one brings the login of a policy's upstream.
+    pub is_existing_a_login: bool,
     /// Why none of them could be read, if the API server forbids it.
     pub forbidden: Option<String>,
     pub endpoint: Endpoint,

@@ -292,6 +292,8 @@ pub struct Access<'a> {
     pub endpoint: &'a Endpoint,
     pub username: &'a Username,
     pub account: AccountId,
+    /// True if the key may log in without TLS.
+    pub is_plain: bool,
 }
 
 /// Builds the Secret's content. `from` is the single address that the key may send as, if it has one.
@@ -307,6 +309,9 @@ pub fn content(
     let uri = uri(scheme, username, password, host, port);
     let (port, account) = (port.to_string(), access.account.to_string());
     let ca = access.endpoint.ca_pem.as_deref().unwrap_or_default();
+    let plain = access.endpoint.plain.as_ref().filter(|_| access.is_plain);
+    let plain = plain.map(|plain| (plain.host.as_str(), plain.port.to_string()));
+    let (plain_host, plain_port) = plain.as_ref().map_or(("", ""), |(host, port)| (*host, port.as_str()));
     let value = |field: Field| match field {
         Field::Host => host,
         Field::Port => port.as_str(),
@@ -315,6 +320,8 @@ pub fn content(
         Field::Uri => uri.as_str(),
         Field::Certificates => ca,
         Field::AccountId => account.as_str(),
+        Field::PlainHost => plain_host,
+        Field::PlainPort => plain_port,
     };
     let mut text: BTreeMap<String, String> =
         shape.template.iter().map(|(key, template)| (key.clone(), template.render(value))).collect();
@@ -333,6 +340,9 @@ pub fn content(
     text.extend([("type", "smtp"), ("provider", "franking")].map(|(key, value)| (key.to_owned(), value.to_owned())));
     if !ca.is_empty() {
         text.insert("certificates".to_owned(), ca.to_owned());
+    }
+    if plain.is_some() {
+        text.extend(PLAIN.map(|(key, field)| (key.to_owned(), value(field).to_owned())));
     }
     let data: BTreeMap<String, Vec<u8>> = text.into_iter().map(|(key, value)| (key, value.into_bytes())).collect();
 
@@ -353,6 +363,9 @@ const BINDING: [(&str, Field); 6] = [
     ("uri", Field::Uri),
     ("account-id", Field::AccountId),
 ];
+
+/// The keys of a Secret for a device without TLS.
+const PLAIN: [(&str, Field); 2] = [("plain-host", Field::PlainHost), ("plain-port", Field::PlainPort)];
 
 /// The preset `env`: the variables that programs read, and the fields behind them.
 const ENV_PRESET: [(&str, Field); 5] = [

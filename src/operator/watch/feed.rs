@@ -25,6 +25,7 @@ use crate::operator::watch::marks::{
     account_facts, account_marks, key_facts, key_marks, login_marks, namespace_marks, own_mark, policy_marks,
     secret_marks,
 };
+use crate::operator::watch::password_pauses::PasswordPauses;
 use crate::operator::watch::references::{References, Writers, is_adopted};
 use crate::operator::watch::work_queue::{Cause, WorkQueues};
 
@@ -41,6 +42,7 @@ pub async fn watch(
     let usable = all().labels(&format!("{}=true", meta::USE_LABEL));
     let api = client.clone();
     let feed = &Feed { references, queues };
+    let pauses = &PasswordPauses::default();
     tokio::join!(
         follow("CreditPolicy", Api::all(api.clone()), all(), Some(writers.policies), policy_marks, feed),
         follow("SubAccount", Api::all(api.clone()), all(), Some(writers.accounts), account_marks, feed),
@@ -52,8 +54,10 @@ pub async fn watch(
         }),
         watch_secrets("password", client, settings, usable.clone(), |namespace| PasswordFeed {
             feed: Feed { references, queues },
-            namespace
+            namespace,
+            pauses
         }),
+        pauses.run(|secret| feed.wake_users(secret)),
         follow("login", Api::namespaced(api, &settings.namespace), usable, Some(writers.logins), login_marks, feed),
     );
 }
@@ -107,6 +111,23 @@ impl Feed<'_> {
     /// Returns the same for a status that another writer changed.
     fn tampered<K: Resource, S: Serialize>(&self, what: &Ref, object: &K, status: Option<&S>) -> Option<Cause> {
         self.references.own_statuses.is_foreign(what, object.meta(), status_mark(status)).then_some(Cause::Change)
+    }
+}
+
+impl<'a> Feed<'a> {
+    /// Returns the keys whose password this Secret brings.
+    fn users(&self, secret: &Name) -> impl Iterator<Item = Name> + use<'a> {
+        let (references, secret) = (self.references, secret.clone());
+        let names = references.index(|index| index.keys_in_namespace(&secret.namespace));
+        names.into_iter().filter(move |name| {
+            let key = references.key(name);
+            let existing = key.as_ref().and_then(|key| key.spec.secret.as_ref()?.existing.as_ref());
+            existing.is_some_and(|existing| existing.name == secret.name)
+        })
+    }
+
+    fn wake_users(&self, secret: &Name) {
+        self.queues.wake_all(self.users(secret).map(Ref::Key));
     }
 }
 
@@ -319,6 +340,7 @@ struct PasswordFeed<'a> {
     feed: Feed<'a>,
     /// The namespace that is watched. `None`: all.
     namespace: Option<&'a str>,
+    pauses: &'a PasswordPauses,
 }
 
 impl Listed for PasswordFeed<'_> {
@@ -335,18 +357,13 @@ impl Listed for PasswordFeed<'_> {
 
 impl Told<PartialObjectMeta<Secret>> for PasswordFeed<'_> {
     async fn changed(&self, change: Change<'_, PartialObjectMeta<Secret>>) {
-        let Feed { references, queues } = self.feed;
         let secret = match change {
             Change::Seen { object, .. } => Name::of(object),
             Change::Gone(name) => name,
         };
-        let names = references.index(|index| index.keys_in_namespace(&secret.namespace));
-        let users = names.into_iter().filter(|name| {
-            let key = references.key(name);
-            let existing = key.as_ref().and_then(|key| key.spec.secret.as_ref()?.existing.as_ref());
-            existing.is_some_and(|existing| existing.name == secret.name)
-        });
-        queues.wake_all(users.map(Ref::Key));
+        if self.feed.users(&secret).next().is_some() && self.pauses.changed(&secret) {
+            self.feed.wake_users(&secret);
+        }
     }
 }
 
@@ -357,12 +374,7 @@ impl Told<Secret> for Feed<'_> {
             Change::Seen { object, .. } => object.name_any(),
             Change::Gone(name) => name.name,
         };
-        let users = references.policies.state_filter(|policy| {
-            let upstream = &policy.spec.upstream;
-            let references = [&upstream.credentials_secret_ref, &upstream.client_certificate_secret_ref];
-            references.into_iter().flatten().any(|reference| reference.name == name)
-        });
-        let users: Vec<Ref> = users.iter().map(|policy| Ref::Policy(Name::of(policy.as_ref()))).collect();
-        queues.wake_all(users);
+        let users = references.policies_with_login(&name);
+        queues.wake_all(users.iter().map(|policy| Ref::Policy(Name::of(policy.as_ref()))));
     }
 }

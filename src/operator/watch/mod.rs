@@ -3,6 +3,7 @@
 pub mod feed;
 pub mod follow;
 pub mod marks;
+pub mod password_pauses;
 pub mod references;
 pub mod secret_watches;
 pub mod work_queue;

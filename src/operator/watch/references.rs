@@ -134,6 +134,15 @@ impl References {
         self.logins.get(&ObjectRef::new(name).within(namespace))
     }
 
+    /// Returns the policies whose upstream's login this Secret of the operator's namespace brings.
+    pub fn policies_with_login(&self, secret: &str) -> Vec<Arc<CreditPolicy>> {
+        self.policies.state_filter(|policy| {
+            let upstream = &policy.spec.upstream;
+            let references = [&upstream.credentials_secret_ref, &upstream.client_certificate_secret_ref];
+            references.into_iter().flatten().any(|reference| reference.name == secret)
+        })
+    }
+
     /// Records that a Secret of this key is about to be written, so that its deletion wakes the key even if the watch
     /// shows only the deletion, or neither. Returns false if the Secret was not known to be the key's.
     pub fn secret_intended(&self, secret: &Name, key: &str) -> bool {

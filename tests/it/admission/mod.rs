@@ -1,6 +1,7 @@
 //! Who may change what of an account is worth money, asked of a real API server as the people whom the chart's roles make.
 
 mod changed_by;
+mod keys;
 mod property;
 mod trail;
 
@@ -334,7 +335,7 @@ async fn only_the_operator_takes_its_finalizer_off_and_only_the_platform_team_ha
 async fn the_expressions_fit_the_schemas() {
     let gate = Gate::set().await;
     let deadline = Instant::now() + TAKEN_UP;
-    for name in ["guard-subaccounts", "guard-finalizers", "guard-secrets", "guard-deletions"] {
+    for name in ["guard-subaccounts", "guard-finalizers", "guard-secrets", "guard-keys", "guard-deletions"] {
         let status = loop {
             let policy = gate.run("admin", &["get", "validatingadmissionpolicy", name, "-o", "json"], "");
             let policy: Value = serde_json::from_str(&policy.expect("it is there")).expect("JSON");

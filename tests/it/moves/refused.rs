@@ -46,6 +46,63 @@ async fn a_database_that_has_something_is_left_alone_and_so_is_the_ledger() {
     old.live(20).await;
 }
 
+/// An empty database cannot tell whose ledger belongs there: the wrong claim must be found out before it is closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ledger_of_another_installation_is_refused_before_it_is_marked() {
+    let mut old = Old::new(15).await;
+    old.live(50).await;
+    let new = New::database("move_other_claim").await;
+    let another = Uuid::from_u128(77).to_string();
+    refused(&new, &old, &["--installation", &another], "it belongs to installation");
+    let mut command = new.command(old.folder(), &[]);
+    let (code, said) = last(&command.env("FRANKING_INSTALLATION", &another).output().expect("the binary starts"));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&format!("expected {another}")), "{said}");
+    old.store.open_session(Role::Relay, "relay-1").await.expect("it is in force");
+    old.live(20).await;
+    assert!(new.client().await.query_one("SELECT 1 FROM meta", &[]).await.is_err(), "a ledger was made there");
+    let own = INSTALLATION.to_string();
+    let (code, said) = last(&new.run(old.folder(), &["--installation", &own]));
+    assert_eq!(code, Some(0), "{said}");
+}
+
+/// A file that was left behind answers no question about the ledger, and is not copied over good backups.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_command_works_on_a_file_that_was_moved() {
+    let mut old = Old::new(16).await;
+    old.live(50).await;
+    let new = New::database("move_commands").await;
+    let settings = old.folder().join("sqlite.yaml");
+    let text = format!("ledger: {{engine: sqlite, path: {}}}\n", old.path().display());
+    fs::write(&settings, text).expect("ours");
+    let copy = old.folder().join("copy.db");
+    let backups = old.folder().join("backups");
+    fs::create_dir(&backups).expect("ours");
+    let [copy_text, backups_text] = [&copy, &backups].map(|path| path.to_str().expect("UTF-8"));
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_franking"));
+        command.arg("ledger").args(arguments).arg("--config").arg(&settings).env_clear();
+        last(&command.output().expect("the binary starts"))
+    };
+    let commands: [&[&str]; 5] = [
+        &["check"],
+        &["costs", "--policy", "plan"],
+        &["events"],
+        &["backup", copy_text, "--overwrite"],
+        &["backups", backups_text, "--keep", "3"],
+    ];
+    assert_eq!(run(commands[0]).0, Some(0), "it is in force");
+    let (code, said) = last(&new.run(old.folder(), &[]));
+    assert_eq!(code, Some(0), "{said}");
+    for command in commands {
+        let (code, said) = run(command);
+        assert_eq!(code, Some(1), "{command:?}: {said}");
+        assert!(said.contains("it was moved to ") && said.contains("ledger.engine to postgres"), "{command:?}: {said}");
+        assert!(!said.contains("franking@"), "{command:?}: {said}");
+    }
+    assert!(!copy.exists() && fs::read_dir(&backups).expect("ours").next().is_none(), "a copy of it was kept");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_ledger_that_waits_for_the_move_is_taken_over_and_its_processes_are_fenced() {
     let mut old = Old::new(12).await;

@@ -1,13 +1,14 @@
 //! A password of the user's own: waited for, judged, taken over, followed.
 
+use franking::crd::SubAccountApiKey;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::{Value, json};
 
-use super::harness::{World, apply_any};
-use super::waits::{delete, merge_patch, ready, stalled, text, told, until};
+use super::harness::{SYSTEM, World, apply_any};
+use super::waits::{create, delete, gone, merge_patch, ready, stalled, text, told, until};
 
 const FIRST: &str = "correct-horse-battery";
 const SECOND: &str = "staple-battery-horse";
@@ -110,4 +111,59 @@ async fn the_secret_of_another_key_brings_no_password() {
     world.key("thief", "account", json!({"secret": {"existing": {"name": "key"}}})).await;
     let sentence = stalled(world.keys(), "thief", "SecretInvalid").await;
     assert!(sentence.contains("holds the password of a key"), "{sentence}");
+}
+
+/// One write of a tenant has the operator write each key that names the Secret, so it follows a few at once and then waits.
+#[tokio::test]
+async fn a_secret_that_changes_back_and_forth_is_followed_with_pauses_and_to_its_end() {
+    let world = World::shared("existing-flipped").await;
+    world.plain_policy("existing-flipped", json!({})).await;
+    world.account("account", json!({})).await;
+    world.key("key", "account", json!({"secret": {"existing": {"name": "printer", "key": "pin"}}})).await;
+    stalled(world.keys(), "key", "SecretNotFound").await;
+    let begun = std::time::Instant::now();
+    // Six are followed at once, and one more each ten seconds.
+    for number in 0..8 {
+        let password = format!("{FIRST}-{number}");
+        give(&world, &password, usable()).await;
+        has(&world, &password).await;
+    }
+    assert!(begun.elapsed().as_secs() >= 20, "{:?}", begun.elapsed());
+}
+
+/// The operator's own namespace may have keys too, and no key takes what the operator works with for a password.
+#[tokio::test]
+async fn what_franking_itself_works_with_brings_no_password() {
+    let world = World::shared("existing-own").await;
+    let secrets: Api<Secret> = Api::namespaced(world.client.clone(), SYSTEM);
+    let upstream = json!({"host": "smtp.example.com", "tls": "Implicit", "credentialsSecretRef": {"name": "provider"}});
+    world.plain_policy("existing-own", json!({"upstream": upstream})).await;
+    let policy = json!({"policyRef": {"name": "existing-own"}});
+    world.apply("SubAccount", Some(SYSTEM), "own", policy).await;
+    let keys: Api<SubAccountApiKey> = Api::namespaced(world.client.clone(), SYSTEM);
+    let own = ["provider", "franking-installation"];
+    for name in own {
+        let secret = json!({"metadata": {"name": name, "labels": usable()},
+                            "stringData": {"username": "u", "password": FIRST}});
+        let _: Secret = create(&secrets, secret).await;
+    }
+    ready(world.policies(), "existing-own").await;
+    for name in own {
+        let key = format!("own-{name}");
+        let spec = json!({"subAccountRef": {"name": "own"}, "secret": {"existing": {"name": name}}});
+        world.apply("SubAccountApiKey", Some(SYSTEM), &key, spec).await;
+        let sentence = stalled(keys.clone(), &key, "SecretInvalid").await;
+        assert!(sentence.contains("name a Secret of your own") && sentence.contains(name), "{sentence}");
+        assert!(secrets.get_opt(&key).await.expect("an answer").is_none(), "it was copied");
+    }
+    // The same Secret serves where no policy names it any more.
+    world.plain_policy("existing-own", json!({})).await;
+    ready(world.policies(), "existing-own").await;
+    merge_patch(&keys, "own-provider", json!({"spec": {"label": "the printer"}})).await;
+    ready(keys.clone(), "own-provider").await;
+    for name in own {
+        delete(&keys, &format!("own-{name}")).await;
+        gone(keys.clone(), &format!("own-{name}")).await;
+        delete(&secrets, name).await;
+    }
 }

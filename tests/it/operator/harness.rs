@@ -140,6 +140,7 @@ pub fn endpoint() -> Endpoint {
         ports: vec![("submissions".to_owned(), 465), ("submission".to_owned(), 587)],
         tls_port: Some(465),
         starttls_port: Some(587),
+        plain: None,
         ca_pem: Some("-----BEGIN CERTIFICATE-----\n".to_owned()),
     }
 }

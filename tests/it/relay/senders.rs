@@ -277,10 +277,14 @@ async fn a_refused_sender_is_named_with_where_to_look_and_counted_by_reason() {
         let reply = format!("550 5.7.1 this key may not send as {from} (From header): {look}");
         client.deliver(FROM, &[TO], &format!("From: {from}\r\n\r\nx")).await.is(&reply);
     }
+    // A name in quotes is one to programs that know quotes; others divide the list at its comma.
+    let listed = format!("From: \"ceo@bank.example, Bob\" <{FROM}>\r\n\r\nx");
+    let named = "550 5.7.1 this key may not send as ceo@bank.example (From header)";
+    client.deliver(FROM, &[TO], &listed).await.is(named);
     client.deliver(FROM, &[TO], "Subject: x\r\n\r\nx").await.is("550 5.7.1 a message needs exactly one From");
     client.deliver(FROM, &[TO], "From: (x\r\n\r\nx").await.is("550 5.7.1 the addresses in the From header");
     let metrics = scene.metrics();
-    for (reason, count) in [("policy", 2), ("account", 2), ("key", 2), ("from_count", 1), ("unreadable", 1)] {
+    for (reason, count) in [("policy", 3), ("account", 2), ("key", 2), ("from_count", 1), ("unreadable", 1)] {
         let line = format!("franking_relay_senders_refused_total{{policy=\"plan\",reason=\"{reason}\"}} {count}\n");
         assert!(metrics.contains(&line), "{line} in {metrics}");
     }

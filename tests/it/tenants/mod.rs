@@ -68,25 +68,31 @@ pub fn admit(plane: &ControlPlane, system: &str) {
     let probes = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {PROBES}}}}}");
     let probe = User::new("probe");
     let metadata = json!({"name": "probe", "namespace": PROBES});
-    let binding = binding("RoleBinding", &metadata, "franking-self-service", &probe).to_string();
-    for manifest in [rules(system), probes, binding] {
+    let writing = binding("RoleBinding", &metadata, "franking-self-service", &probe).to_string();
+    let keeper = User::new("keeper");
+    let metadata = json!({"name": "keeper", "namespace": PROBES});
+    let keeping = binding("RoleBinding", &metadata, "franking-account-admin", &keeper).to_string();
+    for manifest in [rules(system), probes, writing, keeping] {
         let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
         succeeded(plane.kubectl_stdin(&apply, &manifest));
     }
-    wait_until_admission_guards(plane, &probe);
+    wait_until_admission_guards(plane, &probe, &keeper);
 }
 
-/// Waits until each admission policy refuses what it is there to refuse.
-fn wait_until_admission_guards(plane: &ControlPlane, probe: &User) {
+/// Waits until each admission policy refuses what it is there to refuse. The keeper administers no account.
+fn wait_until_admission_guards(plane: &ControlPlane, probe: &User, keeper: &User) {
     let account = resource("SubAccount", PROBES, "probe", &json!({"policyRef": {"name": "none"}}));
     let key = json!({"subAccountRef": {"name": "probe"}, "secret": {"adopt": true}});
     let key = resource("SubAccountApiKey", PROBES, "probe", &key);
     let mut forced = resource("SubAccountApiKey", PROBES, "probe", &json!({"subAccountRef": {"name": "probe"}}));
+    let plain = forced.clone();
     forced["metadata"]["annotations"] = json!({"franking.io/force-delete": "true"});
-    for refused in [account, key, forced] {
+    for (user, refused, words) in
+        [(probe, account, ""), (probe, key, ""), (probe, forced, ""), (keeper, plain, "on subaccounts/keys")]
+    {
         eventually("admission to guard all that it is there for", TAKEN_UP, || {
-            let answer = run_as(plane, probe, &["create", "--dry-run=server", "-f", "-"], &refused.to_string());
-            answer.is_err().then_some(())
+            let answer = run_as(plane, user, &["create", "--dry-run=server", "-f", "-"], &refused.to_string());
+            answer.is_err_and(|said| said.contains(words)).then_some(())
         });
     }
 }

@@ -79,6 +79,8 @@ pub fn backup(path: &Path, to: &Path, overwrite: bool) -> Result<Copied> {
     }
     let source = file::connect_reader(path)?;
     file::check_schema(&source, path)?;
+    // What was left behind is no backup of the ledger, and could not be restored.
+    moved::refuse(&source, path)?;
     let partial = beside(to, "partial");
     let copied = copy(&source, &partial, to).and_then(|()| verify(&partial).map_err(|error| of(COPY, to, error)));
     let identity = match copied {

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod credits;
+mod devices;
 mod handover;
 mod steadfast;
 mod truths;
@@ -43,7 +44,14 @@ fn hash_key() -> HashKey {
 
 fn endpoint() -> Endpoint {
     let ports = vec![("submissions".to_owned(), 465)];
-    Endpoint { host: "relay.example.com".into(), ports, tls_port: Some(465), starttls_port: None, ca_pem: None }
+    Endpoint {
+        host: "relay.example.com".into(),
+        ports,
+        tls_port: Some(465),
+        starttls_port: None,
+        plain: None,
+        ca_pem: None,
+    }
 }
 
 fn object<T: serde::de::DeserializeOwned>(kind: &str, namespace: Option<&str>, name: &str, spec: Value) -> T {
@@ -207,6 +215,7 @@ impl Scene {
             secret: None,
             others: Vec::new(),
             existing: None,
+            is_existing_a_login: false,
             forbidden: None,
             endpoint: endpoint(),
             hash_key: hash_key(),

@@ -30,7 +30,7 @@ struct Spaced<'a> {
 /// A value split into tokens.
 struct Scanned<'a> {
     tokens: Vec<Spaced<'a>>,
-    /// The comments, and the quoted strings whose end or angle brackets some programs see differently.
+    /// The comments, and the quoted strings whose end, angle brackets or commas some programs see differently.
     asides: Vec<&'a str>,
 }
 
@@ -211,12 +211,13 @@ fn scan(value: &str) -> Option<Scanned<'_>> {
             }
             '"' => {
                 let (quoted, after) = quoted(&rest[1..])?;
-                // A program without backslash escapes sees another end, and one that looks for `<` sees an address.
+                // A program without backslash escapes sees another end, one that looks for `<` sees an address, and one
+                // that divides a list at each comma (or semicolon, as mail programs for offices do) sees an entry.
                 let written = &rest[1..rest.len() - after.len() - 1];
                 if written.contains(is_unseen) {
                     return None;
                 }
-                if written.contains(['<', '>', '\\']) {
+                if written.contains(['<', '>', '\\', ',', ';']) {
                     asides.push(written);
                 }
                 tokens.push(Spaced { token: Token::Quoted(quoted), apart });

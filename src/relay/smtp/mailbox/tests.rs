@@ -171,6 +171,12 @@ fn an_address_in_a_comment_or_in_quoted_angle_brackets_is_a_sender_too() {
         "a@b.c (<x @ bank>)",
         "a@b.c (x @ bank> y)",
         "\"y <x @ bank>\" <a@b.c>",
+        "\"x@bank, y\" <a@b.c>",
+        "\"y, x@bank\" <a@b.c>",
+        "\"y; x@bank\" <a@b.c>",
+        "\"x @ bank, y\" <a@b.c>",
+        "y \"z\" \"x@bank, w\" <a@b.c>",
+        "\"x@bank, y\": a@b.c;",
     ] {
         let found = read(value).unwrap_or_default();
         assert_eq!(found, ["a@b.c", "x@bank"], "{value}");
@@ -189,6 +195,7 @@ fn a_comment_whose_at_sign_no_address_explains_is_refused() {
         "a@b.c (open \\) <x@bank>",
         "x@(bank) <a@b.c>",
         "\"<x@>\" <a@b.c>",
+        "\"x@, y\" <a@b.c>",
     ] {
         assert_eq!(read(value), None, "{value}");
     }

@@ -97,7 +97,9 @@ async fn django_sends_with_the_email_urls_of_the_docs() {
             Field::Port => &port,
             Field::Username => &attempt.username,
             Field::Password => &attempt.password,
-            Field::Uri | Field::Certificates | Field::AccountId => panic!("not in {text}"),
+            Field::Uri | Field::Certificates | Field::AccountId | Field::PlainHost | Field::PlainPort => {
+                panic!("not in {text}")
+            }
         });
         let script = scripts().join("email_url.py");
         let ca = format!("SSL_CERT_FILE={}", attempt.ca.display());
